@@ -1,0 +1,47 @@
+# One environment in .venv, built when it is first needed. To use another one: make test PYTHON=python
+export HF_HUB_OFFLINE := 1
+
+ifeq ($(origin PYTHON), undefined)
+PYTHON := .venv/bin/python
+DEMO_READY := .venv/.demo
+DEV_READY := .venv/.dev
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench sweep clean
+
+help: ## list what one can do
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency and the verification
+	$(PYTHON) -m benchmarks.demo
+
+test: $(DEV_READY) ## run the tests
+	$(PYTHON) -m pytest
+
+lint: $(DEV_READY) ## check style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: $(DEV_READY) ## measure time against Torch-Pruning, and memory
+	$(PYTHON) -m benchmarks.speed
+	$(PYTHON) -m benchmarks.memory
+
+sweep: $(DEV_READY) ## prune and verify every model of three zoos (hours; SWEEP=--sample for minutes)
+	$(PYTHON) -m benchmarks.sweep $(SWEEP)
+
+clean: ## remove the environment, caches and unfinished results
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist benchmarks/results/sweep
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	python3 -m venv .venv
+
+.venv/.demo: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[demo]'
+	@touch $@
+
+.venv/.dev: pyproject.toml | .venv/bin/python
+	.venv/bin/python -m pip install --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/.demo

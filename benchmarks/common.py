@@ -1,0 +1,113 @@
+"""What the benchmarks share: quiet, single-threaded timing, tables and result files."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import nn
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a download
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def quiet_one_thread() -> None:
+    """One thread, and no chatter of other libraries between the numbers."""
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def milliseconds(run: Callable[[], Any]) -> float:
+    """Wall time of one call, with the garbage of earlier ones out of the way."""
+    gc.collect()
+    start = time.perf_counter()
+    run()
+    return (time.perf_counter() - start) * 1e3
+
+
+def interleaved(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median milliseconds of each run, measured A B A B, so that drift of the machine meets all alike."""
+    times: list[list[float]] = [[] for _ in runs]
+    for run in runs:
+        run()  # warm-up
+    for _ in range(repeats):
+        for run, found in zip(runs, times, strict=True):
+            found.append(milliseconds(run))
+    return [statistics.median(found) for found in times]
+
+
+def wide_console() -> Console:
+    """A console that leaves tables whole where the output is a file or a pipe."""
+    return Console(width=None if sys.stdout.isatty() else 130)
+
+
+def table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table whose first ``left`` columns are text and the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index < left else "right")
+    return made
+
+
+def row(made: Table, *cells: object, style: str = "") -> None:
+    """Add a row of plain text: rich would read the brackets of a shape as markup."""
+    made.add_row(*(Text(str(cell)) for cell in cells), style=style)
+
+
+def write_json(name: str, data: Any) -> Path:
+    """Write a summary below ``benchmarks/results``."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / name
+    path.write_text(json.dumps(data, indent=2) + "\n")
+    return path
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Call a model with a tensor, a tuple of arguments or a dict of keyword arguments."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+
+
+def llama(
+    layers: int, *, hidden: int = 512, vocabulary: int = 4096, heads: int = 8, kv_heads: int = 2
+) -> nn.Module:
+    """A Llama of Transformers with shared key/value heads and random weights."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=hidden * 43 // 16,
+        vocab_size=vocabulary,
+        max_position_embeddings=256,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def token_ids(vocabulary: int = 4096, length: int = 64) -> dict[str, torch.Tensor]:
+    """A batch of one sequence of token ids, always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return {"input_ids": torch.randint(vocabulary, (1, length), generator=generator)}
+
+
+def image(size: int = 224) -> torch.Tensor:
+    """A batch of one random image, always the same."""
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))

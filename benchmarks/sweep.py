@@ -1,0 +1,201 @@
+"""``make sweep``: prune every model of three zoos by half, train each a step, and prove it right.
+
+A model has *passed* when the slim model ran forward and backward in train mode at batch 1 and 4, and its
+largest difference from the masked original, in float64, is at most 1e-10 of the largest output. It is
+*partly* pruned when it passed and something other than its inputs and outputs is frozen. Else it *failed*.
+
+Every model has a process of its own, so that its memory comes back and a hang ends at ``--timeout``. A
+model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;
+``--fresh`` forgets all results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import json
+import multiprocessing
+import shutil
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.trial import RATIO, TOLERANCE, Clock, is_interface, trial
+from benchmarks.zoo import HEAVY, SAMPLE, ZOOS, zoo
+
+STYLES = {"passed": "", "partly": "yellow", "failed": "red"}
+
+Job = tuple[str, str]
+"""A zoo and a model's name."""
+
+
+def main() -> int:
+    """Run what has no result yet, print and write all results; 1 if a model failed."""
+    options = _options()
+    if options.fresh:
+        shutil.rmtree(RESULTS / "sweep", ignore_errors=True)
+    jobs = list(_jobs(options))
+    if options.here:
+        for job in jobs:
+            _worker(*job)
+    else:
+        _run([job for job in jobs if not _path(job).exists()], options.jobs, options.timeout)
+    results = [json.loads(_path(job).read_text()) for job in jobs]
+    console = wide_console()
+    for name in options.zoo:
+        console.print(_table(name, [result for result in results if result["zoo"] == name]))
+    if not options.only and not options.sample and len(options.zoo) == len(ZOOS):
+        write_json("sweep.json", _summary(results))
+    return 1 if any(result["status"] == "failed" for result in results) else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zoo", action="append", choices=ZOOS, help="only this zoo (may be repeated)")
+    parser.add_argument("--only", metavar="PATTERN", help="only models that match, such as 'vit_*'")
+    parser.add_argument("--sample", action="store_true", help="a fixed sample of each zoo")
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time (default: 2)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds for one model (default: 900)")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--here", action="store_true", help="run in this process, for a debugger")
+    options = parser.parse_args()
+    options.zoo = options.zoo or list(ZOOS)
+    return options
+
+
+def _jobs(options: argparse.Namespace) -> Iterator[Job]:
+    for name in options.zoo:
+        for model in SAMPLE[name] if options.sample else zoo(name):
+            if options.only is None or fnmatch.fnmatch(model, options.only):
+                yield name, model
+
+
+def _path(job: Job) -> Path:
+    return RESULTS / "sweep" / job[0] / f"{job[1]}.json"
+
+
+# ---------------------------------------------------------------- processes
+
+
+def _run(jobs: list[Job], limit: int, timeout: float) -> None:
+    """Light models several at a time, then the heavy ones alone."""
+    context = multiprocessing.get_context("forkserver")
+    # Imported once by the server and inherited by every process, which then starts in milliseconds.
+    context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize"])
+    light = [job for job in jobs if job[1] not in HEAVY]
+    heavy = [job for job in jobs if job[1] in HEAVY]
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=wide_console(), transient=True) as progress:
+        task = progress.add_task("sweep", total=len(jobs))
+        for part, at_a_time in ((light, limit), (heavy, 1)):
+            for job in _finished(context, part, at_a_time, timeout):
+                progress.update(task, advance=1, description=job[1])
+
+
+def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iterator[Job]:
+    """Run jobs, ``limit`` at a time; yields each when its result is on disk."""
+    waiting, running = list(reversed(jobs)), dict[Job, tuple[BaseProcess, float]]()
+    while waiting or running:
+        while waiting and len(running) < limit:
+            job = waiting.pop()
+            process = context.Process(target=_worker, args=job, daemon=True)
+            process.start()
+            running[job] = process, time.monotonic()
+        time.sleep(0.05)
+        for job, (process, started) in list(running.items()):
+            if time.monotonic() - started > timeout and process.is_alive():
+                process.kill()
+                process.join()
+                _write(job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s"))
+            if not process.is_alive():
+                if not _path(job).exists():
+                    _write(job, _failure(job, f"the process ended with exit code {process.exitcode}"))
+                del running[job]
+                yield job
+
+
+def _worker(zoo_name: str, name: str) -> None:
+    """Run one model and write its result, whatever happens."""
+    quiet_one_thread()
+    job, clock = (zoo_name, name), Clock()
+    try:
+        result = trial(zoo_name, name, clock)
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))[-4000:]
+        result = _failure(job, f"{type(error).__name__}: {error}", stage=clock.stage, traceback=text)
+    _write(job, result)
+
+
+def _failure(job: Job, error: str, **more: Any) -> dict[str, Any]:
+    return {"zoo": job[0], "model": job[1], "status": "failed", "error": error} | more
+
+
+def _write(job: Job, result: dict[str, Any]) -> None:
+    path = _path(job)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(path)  # a result is there whole or not at all
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def _table(name: str, results: list[dict[str, Any]]) -> Table:
+    counts = Counter(result["status"] for result in results)
+    said = ", ".join(f"{counts[status]} {status}" for status in STYLES)
+    made = table(
+        f"{name}: {said}", "model", "status", "removed", "prunable", "difference", "seconds", "", left=2
+    )
+    made.columns[-1].justify = "left"
+    made.columns[-1].max_width = 60
+    for result in sorted(results, key=lambda r: list(STYLES).index(r["status"]), reverse=True):
+        row(made, *_cells(result), style=STYLES[result["status"]])
+    return made
+
+
+def _cells(result: dict[str, Any]) -> tuple[str, ...]:
+    head = result["model"], result["status"]
+    if "parameters" not in result:
+        stage = f"{result['stage']}: " if "stage" in result else ""
+        return (*head, "", "", "", "", (stage + " ".join(result["error"].split()))[:240])
+    old, new = result["parameters"]
+    numbers = f"{1 - new / old:.1%}", f"{result['prunable']:.1%}", f"{result['relative']:.0e}"
+    return (*head, *numbers, f"{sum(result['seconds'].values()):.1f}", _remark(result))
+
+
+def _remark(result: dict[str, Any]) -> str:
+    if result["error"]:
+        return result["error"][:240]
+    if result["status"] == "partly":
+        reasons = [f"{count} x {reason}" for reason, count in result["frozen"] if not is_interface(reason)]
+        return "; ".join(reasons)[:240]
+    return "; ".join(f"batch {size} {said}" for size, said in result["train"].items() if said != "ran")[:240]
+
+
+def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = {name: Counter(r["status"] for r in results if r["zoo"] == name) for name in ZOOS}
+    rows = [{key: value for key, value in result.items() if key != "traceback"} for result in results]
+    return {
+        "torch": torch.__version__,
+        "ratio": RATIO,
+        "tolerance": TOLERANCE,
+        "counts": counts,
+        "models": rows,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

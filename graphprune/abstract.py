@@ -1,0 +1,118 @@
+"""Run one ATen call on shapes: floats abstract, integers real.
+
+``meta`` kernels written in Python take up to several milliseconds a call, and a network repeats the same
+few shapes: results of calls that only make new tensors are remembered by the call's metadata.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.nested import map_tensors, tensors_of
+
+aten = torch.ops.aten
+META = torch.device("meta")
+_Key = tuple[Any, ...]
+
+
+def is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+class AbstractDevice:
+    """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
+
+    def __init__(self) -> None:
+        self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
+        flat = [*tensors_of(args), *tensors_of(kwargs)]
+        if not any(t.device == META for t in flat):
+            return self._run_real(func, args, kwargs, flat)
+        args = map_tensors(self._on_meta, _positions_of_masks(func, args))
+        kwargs = map_tensors(self._on_meta, kwargs)
+        if "device" in kwargs:
+            kwargs["device"] = META
+        return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)
+
+    def _run_real(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device) == META:
+            kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
+        out = func(*args, **kwargs)
+        given = {id(t) for t in flat}
+        return map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
+
+    def _on_meta(self, tensor: Tensor) -> Tensor:
+        if tensor.device == META:
+            return tensor
+        found = self._twins.get(id(tensor))
+        if found is None:
+            found = self._twins[id(tensor)] = (tensor, tensor.to(META))
+        return found[1]
+
+
+def _positions_of_masks(func: Any, args: tuple) -> tuple:
+    """Boolean masks with known values index a shape of known size: give ``meta`` their positions."""
+    if func not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+        return args
+    indices: list[Tensor | None] = []
+    for i in args[1]:
+        real_mask = i is not None and i.dtype == torch.bool and i.device != META
+        indices.extend(i.nonzero().unbind(1) if real_mask else [i])
+    return (args[0], indices, *args[2:])
+
+
+@lru_cache(maxsize=4096)
+def _makes_new_tensors(func: Any) -> bool:
+    schema = func._schema
+    arguments = (*schema.arguments, *schema.returns)
+    return all(a.alias_info is None for a in arguments) and torch.Tag.nondeterministic_seeded not in func.tags
+
+
+_memory: dict[_Key, Any] = {}
+_MEMORY_SIZE = 1 << 14
+
+
+def _remembered(func: Any, args: tuple, kwargs: dict) -> Any:
+    key = (func, _key(args), _key(tuple(kwargs.items())))
+    try:
+        found = _memory.get(key)
+    except TypeError:
+        return func(*args, **kwargs)
+    if found is None:
+        out = func(*args, **kwargs)
+        if len(_memory) >= _MEMORY_SIZE:
+            _memory.clear()
+        _memory[key] = _description(out)
+        return out
+    return _revive(found)
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype
+    if isinstance(value, tuple | list):
+        return tuple([_key(v) for v in value])
+    return type(value), value
+
+
+def _description(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return Tensor, tuple(out.shape), out.stride(), out.dtype
+    if isinstance(out, tuple | list):
+        return type(out), [_description(o) for o in out]
+    return None, out
+
+
+def _revive(description: Any) -> Any:
+    kind, *rest = description
+    if kind is Tensor:
+        shape, stride, dtype = rest
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+    return kind(_revive(d) for d in rest[0]) if kind else rest[0]

@@ -1,0 +1,63 @@
+"""Copy a module with other tensors in place of its own, without reading the old ones."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device))
+
+
+def all_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, buffers and tensors kept as plain attributes, of every submodule."""
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if isinstance(value, torch.Tensor):
+                yield value
+
+
+def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
+    """A deep copy of ``model`` in which the tensor ``t`` is replaced by ``tensors[id(t)]``.
+
+    Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast: the shells of plain modules are
+    copied directly, and only what is neither module, tensor nor constant goes through ``deepcopy``.
+    """
+    memo: dict[int, Any] = dict(tensors)
+    plain = [m for m in model.modules() if _is_plain(m)]
+    for module in plain:
+        memo[id(module)] = module.__new__(type(module))
+    for module in plain:
+        _fill(memo[id(module)], module, memo)
+    return copy.deepcopy(model, memo)
+
+
+def _is_plain(module: nn.Module) -> bool:
+    kind = type(module)
+    hooks = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
+    same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
+    return same and kind.__setstate__ is nn.Module.__setstate__ and kind.__new__ is object.__new__
+
+
+def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
+    attributes = {name: _copied(value, memo) for name, value in vars(module).items()}
+    shell.__dict__.update(attributes)
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    kind = type(value)
+    if kind in _ATOMIC:
+        return value
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    if kind is dict or kind is OrderedDict:
+        if all(type(k) in _ATOMIC for k in value):
+            return kind((k, _copied(v, memo)) for k, v in value.items()) if value else kind()
+    elif kind is tuple and all(type(v) in _ATOMIC for v in value):
+        return value
+    return copy.deepcopy(value, memo)

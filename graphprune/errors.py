@@ -1,0 +1,29 @@
+"""Every error that graphprune raises on purpose, so that callers can catch one base class."""
+
+
+class GraphpruneError(Exception):
+    """Base of all errors raised by graphprune."""
+
+
+class InputError(GraphpruneError, ValueError):
+    """An argument is not what the function needs; the message names it."""
+
+
+class TraceError(GraphpruneError, RuntimeError):
+    """The model could not be run to be analysed."""
+
+
+class PlanError(GraphpruneError, ValueError):
+    """A plan cannot be made, or does not fit the model it is applied to."""
+
+
+class LoadError(GraphpruneError, ValueError):
+    """Saved files do not describe the model that they are loaded into."""
+
+
+class SpecError(GraphpruneError, ValueError):
+    """A model specification on the command line names nothing that can be built."""
+
+
+class RuleError(GraphpruneError, RuntimeError):
+    """A rule contradicts itself or another one: a mistake in graphprune or in a user's rule."""

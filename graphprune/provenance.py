@@ -1,0 +1,223 @@
+"""Watch sizes arrive in torch functions: the size half of tracing.
+
+A :class:`SizeWatcher` sits above the recorder while the model runs. It answers ``.shape`` with sizes that
+remember their tensor, and notes every size given to a function that takes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from graphprune.sizes import BinOp, Dim, Expr, Size, SizeLog, SizeUse, expr_of
+
+Lookup = Callable[[Tensor], fx.Node | None]
+Handler = Callable[["SizeWatcher", Any, tuple, dict], Any]
+
+
+class SizeWatcher(TorchFunctionMode):
+    """Record the sizes that a program reads from tensors and gives to torch functions."""
+
+    def __init__(self, log: SizeLog, node_of: Lookup) -> None:
+        super().__init__()
+        self.log = log
+        self.node_of = node_of
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        handler = HANDLERS.get(func)
+        return handler(self, func, args, kwargs) if handler else func(*args, **kwargs)
+
+    def note(self, tensor: Any, dim: int | str, size: Any, prefix: bool = False) -> None:
+        """Write down that ``size`` was given for dimension ``dim`` of ``tensor``."""
+        node = self.node_of(tensor) if isinstance(tensor, Tensor) else None
+        if node is not None and isinstance(size, int):
+            line, module = self.log.where()
+            if isinstance(dim, int) and dim < 0:
+                dim += tensor.ndim
+            self.log.uses.append(SizeUse(node, dim, expr_of(size), line, module, prefix))
+
+    def note_all(self, tensor: Any, sizes: Iterable[Any], first: int = 0) -> None:
+        for i, size in enumerate(sizes):
+            if isinstance(size, int) and size > 1:
+                self.note(tensor, first + i, size)
+
+
+@contextmanager
+def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
+    """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
+    quiet = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
+    with mock.patch.multiple(F, **quiet), SizeWatcher(log, node_of):
+        yield
+
+
+def _shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    tensor = args[0]
+    shape = func(*args, **kwargs)
+    node = watcher.node_of(tensor)
+    if node is None:
+        return shape
+    if isinstance(shape, int):
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return Size(shape, Dim(node, dim % tensor.ndim, shape), watcher.log)
+    return torch.Size([Size(s, Dim(node, i, s), watcher.log) for i, s in enumerate(shape)])
+
+
+def _flat(sizes: Sequence[Any]) -> Sequence[Any]:
+    return sizes[0] if sizes and isinstance(sizes[0], tuple | list) else sizes
+
+
+def _view(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    sizes = _flat([*args[1:], *kwargs.values()])
+    if sizes and isinstance(sizes[0], int):
+        watcher.note_all(out, sizes)
+    return out
+
+
+def _unflatten(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    dim, sizes = (*args[1:], *kwargs.values())[:2]
+    watcher.note_all(out, sizes, dim % args[0].ndim)
+    return out
+
+
+def _factory(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    watcher.note_all(out, _flat([a for a in args if not isinstance(a, Tensor)] or [kwargs.get("size", ())]))
+    return out
+
+
+def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    outs = func(*args, **kwargs)
+    sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    if isinstance(sizes, int):
+        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != sizes))
+    for out, size in zip(outs, sizes, strict=False):
+        watcher.note(out, dim, size)
+    return outs
+
+
+def _chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Chunks are as long as each other: torch works their length out from the slim tensor."""
+    outs = func(*args, **kwargs)
+    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
+    nodes = [watcher.node_of(out) for out in outs]
+    for node, out in zip(nodes[1:], outs[1:], strict=True):
+        if node is not None and nodes[0] is not None and out.shape[dim] == outs[0].shape[dim]:
+            watcher.log.equal(Dim(nodes[0], dim, int(outs[0].shape[dim])), Dim(node, dim, int(out.shape[dim])))
+    return outs
+
+
+def _narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    dim, start, length = (*args[1:], *kwargs.values())
+    watcher.note(args[0], dim, start, prefix=True)
+    watcher.note(out, dim, length)
+    return out
+
+
+def _getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    tensor, index = args
+    index = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(i, slice | int) for i in index):
+        _note_positions(watcher, tensor, index)
+    return func(tensor, args[1])
+
+
+def _setitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    if any(isinstance(i, slice | int) for i in index):
+        _note_positions(watcher, args[0], index)
+    return func(*args)
+
+
+def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:
+    node = watcher.node_of(tensor)
+    if node is None:
+        return
+    shape = node.meta["shape"]
+    for dim, i in _indexed_dims(index, len(shape)):
+        bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
+        for bound in bounds:
+            if isinstance(bound, int) and not isinstance(bound, bool) and int(bound) not in (0, shape[dim]):
+                watcher.log.uses.append(
+                    SizeUse(node, dim, _position(bound, node, dim), *watcher.log.where(), prefix=True)
+                )
+
+
+def _position(bound: int, node: fx.Node, dim: int) -> Expr:
+    if int(bound) >= 0:
+        return expr_of(bound)
+    return BinOp("+", Dim(node, dim, node.meta["shape"][dim]), expr_of(bound))
+
+
+def _indexed_dims(index: tuple, ndim: int) -> Iterator[tuple[int, Any]]:
+    consumed = sum(_width(i) for i in index)
+    dim = 0
+    for i in index:
+        if i is Ellipsis:
+            dim += ndim - consumed
+        else:
+            if isinstance(i, slice | int) and not isinstance(i, bool):
+                yield dim, i
+            dim += _width(i)
+
+
+def _width(index: Any) -> int:
+    if index is None or index is Ellipsis or isinstance(index, bool):
+        return 0
+    return index.ndim if isinstance(index, Tensor) and index.dtype == torch.bool else 1
+
+
+def _layer_norm(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
+    watcher.note_all(args[0], shape, args[0].ndim - len(shape))
+    return func(*args, **kwargs)
+
+
+def _with_groups(position: int, name: str) -> Handler:
+    def handler(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+        out = func(*args, **kwargs)
+        groups = args[position] if len(args) > position else kwargs.get(name, 1)
+        if groups > 1:
+            watcher.note(out, "groups", groups)
+        return out
+
+    return handler
+
+
+def _handlers() -> dict[Any, Handler]:
+    view = (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to)
+    factory = (Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full)
+    table: dict[Any, Handler] = {
+        Tensor.shape.__get__: _shape,  # type: ignore[attr-defined]
+        Tensor.size: _shape,
+        Tensor.__getitem__: _getitem,
+        Tensor.__setitem__: _setitem,
+        F.layer_norm: _layer_norm,
+        torch.layer_norm: _layer_norm,
+        F.rms_norm: _layer_norm,
+        torch.rms_norm: _layer_norm,
+        torch.group_norm: _with_groups(1, "num_groups"),
+        **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
+        **{f: _view for f in view},
+        **{f: _unflatten for f in (Tensor.unflatten, torch.unflatten)},
+        **{f: _factory for f in factory},
+        **{f: _split for f in (Tensor.split, torch.split, torch.split_with_sizes, Tensor.split_with_sizes)},
+        **{f: _chunk for f in (Tensor.chunk, torch.chunk)},
+        **{f: _narrow for f in (Tensor.narrow, torch.narrow)},
+    }
+    transposed = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
+    return table | {f: _with_groups(6, "groups") for f in transposed}
+
+
+HANDLERS = _handlers()

@@ -1,0 +1,49 @@
+"""Operations that make tensors out of sizes and constants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from graphprune.labels import Lab, Labelled
+from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+
+aten = torch.ops.aten
+
+
+def _size_after_tensor(slim: Slim, args: Args) -> Args:
+    return args[0], list(slim.outs[0]), *args[2:]
+
+
+@rule(
+    aten.new_zeros.default,
+    aten.new_ones.default,
+    aten.new_empty.default,
+    aten.new_full.default,
+    samples=[sample(t(2, 3), [3, 4])],
+    resize=_size_after_tensor,
+)
+def new_tensor(call: Call, like: Labelled, *_: Any, **__: Any) -> Labelled:
+    """One value everywhere: any entry can go. The example tensor only lends its type."""
+    labs = (Lab(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
+    return Labelled(call.out, tuple(labs))
+
+
+@rule(
+    aten.zeros_like.default,
+    aten.ones_like.default,
+    aten.empty_like.default,
+    aten.full_like.default,
+    aten.rand_like.default,
+    aten.randn_like.default,
+    samples=[sample(t(2, 3))],
+)
+def like(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
+    return Labelled(x.shape, x.labs)
+
+
+def constant(call: Call, *_: Any, **__: Any) -> Any:
+    """Tensors made from nothing but numbers have no channels: their dimensions are positional."""
+    outs = tuple(Labelled(shape) for shape in call.outs)
+    return outs if len(outs) > 1 else outs[0]

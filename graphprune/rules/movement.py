@@ -1,0 +1,419 @@
+"""Operations that only move elements: what they do to a tensor they do to its label arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprune.labels import Ids, Lab, Labelled, Labels, Shape, align
+from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+
+aten = torch.ops.aten
+Group = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+@lru_cache(maxsize=4096)
+def factor_groups(old: Shape, new: Shape) -> tuple[Group, ...]:
+    """The finest split of a reshape into independent ones.
+
+    >>> factor_groups((2, 12, 5), (2, 3, 4, 5))
+    (((0,), (0,)), ((1,), (1, 2)), ((2,), (3,)))
+    """
+    groups: list[Group] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        left, right = [i] if i < len(old) else [], [j] if j < len(new) else []
+        i, j = i + len(left), j + len(right)
+        m = old[left[0]] if left else 1
+        n = new[right[0]] if right else 1
+        while m != n:
+            if (m < n and i < len(old)) or j >= len(new):
+                m, left, i = m * old[i], [*left, i], i + 1
+            else:
+                n, right, j = n * new[j], [*right, j], j + 1
+        groups.append((tuple(left), tuple(right)))
+    return tuple(groups)
+
+
+def reshape_lab(lab: Lab, old: Shape, new: Shape) -> Lab:
+    """Reshape a label array, expanding only the dimensions that take part."""
+    full, result = [1] * len(old), [1] * len(new)
+    split: list[int] = []
+    for before, after in factor_groups(old, new):
+        if any(lab.ids.shape[d] > 1 for d in before):
+            for d in before:
+                full[d] = old[d]
+            for d in after:
+                result[d] = new[d]
+            if len(before) == 1 and len(after) > 1:
+                split.extend(after)
+    ids = lab.ids if lab.ids.shape == tuple(full) else np.broadcast_to(lab.ids, full)
+    return lab.at(_without_constant_dims(ids.reshape(result), split))
+
+
+def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
+    for d in dims:
+        if ids.shape[d] > 1:
+            first = ids[(slice(None),) * d + (slice(0, 1),)]
+            if (ids == first).all():
+                ids = first
+    return ids
+
+
+def reshape(labels: Labels, x: Labelled, new: Shape) -> Labelled:
+    """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
+    labs = [reshape_lab(lab, x.shape, new) for lab in x.labs]
+    for before, after in factor_groups(x.shape, new):
+        if len(before) == 1 and len([d for d in after if new[d] > 1]) > 1:
+            for lab in labs:
+                _note_rectangles(labels, lab, after)
+    return x.moved(new, labs)
+
+
+def _note_rectangles(labels: Labels, lab: Lab, dims: Sequence[int]) -> None:
+    joint = [d for d in dims if lab.ids.shape[d] > 1]
+    if len(joint) < 2:
+        return
+    ids = np.moveaxis(lab.ids, joint, range(len(joint)))
+    for level in range(1, len(joint)):
+        rows = int(np.prod([lab.ids.shape[d] for d in joint[:level]]))
+        labels.rectangle(ids.reshape(rows, -1))
+
+
+def _out_shape(slim: Slim, args: Args) -> Args:
+    return args[0], list(slim.outs[0]), *args[2:]
+
+
+@rule(
+    aten.view.default,
+    aten._unsafe_view.default,
+    aten.reshape.default,
+    aten._reshape_alias.default,
+    samples=[
+        sample(t(2, 6, 4, 3, labelled=[1]), [2, 6, 12]),
+        sample(t(2, 6, 4, labelled=[1]), [2, 24]),
+        sample(t(4, 6, labelled=[1]), [2, 2, 6]),
+        sample(t(3, 4, 5), [12, 5]),
+    ],
+    resize=_out_shape,
+)
+def view(call: Call, x: Labelled, size: Any, *_: Any) -> Labelled:
+    return reshape(call.labels, x, call.out)
+
+
+@rule(
+    aten.unsqueeze.default,
+    aten.squeeze.default,
+    samples=[sample(t(3, 4), 1)],
+)
+def unsqueeze(call: Call, x: Labelled, *_: Any) -> Labelled:
+    return reshape(call.labels, x, call.out)
+
+
+@rule(
+    aten.squeeze.dim,
+    aten.squeeze.dims,
+    samples=[sample(t(3, 1, 4), [1])],
+)
+def squeeze(call: Call, x: Labelled, *_: Any) -> Labelled:
+    return reshape(call.labels, x, call.out)
+
+
+def _permuted(x: Labelled, order: Sequence[int]) -> Labelled:
+    order = [d % x.ndim for d in order]
+    shape = [x.shape[d] for d in order]
+    return x.moved(shape, (lab.at(lab.ids.transpose(order)) for lab in x.labs))
+
+
+@rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])])
+def permute(call: Call, x: Labelled, order: Sequence[int]) -> Labelled:
+    return _permuted(x, order)
+
+
+@rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))])
+def transpose_2d(call: Call, x: Labelled) -> Labelled:
+    return _permuted(x, range(x.ndim)[::-1])
+
+
+@rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)])
+def transpose(call: Call, x: Labelled, a: int, b: int) -> Labelled:
+    order = list(range(x.ndim))
+    order[a], order[b] = order[b], order[a]
+    return _permuted(x, order)
+
+
+@rule(
+    aten.expand.default,
+    samples=[sample(t(3, 1, 4), [3, 2, 4]), sample(t(4), [2, 4])],
+    resize=_out_shape,
+)
+def expand(call: Call, x: Labelled, size: Sequence[int], **_: Any) -> Labelled:
+    """Copies along a dimension of size 1 can be removed one by one: they get labels of their own."""
+    missing = len(call.out) - x.ndim
+    old = (1,) * missing + x.shape
+    labs = [lab.at(lab.ids.reshape((1,) * missing + lab.ids.shape)) for lab in x.labs]
+    for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
+        if m == 1 and n > 1:
+            labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))
+    return Labelled(call.out, tuple(labs))
+
+
+def _slice_bounds(slim: Slim, args: Args) -> Args:
+    x, dim, start, end, *step = (*args, 0, None, None)[: max(4, len(args))]
+    if len(args) == 1:
+        return args
+    size = x.shape[dim]
+    first = slim.position(dim, (start or 0) % size if (start or 0) < 0 else (start or 0))
+    return x, dim, first, first + slim.outs[0][dim] * (step[0] if step else 1), *step
+
+
+@rule(
+    aten.slice.Tensor,
+    samples=[sample(t(2, 6), 1, 0, 3), sample(t(6, 4), 0, 2, 5), sample(t(6, 4), 0, -2, 9223372036854775807)],
+    resize=_slice_bounds,
+)
+def slice_(
+    call: Call, x: Labelled, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> Labelled:
+    if step != 1:
+        call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
+    return _take(x, dim, slice(start, end, step), call.out)
+
+
+def _take(x: Labelled, dim: int, index: slice, out: Shape) -> Labelled:
+    dim %= x.ndim
+    where = (slice(None),) * dim + (index,)
+    return x.moved(out, (lab.at(lab.ids[where]) if lab.ids.shape[dim] > 1 else lab for lab in x.labs))
+
+
+def _select_index(slim: Slim, args: Args) -> Args:
+    x, dim, index = args
+    return x, dim, slim.position(dim, index % x.shape[dim])
+
+
+@rule(
+    aten.select.int,
+    samples=[sample(t(3, 4), 0, 1), sample(t(3, 4), 1, -1)],
+    resize=_select_index,
+)
+def select(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
+    dim %= x.ndim
+    return _selected(call, x, dim, index)
+
+
+def _selected(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
+    labs = []
+    for lab in x.labs:
+        ids = lab.ids.take(index if lab.ids.shape[dim] > 1 else 0, axis=dim)
+        if lab.dims == {dim}:
+            call.labels.fix([Lab(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
+        else:
+            labs.append(lab.at(ids))
+    return x.moved([n for d, n in enumerate(x.shape) if d != dim], labs)
+
+
+@rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))])
+def unbind(call: Call, x: Labelled, dim: int = 0) -> tuple[Labelled, ...]:
+    return tuple(_selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
+
+
+def _split_sizes(slim: Slim, args: Args) -> Args:
+    x, _, *rest = args
+    dim = rest[0] if rest else 0
+    return x, [shape[dim] for shape in slim.outs], dim
+
+
+def _split_size(slim: Slim, args: Args) -> Args:
+    x, _, *rest = args
+    return x, max(shape[rest[0] if rest else 0] for shape in slim.outs), *rest
+
+
+@rule(
+    aten.split.Tensor,
+    samples=[sample(t(6, 4, labelled=[1]), 2), sample(t(6, 8), 4, 1)],
+    resize=_split_size,
+)
+def split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, ...]:
+    return _cut(x, dim, call.outs)
+
+
+@rule(
+    aten.split_with_sizes.default,
+    samples=[sample(t(6, 9), [2, 3, 4], 1)],
+    resize=_split_sizes,
+)
+def split_with_sizes(call: Call, x: Labelled, sizes: Sequence[int], dim: int = 0) -> tuple[Labelled, ...]:
+    return _cut(x, dim, call.outs)
+
+
+def _cut(x: Labelled, dim: int, outs: Sequence[Shape]) -> tuple[Labelled, ...]:
+    ends = np.cumsum([shape[dim] for shape in outs]).tolist()
+    starts = [0, *ends[:-1]]
+    return tuple(_take(x, dim, slice(a, b), out) for a, b, out in zip(starts, ends, outs, strict=True))
+
+
+@rule(
+    aten.cat.default,
+    samples=[sample([t(2, 3), t(2, 4)], 1), sample([t(3, 2), t(1, 2)]), sample([t(2, 3, 2), t(2, 3, 4)], -1)],
+)
+def cat(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
+    """Along ``dim`` the label arrays are laid side by side; in all other dimensions they must agree."""
+    parts = [x for x in tensors if len(x.shape) == len(call.out)]
+    dim %= len(call.out)
+    rest = [_without(x, dim) for x in parts]
+    shape = tuple(1 if d == dim else n for d, n in enumerate(call.out))
+    labs = align(call.labels, rest, shape)
+    along = [[lab for lab in x.labs if dim in lab.dims] for x in parts]
+    for layer in range(max(map(len, along))):
+        labs.append(_side_by_side(parts, along, layer, dim))
+    return Labelled(call.out, tuple(labs), all(x.movable for x in parts))
+
+
+def _without(x: Labelled, dim: int) -> Labelled:
+    shape = tuple(1 if d == dim else n for d, n in enumerate(x.shape))
+    return Labelled(shape, tuple(lab for lab in x.labs if dim not in lab.dims), x.movable)
+
+
+def _side_by_side(parts: Sequence[Labelled], along: list[list[Lab]], layer: int, dim: int) -> Lab:
+    chosen = [labs[layer] if layer < len(labs) else None for labs in along]
+    rank = parts[0].ndim
+    common = [1] * rank
+    for lab in chosen:
+        if lab is not None:
+            common = [max(m, n) for m, n in zip(common, lab.ids.shape, strict=True)]
+    pieces = []
+    for x, lab in zip(parts, chosen, strict=True):
+        shape = [x.shape[d] if d == dim else n for d, n in enumerate(common)]
+        pieces.append(np.broadcast_to(lab.ids if lab else np.zeros([1] * rank, np.int64), shape))
+    return Lab(np.concatenate(pieces, axis=dim), any(lab is not None and lab.cell for lab in chosen))
+
+
+@rule(aten.stack.default, samples=[sample([t(2, 3), t(2, 3)], 1)])
+def stack(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
+    dim %= len(call.out)
+    one = tuple(1 if d == dim else n for d, n in enumerate(call.out))
+    return cat(call, [reshape(call.labels, x, one) for x in tensors], dim)
+
+
+@rule(aten.flip.default, samples=[sample(t(3, 4), [1])])
+def flip(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
+    def flipped(lab: Lab) -> Lab:
+        return lab.at(np.flip(lab.ids, [d % x.ndim for d in dims]))
+
+    return x.moved(x.shape, map(flipped, x.labs))
+
+
+def _freeze_dims(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Labelled:
+    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), text)
+    return x
+
+
+@rule(aten.roll.default, samples=[sample(t(2, 4, 3, labelled=[2]), [1], [1])])
+def roll(call: Call, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = ()) -> Labelled:
+    return _freeze_dims(call, x, dims or range(x.ndim), "the shift counts channels")
+
+
+@rule(
+    aten.tril.default,
+    aten.triu.default,
+    samples=[sample(t(3, 4, 4))],
+)
+def triangle(call: Call, x: Labelled, *_: Any) -> Labelled:
+    return _freeze_dims(call, x, (-1, -2), "the diagonal depends on the channels' numbers")
+
+
+def _repeat_counts(slim: Slim, args: Args) -> Args:
+    x, repeats = args
+    old = [1] * (len(repeats) - len(x.shape)) + list(x.shape)
+    return x, [n if m == 1 else r for m, n, r in zip(old, slim.outs[0], repeats, strict=True)]
+
+
+@rule(
+    aten.repeat.default,
+    samples=[sample(t(2, 3), [2, 1]), sample(t(1, 3), [4, 2, 1])],
+    resize=_repeat_counts,
+)
+def repeat(call: Call, x: Labelled, repeats: Sequence[int]) -> Labelled:
+    missing = len(repeats) - x.ndim
+    shape = (1,) * missing + x.shape
+    labs = []
+    for lab in x.labs:
+        ids = lab.ids.reshape((1,) * missing + lab.ids.shape)
+        labs.append(lab.at(np.tile(ids, [r if n > 1 else 1 for r, n in zip(repeats, ids.shape, strict=True)])))
+    for d, (n, r) in enumerate(zip(shape, repeats, strict=True)):
+        if n == 1 and r > 1:
+            labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))
+    return Labelled(call.out, tuple(labs))
+
+
+@rule(
+    aten.constant_pad_nd.default,
+    samples=[sample(t(2, 4), [1, 2]), sample(t(2, 3, 4), [0, 0, 1, 2], 0.0)],
+)
+def constant_pad(call: Call, x: Labelled, padding: Sequence[int], value: float = 0.0) -> Labelled:
+    """Padding has no channels of its own: it is always there."""
+    widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
+    if any(left < 0 or right < 0 for left, right in widths.values()):
+        _freeze_dims(call, x, [d for d, w in widths.items() if min(w) < 0], "cropped by a number")
+    labs = []
+    for lab in x.labs:
+        ids = lab.ids
+        for d in lab.dims & widths.keys():
+            left, right = widths[d]
+            ids = ids[(slice(None),) * d + (slice(max(-left, 0), ids.shape[d] + min(right, 0)),)]
+            wide = [(max(left, 0), max(right, 0)) if k == d else (0, 0) for k in range(x.ndim)]
+            ids = np.pad(ids, wide, constant_values=0)
+        labs.append(lab.at(ids))
+    return Labelled(call.out, tuple(labs))
+
+
+@rule(aten.index_select.default, samples=[sample(t(3, 4, labelled=[1]), 0, torch.tensor([2, 0]))])
+def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
+    _freeze_dims(call, x, [dim], "entries are looked up by number")
+    kept = [lab for lab in x.labs if dim % x.ndim not in lab.dims]
+    return Labelled(call.out, tuple(kept))
+
+
+@rule(
+    aten.index.Tensor,
+    samples=[
+        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2])]),
+        sample(t(2, 5, 3, labelled=[0, 2]), [None, torch.tensor([[4, 0], [2, 1]])]),
+    ],
+)
+def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
+    """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
+    used = [d for d, i in enumerate(indices) if i is not None]
+    width = sum(i.ndim if _is_mask(x, d, i) else 1 for d, i in enumerate(indices) if i is not None)
+    gone = set(range(used[0], used[0] + width)) if len(used) == 1 else set(used)
+    _freeze_dims(call, x, gone, "entries are looked up by number")
+    adjacent = len(used) == 1 or used == list(range(used[0], used[-1] + 1))
+    new = len(call.out) - (x.ndim - len(gone))
+    at = used[0] if adjacent else 0
+    place = [d for d in range(x.ndim) if d not in gone]
+    position = {d: k if k < at else k + new for k, d in enumerate(place)}
+    labs = []
+    for lab in x.labs:
+        if not (lab.dims & gone):
+            shape = [1] * len(call.out)
+            for d in lab.dims:
+                shape[position[d]] = lab.ids.shape[d]
+            labs.append(lab.at(lab.ids.reshape(shape)))
+    return Labelled(call.out, tuple(labs))
+
+
+def _is_mask(x: Labelled, dim: int, index: Labelled) -> bool:
+    return index.ndim > 1 and index.shape == x.shape[dim : dim + index.ndim]
+
+
+@rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])
+def as_strided(call: Call, x: Labelled, size: Sequence[int], *_: Any) -> Labelled:
+    """Only a change of memory format is understood."""
+    if tuple(size) == x.shape:
+        return x
+    call.freeze(x, "elements are addressed by their place in memory")
+    return Labelled(call.out)

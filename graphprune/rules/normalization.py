@@ -1,0 +1,194 @@
+"""Normalisations. Those that take statistics over channels are pruned through, and marked as inexact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.labels import Labelled, align
+from graphprune.rules.convolution import beside, only
+from graphprune.rules.movement import reshape
+from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+
+aten = torch.ops.aten
+
+
+def per_channel(call: Call, x: Labelled, dim: int, *vectors: Labelled | None) -> Labelled:
+    """``x`` combined elementwise with vectors laid along ``dim``."""
+    rank = x.ndim
+    shape = tuple(n if d == dim else 1 for d, n in enumerate(x.shape))
+    laid = [Labelled(shape, beside(v, dim, rank), v.movable) for v in vectors if v is not None]
+    return Labelled(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
+
+
+@rule(
+    aten.native_batch_norm.default,
+    samples=[sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), t(4), False, 0.1, 1e-5)],
+)
+def batch_norm(
+    call: Call,
+    x: Labelled,
+    weight: Labelled | None,
+    bias: Labelled | None,
+    mean: Labelled | None,
+    variance: Labelled | None,
+    *_: Any,
+) -> tuple[Labelled, ...]:
+    out = per_channel(call, x, 1, weight, bias, mean, variance)
+    saved = only(Labelled(x.shape, tuple(lab for lab in out.labs if lab.dims == {1})), [1])
+    return out, *(saved if shape == saved.shape else Labelled(shape) for shape in call.outs[1:])
+
+
+def _masked_moments(x: Tensor, alive: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of the living entries over ``dims``."""
+    alive = alive.expand(x.shape).to(x.dtype)
+    count = alive.sum(dims, keepdim=True).clamp(min=1)
+    mean = (x * alive).sum(dims, keepdim=True) / count
+    return mean, ((x - mean).square() * alive).sum(dims, keepdim=True) / count
+
+
+def masked_layer_norm(
+    alive: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    mean, variance = _masked_moments(x, alive, range(x.ndim - len(shape), x.ndim))
+    scale = (variance + eps).rsqrt()
+    out = (x - mean) * scale
+    out = out if weight is None else out * weight
+    return (out if bias is None else out + bias), mean, scale
+
+
+def _normalized_shape(slim: Slim, args: Args) -> Args:
+    x, shape, *rest = args
+    return x, list(slim.outs[0][len(slim.outs[0]) - len(shape) :]), *rest
+
+
+@rule(
+    aten.native_layer_norm.default,
+    samples=[
+        sample(t(2, 3, 6, labelled=[2]), [6], t(6), t(6), 1e-5),
+        sample(t(2, 4, 3, labelled=[1]), [4, 3], t(4, 3, labelled=[0]), None, 1e-5),
+    ],
+    resize=_normalized_shape,
+    masked=masked_layer_norm,
+)
+def layer_norm(
+    call: Call, x: Labelled, shape: Sequence[int], weight: Labelled | None, bias: Labelled | None, eps: float
+) -> tuple[Labelled, ...]:
+    operands = [v for v in (x, weight, bias) if v is not None]
+    out = Labelled(x.shape, tuple(align(call.labels, operands, x.shape)))
+    _mark_mixing(call, out, range(x.ndim - len(shape), x.ndim))
+    return out, Labelled(call.outs[1]), Labelled(call.outs[2])
+
+
+def _mark_mixing(call: Call, x: Labelled, dims: Sequence[int]) -> None:
+    if x.touching(dims):
+        call.labels.inexact(f"{call.op} takes its statistics over channels")
+
+
+def masked_group_norm(
+    alive: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    n: int,
+    c: int,
+    space: int,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (n, groups, c // groups, space)
+    parts = x.reshape(shape)
+    mean, variance = _masked_moments(parts, alive.expand(x.shape).reshape(shape), (2, 3))
+    out = ((parts - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+    wide = (1, c, *(1 for _ in x.shape[2:]))
+    out = out if weight is None else out * weight.reshape(wide)
+    out = out if bias is None else out + bias.reshape(wide)
+    return out, mean.reshape(n, groups), variance.reshape(n, groups)
+
+
+def _group_norm_sizes(slim: Slim, args: Args) -> Args:
+    x, weight, bias, n, _, space, groups, eps = args
+    return x, weight, bias, n, slim.outs[0][1], space, slim.counts.get("num_groups", groups), eps
+
+
+@rule(
+    aten.native_group_norm.default,
+    samples=[
+        sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 1, 1e-5),
+        sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
+        sample(t(2, 6, 4, labelled=[1]), t(6), None, 2, 6, 4, 6, 1e-5),
+    ],
+    resize=_group_norm_sizes,
+    masked=masked_group_norm,
+)
+def group_norm(
+    call: Call,
+    x: Labelled,
+    weight: Labelled | None,
+    bias: Labelled | None,
+    n: int,
+    c: int,
+    space: int,
+    groups: int,
+    eps: float,
+) -> tuple[Labelled, ...]:
+    """Whole normalisation groups can go (exact), or equally many channels of each group (mixing)."""
+    out = per_channel(call, x, 1, weight, bias)
+    if 1 < groups:
+        out = _in_groups(call, out, groups)
+    if c > groups:
+        _mark_mixing(call, out, [1])
+    return out, Labelled(call.outs[1]), Labelled(call.outs[2])
+
+
+def _in_groups(call: Call, x: Labelled, groups: int) -> Labelled:
+    vector = only(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
+    parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
+    labs = []
+    for lab in parts.labs:
+        split = lab.dims == {0, 1} and not lab.cell
+        labs.extend(call.labels.refine(lab, frozenset([0])) if split else [lab])
+    rows = Labelled(parts.shape, tuple(lab for lab in labs if lab.dims == {0}))
+    call.count("num_groups", only(rows, [0]))
+    flat = reshape(call.labels, Labelled(parts.shape, tuple(labs)), vector.shape)
+    others = tuple(lab for lab in x.labs if lab.dims != {1})
+    return Labelled(x.shape, (*beside(flat, 1, x.ndim), *others))
+
+
+def masked_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    return torch.nan_to_num(x.masked_fill(~alive, float("-inf")).softmax(dim))
+
+
+def masked_log_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    return x.masked_fill(~alive, float("-inf")).log_softmax(dim).masked_fill(~alive, 0.0)
+
+
+def _softmax_rule(call: Call, x: Labelled, dim: int, *_: Any, **__: Any) -> Labelled:
+    _mark_mixing(call, x, [dim % x.ndim])
+    return x
+
+
+@rule(
+    aten._softmax.default,
+    samples=[sample(t(3, 4), 1, False), sample(t(2, 3, 4), -2, False)],
+    masked=masked_softmax,
+)
+def softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
+    return _softmax_rule(call, x, dim)
+
+
+@rule(
+    aten._safe_softmax.default,
+    samples=[sample(t(3, 4), 1)],
+    masked=lambda alive, x, dim, dtype=None: masked_softmax(alive, x, dim),
+)
+def safe_softmax(call: Call, x: Labelled, dim: int, dtype: Any = None) -> Labelled:
+    return _softmax_rule(call, x, dim)
+
+
+@rule(aten._log_softmax.default, samples=[sample(t(3, 4), 1, False)], masked=masked_log_softmax)
+def log_softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
+    return _softmax_rule(call, x, dim)

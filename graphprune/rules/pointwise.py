@@ -1,0 +1,66 @@
+"""Elementwise operations: the operands' channels are the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from graphprune.labels import Labelled, align
+from graphprune.rules.registry import Call, rule, sample, t
+
+aten = torch.ops.aten
+
+
+def pointwise(call: Call, *args: Any, **kwargs: Any) -> Labelled:
+    """The rule of every operation tagged ``torch.Tag.pointwise``."""
+    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Labelled)]
+    if len(operands) == 1 and operands[0].shape == call.out:
+        return Labelled(call.out, operands[0].labs)
+    return Labelled(call.out, tuple(align(call.labels, operands, call.out)))
+
+
+POINTWISE_SAMPLES = (
+    (aten.add.Tensor, sample(t(2, 6, 5), t(6, 1))),
+    (aten.mul.Tensor, sample(t(2, 3, 4, labelled=[1, 2]), t(4))),
+    (aten.sigmoid.default, sample(t(3, 4))),
+    (aten.where.self, sample(t(4, 3), t(4, 3), t(1, 3))),
+    (aten.add_.Tensor, sample(t(2, 6), t(6))),
+)
+
+
+@rule(
+    aten.native_dropout.default,
+    samples=[sample(t(4, 6), 0.0, False)],
+)
+def dropout(call: Call, x: Labelled, *_: Any) -> tuple[Labelled, Labelled]:
+    return x, x
+
+
+@rule(
+    aten.copy_.default,
+    samples=[sample(t(2, 6), t(6))],
+)
+def copy_(call: Call, target: Labelled, source: Labelled, *_: Any) -> Labelled:
+    return pointwise(call, target, source)
+
+
+@rule(
+    aten.clone.default,
+    aten.alias.default,
+    aten.detach.default,
+    aten._to_copy.default,
+    aten.lift_fresh.default,
+    aten.contiguous.default,
+    samples=[sample(t(2, 6))],
+)
+def identity(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
+    return Labelled(x.shape, x.labs, x.movable)
+
+
+@rule(
+    aten._prelu_kernel.default,
+    samples=[sample(t(2, 6), t(1, 6)), sample(t(2, 6), t(1, 1))],
+)
+def prelu(call: Call, x: Labelled, weight: Labelled) -> Labelled:
+    return pointwise(call, x, weight)

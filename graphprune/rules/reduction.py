@@ -1,0 +1,145 @@
+"""Reductions: the reduced dimensions' channels end here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.labels import Labelled, reduce_dims
+from graphprune.rules.registry import Call, rule, sample, t
+
+aten = torch.ops.aten
+
+
+def reduced(call: Call, x: Labelled, dims: Sequence[int] | None, keepdim: bool) -> Labelled:
+    """``x`` without the labels of ``dims`` (None: all)."""
+    gone = [d % x.ndim for d in dims] if dims else list(range(x.ndim))
+    labs = reduce_dims(call.labels, x, gone)
+    if keepdim:
+        return Labelled(call.out, tuple(labs))
+    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(tuple(gone))) for lab in labs))
+
+
+def _mixing(call: Call, x: Labelled, dims: Sequence[int] | None) -> None:
+    if x.touching(dims or range(x.ndim)):
+        call.labels.inexact(f"{call.op} is taken over channels")
+
+
+@rule(
+    aten.sum.dim_IntList,
+    aten.linalg_vector_norm.default,
+    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True)],
+)
+def sum_(call: Call, x: Labelled, *args: Any, **_: Any) -> Labelled:
+    """Zeros add nothing: exact."""
+    if call.op.startswith("linalg_vector_norm"):
+        args = args[1:] if args and not isinstance(args[0], list | tuple) else args
+    dims, keepdim = (*args, *(None, False)[len(args) :])[:2]
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(aten.sum.default, samples=[sample(t(2, 3))])
+def sum_all(call: Call, x: Labelled, **_: Any) -> Labelled:
+    return reduced(call, x, None, False)
+
+
+def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Tensor:
+    dims = list(dims) if dims else list(range(x.ndim))
+    return x.sum(dims, keepdim) / alive.expand(x.shape).to(x.dtype).sum(dims, keepdim).clamp(min=1)
+
+
+@rule(
+    aten.mean.dim,
+    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3, 4, 4, labelled=[1]), [2, 3])],
+    masked=masked_mean,
+)
+def mean(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Labelled:
+    _mixing(call, x, dims)
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(aten.mean.default, samples=[sample(t(2, 3))], masked=lambda alive, x, **_: masked_mean(alive, x))
+def mean_all(call: Call, x: Labelled, **_: Any) -> Labelled:
+    _mixing(call, x, None)
+    return reduced(call, x, None, False)
+
+
+def masked_variance(
+    alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, correction: float = 1, keepdim: bool = False
+) -> Tensor:
+    dims = list(dims) if dims else list(range(x.ndim))
+    weight = alive.expand(x.shape).to(x.dtype)
+    count = weight.sum(dims, keepdim=True)
+    centred = (x - (x * weight).sum(dims, keepdim=True) / count) * weight
+    return centred.square().sum(dims, keepdim) / (weight.sum(dims, keepdim) - correction).clamp(min=0)
+
+
+@rule(
+    aten.var.correction,
+    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
+    masked=masked_variance,
+)
+def variance(
+    call: Call, x: Labelled, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> Labelled:
+    _mixing(call, x, dims)
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(
+    aten.var_mean.correction,
+    samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True)],
+    masked=lambda alive, x, dims=None, correction=1, keepdim=False: (
+        masked_variance(alive, x, dims, correction, keepdim),
+        masked_mean(alive, x, dims, keepdim),
+    ),
+)
+def variance_and_mean(
+    call: Call, x: Labelled, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> tuple[Labelled, Labelled]:
+    _mixing(call, x, dims)
+    out = reduced(call, x, dims, keepdim)
+    return out, out
+
+
+def _masked_extreme(function: Callable[..., Tensor], fill: float) -> Callable[..., Tensor]:
+    def masked(alive: Tensor, x: Tensor, dims: Sequence[int] = (), keepdim: bool = False) -> Tensor:
+        return function(x.masked_fill(~alive, fill), dims, keepdim)
+
+    return masked
+
+
+@rule(aten.amax.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amax, float("-inf")))
+def amax(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+    _mixing(call, x, dims)
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(aten.amin.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amin, float("inf")))
+def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+    _mixing(call, x, dims)
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(
+    aten.max.dim,
+    aten.min.dim,
+    aten.sort.default,
+    samples=[sample(t(3, 4, labelled=[0]), 1)],
+)
+def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -> tuple[Labelled, Labelled]:
+    """Positions are returned: channels of that dimension keep theirs."""
+    call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
+    left = [lab for lab in x.labs if dim % x.ndim not in lab.dims]
+    if call.out != x.shape and len(call.out) < x.ndim:
+        left = [lab.at(lab.ids.squeeze(dim)) for lab in left]
+    return Labelled(call.out, tuple(left)), Labelled(call.out, tuple(left))
+
+
+@rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
+def cumsum(call: Call, x: Labelled, dim: int, **_: Any) -> Labelled:
+    """A removed entry adds zero to those behind it: exact."""
+    return x

@@ -1,0 +1,306 @@
+"""Run a model once, abstractly, and record every ATen call as a node of a ``torch.fx`` graph.
+
+Floating-point tensors are shapes on ``meta``: nothing is computed and no weight is read. Integer and boolean
+tensors keep their values, so that control flow that looks at them still works. A model that looks at the
+values of floats (a detector choosing boxes) is run once more with everything real.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.abstract import META, AbstractDevice, is_float
+from graphprune.errors import TraceError
+from graphprune.nested import map_tensors, tensors_of
+from graphprune.provenance import watching
+from graphprune.shadow import Shadow, make_shadow, named_tensors
+from graphprune.sizes import Line, SizeLog
+
+Outputs = Callable[[Any], Any]
+
+
+@dataclass
+class Trace:
+    """What one model did on one input.
+
+    ``graph`` holds a ``get_attr`` node for every parameter and buffer that was used (named in
+    ``node.meta["tensor"]``), a placeholder for every input tensor, and a call for every ATen operation; each
+    node's meta has ``shape``, ``dtype``, ``module`` (path) and ``line`` (of the user's source).
+    """
+
+    graph: fx.Graph
+    shapes: dict[str, torch.Size]
+    inputs: list[fx.Node]
+    outputs: list[fx.Node]
+    constants: dict[str, Tensor]
+    sizes: SizeLog
+    modules: dict[str, type]
+    aliases: dict[str, tuple[str, ...]]
+    unreached: tuple[str, ...] = ()
+    note: str = ""
+    kinds: dict[str, str] = field(default_factory=dict)
+
+
+class Recorder(TorchDispatchMode):
+    """Turn every ATen call into a graph node while it happens."""
+
+    def __init__(self, shadow: Shadow, log: SizeLog, abstract: bool) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.log = log
+        self.abstract = abstract
+        self.shadow = shadow
+        self.shapes = {name: t.shape for name, t in named_tensors(shadow.module)}
+        self.constants: dict[str, Tensor] = {}
+        self.stack: list[str] = [""]
+        self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
+        self._alive: list[Tensor] = []
+        self.device = AbstractDevice()
+        self._line: Line | None = None
+        self.inputs: list[fx.Node] = []
+        self.used: set[str] = set()
+        log.where = lambda: (user_line(sys._getframe(2)), self.stack[-1])
+
+    def add_input(self, tensor: Tensor) -> Tensor:
+        """A placeholder for an example input; returns what the program should see."""
+        seen = tensor.to(META) if self.abstract and is_float(tensor) else tensor.detach().clone()
+        node = self.graph.placeholder(f"input_{len(self.inputs)}")
+        self._bind(seen, node)
+        self.inputs.append(node)
+        return seen
+
+    def lookup(self, tensor: Tensor) -> fx.Node | None:
+        """The node that made ``tensor``, or None where its origin is unknown."""
+        found = self._nodes.get(id(tensor))
+        if isinstance(found, tuple):
+            found = self._item(tensor, *found)
+        return found if found is not None else self._parameter(tensor)
+
+    def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
+        item = self.graph.call_function(operator.getitem, (node, index))
+        item.meta.update(node.meta)
+        self._bind(tensor, item)
+        return item
+
+    def _parameter(self, tensor: Tensor) -> fx.Node | None:
+        name = self.shadow.names.get(id(tensor))
+        if name is None:
+            return None
+        self.used.add(name)
+        node = self._get_attr(name.replace(".", "_"), tensor)
+        node.meta["tensor"] = name
+        return node
+
+    def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:
+        node = self.graph.create_node("get_attr", target)
+        self._bind(tensor, node)
+        return node
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = tensor
+        return self._get_attr(name, tensor)
+
+    def _bind(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+        node.meta["shape"] = tensor.shape
+        node.meta["dtype"] = tensor.dtype
+        node.meta.setdefault("module", self.stack[-1])
+        node.meta.setdefault("line", self._line)
+
+    def _node_for(self, tensor: Tensor) -> fx.Node:
+        return self.lookup(tensor) or self._constant(tensor)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        self._line = user_line(sys._getframe(1))
+        node_args = map_tensors(self._node_for, args)
+        node_kwargs = map_tensors(self._node_for, kwargs)
+        out = self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+        node = self.graph.call_function(func, node_args, node_kwargs)
+        node.meta["module"] = self.stack[-1]
+        node.meta["line"] = self._line
+        if isinstance(out, Tensor):
+            self._bind(out, node)
+        elif isinstance(out, tuple | list):
+            node.meta["shapes"] = [t.shape if isinstance(t, Tensor) else None for t in out]
+            for i, tensor in enumerate(out):
+                if isinstance(tensor, Tensor):
+                    self._nodes[id(tensor)] = (node, i)
+                    self._alive.append(tensor)
+        return out
+
+
+_LIBRARY = (torch.__path__[0], __file__.rsplit("/", 1)[0] + "/")
+_is_library: dict[str, bool] = {}
+
+
+def user_line(frame: FrameType | None) -> Line | None:
+    """The innermost line that is neither torch's nor this library's."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        library = _is_library.get(file)
+        if library is None:
+            library = _is_library[file] = file.startswith(_LIBRARY) or "/unittest/" in file or file.startswith("<")
+        if not library:
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def _module_stack(recorder: Recorder) -> Iterator[None]:
+    """Keep the path of the running module on top of ``recorder.stack``."""
+
+    def enter(module: nn.Module, args: Any) -> None:
+        recorder.stack.append(recorder.shadow.paths.get(id(module), recorder.stack[-1]))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        recorder.stack.pop()
+
+    handles = (
+        nn.modules.module.register_module_forward_pre_hook(enter),
+        nn.modules.module.register_module_forward_hook(leave),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Everything that must hold while a model is traced; all of it is undone afterwards."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+            stack.enter_context(_module_stack(recorder))
+            stack.enter_context(recorder)
+            stack.enter_context(watching(recorder.log, recorder.lookup))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None) -> list[fx.Node]:
+    seen_args = map_tensors(recorder.add_input, args)
+    seen_kwargs = map_tensors(recorder.add_input, kwargs)
+    with recording(recorder):
+        result = recorder.shadow.module(*seen_args, **seen_kwargs)
+    kept = outputs(result) if outputs else result
+    return [recorder._node_for(t) for t in tensors_of(kept)]
+
+
+def record(
+    model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None, abstract: bool = True
+) -> Trace:
+    """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
+
+    Raises:
+        TraceError: the model failed in ``forward``; the original exception is the cause.
+    """
+    log = SizeLog()
+    recorder = Recorder(make_shadow(model, log, abstract), log, abstract)
+    recorder.shadow.module.eval()
+    results = _call(recorder, args, kwargs, outputs)
+    note = ""
+    if any(name not in recorder.used for name, _ in recorder.shadow.module.named_parameters()):
+        note = _record_training(recorder, args, kwargs, outputs, results)
+    unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
+    recorder.graph.output(tuple(results))
+    return Trace(
+        recorder.graph,
+        recorder.shapes,
+        recorder.inputs,
+        results,
+        recorder.constants,
+        log,
+        {path: type(m) for path, m in model.named_modules()},
+        _aliases(model),
+        unreached,
+        note,
+    )
+
+
+def _record_training(
+    recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None, results: list[fx.Node]
+) -> str:
+    """What only training runs is part of the model. Returns why training could not be traced, or ""."""
+    recorder.shadow.module.train()
+    before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
+    used = set(recorder.used)
+    try:
+        trained = _call(recorder, args, kwargs, outputs)
+    except Exception as error:
+        trained, note = [], f"training mode could not be traced: {type(error).__name__}: {error}"
+    else:
+        note = ""
+        if recorder.used != used:
+            results.extend(trained)
+            return note
+    _forget(recorder, before, inputs, used)
+    return note
+
+
+def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
+    """Drop the nodes that a training run added, and the sizes it noted."""
+    dropped = list(recorder.graph.nodes)[nodes:]
+    gone = set(dropped)
+    log = recorder.log
+    log.uses[:] = [u for u in log.uses if u.node not in gone]
+    log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
+    log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
+    for node in reversed(dropped):
+        recorder.graph.erase_node(node)
+    del recorder.inputs[inputs:]
+    recorder.used = used
+
+
+def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
+    """Does a size expression refer to one of ``nodes``?"""
+    if hasattr(expr, "left"):
+        return mentions(expr.left, nodes) or mentions(expr.right, nodes)
+    return getattr(expr, "node", None) in nodes
+
+
+def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For every tied tensor, by its first name, the other names it has."""
+    names: dict[int, list[str]] = {}
+    for iterator in (model.named_parameters, model.named_buffers):
+        for name, tensor in iterator(remove_duplicate=False):
+            names.setdefault(id(tensor), []).append(name)
+    return {first: tuple(rest) for first, *rest in names.values() if rest}
+
+
+def trace_model(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None) -> Trace:
+    """Trace abstractly; a model that looks at the values of floats is traced with everything real."""
+    try:
+        return record(model, args, kwargs, outputs)
+    except Exception as abstract_error:
+        try:
+            return record(model, args, kwargs, outputs, abstract=False)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
+            raise TraceError(
+                f"model: {type(model).__name__}.forward failed on example_inputs of shape {shapes}:\n"
+                f"  {type(error).__name__}: {error}\n"
+                "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional "
+                "arguments, or a dict of keyword arguments."
+            ) from (error if type(error) is type(abstract_error) else abstract_error)

@@ -1,0 +1,233 @@
+"""Building models from their names."""
+
+import json
+import re
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from graphprune.errors import GraphpruneError, SpecError
+from graphprune.specs import load_spec, load_weights
+
+NETWORK = """
+from dataclasses import dataclass
+
+from torch import nn
+
+from sibling import WIDTH
+
+ready = nn.Linear(WIDTH, 2)
+
+
+@dataclass
+class Options:
+    width: int = WIDTH
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = Options().width):
+        super().__init__()
+        self.linear = nn.Linear(width, 2)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+def make():
+    return Net(5)
+
+
+def needs_an_argument(width):
+    return Net(width)
+
+
+def not_a_model():
+    return 3
+"""
+
+
+@pytest.fixture
+def network(tmp_path):
+    (tmp_path / "sibling.py").write_text("WIDTH = 4\n")
+    path = tmp_path / "network.py"
+    path.write_text(NETWORK)
+    yield path
+    for name in ("sibling", "graphprune_spec_network"):
+        sys.modules.pop(name, None)
+
+
+def test_factory_of_a_file(network):
+    model = load_spec(f"{network}:make")
+    assert type(model).__name__ == "Net" and model.linear.in_features == 5
+
+
+def test_class_and_instance_of_a_file(network):
+    assert load_spec(f"{network}:Net").linear.in_features == 4
+    assert load_spec(f"{network}:ready").in_features == 4
+
+
+def test_importing_a_file_leaves_the_path_as_it_was(network):
+    before = list(sys.path)
+    load_spec(f"{network}:make")
+    assert sys.path == before
+
+
+def test_meta_device_takes_no_memory(network):
+    assert load_spec(f"{network}:make", device="meta").linear.weight.device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "network.py has no 'missing'; it defines Options, Net, make"),
+        ("not_a_model", "gave a int; needed is a torch.nn.Module"),
+        ("needs_an_argument", "failed with TypeError"),
+    ],
+)
+def test_errors_of_a_file(network, name, said):
+    with pytest.raises(SpecError, match=re.escape(said)):
+        load_spec(f"{network}:{name}")
+
+
+def test_missing_file():
+    with pytest.raises(SpecError, match=r"the file 'nowhere\.py' does not exist"):
+        load_spec("nowhere.py:make")
+
+
+def test_file_that_fails_to_import(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("raise RuntimeError('boom')\n")
+    with pytest.raises(SpecError, match=r"importing broken\.py failed with RuntimeError: boom"):
+        load_spec(f"{path}:make")
+    assert "graphprune_spec_broken" not in sys.modules
+
+
+@pytest.mark.parametrize("spec", ["resnet50", "", ":", "torchvision:", ":resnet50"])
+def test_specification_without_a_source_or_name(spec):
+    with pytest.raises(SpecError, match="is not a model specification; needed is torchvision:NAME"):
+        load_spec(spec)
+
+
+def test_unknown_source():
+    with pytest.raises(SpecError, match="starts with 'keras', which is not a source of models"):
+        load_spec("keras:resnet50")
+
+
+def test_errors_are_of_the_library():
+    assert issubclass(SpecError, GraphpruneError)
+
+
+def test_missing_library_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(SpecError, match=re.escape("pip install 'graphprune[zoo]'")):
+        load_spec("timm:resnet18")
+
+
+def test_torchvision():
+    pytest.importorskip("torchvision")
+    assert type(load_spec("torchvision:squeezenet1_1")).__name__ == "SqueezeNet"
+
+
+def test_torchvision_model_with_a_backbone_downloads_nothing():
+    pytest.importorskip("torchvision")
+    model = load_spec("torchvision:lraspp_mobilenet_v3_large", device="meta")
+    assert type(model).__name__ == "LRASPP"
+
+
+def test_torchvision_suggests_a_name():
+    pytest.importorskip("torchvision")
+    with pytest.raises(SpecError, match=r"'resnet5' is not a torchvision model; did you mean resnet50"):
+        load_spec("torchvision:resnet5")
+
+
+def test_timm():
+    pytest.importorskip("timm")
+    assert type(load_spec("timm:test_vit", device="meta")).__name__ == "VisionTransformer"
+    with pytest.raises(SpecError, match="is not a timm model"):
+        load_spec("timm:no_such_model")
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("gpt2", "GPT2LMHeadModel"),
+        ("llama", "LlamaForCausalLM"),
+        ("bert", "BertForMaskedLM"),
+        ("t5", "T5ForConditionalGeneration"),
+        ("vit", "ViTForImageClassification"),
+        ("BertForSequenceClassification", "BertForSequenceClassification"),
+    ],
+)
+def test_transformers_by_type_or_class(name, class_name):
+    pytest.importorskip("transformers")
+    assert type(load_spec(f"hf:{name}", device="meta")).__name__ == class_name
+
+
+def test_transformers_unknown_name():
+    pytest.importorskip("transformers")
+    with pytest.raises(SpecError, match=r"'lama' is not a model type or class.*did you mean .*llama"):
+        load_spec("hf:lama")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=20
+    )
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def test_transformers_checkpoint_keeps_class_and_weights(checkpoint):
+    path, model = checkpoint
+    loaded = load_spec(f"hf:{path}")
+    assert type(loaded) is type(model)
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight)
+
+
+def test_transformers_configuration_alone_gives_random_weights(checkpoint):
+    path, model = checkpoint
+    for file in path.glob("*.safetensors"):
+        file.unlink()
+    assert type(load_spec(f"hf:{path}")) is type(model)
+
+
+def test_transformers_directory_that_is_no_checkpoint(tmp_path):
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps({"no": "type"}))
+    with pytest.raises(SpecError, match="building .* failed with"):
+        load_spec(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights(tmp_path, suffix):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    path = tmp_path / f"weights{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(source.state_dict(), path)
+    load_weights(target, path)
+    assert torch.equal(source.weight, target.weight)
+
+
+def test_weights_of_another_model(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(nn.Linear(4, 2).state_dict(), path)
+    with pytest.raises(SpecError, match="does not fit Linear"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_weights_that_are_a_pickled_model_are_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(nn.Linear(3, 2), path)
+    with pytest.raises(SpecError, match="does not fit Linear"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(SpecError, match="does not exist"):
+        load_weights(nn.Linear(3, 2), tmp_path / "none.pt")
