@@ -57,12 +57,12 @@ def _in_a_process(name: str) -> dict[str, Any]:
 
 
 def _big_llama() -> nn.Module:
-    """1.0 billion parameters, 4 GB."""
+    """0.84 billion parameters, 3.4 GB."""
     return llama(16, hidden=2048, vocabulary=32000, heads=16, kv_heads=4)
 
 
 def _big_llama_on_meta() -> nn.Module:
-    """A decoder of 70 billion parameters that takes no memory."""
+    """A decoder of 56 billion parameters that takes no memory."""
     with torch.device("meta"):
         return llama(80, hidden=8192, vocabulary=32000, heads=64, kv_heads=8)
 
@@ -82,9 +82,9 @@ def _vgg() -> nn.Module:
 _CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], str]] = {
     "vgg16": (_vgg, image, "l2"),
     "vit_l_16": (_vit, image, "l2"),
-    "llama-1b": (_big_llama, lambda: token_ids(32000), "l2"),
-    "llama-1b, random": (_big_llama, lambda: token_ids(32000), "random"),
-    "llama-70b on meta, random": (_big_llama_on_meta, lambda: token_ids(32000), "random"),
+    "llama-0.8b": (_big_llama, lambda: token_ids(32000), "l2"),
+    "llama-0.8b, random": (_big_llama, lambda: token_ids(32000), "random"),
+    "llama-56b on meta, random": (_big_llama_on_meta, lambda: token_ids(32000), "random"),
 }
 
 

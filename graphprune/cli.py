@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+import graphprune
 from graphprune.errors import GraphpruneError
 from graphprune.inputs import Inputs, example_inputs_for
 from graphprune.specs import FORMS, load_spec, load_weights
@@ -123,8 +124,6 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    import graphprune
-
     model = _model(options)
     graph = graphprune.trace(model, _example_inputs(options))
     if options.json:
@@ -138,8 +137,6 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
-    import graphprune
-
     if options.output.exists() and not options.output.is_dir():
         raise FileExistsError(f"{options.output} exists and is not a directory")
     model = _model(options)

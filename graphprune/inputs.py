@@ -456,7 +456,7 @@ def _features(layer: Any, make: _Maker, _: Any) -> Iterator[Tensor]:
 
 
 def _sequences(layer: Any, make: _Maker, _: Any) -> Iterator[Tensor]:
-    width = getattr(layer, "input_size", None) or getattr(layer, "embed_dim", None)
+    width = layer.input_size if isinstance(layer, nn.RNNBase) else layer.embed_dim
     yield make.floats(1, SEQUENCE, width)
 
 

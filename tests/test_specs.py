@@ -200,7 +200,7 @@ def test_transformers_configuration_alone_gives_random_weights(checkpoint):
 def test_transformers_directory_that_is_no_checkpoint(tmp_path):
     pytest.importorskip("transformers")
     (tmp_path / "config.json").write_text(json.dumps({"no": "type"}))
-    with pytest.raises(SpecError, match="building .* failed with"):
+    with pytest.raises(SpecError, match=r"building .* failed with"):
         load_spec(f"hf:{tmp_path}")
 
 

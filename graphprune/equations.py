@@ -1,0 +1,335 @@
+"""What sizes in the user's code demand of a choice of channels.
+
+Every size that the program gave to ``view``, ``split``, a slice or ``groups=`` must, in the slim model, be the size that
+the slim tensor has. Sizes are linear in the numbers of units kept: a :class:`Form` is a constant plus weighted bags of
+atoms, each of which counts while it lives. The outcome (:class:`Demands`) is a list of forms that must be zero, the atoms
+that must stay (a literal in the code), and for every integer attribute the dimension that tells its new value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+from torch import fx, nn
+
+from graphprune.label import Labelling
+from graphprune.labels import Ids, Labelled
+from graphprune.sizes import Attr, BinOp, Const, Dim, Expr, Line, SizeUse
+from graphprune.solve import Mask, Solution
+from graphprune.trace import Trace
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """``constant`` plus, for every ``(weight, atoms)``, the weight times the number of living atoms."""
+
+    constant: Fraction
+    bags: dict[bytes, tuple[Fraction, Ids]] = field(default_factory=dict)
+
+    def plus(self, other: Form, factor: int | Fraction = 1) -> Form:
+        bags = dict(self.bags)
+        for key, (weight, atoms) in other.bags.items():
+            total = bags.get(key, (Fraction(0), atoms))[0] + weight * factor
+            bags[key] = total, atoms
+        live = {k: b for k, b in bags.items() if b[0]}
+        return Form(self.constant + other.constant * factor, live)
+
+    def times(self, factor: int | Fraction) -> Form:
+        return Form(Fraction(0)).plus(self, factor)
+
+    @property
+    def atoms(self) -> Ids:
+        arrays = [atoms for _, atoms in self.bags.values()]
+        return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def number(value: int) -> Form:
+    return Form(Fraction(value))
+
+
+@dataclass(frozen=True)
+class Equation:
+    """``form == 0`` must hold for the units that are kept; ``line`` is where the code demands it."""
+
+    form: Form
+    line: Line | None
+
+
+class NotLinear(Exception):
+    """A size expression is not linear in the numbers of units; ``atoms`` are those involved."""
+
+    def __init__(self, *forms: Form) -> None:
+        super().__init__("a product or quotient of two sizes that may change")
+        self.atoms = np.concatenate([f.atoms for f in forms])
+
+
+@dataclass
+class Demands:
+    """What the sizes in a program demand; ``frozen`` maps atoms to the reason why they must stay."""
+
+    equations: list[Equation] = field(default_factory=list)
+    frozen: dict[int, str] = field(default_factory=dict)
+    attributes: dict[str, SizeUse] = field(default_factory=dict)
+
+
+class Sizes:
+    """Sizes of traced tensors as functions of which of the ``selectable`` atoms live."""
+
+    def __init__(self, labelling: Labelling, solution: Solution, selectable: Mask) -> None:
+        self.labelling = labelling
+        self.solution = solution
+        self.selectable = selectable
+        self._forms: dict[tuple[fx.Node, int | str, int | None], Form] = {}
+
+    def labelled(self, node: fx.Node, dim: int | str) -> bool:
+        """Does any label vary along this dimension?"""
+        found = self.labelling.dimension(node, dim)
+        return bool(found and found[0].touching([found[1]]))
+
+    def dense(self, node: fx.Node, dim: int | str) -> int:
+        found = self.labelling.dimension(node, dim)
+        return found[0].shape[found[1]] if found else int(node.meta["shape"][dim])
+
+    def count(self, alive: Mask, node: fx.Node, dim: int | str, stop: int | None = None) -> int:
+        """The number of living entries (before ``stop``) when the classes ``alive`` live."""
+        found = self.labelling.dimension(node, dim)
+        if not found or not found[0].touching([found[1]]):
+            return self.dense(node, dim) if stop is None else stop
+        return int(living(self.solution, alive, *found)[:stop].sum())
+
+    def form(self, node: fx.Node, dim: int | str, stop: int | None = None) -> Form:
+        """The size of a dimension, or the number of its entries before ``stop``."""
+        key = node, dim, stop
+        if key not in self._forms:
+            self._forms[key] = self._form(node, dim, stop)
+        return self._forms[key]
+
+    def _form(self, node: fx.Node, dim: int | str, stop: int | None) -> Form:
+        found = self.labelling.dimension(node, dim)
+        length = min(self.dense(node, dim), stop if stop is not None else 1 << 62)
+        labs = found[0].touching([found[1]]) if found else []
+        entries, atoms = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for lab in labs:
+            at, atom = self._necessary(slot_classes(self.solution, lab.ids, found[1])[:length])
+            entries.append(at)
+            atoms.append(atom)
+        return self._bag(np.concatenate(entries), np.concatenate(atoms), length)
+
+    def _necessary(self, classes: Ids) -> tuple[Ids, Ids]:
+        """Pairs (entry, atom) of selectable atoms that every alternative of the entry needs."""
+        n, m = classes.shape
+        atom, at = self.solution.expand(classes.ravel(), np.repeat(np.arange(n), m))
+        keep = self.selectable[atom]
+        atom, at = atom[keep], at[keep]
+        if m == 1 or not len(atom):
+            return at, atom
+        pairs, counts = np.unique(np.stack([at, atom], 1), axis=0, return_counts=True)
+        return pairs[counts >= m, 0], pairs[counts >= m, 1]
+
+    def _bag(self, entries: Ids, atoms: Ids, length: int) -> Form:
+        if not len(atoms):
+            return number(length)
+        pairs = np.unique(np.stack([entries, atoms], 1), axis=0)
+        entries, atoms = pairs.T
+        taken = len(np.unique(entries))
+        if taken < len(entries):
+            raise NotLinear(Form(Fraction(0), {b"": (Fraction(1), atoms)}))
+        atoms = np.sort(atoms)
+        return Form(Fraction(length - taken), {atoms.tobytes(): (Fraction(1), atoms)})
+
+    def rectangle(self, ids: Ids) -> list[Form]:
+        """For every row of ``ids`` the number of its living entries, apart from what the whole row needs."""
+        rows, columns = ids.shape
+        row = np.repeat(np.arange(rows), columns)
+        atom, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
+        keep = self.selectable[atom]
+        if not keep.any():
+            return []
+        key, inverse, times = np.unique(
+            at[keep] * len(self.selectable) + atom[keep], return_inverse=True, return_counts=True
+        )
+        inner = times[inverse] < columns
+        at, atom, column = at[keep][inner], atom[keep][inner], column[keep][inner]
+        if not len(at):
+            return []
+        return [self._bag(column[at == r], atom[at == r], columns) for r in range(rows)]
+
+
+def slot_classes(solution: Solution, ids: Ids, dim: int) -> Ids:
+    """Classes by entry of ``dim``: outer dimensions at their first row, inner ones as alternatives."""
+    outer = tuple(slice(0, 1) for _ in range(dim))
+    return solution.of[ids[outer].reshape(ids.shape[dim], -1)]
+
+
+def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
+    """Which entries of ``dim`` have any living element."""
+    mask = np.ones((1,) * value.ndim, bool)
+    for lab in value.labs:
+        mask = mask & alive[solution.of[lab.ids]]
+    return mask.any(axis=tuple(d for d in range(value.ndim) if d != dim))
+
+
+def attributes_of(expr: Expr) -> Iterator[Attr]:
+    """The attributes that a size expression mentions."""
+    if isinstance(expr, Attr):
+        yield expr
+    elif isinstance(expr, BinOp):
+        yield from attributes_of(expr.left)
+        yield from attributes_of(expr.right)
+
+
+def dims_of(expr: Expr) -> Iterator[Dim]:
+    """The tensor shapes that a size expression mentions."""
+    if isinstance(expr, Dim):
+        yield expr
+    elif isinstance(expr, BinOp):
+        yield from dims_of(expr.left)
+        yield from dims_of(expr.right)
+
+
+class Reader:
+    """Reads the size log of one trace and collects its demands."""
+
+    def __init__(self, trace: Trace, sizes: Sizes) -> None:
+        self.sizes = sizes
+        self.trace = trace
+        self.demands = Demands()
+        self.forms: dict[str, Form] = {}
+
+    def read(self) -> Demands:
+        log = self.trace.sizes
+        uses = [u for u in log.uses if not self._rebuilt(u.module)]
+        self._define_attributes(uses)
+        for use in log.uses:
+            if self._rebuilt(use.module):
+                self._define_heads(use)
+        for use in uses:
+            self._demand_use(use)
+        for left, right, line, module in log.equalities:
+            if not self._rebuilt(module):
+                self._demand(left, right, line)
+        for expr, line in log.numbers:
+            self._freeze_number(expr, line)
+        for ids, _ in self.sizes.labelling.labels.facts.rectangles:
+            self._demand_rectangle(ids)
+        return self.demands
+
+    def _rebuilt(self, module: str) -> bool:
+        """torch.nn.MultiheadAttention works its sizes out itself; the rewriter rebuilds it."""
+        return issubclass(self.trace.modules.get(module, nn.Module), nn.MultiheadAttention)
+
+    def _define_attributes(self, uses: list[SizeUse]) -> None:
+        """An attribute's value is the size of the first labelled dimension it was given for."""
+        for use in uses:
+            if isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.forms:
+                if self.sizes.labelled(use.node, use.dim):
+                    self.demands.attributes[use.expr.path] = use
+                    self.forms[use.expr.path] = self._safe_form(use)
+        for use in uses:
+            unknown = [a for a in attributes_of(use.expr) if a.path not in self.forms]
+            if len(unknown) == 1 and isinstance(use.expr, BinOp) and not use.prefix:
+                self._invert(use, unknown[0])
+
+    def _define_heads(self, use: SizeUse) -> None:
+        """``batch * num_heads``, with ``num_heads`` an attribute, in torch.nn.MultiheadAttention."""
+        if isinstance(use.expr, BinOp) and use.expr.op == "*" and self.sizes.labelled(use.node, use.dim):
+            for attribute in attributes_of(use.expr):
+                self.demands.attributes.setdefault(attribute.path, use)
+
+    def _safe_form(self, use: SizeUse) -> Form:
+        try:
+            return self.sizes.form(use.node, use.dim)
+        except NotLinear as error:
+            self._freeze(error.atoms, use.line, "two choices in one size")
+            return number(self.sizes.dense(use.node, use.dim))
+
+    def _invert(self, use: SizeUse, unknown: Attr) -> None:
+        """``2 * heads`` was given for a dimension: half of it is the number of heads."""
+        expr = use.expr
+        if not self.sizes.labelled(use.node, use.dim) or not isinstance(expr, BinOp) or expr.op != "*":
+            return
+        sides = (expr.left, expr.right), (expr.right, expr.left)
+        for mine, other in sides:
+            if mine == unknown and isinstance(other, Const) and other.value:
+                self.demands.attributes[unknown.path] = use
+                self.forms[unknown.path] = self._safe_form(use).times(Fraction(1, other.value))
+
+    def _demand_use(self, use: SizeUse) -> None:
+        stop = use.expr.value if use.prefix else None
+        labelled = self.sizes.labelled(use.node, use.dim)
+        if not labelled and isinstance(use.expr, Const | Dim):
+            return
+        try:
+            self._require(self.sizes.form(use.node, use.dim, stop), use.expr, use.line)
+        except NotLinear as error:
+            self._freeze(error.atoms, use.line, f"size {use.expr}")
+
+    def _demand(self, left: Expr, right: Expr, line: Line | None) -> None:
+        try:
+            self._require(self._evaluate(left), right, line)
+        except NotLinear as error:
+            self._freeze(error.atoms, line, f"{left} == {right}")
+
+    def _require(self, size: Form, expr: Expr, line: Line | None) -> None:
+        if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).bags:
+            if size.bags:
+                raise NotLinear(size, divisor)
+            difference = self._evaluate(expr.left).plus(divisor, -size.constant)
+        else:
+            difference = size.plus(self._evaluate(expr), -1)
+        if not difference.bags:
+            return
+        if isinstance(expr, Const):
+            self._freeze(difference.atoms, line, f"the size {expr} is a literal")
+        else:
+            self.demands.equations.append(Equation(difference, line))
+
+    def _evaluate(self, expr: Expr) -> Form:
+        if isinstance(expr, Const):
+            return number(expr.value)
+        if isinstance(expr, Attr):
+            return self.forms.get(expr.path, number(expr.value))
+        if isinstance(expr, Dim):
+            return self.sizes.form(expr.node, expr.dim)
+        left, right = self._evaluate(expr.left), self._evaluate(expr.right)
+        if expr.op in "+-":
+            return left.plus(right, 1 if expr.op == "+" else -1)
+        if expr.op == "*" and not left.bags:
+            return right.times(left.constant)
+        if right.bags or (expr.op == "//" and not right.constant):
+            raise NotLinear(left, right)
+        if expr.op == "//" and not left.bags:
+            return number(int(left.constant // right.constant))
+        return left.times(right.constant if expr.op == "*" else 1 / right.constant)
+
+    def _freeze_number(self, expr: Expr, line: Line | None) -> None:
+        try:
+            form = self._evaluate(expr)
+        except NotLinear as error:
+            self._freeze(error.atoms, line, f"the size {expr} is used as a number")
+        else:
+            self._freeze(form.atoms, line, f"the size {expr} is used as a number")
+
+    def _demand_rectangle(self, ids: Ids) -> None:
+        try:
+            rows = self.sizes.rectangle(ids)
+        except NotLinear as error:
+            self._freeze(error.atoms, None, "rows and cells in one rectangle")
+            return
+        for row in rows[1:]:
+            difference = row.plus(rows[0], -1)
+            if difference.bags:
+                self.demands.equations.append(Equation(difference, None))
+
+    def _freeze(self, atoms: Ids, line: Line | None, text: str) -> None:
+        where = f" ({line[0]}:{line[1]})" if line else ""
+        for atom in np.unique(atoms).tolist():
+            self.demands.frozen.setdefault(atom, text + where)
+
+
+def read_demands(trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask) -> Demands:
+    """Collect what the sizes of a traced program demand of the ``selectable`` atoms."""
+    return Reader(trace, Sizes(labelling, solution, selectable)).read()

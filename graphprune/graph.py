@@ -1,0 +1,188 @@
+"""The channel graph: what a traced model offers for pruning. The place from which all later stages are reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from torch import nn
+
+from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
+from graphprune.cost import Cost, count_cost
+from graphprune.equations import Demands, Sizes, read_demands
+from graphprune.errors import InputError, PlanError
+from graphprune.groups import Frozen, Group, Units
+from graphprune.importance import Importance
+from graphprune.inputs import first_that_runs, normalise
+from graphprune.label import Labelling, label
+from graphprune.plan import Plan
+from graphprune.planner import make_plan
+from graphprune.shadow import named_tensors
+from graphprune.solve import KINDS, Solution, solve
+from graphprune.trace import Trace, trace_model
+
+
+@dataclass(eq=False)
+class ChannelGraph:
+    """What can be removed from a model, what goes with it, and why. Made by :func:`trace`.
+
+    ``print(graph)`` lists the groups and what is frozen. The graph holds no weights but those of the model.
+    """
+
+    model: nn.Module
+    trace: Trace
+    labelling: Labelling
+    solution: Solution
+    units: Units
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Everything that can be removed, in the order of execution."""
+        return tuple(replace(g, source=self._couplings) for g in self.units.groups)
+
+    def group(self, name: str) -> Group:
+        """The group by its name, or that a module or parameter axis (``"conv1.weight[0]"``) makes or takes part in.
+
+        Raises:
+            InputError: there is no such group; the message says why that axis is frozen, if it is.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        axes = (name, f"{name}[0]", f"{name}.weight[0]", f"{name}.weight[1]", f"{name}.in_proj_weight[0]")
+        for axis in axes:
+            for group in self.groups:
+                if axis in group.axes:
+                    return group
+        reasons = [str(f) for f in self.frozen if f.axis in axes]
+        why = f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
+        raise InputError(f"name: no group {name!r}; {why}")
+
+    @cached_property
+    def nx(self) -> nx.MultiGraph:
+        """Nodes: axes (of parameters, rows, cells). Edges: couplings with ``op``, ``line`` and ``site``."""
+        return coupling_graph(self.labelling)
+
+    def _couplings(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
+        return couplings_within(self.nx, axes)
+
+    @cached_property
+    def frozen(self) -> tuple[Frozen, ...]:
+        """Parameter axes that cannot be pruned (wholly or in part), and why."""
+        demanded = self.demands.frozen
+        found = []
+        for axis in self.units.axes:
+            classes = self.units.labels_of(axis)
+            reasons = self.solution.reason[classes]
+            fixed = reasons >= 0
+            if fixed.any():
+                number = int(reasons[fixed][0])
+                found.append(Frozen(axis.name, int(fixed.sum()), axis.size, self._reason(number)))
+            elif demanded:
+                atoms = self.solution.expand(classes)[0]
+                held = [a for a in np.unique(atoms).tolist() if a in demanded]
+                if held:
+                    found.append(Frozen(axis.name, len(held), axis.size, demanded[held[0]]))
+        unused = ((n, s) for n in self.trace.unreached for s in [self.trace.shapes[n]] if len(s))
+        note = f" ({self.trace.note})" if self.trace.note else ""
+        found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]
+        return tuple(found)
+
+    def _reason(self, number: int) -> str:
+        reason = self.labelling.labels.facts.reasons[number]
+        node = self.labelling.nodes[reason.site]
+        return f"{reason.text}, at {describe_line(node.meta.get('line'))}"
+
+    @cached_property
+    def demands(self) -> Demands:
+        """What the sizes in the program demand when everything but cells may be removed."""
+        return self.demands_for(head_width=False)
+
+    def demands_for(self, head_width: bool) -> Demands:
+        selectable = self.solution.atoms & (self.units.group_of >= 0)
+        if not head_width:
+            selectable &= self.solution.kind != KINDS.index("cell")
+        return read_demands(self.trace, self.labelling, self.solution, selectable)
+
+    def sizes(self) -> Sizes:
+        """Sizes of all traced tensors as functions of what lives."""
+        return Sizes(self.labelling, self.solution, self.solution.atoms)
+
+    def plan(
+        self,
+        ratio: float,
+        *,
+        importance: str | Importance = "l2",
+        seed: int = 0,
+        head_width: bool = False,
+    ) -> Plan:
+        """Choose what to remove.
+
+        Args:
+            ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied.
+            importance: ``"l1"``, ``"l2"``, ``"random"``, or a callable ``(group, context) -> scores [units]``.
+            seed: for ``"random"``.
+            head_width: shrink the width of heads (cells) instead of removing whole heads (rows).
+
+        Raises:
+            InputError: ratio or importance is out of range.
+            PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights.
+        """
+        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+            raise InputError(f"ratio: must be a fraction of channels to remove, 0 <= ratio < 1, but is {ratio!r}")
+        if not self.groups:
+            reasons = "\n  ".join(map(str, self.frozen[:5])) or "it has no parameters"
+            raise PlanError(f"model: {type(self.model).__name__} has nothing that can be pruned:\n  {reasons}")
+        return make_plan(self, ratio, importance, seed, head_width)
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
+        return count_cost(self.model, self.labelling, self.solution, self.alive(plan), plan)
+
+    def alive(self, plan: Plan | None) -> Any:
+        """For every class of labels, whether it lives under a plan."""
+        removed = [np.zeros(0, np.int64)]
+        by_name = {g.name: g for g in self.groups}
+        for choice in plan.choices if plan else ():
+            group = by_name.get(choice.group)
+            if group is None or group.units != choice.units:
+                raise PlanError(f"plan: it speaks of group {choice.group!r}, which this model does not have")
+            removed.append(group.atoms[list(choice.removed)])
+        return self.solution.alive(np.concatenate(removed))
+
+    def __str__(self) -> str:
+        total = sum(t.numel() for _, t in named_tensors(self.model))
+        lines = [f"ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, {total:,} entries"]
+        width = max((len(g.name) for g in self.groups), default=0)
+        lines += [f"  {g.name:<{width}}  {g.kind:<7} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
+        lines += ["frozen:", *(f"  {f}" for f in self.frozen)] if self.frozen else []
+        return "\n".join(lines)
+
+
+def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[Any], Any] | None = None) -> ChannelGraph:
+    """Trace a model once and infer its channel graph. The model is not changed and no weight is read.
+
+    Args:
+        model: any ``nn.Module``, on any device (``meta`` too).
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; None: found from the model.
+        outputs: picks from the model's result what must keep its shape; None: everything.
+
+    Raises:
+        InputError: ``model`` is no module, or the inputs are of a wrong type or cannot be guessed.
+        TraceError: the model failed in ``forward``.
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: must be a torch.nn.Module, but is a {type(model).__name__}")
+    if example_inputs is None:
+        _, traced = first_that_runs(model, lambda inputs: trace_model(model, *normalise(inputs), outputs))
+    else:
+        traced = trace_model(model, *normalise(example_inputs), outputs)
+    labelling = label(traced)
+    solution = solve(labelling.labels)
+    return ChannelGraph(model, traced, labelling, solution, Units(labelling, solution))
+
+

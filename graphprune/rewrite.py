@@ -1,0 +1,138 @@
+"""Make the slim module: slice its tensors, then let every size attribute follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.attention import PrunedMultiheadAttention
+from graphprune.copying import all_tensors, copy_module
+from graphprune.errors import PlanError
+from graphprune.labels import Ids
+from graphprune.shadow import named_tensors
+
+Kept = Mapping[str, Mapping[int, Ids]]
+"""By parameter or buffer name and dimension, the entries that survive, in their new order."""
+
+
+def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a PlanError unless the model has exactly the tensors that a plan was made for."""
+    found = {name: tuple(t.shape) for name, t in named_tensors(model)}
+    missing = sorted(shapes.keys() - found.keys())
+    if missing:
+        raise PlanError(
+            f"model: the plan names {missing[0]!r}, which this {type(model).__name__} does not have "
+            f"({len(missing)} such names); apply a plan to the architecture it was made for"
+        )
+    for name, shape in shapes.items():
+        if found[name] != shape:
+            raise PlanError(
+                f"model: {name} has shape {list(found[name])}, the plan was made for {list(shape)}; "
+                "apply a plan to the architecture it was made for, once"
+            )
+
+
+def slim_tensor(tensor: Tensor, kept: Mapping[int, Ids]) -> Tensor:
+    """The surviving entries of a tensor, as an independent one of the same type."""
+    with torch.no_grad():
+        small = tensor.detach()
+        for dim, index in kept.items():
+            small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
+        small = small if kept else small.clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(small, requires_grad=tensor.requires_grad)
+    return small.requires_grad_(tensor.requires_grad)
+
+
+def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False) -> nn.Module:
+    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed."""
+    names = {id(t): name for name, t in named_tensors(model)}
+    touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
+    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    slim = model if inplace else copy_module(model, replaced)
+    if inplace:
+        _swap_tensors(model, replaced)
+    for path, value in sizes.items():
+        _set_size(slim, path, value)
+    _resize_modules(slim, {name.rpartition(".")[0] for name in kept}, sizes)
+    return slim
+
+
+def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+    for module in model.modules():
+        for table in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(table.items()):
+                if isinstance(value, Tensor) and id(value) in replaced:
+                    table[name] = replaced[id(value)]
+
+
+def _set_size(model: nn.Module, path: str, value: int) -> None:
+    prefix, _, name = path.rpartition(".")
+    module = model.get_submodule(prefix)
+    if entry := re.fullmatch(r"(\w+)\[(\d+)\]", name):
+        old = getattr(module, entry[1])
+        position = int(entry[2])
+        setattr(module, entry[1], type(old)([*old[:position], value, *old[position + 1 :]]))
+    else:
+        setattr(module, name, value)
+
+
+def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
+    for path, module in list(model.named_modules()):
+        if isinstance(module, nn.MultiheadAttention):
+            _resize_attention(model, path, module, sizes)
+        elif path in changed:
+            for attribute, value in torch_sizes(module).items():
+                setattr(module, attribute, value)
+
+
+def torch_sizes(module: nn.Module) -> dict[str, Any]:
+    """The size attributes that a torch.nn module must have, given its tensors."""
+    weight = getattr(module, "weight", None)
+    if isinstance(module, nn.Linear):
+        return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
+    if isinstance(module, _ConvNd):
+        first, second = weight.shape[:2]
+        inner, outer = (first, second) if module.transposed else (second, first)
+        if module.transposed:
+            return {"in_channels": inner, "out_channels": outer * module.groups}
+        return {"in_channels": inner * module.groups, "out_channels": outer}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
+    if isinstance(module, _NormBase):
+        vector = weight if weight is not None else module.running_mean
+        return {} if vector is None else {"num_features": vector.shape[0]}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+        return {"normalized_shape": tuple(weight.shape)}
+    if isinstance(module, nn.GroupNorm) and weight is not None:
+        return {"num_channels": weight.shape[0]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": weight.shape[0]}
+    return {}
+
+
+def _resize_attention(model: nn.Module, path: str, module: nn.MultiheadAttention, sizes: Mapping[str, int]) -> None:
+    """Keep the torch class where its heads still add up to its width; else replace it."""
+    heads = sizes.get(f"{path}.num_heads" if path else "num_heads", module.num_heads)
+    width, inner = module.out_proj.weight.shape
+    dense_width = module.head_dim
+    module.out_proj.in_features, module.out_proj.out_features = inner, width
+    if not module._qkv_same_embed_dim:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+        same = inner == width == heads * dense_width and module.q_proj_weight.shape == (width, width)
+    else:
+        module.kdim = module.vdim = width
+        same = inner == width == heads * dense_width and module.in_proj_weight.shape == (3 * width, width)
+    if same:
+        module.embed_dim, module.num_heads = width, heads
+        return
+    pruned = PrunedMultiheadAttention(module, heads, dense_width**-0.5)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, pruned)

@@ -1,0 +1,253 @@
+"""The command line: what it prints, what it writes, and its exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import graphprune
+from graphprune.cli import FAILED, INTERRUPTED, OK, USAGE, human, main
+from graphprune.specs import load_spec
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        return self.head((x + self.body(x)).mean((2, 3)))
+
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x, y):
+        return self.linear(x) + y
+
+
+def broken():
+    raise ValueError("no [such] thing")
+"""
+
+INPUT = ("--input", "1,3,8,8")
+
+
+@pytest.fixture
+def spec(tmp_path):
+    path = tmp_path / "network.py"
+    path.write_text(NETWORK)
+    return f"{path}:make"
+
+
+def usage_error(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def test_inspect_prints_sizes_groups_and_what_is_frozen(spec, capsys):
+    assert main(["inspect", spec, *INPUT]) == OK
+    out = capsys.readouterr().out
+    assert "Net" in out and "parameters" in out and "MACs" in out
+    assert "What goes together" in out and "stem" in out
+    assert "What cannot be pruned" in out
+
+
+def test_inspect_json_is_only_json(spec, capsys):
+    assert main(["inspect", spec, *INPUT, "--json"]) == OK
+    data = json.loads(capsys.readouterr().out)
+    model = load_spec(spec)
+    assert data["spec"] == spec and data["class"] == "Net"
+    assert data["cost"]["parameters"] == sum(p.numel() for p in model.parameters())
+    assert [group["units"] for group in data["groups"]] == [8]
+    assert all(item["axis"] and item["reason"] for item in data["frozen"])
+
+
+def test_inspect_finds_its_inputs_and_needs_no_memory(spec, capsys):
+    assert main(["inspect", spec, "--meta", "--json"]) == OK
+    assert len(json.loads(capsys.readouterr().out)["groups"]) == 1
+
+
+# ---------------------------------------------------------------- prune
+
+
+def test_prune_writes_a_smaller_model_that_loads(spec, tmp_path, capsys):
+    out = tmp_path / "slim"
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), *INPUT]) == OK
+    printed = capsys.readouterr().out
+    assert "50% of the channels removed" in printed and "before" in printed and "after" in printed
+    assert f"saved in {out}" in printed.replace("\n", "")
+    slim = graphprune.load(out, model=load_spec(spec))
+    assert slim.stem.out_channels == 4
+    assert slim(torch.randn(1, 3, 8, 8)).shape == (1, 5)
+
+
+def test_prune_json(spec, tmp_path, capsys):
+    out = tmp_path / "slim"
+    assert main(["prune", spec, "--ratio", "0.25", "-o", str(out), "--json", *INPUT]) == OK
+    data = json.loads(capsys.readouterr().out)
+    assert data["after"]["parameters"] < data["before"]["parameters"]
+    assert data["verified"]["passed"] and data["verified"]["relative"] < 1e-10
+    assert data["saved"] == str(out) and data["ratio"] == 0.25
+
+
+def test_prune_uses_the_weights_given(spec, tmp_path):
+    model = load_spec(spec)
+    with torch.no_grad():
+        model.stem.weight[:4] = 0
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    out = tmp_path / "slim"
+    weights = str(tmp_path / "weights.pt")
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), "--weights", weights, "--no-verify"]) == OK
+    slim = graphprune.load(out, model=load_spec(spec))
+    assert set(slim.state_dict()) == set(model.state_dict())
+
+
+def test_prune_without_verification_says_so(spec, tmp_path, capsys):
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(tmp_path / "slim"), "--no-verify", *INPUT]) == OK
+    assert "not verified" in capsys.readouterr().out
+
+
+def test_failed_verification_fails_and_saves_nothing(spec, tmp_path, capsys, monkeypatch):
+    wrong = SimpleNamespace(passed=False, relative=0.3, absolute=1.0, inexact=())
+    monkeypatch.setattr(graphprune, "verify", lambda *_: wrong)
+    out = tmp_path / "slim"
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), *INPUT]) == FAILED
+    assert not out.exists()
+    assert "differs from the masked original; not saved" in capsys.readouterr().err
+
+
+def test_failed_verification_in_json(spec, tmp_path, capsys, monkeypatch):
+    wrong = SimpleNamespace(passed=False, relative=0.3, absolute=1.0, inexact=())
+    monkeypatch.setattr(graphprune, "verify", lambda *_: wrong)
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(tmp_path / "slim"), "--json", *INPUT]) == FAILED
+    data = json.loads(capsys.readouterr().out)
+    assert data["saved"] is None and data["verified"]["passed"] is False
+
+
+# ---------------------------------------------------------------- errors
+
+
+def test_error_is_one_message_without_a_traceback(tmp_path, capsys):
+    assert main(["inspect", "torchvision:resnet5"]) == FAILED
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("graphprune: error: ") and "did you mean resnet50" in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_error_of_the_factory_keeps_its_brackets(spec, capsys):
+    assert main(["inspect", spec.replace(":make", ":broken")]) == FAILED
+    assert "no [such] thing" in capsys.readouterr().err
+
+
+def test_error_of_inputs_that_do_not_fit(spec, capsys):
+    assert main(["inspect", spec, "--input", "1,4,8,8"]) == FAILED
+    assert capsys.readouterr().err.startswith("graphprune: error: ")
+
+
+def test_error_when_no_inputs_can_be_guessed(spec, capsys):
+    assert main(["inspect", spec.replace(":make", ":Pair")]) == FAILED
+    assert "no guessed example inputs fit Pair" in capsys.readouterr().err
+
+
+def test_output_that_is_a_file_is_refused_before_work(spec, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("kept")
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(file)]) == FAILED
+    assert "is not a directory" in capsys.readouterr().err
+    assert file.read_text() == "kept"
+
+
+def test_unexpected_error_is_named_and_debug_raises_it(spec, capsys, monkeypatch):
+    def fail(*_):
+        raise KeyError("bug")
+
+    monkeypatch.setattr(graphprune, "trace", fail)
+    assert main(["inspect", spec]) == FAILED
+    assert "KeyError: 'bug' (unexpected: run with --debug" in capsys.readouterr().err
+    with pytest.raises(KeyError):
+        main(["inspect", spec, "--debug"])
+
+
+def test_interrupt(spec, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(graphprune, "trace", interrupt)
+    assert main(["inspect", spec]) == INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("shrink", "x"),
+        ("inspect",),
+        ("prune", "x", "-o", "out"),
+        ("prune", "x", "--ratio", "1", "-o", "out"),
+        ("prune", "x", "--ratio", "-0.1", "-o", "out"),
+        ("prune", "x", "--ratio", "half", "-o", "out"),
+        ("prune", "x", "--ratio", "0.5"),
+        ("inspect", "x", "--input", "1,0,8"),
+        ("inspect", "x", "--input", "big"),
+    ],
+)
+def test_wrong_usage(arguments, capsys):
+    assert usage_error(*arguments) == USAGE
+    assert "usage: graphprune" in capsys.readouterr().err
+
+
+def test_ratio_error_says_what_is_needed(capsys):
+    usage_error("prune", "x", "--ratio", "1.5", "-o", "out")
+    assert "1.5 is not a fraction in [0, 1)" in capsys.readouterr().err
+
+
+def test_help_documents_exit_codes(capsys):
+    assert usage_error("--help") == OK
+    assert "exit codes" in capsys.readouterr().out
+
+
+def test_module_runs_as_a_program(spec):
+    command = [sys.executable, "-m", "graphprune", "inspect", spec, "--json", *INPUT]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=Path(graphprune.__file__).parents[1]
+    )
+    assert json.loads(done.stdout)["class"] == "Net"
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "said"),
+    [
+        (0, "", "0"),
+        (312, "B", "312 B"),
+        (25557032, "", "25.56 M"),
+        (4089184256, "", "4.089 G"),
+        (1e3, "B", "1 kB"),
+    ],
+)
+def test_human(number, unit, said):
+    assert human(number, unit) == said
