@@ -2,11 +2,15 @@
 
 A model has *passed* when the slim model ran forward and backward in train mode at batch 1 and 4, and its
 largest difference from the masked original, in float64, is at most 1e-10 of the largest output. It is
-*partly* pruned when it passed and something other than its inputs and outputs is frozen. Else it *failed*.
+*partly* pruned when it passed and axes are frozen that are not its inputs, outputs or vocabulary. Else it
+*failed*.
 
 Every model has a process of its own, so that its memory comes back and a hang ends at ``--timeout``. A
 model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;
 ``--fresh`` forgets all results.
+
+In the tables, *removed* and *prunable* are fractions of the parameters: gone, and on an axis that can lose
+channels. *Unseen* are parameters that the compared output does not depend on, such as auxiliary heads.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
-from benchmarks.trial import RATIO, TOLERANCE, Clock, is_interface, trial
+from benchmarks.trial import RATIO, TOLERANCE, Clock, trial
 from benchmarks.zoo import HEAVY, SAMPLE, ZOOS, zoo
 
 STYLES = {"passed": "", "partly": "yellow", "failed": "red"}
@@ -157,7 +161,16 @@ def _table(name: str, results: list[dict[str, Any]]) -> Table:
     counts = Counter(result["status"] for result in results)
     said = ", ".join(f"{counts[status]} {status}" for status in STYLES)
     made = table(
-        f"{name}: {said}", "model", "status", "removed", "prunable", "difference", "seconds", "", left=2
+        f"{name}: {said}",
+        "model",
+        "status",
+        "removed",
+        "prunable",
+        "difference",
+        "unseen",
+        "seconds",
+        "",
+        left=2,
     )
     made.columns[-1].justify = "left"
     made.columns[-1].max_width = 60
@@ -170,9 +183,14 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
     head = result["model"], result["status"]
     if "parameters" not in result:
         stage = f"{result['stage']}: " if "stage" in result else ""
-        return (*head, "", "", "", "", (stage + " ".join(result["error"].split()))[:240])
+        return (*head, *[""] * 5, (stage + " ".join(result["error"].split()))[:240])
     old, new = result["parameters"]
-    numbers = f"{1 - new / old:.1%}", f"{result['prunable']:.1%}", f"{result['relative']:.0e}"
+    numbers = (
+        f"{1 - new / old:.1%}",
+        f"{result['prunable']:.1%}",
+        f"{result['relative']:.0e}",
+        f"{result['unseen']:.1%}",
+    )
     return (*head, *numbers, f"{sum(result['seconds'].values()):.1f}", _remark(result))
 
 
@@ -180,7 +198,7 @@ def _remark(result: dict[str, Any]) -> str:
     if result["error"]:
         return result["error"][:240]
     if result["status"] == "partly":
-        reasons = [f"{count} x {reason}" for reason, count in result["frozen"] if not is_interface(reason)]
+        reasons = [f"{item['axes']} axes: {item['why']}" for item in result["unexpected"]]
         return "; ".join(reasons)[:240]
     return "; ".join(f"batch {size} {said}" for size, said in result["train"].items() if said != "ran")[:240]
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 import graphprune
 from benchmarks.common import call
 from benchmarks.zoo import zoo
+from graphprune.cli import frozen_by_reason
+from graphprune.groups import Frozen
 from graphprune.inputs import describe, example_inputs_for
 
 RATIO = 0.5
@@ -45,7 +46,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     model, inputs = clock("build", zoo(zoo_name)[name])
-    model.eval()
+    _enliven(model.eval())
     inputs = clock("inputs", lambda: example_inputs_for(model)) if inputs is None else inputs
     graph = clock("trace", lambda: graphprune.trace(model, inputs))
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
@@ -53,37 +54,73 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
     steps = clock("train", lambda: {str(size): _train_step(slim, model, inputs, size) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
-    frozen = Counter(str(item.reason) for item in graph.frozen)
+    unexpected, error = _unexpected(graph), _error(check, steps)
     return {
         "zoo": zoo_name,
         "model": name,
-        "status": _status(check, steps, frozen),
-        "error": _error(check, steps),
+        "status": _status(error, unexpected),
+        "error": error,
         "inputs": describe(inputs),
         "relative": check.relative,
         "inexact": [str(item) for item in check.inexact],
         "train": steps,
+        "unseen": _unseen(slim, inputs),
         "parameters": [_parameters(model), _parameters(slim)],
         "macs": [int(before.macs), int(after.macs)],
         "prunable": _prunable(model, graph),
         "groups": len(graph.groups),
-        "frozen": frozen.most_common(5),
+        "frozen": _reasons(graph.frozen),
+        "unexpected": _reasons(unexpected),
         "seconds": clock.seconds,
     }
 
 
-def _status(check: Any, steps: dict[str, str], frozen: Counter[str]) -> str:
-    if _error(check, steps):
+def _enliven(model: nn.Module) -> None:
+    """Give every tensor that is initialised to one value other ones, as training would.
+
+    A classifier of zeros, or normalisations that do nothing, would hide mistakes from the verification.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.min() != tensor.max():
+                continue
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif isinstance(tensor, nn.Parameter) or name.endswith("running_mean"):
+                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
+
+
+def _unseen(slim: nn.Module, inputs: Any) -> float:
+    """Fraction of the parameters that the output does not depend on: there a verification proves nothing."""
+    _forward_backward(slim.eval(), inputs, train=False)
+    unseen = sum(p.numel() for p in slim.parameters() if p.grad is None or not p.grad.any())
+    return unseen / max(_parameters(slim), 1)
+
+
+def _status(error: str, frozen: list[Frozen]) -> str:
+    if error:
         return "failed"
-    return "partly" if any(not is_interface(reason) for reason in frozen) else "passed"
+    return "partly" if frozen else "passed"
 
 
-def is_interface(reason: str) -> bool:
-    """Whether a reason only says that the model's inputs and outputs keep their shape."""
-    return any(
-        word in reason
-        for word in ("input of the model", "output of the model", "model's input", "model's output")
-    )
+def _unexpected(graph: Any) -> list[Frozen]:
+    """Axes that are frozen although they are neither an interface of the model nor of another nature.
+
+    What the model takes in and gives out keeps its size, a vocabulary is addressed by number, and kernels and
+    positions are not channels. The last show in a parameter by its having a dimension that can be pruned too.
+    """
+    prunable = {axis.partition("[")[0] for group in graph.groups for axis in group.axes}
+    whole = [item for item in graph.frozen if item.count == item.size]
+    return [
+        item
+        for item in whole
+        if not item.reason.startswith(_INTERFACE)
+        and not (item.reason.startswith("combined with") and item.axis.partition("[")[0] in prunable)
+    ]
+
+
+_INTERFACE = ("output of the model", "embedding: rows", "convolution: kernel size")
 
 
 def _error(check: Any, steps: dict[str, str]) -> str:
@@ -99,10 +136,15 @@ def _parameters(model: nn.Module) -> int:
 
 def _prunable(model: nn.Module, graph: Any) -> float:
     """Fraction of the parameters that lie on at least one axis that can lose channels."""
-    names = {str(axis).rpartition(".")[0] for group in graph.groups for axis in group.axes}
-    names |= {str(axis).partition("[")[0] for group in graph.groups for axis in group.axes}
+    names = {axis.partition("[")[0] for group in graph.groups for axis in group.axes}
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     return sum(size for name, size in sizes.items() if name in names) / max(sum(sizes.values()), 1)
+
+
+def _reasons(frozen: Iterable[Frozen]) -> list[dict[str, Any]]:
+    """The five most frequent reasons, each with the number of axes and one of them."""
+    groups = list(frozen_by_reason(frozen).items())[:5]
+    return [{"why": why, "axes": len(items), "example": str(items[0])} for why, items in groups]
 
 
 # ---------------------------------------------------------------- a training step
@@ -136,16 +178,18 @@ def _like_the_dense(slim: nn.Module, dense: nn.Module, batch: Any, error: Except
     return f"ran with running statistics ({said})"
 
 
-def _forward_backward(model: nn.Module, batch: Any, still: type[nn.Module] | None = None) -> None:
+def _forward_backward(
+    model: nn.Module, batch: Any, *, train: bool = True, still: type[nn.Module] | tuple[()] = ()
+) -> None:
     """A step in train mode; layers of the type ``still`` stay in eval mode.
 
     Raises:
         ArithmeticError: If the loss is not finite.
         RuntimeError: If no parameter got a gradient, besides what the model itself raises.
     """
-    model.train()
+    model.train(train)
     for module in model.modules():
-        if still is not None and isinstance(module, still):
+        if isinstance(module, still):
             module.eval()
     model.zero_grad(set_to_none=True)
     outputs = list(_floats(call(model, batch)))
@@ -155,7 +199,6 @@ def _forward_backward(model: nn.Module, batch: Any, still: type[nn.Module] | Non
     loss.backward()
     if not any(p.grad is not None for p in model.parameters()):
         raise RuntimeError("no parameter got a gradient")
-    model.zero_grad(set_to_none=True)
 
 
 def _floats(value: Any) -> Iterator[Tensor]:

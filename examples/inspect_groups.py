@@ -18,9 +18,9 @@ model = hardnet().eval()
 images = torch.randn(2, 3, 32, 32)
 
 graph = graphprune.trace(model, images)
-print(graph)  # all groups
+print(graph)  # all groups, and what is frozen
 print(graph.group("gated.fused.conv.weight[0]"))  # one of them: what goes together with these channels
-print(graph.frozen)  # what keeps its size, and why
+print(graph.frozen[-1])  # an axis that keeps its size, and why
 
 plan = graph.plan(0.5)
 print(plan)  # which channels survive

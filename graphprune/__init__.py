@@ -7,6 +7,8 @@ from graphprune.groups import Frozen, Group
 from graphprune.plan import Plan
 from graphprune.prune import prune_model
 from graphprune.rules import rule
+from graphprune.storage import load, save
+from graphprune.verify import Check, verify
 
 __version__ = "0.1.0"
-__all__ = ["ChannelGraph", "Cost", "Frozen", "Group", "Plan", "errors", "prune_model", "rule", "trace"]
+__all__ = ["ChannelGraph", "Check", "Cost", "Frozen", "Group", "Plan", "errors", "load", "prune_model", "rule", "save", "trace", "verify"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,12 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import GraphpruneError
+from graphprune.groups import Frozen
 from graphprune.inputs import Inputs, example_inputs_for
 from graphprune.specs import FORMS, load_spec, load_weights
+
+_PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
+"""The end of a reason: a line of somebody's code."""
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -228,15 +232,16 @@ def _group_table(graph: Any, shown: int | None) -> Table:
     if hidden:
         table.caption = f"and {hidden} more (--all)"
     for group in groups:
-        _row(table, group.name, group.kind, _count(group.units), _count(group.axes), _count(group.couplings))
+        _row(table, group.name, group.kind, group.units, len(group.axes), len(group.couplings))
     return table
 
 
 def _frozen_table(graph: Any) -> Table:
     table = _table("What cannot be pruned", "why", "axes", "for example", left=1)
     table.columns[-1].justify = "left"
-    for reason, axes in _by_reason(graph.frozen):
-        _row(table, reason, len(axes), axes[0])
+    for why, items in frozen_by_reason(graph.frozen).items():
+        where = items[0].reason.removeprefix(why).strip(", ()").replace("at an unknown line", "")
+        _row(table, why, len(items), f"{items[0].axis} {where}".rstrip())
     return table
 
 
@@ -249,15 +254,12 @@ def _before_after_table(model: nn.Module, ratio: float, before: Any, after: Any)
     return table
 
 
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else len(value)
-
-
-def _by_reason(frozen: Iterable[Any]) -> list[tuple[str, list[str]]]:
-    """Axes by the reason that froze them, the most frequent first."""
-    frozen = tuple(frozen)
-    counts = Counter(str(item.reason) for item in frozen)
-    return [(why, [str(f.axis) for f in frozen if str(f.reason) == why]) for why, _ in counts.most_common()]
+def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
+    """Frozen axes by what froze them, whatever the place, the most frequent first."""
+    found: dict[str, list[Frozen]] = {}
+    for item in frozen:
+        found.setdefault(_PLACE.sub("", item.reason), []).append(item)
+    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
 
 
 # ---------------------------------------------------------------- JSON
@@ -271,8 +273,11 @@ def _cost_data(cost: Any) -> dict[str, int]:
     return {"parameters": int(cost.params), "macs": int(cost.macs), "bytes": int(cost.bytes)}
 
 
-def _frozen_data(graph: Any) -> list[dict[str, str]]:
-    return [{"axis": str(item.axis), "reason": str(item.reason)} for item in graph.frozen]
+def _frozen_data(graph: Any) -> list[dict[str, Any]]:
+    return [
+        {"axis": item.axis, "count": item.count, "size": item.size, "reason": item.reason}
+        for item in graph.frozen
+    ]
 
 
 def _graph_data(spec: str, model: nn.Module, graph: Any) -> dict[str, Any]:
@@ -289,8 +294,8 @@ def _group_data(group: Any) -> dict[str, Any]:
     return {
         "name": group.name,
         "kind": group.kind,
-        "units": _count(group.units),
-        "axes": [str(axis) for axis in group.axes],
+        "units": group.units,
+        "axes": list(group.axes),
         "couplings": [str(coupling) for coupling in group.couplings],
     }
 

@@ -69,7 +69,7 @@ MACS: dict[Any, Callable[[Shape, fx.Node], int]] = {
 
 
 def count_cost(
-    model: nn.Module, labelling: Labelling, solution: Solution, alive: Mask, plan: Plan | None
+    model: nn.Module, labelling: Labelling, solution: Solution, alive: Mask, plan: Plan | None, evaluated: int
 ) -> Cost:
     """The cost of the traced evaluation when the classes ``alive`` live."""
     sizes = Sizes(labelling, solution, solution.atoms)
@@ -77,7 +77,7 @@ def count_cost(
     def shape(node: fx.Node) -> list[int]:
         return [sizes.count(alive, node, d) for d in range(len(node.meta["shape"]))]
 
-    macs = sum(MACS[node.target](shape, node) for node in labelling.nodes if node.target in MACS)
+    macs = sum(MACS[node.target](shape, node) for node in labelling.nodes[:evaluated] if node.target in MACS)
     parameters = {name for name, _ in model.named_parameters()}
     params = total = 0
     for name, tensor in named_tensors(model):

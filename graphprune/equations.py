@@ -96,9 +96,15 @@ class Sizes:
     def count(self, alive: Mask, node: fx.Node, dim: int | str, stop: int | None = None) -> int:
         """The number of living entries (before ``stop``) when the classes ``alive`` live."""
         found = self.labelling.dimension(node, dim)
-        if not found or not found[0].touching([found[1]]):
+        if not found:
             return self.dense(node, dim) if stop is None else stop
-        return int(living(self.solution, alive, *found)[:stop].sum())
+        return self.count_in(alive, *found, stop)
+
+    def count_in(self, alive: Mask, value: Labelled, dim: int, stop: int | None = None) -> int:
+        """The number of living entries (before ``stop``) of one dimension of a labelled tensor."""
+        if not value.touching([dim]):
+            return value.shape[dim] if stop is None else stop
+        return int(living(self.solution, alive, value, dim)[:stop].sum())
 
     def form(self, node: fx.Node, dim: int | str, stop: int | None = None) -> Form:
         """The size of a dimension, or the number of its entries before ``stop``."""
@@ -113,9 +119,11 @@ class Sizes:
         labs = found[0].touching([found[1]]) if found else []
         entries, atoms = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for lab in labs:
-            at, atom = self._necessary(slot_classes(self.solution, lab.ids, found[1])[:length])
-            entries.append(at)
-            atoms.append(atom)
+            at, atom = self._necessary(slot_classes(self.solution, lab.ids, found[1]))
+            if min(lab.dims) < found[1]:
+                at, atom = _without_rows(at, atom, self.dense(node, dim))
+            entries.append(at[at < length])
+            atoms.append(atom[at < length])
         return self._bag(np.concatenate(entries), np.concatenate(atoms), length)
 
     def _necessary(self, classes: Ids) -> tuple[Ids, Ids]:
@@ -158,6 +166,13 @@ class Sizes:
         return [self._bag(column[at == r], atom[at == r], columns) for r in range(rows)]
 
 
+def _without_rows(at: Ids, atom: Ids, entries: int) -> tuple[Ids, Ids]:
+    """Leave out atoms that every entry needs: they remove a whole row, and do not change its length."""
+    _, inverse, times = np.unique(atom, return_inverse=True, return_counts=True)
+    inner = times[inverse] < entries if len(atom) else np.zeros(0, bool)
+    return at[inner], atom[inner]
+
+
 def slot_classes(solution: Solution, ids: Ids, dim: int) -> Ids:
     """Classes by entry of ``dim``: outer dimensions at their first row, inner ones as alternatives."""
     outer = tuple(slice(0, 1) for _ in range(dim))
@@ -165,11 +180,15 @@ def slot_classes(solution: Solution, ids: Ids, dim: int) -> Ids:
 
 
 def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
-    """Which entries of ``dim`` have any living element."""
+    """Which entries of ``dim`` have any living element, in the outer row that has most of them.
+
+    Rows are equally long where they live at all, but need not keep the same entries.
+    """
     mask = np.ones((1,) * value.ndim, bool)
     for lab in value.labs:
         mask = mask & alive[solution.of[lab.ids]]
-    return mask.any(axis=tuple(d for d in range(value.ndim) if d != dim))
+    rows = mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))).any(axis=2)
+    return rows[rows.sum(axis=1).argmax()]
 
 
 def attributes_of(expr: Expr) -> Iterator[Attr]:
@@ -212,7 +231,7 @@ class Reader:
             if not self._rebuilt(module):
                 self._demand(left, right, line)
         for expr, line in log.numbers:
-            self._freeze_number(expr, line)
+            self._demand_number(expr, line)
         for ids, _ in self.sizes.labelling.labels.facts.rectangles:
             self._demand_rectangle(ids)
         return self.demands
@@ -305,13 +324,16 @@ class Reader:
             return number(int(left.constant // right.constant))
         return left.times(right.constant if expr.op == "*" else 1 / right.constant)
 
-    def _freeze_number(self, expr: Expr, line: Line | None) -> None:
+    def _demand_number(self, expr: Expr, line: Line | None) -> None:
+        """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""
+        text = f"the size {expr} is used as a number"
         try:
-            form = self._evaluate(expr)
+            if isinstance(expr, BinOp):
+                self._require(number(expr.value), expr, line)
+            else:
+                self._freeze(self._evaluate(expr).atoms, line, text)
         except NotLinear as error:
-            self._freeze(error.atoms, line, f"the size {expr} is used as a number")
-        else:
-            self._freeze(form.atoms, line, f"the size {expr} is used as a number")
+            self._freeze(error.atoms, line, text)
 
     def _demand_rectangle(self, ids: Ids) -> None:
         try:

@@ -13,16 +13,16 @@ from torch import nn
 
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.cost import Cost, count_cost
-from graphprune.equations import Demands, Sizes, read_demands
+from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
 from graphprune.groups import Frozen, Group, Units
 from graphprune.importance import Importance
 from graphprune.inputs import first_that_runs, normalise
 from graphprune.label import Labelling, label
 from graphprune.plan import Plan
-from graphprune.planner import make_plan
+from graphprune.planner import make_plan, selectable
 from graphprune.shadow import named_tensors
-from graphprune.solve import KINDS, Solution, solve
+from graphprune.solve import Solution, solve
 from graphprune.trace import Trace, trace_model
 
 
@@ -78,7 +78,7 @@ class ChannelGraph:
         for axis in self.units.axes:
             classes = self.units.labels_of(axis)
             reasons = self.solution.reason[classes]
-            fixed = reasons >= 0
+            fixed = (reasons >= 0) & self._reported[reasons]
             if fixed.any():
                 number = int(reasons[fixed][0])
                 found.append(Frozen(axis.name, int(fixed.sum()), axis.size, self._reason(number)))
@@ -92,21 +92,21 @@ class ChannelGraph:
         found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]
         return tuple(found)
 
+    @cached_property
+    def _reported(self) -> Any:
+        """Which reasons are about channels at all: kernel sizes and the like are not."""
+        return np.array([bool(r.text) for r in self.labelling.labels.facts.reasons] or [False])
+
     def _reason(self, number: int) -> str:
         reason = self.labelling.labels.facts.reasons[number]
         node = self.labelling.nodes[reason.site]
-        return f"{reason.text}, at {describe_line(node.meta.get('line'))}"
+        line = node.meta.get("line")
+        return f"{reason.text}, at {describe_line(line)}" if line else reason.text
 
     @cached_property
     def demands(self) -> Demands:
-        """What the sizes in the program demand when everything but cells may be removed."""
-        return self.demands_for(head_width=False)
-
-    def demands_for(self, head_width: bool) -> Demands:
-        selectable = self.solution.atoms & (self.units.group_of >= 0)
-        if not head_width:
-            selectable &= self.solution.kind != KINDS.index("cell")
-        return read_demands(self.trace, self.labelling, self.solution, selectable)
+        """What the sizes in the program demand when half of everything is to be removed."""
+        return selectable(self, 0.5, head_width=False)[1]
 
     def sizes(self) -> Sizes:
         """Sizes of all traced tensors as functions of what lives."""
@@ -141,7 +141,9 @@ class ChannelGraph:
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
-        return count_cost(self.model, self.labelling, self.solution, self.alive(plan), plan)
+        return count_cost(
+            self.model, self.labelling, self.solution, self.alive(plan), plan, self.trace.evaluated
+        )
 
     def alive(self, plan: Plan | None) -> Any:
         """For every class of labels, whether it lives under a plan."""

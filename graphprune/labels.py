@@ -23,6 +23,9 @@ Ids = NDArray[np.int64]
 Dims = frozenset[int]
 Shape = tuple[int, ...]
 
+NOT_A_CHANNEL = ""
+"""The reason for fixing what nobody would call a channel (the size of a kernel): not reported."""
+
 
 class Lab(NamedTuple):
     """One label array of a tensor.
@@ -142,12 +145,31 @@ class Labels:
         self.facts.inexact[self.site] = text
 
     def refine(self, lab: Lab, rows: Dims) -> tuple[Lab, Lab]:
-        """Split a label array that varies over ``rows`` and more into a row array and a cell array."""
+        """Split a label array that varies over ``rows`` and more into a row array and a cell array.
+
+        Equal rows (a batch merged with the heads) get equal labels, so that they can be told apart from channels.
+        """
         shape = lab.ids.shape
-        row = self.fresh(shape, sorted(rows), "row")
-        cell = self.fresh(shape, range(len(shape)), "cell")
+        order = [*sorted(rows), *(d for d in range(len(shape)) if d not in rows)]
+        count = int(np.prod([shape[d] for d in rows]))
+        matrix = lab.ids.transpose(order).reshape(count, -1)
+        row, cell = self._rows_and_cells(matrix)
+        ordered = [shape[d] for d in order]
+        wide = [n if d in rows else 1 for d, n in zip(order, ordered, strict=True)]
+        back = np.argsort(order)
+        row, cell = row.reshape(wide).transpose(back), cell.reshape(ordered).transpose(back)
         self.define(lab.ids, row, cell)
         return Lab(row), Lab(cell, cell=True)
+
+    def _rows_and_cells(self, matrix: Ids) -> tuple[Ids, Ids]:
+        first = np.unique(matrix[:, 0])
+        if len(first) == len(matrix):
+            return self.fresh((len(matrix),), [0], "row"), self.fresh(matrix.shape, [0, 1], "cell")
+        rows, which = np.unique(matrix, axis=0, return_inverse=True)
+        return (
+            self.fresh((len(rows),), [0], "row")[which.reshape(-1)],
+            self.fresh(rows.shape, [0, 1], "cell")[which.reshape(-1)],
+        )
 
 
 def refined_by(labs: Sequence[Lab], lab: Lab, dims: Dims) -> bool:
@@ -188,9 +210,10 @@ def align(labels: Labels, operands: Sequence[Labelled], shape: Shape) -> list[La
     """The label arrays of an elementwise operation on broadcast ``operands``.
 
     Where two operands both have a real dimension, their elements there are the same channels. An operand that has a
-    dimension without labelling it cannot lose entries of it, nor can the others then.
+    dimension without labelling it cannot lose entries of it, nor can the others then. The result carries the labels of
+    activations rather than those of parameters, so that a parameter can follow the order of its input.
     """
-    padded = [_padded(x, len(shape)) for x in operands]
+    padded = sorted((_padded(x, len(shape)) for x in operands), key=lambda x: x.movable)
     return list(reduce(lambda a, b: _align_pair(labels, a, b), padded).labs)
 
 
@@ -253,7 +276,7 @@ def _fix_unmatched(labels: Labels, a: list[Lab], b: list[Lab], shared: Dims) -> 
     for mine, other in ((a, b), (b, a)):
         covered = frozenset[int]().union(*(lab.dims for lab in other))
         lost = [lab for lab in mine if not (lab.dims & shared & covered)]
-        labels.fix(lost, "combined with a tensor that has this dimension but no channels in it")
+        labels.fix(lost, "meets a dimension without channels (the model's input, a position, a constant)")
         mine[:] = [lab for lab in mine if lab.dims & shared & covered]
 
 

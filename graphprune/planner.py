@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphprune.allocate import allocate, make_parts, share_kept
-from graphprune.equations import Demands, Sizes, attributes_of
+from graphprune.equations import Demands, Sizes, attributes_of, read_demands
 from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Importance, Scores, criterion
 from graphprune.labels import Ids
+from graphprune.order import Disorder, Orders, orders_of, ragged
 from graphprune.plan import Choice, Plan
 from graphprune.shadow import named_tensors
 from graphprune.sizes import OPERATORS, Attr, BinOp, Const, Expr, SizeUse
@@ -30,6 +31,7 @@ class Chosen:
 
     alive: Mask
     sizes: dict[str, int]
+    orders: Orders = field(default_factory=dict)
 
 
 def make_plan(
@@ -37,15 +39,16 @@ def make_plan(
 ) -> Plan:
     """See :meth:`graphprune.graph.ChannelGraph.plan`."""
     score = criterion(importance)
-    demands = graph.demands_for(head_width)
+    free, demands = selectable(graph, ratio, head_width)
     sizes = graph.sizes()
-    free = _selectable(graph, ratio, head_width, demands)
     scores: dict[int, Scores] = {}
     context = _context(graph, score, seed)
     for _ in range(8):
         alive = _choose(graph, ratio, free, demands, lambda g: _score(graph, g, score, context, scores))
         chosen = Chosen(alive, _attribute_values(sizes, demands, alive))
         broken = _broken(graph, sizes, chosen)
+        if not len(broken):
+            broken = _put_in_order(graph, sizes, chosen)
         if not len(broken):
             return _plan(graph, chosen, ratio, importance, seed)
         free = free & ~np.isin(np.arange(len(free)), broken)
@@ -66,11 +69,26 @@ def _context(graph: ChannelGraph, score: Importance, seed: int) -> Context:
     return Context(tensors, graph.units, seed)
 
 
-def _selectable(graph: ChannelGraph, ratio: float, head_width: bool, demands: Demands) -> Mask:
-    """The atoms that may be removed: of nested kinds the outermost that the ratio reaches."""
+def selectable(graph: ChannelGraph, ratio: float, head_width: bool) -> tuple[Mask, Demands]:
+    """The atoms that may be removed, and what sizes demand of them.
+
+    Of nested kinds it is the outermost that the ratio reaches: key/value groups, else query heads within them. What the
+    sizes freeze may pass the choice on to the next kind, so the question is asked until the answer stays.
+    """
+    frozen: dict[int, str] = {}
+    while True:
+        free = _outermost(graph, ratio, head_width, frozen)
+        demands = read_demands(graph.trace, graph.labelling, graph.solution, free)
+        if demands.frozen.keys() <= frozen.keys():
+            demands.frozen.update(frozen)
+            return free, demands
+        frozen |= demands.frozen
+
+
+def _outermost(graph: ChannelGraph, ratio: float, head_width: bool, frozen: dict[int, str]) -> Mask:
     kind = graph.solution.kind
     free = graph.solution.atoms & (graph.units.group_of >= 0)
-    free[list(demands.frozen)] = False
+    free[list(frozen)] = False
     if head_width:
         return free & (kind != _ROW) & (kind != _REPEAT)
     free &= kind != _CELL
@@ -186,6 +204,18 @@ def _atoms_behind(graph: ChannelGraph, sizes: Sizes, use: SizeUse) -> Ids:
     return np.unique(graph.solution.expand(np.concatenate(classes))[0])
 
 
+def _put_in_order(graph: ChannelGraph, sizes: Sizes, chosen: Chosen) -> Ids:
+    """Find the order of the survivors; where there is none, return the atoms of the ragged rectangles."""
+    rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
+    if rectangles:
+        try:
+            chosen.orders = orders_of(graph.labelling, sizes, chosen.alive)
+        except Disorder:
+            classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
+            return np.unique(graph.solution.expand(classes)[0])
+    return np.zeros(0, np.int64)
+
+
 def _plan(graph: ChannelGraph, chosen: Chosen, ratio: float, importance: str | Importance, seed: int) -> Plan:
     choices = []
     for group in graph.units.groups:
@@ -196,7 +226,7 @@ def _plan(graph: ChannelGraph, chosen: Chosen, ratio: float, importance: str | I
         alive = chosen.alive[graph.units.labels_of(axis)]
         if not alive.all():
             name, dim = axis.name[:-1].rsplit("[", 1)
-            kept.setdefault(name, {})[int(dim)] = np.flatnonzero(alive)
+            kept.setdefault(name, {})[int(dim)] = chosen.orders.get(axis, np.flatnonzero(alive))
     shapes = {name: tuple(t.shape) for name, t in named_tensors(graph.model)}
     name = importance if isinstance(importance, str) else getattr(importance, "__name__", "custom")
     return Plan(kept, shapes, chosen.sizes, tuple(choices), float(ratio), name, seed)

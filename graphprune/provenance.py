@@ -100,7 +100,7 @@ def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     if isinstance(sizes, int):
-        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != sizes))
+        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != int(sizes)))
     for out, size in zip(outs, sizes, strict=False):
         watcher.note(out, dim, size)
     return outs

@@ -11,7 +11,7 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -49,7 +49,30 @@ class Trace:
     aliases: dict[str, tuple[str, ...]]
     unreached: tuple[str, ...] = ()
     note: str = ""
-    kinds: dict[str, str] = field(default_factory=dict)
+    evaluated: int = 0
+    results: int = 0
+
+    def evaluation(self) -> fx.Graph:
+        """A copy of the part of the graph that evaluation mode runs, with its outputs."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in list(self.graph.nodes)[: self.evaluated]:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            self._originals[copies[node]] = node
+        graph.output(tuple(copies[n] for n in self.outputs[: self.results]))
+        return graph
+
+    def original(self, node: fx.Node) -> fx.Node:
+        """The node of this trace that a node of :meth:`evaluation` copies."""
+        return self._originals.get(node, node)
+
+    def site(self, node: fx.Node) -> int:
+        """The number of a node in execution order."""
+        return self._sites.setdefault(self.original(node), -1)
+
+    def __post_init__(self) -> None:
+        self._originals: dict[fx.Node, fx.Node] = {}
+        self._sites = {node: i for i, node in enumerate(self.graph.nodes)}
 
 
 class Recorder(TorchDispatchMode):
@@ -120,6 +143,11 @@ class Recorder(TorchDispatchMode):
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
 
+    def forget(self, gone: set[fx.Node]) -> None:
+        """Tensors made by these nodes are no longer known."""
+        made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}
+        self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
+
     def _node_for(self, tensor: Tensor) -> fx.Node:
         return self.lookup(tensor) or self._constant(tensor)
 
@@ -143,7 +171,7 @@ class Recorder(TorchDispatchMode):
         return out
 
 
-_LIBRARY = (torch.__path__[0], __file__.rsplit("/", 1)[0] + "/")
+_LIBRARY = (torch.__path__[0] + "/", __file__.rsplit("/", 1)[0] + "/")
 _is_library: dict[str, bool] = {}
 
 
@@ -220,6 +248,7 @@ def record(
     recorder = Recorder(make_shadow(model, log, abstract), log, abstract)
     recorder.shadow.module.eval()
     results = _call(recorder, args, kwargs, outputs)
+    evaluated, count = len(recorder.graph.nodes), len(results)
     note = ""
     if any(name not in recorder.used for name, _ in recorder.shadow.module.named_parameters()):
         note = _record_training(recorder, args, kwargs, outputs, results)
@@ -236,26 +265,34 @@ def record(
         _aliases(model),
         unreached,
         note,
+        evaluated,
+        count,
     )
 
 
 def _record_training(
     recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None, results: list[fx.Node]
 ) -> str:
-    """What only training runs is part of the model. Returns why training could not be traced, or ""."""
+    """What only training runs is part of the model. Returns why training could not be traced, or "".
+
+    Training is tried on the example and on a batch of it twice, since BatchNorm wants more than one value.
+    """
     recorder.shadow.module.train()
-    before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
-    used = set(recorder.used)
-    try:
-        trained = _call(recorder, args, kwargs, outputs)
-    except Exception as error:
-        trained, note = [], f"training mode could not be traced: {type(error).__name__}: {error}"
-    else:
-        note = ""
-        if recorder.used != used:
-            results.extend(trained)
-            return note
-    _forget(recorder, before, inputs, used)
+    note = ""
+    for times in (1, 2):
+        before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
+        used = set(recorder.used)
+        batch = [map_tensors(lambda t: torch.cat([t] * times) if t.ndim else t, v) for v in (args, kwargs)]  # noqa: B023
+        try:
+            trained = _call(recorder, *batch, outputs)
+        except Exception as error:
+            note = f"training mode could not be traced: {type(error).__name__}: {error}"
+        else:
+            if recorder.used != used:
+                results.extend(trained)
+                return ""
+            note = ""
+        _forget(recorder, before, inputs, used)
     return note
 
 
@@ -267,6 +304,7 @@ def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None
     log.uses[:] = [u for u in log.uses if u.node not in gone]
     log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
     log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
+    recorder.forget(gone)
     for node in reversed(dropped):
         recorder.graph.erase_node(node)
     del recorder.inputs[inputs:]

@@ -211,4 +211,3 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     *(_kv_groups(f"blocks.{block}", 2) for block in range(4)),
     *(_mlp(f"blocks.{block}", 172) for block in range(4)),
 )
-EXPECTED_UNLISTED: tuple[str, ...] = ()

@@ -233,6 +233,15 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     ("channel", 8, ("dense.2.conv.weight[0]", *_dense(3))),
     _shuffle("shuffle.0"),
     _shuffle("shuffle.1"),
+    # Outputs of `transition`, t0 to t31, and of the two transformed halves, u0 to u15 and v0 to v15, by use:
+    ("channel", 16, (*_norm("transition"), "shuffle.0.enter.conv.weight[1]")),  # t16 to t31
+    # shuffle.0 puts out t0, u0, t1, u1, ... t15, u15, so that shuffle.1 transforms t8, u8, ... t15, u15,
+    ("channel", 8, (*_norm("transition"), "shuffle.1.enter.conv.weight[1]")),
+    ("channel", 8, (*_norm("shuffle.0.leave"), "shuffle.1.enter.conv.weight[1]")),
+    # and keeps t0, u0, ... t7, u7, which go on to `widen` with v0 to v15.
+    ("channel", 8, (*_norm("transition"), "widen.conv.weight[1]")),
+    ("channel", 8, (*_norm("shuffle.0.leave"), "widen.conv.weight[1]")),
+    ("channel", 16, (*_norm("shuffle.1.leave"), "widen.conv.weight[1]")),
     (
         "channel",
         48,
@@ -259,10 +268,4 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     _branch("pooled.1", 8),
     ("channel", 20, (*_norm("residual.first"), "residual.second.conv.weight[1]")),
     ("channel", 32, ("fc1.weight[0]", "fc1.bias[0]", "fc2.weight[1]")),
-)
-# Chunk and shuffle cut these into pieces that depend on how even halves are enforced.
-EXPECTED_UNLISTED: tuple[str, ...] = (
-    "transition.conv.weight[0]",
-    "shuffle.0.leave.conv.weight[0]",
-    "shuffle.1.leave.conv.weight[0]",
 )

@@ -148,4 +148,3 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     *(_hidden(block, 576) for block in (11, 12, 13)),
     *(_hidden(block, 960) for block in (14, 15, 16)),
 )
-EXPECTED_UNLISTED: tuple[str, ...] = ()

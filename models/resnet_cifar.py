@@ -129,4 +129,3 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     *(_inside(f"layer2.{block}", 32) for block in range(3)),
     *(_inside(f"layer3.{block}", 64) for block in range(3)),
 )
-EXPECTED_UNLISTED: tuple[str, ...] = ()

@@ -151,4 +151,3 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     *(_heads(f"blocks.{block}", 4) for block in range(4)),
     *(_mlp(f"blocks.{block}", 128) for block in range(4)),
 )
-EXPECTED_UNLISTED: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import Lab, Labelled, align
+from graphprune.labels import NOT_A_CHANNEL, Lab, Labelled, align
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.movement import reshape
 from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
@@ -76,7 +76,7 @@ def convolution(
 
 
 def _kernel(call: Call, weight: Labelled) -> Labelled:
-    call.freeze(Labelled(weight.shape, tuple(lab for lab in weight.labs if lab.dims - {0, 1})), "kernel size")
+    call.labels.fix([lab for lab in weight.labs if lab.dims - {0, 1}], NOT_A_CHANNEL)
     return only(weight, [0, 1])
 
 

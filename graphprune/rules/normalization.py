@@ -53,7 +53,7 @@ def _masked_moments(x: Tensor, alive: Tensor, dims: Sequence[int]) -> tuple[Tens
 def masked_layer_norm(
     alive: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, variance = _masked_moments(x, alive, range(x.ndim - len(shape), x.ndim))
+    mean, variance = _masked_moments(x, alive, list(range(x.ndim - len(shape), x.ndim)))
     scale = (variance + eps).rsqrt()
     out = (x - mean) * scale
     out = out if weight is None else out * weight

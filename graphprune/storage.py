@@ -1,0 +1,82 @@
+"""Save a slim model as safetensors and JSON, and load it into a fresh one. Nothing is pickled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
+from torch import nn
+
+from graphprune.errors import LoadError, PlanError
+from graphprune.plan import HISTORY, Plan
+
+WEIGHTS = "model.safetensors"
+PLANS = "plan-{number}.json"
+
+
+def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
+    """Write ``model.safetensors`` and one ``plan-N.json`` for every round of pruning.
+
+    Args:
+        slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not.
+        directory: created where missing. Each file is replaced atomically, the weights last.
+
+    Raises:
+        PlanError: the model was not made by graphprune, so there is no plan to save.
+    """
+    plans: tuple[Plan, ...] = getattr(slim, HISTORY, ())
+    if not plans:
+        raise PlanError(
+            f"slim: this {type(slim).__name__} carries no plan; pass the module that prune_model(...) or "
+            "plan.apply(...) returned"
+        )
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, plan in enumerate(plans):
+        text = plan.to_json()
+        _replace(folder / PLANS.format(number=number), lambda path, text=text: path.write_text(text))
+    for stale in set(folder.glob(PLANS.format(number="*"))) - {folder / PLANS.format(number=i) for i in range(len(plans))}:
+        stale.unlink()
+    _replace(folder / WEIGHTS, lambda path: save_model(slim, str(path)))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write beside ``path`` and move into place, so that a reader sees the old file or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(directory: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """The saved slim model, rebuilt from a fresh dense one of the original architecture, which is not changed.
+
+    Raises:
+        LoadError: files are missing or damaged, or describe another architecture.
+    """
+    folder = Path(directory)
+    paths = [folder / PLANS.format(number=i) for i in range(len(list(folder.glob(PLANS.format(number="*")))))]
+    if not paths or not (folder / WEIGHTS).is_file():
+        raise LoadError(
+            f"directory: {folder} holds no saved model ({PLANS.format(number=0)} and {WEIGHTS}); "
+            "pass the directory that graphprune.save wrote"
+        )
+    slim = model
+    for path in paths:
+        try:
+            slim = Plan.from_json(path.read_text()).apply(slim)
+        except (LoadError, PlanError, OSError) as error:
+            raise LoadError(f"model: {path} does not apply to this {type(model).__name__}: {error}") from error
+    try:
+        load_model(slim, str(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise LoadError(f"directory: {folder / WEIGHTS} does not hold the weights of this model: {error}") from error
+    return slim
