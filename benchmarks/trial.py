@@ -54,7 +54,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
     steps = clock("train", lambda: {str(size): _train_step(slim, model, inputs, size) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
-    unexpected, error = _unexpected(graph), _error(check, steps)
+    unexpected, error = _unexpected(model, graph), _error(check, steps)
     return {
         "zoo": zoo_name,
         "model": name,
@@ -104,23 +104,22 @@ def _status(error: str, frozen: list[Frozen]) -> str:
     return "partly" if frozen else "passed"
 
 
-def _unexpected(graph: Any) -> list[Frozen]:
-    """Axes that are frozen although they are neither an interface of the model nor of another nature.
+def _unexpected(model: nn.Module, graph: Any) -> list[Frozen]:
+    """Axes of parameters that cannot lose anything at all, other than for being the model's output.
 
-    What the model takes in and gives out keeps its size, a vocabulary is addressed by number, and kernels and
-    positions are not channels. The last show in a parameter by its having a dimension that can be pruned too.
+    A dimension that is no channel (a kernel, a vocabulary, positions, the colours of an image) shares its
+    parameter with one that is. Where channels are frozen, their norms and biases are left with no dimension.
     """
-    prunable = {axis.partition("[")[0] for group in graph.groups for axis in group.axes}
-    whole = [item for item in graph.frozen if item.count == item.size]
+    stuck = {name for name, _ in model.named_parameters()} - _prunable_names(graph)
     return [
         item
-        for item in whole
-        if not item.reason.startswith(_INTERFACE)
-        and not (item.reason.startswith("combined with") and item.axis.partition("[")[0] in prunable)
+        for item in graph.frozen
+        if item.axis.partition("[")[0] in stuck and not item.reason.startswith("output of the model")
     ]
 
 
-_INTERFACE = ("output of the model", "embedding: rows", "convolution: kernel size")
+def _prunable_names(graph: Any) -> set[str]:
+    return {axis.partition("[")[0] for group in graph.groups for axis in group.axes}
 
 
 def _error(check: Any, steps: dict[str, str]) -> str:
@@ -136,7 +135,7 @@ def _parameters(model: nn.Module) -> int:
 
 def _prunable(model: nn.Module, graph: Any) -> float:
     """Fraction of the parameters that lie on at least one axis that can lose channels."""
-    names = {axis.partition("[")[0] for group in graph.groups for axis in group.axes}
+    names = _prunable_names(graph)
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     return sum(size for name, size in sizes.items() if name in names) / max(sum(sizes.values()), 1)
 

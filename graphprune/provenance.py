@@ -195,6 +195,13 @@ def _with_groups(position: int, name: str) -> Handler:
     return handler
 
 
+def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``torch.tensor(values, device=...)`` keeps its values also where the model lives on ``meta``."""
+    if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
+        kwargs = {**kwargs, "device": "cpu"}
+    return func(*args, **kwargs)
+
+
 def _handlers() -> dict[Any, Handler]:
     view = (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to)
     factory = (Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full)
@@ -208,6 +215,7 @@ def _handlers() -> dict[Any, Handler]:
         F.rms_norm: _layer_norm,
         torch.rms_norm: _layer_norm,
         torch.group_norm: _with_groups(1, "num_groups"),
+        **{f: _literal for f in (torch.tensor, torch.as_tensor, torch.scalar_tensor)},
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
         **{f: _view for f in view},
         **{f: _unflatten for f in (Tensor.unflatten, torch.unflatten)},

@@ -24,11 +24,12 @@ TORCH_NN_SIZES = frozenset(
 
 @dataclass(frozen=True)
 class Shadow:
-    """The stand-in ``module`` and the names of its tensors (the first name where one is tied)."""
+    """The stand-in ``module``, the names of its tensors (the first name where one is tied), and what they stand for."""
 
     module: nn.Module
     names: dict[int, str]
     paths: dict[int, str]
+    originals: dict[int, torch.Tensor]
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -39,12 +40,15 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 def make_shadow(model: nn.Module, log: SizeLog, abstract: bool = True) -> Shadow:
     """Copy ``model``; with ``abstract`` its floating-point tensors become shapes on ``meta``."""
-    module = copy_module(model, {id(t): _stand_in(t, abstract) for t in all_tensors(model)})
+    tensors = {id(t): t for t in all_tensors(model)}
+    twins = {key: _stand_in(t, abstract) for key, t in tensors.items()}
+    module = copy_module(model, twins)
     paths = {}
     for path, submodule in module.named_modules():
         paths[id(submodule)] = path
         _mark_sizes(submodule, f"{path}." if path else "", log)
-    return Shadow(module, {id(t): name for name, t in named_tensors(module)}, paths)
+    names = {id(t): name for name, t in named_tensors(module)}
+    return Shadow(module, names, paths, {id(twin): tensors[key] for key, twin in twins.items()})
 
 
 def _stand_in(tensor: torch.Tensor, abstract: bool) -> torch.Tensor:

@@ -132,7 +132,7 @@ class Recorder(TorchDispatchMode):
 
     def _constant(self, tensor: Tensor) -> fx.Node:
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = tensor
+        self.constants[name] = self.shadow.originals.get(id(tensor), tensor)
         return self._get_attr(name, tensor)
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
