@@ -2,8 +2,8 @@
 
 A model has *passed* when the slim model ran forward and backward in train mode at batch 1 and 4, and its
 largest difference from the masked original, in float64, is at most 1e-10 of the largest output. It is
-*partly* pruned when it passed, but has parameters of which nothing can be pruned and that are not just its
-outputs. Else it *failed*.
+*partly* pruned when it passed, but has parameters of which nothing can be pruned, other than those that are
+as wide as an output or a vocabulary. Else it *failed*.
 
 Every model has a process of its own, so that its memory comes back and a hang ends at ``--timeout``. A
 model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;

@@ -105,17 +105,20 @@ def _status(error: str, frozen: list[Frozen]) -> str:
 
 
 def _unexpected(model: nn.Module, graph: Any) -> list[Frozen]:
-    """Axes of parameters that cannot lose anything at all, other than for being the model's output.
+    """Axes of parameters that cannot lose anything at all, other than for being an output or a vocabulary.
 
-    A dimension that is no channel (a kernel, a vocabulary, positions, the colours of an image) shares its
+    A dimension that is no channel (a kernel, positions, the colours of an image) shares its
     parameter with one that is. Where channels are frozen, their norms and biases are left with no dimension.
     """
     stuck = {name for name, _ in model.named_parameters()} - _prunable_names(graph)
     return [
         item
         for item in graph.frozen
-        if item.axis.partition("[")[0] in stuck and not item.reason.startswith("output of the model")
+        if item.axis.partition("[")[0] in stuck and not item.reason.startswith(_INTERFACE)
     ]
+
+
+_INTERFACE = ("output of the model", "embedding: rows")
 
 
 def _prunable_names(graph: Any) -> set[str]:

@@ -38,6 +38,8 @@ class AbstractDevice:
         kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
             kwargs["device"] = META
+        if _changes_in_place(func):
+            return args[0]
         return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)
 
     def _run_real(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
@@ -66,6 +68,14 @@ def _positions_of_masks(func: Any, args: tuple) -> tuple:
         real_mask = i is not None and i.dtype == torch.bool and i.device != META
         indices.extend(i.nonzero().unbind(1) if real_mask else [i])
     return (args[0], indices, *args[2:])
+
+
+@lru_cache(maxsize=4096)
+def _changes_in_place(func: Any) -> bool:
+    """Elementwise and in place: on shapes there is nothing to do."""
+    first = func._schema.arguments[0] if func._schema.arguments else None
+    written = first is not None and first.alias_info is not None and first.alias_info.is_write
+    return written and first.name == "self" and torch.Tag.pointwise in func.tags
 
 
 @lru_cache(maxsize=4096)

@@ -99,38 +99,42 @@ class Units:
         index = np.concatenate([np.arange(n) for n in sizes])
         classes = np.concatenate([self.labels_of(a) for a in self.axes])
         unit, axis, index = self.solution.expand(classes, number, index)
-        order = np.lexsort((index, axis))
-        return Occurrences(unit[order], axis[order], index[order])
+        if self.solution.levels:
+            order = np.argsort(axis, kind="stable")
+            unit, axis, index = unit[order], axis[order], index[order]
+        return Occurrences(unit, axis, index)
 
     def _groups(self) -> tuple[Group, ...]:
+        """Units by the axes they occur in, told apart by a sum of random numbers, one for each axis."""
         unit, axis = self.occurrences.unit, self.occurrences.axis
         if not len(unit):
             return ()
-        pair = np.unique(unit * len(self.axes) + axis)
-        pair_unit, pair_axis = np.divmod(pair, len(self.axes))
-        atoms, position = np.unique(pair_unit, return_inverse=True)
+        classes = len(self.solution.reason)
         noise = np.random.default_rng(0).integers(1, 1 << 62, len(self.axes), dtype=np.int64)
-        signature = np.zeros(len(atoms), np.int64)
-        np.add.at(signature, position, noise[pair_axis])
-        signature += self.solution.kind[atoms]
-        first = np.full(len(self.solution.reason), len(unit), np.int64)
-        np.minimum.at(first, unit, np.arange(len(unit)))
-        return self._named(_partition(atoms, signature, first[atoms]), pair_unit, pair_axis)
+        signature = self.solution.kind.copy()
+        np.add.at(signature, unit, noise[axis])
+        first = np.full(classes, len(unit), np.int64)
+        first[unit[::-1]] = np.arange(len(unit))[::-1]
+        atoms = np.flatnonzero(first < len(unit))
+        return self._named(_partition(atoms, signature[atoms], first[atoms]))
 
-    def _named(self, members: list[Ids], pair_unit: Ids, pair_axis: Ids) -> tuple[Group, ...]:
-        start = np.searchsorted(pair_unit, [m[0] for m in members])
-        stop = np.searchsorted(pair_unit, [m[0] for m in members], side="right")
+    def _named(self, members: list[Ids]) -> tuple[Group, ...]:
+        group_of = np.full(len(self.solution.reason), -1, np.int64)
+        group_of[[m[0] for m in members]] = np.arange(len(members))
+        group = group_of[self.occurrences.unit]
+        pairs = np.stack([group, self.occurrences.axis], 1)[group >= 0]
+        axes: list[list[int]] = [[] for _ in members]
+        for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
+            axes[number].append(axis)
         used: dict[str, int] = {}
-        groups = []
-        for atoms, a, b in zip(members, start, stop, strict=True):
-            kind = KINDS[self.solution.kind[atoms[0]]]
-            kind = SHOWN_KINDS.get(kind, kind)
-            axes = tuple(self.axes[i].name for i in pair_axis[a:b])
-            name = _group_name(axes[0], kind)
-            used[name] = used.get(name, 0) + 1
-            name = name if used[name] == 1 else f"{name}#{used[name]}"
-            groups.append(Group(name, kind, axes, atoms))
-        return tuple(groups)
+        return tuple(self._group(m, [self.axes[i].name for i in a], used) for m, a in zip(members, axes, strict=True))
+
+    def _group(self, atoms: Ids, axes: list[str], used: dict[str, int]) -> Group:
+        kind = KINDS[self.solution.kind[atoms[0]]]
+        kind = SHOWN_KINDS.get(kind, kind)
+        name = _group_name(axes[0], kind)
+        used[name] = used.get(name, 0) + 1
+        return Group(name if used[name] == 1 else f"{name}#{used[name]}", kind, tuple(axes), atoms)
 
     @cached_property
     def group_of(self) -> Ids:
@@ -143,12 +147,11 @@ class Units:
 
 def _partition(atoms: Ids, signature: Ids, first: Ids) -> list[Ids]:
     """Atoms by equal signature; groups, and the units in each, in the order of first occurrence."""
-    order = np.argsort(first, kind="stable")
-    atoms, signature = atoms[order], signature[order]
-    _, start, group = np.unique(signature, return_index=True, return_inverse=True)
-    by_group = np.argsort(group, kind="stable")
-    pieces = np.split(atoms[by_group], np.cumsum(np.bincount(group))[:-1])
-    return [pieces[i] for i in np.argsort(start)]
+    order = np.lexsort((first, signature))
+    atoms, signature, first = atoms[order], signature[order], first[order]
+    starts = np.flatnonzero(np.diff(signature, prepend=signature[0] - 1))
+    pieces = np.split(atoms, starts[1:])
+    return [pieces[i] for i in np.argsort(first[starts])]
 
 
 def _group_name(axis: str, kind: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,39 +24,60 @@ class Context:
     tensors: Mapping[str, Tensor]
     units: Units
     seed: int = 0
-    _norms: dict[tuple[float, int], Scores] = field(default_factory=dict)
+    _norms: dict[float, Scores] = field(default_factory=dict)
 
     def coupled_norms(self, group: Group, order: float) -> Scores:
         """For each unit the sum of |w|**order over all parameter entries that go with it. Shape [units]."""
-        table = self._table(order)
-        return table[group.atoms]
-
-    def _table(self, order: float) -> Scores:
-        key = (order, 0)
-        if key not in self._norms:
-            self._norms[key] = self._sum_over_axes(order)
-        return self._norms[key]
+        if order not in self._norms:
+            self._norms[order] = self._sum_over_axes(order)
+        return self._norms[order][group.atoms]
 
     def _sum_over_axes(self, order: float) -> Scores:
         occurrences = self.units.occurrences
-        total = np.zeros(len(self.units.solution.reason))
-        starts = np.searchsorted(occurrences.axis, np.arange(len(self.units.axes) + 1))
-        for i, axis in enumerate(self.units.axes):
-            here = slice(starts[i], starts[i + 1])
+        sums = np.zeros(len(occurrences.unit))
+        bounds = np.searchsorted(occurrences.axis, np.arange(len(self.units.axes) + 1))
+        wanted: dict[str, list[tuple[int, slice]]] = {}
+        for axis, start, stop in zip(self.units.axes, bounds, bounds[1:], strict=False):
             name, dim = axis.name[:-1].rsplit("[", 1)
-            tensor = self.tensors.get(name)
-            if tensor is not None and starts[i + 1] > starts[i]:
-                sums = entry_norms(tensor, int(dim), order)
-                np.add.at(total, occurrences.unit[here], sums[occurrences.index[here]])
-        return total
+            if name in self.tensors and stop > start:
+                wanted.setdefault(name, []).append((int(dim), slice(start, stop)))
+        for name, places in wanted.items():
+            norms = entry_norms(self.tensors[name], [dim for dim, _ in places], order)
+            for (_, here), values in zip(places, norms, strict=True):
+                sums[here] = values[occurrences.index[here]]
+        return np.bincount(occurrences.unit, sums, len(self.units.solution.reason))
 
 
-def entry_norms(tensor: Tensor, dim: int, order: float) -> Scores:
-    """The sum of |w|**order over all other dimensions, for every entry of ``dim``. Needs no copy of the tensor."""
-    others = [d for d in range(tensor.ndim) if d != dim]
+_BLOCK = 1 << 18
+"""Entries looked at together: what fits a cache."""
+
+
+def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
+    """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
     wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
-    norms = torch.linalg.vector_norm(tensor.detach(), order, dim=others, dtype=wide) if others else tensor.detach().abs()
-    return norms.to(device="cpu", dtype=torch.float64).pow(order).numpy()
+    last = max(dims)
+    flat = tensor.detach().reshape(*tensor.shape[: last + 1], -1)
+    flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
+    rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
+    parts: list[list[Tensor]] = [[] for _ in dims]
+    for block in flat.split(rows):
+        powers = _powers(block.to(wide), order)
+        if powers.ndim > last + 1:
+            powers = powers.sum(-1)
+        for part, dim in zip(parts, dims, strict=True):
+            others = [d for d in range(last + 1) if d != dim]
+            part.append(powers.sum(others) if others else powers)
+    return [_joined(part, dim).double().cpu().numpy() for part, dim in zip(parts, dims, strict=True)]
+
+
+def _powers(block: Tensor, order: float) -> Tensor:
+    if order == 2:
+        return block.square()
+    return block.abs() if order == 1 else block.abs().pow(order)
+
+
+def _joined(blocks: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(blocks) if dim == 0 else torch.stack(blocks).sum(0)
 
 
 def magnitude(order: float) -> Importance:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,12 @@ Shape = tuple[int, ...]
 
 NOT_A_CHANNEL = ""
 """The reason for fixing what nobody would call a channel (the size of a kernel): not reported."""
+
+
+@lru_cache(maxsize=4096)
+def varying(shape: Shape) -> Dims:
+    """The dimensions of a shape that are larger than 1."""
+    return frozenset(d for d, n in enumerate(shape) if n > 1)
 
 
 class Lab(NamedTuple):
@@ -39,7 +45,7 @@ class Lab(NamedTuple):
 
     @property
     def dims(self) -> Dims:
-        return frozenset(d for d, n in enumerate(self.ids.shape) if n > 1)
+        return varying(self.ids.shape)
 
     def at(self, ids: Ids) -> Lab:
         return Lab(ids, self.cell)

@@ -27,6 +27,7 @@ from graphprune.provenance import watching
 from graphprune.shadow import Shadow, make_shadow, named_tensors
 from graphprune.sizes import Line, SizeLog
 
+aten = torch.ops.aten
 Outputs = Callable[[Any], Any]
 
 
@@ -156,7 +157,10 @@ class Recorder(TorchDispatchMode):
         self._line = user_line(sys._getframe(1))
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
+        layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+        if layout is not None and _layout(out) == layout:
+            return out  # a change of memory format
         node = self.graph.call_function(func, node_args, node_kwargs)
         node.meta["module"] = self.stack[-1]
         node.meta["line"] = self._line
@@ -169,6 +173,12 @@ class Recorder(TorchDispatchMode):
                     self._nodes[id(tensor)] = (node, i)
                     self._alive.append(tensor)
         return out
+
+
+def _layout(tensor: Tensor) -> Any:
+    """Where a tensor's elements are; the strides of dimensions of size 1 say nothing."""
+    strides = [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
+    return tensor.shape, strides, tensor.storage_offset()
 
 
 _LIBRARY = (torch.__path__[0] + "/", __file__.rsplit("/", 1)[0] + "/")

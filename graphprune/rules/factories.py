@@ -20,10 +20,10 @@ def _size_after_tensor(slim: Slim, args: Args) -> Args:
     aten.new_zeros.default,
     aten.new_ones.default,
     aten.new_empty.default,
-    aten.new_full.default,
     samples=[sample(t(2, 3), [3, 4])],
     resize=_size_after_tensor,
 )
+@rule(aten.new_full.default, samples=[sample(t(2, 3), [3, 4], 0.5)], resize=_size_after_tensor)
 def new_tensor(call: Call, like: Labelled, *_: Any, **__: Any) -> Labelled:
     """One value everywhere: any entry can go. The example tensor only lends its type."""
     labs = (Lab(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
@@ -34,11 +34,11 @@ def new_tensor(call: Call, like: Labelled, *_: Any, **__: Any) -> Labelled:
     aten.zeros_like.default,
     aten.ones_like.default,
     aten.empty_like.default,
-    aten.full_like.default,
     aten.rand_like.default,
     aten.randn_like.default,
     samples=[sample(t(2, 3))],
 )
+@rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)])
 def like(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
     return Labelled(x.shape, x.labs)
 

@@ -92,7 +92,6 @@ def _out_shape(slim: Slim, args: Args) -> Args:
     aten.view.default,
     aten._unsafe_view.default,
     aten.reshape.default,
-    aten._reshape_alias.default,
     samples=[
         sample(t(2, 6, 4, 3, labelled=[1]), [2, 6, 12]),
         sample(t(2, 6, 4, labelled=[1]), [2, 24]),
@@ -105,22 +104,47 @@ def view(call: Call, x: Labelled, size: Any, *_: Any) -> Labelled:
     return reshape(call.labels, x, call.out)
 
 
-@rule(
-    aten.unsqueeze.default,
-    aten.squeeze.default,
-    samples=[sample(t(3, 4), 1)],
-)
-def unsqueeze(call: Call, x: Labelled, *_: Any) -> Labelled:
-    return reshape(call.labels, x, call.out)
+def _row_major(slim: Slim, args: Args) -> Args:
+    shape = slim.outs[0]
+    return args[0], list(shape), [int(np.prod(shape[d + 1 :])) for d in range(len(shape))]
 
 
 @rule(
-    aten.squeeze.dim,
-    aten.squeeze.dims,
-    samples=[sample(t(3, 1, 4), [1])],
+    aten._reshape_alias.default,
+    samples=[sample(t(4, 6, labelled=[1]), [2, 2, 6], [12, 6, 1])],
+    resize=_row_major,
 )
-def squeeze(call: Call, x: Labelled, *_: Any) -> Labelled:
+def reshape_alias(call: Call, x: Labelled, size: Any, stride: Any) -> Labelled:
     return reshape(call.labels, x, call.out)
+
+
+@rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)])
+def unsqueeze(call: Call, x: Labelled, dim: int) -> Labelled:
+    return reshape(call.labels, x, call.out)
+
+
+def _squeezed(call: Call, x: Labelled, dims: Iterable[int]) -> Labelled:
+    """Two entries stay wherever a dimension of size 1 would be taken away."""
+    for d in dims:
+        first = (slice(0, 1),) * (d % x.ndim) + (slice(0, 2),)
+        held = [lab.at(lab.ids[first].reshape(-1)) for lab in x.touching([d])]
+        call.labels.fix(held, f"{call.op}: takes away a dimension that is left with one entry")
+    return reshape(call.labels, x, call.out)
+
+
+@rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))])
+def squeeze_all(call: Call, x: Labelled) -> Labelled:
+    return _squeezed(call, x, range(x.ndim))
+
+
+@rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)])
+def squeeze_dim(call: Call, x: Labelled, dim: int) -> Labelled:
+    return _squeezed(call, x, [dim])
+
+
+@rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])])
+def squeeze_dims(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
+    return _squeezed(call, x, dims)
 
 
 def _permuted(x: Labelled, order: Sequence[int]) -> Labelled:
@@ -411,9 +435,7 @@ def _is_mask(x: Labelled, dim: int, index: Labelled) -> bool:
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])
-def as_strided(call: Call, x: Labelled, size: Sequence[int], *_: Any) -> Labelled:
-    """Only a change of memory format is understood."""
-    if tuple(size) == x.shape:
-        return x
+def as_strided(call: Call, x: Labelled, *_: Any) -> Labelled:
+    """A change of memory format alone does not come here: it is not traced."""
     call.freeze(x, "elements are addressed by their place in memory")
     return Labelled(call.out)

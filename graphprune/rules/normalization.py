@@ -11,7 +11,7 @@ from torch import Tensor
 from graphprune.labels import Labelled, align
 from graphprune.rules.convolution import beside, only
 from graphprune.rules.movement import reshape
-from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+from graphprune.rules.registry import Args, Call, Slim, positive, rule, sample, t
 
 aten = torch.ops.aten
 
@@ -26,7 +26,7 @@ def per_channel(call: Call, x: Labelled, dim: int, *vectors: Labelled | None) ->
 
 @rule(
     aten.native_batch_norm.default,
-    samples=[sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), t(4), False, 0.1, 1e-5)],
+    samples=[sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), positive(4), False, 0.1, 1e-5)],
 )
 def batch_norm(
     call: Call,
@@ -68,7 +68,7 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
 @rule(
     aten.native_layer_norm.default,
     samples=[
-        sample(t(2, 3, 6, labelled=[2]), [6], t(6), t(6), 1e-5),
+        sample(t(2, 3, 6), [6], t(6), t(6), 1e-5),
         sample(t(2, 4, 3, labelled=[1]), [4, 3], t(4, 3, labelled=[0]), None, 1e-5),
     ],
     resize=_normalized_shape,
@@ -79,8 +79,10 @@ def layer_norm(
 ) -> tuple[Labelled, ...]:
     operands = [v for v in (x, weight, bias) if v is not None]
     out = Labelled(x.shape, tuple(align(call.labels, operands, x.shape)))
-    _mark_mixing(call, out, range(x.ndim - len(shape), x.ndim))
-    return out, Labelled(call.outs[1]), Labelled(call.outs[2])
+    mixed = range(x.ndim - len(shape), x.ndim)
+    _mark_mixing(call, out, mixed)
+    outer = tuple(lab for lab in out.labs if lab.dims.isdisjoint(mixed))
+    return out, Labelled(call.outs[1], outer), Labelled(call.outs[2], outer)
 
 
 def _mark_mixing(call: Call, x: Labelled, dims: Sequence[int]) -> None:
@@ -102,11 +104,12 @@ def masked_group_norm(
     shape = (n, groups, c // groups, space)
     parts = x.reshape(shape)
     mean, variance = _masked_moments(parts, alive.expand(x.shape).reshape(shape), (2, 3))
-    out = ((parts - mean) * (variance + eps).rsqrt()).reshape(x.shape)
+    scale = (variance + eps).rsqrt()
+    out = ((parts - mean) * scale).reshape(x.shape)
     wide = (1, c, *(1 for _ in x.shape[2:]))
     out = out if weight is None else out * weight.reshape(wide)
     out = out if bias is None else out + bias.reshape(wide)
-    return out, mean.reshape(n, groups), variance.reshape(n, groups)
+    return out, mean.reshape(n, groups), scale.reshape(n, groups)
 
 
 def _group_norm_sizes(slim: Slim, args: Args) -> Args:
@@ -137,25 +140,28 @@ def group_norm(
 ) -> tuple[Labelled, ...]:
     """Whole normalisation groups can go (exact), or equally many channels of each group (mixing)."""
     out = per_channel(call, x, 1, weight, bias)
+    rows = Labelled((groups,))
     if 1 < groups:
-        out = _in_groups(call, out, groups)
+        out, rows = _in_groups(call, out, groups)
     if c > groups:
         _mark_mixing(call, out, [1])
-    return out, Labelled(call.outs[1]), Labelled(call.outs[2])
+    statistics = Labelled(call.outs[1], beside(rows, 1, 2))
+    return out, statistics, statistics
 
 
-def _in_groups(call: Call, x: Labelled, groups: int) -> Labelled:
+def _in_groups(call: Call, x: Labelled, groups: int) -> tuple[Labelled, Labelled]:
+    """``x`` with its channels refined by group, and the labels of the groups."""
     vector = only(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
     parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
     labs = []
     for lab in parts.labs:
         split = lab.dims == {0, 1} and not lab.cell
         labs.extend(call.labels.refine(lab, frozenset([0])) if split else [lab])
-    rows = Labelled(parts.shape, tuple(lab for lab in labs if lab.dims == {0}))
-    call.count("num_groups", only(rows, [0]))
+    rows = only(Labelled(parts.shape, tuple(lab for lab in labs if lab.dims == {0})), [0])
+    call.count("num_groups", rows)
     flat = reshape(call.labels, Labelled(parts.shape, tuple(labs)), vector.shape)
     others = tuple(lab for lab in x.labs if lab.dims != {1})
-    return Labelled(x.shape, (*beside(flat, 1, x.ndim), *others))
+    return Labelled(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
 
 
 def masked_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from graphprune.labels import Labelled, align
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.registry import Call, bools, rule, sample, t
 
 aten = torch.ops.aten
 
@@ -24,7 +24,7 @@ POINTWISE_SAMPLES = (
     (aten.add.Tensor, sample(t(2, 6, 5), t(6, 1))),
     (aten.mul.Tensor, sample(t(2, 3, 4, labelled=[1, 2]), t(4))),
     (aten.sigmoid.default, sample(t(3, 4))),
-    (aten.where.self, sample(t(4, 3), t(4, 3), t(1, 3))),
+    (aten.where.self, sample(bools(4, 3), t(4, 3), t(1, 3))),
     (aten.add_.Tensor, sample(t(2, 6), t(6))),
 )
 

@@ -30,14 +30,23 @@ def _mixing(call: Call, x: Labelled, dims: Sequence[int] | None) -> None:
 
 @rule(
     aten.sum.dim_IntList,
-    aten.linalg_vector_norm.default,
-    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True)],
+    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3), None)],
 )
-def sum_(call: Call, x: Labelled, *args: Any, **_: Any) -> Labelled:
+def sum_(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Labelled:
     """Zeros add nothing: exact."""
-    if call.op.startswith("linalg_vector_norm"):
-        args = args[1:] if args and not isinstance(args[0], list | tuple) else args
-    dims, keepdim = (*args, *(None, False)[len(args) :])[:2]
+    return reduced(call, x, dims, keepdim)
+
+
+@rule(
+    aten.linalg_vector_norm.default,
+    samples=[sample(t(2, 3, 4), 2, [1]), sample(t(2, 3, 4), 1, [-1], True), sample(t(3, 4, labelled=[0]), -1, [1])],
+)
+def vector_norm(
+    call: Call, x: Labelled, order: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> Labelled:
+    """Zeros add nothing, unless the order is negative."""
+    if order < 0:
+        call.freeze(Labelled(x.shape, tuple(x.touching(dims or range(x.ndim)))), "a norm of negative order")
     return reduced(call, x, dims, keepdim)
 
 

@@ -65,6 +65,16 @@ def ints(*shape: int, below: int) -> T:
     return T(shape, (), kind=f"int{below}")
 
 
+def positive(*shape: int) -> T:
+    """A float tensor argument of a sample with values above zero (a variance)."""
+    return T(shape, kind="positive")
+
+
+def bools(*shape: int) -> T:
+    """A boolean tensor argument of a sample."""
+    return T(shape, kind="bool")
+
+
 @dataclass(frozen=True)
 class Sample:
     """Arguments of one call that proves a rule (see ``tests/test_rules.py``)."""
