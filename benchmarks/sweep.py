@@ -16,6 +16,7 @@ channels. *Unseen* are parameters that the compared output does not depend on, s
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import fnmatch
 import json
 import multiprocessing
@@ -51,7 +52,7 @@ def main() -> int:
     jobs = list(_jobs(options))
     if options.here:
         for job in jobs:
-            _worker(*job)
+            _worker(*job, options.timeout)
     else:
         _run([job for job in jobs if not _path(job).exists()], options.jobs, options.timeout)
     results = [json.loads(_path(job).read_text()) for job in jobs]
@@ -114,7 +115,7 @@ def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iter
     while waiting or running:
         while waiting and len(running) < limit:
             job = waiting.pop()
-            process = context.Process(target=_worker, args=job, daemon=True)
+            process = context.Process(target=_worker, args=(*job, timeout), daemon=True)
             process.start()
             running[job] = process, time.monotonic()
         time.sleep(0.05)
@@ -122,7 +123,9 @@ def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iter
             if time.monotonic() - started > timeout and process.is_alive():
                 process.kill()
                 process.join()
-                _write(job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s"))
+                _write(
+                    job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s", traceback=_stack(job))
+                )
             if not process.is_alive():
                 if not _path(job).exists():
                     _write(job, _failure(job, f"the process ended with exit code {process.exitcode}"))
@@ -130,20 +133,35 @@ def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iter
                 yield job
 
 
-def _worker(zoo_name: str, name: str) -> None:
+def _worker(zoo_name: str, name: str, timeout: float) -> None:
     """Run one model and write its result, whatever happens."""
     quiet_one_thread()
     job, clock = (zoo_name, name), Clock()
+    stack = _stack_path(job)
+    stack.parent.mkdir(parents=True, exist_ok=True)
     try:
-        result = trial(zoo_name, name, clock)
+        with stack.open("w") as file:
+            faulthandler.dump_traceback_later(max(timeout - 2, 1), file=file)
+            result = trial(zoo_name, name, clock)
     except Exception as error:
         text = "".join(traceback.format_exception(error))[-4000:]
         result = _failure(job, f"{type(error).__name__}: {error}", stage=clock.stage, traceback=text)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     _write(job, result)
 
 
 def _failure(job: Job, error: str, **more: Any) -> dict[str, Any]:
     return {"zoo": job[0], "model": job[1], "status": "failed", "error": error} | more
+
+
+def _stack_path(job: Job) -> Path:
+    return _path(job).with_suffix(".stack")
+
+
+def _stack(job: Job) -> str:
+    """Where a process was shortly before its time was over."""
+    return _stack_path(job).read_text() if _stack_path(job).exists() else ""
 
 
 def _write(job: Job, result: dict[str, Any]) -> None:
@@ -152,6 +170,7 @@ def _write(job: Job, result: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(result, indent=2) + "\n")
     partial.replace(path)  # a result is there whole or not at all
+    _stack_path(job).unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- reporting

@@ -106,6 +106,13 @@ class Sizes:
             return value.shape[dim] if stop is None else stop
         return int(living(self.solution, alive, value, dim)[:stop].sum())
 
+    def atoms(self, node: fx.Node, dim: int | str) -> Ids:
+        """All atoms on which the size of a dimension may depend."""
+        found = self.labelling.dimension(node, dim)
+        labs = found[0].touching([found[1]]) if found else []
+        classes = [self.solution.of[lab.ids.ravel()] for lab in labs]
+        return np.unique(self.solution.expand(np.concatenate([np.zeros(0, np.int64), *classes]))[0])
+
     def form(self, node: fx.Node, dim: int | str, stop: int | None = None) -> Form:
         """The size of a dimension, or the number of its entries before ``stop``."""
         key = node, dim, stop
@@ -230,8 +237,9 @@ class Reader:
         for left, right, line, module in log.equalities:
             if not self._rebuilt(module):
                 self._demand(left, right, line)
-        for expr, line in log.numbers:
-            self._demand_number(expr, line)
+        for expr, line, module in log.numbers:
+            if not self._rebuilt(module):
+                self._demand_number(expr, line)
         for ids, _ in self.sizes.labelling.labels.facts.rectangles:
             self._demand_rectangle(ids)
         return self.demands
@@ -282,7 +290,8 @@ class Reader:
         if not labelled and isinstance(use.expr, Const | Dim):
             return
         try:
-            self._require(self.sizes.form(use.node, use.dim, stop), use.expr, use.line)
+            size = self.sizes.form(use.node, use.dim, stop) if labelled else number(use.expr.value)
+            self._require(size, use.expr, use.line)
         except NotLinear as error:
             self._freeze(error.atoms, use.line, f"size {use.expr}")
 

@@ -36,7 +36,8 @@ class Labelling:
     def dimension(self, node: fx.Node, dim: int | str) -> tuple[Labelled, int] | None:
         """The labelled tensor and dimension that a size refers to; None where there are no labels."""
         if isinstance(dim, str):
-            counted = self.counts.get(node, {}).get(dim)
+            call = node.args[0] if node.target is operator.getitem else node
+            counted = self.counts.get(call, {}).get(dim)  # type: ignore[arg-type]
             return (counted, 0) if counted else None
         value = self.values[node]
         return (value, dim) if isinstance(value, Labelled) else None

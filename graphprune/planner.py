@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from graphprune.allocate import allocate, make_parts, share_kept
-from graphprune.equations import Demands, Sizes, attributes_of, read_demands
+from graphprune.equations import Demands, Sizes, attributes_of, dims_of, read_demands
 from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Importance, Scores, criterion
 from graphprune.labels import Ids
 from graphprune.order import Disorder, Orders, orders_of, ragged
 from graphprune.plan import Choice, Plan
 from graphprune.shadow import named_tensors
-from graphprune.sizes import OPERATORS, Attr, BinOp, Const, Expr, SizeUse
+from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse
 from graphprune.solve import KINDS, Mask
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def make_plan(
     for _ in range(8):
         alive = _choose(graph, ratio, free, demands, lambda g: _score(graph, g, score, context, scores))
         chosen = Chosen(alive, _attribute_values(sizes, demands, alive))
-        broken = _broken(graph, sizes, chosen)
+        broken = _broken(graph, sizes, demands, chosen)
         if not len(broken):
             broken = _put_in_order(graph, sizes, chosen)
         if not len(broken):
@@ -176,32 +177,41 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: Sizes, alive: Mask) -> i
     return sizes.count(alive, expr.node, expr.dim)
 
 
-def _broken(graph: ChannelGraph, sizes: Sizes, chosen: Chosen) -> Ids:
-    """The atoms behind every size in the user's code that would not be the size of the slim tensor."""
+def _broken(graph: ChannelGraph, sizes: Sizes, demands: Demands, chosen: Chosen) -> Ids:
+    """The atoms behind every size in the user's code that would not be the size of the slim tensor.
+
+    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
+    """
     found = [np.zeros(0, np.int64)]
     for use in _checked_uses(graph, sizes):
         stop = use.expr.value if use.prefix else None
         wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
         if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
-            found.append(_atoms_behind(graph, sizes, use))
+            found.append(sizes.atoms(use.node, use.dim))
+    for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
+        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
+            continue
+        values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
+        if COMPARISONS[symbol](*values) != outcome:
+            found.extend(_atoms_behind(sizes, demands, left, right))
     return np.unique(np.concatenate(found))
 
 
-def _checked_uses(graph: ChannelGraph, sizes: Sizes) -> Iterable[SizeUse]:
-    from torch import nn
+def _atoms_behind(sizes: Sizes, demands: Demands, *exprs: Expr) -> Iterable[Ids]:
+    for expr in exprs:
+        for dim in dims_of(expr):
+            yield sizes.atoms(dim.node, dim.dim)
+        for attribute in attributes_of(expr):
+            use = demands.attributes.get(attribute.path)
+            if use is not None:
+                yield sizes.atoms(use.node, use.dim)
 
+
+def _checked_uses(graph: ChannelGraph, sizes: Sizes) -> Iterable[SizeUse]:
     for use in graph.trace.sizes.uses:
         kind = graph.trace.modules.get(use.module, nn.Module)
         if not issubclass(kind, nn.MultiheadAttention) and sizes.labelled(use.node, use.dim):
             yield use
-
-
-def _atoms_behind(graph: ChannelGraph, sizes: Sizes, use: SizeUse) -> Ids:
-    found = sizes.labelling.dimension(use.node, use.dim)
-    if found is None:
-        return np.zeros(0, np.int64)
-    classes = [graph.solution.of[lab.ids.ravel()] for lab in found[0].touching([found[1]])]
-    return np.unique(graph.solution.expand(np.concatenate(classes))[0])
 
 
 def _put_in_order(graph: ChannelGraph, sizes: Sizes, chosen: Chosen) -> Ids:

@@ -184,12 +184,30 @@ def _layer_norm(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> A
     return func(*args, **kwargs)
 
 
+def _attention(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Without ``scale`` the scores are divided by the square root of the head width, as a number."""
+    if kwargs.get("scale") is None:
+        query = args[0] if args else kwargs["query"]
+        node = watcher.node_of(query)
+        if node is not None:
+            watcher.log.number(Dim(node, query.ndim - 1, int(query.shape[-1])))
+    return func(*args, **kwargs)
+
+
+def _numel(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    sizes = _shape(watcher, Tensor.size, (args[0],), {})
+    total: Any = 1
+    for size in sizes:
+        total = size * total if int(size) != 1 else total
+    return total
+
+
 def _with_groups(position: int, name: str) -> Handler:
     def handler(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
         out = func(*args, **kwargs)
         groups = args[position] if len(args) > position else kwargs.get(name, 1)
         if groups > 1:
-            watcher.note(out, "groups", groups)
+            watcher.note(out, name, groups)
         return out
 
     return handler
@@ -215,6 +233,8 @@ def _handlers() -> dict[Any, Handler]:
         F.rms_norm: _layer_norm,
         torch.rms_norm: _layer_norm,
         torch.group_norm: _with_groups(1, "num_groups"),
+        F.scaled_dot_product_attention: _attention,
+        **{f: _numel for f in (Tensor.numel, torch.numel, Tensor.nelement)},
         **{f: _literal for f in (torch.tensor, torch.as_tensor, torch.scalar_tensor)},
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
         **{f: _view for f in view},

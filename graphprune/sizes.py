@@ -77,6 +77,14 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
     "//": operator.floordiv,
 }
 
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class SizeUse:
@@ -100,7 +108,8 @@ class SizeLog:
 
     uses: list[SizeUse] = field(default_factory=list)
     equalities: list[tuple[Expr, Expr, Line | None, str]] = field(default_factory=list)
-    numbers: list[tuple[Expr, Line | None]] = field(default_factory=list)
+    comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
+    numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
 
     def equal(self, left: Expr, right: Expr) -> None:
@@ -108,9 +117,13 @@ class SizeLog:
         if left != right:
             self.equalities.append((left, right, *self.where()))
 
+    def compared(self, symbol: str, left: Expr, right: Expr, outcome: bool) -> None:
+        """The program may have gone one way because of this outcome: the slim model must go there too."""
+        self.comparisons[symbol, left, right] = outcome
+
     def number(self, expr: Expr) -> None:
         """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
-        self.numbers.append((expr, self.where()[0]))
+        self.numbers.append((expr, *self.where()))
 
 
 class Size(int):
@@ -138,12 +151,16 @@ class Size(int):
         same = int.__eq__(self, other)  # type: ignore[arg-type]
         if same is True:
             self.log.equal(self.expr, expr_of(other))
+        elif same is False:
+            self.log.compared("==", self.expr, expr_of(other), False)
         return same
 
     def __ne__(self, other: object) -> bool:
         differ = int.__ne__(self, other)  # type: ignore[arg-type]
         if differ is False:
             self.log.equal(self.expr, expr_of(other))
+        elif differ is True:
+            self.log.compared("==", self.expr, expr_of(other), False)
         return differ
 
     def __neg__(self) -> Any:
@@ -185,6 +202,22 @@ def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
     return method
 
 
+def _comparison(symbol: str) -> Callable[[Size, Any], Any]:
+    function = COMPARISONS[symbol]
+
+    def method(self: Size, other: Any) -> Any:
+        if not isinstance(other, int):
+            self.log.number(self.expr)
+            return function(int(self), other)
+        outcome = function(int(self), int(other))
+        self.log.compared(symbol, self.expr, expr_of(other), outcome)
+        return outcome
+
+    return method
+
+
+for _symbol, _name in {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}.items():
+    setattr(Size, f"__{_name}__", _comparison(_symbol))
 for _symbol, _name in {"+": "add", "-": "sub", "*": "mul", "//": "floordiv"}.items():
     setattr(Size, f"__{_name}__", _arithmetic(_symbol, reflected=False))
     setattr(Size, f"__r{_name}__", _arithmetic(_symbol, reflected=True))

@@ -314,6 +314,11 @@ def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None
     log.uses[:] = [u for u in log.uses if u.node not in gone]
     log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
     log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
+    log.comparisons = {
+        (symbol, *sides): outcome
+        for (symbol, *sides), outcome in log.comparisons.items()
+        if not any(mentions(x, gone) for x in sides)
+    }
     recorder.forget(gone)
     for node in reversed(dropped):
         recorder.graph.erase_node(node)

@@ -127,7 +127,9 @@ class MaskedInterpreter(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         args, kwargs = _widened(_on_cpu(args)), _widened(_on_cpu(kwargs))
         masked = self._statistics(n, args, kwargs)
-        out = masked if masked is not None else n.target(*args, **kwargs)  # type: ignore[operator]
+        # The processor may lay a tensor out in another order than ``meta`` did, where a view is not possible.
+        target = torch.reshape if n.target is torch.ops.aten.view.default else n.target
+        out = masked if masked is not None else target(*args, **kwargs)  # type: ignore[operator]
         return out if _is_view(n.target) else self._masked(out, n)
 
     def _load(self, node: fx.Node) -> Tensor:

@@ -25,6 +25,8 @@ def only(x: Labelled, dims: Iterable[int]) -> Labelled:
 
 def channels(call: Call, x: Labelled, dim: int, text: str) -> Labelled:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
+    mixed = tuple(lab for lab in x.labs if lab.dims == {0, dim})
+    call.freeze(Labelled(x.shape, mixed), "channels lie in the batch dimension too")
     call.freeze(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims - {0, dim})), text)
     return only(x, [dim])
 
@@ -49,6 +51,8 @@ _SPACE = "space that a kernel slides over"
         sample(t(2, 6, 5, labelled=[1]), t(6, 1, 3), None, [1], [1], [1], False, [0], 6),
         sample(t(2, 4, 5, labelled=[1]), t(8, 1, 3), t(8), [1], [1], [1], False, [0], 4),
         sample(t(2, 6, 5, labelled=[1]), t(9, 2, 3), t(9), [1], [1], [1], False, [0], 3),
+        sample(t(3, 6, 5, labelled=[0, 1]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
+        sample(t(3, 6, 5), t(6, 2, 3), t(6), [1], [1], [1], False, [0], 3),
         sample(t(2, 6, 5, labelled=[1]), t(6, 4, 3), t(4), [2], [1], [1], True, [0], 1),
         sample(t(2, 6, 5, labelled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
     ],

@@ -49,7 +49,7 @@ def reshape_lab(lab: Lab, old: Shape, new: Shape) -> Lab:
                 full[d] = old[d]
             for d in after:
                 result[d] = new[d]
-            if len(before) == 1 and len(after) > 1:
+            if len(after) > 1:
                 split.extend(after)
     ids = lab.ids if lab.ids.shape == tuple(full) else np.broadcast_to(lab.ids, full)
     return lab.at(_without_constant_dims(ids.reshape(result), split))
@@ -68,7 +68,10 @@ def reshape(labels: Labels, x: Labelled, new: Shape) -> Labelled:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
     labs = [reshape_lab(lab, x.shape, new) for lab in x.labs]
     for before, after in factor_groups(x.shape, new):
-        if len(before) == 1 and len([d for d in after if new[d] > 1]) > 1:
+        if len([d for d in after if new[d] > 1]) > 1:
+            touching = x.touching(before)
+            if len([d for d in before if x.shape[d] > 1]) > 1 and len(touching) > 1:
+                labels.fix(touching, "reshaped across several dimensions with channels")
             for lab in labs:
                 _note_rectangles(labels, lab, after)
     return x.moved(new, labs)
@@ -95,7 +98,9 @@ def _out_shape(slim: Slim, args: Args) -> Args:
     samples=[
         sample(t(2, 6, 4, 3, labelled=[1]), [2, 6, 12]),
         sample(t(2, 6, 4, labelled=[1]), [2, 24]),
-        sample(t(4, 6, labelled=[1]), [2, 2, 6]),
+        sample(t(4, 6), [2, 2, 6]),
+        sample(t(4, 6), [2, 12]),
+        sample(t(2, 12, labelled=[1]), [4, 6]),
         sample(t(3, 4, 5), [12, 5]),
     ],
     resize=_out_shape,
@@ -197,7 +202,12 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
 
 @rule(
     aten.slice.Tensor,
-    samples=[sample(t(2, 6), 1, 0, 3), sample(t(6, 4), 0, 2, 5), sample(t(6, 4), 0, -2, 9223372036854775807)],
+    samples=[
+        sample(t(2, 6), 1, 0, 3),
+        sample(t(6, 4), 0, 2, 5),
+        sample(t(6, 4), 0, -2, 9223372036854775807),
+        sample(t(6, 4), 0, 1, 6, 2),
+    ],
     resize=_slice_bounds,
 )
 def slice_(
@@ -205,13 +215,20 @@ def slice_(
 ) -> Labelled:
     if step != 1:
         call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
-    return _take(x, dim, slice(start, end, step), call.out)
+    return _take(call, x, dim, slice(start, end, step), call.out)
 
 
-def _take(x: Labelled, dim: int, index: slice, out: Shape) -> Labelled:
+def _take(call: Call, x: Labelled, dim: int, index: slice, out: Shape) -> Labelled:
     dim %= x.ndim
     where = (slice(None),) * dim + (index,)
-    return x.moved(out, (lab.at(lab.ids[where]) if lab.ids.shape[dim] > 1 else lab for lab in x.labs))
+    labs = []
+    for lab in x.labs:
+        piece = lab.at(lab.ids[where]) if lab.ids.shape[dim] > 1 else lab
+        if piece.dims:
+            labs.append(piece)
+        else:
+            call.labels.fix([piece], f"{call.op}: one entry is picked by its number")
+    return x.moved(out, labs)
 
 
 def _select_index(slim: Slim, args: Args) -> Args:
@@ -262,7 +279,7 @@ def _split_size(slim: Slim, args: Args) -> Args:
     resize=_split_size,
 )
 def split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, ...]:
-    return _cut(x, dim, call.outs)
+    return _cut(call, x, dim)
 
 
 @rule(
@@ -271,13 +288,14 @@ def split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, .
     resize=_split_sizes,
 )
 def split_with_sizes(call: Call, x: Labelled, sizes: Sequence[int], dim: int = 0) -> tuple[Labelled, ...]:
-    return _cut(x, dim, call.outs)
+    return _cut(call, x, dim)
 
 
-def _cut(x: Labelled, dim: int, outs: Sequence[Shape]) -> tuple[Labelled, ...]:
-    ends = np.cumsum([shape[dim] for shape in outs]).tolist()
+def _cut(call: Call, x: Labelled, dim: int) -> tuple[Labelled, ...]:
+    ends = np.cumsum([shape[dim] for shape in call.outs]).tolist()
     starts = [0, *ends[:-1]]
-    return tuple(_take(x, dim, slice(a, b), out) for a, b, out in zip(starts, ends, outs, strict=True))
+    bounds = zip(starts, ends, call.outs, strict=True)
+    return tuple(_take(call, x, dim, slice(a, b), out) for a, b, out in bounds)
 
 
 @rule(
@@ -294,6 +312,7 @@ def cat(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     along = [[lab for lab in x.labs if dim in lab.dims] for x in parts]
     for layer in range(max(map(len, along))):
         labs.append(_side_by_side(parts, along, layer, dim))
+        _note_rectangles(call.labels, labs[-1], range(len(call.out)))
     return Labelled(call.out, tuple(labs), all(x.movable for x in parts))
 
 
@@ -336,7 +355,7 @@ def _freeze_dims(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Lab
     return x
 
 
-@rule(aten.roll.default, samples=[sample(t(2, 4, 3, labelled=[2]), [1], [1])])
+@rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])])
 def roll(call: Call, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = ()) -> Labelled:
     return _freeze_dims(call, x, dims or range(x.ndim), "the shift counts channels")
 
@@ -392,10 +411,12 @@ def constant_pad(call: Call, x: Labelled, padding: Sequence[int], value: float =
             wide = [(max(left, 0), max(right, 0)) if k == d else (0, 0) for k in range(x.ndim)]
             ids = np.pad(ids, wide, constant_values=0)
         labs.append(lab.at(ids))
+        if lab.dims & widths.keys():
+            _note_rectangles(call.labels, labs[-1], range(x.ndim))
     return Labelled(call.out, tuple(labs))
 
 
-@rule(aten.index_select.default, samples=[sample(t(3, 4, labelled=[1]), 0, torch.tensor([2, 0]))])
+@rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
 def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
     _freeze_dims(call, x, [dim], "entries are looked up by number")
     kept = [lab for lab in x.labs if dim % x.ndim not in lab.dims]
@@ -406,7 +427,9 @@ def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled
     aten.index.Tensor,
     samples=[
         sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2])]),
-        sample(t(2, 5, 3, labelled=[0, 2]), [None, torch.tensor([[4, 0], [2, 1]])]),
+        sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]])]),
+        sample(t(3, 4, 2), [torch.tensor([2, 0]), None, torch.tensor([1, 0])]),
+        sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]])]),
     ],
 )
 def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:

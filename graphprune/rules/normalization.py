@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.labels import Labelled, align
-from graphprune.rules.convolution import beside, only
+from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.movement import reshape
 from graphprune.rules.registry import Args, Call, Slim, positive, rule, sample, t
 
@@ -24,9 +24,33 @@ def per_channel(call: Call, x: Labelled, dim: int, *vectors: Labelled | None) ->
     return Labelled(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
 
 
+def masked_batch_norm(
+    alive: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch statistics, over what lives of all dimensions but the second."""
+    wide = [1, -1, *(1 for _ in x.shape[2:])]
+    mean, variance = _masked_moments(x, alive, [d for d in range(x.ndim) if d != 1])
+    out = (x - mean) * (variance + eps).rsqrt()
+    out = out if weight is None else out * weight.view(wide)
+    out = out if bias is None else out + bias.view(wide)
+    return out, mean.flatten(), variance.flatten()
+
+
 @rule(
     aten.native_batch_norm.default,
-    samples=[sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), positive(4), False, 0.1, 1e-5)],
+    samples=[
+        sample(t(2, 4, 3, labelled=[1]), t(4), t(4), t(4), positive(4), False, 0.1, 1e-5),
+        sample(t(1, 4, 6), None, None, None, None, True, 0.0, 1e-5),
+    ],
+    masked=masked_batch_norm,
 )
 def batch_norm(
     call: Call,
@@ -35,9 +59,12 @@ def batch_norm(
     bias: Labelled | None,
     mean: Labelled | None,
     variance: Labelled | None,
+    training: bool,
     *_: Any,
 ) -> tuple[Labelled, ...]:
     out = per_channel(call, x, 1, weight, bias, mean, variance)
+    if training:
+        _mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
     saved = only(Labelled(x.shape, tuple(lab for lab in out.labs if lab.dims == {1})), [1])
     return out, *(saved if shape == saved.shape else Labelled(shape) for shape in call.outs[1:])
 
@@ -69,7 +96,7 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
     aten.native_layer_norm.default,
     samples=[
         sample(t(2, 3, 6), [6], t(6), t(6), 1e-5),
-        sample(t(2, 4, 3, labelled=[1]), [4, 3], t(4, 3, labelled=[0]), None, 1e-5),
+        sample(t(2, 4, 3), [4, 3], t(4, 3), None, 1e-5),
     ],
     resize=_normalized_shape,
     masked=masked_layer_norm,
@@ -113,8 +140,8 @@ def masked_group_norm(
 
 
 def _group_norm_sizes(slim: Slim, args: Args) -> Args:
-    x, weight, bias, n, _, space, groups, eps = args
-    return x, weight, bias, n, slim.outs[0][1], space, slim.counts.get("num_groups", groups), eps
+    x, weight, bias, _, _, space, groups, eps = args
+    return x, weight, bias, *slim.outs[0][:2], space, slim.counts.get("num_groups", groups), eps
 
 
 @rule(
@@ -122,7 +149,8 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
     samples=[
         sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 1, 1e-5),
         sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
-        sample(t(2, 6, 4, labelled=[1]), t(6), None, 2, 6, 4, 6, 1e-5),
+        sample(t(2, 6, 4), t(6), t(6), 2, 6, 4, 3, 1e-5),
+        sample(t(2, 6, 4), t(6), None, 2, 6, 4, 6, 1e-5),
     ],
     resize=_group_norm_sizes,
     masked=masked_group_norm,
@@ -139,13 +167,14 @@ def group_norm(
     eps: float,
 ) -> tuple[Labelled, ...]:
     """Whole normalisation groups can go (exact), or equally many channels of each group (mixing)."""
+    channels(call, x, 1, "takes its statistics over space")
     out = per_channel(call, x, 1, weight, bias)
     rows = Labelled((groups,))
     if 1 < groups:
         out, rows = _in_groups(call, out, groups)
     if c > groups:
         _mark_mixing(call, out, [1])
-    statistics = Labelled(call.outs[1], beside(rows, 1, 2))
+    statistics = Labelled(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
     return out, statistics, statistics
 
 

@@ -64,3 +64,30 @@ def identity(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
 )
 def prelu(call: Call, x: Labelled, weight: Labelled) -> Labelled:
     return pointwise(call, x, weight)
+
+
+@rule(
+    aten.hardswish.default,
+    aten.hardswish_.default,
+    aten.relu6_.default,
+    aten.mish_.default,
+    samples=[sample(t(2, 6))],
+)
+def untagged(call: Call, x: Labelled) -> Labelled:
+    """Elementwise, though torch does not say so."""
+    return Labelled(x.shape, x.labs)
+
+
+@rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)])
+def masked_fill_(call: Call, x: Labelled, mask: Labelled, value: float) -> Labelled:
+    return pointwise(call, x, mask)
+
+
+@rule(aten.zero_.default, samples=[sample(t(2, 6))])
+def zero_(call: Call, x: Labelled) -> Labelled:
+    return x
+
+
+@rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)])
+def fill_(call: Call, x: Labelled, value: float) -> Labelled:
+    return x

@@ -22,8 +22,8 @@ def over_space(call: Call, x: Labelled, *_: Any, **__: Any) -> Any:
     return outs if len(outs) > 1 else outs[0]
 
 
-IMAGE = t(2, 4, 6, 6, labelled=[1])
-WAVE = t(2, 4, 6, labelled=[1])
+IMAGE = t(2, 4, 6, 6)
+WAVE = t(2, 4, 6)
 
 rule(aten.max_pool2d_with_indices.default, samples=[sample(IMAGE, [2, 2], [2, 2])])(over_space)
 rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)

@@ -137,7 +137,7 @@ def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = Fals
     aten.max.dim,
     aten.min.dim,
     aten.sort.default,
-    samples=[sample(t(3, 4, labelled=[0]), 1)],
+    samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
 )
 def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -> tuple[Labelled, Labelled]:
     """Positions are returned: channels of that dimension keep theirs."""
