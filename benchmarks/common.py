@@ -84,9 +84,7 @@ def call(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
 
-def llama(
-    layers: int, *, hidden: int = 512, vocabulary: int = 4096, heads: int = 8, kv_heads: int = 2
-) -> nn.Module:
+def llama(layers: int, *, hidden: int = 512, vocabulary: int = 4096, heads: int = 8, kv_heads: int = 2) -> nn.Module:
     """A Llama of Transformers with shared key/value heads and random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 

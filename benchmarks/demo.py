@@ -34,9 +34,7 @@ RATIO = 0.5
 
 def main() -> int:
     """Prune, measure and verify; 1 if a verification failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of each model (default: 9)")
     options = parser.parse_args()
     quiet_one_thread()

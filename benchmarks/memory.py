@@ -28,9 +28,7 @@ RATIO = 0.5
 
 def main() -> int:
     """Measure every case, print the table, write ``results/memory.json``; 1 if one passes the limit."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worker", choices=sorted(_CASES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not Path("/proc/self/clear_refs").exists():
@@ -127,9 +125,7 @@ def _within_limit(result: dict[str, Any]) -> bool:
 
 
 def _table(results: dict[str, dict[str, Any]]) -> Any:
-    made = table(
-        "Extra memory while planning", "model", "model, MB", "extra, MB", "of the model", "seconds", ""
-    )
+    made = table("Extra memory while planning", "model", "model, MB", "extra, MB", "of the model", "seconds", "")
     for name, result in results.items():
         if "error" in result:
             row(made, name, "", "", "", "", result["error"], style="red")

@@ -92,13 +92,9 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="runs of each library (default: 7)")
-    parser.add_argument(
-        "--budget", type=float, default=180, help="seconds after which a model is not repeated"
-    )
+    parser.add_argument("--budget", type=float, default=180, help="seconds after which a model is not repeated")
     parser.add_argument("--quick", action="store_true", help="two runs of each")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose name contains this")
     options = parser.parse_args()
@@ -119,13 +115,9 @@ def _cases() -> list[Case]:
         "EfficientNet-B0": "efficientnet_b0",
         "ConvNeXt-T": "convnext_tiny",
     }
-    cases = [
-        Case(name, partial(_torchvision, model), image, _classifier_hints) for name, model in names.items()
-    ]
+    cases = [Case(name, partial(_torchvision, model), image, _classifier_hints) for name, model in names.items()]
     cases.append(Case("ViT-B/16", partial(_torchvision, "vit_b_16"), image, _vit_hints))
-    return cases + [
-        Case(f"Llama, {n} layers", partial(llama, n), token_ids, _llama_hints) for n in LLAMA_LAYERS
-    ]
+    return cases + [Case(f"Llama, {n} layers", partial(llama, n), token_ids, _llama_hints) for n in LLAMA_LAYERS]
 
 
 def _torchvision(name: str) -> nn.Module:

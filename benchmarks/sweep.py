@@ -65,9 +65,7 @@ def main() -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", action="append", choices=ZOOS, help="only this zoo (may be repeated)")
     parser.add_argument("--only", metavar="PATTERN", help="only models that match, such as 'vit_*'")
     parser.add_argument("--sample", action="store_true", help="a fixed sample of each zoo")
@@ -123,9 +121,7 @@ def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iter
             if time.monotonic() - started > timeout and process.is_alive():
                 process.kill()
                 process.join()
-                _write(
-                    job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s", traceback=_stack(job))
-                )
+                _write(job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s", traceback=_stack(job)))
             if not process.is_alive():
                 if not _path(job).exists():
                     _write(job, _failure(job, f"the process ended with exit code {process.exitcode}"))

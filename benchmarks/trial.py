@@ -112,9 +112,7 @@ def _unexpected(model: nn.Module, graph: Any) -> list[Frozen]:
     """
     stuck = {name for name, _ in model.named_parameters()} - _prunable_names(graph)
     return [
-        item
-        for item in graph.frozen
-        if item.axis.partition("[")[0] in stuck and not item.reason.startswith(_INTERFACE)
+        item for item in graph.frozen if item.axis.partition("[")[0] in stuck and not item.reason.startswith(_INTERFACE)
     ]
 
 

@@ -59,10 +59,7 @@ def torchvision_zoo() -> dict[str, Builder]:
     """Every classification model of torchvision."""
     import torchvision
 
-    return {
-        name: partial(_torchvision, name)
-        for name in torchvision.models.list_models(module=torchvision.models)
-    }
+    return {name: partial(_torchvision, name) for name in torchvision.models.list_models(module=torchvision.models)}
 
 
 def _torchvision(name: str) -> Example:

@@ -11,4 +11,18 @@ from graphprune.storage import load, save
 from graphprune.verify import Check, verify
 
 __version__ = "0.1.0"
-__all__ = ["ChannelGraph", "Check", "Cost", "Frozen", "Group", "Plan", "errors", "load", "prune_model", "rule", "save", "trace", "verify"]
+__all__ = [
+    "ChannelGraph",
+    "Check",
+    "Cost",
+    "Frozen",
+    "Group",
+    "Plan",
+    "errors",
+    "load",
+    "prune_model",
+    "rule",
+    "save",
+    "trace",
+    "verify",
+]

@@ -74,8 +74,9 @@ def _positions_of_masks(func: Any, args: tuple) -> tuple:
 def _changes_in_place(func: Any) -> bool:
     """Elementwise and in place: on shapes there is nothing to do."""
     first = func._schema.arguments[0] if func._schema.arguments else None
-    written = first is not None and first.alias_info is not None and first.alias_info.is_write
-    return written and first.name == "self" and torch.Tag.pointwise in func.tags
+    if first is None or first.alias_info is None or first.name != "self":
+        return False
+    return bool(first.alias_info.is_write and torch.Tag.pointwise in func.tags)
 
 
 @lru_cache(maxsize=4096)

@@ -38,7 +38,7 @@ def make_parts(members: Sequence[Ids], equations: Sequence[Equation], classes: i
     noise = np.random.default_rng(1)
     for key in {k: atoms for e in equations for k, (_, atoms) in e.form.bags.items()}.values():
         np.add.at(signature, key, noise.integers(1, 1 << 62, dtype=np.int64))
-    parts = []
+    parts: list[Part] = []
     for number, atoms in enumerate(members):
         _, inverse = np.unique(signature[atoms], return_inverse=True)
         parts.extend(Part(number, atoms[inverse == i]) for i in range(inverse.max() + 1 if len(atoms) else 0))
@@ -58,7 +58,7 @@ def allocate(parts: Sequence[Part], shares: Sequence[int], equations: Sequence[E
     kept = [shares[p.group] for p in parts]
     if tied.any():
         columns = np.flatnonzero(tied)
-        counts = _nearest([parts[i] for i in columns], shares, matrix[:, columns], right)
+        counts = _nearest([parts[i] for i in columns.tolist()], shares, matrix[:, columns], right)
         for i, count in zip(columns.tolist(), counts, strict=True):
             kept[i] = count
     return kept
@@ -99,7 +99,8 @@ def _nearest(parts: Sequence[Part], shares: Sequence[int], matrix: csr_array, ri
     column = {g: i for i, g in enumerate(groups)}
     sizes = np.array([len(p.atoms) for p in parts], float)
     membership = coo_array(
-        (np.ones(len(parts)), ([column[p.group] for p in parts], range(len(parts)))), shape=(len(groups), len(parts))
+        (np.ones(len(parts)), ([column[p.group] for p in parts], range(len(parts)))),
+        shape=(len(groups), len(parts)),
     ).tocsr()
     whole = membership @ sizes
     target = np.array([shares[g] for g in groups], float)

@@ -20,6 +20,14 @@ class PrunedMultiheadAttention(nn.Module):
         scale: the factor on the scores, ``1 / sqrt(d)`` of the dense head width.
     """
 
+    in_proj_weight: Tensor | None
+    q_proj_weight: Tensor
+    k_proj_weight: Tensor
+    v_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+    bias_k: Tensor | None
+    bias_v: Tensor | None
+
     def __init__(self, source: nn.MultiheadAttention, num_heads: int, scale: float) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -38,7 +46,7 @@ class PrunedMultiheadAttention(nn.Module):
         self.train(source.training)
 
     def _query_rows(self, inner: int) -> int:
-        if self._qkv_same_embed_dim:
+        if self.in_proj_weight is not None:
             return (self.in_proj_weight.shape[0] - inner) // 2
         return self.q_proj_weight.shape[0]
 
@@ -80,13 +88,16 @@ class PrunedMultiheadAttention(nn.Module):
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = self.num_heads * self.head_dim
         sizes = [rows, rows, self.num_heads * self.value_dim]
-        if self._qkv_same_embed_dim:
+        weights: tuple[Tensor, ...]
+        if self.in_proj_weight is not None:
             weights = self.in_proj_weight.split(sizes)
         else:
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+        biases: tuple[Tensor | None, ...] = (
+            (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.split(sizes)
+        )
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-        if self.bias_k is not None:
+        if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.expand(k.shape[0], -1, -1)], dim=1)
             v = torch.cat([v, self.bias_v.expand(v.shape[0], -1, -1)], dim=1)
         return q, k, v

@@ -81,9 +81,7 @@ def _inspect_arguments(commands: Any) -> None:
     parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
     _common_arguments(parser)
     parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
-    parser.add_argument(
-        "--meta", action="store_true", help="build it without memory, for a model of any size"
-    )
+    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
     parser.set_defaults(run=_inspect)
 
 
@@ -100,12 +98,8 @@ def _prune_arguments(commands: Any) -> None:
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=FORMS)
-    parser.add_argument(
-        "--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth"
-    )
-    parser.add_argument(
-        "--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224"
-    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth")
+    parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
@@ -184,9 +178,7 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
     if check is None or check.passed:
         console.print(Text(f"saved in {options.output}"))
     else:
-        print(
-            "graphprune: error: the slim model differs from the masked original; not saved", file=sys.stderr
-        )
+        print("graphprune: error: the slim model differs from the masked original; not saved", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- tables
@@ -274,10 +266,7 @@ def _cost_data(cost: Any) -> dict[str, int]:
 
 
 def _frozen_data(graph: Any) -> list[dict[str, Any]]:
-    return [
-        {"axis": item.axis, "count": item.count, "size": item.size, "reason": item.reason}
-        for item in graph.frozen
-    ]
+    return [{"axis": item.axis, "count": item.count, "size": item.size, "reason": item.reason} for item in graph.frozen]
 
 
 def _graph_data(spec: str, model: nn.Module, graph: Any) -> dict[str, Any]:
@@ -300,9 +289,7 @@ def _group_data(group: Any) -> dict[str, Any]:
     }
 
 
-def _prune_data(
-    options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any
-) -> dict[str, Any]:
+def _prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any) -> dict[str, Any]:
     saved = check is None or check.passed
     return {
         "spec": options.spec,

@@ -1,9 +1,9 @@
 """What sizes in the user's code demand of a choice of channels.
 
-Every size that the program gave to ``view``, ``split``, a slice or ``groups=`` must, in the slim model, be the size that
-the slim tensor has. Sizes are linear in the numbers of units kept: a :class:`Form` is a constant plus weighted bags of
-atoms, each of which counts while it lives. The outcome (:class:`Demands`) is a list of forms that must be zero, the atoms
-that must stay (a literal in the code), and for every integer attribute the dimension that tells its new value.
+Every size that the program gave to ``view``, ``split``, a slice or ``groups=`` must, in the slim model, be the size
+that the slim tensor has. Sizes are linear in the numbers of units kept: a :class:`Form` is a constant plus weighted
+bags of atoms, each of which counts while it lives. The outcome (:class:`Demands`) is a list of forms that must be zero,
+the atoms that must stay (a literal in the code), and for every integer attribute the dimension that tells its value.
 """
 
 from __future__ import annotations
@@ -125,9 +125,10 @@ class Sizes:
         length = min(self.dense(node, dim), stop if stop is not None else 1 << 62)
         labs = found[0].touching([found[1]]) if found else []
         entries, atoms = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        place = found[1] if found else 0
         for lab in labs:
-            at, atom = self._necessary(slot_classes(self.solution, lab.ids, found[1]))
-            if min(lab.dims) < found[1]:
+            at, atom = self._necessary(slot_classes(self.solution, lab.ids, place))
+            if min(lab.dims) < place:
                 at, atom = _without_rows(at, atom, self.dense(node, dim))
             entries.append(at[at < length])
             atoms.append(atom[at < length])
@@ -163,7 +164,7 @@ class Sizes:
         keep = self.selectable[atom]
         if not keep.any():
             return []
-        key, inverse, times = np.unique(
+        _, inverse, times = np.unique(
             at[keep] * len(self.selectable) + atom[keep], return_inverse=True, return_counts=True
         )
         inner = times[inverse] < columns
@@ -191,11 +192,11 @@ def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
 
     Rows are equally long where they live at all, but need not keep the same entries.
     """
-    mask = np.ones((1,) * value.ndim, bool)
+    mask: Mask = np.ones((1,) * value.ndim, bool)
     for lab in value.labs:
         mask = mask & alive[solution.of[lab.ids]]
-    rows = mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))).any(axis=2)
-    return rows[rows.sum(axis=1).argmax()]
+    rows: Mask = mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))).any(axis=2)
+    return rows[int(rows.sum(axis=1).argmax())]
 
 
 def attributes_of(expr: Expr) -> Iterator[Attr]:
@@ -251,10 +252,11 @@ class Reader:
     def _define_attributes(self, uses: list[SizeUse]) -> None:
         """An attribute's value is the size of the first labelled dimension it was given for."""
         for use in uses:
-            if isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.forms:
-                if self.sizes.labelled(use.node, use.dim):
-                    self.demands.attributes[use.expr.path] = use
-                    self.forms[use.expr.path] = self._safe_form(use)
+            new = isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.forms
+            if new and self.sizes.labelled(use.node, use.dim):
+                path = next(attributes_of(use.expr)).path
+                self.demands.attributes[path] = use
+                self.forms[path] = self._safe_form(use)
         for use in uses:
             unknown = [a for a in attributes_of(use.expr) if a.path not in self.forms]
             if len(unknown) == 1 and isinstance(use.expr, BinOp) and not use.prefix:

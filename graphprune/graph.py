@@ -11,8 +11,8 @@ import networkx as nx
 import numpy as np
 from torch import nn
 
-from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.cost import Cost, count_cost
+from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
 from graphprune.groups import Frozen, Group, Units
@@ -59,7 +59,9 @@ class ChannelGraph:
                 if axis in group.axes:
                     return group
         reasons = [str(f) for f in self.frozen if f.axis in axes]
-        why = f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
+        why = (
+            f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
+        )
         raise InputError(f"name: no group {name!r}; {why}")
 
     @cached_property
@@ -141,9 +143,7 @@ class ChannelGraph:
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
-        return count_cost(
-            self.model, self.labelling, self.solution, self.alive(plan), plan, self.trace.evaluated
-        )
+        return count_cost(self.model, self.labelling, self.solution, self.alive(plan), plan, self.trace.evaluated)
 
     def alive(self, plan: Plan | None) -> Any:
         """For every class of labels, whether it lives under a plan."""
@@ -186,5 +186,3 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[An
     labelling = label(traced)
     solution = solve(labelling.labels)
     return ChannelGraph(model, traced, labelling, solution, Units(labelling, solution))
-
-

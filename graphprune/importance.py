@@ -45,7 +45,8 @@ class Context:
             norms = entry_norms(self.tensors[name], [dim for dim, _ in places], order)
             for (_, here), values in zip(places, norms, strict=True):
                 sums[here] = values[occurrences.index[here]]
-        return np.bincount(occurrences.unit, sums, len(self.units.solution.reason))
+        total: Scores = np.bincount(occurrences.unit, sums, len(self.units.solution.reason)).astype(np.float64)
+        return total
 
 
 _BLOCK = 1 << 18

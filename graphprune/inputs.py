@@ -123,9 +123,7 @@ def _forward(model: nn.Module, inputs: Inputs) -> Any:
 def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> str:
     name = type(model).__name__
     takes = f"{name}.forward{_signature(model)}"
-    advice = (
-        "Pass inputs that fit, for instance example_inputs=torch.randn(1, 3, 64, 64), or a tuple or a dict."
-    )
+    advice = "Pass inputs that fit, for instance example_inputs=torch.randn(1, 3, 64, 64), or a tuple or a dict."
     if not tried:
         return (
             f"no example inputs for {name} can be guessed: it is neither a Transformers nor a timm model, "
@@ -229,11 +227,7 @@ def _from_transformers(model: nn.Module, make: _Maker) -> Iterator[Inputs]:
         return
     accepted = set(inspect.signature(model.forward).parameters)
     decoder = _decoder_inputs(config, main, accepted, make)
-    if (
-        main == "input_ids"
-        and "pixel_values" in accepted
-        and _sub_config(config, "vision_config") is not config
-    ):
+    if main == "input_ids" and "pixel_values" in accepted and _sub_config(config, "vision_config") is not config:
         for image in _pixel_values(config, make):
             yield {"input_ids": _token_ids(config, make), "pixel_values": image} | decoder
     for value in _main_inputs(config, main, make):
@@ -283,9 +277,7 @@ def _token_ids(config: Any, make: _Maker) -> Tensor:
     """Token ids ``[1, 16]`` that end in an end-of-sequence token, which some heads look for."""
     text = _sub_config(config, "text_config", "text_encoder", "decoder")
     vocabulary = _number(text, "vocab_size", default=100)
-    length = min(
-        SEQUENCE, _number(text, "max_position_embeddings", "n_positions", default=SEQUENCE) or SEQUENCE
-    )
+    length = min(SEQUENCE, _number(text, "max_position_embeddings", "n_positions", default=SEQUENCE) or SEQUENCE)
     avoid = frozenset(_special_tokens(config) | _special_tokens(text))
     ids = make.ids(1, length, below=vocabulary, avoid=avoid)
     end = getattr(text, "eos_token_id", None)
@@ -379,9 +371,7 @@ def _from_timm(model: nn.Module, make: _Maker) -> Iterator[Inputs]:
 def _timm_sizes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     for attribute in ("pretrained_cfg", "default_cfg"):
         config = getattr(model, attribute, None)
-        size = (
-            config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
-        )
+        size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
         if isinstance(size, (tuple, list)) and len(size) >= 2:
             yield tuple(size)
 

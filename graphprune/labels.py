@@ -291,7 +291,7 @@ def _separate(labels: Labels, a: list[Lab], b: list[Lab]) -> tuple[list[Lab], li
     coarse = {lab.dims for lab in (*a, *b)}
 
     def split(labs: list[Lab]) -> list[Lab]:
-        out = []
+        out: list[Lab] = []
         for lab in labs:
             rows = [d for d in coarse if d < lab.dims and min(d) == min(lab.dims)]
             if rows and not lab.cell:

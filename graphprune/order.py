@@ -184,8 +184,8 @@ class SlimRun:
         if node.op != "call_function":
             return dense
         if node.target is operator.getitem:
-            source = values[node.args[0]]  # type: ignore[index]
-            return source[node.args[1]] if isinstance(source, tuple) else source
+            source, item = values[node.args[0]], node.args[1]  # type: ignore[index]
+            return source[item] if isinstance(source, tuple) else source  # type: ignore[index]
         return self._call(replay, node, values)
 
     def _parameter(self, node: fx.Node) -> Labelled:
@@ -224,7 +224,8 @@ class SlimRun:
             return self.sizes.count_in(self.alive, dense, dim % dense.ndim, stop) if dense else stop
 
         counts = {
-            name: self.sizes.count_in(self.alive, value, 0) for name, value in self.labelling.counts.get(node, {}).items()
+            name: self.sizes.count_in(self.alive, value, 0)
+            for name, value in self.labelling.counts.get(node, {}).items()
         }
         marked = (dense, *node.args[1:]) if dense is not None else node.args
         resized = RULES[op].resize(Slim(outs, position, counts), marked)  # type: ignore[misc]

@@ -35,9 +35,7 @@ class Chosen:
     orders: Orders = field(default_factory=dict)
 
 
-def make_plan(
-    graph: ChannelGraph, ratio: float, importance: str | Importance, seed: int, head_width: bool
-) -> Plan:
+def make_plan(graph: ChannelGraph, ratio: float, importance: str | Importance, seed: int, head_width: bool) -> Plan:
     """See :meth:`graphprune.graph.ChannelGraph.plan`."""
     score = criterion(importance)
     free, demands = selectable(graph, ratio, head_width)
@@ -112,9 +110,7 @@ def _repeated(graph: ChannelGraph, rows: Mask) -> Ids:
     return np.concatenate(found)
 
 
-def _score(
-    graph: ChannelGraph, group: int, score: Importance, context: Context, cache: dict[int, Scores]
-) -> Scores:
+def _score(graph: ChannelGraph, group: int, score: Importance, context: Context, cache: dict[int, Scores]) -> Scores:
     if group not in cache:
         public = graph.groups[group]
         values = score(public, context)

@@ -53,7 +53,7 @@ class SizeWatcher(TorchFunctionMode):
 @contextmanager
 def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
-    quiet = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
+    quiet: dict[str, Any] = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
     with mock.patch.multiple(F, **quiet), SizeWatcher(log, node_of):
         yield
 
@@ -101,7 +101,7 @@ def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     if isinstance(sizes, int):
         sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != int(sizes)))
-    for out, size in zip(outs, sizes, strict=False):
+    for out, size in zip(outs, sizes or (), strict=False):
         watcher.note(out, dim, size)
     return outs
 
@@ -221,7 +221,14 @@ def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def _handlers() -> dict[Any, Handler]:
-    view = (Tensor.view, Tensor.reshape, torch.reshape, Tensor.expand, torch.broadcast_to, Tensor.broadcast_to)
+    view = (
+        Tensor.view,
+        Tensor.reshape,
+        torch.reshape,
+        Tensor.expand,
+        torch.broadcast_to,
+        Tensor.broadcast_to,
+    )
     factory = (Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full)
     table: dict[Any, Handler] = {
         Tensor.shape.__get__: _shape,  # type: ignore[attr-defined]
@@ -234,15 +241,15 @@ def _handlers() -> dict[Any, Handler]:
         torch.rms_norm: _layer_norm,
         torch.group_norm: _with_groups(1, "num_groups"),
         F.scaled_dot_product_attention: _attention,
-        **{f: _numel for f in (Tensor.numel, torch.numel, Tensor.nelement)},
-        **{f: _literal for f in (torch.tensor, torch.as_tensor, torch.scalar_tensor)},
+        **dict.fromkeys((Tensor.numel, torch.numel, Tensor.nelement), _numel),
+        **dict.fromkeys((torch.tensor, torch.as_tensor, torch.scalar_tensor), _literal),
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
-        **{f: _view for f in view},
-        **{f: _unflatten for f in (Tensor.unflatten, torch.unflatten)},
-        **{f: _factory for f in factory},
-        **{f: _split for f in (Tensor.split, torch.split, torch.split_with_sizes, Tensor.split_with_sizes)},
-        **{f: _chunk for f in (Tensor.chunk, torch.chunk)},
-        **{f: _narrow for f in (Tensor.narrow, torch.narrow)},
+        **dict.fromkeys(view, _view),
+        **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
+        **dict.fromkeys(factory, _factory),
+        **dict.fromkeys((Tensor.split, torch.split, torch.split_with_sizes, Tensor.split_with_sizes), _split),
+        **dict.fromkeys((Tensor.chunk, torch.chunk), _chunk),
+        **dict.fromkeys((Tensor.narrow, torch.narrow), _narrow),
     }
     transposed = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)
     return table | {f: _with_groups(6, "groups") for f in transposed}

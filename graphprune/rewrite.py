@@ -70,7 +70,7 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
         for table in (module._parameters, module._buffers, vars(module)):
             for name, value in list(table.items()):
                 if isinstance(value, Tensor) and id(value) in replaced:
-                    table[name] = replaced[id(value)]
+                    table[name] = replaced[id(value)]  # type: ignore[assignment]
 
 
 def _set_size(model: nn.Module, path: str, value: int) -> None:
@@ -95,7 +95,7 @@ def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int
 
 def torch_sizes(module: nn.Module) -> dict[str, Any]:
     """The size attributes that a torch.nn module must have, given its tensors."""
-    weight = getattr(module, "weight", None)
+    weight: Any = getattr(module, "weight", None)
     if isinstance(module, nn.Linear):
         return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
     if isinstance(module, _ConvNd):

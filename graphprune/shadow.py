@@ -68,6 +68,4 @@ def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:
         if type(value) is int:
             attributes[name] = Size(value, Attr(prefix + name, value), log)
         elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-            attributes[name] = type(value)(
-                Size(v, Attr(f"{prefix}{name}[{i}]", v), log) for i, v in enumerate(value)
-            )
+            attributes[name] = type(value)(Size(v, Attr(f"{prefix}{name}[{i}]", v), log) for i, v in enumerate(value))

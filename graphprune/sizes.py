@@ -148,7 +148,7 @@ class Size(int):
         return int.__hash__(self)
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other)  # type: ignore[arg-type]
+        same = int.__eq__(self, other)
         if same is True:
             self.log.equal(self.expr, expr_of(other))
         elif same is False:
@@ -156,7 +156,7 @@ class Size(int):
         return same
 
     def __ne__(self, other: object) -> bool:
-        differ = int.__ne__(self, other)  # type: ignore[arg-type]
+        differ = int.__ne__(self, other)
         if differ is False:
             self.log.equal(self.expr, expr_of(other))
         elif differ is True:

@@ -180,9 +180,7 @@ def _class_for(config: Any, transformers: ModuleType) -> Any:
         if type(config) in mapping:
             found = mapping[type(config)]
             return found[0] if isinstance(found, (tuple, list)) else found
-    raise SpecError(
-        f"Transformers has no model class for {type(config).__name__}; name one, as in hf:LlamaForCausalLM"
-    )
+    raise SpecError(f"Transformers has no model class for {type(config).__name__}; name one, as in hf:LlamaForCausalLM")
 
 
 # ---------------------------------------------------------------- a Python file
@@ -194,9 +192,7 @@ def _from_file(spec: str, path: Path, name: str) -> Any:
     module = _import_file(spec, path)
     if not hasattr(module, name):
         defined = [
-            n
-            for n, v in vars(module).items()
-            if callable(v) and getattr(v, "__module__", "") == module.__name__
+            n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
         ]
         there = ", ".join(defined) or "no function or class"
         raise SpecError(f"{spec!r}: {path.name} has no {name!r}; it defines {there}")
@@ -217,9 +213,7 @@ def _import_file(spec: str, path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise SpecError(
-            f"{spec!r}: importing {path.name} failed with {type(error).__name__}: {error}"
-        ) from error
+        raise SpecError(f"{spec!r}: importing {path.name} failed with {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module

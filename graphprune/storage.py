@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -38,8 +39,10 @@ def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, plan in enumerate(plans):
         text = plan.to_json()
-        _replace(folder / PLANS.format(number=number), lambda path, text=text: path.write_text(text))
-    for stale in set(folder.glob(PLANS.format(number="*"))) - {folder / PLANS.format(number=i) for i in range(len(plans))}:
+        _replace(folder / PLANS.format(number=number), partial(Path.write_text, data=text))
+    for stale in set(folder.glob(PLANS.format(number="*"))) - {
+        folder / PLANS.format(number=i) for i in range(len(plans))
+    }:
         stale.unlink()
     _replace(folder / WEIGHTS, lambda path: save_model(slim, str(path)))
 

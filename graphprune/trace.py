@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -246,9 +247,7 @@ def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None
     return [recorder._node_for(t) for t in tensors_of(kept)]
 
 
-def record(
-    model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None, abstract: bool = True
-) -> Trace:
+def record(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None, abstract: bool = True) -> Trace:
     """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
 
     Raises:
@@ -292,9 +291,9 @@ def _record_training(
     for times in (1, 2):
         before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
         used = set(recorder.used)
-        batch = [map_tensors(lambda t: torch.cat([t] * times) if t.ndim else t, v) for v in (args, kwargs)]  # noqa: B023
+        longer_args, longer_kwargs = map_tensors(partial(_repeated, times), (args, kwargs))
         try:
-            trained = _call(recorder, *batch, outputs)
+            trained = _call(recorder, longer_args, longer_kwargs, outputs)
         except Exception as error:
             note = f"training mode could not be traced: {type(error).__name__}: {error}"
         else:
@@ -306,6 +305,10 @@ def _record_training(
     return note
 
 
+def _repeated(times: int, tensor: Tensor) -> Tensor:
+    return torch.cat([tensor] * times) if tensor.ndim else tensor
+
+
 def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
     """Drop the nodes that a training run added, and the sizes it noted."""
     dropped = list(recorder.graph.nodes)[nodes:]
@@ -315,9 +318,7 @@ def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None
     log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
     log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
     log.comparisons = {
-        (symbol, *sides): outcome
-        for (symbol, *sides), outcome in log.comparisons.items()
-        if not any(mentions(x, gone) for x in sides)
+        key: outcome for key, outcome in log.comparisons.items() if not any(mentions(x, gone) for x in key[1:])
     }
     recorder.forget(gone)
     for node in reversed(dropped):

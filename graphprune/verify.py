@@ -1,8 +1,8 @@
 """The proof: the slim model against the original graph with its dead channels masked.
 
-The traced graph of the original is run in float64, and wherever a tensor is made, its dead elements are set to zero, so
-that they are masked where they are consumed (zeroing only what made them would be wrong: ``sigmoid(0) = 0.5``). Operations
-that take statistics over channels take them over the living ones. The slim model runs in float64 too.
+The traced graph of the original is run in float64, and wherever a tensor is made, its dead elements are set to zero,
+so that they are masked where they are consumed (zeroing only what made them would be wrong: ``sigmoid(0) = 0.5``).
+Operations that take statistics over channels take them over the living ones. The slim model runs in float64 too.
 """
 
 from __future__ import annotations
@@ -190,9 +190,7 @@ def _wide_like(tensor: Tensor) -> Tensor:
     return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
 
 
-def verify(
-    model: nn.Module, slim: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float = 1e-10
-) -> Check:
+def verify(model: nn.Module, slim: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float = 1e-10) -> Check:
     """Compare the slim model with the masked original, both in evaluation mode and float64.
 
     Args:

@@ -133,7 +133,7 @@ def _outputs(blocks: range, width: int) -> Expected:
 # For mobilenet_v2(). The first block has no expansion: the stem's channels are its hidden channels.
 EXPECTED_GROUPS: tuple[Expected, ...] = (
     ("channel", 32, (*_norm("stem"), *_norm("blocks.0.depthwise"), "blocks.0.project.conv.weight[1]")),
-    _outputs(range(0, 1), 16),
+    _outputs(range(1), 16),
     _outputs(range(1, 3), 24),
     _outputs(range(3, 6), 32),
     _outputs(range(6, 10), 64),

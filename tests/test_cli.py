@@ -233,9 +233,7 @@ def test_help_documents_exit_codes(capsys):
 
 def test_module_runs_as_a_program(spec):
     command = [sys.executable, "-m", "graphprune", "inspect", spec, "--json", *INPUT]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=True, cwd=Path(graphprune.__file__).parents[1]
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(graphprune.__file__).parents[1])
     assert json.loads(done.stdout)["class"] == "Net"
 
 

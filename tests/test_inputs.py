@@ -182,9 +182,7 @@ def test_guesses_are_reproducible():
 
 
 def test_first_that_runs_returns_the_inputs_and_the_result():
-    inputs, side = first_that_runs(
-        LeNet(32), lambda guess: LeNet(32)(*guess) is not None and guess[0].shape[-1]
-    )
+    inputs, side = first_that_runs(LeNet(32), lambda guess: LeNet(32)(*guess) is not None and guess[0].shape[-1])
     assert describe(inputs) == "f32[1, 1, 32, 32]"
     assert side == 32
 
@@ -201,9 +199,7 @@ def test_error_says_what_was_tried_why_it_failed_and_what_to_pass():
 
 
 def test_error_for_a_model_without_a_layer_to_read():
-    with pytest.raises(
-        InputError, match=r"no example inputs for ReLU can be guessed.*example_inputs=torch\.randn"
-    ):
+    with pytest.raises(InputError, match=r"no example inputs for ReLU can be guessed.*example_inputs=torch\.randn"):
         example_inputs_for(nn.ReLU())
 
 

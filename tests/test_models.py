@@ -108,9 +108,7 @@ def test_mobilenet_takes_its_documented_sizes(size: int) -> None:
     assert model(torch.randn(1, 3, size, size)).shape == (1, 1000)
 
 
-@pytest.mark.parametrize(
-    ("build", "millions"), [(resnet_cifar.resnet20, 0.27), (resnet_cifar.resnet56, 0.85)]
-)
+@pytest.mark.parametrize(("build", "millions"), [(resnet_cifar.resnet20, 0.27), (resnet_cifar.resnet56, 0.85)])
 def test_resnet_has_the_published_size(build: Build, millions: float) -> None:
     # The paper counts shortcuts without parameters (its option A); these have a 1x1 convolution twice.
     shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64

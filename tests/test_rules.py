@@ -242,9 +242,7 @@ def resized(entry: Rule, found: Labelling, alive: Mask, slim_args: Any) -> Any:
     return (slim_args[0], *args[1:])
 
 
-def dense_side(
-    op: Any, entry: Rule, found: Labelling, alive: Mask, args: Any, kwargs: Any
-) -> tuple[Tensor, ...]:
+def dense_side(op: Any, entry: Rule, found: Labelling, alive: Mask, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """The operation on dense tensors; what takes statistics over channels takes them over the living."""
     living = mask(found.args[0], found.solution, alive) if isinstance(found.args[0], Labelled) else None
     if not found.inexact or living is None or living.all():
@@ -277,9 +275,7 @@ def square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
         raise Broken(f"{op} does not run on slim tensors: {error}") from error
     for x, expected, actual in zip(found.outs, dense, result, strict=True):
         compare(op, slimmed(expected, mask(x, found.solution, alive)), actual)
-    return not all(m.all() for _, m in given) or not all(
-        mask(x, found.solution, alive).all() for x in found.outs
-    )
+    return not all(m.all() for _, m in given) or not all(mask(x, found.solution, alive).all() for x in found.outs)
 
 
 def compare(op: Any, expected: Tensor, actual: Tensor) -> None:
@@ -305,9 +301,7 @@ def test_samples_prove_something(op: Any) -> None:
 
 
 def test_a_rule_without_samples_is_refused() -> None:
-    with pytest.raises(
-        RuleError, match=r"samples: the rule of aten.hypot.default has none; give at least one call"
-    ):
+    with pytest.raises(RuleError, match=r"samples: the rule of aten.hypot.default has none; give at least one call"):
         rule(aten.hypot.default, samples=[])
 
 

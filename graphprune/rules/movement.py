@@ -192,7 +192,7 @@ def expand(call: Call, x: Labelled, size: Sequence[int], **_: Any) -> Labelled:
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:
-    x, dim, start, end, *step = (*args, 0, None, None)[: max(4, len(args))]
+    x, dim, start, _, *step = (*args, 0, None, None)[: max(4, len(args))]
     if len(args) == 1:
         return args
     size = x.shape[dim]
@@ -249,7 +249,7 @@ def select(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
 def _selected(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
     labs = []
     for lab in x.labs:
-        ids = lab.ids.take(index if lab.ids.shape[dim] > 1 else 0, axis=dim)
+        ids: Ids = np.take(lab.ids, [index if lab.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
         if lab.dims == {dim}:
             call.labels.fix([Lab(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
         else:
@@ -345,7 +345,7 @@ def stack(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
 @rule(aten.flip.default, samples=[sample(t(3, 4), [1])])
 def flip(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
     def flipped(lab: Lab) -> Lab:
-        return lab.at(np.flip(lab.ids, [d % x.ndim for d in dims]))
+        return lab.at(np.flip(lab.ids, tuple(d % x.ndim for d in dims)))
 
     return x.moved(x.shape, map(flipped, x.labs))
 
@@ -383,12 +383,12 @@ def _repeat_counts(slim: Slim, args: Args) -> Args:
 def repeat(call: Call, x: Labelled, repeats: Sequence[int]) -> Labelled:
     missing = len(repeats) - x.ndim
     shape = (1,) * missing + x.shape
-    labs = []
+    labs: list[Lab] = []
     for lab in x.labs:
         ids = lab.ids.reshape((1,) * missing + lab.ids.shape)
         labs.append(lab.at(np.tile(ids, [r if n > 1 else 1 for r, n in zip(repeats, ids.shape, strict=True)])))
-    for d, (n, r) in enumerate(zip(shape, repeats, strict=True)):
-        if n == 1 and r > 1:
+    for d, r in enumerate(repeats):
+        if shape[d] == 1 and r > 1:
             labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))
     return Labelled(call.out, tuple(labs))
 

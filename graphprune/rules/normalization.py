@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Labelled, align
+from graphprune.labels import Lab, Labelled, align
 from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.movement import reshape
 from graphprune.rules.registry import Args, Call, Slim, positive, rule, sample, t
@@ -71,6 +71,7 @@ def batch_norm(
 
 def _masked_moments(x: Tensor, alive: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance of the living entries over ``dims``."""
+    dims = list(dims)
     alive = alive.expand(x.shape).to(x.dtype)
     count = alive.sum(dims, keepdim=True).clamp(min=1)
     mean = (x * alive).sum(dims, keepdim=True) / count
@@ -170,7 +171,7 @@ def group_norm(
     channels(call, x, 1, "takes its statistics over space")
     out = per_channel(call, x, 1, weight, bias)
     rows = Labelled((groups,))
-    if 1 < groups:
+    if groups > 1:
         out, rows = _in_groups(call, out, groups)
     if c > groups:
         _mark_mixing(call, out, [1])
@@ -182,7 +183,7 @@ def _in_groups(call: Call, x: Labelled, groups: int) -> tuple[Labelled, Labelled
     """``x`` with its channels refined by group, and the labels of the groups."""
     vector = only(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
     parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
-    labs = []
+    labs: list[Lab] = []
     for lab in parts.labs:
         split = lab.dims == {0, 1} and not lab.cell
         labs.extend(call.labels.refine(lab, frozenset([0])) if split else [lab])

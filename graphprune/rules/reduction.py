@@ -39,10 +39,19 @@ def sum_(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bo
 
 @rule(
     aten.linalg_vector_norm.default,
-    samples=[sample(t(2, 3, 4), 2, [1]), sample(t(2, 3, 4), 1, [-1], True), sample(t(3, 4, labelled=[0]), -1, [1])],
+    samples=[
+        sample(t(2, 3, 4), 2, [1]),
+        sample(t(2, 3, 4), 1, [-1], True),
+        sample(t(3, 4, labelled=[0]), -1, [1]),
+    ],
 )
 def vector_norm(
-    call: Call, x: Labelled, order: float = 2, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+    call: Call,
+    x: Labelled,
+    order: float = 2,
+    dims: Sequence[int] | None = None,
+    keepdim: bool = False,
+    **_: Any,
 ) -> Labelled:
     """Zeros add nothing, unless the order is negative."""
     if order < 0:
@@ -62,7 +71,11 @@ def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, kee
 
 @rule(
     aten.mean.dim,
-    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3, 4, 4, labelled=[1]), [2, 3])],
+    samples=[
+        sample(t(2, 3, 4), [1]),
+        sample(t(2, 3, 4), [-1], True),
+        sample(t(2, 3, 4, 4, labelled=[1]), [2, 3]),
+    ],
     masked=masked_mean,
 )
 def mean(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Labelled:
