@@ -37,7 +37,7 @@ class PrunedMultiheadAttention(nn.Module):
         self.batch_first = source.batch_first
         self.add_zero_attn = source.add_zero_attn
         self._qkv_same_embed_dim = source._qkv_same_embed_dim
-        for name, parameter in source._parameters.items():
+        for name, parameter in {"bias_k": None, "bias_v": None, **source._parameters}.items():
             self.register_parameter(name, parameter)
         self.out_proj = source.out_proj
         inner = source.out_proj.weight.shape[1]

@@ -91,3 +91,13 @@ def zero_(call: Call, x: Labelled) -> Labelled:
 @rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)])
 def fill_(call: Call, x: Labelled, value: float) -> Labelled:
     return x
+
+
+@rule(
+    aten.bernoulli_.float,
+    aten.bernoulli.p,
+    samples=[sample(t(2, 6), 1.0)],
+)
+def bernoulli(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
+    """Noise of the shape of ``x``: dropout written by hand."""
+    return x

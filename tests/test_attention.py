@@ -1,0 +1,138 @@
+"""``PrunedMultiheadAttention`` is ``nn.MultiheadAttention``, and stays so when heads are removed."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from networks import randomise
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.attention import PrunedMultiheadAttention
+
+HEADS, WIDTH, BATCH, QUERIES, KEYS = 3, 12, 2, 4, 5
+MODULES = [
+    dict(batch_first=first, bias=bias, add_bias_kv=kv, add_zero_attn=zero, **dims)
+    for first, bias, kv, zero, dims in product(
+        (True, False), (True, False), (True, False), (True, False), ({}, {"kdim": 7, "vdim": 9}, {"vdim": 9})
+    )
+]
+
+
+def attention(**options: Any) -> nn.MultiheadAttention:
+    module = nn.MultiheadAttention(WIDTH, HEADS, dtype=torch.float64, **options)
+    randomise(module)
+    return module.eval()
+
+
+def replacement(module: nn.MultiheadAttention) -> PrunedMultiheadAttention:
+    return PrunedMultiheadAttention(module, module.num_heads, module.head_dim**-0.5)
+
+
+def inputs(module: nn.MultiheadAttention, batched: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for time, width in ((QUERIES, WIDTH), (KEYS, module.kdim), (KEYS, module.vdim)):
+        x = torch.randn(BATCH, time, width, generator=generator, dtype=torch.float64)
+        made.append((x if module.batch_first else x.transpose(0, 1)) if batched else x[0])
+    return made[0], made[1], made[2]
+
+
+def masks(batched: bool) -> list[dict[str, Any]]:
+    """Every kind of mask: none, 2-D and 3-D, boolean and additive, with and without padded keys."""
+    heads = BATCH * HEADS if batched else HEADS
+    flat = torch.zeros(QUERIES, KEYS, dtype=torch.bool)
+    flat[1, 2:] = flat[2, 0] = True
+    deep = flat.repeat(heads, 1, 1)
+    deep[1, 3, 1] = True
+    padding = torch.zeros(BATCH, KEYS, dtype=torch.bool)
+    padding[1, 3:] = padding[0, 4] = True
+    padding = padding if batched else padding[1]
+    additive = [torch.zeros(m.shape, dtype=torch.float64).masked_fill(m, -2.5) for m in (flat, deep)]
+    bool_masks = [{"attn_mask": m, "key_padding_mask": p} for m, p in product((None, flat, deep), (None, padding))]
+    float_padding = torch.zeros(padding.shape, dtype=torch.float64).masked_fill(padding, float("-inf"))
+    float_masks = [
+        {"attn_mask": m, "key_padding_mask": p} for m, p in product(additive, (None, float_padding))
+    ]
+    return [*bool_masks, *float_masks]
+
+
+def assert_same(expected: tuple[Tensor, Tensor | None], actual: tuple[Tensor, Tensor | None]) -> None:
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-10, atol=1e-12)
+    assert (actual[1] is None) == (expected[1] is None)
+    if expected[1] is not None:
+        torch.testing.assert_close(actual[1], expected[1], rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("batched", [True, False], ids=["batched", "unbatched"])
+@pytest.mark.parametrize("options", MODULES, ids=lambda o: "-".join(k for k, v in o.items() if v) or "plain")
+def test_equals_torch_where_nothing_is_removed(options: dict[str, Any], batched: bool) -> None:
+    module = attention(**options)
+    same = replacement(module)
+    for mask, need, average in product(masks(batched), (True, False), (True, False)):
+        call = {**mask, "need_weights": need, "average_attn_weights": average}
+        assert_same(module(*inputs(module, batched), **call), same(*inputs(module, batched), **call))
+
+
+@pytest.mark.parametrize("options", MODULES, ids=lambda o: "-".join(k for k, v in o.items() if v) or "plain")
+def test_has_the_same_state(options: dict[str, Any]) -> None:
+    module = attention(**options)
+    state = replacement(module).state_dict()
+    assert list(state) == list(module.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_is_causal_is_a_hint_beside_the_mask() -> None:
+    module = attention(batch_first=True)
+    x = inputs(module)[0]
+    causal = nn.Transformer.generate_square_subsequent_mask(QUERIES, dtype=torch.float64)
+    call = {"attn_mask": causal, "is_causal": True, "need_weights": False}
+    assert_same(module(x, x, x, **call), replacement(module)(x, x, x, **call))
+
+
+def test_dropout_works_in_training_only() -> None:
+    module = replacement(attention(batch_first=True, dropout=0.5))
+    x, k, v = inputs(module_like := attention(batch_first=True))
+    assert module_like.kdim == WIDTH
+    for need in (True, False):
+        still = [module.eval()(x, k, v, need_weights=need)[0] for _ in range(2)]
+        moving = [module.train()(x, k, v, need_weights=need)[0] for _ in range(2)]
+        assert torch.equal(*still)
+        assert not torch.equal(*moving)
+
+
+class Mixer(nn.Module):
+    """Attention over a sequence that was projected, so that all widths can be pruned."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options)
+        self.leave = nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        memory = y.flip(1)
+        return self.leave(self.attention(y, memory, memory, need_weights=False)[0])
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_zero_attn": True}], ids=str)
+@pytest.mark.parametrize("head_width", [False, True], ids=["heads", "width"])
+def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_width: bool) -> None:
+    model = randomise(Mixer(**options))
+    x = torch.randn(2, 5, 6)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5, head_width=head_width)
+    slim = plan.apply(model)
+    assert isinstance(slim.attention, PrunedMultiheadAttention)
+    assert slim.attention.num_heads == (HEADS if head_width else 2)
+    assert list(slim.state_dict()) == list(model.state_dict())
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.relative <= 1e-12, str(check)
+
+
+def test_description_names_the_sizes() -> None:
+    assert "embed_dim=12, num_heads=3, head_dim=4" in repr(replacement(attention()))
