@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from benchmarks.common import call
+from benchmarks.common import call, enliven
 from benchmarks.zoo import zoo
 from graphprune.cli import frozen_by_reason
 from graphprune.groups import Frozen
@@ -46,7 +46,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     """
     torch.manual_seed(0)
     model, inputs = clock("build", zoo(zoo_name)[name])
-    _enliven(model.eval())
+    enliven(model.eval())
     inputs = clock("inputs", lambda: example_inputs_for(model)) if inputs is None else inputs
     graph = clock("trace", lambda: graphprune.trace(model, inputs))
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
@@ -73,22 +73,6 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
         "unexpected": _reasons(unexpected),
         "seconds": clock.seconds,
     }
-
-
-def _enliven(model: nn.Module) -> None:
-    """Give every tensor that is initialised to one value other ones, as training would.
-
-    A classifier of zeros, or normalisations that do nothing, would hide mistakes from the verification.
-    """
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if not tensor.is_floating_point() or tensor.numel() < 2 or tensor.min() != tensor.max():
-                continue
-            if name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif isinstance(tensor, nn.Parameter) or name.endswith("running_mean"):
-                tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
 
 
 def _unseen(slim: nn.Module, inputs: Any) -> float:

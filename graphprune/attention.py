@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+_PARAMETERS = "in_proj_weight q_proj_weight k_proj_weight v_proj_weight in_proj_bias bias_k bias_v".split()
+
+
 class PrunedMultiheadAttention(nn.Module):
     """Multi-head attention whose heads need not add up to the width of the tensors it attends to.
 
@@ -37,7 +40,7 @@ class PrunedMultiheadAttention(nn.Module):
         self.batch_first = source.batch_first
         self.add_zero_attn = source.add_zero_attn
         self._qkv_same_embed_dim = source._qkv_same_embed_dim
-        for name, parameter in {"bias_k": None, "bias_v": None, **source._parameters}.items():
+        for name, parameter in (source._parameters | {"bias_k": source.bias_k, "bias_v": source.bias_v}).items():
             self.register_parameter(name, parameter)
         self.out_proj = source.out_proj
         inner = source.out_proj.weight.shape[1]

@@ -220,6 +220,12 @@ def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return func(*args, **kwargs)
 
 
+def _device(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """A program that asks where a tensor lives must not go another way because it is traced on ``meta``."""
+    device = func(*args, **kwargs)
+    return torch.device("cpu") if device.type == "meta" else device
+
+
 def _handlers() -> dict[Any, Handler]:
     view = (
         Tensor.view,
@@ -233,6 +239,7 @@ def _handlers() -> dict[Any, Handler]:
     table: dict[Any, Handler] = {
         Tensor.shape.__get__: _shape,  # type: ignore[attr-defined]
         Tensor.size: _shape,
+        Tensor.device.__get__: _device,  # type: ignore[attr-defined]
         Tensor.__getitem__: _getitem,
         Tensor.__setitem__: _setitem,
         F.layer_norm: _layer_norm,

@@ -15,11 +15,11 @@ from graphprune.attention import PrunedMultiheadAttention
 
 HEADS, WIDTH, BATCH, QUERIES, KEYS = 3, 12, 2, 4, 5
 MODULES = [
-    dict(batch_first=first, bias=bias, add_bias_kv=kv, add_zero_attn=zero, **dims)
-    for first, bias, kv, zero, dims in product(
-        (True, False), (True, False), (True, False), (True, False), ({}, {"kdim": 7, "vdim": 9}, {"vdim": 9})
-    )
+    dict(batch_first=first, add_bias_kv=kv, add_zero_attn=zero, **dims)
+    for first, kv, zero, dims in product((True, False), (True, False), (True, False), ({}, {"kdim": 7, "vdim": 9}))
 ]
+MODULES += [{"bias": False}, {"bias": False, "kdim": 7}, {"vdim": 9}]
+WEIGHTS = [{"need_weights": False}, {}, {"average_attn_weights": False}]
 
 
 def attention(**options: Any) -> nn.MultiheadAttention:
@@ -54,9 +54,7 @@ def masks(batched: bool) -> list[dict[str, Any]]:
     additive = [torch.zeros(m.shape, dtype=torch.float64).masked_fill(m, -2.5) for m in (flat, deep)]
     bool_masks = [{"attn_mask": m, "key_padding_mask": p} for m, p in product((None, flat, deep), (None, padding))]
     float_padding = torch.zeros(padding.shape, dtype=torch.float64).masked_fill(padding, float("-inf"))
-    float_masks = [
-        {"attn_mask": m, "key_padding_mask": p} for m, p in product(additive, (None, float_padding))
-    ]
+    float_masks = [{"attn_mask": m, "key_padding_mask": p} for m, p in product(additive, (None, float_padding))]
     return [*bool_masks, *float_masks]
 
 
@@ -72,9 +70,9 @@ def assert_same(expected: tuple[Tensor, Tensor | None], actual: tuple[Tensor, Te
 def test_equals_torch_where_nothing_is_removed(options: dict[str, Any], batched: bool) -> None:
     module = attention(**options)
     same = replacement(module)
-    for mask, need, average in product(masks(batched), (True, False), (True, False)):
-        call = {**mask, "need_weights": need, "average_attn_weights": average}
-        assert_same(module(*inputs(module, batched), **call), same(*inputs(module, batched), **call))
+    given = inputs(module, batched)
+    for mask, weights in product(masks(batched), WEIGHTS):
+        assert_same(module(*given, **mask, **weights), same(*given, **mask, **weights))
 
 
 @pytest.mark.parametrize("options", MODULES, ids=lambda o: "-".join(k for k, v in o.items() if v) or "plain")
@@ -119,7 +117,7 @@ class Mixer(nn.Module):
         return self.leave(self.attention(y, memory, memory, need_weights=False)[0])
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False}, {"add_zero_attn": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"bias": False}, {"kdim": WIDTH, "vdim": WIDTH}], ids=str)
 @pytest.mark.parametrize("head_width", [False, True], ids=["heads", "width"])
 def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_width: bool) -> None:
     model = randomise(Mixer(**options))
@@ -132,6 +130,17 @@ def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_w
     assert list(slim.state_dict()) == list(model.state_dict())
     check = graphprune.verify(model, slim, plan, x)
     assert check.relative <= 1e-12, str(check)
+
+
+def test_heads_stay_where_torch_fills_in_zeros_by_number() -> None:
+    model = randomise(Mixer(add_zero_attn=True))
+    x = torch.randn(2, 5, 6)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.attention.num_heads == HEADS
+    assert slim.attention.embed_dim == WIDTH // 2
+    assert graphprune.verify(model, slim, plan, x).passed
 
 
 def test_description_names_the_sizes() -> None:
