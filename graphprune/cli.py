@@ -232,7 +232,7 @@ def _frozen_table(graph: Any) -> Table:
     table = _table("What cannot be pruned", "why", "axes", "for example", left=1)
     table.columns[-1].justify = "left"
     for why, items in frozen_by_reason(graph.frozen).items():
-        where = items[0].reason.removeprefix(why).strip(", ()").replace("at an unknown line", "")
+        where = items[0].reason.removeprefix(why).lstrip(", ").replace("at an unknown line", "")
         _row(table, why, len(items), f"{items[0].axis} {where}".rstrip())
     return table
 

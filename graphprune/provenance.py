@@ -130,7 +130,8 @@ def _getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(i, slice | int) for i in index):
         _note_positions(watcher, tensor, index)
-    return func(tensor, args[1])
+    numbers = tuple(torch.tensor(i) if isinstance(i, list) and i and type(i[0]) is int else i for i in index)
+    return func(tensor, numbers if isinstance(args[1], tuple) else numbers[0])
 
 
 def _setitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
