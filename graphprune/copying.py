@@ -12,6 +12,8 @@ from torch import nn
 
 _ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device))
 
+_FLAT = frozenset((tuple, list, set))
+
 
 def all_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
     """Parameters, buffers and tensors kept as plain attributes, of every submodule."""
@@ -40,7 +42,8 @@ def _is_plain(module: nn.Module) -> bool:
     kind = type(module)
     hooks = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
     same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
-    return same and kind.__setstate__ is nn.Module.__setstate__ and kind.__new__ is object.__new__
+    reads_old_files = kind.__setstate__.__module__.startswith("torch.nn")
+    return same and reads_old_files and kind.__new__ is object.__new__
 
 
 def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
@@ -58,6 +61,6 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind is dict or kind is OrderedDict:
         if all(type(k) in _ATOMIC for k in value):
             return kind((k, _copied(v, memo)) for k, v in value.items()) if value else kind()
-    elif kind is tuple and all(type(v) in _ATOMIC for v in value):
-        return value
+    elif kind in _FLAT and all(type(v) in _ATOMIC for v in value):
+        return kind(value)
     return copy.deepcopy(value, memo)
