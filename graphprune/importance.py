@@ -55,30 +55,26 @@ _BLOCK = 1 << 18
 
 def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
     """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
-    wide = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     last = max(dims)
     flat = tensor.detach().reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
-    parts: list[list[Tensor]] = [[] for _ in dims]
-    for block in flat.split(rows):
-        powers = _powers(block.to(wide), order)
-        if powers.ndim > last + 1:
-            powers = powers.sum(-1)
-        for part, dim in zip(parts, dims, strict=True):
+    sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
+    for number, block in enumerate(flat.split(rows)):
+        powers = _powers(block, order)
+        powers = powers.sum(-1) if powers.ndim > last + 1 else powers
+        for dim, total in sums.items():
             others = [d for d in range(last + 1) if d != dim]
-            part.append(powers.sum(others) if others else powers)
-    return [_joined(part, dim).double().cpu().numpy() for part, dim in zip(parts, dims, strict=True)]
+            part = powers.sum(others) if others else powers
+            (total[number * rows :][: len(part)] if dim == 0 else total).add_(part)
+    return [total.cpu().numpy() for total in sums.values()]
 
 
 def _powers(block: Tensor, order: float) -> Tensor:
+    block = block if block.dtype == torch.float64 else block.float()
     if order == 2:
         return block.square()
     return block.abs() if order == 1 else block.abs().pow(order)
-
-
-def _joined(blocks: list[Tensor], dim: int) -> Tensor:
-    return torch.cat(blocks) if dim == 0 else torch.stack(blocks).sum(0)
 
 
 def magnitude(order: float) -> Importance:
