@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
+from graphprune.modules import named_modules
+
 _ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device))
 
 _FLAT = frozenset((tuple, list, set))
-
-
-def all_tensors(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters, buffers and tensors kept as plain attributes, of every submodule."""
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(value, torch.Tensor):
-                yield value
 
 
 def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
@@ -30,7 +24,7 @@ def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module
     copied directly, and only what is neither module, tensor nor constant goes through ``deepcopy``.
     """
     memo: dict[int, Any] = dict(tensors)
-    plain = [m for m in model.modules() if _is_plain(m)]
+    plain = [m for _, m in named_modules(model) if _is_plain(m)]
     for module in plain:
         memo[id(module)] = module.__new__(type(module))
     for module in plain:
@@ -39,7 +33,11 @@ def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module
 
 
 def _is_plain(module: nn.Module) -> bool:
-    kind = type(module)
+    return _is_plain_class(type(module))
+
+
+@lru_cache(maxsize=1024)
+def _is_plain_class(kind: type[nn.Module]) -> bool:
     hooks = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
     same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
     reads_old_files = kind.__setstate__.__module__.startswith("torch.nn")

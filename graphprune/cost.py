@@ -12,8 +12,8 @@ from torch import fx, nn
 
 from graphprune.equations import Sizes
 from graphprune.label import Labelling
+from graphprune.modules import named_tensors
 from graphprune.plan import Plan
-from graphprune.shadow import named_tensors
 from graphprune.solve import Mask, Solution
 
 aten = torch.ops.aten
@@ -78,10 +78,9 @@ def count_cost(
         return [sizes.count(alive, node, d) for d in range(len(node.meta["shape"]))]
 
     macs = sum(MACS[node.target](shape, node) for node in labelling.nodes[:evaluated] if node.target in MACS)
-    parameters = {name for name, _ in model.named_parameters()}
     params = total = 0
     for name, tensor in named_tensors(model):
         entries = prod(plan.shape(name)) if plan else tensor.numel()
-        params += entries if name in parameters else 0
+        params += entries if isinstance(tensor, nn.Parameter) else 0
         total += entries * tensor.element_size()
     return Cost(macs, params, total)

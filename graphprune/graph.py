@@ -19,9 +19,9 @@ from graphprune.groups import Frozen, Group, Units
 from graphprune.importance import Importance
 from graphprune.inputs import first_that_runs, normalise
 from graphprune.label import Labelling, label
+from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.planner import make_plan, selectable
-from graphprune.shadow import named_tensors
 from graphprune.solve import Solution, solve
 from graphprune.trace import Trace, trace_model
 

@@ -55,12 +55,14 @@ _BLOCK = 1 << 18
 
 def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
     """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
+    if tensor.ndim == 1:
+        return [_powers(tensor.detach(), order).double().cpu().numpy()]
     last = max(dims)
     flat = tensor.detach().reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
     sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
-    for number, block in enumerate(flat.split(rows)):
+    for number, block in enumerate(flat.split(rows) if rows < len(flat) else (flat,)):
         powers = _powers(block, order)
         powers = powers.sum(-1) if powers.ndim > last + 1 else powers
         for dim, total in sums.items():

@@ -14,7 +14,7 @@ from graphprune.rules import RULES
 from graphprune.rules.factories import constant
 from graphprune.rules.pointwise import pointwise
 from graphprune.rules.registry import Call, RuleFunction
-from graphprune.trace import Trace
+from graphprune.trace import Trace, short_name
 
 aten = torch.ops.aten
 _MAKES_LABELS = {aten.expand.default, aten.repeat.default, aten.new_zeros.default, aten.new_ones.default}
@@ -76,7 +76,7 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
     outs = tuple(tuple(s) if s is not None else () for s in shapes)
     op: Any = node.target
-    call = Call(op._schema.name.split("::")[-1], labelling.labels, outs)
+    call = Call(short_name(op), labelling.labels, outs)
     function = rule_for(op, all_labs(args, *kwargs.values()))
     result = function(call, *args, **kwargs)
     if call.counts:

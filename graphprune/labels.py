@@ -11,6 +11,7 @@ do) and ``fix`` (a label never dies). :mod:`graphprune.solve` draws the conclusi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
@@ -114,7 +115,7 @@ class Labels:
     def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: str = "") -> Ids:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
-        total = int(np.prod(sizes))
+        total = math.prod(sizes)
         ids = np.arange(self.count, self.count + total, dtype=np.int64).reshape(sizes)
         self.axes.append(Axis(kind, name, self.count, total, self.site))
         self.count += total
@@ -233,11 +234,11 @@ def _padded(x: Labelled, rank: int) -> Labelled:
 
 
 def _align_pair(labels: Labels, a: Labelled, b: Labelled) -> Labelled:
-    shape = tuple(max(m, n) for m, n in zip(a.shape, b.shape, strict=True))
-    shared = frozenset(d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m > 1 and n > 1)
+    shape = tuple(map(max, a.shape, b.shape))
     if _same_layout(a, b):
         labels.unify(a.labs[0].ids, b.labs[0].ids)
         return Labelled(shape, a.labs)
+    shared = varying(a.shape) & varying(b.shape)
     met_a, free_a = _meeting(labels, a, shared)
     met_b, free_b = _meeting(labels, b, shared)
     _fix_unmatched(labels, met_a, met_b, shared)
@@ -246,10 +247,8 @@ def _align_pair(labels: Labels, a: Labelled, b: Labelled) -> Labelled:
 
 
 def _same_layout(a: Labelled, b: Labelled) -> bool:
-    """The common case: one array each, over the same dimensions, that no broadcasting touches."""
-    if a.shape != b.shape or len(a.labs) != 1 or len(b.labs) != 1:
-        return False
-    return a.labs[0].ids.shape == b.labs[0].ids.shape
+    """The common case: one array each, over the same dimensions."""
+    return len(a.labs) == len(b.labs) == 1 and a.labs[0].ids.shape == b.labs[0].ids.shape
 
 
 def _meeting(labels: Labels, x: Labelled, shared: Dims) -> tuple[list[Lab], list[Lab]]:

@@ -20,6 +20,7 @@ from graphprune.labels import Axis, Dims, Ids, Lab, Labelled, Labels, Shape, all
 from graphprune.rules import RULES
 from graphprune.rules.registry import Call, Slim
 from graphprune.solve import Mask, Solution
+from graphprune.trace import short_name
 
 Orders = dict[Axis, Ids]
 
@@ -209,7 +210,7 @@ class SlimRun:
         args = _substitute(args, values)
         kwargs = {k: _substitute(v, values) for k, v in node.kwargs.items()}
         function = rule_for(op, all_labs(args, *kwargs.values()))
-        return function(Call(op._schema.name.split("::")[-1], replay, outs), *args, **kwargs)
+        return function(Call(short_name(op), replay, outs), *args, **kwargs)
 
     def _shape(self, node: fx.Node, output: int, dense: Labelled) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))

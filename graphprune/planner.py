@@ -14,9 +14,9 @@ from graphprune.equations import Demands, Sizes, attributes_of, dims_of, read_de
 from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Importance, Scores, criterion
 from graphprune.labels import Ids
+from graphprune.modules import named_tensors
 from graphprune.order import Disorder, Orders, orders_of, ragged
 from graphprune.plan import Choice, Plan
-from graphprune.shadow import named_tensors
 from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse
 from graphprune.solve import KINDS, Mask
 
@@ -58,7 +58,7 @@ def make_plan(graph: ChannelGraph, ratio: float, importance: str | Importance, s
 
 
 def _context(graph: ChannelGraph, score: Importance, seed: int) -> Context:
-    tensors = dict(graph.model.named_parameters())
+    tensors = {name: t for name, t in named_tensors(graph.model) if isinstance(t, nn.Parameter)}
     abstract = [n for n, t in tensors.items() if t.is_meta]
     if abstract and score not in WEIGHTLESS:
         raise PlanError(

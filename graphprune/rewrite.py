@@ -13,10 +13,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.attention import PrunedMultiheadAttention
-from graphprune.copying import all_tensors, copy_module
+from graphprune.copying import copy_module
 from graphprune.errors import PlanError
 from graphprune.labels import Ids
-from graphprune.shadow import named_tensors
+from graphprune.modules import all_tensors, named_modules, named_tensors
 
 Kept = Mapping[str, Mapping[int, Ids]]
 """By parameter or buffer name and dimension, the entries that survive, in their new order."""
@@ -66,7 +66,7 @@ def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: boo
 
 
 def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
-    for module in model.modules():
+    for _, module in named_modules(model):
         for table in (module._parameters, module._buffers, vars(module)):
             for name, value in list(table.items()):
                 if isinstance(value, Tensor) and id(value) in replaced:
@@ -85,7 +85,7 @@ def _set_size(model: nn.Module, path: str, value: int) -> None:
 
 
 def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
-    for path, module in list(model.named_modules()):
+    for path, module in named_modules(model):
         if isinstance(module, nn.MultiheadAttention):
             _resize_attention(model, path, module, sizes)
         elif path in changed:

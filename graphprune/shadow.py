@@ -7,13 +7,13 @@ read, nothing is computed), integer buffers keep their values, and integer attri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from graphprune.copying import all_tensors, copy_module
+from graphprune.copying import copy_module
+from graphprune.modules import all_tensors, named_modules, named_tensors
 from graphprune.sizes import Attr, Size, SizeLog
 
 TORCH_NN_SIZES = frozenset(
@@ -32,19 +32,13 @@ class Shadow:
     originals: dict[int, torch.Tensor]
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by qualified name, tied ones once, under their first name."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
-
-
 def make_shadow(model: nn.Module, log: SizeLog, abstract: bool = True) -> Shadow:
     """Copy ``model``; with ``abstract`` its floating-point tensors become shapes on ``meta``."""
     tensors = {id(t): t for t in all_tensors(model)}
     twins = {key: _stand_in(t, abstract) for key, t in tensors.items()}
     module = copy_module(model, twins)
     paths = {}
-    for path, submodule in module.named_modules():
+    for path, submodule in named_modules(module):
         paths[id(submodule)] = path
         _mark_sizes(submodule, f"{path}." if path else "", log)
     names = {id(t): name for name, t in named_tensors(module)}

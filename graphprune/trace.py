@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
 
@@ -23,13 +23,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.abstract import META, AbstractDevice, is_float
 from graphprune.errors import TraceError
+from graphprune.modules import all_names, named_modules, named_tensors
 from graphprune.nested import map_tensors, tensors_of
 from graphprune.provenance import watching
-from graphprune.shadow import Shadow, make_shadow, named_tensors
+from graphprune.shadow import Shadow, make_shadow
 from graphprune.sizes import Line, SizeLog
 
 aten = torch.ops.aten
 Outputs = Callable[[Any], Any]
+
+
+@lru_cache(maxsize=4096)
+def short_name(op: Any) -> str:
+    """``"addmm"`` for ``aten.addmm.default``."""
+    return str(op._schema.name).split("::")[-1]
 
 
 @dataclass
@@ -86,7 +93,9 @@ class Recorder(TorchDispatchMode):
         self.log = log
         self.abstract = abstract
         self.shadow = shadow
-        self.shapes = {name: t.shape for name, t in named_tensors(shadow.module)}
+        tensors = named_tensors(shadow.module)
+        self.shapes = {name: t.shape for name, t in tensors}
+        self.parameters = [name for name, t in tensors if isinstance(t, nn.Parameter)]
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
@@ -96,6 +105,11 @@ class Recorder(TorchDispatchMode):
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         log.where = lambda: (user_line(sys._getframe(2)), self.stack[-1])
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Nothing is compiled while tracing; this spares every call a detour through the compiler's guards."""
+        return True
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
@@ -162,7 +176,7 @@ class Recorder(TorchDispatchMode):
         out = self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
-        node = self.graph.call_function(func, node_args, node_kwargs)
+        node = self.graph.create_node("call_function", func, node_args, node_kwargs, name=short_name(func))
         node.meta["module"] = self.stack[-1]
         node.meta["line"] = self._line
         if isinstance(out, Tensor):
@@ -259,7 +273,7 @@ def record(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None 
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
     note = ""
-    if any(name not in recorder.used for name, _ in recorder.shadow.module.named_parameters()):
+    if any(name not in recorder.used for name in recorder.parameters):
         note = _record_training(recorder, args, kwargs, outputs, results)
     unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
     recorder.graph.output(tuple(results))
@@ -270,7 +284,7 @@ def record(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None 
         results,
         recorder.constants,
         log,
-        {path: type(m) for path, m in model.named_modules()},
+        {path: type(m) for path, m in named_modules(model)},
         _aliases(model),
         unreached,
         note,
@@ -337,8 +351,8 @@ def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For every tied tensor, by its first name, the other names it has."""
     names: dict[int, list[str]] = {}
-    for iterator in (model.named_parameters, model.named_buffers):
-        for name, tensor in iterator(remove_duplicate=False):
+    for table in all_names(model):
+        for name, tensor in table.items():
             names.setdefault(id(tensor), []).append(name)
     return {first: tuple(rest) for first, *rest in names.values() if rest}
 

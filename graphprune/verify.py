@@ -19,14 +19,14 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.abstract import is_float
-from graphprune.copying import all_tensors, copy_module
+from graphprune.copying import copy_module
 from graphprune.errors import PlanError
 from graphprune.graph import ChannelGraph, trace
 from graphprune.inputs import normalise
+from graphprune.modules import all_tensors, named_tensors
 from graphprune.nested import map_tensors, tensors_of
 from graphprune.plan import Plan
 from graphprune.rules import RULES
-from graphprune.shadow import named_tensors
 from graphprune.solve import Mask
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
