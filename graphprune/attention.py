@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,7 +41,8 @@ class PrunedMultiheadAttention(nn.Module):
         self.batch_first = source.batch_first
         self.add_zero_attn = source.add_zero_attn
         self._qkv_same_embed_dim = source._qkv_same_embed_dim
-        for name, parameter in (source._parameters | {"bias_k": source.bias_k, "bias_v": source.bias_v}).items():
+        parameters: dict[str, Any] = {**source._parameters, "bias_k": source.bias_k, "bias_v": source.bias_v}
+        for name, parameter in parameters.items():
             self.register_parameter(name, parameter)
         self.out_proj = source.out_proj
         inner = source.out_proj.weight.shape[1]

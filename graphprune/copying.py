@@ -33,7 +33,7 @@ def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module
 
 
 def _is_plain(module: nn.Module) -> bool:
-    return _is_plain_class(type(module))
+    return _is_plain_class(type(module))  # type: ignore[arg-type]  # classes hash by identity
 
 
 @lru_cache(maxsize=1024)

@@ -194,7 +194,7 @@ def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
     """
     mask: Mask = np.ones((1,) * value.ndim, bool)
     for lab in value.labs:
-        mask = np.logical_and(mask, alive[solution.of[lab.ids]])
+        mask = np.asarray(mask & alive[solution.of[lab.ids]])
     rows: Mask = mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))).any(axis=2)
     return rows[int(rows.sum(axis=1).argmax())]
 

@@ -240,7 +240,7 @@ def _handlers() -> dict[Any, Handler]:
     table: dict[Any, Handler] = {
         Tensor.shape.__get__: _shape,  # type: ignore[attr-defined]
         Tensor.size: _shape,
-        Tensor.device.__get__: _device,  # type: ignore[attr-defined]
+        Tensor.device.__get__: _device,
         Tensor.__getitem__: _getitem,
         Tensor.__setitem__: _setitem,
         F.layer_norm: _layer_norm,

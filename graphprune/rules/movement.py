@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.labels import Ids, Lab, Labelled, Labels, Shape, align
+from graphprune.labels import Ids, Lab, Labelled, Labels, Shape, align, varying
 from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
 
 aten = torch.ops.aten
@@ -386,7 +386,8 @@ def repeat(call: Call, x: Labelled, repeats: Sequence[int]) -> Labelled:
     labs: list[Lab] = []
     for lab in x.labs:
         ids = lab.ids.reshape((1,) * missing + lab.ids.shape)
-        labs.append(lab.at(np.tile(ids, [r if n > 1 else 1 for r, n in zip(repeats, ids.shape, strict=True)])))
+        times = [r if d in varying(ids.shape) else 1 for d, r in enumerate(repeats)]
+        labs.append(lab.at(np.tile(ids, times)))
     for d, r in enumerate(repeats):
         if shape[d] == 1 and r > 1:
             labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))

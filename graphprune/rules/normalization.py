@@ -38,10 +38,11 @@ def masked_batch_norm(
     """Batch statistics, over what lives of all dimensions but the second."""
     wide = [1, -1, *(1 for _ in x.shape[2:])]
     mean, variance = _masked_moments(x, alive, [d for d in range(x.ndim) if d != 1])
-    out = (x - mean) * (variance + eps).rsqrt()
+    scale = (variance + eps).rsqrt()
+    out = (x - mean) * scale
     out = out if weight is None else out * weight.view(wide)
     out = out if bias is None else out + bias.view(wide)
-    return out, mean.flatten(), variance.flatten()
+    return out, mean.flatten(), scale.flatten()
 
 
 @rule(
