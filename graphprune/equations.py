@@ -192,10 +192,10 @@ def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
 
     Rows are equally long where they live at all, but need not keep the same entries.
     """
-    mask: Mask = np.ones((1,) * value.ndim, bool)
+    mask = np.ones((1,) * value.ndim, bool)
     for lab in value.labs:
-        mask = np.asarray(mask & alive[solution.of[lab.ids]])
-    rows: Mask = mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))).any(axis=2)
+        mask = mask & alive[solution.of[lab.ids]]
+    rows = np.any(mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))), axis=2)
     return rows[int(rows.sum(axis=1).argmax())]
 
 

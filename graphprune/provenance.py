@@ -46,7 +46,7 @@ class SizeWatcher(TorchFunctionMode):
 
     def note_all(self, tensor: Any, sizes: Iterable[Any], first: int = 0) -> None:
         for i, size in enumerate(sizes):
-            if isinstance(size, int) and size > 1:
+            if isinstance(size, int) and int(size) > 1:
                 self.note(tensor, first + i, size)
 
 
@@ -207,7 +207,7 @@ def _with_groups(position: int, name: str) -> Handler:
     def handler(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
         out = func(*args, **kwargs)
         groups = args[position] if len(args) > position else kwargs.get(name, 1)
-        if groups > 1:
+        if int(groups) > 1:
             watcher.note(out, name, groups)
         return out
 

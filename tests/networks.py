@@ -1,7 +1,7 @@
 """Small networks in which channels depend on each other in every way that occurs in practice.
 
-Each block takes [b, c, h, w] (or [b, t, c]) and the network's input. Sizes in ``forward`` come from attributes and shapes,
-as they do in published code. ``randomise`` gives every tensor values that would reveal a wrong channel.
+Each block takes [b, c, h, w] (or [b, t, c]) and the network's input. Sizes in ``forward`` come from attributes and
+shapes, as they do in published code. ``randomise`` gives every tensor values that would reveal a wrong channel.
 """
 
 from __future__ import annotations

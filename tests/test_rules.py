@@ -1,8 +1,8 @@
 """The commuting square: pruning the inputs and running an operation is running it and pruning the outputs.
 
 Every registered rule is taken through it on its own samples. Each labelled dimension of each tensor gets fresh labels,
-the rule relates them, a random choice of what is removed is drawn, and the operation on slim inputs is compared with the
-slim part of the operation on dense inputs whose dead elements are zero.
+the rule relates them, a random choice of what is removed is drawn, and the operation on slim inputs is compared with
+the slim part of the operation on dense inputs whose dead elements are zero.
 """
 
 from __future__ import annotations
