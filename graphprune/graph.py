@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.cost import Cost, count_cost
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
@@ -53,7 +54,9 @@ class ChannelGraph:
         for group in self.groups:
             if group.name == name:
                 return group
-        axes = (name, f"{name}[0]", f"{name}.weight[0]", f"{name}.weight[1]", f"{name}.in_proj_weight[0]")
+        kind = self.trace.modules.get(name, nn.Module)
+        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
+        axes = (name, f"{name}[0]", f"{name}.weight[{out}]", f"{name}.in_proj_weight[0]")
         for axis in axes:
             for group in self.groups:
                 if axis in group.axes:

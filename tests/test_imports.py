@@ -1,0 +1,47 @@
+"""Imports point one way: a module of the package imports only earlier ones of the pipeline."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "graphprune"
+ORDER = (
+    "errors sizes nested modules copying abstract provenance shadow trace inputs "
+    "labels rules label solve couplings groups importance equations allocate order "
+    "attention rewrite plan planner cost graph verify storage prune __init__ specs cli __main__"
+).split()
+
+
+def imported(file: Path) -> set[str]:
+    """The package's modules that a file imports when it runs."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("graphprune"):
+            inner = (node.module or "").split(".")[1:]
+            names |= {inner[0]} if inner else {alias.name for alias in node.names}
+    return names
+
+
+def modules() -> dict[str, list[Path]]:
+    files = {p.stem: [p] for p in PACKAGE.glob("*.py")}
+    return files | {"rules": list((PACKAGE / "rules").glob("*.py"))}
+
+
+def test_every_module_has_a_place() -> None:
+    assert sorted(modules()) == sorted(ORDER)
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_imports_point_backwards(name: str) -> None:
+    earlier = {*ORDER[: ORDER.index(name)], name if name == "rules" else ""}
+    for file in modules()[name]:
+        wrong = {m for m in imported(file) if m in ORDER and m not in earlier}
+        assert not wrong, f"{file.name} imports {wrong}, which come later"
+
+
+def test_a_wrong_import_is_seen(tmp_path: Path) -> None:
+    file = tmp_path / "labels.py"
+    file.write_text("from graphprune.verify import verify\n")
+    assert imported(file) == {"verify"}
+    assert ORDER.index("verify") > ORDER.index("labels")
