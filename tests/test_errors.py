@@ -78,7 +78,7 @@ def test_a_plan_for_another_model() -> None:
     before = state(other)
     with pytest.raises(PlanError, match=r"model: 0.weight has shape \[16, 4\], the plan was made for \[8, 4\]"):
         plan.apply(other)
-    with pytest.raises(PlanError, match="model: the plan names '0.bias', which this Linear does not have"):
+    with pytest.raises(PlanError, match=r"model: the plan names '0.bias', which this Linear does not have"):
         plan.apply(nn.Linear(4, 8))
     assert_same(other, before)
 
@@ -96,9 +96,9 @@ def test_unknown_names() -> None:
         graph.group("nowhere")
     with pytest.raises(InputError, match=r"name: no group '2'; it is frozen: 2.weight\[0\]: output of the model"):
         graph.group("2")
-    with pytest.raises(InputError, match="importance: 'best' is not known; use one of 'l1', 'l2', 'random'"):
+    with pytest.raises(InputError, match=r"importance: 'best' is not known; use one of 'l1', 'l2', 'random'"):
         graph.plan(0.5, importance="best")
-    with pytest.raises(InputError, match="name: the plan knows no parameter or buffer '5.weight'"):
+    with pytest.raises(InputError, match=r"name: the plan knows no parameter or buffer '5.weight'"):
         graph.plan(0.5).mask("5.weight")
 
 
@@ -109,7 +109,7 @@ def test_scores_of_a_wrong_shape() -> None:
 
 
 def test_not_a_module() -> None:
-    with pytest.raises(InputError, match="model: must be a torch.nn.Module, but is a function"):
+    with pytest.raises(InputError, match=r"model: must be a torch.nn.Module, but is a function"):
         graphprune.trace(lambda x: x, torch.randn(1))  # type: ignore[arg-type]
 
 
@@ -117,7 +117,7 @@ def test_weights_on_meta() -> None:
     with torch.device("meta"):
         model = net()
     graph = graphprune.trace(model, torch.randn(1, 4))
-    with pytest.raises(PlanError, match="importance: it reads weights, but 0.weight is on the meta device"):
+    with pytest.raises(PlanError, match=r"importance: it reads weights, but 0.weight is on the meta device"):
         graph.plan(0.5)
     assert graph.plan(0.5, importance="random").shape("0.weight") == (4, 4)
 

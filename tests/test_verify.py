@@ -1,0 +1,114 @@
+"""The oracle: it agrees with the model when nothing is removed, and goes red when something is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.graph import ChannelGraph
+from graphprune.nested import tensors_of
+from graphprune.plan import Plan
+from graphprune.verify import run_masked, run_slim
+from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+NETWORKS = {
+    "resnet": (resnet_cifar.resnet20, IMAGE),
+    "mobilenet": (lambda: mobilenet_v2.mobilenet_v2(10, small_input=True), IMAGE),
+    "vit": (vit.vit, IMAGE),
+    "gpt": (gpt.gpt, torch.arange(24).view(2, 12)),
+    "hardnet": (hardnet.hardnet, IMAGE),
+}
+
+
+def pruned(name: str) -> tuple[nn.Module, Tensor, ChannelGraph, Plan, nn.Module]:
+    build, inputs = NETWORKS[name]
+    torch.manual_seed(0)
+    model = build().eval()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *(b for b in model.buffers() if b.is_floating_point() and b.ndim == 1)):
+            if tensor.ndim == 1:
+                tensor.copy_(torch.rand_like(tensor) + 0.5)
+    graph = graphprune.trace(model, inputs)
+    plan = graph.plan(0.5, importance="random")
+    return model, inputs, graph, plan, plan.apply(model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_slim_equals_masked(name: str) -> None:
+    model, inputs, _, plan, slim = pruned(name)
+    check = graphprune.verify(model, slim, plan, inputs)
+    assert check.passed
+    assert check.relative <= 1e-10
+    assert "equal to the masked original" in str(check)
+    assert bool(check.inexact) == (name in ("vit", "gpt"))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_interpreter_is_the_model(name: str) -> None:
+    model, inputs, graph, _, _ = pruned(name)
+    found, inexact = run_masked(graph, graph.alive(None), [inputs])
+    (expected,) = tensors_of(run_slim(model, (inputs,), {}))
+    assert inexact == ()
+    torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_wrong_weight_is_seen(name: str) -> None:
+    model, inputs, _, plan, slim = pruned(name)
+    parameters = [p for p in slim.parameters() if p.ndim > 1]
+    with torch.no_grad():
+        parameters[-1].view(-1)[0] += 0.5
+    check = graphprune.verify(model, slim, plan, inputs)
+    assert not check.passed
+    assert "DIFFERENT" in str(check)
+
+
+@pytest.mark.parametrize("name", ["resnet", "hardnet", "vit"])
+def test_another_choice_is_seen(name: str) -> None:
+    model, inputs, graph, _, slim = pruned(name)
+    other = graph.plan(0.5, importance="random", seed=1)
+    assert not graphprune.verify(model, slim, other, inputs).passed
+
+
+def test_the_order_of_a_gathered_parameter_matters() -> None:
+    model, inputs, _, plan, _ = pruned("hardnet")
+    unordered = {n: {d: np.sort(i) for d, i in dims.items()} for n, dims in plan.kept.items()}
+    changed = [n for n in plan.kept if any((plan.kept[n][d] != i).any() for d, i in unordered[n].items())]
+    assert changed, "hardnet has a channel shuffle whose consumers are gathered in another order"
+    slim = replace(plan, kept=unordered).apply(model)
+    assert not graphprune.verify(model, slim, plan, inputs).passed
+
+
+class Gate(nn.Module):
+    """A removed channel would still open its gate half way if only its producer were zeroed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.last = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.sigmoid(self.norm(self.first(x))))
+
+
+def test_zeroing_only_the_producer_would_be_wrong() -> None:
+    torch.manual_seed(0)
+    model = Gate().eval()
+    plan = graphprune.trace(model, IMAGE).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, IMAGE).passed
+    with torch.no_grad():
+        model.first.weight *= plan.mask("first.weight")
+        model.first.bias *= plan.mask("first.bias")
+        assert (model(IMAGE) - slim(IMAGE)).abs().max() > 1e-2
+
+
+def test_a_slim_model_of_another_shape_is_refused() -> None:
+    model, inputs, _, plan, _ = pruned("resnet")
+    with pytest.raises(graphprune.errors.PlanError, match="slim: its outputs have shapes"):
+        graphprune.verify(model, resnet_cifar.resnet20(num_classes=7), plan, inputs)
