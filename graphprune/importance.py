@@ -55,15 +55,17 @@ _BLOCK = 1 << 18
 
 def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
     """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
+    tensor = tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
     if tensor.ndim == 1:
-        return [_powers(tensor.detach(), order).double().cpu().numpy()]
+        return [_powers(tensor, order, torch.empty_like(tensor)).double().cpu().numpy()]
     last = max(dims)
-    flat = tensor.detach().reshape(*tensor.shape[: last + 1], -1)
+    flat = tensor.reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
+    space = torch.empty_like(flat[:rows])
     sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
     for number, block in enumerate(flat.split(rows) if rows < len(flat) else (flat,)):
-        powers = _powers(block, order)
+        powers = _powers(block, order, space[: len(block)])
         powers = powers.sum(-1) if powers.ndim > last + 1 else powers
         for dim, total in sums.items():
             others = [d for d in range(last + 1) if d != dim]
@@ -72,11 +74,12 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
     return [total.cpu().numpy() for total in sums.values()]
 
 
-def _powers(block: Tensor, order: float) -> Tensor:
-    block = block if block.dtype == torch.float64 else block.float()
+def _powers(block: Tensor, order: float, out: Tensor) -> Tensor:
+    """|w|**order, written to ``out``: fresh memory for every block would cost more than the arithmetic."""
     if order == 2:
-        return block.square()
-    return block.abs() if order == 1 else block.abs().pow(order)
+        return torch.mul(block, block, out=out)
+    torch.abs(block, out=out)
+    return out if order == 1 else out.pow_(order)
 
 
 def magnitude(order: float) -> Importance:
