@@ -1,9 +1,9 @@
-"""``make sweep``: prune every model of three zoos by half, train each a step, and prove it right.
+"""``make sweep``: prune every model of the zoos by half, train each a step, and prove it right.
 
 A model has *passed* when the slim model ran forward and backward in train mode at batch 1 and 4, and its
 largest difference from the masked original, in float64, is at most 1e-10 of the largest output. It is
-*partly* pruned when it passed, but has parameters of which nothing can be pruned, other than those that are
-as wide as an output or a vocabulary. Else it *failed*.
+*partly* pruned when it did, but one reason keeps more than a tenth of its parameters from losing anything
+(those as wide as an output or a vocabulary aside). Else it *failed*.
 
 Every model has a process of its own, so that its memory comes back and a hang ends at ``--timeout``. A
 model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;
@@ -36,7 +36,7 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.trial import RATIO, TOLERANCE, Clock, trial
-from benchmarks.zoo import HEAVY, SAMPLE, ZOOS, zoo
+from benchmarks.zoos import HEAVY, SAMPLE, ZOOS, zoo
 
 STYLES = {"passed": "", "partly": "yellow", "failed": "red"}
 
@@ -212,10 +212,9 @@ def _cells(result: dict[str, Any]) -> tuple[str, ...]:
 def _remark(result: dict[str, Any]) -> str:
     if result["error"]:
         return result["error"][:240]
-    if result["status"] == "partly":
-        reasons = [f"{item['axes']} axes: {item['why']}" for item in result["unexpected"]]
-        return "; ".join(reasons)[:240]
-    return "; ".join(f"batch {size} {said}" for size, said in result["train"].items() if said != "ran")[:240]
+    stuck = [f"{share:.1%}: {why}" for why, share in result["stuck"].items() if share >= 0.0005]
+    trained = [f"batch {size} {said}" for size, said in result["train"].items() if said != "ran"]
+    return "; ".join([*stuck, *trained])[:240]
 
 
 def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import (
     Branches,
@@ -146,13 +146,6 @@ def trains(slim: nn.Module, inputs: Tensor) -> bool:
     return all(p.grad is not None and bool(p.grad.isfinite().all()) for p in slim.parameters())
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 @given(
     case=st.one_of(image_networks(), image_networks(), text_networks()),
     ratio=st.sampled_from([0.0, 0.2, 0.34, 0.5, 0.7, 0.9]),

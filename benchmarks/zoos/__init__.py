@@ -1,0 +1,46 @@
+"""The models that ``make sweep`` prunes, by zoo, all with random weights.
+
+``zoo(name)`` maps a model's name to a function that builds it and its example inputs. Inputs are as small as
+the architecture permits, because a sweep asks whether pruning is right, not how fast it is.
+"""
+
+from __future__ import annotations
+
+from benchmarks.zoos import layers_zoo, networks_zoo, timm_zoo, torchvision_zoo, transformers_zoo
+from benchmarks.zoos.common import Builder
+
+_ZOOS = {
+    "torchvision": torchvision_zoo.models,
+    "timm": timm_zoo.models,
+    "transformers": transformers_zoo.models,
+    "layers": layers_zoo.models,
+    "networks": networks_zoo.models,
+}
+ZOOS = tuple(_ZOOS)
+
+HEAVY = frozenset(
+    "regnet_y_128gf regnet_y_32gf regnet_x_32gf vit_h_14 vit_l_16 vit_l_32 convnext_large convnext_base "
+    "efficientnet_v2_l vgg16_bn vgg16 vgg19 vgg19_bn vgg13 vgg13_bn vgg11 vgg11_bn wide_resnet101_2 "
+    "resnext101_64x4d resnext101_32x8d swin_v2_b swin_b regnet_y_16gf".split()
+)
+"""Models that are run alone, because several of them together would not fit into 24 GB."""
+
+SAMPLE = {
+    "torchvision": "resnet18 mobilenet_v2 densenet121 googlenet shufflenet_v2_x0_5 efficientnet_b0 "
+    "convnext_tiny resnext50_32x4d vit_b_32 swin_t".split(),
+    "timm": "resnet18 resnext26ts mobilenetv3_small_050 convnext_atto vit_tiny_patch16_224 "
+    "xcit_nano_12_p16_224 regnety_002 mixer_s32_224".split(),
+    "transformers": "bert gpt2 llama_gqa vit t5 whisper".split(),
+    "layers": [],
+    "networks": [],
+}
+"""A fixed sample of every zoo, for a sweep of a few minutes."""
+
+
+def zoo(name: str) -> dict[str, Builder]:
+    """The builders of one zoo.
+
+    Raises:
+        KeyError: If ``name`` is not in ``ZOOS``.
+    """
+    return _ZOOS[name]()
