@@ -1,22 +1,35 @@
-"""What a model costs: counted on the traced graph, for any choice of channels, without building it."""
+"""What a model costs: counted on the traced graph, for any choice of channels, without building it.
+
+MACs, parameters and bytes are sums of products of dimensions, so that one choice is counted by a few array operations,
+and so is the price of every channel: by how much each cost falls when it is removed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 
+from graphprune.dimensions import Dimensions
 from graphprune.equations import Sizes
+from graphprune.groups import Units
 from graphprune.label import Labelling
+from graphprune.labels import Ids
 from graphprune.modules import named_tensors
-from graphprune.plan import Plan
-from graphprune.solve import Mask, Solution
+from graphprune.solve import Mask
 
 aten = torch.ops.aten
+Factor = tuple[fx.Node, int]
+"""One dimension of a traced tensor."""
+
+KINDS = ("macs", "params", "bytes")
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -31,56 +44,109 @@ class Cost:
         return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
 
 
-Shape = Callable[[fx.Node], list[int]]
-
-
-def _product(shape: Shape, node: fx.Node, left: int, right: int) -> int:
-    """Matrix product of arguments ``left`` and ``right``."""
-    a, b = shape(_node(node.args[left])), shape(_node(node.args[right]))
-    return prod(a) * (b[-1] if len(b) > 1 else 1)
-
-
-def _linear(shape: Shape, node: fx.Node) -> int:
-    return prod(shape(_node(node.args[0]))) * shape(_node(node.args[1]))[0]
-
-
-def _convolution(shape: Shape, node: fx.Node) -> int:
-    """Every output element (input element, if transposed) meets one kernel."""
-    x, weight = shape(_node(node.args[0])), shape(_node(node.args[1]))
-    transposed = node.args[6]
-    return prod(x if transposed else shape(node)) * prod(weight[1:])
-
-
-def _node(value: Any) -> fx.Node:
+def _dims(value: Any, first: int = 0) -> list[Factor]:
     assert isinstance(value, fx.Node)
-    return value
+    return [(value, d) for d in range(first, len(value.meta["shape"]))]
 
 
-MACS: dict[Any, Callable[[Shape, fx.Node], int]] = {
-    aten.mm.default: lambda shape, node: _product(shape, node, 0, 1),
-    aten.bmm.default: lambda shape, node: _product(shape, node, 0, 1),
-    aten.mv.default: lambda shape, node: _product(shape, node, 0, 1),
-    aten.dot.default: lambda shape, node: prod(shape(_node(node.args[0]))),
-    aten.addmm.default: lambda shape, node: _product(shape, node, 1, 2),
-    aten.baddbmm.default: lambda shape, node: _product(shape, node, 1, 2),
+def _product(left: int, right: int) -> Callable[[fx.Node], list[Factor]]:
+    """Matrix product of arguments ``left`` and ``right``."""
+
+    def factors(node: fx.Node) -> list[Factor]:
+        b = _dims(node.args[right])
+        return [*_dims(node.args[left]), *(b[-1:] if len(b) > 1 else [])]
+
+    return factors
+
+
+def _linear(node: fx.Node) -> list[Factor]:
+    return [*_dims(node.args[0]), _dims(node.args[1])[0]]
+
+
+def _convolution(node: fx.Node) -> list[Factor]:
+    """Every output element (input element, if transposed) meets one kernel."""
+    transposed = node.args[6]
+    return [*_dims(node.args[0] if transposed else node), *_dims(node.args[1], first=1)]
+
+
+MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
+    aten.mm.default: _product(0, 1),
+    aten.bmm.default: _product(0, 1),
+    aten.mv.default: _product(0, 1),
+    aten.dot.default: lambda node: _dims(node.args[0]),
+    aten.addmm.default: _product(1, 2),
+    aten.baddbmm.default: _product(1, 2),
     aten.linear.default: _linear,
     aten.convolution.default: _convolution,
 }
 
 
-def count_cost(
-    model: nn.Module, labelling: Labelling, solution: Solution, alive: Mask, plan: Plan | None, evaluated: int
-) -> Cost:
-    """The cost of the traced evaluation when the classes ``alive`` live."""
-    sizes = Sizes(labelling, solution, solution.atoms)
+@dataclass(frozen=True)
+class Terms:
+    """Sum over rows of ``scale * product(counts[dims])``. ``scale`` [rows], ``dims`` [rows, factors]."""
 
-    def shape(node: fx.Node) -> list[int]:
-        return [sizes.count(alive, node, d) for d in range(len(node.meta["shape"]))]
+    scale: Ids
+    dims: Ids
 
-    macs = sum(MACS[node.target](shape, node) for node in labelling.nodes[:evaluated] if node.target in MACS)
-    params = total = 0
-    for name, tensor in named_tensors(model):
-        entries = prod(plan.shape(name)) if plan else tensor.numel()
-        params += entries if isinstance(tensor, nn.Parameter) else 0
-        total += entries * tensor.element_size()
-    return Cost(macs, params, total)
+    @staticmethod
+    def of(rows: list[tuple[int, list[int]]]) -> Terms:
+        width = max((len(dims) for _, dims in rows), default=1)
+        padded = [dims + [0] * (width - len(dims)) for _, dims in rows]
+        return Terms(np.array([s for s, _ in rows], np.int64), np.array(padded, np.int64).reshape(len(rows), width))
+
+    def values(self, counts: Ids) -> Ids:
+        """What each row comes to. [rows]"""
+        found: Ids = self.scale * np.prod(counts[self.dims], axis=1)
+        return found
+
+    def slopes(self, counts: Ids) -> Floats:
+        """By how much the sum falls with one entry less of each dimension. [dimensions]"""
+        each = self.values(counts)[:, None] / np.maximum(counts[self.dims], 1)
+        return np.bincount(self.dims.ravel(), each.ravel(), len(counts)).astype(np.float64)
+
+
+class CostModel:
+    """The cost of every choice of channels of one traced model.
+
+    Args:
+        evaluated: how many nodes of the trace evaluation runs; what only training runs costs no MACs.
+    """
+
+    def __init__(self, model: nn.Module, labelling: Labelling, units: Units, evaluated: int) -> None:
+        self.dimensions = Dimensions(Sizes(labelling, units.solution, units.solution.atoms))
+        nodes = [n for n in labelling.nodes[:evaluated] if n.target in MACS]
+        self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in MACS[n.target](n)]) for n in nodes])
+        entries = self._entries(model, units)
+        learned = [isinstance(t, nn.Parameter) for _, t in named_tensors(model)]
+        sizes = [t.element_size() for _, t in named_tensors(model)]
+        self.params = Terms.of([row for row, wanted in zip(entries, learned, strict=True) if wanted])
+        self.bytes = Terms.of([(s * size, d) for (s, d), size in zip(entries, sizes, strict=True)])
+        self._needs = self.dimensions.needs()
+
+    def _entries(self, model: nn.Module, units: Units) -> list[tuple[int, list[int]]]:
+        """One row for every parameter and buffer: the product of its dimensions."""
+        lines = {axis.name: self.dimensions.line(units.labels_of(axis)) for axis in units.axes}
+        rows = []
+        for name, tensor in named_tensors(model):
+            numbers = {d: lines.get(f"{name}[{d}]") for d in range(tensor.ndim)}
+            fixed = prod(n for d, n in enumerate(tensor.shape) if numbers[d] is None)
+            rows.append((fixed, [n for n in numbers.values() if n is not None]))
+        return rows
+
+    def at(self, alive: Mask) -> Cost:
+        """The cost when the classes ``alive`` live."""
+        counts = self.dimensions.counts(alive)
+        return Cost(*(int(terms.values(counts).sum()) for terms in (self.macs, self.params, self.bytes)))
+
+    def vector(self, alive: Mask) -> Floats:
+        """The cost as floats, in the order of ``KINDS``."""
+        return np.array(astuple(self.at(alive)), np.float64)
+
+    def prices(self, alive: Mask) -> Floats:
+        """By how much each cost falls when one living class is removed. [KINDS, classes]"""
+        counts = self.dimensions.counts(alive)
+        needs, classes = self._needs, len(alive)
+        living = alive[needs.entry]
+        dim, atom = needs.dim[living], needs.atom[living]
+        slopes = [terms.slopes(counts)[dim] for terms in (self.macs, self.params, self.bytes)]
+        return np.stack([np.bincount(atom, s, classes) for s in slopes])

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from graphprune.cost import Cost, count_cost
+from graphprune.cost import Cost, CostModel
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
@@ -146,7 +146,12 @@ class ChannelGraph:
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
-        return count_cost(self.model, self.labelling, self.solution, self.alive(plan), plan, self.trace.evaluated)
+        return self.costs.at(self.alive(plan))
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """The cost of any choice of channels."""
+        return CostModel(self.model, self.labelling, self.units, self.trace.evaluated)
 
     def alive(self, plan: Plan | None) -> Any:
         """For every class of labels, whether it lives under a plan."""

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
     "errors sizes nested modules copying abstract provenance shadow trace inputs "
     "labels rules label solve couplings groups importance equations allocate order "
-    "attention rewrite plan planner cost graph verify storage prune __init__ specs cli __main__"
+    "attention rewrite plan dimensions cost planner graph verify storage prune __init__ specs cli __main__"
 ).split()
 
 
