@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,17 +12,21 @@ import numpy as np
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from graphprune.budgets import Ask
 from graphprune.cost import Cost, CostModel
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
+from graphprune.eligible import eligible
 from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
 from graphprune.groups import Frozen, Group, Units
 from graphprune.importance import Importance
 from graphprune.inputs import first_that_runs, normalise
 from graphprune.label import Labelling, label
+from graphprune.limits import Override
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
-from graphprune.planner import make_plan, selectable
+from graphprune.planner import make_plan
+from graphprune.request import Request
 from graphprune.solve import Solution, solve
 from graphprune.trace import Trace, trace_model
 
@@ -110,8 +114,8 @@ class ChannelGraph:
 
     @cached_property
     def demands(self) -> Demands:
-        """What the sizes in the program demand when half of everything is to be removed."""
-        return selectable(self, 0.5, head_width=False)[1]
+        """What the sizes in the program demand when something is to be taken from everything."""
+        return eligible(self, np.ones(len(self.units.groups), bool), head_width=False)[1]
 
     def sizes(self) -> Sizes:
         """Sizes of all traced tensors as functions of what lives."""
@@ -119,30 +123,74 @@ class ChannelGraph:
 
     def plan(
         self,
-        ratio: float,
+        ratio: float | None = None,
         *,
+        macs: Ask | None = None,
+        params: Ask | None = None,
+        bytes: Ask | None = None,
+        heads: float | None = None,
+        kv_groups: float | None = None,
+        head_width: float | None = None,
+        mlp: float | None = None,
+        width: float | None = None,
+        experts: float | None = None,
         importance: str | Importance = "l2",
+        allocation: str | None = None,
+        overrides: Mapping[Any, Override] | None = None,
+        multiple: int = 1,
+        max_ratio: float | None = None,
+        gentle_ends: bool = False,
         seed: int = 0,
-        head_width: bool = False,
     ) -> Plan:
         """Choose what to remove.
 
         Args:
             ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied.
-            importance: ``"l1"``, ``"l2"``, ``"random"``, or a callable ``(group, context) -> scores [units]``.
-            seed: for ``"random"``.
-            head_width: shrink the width of heads (cells) instead of removing whole heads (rows).
+            macs, params, bytes: budgets instead of a ratio: what the slim model may cost, as a fraction of what the
+                model costs (``0.5``), a number, or a number with a unit (``"2G"``, ``"20MB"``). All given are met.
+            heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which
+                take precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With
+                ``head_width`` heads become narrower instead of fewer.
+            importance: the name of a criterion, or a callable ``(group, context) -> scores [units]``.
+            allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the
+                default of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one
+                ranking among groups of equal structure.
+            overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
+                class, or by a question ``(group) -> bool``.
+            multiple: the number of units kept in each group is a multiple of this, where possible.
+            max_ratio: at most this fraction of a group is removed (1 for a ratio, 0.9 under budgets).
+            gentle_ends: first and last layers lose half of what they would.
+            seed: for ``importance="random"``.
 
         Raises:
-            InputError: ratio or importance is out of range.
-            PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights.
+            InputError: an argument is out of range, or an override matches nothing.
+            PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
+                a budget is out of reach: the message says what the smallest reachable value is.
         """
-        if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 <= ratio < 1:
-            raise InputError(f"ratio: must be a fraction of channels to remove, 0 <= ratio < 1, but is {ratio!r}")
+        request = Request(
+            ratio,
+            {"macs": macs, "params": params, "bytes": bytes},
+            importance,
+            allocation,
+            overrides or {},
+            {
+                "heads": heads,
+                "kv_groups": kv_groups,
+                "head_width": head_width,
+                "mlp": mlp,
+                "width": width,
+                "experts": experts,
+            },
+            multiple,
+            max_ratio,
+            gentle_ends,
+            seed,
+        )
+        request.check()
         if not self.groups:
             reasons = "\n  ".join(map(str, self.frozen[:5])) or "it has no parameters"
             raise PlanError(f"model: {type(self.model).__name__} has nothing that can be pruned:\n  {reasons}")
-        return make_plan(self, ratio, importance, seed, head_width)
+        return make_plan(self, request)
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
@@ -191,6 +239,11 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[An
         _, traced = first_that_runs(model, lambda inputs: trace_model(model, *normalise(inputs), outputs))
     else:
         traced = trace_model(model, *normalise(example_inputs), outputs)
+    return channel_graph(model, traced)
+
+
+def channel_graph(model: nn.Module, traced: Trace) -> ChannelGraph:
+    """What a trace of ``model`` says about its channels."""
     labelling = label(traced)
     solution = solve(labelling.labels)
     return ChannelGraph(model, traced, labelling, solution, Units(labelling, solution))
