@@ -4,6 +4,7 @@ from graphprune import errors
 from graphprune.cost import Cost
 from graphprune.graph import ChannelGraph, trace
 from graphprune.groups import Frozen, Group
+from graphprune.limits import Override
 from graphprune.plan import Plan
 from graphprune.prune import prune_model
 from graphprune.rules import rule
@@ -17,6 +18,7 @@ __all__ = [
     "Cost",
     "Frozen",
     "Group",
+    "Override",
     "Plan",
     "errors",
     "load",

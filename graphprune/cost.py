@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch import fx, nn
 
 from graphprune.dimensions import Dimensions
@@ -150,3 +151,23 @@ class CostModel:
         dim, atom = needs.dim[living], needs.atom[living]
         slopes = [terms.slopes(counts)[dim] for terms in (self.macs, self.params, self.bytes)]
         return np.stack([np.bincount(atom, s, classes) for s in slopes])
+
+    def shares(self, units: Units) -> Floats:
+        """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
+        group = units.group_of[self._needs.atom]
+        known = group >= 0
+        pairs = np.unique(np.stack([self._needs.dim[known], group[known]]), axis=1)
+        counts = self.dimensions.counts(np.ones(len(units.solution.reason), bool))
+        shape = len(counts), len(units.groups)
+        member = csr_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=shape)
+        return np.stack([_touched(terms, counts, member) for terms in (self.macs, self.params)])
+
+
+def _touched(terms: Terms, counts: Ids, member: csr_array) -> Floats:
+    """The share of a sum's rows that have a dimension of each group. ``member`` [dimensions, groups]"""
+    values = terms.values(counts).astype(np.float64)
+    row = np.repeat(np.arange(len(values)), terms.dims.shape[1])
+    uses = csr_array((np.ones(len(row)), (row, terms.dims.ravel())), shape=(len(values), len(counts)))
+    touched = (uses @ member).astype(bool).astype(np.float64)
+    found: Floats = values @ touched / max(values.sum(), 1.0)
+    return found

@@ -34,6 +34,7 @@ class Dimensions:
     _lines: list[tuple[int, Ids]] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
+    _columns: list[Ids] = field(default_factory=list)
     _flat: tuple[Ids, Ids, Ids] | None = None
 
     def number(self, node: fx.Node, dim: int) -> int:
@@ -50,6 +51,9 @@ class Dimensions:
         number = self._add(key, value.shape[dim])
         if number == known:
             self._grids.append((number, node, dim))
+            touching = np.concatenate([self.sizes.solution.of[lab.ids.ravel()] for lab in labs])
+            self._columns.append(np.unique(touching))
+            self._flat = None
         return number
 
     def line(self, classes: Ids) -> int:
@@ -73,8 +77,10 @@ class Dimensions:
         if self._lines:
             numbers, classes, starts = self._flattened()
             counts[numbers] = np.add.reduceat(alive[classes].astype(np.int64), starts)
-        for number, node, dim in self._grids:
-            counts[number] = self.sizes.count(alive, node, dim)
+        if self._grids:
+            for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
+                if not alive[columns].all():
+                    counts[number] = self.sizes.count(alive, node, dim)
         return counts
 
     def _flattened(self) -> tuple[Ids, Ids, Ids]:

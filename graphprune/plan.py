@@ -16,22 +16,36 @@ from graphprune.errors import InputError, LoadError
 from graphprune.labels import Ids
 from graphprune.rewrite import Kept, check_fits, rewrite
 
-FORMAT = 1
+FORMAT = 2
 HISTORY = "_graphprune_plans"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is removed of one group: the numbers of the units."""
+    """What is removed of one group: the numbers of the units.
+
+    Attributes:
+        role: what the group is in its network (see :mod:`graphprune.roles`).
+        macs, params: the fraction of the model's MACs and parameters in which the group takes part.
+        why: what decided the number that is kept.
+    """
 
     group: str
     kind: str
     units: int
     removed: tuple[int, ...]
+    role: str = ""
+    macs: float = 0.0
+    params: float = 0.0
+    why: str = ""
 
     @property
     def kept(self) -> int:
         return self.units - len(self.removed)
+
+    def __str__(self) -> str:
+        shares = f"{self.macs:>5.1%}  {self.params:>6.1%}"
+        return f"{self.role:<10}  {self.units:>6} -> {self.kept:>5}  {shares}  {self.why}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,16 +57,14 @@ class Plan:
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
-        ratio, importance, seed: how the plan was made.
+        asked: how the plan was made: ratio, budgets, importance, seed, as JSON data.
     """
 
     kept: Kept
     shapes: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     choices: tuple[Choice, ...]
-    ratio: float
-    importance: str
-    seed: int
+    asked: Mapping[str, Any]
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -94,22 +106,21 @@ class Plan:
 
     def __str__(self) -> str:
         before, after = self.entries
+        asked = ", ".join(f"{key} {value}" for key, value in self.asked.items())
         lines = [
-            f"Plan: ratio {self.ratio:g}, importance {self.importance}, {len(self.choices)} groups, "
+            f"Plan: {asked}; {len(self.choices)} groups, "
             f"{before:,} -> {after:,} parameter and buffer entries ({after / max(before, 1):.1%})"
         ]
-        width = max((len(c.group) for c in self.choices), default=0)
-        lines += [f"  {c.group:<{width}}  {c.kind:<7} {c.units:>6} -> {c.kept}" for c in self.choices]
-        return "\n".join(lines)
+        width = max((len(c.group) for c in self.choices), default=5)
+        lines.append(f"  {'group':<{width}}  {'role':<10}  {'units':>6}    kept   MACs  params  why")
+        return "\n".join([*lines, *(f"  {choice.group:<{width}}  {choice}" for choice in self.choices)])
 
     def to_json(self) -> str:
         """The plan as JSON; indices are runs such as ``"0-31 40"``."""
         data = {
             "format": FORMAT,
-            "ratio": self.ratio,
-            "importance": self.importance,
-            "seed": self.seed,
-            "choices": [[c.group, c.kind, c.units, to_runs(np.array(c.removed, np.int64))] for c in self.choices],
+            "asked": dict(self.asked),
+            "choices": [_choice_data(c) for c in self.choices],
             "sizes": dict(self.sizes),
             "shapes": {n: list(s) for n, s in self.shapes.items()},
             "kept": {n: {str(d): to_runs(i) for d, i in dims.items()} for n, dims in self.kept.items()},
@@ -133,16 +144,18 @@ class Plan:
         return _plan_of(data)
 
 
+def _choice_data(choice: Choice) -> dict[str, Any]:
+    return vars(choice) | {"removed": to_runs(np.array(choice.removed, np.int64))}
+
+
 def _plan_of(data: dict[str, Any]) -> Plan:
-    choices = (Choice(g, k, n, tuple(from_runs(r).tolist())) for g, k, n, r in data["choices"])
+    choices = (Choice(**c | {"removed": tuple(from_runs(c["removed"]).tolist())}) for c in data["choices"])
     return Plan(
         kept={n: {int(d): from_runs(r) for d, r in dims.items()} for n, dims in data["kept"].items()},
         shapes={n: tuple(s) for n, s in data["shapes"].items()},
         sizes=data["sizes"],
         choices=tuple(choices),
-        ratio=data["ratio"],
-        importance=data["importance"],
-        seed=data["seed"],
+        asked=data["asked"],
     )
 
 

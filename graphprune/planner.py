@@ -1,238 +1,323 @@
-"""From a channel graph and a ratio to a plan: score, allocate, choose, and check every size in the user's code."""
+"""From a channel graph and a request to a plan: limit, score, search or share, audit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
-from graphprune.allocate import allocate, make_parts, share_kept
-from graphprune.equations import Demands, Sizes, attributes_of, dims_of, read_demands
+from graphprune.audit import Chosen, complete
+from graphprune.budgets import Budget, parse_budgets
+from graphprune.cost import KINDS as COSTS
+from graphprune.eligible import eligible
+from graphprune.equations import Demands
 from graphprune.errors import PlanError
-from graphprune.importance import WEIGHTLESS, Context, Importance, Scores, criterion
+from graphprune.importance import WEIGHTLESS, Context, Scores, criterion
 from graphprune.labels import Ids
+from graphprune.limits import Limit, limits_of
 from graphprune.modules import named_tensors
-from graphprune.order import Disorder, Orders, orders_of, ragged
 from graphprune.plan import Choice, Plan
-from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse
-from graphprune.solve import KINDS, Mask
+from graphprune.request import Request
+from graphprune.roles import roles_of
+from graphprune.search import Network, Problem, isomorphic_keys, make_track, priced_keys, search, uniform_keys
+from graphprune.solve import Mask
+from graphprune.ties import Bundle, Part, make_bundles
 
 if TYPE_CHECKING:
     from graphprune.graph import ChannelGraph
 
-_CHANNEL, _FILLED, _ROW, _REPEAT, _CELL = range(len(KINDS))
+GENTLE = 0.5
+"""First and last layers, treated gently, lose this much of what the others lose."""
 
 
-@dataclass
-class Chosen:
-    """One complete choice: which classes live, and what attributes become."""
-
-    alive: Mask
-    sizes: dict[str, int]
-    orders: Orders = field(default_factory=dict)
+def share_kept(units: int, ratio: float) -> int:
+    """How many of ``units`` are kept when the fraction ``ratio`` is removed; at least one."""
+    return max(1, units - floor(ratio * units + 1e-9))
 
 
-def make_plan(graph: ChannelGraph, ratio: float, importance: str | Importance, seed: int, head_width: bool) -> Plan:
+def make_plan(graph: ChannelGraph, request: Request) -> Plan:
     """See :meth:`graphprune.graph.ChannelGraph.plan`."""
-    score = criterion(importance)
-    free, demands = selectable(graph, ratio, head_width)
-    sizes = graph.sizes()
-    scores: dict[int, Scores] = {}
-    context = _context(graph, score, seed)
-    for _ in range(8):
-        alive = _choose(graph, ratio, free, demands, lambda g: _score(graph, g, score, context, scores))
-        chosen = Chosen(alive, _attribute_values(sizes, demands, alive))
-        broken = _broken(graph, sizes, demands, chosen)
-        if not len(broken):
-            broken = _put_in_order(graph, sizes, chosen)
-        if not len(broken):
-            return _plan(graph, chosen, ratio, importance, seed)
-        free = free & ~np.isin(np.arange(len(free)), broken)
-    raise PlanError(
-        "ratio: no choice of channels satisfies the sizes that the code asks for; "
-        f"still broken: {graph.units.groups[int(graph.units.group_of[broken[0]])].name}"
-    )
+    return Planner(graph, request).plan()
 
 
-def _context(graph: ChannelGraph, score: Importance, seed: int) -> Context:
-    tensors = {name: t for name, t in named_tensors(graph.model) if isinstance(t, nn.Parameter)}
-    abstract = [n for n, t in tensors.items() if t.is_meta]
-    if abstract and score not in WEIGHTLESS:
-        raise PlanError(
-            f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or load "
-            "the weights first"
+class Planner:
+    """Makes one plan."""
+
+    def __init__(self, graph: ChannelGraph, request: Request) -> None:
+        self.graph = graph
+        self.request = request
+        self.groups = graph.units.groups
+        self.classes = len(graph.solution.reason)
+        self.criterion = criterion(request.importance)
+        self.roles = roles_of(graph.labelling, graph.units, self.groups)
+        self.limits = limits_of(
+            self.groups, self.roles, request.overrides, request.roles, request.limits, graph.trace.modules
         )
-    return Context(tensors, graph.units, seed)
+        self.why = [""] * len(self.groups)
+        self._scores: dict[int, Scores] = {}
+        self._members: list[Ids] = []
 
+    def plan(self) -> Plan:
+        """Choose, check the choice against the code, and choose again without what would break."""
+        graph = self.graph
+        sizes = graph.sizes()
+        free, demands = eligible(graph, self._reached(), bool(self.request.roles.get("head_width")))
+        for _ in range(8):
+            removed = self._removed(free, demands)
+            chosen, broken = complete(graph, sizes, demands, graph.solution.alive(removed))
+            if not len(broken):
+                return self._finished(chosen, demands)
+            free = free & ~np.isin(np.arange(len(free)), broken)
+        raise PlanError(
+            "ratio: no choice of channels satisfies the sizes that the code asks for; "
+            f"still broken: {self.groups[int(graph.units.group_of[broken[0]])].name}"
+        )
 
-def selectable(graph: ChannelGraph, ratio: float, head_width: bool) -> tuple[Mask, Demands]:
-    """The atoms that may be removed, and what sizes demand of them.
+    def _ratio(self, group: int) -> float | None:
+        """The fraction asked of a group; None: left to the search."""
+        own = self.limits[group].ratio
+        if own is not None:
+            return own
+        if self.request.searched:
+            return None
+        ratio = self.request.ratio or 0.0
+        return ratio * GENTLE if group in self._ends else ratio
 
-    Of nested kinds it is the outermost that the ratio reaches: key/value groups, else query heads within them. What the
-    sizes freeze may pass the choice on to the next kind, so the question is asked until the answer stays.
-    """
-    frozen: dict[int, str] = {}
-    while True:
-        free = _outermost(graph, ratio, head_width, frozen)
-        demands = read_demands(graph.trace, graph.labelling, graph.solution, free)
-        if demands.frozen.keys() <= frozen.keys():
-            demands.frozen.update(frozen)
-            return free, demands
-        frozen |= demands.frozen
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        """The groups that first and last layers make, if they are to be treated gently."""
+        if not self.request.gentle_ends or not self.groups:
+            return frozenset()
+        last = self.graph.units.group_of[self.graph.units.occurrences.unit]
+        return frozenset((0, int(last[last >= 0][-1])))
 
+    def _reached(self) -> Mask:
+        """The groups that the plan means to take something from."""
+        found = []
+        for number, group in enumerate(self.groups):
+            ratio = self._ratio(number)
+            wanted = group.units > self.limits[number].least
+            found.append(wanted if ratio is None else wanted and share_kept(group.units, ratio) < group.units)
+        return np.array(found, bool)
 
-def _outermost(graph: ChannelGraph, ratio: float, head_width: bool, frozen: dict[int, str]) -> Mask:
-    kind = graph.solution.kind
-    free = graph.solution.atoms & (graph.units.group_of >= 0)
-    free[list(frozen)] = False
-    if head_width:
-        return free & (kind != _ROW) & (kind != _REPEAT)
-    free &= kind != _CELL
-    reached = np.array([share_kept(g.units, ratio) < g.units for g in graph.units.groups], bool)
-    rows = free & (kind == _ROW)
-    rows[rows] = reached[graph.units.group_of[rows]]
-    free[_repeated(graph, rows)] = False
-    return free
+    # ------------------------------------------------------------ how many of each
 
+    def _removed(self, free: Mask, demands: Demands) -> Ids:
+        """The units that go."""
+        self._members = [g.atoms[free[g.atoms]] for g in self.groups]
+        bundles = make_bundles(self._members, demands.equations, self.classes)
+        removed = [np.zeros(0, np.int64)]
+        searched = []
+        for bundle in bundles:
+            ratios = [self._ratio(part.group) for part in bundle.parts]
+            if all(ratio is None for ratio in ratios):
+                searched.append(bundle)
+            else:
+                removed.extend(self._shared(bundle, ratios))
+        fixed = np.concatenate(removed)
+        return np.concatenate([fixed, self._searched(searched, fixed, free)]) if searched else fixed
 
-def _repeated(graph: ChannelGraph, rows: Mask) -> Ids:
-    """Atoms of kind repeat whose rows can be removed themselves."""
-    parts, kind = graph.solution.parts, graph.solution.kind
-    composed = np.flatnonzero(parts[:, 0] >= 0)
-    found = [np.zeros(0, np.int64)]
-    for mine, other in ((0, 1), (1, 0)):
-        pairs = parts[composed[kind[parts[composed, mine]] == _REPEAT]]
-        atom, repeat = graph.solution.expand(pairs[:, other], pairs[:, mine])
-        found.append(repeat[rows[atom]])
-    return np.concatenate(found)
+    def _stops(self, bundle: Bundle) -> Ids:
+        """After how many steps a bundle may rest. Not at all (0) always is allowed."""
+        steps = np.arange(bundle.steps + 1)
+        allowed = np.ones(len(steps), bool)
+        for part, each in zip(bundle.parts, bundle.each, strict=True):
+            others = self.groups[part.group].units - len(part.atoms)
+            whole = len(part.atoms) == len(self._members[part.group])
+            limit = self.limits[part.group]
+            if whole:
+                allowed &= limit.allows(len(part.atoms) + others - each * steps, self.groups[part.group].units)
+            else:
+                share = ceil(limit.least * len(part.atoms) / self.groups[part.group].units)
+                allowed &= Limit(least=share, multiple=limit.multiple).allows(
+                    len(part.atoms) - each * steps, len(part.atoms)
+                )
+        allowed[0] = True
+        return np.flatnonzero(allowed)
 
+    def _shared(self, bundle: Bundle, ratios: Sequence[float | None]) -> list[Ids]:
+        """The units that go so that every part comes nearest to its share."""
+        stops = self._stops(bundle)
+        off = np.zeros(len(stops))
+        for part, each, ratio in zip(bundle.parts, bundle.each, ratios, strict=True):
+            if ratio is not None:
+                off += np.abs(len(part.atoms) - each * stops - self._share(part, ratio)) / len(part.atoms)
+        steps = int(stops[off.argmin()])
+        for part in bundle.parts:
+            self._note(part, ratios, len(bundle.parts))
+        return [self._lowest(p, each * steps) for p, each in zip(bundle.parts, bundle.each, strict=True) if steps]
 
-def _score(graph: ChannelGraph, group: int, score: Importance, context: Context, cache: dict[int, Scores]) -> Scores:
-    if group not in cache:
-        public = graph.groups[group]
-        values = score(public, context)
+    def _share(self, part: Part, ratio: float) -> float:
+        """How many units of a part should be kept."""
+        units, members = self.groups[part.group].units, len(self._members[part.group])
+        return max(share_kept(units, ratio) - (units - members), 1) * len(part.atoms) / members
+
+    def _lowest(self, part: Part, count: int) -> Ids:
+        """The ``count`` least important units of a part."""
+        return part.atoms[np.argsort(-self._values(part), kind="stable")[len(part.atoms) - count :]]
+
+    def _values(self, part: Part) -> Scores:
+        """The scores of a part's units."""
+        group = self.groups[part.group]
+        if part.group not in self._scores:
+            self._scores[part.group] = self._score(part.group)
+        order = np.argsort(group.atoms)
+        return self._scores[part.group][order[np.searchsorted(group.atoms, part.atoms, sorter=order)]]
+
+    def _score(self, number: int) -> Scores:
+        public = self.graph.groups[number]
+        values = self.criterion(public, self._context)
         if values.shape != (public.units,):
             raise PlanError(
                 f"importance: returned shape {list(values.shape)} for group {public.name!r}; one score for each of its "
                 f"{public.units} units is needed"
             )
-        cache[group] = values.detach().to(device="cpu").double().numpy()
-    return cache[group]
+        return values.detach().to(device="cpu").double().numpy()
+
+    @cached_property
+    def _context(self) -> Context:
+        tensors = {name: t for name, t in named_tensors(self.graph.model) if isinstance(t, nn.Parameter)}
+        abstract = [n for n, t in tensors.items() if t.is_meta]
+        if abstract and self.criterion not in WEIGHTLESS:
+            raise PlanError(
+                f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
+                "load the weights first"
+            )
+        return Context(tensors, self.graph.units, self.request.seed)
+
+    # ------------------------------------------------------------ under budgets
+
+    def _searched(self, bundles: Sequence[Bundle], fixed: Ids, free: Mask) -> Ids:
+        """The units that go so that all budgets are met."""
+        tracks = []
+        for bundle in bundles:
+            scores = [self._values(part) for part in bundle.parts]
+            tracks.append(make_track(bundle, self._stops(bundle)[1:], scores))
+            for part in bundle.parts:
+                self._note(part, (None,), len(bundle.parts))
+        budgets, costs, prices = self._budgets(free)
+        network = Network(tracks)
+        problem = Problem(self.graph.solution, network, costs, prices, np.array([b.limit for b in budgets]), fixed)
+        passed = search(problem, self._keys(network))
+        if passed is None:
+            raise self._out_of_reach(problem, budgets)
+        return network.removed(passed)
+
+    def _keys(self, network: Network) -> Callable[[Scores], list[Scores]]:
+        """How early each station comes, given prices."""
+        slow = [GENTLE if any(p.group in self._ends for p in t.bundle.parts) else 1.0 for t in network.tracks]
+
+        def keys(price: Scores) -> list[Scores]:
+            if self.request.allocation == "uniform":
+                found = uniform_keys(network.tracks)
+            elif self.request.allocation == "isomorphic":
+                found = isomorphic_keys(network.tracks, [self._structure(t.bundle) for t in network.tracks])
+            else:
+                found = priced_keys(network.tracks, price)
+            return [key / s for key, s in zip(found, slow, strict=True)]
+
+        return keys
+
+    def _structure(self, bundle: Bundle) -> tuple[object, ...]:
+        """What groups of equal structure have in common: their role and the layers that they run through."""
+        axes = [axis.rpartition("[") for part in bundle.parts for axis in self.groups[part.group].axes]
+        places = sorted((name.rpartition("."), dim) for name, _, dim in axes)
+        modules = self.graph.trace.modules
+        layers = (f"{modules.get(module, nn.Module).__name__}.{tensor}[{dim}" for (module, _, tensor), dim in places)
+        return *(self.roles[part.group] for part in bundle.parts), *sorted(layers)
+
+    def _budgets(self, free: Mask) -> tuple[list[Budget], Callable[[Mask], Scores], Callable[[Mask], Scores]]:
+        """The budgets, what a choice costs, and what each unit costs, in the same order."""
+        if not self.request.asked:
+            return self._count_budget(free)
+        model = self.graph.costs
+        everything = np.ones(self.classes, bool)
+        dense = dict(zip(COSTS, model.vector(everything).tolist(), strict=True))
+        budgets = parse_budgets(self.request.budgets, dense.__getitem__)
+        rows = [COSTS.index(b.kind) for b in budgets]
+        return budgets, lambda alive: model.vector(alive)[rows], lambda alive: model.prices(alive)[rows]
+
+    def _count_budget(self, free: Mask) -> tuple[list[Budget], Callable[[Mask], Scores], Callable[[Mask], Scores]]:
+        """A ratio over all groups together: the number of units is the budget."""
+        assert self.request.ratio is not None
+        kept = share_kept(int(free.sum()), self.request.ratio)
+        atoms = np.flatnonzero(free)
+        budget = Budget("units", kept, f"ratio={self.request.ratio}")
+        one = free[None].astype(float)
+        return [budget], lambda alive: np.array([alive[atoms].sum()], float), lambda _: one
+
+    def _out_of_reach(self, problem: Problem, budgets: Sequence[Budget]) -> PlanError:
+        least = problem.costs(problem.alive(problem.network.lengths))
+        dense = problem.costs(np.ones(self.classes, bool))
+        wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
+        worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
+        return PlanError(
+            f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
+            f"still costs {least[worst]:,.0f}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or "
+            f"more, or raise max_ratio (now {self.request.limits.max_ratio:g})"
+        )
+
+    # ------------------------------------------------------------ the record
+
+    def _note(self, part: Part, ratios: Sequence[float | None], together: int) -> None:
+        asked = next((f"ratio {r:g}" for r in ratios if r is not None), None)
+        kind = asked or f"{self.request.allocation or 'global'} under {', '.join(self.request.asked) or 'ratio'}"
+        tied = f", in step with {together - 1} other groups" if together > 1 else ""
+        by = f" ({self.limits[part.group].why})" if self.limits[part.group].why else ""
+        self.why[part.group] = kind + by + tied
+
+    def _reasons(self, demands: Demands, alive: Mask) -> list[str]:
+        """Why each group has as many units as it has."""
+        found = []
+        for number, group in enumerate(self.groups):
+            held = [demands.frozen[a] for a in group.atoms.tolist() if a in demands.frozen]
+            kept = int(alive[group.atoms].sum())
+            if not self.why[number]:
+                found.append(held[0] if held else _UNTOUCHED.get(group.kind, "tied to sizes that cannot change"))
+            elif kept == self.limits[number].least and kept < group.units:
+                found.append(f"{self.why[number]}; at its floor")
+            else:
+                found.append(self.why[number])
+        return found
+
+    def _finished(self, chosen: Chosen, demands: Demands) -> Plan:
+        shares = self.graph.costs.shares(self.graph.units)
+        reasons = self._reasons(demands, chosen.alive)
+        choices = []
+        for number, group in enumerate(self.groups):
+            removed = np.flatnonzero(~chosen.alive[group.atoms])
+            macs, params = shares[0, number], shares[1, number]
+            choices.append(
+                Choice(
+                    group.name,
+                    group.kind,
+                    group.units,
+                    tuple(removed.tolist()),
+                    self.roles[number],
+                    float(macs),
+                    float(params),
+                    reasons[number],
+                )
+            )
+        shapes = {name: tuple(t.shape) for name, t in named_tensors(self.graph.model)}
+        return Plan(self._kept(chosen), shapes, chosen.sizes, tuple(choices), self.request.described())
+
+    def _kept(self, chosen: Chosen) -> dict[str, dict[int, Ids]]:
+        kept: dict[str, dict[int, Ids]] = {}
+        for axis in self.graph.units.axes:
+            alive = chosen.alive[self.graph.units.labels_of(axis)]
+            if not alive.all():
+                name, dim = axis.name[:-1].rsplit("[", 1)
+                kept.setdefault(name, {})[int(dim)] = chosen.orders.get(axis, np.flatnonzero(alive))
+        return kept
 
 
-def _choose(graph: ChannelGraph, ratio: float, free: Mask, demands: Demands, score: object) -> Mask:
-    """Which classes live: the highest scores of every part."""
-    groups = graph.units.groups
-    members = [g.atoms[free[g.atoms]] for g in groups]
-    shares = [max(share_kept(g.units, ratio) - (g.units - len(m)), 1) for g, m in zip(groups, members, strict=True)]
-    classes = len(graph.solution.reason)
-    parts = make_parts(members, demands.equations, classes)
-    kept = allocate(parts, shares, demands.equations, classes)
-    removed = [np.zeros(0, np.int64)]
-    for part, count in zip(parts, kept, strict=True):
-        if count < len(part.atoms):
-            position = np.searchsorted(np.sort(groups[part.group].atoms), part.atoms)
-            order = np.argsort(groups[part.group].atoms)
-            values = score(part.group)[order[position]]  # type: ignore[operator]
-            removed.append(part.atoms[np.argsort(-values, kind="stable")[count:]])
-    return graph.solution.alive(np.concatenate(removed))
-
-
-def _attribute_values(sizes: Sizes, demands: Demands, alive: Mask) -> dict[str, int]:
-    """The new value of every attribute whose value changes."""
-    values = {}
-    for path, use in demands.attributes.items():
-        attribute = next(a for a in attributes_of(use.expr) if a.path == path)
-        new = _solved(use.expr, attribute, sizes.count(alive, use.node, use.dim), sizes, alive)
-        if new != attribute.value:
-            values[path] = new
-    return values
-
-
-def _solved(expr: Expr, attribute: Attr, size: int, sizes: Sizes, alive: Mask) -> int:
-    if isinstance(expr, BinOp):
-        other = expr.right if expr.left == attribute else expr.left
-        return size // max(evaluate(other, {}, sizes, alive), 1)
-    return size
-
-
-def evaluate(expr: Expr, values: dict[str, int], sizes: Sizes, alive: Mask) -> int:
-    """What a size expression is in the slim model."""
-    if isinstance(expr, Const):
-        return expr.value
-    if isinstance(expr, Attr):
-        return values.get(expr.path, expr.value)
-    if isinstance(expr, BinOp):
-        right = evaluate(expr.right, values, sizes, alive)
-        if expr.op == "//" and not right:
-            return 0
-        return OPERATORS[expr.op](evaluate(expr.left, values, sizes, alive), right)
-    return sizes.count(alive, expr.node, expr.dim)
-
-
-def _broken(graph: ChannelGraph, sizes: Sizes, demands: Demands, chosen: Chosen) -> Ids:
-    """The atoms behind every size in the user's code that would not be the size of the slim tensor.
-
-    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
-    """
-    found = [np.zeros(0, np.int64)]
-    for use in _checked_uses(graph, sizes):
-        stop = use.expr.value if use.prefix else None
-        wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
-        if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
-            found.append(sizes.atoms(use.node, use.dim))
-    for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
-        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
-            continue
-        values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
-        if COMPARISONS[symbol](*values) != outcome:
-            found.extend(_atoms_behind(sizes, demands, left, right))
-    return np.unique(np.concatenate(found))
-
-
-def _atoms_behind(sizes: Sizes, demands: Demands, *exprs: Expr) -> Iterable[Ids]:
-    for expr in exprs:
-        for dim in dims_of(expr):
-            yield sizes.atoms(dim.node, dim.dim)
-        for attribute in attributes_of(expr):
-            use = demands.attributes.get(attribute.path)
-            if use is not None:
-                yield sizes.atoms(use.node, use.dim)
-
-
-def _checked_uses(graph: ChannelGraph, sizes: Sizes) -> Iterable[SizeUse]:
-    for use in graph.trace.sizes.uses:
-        kind = graph.trace.modules.get(use.module, nn.Module)
-        if not issubclass(kind, nn.MultiheadAttention) and sizes.labelled(use.node, use.dim):
-            yield use
-
-
-def _put_in_order(graph: ChannelGraph, sizes: Sizes, chosen: Chosen) -> Ids:
-    """Find the order of the survivors; where there is none, return the atoms of the ragged rectangles."""
-    rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
-    if rectangles:
-        try:
-            chosen.orders = orders_of(graph.labelling, sizes, chosen.alive)
-        except Disorder:
-            classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
-            return np.unique(graph.solution.expand(classes)[0])
-    return np.zeros(0, np.int64)
-
-
-def _plan(graph: ChannelGraph, chosen: Chosen, ratio: float, importance: str | Importance, seed: int) -> Plan:
-    choices = []
-    for group in graph.units.groups:
-        removed = np.flatnonzero(~chosen.alive[group.atoms])
-        choices.append(Choice(group.name, group.kind, group.units, tuple(removed.tolist())))
-    kept: dict[str, dict[int, Ids]] = {}
-    for axis in graph.units.axes:
-        alive = chosen.alive[graph.units.labels_of(axis)]
-        if not alive.all():
-            name, dim = axis.name[:-1].rsplit("[", 1)
-            kept.setdefault(name, {})[int(dim)] = chosen.orders.get(axis, np.flatnonzero(alive))
-    shapes = {name: tuple(t.shape) for name, t in named_tensors(graph.model)}
-    name = importance if isinstance(importance, str) else getattr(importance, "__name__", "custom")
-    return Plan(kept, shapes, chosen.sizes, tuple(choices), float(ratio), name, seed)
+_UNTOUCHED = {
+    "cell": "heads keep their width unless head_width is given",
+    "repeat": "whole key/value groups go instead",
+    "row": "heads keep their number when head_width is given",
+}

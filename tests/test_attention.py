@@ -123,7 +123,7 @@ def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_w
     model = randomise(Mixer(**options))
     x = torch.randn(2, 5, 6)
     graph = graphprune.trace(model, x)
-    plan = graph.plan(0.5, head_width=head_width)
+    plan = graph.plan(0.5, head_width=0.5 if head_width else None)
     slim = plan.apply(model)
     assert isinstance(slim.attention, PrunedMultiheadAttention)
     assert slim.attention.num_heads == (HEADS if head_width else 2)

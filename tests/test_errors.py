@@ -35,7 +35,12 @@ def assert_same(model: nn.Module, before: dict[str, Any]) -> None:
     assert all(torch.equal(after[name], before[name]) for name in before)
 
 
-@pytest.mark.parametrize("ratio", [1, 1.0, -0.1, 2, float("nan"), "half", True, None])
+def test_nothing_asked() -> None:
+    with pytest.raises(InputError, match=r"ratio: nothing is asked for; give a ratio \(0.5\) or a budget \(macs=0.5\)"):
+        graphprune.prune_model(net(), example_inputs=torch.randn(1, 4))
+
+
+@pytest.mark.parametrize("ratio", [1, 1.0, -0.1, 2, float("nan"), "half", True])
 def test_ratio_out_of_range(ratio: Any) -> None:
     model, before = (m := net()), state(m)
     with pytest.raises(InputError, match=r"ratio: must be a fraction .* 0 <= ratio < 1, but is"):

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
     "errors sizes nested modules copying abstract provenance shadow trace inputs "
-    "labels rules label solve couplings groups importance equations allocate order "
-    "attention rewrite plan dimensions cost planner graph verify storage prune __init__ specs cli __main__"
+    "labels rules label solve prove couplings groups importance equations dimensions cost budgets limits ties search roles "
+    "request order audit attention rewrite plan eligible planner graph verify storage prune __init__ specs cli __main__"
 ).split()
 
 

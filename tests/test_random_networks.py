@@ -36,7 +36,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.graph import ChannelGraph
 from graphprune.plan import Plan
-from graphprune.planner import selectable
+from graphprune.eligible import eligible
 
 SIZE = 4
 WIDTHS = st.integers(3, 9)
@@ -126,7 +126,8 @@ def unchanged(model: nn.Module, before: tuple[dict[str, Tensor], list[dict[str, 
 
 def wrong_counts(graph: ChannelGraph, plan: Plan, ratio: float) -> list[str]:
     """Groups that lost more or less than their share, though no size in the program ties them to others."""
-    free, demands = selectable(graph, ratio, head_width=False)
+    reached = np.array([int(ratio * g.units + 1e-9) > 0 and g.units > 1 for g in graph.units.groups], bool)
+    free, demands = eligible(graph, reached, head_width=False)
     tied = np.zeros(len(free), bool)
     for equation in demands.equations:
         tied[equation.form.atoms] = True

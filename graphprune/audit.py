@@ -1,0 +1,116 @@
+"""Check a complete choice against every size and comparison in the user's code, and put its survivors in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import nn
+
+from graphprune.equations import Demands, Sizes, attributes_of, dims_of
+from graphprune.labels import Ids
+from graphprune.order import Disorder, Orders, orders_of, ragged
+from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse
+from graphprune.solve import Mask
+
+if TYPE_CHECKING:
+    from graphprune.graph import ChannelGraph
+
+
+@dataclass
+class Chosen:
+    """One complete choice: which classes live, what attributes become, and where survivors change their order."""
+
+    alive: Mask
+    sizes: dict[str, int]
+    orders: Orders = field(default_factory=dict)
+
+
+def complete(graph: ChannelGraph, sizes: Sizes, demands: Demands, alive: Mask) -> tuple[Chosen, Ids]:
+    """The choice with its attributes and orders, and the atoms behind whatever would break: none if it is sound."""
+    chosen = Chosen(alive, _attribute_values(sizes, demands, alive))
+    broken = _broken(graph, sizes, demands, chosen)
+    return chosen, broken if len(broken) else _put_in_order(graph, sizes, chosen)
+
+
+def _attribute_values(sizes: Sizes, demands: Demands, alive: Mask) -> dict[str, int]:
+    """The new value of every attribute whose value changes."""
+    values = {}
+    for path, use in demands.attributes.items():
+        attribute = next(a for a in attributes_of(use.expr) if a.path == path)
+        new = _solved(use.expr, attribute, sizes.count(alive, use.node, use.dim), sizes, alive)
+        if new != attribute.value:
+            values[path] = new
+    return values
+
+
+def _solved(expr: Expr, attribute: Attr, size: int, sizes: Sizes, alive: Mask) -> int:
+    if isinstance(expr, BinOp):
+        other = expr.right if expr.left == attribute else expr.left
+        return size // max(evaluate(other, {}, sizes, alive), 1)
+    return size
+
+
+def evaluate(expr: Expr, values: dict[str, int], sizes: Sizes, alive: Mask) -> int:
+    """What a size expression is in the slim model."""
+    if isinstance(expr, Const):
+        return expr.value
+    if isinstance(expr, Attr):
+        return values.get(expr.path, expr.value)
+    if isinstance(expr, BinOp):
+        right = evaluate(expr.right, values, sizes, alive)
+        if expr.op == "//" and not right:
+            return 0
+        return OPERATORS[expr.op](evaluate(expr.left, values, sizes, alive), right)
+    return sizes.count(alive, expr.node, expr.dim)
+
+
+def _broken(graph: ChannelGraph, sizes: Sizes, demands: Demands, chosen: Chosen) -> Ids:
+    """The atoms behind every size in the user's code that would not be the size of the slim tensor.
+
+    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
+    """
+    found = [np.zeros(0, np.int64)]
+    for use in _checked_uses(graph, sizes):
+        stop = use.expr.value if use.prefix else None
+        wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
+        if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
+            found.append(sizes.atoms(use.node, use.dim))
+    for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
+        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
+            continue
+        values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
+        if COMPARISONS[symbol](*values) != outcome:
+            found.extend(_atoms_behind(sizes, demands, left, right))
+    return np.unique(np.concatenate(found))
+
+
+def _atoms_behind(sizes: Sizes, demands: Demands, *exprs: Expr) -> Iterable[Ids]:
+    for expr in exprs:
+        for dim in dims_of(expr):
+            yield sizes.atoms(dim.node, dim.dim)
+        for attribute in attributes_of(expr):
+            use = demands.attributes.get(attribute.path)
+            if use is not None:
+                yield sizes.atoms(use.node, use.dim)
+
+
+def _checked_uses(graph: ChannelGraph, sizes: Sizes) -> Iterable[SizeUse]:
+    for use in graph.trace.sizes.uses:
+        kind = graph.trace.modules.get(use.module, nn.Module)
+        if not issubclass(kind, nn.MultiheadAttention) and sizes.labelled(use.node, use.dim):
+            yield use
+
+
+def _put_in_order(graph: ChannelGraph, sizes: Sizes, chosen: Chosen) -> Ids:
+    """Find the order of the survivors; where there is none, return the atoms of the ragged rectangles."""
+    rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
+    if rectangles:
+        try:
+            chosen.orders = orders_of(graph.labelling, sizes, chosen.alive)
+        except Disorder:
+            classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
+            return np.unique(graph.solution.expand(classes)[0])
+    return np.zeros(0, np.int64)

@@ -1,0 +1,221 @@
+"""In which order channels go, and where to stop.
+
+Every allocation is an order of removal: *uniform* takes the same fraction of every group, *global* the channels with
+the least importance for what they cost. A budget says how far to go in that order, which is found by bisection on the
+cost function, without building a model. Prices depend on what is gone already, so the order is made anew a few times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphprune.importance import Scores
+from graphprune.labels import Ids
+from graphprune.solve import Mask, Solution
+from graphprune.ties import Bundle
+
+ROUNDS = 4
+REFINEMENTS = 12
+CLOSE = 0.002
+"""A budget is used up when less than this fraction of it is left."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """The stations of one bundle on its way down.
+
+    Attributes:
+        bundle: the units.
+        stops: the numbers of steps after which a pause is allowed, increasing. [stations]
+        atoms: the units that go by the last station. [units]
+        station: at which station each of them goes. [units]
+        lost: the importance lost between the station before and each station. [stations]
+        gone: the mean fraction of the bundle's parts that is gone at each station. [stations]
+    """
+
+    bundle: Bundle
+    stops: Ids
+    atoms: Ids
+    station: Ids
+    lost: Scores
+    gone: Scores
+
+    @property
+    def units(self) -> Ids:
+        """How many units go at each station. [stations]"""
+        return np.bincount(self.station, minlength=len(self.stops))
+
+
+def make_track(bundle: Bundle, stops: Ids, scores: Sequence[Scores]) -> Track:
+    """``stops`` without 0; ``scores`` are those of the bundle's parts, whose units go in the order of their scores."""
+    atoms, station, lost, gone = [], [], np.zeros(len(stops)), np.zeros(len(stops))
+    for part, each, values in zip(bundle.parts, bundle.each, scores, strict=True):
+        order = np.argsort(values, kind="stable")
+        going = order[: each * int(stops[-1])] if len(stops) else order[:0]
+        at = np.searchsorted(stops, np.arange(len(going)) // each + 1)
+        atoms.append(part.atoms[going])
+        station.append(at)
+        lost += np.bincount(at, values[going], len(stops))
+        gone += each * stops / len(part.atoms) / len(bundle.parts)
+    return Track(bundle, stops, np.concatenate(atoms), np.concatenate(station), lost, gone)
+
+
+class Network:
+    """All tracks of a model laid end to end. Where things stand is ``passed`` [tracks]: the stations behind each."""
+
+    def __init__(self, tracks: Sequence[Track]) -> None:
+        self.tracks = tracks
+        self.lengths = np.array([len(t.stops) for t in tracks], np.int64)
+        empty = np.zeros(0, np.int64)
+        self._atoms = np.concatenate([empty, *(t.atoms for t in tracks)])
+        self._station = np.concatenate([empty, *(t.station for t in tracks)])
+        self._track = np.repeat(np.arange(len(tracks)), [len(t.atoms) for t in tracks])
+        self._lost = [np.concatenate([[0.0], np.cumsum(t.lost)]) for t in tracks]
+
+    def removed(self, passed: Ids) -> Ids:
+        """The units that are gone."""
+        return self._atoms[self._station < passed[self._track]]
+
+    def lost(self, passed: Ids) -> float:
+        """The importance that is gone."""
+        return float(sum(lost[n] for lost, n in zip(self._lost, passed.tolist(), strict=True)))
+
+    def order(self, keys: Sequence[Scores]) -> Ids:
+        """The track of every station in the order of removal; stations of one track keep their own order.
+
+        ``keys[t]`` says how early each station of track ``t`` comes.
+        """
+        rising = np.concatenate([np.zeros(0), *(np.maximum.accumulate(k) for k in keys if len(k))])
+        track: Ids = np.repeat(np.arange(len(self.tracks)), self.lengths)
+        return track[np.argsort(rising, kind="stable")]
+
+    def after(self, order: Ids, count: int) -> Ids:
+        """Where things stand after the first ``count`` stations of an order."""
+        return np.bincount(order[:count], minlength=len(self.tracks))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What a search works on. ``costs(alive)`` and ``budgets`` are [budgets], ``prices(alive)`` [budgets, classes].
+
+    ``fixed`` are units that are gone whatever the search does.
+    """
+
+    solution: Solution
+    network: Network
+    costs: Callable[[Mask], Scores]
+    prices: Callable[[Mask], Scores]
+    budgets: Scores
+    fixed: Ids
+
+    def alive(self, passed: Ids) -> Mask:
+        return self.solution.alive(np.concatenate([self.fixed, self.network.removed(passed)]))
+
+    def fits(self, passed: Ids) -> bool:
+        return bool((self.costs(self.alive(passed)) <= self.budgets).all())
+
+    def slack(self, passed: Ids) -> float:
+        """The fraction that is left of the tightest budget."""
+        return float((1 - self.costs(self.alive(passed)) / self.budgets).min())
+
+    def price(self, alive: Mask, weights: Scores) -> Scores:
+        """What one unit takes of the budgets, weighted. [classes]"""
+        found: Scores = (weights / self.budgets) @ self.prices(alive)
+        return found
+
+
+KeysAt = Callable[[Scores], list[Scores]]
+
+
+def search(problem: Problem, keys_at: KeysAt) -> Ids | None:
+    """How far to go on every track so that all budgets are met and little is lost; None: they are out of reach.
+
+    ``keys_at(price)`` orders the stations, given what each unit costs. Where several budgets bind, the tighter one
+    gets more weight from round to round.
+    """
+    weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
+    price = problem.price(problem.alive(np.zeros_like(problem.network.lengths)), weights)
+    best: tuple[float, Ids, int] | None = None
+    for _ in range(ROUNDS):
+        order = problem.network.order(keys_at(price))
+        count = _first_that_fits(problem, order, 0)
+        if count is None:
+            return None
+        passed = problem.network.after(order, count)
+        lost = problem.network.lost(passed)
+        if best is not None and lost >= best[0]:
+            break
+        best = lost, order, count
+        alive = problem.alive(passed)
+        weights = weights * np.square(problem.costs(alive) / problem.budgets)
+        price = (price + problem.price(alive, weights / weights.sum())) / 2
+    return _used_up(problem, best[1], best[2]) if best else None
+
+
+def _first_that_fits(problem: Problem, order: Ids, start: int) -> int | None:
+    """The first place in an order, from ``start`` on, at which every budget is met; None: there is none."""
+    low, high = start - 1, len(order)
+    if not problem.fits(problem.network.after(order, high)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if problem.fits(problem.network.after(order, middle)):
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _used_up(problem: Problem, order: Ids, count: int) -> Ids:
+    """Come nearer to the budgets: a step too long is not taken, and shorter ones that come later are.
+
+    What is passed over once stays where it is; the nearest place seen is the answer.
+    """
+    best = problem.network.after(order, count)
+    slack = problem.slack(best)
+    for _ in range(REFINEMENTS):
+        if slack < CLOSE or not count:
+            break
+        long = order[count - 1]
+        rest = order[count - 1 :]
+        order = np.concatenate([order[: count - 1], rest[rest != long]])
+        found = _first_that_fits(problem, order, count - 1)
+        if found is None:
+            break
+        count = found
+        passed = problem.network.after(order, count)
+        if problem.slack(passed) < slack:
+            best, slack = passed, problem.slack(passed)
+    return best
+
+
+def uniform_keys(tracks: Sequence[Track]) -> list[Scores]:
+    """The same fraction of every group."""
+    return [t.gone for t in tracks]
+
+
+def priced_keys(tracks: Sequence[Track], price: Scores) -> list[Scores]:
+    """Importance lost for every unit of cost saved. ``price`` [classes] is the cost of one unit."""
+    keys = []
+    for track in tracks:
+        saved = np.bincount(track.station, price[track.atoms], len(track.stops))
+        keys.append(track.lost / np.maximum(saved, np.finfo(float).tiny))
+    return keys
+
+
+def isomorphic_keys(tracks: Sequence[Track], structures: Sequence[object]) -> list[Scores]:
+    """One ranking among all groups of equal structure, and the same fraction of every structure.
+
+    Source: Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024.
+    """
+    keys: list[Scores] = [t.lost for t in tracks]
+    for structure in set(structures):
+        mine = [i for i, s in enumerate(structures) if s == structure]
+        each = [np.maximum.accumulate(tracks[i].lost / tracks[i].units) for i in mine]
+        ranks = np.argsort(np.argsort(np.concatenate(each), kind="stable")) / max(sum(map(len, each)), 1)
+        for i, key in zip(mine, np.split(ranks, np.cumsum([len(e) for e in each])[:-1]), strict=True):
+            keys[i] = key
+    return keys
