@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,29 +28,48 @@ class Chosen:
     orders: Orders = field(default_factory=dict)
 
 
-def complete(graph: ChannelGraph, sizes: Sizes, demands: Demands, alive: Mask) -> tuple[Chosen, Ids]:
-    """The choice with its attributes and orders, and the atoms behind whatever would break: none if it is sound."""
+@dataclass(frozen=True)
+class Verdict:
+    """The atoms behind what would break. ``disorder``: only the order of ragged survivors would."""
+
+    broken: Ids
+    disorder: bool = False
+
+
+def complete(graph: ChannelGraph, sizes: Sizes, demands: Demands, alive: Mask) -> tuple[Chosen, Verdict]:
+    """The choice with its attributes and orders, and whether it is sound."""
     chosen = Chosen(alive, _attribute_values(sizes, demands, alive))
     broken = _broken(graph, sizes, demands, chosen)
-    return chosen, broken if len(broken) else _put_in_order(graph, sizes, chosen)
+    if len(broken):
+        return chosen, Verdict(broken)
+    return chosen, Verdict(_put_in_order(graph, sizes, chosen), disorder=True)
 
 
 def _attribute_values(sizes: Sizes, demands: Demands, alive: Mask) -> dict[str, int]:
     """The new value of every attribute whose value changes."""
-    values = {}
+    values: dict[str, int] = {}
     for path, use in demands.attributes.items():
         attribute = next(a for a in attributes_of(use.expr) if a.path == path)
-        new = _solved(use.expr, attribute, sizes.count(alive, use.node, use.dim), sizes, alive)
+        size = sizes.count(alive, use.node, use.dim)
+        new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes, alive))
         if new != attribute.value:
             values[path] = new
     return values
 
 
-def _solved(expr: Expr, attribute: Attr, size: int, sizes: Sizes, alive: Mask) -> int:
-    if isinstance(expr, BinOp):
-        other = expr.right if expr.left == attribute else expr.left
-        return size // max(evaluate(other, {}, sizes, alive), 1)
-    return size
+def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]) -> int:
+    """What ``attribute`` must be for ``expr`` to be ``size``, as far as whole numbers can say."""
+    if not isinstance(expr, BinOp):
+        return size
+    left = attribute in attributes_of(expr.left)
+    other = value(expr.right if left else expr.left)
+    inverse = {
+        "+": size - other,
+        "-": size + other if left else other - size,
+        "*": size // max(other, 1),
+        "//": size * other,
+    }
+    return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
 
 
 def evaluate(expr: Expr, values: dict[str, int], sizes: Sizes, alive: Mask) -> int:

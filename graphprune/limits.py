@@ -79,6 +79,11 @@ def limits_of(
     Raises:
         InputError: an override matches no group.
     """
+    for match, override in overrides.items():
+        if not isinstance(override, Override):
+            raise InputError(
+                f"overrides: {match!r} maps to a {type(override).__name__}; map it to a graphprune.Override"
+            )
     used: set[Any] = set()
     found = []
     for group, role in zip(groups, roles, strict=True):
@@ -111,11 +116,7 @@ def _described(match: Any) -> str:
 
 
 def _check_used(overrides: Mapping[Any, Override], used: set[Any], groups: Sequence[Group]) -> None:
-    for match, override in overrides.items():
-        if not isinstance(override, Override):
-            raise InputError(
-                f"overrides: {match!r} maps to a {type(override).__name__}; map it to a graphprune.Override"
-            )
+    for match in overrides:
         if match not in used:
             names = ", ".join(repr(g.name) for g in groups[:4])
             raise InputError(f"overrides: {_described(match)} matches no group; there are {names}, ...")

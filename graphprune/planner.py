@@ -16,7 +16,7 @@ from graphprune.cost import KINDS as COSTS
 from graphprune.eligible import eligible
 from graphprune.equations import Demands
 from graphprune.errors import PlanError
-from graphprune.importance import WEIGHTLESS, Context, Scores, criterion
+from graphprune.importance import WEIGHTLESS, Context, Scores, criterion, scored
 from graphprune.labels import Ids
 from graphprune.limits import Limit, limits_of
 from graphprune.modules import named_tensors
@@ -60,21 +60,28 @@ class Planner:
         self.why = [""] * len(self.groups)
         self._scores: dict[int, Scores] = {}
         self._members: list[Ids] = []
+        self._aligned: set[int] = set()
 
     def plan(self) -> Plan:
         """Choose, check the choice against the code, and choose again without what would break."""
         graph = self.graph
         sizes = graph.sizes()
-        free, demands = eligible(graph, self._reached(), bool(self.request.roles.get("head_width")))
-        for _ in range(8):
+        head_width, held = bool(self.request.roles.get("head_width")), dict[int, str]()
+        for _ in range(12):
+            free, demands = eligible(graph, self._reached(), head_width, held)
             removed = self._removed(free, demands)
-            chosen, broken = complete(graph, sizes, demands, graph.solution.alive(removed))
-            if not len(broken):
+            chosen, verdict = complete(graph, sizes, demands, graph.solution.alive(removed))
+            if not len(verdict.broken):
                 return self._finished(chosen, demands)
-            free = free & ~np.isin(np.arange(len(free)), broken)
+            behind = set(graph.units.group_of[verdict.broken].tolist())
+            if verdict.disorder and not behind <= self._aligned:
+                self._aligned |= behind
+            else:
+                stuck = verdict.broken[free[verdict.broken]].tolist()
+                held |= dict.fromkeys(stuck, "a size or an order in the code would not fit")
         raise PlanError(
             "ratio: no choice of channels satisfies the sizes that the code asks for; "
-            f"still broken: {self.groups[int(graph.units.group_of[broken[0]])].name}"
+            f"still broken: {self.groups[int(graph.units.group_of[verdict.broken[0]])].name}"
         )
 
     def _ratio(self, group: int) -> float | None:
@@ -149,19 +156,27 @@ class Planner:
         steps = int(stops[off.argmin()])
         for part in bundle.parts:
             self._note(part, ratios, len(bundle.parts))
-        return [self._lowest(p, each * steps) for p, each in zip(bundle.parts, bundle.each, strict=True) if steps]
+        if not steps:
+            return []
+        values = self._values(bundle)
+        return [_lowest(p, v, n * steps) for p, v, n in zip(bundle.parts, values, bundle.each, strict=True)]
 
     def _share(self, part: Part, ratio: float) -> float:
         """How many units of a part should be kept."""
         units, members = self.groups[part.group].units, len(self._members[part.group])
         return max(share_kept(units, ratio) - (units - members), 1) * len(part.atoms) / members
 
-    def _lowest(self, part: Part, count: int) -> Ids:
-        """The ``count`` least important units of a part."""
-        return part.atoms[np.argsort(-self._values(part), kind="stable")[len(part.atoms) - count :]]
+    def _values(self, bundle: Bundle) -> list[Scores]:
+        """The scores of the units of each part.
 
-    def _values(self, part: Part) -> Scores:
-        """The scores of a part's units."""
+        Where rows that lose different entries could not be put in order, they lose the same ones: the entries of all
+        rows in one place are scored together.
+        """
+        own = [self._own_values(part) for part in bundle.parts]
+        keys = [(p.group, len(p.atoms)) if p.group in self._aligned else (-1, i) for i, p in enumerate(bundle.parts)]
+        return [np.sum([v for v, k in zip(own, keys, strict=True) if k == key], axis=0) for key in keys]
+
+    def _own_values(self, part: Part) -> Scores:
         group = self.groups[part.group]
         if part.group not in self._scores:
             self._scores[part.group] = self._score(part.group)
@@ -169,14 +184,7 @@ class Planner:
         return self._scores[part.group][order[np.searchsorted(group.atoms, part.atoms, sorter=order)]]
 
     def _score(self, number: int) -> Scores:
-        public = self.graph.groups[number]
-        values = self.criterion(public, self._context)
-        if values.shape != (public.units,):
-            raise PlanError(
-                f"importance: returned shape {list(values.shape)} for group {public.name!r}; one score for each of its "
-                f"{public.units} units is needed"
-            )
-        return values.detach().to(device="cpu").double().numpy()
+        return scored(self.criterion, self.graph.groups[number], self._context)
 
     @cached_property
     def _context(self) -> Context:
@@ -187,7 +195,7 @@ class Planner:
                 f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
             )
-        return Context(tensors, self.graph.units, self.request.seed)
+        return Context(self.graph.model, tensors, self.graph.units, self.request.seed)
 
     # ------------------------------------------------------------ under budgets
 
@@ -195,8 +203,8 @@ class Planner:
         """The units that go so that all budgets are met."""
         tracks = []
         for bundle in bundles:
-            scores = [self._values(part) for part in bundle.parts]
-            tracks.append(make_track(bundle, self._stops(bundle)[1:], scores))
+            layers = [self._layers(part.group) for part in bundle.parts]
+            tracks.append(make_track(bundle, self._stops(bundle)[1:], self._values(bundle), layers))
             for part in bundle.parts:
                 self._note(part, (None,), len(bundle.parts))
         budgets, costs, prices = self._budgets(free)
@@ -206,6 +214,11 @@ class Planner:
         if passed is None:
             raise self._out_of_reach(problem, budgets)
         return network.removed(passed)
+
+    def _layers(self, group: int) -> int:
+        """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
+        names = {axis.rpartition("[")[0] for axis in self.groups[group].axes}
+        return max(sum(len(self.graph.trace.shapes[name]) > 1 for name in names), 1)
 
     def _keys(self, network: Network) -> Callable[[Scores], list[Scores]]:
         """How early each station comes, given prices."""
@@ -277,12 +290,21 @@ class Planner:
             held = [demands.frozen[a] for a in group.atoms.tolist() if a in demands.frozen]
             kept = int(alive[group.atoms].sum())
             if not self.why[number]:
-                found.append(held[0] if held else _UNTOUCHED.get(group.kind, "tied to sizes that cannot change"))
+                found.append(held[0] if held else self._untouched(number))
             elif kept == self.limits[number].least and kept < group.units:
                 found.append(f"{self.why[number]}; at its floor")
             else:
                 found.append(self.why[number])
         return found
+
+    def _untouched(self, number: int) -> str:
+        """Why a group that could lose something was not asked to."""
+        narrower = bool(self.request.roles.get("head_width"))
+        return {
+            "cell": "heads keep their width unless head_width is given",
+            "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
+            "row": "heads become narrower instead" if narrower else "nothing is asked of it",
+        }.get(self.groups[number].kind, "tied to sizes that cannot change")
 
     def _finished(self, chosen: Chosen, demands: Demands) -> Plan:
         shares = self.graph.costs.shares(self.graph.units)
@@ -316,8 +338,6 @@ class Planner:
         return kept
 
 
-_UNTOUCHED = {
-    "cell": "heads keep their width unless head_width is given",
-    "repeat": "whole key/value groups go instead",
-    "row": "heads keep their number when head_width is given",
-}
+def _lowest(part: Part, values: Scores, count: int) -> Ids:
+    """The ``count`` least important units of a part."""
+    return part.atoms[np.argsort(-values, kind="stable")[len(part.atoms) - count :]]

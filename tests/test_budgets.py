@@ -1,0 +1,261 @@
+"""Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.budgets import parse_budgets
+from graphprune.cost import CostModel
+from graphprune.errors import InputError, PlanError
+from graphprune.plan import Plan
+from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
+
+IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IDS = torch.arange(12)[None]
+MODELS: dict[str, tuple[Any, torch.Tensor]] = {
+    "resnet": (resnet_cifar.resnet20, IMAGE),
+    "mobilenet": (lambda: mobilenet_v2.mobilenet_v2(num_classes=10, small_input=True), IMAGE),
+    "vit": (vit.vit, IMAGE),
+    "gpt": (gpt.gpt, IDS),
+    "hardnet": (hardnet.hardnet, IMAGE),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=list(MODELS))
+def graph(request: pytest.FixtureRequest) -> graphprune.ChannelGraph:
+    torch.manual_seed(0)
+    build, inputs = MODELS[request.param]
+    return graphprune.trace(build().eval(), inputs)
+
+
+@pytest.fixture(scope="module")
+def resnet() -> graphprune.ChannelGraph:
+    torch.manual_seed(0)
+    return graphprune.trace(resnet_cifar.resnet20().eval(), IMAGE)
+
+
+# ---------------------------------------------------------------- cost
+
+
+def test_the_cost_of_a_plan_is_that_of_the_slim_model(graph: graphprune.ChannelGraph) -> None:
+    plan = graph.plan(0.4)
+    slim = plan.apply(graph.model)
+    inputs = IDS if isinstance(graph.model, gpt.GPT) else IMAGE
+    assert graph.cost(plan) == graphprune.trace(slim, inputs).cost()
+    assert graph.cost(plan).params == sum(p.numel() for p in slim.parameters())
+    tensors = [*slim.parameters(), *slim.buffers()]
+    assert graph.cost(plan).bytes == sum(t.numel() * t.element_size() for t in tensors)
+
+
+def test_prices_are_what_one_unit_saves(resnet: graphprune.ChannelGraph) -> None:
+    model: CostModel = resnet.costs
+    alive = resnet.alive(resnet.plan(0.3))
+    prices = model.prices(alive)
+    for group in resnet.units.groups[::3]:
+        unit = next(a for a in group.atoms.tolist() if alive[a])
+        fewer = alive.copy()
+        fewer[unit] = False
+        saved = model.vector(alive) - model.vector(fewer)
+        assert np.allclose(prices[1:, unit], saved[1:], rtol=1e-9), "entries: exact, a unit is in no product twice"
+        assert prices[0, unit] == pytest.approx(saved[0], rel=0.1)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize("kind", ["macs", "params", "bytes"])
+@pytest.mark.parametrize("share", [0.3, 0.7])
+def test_budgets_are_met_and_used_up(graph: graphprune.ChannelGraph, kind: str, share: float) -> None:
+    plan = graph.plan(**{kind: share})
+    spent = getattr(graph.cost(plan), kind) / getattr(graph.cost(), kind)
+    assert share * 0.985 <= spent <= share
+
+
+def test_all_budgets_are_met_at_once(graph: graphprune.ChannelGraph) -> None:
+    plan = graph.plan(macs=0.6, params=0.5, bytes=0.55)
+    dense, slim = graph.cost(), graph.cost(plan)
+    spent = {"macs": slim.macs / dense.macs / 0.6, "params": slim.params / dense.params / 0.5}
+    assert max(*spent.values(), slim.bytes / dense.bytes / 0.55) <= 1
+    assert max(spent.values()) > 0.97
+
+
+def test_a_budgeted_plan_is_exact(graph: graphprune.ChannelGraph) -> None:
+    inputs = IDS if isinstance(graph.model, gpt.GPT) else IMAGE
+    plan = graph.plan(macs=0.4)
+    check = graphprune.verify(graph.model, plan.apply(graph.model), plan, inputs)
+    assert check.passed, str(check)
+
+
+def test_absolute_budgets(resnet: graphprune.ChannelGraph) -> None:
+    assert 19.5e6 < resnet.cost(resnet.plan(macs="20M")).macs <= 20e6
+    assert 98_000 < resnet.cost(resnet.plan(params=100_000)).params <= 100_000
+    assert 490_000 < resnet.cost(resnet.plan(bytes="0.5MB")).bytes <= 500_000
+
+
+def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelGraph) -> None:
+    with pytest.raises(
+        PlanError, match=r"macs: macs=0.001 is out of reach; .* still costs [\d,]+, 0\.0\d+ of what"
+    ) as e:
+        resnet.plan(macs=0.001)
+    least = float(str(e.value).split("still costs ")[1].split(", ")[0].replace(",", ""))
+    assert resnet.cost(resnet.plan(macs=int(least) + 1)).macs <= least + 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"macs": -1}, "macs: must be a fraction"),
+        ({"macs": "2 apples"}, "macs: must be a fraction"),
+        ({"bytes": "0MB"}, "bytes: must be a fraction"),
+        ({"params": True}, "params: must be a fraction"),
+        ({"ratio": 0.5, "macs": 0.5}, "ratio: given together with macs"),
+        ({"ratio": 0.5, "allocation": "best"}, "allocation: 'best' is not known; use one of 'uniform'"),
+        ({"heads": 1.5}, "heads: must be a fraction"),
+        ({"heads": 0.5, "head_width": 0.5}, "head_width: given together with heads"),
+        ({"ratio": 0.5, "overrides": {"nothing*": graphprune.Override()}}, r"overrides: 'nothing\*' matches no group"),
+        ({"ratio": 0.5, "overrides": {"conv1": 0.3}}, "overrides: 'conv1' maps to a float"),
+    ],
+)
+def test_what_cannot_be_asked(resnet: graphprune.ChannelGraph, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        resnet.plan(**asked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "limit"),
+    [("macs", "2G", 2e9), ("macs", "350 k", 3.5e5), ("bytes", "1.5MiB", 1.5 * 2**20), ("latency", "5ms", 5e-3)],
+)
+def test_units_of_budgets(kind: str, text: str, limit: float) -> None:
+    (budget,) = parse_budgets({kind: text, "params": None}, lambda _: 0.0)
+    assert budget.limit == pytest.approx(limit)
+
+
+def test_latency_wants_a_unit() -> None:
+    with pytest.raises(InputError, match="latency: 5 has no unit; write 5s, 5ms"):
+        parse_budgets({"latency": 5}, lambda _: 1.0)
+
+
+# ---------------------------------------------------------------- allocation
+
+
+def kept(plan: Plan) -> dict[str, int]:
+    return {c.group: c.kept for c in plan.choices}
+
+
+def test_uniform_takes_the_same_fraction_everywhere(resnet: graphprune.ChannelGraph) -> None:
+    plan = resnet.plan(macs=0.5, allocation="uniform")
+    shares = [c.kept / c.units for c in plan.choices]
+    assert max(shares) - min(shares) < 0.07
+
+
+def test_a_global_plan_keeps_more_importance_than_a_uniform_one(resnet: graphprune.ChannelGraph) -> None:
+    """Where some groups matter less: the units of one group are worth almost nothing."""
+
+    def unequal(group: graphprune.Group, context: Any) -> torch.Tensor:
+        scores = torch.arange(1.0, group.units + 1, dtype=torch.float64) ** 2
+        return scores / scores.mean() * (0.01 if group.name == "layer2.0.conv1" else 1.0)
+
+    def importance(plan: Plan) -> float:
+        total = 0.0
+        for choice, group in zip(plan.choices, resnet.groups, strict=True):
+            left = np.setdiff1d(np.arange(choice.units), choice.removed)
+            total += float(unequal(group, None)[left].sum())
+        return total
+
+    best = resnet.plan(macs=0.5, importance=unequal)
+    even = resnet.plan(macs=0.5, importance=unequal, allocation="uniform")
+    assert importance(best) > importance(even)
+
+
+def test_a_global_ratio_counts_all_units_together(graph: graphprune.ChannelGraph) -> None:
+    plan = graph.plan(0.5, allocation="global")
+    assert {c.kept / c.units for c in plan.choices} != {0.5}
+    removable = [c for c in plan.choices if c.removed]
+    assert removable
+
+
+def test_isomorphic_groups_share_one_ranking(resnet: graphprune.ChannelGraph) -> None:
+    def by_layer(group: graphprune.Group, context: Any) -> torch.Tensor:
+        weight = 5.0 if group.name == "layer1.0.conv1" else 1.0
+        return weight * torch.linspace(0.5, 1, group.units, dtype=torch.float64)
+
+    plan = kept(resnet.plan(macs=0.5, importance=by_layer, allocation="isomorphic"))
+    assert plan["layer1.0.conv1"] > plan["layer1.1.conv1"]
+
+
+def test_the_same_plan_on_any_number_of_threads(graph: graphprune.ChannelGraph) -> None:
+    threads = torch.get_num_threads()
+    plans = []
+    try:
+        for number in (1, 2, 1):
+            torch.set_num_threads(number)
+            plans.append(graph.plan(macs=0.5, importance="l2").to_json())
+    finally:
+        torch.set_num_threads(threads)
+    assert plans[0] == plans[1] == plans[2]
+
+
+# ---------------------------------------------------------------- overrides and roles
+
+
+def test_overrides_by_name_class_and_question(resnet: graphprune.ChannelGraph) -> None:
+    overrides = {
+        "layer1.*": graphprune.Override(ratio=0.25),
+        nn.Linear: graphprune.Override(frozen=True),
+        (lambda group: group.name == "layer3.0.conv1"): graphprune.Override(min_units=50),
+    }
+    with pytest.raises(InputError, match="Linear matches no group"):
+        resnet.plan(0.5, overrides=overrides)
+    del overrides[nn.Linear]
+    plan = kept(resnet.plan(0.5, overrides=overrides))
+    assert plan["layer1.0.conv1"] == 12
+    assert plan["layer2.0.conv1"] == 16
+    assert plan["layer3.0.conv1"] == 50
+
+
+def test_frozen_groups_stay_under_a_budget(resnet: graphprune.ChannelGraph) -> None:
+    plan = resnet.plan(macs=0.5, overrides={nn.Conv2d: graphprune.Override(max_ratio=0.8)}, max_ratio=0.8)
+    assert all(c.kept >= 0.2 * c.units for c in plan.choices)
+    held = resnet.plan(macs=0.7, overrides={"layer1.*": graphprune.Override(frozen=True)})
+    assert all(n == 16 for g, n in kept(held).items() if g.startswith("layer1"))
+
+
+@pytest.mark.parametrize("asked", [{"ratio": 0.4}, {"macs": 0.5}])
+def test_multiples(resnet: graphprune.ChannelGraph, asked: dict[str, float]) -> None:
+    plan = resnet.plan(**asked, multiple=8)  # type: ignore[arg-type]
+    assert all(c.kept % 8 == 0 for c in plan.choices)
+    assert any(c.removed for c in plan.choices)
+
+
+def test_gentle_ends(resnet: graphprune.ChannelGraph) -> None:
+    names = [g.name for g in resnet.groups]
+    plain, gentle = (kept(resnet.plan(0.5, gentle_ends=g)) for g in (False, True))
+    assert gentle[names[0]] > plain[names[0]]
+    assert sum(gentle[n] != plain[n] for n in names) == 2
+
+
+def test_ratios_by_role() -> None:
+    torch.manual_seed(0)
+    graph = graphprune.trace(gpt.gpt().eval(), IDS)
+    assert {c.role for c in graph.plan(0.5).choices} >= {"kv_groups", "mlp", "width", "heads", "head_width"}
+    only_mlp = graph.plan(mlp=0.5)
+    assert all((c.kept < c.units) == (c.role == "mlp") for c in only_mlp.choices)
+    queries = graph.plan(heads=0.5, kv_groups=0.0)
+    assert all(not c.removed for c in queries.choices if c.role == "kv_groups")
+    assert any(c.removed for c in queries.choices if c.role == "heads")
+    narrow = graph.plan(0.5, head_width=0.25)
+    assert all(c.kept == round(0.75 * c.units) for c in narrow.choices if c.role == "head_width" and c.removed)
+    for plan in (only_mlp, queries, narrow):
+        assert graphprune.verify(graph.model, plan.apply(graph.model), plan, IDS).passed
+
+
+def test_a_plan_says_why(graph: graphprune.ChannelGraph) -> None:
+    plan = graph.plan(macs=0.5)
+    assert all(c.why for c in plan.choices)
+    assert "macs" in str(plan)
+    assert all(0 <= c.params <= 1 and 0 <= c.macs <= 1 for c in plan.choices)
+    assert all(c.group in str(plan) for c in plan.choices)
