@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from benchmarks.zoos import zoo
 from graphprune.cli import frozen_by_reason
 from graphprune.groups import Frozen
 from graphprune.inputs import describe, example_inputs_for
+from graphprune.nested import tensors_of
 
 RATIO = 0.5
 TOLERANCE = 1e-10
@@ -47,14 +49,15 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
         Exception: Whatever building, tracing, planning, applying or verifying raises.
     """
     torch.manual_seed(0)
-    model, inputs = clock("build", zoo(zoo_name)[name])
+    model, inputs, *made = clock("build", zoo(zoo_name)[name])
     enliven(model.eval())
     inputs = clock("inputs", lambda: example_inputs_for(model)) if inputs is None else inputs
     graph = clock("trace", lambda: graphprune.trace(model, inputs))
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
     slim = clock("apply", lambda: plan.apply(model))
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
-    steps = clock("train", lambda: {str(size): _train_step(slim, model, inputs, size) for size in BATCHES})
+    batch = made[0] if made else partial(_batch, inputs)
+    steps = clock("train", lambda: {str(size): _train_step(slim, model, batch(size)) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
     stuck, error = _stuck(model, graph), _error(check, steps)
     return {
@@ -146,9 +149,8 @@ def _reasons(frozen: Iterable[Frozen]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- a training step
 
 
-def _train_step(slim: nn.Module, dense: nn.Module, inputs: Any, size: int) -> str:
-    """What came of a step at this batch size: ``ran``, a remark, or ``failed`` and why."""
-    batch = _batch(inputs, size)
+def _train_step(slim: nn.Module, dense: nn.Module, batch: Any) -> str:
+    """What came of a step with this batch: ``ran``, a remark, or ``failed`` and why."""
     try:
         _forward_backward(slim, batch)
     except Exception as error:
@@ -199,15 +201,7 @@ def _forward_backward(
 
 def _floats(value: Any) -> Iterator[Tensor]:
     """The differentiable tensors in a nested output."""
-    if isinstance(value, Tensor):
-        if value.requires_grad and value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _floats(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _floats(item)
+    yield from (x for x in tensors_of(value) if x.requires_grad and x.is_floating_point())
 
 
 def _batch(inputs: Any, size: int) -> Any:

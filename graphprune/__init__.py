@@ -6,6 +6,7 @@ from graphprune.graph import ChannelGraph, trace
 from graphprune.groups import Frozen, Group
 from graphprune.limits import Override
 from graphprune.plan import Plan
+from graphprune.prove import prove
 from graphprune.prune import prune_model
 from graphprune.rules import rule
 from graphprune.storage import load, save
@@ -22,6 +23,7 @@ __all__ = [
     "Plan",
     "errors",
     "load",
+    "prove",
     "prune_model",
     "rule",
     "save",

@@ -23,17 +23,37 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.dtype.is_floating_point or tensor.dtype.is_complex
 
 
+_WITHOUT_META = {aten._pack_padded_sequence.default}
+"""Calls that torch cannot run on shapes alone. What they return but for floats does not depend on values of floats."""
+
+
+def _any_values(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.device == META else tensor
+
+
 class AbstractDevice:
     """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
 
     def __init__(self) -> None:
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self._known = KnownValues()
 
     def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
         """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
         flat = [*tensors_of(args), *tensors_of(kwargs)]
+        if func in _WITHOUT_META:
+            args, kwargs = map_tensors(_any_values, (args, kwargs))
+            flat = [*tensors_of(args), *tensors_of(kwargs)]
         if not any(t.device == META for t in flat):
             return self._run_real(func, args, kwargs, flat)
+        if not self._known.covers(func, flat):
+            return self._run_on_meta(func, args, kwargs)
+        real = self._known.run(func, args, kwargs)
+        if not any(map(is_float, tensors_of(real))):
+            return real
+        return self._known.remember(self._run_on_meta(func, args, kwargs), real)
+
+    def _run_on_meta(self, func: Any, args: tuple, kwargs: dict) -> Any:
         args = map_tensors(self._on_meta, _positions_of_masks(func, args))
         kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
@@ -48,7 +68,8 @@ class AbstractDevice:
             kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
         out = func(*args, **kwargs)
         given = {id(t) for t in flat}
-        return map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
+        seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
+        return self._known.remember(seen, out)
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.device == META:
@@ -57,6 +78,47 @@ class AbstractDevice:
         if found is None:
             found = self._twins[id(tensor)] = (tensor, tensor.to(META))
         return found[1]
+
+
+class KnownValues:
+    """Values of floating-point tensors that no weight and no input has a part in: a mask of ones.
+
+    Programs look at such values (is anything padded?) without depending on a weight. What is done to the abstract
+    tensors is done to their values too; large ones are let go.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def covers(self, func: Any, tensors: list[Tensor]) -> bool:
+        """Are all values known? If not, a tensor that ``func`` changes in place is not known any more."""
+        unknown = any(t.device == META and id(t) not in self._values for t in tensors)
+        if unknown and tensors and id(tensors[0]) in self._values and func._schema.is_mutable:
+            self._forget(self._values[id(tensors[0])][1])
+        return not unknown and torch.Tag.nondeterministic_seeded not in func.tags
+
+    def _forget(self, changed: Tensor) -> None:
+        storage = changed.untyped_storage().data_ptr()
+        self._values = {k: v for k, v in self._values.items() if v[1].untyped_storage().data_ptr() != storage}
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        args, kwargs = map_tensors(self._value, args), map_tensors(self._value, kwargs)
+        return func(*args, **kwargs)
+
+    def _value(self, tensor: Tensor) -> Tensor:
+        return self._values[id(tensor)][1] if tensor.device == META else tensor
+
+    def remember(self, abstract: Any, real: Any) -> Any:
+        """``abstract`` (a result without values), having noted the values of its tensors."""
+        for t, value in zip(tensors_of(abstract), tensors_of(real), strict=True):
+            if t.device == META and value.device != META and value.numel() <= _LARGEST_KNOWN:
+                self._values[id(t)] = t, value
+        return abstract
+
+
+_LARGEST_KNOWN = 1 << 16
 
 
 def _positions_of_masks(func: Any, args: tuple) -> tuple:

@@ -24,12 +24,30 @@ def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module
     copied directly, and only what is neither module, tensor nor constant goes through ``deepcopy``.
     """
     memo: dict[int, Any] = dict(tensors)
+    for module in _outermost_scripts(model):
+        memo[id(module)] = _copied_script(module, tensors)
     plain = [m for _, m in named_modules(model) if _is_plain(m)]
     for module in plain:
         memo[id(module)] = module.__new__(type(module))
     for module in plain:
         _fill(memo[id(module)], module, memo)
     return copy.deepcopy(model, memo)
+
+
+def _outermost_scripts(module: nn.Module) -> list[nn.Module]:
+    if isinstance(module, torch.jit.ScriptModule):
+        return [module]
+    return [found for child in module.children() for found in _outermost_scripts(child)]
+
+
+def _copied_script(module: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
+    """TorchScript copies its tensors itself; they are exchanged afterwards."""
+    twin = copy.deepcopy(module)
+    for (_, old), (_, new) in zip(named_modules(module), named_modules(twin), strict=True):
+        for name, tensor in (*old._parameters.items(), *old._buffers.items()):
+            if id(tensor) in tensors:
+                setattr(new, name, tensors[id(tensor)])
+    return twin
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -25,8 +25,9 @@ class Needs:
 class Dimensions:
     """A table of dimensions. Number 0 is a dimension of size 1.
 
-    A dimension with one label a place is a *line*: all lines are counted by one gather and one sum. The others
-    (a head width whose cells lie within rows) are looked at one by one.
+    A dimension with one label a place is a *line*: all lines are counted by one gather and one sum. The others are
+    looked at one by one: *joints* with several labels a place, *grids* whose labels vary over other dimensions too (a
+    head width whose cells lie within rows).
     """
 
     sizes: Sizes
@@ -34,6 +35,7 @@ class Dimensions:
     _lines: list[tuple[int, Ids]] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
+    _joints: list[tuple[int, Ids]] = field(default_factory=list)
     _columns: list[Ids] = field(default_factory=list)
     _flat: tuple[Ids, Ids, Ids] | None = None
 
@@ -46,6 +48,8 @@ class Dimensions:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         if len(labs) == 1 and labs[0].dims == {dim}:
             return self.line(self.sizes.solution.of[labs[0].ids.ravel()])
+        if all(lab.dims == {dim} for lab in labs):
+            return self._joint(np.stack([self.sizes.solution.of[lab.ids.ravel()] for lab in labs]))
         key = (dim, *((lab.ids.shape, lab.ids.tobytes()) for lab in value.labs))
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
@@ -65,11 +69,24 @@ class Dimensions:
             self._flat = None
         return number
 
+    def _joint(self, classes: Ids) -> int:
+        """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
+        known = len(self._constants)
+        number = self._add((len(classes), classes.tobytes()), classes.shape[1])
+        if number == known:
+            self._joints.append((number, classes))
+        return number
+
     def _add(self, key: object, size: int) -> int:
         if key not in self._numbers:
             self._numbers[key] = len(self._constants)
             self._constants.append(size)
         return self._numbers[key]
+
+    @property
+    def grids(self) -> frozenset[int]:
+        """The dimensions that are no lines."""
+        return frozenset(number for number, _, _ in self._grids)
 
     def counts(self, alive: Mask) -> Ids:
         """How many entries of every dimension live. [dimensions]"""
@@ -77,6 +94,8 @@ class Dimensions:
         if self._lines:
             numbers, classes, starts = self._flattened()
             counts[numbers] = np.add.reduceat(alive[classes].astype(np.int64), starts)
+        for number, classes in self._joints:
+            counts[number] = int(alive[classes].all(axis=0).sum())
         if self._grids:
             for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
                 if not alive[columns].all():
@@ -99,6 +118,9 @@ class Dimensions:
             dim = np.repeat(numbers, [len(c) for _, c in self._lines])
             atom, dim, entry = self.sizes.solution.expand(classes, dim, classes)
             found.append((dim, entry, atom))
+        for number, classes in self._joints:
+            atom, entry = self.sizes.solution.expand(classes.ravel(), classes.ravel())
+            found.append((np.full(len(atom), number), entry, atom))
         for number, node, dim_ in self._grids:
             atoms = self._linear_atoms(node, dim_)
             found.append((np.full(len(atoms), number), atoms, atoms))

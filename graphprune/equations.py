@@ -217,6 +217,19 @@ def dims_of(expr: Expr) -> Iterator[Dim]:
         yield from dims_of(expr.right)
 
 
+def _inverse(op: str, left: bool, known: Form, size: Form) -> Form | None:
+    """The operand on the ``left`` (or right) of an operation that makes ``size`` of it and a ``known`` one."""
+    if op == "+":
+        return size.plus(known, -1)
+    if op == "-":
+        return size.plus(known) if left else known.plus(size, -1)
+    if known.bags or not known.constant:
+        return None
+    if op == "*":
+        return size.times(1 / known.constant)
+    return size.times(known.constant) if left else None
+
+
 class Reader:
     """Reads the size log of one trace and collects its demands."""
 
@@ -257,10 +270,22 @@ class Reader:
                 path = next(attributes_of(use.expr)).path
                 self.demands.attributes[path] = use
                 self.forms[path] = self._safe_form(use)
-        for use in uses:
-            unknown = [a for a in attributes_of(use.expr) if a.path not in self.forms]
-            if len(unknown) == 1 and isinstance(use.expr, BinOp) and not use.prefix:
-                self._invert(use, unknown[0])
+        for path, use in self._compared():
+            if path not in self.forms:
+                self.demands.attributes[path] = use
+                self.forms[path] = self._safe_form(use)
+        while any(self._invert(use) for use in uses) or any(self._invert(use, divisors=False) for use in uses):
+            pass
+
+    def _compared(self) -> Iterator[tuple[str, SizeUse]]:
+        """``x.shape[-1] == self.width``: the attribute is the size of that dimension."""
+        for left, right, line, module in self.trace.sizes.equalities:
+            pairs = () if self._rebuilt(module) else ((left, right), (right, left))
+            for size, attribute in pairs:
+                if not (isinstance(size, Dim) and isinstance(attribute, Attr)):
+                    continue
+                if self.sizes.labelled(size.node, size.dim):
+                    yield attribute.path, SizeUse(size.node, size.dim, attribute, line, module)
 
     def _define_heads(self, use: SizeUse) -> None:
         """``batch * num_heads``, with ``num_heads`` an attribute, in torch.nn.MultiheadAttention."""
@@ -275,21 +300,44 @@ class Reader:
             self._freeze(error.atoms, use.line, "two choices in one size")
             return number(self.sizes.dense(use.node, use.dim))
 
-    def _invert(self, use: SizeUse, unknown: Attr) -> None:
-        """``2 * heads`` was given for a dimension: half of it is the number of heads."""
-        expr = use.expr
-        if not self.sizes.labelled(use.node, use.dim) or not isinstance(expr, BinOp) or expr.op != "*":
-            return
-        sides = (expr.left, expr.right), (expr.right, expr.left)
-        for mine, other in sides:
-            if mine == unknown and isinstance(other, Const) and other.value:
-                self.demands.attributes[unknown.path] = use
-                self.forms[unknown.path] = self._safe_form(use).times(Fraction(1, other.value))
+    def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
+        """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
+
+        Without ``divisors``, those of which nothing is known stay what they are.
+        """
+        if use.prefix or not self.sizes.labelled(use.node, use.dim):
+            return False
+        unknown = self._unknown(use.expr, divisors)
+        form = self._solved(use.expr, unknown[0], self._safe_form(use)) if len(unknown) == 1 else None
+        if form is None:
+            return False
+        self.demands.attributes[unknown[0].path] = use
+        self.forms[unknown[0].path] = form
+        return True
+
+    def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
+        """The attributes in an expression that no size has told yet, as often as they occur."""
+        if isinstance(expr, BinOp):
+            right = self._unknown(expr.right, divisors) if divisors or expr.op != "//" else []
+            return self._unknown(expr.left, divisors) + right
+        return [expr] if isinstance(expr, Attr) and expr.path not in self.forms else []
+
+    def _solved(self, expr: Expr, unknown: Attr, size: Form) -> Form | None:
+        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
+        if not isinstance(expr, BinOp):
+            return size
+        left = unknown in attributes_of(expr.left)
+        try:
+            known = self._evaluate(expr.right if left else expr.left)
+        except NotLinear:
+            return None
+        size_of_side = _inverse(expr.op, left, known, size)
+        return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
 
     def _demand_use(self, use: SizeUse) -> None:
         stop = use.expr.value if use.prefix else None
         labelled = self.sizes.labelled(use.node, use.dim)
-        if not labelled and isinstance(use.expr, Const | Dim):
+        if not labelled and isinstance(use.expr, Const):
             return
         try:
             size = self.sizes.form(use.node, use.dim, stop) if labelled else number(use.expr.value)
@@ -329,11 +377,23 @@ class Reader:
             return left.plus(right, 1 if expr.op == "+" else -1)
         if expr.op == "*" and not left.bags:
             return right.times(left.constant)
+        if right.bags and expr.op == "//" and left.bags:
+            return self._kept_quotient(expr, left, right)
         if right.bags or (expr.op == "//" and not right.constant):
             raise NotLinear(left, right)
         if expr.op == "//" and not left.bags:
             return number(int(left.constant // right.constant))
         return left.times(right.constant if expr.op == "*" else 1 / right.constant)
+
+    def _kept_quotient(self, expr: BinOp, left: Form, right: Form) -> Form:
+        """``width // heads`` within a larger expression: both may change, as long as the quotient stays."""
+        quotient = expr.value
+        if expr.left.value != quotient * expr.right.value:
+            raise NotLinear(left, right)
+        difference = left.plus(right, -quotient)
+        if difference.bags:
+            self.demands.equations.append(Equation(difference, None))
+        return number(quotient)
 
     def _demand_number(self, expr: Expr, line: Line | None) -> None:
         """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""

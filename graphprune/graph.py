@@ -28,6 +28,7 @@ from graphprune.plan import Plan
 from graphprune.planner import make_plan
 from graphprune.request import Request
 from graphprune.solve import Solution, solve
+from graphprune.timed import Runner, plan_in_time
 from graphprune.trace import Trace, trace_model
 
 
@@ -43,6 +44,7 @@ class ChannelGraph:
     labelling: Labelling
     solution: Solution
     units: Units
+    example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -128,6 +130,8 @@ class ChannelGraph:
         macs: Ask | None = None,
         params: Ask | None = None,
         bytes: Ask | None = None,
+        latency: Ask | None = None,
+        run_with: Runner | None = None,
         heads: float | None = None,
         kv_groups: float | None = None,
         head_width: float | None = None,
@@ -148,6 +152,9 @@ class ChannelGraph:
             ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied.
             macs, params, bytes: budgets instead of a ratio: what the slim model may cost, as a fraction of what the
                 model costs (``0.5``), a number, or a number with a unit (``"2G"``, ``"20MB"``). All given are met.
+            latency: likewise (``0.5``, ``"5ms"``), for a forward pass on the example inputs: kernels are measured where
+                the model is, tables of them are kept on disk, and the plan's slim model was measured to meet it.
+            run_with: how the model is run when it is timed, such as ``torch.compile``; None: eagerly.
             heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which
                 take precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With
                 ``head_width`` heads become narrower instead of fewer.
@@ -169,7 +176,7 @@ class ChannelGraph:
         """
         request = Request(
             ratio,
-            {"macs": macs, "params": params, "bytes": bytes},
+            {"macs": macs, "params": params, "bytes": bytes, "latency": latency},
             importance,
             allocation,
             overrides or {},
@@ -190,7 +197,7 @@ class ChannelGraph:
         if not self.groups:
             reasons = "\n  ".join(map(str, self.frozen[:5])) or "it has no parameters"
             raise PlanError(f"model: {type(self.model).__name__} has nothing that can be pruned:\n  {reasons}")
-        return make_plan(self, request)
+        return plan_in_time(self, request, run_with) if latency is not None else make_plan(self, request)
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
@@ -236,10 +243,10 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[An
     if not isinstance(model, nn.Module):
         raise InputError(f"model: must be a torch.nn.Module, but is a {type(model).__name__}")
     if example_inputs is None:
-        _, traced = first_that_runs(model, lambda inputs: trace_model(model, *normalise(inputs), outputs))
+        example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, *normalise(i), outputs))
     else:
         traced = trace_model(model, *normalise(example_inputs), outputs)
-    return channel_graph(model, traced)
+    return replace(channel_graph(model, traced), example=normalise(example_inputs))
 
 
 def channel_graph(model: nn.Module, traced: Trace) -> ChannelGraph:

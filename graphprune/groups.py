@@ -81,6 +81,7 @@ class Units:
     """All units of a model, grouped. Built once from a solution; see :class:`Group`."""
 
     def __init__(self, labelling: Labelling, solution: Solution) -> None:
+        self.labelling = labelling
         self.solution = solution
         self.axes: list[Axis] = [a for a in labelling.labels.axes if a.name]
         self.occurrences = self._occurrences()

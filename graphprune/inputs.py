@@ -277,7 +277,8 @@ def _token_ids(config: Any, make: _Maker) -> Tensor:
     """Token ids ``[1, 16]`` that end in an end-of-sequence token, which some heads look for."""
     text = _sub_config(config, "text_config", "text_encoder", "decoder")
     vocabulary = _number(text, "vocab_size", default=100)
-    length = min(SEQUENCE, _number(text, "max_position_embeddings", "n_positions", default=SEQUENCE) or SEQUENCE)
+    positions = _number(text, "max_position_embeddings", "n_positions", default=SEQUENCE)
+    length = min(SEQUENCE, positions) if positions > 0 else SEQUENCE
     avoid = frozenset(_special_tokens(config) | _special_tokens(text))
     ids = make.ids(1, length, below=vocabulary, avoid=avoid)
     end = getattr(text, "eos_token_id", None)

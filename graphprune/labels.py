@@ -54,11 +54,15 @@ class Lab(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about."""
+    """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
+
+    ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
+    """
 
     shape: Shape
     labs: tuple[Lab, ...] = ()
     movable: bool = False
+    repeats: Dims = frozenset()
 
     @property
     def ndim(self) -> int:
@@ -100,6 +104,8 @@ class Facts:
     fixed: list[tuple[Ids, int]] = field(default_factory=list)
     reasons: list[Reason] = field(default_factory=list)
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
+    ordered: list[tuple[Ids, int]] = field(default_factory=list)
+    multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
     inexact: dict[int, str] = field(default_factory=dict)
 
 
@@ -143,9 +149,17 @@ class Labels:
             number = len(self.facts.reasons) - 1
             self.facts.fixed.extend((lab.ids, number) for lab in labs)
 
+    def multiple(self, ids: Ids, of: int) -> None:
+        """The number of living entries is a multiple of ``of``, or else the operation cannot run."""
+        self.facts.multiples.append((ids, of, self.site))
+
     def rectangle(self, ids: Ids) -> None:
         """Every row of the two-dimensional ``ids`` has equally many living entries."""
         self.facts.rectangles.append((ids, self.site))
+
+    def in_order(self, ids: Ids) -> None:
+        """The operation depends on the order of ``ids``: the slim tensors must have it too."""
+        self.facts.ordered.append((ids, self.site))
 
     def inexact(self, text: str) -> None:
         """The operation mixes channels: removing one is not the same as zeroing it."""

@@ -39,18 +39,29 @@ def all_names(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tens
     return parameters, buffers
 
 
+def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Tensors that modules keep as plain attributes: a table of positions that is no buffer, or something cached."""
+    found: dict[str, Tensor] = {}
+    for path, module in named_modules(model):
+        prefix = f"{path}." if path else ""
+        found.update((prefix + n, v) for n, v in vars(module).items() if isinstance(v, Tensor))
+    return found
+
+
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters, then buffers, by qualified name; tied ones once, under their first name."""
+    """Parameters, buffers, then plain tensors, by qualified name; tied ones once, under their first name."""
     parameters, buffers = all_names(model)
     first: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in (*parameters.items(), *buffers.items()):
+    for name, tensor in (*parameters.items(), *buffers.items(), *plain_tensors(model).items()):
         first.setdefault(id(tensor), (name, tensor))
     return list(first.values())
 
 
 def all_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers and tensors kept as plain attributes, of every submodule."""
+    """Parameters, buffers and tensors kept as plain attributes or in a list (``nn.LSTM``), of every submodule."""
     for _, module in named_modules(model):
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
             if isinstance(value, Tensor):
                 yield value
+            elif type(value) is list:
+                yield from (item for item in value if isinstance(item, Tensor))

@@ -1,8 +1,9 @@
-"""Tensors in nested tuples, lists and mappings."""
+"""Tensors in nested tuples, lists, mappings and dataclasses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from graphprune.sizes import Size
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and mappings, in order."""
+    """All tensors in nested tuples, lists, mappings and dataclasses, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -20,10 +21,17 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, tuple | list):
         for item in value:
             yield from tensors_of(item)
+    elif _holds_fields(value):
+        for entry in fields(value):
+            yield from tensors_of(getattr(value, entry.name))
+
+
+def _holds_fields(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
 
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
-    """Apply ``function`` to every tensor in nested tuples, lists and dicts; sizes become plain ints."""
+    """Apply ``function`` to every tensor in nested tuples, lists, dicts and dataclasses; sizes become plain ints."""
     if isinstance(value, Tensor):
         return function(value)
     kind = type(value)
@@ -35,4 +43,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         return {k: map_tensors(function, v) for k, v in value.items()}
     if isinstance(value, tuple | list):
         return tuple(map_tensors(function, v) for v in value)
+    if _holds_fields(value):
+        entries = (entry.name for entry in fields(value) if entry.init)
+        return replace(value, **{name: map_tensors(function, getattr(value, name)) for name in entries})
     return value

@@ -55,6 +55,7 @@ class Replay(Labels):
         self._unions = _by_site((a, b, site) for a, b, site in facts.unions)
         self._parts = _by_site((w, a, b, site) for w, a, b, site in facts.parts)
         self._fresh = _by_site((a, a.site) for a in self._axes)
+        self._ordered = _by_site(facts.ordered)
 
     def fresh(self, shape: Shape, dims: Any, kind: str, name: str = "") -> Ids:
         (axis,) = self._next(self._fresh)
@@ -71,6 +72,12 @@ class Replay(Labels):
 
     def inexact(self, text: str) -> None:
         """Said before."""
+
+    def in_order(self, ids: Ids) -> None:
+        (dense,) = self._next(self._ordered)
+        dense, slim = dense.ravel(), ids.ravel()
+        if not np.array_equal(dense[np.isin(dense, slim)], slim):
+            raise Disorder("an operation depends on the order of its channels")
 
     def _next(self, table: dict[int, list[tuple]]) -> tuple:
         if not table[self.site]:
@@ -210,7 +217,7 @@ class SlimRun:
         args = _substitute(args, values)
         kwargs = {k: _substitute(v, values) for k, v in node.kwargs.items()}
         function = rule_for(op, all_labs(args, *kwargs.values()))
-        return function(Call(short_name(op), replay, outs), *args, **kwargs)
+        return function(Call(short_name(op), replay, outs, used=self.labelling.used(node)), *args, **kwargs)
 
     def _shape(self, node: fx.Node, output: int, dense: Labelled) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))

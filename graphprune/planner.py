@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from math import ceil, floor
+from math import ceil, floor, lcm
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import nn
 
 from graphprune.audit import Chosen, complete
-from graphprune.budgets import Budget, parse_budgets
-from graphprune.cost import KINDS as COSTS
+from graphprune.budgets import Budget
 from graphprune.eligible import eligible
 from graphprune.equations import Demands
 from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Scores, criterion, scored
 from graphprune.labels import Ids
 from graphprune.limits import Limit, limits_of
-from graphprune.modules import named_tensors
+from graphprune.modules import named_tensors, plain_tensors
 from graphprune.plan import Choice, Plan
 from graphprune.request import Request
 from graphprune.roles import roles_of
 from graphprune.search import Network, Problem, isomorphic_keys, make_track, priced_keys, search, uniform_keys
 from graphprune.solve import Mask
+from graphprune.spending import Counting, Spending, Timing, spending_of
 from graphprune.ties import Bundle, Part, make_bundles
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def make_plan(graph: ChannelGraph, request: Request) -> Plan:
 class Planner:
     """Makes one plan."""
 
-    def __init__(self, graph: ChannelGraph, request: Request) -> None:
+    def __init__(self, graph: ChannelGraph, request: Request, timing: Timing | None = None) -> None:
         self.graph = graph
+        self.timing = timing
         self.request = request
         self.groups = graph.units.groups
         self.classes = len(graph.solution.reason)
@@ -57,10 +59,20 @@ class Planner:
         self.limits = limits_of(
             self.groups, self.roles, request.overrides, request.roles, request.limits, graph.trace.modules
         )
+        self._keep_multiples()
         self.why = [""] * len(self.groups)
         self._scores: dict[int, Scores] = {}
         self._members: list[Ids] = []
         self._aligned: set[int] = set()
+
+    def _keep_multiples(self) -> None:
+        """Where an operation runs on multiples of a number only, groups lose multiples of it."""
+        for ids, number, _ in self.graph.labelling.labels.facts.multiples:
+            solution, group_of = self.graph.solution, self.graph.units.group_of
+            for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
+                if group >= 0:
+                    limit = self.limits[group]
+                    self.limits[group] = replace(limit, multiple=lcm(limit.multiple, number))
 
     def plan(self) -> Plan:
         """Choose, check the choice against the code, and choose again without what would break."""
@@ -207,12 +219,13 @@ class Planner:
             tracks.append(make_track(bundle, self._stops(bundle)[1:], self._values(bundle), layers))
             for part in bundle.parts:
                 self._note(part, (None,), len(bundle.parts))
-        budgets, costs, prices = self._budgets(free)
+        spending = self._spending(free)
         network = Network(tracks)
-        problem = Problem(self.graph.solution, network, costs, prices, np.array([b.limit for b in budgets]), fixed)
+        limits = np.array([b.limit for b in spending.budgets])
+        problem = Problem(self.graph.solution, network, spending.costs, spending.prices, limits, fixed)
         passed = search(problem, self._keys(network))
         if passed is None:
-            raise self._out_of_reach(problem, budgets)
+            raise self._out_of_reach(problem, spending.budgets)
         return network.removed(passed)
 
     def _layers(self, group: int) -> int:
@@ -243,25 +256,13 @@ class Planner:
         layers = (f"{modules.get(module, nn.Module).__name__}.{tensor}[{dim}" for (module, _, tensor), dim in places)
         return *(self.roles[part.group] for part in bundle.parts), *sorted(layers)
 
-    def _budgets(self, free: Mask) -> tuple[list[Budget], Callable[[Mask], Scores], Callable[[Mask], Scores]]:
-        """The budgets, what a choice costs, and what each unit costs, in the same order."""
-        if not self.request.asked:
-            return self._count_budget(free)
-        model = self.graph.costs
-        everything = np.ones(self.classes, bool)
-        dense = dict(zip(COSTS, model.vector(everything).tolist(), strict=True))
-        budgets = parse_budgets(self.request.budgets, dense.__getitem__)
-        rows = [COSTS.index(b.kind) for b in budgets]
-        return budgets, lambda alive: model.vector(alive)[rows], lambda alive: model.prices(alive)[rows]
-
-    def _count_budget(self, free: Mask) -> tuple[list[Budget], Callable[[Mask], Scores], Callable[[Mask], Scores]]:
-        """A ratio over all groups together: the number of units is the budget."""
+    def _spending(self, free: Mask) -> Spending | Counting:
+        """The budgets and what counts them."""
+        if self.request.asked:
+            return spending_of(self.graph, self.request, self.timing)
         assert self.request.ratio is not None
         kept = share_kept(int(free.sum()), self.request.ratio)
-        atoms = np.flatnonzero(free)
-        budget = Budget("units", kept, f"ratio={self.request.ratio}")
-        one = free[None].astype(float)
-        return [budget], lambda alive: np.array([alive[atoms].sum()], float), lambda _: one
+        return Counting(free, kept, f"ratio={self.request.ratio}")
 
     def _out_of_reach(self, problem: Problem, budgets: Sequence[Budget]) -> PlanError:
         least = problem.costs(problem.alive(problem.network.lengths))
@@ -325,8 +326,10 @@ class Planner:
                     reasons[number],
                 )
             )
-        shapes = {name: tuple(t.shape) for name, t in named_tensors(self.graph.model)}
-        return Plan(self._kept(chosen), shapes, chosen.sizes, tuple(choices), self.request.described())
+        kept = self._kept(chosen)
+        cached = plain_tensors(self.graph.model).keys() - kept.keys()
+        shapes = {name: tuple(t.shape) for name, t in named_tensors(self.graph.model) if name not in cached}
+        return Plan(kept, shapes, chosen.sizes, tuple(choices), self.request.described())
 
     def _kept(self, chosen: Chosen) -> dict[str, dict[int, Ids]]:
         kept: dict[str, dict[int, Ids]] = {}

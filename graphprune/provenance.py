@@ -91,8 +91,37 @@ def _unflatten(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> An
 
 def _factory(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     out = func(*args, **kwargs)
-    watcher.note_all(out, _flat([a for a in args if not isinstance(a, Tensor)] or [kwargs.get("size", ())]))
+    watcher.note_all(out, _flat(args[1:] or [kwargs.get("size", ())]))
     return out
+
+
+def _made(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``torch.zeros(2, width)``; a size may be a tensor, and says nothing then."""
+    out = func(*args, **kwargs)
+    watcher.note_all(out, _flat(args or [kwargs.get("size", ())]))
+    return out
+
+
+def _counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``torch.arange(n)`` is as long as ``n`` says; in any other form a size is a number."""
+    out = func(*args, **kwargs)
+    numbers = [a for a in (*args, *kwargs.values()) if type(a) is Size]
+    if func is torch.arange and len(args) == 1 and len(numbers) == 1:
+        watcher.note(out, 0, args[0])
+    else:
+        for size in numbers:
+            watcher.log.number(size.expr)
+    return out
+
+
+def _steps(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """A recurrent layer is traced as its steps, also where the processor has it as one call."""
+    switch: Any = torch.backends.mkldnn
+    enabled, switch.enabled = switch.enabled, False
+    try:
+        return func(*args, **kwargs)
+    finally:
+        switch.enabled = enabled
 
 
 def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -130,7 +159,7 @@ def _getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     index = index if isinstance(index, tuple) else (index,)
     if any(isinstance(i, slice | int) for i in index):
         _note_positions(watcher, tensor, index)
-    numbers = tuple(torch.tensor(i) if isinstance(i, list) and i and type(i[0]) is int else i for i in index)
+    numbers = tuple(torch.tensor(i) if isinstance(i, list) and i and type(i[0]) in (int, Size) else i for i in index)
     return func(tensor, numbers if isinstance(args[1], tuple) else numbers[0])
 
 
@@ -147,6 +176,8 @@ def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:
         return
     shape = node.meta["shape"]
     for dim, i in _indexed_dims(index, len(shape)):
+        if isinstance(i, slice) and (i.start or 0) < (i.step or 1) != 1:
+            continue  # a place within every period, wherever the tensor ends
         bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
         for bound in bounds:
             if isinstance(bound, int) and not isinstance(bound, bool) and int(bound) not in (0, shape[dim]):
@@ -214,8 +245,18 @@ def _with_groups(position: int, name: str) -> Handler:
     return handler
 
 
+def _arithmetic(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """A size that a tensor is multiplied by, or divided by, is a number."""
+    for value in (*args, *kwargs.values()):
+        if type(value) is Size:
+            watcher.log.number(value.expr)
+    return func(*args, **kwargs)
+
+
 def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """``torch.tensor(values, device=...)`` keeps its values also where the model lives on ``meta``."""
+    if args and type(args[0]) is Size:
+        watcher.log.number(args[0].expr)
     if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
         kwargs = {**kwargs, "device": "cpu"}
     return func(*args, **kwargs)
@@ -225,6 +266,16 @@ def _device(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """A program that asks where a tensor lives must not go another way because it is traced on ``meta``."""
     device = func(*args, **kwargs)
     return torch.device("cpu") if device.type == "meta" else device
+
+
+_NAMES = "add sub mul div true_divide divide multiply subtract pow floor_divide remainder fmod".split()
+_SIGNS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv div rdiv idiv pow rpow ipow".split()
+ARITHMETIC = {
+    *(getattr(torch, name) for name in _NAMES),
+    *(getattr(Tensor, name + end) for name in _NAMES for end in ("", "_")),
+    *(getattr(Tensor, f"__{name}__") for name in _SIGNS),
+}
+"""Functions of which one operand may be a number."""
 
 
 def _handlers() -> dict[Any, Handler]:
@@ -248,13 +299,18 @@ def _handlers() -> dict[Any, Handler]:
         F.rms_norm: _layer_norm,
         torch.rms_norm: _layer_norm,
         torch.group_norm: _with_groups(1, "num_groups"),
+        **dict.fromkeys((torch.channel_shuffle, torch.native_channel_shuffle), _with_groups(1, "groups")),
         F.scaled_dot_product_attention: _attention,
         **dict.fromkeys((Tensor.numel, torch.numel, Tensor.nelement), _numel),
         **dict.fromkeys((torch.tensor, torch.as_tensor, torch.scalar_tensor), _literal),
+        **dict.fromkeys(ARITHMETIC, _arithmetic),
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
         **dict.fromkeys(view, _view),
         **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
         **dict.fromkeys(factory, _factory),
+        **dict.fromkeys((torch.zeros, torch.ones, torch.empty, torch.full), _made),
+        **dict.fromkeys((torch.arange, torch.linspace, torch.eye), _counted),
+        torch.lstm: _steps,
         **dict.fromkeys((Tensor.split, torch.split, torch.split_with_sizes, Tensor.split_with_sizes), _split),
         **dict.fromkeys((Tensor.chunk, torch.chunk), _chunk),
         **dict.fromkeys((Tensor.narrow, torch.narrow), _narrow),

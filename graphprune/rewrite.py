@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from graphprune.attention import PrunedMultiheadAttention
 from graphprune.copying import copy_module
@@ -61,7 +65,7 @@ def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: boo
         _swap_tensors(model, replaced)
     for path, value in sizes.items():
         _set_size(slim, path, value)
-    _resize_modules(slim, {name.rpartition(".")[0] for name in kept}, sizes)
+    _resize_modules(slim, {_owner(name) for name in kept}, sizes)
     return slim
 
 
@@ -71,17 +75,29 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
             for name, value in list(table.items()):
                 if isinstance(value, Tensor) and id(value) in replaced:
                     table[name] = replaced[id(value)]  # type: ignore[assignment]
+                elif type(value) is list:
+                    value[:] = [replaced.get(id(item), item) for item in value]
 
 
 def _set_size(model: nn.Module, path: str, value: int) -> None:
+    """Set an integer, or one entry of a tuple, of a module or of an object that a module holds."""
     prefix, _, name = path.rpartition(".")
-    module = model.get_submodule(prefix)
+    holder = reduce(getattr, prefix.split(".") if prefix else [], model)
+    new: Any = value
     if entry := re.fullmatch(r"(\w+)\[(\d+)\]", name):
-        old = getattr(module, entry[1])
-        position = int(entry[2])
-        setattr(module, entry[1], type(old)([*old[:position], value, *old[position + 1 :]]))
+        name, position = entry[1], int(entry[2])
+        old = getattr(holder, name)
+        new = type(old)([*old[:position], value, *old[position + 1 :]])
+    if isinstance(holder, nn.Module):
+        setattr(holder, name, new)
     else:
-        setattr(module, name, value)
+        vars(holder)[name] = new  # where it was found, past the hooks of its class
+
+
+def _owner(name: str) -> str:
+    """The path of the module that a parameter makes a weight of."""
+    path, parametrized, _ = f".{name}".partition(".parametrizations.")
+    return path[1:] if parametrized else name.rpartition(".")[0]
 
 
 def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
@@ -89,13 +105,42 @@ def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int
         if isinstance(module, nn.MultiheadAttention):
             _resize_attention(model, path, module, sizes)
         elif path in changed:
+            _renew_weights(module)
             for attribute, value in torch_sizes(module).items():
                 setattr(module, attribute, value)
 
 
+def _renew_weights(module: nn.Module) -> None:
+    """Weights that a hook works out before every call, and the list that recurrent layers keep of theirs."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
+            with torch.no_grad():
+                setattr(module, hook.name, hook.compute_weight(module, **extra))
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
+def _weight(module: nn.Module) -> Any:
+    """The weight as it is in evaluation: looking at it must not take a step of a power iteration."""
+    if not is_parametrized(module, "weight"):
+        return getattr(module, "weight", None)
+    training = module.training
+    module.parametrizations.eval()  # type: ignore[union-attr]
+    weight = module.weight
+    module.parametrizations.train(training)  # type: ignore[union-attr]
+    return weight
+
+
 def torch_sizes(module: nn.Module) -> dict[str, Any]:
     """The size attributes that a torch.nn module must have, given its tensors."""
-    weight: Any = getattr(module, "weight", None)
+    weight = _weight(module)
+    if isinstance(module, nn.RNNBase):
+        return _recurrent_sizes(module)
+    if isinstance(module, nn.RNNCellBase):
+        return {"hidden_size": module.weight_hh.shape[1], "input_size": module.weight_ih.shape[1]}
+    if isinstance(module, nn.Bilinear):
+        return dict(zip(("out_features", "in1_features", "in2_features"), weight.shape, strict=True))
     if isinstance(module, nn.Linear):
         return {"out_features": weight.shape[0], "in_features": weight.shape[1]}
     if isinstance(module, _ConvNd):
@@ -104,7 +149,7 @@ def torch_sizes(module: nn.Module) -> dict[str, Any]:
         if module.transposed:
             return {"in_channels": inner, "out_channels": outer * module.groups}
         return {"in_channels": inner * module.groups, "out_channels": outer}
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
     if isinstance(module, _NormBase):
         vector = weight if weight is not None else module.running_mean
@@ -116,6 +161,16 @@ def torch_sizes(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.PReLU):
         return {"num_parameters": weight.shape[0]}
     return {}
+
+
+def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
+    first, recurrent, *rest = module.all_weights[0]
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    return {
+        "input_size": first.shape[1],
+        "hidden_size": recurrent.shape[0] // gates,
+        "proj_size": rest[-1].shape[0] if module.proj_size else 0,
+    }
 
 
 def _resize_attention(model: nn.Module, path: str, module: nn.MultiheadAttention, sizes: Mapping[str, int]) -> None:

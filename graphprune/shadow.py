@@ -2,12 +2,14 @@
 
 The stand-in is a deep copy in which every floating-point parameter and buffer lives on ``meta`` (nothing is
 read, nothing is computed), integer buffers keep their values, and integer attributes are
-:class:`~graphprune.sizes.Size` objects that remember their name.
+:class:`~graphprune.sizes.Size` objects that remember their name. So are those of the plain objects that modules
+hold, such as a configuration.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +19,8 @@ from graphprune.modules import all_tensors, named_modules, named_tensors
 from graphprune.sizes import Attr, Size, SizeLog
 
 TORCH_NN_SIZES = frozenset(
-    "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters".split()
+    "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
+    "input_size hidden_size proj_size d_model".split()
 )
 """Integer attributes by which torch.nn modules tell a function a number of channels."""
 
@@ -38,9 +41,13 @@ def make_shadow(model: nn.Module, log: SizeLog, abstract: bool = True) -> Shadow
     twins = {key: _stand_in(t, abstract) for key, t in tensors.items()}
     module = copy_module(model, twins)
     paths = {}
+    theirs = {id(value) for _, m in named_modules(model) for value in vars(m).values()}
     for path, submodule in named_modules(module):
         paths[id(submodule)] = path
         _mark_sizes(submodule, f"{path}." if path else "", log)
+    for path, submodule in named_modules(module):
+        if not type(submodule).__module__.startswith("torch.nn"):
+            _mark_objects(submodule, f"{path}." if path else "", log, theirs)
     names = {id(t): name for name, t in named_tensors(module)}
     return Shadow(module, names, paths, {id(twin): tensors[key] for key, twin in twins.items()})
 
@@ -58,8 +65,34 @@ def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:
     own = not type(module).__module__.startswith("torch.nn")
     names = [n for n in attributes if own or n in TORCH_NN_SIZES]
     for name in names:
-        value = attributes[name]
-        if type(value) is int:
-            attributes[name] = Size(value, Attr(prefix + name, value), log)
-        elif type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-            attributes[name] = type(value)(Size(v, Attr(f"{prefix}{name}[{i}]", v), log) for i, v in enumerate(value))
+        attributes[name] = _marked(attributes[name], prefix + name, log)
+
+
+def _marked(value: Any, path: str, log: SizeLog) -> Any:
+    """An integer, or a tuple or list of integers, as sizes; anything else as it is."""
+    if type(value) is int:
+        return Size(value, Attr(path, value), log)
+    if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
+        return type(value)(Size(v, Attr(f"{path}[{i}]", v), log) for i, v in enumerate(value))
+    return value
+
+
+def _mark_objects(holder: Any, prefix: str, log: SizeLog, known: set[int]) -> None:
+    """Mark the integers of plain objects that ``holder`` holds: one that several hold goes by its first name.
+
+    ``known`` are objects that are marked already, or that the copy shares with the user's model.
+    """
+    for name, value in list(vars(holder).items()):
+        if _is_plain_object(value) and id(value) not in known:
+            known.add(id(value))
+            attributes = vars(value)
+            for inner in [n for n in attributes if n.isidentifier()]:
+                attributes[inner] = _marked(attributes[inner], f"{prefix}{name}.{inner}", log)
+            _mark_objects(value, f"{prefix}{name}.", log, known)
+
+
+def _is_plain_object(value: Any) -> bool:
+    """An instance of a user's class that keeps its attributes in a dictionary, such as a configuration."""
+    if isinstance(value, nn.Module | torch.Tensor | type) or callable(value) or not hasattr(value, "__dict__"):
+        return False
+    return type(value).__module__.partition(".")[0] not in ("torch", "builtins", "collections")

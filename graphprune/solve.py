@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from graphprune.labels import Facts, Ids, Labels
+from graphprune.labels import Facts, Ids, Labels, Reason
 
 Mask = NDArray[np.bool_]
 KINDS = ("channel", "filled", "row", "repeat", "cell")
@@ -109,10 +109,12 @@ def solve(labels: Labels) -> Solution:
         merged = _components(len(reason), x, y)
         of, reason, table = merged[of], _merge_reason(merged, reason), merged[table]
     reason = _spread(reason, table)
-    parts = np.full((len(reason), 2), -1, np.int64)
-    parts[table[:, 0]] = table[:, 1:]
-    parts[reason >= 0] = -1
-    parts, reason, levels = _order(parts, reason)
+    parts, levels, circular = _order(reason, table)
+    if len(circular):
+        facts.reasons.append(Reason("channels that would be part of themselves", labels.site))
+        reason[circular] = len(facts.reasons) - 1
+        reason = _spread(reason, table)
+        parts, levels, _ = _order(reason, table)
     return Solution(of, reason, parts, _kinds(labels, of, len(reason)), levels)
 
 
@@ -154,24 +156,22 @@ def _merge_reason(merged: Ids, reason: Ids) -> Ids:
     return np.where(result == _FREE, -1, result)
 
 
-def _order(parts: Ids, reason: Ids) -> tuple[Ids, Ids, tuple[Ids, ...]]:
-    """Levels of composition; classes that would consist of themselves are fixed."""
+def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
+    """The parts of what is composed and not fixed, levels of composition, and the classes that would be circular."""
+    parts = np.full((len(reason), 2), -1, np.int64)
+    parts[table[:, 0]] = table[:, 1:]
+    parts[reason >= 0] = -1
     composed = parts[:, 0] >= 0
     known = ~composed
     levels = []
     while composed.any():
         ready = np.flatnonzero(composed & known[parts[:, 0]] & known[parts[:, 1]])
         if not len(ready):
-            circular = np.flatnonzero(composed)
-            reason = reason.copy()
-            reason[circular] = 0
-            parts = parts.copy()
-            parts[circular] = -1
             break
         levels.append(ready)
         known[ready] = True
         composed[ready] = False
-    return parts, reason, tuple(levels)
+    return parts, tuple(levels), np.flatnonzero(composed)
 
 
 def _kinds(labels: Labels, of: Ids, count: int) -> Ids:

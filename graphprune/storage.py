@@ -39,15 +39,15 @@ def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, plan in enumerate(plans):
         text = plan.to_json()
-        _replace(folder / PLANS.format(number=number), partial(Path.write_text, data=text))
+        replace_file(folder / PLANS.format(number=number), partial(Path.write_text, data=text))
     for stale in set(folder.glob(PLANS.format(number="*"))) - {
         folder / PLANS.format(number=i) for i in range(len(plans))
     }:
         stale.unlink()
-    _replace(folder / WEIGHTS, lambda path: save_model(slim, str(path)))
+    replace_file(folder / WEIGHTS, lambda path: save_model(slim, str(path)))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside ``path`` and move into place, so that a reader sees the old file or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

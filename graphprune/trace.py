@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -60,6 +61,7 @@ class Trace:
     note: str = ""
     evaluated: int = 0
     results: int = 0
+    abstract: bool = True
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -98,6 +100,7 @@ class Recorder(TorchDispatchMode):
         self.parameters = [name for name, t in tensors if isinstance(t, nn.Parameter)]
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
+        self.scripts = 0
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._alive: list[Tensor] = []
         self.device = AbstractDevice()
@@ -167,18 +170,26 @@ class Recorder(TorchDispatchMode):
     def _node_for(self, tensor: Tensor) -> fx.Node:
         return self.lookup(tensor) or self._constant(tensor)
 
+    def execute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Run a call, on shapes or on values."""
+        return self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: tuple, kwargs: dict) -> Any:
         self._line = user_line(sys._getframe(1))
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
-        out = self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+        out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
         node = self.graph.create_node("call_function", func, node_args, node_kwargs, name=short_name(func))
         node.meta["module"] = self.stack[-1]
         node.meta["line"] = self._line
+        node.meta["scripted"] = self.scripts > 0
         if isinstance(out, Tensor):
             self._bind(out, node)
         elif isinstance(out, tuple | list):
@@ -235,6 +246,28 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
 
 
 @contextmanager
+def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
+    """Count in ``recorder.scripts`` how many TorchScript programs are running: sizes inside them cannot be watched."""
+
+    def noticing(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+            recorder.scripts += 1
+            try:
+                return run(script, *args, **kwargs)
+            finally:
+                recorder.scripts -= 1
+
+        return call
+
+    function, method = torch.jit.ScriptFunction, torch._C.ScriptMethod
+    with (
+        mock.patch.object(function, "__call__", noticing(function.__call__)),
+        mock.patch.object(method, "__call__", noticing(method.__call__)),
+    ):
+        yield
+
+
+@contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Everything that must hold while a model is traced; all of it is undone afterwards."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -245,6 +278,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
             stack.enter_context(_module_stack(recorder))
+            stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
             stack.enter_context(watching(recorder.log, recorder.lookup))
             yield
@@ -258,17 +292,30 @@ def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None
     with recording(recorder):
         result = recorder.shadow.module(*seen_args, **seen_kwargs)
     kept = outputs(result) if outputs else result
-    return [recorder._node_for(t) for t in tensors_of(kept)]
+    found = [recorder._node_for(t) for t in tensors_of(kept)]
+    if not found:
+        raise TraceError(
+            f"model: its output is a {type(kept).__name__}, in which no tensor was found; pass outputs=, a function "
+            "that picks the tensors that must keep their shape"
+        )
+    return found
 
 
-def record(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None, abstract: bool = True) -> Trace:
+def record(
+    model: nn.Module,
+    args: tuple,
+    kwargs: dict,
+    outputs: Outputs | None = None,
+    abstract: bool = True,
+    make_recorder: Callable[[Shadow, SizeLog, bool], Recorder] = Recorder,
+) -> Trace:
     """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
 
     Raises:
         TraceError: the model failed in ``forward``; the original exception is the cause.
     """
     log = SizeLog()
-    recorder = Recorder(make_shadow(model, log, abstract), log, abstract)
+    recorder = make_recorder(make_shadow(model, log, abstract), log, abstract)
     recorder.shadow.module.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
@@ -290,6 +337,7 @@ def record(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None 
         note,
         evaluated,
         count,
+        abstract,
     )
 
 
@@ -361,6 +409,8 @@ def trace_model(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | 
     """Trace abstractly; a model that looks at the values of floats is traced with everything real."""
     try:
         return record(model, args, kwargs, outputs)
+    except TraceError:
+        raise
     except Exception as abstract_error:
         try:
             return record(model, args, kwargs, outputs, abstract=False)

@@ -8,9 +8,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
     "errors sizes nested modules copying abstract provenance shadow trace inputs "
-    "labels rules label solve prove couplings groups importance equations dimensions cost budgets limits ties search roles "
-    "request order audit attention rewrite plan eligible planner graph verify storage prune __init__ specs cli __main__"
+    "labels rules label solve prove couplings groups "
+    "contractions moments observer calibration combining criteria importance "
+    "equations dimensions cost budgets limits ties search roles "
+    "request order audit attention rewrite plan storage latency spending eligible planner timed graph masking verify prune "
+    "__init__ specs cli __main__"
 ).split()
+PACKAGES = ("rules", "criteria")
 
 
 def imported(file: Path) -> set[str]:
@@ -25,7 +29,7 @@ def imported(file: Path) -> set[str]:
 
 def modules() -> dict[str, list[Path]]:
     files = {p.stem: [p] for p in PACKAGE.glob("*.py")}
-    return files | {"rules": list((PACKAGE / "rules").glob("*.py"))}
+    return files | {package: list((PACKAGE / package).glob("*.py")) for package in PACKAGES}
 
 
 def test_every_module_has_a_place() -> None:
@@ -34,7 +38,7 @@ def test_every_module_has_a_place() -> None:
 
 @pytest.mark.parametrize("name", ORDER)
 def test_imports_point_backwards(name: str) -> None:
-    earlier = {*ORDER[: ORDER.index(name)], name if name == "rules" else ""}
+    earlier = {*ORDER[: ORDER.index(name)], name if name in PACKAGES else ""}
     for file in modules()[name]:
         wrong = {m for m in imported(file) if m in ORDER and m not in earlier}
         assert not wrong, f"{file.name} imports {wrong}, which come later"

@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Example = tuple[nn.Module, Any]
-"""A model and its example inputs (``None``: let graphprune guess)."""
+Example = tuple[nn.Module, Any] | tuple[nn.Module, Any, Callable[[int], Any]]
+"""A model and its example inputs (``None``: let graphprune guess).
+
+A third entry makes a training batch of a size, where that is more than the example repeated (a detector's targets).
+"""
 
 Builder = Callable[[], Example]
 

@@ -1,46 +1,113 @@
-"""timm, with random weights. Inputs are as small as the architecture permits."""
+"""timm, with random weights: every module file of ``timm.models``. Inputs are as small as the architecture permits."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from benchmarks.zoos.common import SMALL_IMAGE, Builder, Example, image
 
-_TIMM_CNNS = """
-    resnet18 resnet26d resnet50 resnext26ts resnext50_32x4d seresnext26d_32x4d legacy_seresnet18
-    ecaresnet26t mobilenetv2_100 mobilenetv3_small_050 mobilenetv3_large_100 mnasnet_small
-    efficientnet_b0 efficientnetv2_rw_t mixnet_s convnext_atto convnextv2_atto densenet121 regnetx_002
-    regnety_002 dla34 dpn48b cspresnet50 cs3darknet_s darknet53 vovnet39a ese_vovnet19b_dw ghostnet_050
-    ghostnetv2_100 hrnet_w18_small hardcorenas_a res2net50_26w_4s resnest14d rexnet_100 selecsls42b
-    skresnet18 tresnet_m repvgg_a0 repghostnet_050 vgg11_bn resnetv2_50 nfnet_f0 xception41 inception_v4
-    pnasnet5large lcnet_035 tinynet_e fbnetv3_b gernet_s starnet_s050 inception_next_atto fasternet_t0
-    hgnetv2_b0 mambaout_femto rdnet_tiny
+CLASSES = 10
+
+_ANY_SIZE = """
+    cs3darknet_focus_s cs3darknet_s cs3se_edgenet_x cs3sedarknet_xdw cspdarknet53 cspresnet50 cspresnext50 cspnext_tiny
+    darknet53 darknetaa53 sedarknet21 convmixer_768_32 convmixer_1024_20_ks9_p14 convnext_atto convnext_zepto_rms
+    convnextv2_atto test_convnext2 test_convnext3 cpubone_b1_dwnorm cpubone_nano densenet121 densenetblur121d dla34 dla46x_c
+    dla60_res2net dpn48b dpn68 ecaresnet26t ecaresnet50d_pruned ecaresnetlight edgenext_small_rw edgenext_xx_small
+    efficientnet_b0 efficientnet_b0_g8_gn efficientnet_b1_pruned efficientnet_blur_b0 efficientnet_cc_b0_4e
+    efficientnet_es efficientnet_lite0 efficientnet_x_b3 efficientnetv2_rw_t gc_efficientnetv2_rw_t fbnetc_100
+    mnasnet_050 mnasnet_small mixnet_s mobilenet_edgetpu_v2_xs mobilenetv1_100 mobilenetv2_100 semnasnet_075
+    spnasnet_100 test_efficientnet test_efficientnet_evos test_efficientnet_gn test_efficientnet_ln tf_efficientnet_b0
+    tf_efficientnetv2_b0 tf_mixnet_s tinynet_e fbnetv3_b lcnet_035 mobilenetv3_large_100 mobilenetv3_small_050
+    mobilenetv4_conv_aa_medium mobilenetv4_conv_blur_medium mobilenetv4_conv_small_035 mobilenetv4_hybrid_medium_075
+    tf_mobilenetv3_small_minimal_100 efficientvim_m1 efficientvim_m1_dist ese_vovnet19b_dw ese_vovnet19b_slim_dw
+    eca_vovnet39b vovnet39a fasternet_t0 gcresnext26ts eca_resnext26ts gernet_s mobileone_s1 regnetz_b16 regnetz_b16_evos
+    repvgg_a0 repvgg_a1 resnet50_clip resnet50_mlp resnet51q resnext26ts test_byobnet ghostnet_050 ghostnetv2_100
+    ghostnetv3_050 hardcorenas_a hardcorenas_b hgnet_tiny hgnetv2_b0 hieradet_small sam2_hiera_tiny hrnet_w18_small
+    hrnet_w18_ssld iformer_m_distilled iformer_t inception_next_atto lambda_resnet26t lcnetv2_small legacy_seresnet18
+    legacy_seresnext26_32x4d legacy_xception lowformer_b0 lowformer_e1 mambaout_femto test_mambaout nextvit_small
+    eca_nfnet_l0 nf_ecaresnet26 nf_regnet_b0 nfnet_f0 test_nfnet rdnet_tiny regnetv_040 regnetx_002 regnety_002
+    regnety_040_sgn regnetz_005 repghostnet_050 repvit_m0_9 repvit_m1_0 res2net50_26w_4s res2next50 resnest14d resnest26d
+    resnest50d_1s4x24d resnet10t resnet18 resnet26d resnet50 resnet50_gn resnetaa34d resnetblur18 resnetrs50
+    resnext50_32x4d seresnext26d_32x4d seresnext26t_32x4d test_resnet resnetv2_18d resnetv2_50 resnetv2_50d_evos
+    resnetv2_50d_frn resnetv2_50d_gn resnetv2_50x1_bit rexnet_100 rexnetr_100 selecsls42b selecsls60 skresnet18
+    skresnext50_32x4d starnet_s050 starnet_s1 tresnet_m tresnet_v2_l vgg11_bn xception41 xception41p csatv2
+    caformer_s18 convformer_s18 poolformer_s12 poolformerv2_s12 crossvit_9_dagger_240 davit_tiny efficientvit_b0
+    efficientvit_b1 efficientvit_l1 efficientvit_m1 fastvit_mci0 fastvit_sa12 fastvit_t8 focalnet_tiny_lrf
+    focalnet_tiny_srf mobilevit_xs mobilevitv2_050 mvitv2_small_cls pvt_v2_b0 pvt_v2_b2_li shvit_s1 shvit_s2
+    tiny_vit_11m_224 twins_pcpvt_base vit_tiny_patch16_dinov3_qkvb vit_small_plus_patch16_dinov3 xcit_nano_12_p8_224
+    xcit_tiny_12_p16_224
 """.split()
 
-_TIMM_NATIVE = """
-    vit_tiny_patch16_224 vit_small_patch32_224 deit_tiny_patch16_224 deit_tiny_distilled_patch16_224
-    deit3_small_patch16_224 beit_base_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256
-    mixer_s32_224 gmlp_ti16_224 resmlp_12_224 xcit_nano_12_p16_224 cait_xxs24_224 poolformer_s12
-    poolformerv2_s12 pvt_v2_b0 twins_svt_small twins_pcpvt_small coat_lite_tiny convit_tiny
-    crossvit_9_240 pit_ti_224 levit_128s mobilevit_xxs mobilevitv2_050 efficientformer_l1
-    efficientformerv2_s0 edgenext_xx_small maxvit_rmlp_pico_rw_256 coatnet_pico_rw_224 nest_tiny
-    tnt_s_patch16_224 visformer_tiny volo_d1_224 fastvit_t8 repvit_m0_9 efficientvit_b0 efficientvit_m0
-    focalnet_tiny_srf gcvit_xxtiny davit_tiny hiera_tiny_224 caformer_s18 mvitv2_tiny swiftformer_xs
-    tiny_vit_5m_224 convmixer_768_32 eva02_tiny_patch14_224 sequencer2d_s vit_relpos_small_patch16_224
-    botnet26t_256 shvit_s1
+_RESIZED = """
+    beit_base_patch16_224 coat_tiny convit_small eca_botnext26ts_256 lambda_resnet26rpt_256 sebotnet33ts_256
+    eva02_small_patch14_224 vit_medium_patch16_rope_reg1_gap_256 vit_pe_core_tiny_patch16_384
+    vit_pe_spatial_tiny_patch16_512 vit_small_patch16_rope_mixed_ape_224 gcvit_xtiny hiera_small_abswin_256
+    levit_conv_128s coatnet_0_224 coatnet_nano_cc_224 coatnext_nano_rw_224 maxvit_tiny_pm_256 maxvit_tiny_tf_224
+    maxxvit_rmlp_nano_rw_256 maxxvitv2_nano_rw_256 test_coatnet test_maxvit gmixer_12_224 gmlp_ti16_224 mixer_s16_224
+    nest_tiny_jx pit_ti_distilled_224 samvit_base_patch16_224 swin_s3_tiny_224 swinv2_cr_tiny_224
+    swinv2_cr_tiny_ns_224 swinv2_tiny_window16_256 tnt_s_legacy_patch16_224 visformer_small
+    flexivit_small test_vit test_vit3 vit_dpwee_patch16_reg1_gap_256 vit_dwee_patch16_reg1_gap_256
+    vit_pwee_patch16_reg1_gap_256 vit_small_patch14_reg4_dinov2 vit_xsmall_patch16_clip_224 vit_small_r26_s32_224
+    vit_tiny_r_s16_p8_224 test_vit_relpos vit_relpos_medium_patch16_cls_224 vit_relpos_small_patch16_rpn_224
+    vit_srelpos_small_patch16_224 vitamin_small_224
 """.split()
+"""With ``img_size=`` the small image."""
+
+_NATIVE = """
+    vit_tiny_patch16_224 vit_small_patch32_224 deit_tiny_patch16_224 deit_tiny_distilled_patch16_224
+    deit3_small_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 mixer_s32_224 resmlp_12_224
+    xcit_nano_12_p16_224 cait_xxs24_224 twins_svt_small twins_pcpvt_small coat_lite_tiny convit_tiny crossvit_9_240
+    pit_ti_224 levit_128s mobilevit_xxs efficientformer_l1 efficientformerv2_s0 maxvit_rmlp_pico_rw_256
+    coatnet_pico_rw_224 nest_tiny tnt_s_patch16_224 visformer_tiny volo_d1_224 efficientvit_m0 gcvit_xxtiny
+    hiera_tiny_224 mvitv2_tiny swiftformer_xs tiny_vit_5m_224 eva02_tiny_patch14_224 sequencer2d_s
+    vit_relpos_small_patch16_224 botnet26t_256 halonet_h1 eca_halonext26ts haloregnetz_b bat_resnext26ts
+""".split()
+"""The size of image that the architecture was made for."""
+
+_AT_SIZE = {
+    "inception_resnet_v2": 96,
+    "inception_v3": 96,
+    "inception_v4": 96,
+    "nasnetalarge": 96,
+    "pnasnet5large": 96,
+    "lamhalobotnet50ts_256": 128,
+    "deepseek_vit_412m": 56,
+    "gemma4_vit_167m": 96,
+    "mobilenetv5_base": 64,
+    "naflexvit_base_patch16_gap": 64,
+    "naflexvit_base_patch16_map": 64,
+    "qwen3_vit_88m": 64,
+    "qwen3_vit_88m_merge": 64,
+}
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "beit_base_patch16_224": {"depth": 2},
+    "deepseek_vit_412m": {"depth": 2},
+    "gemma4_vit_167m": {"depth": 2},
+    "lamhalobotnet50ts_256": {"img_size": 128},
+    "mobilenetv5_base": {"channel_multiplier": 0.5},
+    "naflexvit_base_patch16_gap": {"depth": 2},
+    "naflexvit_base_patch16_map": {"depth": 2},
+    "qwen3_vit_88m": {"depth": 2},
+    "qwen3_vit_88m_merge": {"depth": 2},
+    "samvit_base_patch16_224": {"depth": 3},
+}
+"""What makes an architecture, of which even the smallest member is large, a small one."""
 
 
 def models() -> dict[str, Builder]:
-    """One or two small members of about a hundred families of timm."""
-    small = {name: partial(_build, name, SMALL_IMAGE) for name in _TIMM_CNNS}
-    small["inception_v4"] = partial(_build, "inception_v4", 160)
-    small["pnasnet5large"] = partial(_build, "pnasnet5large", 160)
-    return small | {name: partial(_build, name, None) for name in _TIMM_NATIVE}
+    """Members of all families of timm, small ones."""
+    sizes: dict[str, int | None] = dict.fromkeys(_ANY_SIZE, SMALL_IMAGE) | dict.fromkeys(_NATIVE, None) | _AT_SIZE
+    built: dict[str, Builder] = {name: partial(_build, name, sizes[name]) for name in sizes}
+    return built | {name: partial(_build, name, SMALL_IMAGE, img_size=SMALL_IMAGE) for name in _RESIZED}
 
 
-def _build(name: str, size: int | None) -> Example:
+def _build(name: str, size: int | None, **options: Any) -> Example:
+    """A model and its image; one that gives features is given a head, since an output's width cannot change."""
     import timm
 
-    model = timm.create_model(name, pretrained=False)
-    return model, image(size or model.pretrained_cfg["input_size"][-1])
+    config = timm.get_pretrained_cfg(name)
+    head = {} if config.num_classes else {"num_classes": CLASSES}
+    model = timm.create_model(name, pretrained=False, **options, **head, **_OPTIONS.get(name, {}))
+    return model, image(size or config.input_size[-1])

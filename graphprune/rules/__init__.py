@@ -4,24 +4,70 @@
 ``pointwise``       operands' channels are the same
 ``movement``        what is done to the tensor is done to its label arrays
 ``contraction``     contracted channels of both sides are the same; the rest pass
+``grouped``         products of runs of rows with matrices of their own
 ``convolution``     a contraction by group
 ``normalization``   parameters follow the channel; statistics over channels are inexact
 ``reduction``       channels end
 ``pooling``         channels pass
+``losses``          elementwise, then averaged over everything
 ``factories``       tensors made from sizes
+``scattering``      entries are read and written by their numbers
+``sliding``         windows over space, space that becomes channels
+``selection``       entries are chosen by their values
+``aggregation``     extremes, products, counts; running ones; diagonals
+``recurrent``       gates of recurrent layers, packed batches
+``spectral``        Fourier transforms, complex numbers, functions of matrices
+``detection``       what torchvision adds to torch
 ==================  ====================================================================
 """
 
+from graphprune.labels import Lab, Labelled, align
 from graphprune.rules import (  # noqa: F401  (importing a module registers its rules)
+    aggregation,
     contraction,
     convolution,
+    detection,
     factories,
+    grouped,
+    losses,
     movement,
     normalization,
     pointwise,
     pooling,
+    recurrent,
     reduction,
+    scattering,
+    selection,
+    sliding,
+    spectral,
 )
-from graphprune.rules.registry import RULES, Call, Sample, Slim, rule, sample, t
+from graphprune.rules.contraction import contract, placed
+from graphprune.rules.movement import reshape
+from graphprune.rules.normalization import per_channel
+from graphprune.rules.pointwise import pointwise as elementwise
+from graphprune.rules.reduction import reduced
+from graphprune.rules.registry import RULES, Call, Sample, Slim, bools, ints, positive, rule, sample, t
+from graphprune.rules.scattering import ended
 
-__all__ = ["RULES", "Call", "Sample", "Slim", "rule", "sample", "t"]
+__all__ = [
+    "RULES",
+    "Call",
+    "Lab",
+    "Labelled",
+    "Sample",
+    "Slim",
+    "align",
+    "bools",
+    "contract",
+    "elementwise",
+    "ended",
+    "ints",
+    "per_channel",
+    "placed",
+    "positive",
+    "reduced",
+    "reshape",
+    "rule",
+    "sample",
+    "t",
+]

@@ -67,7 +67,7 @@ def mv(call: Call, a: Labelled, b: Labelled) -> Labelled:
     return contract(call.labels, placed(a, (0, 1), 2), placed(b, (1,), 2), [1])
 
 
-@rule(aten.dot.default, samples=[sample(t(4), t(4))])
+@rule(aten.dot.default, aten.vdot.default, samples=[sample(t(4), t(4))])
 def dot(call: Call, a: Labelled, b: Labelled) -> Labelled:
     return contract(call.labels, a, b, [0])
 
@@ -88,3 +88,78 @@ def embedding(call: Call, weight: Labelled, indices: Labelled, *_: Any) -> Label
     rank = len(call.out)
     labs = [lab.at(lab.ids.reshape((1,) * (rank - 1) + (-1,))) for lab in weight.labs if lab.dims == {1}]
     return Labelled(call.out, tuple(labs))
+
+
+@rule(
+    aten._embedding_bag_forward_only.default,
+    aten._embedding_bag.default,
+    samples=[
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2])),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 1),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 2),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 0, False, t(6, labelled=[])),
+    ],
+)
+def embedding_bag(
+    call: Call,
+    weight: Labelled,
+    indices: Labelled,
+    offsets: Labelled,
+    scale: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    factors: Labelled | None = None,
+    *_: Any,
+) -> tuple[Labelled, ...]:
+    """Rows are looked up and summed, averaged or compared, column by column."""
+    call.freeze(Labelled(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
+    call.freeze(factors, "words of a bag are counted")
+    columns = tuple(lab for lab in weight.labs if lab.dims == {1})
+    bags, *rest = call.outs
+    return tuple(Labelled(shape, columns if len(shape) == 2 else ()) for shape in (bags, *rest))
+
+
+@rule(
+    aten._trilinear.default,
+    samples=[
+        sample(t(3, 4), t(6, 4, 5), t(3, 5), [1, 3], [0], [1, 2], [2, 3]),
+        sample(t(3, 4), t(3, 4), t(3, 4), [], [], [], [1]),
+    ],
+)
+def trilinear(
+    call: Call,
+    a: Labelled,
+    b: Labelled,
+    c: Labelled,
+    expand_a: Sequence[int],
+    expand_b: Sequence[int],
+    expand_c: Sequence[int],
+    gone: Sequence[int],
+    *_: Any,
+) -> Labelled:
+    """The product of three operands, each with new dimensions ``expand``, summed over ``gone``."""
+    rank = a.ndim + len(expand_a)
+    spaces = [[d for d in range(rank) if d not in new] for new in (expand_a, expand_b, expand_c)]
+    a, b, c = (placed(x, space, rank) for x, space in zip((a, b, c), spaces, strict=True))
+    return contract(call.labels, contract(call.labels, a, b, []), c, list(gone))
+
+
+@rule(
+    aten._cdist_forward.default,
+    samples=[sample(t(2, 3, 4), t(2, 5, 4), 1.0, None), sample(t(3, 4), t(5, 4), 2.0, None)],
+)
+@rule(aten._euclidean_dist.default, samples=[sample(t(3, 4), t(5, 4))])
+def distances(call: Call, x: Labelled, y: Labelled, *_: Any) -> Labelled:
+    """[..., P, M] and [..., R, M] to [..., P, R]: where both have lost an entry, it adds nothing."""
+    rank = len(call.out) + 1
+    places = [*range(rank - 3), rank - 3, rank - 1], [*range(rank - 3), rank - 2, rank - 1]
+    a, b = (placed(v, dims[-v.ndim :], rank) for v, dims in zip((x, y), places, strict=True))
+    return contract(call.labels, a, b, [rank - 1])
+
+
+@rule(aten._pdist_forward.default, samples=[sample(t(3, 4), 2.0)])
+def distances_within(call: Call, x: Labelled, *_: Any) -> Labelled:
+    """[N, M] to the N (N - 1) / 2 distances of its rows."""
+    call.freeze(Labelled(x.shape, tuple(x.touching([0]))), "pairs of rows are counted")
+    reduce_dims(call.labels, x, [1])
+    return Labelled(call.out)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from graphprune.labels import NOT_A_CHANNEL, Lab, Labelled, align
 from graphprune.rules.contraction import contract, placed
@@ -44,6 +45,18 @@ def _groups(slim: Slim, args: Args) -> Args:
 _SPACE = "space that a kernel slides over"
 
 
+def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
+    """The kernel passes over the dead entries of the dimensions that it slides along."""
+    living = {d: alive.transpose(0, d).flatten(1).any(dim=1).nonzero()[:, 0] for d in range(2, x.ndim)}
+    for d, index in living.items():
+        x = x.index_select(d, index)
+    out = aten.convolution.default(x, *rest)
+    for d, index in living.items():
+        wide = out.new_zeros([*out.shape[:d], alive.shape[d], *out.shape[d + 1 :]])
+        out = out if len(index) == alive.shape[d] else wide.index_copy_(d, index, out)
+    return out
+
+
 @rule(
     aten.convolution.default,
     samples=[
@@ -55,8 +68,12 @@ _SPACE = "space that a kernel slides over"
         sample(t(3, 6, 5), t(6, 2, 3), t(6), [1], [1], [1], False, [0], 3),
         sample(t(2, 6, 5, labelled=[1]), t(6, 4, 3), t(4), [2], [1], [1], True, [0], 1),
         sample(t(2, 6, 5, labelled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
+        sample(t(2, 3, 6), t(2, 3, 1), t(2), [1], [0], [1], False, [0], 1),
+        sample(t(2, 1, 7), t(1, 1, 3), None, [1], [1], [1], False, [0], 1),
+        sample(t(2, 1, 4, 7, labelled=[3]), t(2, 1, 2, 5), t(2), [1, 1], [0, 4], [1, 2], False, [0, 0], 1),
     ],
     resize=_groups,
+    masked=masked_convolution,
 )
 def convolution(
     call: Call,
@@ -70,13 +87,38 @@ def convolution(
     output_padding: Any,
     groups: int,
 ) -> Labelled:
-    vector = channels(call, x, 1, _SPACE)
+    passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
+    held = tuple(lab for lab in x.labs if not any(lab is one for one in passed))
+    vector = channels(call, Labelled(x.shape, held), 1, _SPACE)
     kernel = _kernel(call, weight)
     out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
     if bias is not None:
         out = Labelled(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
     batch = [lab for lab in x.labs if lab.dims == {0}]
-    return Labelled(call.out, (*beside(out, 1, len(call.out)), *batch))
+    return Labelled(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
+
+
+def _along_space(
+    call: Call, x: Labelled, weight: Labelled, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> list[Lab]:
+    """Labels of channels laid out as space that pass: those a kernel of one looks at, and of one map its neighbours.
+
+    The kernel must not change their number, however many they are.
+    """
+    passed = []
+    for i, (step, pad, spread) in enumerate(zip(stride, padding, dilation, strict=True)):
+        width = weight.shape[2 + i]
+        if step == 1 and 2 * pad == spread * (width - 1) and (width == 1 or x.shape[1] == 1):
+            passed.extend(lab for lab in x.labs if lab.dims == {2 + i})
+            if width > 1:
+                _mix_neighbours(call, x.touching([2 + i]))
+    return passed
+
+
+def _mix_neighbours(call: Call, labs: Sequence[Lab]) -> None:
+    for lab in labs:
+        call.labels.inexact(f"{call.op} slides over channels, which get new neighbours")
+        call.labels.in_order(lab.ids)
 
 
 def _kernel(call: Call, weight: Labelled) -> Labelled:

@@ -30,6 +30,23 @@ def new_tensor(call: Call, like: Labelled, *_: Any, **__: Any) -> Labelled:
     return Labelled(call.out, tuple(labs))
 
 
+def _size_first(slim: Slim, args: Args) -> Args:
+    return list(slim.outs[0]), *args[1:]
+
+
+@rule(
+    aten.zeros.default,
+    aten.ones.default,
+    aten.empty.memory_format,
+    samples=[sample([3, 4])],
+    resize=_size_first,
+)
+@rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first)
+def sized_tensor(call: Call, *_: Any, **__: Any) -> Labelled:
+    """One value everywhere, as :func:`new_tensor`; where the code does not show a size, the dimension is fixed."""
+    return new_tensor(call, Labelled(()))
+
+
 @rule(
     aten.zeros_like.default,
     aten.ones_like.default,

@@ -66,7 +66,8 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
 
 def reshape(labels: Labels, x: Labelled, new: Shape) -> Labelled:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
-    labs = [reshape_lab(lab, x.shape, new) for lab in x.labs]
+    reshaped = (reshape_lab(lab, x.shape, new) for lab in x.labs)
+    labs = [lab for lab in reshaped if lab.ids.size > 1 or lab.ids.any()]  # what always lives needs no label
     for before, after in factor_groups(x.shape, new):
         if len([d for d in after if new[d] > 1]) > 1:
             touching = x.touching(before)
@@ -196,7 +197,8 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
     if len(args) == 1:
         return args
     size = x.shape[dim]
-    first = slim.position(dim, (start or 0) % size if (start or 0) < 0 else (start or 0))
+    first = (start or 0) % size if (start or 0) < 0 else (start or 0)
+    first = first if step and first < step[0] != 1 else slim.position(dim, first)
     return x, dim, first, first + slim.outs[0][dim] * (step[0] if step else 1), *step
 
 
@@ -207,6 +209,9 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
         sample(t(6, 4), 0, 2, 5),
         sample(t(6, 4), 0, -2, 9223372036854775807),
         sample(t(6, 4), 0, 1, 6, 2),
+        sample(t(8, 4), 0, 0, 8, 2),
+        sample(t(2, 3, 9), -1, 2, 9223372036854775807, 3),
+        sample(t(7, 4), 0, 1, 6, 2),
     ],
     resize=_slice_bounds,
 )
@@ -214,8 +219,20 @@ def slice_(
     call: Call, x: Labelled, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
 ) -> Labelled:
     if step != 1:
-        call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
+        _keep_periods(call, x, dim, range(x.shape[dim])[start:end:step])
     return _take(call, x, dim, slice(start, end, step), call.out)
+
+
+def _keep_periods(call: Call, x: Labelled, dim: int, taken: range) -> None:
+    """Entries go a whole period at a time, so that every step still meets the same place of a period."""
+    size, step = x.shape[dim], taken.step
+    if size % step or taken.start >= step or len(taken) != size // step:
+        call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
+        return
+    for lab in x.touching([dim]):
+        along = np.moveaxis(lab.ids, dim, -1)
+        periods = along.reshape(*along.shape[:-1], -1, step)
+        call.labels.unify(periods, periods[..., :1])
 
 
 def _take(call: Call, x: Labelled, dim: int, index: slice, out: Shape) -> Labelled:
@@ -415,47 +432,6 @@ def constant_pad(call: Call, x: Labelled, padding: Sequence[int], value: float =
         if lab.dims & widths.keys():
             _note_rectangles(call.labels, labs[-1], range(x.ndim))
     return Labelled(call.out, tuple(labs))
-
-
-@rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
-def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
-    _freeze_dims(call, x, [dim], "entries are looked up by number")
-    kept = [lab for lab in x.labs if dim % x.ndim not in lab.dims]
-    return Labelled(call.out, tuple(kept))
-
-
-@rule(
-    aten.index.Tensor,
-    samples=[
-        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2])]),
-        sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]])]),
-        sample(t(3, 4, 2), [torch.tensor([2, 0]), None, torch.tensor([1, 0])]),
-        sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]])]),
-    ],
-)
-def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
-    """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
-    used = [d for d, i in enumerate(indices) if i is not None]
-    width = sum(i.ndim if _is_mask(x, d, i) else 1 for d, i in enumerate(indices) if i is not None)
-    gone = set(range(used[0], used[0] + width)) if len(used) == 1 else set(used)
-    _freeze_dims(call, x, gone, "entries are looked up by number")
-    adjacent = len(used) == 1 or used == list(range(used[0], used[-1] + 1))
-    new = len(call.out) - (x.ndim - len(gone))
-    at = used[0] if adjacent else 0
-    place = [d for d in range(x.ndim) if d not in gone]
-    position = {d: k if k < at else k + new for k, d in enumerate(place)}
-    labs = []
-    for lab in x.labs:
-        if not (lab.dims & gone):
-            shape = [1] * len(call.out)
-            for d in lab.dims:
-                shape[position[d]] = lab.ids.shape[d]
-            labs.append(lab.at(lab.ids.reshape(shape)))
-    return Labelled(call.out, tuple(labs))
-
-
-def _is_mask(x: Labelled, dim: int, index: Labelled) -> bool:
-    return index.ndim > 1 and index.shape == x.shape[dim : dim + index.ndim]
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])

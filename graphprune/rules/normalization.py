@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Lab, Labelled, align
+from graphprune.labels import Lab, Labelled, align, reduce_dims
 from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.movement import reshape
+from graphprune.rules.reduction import vector_norm
 from graphprune.rules.registry import Args, Call, Slim, positive, rule, sample, t
 
 aten = torch.ops.aten
@@ -229,3 +230,29 @@ def safe_softmax(call: Call, x: Labelled, dim: int, dtype: Any = None) -> Labell
 @rule(aten._log_softmax.default, samples=[sample(t(3, 4), 1, False)], masked=masked_log_softmax)
 def log_softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
     return _softmax_rule(call, x, dim)
+
+
+# ---------------------------------------------------------------- norms of weights: zeros add nothing
+
+
+@rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)])
+@rule(aten.norm.ScalarOpt_dim, samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)])
+def norm(call: Call, x: Labelled, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+    return vector_norm(call, x, 2 if order is None else order, dims, keepdim)
+
+
+@rule(
+    aten._weight_norm_interface.default,
+    samples=[sample(t(4, 3, 2), t(4, 1, 1), 0), sample(t(4, 3), t(1, 3), 1)],
+)
+def weight_norm(call: Call, v: Labelled, g: Labelled, dim: int = 0) -> tuple[Labelled, Labelled]:
+    """``v`` times ``g`` over the norm of ``v`` along all dimensions but ``dim``."""
+    out = Labelled(v.shape, tuple(align(call.labels, (v, g), v.shape)))
+    others = [d for d in range(v.ndim) if d != dim % v.ndim]
+    return out, Labelled(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
+
+
+@rule(aten.renorm.default, samples=[sample(t(3, 4, 2), 2, 0, 1.0), sample(t(3, 4), 1, -1, 1.0)])
+def renorm(call: Call, x: Labelled, order: float, dim: int, longest: float) -> Labelled:
+    """Slices along ``dim`` that are too long become shorter."""
+    return x

@@ -93,11 +93,13 @@ def fill_(call: Call, x: Labelled, value: float) -> Labelled:
     return x
 
 
+@rule(aten.uniform_.default, samples=[sample(t(2, 6), 0.5, 0.5)])
+@rule(aten.normal_.default, samples=[sample(t(2, 6), 0.5, 0.0)])
 @rule(
     aten.bernoulli_.float,
     aten.bernoulli.p,
     samples=[sample(t(2, 6), 1.0)],
 )
 def bernoulli(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
-    """Noise of the shape of ``x``: dropout written by hand."""
+    """Noise of the shape of ``x``: dropout and jitter written by hand."""
     return x

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,22 +14,41 @@ aten = torch.ops.aten
 
 
 def over_space(call: Call, x: Labelled, *_: Any, **__: Any) -> Any:
-    """Batch and channel dimensions pass; a label in a spatial dimension is fixed."""
-    space = x.ndim - 2 if x.ndim > 2 else x.ndim - 1
-    dims = range(x.ndim - max(space, 1), x.ndim)
+    """Batch and channel dimensions pass; a label in one of the last 1, 2 or 3 dimensions is fixed."""
+    space = next(int(letter) for letter in call.op if letter.isdigit())
+    dims = range(x.ndim - space, x.ndim)
     call.freeze(Labelled(x.shape, tuple(x.touching(dims))), "acts over this dimension as space")
     labs = tuple(lab for lab in x.labs if not (lab.dims & set(dims)))
     outs = tuple(Labelled(shape, labs if len(shape) == x.ndim else ()) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]
 
 
+def over_windows(
+    call: Call, x: Labelled, size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,), *_: Any
+) -> Labelled:
+    """As ``over_space``, but where windows of one entry lie side by side a dimension passes."""
+    windows = zip(*(_each(v, len(size)) for v in (size, stride or size, padding)), strict=True)
+    still = {x.ndim - len(size) + i for i, window in enumerate(windows) if window == (1, 1, 0)}
+    passing = tuple(lab for lab in x.labs if lab.dims and lab.dims <= still)
+    out = over_space(call, Labelled(x.shape, tuple(lab for lab in x.labs if not lab.dims or lab.dims - still)))
+    return Labelled(call.out, (*out.labs, *passing))
+
+
+def _each(values: Sequence[int], rank: int) -> list[int]:
+    return list(values) * (rank if len(values) == 1 else 1)
+
+
 IMAGE = t(2, 4, 6, 6)
 WAVE = t(2, 4, 6)
+VOLUME = t(2, 4, 4, 4, 4, labelled=[1])
 
 rule(aten.max_pool2d_with_indices.default, samples=[sample(IMAGE, [2, 2], [2, 2])])(over_space)
 rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
 rule(aten.avg_pool1d.default, samples=[sample(WAVE, [2])])(over_space)
-rule(aten.avg_pool2d.default, samples=[sample(IMAGE, [2, 2])])(over_space)
+rule(
+    aten.avg_pool2d.default,
+    samples=[sample(IMAGE, [2, 2]), sample(t(2, 4, 6, 5), [2, 1], [2, 1]), sample(t(2, 4, 5), [3, 1], [1])],
+)(over_windows)
 rule(aten.avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
 rule(aten._adaptive_avg_pool2d.default, samples=[sample(IMAGE, [3, 3])])(over_space)
 rule(aten._adaptive_avg_pool3d.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
@@ -43,3 +63,12 @@ rule(aten._upsample_bicubic2d_aa.default, samples=[sample(IMAGE, [12, 12], False
 rule(aten.reflection_pad1d.default, samples=[sample(WAVE, [1, 1])])(over_space)
 rule(aten.reflection_pad2d.default, samples=[sample(IMAGE, [1, 1, 1, 1])])(over_space)
 rule(aten.replication_pad2d.default, samples=[sample(IMAGE, [1, 1, 1, 1])])(over_space)
+rule(aten.adaptive_max_pool3d.default, samples=[sample(VOLUME, [2, 2, 2])])(over_space)
+rule(aten._upsample_nearest_exact1d.default, samples=[sample(WAVE, [12])])(over_space)
+rule(aten.upsample_linear1d.default, samples=[sample(WAVE, [12], False)])(over_space)
+rule(aten.upsample_nearest3d.default, samples=[sample(VOLUME, [8, 8, 8])])(over_space)
+rule(aten._upsample_nearest_exact3d.default, samples=[sample(VOLUME, [8, 8, 8])])(over_space)
+rule(aten.upsample_trilinear3d.default, samples=[sample(VOLUME, [8, 8, 8], False)])(over_space)
+rule(aten.reflection_pad3d.default, samples=[sample(VOLUME, [1, 1, 1, 1, 1, 1])])(over_space)
+rule(aten.replication_pad1d.default, samples=[sample(WAVE, [1, 1])])(over_space)
+rule(aten.replication_pad3d.default, samples=[sample(VOLUME, [1, 1, 1, 1, 1, 1])])(over_space)

@@ -147,8 +147,6 @@ def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = Fals
 
 
 @rule(
-    aten.max.dim,
-    aten.min.dim,
     aten.sort.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
 )
@@ -161,7 +159,30 @@ def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -
     return Labelled(call.out, tuple(left)), Labelled(call.out, tuple(left))
 
 
+def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., Any]:
+    def masked(alive: Tensor, x: Tensor, dim: int, keepdim: bool = False) -> Any:
+        return function(x.masked_fill(~alive, fill), dim, keepdim)
+
+    return masked
+
+
+_ALONG = (sample(t(3, 4, 2), 1), sample(t(3, 4), -1), sample(t(3, 4, 2), 1, True).looking_at(0))
+
+
+@rule(aten.max.dim, samples=_ALONG, masked=_masked_along(torch.max, float("-inf")))
+@rule(aten.min.dim, samples=_ALONG, masked=_masked_along(torch.min, float("inf")))
+def extreme_along(call: Call, x: Labelled, dim: int, keepdim: bool = False) -> tuple[Labelled, Labelled]:
+    """Where nobody asks for the positions, channels can be among those that are compared."""
+    if call.used is None or 1 in call.used:
+        return with_indices(call, x, dim)
+    _mixing(call, x, [dim])
+    out = reduced(call, x, [dim], keepdim)
+    return out, out
+
+
 @rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
 def cumsum(call: Call, x: Labelled, dim: int, **_: Any) -> Labelled:
-    """A removed entry adds zero to those behind it: exact."""
+    """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
+    for lab in x.touching([dim]):
+        call.labels.in_order(lab.ids)
     return x

@@ -17,12 +17,16 @@ Masked = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Call:
-    """One ATen call while it is labelled. ``out`` is the shape of its (first) result, ``outs`` of all."""
+    """One ATen call while it is labelled. ``out`` is the shape of its (first) result, ``outs`` of all.
+
+    ``used`` are the numbers of the results that the program looks at (None: perhaps all of them).
+    """
 
     op: str
     labels: Labels
     outs: tuple[Shape, ...]
     counts: dict[str, Labelled] = field(default_factory=dict)
+    used: frozenset[int] | None = None
 
     @property
     def out(self) -> Shape:
@@ -60,9 +64,9 @@ def t(*shape: int, labelled: Sequence[int] | None = None) -> T:
     return T(shape, None if labelled is None else tuple(labelled))
 
 
-def ints(*shape: int, below: int) -> T:
-    """An integer tensor argument of a sample, with values in ``[0, below)``."""
-    return T(shape, (), kind=f"int{below}")
+def ints(*shape: int, below: int, labelled: Sequence[int] = ()) -> T:
+    """An integer tensor argument of a sample, with values in ``[0, below)``; none of its dimensions is pruned."""
+    return T(shape, tuple(labelled), kind=f"int{below}")
 
 
 def positive(*shape: int) -> T:
@@ -70,9 +74,19 @@ def positive(*shape: int) -> T:
     return T(shape, kind="positive")
 
 
+def complexes(*shape: int, labelled: Sequence[int] | None = None) -> T:
+    """A complex tensor argument of a sample."""
+    return T(shape, None if labelled is None else tuple(labelled), kind="complex")
+
+
 def bools(*shape: int) -> T:
     """A boolean tensor argument of a sample."""
     return T(shape, kind="bool")
+
+
+def whole_rows(*shape: int) -> T:
+    """A boolean tensor argument of a sample that has one value along its last dimension, which is pruned."""
+    return T(shape, (len(shape) - 1,), kind="rows")
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,11 @@ class Sample:
 
     args: Args
     kwargs: dict[str, Any] = field(default_factory=dict)
+    used: frozenset[int] | None = None
+
+    def looking_at(self, *results: int) -> Sample:
+        """The same call in a program that looks at these results only."""
+        return Sample(self.args, self.kwargs, frozenset(results))
 
 
 def sample(*args: Any, **kwargs: Any) -> Sample:
@@ -93,16 +112,34 @@ class Rule:
     """How one ATen operation treats labels.
 
     ``resize`` rewrites arguments that are sizes for the slim tensors; ``masked`` computes an operation that mixes
-    channels on the dense tensors, with its statistics over the living ones only.
+    channels on the dense tensors, with its statistics over the living ones only; ``reference`` computes an operation
+    that torch cannot run in float64.
     """
 
     function: RuleFunction
     samples: tuple[Sample, ...]
     resize: Resize | None = None
     masked: Masked | None = None
+    reference: Callable[..., Any] | None = None
 
 
 RULES: dict[Any, Rule] = {}
+PENDING: dict[str, Rule] = {}
+"""Rules of operators of other libraries, by name, until one of them is seen."""
+
+
+def rule_of(op: Any) -> Rule | None:
+    """The rule of an operator overload."""
+    found = RULES.get(op)
+    if found is None and PENDING and op.name() in PENDING:
+        found = RULES[op] = PENDING.pop(op.name())
+    return found
+
+
+def in_any_type(op: Any) -> Callable[..., Any]:
+    """What computes an operation in float64 too: itself, or its rule's ``reference``."""
+    found = rule_of(op)
+    return found.reference if found is not None and found.reference is not None else op
 
 
 def rule(
@@ -110,8 +147,10 @@ def rule(
     samples: Sequence[Sample],
     resize: Resize | None = None,
     masked: Masked | None = None,
+    reference: Callable[..., Any] | None = None,
 ) -> Callable[[RuleFunction], RuleFunction]:
-    """Register the rule of ATen (or custom) operator overloads.
+    """Register the rule of ATen (or custom) operator overloads; by name (``"library::operator"``) where the library
+    that brings them may not be loaded.
 
     The function is called as ``function(call, *args, **kwargs)`` with every tensor replaced by its
     :class:`~graphprune.labels.Labelled`, and returns the result's labels (a tuple for several results).
@@ -124,9 +163,10 @@ def rule(
 
     def register(function: RuleFunction) -> RuleFunction:
         for op in ops:
-            if op in RULES:
-                raise RuleError(f"{op} has a rule already: {RULES[op].function.__qualname__}")
-            RULES[op] = Rule(function, tuple(samples), resize, masked)
+            table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
+            if op in table:
+                raise RuleError(f"{op} has a rule already: {table[op].function.__qualname__}")
+            table[op] = Rule(function, tuple(samples), resize, masked, reference)
         return function
 
     return register

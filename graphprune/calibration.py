@@ -1,0 +1,211 @@
+"""Run a model on calibration batches, and keep what criteria ask for: moments of activations, gradients of a loss.
+
+The model is lent: modes, ``requires_grad`` and ``.grad`` are as before afterwards, whatever happens. One batch is held
+at a time.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import InputError
+from graphprune.groups import Units
+from graphprune.inputs import describe, normalise
+from graphprune.modules import named_modules, named_tensors
+from graphprune.moments import Consumer
+from graphprune.nested import map_tensors
+from graphprune.observer import Observer
+
+LossFunction = Callable[[Any, Any], Tensor]
+Gradients = Mapping[str, Tensor]
+
+_BATCHES = (
+    "an iterable of batches: each a tensor, a tuple of positional or a dict of keyword arguments, or with loss_fn= a "
+    "pair (inputs, target)"
+)
+
+
+class Statistics:
+    """What calibration batches say about a model; gathered when it is first asked for.
+
+    Args:
+        model: the model whose channels are scored. It runs in evaluation mode.
+        units: its units.
+        calibration: any iterable of batches. A batch is a tensor, a tuple (positional arguments) or a dict (keyword
+            arguments); with ``loss_fn`` it is a pair (inputs, target).
+        loss_fn: ``loss_fn(output, target)`` -> scalar. None: the ``loss`` of the model's own output is used.
+        taps: keep second moments of every tap of a kernel instead of every channel: exact for convolutions of one and
+            two dimensions, for as many times as much memory as the square of the kernel's size.
+
+    Raises:
+        InputError: ``calibration`` is no iterable of batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Units,
+        calibration: Iterable[Any],
+        loss_fn: LossFunction | None = None,
+        taps: bool = False,
+    ) -> None:
+        if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
+            raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
+        self.model = model
+        self.units = units
+        self.loss_fn = loss_fn
+        self.taps = taps
+        self._calibration = calibration
+        self._read = False
+        self._consumers: dict[bool, tuple[Consumer, ...]] = {}
+
+    def consumers(self, products: bool = False) -> tuple[Consumer, ...]:
+        """Every weight that sums over channels, with moments of its inputs; with ``products`` also second moments.
+
+        One pass over the batches without gradients, the first time.
+
+        Raises:
+            InputError: a batch does not fit, or there is none.
+        """
+        known = self._consumers.get(True) or self._consumers.get(products)
+        if known is None:
+            known = self._consumers[products] = self._observed(products)
+        return known
+
+    def _observed(self, products: bool) -> tuple[Consumer, ...]:
+        observer = Observer(dict(named_tensors(self.model)), self.units, products, self.taps)
+        with _lent(self.model), torch.no_grad():
+            for number, batch in self._batches():
+                args, kwargs, _ = self._call(number, batch)
+                with observer.batch():
+                    self._forward(number, args, kwargs)
+        return observer.consumers
+
+    def each_backward(self, visit: Callable[[Gradients], None]) -> int:
+        """Call ``visit`` with the gradients of every batch's loss, by parameter; returns the number of batches.
+
+        Gradients are gone after the visit. Parameters that the loss does not depend on are not among them.
+
+        Raises:
+            InputError: a batch does not fit, there is none, or there is no loss.
+        """
+        parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
+        learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
+        count = 0
+        with _lent(self.model), torch.enable_grad():
+            for parameter in learned.values():
+                parameter.requires_grad_(True)
+            for number, batch in self._batches():
+                self._backward(number, batch)
+                visit({n: p.grad for n, p in learned.items() if p.grad is not None})
+                _forget_gradients(learned.values())
+                count += 1
+        return count
+
+    def _backward(self, number: int, batch: Any) -> None:
+        args, kwargs, target = self._call(number, batch)
+        output = self._forward(number, args, kwargs)
+        loss = self.loss_fn(output, target) if self.loss_fn else _own_loss(output)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            found = f"{describe(loss)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else repr(loss)
+            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {found}")
+        loss.backward()
+
+    # ------------------------------------------------------------ batches
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """The batches with their numbers, and a progress bar where somebody watches."""
+        if self._read and isinstance(self._calibration, Iterator):
+            raise InputError(
+                "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
+            )
+        self._read = True
+        number = -1
+        for number, batch in enumerate(_shown(self._calibration)):
+            yield number, batch
+        if number < 0:
+            raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
+
+    def _call(self, number: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """A batch as (positional arguments, keyword arguments, target), on the model's device."""
+        inputs, target = batch, None
+        if self.loss_fn is not None:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise InputError(
+                    f"calibration: with loss_fn= a batch is a pair (inputs, target), but batch {number} is "
+                    f"a {type(batch).__name__} ({describe(batch)})"
+                )
+            inputs, target = batch
+        if not isinstance(inputs, Tensor | tuple | list | Mapping):
+            raise InputError(f"calibration: batch {number} is a {type(inputs).__name__}; pass {_BATCHES}")
+        devices = {p.device for p in self.model.parameters()}
+        args, kwargs = normalise(inputs)
+        if len(devices) == 1:
+            device = devices.pop()
+            args, kwargs, target = map_tensors(lambda t: t.to(device), (args, kwargs, target))
+        return args, kwargs, target
+
+    def _forward(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self.model(*args, **kwargs)
+        except Exception as error:
+            hint = "" if self.loss_fn else "; for pairs (inputs, target) pass loss_fn="
+            given = describe(args + tuple(kwargs.values()))
+            raise InputError(
+                f"calibration: {type(self.model).__name__}.forward failed on batch {number} ({given}): "
+                f"{type(error).__name__}: {error}{hint}"
+            ) from error
+
+
+def _shown(batches: Iterable[Any]) -> Iterable[Any]:
+    """With a progress bar if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return batches
+    from rich.console import Console  # loading them takes longer than tracing a model
+    from rich.progress import track
+
+    return track(batches, "calibration", console=Console(stderr=True), transient=True)
+
+
+def _own_loss(output: Any) -> Tensor:
+    """The loss that a model computes itself."""
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
+        raise InputError(
+            f"loss_fn: this importance needs a loss, and the model's output (a {type(output).__name__}) has none; "
+            "pass loss_fn=, called as loss_fn(output, target), and pairs (inputs, target) as calibration batches, or "
+            "batches with which the model computes its own loss"
+        )
+    found: Tensor = loss
+    return found
+
+
+def _forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    for parameter in parameters:
+        parameter.grad = None
+
+
+@contextmanager
+def _lent(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode and without gradients; afterwards everything is as it was."""
+    modes = [(module, module.training) for _, module in named_modules(model)]
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        model.eval()
+        _forget_gradients(p for p, _, _ in parameters)
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for module, mode in modes:
+            module.training = mode
+        for parameter, flag, gradient in parameters:
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient

@@ -1,0 +1,259 @@
+"""Matrix products and convolutions seen from one operand: which of its entries meet which channels of the other.
+
+Every contraction of a weight with an input is brought into one form: blocks (groups of a convolution, matrices of a
+batched product) of a product of the input ``x`` [n, blocks, channels, m] with the weight [blocks, channels, outputs],
+summed over channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from graphprune.label import Labelling
+from graphprune.labels import Axis, Ids, Lab, Labelled
+
+aten = torch.ops.aten
+Opened = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Labels of the input channels [blocks, channels] of a contraction, as its weight has them.
+
+    Attributes:
+        blocks, channels: how many there are.
+        contracted: label arrays that broadcast to [blocks, channels].
+        rows: for groups of a convolution, the labels of the outputs of each. [blocks, outputs]
+    """
+
+    blocks: int
+    channels: int
+    contracted: tuple[Ids, ...]
+    rows: tuple[Ids, ...] = ()
+
+
+class AxisTable:
+    """Which axis a label was made for: parameters' axes have names."""
+
+    def __init__(self, axes: Sequence[Axis]) -> None:
+        self.axes = axes
+        self._starts = np.array([a.start for a in axes], np.int64)
+        self._named = np.array([bool(a.name) for a in axes], bool)
+
+    def number(self, ids: Ids) -> Ids:
+        """The number of the axis of each label."""
+        found: Ids = np.searchsorted(self._starts, ids, side="right") - 1
+        return found
+
+    def named(self, lab: Lab) -> bool:
+        """Are these labels of parameters?"""
+        return bool((lab.ids > 0).all() and self._named[self.number(lab.ids)].all())
+
+    def names(self, ids: Ids) -> set[str]:
+        return {self.axes[n].name for n in np.unique(self.number(ids)).tolist()}
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of seeing a call: the argument ``x`` is multiplied with the argument ``weight``.
+
+    ``owners(labels of the weight, arguments, axes)`` says whose the input channels are, or None where that cannot be
+    told; ``open(x, weight, arguments, blocks)`` brings both into the form ``[n, blocks, channels, m]`` and ``[blocks,
+    channels, outputs]``.
+    """
+
+    x: int
+    weight: int
+    owners: Callable[[Labelled, Sequence[Any], AxisTable], Owners | None]
+    open: Callable[[Tensor, Tensor, Sequence[Any], int], Opened]
+    bias: int | None = None
+
+    def intercept(self, args: Sequence[Any]) -> bool:
+        """Does the call add a bias, which could make up for a removed input's mean?"""
+        return self.bias is not None and len(args) > self.bias and args[self.bias] is not None
+
+
+# ---------------------------------------------------------------- matrix products
+
+
+def _matrix_owners(dim: int) -> Callable[[Labelled, Sequence[Any], AxisTable], Owners | None]:
+    """A weight of one, two or three dimensions of which ``dim`` (counted from the end) is contracted."""
+
+    def owners(weight: Labelled, args: Sequence[Any], table: AxisTable) -> Owners | None:
+        contracted = weight.ndim + dim
+        batch = frozenset((0,)) if weight.ndim == 3 else frozenset[int]()
+        labs = weight.touching([contracted])
+        if not labs or not all(lab.dims <= batch | {contracted} and table.named(lab) for lab in labs):
+            return None
+        by_batch = [lab for lab in weight.labs if lab.dims == batch and table.named(lab)]
+        own = bool(batch) and (bool(by_batch) or any(0 in lab.dims for lab in labs))
+        blocks, channels = weight.shape[0] if own else 1, weight.shape[contracted]
+        ids = [lab.ids.reshape(-1, channels) for lab in labs]
+        ids += [lab.ids.reshape(-1, 1) for lab in by_batch]
+        return Owners(blocks, channels, tuple(ids))
+
+    return owners
+
+
+def _opened(x: Tensor, weight: Tensor, blocks: int) -> Opened:
+    """``x`` [(batch,) n, channels] and ``weight`` [(batch,) channels, outputs]; equal matrices become one block."""
+    channels = x.shape[-1]
+    if blocks == 1:
+        return x.reshape(-1, 1, channels, 1), weight.reshape(-1, *weight.shape[-2:])[:1]
+    return x.transpose(0, 1).unsqueeze(-1), weight
+
+
+def _right(x: int, weight: int, bias: int | None = None) -> Form:
+    """The weight is the right factor, [(batch,) channels, outputs]."""
+    return Form(x, weight, _matrix_owners(-2), lambda x, w, _, blocks: _opened(x, w, blocks), bias)
+
+
+def _left(x: int, weight: int) -> Form:
+    """The weight is the left factor, [(batch,) outputs, channels]."""
+    return Form(x, weight, _matrix_owners(-1), lambda x, w, _, blocks: _opened(x.mT, w.mT, blocks))
+
+
+def _open_linear(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    return _opened(x, weight.mT, blocks)
+
+
+def _open_matrix_of_vector(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    return _opened(x[None], weight.mT, blocks)
+
+
+def _open_vector(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    return _opened(x, weight[:, None], blocks)
+
+
+def _experts_owners(weight: Labelled, args: Sequence[Any], table: AxisTable) -> Owners | None:
+    """One matrix for each part of the rows, [parts, channels, outputs]; channels that all of them share."""
+    labs = weight.touching([1]) if weight.ndim == 3 else []
+    if not labs or not all(lab.dims == {1} and table.named(lab) for lab in labs):
+        return None
+    return Owners(1, weight.shape[1], tuple(lab.ids.reshape(1, -1) for lab in labs))
+
+
+def _open_experts(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    """All parts as one product: each is taken to have the moments of all rows, an approximation."""
+    return x.reshape(-1, 1, x.shape[-1], 1), weight.transpose(0, 1).flatten(1).unsqueeze(0)
+
+
+# ---------------------------------------------------------------- convolutions
+
+
+def _convolution_owners(weight: Labelled, args: Sequence[Any], table: AxisTable) -> Owners | None:
+    """A kernel [outputs, channels of a group, ...], or [channels, outputs of a group, ...] if transposed."""
+    transposed, groups = args[6], int(args[8])
+    along = {d: [lab for lab in weight.labs if d in lab.dims] for d in (0, 1)}
+    wanted = along[0] if transposed else along[1] + (along[0] if groups > 1 else [])
+    if not wanted or not all(len(lab.dims) == 1 and table.named(lab) for lab in wanted):
+        return None
+    if transposed:
+        channels = weight.shape[0] // groups
+        return Owners(groups, channels, tuple(lab.ids.reshape(groups, channels) for lab in along[0]))
+    contracted = tuple(lab.ids.reshape(1, -1) for lab in along[1])
+    rows = tuple(lab.ids.reshape(groups, -1) for lab in along[0]) if groups > 1 else ()
+    return Owners(groups, weight.shape[1], contracted, rows)
+
+
+def _open_convolution(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    """Channels over batch and space; all taps of a kernel see the same channel."""
+    opened = x.reshape(x.shape[0], blocks, x.shape[1] // blocks, -1)
+    if args[6]:
+        return opened, weight.reshape(blocks, opened.shape[2], -1)
+    by_block = weight.reshape(blocks, weight.shape[0] // blocks, opened.shape[2], -1)
+    return opened, by_block.transpose(1, 2).flatten(2)
+
+
+def _open_patches(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    """Every tap of the kernel [outputs, channels, (height,) width] is a channel of its own."""
+    kernel, stride, padding, dilation = map(tuple, (weight.shape[2:], *args[3:6]))
+    if weight.ndim == 3:
+        x, kernel, stride, padding, dilation = x.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
+    taps = F.unfold(x, kernel, dilation, padding, stride)
+    opened = taps.reshape(x.shape[0], blocks, taps.shape[1] // blocks, -1)
+    return opened, weight.reshape(blocks, weight.shape[0] // blocks, -1).transpose(1, 2)
+
+
+_CONVOLUTION = Form(0, 1, _convolution_owners, _open_convolution, bias=2)
+
+
+def by_tap(form: Form, owners: Owners, weight: Tensor, args: Sequence[Any]) -> tuple[Form, Owners]:
+    """The exact form of a convolution of one or two dimensions: a channel for every tap. Others are as they are."""
+    taps = prod(weight.shape[2:])
+    if form is not _CONVOLUTION or args[6] or weight.ndim > 4 or taps == 1:
+        return form, owners
+    contracted = tuple(np.repeat(ids, taps, axis=1) for ids in owners.contracted)
+    return replace(form, open=_open_patches), replace(owners, channels=owners.channels * taps, contracted=contracted)
+
+
+FORMS: dict[Any, tuple[Form, ...]] = {
+    aten.mm.default: (_right(0, 1), _left(1, 0)),
+    aten.addmm.default: (_right(1, 2, bias=0), _left(2, 1)),
+    aten.bmm.default: (_right(0, 1), _left(1, 0)),
+    aten.baddbmm.default: (_right(1, 2), _left(2, 1)),
+    aten.mv.default: (
+        Form(1, 0, _matrix_owners(-1), _open_matrix_of_vector),
+        Form(0, 1, _matrix_owners(-1), _open_vector),
+    ),
+    aten.linear.default: (Form(0, 1, _matrix_owners(-1), _open_linear, bias=2),),
+    aten._grouped_mm.default: (Form(0, 1, _experts_owners, _open_experts),),
+    aten.convolution.default: (_CONVOLUTION,),
+}
+"""The ways of seeing each operation, the usual one first."""
+
+SCALES: dict[Any, int] = {
+    aten.native_batch_norm.default: 1,
+    aten.native_layer_norm.default: 2,
+    aten.native_group_norm.default: 1,
+}
+"""At which argument a normalisation has the factors of its channels."""
+
+
+# ---------------------------------------------------------------- in a traced graph
+
+
+def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Nodes that are computed from parameters and buffers alone."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        inputs = node.all_input_nodes
+        computed = node.op == "call_function" and inputs and all(n in found for n in inputs)
+        if computed or (node.op == "get_attr" and "tensor" in node.meta):
+            found.add(node)
+    return found
+
+
+def consumed_axes(labelling: Labelling) -> frozenset[str]:
+    """Parameter axes that meet an input: columns of a linear layer's weight, as opposed to its rows."""
+    known = _parameters_only(labelling.nodes)
+    table = AxisTable(labelling.labels.axes)
+    found: set[str] = set()
+    for node in labelling.nodes:
+        form = next((f for f in FORMS.get(node.target, ()) if node.args[f.weight] in known), None)
+        weight = labelling.values[node.args[form.weight]] if form else None  # type: ignore[index]
+        owners = form.owners(weight, node.args, table) if form and weight is not None else None
+        for ids in owners.contracted if owners else ():
+            found |= table.names(ids)
+    return frozenset(found)
+
+
+def scale_axes(labelling: Labelling) -> frozenset[str]:
+    """Axes of the factors (gamma) of batch, layer, group and instance normalisations."""
+    known = _parameters_only(labelling.nodes)
+    table = AxisTable(labelling.labels.axes)
+    found: set[str] = set()
+    for node in labelling.nodes:
+        scale = node.args[SCALES[node.target]] if node.target in SCALES else None
+        if isinstance(scale, fx.Node) and scale in known:
+            for lab in labelling.values[scale].labs:
+                found |= table.names(lab.ids)
+    return frozenset(found - {""})

@@ -1,0 +1,1 @@
+"""What makes a unit important: one function ``(group, context) -> scores [units]`` for each criterion."""

@@ -1,0 +1,61 @@
+"""Products in groups: runs of rows that each meet a matrix of their own, such as tokens sorted by their expert."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.labels import Labelled
+from graphprune.rules.contraction import bmm, contract, placed
+from graphprune.rules.registry import Call, rule, sample, t
+
+aten = torch.ops.aten
+
+ALIGNED = 8
+"""Rows must begin at multiples of 16 bytes: at every eighth number of two bytes."""
+
+_ENDS = torch.tensor([2, 3, 6], dtype=torch.int32)
+
+
+def product_of_runs(
+    rows: Tensor, matrices: Tensor, ends: Tensor | None = None, bias: Tensor | None = None, out_dtype: Any = None
+) -> Tensor:
+    """[s, k] by [groups, k, n] is [s, n]; rows before ``ends[0]`` meet the first matrix, and so on.
+
+    Rows behind the last end are zero.
+    """
+    if ends is None or rows.ndim == 3:
+        return rows @ matrices
+    starts = [0, *ends.tolist()]
+    pieces = [rows[a:b] @ m for a, b, m in zip(starts[:-1], starts[1:], matrices, strict=True)]
+    left = rows.new_zeros(len(rows) - starts[-1], matrices.shape[2])
+    return torch.cat([*pieces, left])
+
+
+@rule(
+    aten._grouped_mm.default,
+    samples=[
+        sample(t(6, 4, labelled=[1]), t(3, 4, 5, labelled=[1, 2]), _ENDS),
+        sample(t(6, 4), t(3, 4, 5), _ENDS),
+        sample(t(2, 3, 4), t(2, 4, 5)),
+    ],
+    reference=product_of_runs,
+)
+def grouped_product(
+    call: Call, a: Labelled, b: Labelled, ends: Labelled | None = None, bias: Labelled | None = None, *_: Any
+) -> Labelled:
+    """Rows are counted by ``ends``, and so are the matrices; contracted channels of both sides are the same."""
+    if a.ndim == b.ndim == 3 and ends is None:
+        return bmm(call, a, b)
+    if (a.ndim, b.ndim) != (2, 3) or bias is not None:
+        call.freeze((a, b, bias), "a product in groups of another form")
+        return Labelled(call.out)
+    call.freeze(Labelled(a.shape, tuple(a.touching([0]))), "rows are counted")
+    call.freeze(Labelled(b.shape, tuple(b.touching([0]))), "matrices are chosen by number")
+    for lab in (*a.touching([1]), *b.touching([1, 2])):
+        call.labels.multiple(lab.ids, ALIGNED)
+    labs = tuple(lab.at(lab.ids[0]) for lab in b.labs if 0 not in lab.dims)
+    rows = Labelled(a.shape, tuple(lab for lab in a.labs if 0 not in lab.dims), a.movable)
+    return contract(call.labels, placed(rows, (0, 1), 3), placed(Labelled(b.shape[1:], labs, b.movable), (1, 2), 3), [1])

@@ -1,0 +1,54 @@
+"""Losses that a model computes itself: elementwise, then summed or averaged over everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.labels import Labelled
+from graphprune.rules.pointwise import pointwise
+from graphprune.rules.reduction import reduced
+from graphprune.rules.registry import Call, rule, sample, t
+
+aten = torch.ops.aten
+NONE, MEAN, SUM = 0, 1, 2
+_PAIR = (t(3, 4), t(3, 4))
+
+
+def averaged(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The mean of a loss over the living entries."""
+
+    def masked(alive: Tensor, x: Tensor, target: Tensor, reduction: int = MEAN, *more: Any) -> Tensor:
+        each = loss(x, target, NONE, *more)
+        return (each * alive).sum() / alive.expand(each.shape).sum().clamp(min=1)
+
+    return masked
+
+
+@rule(
+    aten.mse_loss.default,
+    samples=[sample(*_PAIR), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
+    masked=averaged(aten.mse_loss.default),
+)
+@rule(
+    aten.smooth_l1_loss.default,
+    samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
+    masked=averaged(aten.smooth_l1_loss.default),
+)
+@rule(
+    aten.huber_loss.default,
+    samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
+    masked=averaged(aten.huber_loss.default),
+)
+def distance(call: Call, x: Labelled, target: Labelled, reduction: int = MEAN, *_: Any) -> Labelled:
+    """Dead entries are zero in both: their distance is zero."""
+    space = tuple(torch.broadcast_shapes(x.shape, target.shape))
+    each = pointwise(Call(call.op, call.labels, (space,)), x, target)
+    if reduction == NONE:
+        return each
+    if reduction == MEAN and each.labs:
+        call.labels.inexact(f"{call.op} is averaged over channels")
+    return reduced(call, each, None, keepdim=False)

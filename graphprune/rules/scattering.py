@@ -1,0 +1,293 @@
+"""Reading and writing entries by their numbers: scatter, gather, index_add, index_put.
+
+The dimension in which entries are counted keeps all of them; in every other dimension the operands' channels are the
+same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphprune.labels import Dims, Lab, Labelled, align
+from graphprune.rules.registry import Call, ints, rule, sample, t, whole_rows
+
+aten = torch.ops.aten
+
+
+def ended(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Labelled:
+    """``x`` with every entry of ``dims`` kept, and without labels there.
+
+    Of an array that varies over other dimensions too, the rows (what is not in ``dims``) can still go.
+    """
+    gone = frozenset(d % x.ndim for d in dims)
+    kept, lost = [], []
+    for lab in x.labs:
+        rest = lab.dims - gone
+        if rest == lab.dims:
+            kept.append(lab)
+        elif rest and not lab.cell:
+            row, cell = call.labels.refine(lab, rest)
+            kept.append(row)
+            lost.append(cell)
+        else:
+            lost.append(lab)
+    call.freeze(Labelled(x.shape, tuple(lost)), text)
+    return Labelled(x.shape, tuple(kept), x.movable)
+
+
+def _flattened(x: Labelled, dims: Dims) -> Labelled:
+    """``x``, which has no labels in ``dims``, as if these had one entry."""
+    return Labelled(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.labs, x.movable)
+
+
+def _column_by_column(call: Call, dim: int, text: str, *operands: Labelled) -> tuple[Lab, ...]:
+    """The labels of an operation that counts entries of ``dim`` and takes every other place by itself.
+
+    In a dimension in which the operands differ in size, the first entries alone take part: they are counted too.
+    """
+    shapes = zip(*(x.shape for x in operands), strict=True)
+    counted = frozenset(d for d, sizes in enumerate(shapes) if len({*sizes}) > 1) | {dim % operands[0].ndim}
+    left = [_flattened(ended(call, x, counted, text), counted) for x in operands]
+    return tuple(align(call.labels, left, left[0].shape))
+
+
+_WRITTEN = "entries are written by number"
+_READ = "entries are looked up by number"
+_INDEX = ints(4, 6, below=4, labelled=[1])
+_HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
+
+
+@rule(
+    aten.scatter.src,
+    aten.scatter_.src,
+    aten.scatter_add.default,
+    aten.scatter_add_.default,
+    samples=[
+        sample(t(4, 6), 0, _INDEX, t(4, 6)),
+        sample(t(4, 3, 2, labelled=[1, 2]), 0, _HEADS, t(4, 3, 2, labelled=[1, 2])),
+        sample(t(6, 4), -1, torch.tensor([[1, 0]]).expand(6, 2), t(6, 2)),
+        sample(t(4, 6), 0, torch.tensor([[1, 0, 3]]), t(2, 6)),
+    ],
+)
+@rule(
+    aten.scatter.reduce,
+    aten.scatter_.reduce,
+    samples=[sample(t(4, 6), 0, _INDEX, t(4, 6), reduce="add")],
+)
+@rule(
+    aten.scatter_reduce.two,
+    aten.scatter_reduce_.two,
+    samples=[
+        sample(t(4, 6), 0, _INDEX, t(4, 6), "amax", include_self=False),
+        sample(t(4, 6), 0, _INDEX, t(4, 6), "mean"),
+        sample(t(4, 6), 0, _INDEX, t(4, 6), "sum", include_self=True),
+    ],
+)
+def scatter(call: Call, x: Labelled, dim: int, index: Labelled, source: Labelled, *_: Any, **__: Any) -> Labelled:
+    """``x[index[i, c], c] = source[i, c]``, or the same with a reduction."""
+    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, index, source))
+
+
+@rule(
+    aten.scatter.value,
+    aten.scatter_.value,
+    samples=[sample(t(4, 6), 0, _INDEX, 2.0)],
+)
+def scatter_value(call: Call, x: Labelled, dim: int, index: Labelled, value: float, **_: Any) -> Labelled:
+    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, index))
+
+
+@rule(
+    aten.gather.default,
+    samples=[
+        sample(t(4, 6), 0, _INDEX),
+        sample(t(4, 3, 2), 0, _HEADS),
+        sample(t(6, 4), 1, torch.tensor([[2, 1, 0]])),
+    ],
+)
+def gather(call: Call, x: Labelled, dim: int, index: Labelled, **_: Any) -> Labelled:
+    """``out[i, c] = x[index[i, c], c]``."""
+    return Labelled(call.out, _column_by_column(call, dim, _READ, x, index))
+
+
+@rule(
+    aten.index_add.default,
+    aten.index_add_.default,
+    aten.index_copy.default,
+    aten.index_copy_.default,
+    samples=[
+        sample(t(4, 6), 0, torch.tensor([2, 0, 3]), t(3, 6)),
+        sample(t(2, 4, 3), -2, torch.tensor([1, 3]), t(2, 2, 3)),
+    ],
+)
+@rule(
+    aten.index_reduce.default,
+    aten.index_reduce_.default,
+    samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2]), t(3, 6), "amax", include_self=False)],
+)
+def index_add(call: Call, x: Labelled, dim: int, index: Labelled, source: Labelled, *_: Any, **__: Any) -> Labelled:
+    """``x[index[i]] += source[i]``, also with other reductions than a sum."""
+    if not x.ndim:
+        return x
+    call.freeze(index, _WRITTEN)
+    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
+
+
+@rule(
+    aten.index_fill.int_Scalar,
+    aten.index_fill_.int_Scalar,
+    samples=[sample(t(4, 6), 0, torch.tensor([2, 0]), 1.5)],
+)
+def index_fill(call: Call, x: Labelled, dim: int, index: Labelled, value: float) -> Labelled:
+    call.freeze(index, _WRITTEN)
+    return Labelled(x.shape, ended(call, x, [dim], _WRITTEN).labs)
+
+
+@rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
+def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
+    call.freeze(index, _READ)
+    return Labelled(call.out, ended(call, x, [dim], _READ).labs)
+
+
+def counted_dims(x: Labelled, index: Sequence[Labelled | None]) -> tuple[list[int], int | None]:
+    """The dimensions of ``x`` that ``index`` counts in, and how many take their place (None: it cannot be told).
+
+    A mask takes the place of as many dimensions as it has; integers of the same shape cannot be told from it.
+    """
+    dims: list[int] = []
+    place, rank = 0, 0
+    doubtful = False
+    for i in index:
+        mask = i is not None and i.ndim > 1 and i.shape == x.shape[place : place + i.ndim]
+        width = i.ndim if i is not None and mask else 1
+        if i is not None:
+            dims.extend(range(place, place + width))
+            rank = max(rank, i.ndim)
+            doubtful |= mask
+        place += width
+    return dims, None if doubtful else rank
+
+
+@rule(
+    aten.index.Tensor,
+    samples=[
+        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2])]),
+        sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]])]),
+        sample(t(3, 4, 2), [torch.tensor([2, 0]), None, torch.tensor([1, 0])]),
+        sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]])]),
+        sample(t(2, 3, 3, 4), [torch.tensor([[True, False, False], [False, True, False]]), torch.tensor([0, 2])]),
+        sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
+    ],
+)
+def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
+    """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
+    first = indices[0]
+    if first is not None and takes_whole_rows(x, first):
+        return _rows_in_a_line(call, x, first)
+    call.freeze([i for i in indices if i is not None], _READ)
+    counted, _ = counted_dims(x, indices)
+    rest = [d for d in range(x.ndim) if d not in counted]
+    new = len(call.out) - len(rest)
+    at = counted[0] if _adjacent(counted) else 0
+    place = [k if k < at else k + new for k in range(len(rest))]
+    labs = ended(call, x, counted, _READ).labs
+    return Labelled(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs))
+
+
+def _adjacent(dims: Sequence[int]) -> bool:
+    return list(dims) == list(range(dims[0], dims[0] + len(dims)))
+
+
+def takes_whole_rows(x: Labelled, mask: Labelled) -> bool:
+    """Does a mask of the shape of ``x`` choose all channels (the last dimension) of a place, or none of them?"""
+    return mask.shape == x.shape and x.ndim > 1 and x.ndim - 1 in mask.repeats
+
+
+def _rows_in_a_line(call: Call, x: Labelled, mask: Labelled) -> Labelled:
+    """The chosen rows one behind the other. [..., c] -> [rows * c]."""
+    labs = _last_dimension(call, x, mask)
+    if not labs or not call.out[0]:
+        return Labelled(call.out)
+    call.labels.fix(labs[1:], f"{call.op}: several choices in one dimension")
+    line = labs[0].ids.reshape(-1)
+    return Labelled(call.out, (labs[0].at(np.tile(line, call.out[0] // len(line))),))
+
+
+def _last_dimension(call: Call, *operands: Labelled) -> tuple[Lab, ...]:
+    """The labels of the last dimension of operands that have the same channels there; places are counted."""
+    rank = max(x.ndim for x in operands)
+    lines = []
+    for x in operands:
+        labs = ended(call, x, range(x.ndim - 1), "places are counted").labs
+        shape = (*[1] * (rank - 1), x.shape[-1])
+        lines.append(Labelled(shape, tuple(lab.at(lab.ids.reshape(*[1] * (rank - 1), -1)) for lab in labs), x.movable))
+    return tuple(align(call.labels, lines, lines[0].shape))
+
+
+@rule(
+    aten.masked_scatter.default,
+    aten.masked_scatter_.default,
+    samples=[
+        sample(t(3, 5, 4), whole_rows(3, 5, 4), t(20, 4)),
+        sample(t(5, 4), whole_rows(5, 4), t(2, 5, 4)),
+        sample(t(5, 4), torch.tensor([True, False, True, True]).expand(5, 4), t(20)),
+    ],
+)
+def masked_scatter(call: Call, x: Labelled, mask: Labelled, source: Labelled) -> Labelled:
+    """The source is read entry after entry: its rows where the mask takes whole rows."""
+    if takes_whole_rows(x, mask) and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
+        labs = _last_dimension(call, x, mask, source)
+        return Labelled(call.out, tuple(lab.at(lab.ids.reshape(*[1] * (x.ndim - 1), -1)) for lab in labs))
+    call.freeze((x, mask, source), "entries are taken in the order of memory")
+    return Labelled(call.out)
+
+
+@rule(
+    aten.index_put.default,
+    aten.index_put_.default,
+    aten._index_put_impl_.default,
+    samples=[
+        sample(t(5, 3), [torch.tensor([4, 0, 4])], t(3, 3), True),
+        sample(t(5, 3), [torch.tensor([4, 0])], t(3)),
+        sample(t(2, 5, 3), [None, torch.tensor([4, 0])], t(2, 2, 3, labelled=[0, 2])),
+        sample(t(3, 2, 4), [torch.tensor([2, 0]), None, torch.tensor([1, 0])], t(2, 2, labelled=[1])),
+        sample(t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]])], t(4, 4, labelled=[1])),
+        sample(t(4, 3, 2), [None, torch.tensor([True, False, True])], t(2)),
+    ],
+)
+def index_put(
+    call: Call,
+    x: Labelled,
+    index: Sequence[Labelled | None],
+    values: Labelled,
+    *_: Any,
+) -> Labelled:
+    """Values are laid over the dimensions that are left, which may have moved behind those of the numbers."""
+    counted, rank = counted_dims(x, index)
+    rest = [d for d in range(x.ndim) if d not in counted]
+    call.freeze([i for i in index if i is not None], _WRITTEN)
+    before = [d for d in rest if _adjacent(counted) and d < counted[0]]
+    if rank is None:
+        counted, rest, before = [*counted, *before], [d for d in rest if d not in before], []
+        rank = max(values.ndim - len(rest), 0)
+    x = ended(call, x, counted, _WRITTEN)
+    wide = (*(x.shape[d] for d in before), *([1] * rank), *(x.shape[d] for d in rest[len(before) :]))
+    place = [*range(len(before)), *range(len(before) + rank, len(wide))]
+    first = len(wide) - values.ndim
+    numbered = [d - first for d in range(len(before), len(before) + rank) if d >= first]
+    values = _flattened(ended(call, values, numbered, _WRITTEN), frozenset(numbered)) if values.ndim else values
+    spread = Labelled(wide, tuple(_moved(lab, rest, place, len(wide)) for lab in x.labs), x.movable)
+    labs = align(call.labels, (spread, values), wide)
+    return Labelled(x.shape, tuple(_moved(lab, place, rest, x.ndim) for lab in labs))
+
+
+def _moved(lab: Lab, old: Sequence[int], new: Sequence[int], rank: int) -> Lab:
+    """``lab`` with dimension ``old[i]`` at ``new[i]`` (both ascending) of ``rank`` dimensions."""
+    shape = [1] * rank
+    for a, b in zip(old, new, strict=True):
+        shape[b] = lab.ids.shape[a]
+    return lab.at(lab.ids.reshape(shape))

@@ -1,0 +1,58 @@
+"""Operations that choose entries by their values: the largest ones, those above zero, those under a mask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from graphprune.labels import Labelled
+from graphprune.rules.registry import Call, bools, rule, sample, t
+from graphprune.rules.scattering import ended
+
+aten = torch.ops.aten
+
+_NUMBERS = "returns the number of a channel"
+
+
+@rule(
+    aten.topk.default,
+    aten.kthvalue.default,
+    samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1)],
+)
+def chosen_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
+    """Values and their numbers along ``dim``, in which nothing can go."""
+    out = _without(call, x, dim)
+    return out, out
+
+
+def _without(call: Call, x: Labelled, dim: int) -> Labelled:
+    """Labels of what is left of ``x`` when ``dim`` is chosen from; the result has it or not."""
+    kept = ended(call, x, [dim], _NUMBERS).labs
+    gone = len(call.out) < x.ndim
+    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in kept))
+
+
+@rule(
+    aten.argmax.default,
+    aten.argmin.default,
+    samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1, True), sample(t(3, 4))],
+)
+def extreme_number(call: Call, x: Labelled, dim: int | None = None, keepdim: bool = False) -> Labelled:
+    if dim is not None:
+        return _without(call, x, dim)
+    call.freeze(x, _NUMBERS)
+    return Labelled(call.out)
+
+
+@rule(aten.nonzero.default, samples=[sample(t(3, 4))])
+def nonzero(call: Call, x: Labelled) -> Labelled:
+    call.freeze(x, _NUMBERS)
+    return Labelled(call.out)
+
+
+@rule(aten.masked_select.default, samples=[sample(t(3, 4), bools(3, 4))])
+def masked_select(call: Call, x: Labelled, mask: Labelled) -> Labelled:
+    """How long the result is depends on the values."""
+    call.freeze((x, mask), "entries are taken in the order of memory")
+    return Labelled(call.out)

@@ -1,0 +1,69 @@
+"""Fourier transforms, complex numbers, and functions of whole matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from graphprune.labels import NOT_A_CHANNEL, Labelled
+from graphprune.rules.pointwise import pointwise
+from graphprune.rules.registry import Call, complexes, rule, sample, t
+
+aten = torch.ops.aten
+
+
+# ---------------------------------------------------------------- Fourier transforms
+
+
+def transformed(call: Call, x: Labelled, dims: Sequence[int], *_: Any, **__: Any) -> Labelled:
+    """Every frequency mixes all entries of the dimensions ``dims``; the others pass."""
+    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), "transforms over this dimension")
+    gone = {d % x.ndim for d in dims}
+    return Labelled(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint(gone)))
+
+
+rule(aten._fft_r2c.default, samples=[sample(t(3, 4, 6), [2], 0, True), sample(t(4, 6), [0], 2, False)])(transformed)
+rule(aten._fft_c2c.default, samples=[sample(complexes(3, 4, 6), [0, 2], 0, True)])(transformed)
+rule(aten._fft_c2r.default, samples=[sample(complexes(3, 4, 4), [2], 2, 6)])(transformed)
+
+
+# ---------------------------------------------------------------- complex numbers
+
+
+@rule(aten.view_as_real.default, samples=[sample(complexes(3, 4))])
+def view_as_real(call: Call, x: Labelled) -> Labelled:
+    """The real and the imaginary part lie in a new last dimension; both live or neither."""
+    return x.moved(call.out, (lab.at(lab.ids[..., None]) for lab in x.labs))
+
+
+@rule(aten.view_as_complex.default, samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1]))])
+def view_as_complex(call: Call, x: Labelled) -> Labelled:
+    call.labels.fix(x.touching([-1]), NOT_A_CHANNEL)
+    labs = (lab.at(lab.ids[..., 0]) for lab in x.labs if x.ndim - 1 not in lab.dims)
+    return x.moved(call.out, labs)
+
+
+@rule(
+    aten.complex.default,
+    aten.polar.default,
+    samples=[sample(t(3, 4), t(3, 4)), sample(t(2, 3, 4), t(4))],
+)
+def from_two(call: Call, x: Labelled, y: Labelled) -> Labelled:
+    return pointwise(call, x, y)
+
+
+@rule(aten._conj.default, aten._neg_view.default, samples=[sample(complexes(3, 4))])
+def conjugate(call: Call, x: Labelled) -> Labelled:
+    return x
+
+
+# ---------------------------------------------------------------- functions of matrices
+
+
+@rule(aten.linalg_matrix_exp.default, samples=[sample(t(4, 3, 3))])
+def of_a_matrix(call: Call, x: Labelled) -> Labelled:
+    """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
+    call.freeze(Labelled(x.shape, tuple(x.touching([-1, -2]))), "a function of the whole matrix")
+    return Labelled(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint((x.ndim - 1, x.ndim - 2))))

@@ -1,0 +1,68 @@
+"""What a search may spend, and on what: the budgets of a request beside the functions that count them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graphprune.budgets import Budget, parse_budgets
+from graphprune.cost import KINDS, CostModel, Floats
+from graphprune.latency import LatencyModel
+from graphprune.solve import Mask
+
+if TYPE_CHECKING:
+    from graphprune.graph import ChannelGraph
+    from graphprune.request import Request
+
+
+@dataclass(frozen=True)
+class Timing:
+    """A latency budget as the sum of kernels sees it: ``budget.limit`` is in predicted seconds."""
+
+    model: LatencyModel
+    budget: Budget
+
+
+class Spending:
+    """Budgets on MACs, parameters, bytes and latency, in one order throughout."""
+
+    def __init__(self, costs: CostModel, budgets: list[Budget], timing: Timing | None) -> None:
+        self._costs = costs
+        self._rows = [KINDS.index(b.kind) for b in budgets]
+        self._timing = timing
+        self.budgets = [*budgets, *([timing.budget] if timing else [])]
+
+    def costs(self, alive: Mask) -> Floats:
+        """What a choice costs. [budgets]"""
+        counted = self._costs.vector(alive)[self._rows]
+        return counted if self._timing is None else np.append(counted, self._timing.model.seconds(alive))
+
+    def prices(self, alive: Mask) -> Floats:
+        """What each unit costs. [budgets, classes]"""
+        counted = self._costs.prices(alive)[self._rows]
+        return counted if self._timing is None else np.vstack([counted, self._timing.model.prices(alive)])
+
+
+class Counting:
+    """A ratio over all groups together: the number of units is the budget."""
+
+    def __init__(self, free: Mask, kept: int, text: str) -> None:
+        self._atoms = np.flatnonzero(free)
+        self._one = free[None].astype(float)
+        self.budgets = [Budget("units", kept, text)]
+
+    def costs(self, alive: Mask) -> Floats:
+        return np.array([alive[self._atoms].sum()], float)
+
+    def prices(self, alive: Mask) -> Floats:
+        return self._one
+
+
+def spending_of(graph: ChannelGraph, request: Request, timing: Timing | None) -> Spending:
+    """The budgets that a request asks for; that of latency comes measured, as ``timing``."""
+    model = graph.costs
+    dense = dict(zip(KINDS, model.vector(np.ones(len(graph.solution.reason), bool)).tolist(), strict=True))
+    counted = {kind: ask for kind, ask in request.budgets.items() if kind in KINDS}
+    return Spending(model, parse_budgets(counted, dense.__getitem__), timing)

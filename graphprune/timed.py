@@ -1,0 +1,124 @@
+"""Plans that meet a latency: search on the table of kernels, measure the result, and aim again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from graphprune.budgets import Budget, parse_budgets
+from graphprune.errors import InputError, PlanError
+from graphprune.latency import KernelTable, LatencyModel, measure
+from graphprune.plan import Plan
+from graphprune.planner import Planner
+from graphprune.request import Request
+from graphprune.spending import Timing
+
+if TYPE_CHECKING:
+    from graphprune.graph import ChannelGraph
+
+ATTEMPTS = 8
+TOLERANCE = 0.04
+"""A plan is taken when the latency is at most this fraction below the budget."""
+AIM = 0.98
+"""Where an attempt aims, in parts of the budget: half of the tolerance is left for noise."""
+WATCHED = 0.3
+"""Seconds that a whole model is measured for."""
+
+Runner = Callable[[nn.Module], Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Measures a model as the user runs it: ``runner`` is ``torch.compile`` or the like; None: eagerly."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    runner: Runner | None = None
+
+    def seconds(self, model: nn.Module) -> float:
+        """The median time of a forward pass in evaluation mode, without gradients."""
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            with torch.no_grad():
+                run = self.runner(model) if self.runner else model
+                return measure(lambda: run(*self.args, **self.kwargs), WATCHED)
+        finally:
+            for module in training:
+                module.training = True
+
+
+def plan_in_time(graph: ChannelGraph, request: Request, runner: Runner | None, table: KernelTable | None = None) -> Plan:
+    """A plan whose slim model was measured to meet the latency budget of ``request`` (and whose costs meet the others).
+
+    Raises:
+        PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
+    """
+    if any(p.is_meta for p in graph.model.parameters()):
+        raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
+    watch = Stopwatch(*graph.example, runner)
+    dense = watch.seconds(graph.model)
+    (asked,) = parse_budgets({"latency": request.budgets["latency"]}, lambda _: dense)
+    if asked.limit >= dense:
+        raise InputError(f"latency: {asked.text} is no less than the model takes now, {dense * 1e3:.2f} ms")
+    return _Aim(graph, request, watch, asked, dense, table).plan()
+
+
+class _Aim:
+    """Attempts at one latency. Measured time is taken to be linear in predicted time."""
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        request: Request,
+        watch: Stopwatch,
+        asked: Budget,
+        dense: float,
+        table: KernelTable | None,
+    ) -> None:
+        self.graph, self.request, self.watch, self.asked = graph, request, watch, asked
+        self.table = table or KernelTable(next(graph.model.parameters()).device)
+        self.model = LatencyModel(graph.labelling, graph.units, graph.trace.evaluated, self.table)
+        everything = np.ones(len(graph.solution.reason), bool)
+        self.seen = [(self.model.seconds(everything), dense)]
+        self.best: tuple[float, Plan] | None = None
+
+    def plan(self) -> Plan:
+        wanted = AIM * self.asked.limit
+        aim = self.seen[0][0] * wanted / self.seen[0][1]
+        for _ in range(ATTEMPTS):
+            plan = self._attempt(aim)
+            took = self.seen[-1][1]
+            if took <= self.asked.limit and (self.best is None or took > self.best[0]):
+                self.best = took, plan
+            if self.asked.limit * (1 - TOLERANCE) <= took <= self.asked.limit:
+                break
+            aim = self._next(wanted)
+        self.table.save()
+        if self.best is None:
+            least = min(took for _, took in self.seen)
+            raise PlanError(
+                f"latency: {self.asked.text} is {self.asked.limit * 1e3:.2f} ms and was not reached; the fastest of "
+                f"{len(self.seen) - 1} attempts took {least * 1e3:.2f} ms. Ask for more, or raise max_ratio"
+            )
+        return replace(self.best[1], asked=self.best[1].asked | {"measured latency": f"{self.best[0] * 1e3:.2f} ms"})
+
+    def _attempt(self, aim: float) -> Plan:
+        """A plan for a predicted latency; what was predicted and measured is noted."""
+        timing = Timing(self.model, replace(self.asked, limit=aim))
+        plan = Planner(self.graph, self.request, timing).plan()
+        predicted = self.model.seconds(self.graph.alive(plan))
+        self.seen.append((predicted, self.watch.seconds(plan.apply(self.graph.model))))
+        return plan
+
+    def _next(self, wanted: float) -> float:
+        """Where the line through the two nearest attempts says the wanted time is."""
+        (p, m), (q, n) = sorted(self.seen, key=lambda pair: abs(pair[1] - wanted))[:2]
+        slope = (m - n) / (p - q) if p != q else 0.0
+        guess = p + (wanted - m) / slope if slope > 0 else p * wanted / m
+        return min(max(guess, 0.5 * p), 2.0 * p)

@@ -1,0 +1,126 @@
+"""What a program may contain besides tensor operations: TorchScript, and results in wrappers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.errors import TraceError
+
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
+
+
+def halves(x: Tensor) -> Tensor:
+    """A size that is written down: eight channels of each of two halves."""
+    return x.view(-1, 2, 8).softmax(-1).view(-1, 16)
+
+
+def swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+class Around(nn.Module):
+    """Two layers before and two behind what is under test, which takes and gives 16 channels."""
+
+    def __init__(self, middle: object) -> None:
+        super().__init__()
+        self.enter = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16))
+        self.middle = middle
+        self.leave = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.middle(self.enter(x)))  # type: ignore[operator]
+
+
+def pruned(model: nn.Module) -> nn.Module:
+    """``model`` at half its width, verified, and still the same class."""
+    inputs = torch.randn(2, 4)
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    graph = graphprune.trace(model.eval(), inputs)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, inputs).passed
+    assert type(slim) is type(model)
+    assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+    slim(torch.randn(4, 4)).sum().backward()
+    return slim
+
+
+def test_a_scripted_module_keeps_its_shape_and_the_rest_is_pruned() -> None:
+    model = Around(torch.jit.script(nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16))))
+    slim = pruned(model)
+    assert slim.enter[2].out_features == slim.leave[0].in_features == 16
+    assert slim.enter[0].out_features == slim.leave[0].out_features == 16
+    assert isinstance(slim.middle, torch.jit.ScriptModule)
+    (reason,) = [f for f in graphprune.trace(model, torch.randn(2, 4)).frozen if f.axis == "enter.2.weight[0]"]
+    assert "compiled by TorchScript" in reason.reason
+
+
+def test_a_whole_scripted_model_says_why_it_is_not_pruned() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)))
+    with pytest.raises(graphprune.errors.PlanError, match="compiled by TorchScript"):
+        graphprune.trace(model, torch.randn(2, 4)).plan(0.5)
+
+
+def test_a_scripted_function_is_pruned_through_unless_it_uses_sizes() -> None:
+    functions = {"swish": torch.jit.script(swish), "halves": torch.jit.script(halves)}
+
+    class Calls(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, x: Tensor) -> Tensor:
+            return functions[self.name](x)
+
+    assert pruned(Around(Calls("swish"))).leave[0].in_features == 8
+    model = Around(Calls("halves"))
+    assert pruned(model).leave[0].in_features == 16
+    reasons = [f.reason for f in graphprune.trace(model, torch.randn(2, 4)).frozen if f.axis == "leave.0.weight[1]"]
+    assert "sizes inside TorchScript are not followed" in reasons[0]
+
+
+@dataclass
+class Result:
+    scores: Tensor
+    extra: tuple[Tensor, ...] = ()
+    name: str = "result"
+
+
+class Wrapped(nn.Module):
+    """What a result is wrapped in."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.kind = kind
+        self.layers = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 16))
+
+    def forward(self, x: Tensor) -> object:
+        return self.kind(self.layers(x))
+
+
+class Box:
+    def __init__(self, content: Tensor) -> None:
+        self.content = content
+
+
+def test_the_fields_of_a_dataclass_are_outputs() -> None:
+    model, inputs = Wrapped(Result).eval(), torch.randn(2, 4)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim(inputs).scores.shape == (2, 16)
+    assert slim.layers[0].out_features == 16
+    check = graphprune.verify(model, slim, plan, inputs)
+    assert check.passed and check.outputs == 1
+
+
+def test_an_output_without_tensors_is_refused() -> None:
+    model, inputs = Wrapped(Box).eval(), torch.randn(2, 4)
+    with pytest.raises(TraceError, match=r"output is a Box, in which no tensor was found; pass outputs="):
+        graphprune.trace(model, inputs)
+    graph = graphprune.trace(model, inputs, outputs=lambda box: box.content)
+    assert graph.plan(0.5).apply(model)(inputs).content.shape == (2, 16)

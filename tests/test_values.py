@@ -1,0 +1,147 @@
+"""Models that look at the values of floats: traced with everything real, they may choose otherwise when pruned."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.masking import Masks, _run_and_record
+from graphprune.nested import tensors_of
+from graphprune.verify import run_slim
+
+IMAGE = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+
+
+class Detector(nn.Module):
+    """Looks again at the places that it finds interesting, one after the other: as many as it finds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.Conv2d(16, 12, 3), nn.Sigmoid())
+        self.interest = nn.Conv2d(12, 1, 1)
+        self.look = nn.Linear(12, 10)
+        self.name = nn.Linear(10, 4)
+
+    def forward(self, image: Tensor) -> list[dict[str, Tensor]]:
+        features = self.backbone(image)
+        interest = self.interest(features)[0, 0]
+        places = (interest > interest.mean() + interest.std()).nonzero()
+        found = torch.zeros(len(places), features.shape[1])
+        for i, (row, column) in enumerate(places.tolist()):
+            found[i] = features[0, :, row, column] * interest[row, column]
+        kinds = self.name(self.look(found).tanh())
+        return [{"places": places, "kinds": kinds, "best": kinds[kinds.amax(dim=1).argmax()]}]
+
+
+def pruned() -> tuple[nn.Module, graphprune.ChannelGraph, graphprune.Plan, nn.Module]:
+    torch.manual_seed(3)
+    model = Detector().eval()
+    graph = graphprune.trace(model, IMAGE)
+    plan = graph.plan(0.5, importance="random")
+    return model, graph, plan, plan.apply(model)
+
+
+def test_the_slim_model_equals_the_masked_one_that_chooses_otherwise() -> None:
+    model, graph, plan, slim = pruned()
+    assert not graph.trace.abstract
+    before, after = ([t.shape for t in tensors_of(run_slim(m, (IMAGE,), {}))] for m in (model, slim))
+    assert before != after, "the pruned model finds other places, or this proves nothing"
+    check = graphprune.verify(model, slim, plan, IMAGE)
+    assert check.passed
+    assert check.outputs == 3
+    assert any("group_norm" in text for text in check.inexact)
+
+
+def test_every_layer_of_it_is_pruned() -> None:
+    model, _, _, slim = pruned()
+    for path in ("backbone.0", "backbone.2", "look"):
+        assert slim.get_submodule(path).weight.shape[0] < model.get_submodule(path).weight.shape[0]
+
+
+@pytest.mark.parametrize("path", ["backbone.0", "backbone.2", "interest", "look", "name"])
+def test_one_wrong_weight_is_seen(path: str) -> None:
+    model, _, plan, slim = pruned()
+    with torch.no_grad():
+        slim.get_submodule(path).weight.view(-1)[0] += 1e-6
+    assert not graphprune.verify(model, slim, plan, IMAGE).passed
+
+
+def test_a_run_that_goes_another_way_is_noticed() -> None:
+    _, graph, plan, _ = pruned()
+    _, other, same = _run_and_record(graph.model, Masks(graph, graph.alive(plan)), (IMAGE,), {})
+    assert not same
+    assert _run_and_record(graph.model, Masks(other, other.alive(plan)), (IMAGE,), {})[2]
+
+
+class Nothing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x))[:0]
+
+
+def test_nothing_to_compare_proves_nothing() -> None:
+    model, inputs = Nothing(), torch.randn(3, 4)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, inputs)
+    assert check.outputs == 0
+    assert not check.passed
+
+
+class Scaled(nn.Module):
+    """Uses a number of channels as a number."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.kind = kind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        width = x.shape[-1]
+        if self.kind == "divided":
+            return self.last(x / width)
+        if self.kind == "multiplied":
+            return self.last(width * x)
+        if self.kind == "tensor":
+            return self.last(x / torch.tensor(width).sqrt())
+        return self.last(x)
+
+
+@pytest.mark.parametrize("kind", ["divided", "multiplied", "tensor"])
+def test_a_size_that_meets_a_tensor_is_a_number(kind: str) -> None:
+    graph = graphprune.trace(Scaled(kind), torch.randn(3, 4))
+    assert any("is used as a number" in item.reason and item.axis == "first.weight[0]" for item in graph.frozen)
+    assert not graphprune.trace(Scaled("not at all"), torch.randn(3, 4)).demands.frozen
+
+
+class Collected(nn.Module):
+    """Writes rows into a tensor of zeros that is as wide as the channels, or as a number says."""
+
+    def __init__(self, width: int | None) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+        self.constant = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        rows = torch.zeros(len(x), x.shape[1] if self.constant is None else 8)
+        rows[torch.tensor([2, 0])] = x[:2]
+        return self.last(rows)
+
+
+def test_zeros_follow_the_size_they_are_made_with() -> None:
+    model, inputs = Collected(None), torch.randn(3, 4)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.first.weight.shape == (4, 4)
+    assert graphprune.verify(model, slim, plan, inputs).passed
+
+
+def test_zeros_of_a_literal_size_stay() -> None:
+    graph = graphprune.trace(Collected(8), torch.randn(3, 4))
+    assert any("literal" in item.reason and item.axis == "first.weight[0]" for item in graph.frozen)
