@@ -97,6 +97,9 @@ def _broken(graph: ChannelGraph, sizes: Sizes, demands: Demands, chosen: Chosen)
         wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
         if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
             found.append(sizes.atoms(use.node, use.dim))
+    for ids, number, _ in graph.labelling.labels.facts.choices:
+        if chosen.alive[graph.solution.of[ids]].sum() < number:
+            found.append(graph.solution.expand(graph.solution.of[ids])[0])
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
             continue

@@ -77,6 +77,7 @@ MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
     aten.dot.default: lambda node: _dims(node.args[0]),
     aten.addmm.default: _product(1, 2),
     aten.baddbmm.default: _product(1, 2),
+    aten._grouped_mm.default: _product(0, 1),
     aten.linear.default: _linear,
     aten.convolution.default: _convolution,
 }

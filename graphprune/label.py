@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from graphprune.labels import Dims, Labelled, Labels, Shape, all_labs
+from graphprune.labels import Dims, Lab, Labelled, Labels, Shape, all_labs
 from graphprune.rules.factories import constant
+from graphprune.rules.pointing import handed_on, pointers
 from graphprune.rules.pointwise import pointwise
 from graphprune.rules.registry import Call, RuleFunction, rule_of
 from graphprune.trace import Trace, short_name
@@ -86,7 +87,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
             return _label_parameter(labelling, trace, name, tuple(node.meta["shape"]))
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
-        labelling.labels.fix(all_labs(outputs), "output of the model")
+        points = [Lab(value.points) for value in pointers(outputs) if value.points is not None]
+        labelling.labels.fix([*all_labs(outputs), *points], "output of the model")
         return None
     return Labelled(tuple(node.meta["shape"]))
 
@@ -110,7 +112,10 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     op: Any = node.target
     call = Call(short_name(op), labelling.labels, outs, used=labelling.used(node))
     labs = all_labs(args, *kwargs.values())
-    result = rule_for(op, labs)(call, *args, **kwargs)
+    pointing = any(pointers([*args, *kwargs.values()]))
+    result = rule_for(op, labs, pointing)(call, *args, **kwargs)
+    if pointing:
+        result = handed_on(call, op, [*args, *kwargs.values()], result)
     if node.meta.get("scripted") and takes_sizes(op):
         call.freeze([*args, *kwargs.values(), result], "sizes inside TorchScript are not followed")
     if call.counts:
@@ -124,9 +129,9 @@ def takes_sizes(op: Any) -> bool:
     return found is not None and found.resize is not None
 
 
-def rule_for(op: Any, labs: list[Any]) -> RuleFunction:
+def rule_for(op: Any, labs: list[Any], pointing: bool = False) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
-    if not labs and op not in _MAKES_LABELS:
+    if not labs and not pointing and op not in _MAKES_LABELS:
         return constant
     found = rule_of(op)
     if found is not None:

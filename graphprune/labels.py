@@ -57,12 +57,14 @@ class Labelled:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
 
     ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
+    ``points``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
     """
 
     shape: Shape
     labs: tuple[Lab, ...] = ()
     movable: bool = False
     repeats: Dims = frozenset()
+    points: Ids | None = None
 
     @property
     def ndim(self) -> int:
@@ -73,7 +75,7 @@ class Labelled:
         return [lab for lab in self.labs if any(lab.ids.shape[d] > 1 for d in wanted)]
 
     def moved(self, shape: Sequence[int], labs: Iterable[Lab]) -> Labelled:
-        return Labelled(tuple(shape), tuple(labs), self.movable)
+        return Labelled(tuple(shape), tuple(labs), self.movable, points=self.points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ class Facts:
     rectangles: list[tuple[Ids, int]] = field(default_factory=list)
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
+    choices: list[tuple[Ids, int, int]] = field(default_factory=list)
     inexact: dict[int, str] = field(default_factory=dict)
 
 
@@ -152,6 +155,10 @@ class Labels:
     def multiple(self, ids: Ids, of: int) -> None:
         """The number of living entries is a multiple of ``of``, or else the operation cannot run."""
         self.facts.multiples.append((ids, of, self.site))
+
+    def chosen(self, ids: Ids, count: int) -> None:
+        """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
+        self.facts.choices.append((ids, count, self.site))
 
     def rectangle(self, ids: Ids) -> None:
         """Every row of the two-dimensional ``ids`` has equally many living entries."""

@@ -62,8 +62,8 @@ class Observer(TorchDispatchMode):
 
     @property
     def consumers(self) -> tuple[Consumer, ...]:
-        """All consumers met, in the order in which they were."""
-        return tuple(self._consumers.values())
+        """All consumers that met data, in the order in which they were met. An expert may be called with no rows."""
+        return tuple(c for c in self._consumers.values() if c.inputs.count)
 
     @contextmanager
     def batch(self) -> Iterator[None]:

@@ -60,6 +60,7 @@ class Planner:
             self.groups, self.roles, request.overrides, request.roles, request.limits, graph.trace.modules
         )
         self._keep_multiples()
+        self._keep_enough_to_choose_from()
         self.why = [""] * len(self.groups)
         self._scores: dict[int, Scores] = {}
         self._members: list[Ids] = []
@@ -73,6 +74,13 @@ class Planner:
                 if group >= 0:
                     limit = self.limits[group]
                     self.limits[group] = replace(limit, multiple=lcm(limit.multiple, number))
+
+    def _keep_enough_to_choose_from(self) -> None:
+        """Where an operation chooses ``k`` of a group by value, so many must be there."""
+        for ids, number, _ in self.graph.labelling.labels.facts.choices:
+            for group in np.unique(self.graph.units.group_of[self.graph.solution.of[ids]]).tolist():
+                if group >= 0:
+                    self.limits[group] = replace(self.limits[group], least=max(self.limits[group].least, number))
 
     def plan(self) -> Plan:
         """Choose, check the choice against the code, and choose again without what would break."""

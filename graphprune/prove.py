@@ -194,6 +194,9 @@ def admissible(op: Any, found: Labelling, alive: Mask) -> bool:
     same = found.joint or op in SHUFFLES
     if not all(m.any() for m in masks if m.numel()) or not rectangular(found, alive, same):
         return False
+    choices = found.call.labels.facts.choices
+    if any(alive[found.solution.of[ids]].sum() < count for ids, count, _ in choices):
+        return False
     if op in EQUAL_PIECES:
         lengths = [slim_shape(m) for m in masks[len(found.tensors()) :]]
         return len(set(lengths)) == 1
@@ -286,8 +289,17 @@ def square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
         raise Broken(f"{op} does not run on slim tensors: {error}") from error
     for i, (x, expected, actual) in enumerate(zip(found.outs, dense, result, strict=True)):
         if one.used is None or i in one.used:
-            compare(op, slimmed(expected, mask(x, found.solution, alive)), actual)
+            wanted = slimmed(expected, mask(x, found.solution, alive))
+            compare(op, _renumbered(wanted, x, found.solution, alive), actual)
     return not all(m.all() for _, m in given) or not all(mask(x, found.solution, alive).all() for x in found.outs)
+
+
+def _renumbered(numbers: Tensor, x: Labelled, solution: Solution, alive: Mask) -> Tensor:
+    """Numbers of entries as they are once the dead entries are gone."""
+    if x.points is None:
+        return numbers
+    place = alive[solution.of[x.points]].cumsum() - 1
+    return torch.from_numpy(place)[numbers]
 
 
 def compare(op: Any, expected: Tensor, actual: Tensor) -> None:

@@ -253,6 +253,12 @@ def _arithmetic(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> A
     return func(*args, **kwargs)
 
 
+def _histogram(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    watcher.note(out, 0, args[1] if len(args) > 1 else kwargs.get("bins", 100))
+    return out
+
+
 def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """``torch.tensor(values, device=...)`` keeps its values also where the model lives on ``meta``."""
     if args and type(args[0]) is Size:
@@ -301,6 +307,7 @@ def _handlers() -> dict[Any, Handler]:
         torch.group_norm: _with_groups(1, "num_groups"),
         **dict.fromkeys((torch.channel_shuffle, torch.native_channel_shuffle), _with_groups(1, "groups")),
         F.scaled_dot_product_attention: _attention,
+        **dict.fromkeys((torch.histc, Tensor.histc), _histogram),
         **dict.fromkeys((Tensor.numel, torch.numel, Tensor.nelement), _numel),
         **dict.fromkeys((torch.tensor, torch.as_tensor, torch.scalar_tensor), _literal),
         **dict.fromkeys(ARITHMETIC, _arithmetic),

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from graphprune.labels import Facts, Ids, Labels, Reason
 
 Mask = NDArray[np.bool_]
-KINDS = ("channel", "filled", "row", "repeat", "cell")
+KINDS = ("channel", "filled", "row", "repeat", "cell", "expert")
 """Kinds of atoms; a class with labels of several kinds is of the last of them."""
 
 _FREE = np.iinfo(np.int64).max
@@ -180,4 +180,6 @@ def _kinds(labels: Labels, of: Ids, count: int) -> Ids:
     sizes = [axis.size for axis in labels.axes]
     codes = np.repeat([number[axis.kind] for axis in labels.axes], sizes)
     np.maximum.at(kinds, of[1:], codes)
+    for ids, _, _ in labels.facts.choices:
+        kinds[of[ids]] = number["expert"]
     return kinds

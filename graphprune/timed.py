@@ -53,8 +53,10 @@ class Stopwatch:
                 module.training = True
 
 
-def plan_in_time(graph: ChannelGraph, request: Request, runner: Runner | None, table: KernelTable | None = None) -> Plan:
-    """A plan whose slim model was measured to meet the latency budget of ``request`` (and whose costs meet the others).
+def plan_in_time(
+    graph: ChannelGraph, request: Request, runner: Runner | None, table: KernelTable | None = None
+) -> Plan:
+    """A plan whose slim model was measured to meet the latency budget of ``request``; it meets the others too.
 
     Raises:
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.

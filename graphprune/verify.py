@@ -76,8 +76,8 @@ def verify(model: nn.Module, slim: nn.Module, plan: Plan, example_inputs: Any, *
 
 
 ROUNDING = 1e-5
-"""A graph holds numbers that the program had worked out in its own precision: a table that it keeps between calls, an
-epsilon in float32. Where that may be all the difference, the model itself is run in float64, and works them out anew."""
+"""A graph holds numbers that the program worked out in its own precision: a table that it keeps between calls, an
+epsilon in float32. Where that may be all the difference, the model itself is run in float64 and works them out anew."""
 
 
 def _compared(masked: Masked, found: list[Tensor], tolerance: float) -> Check:

@@ -285,6 +285,22 @@ def test_a_weight_that_is_overwritten_is_no_longer_followed() -> None:
     assert [c.axes for c in kept.consumers()] == [("enter.weight[1]",)]
 
 
+def test_a_weight_that_meets_no_rows_is_not_a_consumer() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            x = self.enter(x).relu()
+            return self.one(x[:2]), self.two(x[2:])
+
+    model = Routed().eval()
+    assert len(statistics([torch.randn(4, 3)], model=model).consumers()) == 3
+    only = statistics([torch.randn(2, 3)], model=model).consumers()
+    assert [c.axes for c in only] == [("enter.weight[1]",), ("one.weight[1]",)]
+
+
 # ---------------------------------------------------------------- the progress bar
 
 

@@ -11,8 +11,8 @@ ORDER = (
     "labels rules label solve prove couplings groups "
     "contractions moments observer calibration combining criteria importance "
     "equations dimensions cost budgets limits ties search roles "
-    "request order audit attention rewrite plan storage latency spending eligible planner timed graph masking verify prune "
-    "__init__ specs cli __main__"
+    "request order audit attention rewrite plan storage latency spending eligible planner timed graph masking "
+    "verify prune __init__ specs cli __main__"
 ).split()
 PACKAGES = ("rules", "criteria")
 

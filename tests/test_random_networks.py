@@ -34,9 +34,9 @@ from networks import (
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.eligible import eligible
 from graphprune.graph import ChannelGraph
 from graphprune.plan import Plan
-from graphprune.eligible import eligible
 
 SIZE = 4
 WIDTHS = st.integers(3, 9)

@@ -160,8 +160,10 @@ IMAGES: Members = {
         _VISION | {"num_frames": 4},
     ),
     "timesformer": ("TimesformerForVideoClassification", _VISION | {"num_frames": 2}),
-    "vivit": ("VivitForVideoClassification", {k: v for k, v in _VISION.items() if k != "patch_size"}
-              | {"num_frames": 4, "tubelet_size": [2, 8, 8]}),
+    "vivit": (
+        "VivitForVideoClassification",
+        {k: v for k, v in _VISION.items() if k != "patch_size"} | {"num_frames": 4, "tubelet_size": [2, 8, 8]},
+    ),
 }
 """Models of images and videos."""
 
@@ -182,7 +184,12 @@ PAIRS: Members = {
         {
             "text_config": TEXT | SPECIAL,
             "vision_config": _VISION
-            | {"depths": [1, 1, 1], "num_hidden_layers": 3, "num_group_tokens": [4, 2, 0], "num_output_groups": [4, 2, 2]},
+            | {
+                "depths": [1, 1, 1],
+                "num_hidden_layers": 3,
+                "num_group_tokens": [4, 2, 0],
+                "num_output_groups": [4, 2, 2],
+            },
             "projection_dim": 32,
             "projection_intermediate_dim": 64,
         },

@@ -63,7 +63,8 @@ ENCODERS: Members = {
     "deberta_v2": ("DebertaV2ForMaskedLM", TEXT),
     "deberta_v3": (
         "DebertaV2ForMaskedLM",
-        TEXT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "share_att_key": True},
+        TEXT
+        | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "share_att_key": True},
     ),
     "modernbert": ("ModernBertForMaskedLM", TEXT | SPECIAL | {"cls_token_id": 1, "sep_token_id": 2}),
     "fnet": ("FNetForMaskedLM", TEXT | SPECIAL | {"tpu_short_seq_length": 16}),
@@ -183,13 +184,17 @@ DECODERS: Members = {
         "BambaForCausalLM",
         DECODER
         | _HYBRID
-        | {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_chunk_size": 8, "attn_layer_indices": [1]},
+        | {
+            "mamba_n_heads": 8,
+            "mamba_d_head": 16,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 8,
+            "attn_layer_indices": [1],
+        },
     ),
     "jamba": (
         "JambaForCausalLM",
-        DECODER
-        | _HYBRID
-        | {"mamba_dt_rank": 8, "num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
+        DECODER | _HYBRID | {"mamba_dt_rank": 8, "num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     ),
     "lfm2": (
         "Lfm2ForCausalLM",

@@ -14,6 +14,7 @@
 ``scattering``      entries are read and written by their numbers
 ``sliding``         windows over space, space that becomes channels
 ``selection``       entries are chosen by their values
+``pointing``        numbers of entries that were chosen
 ``aggregation``     extremes, products, counts; running ones; diagonals
 ``recurrent``       gates of recurrent layers, packed batches
 ``spectral``        Fourier transforms, complex numbers, functions of matrices
@@ -32,6 +33,7 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     losses,
     movement,
     normalization,
+    pointing,
     pointwise,
     pooling,
     recurrent,

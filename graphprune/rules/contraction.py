@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from graphprune.labels import Lab, Labelled, Labels, Shape, align, reduce_dims
+from graphprune.rules.pointing import looked_up
 from graphprune.rules.registry import Call, ints, rule, sample, t
 
 aten = torch.ops.aten
@@ -84,6 +85,8 @@ def linear(call: Call, x: Labelled, weight: Labelled, bias: Labelled | None = No
 
 @rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))])
 def embedding(call: Call, weight: Labelled, indices: Labelled, *_: Any) -> Labelled:
+    if indices.points is not None:
+        weight = looked_up(call, weight, 0, indices.points)
     call.freeze(Labelled(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
     rank = len(call.out)
     labs = [lab.at(lab.ids.reshape((1,) * (rank - 1) + (-1,))) for lab in weight.labs if lab.dims == {1}]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from graphprune.labels import Labelled
 from graphprune.rules.contraction import bmm, contract, placed
+from graphprune.rules.pointing import column
 from graphprune.rules.registry import Call, rule, sample, t
 
 aten = torch.ops.aten
@@ -28,7 +29,7 @@ def product_of_runs(
     """
     if ends is None or rows.ndim == 3:
         return rows @ matrices
-    starts = [0, *ends.tolist()]
+    starts = [0, *ends.cummax(0).values.tolist()]  # the end of a run that is masked is zero: it is empty
     pieces = [rows[a:b] @ m for a, b, m in zip(starts[:-1], starts[1:], matrices, strict=True)]
     left = rows.new_zeros(len(rows) - starts[-1], matrices.shape[2])
     return torch.cat([*pieces, left])
@@ -53,9 +54,21 @@ def grouped_product(
         call.freeze((a, b, bias), "a product in groups of another form")
         return Labelled(call.out)
     call.freeze(Labelled(a.shape, tuple(a.touching([0]))), "rows are counted")
-    call.freeze(Labelled(b.shape, tuple(b.touching([0]))), "matrices are chosen by number")
+    _number_of_matrices(call, b, ends)
     for lab in (*a.touching([1]), *b.touching([1, 2])):
         call.labels.multiple(lab.ids, ALIGNED)
     labs = tuple(lab.at(lab.ids[0]) for lab in b.labs if 0 not in lab.dims)
     rows = Labelled(a.shape, tuple(lab for lab in a.labs if 0 not in lab.dims), a.movable)
-    return contract(call.labels, placed(rows, (0, 1), 3), placed(Labelled(b.shape[1:], labs, b.movable), (1, 2), 3), [1])
+    return contract(
+        call.labels, placed(rows, (0, 1), 3), placed(Labelled(b.shape[1:], labs, b.movable), (1, 2), 3), [1]
+    )
+
+
+def _number_of_matrices(call: Call, b: Labelled, ends: Labelled | None) -> None:
+    """A matrix goes with its run, where the runs are counted by what chose them."""
+    matrices = column(b, 0)
+    runs = column(ends, 0) if ends is not None else None
+    if matrices is not None and runs is not None:
+        call.labels.unify(runs, matrices)
+    else:
+        call.freeze((Labelled(b.shape, tuple(b.touching([0]))), ends), "matrices are chosen by number")

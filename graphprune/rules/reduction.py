@@ -153,10 +153,8 @@ def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = Fals
 def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -> tuple[Labelled, Labelled]:
     """Positions are returned: channels of that dimension keep theirs."""
     call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
-    left = [lab for lab in x.labs if dim % x.ndim not in lab.dims]
-    if call.out != x.shape and len(call.out) < x.ndim:
-        left = [lab.at(lab.ids.squeeze(dim)) for lab in left]
-    return Labelled(call.out, tuple(left)), Labelled(call.out, tuple(left))
+    left = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
+    return Labelled(call.out, left, points=x.points), Labelled(call.out, left)
 
 
 def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., Any]:

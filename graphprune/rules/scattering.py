@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from graphprune.labels import Dims, Lab, Labelled, align
+from graphprune.rules.pointing import looked_up
 from graphprune.rules.registry import Call, ints, rule, sample, t, whole_rows
 
 aten = torch.ops.aten
@@ -111,6 +112,8 @@ def scatter_value(call: Call, x: Labelled, dim: int, index: Labelled, value: flo
 )
 def gather(call: Call, x: Labelled, dim: int, index: Labelled, **_: Any) -> Labelled:
     """``out[i, c] = x[index[i, c], c]``."""
+    if index.points is not None:
+        x = looked_up(call, x, dim, index.points)
     return Labelled(call.out, _column_by_column(call, dim, _READ, x, index))
 
 
@@ -150,7 +153,9 @@ def index_fill(call: Call, x: Labelled, dim: int, index: Labelled, value: float)
 @rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
 def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
     call.freeze(index, _READ)
-    return Labelled(call.out, ended(call, x, [dim], _READ).labs)
+    if index.points is not None:
+        x = looked_up(call, x, dim, index.points)
+    return Labelled(call.out, ended(call, x, [dim], _READ).labs, points=x.points)
 
 
 def counted_dims(x: Labelled, index: Sequence[Labelled | None]) -> tuple[list[int], int | None]:
@@ -190,12 +195,15 @@ def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labell
         return _rows_in_a_line(call, x, first)
     call.freeze([i for i in indices if i is not None], _READ)
     counted, _ = counted_dims(x, indices)
+    for dim, i in zip(counted, (i for i in indices if i is not None), strict=False):
+        if i.points is not None:
+            x = looked_up(call, x, dim, i.points)
     rest = [d for d in range(x.ndim) if d not in counted]
     new = len(call.out) - len(rest)
     at = counted[0] if _adjacent(counted) else 0
     place = [k if k < at else k + new for k in range(len(rest))]
     labs = ended(call, x, counted, _READ).labs
-    return Labelled(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs))
+    return Labelled(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs), points=x.points)
 
 
 def _adjacent(dims: Sequence[int]) -> bool:

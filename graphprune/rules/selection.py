@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from graphprune.labels import Labelled
+from graphprune.rules.pointing import column
 from graphprune.rules.registry import Call, bools, rule, sample, t
 from graphprune.rules.scattering import ended
 
@@ -16,14 +18,34 @@ _NUMBERS = "returns the number of a channel"
 
 
 @rule(
-    aten.topk.default,
     aten.kthvalue.default,
     samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1)],
 )
-def chosen_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
+def kth_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
     """Values and their numbers along ``dim``, in which nothing can go."""
     out = _without(call, x, dim)
     return out, out
+
+
+def _living_topk(alive: Tensor, x: Tensor, count: int, dim: int = -1, *rest: Any) -> Any:
+    return x.masked_fill(~alive, float("-inf")).topk(count, dim, *rest)
+
+
+@rule(
+    aten.topk.default,
+    samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1).looking_at(0), sample(t(3, 4), 2, -1)],
+    masked=_living_topk,
+)
+def chosen_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
+    """Values and their numbers along ``dim``. Entries of it can go as long as ``count`` are left."""
+    labels = column(x, dim)
+    if labels is None:
+        out = _without(call, x, dim)
+        return out, out
+    call.labels.chosen(labels, count)
+    call.labels.inexact(f"{call.op} chooses among channels")
+    rest = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
+    return Labelled(call.out, rest), Labelled(call.out, rest, points=labels)
 
 
 def _without(call: Call, x: Labelled, dim: int) -> Labelled:
