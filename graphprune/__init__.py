@@ -9,6 +9,7 @@ from graphprune.plan import Plan
 from graphprune.prove import prove
 from graphprune.prune import prune_model
 from graphprune.rules import rule
+from graphprune.sensitivity import Sensitivity
 from graphprune.storage import load, save
 from graphprune.verify import Check, verify
 
@@ -21,6 +22,7 @@ __all__ = [
     "Group",
     "Override",
     "Plan",
+    "Sensitivity",
     "errors",
     "load",
     "prove",

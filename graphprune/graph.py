@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import networkx as nx
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.budgets import Ask
@@ -26,7 +26,9 @@ from graphprune.limits import Override
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.planner import make_plan
+from graphprune.probe import Evaluate, measure_sensitivity
 from graphprune.request import Request
+from graphprune.sensitivity import Sensitivity
 from graphprune.solve import Solution, solve
 from graphprune.timed import Runner, plan_in_time
 from graphprune.trace import Trace, trace_model
@@ -139,11 +141,15 @@ class ChannelGraph:
         width: float | None = None,
         experts: float | None = None,
         importance: str | Importance = "l2",
-        allocation: str | None = None,
+        allocation: str | Sensitivity | None = None,
         overrides: Mapping[Any, Override] | None = None,
         multiple: int = 1,
         max_ratio: float | None = None,
         gentle_ends: bool = False,
+        calibration: Iterable[Any] | None = None,
+        loss_fn: Callable[[Any, Any], Tensor] | None = None,
+        reduce: str = "sum",
+        normalise: str | None = None,
         seed: int = 0,
     ) -> Plan:
         """Choose what to remove.
@@ -158,10 +164,18 @@ class ChannelGraph:
             heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which
                 take precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With
                 ``head_width`` heads become narrower instead of fewer.
-            importance: the name of a criterion, or a callable ``(group, context) -> scores [units]``.
+            importance: the name of a criterion (see :mod:`graphprune.criteria`): ``"l1"``, ``"l2"``, ``"lamp"``,
+                ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``,
+                ``"wanda"``, ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
+            calibration: batches (a tensor, a tuple, a dict of keyword arguments, or ``(inputs, target)`` with
+                ``loss_fn``) for criteria that look at data. Gone through once.
+            loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
+            reduce: how the scores of coupled parameters become one: ``"sum"``, ``"mean"``, ``"max"``.
+            normalise: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; None: ``"mean"``, and
+                ``"none"`` for criteria whose scores can be compared between groups (lamp, taylor, fisher).
             allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the
                 default of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one
-                ranking among groups of equal structure.
+                ranking among groups of equal structure; or what :meth:`sensitivity` measured.
             overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
                 class, or by a question ``(group) -> bool``.
             multiple: the number of units kept in each group is a multiple of this, where possible.
@@ -192,12 +206,31 @@ class ChannelGraph:
             max_ratio,
             gentle_ends,
             seed,
+            calibration,
+            loss_fn,
+            reduce,
+            normalise,
         )
         request.check()
         if not self.groups:
             reasons = "\n  ".join(map(str, self.frozen[:5])) or "it has no parameters"
             raise PlanError(f"model: {type(self.model).__name__} has nothing that can be pruned:\n  {reasons}")
         return plan_in_time(self, request, run_with) if latency is not None else make_plan(self, request)
+
+    def sensitivity(
+        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Any
+    ) -> Sensitivity:
+        """Prune one group at a time, and measure the loss: one call of ``evaluate`` for each group and ratio.
+
+        Args:
+            evaluate: ``(model) -> loss``, a number that is higher for a worse model. It is given slim models.
+            ratios: the fractions to take from each group.
+            options: ``importance``, ``calibration`` and the like, as for :meth:`plan`.
+
+        Returns:
+            A table that prints, ``plot(path)``s, and can be given to ``plan(..., allocation=)``.
+        """
+        return measure_sensitivity(self, evaluate, ratios, options)
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""

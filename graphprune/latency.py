@@ -236,8 +236,8 @@ class LatencyModel:
             for dim, slope in zip(kernel.dims, self._slopes(i, tuple(counts[list(kernel.dims)].tolist())), strict=True):
                 slopes[dim] += slope
         living = alive[self._needs.entry]
-        dim, atom = self._needs.dim[living], self._needs.atom[living]
-        return np.bincount(atom, slopes[dim], len(alive)).astype(np.float64)
+        where, atom = self._needs.dim[living], self._needs.atom[living]
+        return np.bincount(atom, slopes[where], len(alive)).astype(np.float64)
 
     def _slopes(self, number: int, sizes: tuple[int, ...]) -> list[float]:
         """Seconds for each entry of every size, from here a step down."""

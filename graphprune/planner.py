@@ -13,6 +13,7 @@ from torch import nn
 
 from graphprune.audit import Chosen, complete
 from graphprune.budgets import Budget
+from graphprune.calibration import Statistics
 from graphprune.eligible import eligible
 from graphprune.equations import Demands
 from graphprune.errors import PlanError
@@ -23,7 +24,17 @@ from graphprune.modules import named_tensors, plain_tensors
 from graphprune.plan import Choice, Plan
 from graphprune.request import Request
 from graphprune.roles import roles_of
-from graphprune.search import Network, Problem, isomorphic_keys, make_track, priced_keys, search, uniform_keys
+from graphprune.search import (
+    Network,
+    Problem,
+    isomorphic_keys,
+    make_track,
+    measured_keys,
+    priced_keys,
+    search,
+    uniform_keys,
+)
+from graphprune.sensitivity import Sensitivity
 from graphprune.solve import Mask
 from graphprune.spending import Counting, Spending, Timing, spending_of
 from graphprune.ties import Bundle, Part, make_bundles
@@ -46,11 +57,11 @@ def make_plan(graph: ChannelGraph, request: Request) -> Plan:
 
 
 class Planner:
-    """Makes one plan."""
+    """Makes plans for one request; scores are made once. ``timing`` may change from plan to plan."""
 
-    def __init__(self, graph: ChannelGraph, request: Request, timing: Timing | None = None) -> None:
+    def __init__(self, graph: ChannelGraph, request: Request) -> None:
         self.graph = graph
-        self.timing = timing
+        self.timing: Timing | None = None
         self.request = request
         self.groups = graph.units.groups
         self.classes = len(graph.solution.reason)
@@ -140,13 +151,18 @@ class Planner:
         removed = [np.zeros(0, np.int64)]
         searched = []
         for bundle in bundles:
-            ratios = [self._ratio(part.group) for part in bundle.parts]
+            ratios = self._ratios(bundle)
             if all(ratio is None for ratio in ratios):
                 searched.append(bundle)
             else:
                 removed.extend(self._shared(bundle, ratios))
         fixed = np.concatenate(removed)
         return np.concatenate([fixed, self._searched(searched, fixed, free)]) if searched else fixed
+
+    def _ratios(self, bundle: Bundle) -> list[float | None]:
+        """What is asked of each part; where something is asked of some in particular, the others follow."""
+        own = [self.limits[part.group].ratio for part in bundle.parts]
+        return own if any(r is not None for r in own) else [self._ratio(part.group) for part in bundle.parts]
 
     def _stops(self, bundle: Bundle) -> Ids:
         """After how many steps a bundle may rest. Not at all (0) always is allowed."""
@@ -215,7 +231,10 @@ class Planner:
                 f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
             )
-        return Context(self.graph.model, tensors, self.graph.units, self.request.seed)
+        asked, units = self.request, self.graph.units
+        batches = asked.calibration
+        statistics = None if batches is None else Statistics(self.graph.model, units, batches, asked.loss_fn)
+        return Context(self.graph.model, tensors, units, asked.seed, statistics, asked.reduce, asked.normalise)
 
     # ------------------------------------------------------------ under budgets
 
@@ -246,7 +265,9 @@ class Planner:
         slow = [GENTLE if any(p.group in self._ends for p in t.bundle.parts) else 1.0 for t in network.tracks]
 
         def keys(price: Scores) -> list[Scores]:
-            if self.request.allocation == "uniform":
+            if isinstance(self.request.allocation, Sensitivity):
+                found = measured_keys(network.tracks, self._rises(network, self.request.allocation), price)
+            elif self.request.allocation == "uniform":
                 found = uniform_keys(network.tracks)
             elif self.request.allocation == "isomorphic":
                 found = isomorphic_keys(network.tracks, [self._structure(t.bundle) for t in network.tracks])
@@ -255,6 +276,14 @@ class Planner:
             return [key / s for key, s in zip(found, slow, strict=True)]
 
         return keys
+
+    def _rises(self, network: Network, measured: Sensitivity) -> list[Scores]:
+        """How much the loss has risen by each station: that of the group that suffers most."""
+        names = [[self.groups[p.group].name for p in t.bundle.parts] for t in network.tracks]
+        return [
+            np.max([measured.rise(name, t.gone) for name in mine], axis=0)
+            for mine, t in zip(names, network.tracks, strict=True)
+        ]
 
     def _structure(self, bundle: Bundle) -> tuple[object, ...]:
         """What groups of equal structure have in common: their role and the layers that they run through."""
@@ -287,7 +316,7 @@ class Planner:
 
     def _note(self, part: Part, ratios: Sequence[float | None], together: int) -> None:
         asked = next((f"ratio {r:g}" for r in ratios if r is not None), None)
-        kind = asked or f"{self.request.allocation or 'global'} under {', '.join(self.request.asked) or 'ratio'}"
+        kind = asked or f"{self.request.allocated or 'global'} under {', '.join(self.request.asked) or 'ratio'}"
         tied = f", in step with {together - 1} other groups" if together > 1 else ""
         by = f" ({self.limits[part.group].why})" if self.limits[part.group].why else ""
         self.why[part.group] = kind + by + tied

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from graphprune.sizes import BinOp, Dim, Expr, Size, SizeLog, SizeUse, expr_of
+from graphprune.sizes import BinOp, Const, Dim, Expr, Size, SizeLog, SizeUse, expr_of
 
 Lookup = Callable[[Tensor], fx.Node | None]
 Handler = Callable[["SizeWatcher", Any, tuple, dict], Any]
@@ -136,14 +136,25 @@ def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def _chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
-    """Chunks are as long as each other: torch works their length out from the slim tensor."""
+    """Chunks are as long as each other, or the last as much shorter: torch works that out from the slim tensor."""
     outs = func(*args, **kwargs)
-    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].ndim
-    nodes = [watcher.node_of(out) for out in outs]
-    for node, out in zip(nodes[1:], outs[1:], strict=True):
-        if node is not None and nodes[0] is not None and out.shape[dim] == outs[0].shape[dim]:
-            watcher.log.equal(Dim(nodes[0], dim, int(outs[0].shape[dim])), Dim(node, dim, int(out.shape[dim])))
+    chunks = args[1] if len(args) > 1 else kwargs["chunks"]
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    dims = [_dim_of(watcher, out, dim % args[0].ndim) for out in outs]
+    if dims[0] is None:
+        return outs
+    if len(outs) != int(chunks):
+        watcher.log.equal(dims[0], Const(dims[0].value))
+    for other in dims[1:]:
+        if other is not None:
+            shorter = dims[0].value - other.value
+            watcher.log.equal(BinOp("-", dims[0], Const(shorter)) if shorter else dims[0], other)
     return outs
+
+
+def _dim_of(watcher: SizeWatcher, tensor: Tensor, dim: int) -> Dim | None:
+    node = watcher.node_of(tensor)
+    return None if node is None else Dim(node, dim, int(tensor.shape[dim]))
 
 
 def _narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:

@@ -69,16 +69,17 @@ def make_track(bundle: Bundle, stops: Ids, scores: Sequence[Scores], layers: Seq
         atoms.append(part.atoms[going])
         station.append(at)
         total += np.bincount(at, values[going], count)
-        lost += number * _losses(values, np.bincount(at, values[going] - min(values.min(), 0.0), count))
+        lost += number * _losses(values, going, at, count)
         gone += each * stops / len(part.atoms) / len(bundle.parts)
     where = np.concatenate(station)
     mean = total / np.maximum(np.bincount(where, minlength=count), 1)
     return Track(bundle, stops, np.concatenate(atoms), where, mean, lost, gone)
 
 
-def _losses(values: Scores, removed: Scores) -> Scores:
-    """``mean * (1 / r**2)`` from station to station, where ``removed`` importance goes at each."""
+def _losses(values: Scores, going: Ids, station: Ids, count: int) -> Scores:
+    """``mean * (1 / r**2)`` from station to station, where the units ``going`` go at theirs."""
     values = values - min(values.min(), 0.0)
+    removed = np.bincount(station, values[going], count)
     whole = max(float(values.sum()), np.finfo(float).tiny)
     share = np.maximum(1 - np.cumsum(removed) / whole, 1e-6)
     worth = float(values.mean()) / np.square(np.concatenate([[1.0], share]))
@@ -225,6 +226,19 @@ def priced_keys(tracks: Sequence[Track], price: Scores) -> list[Scores]:
     for track in tracks:
         saved = np.bincount(track.station, price[track.atoms], len(track.stops))
         keys.append(track.lost / np.maximum(saved, np.finfo(float).tiny))
+    return keys
+
+
+def measured_keys(tracks: Sequence[Track], rises: Sequence[Scores], price: Scores) -> list[Scores]:
+    """The rise of a measured loss for every unit of cost saved. ``rises`` [stations] are counted from the dense model.
+
+    Where nothing was seen to rise, importance decides.
+    """
+    keys = []
+    for track, rise in zip(tracks, rises, strict=True):
+        saved = np.bincount(track.station, price[track.atoms], len(track.stops))
+        each = np.diff(rise, prepend=0.0) + 1e-6 * track.lost
+        keys.append(each / np.maximum(saved, np.finfo(float).tiny))
     return keys
 
 

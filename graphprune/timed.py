@@ -89,6 +89,7 @@ class _Aim:
         everything = np.ones(len(graph.solution.reason), bool)
         self.seen = [(self.model.seconds(everything), dense)]
         self.best: tuple[float, Plan] | None = None
+        self.planner = Planner(graph, request)
 
     def plan(self) -> Plan:
         wanted = AIM * self.asked.limit
@@ -108,12 +109,13 @@ class _Aim:
                 f"latency: {self.asked.text} is {self.asked.limit * 1e3:.2f} ms and was not reached; the fastest of "
                 f"{len(self.seen) - 1} attempts took {least * 1e3:.2f} ms. Ask for more, or raise max_ratio"
             )
-        return replace(self.best[1], asked=self.best[1].asked | {"measured latency": f"{self.best[0] * 1e3:.2f} ms"})
+        took, plan = self.best
+        return replace(plan, asked={**plan.asked, "measured latency": f"{took * 1e3:.2f} ms"})
 
     def _attempt(self, aim: float) -> Plan:
         """A plan for a predicted latency; what was predicted and measured is noted."""
-        timing = Timing(self.model, replace(self.asked, limit=aim))
-        plan = Planner(self.graph, self.request, timing).plan()
+        self.planner.timing = Timing(self.model, replace(self.asked, limit=aim))
+        plan = self.planner.plan()
         predicted = self.model.seconds(self.graph.alive(plan))
         self.seen.append((predicted, self.watch.seconds(plan.apply(self.graph.model))))
         return plan

@@ -1,5 +1,6 @@
 """Budgets, overrides, roles and allocations: what is asked is met, and the plan says why."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,23 +153,28 @@ def test_uniform_takes_the_same_fraction_everywhere(resnet: graphprune.ChannelGr
     assert max(shares) - min(shares) < 0.07
 
 
-def test_a_global_plan_keeps_more_importance_than_a_uniform_one(resnet: graphprune.ChannelGraph) -> None:
-    """Where some groups matter less: the units of one group are worth almost nothing."""
+def test_a_global_plan_keeps_what_matters(resnet: graphprune.ChannelGraph) -> None:
+    """The units of one group are worth a hundredth of the others': it loses nearly all it may, they keep more."""
 
     def unequal(group: graphprune.Group, context: Any) -> torch.Tensor:
         scores = torch.arange(1.0, group.units + 1, dtype=torch.float64) ** 2
         return scores / scores.mean() * (0.01 if group.name == "layer2.0.conv1" else 1.0)
 
-    def importance(plan: Plan) -> float:
-        total = 0.0
-        for choice, group in zip(plan.choices, resnet.groups, strict=True):
-            left = np.setdiff1d(np.arange(choice.units), choice.removed)
-            total += float(unequal(group, None)[left].sum())
-        return total
+    best = kept(resnet.plan(macs=0.5, importance=unequal, normalise="none"))
+    even = kept(resnet.plan(macs=0.5, importance=unequal, normalise="none", allocation="uniform"))
+    assert best["layer2.0.conv1"] < even["layer2.0.conv1"] / 2
+    assert sum(best.values()) - best["layer2.0.conv1"] > sum(even.values()) - even["layer2.0.conv1"]
 
-    best = resnet.plan(macs=0.5, importance=unequal)
-    even = resnet.plan(macs=0.5, importance=unequal, allocation="uniform")
-    assert importance(best) > importance(even)
+
+@pytest.mark.parametrize("importance", ["wanda", "flap", "schur", "taylor", "fisher"])
+def test_criteria_with_data_reach_the_plan(resnet: graphprune.ChannelGraph, importance: str) -> None:
+    batches = [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
+    loss = nn.CrossEntropyLoss()
+    plan = resnet.plan(macs=0.6, importance=importance, calibration=batches, loss_fn=loss)
+    assert plan.choices != resnet.plan(macs=0.6).choices
+    assert graphprune.verify(resnet.model, plan.apply(resnet.model), plan, IMAGE).passed
+    with pytest.raises(InputError, match="calibration"):
+        resnet.plan(0.5, importance=importance)
 
 
 def test_a_global_ratio_counts_all_units_together(graph: graphprune.ChannelGraph) -> None:
@@ -183,7 +189,7 @@ def test_isomorphic_groups_share_one_ranking(resnet: graphprune.ChannelGraph) ->
         weight = 5.0 if group.name == "layer1.0.conv1" else 1.0
         return weight * torch.linspace(0.5, 1, group.units, dtype=torch.float64)
 
-    plan = kept(resnet.plan(macs=0.5, importance=by_layer, allocation="isomorphic"))
+    plan = kept(resnet.plan(macs=0.5, importance=by_layer, normalise="none", allocation="isomorphic"))
     assert plan["layer1.0.conv1"] > plan["layer1.1.conv1"]
 
 
@@ -259,3 +265,36 @@ def test_a_plan_says_why(graph: graphprune.ChannelGraph) -> None:
     assert "macs" in str(plan)
     assert all(0 <= c.params <= 1 and 0 <= c.macs <= 1 for c in plan.choices)
     assert all(c.group in str(plan) for c in plan.choices)
+
+
+# ---------------------------------------------------------------- sensitivity
+
+
+def test_sensitivity_is_measured_printed_and_used(resnet: graphprune.ChannelGraph, tmp_path: Path) -> None:
+    """A loss that only the second layer of a stage has a say in: the budget is met by the others."""
+    delicate = "layer2.1.conv1"
+
+    def evaluate(model: nn.Module) -> float:
+        seen.append(model)
+        return 1.0 + 32 - model.get_submodule(delicate).weight.shape[0]  # type: ignore[operator]
+
+    seen: list[nn.Module] = []
+    table = resnet.sensitivity(evaluate, ratios=(0.5, 0.25))
+    assert len(seen) == 1 + 2 * len(table.losses)
+    assert table.losses[delicate] == ((0.25, 9.0), (0.5, 17.0))
+    assert table.rise(delicate, 0.375) == pytest.approx(12.0)
+    assert table.rise(delicate, 0.75) == pytest.approx(24.0)
+    assert table.rise("layer1.0.conv1", 0.5) == 0
+    assert "50%" in str(table) and delicate in str(table)
+    plan = kept(resnet.plan(macs=0.5, allocation=table))
+    assert plan[delicate] == 32
+    assert sum(n < g.units for n, g in zip(plan.values(), resnet.groups, strict=True)) >= len(plan) - 3
+
+
+def test_sensitivity_is_plotted(resnet: graphprune.ChannelGraph, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    table = resnet.sensitivity(lambda model: float(sum(p.numel() for p in model.parameters())), ratios=(0.5,))
+    table.plot(tmp_path / "sensitivity.png")
+    assert (tmp_path / "sensitivity.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="ratios: must be fractions between 0 and 1"):
+        resnet.sensitivity(lambda model: 0.0, ratios=(1.5,))

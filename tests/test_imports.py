@@ -10,8 +10,8 @@ ORDER = (
     "errors sizes nested modules copying abstract provenance shadow trace inputs "
     "labels rules label solve prove couplings groups "
     "contractions moments observer calibration combining criteria importance "
-    "equations dimensions cost budgets limits ties search roles "
-    "request order audit attention rewrite plan storage latency spending eligible planner timed graph masking "
+    "equations dimensions cost budgets limits sensitivity ties search roles "
+    "request order audit attention rewrite plan storage latency spending eligible planner probe timed graph masking "
     "verify prune __init__ specs cli __main__"
 ).split()
 PACKAGES = ("rules", "criteria")

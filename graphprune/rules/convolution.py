@@ -105,8 +105,10 @@ def _along_space(
 
     The kernel must not change their number, however many they are.
     """
-    passed = []
-    for i, (step, pad, spread) in enumerate(zip(stride, padding, dilation, strict=True)):
+    passed: list[Lab] = []
+    space = x.ndim - 2
+    given = [list(v) * (space if len(v) == 1 else 1) for v in (stride, padding, dilation)]
+    for i, (step, pad, spread) in enumerate(zip(*given, strict=True)):
         width = weight.shape[2 + i]
         if step == 1 and 2 * pad == spread * (width - 1) and (width == 1 or x.shape[1] == 1):
             passed.extend(lab for lab in x.labs if lab.dims == {2 + i})

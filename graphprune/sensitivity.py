@@ -1,0 +1,65 @@
+"""How much a model suffers when one group is pruned alone: as a table, printed, plotted, and interpolated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphprune.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """The loss of a model with one group pruned, by group and ratio.
+
+    Attributes:
+        dense: the loss of the whole model.
+        ratios: the fractions that were asked of each group, increasing.
+        losses: for each group, at each ratio, the fraction really removed and the loss.
+    """
+
+    dense: float
+    ratios: tuple[float, ...]
+    losses: Mapping[str, tuple[tuple[float, float], ...]]
+
+    def rise(self, group: str, gone: Any) -> Any:
+        """How much the loss has risen when the fraction ``gone`` of a group is gone: linear between measurements.
+
+        Beyond the last measurement the last slope goes on; a fall of the loss counts as no rise.
+        """
+        points = [(0.0, 0.0), *((g, max(loss - self.dense, 0.0)) for g, loss in self.losses.get(group, ()))]
+        at, rises = (np.array(column) for column in zip(*points, strict=True))
+        rises = np.maximum.accumulate(rises)
+        inside = np.interp(gone, at, rises)
+        if len(at) < 2:
+            return inside
+        slope = (rises[-1] - rises[-2]) / max(at[-1] - at[-2], 1e-9)
+        return inside + np.maximum(np.asarray(gone) - at[-1], 0.0) * slope
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.losses), default=5)
+        head = "".join(f"{ratio:>10.0%}" for ratio in self.ratios)
+        lines = [f"Loss with one group pruned alone; the whole model: {self.dense:.4g}", f"{'group':<{width}}{head}"]
+        for name, points in self.losses.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{loss:>10.4g}" for _, loss in points))
+        return "\n".join(lines)
+
+    def plot(self, path: str | Path) -> None:
+        """One line for each group, loss over the fraction removed, as an image file (needs matplotlib)."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise InputError(
+                "plot: matplotlib is not installed; run: pip install matplotlib (or 'graphprune[plot]')"
+            ) from error
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        axes = figure.add_subplot(xlabel="fraction removed", ylabel="loss")
+        for name, points in self.losses.items():
+            gone, losses = zip((0.0, self.dense), *points, strict=True)
+            axes.plot(gone, losses, marker=".", label=name)
+        axes.legend(fontsize="x-small", ncols=2)
+        figure.savefig(path)
