@@ -9,7 +9,7 @@ Every model has a process of its own, so that its memory comes back and a hang e
 model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;
 ``--fresh`` forgets all results.
 
-In the tables, *removed* and *prunable* are fractions of the parameters: gone, and on an axis that can lose
+In the tables, *removed* and *prunable* are fractions of the parameters: gone, and in tensors that lose
 channels. *Unseen* are parameters that the compared output does not depend on, such as auxiliary heads.
 """
 

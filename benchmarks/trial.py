@@ -59,7 +59,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     batch = made[0] if made else partial(_batch, inputs)
     steps = clock("train", lambda: {str(size): _train_step(slim, model, batch(size)) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
-    stuck, error = _stuck(model, graph), _error(check, steps)
+    stuck, error = _stuck(model, graph, plan), _error(check, steps)
     return {
         "zoo": zoo_name,
         "model": name,
@@ -72,7 +72,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
         "unseen": _unseen(slim, inputs),
         "parameters": [_parameters(model), _parameters(slim)],
         "macs": [int(before.macs), int(after.macs)],
-        "prunable": _prunable(model, graph),
+        "prunable": _prunable(model, plan),
         "groups": len(graph.groups),
         "frozen": _reasons(graph.frozen),
         "stuck": stuck,
@@ -93,33 +93,41 @@ def _status(error: str, stuck: dict[str, float]) -> str:
     return "partly" if any(share > COVERED for share in stuck.values()) else "passed"
 
 
-def _stuck(model: nn.Module, graph: Any) -> dict[str, float]:
-    """By reason, the fraction of parameters that can lose nothing at all, outputs and vocabularies aside.
+def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
+    """By reason, the fraction of parameters of which the plan removes nothing, outputs and vocabularies aside.
 
     A dimension that is no channel (a kernel, positions, the colours of an image) shares its
     parameter with one that is. Where channels are frozen, their norms and biases are left with no dimension.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    prunable, reasons = _prunable_names(graph), dict[str, str]()
-    for why, items in frozen_by_reason(graph.frozen).items():
-        for item in items:
-            reasons.setdefault(item.axis.partition("[")[0], why)
+    reasons = _why_whole(graph, plan)
     shares: dict[str, float] = {}
-    for name in sizes.keys() - prunable:
+    for name in sizes.keys() - _pruned_names(plan):
         reason = reasons.get(name, "no reason given")
-        if not reason.startswith(_INTERFACE):
+        if not reason.startswith(_INTENDED):
             shares[reason] = shares.get(reason, 0.0) + sizes[name] / sum(sizes.values())
     return dict(sorted(shares.items(), key=lambda pair: -pair[1]))
 
 
-_INTERFACE = ("output of the model", "embedding: rows")
+_INTENDED = ("output of the model", "embedding: rows", "heads keep their width", "a single unit")
+"""Interfaces of the model, and what a plan leaves alone unless it is told not to."""
 
 
-def _prunable_names(graph: Any) -> set[str]:
-    """Parameters on an axis of which the sizes in the model's code leave something to remove."""
-    held = graph.demands.frozen.keys()
-    groups = [group for group in graph.groups if not held >= set(group.atoms.tolist())]
-    return {axis.partition("[")[0] for group in groups for axis in group.axes}
+def _pruned_names(plan: Any) -> set[str]:
+    """Parameters that lose something."""
+    return {name for name, shape in plan.shapes.items() if plan.shape(name) != shape}
+
+
+def _why_whole(graph: Any, plan: Any) -> dict[str, str]:
+    """For parameters that may lose nothing: what froze them, or why their groups keep everything."""
+    reasons: dict[str, str] = {}
+    for why, items in frozen_by_reason(graph.frozen).items():
+        for item in items:
+            reasons.setdefault(item.axis.partition("[")[0], why)
+    for group, choice in zip(graph.groups, plan.choices, strict=True):
+        for axis in group.axes:
+            reasons.setdefault(axis.partition("[")[0], choice.why if choice.units > 1 else "a single unit")
+    return reasons
 
 
 def _error(check: Any, steps: dict[str, str]) -> str:
@@ -133,11 +141,10 @@ def _parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def _prunable(model: nn.Module, graph: Any) -> float:
-    """Fraction of the parameters that lie on at least one axis that can lose channels."""
-    names = _prunable_names(graph)
+def _prunable(model: nn.Module, plan: Any) -> float:
+    """Fraction of the parameters that lose something."""
     sizes = {name: p.numel() for name, p in model.named_parameters()}
-    return sum(size for name, size in sizes.items() if name in names) / max(sum(sizes.values()), 1)
+    return sum(sizes[name] for name in sizes.keys() & _pruned_names(plan)) / max(sum(sizes.values()), 1)
 
 
 def _reasons(frozen: Iterable[Frozen]) -> list[dict[str, Any]]:

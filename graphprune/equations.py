@@ -157,7 +157,7 @@ class Sizes:
         return Form(Fraction(length - taken), {atoms.tobytes(): (Fraction(1), atoms)})
 
     def rectangle(self, ids: Ids) -> list[Form]:
-        """For every row of ``ids`` the number of its living entries, apart from what the whole row needs."""
+        """The numbers of living entries of the rows of ``ids``, apart from what a whole row needs; equal ones once."""
         rows, columns = ids.shape
         row = np.repeat(np.arange(rows), columns)
         atom, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
@@ -171,7 +171,11 @@ class Sizes:
         at, atom, column = at[keep][inner], atom[keep][inner], column[keep][inner]
         if not len(at):
             return []
-        return [self._bag(column[at == r], atom[at == r], columns) for r in range(rows)]
+        order = np.argsort(at, kind="stable")
+        starts = np.searchsorted(at[order], np.arange(1, rows))
+        pieces = zip(np.split(column[order], starts), np.split(atom[order], starts), strict=True)
+        different = {(c.tobytes(), a.tobytes()): (c, a) for c, a in pieces}
+        return [self._bag(c, a, columns) for c, a in different.values()]
 
 
 def _without_rows(at: Ids, atom: Ids, entries: int) -> tuple[Ids, Ids]:

@@ -26,15 +26,18 @@ HEAVY = frozenset(
 """Models that are run alone, because several of them together would not fit into 24 GB."""
 
 SAMPLE = {
-    "torchvision": "resnet18 mobilenet_v2 densenet121 googlenet shufflenet_v2_x0_5 efficientnet_b0 "
-    "convnext_tiny resnext50_32x4d vit_b_32 swin_t".split(),
-    "timm": "resnet18 resnext26ts mobilenetv3_small_050 convnext_atto vit_tiny_patch16_224 "
-    "xcit_nano_12_p16_224 regnety_002 mixer_s32_224".split(),
-    "transformers": "bert gpt2 llama_gqa vit t5 whisper".split(),
-    "layers": [],
-    "networks": [],
+    "torchvision": "resnet18 mobilenet_v2 densenet121 googlenet shufflenet_v2_x0_5 efficientnet_b0 convnext_tiny "
+    "resnext50_32x4d vit_b_32 swin_t lraspp_mobilenet_v3_large raft_small".split(),
+    "timm": "resnet18 resnext26ts mobilenetv3_small_050 convnext_atto vit_tiny_patch16_224 xcit_nano_12_p16_224 "
+    "regnety_002 mixer_s32_224".split(),
+    "transformers": "bert gpt2 llama_gqa vit t5 whisper albert deberta_v2 falcon phi3 deepseek_v3 mixtral mamba2 swin "
+    "detr clip wav2vec2".split(),
+    "layers": "lstm gru_packed_bidirectional weight_norm spectral_norm conv_transpose3d_grouped embedding_bag_mean "
+    "attention_bias_kv_weights transformer_norm_first fourier_operator group_norm twice channels_last".split(),
+    "networks": "unet c2f gat espcn fold_unfold deformable einsums nerf autograd_function scripted_module wavenet "
+    "hypernetwork soft_experts".split(),
 }
-"""A fixed sample of every zoo, for a sweep of a few minutes."""
+"""A fixed sample of every zoo, for the tests and a sweep of a few minutes."""
 
 
 def zoo(name: str) -> dict[str, Builder]:

@@ -108,7 +108,7 @@ IMAGES: Members = {
         {"image_size": 64, "width_coefficient": 0.5, "depth_coefficient": 0.5, "hidden_dim": 640},
     ),
     "dpt": (
-        "DPTForDepthEstimation",
+        "DPTForSemanticSegmentation",
         _VISION
         | {"num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "fusion_hidden_size": 32}
         | {"neck_hidden_sizes": [16, 32, 32, 64], "pooler_output_size": 64},
