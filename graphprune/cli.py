@@ -24,6 +24,7 @@ import graphprune
 from graphprune.errors import GraphpruneError
 from graphprune.groups import Frozen
 from graphprune.inputs import Inputs, example_inputs_for
+from graphprune.request import ALLOCATIONS
 from graphprune.specs import FORMS, load_spec, load_weights
 
 _PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
@@ -88,7 +89,13 @@ def _inspect_arguments(commands: Any) -> None:
 def _prune_arguments(commands: Any) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
-    parser.add_argument("--ratio", type=_ratio, required=True, help="fraction of the channels to remove")
+    parser.add_argument("--ratio", type=_ratio, help="fraction of the channels to remove")
+    for kind, example in (("macs", "2G"), ("params", "5M"), ("bytes", "20MB"), ("latency", "5ms")):
+        parser.add_argument(
+            f"--{kind}", type=_ask, metavar="BUDGET", help=f"at most: a fraction (0.5), or an amount ({example})"
+        )
+    parser.add_argument("--allocation", choices=ALLOCATIONS, help="how the groups share it (see ChannelGraph.plan)")
+    parser.add_argument("--multiple", type=int, default=1, help="keep multiples of this many channels")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
     parser.add_argument("--importance", default="l2", help="how channels are scored (default: l2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of what is random (default: 0)")
@@ -109,6 +116,15 @@ def _ratio(text: str) -> float:
     if not 0 <= ratio < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a fraction in [0, 1)")
     return ratio
+
+
+def _ask(text: str) -> float | str:
+    """A fraction if it looks like one, else an amount with its unit."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if value <= 1 else text
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -140,7 +156,7 @@ def _prune(options: argparse.Namespace) -> int:
     model = _model(options)
     inputs = _example_inputs(options)
     graph = graphprune.trace(model, inputs)
-    plan = graph.plan(options.ratio, importance=options.importance, seed=options.seed)
+    plan = graph.plan(options.ratio, **_plan_options(options))
     slim = plan.apply(model)
     check = None
     if not options.no_verify:
@@ -151,6 +167,11 @@ def _prune(options: argparse.Namespace) -> int:
         graphprune.save(slim, options.output)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
+
+
+def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("macs", "params", "bytes", "latency", "importance", "allocation", "multiple", "seed")
+    return {name: getattr(options, name) for name in names}
 
 
 def _model(options: argparse.Namespace) -> nn.Module:
@@ -171,7 +192,7 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
         _print_json(_prune_data(options, model, graph, plan, check))
         return
     console = Console()
-    console.print(_before_after_table(model, options.ratio, graph.cost(), graph.cost(plan)))
+    console.print(_before_after_table(model, plan, graph.cost(), graph.cost(plan)))
     if graph.frozen:
         console.print(_frozen_table(graph))
     console.print(Text("not verified" if check is None else str(check)))
@@ -237,8 +258,9 @@ def _frozen_table(graph: Any) -> Table:
     return table
 
 
-def _before_after_table(model: nn.Module, ratio: float, before: Any, after: Any) -> Table:
-    title = f"{type(model).__name__}, {ratio:.0%} of the channels removed"
+def _before_after_table(model: nn.Module, plan: Any, before: Any, after: Any) -> Table:
+    asked = ", ".join(f"{name} {value}" for name, value in plan.asked.items() if name not in ("importance", "seed"))
+    title = f"{type(model).__name__}, {asked}"
     table = _table(title, "", "before", "after", "removed")
     for label, name, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("bytes", "bytes", "B")):
         old, new = getattr(before, name), getattr(after, name)
@@ -294,9 +316,7 @@ def _prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan:
     return {
         "spec": options.spec,
         "class": type(model).__qualname__,
-        "ratio": options.ratio,
-        "importance": options.importance,
-        "seed": options.seed,
+        "asked": dict(plan.asked),
         "before": _cost_data(graph.cost()),
         "after": _cost_data(graph.cost(plan)),
         "frozen": _frozen_data(graph),

@@ -98,7 +98,7 @@ def test_prune_writes_a_smaller_model_that_loads(spec, tmp_path, capsys):
     out = tmp_path / "slim"
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), *INPUT]) == OK
     printed = capsys.readouterr().out
-    assert "50% of the channels removed" in printed and "before" in printed and "after" in printed
+    assert "ratio 0.5" in printed and "before" in printed and "after" in printed
     assert f"saved in {out}" in printed.replace("\n", "")
     slim = graphprune.load(out, model=load_spec(spec))
     assert slim.stem.out_channels == 4
@@ -111,7 +111,29 @@ def test_prune_json(spec, tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["after"]["parameters"] < data["before"]["parameters"]
     assert data["verified"]["passed"] and data["verified"]["relative"] < 1e-10
-    assert data["saved"] == str(out) and data["ratio"] == 0.25
+    assert data["saved"] == str(out) and data["asked"]["ratio"] == 0.25
+
+
+def test_prune_to_budgets(spec, tmp_path, capsys):
+    options = ["--macs", "0.6", "--params", "1k", "--allocation", "uniform"]
+    assert main(["prune", spec, *options, "-o", str(tmp_path / "slim"), "--json", *INPUT]) == OK
+    data = json.loads(capsys.readouterr().out)
+    assert data["after"]["macs"] <= 0.6 * data["before"]["macs"]
+    assert data["after"]["parameters"] <= 1000
+    assert data["asked"] == {"macs": 0.6, "params": "1k", "allocation": "uniform", "importance": "l2", "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "ratio: nothing is asked for"),
+        (["--macs", "2 apples"], "macs: must be a fraction"),
+        (["--macs", "0.5", "--ratio", "0.5"], "ratio: given together with macs"),
+    ],
+)
+def test_prune_to_what_cannot_be(spec, tmp_path, capsys, options, message):
+    assert main(["prune", spec, *options, "-o", str(tmp_path / "slim"), *INPUT]) == FAILED
+    assert message in capsys.readouterr().err
 
 
 def test_prune_uses_the_weights_given(spec, tmp_path):
@@ -207,7 +229,6 @@ def test_interrupt(spec, monkeypatch):
         (),
         ("shrink", "x"),
         ("inspect",),
-        ("prune", "x", "-o", "out"),
         ("prune", "x", "--ratio", "1", "-o", "out"),
         ("prune", "x", "--ratio", "-0.1", "-o", "out"),
         ("prune", "x", "--ratio", "half", "-o", "out"),
