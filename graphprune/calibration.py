@@ -87,6 +87,17 @@ class Statistics:
                     self._forward(number, args, kwargs)
         return observer.consumers
 
+    def each_forward(self) -> None:
+        """Run the model on every batch, without gradients: for hooks of the caller's.
+
+        Raises:
+            InputError: a batch does not fit, or there is none.
+        """
+        with _lent(self.model), torch.no_grad():
+            for number, batch in self._batches():
+                args, kwargs, _ = self._call(number, batch)
+                self._forward(number, args, kwargs)
+
     def each_backward(self, visit: Callable[[Gradients], None]) -> int:
         """Call ``visit`` with the gradients of every batch's loss, by parameter; returns the number of batches.
 

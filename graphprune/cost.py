@@ -6,7 +6,7 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from math import prod
 from typing import Any
@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from graphprune.dimensions import Dimensions
 from graphprune.equations import Sizes
 from graphprune.groups import Units
 from graphprune.label import Labelling
 from graphprune.labels import Ids
-from graphprune.modules import named_tensors
 from graphprune.solve import Mask
 
 aten = torch.ops.aten
@@ -111,25 +110,29 @@ class CostModel:
     """The cost of every choice of channels of one traced model.
 
     Args:
-        evaluated: how many nodes of the trace evaluation runs; what only training runs costs no MACs.
+        nodes: what evaluation runs of the trace; what only training runs costs no MACs.
+        tensors: the parameters and buffers by name.
     """
 
-    def __init__(self, model: nn.Module, labelling: Labelling, units: Units, evaluated: int) -> None:
+    def __init__(
+        self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
+    ) -> None:
         self.dimensions = Dimensions(Sizes(labelling, units.solution, units.solution.atoms))
-        nodes = [n for n in labelling.nodes[:evaluated] if n.target in MACS]
+        nodes = [n for n in nodes if n.target in MACS]
         self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in MACS[n.target](n)]) for n in nodes])
-        entries = self._entries(model, units)
-        learned = [isinstance(t, nn.Parameter) for _, t in named_tensors(model)]
-        sizes = [t.element_size() for _, t in named_tensors(model)]
+        entries = self._entries(tensors, units)
+        learned = [isinstance(t, nn.Parameter) for _, t in tensors]
+        sizes = [t.element_size() for _, t in tensors]
         self.params = Terms.of([row for row, wanted in zip(entries, learned, strict=True) if wanted])
         self.bytes = Terms.of([(s * size, d) for (s, d), size in zip(entries, sizes, strict=True)])
         self._needs = self.dimensions.needs()
+        self.everything: Mask = np.ones(len(units.solution.reason), bool)
 
-    def _entries(self, model: nn.Module, units: Units) -> list[tuple[int, list[int]]]:
+    def _entries(self, tensors: Sequence[tuple[str, Tensor]], units: Units) -> list[tuple[int, list[int]]]:
         """One row for every parameter and buffer: the product of its dimensions."""
         lines = {axis.name: self.dimensions.line(units.labels_of(axis)) for axis in units.axes}
         rows = []
-        for name, tensor in named_tensors(model):
+        for name, tensor in tensors:
             numbers = {d: lines.get(f"{name}[{d}]") for d in range(tensor.ndim)}
             fixed = prod(n for d, n in enumerate(tensor.shape) if numbers[d] is None)
             rows.append((fixed, [n for n in numbers.values() if n is not None]))

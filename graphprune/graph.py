@@ -9,12 +9,13 @@ from typing import Any
 
 import networkx as nx
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.budgets import Ask
 from graphprune.cost import Cost, CostModel
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
+from graphprune.depth import Block, find_blocks, within
 from graphprune.eligible import eligible
 from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
@@ -140,6 +141,7 @@ class ChannelGraph:
         mlp: float | None = None,
         width: float | None = None,
         experts: float | None = None,
+        depth: float | None = None,
         importance: str | Importance = "l2",
         allocation: str | Sensitivity | None = None,
         overrides: Mapping[Any, Override] | None = None,
@@ -164,6 +166,8 @@ class ChannelGraph:
             heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which
                 take precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With
                 ``head_width`` heads become narrower instead of fewer.
+            depth: the fraction of the residual blocks (``graph.blocks``) that are left out whole: those that change
+                least what goes through them, by ``calibration`` if given. They count towards budgets.
             importance: the name of a criterion (see :mod:`graphprune.criteria`): ``"l1"``, ``"l2"``, ``"lamp"``,
                 ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``,
                 ``"wanda"``, ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
@@ -202,6 +206,7 @@ class ChannelGraph:
                 "width": width,
                 "experts": experts,
             },
+            depth,
             multiple,
             max_ratio,
             gentle_ends,
@@ -234,12 +239,29 @@ class ChannelGraph:
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
-        return self.costs.at(self.alive(plan))
+        costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
+        return costs.at(self.alive(plan))
 
     @cached_property
     def costs(self) -> CostModel:
         """The cost of any choice of channels."""
-        return CostModel(self.model, self.labelling, self.units, self.trace.evaluated)
+        return self.costs_without(())
+
+    def costs_without(self, skipped: Sequence[str]) -> CostModel:
+        """The cost of any choice of channels when these blocks are left out."""
+        tensors = [(n, t) for n, t in named_tensors(self.model) if not within(n, skipped)]
+        return CostModel(self.labelling, self.units, self.nodes_without(skipped), tensors)
+
+    def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
+        """What evaluation runs of the trace when these blocks are left out."""
+        gone = [block.nodes for block in self.blocks if block.path in skipped]
+        nodes = self.labelling.nodes[: self.trace.evaluated]
+        return [node for node in nodes if not any(node in inside for inside in gone)]
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
+        return find_blocks(self.trace, self.model) if self.trace.abstract else ()
 
     def alive(self, plan: Plan | None) -> Any:
         """For every class of labels, whether it lives under a plan."""

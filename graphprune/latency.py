@@ -39,6 +39,7 @@ LANES = 16
 SHORTEST = 5e-3
 """Seconds that one measurement takes at least."""
 
+
 def measure(run: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> float:
     """Seconds that ``run()`` takes: the median of several runs after two that are not counted."""
     run(), run()
@@ -172,11 +173,11 @@ def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
 class LatencyModel:
     """What a traced model takes, as a function of what lives: the sum of its kernels."""
 
-    def __init__(self, labelling: Labelling, units: Units, evaluated: int, table: KernelTable) -> None:
+    def __init__(self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], table: KernelTable) -> None:
         self.table = table
         self.labelling = labelling
         self.dimensions = Dimensions(Sizes(labelling, units.solution, units.solution.atoms))
-        nodes = [n for n in labelling.nodes[:evaluated] if _computes(n)]
+        nodes = [n for n in nodes if _computes(n)]
         self._register(nodes)
         self._needs = self.dimensions.needs()
         self._alike = _signatures(self._needs, len(units.solution.reason))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphprune.depth import skip_blocks, within
 from graphprune.errors import InputError, LoadError
 from graphprune.labels import Ids
 from graphprune.rewrite import Kept, check_fits, rewrite
@@ -57,6 +58,7 @@ class Plan:
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
+        skipped: modules that are left out whole (see :mod:`graphprune.depth`).
         asked: how the plan was made: ratio, budgets, importance, seed, as JSON data.
     """
 
@@ -65,6 +67,7 @@ class Plan:
     sizes: Mapping[str, int]
     choices: tuple[Choice, ...]
     asked: Mapping[str, Any]
+    skipped: tuple[str, ...] = ()
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -74,7 +77,7 @@ class Plan:
                 f"{next(iter(self.shapes), None)!r}"
             )
         shape = self.shapes[name]
-        mask = torch.ones(shape, dtype=torch.bool)
+        mask = torch.full(shape, not within(name, self.skipped))
         for dim, index in self.kept.get(name, {}).items():
             alive = torch.zeros(shape[dim], dtype=torch.bool)
             alive[torch.from_numpy(np.ascontiguousarray(index))] = True
@@ -90,6 +93,7 @@ class Plan:
         check_fits(model, self.shapes)
         history = (*getattr(model, HISTORY, ()), self)
         slim = rewrite(model, self.kept, self.sizes, inplace)
+        skip_blocks(slim, self.skipped)
         object.__setattr__(slim, HISTORY, history)
         return slim
 
@@ -102,7 +106,7 @@ class Plan:
     def entries(self) -> tuple[int, int]:
         """Entries of all parameters and buffers before and after."""
         before = sum(int(np.prod(s)) for s in self.shapes.values())
-        return before, sum(int(np.prod(self.shape(n))) for n in self.shapes)
+        return before, sum(int(np.prod(self.shape(n))) for n in self.shapes if not within(n, self.skipped))
 
     def __str__(self) -> str:
         before, after = self.entries
@@ -113,6 +117,7 @@ class Plan:
         ]
         width = max((len(c.group) for c in self.choices), default=5)
         lines.append(f"  {'group':<{width}}  {'role':<10}  {'units':>6}    kept   MACs  params  why")
+        lines += [f"  without {path}" for path in self.skipped]
         return "\n".join([*lines, *(f"  {choice.group:<{width}}  {choice}" for choice in self.choices)])
 
     def to_json(self) -> str:
@@ -122,6 +127,7 @@ class Plan:
             "asked": dict(self.asked),
             "choices": [_choice_data(c) for c in self.choices],
             "sizes": dict(self.sizes),
+            "skipped": list(self.skipped),
             "shapes": {n: list(s) for n, s in self.shapes.items()},
             "kept": {n: {str(d): to_runs(i) for d, i in dims.items()} for n, dims in self.kept.items()},
         }
@@ -156,6 +162,7 @@ def _plan_of(data: dict[str, Any]) -> Plan:
         sizes=data["sizes"],
         choices=tuple(choices),
         asked=data["asked"],
+        skipped=tuple(data["skipped"]),
     )
 
 

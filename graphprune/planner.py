@@ -14,6 +14,7 @@ from torch import nn
 from graphprune.audit import Chosen, complete
 from graphprune.budgets import Budget
 from graphprune.calibration import Statistics
+from graphprune.depth import influence, within
 from graphprune.eligible import eligible
 from graphprune.equations import Demands
 from graphprune.errors import PlanError
@@ -66,6 +67,8 @@ class Planner:
         self.groups = graph.units.groups
         self.classes = len(graph.solution.reason)
         self.criterion = criterion(request.importance)
+        self.skipped = self._skipped_blocks()
+        self.costs = graph.costs_without(self.skipped) if self.skipped else graph.costs
         self.roles = roles_of(graph.labelling, graph.units, self.groups)
         self.limits = limits_of(
             self.groups, self.roles, request.overrides, request.roles, request.limits, graph.trace.modules
@@ -76,6 +79,20 @@ class Planner:
         self._scores: dict[int, Scores] = {}
         self._members: list[Ids] = []
         self._aligned: set[int] = set()
+
+    def _skipped_blocks(self) -> tuple[str, ...]:
+        """The blocks that are left out: those with the least influence."""
+        if not self.request.depth:
+            return ()
+        blocks = self.graph.blocks
+        if not blocks:
+            raise PlanError(
+                "depth: the model has no residual block that can be left out: a module whose result is its input plus "
+                "something, and of which nothing else is used; prune channels instead"
+            )
+        weight = influence(self.graph.model, blocks, self._context.statistics)
+        least = np.argsort(weight, kind="stable")[: floor(self.request.depth * len(blocks) + 1e-9)]
+        return tuple(blocks[i].path for i in sorted(least.tolist()))
 
     def _keep_multiples(self) -> None:
         """Where an operation runs on multiples of a number only, groups lose multiples of it."""
@@ -296,7 +313,7 @@ class Planner:
     def _spending(self, free: Mask) -> Spending | Counting:
         """The budgets and what counts them."""
         if self.request.asked:
-            return spending_of(self.graph, self.request, self.timing)
+            return spending_of(self.graph.costs, self.costs, self.request, self.timing)
         assert self.request.ratio is not None
         kept = share_kept(int(free.sum()), self.request.ratio)
         return Counting(free, kept, f"ratio={self.request.ratio}")
@@ -345,7 +362,7 @@ class Planner:
         }.get(self.groups[number].kind, "tied to sizes that cannot change")
 
     def _finished(self, chosen: Chosen, demands: Demands) -> Plan:
-        shares = self.graph.costs.shares(self.graph.units)
+        shares = self.costs.shares(self.graph.units)
         reasons = self._reasons(demands, chosen.alive)
         choices = []
         for number, group in enumerate(self.groups):
@@ -366,13 +383,14 @@ class Planner:
         kept = self._kept(chosen)
         cached = plain_tensors(self.graph.model).keys() - kept.keys()
         shapes = {name: tuple(t.shape) for name, t in named_tensors(self.graph.model) if name not in cached}
-        return Plan(kept, shapes, chosen.sizes, tuple(choices), self.request.described())
+        sizes = {path: size for path, size in chosen.sizes.items() if not within(path, self.skipped)}
+        return Plan(kept, shapes, sizes, tuple(choices), self.request.described(), self.skipped)
 
     def _kept(self, chosen: Chosen) -> dict[str, dict[int, Ids]]:
         kept: dict[str, dict[int, Ids]] = {}
         for axis in self.graph.units.axes:
             alive = chosen.alive[self.graph.units.labels_of(axis)]
-            if not alive.all():
+            if not alive.all() and not within(axis.name, self.skipped):
                 name, dim = axis.name[:-1].rsplit("[", 1)
                 kept.setdefault(name, {})[int(dim)] = chosen.orders.get(axis, np.flatnonzero(alive))
         return kept

@@ -29,6 +29,7 @@ class Request:
     allocation: str | Sensitivity | None = None
     overrides: Mapping[Any, Override] = field(default_factory=dict)
     roles: Mapping[str, float | None] = field(default_factory=dict)
+    depth: float | None = None
     multiple: int = 1
     max_ratio: float | None = None
     gentle_ends: bool = False
@@ -41,7 +42,7 @@ class Request:
     def check(self) -> None:
         """Raise an InputError unless everything is in its range."""
         _check_fraction("ratio", self.ratio)
-        for role, ratio in self.roles.items():
+        for role, ratio in (*self.roles.items(), ("depth", self.depth)):
             _check_fraction(role, ratio)
         if isinstance(self.allocation, str) and self.allocation not in ALLOCATIONS:
             known = ", ".join(map(repr, ALLOCATIONS))
@@ -53,7 +54,8 @@ class Request:
                 "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
                 "narrower: apply one plan, then another"
             )
-        if self.ratio is None and not self.asked and not self.overrides and all(r is None for r in self.roles.values()):
+        parts = (*self.roles.values(), self.depth)
+        if self.ratio is None and not self.asked and not self.overrides and all(r is None for r in parts):
             raise InputError("ratio: nothing is asked for; give a ratio (0.5) or a budget (macs=0.5)")
 
     @property
@@ -81,7 +83,7 @@ class Request:
         """What was asked, for the plan's own record."""
         name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
         given = {"ratio": self.ratio, "importance": name, "allocation": self.allocated, "seed": self.seed}
-        given |= {kind: self.budgets[kind] for kind in self.asked} | dict(self.roles)
+        given |= {kind: self.budgets[kind] for kind in self.asked} | dict(self.roles) | {"depth": self.depth}
         return {key: value for key, value in given.items() if value is not None}
 
 

@@ -225,7 +225,7 @@ def priced_keys(tracks: Sequence[Track], price: Scores) -> list[Scores]:
     keys = []
     for track in tracks:
         saved = np.bincount(track.station, price[track.atoms], len(track.stops))
-        keys.append(track.lost / np.maximum(saved, np.finfo(float).tiny))
+        keys.append(track.lost / np.maximum(saved, 1e-15))
     return keys
 
 
@@ -238,7 +238,7 @@ def measured_keys(tracks: Sequence[Track], rises: Sequence[Scores], price: Score
     for track, rise in zip(tracks, rises, strict=True):
         saved = np.bincount(track.station, price[track.atoms], len(track.stops))
         each = np.diff(rise, prepend=0.0) + 1e-6 * track.lost
-        keys.append(each / np.maximum(saved, np.finfo(float).tiny))
+        keys.append(each / np.maximum(saved, 1e-15))
     return keys
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from graphprune.budgets import Budget, parse_budgets
 from graphprune.cost import KINDS, CostModel, Floats
 from graphprune.latency import LatencyModel
+from graphprune.request import Request
 from graphprune.solve import Mask
-
-if TYPE_CHECKING:
-    from graphprune.graph import ChannelGraph
-    from graphprune.request import Request
 
 
 @dataclass(frozen=True)
@@ -60,9 +56,11 @@ class Counting:
         return self._one
 
 
-def spending_of(graph: ChannelGraph, request: Request, timing: Timing | None) -> Spending:
-    """The budgets that a request asks for; that of latency comes measured, as ``timing``."""
-    model = graph.costs
-    dense = dict(zip(KINDS, model.vector(np.ones(len(graph.solution.reason), bool)).tolist(), strict=True))
+def spending_of(dense_model: CostModel, model: CostModel, request: Request, timing: Timing | None) -> Spending:
+    """The budgets that a request asks for; that of latency comes measured, as ``timing``.
+
+    Fractions are those of the dense model; what is spent is counted on ``model``, which may lack blocks.
+    """
+    dense = dict(zip(KINDS, dense_model.vector(dense_model.everything).tolist(), strict=True))
     counted = {kind: ask for kind, ask in request.budgets.items() if kind in KINDS}
     return Spending(model, parse_budgets(counted, dense.__getitem__), timing)

@@ -85,11 +85,12 @@ class _Aim:
     ) -> None:
         self.graph, self.request, self.watch, self.asked = graph, request, watch, asked
         self.table = table or KernelTable(next(graph.model.parameters()).device)
-        self.model = LatencyModel(graph.labelling, graph.units, graph.trace.evaluated, self.table)
+        self.planner = Planner(graph, request)
+        nodes = graph.nodes_without(self.planner.skipped)
+        self.model = LatencyModel(graph.labelling, graph.units, nodes, self.table)
         everything = np.ones(len(graph.solution.reason), bool)
         self.seen = [(self.model.seconds(everything), dense)]
         self.best: tuple[float, Plan] | None = None
-        self.planner = Planner(graph, request)
 
     def plan(self) -> Plan:
         wanted = AIM * self.asked.limit

@@ -40,6 +40,17 @@ def short_name(op: Any) -> str:
     return str(op._schema.name).split("::")[-1]
 
 
+@dataclass(frozen=True, eq=False)
+class ModuleCall:
+    """One call of a module on a tensor that gave a tensor; nodes ``start`` to ``stop`` ran within."""
+
+    path: str
+    source: fx.Node
+    result: fx.Node
+    start: int
+    stop: int
+
+
 @dataclass
 class Trace:
     """What one model did on one input.
@@ -62,6 +73,7 @@ class Trace:
     evaluated: int = 0
     results: int = 0
     abstract: bool = True
+    calls: tuple[ModuleCall, ...] = ()
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -101,6 +113,8 @@ class Recorder(TorchDispatchMode):
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self.scripts = 0
+        self.calls: list[ModuleCall] = []
+        self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._alive: list[Tensor] = []
         self.device = AbstractDevice()
@@ -113,6 +127,23 @@ class Recorder(TorchDispatchMode):
     def ignore_compile_internals(cls) -> bool:
         """Nothing is compiled while tracing; this spares every call a detour through the compiler's guards."""
         return True
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """A module is called."""
+        self.stack.append(self.shadow.paths.get(id(module), self.stack[-1]))
+        self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
+
+    def leave(self, output: Any) -> None:
+        """The module that was called last is done."""
+        path = self.stack.pop()
+        source, start = self._entered.pop()
+        result = self._made(output) if source is not None else None
+        if source is not None and result is not None:
+            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes)))
+
+    def _made(self, value: Any) -> fx.Node | None:
+        """The node that made a tensor; None for parameters and for whatever is no tensor."""
+        return self.lookup(value) if isinstance(value, Tensor) and id(value) in self._nodes else None
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
@@ -228,15 +259,9 @@ def user_line(frame: FrameType | None) -> Line | None:
 def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
 
-    def enter(module: nn.Module, args: Any) -> None:
-        recorder.stack.append(recorder.shadow.paths.get(id(module), recorder.stack[-1]))
-
-    def leave(module: nn.Module, args: Any, output: Any) -> None:
-        recorder.stack.pop()
-
     handles = (
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
+        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
+        nn.modules.module.register_module_forward_hook(lambda module, args, output: recorder.leave(output)),
     )
     try:
         yield
@@ -338,6 +363,7 @@ def record(
         evaluated,
         count,
         abstract,
+        tuple(call for call in recorder.calls if call.stop <= evaluated),
     )
 
 

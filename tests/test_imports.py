@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
     "errors sizes nested modules copying abstract provenance shadow trace inputs "
     "labels rules label solve prove couplings groups "
-    "contractions moments observer calibration combining criteria importance "
+    "contractions moments observer calibration combining criteria importance depth "
     "equations dimensions cost budgets limits sensitivity ties search roles "
     "request order audit attention rewrite plan storage latency spending eligible planner probe timed graph masking "
     "verify prune __init__ specs cli __main__"

@@ -1,0 +1,148 @@
+"""Whole layers: residual blocks that can be left out, which of them matter least, and a module without them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from graphprune.calibration import Statistics
+from graphprune.trace import Trace
+
+aten = torch.ops.aten
+_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
+_SAME = frozenset((aten.clone.default, aten.alias.default, aten.detach.default, aten.native_dropout.default))
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A module whose result is its input plus something: without it, the network is one layer shorter.
+
+    Attributes:
+        path: its name in the model.
+        source, result: the nodes that go in and come out.
+        nodes: everything that runs in it.
+    """
+
+    path: str
+    source: fx.Node
+    result: fx.Node
+    nodes: frozenset[fx.Node]
+
+
+class Skip(nn.Module):
+    """In the place of a block that was left out: returns its first argument.
+
+    It has the plain attributes of the block, because programs ask their layers what kind they are.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        plain = {k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str) and k != "training"}
+        vars(self).update(plain)
+        self.train(block.training)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return x
+
+
+def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
+    """The blocks that can be left out, innermost ones, in the order of execution.
+
+    A block is called once, gives back what it was given plus something (through sums and elementwise functions), and
+    nothing but its result is used outside.
+    """
+    nodes = list(trace.graph.nodes)[: trace.evaluated]
+    times = Counter(call.path for call in trace.calls)
+    owners = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
+    found = [
+        Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
+        for call in trace.calls
+        if call.path in owners and times[call.path] == 1 and call.stop <= trace.evaluated
+    ]
+    found = [block for block in found if _closed(block) and _residual(block)]
+    inner = [b for b in found if not any(o.path.startswith(f"{b.path}.") for o in found)]
+    return tuple(b for b in inner if b.path)
+
+
+def _closed(block: Block) -> bool:
+    """Is nothing from within used outside, but the result?"""
+    if block.source.meta.get("shape") != block.result.meta.get("shape") or block.result not in block.nodes:
+        return False
+    return all(user in block.nodes for node in block.nodes if node is not block.result for user in node.users)
+
+
+def _residual(block: Block) -> bool:
+    """Does the input reach the result through sums and elementwise functions of one tensor, one sum at least?"""
+    stack, seen = [(block.result, False)], set[tuple[fx.Node, bool]]()
+    while stack:
+        node, summed = stack.pop()
+        if node is block.source:
+            if summed:
+                return True
+            continue
+        if (node, summed) in seen or node not in block.nodes:
+            continue
+        seen.add((node, summed))
+        stack.extend((given, summed or node.target in _SUMS) for given in _passed(node))
+    return False
+
+
+def _passed(node: fx.Node) -> list[fx.Node]:
+    """The arguments that a node passes on, more or less as they are."""
+    given = [a for a in node.args if isinstance(a, fx.Node)]
+    if node.op != "call_function":
+        return []
+    elementwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and len(given) == 1
+    return given if node.target in _SUMS or node.target in _SAME or elementwise else []
+
+
+def skip_blocks(model: nn.Module, paths: Iterable[str]) -> None:
+    """Put a :class:`Skip` in the place of each block."""
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        owner = model.get_submodule(parent)
+        owner._modules[name] = Skip(model.get_submodule(path))
+
+
+def within(name: str, paths: Sequence[str]) -> bool:
+    """Is a parameter or module inside one of these modules?"""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics | None) -> list[float]:
+    """How much each block changes what goes through it: one minus the cosine between its input and its result.
+
+    Without calibration batches, the mean square of its parameters.
+
+    Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024.
+    """
+    modules = [model.get_submodule(block.path) for block in blocks]
+    if statistics is None:
+        return [_mean_square(module) for module in modules]
+    changes: list[list[Tensor]] = [[] for _ in modules]
+
+    def hook(number: int) -> Any:
+        def note(module: nn.Module, args: Any, result: Tensor) -> None:
+            before, after = args[0].flatten(1).float(), result.flatten(1).float()
+            changes[number].append((1 - F.cosine_similarity(before, after)).mean())
+
+        return note
+
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(modules)]
+    try:
+        statistics.each_forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [float(torch.stack(values).mean()) for values in changes]
+
+
+def _mean_square(module: nn.Module) -> float:
+    total = sum(float(p.detach().square().sum()) for p in module.parameters())
+    return total / max(sum(p.numel() for p in module.parameters()), 1)

@@ -1,0 +1,118 @@
+"""Whole layers: which blocks can be left out, and that leaving them out is leaving them out."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.depth import Skip
+from graphprune.errors import InputError, PlanError
+from models import gpt, mobilenet_v2, resnet_cifar, vit
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IDS = torch.arange(12)[None]
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs", "count"),
+    [
+        (resnet_cifar.resnet20, IMAGE, 7),
+        (lambda: mobilenet_v2.mobilenet_v2(num_classes=10, small_input=True), IMAGE, 10),
+        (vit.vit, IMAGE, None),
+        (gpt.gpt, IDS, 4),
+    ],
+    ids=["resnet", "mobilenet", "vit", "gpt"],
+)
+@pytest.mark.parametrize("asked", [{"depth": 0.5}, {"ratio": 0.4, "depth": 0.3}, {"macs": 0.4, "depth": 0.3}])
+def test_a_shallower_model_is_exact(build: Any, inputs: Tensor, count: int | None, asked: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    model = build().eval()
+    graph = graphprune.trace(model, inputs)
+    assert count is None or len(graph.blocks) == count
+    plan = graph.plan(**asked)  # type: ignore[arg-type]
+    assert len(plan.skipped) == int(asked["depth"] * len(graph.blocks) + 1e-9) > 0
+    slim = plan.apply(model)
+    assert all(isinstance(slim.get_submodule(path), Skip) for path in plan.skipped)
+    check = graphprune.verify(model, slim, plan, inputs)
+    assert check.passed, str(check)
+    assert graph.cost(plan).params == sum(p.numel() for p in slim.parameters())
+    assert graph.cost(plan).macs == graphprune.trace(slim, inputs).cost().macs
+    if "macs" in asked:
+        assert 0.98 * asked["macs"] <= graph.cost(plan).macs / graph.cost().macs <= asked["macs"]
+    slim.train()(inputs).square().mean().backward()
+
+
+class Blocks(nn.Module):
+    """A body of four modules, two of which are residual blocks that nothing else looks into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Sequential(nn.Linear(6, 6), nn.ReLU())
+        self.first, self.second = Residual(), Residual()
+        self.shared = Residual()
+        self.leave = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(self.plain(x)))
+        return self.leave(self.shared(self.shared(x)))
+
+
+class Residual(nn.Module):
+    """``x + f(x)``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = "residual"
+        self.inner = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)
+
+
+def test_only_residual_blocks_that_are_called_once() -> None:
+    graph = graphprune.trace(Blocks().eval(), torch.randn(3, 6))
+    assert [block.path for block in graph.blocks] == ["first", "second"]
+
+
+def test_the_block_that_changes_least_goes() -> None:
+    torch.manual_seed(0)
+    model = Blocks().eval()
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        model.second.inner[2].weight.mul_(1e-3)
+        model.second.inner[2].bias.mul_(1e-3)
+        model.first.inner[0].weight.mul_(0.01)
+        model.first.inner[2].bias.add_(5.0)
+    graph = graphprune.trace(model, torch.randn(3, 6))
+    batches = [torch.randn(8, 6) for _ in range(3)]
+    assert graph.plan(depth=0.5, calibration=batches).skipped == ("second",)
+    slim = graph.plan(depth=0.5, calibration=batches).apply(model)
+    assert slim.second.kind == "residual"
+    assert not any(name.startswith("second") for name in slim.state_dict())
+    assert before.keys() == model.state_dict().keys()
+
+
+def test_a_plan_with_skipped_blocks_goes_through_json_and_files(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model = resnet_cifar.resnet20().eval()
+    plan = graphprune.trace(model, IMAGE).plan(0.5, depth=0.4)
+    again = graphprune.Plan.from_json(plan.to_json())
+    assert again.skipped == plan.skipped and again.to_json() == plan.to_json()
+    name = next(n for n in plan.shapes if n.startswith(plan.skipped[0]))
+    assert not plan.mask(name).any()
+    slim = plan.apply(model)
+    graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path, resnet_cifar.resnet20())
+    assert torch.equal(loaded.eval()(IMAGE), slim(IMAGE))
+    assert all(path in str(plan) for path in plan.skipped)
+
+
+def test_what_cannot_be_asked() -> None:
+    graph = graphprune.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 4))
+    with pytest.raises(PlanError, match="depth: the model has no residual block"):
+        graph.plan(0.5, depth=0.5)
+    with pytest.raises(InputError, match="depth: must be a fraction"):
+        graph.plan(0.5, depth=1.0)
