@@ -143,7 +143,10 @@ class Recorder(TorchDispatchMode):
 
     def _made(self, value: Any) -> fx.Node | None:
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
-        return self.lookup(value) if isinstance(value, Tensor) and id(value) in self._nodes else None
+        if not isinstance(value, Tensor) or id(value) not in self._nodes:
+            return None
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self.lookup(value)
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
