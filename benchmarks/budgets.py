@@ -24,8 +24,8 @@ from graphprune.inputs import example_inputs_for
 MODELS = {
     "torchvision": "resnet18 resnet50 mobilenet_v2 mobilenet_v3_large densenet121 shufflenet_v2_x1_0 efficientnet_b0 "
     "convnext_tiny swin_t vit_b_32".split(),
-    "timm": "resnet26d resnext50_32x4d convnext_atto vit_tiny_patch16_224 xcit_nano_12_p16_224 regnety_002 mixer_s32_224 "
-    "mobilenetv3_small_050 hrnet_w18_small poolformer_s12".split(),
+    "timm": "resnet26d resnext50_32x4d convnext_atto vit_tiny_patch16_224 xcit_nano_12_p16_224 regnety_002 "
+    "mixer_s32_224 mobilenetv3_small_050 hrnet_w18_small poolformer_s12".split(),
     "transformers": "bert distilbert gpt2 llama_gqa qwen2 t5 vit convnext whisper opt".split(),
 }
 KINDS = ("macs", "params", "bytes")

@@ -154,6 +154,8 @@ def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -
     """Positions are returned: channels of that dimension keep theirs."""
     call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
     left = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
+    if len(call.out) < x.ndim:
+        left = tuple(lab.at(lab.ids.squeeze(dim)) for lab in left)
     return Labelled(call.out, left, points=x.points), Labelled(call.out, left)
 
 
