@@ -29,6 +29,10 @@ class Budget:
     limit: float
     text: str
 
+    def shown(self, value: float) -> str:
+        """A value of this kind as people read it."""
+        return f"{value * 1e3:.2f} ms" if self.kind == "latency" else f"{value:,.0f}"
+
 
 def parse_budgets(asked: Mapping[str, Ask | None], dense: Callable[[str], float]) -> list[Budget]:
     """The budgets that were given. ``dense(kind)`` is what the model costs now; it is asked for fractions only.

@@ -44,6 +44,9 @@ class Dimensions:
         value = self.sizes.labelling.values[node]
         dim %= len(node.meta["shape"])
         labs = value.touching([dim]) if isinstance(value, Labelled) else []
+        rows = [lab for lab in labs if lab.dims == {dim}]
+        if rows and all(lab.cell for lab in labs if lab.dims != {dim}):
+            labs = rows  # a row does not end with one of its cells
         if not labs:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         if len(labs) == 1 and labs[0].dims == {dim}:

@@ -218,9 +218,9 @@ class LatencyModel:
 
     def _size(self, number: int, size: int, places: dict[object, int]) -> int:
         """A size that may change becomes ``-1 - place``; sizes that need the same atoms are one."""
-        if number not in self._alike:
+        if number not in self._alike and number not in self.dimensions.grids:
             return size
-        key = size, self._alike[number]
+        key = size, self._alike.get(number, f"grid {number}")
         self._first.setdefault(key, number)
         return -1 - places.setdefault(key, len(places))
 
@@ -310,7 +310,7 @@ def _computes(node: fx.Node) -> bool:
     if schema is None or not schema.returns or not _tensors(node) or dtype is None or not dtype.is_floating_point:
         return False
     alias = schema.returns[0].alias_info
-    return alias is None or alias.is_write
+    return (alias is None or alias.is_write) and node.target is not torch.ops.aten._unsafe_view.default
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

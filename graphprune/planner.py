@@ -325,7 +325,7 @@ class Planner:
         worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
         return PlanError(
             f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
-            f"still costs {least[worst]:,.0f}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or "
+            f"still costs {budgets[worst].shown(least[worst])}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or "
             f"more, or raise max_ratio (now {self.request.limits.max_ratio:g})"
         )
 

@@ -122,8 +122,15 @@ class _Aim:
         return plan
 
     def _next(self, wanted: float) -> float:
-        """Where the line through the two nearest attempts says the wanted time is."""
-        (p, m), (q, n) = sorted(self.seen, key=lambda pair: abs(pair[1] - wanted))[:2]
+        """Between the slowest attempt that was fast enough and the fastest that was not, where a line through both says.
+
+        As long as none was fast enough, further down the line through the last two, by a half at most.
+        """
+        fast = [pair for pair in self.seen if pair[1] <= self.asked.limit]
+        (p, m) = min((pair for pair in self.seen if pair[1] > self.asked.limit), key=lambda pair: pair[0])
+        (q, n) = max(fast, key=lambda pair: pair[0]) if fast else self.seen[-2]
         slope = (m - n) / (p - q) if p != q else 0.0
         guess = p + (wanted - m) / slope if slope > 0 else p * wanted / m
-        return min(max(guess, 0.5 * p), 2.0 * p)
+        if not fast:
+            return min(max(guess, 0.5 * p), 0.95 * p)
+        return min(max(guess, q + 0.1 * (p - q)), p - 0.1 * (p - q))

@@ -1,0 +1,177 @@
+"""Latency budgets, on a clock of our own: kernels run, are looked up and interpolated, and the result is aimed at."""
+
+import json
+import re
+from collections.abc import Callable
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune import latency, timed
+from graphprune.errors import InputError, PlanError
+from graphprune.latency import KernelTable, LatencyModel, measure
+from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
+
+IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+IDS = torch.arange(12)[None]
+CPU = torch.device("cpu")
+
+
+class Counted(KernelTable):
+    """Each kernel is run once and takes a nanosecond for every entry of its tensors."""
+
+    def seconds(self, name: str, call: Callable[[], Callable[[], Any]]) -> float:
+        if name not in self.times:
+            call()()
+            shapes = re.findall(r"\[([\d, ]+)\]", name.partition("] [")[0] + "]")
+            self.times[name] = 1e-9 * sum(prod(map(int, shape.split(", "))) for shape in shapes)
+        return self.times[name]
+
+
+def table(tmp_path: Path) -> Counted:
+    return Counted(CPU, tmp_path / "kernels.json")
+
+
+def model_of(graph: graphprune.ChannelGraph, kernels: KernelTable) -> LatencyModel:
+    return LatencyModel(graph.labelling, graph.units, graph.nodes_without(()), kernels)
+
+
+@pytest.mark.parametrize(
+    ("build", "inputs"),
+    [
+        (resnet_cifar.resnet20, IMAGE),
+        (lambda: mobilenet_v2.mobilenet_v2(num_classes=10, small_input=True), IMAGE),
+        (vit.vit, IMAGE),
+        (gpt.gpt, IDS),
+        (hardnet.hardnet, IMAGE),
+    ],
+    ids=["resnet", "mobilenet", "vit", "gpt", "hardnet"],
+)
+def test_kernels_run_at_all_sizes(build: Callable[[], nn.Module], inputs: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    graph = graphprune.trace(build().eval(), inputs)
+    model = model_of(graph, table(tmp_path))
+    assert len(model.kernels) > 20
+    times = [model.seconds(graph.alive(graph.plan(ratio))) for ratio in (0.0, 0.3, 0.6)]
+    assert times[0] > times[1] > times[2] > 0
+    prices = model.prices(graph.alive(None))
+    assert (prices >= 0).all() and prices.any()
+
+
+def test_between_the_grid_times_are_interpolated(tmp_path: Path) -> None:
+    """Entries are linear in each size, so that interpolation is exact."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 64))
+    graph = graphprune.trace(net.eval(), torch.randn(8, 64))
+    model = model_of(graph, table(tmp_path))
+    for ratio in (0.0, 0.11, 0.5, 0.73):
+        plan = graph.plan(ratio)
+        hidden = plan.shape("0.weight")[0]
+        expected = 8 * 64 + 64 * hidden + hidden + 8 * hidden + 8 * hidden + hidden * 64 + 64
+        assert model.seconds(graph.alive(plan)) == pytest.approx(expected * 1e-9, rel=1e-6)
+    assert len(model.table.times) < 40
+
+
+def test_tables_are_kept_and_merged(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "kernels.json"
+    kernels = KernelTable(CPU, path)
+    took = kernels.seconds("a sum", lambda: lambda: torch.ones(100).sum())
+    assert took > 0
+    kernels.save()
+    other = KernelTable(CPU, path)
+    assert other.seconds("a sum", lambda: pytest.fail("measured again")) == took
+    path.write_text(json.dumps({"of another process": 1.0}))
+    kernels.seconds("a product", lambda: lambda: torch.ones(10).prod())
+    kernels.save()
+    assert json.loads(path.read_text()).keys() == {"a sum", "a product", "of another process"}
+
+
+def test_the_table_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = KernelTable(CPU).path
+    assert path is not None and path.parent == tmp_path / "graphprune"
+    assert torch.__version__ in path.name and "threads" in path.name
+
+
+def test_measure_is_a_median_of_several_runs() -> None:
+    calls: list[int] = []
+    assert measure(lambda: calls.append(1), shortest=0.0, least=5) < 1e-2
+    assert len(calls) == 7
+
+
+# ---------------------------------------------------------------- plans
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model takes a millisecond, and three nanoseconds a parameter; the table of kernels knows nothing of that."""
+    monkeypatch.setattr(latency, "measure", lambda run, *_: pytest.fail("a real clock was used"))
+    monkeypatch.setattr(timed, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
+    monkeypatch.setattr(
+        timed.Stopwatch, "seconds", lambda _, model: 1e-3 + 3e-9 * sum(p.numel() for p in model.parameters())
+    )
+
+
+@pytest.mark.parametrize("asked", [0.8, "1.3ms"])
+def test_a_latency_is_met(clock: None, asked: float | str) -> None:
+    torch.manual_seed(0)
+    model = resnet_cifar.resnet20().eval()
+    graph = graphprune.trace(model, IMAGE)
+    plan = graph.plan(latency=asked, params=0.9)
+    slim = plan.apply(model)
+    took = 1e-3 + 3e-9 * sum(p.numel() for p in slim.parameters())
+    dense = 1e-3 + 3e-9 * sum(p.numel() for p in model.parameters())
+    budget = 1.3e-3 if asked == "1.3ms" else 0.8 * dense
+    assert 0.95 * budget <= took <= budget
+    assert plan.asked["measured latency"] == f"{took * 1e3:.2f} ms"
+    assert graph.cost(plan).params <= 0.9 * graph.cost().params
+    assert graphprune.verify(model, slim, plan, IMAGE).passed
+
+
+def test_what_cannot_be_reached(clock: None) -> None:
+    graph = graphprune.trace(resnet_cifar.resnet20().eval(), IMAGE)
+    with pytest.raises(
+        PlanError,
+        match="latency: latency='0.9ms' is out of reach; with every group at its floor .* still costs 0.31 ms",
+    ):
+        graph.plan(latency="0.9ms")
+    with pytest.raises(InputError, match="latency: .* is no less than the model takes now"):
+        graph.plan(latency="1s")
+    with torch.device("meta"):
+        abstract = graphprune.trace(resnet_cifar.resnet20().eval(), IMAGE)
+    with pytest.raises(PlanError, match="latency: the model is on the meta device"):
+        abstract.plan(latency=0.5)
+
+
+def test_the_model_is_timed_as_it_is_run() -> None:
+    """A real clock: only that it ran, in evaluation mode, by the runner, and that modes are restored."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+    model[0].eval()
+    seen: list[tuple[bool, torch.Size]] = []
+
+    def runner(module: nn.Module) -> Callable[..., Any]:
+        def run(x: Tensor) -> Tensor:
+            seen.append((module.training or torch.is_grad_enabled(), x.shape))
+            return module(x)
+
+        return run
+
+    assert timed.Stopwatch((torch.ones(2, 4),), {}, runner).seconds(model) > 0
+    assert set(seen) == {(False, torch.Size([2, 4]))}
+    assert [m.training for m in model.modules()] == [True, False, True]
+
+
+def test_grids_have_the_ends(tmp_path: Path) -> None:
+    graph = graphprune.trace(nn.Sequential(nn.Linear(8, 200), nn.Linear(200, 8)).eval(), torch.randn(2, 8))
+    model = model_of(graph, table(tmp_path))
+    (dim,) = {d for kernel in model.kernels for d in kernel.dims}
+    grid = model._grid(dim)
+    assert grid[0] == latency.LANES // 2 and grid[-1] == 200
+    assert all(n % latency.LANES == 0 for n in grid[1:-1])
+    assert np.diff(grid).min() > 0
