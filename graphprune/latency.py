@@ -40,17 +40,22 @@ SHORTEST = 5e-3
 """Seconds that one measurement takes at least."""
 
 
-def measure(run: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> float:
-    """Seconds that ``run()`` takes: the median of several runs after two that are not counted."""
-    run(), run()
-    times: list[float] = []
-    while len(times) < least or sum(times) < shortest:
-        _wait()
-        start = time.perf_counter()
+def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
+    """Seconds that each of ``runs`` takes: the median of several calls after two that are not counted.
+
+    They are called in turn, so that a machine that becomes slower becomes slower for all of them.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for run in (*runs, *runs):
         run()
-        _wait()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    while len(times[0]) < least or sum(map(sum, times)) < shortest:
+        for run, found in zip(runs, times, strict=True):
+            _wait()
+            start = time.perf_counter()
+            run()
+            _wait()
+            found.append(time.perf_counter() - start)
+    return [statistics.median(found) for found in times]
 
 
 def _wait() -> None:
@@ -82,7 +87,7 @@ class KernelTable:
         """The time of the kernel ``name``; ``call()`` prepares its tensors and returns what is to be timed."""
         if name not in self.times:
             with torch.no_grad():
-                self.times[name] = measure(call())
+                (self.times[name],) = measure(call())
             self.measured += 1
         return self.times[name]
 

@@ -323,10 +323,11 @@ class Planner:
         dense = problem.costs(np.ones(self.classes, bool))
         wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
         worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
+        left = budgets[worst].shown(least[worst])
         return PlanError(
             f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
-            f"still costs {budgets[worst].shown(least[worst])}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or "
-            f"more, or raise max_ratio (now {self.request.limits.max_ratio:g})"
+            f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or more, or "
+            f"raise max_ratio (now {self.request.limits.max_ratio:g})"
         )
 
     # ------------------------------------------------------------ the record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,8 @@ TOLERANCE = 0.04
 """A plan is taken when the latency is at most this fraction below the budget."""
 AIM = 0.98
 """Where an attempt aims, in parts of the budget: half of the tolerance is left for noise."""
-WATCHED = 0.3
-"""Seconds that a whole model is measured for."""
+WATCHED, RUNS = 0.6, 7
+"""Seconds for which whole models are measured, and how many times each at least."""
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
 
@@ -40,14 +41,13 @@ class Stopwatch:
     kwargs: dict[str, Any]
     runner: Runner | None = None
 
-    def seconds(self, model: nn.Module) -> float:
-        """The median time of a forward pass in evaluation mode, without gradients."""
-        training = [module for module in model.modules() if module.training]
-        model.eval()
+    def seconds(self, *models: nn.Module) -> list[float]:
+        """The median times of a forward pass of each, in turn, in evaluation mode, without gradients."""
+        training = [module for model in models for module in model.modules() if module.training]
         try:
             with torch.no_grad():
-                run = self.runner(model) if self.runner else model
-                return measure(lambda: run(*self.args, **self.kwargs), WATCHED)
+                runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
+                return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
         finally:
             for module in training:
                 module.training = True
@@ -64,7 +64,7 @@ def plan_in_time(
     if any(p.is_meta for p in graph.model.parameters()):
         raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
     watch = Stopwatch(*graph.example, runner)
-    dense = watch.seconds(graph.model)
+    (dense,) = watch.seconds(graph.model)
     (asked,) = parse_budgets({"latency": request.budgets["latency"]}, lambda _: dense)
     if asked.limit >= dense:
         raise InputError(f"latency: {asked.text} is no less than the model takes now, {dense * 1e3:.2f} ms")
@@ -72,7 +72,10 @@ def plan_in_time(
 
 
 class _Aim:
-    """Attempts at one latency. Measured time is taken to be linear in predicted time."""
+    """Attempts at one latency.
+
+    Every attempt is measured beside the dense model, and counted as if that took as long as it did at first.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class _Aim:
         nodes = graph.nodes_without(self.planner.skipped)
         self.model = LatencyModel(graph.labelling, graph.units, nodes, self.table)
         everything = np.ones(len(graph.solution.reason), bool)
+        self.dense = dense
         self.seen = [(self.model.seconds(everything), dense)]
         self.best: tuple[float, Plan] | None = None
 
@@ -118,11 +122,12 @@ class _Aim:
         self.planner.timing = Timing(self.model, replace(self.asked, limit=aim))
         plan = self.planner.plan()
         predicted = self.model.seconds(self.graph.alive(plan))
-        self.seen.append((predicted, self.watch.seconds(plan.apply(self.graph.model))))
+        dense, took = self.watch.seconds(self.graph.model, plan.apply(self.graph.model))
+        self.seen.append((predicted, took * self.dense / dense))
         return plan
 
     def _next(self, wanted: float) -> float:
-        """Between the slowest attempt that was fast enough and the fastest that was not, where a line through both says.
+        """Where a line says, between the slowest attempt that was fast enough and the fastest that was not.
 
         As long as none was fast enough, further down the line through the last two, by a half at most.
         """

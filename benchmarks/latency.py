@@ -1,0 +1,127 @@
+"""Are latency budgets met? ResNet-50, MobileNetV2 and ViT-B/16 at batch 1 and 8, for 0.5 and 0.7 of what they take.
+
+The result is measured beside the dense model, A B A B, in a run of its own. For the smaller budget the same latency is
+asked of a uniform plan too, and the importance that both keep is compared: the mean over layers of the share of the L2
+scores that is left, once in full (*kept*) and once by what the search minimises (*loss*, see graphprune.search).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from rich.table import Table
+
+import graphprune
+from benchmarks.common import image, interleaved, quiet_one_thread, row, table, wide_console, write_json
+from graphprune.planner import Planner
+from graphprune.request import Request
+
+MODELS = {"ResNet-50": "resnet50", "MobileNetV2": "mobilenet_v2", "ViT-B/16": "vit_b_16"}
+BATCHES = (1, 8)
+BUDGETS = (0.5, 0.7)
+
+
+def main() -> int:
+    """Print the table, write ``results/latency.json``."""
+    options = _options()
+    quiet_one_thread()
+    console = wide_console()
+    results = []
+    for label, name in MODELS.items():
+        for batch in BATCHES:
+            if options.only in label:
+                with console.status(f"{label}, batch {batch}"):
+                    results.extend(_measure(label, name, batch, options.repeats))
+    console.print(_table(results))
+    if not options.only:
+        write_json("latency.json", {"torch": torch.__version__, "threads": 1, "results": results})
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose name contains this")
+    parser.add_argument("--repeats", type=int, default=9, help="runs of each model when the result is measured")
+    return parser.parse_args()
+
+
+def _measure(label: str, name: str, batch: int, repeats: int) -> list[dict[str, Any]]:
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    images = torch.cat([image()] * batch)
+    graph = graphprune.trace(model, images)
+    found = []
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", XDG_CACHE_HOME=folder):
+        for budget in BUDGETS:
+            for allocation in ("global", "uniform") if budget == min(BUDGETS) else ("global",):
+                found.append(_one(graph, images, budget, allocation, repeats) | {"model": label, "batch": batch})
+        kernels = sum(len(p.read_text().split('", "')) for p in Path(folder).rglob("*.json"))
+    return [result | {"kernels": kernels} for result in found]
+
+
+def _one(graph: Any, images: torch.Tensor, budget: float, allocation: str, repeats: int) -> dict[str, Any]:
+    start = time.perf_counter()
+    plan = graph.plan(latency=budget, allocation=allocation)
+    planned = time.perf_counter() - start
+    slim = plan.apply(graph.model)
+    with torch.no_grad():
+        dense, small = interleaved([partial(graph.model, images), partial(slim, images)], repeats)
+    kept, loss = _importance(graph, plan)
+    return {
+        "budget": budget,
+        "allocation": allocation,
+        "dense_ms": dense,
+        "slim_ms": small,
+        "of_budget": small / dense / budget,
+        "kept": kept,
+        "loss": loss,
+        "plan_s": planned,
+    }
+
+
+def _importance(graph: Any, plan: Any) -> tuple[float, float]:
+    """The share of importance that is kept, and what the search calls the loss; means over layers."""
+    planner = Planner(graph, Request(ratio=0.5))
+    shares, layers = [], []
+    for number, choice in enumerate(plan.choices):
+        scores = planner._score(number)
+        left = np.setdiff1d(np.arange(choice.units), choice.removed)
+        shares.append(scores[left].sum() / scores.sum())
+        layers.append(planner._layers(number))
+    r = np.array(shares)
+    return float(np.average(r, weights=layers)), float(np.average(1 / r**2 - 1, weights=layers))
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    made = table(
+        "Latency budgets, one thread",
+        "model, batch",
+        "budget",
+        "allocation",
+        "dense, ms",
+        "slim, ms",
+        "of the budget",
+        "kept",
+        "loss",
+        "plan, s",
+    )
+    for r in results:
+        times = (f"{r['dense_ms']:.1f}", f"{r['slim_ms']:.1f}", f"{r['of_budget']:.3f}")
+        importance = (f"{r['kept']:.3f}", f"{r['loss']:.2f}", f"{r['plan_s']:.0f}")
+        row(made, f"{r['model']}, {r['batch']}", r["budget"], r["allocation"], *times, *importance)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
