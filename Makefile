@@ -24,11 +24,13 @@ lint: $(DEV_READY) ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-bench: $(DEV_READY) ## measure time against Torch-Pruning, and memory
+bench: $(DEV_READY) ## measure time against Torch-Pruning, memory, budgets and latency
 	$(PYTHON) -m benchmarks.speed
 	$(PYTHON) -m benchmarks.memory
+	$(PYTHON) -m benchmarks.budgets
+	$(PYTHON) -m benchmarks.latency
 
-sweep: $(DEV_READY) ## prune and verify every model of three zoos (hours; SWEEP=--sample for minutes)
+sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)
 
 clean: ## remove the environment, caches and unfinished results

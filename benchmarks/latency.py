@@ -21,7 +21,8 @@ import torch
 from rich.table import Table
 
 import graphprune
-from benchmarks.common import image, interleaved, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import image, quiet_one_thread, row, table, wide_console, write_json
+from graphprune.latency import measure
 from graphprune.planner import Planner
 from graphprune.request import Request
 
@@ -41,6 +42,7 @@ def main() -> int:
             if options.only in label:
                 with console.status(f"{label}, batch {batch}"):
                     results.extend(_measure(label, name, batch, options.repeats))
+                console.print(*(f"{r['of_budget']:.3f}" for r in results))
     console.print(_table(results))
     if not options.only:
         write_json("latency.json", {"torch": torch.__version__, "threads": 1, "results": results})
@@ -50,7 +52,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose name contains this")
-    parser.add_argument("--repeats", type=int, default=9, help="runs of each model when the result is measured")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each model when the result is measured")
     return parser.parse_args()
 
 
@@ -76,7 +78,8 @@ def _one(graph: Any, images: torch.Tensor, budget: float, allocation: str, repea
     planned = time.perf_counter() - start
     slim = plan.apply(graph.model)
     with torch.no_grad():
-        dense, small = interleaved([partial(graph.model, images), partial(slim, images)], repeats)
+        runs = partial(graph.model, images), partial(slim, images)
+        dense, small = (1e3 * seconds for seconds in measure(*runs, shortest=2.0, least=repeats))
     kept, loss = _importance(graph, plan)
     return {
         "budget": budget,

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import networkx as nx
 import numpy as np
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.conv import _ConvTransposeNd
+from typing_extensions import Unpack
 
-from graphprune.budgets import Ask
 from graphprune.cost import Cost, CostModel
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.depth import Block, find_blocks, within
@@ -20,18 +20,16 @@ from graphprune.eligible import eligible
 from graphprune.equations import Demands, Sizes
 from graphprune.errors import InputError, PlanError
 from graphprune.groups import Frozen, Group, Units
-from graphprune.importance import Importance
 from graphprune.inputs import first_that_runs, normalise
 from graphprune.label import Labelling, label
-from graphprune.limits import Override
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.planner import make_plan
 from graphprune.probe import Evaluate, measure_sensitivity
-from graphprune.request import Request
+from graphprune.request import Options, Request
 from graphprune.sensitivity import Sensitivity
 from graphprune.solve import Solution, solve
-from graphprune.timed import Runner, plan_in_time
+from graphprune.timed import plan_in_time
 from graphprune.trace import Trace, trace_model
 
 
@@ -126,104 +124,28 @@ class ChannelGraph:
         """Sizes of all traced tensors as functions of what lives."""
         return Sizes(self.labelling, self.solution, self.solution.atoms)
 
-    def plan(
-        self,
-        ratio: float | None = None,
-        *,
-        macs: Ask | None = None,
-        params: Ask | None = None,
-        bytes: Ask | None = None,
-        latency: Ask | None = None,
-        run_with: Runner | None = None,
-        heads: float | None = None,
-        kv_groups: float | None = None,
-        head_width: float | None = None,
-        mlp: float | None = None,
-        width: float | None = None,
-        experts: float | None = None,
-        depth: float | None = None,
-        importance: str | Importance = "l2",
-        allocation: str | Sensitivity | None = None,
-        overrides: Mapping[Any, Override] | None = None,
-        multiple: int = 1,
-        max_ratio: float | None = None,
-        gentle_ends: bool = False,
-        calibration: Iterable[Any] | None = None,
-        loss_fn: Callable[[Any, Any], Tensor] | None = None,
-        reduce: str = "sum",
-        normalise: str | None = None,
-        seed: int = 0,
-    ) -> Plan:
+    def plan(self, ratio: float | None = None, **options: Unpack[Options]) -> Plan:
         """Choose what to remove.
 
         Args:
-            ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied.
-            macs, params, bytes: budgets instead of a ratio: what the slim model may cost, as a fraction of what the
-                model costs (``0.5``), a number, or a number with a unit (``"2G"``, ``"20MB"``). All given are met.
-            latency: likewise (``0.5``, ``"5ms"``), for a forward pass on the example inputs: kernels are measured where
-                the model is, tables of them are kept on disk, and the plan's slim model was measured to meet it.
-            run_with: how the model is run when it is timed, such as ``torch.compile``; None: eagerly.
-            heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which
-                take precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With
-                ``head_width`` heads become narrower instead of fewer.
-            depth: the fraction of the residual blocks (``graph.blocks``) that are left out whole: those that change
-                least what goes through them, by ``calibration`` if given. They count towards budgets.
-            importance: the name of a criterion (see :mod:`graphprune.criteria`): ``"l1"``, ``"l2"``, ``"lamp"``,
-                ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``,
-                ``"wanda"``, ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
-            calibration: batches (a tensor, a tuple, a dict of keyword arguments, or ``(inputs, target)`` with
-                ``loss_fn``) for criteria that look at data. Gone through once.
-            loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
-            reduce: how the scores of coupled parameters become one: ``"sum"``, ``"mean"``, ``"max"``.
-            normalise: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; None: ``"mean"``, and
-                ``"none"`` for criteria whose scores can be compared between groups (lamp, taylor, fisher).
-            allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the
-                default of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one
-                ranking among groups of equal structure; or what :meth:`sensitivity` measured.
-            overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
-                class, or by a question ``(group) -> bool``.
-            multiple: the number of units kept in each group is a multiple of this, where possible.
-            max_ratio: at most this fraction of a group is removed (1 for a ratio, 0.9 under budgets).
-            gentle_ends: first and last layers lose half of what they would.
-            seed: for ``importance="random"``.
+            ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: budgets
+                (``macs=0.5``) or ratios by role are among the options.
+            options: see :class:`graphprune.request.Options`.
 
         Raises:
-            InputError: an argument is out of range, or an override matches nothing.
+            InputError: an argument is not known or out of range, or an override matches nothing.
             PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
                 a budget is out of reach: the message says what the smallest reachable value is.
         """
-        request = Request(
-            ratio,
-            {"macs": macs, "params": params, "bytes": bytes, "latency": latency},
-            importance,
-            allocation,
-            overrides or {},
-            {
-                "heads": heads,
-                "kv_groups": kv_groups,
-                "head_width": head_width,
-                "mlp": mlp,
-                "width": width,
-                "experts": experts,
-            },
-            depth,
-            multiple,
-            max_ratio,
-            gentle_ends,
-            seed,
-            calibration,
-            loss_fn,
-            reduce,
-            normalise,
-        )
-        request.check()
+        request = Request.of(ratio, options)
         if not self.groups:
             reasons = "\n  ".join(map(str, self.frozen[:5])) or "it has no parameters"
             raise PlanError(f"model: {type(self.model).__name__} has nothing that can be pruned:\n  {reasons}")
-        return plan_in_time(self, request, run_with) if latency is not None else make_plan(self, request)
+        timed = request.budgets.get("latency") is not None
+        return plan_in_time(self, request) if timed else make_plan(self, request)
 
     def sensitivity(
-        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Any
+        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Unpack[Options]
     ) -> Sensitivity:
         """Prune one group at a time, and measure the loss: one call of ``evaluate`` for each group and ratio.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.limits import Override
 from graphprune.planner import make_plan
-from graphprune.request import Request
+from graphprune.request import Options, Request
 from graphprune.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ Evaluate = Callable[[nn.Module], float]
 
 
 def measure_sensitivity(
-    graph: ChannelGraph, evaluate: Evaluate, ratios: Sequence[float], options: Mapping[str, Any]
+    graph: ChannelGraph, evaluate: Evaluate, ratios: Sequence[float], options: Options
 ) -> Sensitivity:
     """See :meth:`graphprune.ChannelGraph.sensitivity`."""
     if not ratios or not all(0 < r < 1 for r in ratios):
@@ -34,11 +34,10 @@ def measure_sensitivity(
     return Sensitivity(float(evaluate(graph.model)), ratios, losses)
 
 
-def _one(
-    graph: ChannelGraph, group: str, ratio: float, evaluate: Evaluate, options: Mapping[str, Any]
-) -> tuple[float, float]:
+def _one(graph: ChannelGraph, group: str, ratio: float, evaluate: Evaluate, options: Options) -> tuple[float, float]:
     """The fraction of a group that goes, and the loss without it. What sizes tie to it goes too."""
     overrides = {(lambda g: g.name == group): Override(ratio=ratio)}
-    plan = make_plan(graph, Request(overrides=overrides, **options))
+    asked: Options = {**options, "overrides": overrides}
+    plan = make_plan(graph, Request.of(None, asked))
     (choice,) = (c for c in plan.choices if c.group == group)
     return len(choice.removed) / choice.units, float(evaluate(plan.apply(graph.model)))

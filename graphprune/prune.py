@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from typing_extensions import Unpack
 
 from graphprune.graph import trace
+from graphprune.request import Options
 
 
 def prune_model(
@@ -15,7 +17,7 @@ def prune_model(
     example_inputs: Any = None,
     *,
     inplace: bool = False,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> nn.Module:
     """A smaller module of the same class, with the fraction ``ratio`` of each group's channels gone.
 
@@ -25,7 +27,7 @@ def prune_model(
             budgets (``macs=0.5``).
         example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
         inplace: make the model itself smaller.
-        options: all other arguments of :meth:`graphprune.ChannelGraph.plan`.
+        options: all other arguments of a plan, see :class:`graphprune.request.Options`.
 
     Raises:
         InputError: an argument is out of range, or inputs cannot be guessed.

@@ -4,24 +4,88 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from graphprune.budgets import Ask
 from graphprune.errors import InputError
 from graphprune.importance import Importance
-from graphprune.limits import Override
+from graphprune.limits import ROLES, Override
 from graphprune.sensitivity import Sensitivity
 
+Runner = Callable[[nn.Module], Callable[..., Any]]
 ALLOCATIONS = ("uniform", "global", "isomorphic")
 UNDER_BUDGETS = 0.9
 """Without a word from the caller, budgets take at most this fraction of a group."""
 
 
+BUDGETS = ("macs", "params", "bytes", "latency")
+
+
+class Options(TypedDict, total=False):
+    """What may be said of a plan besides a ratio.
+
+    Attributes:
+        macs, params, bytes: budgets instead of a ratio: what the slim model may cost, as a fraction of what the model
+            costs (``0.5``), a number, or a number with a unit (``"2G"``, ``"20MB"``). All given are met.
+        latency: likewise (``0.5``, ``"5ms"``), for a forward pass on the example inputs: kernels are measured where the
+            model is, tables of them are kept on disk, and the plan's slim model was measured to meet it.
+        run_with: how the model is run when it is timed, such as ``torch.compile``; default: eagerly.
+        heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which take
+            precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With ``head_width`` heads
+            become narrower instead of fewer.
+        depth: the fraction of the residual blocks (``graph.blocks``) that are left out whole: those that change least
+            what goes through them, by ``calibration`` if given. They count towards budgets.
+        importance: the name of a criterion (see :mod:`graphprune.criteria`): ``"l1"``, ``"l2"`` (default), ``"lamp"``,
+            ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``, ``"wanda"``,
+            ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
+        calibration: batches (a tensor, a tuple, a dict of keyword arguments, or ``(inputs, target)`` with ``loss_fn``)
+            for criteria that look at data. Gone through once.
+        loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
+        reduce: how the scores of coupled parameters become one: ``"sum"`` (default), ``"mean"``, ``"max"``.
+        normalise: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; default: ``"mean"``, and
+            ``"none"`` for criteria whose scores can be compared between groups (lamp, taylor, fisher).
+        allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the default
+            of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one ranking among
+            groups of equal structure; or what :meth:`ChannelGraph.sensitivity` measured.
+        overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
+            class, or by a question ``(group) -> bool``.
+        multiple: the number of units kept in each group is a multiple of this, where possible.
+        max_ratio: at most this fraction of a group is removed (default: 1 for a ratio, 0.9 under budgets).
+        gentle_ends: first and last layers lose half of what they would.
+        seed: for ``importance="random"``; default 0.
+    """
+
+    macs: Ask | None
+    params: Ask | None
+    bytes: Ask | None
+    latency: Ask | None
+    run_with: Runner | None
+    heads: float | None
+    kv_groups: float | None
+    head_width: float | None
+    mlp: float | None
+    width: float | None
+    experts: float | None
+    depth: float | None
+    importance: str | Importance
+    calibration: Iterable[Any] | None
+    loss_fn: Callable[[Any, Any], Tensor] | None
+    reduce: str
+    normalise: str | None
+    allocation: str | Sensitivity | None
+    overrides: Mapping[Any, Override]
+    multiple: int
+    max_ratio: float | None
+    gentle_ends: bool
+    seed: int
+
+
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a plan; the arguments of :meth:`graphprune.graph.ChannelGraph.plan`."""
+    """What is asked of a plan: :class:`Options`, sorted."""
 
     ratio: float | None = None
     budgets: Mapping[str, Ask | None] = field(default_factory=dict)
@@ -38,6 +102,25 @@ class Request:
     loss_fn: Callable[[Any, Any], Tensor] | None = None
     reduce: str = "sum"
     normalise: str | None = None
+    run_with: Runner | None = None
+
+    @staticmethod
+    def of(ratio: float | None, options: Options) -> Request:
+        """The request that arguments make.
+
+        Raises:
+            InputError: an argument is not known, or out of its range.
+        """
+        unknown = options.keys() - Options.__annotations__.keys()
+        if unknown:
+            known = ", ".join(Options.__annotations__)
+            raise InputError(f"{min(unknown)}: is no argument of a plan; there are {known}")
+        given = cast("dict[str, Any]", dict(options))
+        budgets = {name: given.pop(name, None) for name in BUDGETS}
+        roles = {name: given.pop(name, None) for name in ROLES if name in Options.__annotations__}
+        request = Request(ratio, budgets, roles=roles, **given)
+        request.check()
+        return request
 
     def check(self) -> None:
         """Raise an InputError unless everything is in its range."""

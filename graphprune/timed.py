@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.latency import KernelTable, LatencyModel, measure
 from graphprune.plan import Plan
 from graphprune.planner import Planner
-from graphprune.request import Request
+from graphprune.request import Request, Runner
 from graphprune.spending import Timing
 
 if TYPE_CHECKING:
@@ -27,10 +26,8 @@ TOLERANCE = 0.04
 """A plan is taken when the latency is at most this fraction below the budget."""
 AIM = 0.98
 """Where an attempt aims, in parts of the budget: half of the tolerance is left for noise."""
-WATCHED, RUNS = 0.6, 7
+WATCHED, RUNS = 1.0, 3
 """Seconds for which whole models are measured, and how many times each at least."""
-
-Runner = Callable[[nn.Module], Callable[..., Any]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,7 @@ class Stopwatch:
                 module.training = True
 
 
-def plan_in_time(
-    graph: ChannelGraph, request: Request, runner: Runner | None, table: KernelTable | None = None
-) -> Plan:
+def plan_in_time(graph: ChannelGraph, request: Request, table: KernelTable | None = None) -> Plan:
     """A plan whose slim model was measured to meet the latency budget of ``request``; it meets the others too.
 
     Raises:
@@ -63,7 +58,7 @@ def plan_in_time(
     """
     if any(p.is_meta for p in graph.model.parameters()):
         raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
-    watch = Stopwatch(*graph.example, runner)
+    watch = Stopwatch(*graph.example, request.run_with)
     (dense,) = watch.seconds(graph.model)
     (asked,) = parse_budgets({"latency": request.budgets["latency"]}, lambda _: dense)
     if asked.limit >= dense:
