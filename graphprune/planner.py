@@ -267,7 +267,8 @@ class Planner:
         network = Network(tracks)
         limits = np.array([b.limit for b in spending.budgets])
         problem = Problem(self.graph.solution, network, spending.costs, spending.prices, limits, fixed)
-        passed = search(problem, self._keys(network))
+        even = uniform_keys(network.tracks) if self.request.allocation in (None, "global") else None
+        passed = search(problem, self._keys(network), even)
         if passed is None:
             raise self._out_of_reach(problem, spending.budgets)
         return network.removed(passed)

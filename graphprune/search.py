@@ -153,29 +153,45 @@ class Problem:
 KeysAt = Callable[[Scores], list[Scores]]
 
 
-def search(problem: Problem, keys_at: KeysAt) -> Ids | None:
+def search(problem: Problem, keys_at: KeysAt, known: Sequence[Scores] | None = None) -> Ids | None:
     """How far to go on every track so that all budgets are met and little is lost; None: they are out of reach.
 
     ``keys_at(price)`` orders the stations, given what each unit costs. Where several budgets bind, the tighter one
-    gets more weight from round to round.
+    gets more weight from round to round. ``known`` keys are tried too: prices are slopes, and may mislead.
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
     price = problem.price(problem.alive(np.zeros_like(problem.network.lengths)), weights)
-    best: tuple[float, Ids, int] | None = None
+    found: list[Candidate | None] = []
     for _ in range(ROUNDS):
-        order = problem.network.order(keys_at(price))
-        count = _first_that_fits(problem, order, 0)
-        if count is None:
-            return None
-        passed = problem.network.after(order, count)
-        lost = problem.network.lost(passed)
-        if best is not None and lost >= best[0]:
+        last = _candidate(problem, keys_at(price))
+        if last is None or (found and found[-1] is not None and last.lost >= found[-1].lost):
             break
-        best = lost, order, count
-        alive = problem.alive(passed)
+        found.append(last)
+        alive = problem.alive(problem.network.after(last.order, last.count))
         weights = weights * np.square(problem.costs(alive) / problem.budgets)
         price = (price + problem.price(alive, weights / weights.sum())) / 2
-    return _used_up(problem, best[1], best[2]) if best else None
+    if known is not None:
+        found.append(_candidate(problem, known))
+    reached = [candidate for candidate in found if candidate is not None]
+    best = min(reached, key=lambda candidate: candidate.lost, default=None)
+    return _used_up(problem, best.order, best.count) if best else None
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An order of stations, how many of them meet all budgets, and what is lost by then."""
+
+    order: Ids
+    count: int
+    lost: float
+
+
+def _candidate(problem: Problem, keys: Sequence[Scores]) -> Candidate | None:
+    order = problem.network.order(keys)
+    count = _first_that_fits(problem, order, 0)
+    if count is None:
+        return None
+    return Candidate(order, count, problem.network.lost(problem.network.after(order, count)))
 
 
 def _first_that_fits(problem: Problem, order: Ids, start: int) -> int | None:
