@@ -1,8 +1,8 @@
 """Are budgets met? MACs, parameters and bytes of 0.3, 0.5 and 0.7 on thirty models of three zoos.
 
 For each model and kind the table has the least and the largest part of its budgets that the plans spend (never above
-1), and the time of a whole plan, its scores included, beside that of tracing. The cost of one slim model of each is
-compared with a new trace of it.
+1), and the times of the search and of a whole plan (scores, and the check of all sizes, included) beside that of
+tracing. The cost of one slim model of each is compared with a new trace of it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.table import Table
@@ -19,7 +20,9 @@ from rich.table import Table
 import graphprune
 from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.zoos import zoo
+from graphprune import planner
 from graphprune.inputs import example_inputs_for
+from graphprune.planner import search as planner_search
 
 MODELS = {
     "torchvision": "resnet18 resnet50 mobilenet_v2 mobilenet_v3_large densenet121 shufflenet_v2_x1_0 efficientnet_b0 "
@@ -62,12 +65,21 @@ def _measure(zoo_name: str, name: str) -> dict[str, Any]:
     inputs = example_inputs_for(model) if inputs is None else inputs
     traced, graph = _timed(lambda: graphprune.trace(model, inputs))
     dense, spent, seconds = graph.cost(), dict[str, list[float]](), []
+    searches: list[float] = []
+
+    def timed_search(*args: Any) -> Any:
+        took, found = _timed(lambda: planner_search(*args))
+        searches.append(took)
+        return found
+
     for kind in KINDS:
         spent[kind] = []
         for share in SHARES:
-            took, plan = _timed(lambda kind=kind, share=share: graph.plan(**{kind: share}))
+            with mock.patch.object(planner, "search", timed_search):
+                took, plan = _timed(lambda kind=kind, share=share: graph.plan(**{kind: share}))
             spent[kind].append(getattr(graph.cost(plan), kind) / getattr(dense, kind) / share)
             seconds.append(took)
+    search = statistics.median(searches)
     again = graphprune.trace(plan.apply(model), inputs).cost()
     return {
         "zoo": zoo_name,
@@ -75,6 +87,7 @@ def _measure(zoo_name: str, name: str) -> dict[str, Any]:
         "spent": spent,
         "trace": traced,
         "plan": statistics.median(seconds),
+        "search": search,
         "counted": again == graph.cost(plan),
     }
 
@@ -91,12 +104,13 @@ def _table(results: list[dict[str, Any]]) -> Table:
         "model",
         *KINDS,
         "trace, ms",
+        "search, ms",
         "plan, ms",
         "counted right",
     )
     for result in results:
         cells = [f"{min(result['spent'][kind]):.4f}-{max(result['spent'][kind]):.4f}" for kind in KINDS]
-        times = (f"{result['trace'] * 1e3:.0f}", f"{result['plan'] * 1e3:.0f}")
+        times = [f"{result[key] * 1e3:.0f}" for key in ("trace", "search", "plan")]
         row(made, f"{result['zoo']} {result['model']}", *cells, *times, "yes" if result["counted"] else "NO")
     values = [v for r in results for kind in KINDS for v in r["spent"][kind]]
     within = sum(0.99 <= v <= 1 for v in values)
