@@ -60,7 +60,6 @@ class Dimensions:
             self._grids.append((number, node, dim))
             touching = np.concatenate([self.sizes.solution.of[lab.ids.ravel()] for lab in labs])
             self._columns.append(np.unique(touching))
-            self._flat = None
         return number
 
     def line(self, classes: Ids) -> int:
@@ -99,10 +98,9 @@ class Dimensions:
             counts[numbers] = np.add.reduceat(alive[classes].astype(np.int64), starts)
         for number, classes in self._joints:
             counts[number] = int(alive[classes].all(axis=0).sum())
-        if self._grids:
-            for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
-                if not alive[columns].all():
-                    counts[number] = self.sizes.count(alive, node, dim)
+        for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
+            if not alive[columns].all():
+                counts[number] = self.sizes.count(alive, node, dim)
         return counts
 
     def _flattened(self) -> tuple[Ids, Ids, Ids]:

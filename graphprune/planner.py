@@ -268,7 +268,7 @@ class Planner:
         limits = np.array([b.limit for b in spending.budgets])
         problem = Problem(self.graph.solution, network, spending.costs, spending.prices, limits, fixed)
         even = uniform_keys(network.tracks) if self.request.allocation in (None, "global") else None
-        passed = search(problem, self._keys(network), even)
+        passed = search(problem, self._keys(network), even and self._gently(network, even))
         if passed is None:
             raise self._out_of_reach(problem, spending.budgets)
         return network.removed(passed)
@@ -280,7 +280,6 @@ class Planner:
 
     def _keys(self, network: Network) -> Callable[[Scores], list[Scores]]:
         """How early each station comes, given prices."""
-        slow = [GENTLE if any(p.group in self._ends for p in t.bundle.parts) else 1.0 for t in network.tracks]
 
         def keys(price: Scores) -> list[Scores]:
             if isinstance(self.request.allocation, Sensitivity):
@@ -291,9 +290,14 @@ class Planner:
                 found = isomorphic_keys(network.tracks, [self._structure(t.bundle) for t in network.tracks])
             else:
                 found = priced_keys(network.tracks, price)
-            return [key / s for key, s in zip(found, slow, strict=True)]
+            return self._gently(network, found)
 
         return keys
+
+    def _gently(self, network: Network, keys: Sequence[Scores]) -> list[Scores]:
+        """Keys with those of first and last layers later, if these are to be treated gently."""
+        slow = [GENTLE if any(p.group in self._ends for p in t.bundle.parts) else 1.0 for t in network.tracks]
+        return [key / s for key, s in zip(keys, slow, strict=True)]
 
     def _rises(self, network: Network, measured: Sensitivity) -> list[Scores]:
         """How much the loss has risen by each station: that of the group that suffers most."""

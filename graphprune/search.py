@@ -161,19 +161,19 @@ def search(problem: Problem, keys_at: KeysAt, known: Sequence[Scores] | None = N
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
     price = problem.price(problem.alive(np.zeros_like(problem.network.lengths)), weights)
-    found: list[Candidate | None] = []
+    even = _candidate(problem, known) if known is not None else None
+    found = [even] if even else []
+    least = np.inf
     for _ in range(ROUNDS):
         last = _candidate(problem, keys_at(price))
-        if last is None or (found and found[-1] is not None and last.lost >= found[-1].lost):
+        if last is None or last.lost >= least:
             break
+        least = last.lost
         found.append(last)
         alive = problem.alive(problem.network.after(last.order, last.count))
         weights = weights * np.square(problem.costs(alive) / problem.budgets)
         price = (price + problem.price(alive, weights / weights.sum())) / 2
-    if known is not None:
-        found.append(_candidate(problem, known))
-    reached = [candidate for candidate in found if candidate is not None]
-    best = min(reached, key=lambda candidate: candidate.lost, default=None)
+    best = min(found, key=lambda candidate: candidate.lost, default=None)
     return _used_up(problem, best.order, best.count) if best else None
 
 

@@ -245,6 +245,13 @@ def test_gentle_ends(resnet: graphprune.ChannelGraph) -> None:
     assert sum(gentle[n] != plain[n] for n in names) == 2
 
 
+def test_gentle_ends_under_a_budget(resnet: graphprune.ChannelGraph) -> None:
+    """Also where the even order is the one that is taken."""
+    first = resnet.groups[0].name
+    plain, gentle = (kept(resnet.plan(macs=0.4, importance="random", gentle_ends=g)) for g in (False, True))
+    assert gentle[first] > plain[first]
+
+
 def test_ratios_by_role() -> None:
     torch.manual_seed(0)
     graph = graphprune.trace(gpt.gpt().eval(), IDS)

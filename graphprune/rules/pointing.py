@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from graphprune.labels import Ids, Lab, Labelled
+from graphprune.rules.pointwise import IDENTITIES
 from graphprune.rules.registry import Args, Call, Slim, rule, sample
 
 aten = torch.ops.aten
@@ -33,12 +34,7 @@ PASSING = frozenset(
         aten.expand.default,
         aten.slice.Tensor,
         aten.select.int,
-        aten.clone.default,
-        aten.alias.default,
-        aten.detach.default,
-        aten._to_copy.default,
-        aten.lift_fresh.default,
-        aten.contiguous.default,
+        *IDENTITIES,
     )
 )
 """Operations after which integers still count in the same dimension."""

@@ -45,15 +45,18 @@ def copy_(call: Call, target: Labelled, source: Labelled, *_: Any) -> Labelled:
     return pointwise(call, target, source)
 
 
-@rule(
+IDENTITIES = (
     aten.clone.default,
     aten.alias.default,
     aten.detach.default,
     aten._to_copy.default,
     aten.lift_fresh.default,
     aten.contiguous.default,
-    samples=[sample(t(2, 6))],
 )
+"""Operations that hand their values on as they are."""
+
+
+@rule(*IDENTITIES, samples=[sample(t(2, 6))])
 def identity(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
     return Labelled(x.shape, x.labs, x.movable)
 
