@@ -7,6 +7,7 @@ Transformers, the ``pretrained_cfg`` of timm). Everything else sees tensors.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeAlias, TypeVar
@@ -254,7 +255,12 @@ def _dummy_inputs(model: nn.Module, main: str) -> Iterator[Inputs]:
     """The model's own ``dummy_inputs``; the inherited default is text, whatever the model reads."""
     try:
         dummy = getattr(model, "dummy_inputs", None)
-    except Exception:
+    except Exception as error:
+        warnings.warn(
+            f"{type(model).__name__}.dummy_inputs failed with {type(error).__name__}: {error}; it is not among the "
+            "inputs that are tried",
+            stacklevel=2,
+        )
         return
     if isinstance(dummy, dict) and main in dummy:
         yield dummy

@@ -10,6 +10,7 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.inputs import (
+    _dummy_inputs,
     candidates,
     describe,
     example_inputs_for,
@@ -247,3 +248,13 @@ def test_normalise_refuses_a_dict_that_is_not_of_keywords():
 def test_describe():
     mixed = (torch.zeros(2, dtype=torch.bfloat16), {"mask": torch.ones(1, 3, dtype=torch.bool)}, None)
     assert describe(mixed) == "bf16[2], mask=bool[1, 3], None"
+
+
+def test_dummy_inputs_that_fail_are_not_passed_over_in_silence():
+    class Broken(nn.Module):
+        @property
+        def dummy_inputs(self):
+            raise ValueError("no tokenizer")
+
+    with pytest.warns(UserWarning, match=r"Broken.dummy_inputs failed with ValueError: no tokenizer; it is not among"):
+        assert list(_dummy_inputs(Broken(), "input_ids")) == []

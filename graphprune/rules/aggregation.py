@@ -11,7 +11,14 @@ from torch import Tensor
 
 from graphprune.labels import Lab, Labelled, align, reduce_dims
 from graphprune.rules.pointwise import pointwise
-from graphprune.rules.reduction import _mixing, masked_mean, masked_variance, reduced
+from graphprune.rules.reduction import (
+    _mixing,
+    masked_mean,
+    masked_variance,
+    reduced,
+    variance,
+    variance_and_mean,
+)
 from graphprune.rules.registry import Call, bools, rule, sample, t
 
 aten = torch.ops.aten
@@ -100,28 +107,16 @@ def masked_deviation_and_mean(
     return spread.sqrt(), masked_mean(alive, x, dims, keepdim)
 
 
-@rule(
+rule(
     aten.std.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
     masked=masked_deviation,
-)
-def deviation(
-    call: Call, x: Labelled, dims: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
-) -> Labelled:
-    _mixing(call, x, dims)
-    return reduced(call, x, dims, keepdim)
-
-
-@rule(
+)(variance)
+rule(
     aten.std_mean.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True)],
     masked=masked_deviation_and_mean,
-)
-def deviation_and_mean(
-    call: Call, x: Labelled, dims: Sequence[int] | None = None, *, correction: Any = 1, keepdim: bool = False
-) -> tuple[Labelled, Labelled]:
-    out = deviation(call, x, dims, keepdim=keepdim)
-    return out, out
+)(variance_and_mean)
 
 
 # ---------------------------------------------------------------- running along a dimension
