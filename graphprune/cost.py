@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from torch import Tensor, fx, nn
 
 from graphprune.dimensions import Dimensions
@@ -160,18 +159,17 @@ class CostModel:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
         group = units.group_of[self._needs.atom]
         known = group >= 0
-        pairs = np.unique(np.stack([self._needs.dim[known], group[known]]), axis=1)
-        counts = self.dimensions.counts(np.ones(len(units.solution.reason), bool))
-        shape = len(counts), len(units.groups)
-        member = csr_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=shape)
+        counts = self.dimensions.counts(self.everything)
+        member = np.zeros((len(counts), len(units.groups)), bool)
+        member[self._needs.dim[known], group[known]] = True
         return np.stack([_touched(terms, counts, member) for terms in (self.macs, self.params)])
 
 
-def _touched(terms: Terms, counts: Ids, member: csr_array) -> Floats:
+def _touched(terms: Terms, counts: Ids, member: Mask) -> Floats:
     """The share of a sum's rows that have a dimension of each group. ``member`` [dimensions, groups]"""
     values = terms.values(counts).astype(np.float64)
-    row = np.repeat(np.arange(len(values)), terms.dims.shape[1])
-    uses = csr_array((np.ones(len(row)), (row, terms.dims.ravel())), shape=(len(values), len(counts)))
-    touched = (uses @ member).astype(bool).astype(np.float64)
+    touched = np.zeros((len(values), member.shape[1]), bool)
+    for column in terms.dims.T:
+        touched |= member[column]
     found: Floats = values @ touched / max(values.sum(), 1.0)
     return found
