@@ -47,17 +47,18 @@ class AbstractDevice:
         if not any(t.device == META for t in flat):
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
-            return self._run_on_meta(func, args, kwargs)
+            return self._run_on_meta(func, args, kwargs, flat)
         real = self._known.run(func, args, kwargs)
         if not any(map(is_float, tensors_of(real))):
             return real
-        return self._known.remember(self._run_on_meta(func, args, kwargs), real)
+        return self._known.remember(self._run_on_meta(func, args, kwargs, flat), real)
 
-    def _run_on_meta(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        args = map_tensors(self._on_meta, _positions_of_masks(func, args))
-        kwargs = map_tensors(self._on_meta, kwargs)
+    def _run_on_meta(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+        if not all(t.device == META for t in flat):
+            args = map_tensors(self._on_meta, _positions_of_masks(func, args))
+            kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
-            kwargs["device"] = META
+            kwargs = {**kwargs, "device": META}
         if _changes_in_place(func):
             return args[0]
         return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)

@@ -63,8 +63,8 @@ def _is_plain_class(kind: type[nn.Module]) -> bool:
 
 
 def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
-    attributes = {name: _copied(value, memo) for name, value in vars(module).items()}
-    shell.__dict__.update(attributes)
+    attributes = vars(module).items()
+    shell.__dict__.update((n, v if type(v) in _ATOMIC else _copied(v, memo)) for n, v in attributes)
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
@@ -75,8 +75,10 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if known is not None:
         return known
     if kind is dict or kind is OrderedDict:
+        if not value:
+            return kind()
         if all(type(k) in _ATOMIC for k in value):
-            return kind((k, _copied(v, memo)) for k, v in value.items()) if value else kind()
+            return kind((k, _copied(v, memo)) for k, v in value.items())
     elif kind in _FLAT and all(type(v) in _ATOMIC for v in value):
         return kind(value)
     return copy.deepcopy(value, memo)

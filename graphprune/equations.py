@@ -142,15 +142,16 @@ class Sizes:
         atom, at = atom[keep], at[keep]
         if m == 1 or not len(atom):
             return at, atom
-        pairs, counts = np.unique(np.stack([at, atom], 1), axis=0, return_counts=True)
-        return pairs[counts >= m, 0], pairs[counts >= m, 1]
+        pairs, counts = np.unique(at * len(self.selectable) + atom, return_counts=True)
+        at, atom = np.divmod(pairs[counts >= m], len(self.selectable))
+        return at, atom
 
     def _bag(self, entries: Ids, atoms: Ids, length: int) -> Form:
         if not len(atoms):
             return number(length)
-        pairs = np.unique(np.stack([entries, atoms], 1), axis=0)
-        entries, atoms = pairs.T
-        taken = len(np.unique(entries))
+        pairs = np.unique(entries * len(self.selectable) + atoms)
+        entries, atoms = np.divmod(pairs, len(self.selectable))
+        taken = 1 + np.count_nonzero(np.diff(entries))
         if taken < len(entries):
             raise NotLinear(Form(Fraction(0), {b"": (Fraction(1), atoms)}))
         atoms = np.sort(atoms)

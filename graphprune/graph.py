@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
+from graphprune.collector import collector_paused
 from graphprune.cost import Cost, CostModel
 from graphprune.couplings import Coupling, coupling_graph, couplings_within, describe_line
 from graphprune.depth import Block, find_blocks, within
@@ -176,8 +177,10 @@ class ChannelGraph:
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these blocks are left out."""
-        gone = [block.nodes for block in self.blocks if block.path in skipped]
         nodes = self.labelling.nodes[: self.trace.evaluated]
+        if not skipped:
+            return nodes
+        gone = [block.nodes for block in self.blocks if block.path in skipped]
         return [node for node in nodes if not any(node in inside for inside in gone)]
 
     @cached_property
@@ -205,6 +208,7 @@ class ChannelGraph:
         return "\n".join(lines)
 
 
+@collector_paused()
 def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[Any], Any] | None = None) -> ChannelGraph:
     """Trace a model once and infer its channel graph. The model is not changed and no weight is read.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from graphprune.labels import Dims, Lab, Labelled, Labels, Shape, all_labs
+from graphprune.labels import Dims, Lab, Labelled, Labels, Shape, all_labs, operands_of
 from graphprune.rules.factories import constant
 from graphprune.rules.pointing import handed_on, pointers
 from graphprune.rules.pointwise import pointwise
@@ -111,11 +112,10 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     outs = tuple(tuple(s) if s is not None else () for s in shapes)
     op: Any = node.target
     call = Call(short_name(op), labelling.labels, outs, used=labelling.used(node))
-    labs = all_labs(args, *kwargs.values())
-    pointing = any(pointers([*args, *kwargs.values()]))
-    result = rule_for(op, labs, pointing)(call, *args, **kwargs)
-    if pointing:
-        result = handed_on(call, op, [*args, *kwargs.values()], result)
+    operands = operands_of(args, *kwargs.values())
+    result = rule_for(op, operands)(call, *args, **kwargs)
+    if any(value.points is not None for value in operands):
+        result = handed_on(call, op, operands, result)
     if node.meta.get("scripted") and takes_sizes(op):
         call.freeze([*args, *kwargs.values(), result], "sizes inside TorchScript are not followed")
     if call.counts:
@@ -129,9 +129,10 @@ def takes_sizes(op: Any) -> bool:
     return found is not None and found.resize is not None
 
 
-def rule_for(op: Any, labs: list[Any], pointing: bool = False) -> RuleFunction:
+def rule_for(op: Any, operands: Sequence[Labelled]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
-    if not labs and not pointing and op not in _MAKES_LABELS:
+    said = any(value.labs or value.points is not None for value in operands)
+    if not said and op not in _MAKES_LABELS:
         return constant
     found = rule_of(op)
     if found is not None:

@@ -206,15 +206,20 @@ def refined_by(labs: Sequence[Lab], lab: Lab, dims: Dims) -> bool:
     return lab.cell and dims <= frozenset[int]().union(*rows)
 
 
+def operands_of(*values: Any) -> list[Labelled]:
+    """Every labelled tensor in nested arguments."""
+    found: list[Labelled] = []
+    for value in values:
+        if type(value) is Labelled:
+            found.append(value)
+        elif type(value) in (tuple, list):
+            found.extend(operands_of(*value))
+    return found
+
+
 def all_labs(*values: Any) -> list[Lab]:
     """Every label array in nested arguments."""
-    found: list[Lab] = []
-    for value in values:
-        if isinstance(value, Labelled):
-            found.extend(value.labs)
-        elif isinstance(value, tuple | list):
-            found.extend(all_labs(*value))
-    return found
+    return [lab for value in operands_of(*values) for lab in value.labs]
 
 
 def reduce_dims(labels: Labels, x: Labelled, dims: Iterable[int]) -> list[Lab]:

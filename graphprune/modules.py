@@ -6,9 +6,14 @@ take longer than the analysis.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+_NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
+"""What most attributes of modules are. Asking whether something is a tensor takes several times as long."""
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -28,40 +33,52 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def all_names(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, Tensor]]:
-    """Parameters and buffers by every name they have."""
-    parameters: dict[str, nn.Parameter] = {}
-    buffers: dict[str, Tensor] = {}
-    for path, module in named_modules(model):
-        prefix = f"{path}." if path else ""
-        parameters.update((prefix + n, p) for n, p in module._parameters.items() if p is not None)
-        buffers.update((prefix + n, b) for n, b in module._buffers.items() if b is not None)
-    return parameters, buffers
+@dataclass(frozen=True)
+class Tables:
+    """Parameters, buffers and tensors kept as plain attributes, by every name they have.
+
+    Plain ones are a table of positions that is no buffer, or something cached.
+    """
+
+    parameters: dict[str, nn.Parameter]
+    buffers: dict[str, Tensor]
+    plain: dict[str, Tensor]
+
+    def unique(self) -> list[tuple[str, Tensor]]:
+        """All tensors, parameters first; tied ones once, under their first name."""
+        first: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in (*self.parameters.items(), *self.buffers.items(), *self.plain.items()):
+            first.setdefault(id(tensor), (name, tensor))
+        return list(first.values())
 
 
-def plain_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Tensors that modules keep as plain attributes: a table of positions that is no buffer, or something cached."""
-    found: dict[str, Tensor] = {}
+def tables(model: nn.Module) -> Tables:
+    """All tensors of a model, by kind."""
+    found = Tables({}, {}, {})
     for path, module in named_modules(model):
         prefix = f"{path}." if path else ""
-        found.update((prefix + n, v) for n, v in vars(module).items() if isinstance(v, Tensor))
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                found.parameters[prefix + name] = parameter
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                found.buffers[prefix + name] = buffer
+        for name, value in vars(module).items():
+            if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+                found.plain[prefix + name] = value
     return found
 
 
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters, buffers, then plain tensors, by qualified name; tied ones once, under their first name."""
-    parameters, buffers = all_names(model)
-    first: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in (*parameters.items(), *buffers.items(), *plain_tensors(model).items()):
-        first.setdefault(id(tensor), (name, tensor))
-    return list(first.values())
+    """All tensors by qualified name, parameters first; tied ones once, under their first name."""
+    return tables(model).unique()
 
 
 def all_tensors(model: nn.Module) -> Iterator[Tensor]:
     """Parameters, buffers and tensors kept as plain attributes or in a list (``nn.LSTM``), of every submodule."""
     for _, module in named_modules(model):
         for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if isinstance(value, Tensor):
-                yield value
-            elif type(value) is list:
+            if type(value) is list:
                 yield from (item for item in value if isinstance(item, Tensor))
+            elif type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+                yield value

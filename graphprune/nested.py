@@ -6,13 +6,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, fx
 
 from graphprune.sizes import Size
+
+_LEAVES = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, fx.Node))
+"""What most arguments are that are no tensors. Looking for fields in them takes several times as long."""
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists, mappings and dataclasses, in order."""
+    if type(value) in _LEAVES:
+        return
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -32,9 +38,11 @@ def _holds_fields(value: Any) -> bool:
 
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply ``function`` to every tensor in nested tuples, lists, dicts and dataclasses; sizes become plain ints."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
     if isinstance(value, Tensor):
         return function(value)
-    kind = type(value)
     if kind is Size:
         return int(value)
     if kind is tuple or kind is list:

@@ -20,7 +20,7 @@ from graphprune.abstract import is_float
 from graphprune.contractions import FORMS, AxisTable, Form, Owners, by_tap
 from graphprune.groups import Units
 from graphprune.label import rule_for
-from graphprune.labels import Ids, Labelled, Labels, all_labs
+from graphprune.labels import Ids, Labelled, Labels, operands_of
 from graphprune.moments import Consumer, Moments
 from graphprune.nested import map_tensors, tensors_of
 from graphprune.rules.registry import Call
@@ -112,7 +112,7 @@ class Observer(TorchDispatchMode):
         if key not in self._results:
             shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in outs)
             call = Call(short_name(func), self._labels, shapes or ((),))
-            made = rule_for(func, all_labs(*args, *kwargs.values()))(call, *args, **kwargs)
+            made = rule_for(func, operands_of(*args, *kwargs.values()))(call, *args, **kwargs)
             results = made if isinstance(made, tuple | list) else [made]
             self._results[key] = results[: len(shapes)], (args, kwargs)
         found: Sequence[Labelled] = self._results[key][0]

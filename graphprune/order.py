@@ -16,9 +16,9 @@ from torch import fx
 
 from graphprune.equations import Sizes
 from graphprune.label import Labelling, _substitute, rule_for
-from graphprune.labels import Axis, Dims, Ids, Lab, Labelled, Labels, Shape, all_labs
+from graphprune.labels import Axis, Dims, Ids, Lab, Labelled, Labels, Shape, operands_of
 from graphprune.rules import RULES
-from graphprune.rules.pointing import handed_on, pointers
+from graphprune.rules.pointing import handed_on
 from graphprune.rules.registry import Call, Slim
 from graphprune.solve import Mask, Solution
 from graphprune.trace import short_name
@@ -220,11 +220,11 @@ class SlimRun:
         args = self._resized(op, node, outs)
         args = _substitute(args, values)
         kwargs = {k: _substitute(v, values) for k, v in node.kwargs.items()}
-        pointing = any(pointers([*args, *kwargs.values()]))
-        function = rule_for(op, all_labs(args, *kwargs.values()), pointing)
+        operands = operands_of(args, *kwargs.values())
         call = Call(short_name(op), replay, outs, used=self.labelling.used(node))
-        result = function(call, *args, **kwargs)
-        return handed_on(call, op, [*args, *kwargs.values()], result) if pointing else result
+        result = rule_for(op, operands)(call, *args, **kwargs)
+        pointing = any(value.points is not None for value in operands)
+        return handed_on(call, op, operands, result) if pointing else result
 
     def _shape(self, node: fx.Node, output: int, dense: Labelled) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))

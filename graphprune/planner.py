@@ -21,7 +21,7 @@ from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Scores, criterion, scored
 from graphprune.labels import Ids
 from graphprune.limits import Limit, limits_of
-from graphprune.modules import named_tensors, plain_tensors
+from graphprune.modules import tables
 from graphprune.plan import Choice, Plan
 from graphprune.request import Request
 from graphprune.roles import roles_of
@@ -65,6 +65,7 @@ class Planner:
         self.timing: Timing | None = None
         self.request = request
         self.groups = graph.units.groups
+        self.tensors = tables(graph.model)
         self.classes = len(graph.solution.reason)
         self.criterion = criterion(request.importance)
         self.skipped = self._skipped_blocks()
@@ -241,7 +242,7 @@ class Planner:
 
     @cached_property
     def _context(self) -> Context:
-        tensors = {name: t for name, t in named_tensors(self.graph.model) if isinstance(t, nn.Parameter)}
+        tensors = {name: t for name, t in self.tensors.unique() if isinstance(t, nn.Parameter)}
         abstract = [n for n, t in tensors.items() if t.is_meta]
         if abstract and self.criterion not in WEIGHTLESS:
             raise PlanError(
@@ -387,8 +388,8 @@ class Planner:
                 )
             )
         kept = self._kept(chosen)
-        cached = plain_tensors(self.graph.model).keys() - kept.keys()
-        shapes = {name: tuple(t.shape) for name, t in named_tensors(self.graph.model) if name not in cached}
+        cached = self.tensors.plain.keys() - kept.keys()
+        shapes = {name: tuple(t.shape) for name, t in self.tensors.unique() if name not in cached}
         sizes = {path: size for path, size in chosen.sizes.items() if not within(path, self.skipped)}
         return Plan(kept, shapes, sizes, tuple(choices), self.request.described(), self.skipped)
 

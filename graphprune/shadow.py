@@ -27,10 +27,17 @@ TORCH_NN_SIZES = frozenset(
 
 @dataclass(frozen=True)
 class Shadow:
-    """The stand-in ``module``, the names of its tensors (the first name where one is tied), and what they stand for."""
+    """A stand-in and what it stands for.
+
+    Attributes:
+        module: the stand-in.
+        tensors: its tensors by name, tied ones once, under their first name.
+        paths: the paths of its submodules, by identity.
+        originals: the tensors that its own stand for, by identity of its own.
+    """
 
     module: nn.Module
-    names: dict[int, str]
+    tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
 
@@ -40,16 +47,20 @@ def make_shadow(model: nn.Module, log: SizeLog, abstract: bool = True) -> Shadow
     tensors = {id(t): t for t in all_tensors(model)}
     twins = {key: _stand_in(t, abstract) for key, t in tensors.items()}
     module = copy_module(model, twins)
-    paths = {}
-    theirs = {id(value) for _, m in named_modules(model) for value in vars(m).values()}
-    for path, submodule in named_modules(module):
-        paths[id(submodule)] = path
+    modules = named_modules(module)
+    for path, submodule in modules:
         _mark_sizes(submodule, f"{path}." if path else "", log)
-    for path, submodule in named_modules(module):
-        if not type(submodule).__module__.startswith("torch.nn"):
+    theirs = {id(value) for _, m in named_modules(model) if not _is_torchs(m) for value in vars(m).values()}
+    for path, submodule in modules:
+        if not _is_torchs(submodule):
             _mark_objects(submodule, f"{path}." if path else "", log, theirs)
-    names = {id(t): name for name, t in named_tensors(module)}
-    return Shadow(module, names, paths, {id(twin): tensors[key] for key, twin in twins.items()})
+    paths = {id(submodule): path for path, submodule in modules}
+    originals = {id(twin): tensors[key] for key, twin in twins.items()}
+    return Shadow(module, named_tensors(module), paths, originals)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn")
 
 
 def _stand_in(tensor: torch.Tensor, abstract: bool) -> torch.Tensor:
@@ -62,8 +73,7 @@ def _stand_in(tensor: torch.Tensor, abstract: bool) -> torch.Tensor:
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:
     attributes = vars(module)
-    own = not type(module).__module__.startswith("torch.nn")
-    names = [n for n in attributes if own or n in TORCH_NN_SIZES]
+    names = TORCH_NN_SIZES & attributes.keys() if _is_torchs(module) else list(attributes)
     for name in names:
         attributes[name] = _marked(attributes[name], prefix + name, log)
 

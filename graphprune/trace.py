@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.abstract import META, AbstractDevice, is_float
 from graphprune.errors import TraceError
-from graphprune.modules import all_names, named_modules, named_tensors
+from graphprune.modules import named_modules, tables
 from graphprune.nested import map_tensors, tensors_of
 from graphprune.provenance import watching
 from graphprune.shadow import Shadow, make_shadow
@@ -107,9 +107,9 @@ class Recorder(TorchDispatchMode):
         self.log = log
         self.abstract = abstract
         self.shadow = shadow
-        tensors = named_tensors(shadow.module)
-        self.shapes = {name: t.shape for name, t in tensors}
-        self.parameters = [name for name, t in tensors if isinstance(t, nn.Parameter)]
+        self.names = {id(t): name for name, t in shadow.tensors}
+        self.shapes = {name: t.shape for name, t in shadow.tensors}
+        self.parameters = [name for name, t in shadow.tensors if isinstance(t, nn.Parameter)]
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self.scripts = 0
@@ -170,7 +170,7 @@ class Recorder(TorchDispatchMode):
         return item
 
     def _parameter(self, tensor: Tensor) -> fx.Node | None:
-        name = self.shadow.names.get(id(tensor))
+        name = self.names.get(id(tensor))
         if name is None:
             return None
         self.used.add(name)
@@ -179,7 +179,7 @@ class Recorder(TorchDispatchMode):
         return node
 
     def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:
-        node = self.graph.create_node("get_attr", target)
+        node = self.graph.create_node("get_attr", target, name=target)
         self._bind(tensor, node)
         return node
 
@@ -220,7 +220,10 @@ class Recorder(TorchDispatchMode):
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
-        node = self.graph.create_node("call_function", func, node_args, node_kwargs, name=short_name(func))
+        node = self.graph.create_node("call_function", func, name=short_name(func))
+        node.args = node_args  # given to create_node, every number in them is looked at
+        if node_kwargs:
+            node.kwargs = node_kwargs
         node.meta["module"] = self.stack[-1]
         node.meta["line"] = self._line
         node.meta["scripted"] = self.scripts > 0
@@ -428,7 +431,8 @@ def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
 def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     """For every tied tensor, by its first name, the other names it has."""
     names: dict[int, list[str]] = {}
-    for table in all_names(model):
+    found = tables(model)
+    for table in (found.parameters, found.buffers):
         for name, tensor in table.items():
             names.setdefault(id(tensor), []).append(name)
     return {first: tuple(rest) for first, *rest in names.values() if rest}

@@ -7,13 +7,13 @@ Whatever else is done with them fixes the dimension they count in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from graphprune.labels import Ids, Lab, Labelled
+from graphprune.labels import Ids, Lab, Labelled, operands_of
 from graphprune.rules.pointwise import IDENTITIES
 from graphprune.rules.registry import Args, Call, Slim, rule, sample
 
@@ -56,19 +56,14 @@ AWARE = frozenset(
 """Operations whose rules know what such integers mean, or do not look at their values."""
 
 
-def pointers(value: Any) -> Iterator[Labelled]:
+def pointers(*values: Any) -> list[Labelled]:
     """All integers among nested arguments that count in a pruned dimension."""
-    if isinstance(value, Labelled):
-        if value.points is not None:
-            yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from pointers(item)
+    return [value for value in operands_of(*values) if value.points is not None]
 
 
 def handed_on(call: Call, op: Any, args: Sequence[Any], result: Any) -> Any:
     """``result`` as what it counts, or what the arguments count in fixed where they are used in another way."""
-    known = list(pointers(list(args)))
+    known = pointers(*args)
     if not known or op in AWARE:
         return result
     if op in PASSING and isinstance(result, Labelled):
