@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
-    "errors sizes nested modules copying abstract provenance shadow trace inputs "
+    "errors collector sizes nested modules copying abstract provenance shadow trace inputs "
     "labels rules label solve prove couplings groups "
     "contractions moments observer calibration combining criteria importance depth "
     "equations dimensions cost budgets limits sensitivity ties search roles "
