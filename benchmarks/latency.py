@@ -1,8 +1,9 @@
 """Are latency budgets met? ResNet-50, MobileNetV2 and ViT-B/16 at batch 1 and 8, for 0.5 and 0.7 of what they take.
 
-The result is measured beside the dense model, A B A B, in a run of its own. For the smaller budget the same latency is
-asked of a uniform plan too, and the importance that both keep is compared: the mean over layers of the share of the L2
-scores that is left, once in full (*kept*) and once by what the search minimises (*loss*, see graphprune.search).
+The result is measured beside the dense model, A B A B, in a run of its own. For the smaller budget it is measured in
+turn with three uniform plans around the same latency too, and what they keep is interpolated at the latency of the
+plan: the mean over layers of the share of the L2 scores that is left (*kept*), and what the search minimises (*loss*,
+see graphprune.search).
 """
 
 from __future__ import annotations
@@ -42,7 +43,6 @@ def main() -> int:
             if options.only in label:
                 with console.status(f"{label}, batch {batch}"):
                     results.extend(_measure(label, name, batch, options.repeats))
-                console.print(*(f"{r['of_budget']:.3f}" for r in results))
     console.print(_table(results))
     if not options.only:
         write_json("latency.json", {"torch": torch.__version__, "threads": 1, "results": results})
@@ -52,7 +52,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose name contains this")
-    parser.add_argument("--repeats", type=int, default=5, help="runs of each model when the result is measured")
+    parser.add_argument("--repeats", type=int, default=11, help="runs of each model when the result is measured")
     return parser.parse_args()
 
 
@@ -63,34 +63,48 @@ def _measure(label: str, name: str, batch: int, repeats: int) -> list[dict[str, 
     model = torchvision.models.get_model(name, weights=None).eval()
     images = torch.cat([image()] * batch)
     graph = graphprune.trace(model, images)
-    found = []
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict("os.environ", XDG_CACHE_HOME=folder):
-        for budget in BUDGETS:
-            for allocation in ("global", "uniform") if budget == min(BUDGETS) else ("global",):
-                found.append(_one(graph, images, budget, allocation, repeats) | {"model": label, "batch": batch})
+        found = [_one(graph, images, budget, repeats) for budget in BUDGETS]
         kernels = sum(len(p.read_text().split('", "')) for p in Path(folder).rglob("*.json"))
-    return [result | {"kernels": kernels} for result in found]
+    return [result | {"model": label, "batch": batch, "kernels": kernels} for result in found]
 
 
-def _one(graph: Any, images: torch.Tensor, budget: float, allocation: str, repeats: int) -> dict[str, Any]:
+def _one(graph: Any, images: torch.Tensor, budget: float, repeats: int) -> dict[str, Any]:
     start = time.perf_counter()
-    plan = graph.plan(latency=budget, allocation=allocation)
+    plan = graph.plan(latency=budget)
     planned = time.perf_counter() - start
-    slim = plan.apply(graph.model)
+    even = [graph.plan(ratio) for ratio in _ratios(graph, budget)] if budget == min(BUDGETS) else []
+    slim = [p.apply(graph.model) for p in (plan, *even)]
     with torch.no_grad():
-        runs = partial(graph.model, images), partial(slim, images)
-        dense, small = (1e3 * seconds for seconds in measure(*runs, shortest=2.0, least=repeats))
+        runs = [partial(model, images) for model in (graph.model, *slim)]
+        dense, small, *others = (1e3 * seconds for seconds in measure(*runs, shortest=2.0, least=repeats))
     kept, loss = _importance(graph, plan)
     return {
         "budget": budget,
-        "allocation": allocation,
         "dense_ms": dense,
         "slim_ms": small,
         "of_budget": small / dense / budget,
         "kept": kept,
         "loss": loss,
         "plan_s": planned,
+        **_uniform(others, [_importance(graph, p) for p in even], small),
     }
+
+
+def _ratios(graph: Any, budget: float) -> list[float]:
+    """Uniform ratios of which the one in the middle comes near the latency."""
+    plan = graph.plan(latency=budget, allocation="uniform")
+    largest = max(plan.choices, key=lambda choice: choice.units)
+    middle = len(largest.removed) / largest.units
+    return [max(middle + step, 0.0) for step in (-0.06, 0.0, 0.06)]
+
+
+def _uniform(times: list[float], importance: list[tuple[float, float]], at: float) -> dict[str, float]:
+    """What uniform plans keep at the latency ``at``: along a line through their latencies."""
+    if not times:
+        return {}
+    kept, loss = (float(np.polyval(np.polyfit(times, values, 1), at)) for values in zip(*importance, strict=True))
+    return {"uniform_kept": kept, "uniform_loss": loss}
 
 
 def _importance(graph: Any, plan: Any) -> tuple[float, float]:
@@ -111,18 +125,20 @@ def _table(results: list[dict[str, Any]]) -> Table:
         "Latency budgets, one thread",
         "model, batch",
         "budget",
-        "allocation",
         "dense, ms",
         "slim, ms",
         "of the budget",
         "kept",
+        "uniform keeps",
         "loss",
+        "uniform loses",
         "plan, s",
     )
     for r in results:
         times = (f"{r['dense_ms']:.1f}", f"{r['slim_ms']:.1f}", f"{r['of_budget']:.3f}")
-        importance = (f"{r['kept']:.3f}", f"{r['loss']:.2f}", f"{r['plan_s']:.0f}")
-        row(made, f"{r['model']}, {r['batch']}", r["budget"], r["allocation"], *times, *importance)
+        kept = (f"{r['kept']:.3f}", f"{r['uniform_kept']:.3f}" if "uniform_kept" in r else "")
+        loss = (f"{r['loss']:.3f}", f"{r['uniform_loss']:.3f}" if "uniform_loss" in r else "")
+        row(made, f"{r['model']}, {r['batch']}", r["budget"], *times, *kept, *loss, f"{r['plan_s']:.0f}")
     return made
 
 
