@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
 from graphprune.label import Labelling
 from graphprune.labels import Axis, Ids, Lab, Labelled
+from graphprune.patches import Opened, open_patches, open_stuffed_patches
 
 aten = torch.ops.aten
-Opened = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,14 @@ class Form:
 
     ``owners(labels of the weight, arguments, axes)`` says whose the input channels are, or None where that cannot be
     told; ``open(x, weight, arguments, blocks)`` brings both into the form ``[n, blocks, channels, m]`` and ``[blocks,
-    channels, outputs]``.
+    channels, outputs]``; ``result(y, blocks)`` brings what the call returns into the form ``[n, blocks, outputs, m]``.
     """
 
     x: int
     weight: int
     owners: Callable[[Labelled, Sequence[Any], AxisTable], Owners | None]
     open: Callable[[Tensor, Tensor, Sequence[Any], int], Opened]
+    result: Callable[[Tensor, int], Tensor] | None = None
     bias: int | None = None
 
     def intercept(self, args: Sequence[Any]) -> bool:
@@ -111,14 +111,25 @@ def _opened(x: Tensor, weight: Tensor, blocks: int) -> Opened:
     return x.transpose(0, 1).unsqueeze(-1), weight
 
 
+def _rows(y: Tensor, blocks: int) -> Tensor:
+    """A product [(batch,) n, outputs]."""
+    return y.reshape(-1, 1, y.shape[-1], 1) if blocks == 1 else y.transpose(0, 1).unsqueeze(-1)
+
+
 def _right(x: int, weight: int, bias: int | None = None) -> Form:
     """The weight is the right factor, [(batch,) channels, outputs]."""
-    return Form(x, weight, _matrix_owners(-2), lambda x, w, _, blocks: _opened(x, w, blocks), bias)
+    return Form(x, weight, _matrix_owners(-2), lambda x, w, _, blocks: _opened(x, w, blocks), _rows, bias)
 
 
 def _left(x: int, weight: int) -> Form:
     """The weight is the left factor, [(batch,) outputs, channels]."""
-    return Form(x, weight, _matrix_owners(-1), lambda x, w, _, blocks: _opened(x.mT, w.mT, blocks))
+    return Form(
+        x,
+        weight,
+        _matrix_owners(-1),
+        lambda x, w, _, blocks: _opened(x.mT, w.mT, blocks),
+        lambda y, blocks: _rows(y.mT, blocks),
+    )
 
 
 def _open_linear(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
@@ -173,26 +184,28 @@ def _open_convolution(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: in
     return opened, by_block.transpose(1, 2).flatten(2)
 
 
-def _open_patches(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
-    """Every tap of the kernel [outputs, channels, (height,) width] is a channel of its own."""
-    kernel, stride, padding, dilation = map(tuple, (weight.shape[2:], *args[3:6]))
-    if weight.ndim == 3:
-        x, kernel, stride, padding, dilation = x.unsqueeze(2), (1, *kernel), (1, *stride), (0, *padding), (1, *dilation)
-    taps = F.unfold(x, kernel, dilation, padding, stride)
-    opened = taps.reshape(x.shape[0], blocks, taps.shape[1] // blocks, -1)
-    return opened, weight.reshape(blocks, weight.shape[0] // blocks, -1).transpose(1, 2)
+def _positions(y: Tensor, blocks: int) -> Tensor:
+    """The result of a convolution, [n, outputs, ...]."""
+    return y.reshape(y.shape[0], blocks, y.shape[1] // blocks, -1)
 
 
-_CONVOLUTION = Form(0, 1, _convolution_owners, _open_convolution, bias=2)
+_CONVOLUTION = Form(0, 1, _convolution_owners, _open_convolution, _positions, bias=2)
+
+
+def exact(form: Form, args: Sequence[Any]) -> Form:
+    """The form whose product is what the call returns: of a convolution, the one with a channel for every tap."""
+    if form is not _CONVOLUTION:
+        return form
+    return replace(form, open=open_stuffed_patches if args[6] else open_patches)
 
 
 def by_tap(form: Form, owners: Owners, weight: Tensor, args: Sequence[Any]) -> tuple[Form, Owners]:
-    """The exact form of a convolution of one or two dimensions: a channel for every tap. Others are as they are."""
-    taps = prod(weight.shape[2:])
-    if form is not _CONVOLUTION or args[6] or weight.ndim > 4 or taps == 1:
+    """The exact form of a convolution, with the labels of a channel for every tap. Other forms are as they are."""
+    if form is not _CONVOLUTION:
         return form, owners
+    taps = prod(weight.shape[2:])
     contracted = tuple(np.repeat(ids, taps, axis=1) for ids in owners.contracted)
-    return replace(form, open=_open_patches), replace(owners, channels=owners.channels * taps, contracted=contracted)
+    return exact(form, args), replace(owners, channels=owners.channels * taps, contracted=contracted)
 
 
 FORMS: dict[Any, tuple[Form, ...]] = {
@@ -201,10 +214,10 @@ FORMS: dict[Any, tuple[Form, ...]] = {
     aten.bmm.default: (_right(0, 1), _left(1, 0)),
     aten.baddbmm.default: (_right(1, 2), _left(2, 1)),
     aten.mv.default: (
-        Form(1, 0, _matrix_owners(-1), _open_matrix_of_vector),
-        Form(0, 1, _matrix_owners(-1), _open_vector),
+        Form(1, 0, _matrix_owners(-1), _open_matrix_of_vector, lambda y, blocks: _rows(y[None], blocks)),
+        Form(0, 1, _matrix_owners(-1), _open_vector, lambda y, blocks: _rows(y[:, None], blocks)),
     ),
-    aten.linear.default: (Form(0, 1, _matrix_owners(-1), _open_linear, bias=2),),
+    aten.linear.default: (Form(0, 1, _matrix_owners(-1), _open_linear, _rows, bias=2),),
     aten._grouped_mm.default: (Form(0, 1, _experts_owners, _open_experts),),
     aten.convolution.default: (_CONVOLUTION,),
 }

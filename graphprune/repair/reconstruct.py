@@ -1,0 +1,184 @@
+"""Reconstruction: change the weights that are left so that outputs are nearest to those of the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.depth import within
+from graphprune.errors import InputError, PlanError
+from graphprune.modules import named_modules, named_tensors
+from graphprune.plan import Plan
+from graphprune.repair.matching import Match, Matcher
+from graphprune.repair.memory import address, flat
+from graphprune.repair.passes import Batches, Undo, lent, run
+from graphprune.repair.record import LeftAlone, Repair, Repaired
+from graphprune.repair.survey import Survey
+from graphprune.repair.takers import Taker
+from graphprune.repair.watch import Gathered, Residuals, Targets
+from graphprune.rewrite import check_fits
+
+RIDGE = 1e-2
+"""Between 1e-4 and 1, the best or nearly so with 128 samples, on convolutions and transformers (docs/design.md)."""
+
+
+def reconstruct(
+    slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], *, ridge: float = RIDGE
+) -> Repair:
+    """Change the weights of ``slim``, in place, so that every consumer's output is nearest to the dense model's.
+
+    A consumer is a linear layer, a convolution, or any other product of an input with a part of a parameter. In order
+    of execution, each is fitted by ridge regression: its input is that of the slim model, in which everything before
+    has been fitted; its target is what the same call of the dense model returns, in the outputs that are left. What is
+    fitted is the residual, so the ridge pulls towards the weights as they are: where nothing was removed, nothing
+    changes, and no consumer's error rises. Biases, or the running means of batch norms, take the difference of means.
+
+    The batches are gone through once for each step of the longest chain of consumers; at most one batch, the outputs of
+    the consumers that are being fitted and their second moments are held.
+
+    Layerwise least squares: He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017;
+    with the second moments of inputs: Ling et al., "SlimGPT", NeurIPS 2024.
+
+    Args:
+        slim: what ``plan.apply(dense)`` returned.
+        dense: the model that the plan was made for.
+        plan: what was removed.
+        calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
+            (positional arguments) or a dict (keyword arguments); no targets.
+        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square.
+
+    Raises:
+        InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
+        PlanError: the plan does not lead from ``dense`` to ``slim``.
+    """
+    with Undo() as undo:
+        return fit(slim, dense, plan, calibration, ridge, undo)
+
+
+def fit(slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, undo: Undo) -> Repair:
+    """:func:`reconstruct`, which can be undone."""
+    check_pair(slim, dense, plan)
+    if not ridge > 0:
+        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+    with lent(slim, dense):
+        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo).record()
+
+
+class _Reconstruction:
+    def __init__(
+        self, slim: nn.Module, dense: nn.Module, plan: Plan, batches: Batches, ridge: float, undo: Undo
+    ) -> None:
+        self.slim = slim
+        self.dense = dense
+        self.batches = batches
+        self.ridge = ridge
+        self.undo = undo
+        self.seen, self.target = Survey(slim), Survey(dense)
+        for number, batch in batches:
+            run(dense, number, batch, self.target.batch())
+            run(slim, number, batch, self.seen.batch())
+        matcher = Matcher(self.seen, self.target, plan, _replaced(slim, dense))
+        self.matches = {site.key: matcher.match(site) for site in self.seen.sites.values()}
+
+    def record(self) -> Repair:
+        """Fit all consumers."""
+        repaired: list[Repaired] = []
+        left = [LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str)]
+        for level in levels([m for m in self.matches.values() if isinstance(m, Match)]):
+            for one in self._gathered(level):
+                if why := one.unfit:
+                    left.append(LeftAlone(one.match.site.key.name, why))
+                else:
+                    repaired.append(self._fitted(one))
+        return Repair(tuple(repaired), (*left, *self._not_met()))
+
+    def _gathered(self, level: Sequence[Match]) -> list[Gathered]:
+        gathered = {match.site.key: Gathered(match) for match in level}
+        targets = Targets(self.target.memory, gathered.values())
+        residuals = Residuals(self.seen.memory, gathered)
+        for number, batch in self.batches:
+            for one in gathered.values():
+                one.targets.clear()
+            run(self.dense, number, batch, targets)
+            run(self.slim, number, batch, residuals)
+        return list(gathered.values())
+
+    # ------------------------------------------------------------ one consumer
+
+    def _fitted(self, one: Gathered) -> Repaired:
+        site, regression, taker = one.match.site, one.regression, one.match.taker
+        places = site.first.places()
+        old = self._memory(site.key.name)[places]
+        change = regression.solve(self.ridge, taker is not None)
+        new = (old.double() + change).to(old.dtype)
+        change = new.double() - old.double()  # what is left of it in the parameter's type
+        before, after = regression.error(), regression.error(change, taker is not None)
+        if after < before:
+            self._write(site.key.name, places, new)
+            if taker is not None:
+                self._take(taker, regression.intercept(change))
+        return Repaired(site.key.name, before**0.5, min(before, after) ** 0.5, taker.view.name if taker else None)
+
+    def _take(self, taker: Taker, intercept: Tensor) -> None:
+        """Let a bias or a running mean take an intercept [blocks, outputs]."""
+        places = taker.view.places()
+        old = self._memory(taker.view.name)[places]
+        new = old.double() + taker.sign * intercept.reshape(old.shape)
+        self._write(taker.view.name, places, new.to(old.dtype))
+
+    def _memory(self, name: str) -> Tensor:
+        return flat(self.seen.memory.tensors[name])
+
+    def _write(self, name: str, places: Tensor, values: Tensor) -> None:
+        self.undo.note(self.seen.memory.tensors[name])
+        self._memory(name)[places] = values
+
+    def _not_met(self) -> list[LeftAlone]:
+        """Matrices and kernels of which no part is a consumer's weight."""
+        known = {key.name for key in self.seen.sites}
+        found = []
+        for name in sorted(self.seen.names - known):
+            if self.seen.memory.tensors[name].ndim > 1:
+                use = self.seen.other_uses.get(name)
+                why = "not used" if use is None else f"used by {use}"
+                computed = "a weight is computed from it, " if name in self.seen.computed else ""
+                found.append(LeftAlone(name, computed + why))
+        return found
+
+
+def levels(matches: Sequence[Match]) -> list[list[Match]]:
+    """Consumers that can be fitted together, in order: none depends on another that is not yet fitted.
+
+    Where consumers depend on each other (layers that are run through in a loop), the first of them goes alone.
+    """
+    pending, found = list(matches), []
+    while pending:
+        waiting = sum(1 << m.site.number for m in pending)
+        ready = [m for m in pending if not m.site.after & waiting & ~(1 << m.site.number)] or pending[:1]
+        found.append(ready)
+        pending = [m for m in pending if m not in ready]
+    return found
+
+
+def _replaced(slim: nn.Module, dense: nn.Module) -> list[str]:
+    """Paths of modules that the slim model has another class for."""
+    before = {path: type(module) for path, module in named_modules(dense)}
+    return [path for path, module in named_modules(slim) if before.get(path) not in (None, type(module))]
+
+
+def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
+    """Raise a PlanError unless the plan leads from the dense model to the slim one."""
+    check_fits(dense, plan.shapes)
+    found = {name: tuple(t.shape) for name, t in named_tensors(slim)}
+    for name in plan.shapes:
+        if found.get(name) != plan.shape(name) and not within(name, plan.skipped):
+            shape = f"has shape {list(found[name])}" if name in found else "does not exist"
+            raise PlanError(
+                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it; pass the module that "
+                "plan.apply(dense) returned"
+            )
+    shared = {address(t) for _, t in named_tensors(slim)} & {address(t) for _, t in named_tensors(dense)} - {0}
+    if shared:
+        raise PlanError("slim: shares tensors with the dense model; pass the module that plan.apply(dense) returned")

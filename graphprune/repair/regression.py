@@ -1,0 +1,90 @@
+"""Ridge regression of what a consumer's output lacks on its input, from moments that are streamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Regression:
+    """Moments of inputs ``x`` and of residuals ``r`` (target minus output), in float64.
+
+    Means and products of batches are joined by Chan's formula (see :class:`graphprune.moments.Moments`). Memory is
+    that of [blocks, channels, channels] and [blocks, outputs, channels].
+    """
+
+    count: int = 0
+    target: float = 0.0
+    _x: Tensor | float = field(default=0.0, repr=False)
+    _r: Tensor | float = field(default=0.0, repr=False)
+    _xx: Tensor | float = field(default=0.0, repr=False)
+    _rx: Tensor | float = field(default=0.0, repr=False)
+    _rr: Tensor | float = field(default=0.0, repr=False)
+
+    def add(self, x: Tensor, r: Tensor, target: Tensor) -> None:
+        """Count a batch in.
+
+        Args:
+            x: inputs [n, blocks, channels, m].
+            r: residuals [n, blocks, outputs, m].
+            target: what the outputs should have been, like ``r``.
+        """
+        count = x.shape[0] * x.shape[3]
+        if not count:
+            return
+        self.target += float(target.double().square().sum())
+        x, r = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (x, r))
+        (xs, x_mean), (rs, r_mean) = _centred(x), _centred(r)
+        dx, dr, total = x_mean - self._x, r_mean - self._r, self.count + count
+        factor = self.count * count / total
+        self._xx = self._xx + (xs @ xs.mT).double() + factor * dx.unsqueeze(2) * dx.unsqueeze(1)
+        self._rx = self._rx + (rs @ xs.mT).double() + factor * dr.unsqueeze(2) * dx.unsqueeze(1)
+        self._rr = self._rr + rs.double().square().sum(2) + factor * dr.square()
+        self._x = self._x + dx * (count / total)
+        self._r = self._r + dr * (count / total)
+        self.count = total
+
+    # ------------------------------------------------------------ the system
+
+    def _moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """E[x xᵀ], E[r xᵀ] and E[r²], about the means if ``centred``."""
+        xx, rx, rr = (torch.as_tensor(t) / self.count for t in (self._xx, self._rx, self._rr))
+        if centred:
+            return xx, rx, rr
+        x, r = torch.as_tensor(self._x), torch.as_tensor(self._r)
+        return xx + x.unsqueeze(2) * x.unsqueeze(1), rx + r.unsqueeze(2) * x.unsqueeze(1), rr + r.square()
+
+    def solve(self, ridge: float, centred: bool) -> Tensor:
+        """The change of the weight [blocks, channels, outputs] that leaves the least of the residual.
+
+        It minimises E|r - D x|² + lambda |D|², lambda being ``ridge`` times the mean square of the inputs: so the
+        error is at most what it is at D = 0, whatever ``ridge``.
+        """
+        xx, rx, _ = self._moments(centred)
+        mean = xx.diagonal(dim1=1, dim2=2).mean(1)
+        system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
+        system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are never there
+        return torch.linalg.solve(system, rx.mT)
+
+    def intercept(self, change: Tensor) -> Tensor:
+        """What a bias has to make up for, E[r] - D E[x]. [blocks, outputs]"""
+        return torch.as_tensor(self._r) - (change.mT @ torch.as_tensor(self._x).unsqueeze(2)).squeeze(2)
+
+    def error(self, change: Tensor | None = None, centred: bool = False) -> float:
+        """The mean square of what is left of the residual, as a fraction of the target's, after a ``change``."""
+        if self.target == 0:
+            return 0.0
+        xx, rx, rr = self._moments(centred)
+        left = rr.sum()
+        if change is not None:
+            left = left + (change * (xx @ change - 2 * rx.mT)).sum()
+        return max(float(left), 0.0) * self.count / self.target
+
+
+def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` [n, blocks, channels, m] less its means, as [blocks, channels, n * m], and the means in float64."""
+    mean = x.mean(dim=(0, 3), dtype=torch.float64)
+    return (x - mean.to(x.dtype).unsqueeze(-1)).permute(1, 2, 0, 3).flatten(2), mean

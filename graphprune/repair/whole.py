@@ -1,0 +1,54 @@
+"""Repair in one call: reconstruction, then the statistics of batch norms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from graphprune.plan import Plan
+from graphprune.repair.norms import reestimate_batch_norm
+from graphprune.repair.passes import Undo
+from graphprune.repair.reconstruct import RIDGE, check_pair, fit
+from graphprune.repair.record import Repair
+
+
+def repair(
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    *,
+    ridge: float = RIDGE,
+    reestimate: bool = True,
+) -> Repair:
+    """Make up, in place, for what was removed: without labels, in closed form.
+
+    First :func:`graphprune.repair.reconstruct`. Then the statistics of batch norms are estimated anew, but for those
+    that directly follow a weight that was fitted: those see nearly what they saw in the dense model, of which they know
+    more than a few batches can say. A plan that removes nothing leaves nothing to repair.
+
+    Args:
+        slim: what ``plan.apply(dense)`` returned.
+        dense: the model that the plan was made for; unchanged.
+        plan: what was removed.
+        calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
+            (positional arguments) or a dict (keyword arguments); no targets. 128 samples go a long way.
+        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square.
+        reestimate: estimate the statistics of batch norms, too.
+
+    Raises:
+        InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
+        PlanError: the plan does not lead from ``dense`` to ``slim``.
+    """
+    if not plan.kept and not plan.skipped:
+        check_pair(slim, dense, plan)
+        return Repair((), ())
+    with Undo() as undo:
+        record = fit(slim, dense, plan, calibration, ridge, undo)
+        if not reestimate:
+            return record
+        fitted = [one.intercept for one in record.repaired if one.intercept]
+        return replace(record, norms=reestimate_batch_norm(slim, calibration, leave=fitted))

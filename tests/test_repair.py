@@ -1,0 +1,631 @@
+"""Repair against least squares worked out in other ways, and what it promises whatever the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+import graphprune
+from graphprune.contractions import FORMS, exact
+from graphprune.errors import InputError, PlanError
+from graphprune.plan import Plan
+from graphprune.repair.regression import Regression
+from models.gpt import gpt
+from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomise
+
+aten = torch.ops.aten
+TINY = 1e-10
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def pruned(model: nn.Module, example: Any, ratio: float | None = 0.5, **options: Any) -> tuple[Plan, nn.Module]:
+    plan = graphprune.trace(model, example).plan(ratio, **options)
+    return plan, plan.apply(model)
+
+
+def made(model: nn.Module) -> nn.Module:
+    return randomise(model).double().eval()
+
+
+def recorded(model: nn.Module, layer: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs of a layer, over all calls."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    handle = model.get_submodule(layer).register_forward_hook(lambda _, x, y: calls.append((x[0], y)))
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    handle.remove()
+    xs, ys = zip(*calls, strict=True)
+    return torch.cat(xs), torch.cat(ys)
+
+
+def least_squares(
+    call: Callable[[Tensor], Tensor], weight: Tensor, target: Tensor, intercept: bool
+) -> tuple[Tensor, Tensor]:
+    """The weight and outputs of a map that is linear in its weight, from its columns."""
+    units = torch.eye(weight.numel(), dtype=weight.dtype).view(-1, *weight.shape)
+    columns = torch.stack([call(unit) for unit in units], -1)  # [n, outputs, ..., weight]
+    each = columns.movedim(1, -1).flatten(0, -3)  # [rows, weight, outputs]
+    wanted = target.movedim(1, -1).flatten(0, -2)  # [rows, outputs]
+    if intercept:
+        each, wanted = each - each.mean(0), wanted - wanted.mean(0)
+    a, b = each.transpose(1, 2).flatten(0, 1).numpy(), wanted.flatten().numpy()
+    found = torch.from_numpy(np.linalg.lstsq(a, b, rcond=None)[0]).view(weight.shape)
+    return found, call(found)
+
+
+# ---------------------------------------------------------------- against other computations
+
+
+class Layers(nn.Module):
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 8), nn.Linear(8, 6, bias=bias), nn.Linear(6, 3, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.three(self.two(self.one(x).relu()).relu())
+
+
+def ridge_by_hand(x: Tensor, w: Tensor, y: Tensor, ridge: float, centred: bool) -> Tensor:
+    """Augmented least squares: rows sqrt(lambda) for the pull towards ``w`` [outputs, channels]."""
+    x, r = x.numpy(), (y - x @ w.T).numpy()
+    if centred:
+        x, r = x - x.mean(0), r - r.mean(0)
+    pull = np.sqrt(ridge * (x**2).mean() * len(x)) * np.eye(x.shape[1])
+    change = np.linalg.lstsq(np.concatenate([x, pull]), np.concatenate([r, np.zeros((x.shape[1], r.shape[1]))]))[0]
+    return w + torch.from_numpy(change.T)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("ridge", [1e-3, 1.0])
+def test_linear_layers_are_fitted_one_after_the_other(bias: bool, ridge: float) -> None:
+    model = made(Layers(bias))
+    batches = [torch.randn(n, 4, dtype=torch.float64) for n in (50, 30)]
+    plan, slim = pruned(model, batches[0])
+    raw = plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, batches, ridge=ridge)
+    assert [one.name for one in record.repaired] == ["one.weight", "two.weight", "three.weight"]
+    for layer in ("two", "three"):
+        x, _ = recorded(slim, layer, batches)
+        _, y = recorded(model, layer, batches)
+        if layer == "two":
+            y = y[:, torch.from_numpy(plan.kept["two.weight"][0])]
+        expected = ridge_by_hand(x, raw.get_submodule(layer).weight.detach(), y, ridge, bias)
+        torch.testing.assert_close(slim.get_submodule(layer).weight.detach(), expected, rtol=1e-8, atol=1e-10)
+        if bias:
+            torch.testing.assert_close(recorded(slim, layer, batches)[1].mean(0), y.mean(0))
+
+
+GEOMETRIES: list[tuple[Callable[..., nn.Module], int, dict[str, Any]]] = [
+    (nn.Conv1d, 1, {"kernel_size": 3, "stride": 2, "padding": 2, "dilation": 2}),
+    (nn.Conv2d, 2, {"kernel_size": 1, "stride": 2}),
+    (nn.Conv2d, 2, {"kernel_size": (3, 2), "stride": (1, 2), "padding": (2, 1), "dilation": (1, 2), "groups": 2}),
+    (nn.Conv2d, 2, {"kernel_size": 3, "padding": "same", "bias": False}),
+    (nn.Conv3d, 3, {"kernel_size": (2, 1, 2), "padding": 1, "stride": (2, 1, 1)}),
+    (nn.ConvTranspose1d, 1, {"kernel_size": 3, "stride": 3, "padding": 1, "output_padding": 2, "groups": 2}),
+    (nn.ConvTranspose2d, 2, {"kernel_size": (2, 3), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}),
+    (nn.ConvTranspose2d, 2, {"kernel_size": 2, "padding": 1, "bias": False}),
+    (nn.ConvTranspose3d, 3, {"kernel_size": (1, 2, 1), "stride": 2}),
+]
+
+
+@pytest.mark.parametrize(("kind", "dims", "settings"), GEOMETRIES)
+def test_convolutions_of_any_geometry(kind: Any, dims: int, settings: dict[str, Any]) -> None:
+    enter = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1](2, 8, 1)
+    model = made(nn.Sequential(enter, nn.ReLU(), kind(8, 4, **settings)))
+    batches = [torch.randn(n, 2, *[7, 5, 3][:dims], dtype=torch.float64) for n in (12, 8)]
+    plan, slim = pruned(model, batches[0])
+    graphprune.reconstruct(slim, model, plan, batches, ridge=TINY)
+    layer = slim[2]
+    x, found = recorded(slim, "2", batches)
+    _, target = recorded(model, "2", batches)
+    bias, layer.bias = layer.bias, None
+    weight = layer.weight.detach().clone()
+    assert weight.numel() < model[2].weight.numel()
+
+    def call(w: Tensor) -> Tensor:
+        with torch.no_grad():
+            layer.weight.copy_(w)
+            return layer(x)
+
+    expected, output = least_squares(call, weight, target, bias is not None)
+    torch.testing.assert_close(weight, expected, **CLOSE)
+    if bias is not None:
+        expected_bias = (target - output).movedim(1, -1).flatten(0, -2).mean(0)
+        torch.testing.assert_close(bias.detach(), expected_bias, **CLOSE)
+        assert (found - target).mean().abs() < 1e-8
+
+
+def test_a_batch_norm_takes_the_intercept() -> None:
+    model = made(nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False), nn.BatchNorm2d(4)))
+    batches = [torch.randn(9, 2, 6, 6, dtype=torch.float64)]
+    plan, slim = pruned(model, batches[0])
+    record = graphprune.reconstruct(slim, model, plan, batches)
+    assert record.repaired[-1].intercept == "3.running_mean"
+    assert not torch.equal(slim[3].running_mean, model[3].running_mean)
+    difference = recorded(slim, "3", batches)[1] - recorded(model, "3", batches)[1]
+    assert difference.mean((0, 2, 3)).abs().max() < 1e-12
+
+
+def test_a_batch_norm_that_sees_other_tensors_too_takes_nothing() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.conv, self.norm = nn.Conv1d(2, 8, 1), nn.Conv1d(8, 4, 1, bias=False), nn.BatchNorm1d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(self.enter(x).relu())
+            return self.norm(y) + self.norm(y.exp())
+
+    model = made(Shared())
+    batch = torch.randn(9, 2, 6, dtype=torch.float64)
+    plan, slim = pruned(model, batch)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    assert {one.name: one.intercept for one in record.repaired} == {"enter.weight": "enter.bias", "conv.weight": None}
+
+
+def test_a_layer_that_is_called_twice_is_one_system() -> None:
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.inner, self.outer = nn.Linear(3, 4), nn.Linear(4, 12), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            for _ in range(2):
+                x = x + self.outer(self.inner(x).relu())
+            return x
+
+    model = made(Loop())
+    batches = [torch.randn(40, 3, dtype=torch.float64) for _ in range(2)]
+    plan, slim = pruned(model, batches[0], None, mlp=0.5)
+    raw = plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, batches, ridge=1e-3)
+    outer = next(one for one in record.repaired if one.name == "outer.weight")
+    assert outer.after < 0.9 * outer.before
+    inner = slim.inner.weight.detach().clone()
+    slim.outer.load_state_dict(raw.outer.state_dict())  # inputs as they were when its turn came
+    (x, _), (_, y) = recorded(slim, "outer", batches), recorded(model, "outer", batches)
+    assert torch.equal(inner, slim.inner.weight)
+    by_hand = ridge_by_hand(x, raw.outer.weight.detach(), y, 1e-3, True)
+    graphprune.reconstruct(raw, model, plan, batches, ridge=1e-3)
+    torch.testing.assert_close(raw.outer.weight.detach(), by_hand, rtol=1e-8, atol=1e-10)
+
+
+class Attended(nn.Module):
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.attention, self.leave = nn.Linear(3, 8), attention, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.attention(self.enter(x)))
+
+
+def test_fused_attention() -> None:
+    model = made(Attended(FusedAttention(8, 4)))
+    batches = [torch.randn(6, 10, 3, dtype=torch.float64) for _ in range(2)]
+    plan, slim = pruned(model, batches[0], None, heads=0.5)
+    before = distance(slim, model, batches)
+    record = graphprune.reconstruct(slim, model, plan, batches)
+    assert not record.left_alone
+    (fused,) = (one for one in record.repaired if one.name == "attention.qkv.weight")
+    assert fused.before < 1e-12  # its input is whole
+    assert distance(slim, model, batches) < 0.5 * before
+
+
+def test_parts_of_a_fused_weight_agree_with_the_whole() -> None:
+    """Three products with parts of a weight in the slim model, one with all of it in the dense one; bias afterwards."""
+
+    class Projected(nn.Module):
+        def __init__(self, parts: int) -> None:
+            super().__init__()
+            self.parts, self.enter, self.fused = parts, nn.Linear(3, 8), nn.Linear(8, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x, weight, bias = self.enter(x).relu(), self.fused.weight, self.fused.bias
+            if self.parts == 1:
+                return x @ weight.T + bias
+            pieces = zip(weight.chunk(self.parts), bias.chunk(self.parts), strict=True)
+            return torch.cat([F.linear(x, w, b) for w, b in pieces], -1)
+
+    whole = made(Projected(1))
+    batch = torch.randn(40, 3, dtype=torch.float64)
+    plan, slim = pruned(whole, batch)
+    other = plan.apply(whole)
+    other.parts = 3
+    record = graphprune.reconstruct(other, whole, plan, [batch])
+    assert [one.intercept for one in record.repaired] == ["enter.bias", *["fused.bias"] * 3]
+    assert all(0 < one.after < one.before for one in record.repaired[1:])
+    graphprune.reconstruct(slim, whole, plan, [batch])
+    torch.testing.assert_close(other.fused.weight, slim.fused.weight)
+    torch.testing.assert_close(other.fused.bias, slim.fused.bias)
+
+
+def test_a_module_that_was_replaced_is_left_alone() -> None:
+    model = made(Attended(TorchAttention(8, 4)))
+    batch = torch.randn(6, 10, 3, dtype=torch.float64)
+    plan, slim = pruned(model, batch, None, heads=0.5)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    assert {one.name for one in record.left_alone} == {
+        "attention.attention.in_proj_weight",
+        "attention.attention.out_proj.weight",
+    }
+    assert all("another class" in one.why for one in record.left_alone)
+
+
+def distance(slim: nn.Module, dense: nn.Module, batches: list[Any]) -> float:
+    with torch.no_grad():
+        return float(sum((slim(b) - dense(b)).square().sum() for b in batches))
+
+
+# ---------------------------------------------------------------- what holds for every network
+
+
+class Branched(nn.Module):
+    """Convolutions in a residual block, then attention over positions, then classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.block = ConvNorm(3, 8), Residual(8, 12, True)
+        self.grouped = nn.Conv2d(8, 8, 3, groups=4, padding=1)
+        self.attention, self.fc = FusedAttention(8, 2), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.grouped(self.block(x, x)).relu()
+        return self.fc(self.attention(x.flatten(2).transpose(1, 2)).mean(1))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
+    "branched": (Branched, lambda: torch.randn(8, 3, 6, 6)),
+    "attention": (lambda: Attended(TorchAttention(8, 4)), lambda: torch.randn(4, 9, 3)),
+    "gpt": (lambda: gpt(50, 16, 2, 2, 1, 24, 16, False), lambda: torch.randint(50, (6, 16))),
+    "tied gpt": (lambda: gpt(50, 16, 2, 2, 1, 24, 16, True), lambda: torch.randint(50, (6, 16))),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_repair_without_pruning_changes_no_bit(name: str) -> None:
+    build, draw = NETWORKS[name]
+    model = randomise(build()).eval()
+    batches = [draw(), draw()]
+    plan, slim = pruned(model, batches[0], 0.0)
+    same = slim.state_dict()
+    before = {n: t.clone() for n, t in same.items()}
+    record = graphprune.reconstruct(slim, model, plan, batches)
+    assert record.repaired and all(one.before == one.after == 0 for one in record.repaired)
+    graphprune.repair(slim, model, plan, batches)
+    assert all(torch.equal(t, before[n]) for n, t in slim.state_dict().items())
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1e3])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_error_rises(name: str, ridge: float) -> None:
+    build, draw = NETWORKS[name]
+    model = randomise(build()).eval()
+    batches = [draw(), draw()]
+    plan, slim = pruned(model, batches[0])
+    before = distance(slim, model, batches)
+    record = graphprune.reconstruct(slim, model, plan, batches, ridge=ridge)
+    assert all(one.after <= one.before for one in record.repaired)
+    assert sum(one.after < one.before for one in record.repaired) >= len(record.repaired) // 2
+    if ridge < 1:
+        assert distance(slim, model, batches) < 0.7 * before
+
+
+def test_the_error_that_is_reported_is_the_error_of_the_output() -> None:
+    model = made(Layers())
+    batch = torch.randn(50, 4, dtype=torch.float64)
+    plan, slim = pruned(model, batch)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    with torch.no_grad():
+        expected = ((slim(batch) - model(batch)).square().sum() / model(batch).square().sum()).sqrt()
+    assert record.repaired[-1].after == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_the_dense_model_and_modes_are_as_before() -> None:
+    model = randomise(Branched()).train()
+    model.fc.eval()
+    batch = torch.randn(8, 3, 6, 6)
+    plan, slim = pruned(model, batch)
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    graphprune.repair(slim, model, plan, [batch])
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    for one in (model, slim):
+        assert one.training and one.stem.training and not one.fc.training
+        assert all(p.requires_grad and p.grad is None for p in one.parameters())
+
+
+# ---------------------------------------------------------------- what is left alone, and errors
+
+
+def reasons(record: graphprune.Repair) -> dict[str, str]:
+    return {one.name: one.why for one in record.left_alone}
+
+
+def test_what_cannot_be_fitted_is_left_alone_with_the_reason() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(12, 6)
+            self.normed = weight_norm(nn.Linear(6, 8))
+            self.inner = nn.Linear(8, 6)
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return F.linear(self.inner(self.normed(self.table(ids)).relu()), self.table.weight)
+
+    model = Odd().eval()
+    ids = torch.randint(12, (4, 9))
+    plan, slim = pruned(model, ids)
+    table = slim.table.weight.detach().clone()
+    record = graphprune.reconstruct(slim, model, plan, [ids])
+    assert [one.name for one in record.repaired] == ["inner.weight"]
+    found = reasons(record)
+    assert found["table.weight"] == "also used by embedding"
+    assert found["normed.parametrizations.weight.original1"].startswith("a weight is computed from it, used by ")
+    assert found["unused.weight"] == "not used"
+    assert torch.equal(slim.table.weight, table)
+
+
+class Routed(nn.Module):
+    """Each row goes through the expert that the router likes best; experts in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.router = nn.Linear(4, 12), nn.Linear(12, 3)
+        self.experts = nn.ModuleList(nn.Linear(12, 6) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x).relu()
+        best = self.router(x).argmax(-1)
+        out = x.new_zeros(len(x), 6)
+        for number, expert in enumerate(self.experts):
+            rows = (best == number).nonzero()[:, 0]
+            out = out.index_add(0, rows, expert(x[rows]))
+        return out
+
+
+def test_experts_that_other_rows_go_through_are_left_alone() -> None:
+    model = randomise(Routed()).eval()
+    batch = torch.randn(64, 4)
+    plan, slim = pruned(model, batch, None, overrides={"enter": graphprune.Override(ratio=0.9)}, macs=0.5)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    assert "other rows go through it than in the dense model" in reasons(record).values()
+    assert {"enter.weight", "router.weight"} <= {one.name for one in record.repaired}
+
+
+def test_branches_are_fitted_in_one_pass() -> None:
+    class Counted(list[Tensor]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.passes += 1
+            return super().__iter__()
+
+    model = randomise(Attended(FusedAttention(8, 4))).eval()
+    batch = torch.randn(4, 9, 3)
+    plan, slim = pruned(model, batch)
+    counted = Counted([batch])
+    graphprune.reconstruct(slim, model, plan, counted)
+    assert counted.passes == 1 + 4  # the survey; enter, qkv, out, leave
+    model = randomise(gpt(50, 16, 2, 2, 1, 24, 16, False)).eval()
+    ids = torch.randint(50, (4, 16))
+    plan, slim = pruned(model, ids)
+    counted = Counted([ids])
+    assert len(graphprune.reconstruct(slim, model, plan, counted).repaired) == 2 * 7 + 1
+    assert counted.passes == 1 + 2 * 4 + 1  # q, k, v; o; gate, up; down: in each of two blocks
+
+
+BAD: list[tuple[Any, str]] = [
+    (torch.randn(4, 4), r"calibration: is a Tensor; pass an iterable of batches"),
+    (3, r"calibration: is a int; pass an iterable"),
+    (iter([torch.randn(4, 4)]), r"calibration: is a list_iterator, which can be read only once, .* pass a list"),
+    ([], r"calibration: there are no batches"),
+    ([5], r"calibration: batch 0 is a int"),
+    ([torch.randn(4, 4), torch.randn(4, 5)], r"calibration: Layers.forward failed on batch 1 \(f32\[4, 5\]\)"),
+    ([(torch.randn(4, 4), torch.zeros(4))], r"forward failed on batch 0 .* pass batches of inputs alone"),
+]
+
+
+@pytest.mark.parametrize(("calibration", "message"), BAD)
+def test_bad_calibration_is_refused(calibration: Any, message: str) -> None:
+    model = Layers().eval()
+    plan, slim = pruned(model, torch.randn(2, 4))
+    with pytest.raises(InputError, match=message):
+        graphprune.repair(slim, model, plan, calibration)
+    with pytest.raises(InputError, match=message):
+        graphprune.prune_model(model, 0.5, torch.randn(2, 4), calibration=calibration)
+
+
+def test_other_bad_arguments_are_refused() -> None:
+    model, batch = Layers().eval(), torch.randn(6, 4)
+    plan, slim = pruned(model, batch)
+    with pytest.raises(InputError, match=r"ridge: is 0; pass a number above 0"):
+        graphprune.repair(slim, model, plan, [batch], ridge=0)
+    with pytest.raises(PlanError, match=r"slim: one.weight has shape \[8, 4\], and the plan makes \[4, 4\] of it"):
+        graphprune.repair(model, model, plan, [batch])
+    nothing, _ = pruned(model, batch, 0.0)
+    with pytest.raises(PlanError, match="slim: shares tensors with the dense model"):
+        graphprune.repair(model, model, nothing, [batch])
+    with pytest.raises(PlanError, match=r"model: one.weight has shape"):
+        graphprune.repair(slim, slim, plan, [batch])
+
+
+@pytest.mark.parametrize("which", [2, 3])
+def test_after_a_failure_the_slim_model_is_unchanged(which: int) -> None:
+    class Failing:
+        """Good batches, until the ``which``-th time that they are gone through."""
+
+        times = 0
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.times += 1
+            yield torch.randn(9, 4)
+            yield torch.randn(9, 4 if self.times < which + 1 else 5)
+
+    model = randomise(Layers())
+    plan, slim = pruned(model, torch.randn(2, 4))
+    before = {n: t.clone() for n, t in slim.state_dict().items()}
+    failing = Failing()
+    with pytest.raises(InputError, match="failed on batch 1"):
+        graphprune.repair(slim, model, plan, failing)
+    assert failing.times == which + 1 and slim.training and model.training
+    assert all(torch.equal(t, before[n]) for n, t in slim.state_dict().items())
+
+
+# ---------------------------------------------------------------- batch norms, and all in one call
+
+
+def test_batch_norms_get_the_statistics_of_all_batches() -> None:
+    model = made(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2))).train()
+    batches = [torch.randn(n, 3, dtype=torch.float64) * 2 + n for n in (5, 9)]
+    assert graphprune.reestimate_batch_norm(model, batches, leave=["2.running_mean"]) == ("0.running_mean",)
+    whole = torch.cat(batches)
+    torch.testing.assert_close(model[0].running_mean, whole.mean(0))
+    torch.testing.assert_close(model[0].running_var, whole.var(0))
+    assert model.training and int(model[0].num_batches_tracked) == 0
+    last = model[2].running_mean.clone()
+    graphprune.reestimate_batch_norm(model, batches[:1])
+    assert not torch.equal(model[2].running_mean, last)
+    x = (batches[0] - batches[0].mean(0)) / (batches[0].var(0, correction=0) + 1e-5).sqrt()
+    x = model[1](x * model[0].weight + model[0].bias)
+    torch.testing.assert_close(model[2].running_mean, x.mean(0).detach())
+
+
+class PreNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(16, 8, 1, bias=False)
+        self.inner = nn.Conv2d(8, 16, 1, bias=False)
+        self.norm1, self.norm2, self.norm3 = nn.BatchNorm2d(8), nn.BatchNorm2d(16), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        x = x + self.leave(self.norm2(self.inner(self.norm1(x).relu())).relu())
+        return self.norm3(x).mean((2, 3))
+
+
+def test_repair_estimates_batch_norms_that_took_no_intercept() -> None:
+    model = randomise(PreNorm()).eval()
+    batch = torch.randn(8, 3, 5, 5)
+    plan, slim = pruned(model, batch)
+    record = graphprune.repair(slim, model, plan, [batch])
+    assert record.norms == ("norm1.running_mean", "norm3.running_mean")
+    plain = plan.apply(model)
+    assert graphprune.repair(plain, model, plan, [batch], reestimate=False).norms == ()
+    assert torch.equal(plain.norm2.running_var, slim.norm2.running_var)
+    assert not torch.equal(plain.norm3.running_var, slim.norm3.running_var)
+
+
+def test_prune_model_repairs_with_calibration() -> None:
+    model = randomise(Branched()).eval()
+    images = [torch.randn(8, 3, 6, 6) for _ in range(2)]
+    plain = graphprune.prune_model(model, 0.5, images[0], calibration=images, repair=False)
+    slim = graphprune.prune_model(model, 0.5, images[0], calibration=images)
+    assert distance(slim, model, images) < 0.5 * distance(plain, model, images)
+    pairs = [(x, torch.zeros(8, dtype=torch.long)) for x in images]
+    paired = graphprune.prune_model(model, 0.5, images[0], calibration=pairs, loss_fn=F.cross_entropy)
+    assert all(torch.equal(t, slim.state_dict()[n]) for n, t in paired.state_dict().items())
+    with pytest.raises(
+        InputError, match=r"with loss_fn= a batch is a pair \(inputs, target\), but batch 0 is a Tensor"
+    ):
+        graphprune.prune_model(model, 0.5, images[0], calibration=images, loss_fn=F.cross_entropy)
+    same = graphprune.prune_model(model, 0.5, images[0], calibration=images, inplace=True)
+    assert same is model
+    assert all(torch.equal(t, slim.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+def test_a_record_prints() -> None:
+    model, batch = randomise(Layers()).eval(), torch.randn(9, 4)
+    plan, slim = pruned(model, batch)
+    text = str(graphprune.repair(slim, model, plan, [batch]))
+    assert text.startswith("Repair: 3 weights fitted, 0 batch norms estimated anew, 0 weights left alone")
+    assert "two.weight" in text and "two.bias" in text and "->" in text
+
+
+# ---------------------------------------------------------------- parts
+
+
+def assert_exact(func: Any, args: tuple[Any, ...], blocks: int) -> None:
+    """The product of what a form opens is what the call returns."""
+    y = func(*args)
+    for number, form in enumerate(FORMS[func]):
+        form = exact(form, args)
+        x, weight = form.open(args[form.x], args[form.weight], args, blocks)
+        product = torch.einsum("nbcm,bco->nbom", x, weight)
+        assert form.result is not None
+        result = form.result(y, blocks)
+        assert product.shape == result.shape, number
+        torch.testing.assert_close(product, result)
+
+
+def test_forms_of_matrix_products_are_exact() -> None:
+    a, b = torch.randn(4, 3, dtype=torch.float64), torch.randn(3, 5, dtype=torch.float64)
+    assert_exact(aten.mm.default, (a, b), 1)
+    assert_exact(aten.addmm.default, (torch.zeros(4, 5, dtype=torch.float64), a, b), 1)
+    assert_exact(aten.mv.default, (a, b[:, 0]), 1)
+    assert_exact(aten.linear.default, (a, b.T), 1)
+    assert_exact(aten.bmm.default, (torch.stack([a, 2 * a]), torch.stack([b, b + 1])), 2)
+    assert_exact(aten.bmm.default, (a[None], b[None]), 1)
+
+
+@settings(max_examples=40)
+@given(
+    dims=st.integers(1, 3),
+    transposed=st.booleans(),
+    groups=st.integers(1, 2),
+    data=st.data(),
+)
+def test_forms_of_convolutions_are_exact(dims: int, transposed: bool, groups: int, data: st.DataObject) -> None:
+    def draw(low: int, high: int) -> list[int]:
+        return data.draw(st.lists(st.integers(low, high), min_size=dims, max_size=dims))
+
+    kernel, stride, dilation, padding = draw(1, 3), draw(1, 3), draw(1, 2), draw(0, 2)
+    extra = [s - 1 for s in stride] if transposed else [0] * dims
+    shape = (2 * groups, 3) if transposed else (3 * groups, 2)
+    x = torch.randn(2, 2 * groups, *[s + 5 for s in stride], dtype=torch.float64)
+    weight = torch.randn(*shape, *kernel, dtype=torch.float64)
+    args = (x, weight, None, stride, padding, dilation, transposed, extra, groups)
+    assert_exact(aten.convolution.default, args, groups)
+
+
+def test_batches_are_joined() -> None:
+    x, r = torch.randn(20, 2, 3, 4, dtype=torch.float64) + 5, torch.randn(20, 2, 6, 4, dtype=torch.float64) - 3
+    whole, parts = Regression(), Regression()
+    whole.add(x, r, r)
+    for piece in (slice(0, 3), slice(3, 3), slice(3, 20)):
+        parts.add(x[piece], r[piece], r[piece])
+    for centred in (True, False):
+        change = whole.solve(1e-2, centred)
+        torch.testing.assert_close(parts.solve(1e-2, centred), change)
+        torch.testing.assert_close(parts.intercept(change), whole.intercept(change))
+        assert parts.error(change, centred) == pytest.approx(whole.error(change, centred))
+
+
+def test_inputs_that_are_never_there_change_nothing() -> None:
+    regression = Regression()
+    regression.add(torch.zeros(5, 1, 3, 1), torch.randn(5, 1, 2, 1), torch.ones(5, 1, 2, 1))
+    assert torch.equal(regression.solve(1e-3, True), torch.zeros(1, 3, 2, dtype=torch.float64))
+
+
+def test_weights_in_another_memory_format() -> None:
+    model = made(nn.Sequential(nn.Conv2d(2, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+    batches = [torch.randn(9, 2, 6, 6, dtype=torch.float64)]
+    plan, slim = pruned(model, batches[0])
+    graphprune.reconstruct(slim, model, plan, batches)
+    laid_out = model.to(memory_format=torch.channels_last)
+    _, other = pruned(laid_out, batches[0])
+    other = other.to(memory_format=torch.channels_last)
+    assert not other[2].weight.is_contiguous()
+    graphprune.reconstruct(other, laid_out, plan, batches)
+    torch.testing.assert_close(other[2].weight, slim[2].weight)
