@@ -15,10 +15,25 @@ from graphprune.solve import Mask
 
 @dataclass(frozen=True)
 class Timing:
-    """A latency budget as the sum of kernels sees it: ``budget.limit`` is in predicted seconds."""
+    """A latency budget as the sum of kernels sees it.
+
+    Attributes:
+        model: the sum of kernels.
+        scale: what the dense model was measured to take, in parts of the sum of its kernels.
+        budget: a limit on the scaled sum, in seconds.
+    """
 
     model: LatencyModel
+    scale: float
     budget: Budget
+
+    def seconds(self, alive: Mask) -> float:
+        """What a choice is predicted to take."""
+        return self.scale * self.model.seconds(alive)
+
+    def prices(self, alive: Mask) -> Floats:
+        """What each unit is predicted to take. [classes]"""
+        return self.scale * self.model.prices(alive)
 
 
 class Spending:
@@ -33,12 +48,12 @@ class Spending:
     def costs(self, alive: Mask) -> Floats:
         """What a choice costs. [budgets]"""
         counted = self._costs.vector(alive)[self._rows]
-        return counted if self._timing is None else np.append(counted, self._timing.model.seconds(alive))
+        return counted if self._timing is None else np.append(counted, self._timing.seconds(alive))
 
     def prices(self, alive: Mask) -> Floats:
         """What each unit costs. [budgets, classes]"""
         counted = self._costs.prices(alive)[self._rows]
-        return counted if self._timing is None else np.vstack([counted, self._timing.model.prices(alive)])
+        return counted if self._timing is None else np.vstack([counted, self._timing.prices(alive)])
 
 
 class Counting:

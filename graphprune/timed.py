@@ -88,14 +88,17 @@ class _Aim:
         self.model = LatencyModel(graph.labelling, graph.units, nodes, self.table)
         everything = np.ones(len(graph.solution.reason), bool)
         self.dense = dense
-        self.seen = [(self.model.seconds(everything), dense)]
+        self.scale = dense / self.model.seconds(everything)
+        self.seen = [(dense, dense)]
         self.best: tuple[float, Plan] | None = None
 
     def plan(self) -> Plan:
-        wanted = AIM * self.asked.limit
-        aim = self.seen[0][0] * wanted / self.seen[0][1]
+        aim = wanted = AIM * self.asked.limit
         for _ in range(ATTEMPTS):
             plan = self._attempt(aim)
+            if plan is None:
+                aim = (aim + min(predicted for predicted, _ in self.seen)) / 2
+                continue
             took = self.seen[-1][1]
             if took <= self.asked.limit and (self.best is None or took > self.best[0]):
                 self.best = took, plan
@@ -112,11 +115,19 @@ class _Aim:
         took, plan = self.best
         return replace(plan, asked={**plan.asked, "measured latency": f"{took * 1e3:.2f} ms"})
 
-    def _attempt(self, aim: float) -> Plan:
-        """A plan for a predicted latency; what was predicted and measured is noted."""
-        self.planner.timing = Timing(self.model, replace(self.asked, limit=aim))
-        plan = self.planner.plan()
-        predicted = self.model.seconds(self.graph.alive(plan))
+    def _attempt(self, aim: float) -> Plan | None:
+        """A plan for a predicted latency; what was predicted and measured is noted.
+
+        None: nothing is predicted to be so fast, though something slower was: noise has led the line too low.
+        """
+        timing = self.planner.timing = Timing(self.model, self.scale, replace(self.asked, limit=aim))
+        try:
+            plan = self.planner.plan()
+        except PlanError:
+            if len(self.seen) > 1:
+                return None
+            raise
+        predicted = timing.seconds(self.graph.alive(plan))
         dense, took = self.watch.seconds(self.graph.model, plan.apply(self.graph.model))
         self.seen.append((predicted, took * self.dense / dense))
         return plan
