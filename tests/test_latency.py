@@ -161,8 +161,8 @@ def test_noise_does_not_lead_below_what_is_reachable(clock: None, monkeypatch: p
     monkeypatch.setattr(timed.Stopwatch, "seconds", seconds)
     torch.manual_seed(0)
     model = resnet_cifar.resnet20().eval()
-    plan = graphprune.trace(model, IMAGE).plan(latency="1.15ms")
-    assert taken(plan.apply(model)) <= 1.15e-3
+    plan = graphprune.trace(model, IMAGE).plan(latency="1.4ms", max_ratio=0.4)
+    assert taken(plan.apply(model)) <= 1.4e-3
 
 
 def test_the_model_is_timed_as_it_is_run() -> None:
