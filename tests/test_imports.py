@@ -7,14 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
-    "errors collector sizes nested modules copying abstract provenance shadow trace inputs "
+    "errors collector sizes nested modules copying abstract provenance shadow trace inputs lending feeding "
     "labels rules label solve prove couplings groups "
-    "contractions moments observer calibration combining criteria importance depth "
+    "patches contractions moments observer calibration combining criteria importance depth "
     "equations dimensions cost budgets limits sensitivity ties search roles "
-    "request order audit attention rewrite plan storage latency spending eligible planner probe timed graph masking "
-    "verify prune __init__ specs cli __main__"
+    "schedules request order audit attention rewrite plan optimizer_state carry storage "
+    "latency spending eligible planner probe timed graph targets gradual sparsity masking "
+    "verify repair prune random_state packing folders checkpoints learning_rate history batches "
+    "distillation features objective "
+    "processes training finetune iterated iterate integrations __init__ specs cli __main__"
 ).split()
-PACKAGES = ("rules", "criteria")
+PACKAGES = ("rules", "criteria", "repair", "integrations")
 
 
 def imported(file: Path) -> set[str]:

@@ -1,0 +1,87 @@
+"""A Lightning callback that prunes on a schedule. Needs ``pip install 'graphprune[lightning]'``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from typing_extensions import Unpack
+
+from graphprune.gradual import GradualPruner
+from graphprune.integrations import Prepared
+from graphprune.request import Options
+from graphprune.schedules import Schedule
+
+try:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+except ImportError as error:
+    raise ImportError("the Lightning callback needs lightning: pip install 'graphprune[lightning]'") from error
+
+
+class PruningCallback(Callback):
+    """Prunes the module that a ``Trainer`` fits, physically and in place, with the state of its optimizers.
+
+    ``Trainer(callbacks=[PruningCallback(Gradual(100, 1000, 100), ratio=0.5)])``. The last pruning should come well
+    before the end of training. To go on from a checkpoint, call :meth:`resume` with the dense module before
+    ``trainer.fit(module, ckpt_path=...)``.
+
+    Args:
+        schedule: in steps of the optimizers (``trainer.global_step``).
+        example_inputs: of ``part``'s ``forward``; None: the module's ``example_input_array``, if it is pruned whole,
+            else found from the model.
+        part: the path of the submodule that is pruned (``"model"``); ``""``: all of it.
+        ratio, averages, outputs, options: as for :class:`graphprune.GradualPruner`.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        example_inputs: Any = None,
+        part: str = "",
+        ratio: float | None = None,
+        averages: Sequence[nn.Module] = (),
+        outputs: Callable[[Any], Any] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self.part = part
+        self._prepared = Prepared(schedule, example_inputs, ratio, averages, outputs, options)
+
+    @property
+    def pruner(self) -> GradualPruner | None:
+        """What prunes, with its ``history``; None before training."""
+        return self._prepared.pruner
+
+    def resume(self, module: LightningModule, checkpoint: str | os.PathLike[str]) -> None:
+        """Make the dense module as small as it was when the checkpoint was saved, so that this can be loaded.
+
+        Raises:
+            LoadError: the checkpoint is of a training without this callback, or of another module.
+        """
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        state = saved.get("callbacks", {}).get(self.state_key, {})
+        self._prepared.resume(self._pruned(module), state, str(checkpoint))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The model and the optimizers are there."""
+        self._prepared.begin(self._pruned(pl_module), trainer.optimizers, trainer.world_size)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Prune if it is time to."""
+        self._prepared.at(trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Part of Lightning's checkpoint."""
+        return self._prepared.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From Lightning's checkpoint."""
+        self._prepared.saved = state_dict
+
+    def _pruned(self, module: LightningModule) -> nn.Module:
+        if not self.part and self._prepared.example_inputs is None:
+            self._prepared.example_inputs = module.example_input_array
+        return module.get_submodule(self.part)

@@ -1,0 +1,92 @@
+"""A callback of Transformers' ``Trainer`` that prunes on a schedule.
+
+Needs ``pip install 'graphprune[transformers]'``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from typing_extensions import Unpack
+
+from graphprune.errors import LoadError
+from graphprune.gradual import GradualPruner
+from graphprune.integrations import Prepared
+from graphprune.request import Options
+from graphprune.schedules import Schedule
+from graphprune.storage import replace_file
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+except ImportError as error:
+    raise ImportError(
+        "the Transformers callback needs transformers and accelerate: pip install 'graphprune[transformers]'"
+    ) from error
+
+STATE = "graphprune.json"
+
+
+class PruningCallback(TrainerCallback):
+    """Prunes the model of a ``Trainer``, physically and in place, with the state of its optimizer.
+
+    ``Trainer(..., callbacks=[PruningCallback(Gradual(100, 1000, 100), ratio=0.5)])``. The last pruning should come well
+    before the end of training. Checkpoints of the trainer contain a file ``graphprune.json``; to go on from one, call
+    :meth:`resume` with the dense model before ``trainer.train(resume_from_checkpoint=...)``.
+
+    Args:
+        schedule: in steps of the optimizer (``state.global_step``).
+        example_inputs: a dict of keyword arguments (or tensor, or tuple); None: found from the model.
+        ratio, averages, outputs, options: as for :class:`graphprune.GradualPruner`.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        *,
+        example_inputs: Any = None,
+        ratio: float | None = None,
+        averages: Sequence[nn.Module] = (),
+        outputs: Callable[[Any], Any] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        self._prepared = Prepared(schedule, example_inputs, ratio, averages, outputs, options)
+
+    @property
+    def pruner(self) -> GradualPruner | None:
+        """What prunes, with its ``history``; None before training."""
+        return self._prepared.pruner
+
+    def resume(self, model: nn.Module, checkpoint: str | os.PathLike[str]) -> None:
+        """Make the dense model as small as it was when the checkpoint was saved, so that this can be loaded.
+
+        Raises:
+            LoadError: the folder is not a checkpoint of a training with this callback, or of another model.
+        """
+        try:
+            state = json.loads((Path(checkpoint) / STATE).read_text())
+        except (OSError, ValueError) as error:
+            raise LoadError(f"checkpoint: {checkpoint} is not of a training with this callback ({error})") from error
+        self._prepared.resume(model, state, str(checkpoint))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **held: Any
+    ) -> None:
+        """The model and the optimizer are there."""
+        self._prepared.begin(held["model"], [held["optimizer"]], args.world_size)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Prune if it is time to."""
+        self._prepared.at(state.global_step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Add a file to the checkpoint that was saved."""
+        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        text = json.dumps(self._prepared.state())
+        replace_file(folder / STATE, partial(Path.write_text, data=text))

@@ -1,0 +1,94 @@
+"""Learning rates by step of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from graphprune.errors import InputError
+
+Rates = Callable[[int], float]
+"""The learning rate of a step, counted from 0."""
+Shape = Callable[[float], float]
+"""The learning rate as a fraction of the highest one, by the part of the training that is done (0 to 1)."""
+
+
+def cosine(done: float) -> float:
+    """Half a cosine, 1 to 0: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017."""
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def constant(done: float) -> float:
+    """1 throughout."""
+    return 1.0
+
+
+def linear(done: float) -> float:
+    """A line from 1 to 0."""
+    return 1 - done
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """The learning rates of the last steps of an earlier training, once more.
+
+    Source: Renda, Frankle and Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020
+    (learning-rate rewinding: the weights go on from where they are).
+
+    Args:
+        rates: the learning rate of every step of the training of the dense network, such as ``History.lr``.
+    """
+
+    rates: Sequence[float]
+
+    def by_step(self, total: int) -> Rates:
+        """Raises: InputError: the earlier training was shorter than ``total`` steps."""
+        if len(self.rates) < total:
+            raise InputError(
+                f"schedule: Rewind has the rates of {len(self.rates)} steps, but {total} are to be taken; train for "
+                "fewer epochs, or give the rates of every step of the earlier training"
+            )
+        return lambda step: float(self.rates[len(self.rates) - total + step])
+
+
+Schedule = str | Rewind | Shape
+SHAPES: dict[str, Shape] = {"cosine": cosine, "constant": constant, "linear": linear}
+
+
+def check_rates(schedule: Schedule, lr: float | None) -> None:
+    """Raise an InputError unless the two make learning rates."""
+    if isinstance(schedule, Rewind):
+        if lr is not None:
+            raise InputError(f"lr: is {lr}, but schedule=Rewind(...) has rates of its own; leave out one of the two")
+        return
+    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        raise InputError(f"lr: must be the highest learning rate, a positive number, but is {lr!r}")
+    if not callable(schedule) and schedule not in SHAPES:
+        known = ", ".join(map(repr, SHAPES))
+        raise InputError(f"schedule: {schedule!r} is not known; use one of {known}, a Rewind or a function")
+
+
+def learning_rates(schedule: Schedule, lr: float | None, warmup: int, total: int) -> Rates:
+    """The learning rate by step.
+
+    Args:
+        schedule: ``"cosine"``, ``"linear"``, ``"constant"``, a :class:`Rewind`, or a function of the part of the
+            training that is done (0 to 1) that gives a factor of ``lr``.
+        lr: the highest rate; None with a :class:`Rewind`, which has its own.
+        warmup: so many steps at the beginning rise to the schedule's rate in a line.
+        total: the number of steps of the training.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    check_rates(schedule, lr)
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or not 0 <= warmup <= total:
+        raise InputError(f"warmup: must be a number of steps, at most the {total} of the training, but is {warmup!r}")
+    rates = schedule.by_step(total) if isinstance(schedule, Rewind) else _shaped(schedule, lr or 0.0, total)
+    return lambda step: rates(step) * min(1.0, (step + 1) / (warmup + 1))
+
+
+def _shaped(schedule: str | Shape, lr: float, total: int) -> Rates:
+    shape = SHAPES[schedule] if isinstance(schedule, str) else schedule
+    return lambda step: lr * shape(step / total)

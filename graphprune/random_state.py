@@ -1,0 +1,53 @@
+"""The state of all generators of random numbers: of torch, numpy and Python."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """What the global generators are at now, as tensors, numbers and strings."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "numpy": np.random.get_state(legacy=True),
+        "python": random.getstate(),
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on from a state that :func:`random_state` gave. Devices that are not there any more are passed over."""
+    torch.set_rng_state(state["torch"])
+    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(generator, device)
+    np.random.set_state(state["numpy"])
+    random.setstate(state["python"])
+
+
+def seed_all(*entropy: int) -> None:
+    """Seed the global generators with a mixture of non-negative numbers, such as a seed, a step and a rank.
+
+    Source: ``numpy.random.SeedSequence``, after O'Neill, "Developing a seed_seq alternative", 2015.
+    """
+    seeds = np.random.SeedSequence(entropy).generate_state(3)
+    torch.default_generator.manual_seed(int(seeds[0]))  # torch.manual_seed formats a stack trace where CUDA is idle
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(int(seeds[0]))
+    np.random.seed(int(seeds[1]))
+    random.seed(int(seeds[2]))
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Whatever is drawn within, the global generators go on afterwards as if it had not been."""
+    state = random_state()
+    try:
+        yield
+    finally:
+        set_random_state(state)

@@ -1,0 +1,154 @@
+"""When how much is pruned: numbers only.
+
+A *total* is the fraction of the dense model's channels that is gone so far, the *final* one where a schedule ends.
+Every round prunes the model that is there, which is smaller than the dense one: :func:`of_present` says how much of
+it a total means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from graphprune.errors import InputError
+
+
+class Schedule(Protocol):
+    """How a total grows with the steps (of training, or rounds) that are done."""
+
+    def ratio_at(self, step: int, final: float) -> float:
+        """The total after ``step`` steps, between 0 and ``final``. It never falls."""
+        ...
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """Everything at once, after ``step`` steps."""
+
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        _check_count("step", self.step, 0)
+
+    def ratio_at(self, step: int, final: float) -> float:
+        """The total after ``step`` steps."""
+        return _fraction("final", final) if step >= self.step else 0.0
+
+
+@dataclass(frozen=True)
+class Iterative:
+    """The same fraction of what is left, round after round.
+
+    Attributes:
+        rounds: how many.
+        frequency: steps from one round to the next; the first is after ``begin + frequency`` steps.
+    """
+
+    rounds: int
+    begin: int = 0
+    frequency: int = 1
+
+    def __post_init__(self) -> None:
+        _check_count("rounds", self.rounds, 1)
+        _check_count("begin", self.begin, 0)
+        _check_count("frequency", self.frequency, 1)
+
+    def ratio_at(self, step: int, final: float) -> float:
+        """The total after ``step`` steps: of ``k`` rounds, ``1 - (1 - final) ** (k / rounds)``."""
+        done = min(max(step - self.begin, 0) // self.frequency, self.rounds)
+        gamma = per_round(final, self.rounds)
+        return final if done == self.rounds else after(gamma, done)
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Much at first, when much is redundant, and less and less: a cubic.
+
+    Source: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression", 2017.
+
+    Attributes:
+        begin, end: steps; nothing is gone at ``begin`` yet, and everything at ``end``.
+        frequency: the total changes every so many steps after ``begin``, and at ``end``.
+    """
+
+    begin: int
+    end: int
+    frequency: int = 1
+
+    def __post_init__(self) -> None:
+        _check_count("begin", self.begin, 0)
+        _check_count("frequency", self.frequency, 1)
+        if not isinstance(self.end, int) or self.end <= self.begin:
+            raise InputError(f"end: must be a step after begin={self.begin}, but is {self.end!r}")
+
+    def ratio_at(self, step: int, final: float) -> float:
+        """The total after ``step`` steps."""
+        _fraction("final", final)
+        since = max(step - self.begin, 0)
+        if step < self.end:
+            since -= since % self.frequency
+        left = 1 - min(since / (self.end - self.begin), 1.0)
+        return final * (1 - left**3)
+
+
+def per_round(final: float, rounds: int) -> float:
+    """The fraction of what is left that goes in each of ``rounds`` equal rounds: ``final = 1 - (1 - g) ** rounds``.
+
+    >>> per_round(0.75, 2)
+    0.5
+    """
+    _check_count("rounds", rounds, 1)
+    return float(1 - (1 - _fraction("final", final)) ** (1 / rounds))
+
+
+def after(gamma: float, rounds: int) -> float:
+    """The total after rounds of which each took the fraction ``gamma`` of what was left.
+
+    >>> after(0.5, 2)
+    0.75
+    """
+    _check_count("rounds", rounds, 0)
+    return float(1 - (1 - _fraction("gamma", gamma)) ** rounds)
+
+
+def of_present(total: float, done: float) -> float:
+    """What fraction of the present model goes when the total is to rise from ``done`` to ``total``.
+
+    >>> of_present(0.75, done=0.5)
+    0.5
+    """
+    if _fraction("total", total) < _fraction("done", done):
+        raise InputError(f"total: {total!r} is less than the {done!r} that is gone already; pruning cannot be undone")
+    return 1 - (1 - total) / (1 - done)
+
+
+def budget_of_present(remaining: float, done: float) -> float:
+    """The same for a budget: ``remaining`` and ``done`` are fractions of the dense cost, wanted and there now.
+
+    >>> budget_of_present(0.25, done=0.5)
+    0.5
+    """
+    for name, value in (("remaining", remaining), ("done", done)):
+        if not isinstance(value, int | float) or not 0 < value <= 1:
+            raise InputError(f"{name}: must be a fraction of the dense cost, 0 < {name} <= 1, but is {value!r}")
+    if remaining > done:
+        raise InputError(f"remaining: {remaining!r} is more than the {done!r} that is there; pruning cannot be undone")
+    return remaining / done
+
+
+def remaining_at(schedule: Schedule, step: int, target: float) -> float:
+    """The fraction of the dense cost that remains after ``step`` steps, on the way from 1 to ``target``."""
+    if not 0 < target <= 1:
+        raise InputError(f"target: must be a fraction of the dense cost, 0 < target <= 1, but is {target!r}")
+    return 1 - schedule.ratio_at(step, 1 - target)
+
+
+def _fraction(name: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        raise InputError(f"{name}: must be a fraction, 0 <= {name} < 1, but is {value!r}")
+    return float(value)
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}: must be a whole number, at least {least}, but is {value!r}")

@@ -1,0 +1,248 @@
+"""The training loop: steps, epochs, and where it stands, so that it can be left and taken up again at any step."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from graphprune.batches import NEEDED, in_order
+from graphprune.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from graphprune.errors import InputError, LoadError
+from graphprune.history import History
+from graphprune.learning_rate import Rates
+from graphprune.modules import all_tensors, named_modules
+from graphprune.objective import Objective
+from graphprune.processes import Processes
+from graphprune.random_state import seed_all
+
+Quality = Callable[[nn.Module], float]
+"""How good a model is: a number that is higher for a better one."""
+OnStep = Callable[[int, nn.Module, Optimizer], object]
+
+
+@dataclass(eq=False)
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        epoch, taken: the epoch, counted from 0, and how many of its batches were taken.
+        loss, lr, metrics, epochs: as in :class:`History`; the latest losses may still be in ``pending``.
+    """
+
+    epoch: int = 0
+    taken: int = 0
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    metrics: dict[int, float] = field(default_factory=dict)
+    epochs: list[int] = field(default_factory=list)
+
+    @property
+    def step(self) -> int:
+        """The number of steps taken."""
+        return len(self.lr)
+
+    @property
+    def history(self) -> History:
+        return History(tuple(self.loss), tuple(self.lr), dict(self.metrics), tuple(self.epochs))
+
+
+@dataclass(eq=False)
+class Training:
+    """One call of :func:`graphprune.finetune`; the arguments are explained there.
+
+    Attributes:
+        rates_of: the learning rates of a training of so many steps.
+        asked: what decides the result besides data and model, as JSON data: a checkpoint of another one is refused.
+    """
+
+    model: nn.Module
+    batches: Iterable[Any]
+    optimizer: Optimizer
+    objective: Objective
+    processes: Processes
+    rates_of: Callable[[int], Rates]
+    asked: Mapping[str, Any]
+    clip: float | None
+    evaluate: Quality | None
+    on_step: OnStep | None
+    checkpoint: Path | None
+    every: int | None
+    shown: bool
+    position: Position = field(default_factory=Position)
+    pending: list[Tensor] = field(default_factory=list)
+
+    def run(self) -> History:
+        """Train to the end, from the checkpoint on if there is one."""
+        if self.checkpoint is not None and has_checkpoint(self.checkpoint):
+            self._resume(self.checkpoint)
+        self.optimizer.zero_grad(set_to_none=True)
+        with _given_back(self.model), self.objective.attached(self.model):
+            try:
+                dealt = self.processes.prepare(self.model, self.optimizer, self.batches)
+                self._train(dealt, self._total(dealt))
+                self.processes.agree()
+            finally:
+                self.processes.close()
+        return self.position.history
+
+    def _total(self, dealt: Iterable[Any]) -> int:
+        if self.asked["steps"] is not None:
+            return int(self.asked["steps"])
+        if not isinstance(dealt, Sized):
+            raise InputError(f"epochs: a {type(dealt).__name__} does not say how many batches it has; pass steps=")
+        if not len(dealt):
+            raise InputError(f"batches: there are none; pass {NEEDED}")
+        return int(self.asked["epochs"]) * len(dealt)
+
+    def _train(self, dealt: Iterable[Any], total: int) -> None:
+        rates = self.rates_of(total)
+        with _progress(total, self.position.step, self.shown and self.processes.rank == 0) as advance:
+            while self.position.step < total:
+                self._epoch(dealt, rates, total, advance)
+                self._measure()
+                self._save()
+
+    def _epoch(self, dealt: Iterable[Any], rates: Rates, total: int, advance: Callable[[], object]) -> None:
+        """What is left of an epoch, or of the training."""
+        at = self.position
+        self.model.train()
+        for batch in in_order(dealt, self.batches, self.asked["seed"], at.epoch, at.taken):
+            if at.step == total:
+                return
+            self._step(batch, rates(at.step))
+            advance()
+            if self.every is not None and at.step % self.every == 0 and at.step < total:
+                self._save()
+        if at.taken == 0:
+            raise InputError(f"batches: there are none in epoch {at.epoch}; pass {NEEDED}")
+        at.epoch, at.taken = at.epoch + 1, 0
+        at.epochs.append(at.step)
+
+    def _step(self, batch: Any, rate: float) -> None:
+        at = self.position
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seed_all(self.asked["seed"], at.step, self.processes.rank)
+        with self.processes.precision():
+            loss = self.objective(self.processes.run, batch, self.processes.device)
+        self.processes.update(loss, self.clip)
+        self.pending.append(loss.detach())
+        at.lr.append(rate)
+        at.taken += 1
+        if self.on_step is not None:
+            self.on_step(at.step, self.model, self.optimizer)
+
+    def _settle(self) -> None:
+        """Read the losses from the device, where they could wait until somebody needs them."""
+        if not self.pending:
+            return
+        found = self.processes.mean(torch.stack(self.pending).float()).tolist()
+        self.pending.clear()
+        wrong = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
+        if wrong is not None:
+            raise InputError(
+                f"lr: training diverged: the loss of step {len(self.position.loss) + wrong} is {found[wrong]}; "
+                "use a lower learning rate, warmup= or clip="
+            )
+        self.position.loss += found
+
+    def _measure(self) -> None:
+        self._settle()
+        self.processes.agree()
+        if self.evaluate is not None:
+            self.position.metrics[self.position.step] = quality_of(self.evaluate, self.model)
+
+    # ------------------------------------------------------------ checkpoints
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        self._settle()
+        self.processes.agree()
+        if self.processes.rank == 0:
+            scaler = self.processes.scaler
+            state = {
+                "asked": dict(self.asked),
+                "position": asdict(self.position),
+                "objective": self.objective.state(),
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+            save_checkpoint(self.checkpoint, self.model, state, optimizer=self.optimizer)
+
+    def _resume(self, folder: Path) -> None:
+        state = load_checkpoint(folder, self.model, optimizer=self.optimizer, check=self._check_asked)
+        self.position = Position(**state["position"])
+        self.objective.restore(state["objective"], self.processes.device)
+        if self.processes.scaler is not None:
+            self.processes.scaler.load_state_dict(state["scaler"])
+
+    def _check_asked(self, state: Mapping[str, Any]) -> None:
+        found = state.get("asked")
+        if not isinstance(found, Mapping):
+            raise LoadError("checkpoint: is not one of finetune; pass another folder")
+        for name, value in self.asked.items():
+            if found.get(name) != value:
+                raise LoadError(
+                    f"checkpoint: is of a training with {name}={found.get(name)!r}, but asked for is {name}={value!r}; "
+                    "ask for the same to go on with it, or pass another folder"
+                )
+
+
+def quality_of(evaluate: Quality, model: nn.Module) -> float:
+    """What ``evaluate`` says of a model in evaluation mode without gradients; the model is lent.
+
+    Raises:
+        InputError: it gives no number.
+    """
+    modes = [(module, module.training) for _, module in named_modules(model)]
+    try:
+        with torch.no_grad():
+            found = evaluate(model.eval())
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"evaluate: must give a number, higher for a better model, but failed: {error}") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _given_back(model: nn.Module) -> Iterator[None]:
+    """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts."""
+    modes = [(module, module.training) for _, module in named_modules(model)]
+    before = [(tensor, tensor.detach().clone()) for tensor in all_tensors(model)]
+    try:
+        yield
+    except Exception:
+        with torch.no_grad():
+            for tensor, values in before:
+                tensor.copy_(values)
+        raise
+    finally:
+        for parameter in model.parameters():
+            parameter.grad = None
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def _progress(total: int, done: int, shown: bool) -> Iterator[Callable[[], object]]:
+    """A bar if stderr is a terminal; yields what is called after each step."""
+    if not shown or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console  # loading them takes longer than tracing a model
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("fine-tuning", total=total, completed=done)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,100 @@
+"""Two processes on one machine through Accelerate: the same weights on both, and those of one process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from graphprune import Distillation, finetune
+from graphprune.errors import InputError
+from tests.training_net import equal, loader, net, slim_net, weights
+
+accelerate = pytest.importorskip("accelerate")
+
+ROOT = Path(__file__).parent.parent
+GIVEN: dict[str, Any] = {"epochs": 3, "lr": 0.05, "weight_decay": 1e-3, "clip": 1.0}
+
+
+def plain() -> nn.Module:
+    """Without statistics of a batch and random numbers, so that one batch of 16 is two batches of 8."""
+    model = slim_net()
+    model.norm, model.drop = nn.LayerNorm(8), nn.Identity()
+    return model
+
+
+def part(folder: Path) -> None:
+    """What each of two processes runs: a plain training, and one with everything, as it is and interrupted."""
+    torch.set_num_threads(1)
+    accelerator = accelerate.Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    models = {"plain": plain(), "whole": slim_net(), "resumed": slim_net()}
+    loss = finetune(models["plain"], loader(shuffle=False), **GIVEN, accelerator=accelerator).loss
+    distil = {"teacher": net(), "distill": Distillation(features=("norm",)), "accelerator": accelerator}
+    finetune(models["whole"], loader(), **GIVEN, **distil)
+    saved = {"checkpoint": folder / "checkpoint", "every": 2}
+    with pytest.raises(KeyboardInterrupt):
+        finetune(slim_net(), loader(), **GIVEN, **distil, **saved, on_step=interrupt)
+    finetune(models["resumed"], loader(), **GIVEN, **distil, **saved)
+    tensors = {f"{name}.{i}": t for name, model in models.items() for i, t in enumerate(weights(model))}
+    save_file(tensors | {"loss": torch.tensor(loss)}, folder / f"{accelerator.process_index}.safetensors")
+
+
+def interrupt(step: int, *_: Any) -> None:
+    if step == 7:
+        raise KeyboardInterrupt
+
+
+def launch(folder: Path) -> subprocess.CompletedProcess[str]:
+    """``--multi_gpu`` is how two processes are started; on a machine without GPUs they talk through gloo."""
+    command = f"{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
+    command += "--mixed_precision no --dynamo_backend no --main_process_port 0 -m tests.test_accelerate"
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
+    whole = [*command.split(), str(folder)]
+    return subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_two_processes(tmp_path: Path) -> None:
+    done = launch(tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    alone = plain()
+    history = finetune(alone, loader(16, shuffle=False), **GIVEN)
+    assert found[0]["loss"].tolist() == pytest.approx(history.loss, rel=1e-5)
+    for i, tensor in enumerate(weights(alone)):
+        assert torch.allclose(found[0][f"plain.{i}"], tensor, atol=1e-6)
+    for i in range(len(weights(slim_net()))):
+        assert torch.equal(found[0][f"resumed.{i}"], found[0][f"whole.{i}"])
+
+
+def test_one_process_under_accelerate_is_one_process() -> None:
+    """With everything; and the model and the accelerator are left as they were."""
+    accelerator = accelerate.Accelerator(cpu=True)
+    one, other = slim_net(), slim_net()
+    given = {**GIVEN, "teacher": net(), "distill": Distillation(features=("norm",))}
+    forward = type(one).forward
+    assert finetune(one, loader(), **given, accelerator=accelerator) == finetune(other, loader(), **given)
+    assert equal(weights(one), weights(other)) and one.forward.__func__ is forward
+    assert not accelerator._models and not accelerator._optimizers
+
+
+def test_mistakes() -> None:
+    accelerator = accelerate.Accelerator(cpu=True)
+    with pytest.raises(InputError, match="precision: is 'bf16', but the accelerator decides it"):
+        finetune(slim_net(), loader(), **GIVEN, accelerator=accelerator, precision="bf16")
+    accelerator.gradient_accumulation_steps = 2
+    with pytest.raises(InputError, match="accelerator: accumulates gradients over 2 steps, which finetune does not do"):
+        finetune(slim_net(), loader(), **GIVEN, accelerator=accelerator)
+
+
+if __name__ == "__main__":
+    part(Path(sys.argv[1]))

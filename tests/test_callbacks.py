@@ -1,0 +1,225 @@
+"""Callbacks in real trainers: what they give is what a loop of one's own with the same pruner gives."""
+
+import copy
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import transformers
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments
+
+import graphprune
+from graphprune.errors import InputError, LoadError
+from graphprune.gradual import GradualPruner
+from graphprune.integrations import Prepared
+from graphprune.integrations.lightning import PruningCallback as LightningCallback
+from graphprune.integrations.transformers import PruningCallback as TransformersCallback
+from graphprune.schedules import Gradual
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:The '.*dataloader' does not have many workers:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning"),  # Lightning calls it
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning"),
+]
+
+SCHEDULE = Gradual(0, 6, 2)
+IMAGES = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(16) % 5
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(12 * 16, 10), nn.ReLU(), nn.Linear(10, 5)
+    )  # fmt: skip
+
+
+class Classifier(pl.LightningModule):
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.model = network()
+        self.example_input_array = IMAGES[:1] if whole else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)
+
+    def training_step(self, batch: list[Tensor], number: int) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(IMAGES, LABELS), batch_size=4)
+
+
+def lightning_trainer(folder: Path, epochs: int, *callbacks: pl.Callback, **options: Any) -> pl.Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    saving = {"enable_checkpointing": any(isinstance(c, ModelCheckpoint) for c in callbacks)}
+    root = {"default_root_dir": folder, "accelerator": "cpu", "max_epochs": epochs}
+    return pl.Trainer(callbacks=list(callbacks), **quiet, **saving, **root, **options)
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_lightning_is_a_loop_of_ones_own(tmp_path: Path, whole: bool) -> None:
+    module = Classifier(whole)
+    options = {} if whole else {"part": "model", "example_inputs": IMAGES[:1]}
+    callback = LightningCallback(SCHEDULE, ratio=0.5, **options)
+    trainer = lightning_trainer(tmp_path, 2, callback)
+    trainer.fit(module, loader())
+
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    pruner = GradualPruner(model, IMAGES[:1], SCHEDULE, ratio=0.5, optimizer=optimizer)
+    for _ in range(2):
+        for x, y in loader():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            pruner.step()
+    assert [cut.step for cut in callback.pruner.history] == [cut.step for cut in pruner.history] == [2, 4, 6]
+    assert model[0].weight.shape[0] == 4
+    assert equal(module.model, model)
+    assert module.trainer is trainer
+
+
+def test_lightning_counts_optimizer_steps(tmp_path: Path) -> None:
+    callback = LightningCallback(SCHEDULE, ratio=0.5, part="model", example_inputs=IMAGES[:1])
+    module = Classifier()
+    lightning_trainer(tmp_path, 2, callback, accumulate_grad_batches=2).fit(module, loader())
+    assert callback.pruner.steps == 4
+    assert [cut.step for cut in callback.pruner.history] == [2, 4]
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_lightning_goes_on_from_a_checkpoint(tmp_path: Path, epoch: int) -> None:
+    def started() -> tuple[Classifier, LightningCallback, pl.Trainer]:
+        callback = LightningCallback(SCHEDULE, ratio=0.5, part="model", example_inputs=IMAGES[:1])
+        saving = ModelCheckpoint(tmp_path / "saved", "{epoch}", save_top_k=-1)
+        return Classifier(), callback, lightning_trainer(tmp_path, 3, callback, saving)
+
+    whole, _, trainer = started()
+    trainer.fit(whole, loader())
+    module, callback, trainer = started()
+    path = tmp_path / "saved" / f"epoch={epoch}.ckpt"
+    callback.resume(module, path)
+    assert callback.pruner.steps == 4 * (epoch + 1)
+    trainer.fit(module, loader(), ckpt_path=path)
+    assert equal(module, whole)
+    with pytest.raises(LoadError, match="is of another model"):
+        started()[1].resume(_Wider(), path)
+
+
+class _Wider(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model[0], self.model[1], self.model[3] = nn.Conv2d(3, 9, 3), nn.BatchNorm2d(9), nn.Conv2d(9, 12, 3)
+
+
+# ---------------------------------------------------------------- Transformers
+
+
+class Records(torch.utils.data.Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        return {"input_ids": (torch.arange(6) * (number + 1)) % 20, "labels": torch.tensor(number % 2)}
+
+
+def bert() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
+    return BertForSequenceClassification(BertConfig(vocab_size=20, max_position_embeddings=8, **sizes))
+
+
+EXAMPLE = {"input_ids": torch.zeros(1, 6, dtype=torch.long)}
+
+
+class Spy(transformers.TrainerCallback):
+    """The first moments of the optimizer before and after a pruning."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.seen: list[dict[str, Tensor]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+        if state.global_step == self.step:
+            known = held["optimizer"].state
+            self.seen.append({n: known[p]["exp_avg"].clone() for n, p in held["model"].named_parameters()})
+
+
+def trainer_of(
+    folder: Path, model: nn.Module, *callbacks: transformers.TrainerCallback, **options: Any
+) -> transformers.Trainer:
+    quiet: dict[str, Any] = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "logging_strategy": "no"}
+    steps = {"max_steps": 8, "per_device_train_batch_size": 4, "learning_rate": 0.01, "save_strategy": "no", **options}
+    arguments = TrainingArguments(output_dir=str(folder), **quiet, **steps)
+    trainer = Trainer(model, arguments, train_dataset=Records(), callbacks=list(callbacks))
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def test_transformers_carries_the_optimizer(tmp_path: Path) -> None:
+    model, (before, after) = bert(), (Spy(4), Spy(4))
+    sizes = copy.deepcopy(graphprune.trace(model, EXAMPLE).plan(0.5).apply(model))
+    callback = TransformersCallback(SCHEDULE, example_inputs=EXAMPLE, ratio=0.5)
+    trainer = trainer_of(tmp_path, model, before, callback, after)
+    trainer.train()
+    assert [cut.step for cut in callback.pruner.history] == [2, 4, 6]
+    plan = getattr(model, "_graphprune_plans")[1]  # noqa: B009
+    for name, moments in before.seen[0].items():
+        wanted = moments[plan.mask(name)].reshape(plan.shape(name))
+        assert torch.equal(after.seen[0][name], wanted) and wanted.any()
+    assert [p.shape for p in model.parameters()] == [p.shape for p in sizes.parameters()]
+    held = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for p in model.parameters()}
+    assert trainer.model is model and model(**EXAMPLE).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("step", [3, 5])
+def test_transformers_goes_on_from_a_checkpoint(tmp_path: Path, step: int) -> None:
+    def started(**options: Any) -> tuple[nn.Module, TransformersCallback, transformers.Trainer]:
+        model = bert()
+        callback = TransformersCallback(SCHEDULE, example_inputs=EXAMPLE, ratio=0.5)
+        return model, callback, trainer_of(tmp_path, model, callback, **options)
+
+    whole, _, trainer = started(save_strategy="steps", save_steps=step)
+    trainer.train()
+    model, callback, trainer = started()
+    checkpoint = tmp_path / f"checkpoint-{step}"
+    callback.resume(model, checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    assert equal(model, whole)
+    with pytest.raises(LoadError, match="is not of a training with this callback"):
+        callback.resume(model, tmp_path)
+
+
+@pytest.mark.parametrize(("library", "what"), [("lightning", "lightning.pytorch"), ("transformers", "transformers")])
+def test_what_to_install(library: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, what, None)
+    monkeypatch.delitem(sys.modules, f"graphprune.integrations.{library}")
+    with pytest.raises(ImportError, match=rf"pip install 'graphprune\[{library}\]'"):
+        importlib.import_module(f"graphprune.integrations.{library}")
+
+
+def test_several_processes_are_refused() -> None:
+    model = network()
+    prepared = Prepared(SCHEDULE, IMAGES, 0.5, (), None, {})
+    with pytest.raises(InputError, match="one process, but this one has 2"):
+        prepared.begin(model, [torch.optim.SGD(model.parameters())], 2)
