@@ -2,17 +2,10 @@
 
 from graphprune import errors
 from graphprune.carry import prune_in_place
-from graphprune.checkpoints import load_checkpoint, save_checkpoint
+from graphprune.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.cost import Cost
-from graphprune.distillation import Distillation
-from graphprune.finetune import finetune
-from graphprune.gradual import GradualPruner
 from graphprune.graph import ChannelGraph, trace
 from graphprune.groups import Frozen, Group
-from graphprune.history import History
-from graphprune.iterate import prune_iteratively
-from graphprune.iterated import Iterated
-from graphprune.learning_rate import Rewind
 from graphprune.limits import Override
 from graphprune.plan import Plan
 from graphprune.prove import prove
@@ -29,10 +22,17 @@ from graphprune.repair import (
     synthesise,
 )
 from graphprune.rules import rule
-from graphprune.schedules import Gradual, Iterative, OneShot
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.iterate import prune_iteratively
+from graphprune.schedules.iterated import Iterated
+from graphprune.schedules.numbers import Gradual, Iterative, OneShot
 from graphprune.sensitivity import Sensitivity
-from graphprune.sparsity import GroupLasso, GrowingRegularisation
 from graphprune.storage import load, save
+from graphprune.training.distillation import Distillation
+from graphprune.training.finetune import finetune
+from graphprune.training.history import History
+from graphprune.training.learning_rate import Rewind
+from graphprune.training.sparsity import GroupLasso, GrowingRegularisation
 from graphprune.verify import Check, verify
 
 __version__ = "0.1.0"

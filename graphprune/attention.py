@@ -72,9 +72,9 @@ class PrunedMultiheadAttention(nn.Module):
         """See ``nn.MultiheadAttention.forward``; batched inputs are [batch, time, width] if ``batch_first``."""
         batched = query.dim() == 3
         if not batched:
-            query, key, value = (x.unsqueeze(0) for x in (query, key, value))
+            query, key, value = (x.unsqueeze(1) for x in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
-        elif not self.batch_first:
+        elif self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         q, k, v = self._heads(*self._project(query, key, value))
         bias = self._bias(q, k, attn_mask, key_padding_mask)
@@ -83,14 +83,15 @@ class PrunedMultiheadAttention(nn.Module):
         else:
             p = self.dropout if self.training else 0.0
             out, weights = F.scaled_dot_product_attention(q, k, v, bias, p, scale=self.scale), None
-        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        out = self.out_proj(out.permute(2, 0, 1, 3).flatten(2))
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
         if not batched:
-            return out.squeeze(0), None if weights is None else weights.squeeze(0)
-        return (out if self.batch_first else out.transpose(0, 1)), weights
+            return out.squeeze(1), None if weights is None else weights.squeeze(0)
+        return (out.transpose(0, 1) if self.batch_first else out), weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[time, batch, width] to [time, batch, heads * width]: in the order in which torch multiplies rows."""
         rows = self.num_heads * self.head_dim
         sizes = [rows, rows, self.num_heads * self.value_dim]
         weights: tuple[Tensor, ...]
@@ -103,13 +104,13 @@ class PrunedMultiheadAttention(nn.Module):
         )
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat([k, self.bias_k.expand(k.shape[0], -1, -1)], dim=1)
-            v = torch.cat([v, self.bias_v.expand(v.shape[0], -1, -1)], dim=1)
+            k = torch.cat([k, self.bias_k.expand(-1, k.shape[1], -1)])
+            v = torch.cat([v, self.bias_v.expand(-1, v.shape[1], -1)])
         return q, k, v
 
     def _heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[batch, time, heads * width] to [batch, heads, time, width]."""
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
+        """[time, batch, heads * width] to [batch, heads, time, width]."""
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).permute(1, 2, 0, 3) for x in (q, k, v))
         if self.add_zero_attn:
             k, v = (F.pad(x, (0, 0, 0, 1)) for x in (k, v))
         return q, k, v

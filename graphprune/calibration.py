@@ -6,29 +6,25 @@ at a time.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.feeding import arguments, check_calibration, forward, moved_to, numbered, pair_of
 from graphprune.groups import Units
-from graphprune.inputs import describe, normalise
-from graphprune.modules import named_modules, named_tensors
+from graphprune.inputs import describe
+from graphprune.lending import forget_gradients, lent
+from graphprune.modules import named_tensors
 from graphprune.moments import Consumer
-from graphprune.nested import map_tensors
 from graphprune.observer import Observer
 
 LossFunction = Callable[[Any, Any], Tensor]
 Gradients = Mapping[str, Tensor]
 
-_BATCHES = (
-    "an iterable of batches: each a tensor, a tuple of positional or a dict of keyword arguments, or with loss_fn= a "
-    "pair (inputs, target)"
-)
+_lent = lent
 
 
 class Statistics:
@@ -55,8 +51,7 @@ class Statistics:
         loss_fn: LossFunction | None = None,
         taps: bool = False,
     ) -> None:
-        if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
-            raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
+        check_calibration(calibration)
         self.model = model
         self.units = units
         self.loss_fn = loss_fn
@@ -80,7 +75,7 @@ class Statistics:
 
     def _observed(self, products: bool) -> tuple[Consumer, ...]:
         observer = Observer(dict(named_tensors(self.model)), self.units, products, self.taps)
-        with _lent(self.model), torch.no_grad():
+        with lent(self.model), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 with observer.batch():
@@ -93,7 +88,7 @@ class Statistics:
         Raises:
             InputError: a batch does not fit, or there is none.
         """
-        with _lent(self.model), torch.no_grad():
+        with lent(self.model), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 self._forward(number, args, kwargs)
@@ -109,13 +104,13 @@ class Statistics:
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
         count = 0
-        with _lent(self.model), torch.enable_grad():
+        with lent(self.model), torch.enable_grad():
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
                 self._backward(number, batch)
                 visit({n: p.grad for n, p in learned.items() if p.grad is not None})
-                _forget_gradients(learned.values())
+                forget_gradients(learned.values())
                 count += 1
         return count
 
@@ -131,57 +126,24 @@ class Statistics:
     # ------------------------------------------------------------ batches
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
-        """The batches with their numbers, and a progress bar where somebody watches."""
+        """The batches with their numbers."""
         if self._read and isinstance(self._calibration, Iterator):
             raise InputError(
                 "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
             )
         self._read = True
-        number = -1
-        for number, batch in enumerate(_shown(self._calibration)):
-            yield number, batch
-        if number < 0:
-            raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
+        yield from numbered(self._calibration)
 
     def _call(self, number: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
         """A batch as (positional arguments, keyword arguments, target), on the model's device."""
-        inputs, target = batch, None
-        if self.loss_fn is not None:
-            if not isinstance(batch, tuple | list) or len(batch) != 2:
-                raise InputError(
-                    f"calibration: with loss_fn= a batch is a pair (inputs, target), but batch {number} is "
-                    f"a {type(batch).__name__} ({describe(batch)})"
-                )
-            inputs, target = batch
-        if not isinstance(inputs, Tensor | tuple | list | Mapping):
-            raise InputError(f"calibration: batch {number} is a {type(inputs).__name__}; pass {_BATCHES}")
-        devices = {p.device for p in self.model.parameters()}
-        args, kwargs = normalise(inputs)
-        if len(devices) == 1:
-            device = devices.pop()
-            args, kwargs, target = map_tensors(lambda t: t.to(device), (args, kwargs, target))
-        return args, kwargs, target
+        inputs, target = (batch, None) if self.loss_fn is None else pair_of(number, batch)
+        args, kwargs = arguments(number, inputs)
+        call: tuple[tuple[Any, ...], dict[str, Any], Any] = moved_to(self.model, (args, kwargs, target))
+        return call
 
     def _forward(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return self.model(*args, **kwargs)
-        except Exception as error:
-            hint = "" if self.loss_fn else "; for pairs (inputs, target) pass loss_fn="
-            given = describe(args + tuple(kwargs.values()))
-            raise InputError(
-                f"calibration: {type(self.model).__name__}.forward failed on batch {number} ({given}): "
-                f"{type(error).__name__}: {error}{hint}"
-            ) from error
-
-
-def _shown(batches: Iterable[Any]) -> Iterable[Any]:
-    """With a progress bar if stderr is a terminal."""
-    if not sys.stderr.isatty():
-        return batches
-    from rich.console import Console  # loading them takes longer than tracing a model
-    from rich.progress import track
-
-    return track(batches, "calibration", console=Console(stderr=True), transient=True)
+        advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn="
+        return forward(self.model, number, args, kwargs, advice)
 
 
 def _own_loss(output: Any) -> Tensor:
@@ -195,28 +157,3 @@ def _own_loss(output: Any) -> Tensor:
         )
     found: Tensor = loss
     return found
-
-
-def _forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
-
-
-@contextmanager
-def _lent(model: nn.Module) -> Iterator[None]:
-    """``model`` in evaluation mode and without gradients; afterwards everything is as it was."""
-    modes = [(module, module.training) for _, module in named_modules(model)]
-    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        _forget_gradients(p for p, _, _ in parameters)
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in modes:
-            module.training = mode
-        for parameter, flag, gradient in parameters:
-            parameter.requires_grad_(flag)
-            parameter.grad = gradient

@@ -42,7 +42,8 @@ class Options(TypedDict, total=False):
             ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``, ``"wanda"``,
             ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
         calibration: batches (a tensor, a tuple, a dict of keyword arguments, or ``(inputs, target)`` with ``loss_fn``)
-            for criteria that look at data. Gone through once.
+            for criteria that look at data, each of which goes through them once. ``prune_model`` also repairs with
+            them, and goes through them several times: pass a list or a ``DataLoader``, not an iterator.
         loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
         reduce: how the scores of coupled parameters become one: ``"sum"`` (default), ``"mean"``, ``"max"``.
         normalise: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; default: ``"mean"``, and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -131,6 +131,62 @@ def test_values_are_repaired_by_reconstruction() -> None:
     repair = reconstruct(slim, model, plan, [x])
     assert (slim(x) - model(x)).norm() < 0.7 * before
     assert "out.weight" in [one.name for one in repair.repaired]
+
+
+def test_reconstruction_keeps_to_the_targets() -> None:
+    model, x = dependent(Scores()).eval(), torch.randn(8, 9, WIDTH)
+    plan, slim = narrow(model, x)
+    plain, wanted = plan.apply(model), scores(model, x)
+    record = graphprune.repair(slim, model, plan, [x[:5], x[5:]])
+    graphprune.reconstruct(plain, model, plan, [x[:5], x[5:]])
+    assert (scores(slim, x) - wanted).norm() < 0.1 * (scores(plain, x) - wanted).norm()
+    query = next(one for one in record.repaired if one.name == "query.weight")
+    assert query.before < 1e-5 and all(one.after <= one.before for one in record.repaired)
+    assert record.heads is not None and str(record.heads) in str(record)
+
+
+def test_targets_of_a_projection_whose_input_lost_channels() -> None:
+    """Compensated queries are fitted to the same combinations of dense ones, in parts of a fused weight as well."""
+    torch.manual_seed(0)
+    for model, x, name in (
+        (nn.Sequential(nn.Linear(4, WIDTH), nn.ReLU(), Scores()), torch.randn(40, 9, 4), "2.query.weight"),
+        (vit.vit(depth=1), torch.randn(8, 3, 32, 32), "blocks.0.attn.qkv.weight"),
+        (
+            nn.Sequential(nn.Linear(4, 16), nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)),
+            torch.randn(40, 9, 4),
+            "1.self_attn.in_proj_weight",
+        ),
+    ):
+        model.eval()
+        plan = graphprune.trace(model, x).plan(0.25, head_width=0.5)
+        slim = plan.apply(model)
+        done = compensate_heads(slim, model, plan, [x])
+        assert {one.name for one in done.compensated} == {name}
+        record = reconstruct(slim, model, plan, [x], targets=done.targets)
+        fitted = [one for one in record.repaired if one.name == name]
+        assert fitted and all(one.after < one.before for one in fitted)
+        other = plan.apply(model)
+        compensate_heads(other, model, plan, [x])
+        reconstruct(other, model, plan, [x])
+        assert (slim(x) - model(x)).norm() < 1.05 * (other(x) - model(x)).norm()
+
+
+def test_a_failure_after_compensation_undoes_it() -> None:
+    class Failing:
+        """Good batches, until the third time that they are gone through."""
+
+        times = 0
+
+        def __iter__(self) -> Iterator[Tensor]:
+            self.times += 1
+            yield torch.randn(4, 9, WIDTH if self.times < 3 else 5)
+
+    model, x = Scores().eval(), torch.randn(2, 9, WIDTH)
+    plan, slim = narrow(model, x)
+    before = {name: tensor.clone() for name, tensor in slim.state_dict().items()}
+    with pytest.raises(InputError, match="failed on batch 0"):
+        graphprune.repair(slim, model, plan, Failing())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
 
 
 # ---------------------------------------------------------------- what is left alone

@@ -18,11 +18,11 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 import graphprune
 from graphprune.errors import InputError, LoadError
-from graphprune.gradual import GradualPruner
 from graphprune.integrations import Prepared
 from graphprune.integrations.lightning import PruningCallback as LightningCallback
 from graphprune.integrations.transformers import PruningCallback as TransformersCallback
-from graphprune.schedules import Gradual
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.numbers import Gradual
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:The '.*dataloader' does not have many workers:UserWarning"),

@@ -16,11 +16,12 @@ from torch.optim import SGD, Adam, AdamW, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import graphprune
-from graphprune import checkpoints, folders, load_checkpoint, save_checkpoint
+from graphprune import load_checkpoint, save_checkpoint
 from graphprune.carry import prune_in_place
-from graphprune.checkpoints import fingerprint, has_checkpoint
+from graphprune.checkpoints import checkpoint, folders
+from graphprune.checkpoints.checkpoint import fingerprint, has_checkpoint
+from graphprune.checkpoints.packing import Packer, unpack
 from graphprune.errors import InputError, LoadError
-from graphprune.packing import Packer, unpack
 from models import gpt
 from tests.training_net import Net, equal, examples, net, slim_net, weights
 
@@ -139,7 +140,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
         path.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
+    monkeypatch.setattr(checkpoint, "save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(tmp_path, net(), {"step": 2})
     assert [p.name for p in tmp_path.iterdir()] == ["version-00000000"]
@@ -172,7 +173,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "no", net())
 
 
-@pytest.mark.parametrize("name", [checkpoints.TENSORS, checkpoints.DATA, folders.CHECKSUMS])
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.DATA, folders.CHECKSUMS])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_damage_is_seen_and_changes_nothing(tmp_path: Path, name: str, damage: str) -> None:
     save_checkpoint(tmp_path, slim_net())

@@ -10,9 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from graphprune import Distillation, finetune
-from graphprune.distillation import distillation_loss, logits_of
 from graphprune.errors import InputError
-from graphprune.features import FeatureLoss
+from graphprune.training.distillation import distillation_loss, logits_of
+from graphprune.training.features import FeatureLoss
 from tests.training_net import examples, loader, net, slim_net, weights
 
 

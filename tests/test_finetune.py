@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 import graphprune
 from graphprune import History, Rewind, finetune
 from graphprune.errors import InputError, LoadError
-from graphprune.learning_rate import learning_rates
+from graphprune.training.learning_rate import learning_rates
 from tests.training_net import Net, accuracy, equal, loader, net, slim_net, weights
 
 QUICK: dict[str, Any] = {"epochs": 2, "lr": 0.05}

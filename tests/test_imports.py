@@ -11,13 +11,11 @@ ORDER = (
     "labels rules label solve prove couplings groups "
     "patches contractions moments observer calibration combining criteria importance depth "
     "equations dimensions cost budgets limits sensitivity ties search roles "
-    "schedules request order audit attention rewrite plan optimizer_state carry storage "
-    "latency spending eligible planner probe timed graph targets gradual sparsity masking "
-    "verify repair prune random_state packing folders checkpoints learning_rate history batches "
-    "distillation features objective "
-    "processes training finetune iterated iterate integrations __init__ specs cli __main__"
+    "request order audit attention rewrite plan optimizer_state carry storage "
+    "latency spending eligible planner probe timed graph masking "
+    "verify repair prune random_state checkpoints training schedules integrations __init__ specs cli __main__"
 ).split()
-PACKAGES = ("rules", "criteria", "repair", "integrations")
+PACKAGES = ("rules", "criteria", "repair", "checkpoints", "training", "schedules", "integrations")
 
 
 def imported(file: Path) -> set[str]:

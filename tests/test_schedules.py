@@ -13,10 +13,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import graphprune
-from graphprune import gradual, schedules, timed
+from graphprune import timed
 from graphprune.errors import InputError, LoadError, PlanError
-from graphprune.gradual import GradualPruner
-from graphprune.schedules import (
+from graphprune.schedules import gradual, numbers
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.numbers import (
     Gradual,
     Iterative,
     OneShot,
@@ -53,7 +54,7 @@ def test_compounding() -> None:
 
 
 def test_examples_in_the_documentation() -> None:
-    found = doctest.testmod(schedules)
+    found = doctest.testmod(numbers)
     assert found.attempted == 4 and not found.failed
 
 

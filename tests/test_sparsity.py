@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import graphprune
 from graphprune.errors import InputError, PlanError
-from graphprune.sparsity import GroupLasso, GrowingRegularisation
+from graphprune.training.sparsity import GroupLasso, GrowingRegularisation
 from models import vit
 from tests.networks import FusedAttention, GroupedQueryAttention, TextNetwork, TransformerBlock, randomise
 

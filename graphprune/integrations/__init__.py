@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 from graphprune.carry import several
 from graphprune.errors import InputError, LoadError
-from graphprune.gradual import GradualPruner
 from graphprune.request import Options
-from graphprune.schedules import Schedule
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.numbers import Schedule
 
 
 @dataclass(eq=False)

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.gradual import GradualPruner
 from graphprune.integrations import Prepared
 from graphprune.request import Options
-from graphprune.schedules import Schedule
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.numbers import Schedule
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -16,10 +16,10 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import LoadError
-from graphprune.gradual import GradualPruner
 from graphprune.integrations import Prepared
 from graphprune.request import Options
-from graphprune.schedules import Schedule
+from graphprune.schedules.gradual import GradualPruner
+from graphprune.schedules.numbers import Schedule
 from graphprune.storage import replace_file
 
 try:

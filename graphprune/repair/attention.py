@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,57 +18,16 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.labels import Ids
+from graphprune.lending import lent
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.repair.memory import Memory
-from graphprune.repair.passes import Batches, Undo, lent, run
+from graphprune.repair.passes import Batches, Undo, run
 from graphprune.repair.products import Head, Products, Side
 from graphprune.repair.reconstruct import RIDGE, check_pair
-from graphprune.repair.record import LeftAlone
+from graphprune.repair.record import Compensated, Compensation, LeftAlone
 from graphprune.rewrite import slim_tensor
 from graphprune.solve import Mask
-
-
-@dataclass(frozen=True)
-class Compensated:
-    """A query projection that was changed.
-
-    Attributes:
-        name: its parameter.
-        heads: how many heads were changed.
-        before, after: the root mean square of what the scores lack, as a fraction of that of the dense scores, queries
-            and keys taken to be independent.
-    """
-
-    name: str
-    heads: int
-    before: float
-    after: float
-
-
-@dataclass(frozen=True, eq=False)
-class Compensation:
-    """What :func:`compensate_heads` did.
-
-    Attributes:
-        compensated: the projections that were changed.
-        left_alone: projections that lost part of their heads' width and were not changed, and why.
-        targets: for each changed parameter, and bias, what its outputs are now to be in terms of the dense ones: row i
-            says which combination of dense outputs slim output i is. [slim outputs, dense outputs], float64
-    """
-
-    compensated: tuple[Compensated, ...]
-    left_alone: tuple[LeftAlone, ...]
-    targets: dict[str, Tensor]
-
-    def __str__(self) -> str:
-        names = [*(one.name for one in self.compensated), *(one.name for one in self.left_alone)]
-        width = max(map(len, names), default=0)
-        lines = [f"Compensation: {len(self.compensated)} projections changed, {len(self.left_alone)} left alone"]
-        for one in self.compensated:
-            errors = f"scores lack {one.before:.2%} -> {one.after:.2%}"
-            lines.append(f"  {one.name:<{width}}  {one.heads} heads, {errors}")
-        return "\n".join([*lines, *(f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone)])
 
 
 def compensate_heads(
@@ -101,6 +59,14 @@ def compensate_heads(
         InputError: an argument is not what it should be, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    with Undo() as undo:
+        return compensate(slim, dense, plan, calibration, ridge, undo)
+
+
+def compensate(
+    slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, undo: Undo
+) -> Compensation:
+    """:func:`compensate_heads`, which can be undone."""
     check_pair(slim, dense, plan)
     if not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
@@ -110,10 +76,9 @@ def compensate_heads(
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))
     products = Products(Memory(dense), names)
-    with lent(dense):
+    with lent(dense), torch.no_grad():
         for number, batch in batches:
             run(dense, number, batch, products)
-    with torch.no_grad(), Undo() as undo:
         return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(undo)
 
 

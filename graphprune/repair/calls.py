@@ -68,6 +68,11 @@ class Contact:
         args = (a[:1].clone() if i == x else None if isinstance(a, Tensor) else a for i, a in enumerate(self.args))
         return replace(self, args=tuple(args), bias=None)
 
+    def copied(self) -> Contact:
+        """The call with a copy of its input, which may be written to afterwards."""
+        x = self.form.x
+        return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
+
     @property
     def x(self) -> Tensor:
         found: Tensor = self.args[self.form.x]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,12 @@ from torch import Tensor
 from graphprune.plan import Plan
 from graphprune.repair.calls import Key
 from graphprune.repair.memory import numbers
+from graphprune.repair.products import output_rows
 from graphprune.repair.survey import Site, Survey
 from graphprune.repair.takers import Taker
+
+SMALL = 1e-3
+"""Outputs that are multiplied with less than this fraction of the largest factor are not fitted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +30,8 @@ class Match:
         rows: of the dense call's outputs (of all blocks, in order), those that the slim call has. [outputs]
         taker: the bias or running mean that takes an intercept, if there is one.
         bare: one of the two models adds the bias afterwards, so results are compared without it.
+        mixing: which combinations of those outputs are wanted instead. [outputs, outputs of the dense call]
+        summed: what is compared are the sums that the results go into.
     """
 
     site: Site
@@ -33,20 +39,47 @@ class Match:
     rows: Tensor
     taker: Taker | None
     bare: bool
+    mixing: Tensor | None
+    summed: bool
+
+    @property
+    def after(self) -> int:
+        """The consumers that are to be fitted before, as a set of bits."""
+        return self.site.after | self.site.beside if self.summed else self.site.after
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """What outputs are multiplied with before they are compared, and the inverse. [blocks, outputs] each
+
+        The inverse of what is nearly nothing is 0: no weight has to grow a thousandfold for what hardly counts.
+        """
+        factor = self.site.factor if self.summed else None
+        if factor is None:
+            blocks, _, outputs = self.site.first.places().shape
+            factor = torch.ones(blocks, outputs)
+        factor = factor.double()
+        counts = factor.abs() > SMALL * factor.abs().max()
+        return factor, torch.where(counts, 1 / factor, 0.0)
+
+    def target(self, y: Tensor) -> Tensor:
+        """What the slim call is to return, [n, outputs, m], if the dense one returns ``y`` [n, blocks, outputs, m]."""
+        y = y.flatten(1, 2)
+        if self.mixing is None:
+            return y.index_select(1, self.rows.to(y.device))
+        return torch.einsum("sd,ndm->nsm", self.mixing.to(y), y)
 
 
 class Matcher:
     """Matches what two surveys found.
 
     Args:
-        replaced: paths of modules that are of another class in the slim model.
+        targets: by parameter, the combinations of dense outputs that are wanted. [slim outputs, dense outputs]
     """
 
-    def __init__(self, slim: Survey, dense: Survey, plan: Plan, replaced: Collection[str] = ()) -> None:
+    def __init__(self, slim: Survey, dense: Survey, plan: Plan, targets: Mapping[str, Tensor]) -> None:
         self.slim = slim
         self.dense = dense
         self.plan = plan
-        self.replaced = tuple(replaced)
+        self.targets = targets
         self._crossed = _crossed(slim.sites)
 
     def match(self, site: Site) -> Match | str:
@@ -62,10 +95,12 @@ class Matcher:
         other, rows = next(((o, r) for o, r in found if o.calls == site.calls), found[0])
         if other.calls != site.calls:
             return f"called {sum(site.calls)} times, in the dense model {sum(other.calls)} times"
-        bare = site.adds != other.adds
+        mixing = self._mixing(site, other)
+        summed = site.summed and other.summed and mixing is None
+        bare = site.adds != other.adds and not summed
         if bare and any(taker is None or taker.sign < 0 for taker in (*site.takers, *other.takers)):
             return "what is added to its product is not the same parameter in both models"
-        return Match(site, other, rows, self._taker(site), bare)
+        return Match(site, other, rows, self._taker(site), bare, mixing, summed)
 
     def _unfit(self, site: Site) -> str | None:
         use = self.slim.other_uses.get(site.key.name)
@@ -75,8 +110,6 @@ class Matcher:
             return "each part of its rows has a weight of its own"
         if site.scaled:
             return "its product is multiplied by a factor"
-        if any(site.key.name.startswith(f"{path}.") for path in self.replaced):
-            return "its module was replaced by one of another class, whose rows may come in another order"
         if site.key.name in self._crossed:
             return "used in several overlapping parts"
         return None
@@ -98,6 +131,15 @@ class Matcher:
         row[places] = torch.arange(blocks * outputs).view(blocks, 1, outputs).expand(places.shape)
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
+
+    def _mixing(self, site: Site, other: Site) -> Tensor | None:
+        """The combinations that are wanted of the outputs of a dense call. [slim outputs, dense outputs]"""
+        name = site.key.name
+        if name not in self.targets:
+            return None
+        mine = output_rows(self.slim.memory.whole(name), site.first.places()[0])
+        theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
+        return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
 
     def _taker(self, site: Site) -> Taker | None:
         """What is added to all results of a consumer, and to nothing else."""

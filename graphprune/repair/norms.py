@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from graphprune.lending import lent
 from graphprune.moments import Moments
 from graphprune.repair.memory import Memory
-from graphprune.repair.passes import Batches, lent, run
+from graphprune.repair.passes import Batches, run
 
 aten = torch.ops.aten
 
@@ -66,7 +67,7 @@ def reestimate_batch_norm(
     """
     memory = Memory(model)
     watch = _Normed(memory, frozenset(leave))
-    with lent(model):
+    with lent(model), torch.no_grad():
         for number, batch in Batches(calibration):
             run(model, number, batch, watch)
         for (mean, variance), moments in watch.moments.items():

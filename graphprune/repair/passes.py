@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphprune.calibration import _BATCHES, _lent, _shown
 from graphprune.errors import InputError
-from graphprune.inputs import describe, normalise
-from graphprune.nested import map_tensors
+from graphprune.feeding import arguments, check_calibration, forward, moved_to, numbered, pair_of
 
 
 class Enough(BaseException):
@@ -32,8 +30,7 @@ class Batches:
 
     def __post_init__(self) -> None:
         given = self.calibration
-        if isinstance(given, Tensor | Mapping | str) or not isinstance(given, Iterable):
-            raise InputError(f"calibration: is a {type(given).__name__}; pass {_BATCHES}, such as [batch]")
+        check_calibration(given)
         if isinstance(given, Iterator):
             raise InputError(
                 f"calibration: is a {type(given).__name__}, which can be read only once, and repair goes through the "
@@ -44,15 +41,9 @@ class Batches:
         """The batches with their numbers.
 
         Raises:
-            InputError: there are none, or one is not what a model can be called with.
+            InputError: there are none.
         """
-        number = -1
-        for number, batch in enumerate(_shown(self.calibration)):
-            if not isinstance(batch, Tensor | tuple | list | Mapping):
-                raise InputError(f"calibration: batch {number} is a {type(batch).__name__}; pass {_BATCHES}")
-            yield number, batch
-        if number < 0:
-            raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
+        return numbered(self.calibration)
 
 
 @dataclass(frozen=True)
@@ -68,45 +59,18 @@ class Inputs:
             InputError: a batch is no pair.
         """
         for number, pair in enumerate(self.pairs):
-            if not isinstance(pair, tuple | list) or len(pair) != 2:
-                raise InputError(
-                    f"calibration: with loss_fn= a batch is a pair (inputs, target), but batch {number} is a "
-                    f"{type(pair).__name__}"
-                )
-            yield pair[0]
+            yield pair_of(number, pair)[0]
 
 
 def run(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager) -> None:
     """Call a model with a batch while ``watch`` is active, until that has seen enough.
 
     Raises:
-        InputError: the model failed.
+        InputError: the model failed, or the batch is not what one can be called with.
     """
-    args, kwargs = normalise(batch)
-    devices = {p.device for p in model.parameters()}
-    if len(devices) == 1:
-        device = devices.pop()
-        args, kwargs = map_tensors(lambda t: t.to(device), (args, kwargs))
-    try:
-        with watch:
-            model(*args, **kwargs)
-    except Enough:
-        return
-    except Exception as error:
-        given = describe(args + tuple(kwargs.values()))
-        raise InputError(
-            f"calibration: {type(model).__name__}.forward failed on batch {number} ({given}): "
-            f"{type(error).__name__}: {error}; pass batches of inputs alone, without targets"
-        ) from error
-
-
-@contextmanager
-def lent(*models: nn.Module) -> Iterator[None]:
-    """Models in evaluation mode and without gradients; afterwards modes and gradients are as they were."""
-    with ExitStack() as stack, torch.no_grad():
-        for model in models:
-            stack.enter_context(_lent(model))
-        yield
+    args, kwargs = moved_to(model, arguments(number, batch))
+    with suppress(Enough), watch:
+        forward(model, number, args, kwargs, "pass batches of inputs alone, without targets")
 
 
 class Undo:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.depth import within
 from graphprune.errors import InputError, PlanError
-from graphprune.modules import named_modules, named_tensors
+from graphprune.lending import lent
+from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.repair.matching import Match, Matcher
 from graphprune.repair.memory import address, flat
-from graphprune.repair.passes import Batches, Undo, lent, run
+from graphprune.repair.passes import Batches, Undo, run
 from graphprune.repair.record import LeftAlone, Repair, Repaired
 from graphprune.repair.survey import Survey
 from graphprune.repair.takers import Taker
@@ -25,7 +27,13 @@ RIDGE = 1e-2
 
 
 def reconstruct(
-    slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], *, ridge: float = RIDGE
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    *,
+    ridge: float = RIDGE,
+    targets: Mapping[str, Tensor] | None = None,
 ) -> Repair:
     """Change the weights of ``slim``, in place, so that every consumer's output is nearest to the dense model's.
 
@@ -48,27 +56,44 @@ def reconstruct(
         calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
             (positional arguments) or a dict (keyword arguments); no targets.
         ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square.
+        targets: by parameter, which combinations of dense outputs its outputs are to be, as ``compensate_heads``
+            returns them. [slim outputs, dense outputs]
 
     Raises:
         InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     with Undo() as undo:
-        return fit(slim, dense, plan, calibration, ridge, undo)
+        return fit(slim, dense, plan, calibration, ridge, undo, targets or {})
 
 
-def fit(slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, undo: Undo) -> Repair:
+def fit(
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    ridge: float,
+    undo: Undo,
+    targets: Mapping[str, Tensor],
+) -> Repair:
     """:func:`reconstruct`, which can be undone."""
     check_pair(slim, dense, plan)
     if not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
-    with lent(slim, dense):
-        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo).record()
+    with lent(slim, dense), torch.no_grad():
+        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo, targets).record()
 
 
 class _Reconstruction:
     def __init__(
-        self, slim: nn.Module, dense: nn.Module, plan: Plan, batches: Batches, ridge: float, undo: Undo
+        self,
+        slim: nn.Module,
+        dense: nn.Module,
+        plan: Plan,
+        batches: Batches,
+        ridge: float,
+        undo: Undo,
+        targets: Mapping[str, Tensor],
     ) -> None:
         self.slim = slim
         self.dense = dense
@@ -79,7 +104,7 @@ class _Reconstruction:
         for number, batch in batches:
             run(dense, number, batch, self.target.batch())
             run(slim, number, batch, self.seen.batch())
-        matcher = Matcher(self.seen, self.target, plan, _replaced(slim, dense))
+        matcher = Matcher(self.seen, self.target, plan, targets)
         self.matches = {site.key: matcher.match(site) for site in self.seen.sites.values()}
 
     def record(self) -> Repair:
@@ -111,15 +136,19 @@ class _Reconstruction:
         site, regression, taker = one.match.site, one.regression, one.match.taker
         places = site.first.places()
         old = self._memory(site.key.name)[places]
+        factor, inverse = one.match.factors()
         change = regression.solve(self.ridge, taker is not None)
-        new = (old.double() + change).to(old.dtype)
-        change = new.double() - old.double()  # what is left of it in the parameter's type
-        before, after = regression.error(), regression.error(change, taker is not None)
+        new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
+        change = (new.double() - old.double()) * factor.unsqueeze(1)  # what is left of it in the parameter's type
+        intercept = None if taker is None else regression.intercept(change) * inverse
+        before = regression.error()
+        after = regression.error(change, None if intercept is None else intercept * factor)
         if after < before:
             self._write(site.key.name, places, new)
-            if taker is not None:
-                self._take(taker, regression.intercept(change))
-        return Repaired(site.key.name, before**0.5, min(before, after) ** 0.5, taker.view.name if taker else None)
+            if taker is not None and intercept is not None:
+                self._take(taker, intercept)
+        name = taker.view.name if taker else None
+        return Repaired(site.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
 
     def _take(self, taker: Taker, intercept: Tensor) -> None:
         """Let a bias or a running mean take an intercept [blocks, outputs]."""
@@ -156,16 +185,10 @@ def levels(matches: Sequence[Match]) -> list[list[Match]]:
     pending, found = list(matches), []
     while pending:
         waiting = sum(1 << m.site.number for m in pending)
-        ready = [m for m in pending if not m.site.after & waiting & ~(1 << m.site.number)] or pending[:1]
+        ready = [m for m in pending if not m.after & waiting & ~(1 << m.site.number)] or pending[:1]
         found.append(ready)
         pending = [m for m in pending if m not in ready]
     return found
-
-
-def _replaced(slim: nn.Module, dense: nn.Module) -> list[str]:
-    """Paths of modules that the slim model has another class for."""
-    before = {path: type(module) for path, module in named_modules(dense)}
-    return [path for path, module in named_modules(slim) if before.get(path) not in (None, type(module))]
 
 
 def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class Repaired:
@@ -14,12 +16,14 @@ class Repaired:
         before, after: the root mean square of what its output lacks, as a fraction of the root mean square of the dense
             output, on the calibration data: when its turn came, and after it was fitted.
         intercept: the bias, or a batch norm's running mean, that took the difference of means; None: there was none.
+        summed: its output goes into a sum (a residual stream), and errors are those of the sum.
     """
 
     name: str
     before: float
     after: float
     intercept: str | None
+    summed: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,60 @@ class LeftAlone:
 
 
 @dataclass(frozen=True)
+class Compensated:
+    """A query projection that was changed.
+
+    Attributes:
+        name: its parameter.
+        heads: how many heads were changed.
+        before, after: the root mean square of what the scores lack, as a fraction of that of the dense scores, queries
+            and keys taken to be independent.
+    """
+
+    name: str
+    heads: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """What :func:`compensate_heads` did.
+
+    Attributes:
+        compensated: the projections that were changed.
+        left_alone: projections that lost part of their heads' width and were not changed, and why.
+        targets: for each changed parameter, and bias, what its outputs are now to be in terms of the dense ones: row i
+            says which combination of dense outputs slim output i is. [slim outputs, dense outputs], float64
+    """
+
+    compensated: tuple[Compensated, ...]
+    left_alone: tuple[LeftAlone, ...]
+    targets: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        names = [*(one.name for one in self.compensated), *(one.name for one in self.left_alone)]
+        width = max(map(len, names), default=0)
+        lines = [f"Compensation: {len(self.compensated)} projections changed, {len(self.left_alone)} left alone"]
+        for one in self.compensated:
+            errors = f"scores lack {one.before:.2%} -> {one.after:.2%}"
+            lines.append(f"  {one.name:<{width}}  {one.heads} heads, {errors}")
+        return "\n".join([*lines, *(f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone)])
+
+
+@dataclass(frozen=True)
 class Repair:
     """What was fitted, in order, and what was left alone.
 
     Attributes:
         norms: running means of the batch norms whose statistics were estimated anew.
+        heads: what was done for heads that became narrower.
     """
 
     repaired: tuple[Repaired, ...]
     left_alone: tuple[LeftAlone, ...]
     norms: tuple[str, ...] = ()
+    heads: Compensation | None = None
 
     def __str__(self) -> str:
         lines = [
@@ -52,6 +100,8 @@ class Repair:
         if self.repaired:
             lines.append(f"  {'weight':<{width}}  {'error':>7} -> {'after':<7}  intercept")
         for one in self.repaired:
-            lines.append(f"  {one.name:<{width}}  {one.before:>7.2%} -> {one.after:<7.2%}  {one.intercept or 'none'}")
+            of = " (sum)" if one.summed else ""
+            errors = f"{one.before:>7.2%} -> {one.after:<7.2%}"
+            lines.append(f"  {one.name:<{width}}  {errors}  {one.intercept or 'none'}{of}")
         lines += [f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone]
-        return "\n".join(lines)
+        return "\n".join(lines if self.heads is None else [*lines, str(self.heads)])

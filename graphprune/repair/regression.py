@@ -73,14 +73,21 @@ class Regression:
         """What a bias has to make up for, E[r] - D E[x]. [blocks, outputs]"""
         return torch.as_tensor(self._r) - (change.mT @ torch.as_tensor(self._x).unsqueeze(2)).squeeze(2)
 
-    def error(self, change: Tensor | None = None, centred: bool = False) -> float:
-        """The mean square of what is left of the residual, as a fraction of the target's, after a ``change``."""
+    def error(self, change: Tensor | None = None, intercept: Tensor | None = None) -> float:
+        """The mean square of what is left of the residual after a change, as a fraction of the target's.
+
+        Args:
+            change: of the weight; None: there is none.
+            intercept: what is added besides. [blocks, outputs]
+        """
         if self.target == 0:
             return 0.0
-        xx, rx, rr = self._moments(centred)
-        left = rr.sum()
+        xx, rx, rr = self._moments(centred=True)
+        left, mean = rr.sum(), torch.as_tensor(self._r)
         if change is not None:
             left = left + (change * (xx @ change - 2 * rx.mT)).sum()
+            mean = self.intercept(change)
+        left = left + (mean if intercept is None else mean - intercept).square().sum()
         return max(float(left), 0.0) * self.count / self.target
 
 

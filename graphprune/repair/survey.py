@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,11 +17,12 @@ from graphprune.nested import tensors_of
 from graphprune.repair.calls import Contact, Key, contact
 from graphprune.repair.flow import Flow
 from graphprune.repair.memory import Memory, View, address
+from graphprune.repair.sums import Lost, Sum, Ways
 from graphprune.repair.takers import Addition, Taker, addition, goes_straight, own_bias
 from graphprune.trace import short_name
 
 
-@dataclass
+@dataclass(eq=False)
 class Site:
     """What is known of a consumer.
 
@@ -33,6 +35,10 @@ class Site:
         takers: what is added to its results, first of all; None for any other use of them.
         scaled: a call multiplies the product with a factor.
         adds: a call adds something to the product itself.
+        sums: how many results go into a sum with what does not come from them.
+        strays: a result is used in another way.
+        beside: the consumers that the other operands of these sums depend on, as a set of bits.
+        factor: what outputs are multiplied with before. [blocks, outputs]
     """
 
     number: int
@@ -44,6 +50,15 @@ class Site:
     takers: set[Taker | None] = field(default_factory=set)
     scaled: bool = False
     adds: bool = False
+    sums: int = 0
+    strays: bool = False
+    beside: int = 0
+    factor: Tensor | None = None
+
+    @property
+    def summed(self) -> bool:
+        """Does all that it returns go into sums?"""
+        return not self.strays and self.sums == sum(self.calls)
 
 
 class Survey(TorchDispatchMode):
@@ -67,6 +82,7 @@ class Survey(TorchDispatchMode):
         self.fed_by: dict[View, set[int | None]] = {}
         self.computed: set[str] = set()
         self._flow = Flow(self.memory)
+        self._ways = Ways(self.memory)
         self._results: dict[int, tuple[Site, tuple[int, ...]]] = {}
         self._count: Counter[Key] = Counter()
         self._batches = 0
@@ -77,6 +93,7 @@ class Survey(TorchDispatchMode):
         with self:
             yield
         self._flow.clear()
+        self._ways.clear()
         self._results.clear()
         for key, site in self.sites.items():
             site.calls += [0] * (self._batches - len(site.calls)) + [self._count[key]]
@@ -91,10 +108,14 @@ class Survey(TorchDispatchMode):
         out = func(*args, **kwargs)
         results = list(tensors_of(out))
         self._use(func, args, kwargs, operands, results, met)
+        for end in self._ways.follow(func, args, kwargs, operands, results):
+            self._end(end)
         new = self._flow.follow(func, operands, results, 1 << site.number if site else 0)
         self._forget(new | {address(t) for t in operands[:1] if func._schema.is_mutable})
         if met and site:
             self._add_own(met, site, results[0])
+            if met.form.result is not None:
+                self._ways.start(site, results[0])
         elif func in FORMS:
             self._note_computed(func, args)
         return out
@@ -141,6 +162,21 @@ class Survey(TorchDispatchMode):
         """Storages that are new, or are written to, hold no result of a consumer."""
         for place in places:
             self._results.pop(place, None)
+
+    def _end(self, end: Sum | Lost) -> None:
+        """Note a sum, unless what is added comes from the result, or from consumers that come later."""
+        if isinstance(end, Lost):
+            end.token.strays = True
+            return
+        site: Site = end.way.token
+        reach = self._flow.reach([end.other])
+        factors = site.first.result(end.way.laid_out(end.way.factor))
+        factor = factors[0, :, :, 0]
+        site.strays |= bool(reach >> site.number) or bool((factors != factor.unsqueeze(-1)).any())
+        site.strays |= site.factor is not None and not torch.equal(site.factor, factor)
+        site.factor = factor.clone()
+        site.beside |= reach
+        site.sums += 1
 
     # ------------------------------------------------------------ what tensors are used for
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.plan import Plan
+from graphprune.repair.attention import compensate
 from graphprune.repair.norms import reestimate_batch_norm
 from graphprune.repair.passes import Undo
 from graphprune.repair.reconstruct import RIDGE, check_pair, fit
@@ -26,7 +27,8 @@ def repair(
 ) -> Repair:
     """Make up, in place, for what was removed: without labels, in closed form.
 
-    First :func:`graphprune.repair.reconstruct`. Then the statistics of batch norms are estimated anew, but for those
+    First :func:`graphprune.repair.compensate_heads`, where heads became narrower, and
+    :func:`graphprune.repair.reconstruct`. Then the statistics of batch norms are estimated anew, but for those
     that directly follow a weight that was fitted: those see nearly what they saw in the dense model, of which they know
     more than a few batches can say. A plan that removes nothing leaves nothing to repair.
 
@@ -47,7 +49,10 @@ def repair(
         check_pair(slim, dense, plan)
         return Repair((), ())
     with Undo() as undo:
-        record = fit(slim, dense, plan, calibration, ridge, undo)
+        heads = compensate(slim, dense, plan, calibration, ridge, undo)
+        record = fit(slim, dense, plan, calibration, ridge, undo, heads.targets)
+        if heads.compensated or heads.left_alone:
+            record = replace(record, heads=heads)
         if not reestimate:
             return record
         fitted = [one.intercept for one in record.repaired if one.intercept]

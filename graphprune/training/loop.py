@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from graphprune.batches import NEEDED, in_order
-from graphprune.checkpoints import has_checkpoint, load_checkpoint, save_checkpoint
+from graphprune.checkpoints.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
-from graphprune.history import History
-from graphprune.learning_rate import Rates
 from graphprune.modules import all_tensors, named_modules
-from graphprune.objective import Objective
-from graphprune.processes import Processes
 from graphprune.random_state import seed_all
+from graphprune.training.batches import NEEDED, in_order
+from graphprune.training.history import History
+from graphprune.training.learning_rate import Rates
+from graphprune.training.objective import Objective
+from graphprune.training.processes import Processes
 
 Quality = Callable[[nn.Module], float]
 """How good a model is: a number that is higher for a better one."""

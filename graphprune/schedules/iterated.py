@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.history import History
+from graphprune.training.history import History
 
 
 @dataclass(frozen=True)

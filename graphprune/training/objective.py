@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphprune.batches import call_of
 from graphprune.calibration import LossFunction, _own_loss
-from graphprune.distillation import Distillation, distillation_loss, logits_of
 from graphprune.errors import InputError
-from graphprune.features import FeatureLoss, Mean, Taps
 from graphprune.lending import lent
+from graphprune.training.batches import call_of
+from graphprune.training.distillation import Distillation, distillation_loss, logits_of
+from graphprune.training.features import FeatureLoss, Mean, Taps
 
 
 class Objective:

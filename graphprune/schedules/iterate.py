@@ -13,18 +13,18 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.checkpoints import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
+from graphprune.checkpoints.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
-from graphprune.finetune import finetune
 from graphprune.graph import ChannelGraph, trace
-from graphprune.history import History
-from graphprune.iterated import Iterated, Round
 from graphprune.prune import prune_model
 from graphprune.random_state import random_numbers_kept, seed_all
 from graphprune.request import Options, Request
-from graphprune.schedules import Iterative, remaining_at
-from graphprune.targets import Targets
-from graphprune.training import Quality, quality_of
+from graphprune.schedules.iterated import Iterated, Round
+from graphprune.schedules.numbers import Iterative, remaining_at
+from graphprune.schedules.targets import Targets
+from graphprune.training.finetune import finetune
+from graphprune.training.history import History
+from graphprune.training.loop import Quality, quality_of
 
 Tune = Callable[[nn.Module], object] | Mapping[str, Any]
 

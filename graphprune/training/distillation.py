@@ -19,7 +19,7 @@ class Distillation:
 
     The loss is ``alpha * T² * KL(teacher || student) + (1 - alpha) * loss of the targets``, with both distributions
     at temperature T: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. To it the loss of
-    every feature is added (see :class:`graphprune.features.FeatureLoss`).
+    every feature is added (see :class:`graphprune.training.features.FeatureLoss`).
 
     Args:
         temperature: T > 0.

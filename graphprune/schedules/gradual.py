@@ -17,8 +17,8 @@ from graphprune.graph import ChannelGraph, trace
 from graphprune.plan import HISTORY, Plan
 from graphprune.request import Options
 from graphprune.rewrite import check_fits
-from graphprune.schedules import Schedule
-from graphprune.targets import Targets
+from graphprune.schedules.numbers import Schedule
+from graphprune.schedules.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class GradualPruner:
     Args:
         model: what is trained. Numbers and fractions are of what it is when the first step is counted.
         example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; None: found from the model.
-        schedule: when how much is gone: :class:`graphprune.schedules.Gradual`, ``Iterative`` or ``OneShot``, in steps.
+        schedule: when how much is gone, in steps: :class:`graphprune.Gradual`, ``Iterative`` or ``OneShot``.
         ratio: the fraction of channels that are gone in the end; None: ``options`` have budgets (``macs=0.5``; what
             remains goes from 1 to 0.5 as the schedule says) or ratios by role. A latency becomes numbers of channels
             when the pruner is made: it is measured then, and not amid training.

@@ -21,7 +21,7 @@ from graphprune.limits import Limit, Override, limits_of
 from graphprune.planner import share_kept
 from graphprune.request import BUDGETS, Options, Request
 from graphprune.roles import roles_of
-from graphprune.schedules import Schedule, of_present, remaining_at
+from graphprune.schedules.numbers import Schedule, of_present, remaining_at
 
 _PASSED = "head_width importance calibration loss_fn reduce normalise allocation gentle_ends seed".split()
 """What every plan on the way is asked as the last one would be."""

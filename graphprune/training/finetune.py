@@ -11,17 +11,17 @@ from typing import Any
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from graphprune.batches import check_batches
 from graphprune.calibration import LossFunction
-from graphprune.checkpoints import Folder
-from graphprune.distillation import Distillation
+from graphprune.checkpoints.checkpoint import Folder
 from graphprune.errors import InputError
-from graphprune.history import History
-from graphprune.learning_rate import Schedule, check_rates, learning_rates
-from graphprune.objective import Objective
-from graphprune.processes import processes_for
 from graphprune.random_state import random_numbers_kept
-from graphprune.training import OnStep, Quality, Training
+from graphprune.training.batches import check_batches
+from graphprune.training.distillation import Distillation
+from graphprune.training.history import History
+from graphprune.training.learning_rate import Schedule, check_rates, learning_rates
+from graphprune.training.loop import OnStep, Quality, Training
+from graphprune.training.objective import Objective
+from graphprune.training.processes import processes_for
 
 Factory = Callable[..., Optimizer]
 OPTIMIZERS: dict[str, Factory] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
@@ -70,7 +70,7 @@ def finetune(
             own ``loss`` for batches without a target.
         teacher: the dense network, for distillation. It is in evaluation mode meanwhile.
         distill: how; default with a teacher: ``Distillation(temperature=4, alpha=0.9)``.
-        schedule: of the learning rate, see :func:`graphprune.learning_rate.learning_rates`.
+        schedule: of the learning rate, see :func:`graphprune.training.learning_rate.learning_rates`.
         warmup: so many steps rise in a line at the beginning.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` for mixed precision.
         evaluate: ``(model) -> quality``, a number; called in evaluation mode without gradients after every epoch.

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.carry import Optimizers, prune_in_place, several
+from graphprune.checkpoints.folders import ADVICE, check_version, latest_version, write_version
+from graphprune.checkpoints.packing import Packer, unpack
 from graphprune.copying import copy_module
 from graphprune.errors import LoadError, PlanError
-from graphprune.folders import ADVICE, check_version, latest_version, write_version
 from graphprune.modules import all_tensors
-from graphprune.packing import Packer, unpack
 from graphprune.plan import HISTORY, Plan
 from graphprune.random_state import random_state, set_random_state
 

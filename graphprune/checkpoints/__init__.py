@@ -1,0 +1,1 @@
+"""Save amid training, atomically, and go on from there after a kill."""

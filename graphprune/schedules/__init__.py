@@ -1,0 +1,1 @@
+"""When to prune how much: schedules, and what follows them in rounds or amid training."""
