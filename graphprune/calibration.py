@@ -24,8 +24,6 @@ from graphprune.observer import Observer
 LossFunction = Callable[[Any, Any], Tensor]
 Gradients = Mapping[str, Tensor]
 
-_lent = lent
-
 
 class Statistics:
     """What calibration batches say about a model; gathered when it is first asked for.

@@ -254,7 +254,7 @@ def test_parts_of_a_fused_weight_agree_with_the_whole() -> None:
 @pytest.mark.parametrize("options", [{"heads": 0.5}, {"head_width": 0.5}])
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_a_module_that_was_replaced_is_fitted_row_by_row(batch_first: bool, options: dict[str, Any]) -> None:
-    model = made(Attended(TorchAttention(8, 4)))
+    model = made(Attended(TorchAttention(8, 2)))
     model.attention.attention.batch_first = batch_first
     batches = [torch.randn(6, 10, 3, dtype=torch.float64) for _ in range(2)]
     plan, slim = pruned(model, batches[0], None, **options)

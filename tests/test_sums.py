@@ -51,7 +51,8 @@ def onto_the_result(model: Stream, x: Tensor, y: Tensor) -> Tensor:
 
 def moved(model: Stream, x: Tensor, y: Tensor) -> Tensor:
     y = model.outer(y[:, None]).transpose(0, 1).roll(1, 1)  # [1, n, 8]
-    return x + F.dropout(y, 0.5, training=False).roll(-1, 1).contiguous().flatten(0, 1)
+    y = F.dropout(y, 0.5, training=False).roll(-1, 1).flatten(0, 1).t().contiguous()
+    return (x.t() + y).t()
 
 
 def scaled(model: Stream, x: Tensor, y: Tensor) -> Tensor:
@@ -155,6 +156,32 @@ def test_outputs_that_hardly_count_are_left_as_they_are() -> None:
     assert all(one.after <= one.before for one in record.repaired)
 
 
+def test_an_input_that_is_written_to_is_seen_as_it_was() -> None:
+    class Square(nn.Module):
+        def __init__(self, write: bool) -> None:
+            super().__init__()
+            self.enter, self.square, self.leave, self.write = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3), write
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x).tanh()
+            if self.write:
+                x += self.square(x)
+            else:
+                x = x + self.square(x)
+            return self.leave(x.tanh())
+
+    models = [Square(write).double().eval() for write in (True, False)]
+    models[0].load_state_dict(randomise(models[1]).state_dict())
+    x = torch.randn(30, 4, dtype=torch.float64)
+    fitted = []
+    for model in models:
+        plan, slim = pruned(model, x)
+        record = graphprune.reconstruct(slim, model, plan, [x])
+        assert [one.summed for one in record.repaired] == [False, True, False]
+        fitted.append(slim.square.weight.detach())
+    torch.testing.assert_close(*fitted)
+
+
 # ---------------------------------------------------------------- what is no sum of this kind
 
 
@@ -250,17 +277,22 @@ def test_a_constant_on_the_way_is_no_end() -> None:
             super().__init__()
             self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
             self.weight, self.bias = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+            self.table = nn.Parameter(torch.randn(5, 8))
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.enter(x).relu()
-            return self.leave(x + (x @ self.weight + self.bias))
+            return self.leave(x + (x @ self.weight + self.bias + self.table.expand(len(x), -1, -1)))
 
     model = randomise(Biased()).eval()
-    x = torch.randn(30, 4)
+    x = torch.randn(30, 5, 4)
     plan, slim = pruned(model, x)
     record = graphprune.reconstruct(slim, model, plan, [x])
     one = next(r for r in record.repaired if r.name == "weight")
     assert one.summed and one.intercept == "bias"
+    survey = Survey(slim)
+    with torch.no_grad(), survey.batch():
+        slim(x)
+    assert [site.beside for site in survey.sites.values()] == [0, 1, 0]  # the stream, not the table
 
 
 def test_survey_waits_for_what_is_added() -> None:

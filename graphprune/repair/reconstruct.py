@@ -39,7 +39,8 @@ def reconstruct(
 
     A consumer is a linear layer, a convolution, or any other product of an input with a part of a parameter. In order
     of execution, each is fitted by ridge regression: its input is that of the slim model, in which everything before
-    has been fitted; its target is what the same call of the dense model returns, in the outputs that are left. What is
+    has been fitted; its target is what the same call of the dense model returns, in the outputs that are left. Where
+    all that a consumer returns is added to something else (a residual stream), the target is the dense sum. What is
     fitted is the residual, so the ridge pulls towards the weights as they are: where nothing was removed, nothing
     changes, and no consumer's error rises. Biases, or the running means of batch norms, take the difference of means.
 
