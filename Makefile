@@ -24,11 +24,15 @@ lint: $(DEV_READY) ## check style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-bench: $(DEV_READY) ## measure time against Torch-Pruning, memory, budgets and latency
+bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, and accuracy against other libraries (hours)
 	$(PYTHON) -m benchmarks.speed
 	$(PYTHON) -m benchmarks.memory
 	$(PYTHON) -m benchmarks.budgets
 	$(PYTHON) -m benchmarks.latency
+	$(PYTHON) -m benchmarks.repair
+	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.fifty
+	$(PYTHON) -m benchmarks.compare
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)

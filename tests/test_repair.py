@@ -636,3 +636,14 @@ def test_weights_in_another_memory_format() -> None:
     assert not other[2].weight.is_contiguous()
     graphprune.reconstruct(other, laid_out, plan, batches)
     torch.testing.assert_close(other[2].weight, slim[2].weight)
+
+
+def test_few_rows_are_trusted_less() -> None:
+    model = made(Layers(True))
+    few, many = torch.randn(6, 4, dtype=torch.float64), torch.randn(6000, 4, dtype=torch.float64)
+    for batch, rows in ((few, 6), (many, 6000)):
+        plan, by_default = pruned(model, batch)
+        by_hand = plan.apply(model)
+        graphprune.reconstruct(by_default, model, plan, [batch])
+        graphprune.reconstruct(by_hand, model, plan, [batch], ridge=0.01 + 0.5 * by_hand.two.in_features / rows)
+        torch.testing.assert_close(by_default.two.weight, by_hand.two.weight, rtol=0, atol=0)

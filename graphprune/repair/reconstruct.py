@@ -17,12 +17,15 @@ from graphprune.repair.matching import Match, Matcher
 from graphprune.repair.memory import address, flat
 from graphprune.repair.passes import Batches, Undo, run
 from graphprune.repair.record import LeftAlone, Repair, Repaired
+from graphprune.repair.regression import Regression
 from graphprune.repair.survey import Survey
 from graphprune.repair.takers import Taker
 from graphprune.repair.watch import Gathered, Residuals, Targets
 from graphprune.rewrite import check_fits
 
-RIDGE = 1e-2
+RIDGE, UNCERTAIN = 1e-2, 0.5
+"""The ridge if none is given: ``RIDGE + UNCERTAIN * p / n``. Moments of n rows of p channels err by about p / n; that
+half of it is about right was measured on a sentence encoder with four rows for each channel (see docs/design.md)."""
 """Between 1e-4 and 1, the best or nearly so with 128 samples, on convolutions and transformers (docs/design.md)."""
 
 
@@ -32,7 +35,7 @@ def reconstruct(
     plan: Plan,
     calibration: Iterable[Any],
     *,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     targets: Mapping[str, Tensor] | None = None,
 ) -> Repair:
     """Change the weights of ``slim``, in place, so that every consumer's output is nearest to the dense model's.
@@ -56,7 +59,8 @@ def reconstruct(
         plan: what was removed.
         calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
             (positional arguments) or a dict (keyword arguments); no targets.
-        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square.
+        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square. None: 0.01,
+            and more where there are few rows for each channel.
         targets: by parameter, which combinations of dense outputs its outputs are to be, as ``compensate_heads``
             returns them. [slim outputs, dense outputs]
 
@@ -73,13 +77,13 @@ def fit(
     dense: nn.Module,
     plan: Plan,
     calibration: Iterable[Any],
-    ridge: float,
+    ridge: float | None,
     undo: Undo,
     targets: Mapping[str, Tensor],
 ) -> Repair:
     """:func:`reconstruct`, which can be undone."""
     check_pair(slim, dense, plan)
-    if not ridge > 0:
+    if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
     with lent(slim, dense), torch.no_grad():
         return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo, targets).record()
@@ -92,7 +96,7 @@ class _Reconstruction:
         dense: nn.Module,
         plan: Plan,
         batches: Batches,
-        ridge: float,
+        ridge: float | None,
         undo: Undo,
         targets: Mapping[str, Tensor],
     ) -> None:
@@ -138,7 +142,7 @@ class _Reconstruction:
         places = site.first.places()
         old = self._memory(site.key.name)[places]
         factor, inverse = one.match.factors()
-        change = regression.solve(self.ridge, taker is not None)
+        change = regression.solve(self._ridge(regression), taker is not None)
         new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
         change = (new.double() - old.double()) * factor.unsqueeze(1)  # what is left of it in the parameter's type
         intercept = None if taker is None else regression.intercept(change) * inverse
@@ -150,6 +154,9 @@ class _Reconstruction:
                 self._take(taker, intercept)
         name = taker.view.name if taker else None
         return Repaired(site.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
+
+    def _ridge(self, regression: Regression) -> float:
+        return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
     def _take(self, taker: Taker, intercept: Tensor) -> None:
         """Let a bias or a running mean take an intercept [blocks, outputs]."""

@@ -47,6 +47,11 @@ class Regression:
         self._r = self._r + dr * (count / total)
         self.count = total
 
+    @property
+    def channels(self) -> int:
+        """The number of channels (taps of a kernel count each) of a block."""
+        return torch.as_tensor(self._xx).shape[-1]
+
     # ------------------------------------------------------------ the system
 
     def _moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ def repair(
     plan: Plan,
     calibration: Iterable[Any],
     *,
-    ridge: float = RIDGE,
+    ridge: float | None = None,
     reestimate: bool = True,
 ) -> Repair:
     """Make up, in place, for what was removed: without labels, in closed form.
@@ -38,7 +38,8 @@ def repair(
         plan: what was removed.
         calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
             (positional arguments) or a dict (keyword arguments); no targets. 128 samples go a long way.
-        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square.
+        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square. None: 0.01,
+            and more where there are few rows for each channel.
         reestimate: estimate the statistics of batch norms, too.
 
     Raises:
@@ -49,7 +50,7 @@ def repair(
         check_pair(slim, dense, plan)
         return Repair((), ())
     with Undo() as undo:
-        heads = compensate(slim, dense, plan, calibration, ridge, undo)
+        heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, undo)
         record = fit(slim, dense, plan, calibration, ridge, undo, heads.targets)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)

@@ -1,0 +1,222 @@
+"""Who prunes better? graphprune, Torch-Pruning and torch-kirigami with the same MACs, samples and training.
+
+Each library may use every criterion and ranking it has, and 128 training samples (with labels, where a criterion asks
+for them). Which ones it enters with is decided on a seed of its own: the one that is best at once and the one that is
+best after tuning, for each network and share of MACs. These then run on the other seeds, and the table has the medians.
+All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
+Where a library fails, or takes longer than the limit, the error stands in its place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.libraries import METHODS, Case, Method, TooLong, macs
+from benchmarks.tasks import TASKS, Task
+
+NETWORKS = ("digits-resnet20", "digits-mobilenetv2", "digits-vit", "digits-resnet18", "text-gpt-2kv")
+SHARES = (0.5, 0.25)
+SAMPLES = 128
+SCREENING = 1000
+"""The seed on which libraries choose their methods; no other run has it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method did to one dense network.
+
+    Attributes:
+        share: asked for; ``left`` is what there is, as fractions of the dense network's MACs.
+        once, tuned: the metric before and after training; None where it failed, and ``error`` says why.
+    """
+
+    network: str
+    share: float
+    library: str
+    method: str
+    seed: int
+    left: float | None = None
+    params: int | None = None
+    once: float | None = None
+    tuned: float | None = None
+    error: str = ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a table for each network and share, write ``results/compare.json``; 1 if another library is better."""
+    options = _options(arguments)
+    quiet_one_thread()
+    console = wide_console()
+    results: list[Result] = []
+    dense: dict[str, list[float]] = {}
+    wanted = [(name, share) for name in NETWORKS if options.only in name for share in options.shares]
+    for name, share in wanted:
+        with console.status(f"{name}, {share:.0%} of the MACs"):
+            task = TASKS[name](options.quick)
+            dense[name] = dense.get(name) or [task.evaluate(task.dense(seed)) for seed in range(options.seeds)]
+            results += _compared(task, share, options)
+        console.print(_table(task, share, statistics.median(dense[name]), results))
+        if not options.quick:
+            _write(options.only, dense, results)
+    return 0 if options.quick or all(_ahead(TASKS[n](), share, results) for n, share in wanted) else 1
+
+
+def _write(only: str, dense: dict[str, list[float]], results: Sequence[Result]) -> None:
+    """What there is so far, after each network: the whole run takes hours."""
+    settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
+    name = f"compare-{only}.json" if only else "compare.json"
+    write_json(name, settings | {"dense": dense, "results": [asdict(r) for r in results]})
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="dense networks of each kind (default: 5)")
+    parser.add_argument("--shares", type=float, nargs="+", default=SHARES, help="of the MACs (default: 0.5 0.25)")
+    parser.add_argument("--limit", type=int, default=600, help="seconds that pruning may take (default: 600)")
+    parser.add_argument(
+        "--quick", action="store_true", help="hardly trained networks and few methods, to try the script"
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the networks whose name contains this")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.limit = min(options.limit, 20)
+    return options
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _compared(task: Task, share: float, options: argparse.Namespace) -> list[Result]:
+    """The screening, and then the seeds with the methods that were chosen."""
+    case = Case(task, task.dense(SCREENING), share, 8 if options.quick else SAMPLES, SCREENING)
+    screened = [_run(method, case, options.limit) for method in _entered(options.quick)]
+    chosen = {(r.library, r.method) for r in _best(task, screened)}
+    found = list(screened)
+    for seed in range(options.seeds):
+        case = Case(task, task.dense(seed), share, case.samples, seed)
+        found += [_run(m, case, options.limit) for m in METHODS if (m.library, m.name) in chosen]
+    return found
+
+
+def _entered(quick: bool) -> Sequence[Method]:
+    """All methods; quickly, the first one of each library."""
+    first = {method.library: method for method in reversed(METHODS)}
+    return list(first.values()) if quick else METHODS
+
+
+def _best(task: Task, screened: Sequence[Result]) -> Iterator[Result]:
+    """Of each library the method that is best at once, and the one that is best after tuning."""
+    for library in dict.fromkeys(r.library for r in screened):
+        worked = [r for r in screened if r.library == library and not r.error]
+        for when in ("once", "tuned") if worked else ():
+            yield _order(task, worked, when)[0]
+
+
+def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
+    """The best first."""
+    return sorted(results, key=lambda r: getattr(r, when), reverse=task.higher)
+
+
+def _run(method: Method, case: Case, limit: int) -> Result:
+    where = Result(case.task.name, case.share, method.library, method.name, case.seed)
+    torch.manual_seed(case.seed)
+    try:
+        with _limited(limit):
+            slim = method.prune(case)
+    except (Exception, TooLong) as error:  # a library's failure is a result
+        return Result(**{**asdict(where), "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+    left = macs(slim, case.example) / macs(case.dense, case.example)
+    once = case.task.evaluate(slim)
+    slim.requires_grad_(True)
+    case.task.tune(slim, case.seed)
+    params = sum(p.numel() for p in slim.parameters())
+    measured = {"left": left, "params": params, "once": once, "tuned": case.task.evaluate(slim)}
+    return Result(**{**asdict(where), **measured})
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise TooLong when it takes longer."""
+
+    def stop(*_: object) -> None:
+        raise TooLong(f"pruning took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# ---------------------------------------------------------------- reporting
+
+
+def medians(results: Sequence[Result], network: str, share: float) -> list[Result]:
+    """For each method that was chosen: the medians over the seeds. One that failed on a seed has failed."""
+    found: dict[tuple[str, str], list[Result]] = {}
+    for r in results:
+        if (r.network, r.share) == (network, share) and r.seed != SCREENING:
+            found.setdefault((r.library, r.method), []).append(r)
+    return [_median(runs) for runs in found.values()]
+
+
+def _median(runs: Sequence[Result]) -> Result:
+    failed = next((r for r in runs if r.error), None)
+    if failed is not None:
+        return failed
+    values = {name: statistics.median(getattr(r, name) for r in runs) for name in ("left", "params", "once", "tuned")}
+    return Result(**{**asdict(runs[0]), **values})
+
+
+def _ahead(task: Task, share: float, results: Sequence[Result]) -> bool:
+    """Is nobody better than graphprune, neither at once nor after tuning?"""
+    worked = [r for r in medians(results, task.name, share) if not r.error]
+    for when in ("once", "tuned"):
+        best = _order(task, worked, when)[:1]
+        ours = _order(task, [r for r in worked if r.library == "graphprune"], when)[:1]
+        if not ours or getattr(ours[0], when) != getattr(best[0], when):
+            return False
+    return True
+
+
+def _table(task: Task, share: float, dense: float, results: Sequence[Result]) -> Table:
+    title = f"{task.name}, {share:.0%} of the MACs: {task.metric}, {'more' if task.higher else 'less'} is better"
+    made = table(title, "library", "criterion", "MACs left", "parameters", "one-shot", "tuned", left=2)
+    row(made, "dense", "", "100.0%", "", f"{dense:.4f}", "")
+    for r in medians(results, task.name, share):
+        row(made, r.library, r.method, *_cells(r), style="bold" if r.library == "graphprune" else "")
+    failed = [r for r in results if (r.network, r.share, r.seed) == (task.name, share, SCREENING) and r.error]
+    made.caption = "\n".join(_said(failed)) or None
+    made.caption_justify = "left"
+    return made
+
+
+def _cells(r: Result) -> list[str]:
+    if r.error:
+        return ["", "", "failed", ""]
+    return [f"{r.left:.1%}", f"{r.params:,.0f}", f"{r.once:.4f}", f"{r.tuned:.4f}"]
+
+
+def _said(failed: Sequence[Result]) -> list[str]:
+    """Each error once, with the methods that it stopped."""
+    methods: dict[tuple[str, str], list[Any]] = {}
+    for r in failed:
+        methods.setdefault((r.library, r.error), []).append(r.method)
+    return [f"{library} failed ({'; '.join(names)}): {error}" for (library, error), names in methods.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

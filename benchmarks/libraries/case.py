@@ -1,0 +1,134 @@
+"""What every library is given, and the search for how much it must prune."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.common import call
+from benchmarks.tasks import Task
+
+TRIALS = 14
+"""Halvings of the interval in which a library's own measure of strength is sought."""
+NEAR = 0.99
+"""So much of the budget is near enough."""
+
+
+class TooLong(BaseException):
+    """Raised amid pruning when the time is up. Not an error, so that no library takes it for one of its own."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dense network, how many MACs may be left of it, and the samples that may be looked at.
+
+    Attributes:
+        share: the MACs that may be left, as a fraction of those of ``dense``.
+        samples, seed: how many training samples, and which.
+    """
+
+    task: Task
+    dense: nn.Module
+    share: float
+    samples: int
+    seed: int
+
+    @property
+    def example(self) -> Any:
+        return self.task.example_inputs
+
+    @cached_property
+    def labelled(self) -> list[tuple[Any, Any]]:
+        return self.task.labelled(self.samples, self.seed)
+
+    @cached_property
+    def unlabelled(self) -> list[Any]:
+        return self.task.calibration(self.samples, self.seed)
+
+    @cached_property
+    def budget(self) -> float:
+        return self.share * macs(self.dense, self.example)
+
+    @cached_property
+    def gradients(self) -> dict[str, Tensor]:
+        """Of the loss, by parameter: the mean over all samples."""
+        return self._mean_gradients(self.labelled, lambda gradient: gradient)
+
+    @cached_property
+    def squared_gradients(self) -> dict[str, Tensor]:
+        """The mean over the samples of the squares of each one's gradients."""
+        singles = [
+            pair for inputs, target in self.labelled for pair in zip(inputs.split(1), target.split(1), strict=True)
+        ]
+        return self._mean_gradients(singles, torch.square)
+
+    def copy_with(self, gradients: Mapping[str, Tensor] | None = None) -> nn.Module:
+        """A copy of the dense network whose parameters have these gradients."""
+        model = copy.deepcopy(self.dense)
+        for name, parameter in model.named_parameters():
+            parameter.grad = None if gradients is None else gradients[name].clone()
+        return model
+
+    def _mean_gradients(self, pairs: Any, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        model = copy.deepcopy(self.dense).eval()
+        found = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+        for inputs, target in pairs:
+            model.zero_grad()
+            self.task.loss(call(model, inputs), target).backward()
+            for name, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    found[name] += function(parameter.grad) * (len(target) / self.samples)
+        return found
+
+    def largest(self, prune: Callable[[float], nn.Module]) -> nn.Module:
+        """A network that nearly uses the budget up, among those that ``prune(strength)`` makes, 0 < strength < 1.
+
+        By bisection: a library has its own measure of strength (a ratio of channels, of parameters), and every one is
+        held to the same count of MACs. A strength at which pruning fails, or gives a network that does not run, counts
+        as too strong.
+
+        Raises:
+            RuntimeError: no strength gave a network within the budget; the last error is the cause.
+        """
+        best, most, low, high, error = None, 0, 0.0, 1.0, None
+        for _ in range(TRIALS):
+            strength = (low + high) / 2
+            try:
+                found = prune(strength)
+                left = macs(found, self.example)
+            except Exception as caught:  # whatever a library raises is its answer, and is reported
+                error, high = caught, strength
+                continue
+            low, high = (strength, high) if left > self.budget else (low, strength)
+            if most < left <= self.budget:
+                best, most = found, left
+            if most >= NEAR * self.budget:
+                break
+        if best is None:
+            raise RuntimeError(
+                f"no network within {self.share:.0%} of the MACs ({error or 'all are larger'})"
+            ) from error
+        return best
+
+
+def macs(model: nn.Module, inputs: Any) -> int:
+    """Multiply-adds of one forward pass, as torch counts them."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        call(model.eval(), inputs)
+    return counter.get_total_flops() // 2
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to prune: a library, and what it goes by."""
+
+    library: str
+    name: str
+    prune: Callable[[Case], nn.Module]

@@ -1,0 +1,43 @@
+"""graphprune: a budget of MACs, a criterion, and repair."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+import graphprune
+from benchmarks.libraries.case import Case, Method
+
+LIBRARY = "graphprune"
+UNLABELLED = ("l2", "wanda", "flap", "schur")
+LABELLED = ("taylor", "fisher")
+
+
+def methods() -> list[Method]:
+    """Every criterion, ranked by what channels cost; and among groups of equal structure."""
+    makers = {name: partial(_unlabelled, importance=name) for name in UNLABELLED}
+    makers |= {name: partial(_labelled, importance=name) for name in LABELLED}
+    found = [Method(LIBRARY, name, maker) for name, maker in makers.items()]
+    return found + [
+        Method(LIBRARY, f"{name} isomorphic", partial(makers[name], allocation="isomorphic"))
+        for name in ("l2", "taylor", "schur")
+    ]
+
+
+def _unlabelled(case: Case, **options: Any) -> nn.Module:
+    return graphprune.prune_model(
+        case.dense, example_inputs=case.example, macs=case.share, calibration=case.unlabelled, **options
+    )
+
+
+def _labelled(case: Case, **options: Any) -> nn.Module:
+    return graphprune.prune_model(
+        case.dense,
+        example_inputs=case.example,
+        macs=case.share,
+        calibration=case.labelled,
+        loss_fn=case.task.loss,
+        **options,
+    )

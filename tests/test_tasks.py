@@ -1,0 +1,255 @@
+"""Data and comparisons of the benchmarks: splits that do not overlap, metrics by hand, the same MACs for all."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+pytest.importorskip("sklearn")
+
+from benchmarks import compare
+from benchmarks.compare import Result
+from benchmarks.libraries import METHODS, Case, TooLong, macs
+from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
+from benchmarks.tasks import task as tasks
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "TRAINED", tmp_path)
+
+
+# ---------------------------------------------------------------- digits
+
+
+def test_digits_are_split_once_and_standardised() -> None:
+    train, test = digits.load()
+    assert (len(train.labels), len(test.labels)) == (1347, 450)
+    assert train.images.shape[1:] == (3, 32, 32)
+    assert abs(train.images.mean()) < 1e-4
+    assert abs(train.images.std() - 1) < 1e-3
+    assert test.labels.bincount().min() >= 43  # every digit has its share
+    known = {image.numpy().tobytes() for image in train.images}
+    assert not any(image.numpy().tobytes() in known for image in test.images)
+
+
+def test_shifts_move_whole_images() -> None:
+    image = torch.zeros(1, 3, 32, 32)
+    image[..., 16, 16] = 1.0
+    moved = digits.shifted(image.expand(50, -1, -1, -1))
+    places = moved[:, 0].flatten(1).argmax(1)
+    rows, columns = places // 32 - 16, places % 32 - 16
+    assert torch.equal(moved.sum((1, 2, 3)), torch.full((50,), 3.0))
+    assert {int(rows.min()), int(rows.max())} == {-digits.SHIFT, digits.SHIFT}
+    assert not torch.equal(rows, columns)
+
+
+def test_batches_follow_from_random_numbers() -> None:
+    batches = TASKS["digits-vit"](quick=True).batches
+    torch.manual_seed(1)
+    first = next(iter(batches))
+    other = next(iter(batches))
+    torch.manual_seed(1)
+    again = next(iter(batches))
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("name", ["digits-vit", "text-gpt-2kv"])
+def test_a_dense_network_is_trained_once_for_each_seed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = TASKS[name](quick=True)
+    first = made.dense(0).state_dict()
+    other = made.dense(1).state_dict()
+    monkeypatch.setattr(Task, "_train", lambda *_: pytest.fail("trained again"))
+    again = TASKS[name](quick=True).dense(0).state_dict()
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@pytest.mark.parametrize("name", ["digits-resnet20", "text-gpt"])
+def test_calibration_is_training_data_without_targets(name: str) -> None:
+    made = TASKS[name](quick=True)
+    inputs = torch.cat(made.calibration(70, seed=3))
+    assert len(inputs) == 70
+    assert torch.equal(inputs, torch.cat([x for x, _ in made.labelled(70, seed=3)]))
+    assert not torch.equal(inputs, torch.cat(made.calibration(70, seed=4)))
+
+
+def test_accuracy_counts_what_is_right() -> None:
+    made = TASKS["digits-resnet20"](quick=True)
+    wanted = made.test.labels[:32]
+    share = (wanted == 3).float().mean().item()
+    model = nn.Module()
+    model.forward = lambda x: F.one_hot(torch.full((len(x),), 3), 10).float()  # type: ignore[method-assign]
+    assert made.evaluate(model) == pytest.approx(share)
+
+
+# ---------------------------------------------------------------- text
+
+
+def test_held_out_files_are_decided_by_their_names() -> None:
+    names = [f"module{i}.py" for i in range(2000)]
+    assert 0.07 < sum(map(library.is_held_out, names)) / len(names) < 0.13
+    assert library.is_held_out("json/decoder.py") == library.is_held_out("json/decoder.py")
+
+
+def test_targets_are_the_next_bytes() -> None:
+    inputs, target = text.windows(torch.arange(200, dtype=torch.uint8), torch.tensor([0, 50]))
+    assert inputs.shape == target.shape == (2, text.CONTEXT)
+    assert torch.equal(inputs + 1, target)
+    assert inputs[1, 0] == 50
+
+
+def test_knowing_nothing_costs_eight_bits() -> None:
+    model = nn.Module()
+    model.forward = lambda ids: torch.zeros(*ids.shape, 256)  # type: ignore[method-assign]
+    assert TASKS["text-gpt"](quick=True).evaluate(model) == pytest.approx(8.0)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def test_agreement_and_recall_by_hand() -> None:
+    wanted = torch.tensor([[1.0, 0.9, 0.1, 0.3], [0.9, 1.0, 0.2, 0.4], [0.1, 0.2, 1.0, 0.6], [0.3, 0.4, 0.6, 1.0]])
+    assert sentences.agreement(wanted**3, wanted) == pytest.approx(1.0)
+    assert sentences.agreement(-wanted, wanted) == pytest.approx(-1.0)
+    assert sentences.recall(wanted, wanted, neighbours=1) == 1.0
+    found = wanted.clone()
+    found[0, 2] = 0.95  # only the first one's nearest is another now
+    assert sentences.recall(found, wanted, neighbours=1) == pytest.approx(3 / 4)
+
+
+def test_vectors_do_not_depend_on_what_is_filled_up() -> None:
+    class Transformer(nn.Module):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            states = torch.stack((input_ids.float(), torch.ones(input_ids.shape)), dim=-1)
+            return type("Output", (), {"last_hidden_state": states})
+
+    encoder = sentences.Encoder(Transformer())
+    short = encoder(torch.tensor([[1, 2]]), torch.tensor([[1, 1]]))
+    long = encoder(torch.tensor([[1, 2, 99]]), torch.tensor([[1, 1, 0]]))
+    assert torch.equal(short, long)
+    assert torch.allclose(short, F.normalize(torch.tensor([[1.5, 1.0]])))
+
+
+def test_docstrings_are_short_first_paragraphs() -> None:
+    source = 'def f():\n    """One two three\n    four five six.\n\n    Not this."""\n'
+    assert [sentences._first_paragraph(d) for d in sentences._docstrings(source) if d] == [
+        "One two three four five six."
+    ]
+
+
+# ---------------------------------------------------------------- libraries
+
+
+class Net(nn.Module):
+    """Small enough for every library to be quick."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.inner = nn.Conv2d(8, 12, 3, padding=1)
+        self.fc = nn.Linear(12, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.inner(F.relu(self.conv(x)))).mean((2, 3)))
+
+
+def case(share: float = 0.5) -> Case:
+    return Case(TASKS["digits-resnet20"](quick=True), Net().eval(), share, samples=6, seed=0)
+
+
+def test_macs_are_multiply_adds() -> None:
+    assert macs(nn.Linear(3, 5), torch.zeros(2, 3)) == 2 * 3 * 5
+    assert macs(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 6, 6)) == 4 * 3 * 9 * 16
+
+
+@pytest.mark.parametrize("method", ["l2", "taylor", "magnitude local", "hessian global", "group magnitude, each layer"])
+def test_every_library_keeps_to_the_macs_and_leaves_the_dense_network(method: str) -> None:
+    given = case()
+    if method.startswith("group"):
+        pytest.importorskip("torch_kirigami")
+    before = [p.clone() for p in given.dense.parameters()]
+    slim = next(m for m in METHODS if m.name == method).prune(given)
+    assert 0.35 < macs(slim, given.example) / macs(given.dense, given.example) <= 0.5
+    assert all(torch.equal(p, q) for p, q in zip(before, given.dense.parameters(), strict=True))
+    assert slim(given.example).shape == (1, 10)
+
+
+def test_squared_gradients_are_of_single_samples() -> None:
+    given = case()
+    wanted = torch.zeros_like(given.dense.fc.weight)
+    mean = torch.zeros_like(wanted)
+    for inputs, target in given.labelled:
+        for one, label in zip(inputs.split(1), target.split(1), strict=True):
+            loss = F.cross_entropy(given.dense(one), label)
+            (gradient,) = torch.autograd.grad(loss, given.dense.fc.weight)
+            wanted, mean = wanted + gradient.square() / 6, mean + gradient / 6
+    assert torch.allclose(given.squared_gradients["fc.weight"], wanted, atol=1e-7)
+    assert torch.allclose(given.gradients["fc.weight"], mean, atol=1e-7)
+
+
+def test_the_search_takes_the_largest_within_the_budget() -> None:
+    made: list[int] = []
+
+    def prune(strength: float) -> nn.Module:
+        width = round(100 * (1 - strength))
+        if width < 20:
+            raise ValueError("nothing left")
+        made.append(width)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, width))
+
+    given = replace(case(), dense=prune(0.0), share=0.3)
+    assert given.largest(prune)[1].out_features == 30
+    assert max(made[1:]) > 30  # it came from above, too
+    with pytest.raises(RuntimeError, match=r"no network within 10% of the MACs \(nothing left\)"):
+        replace(given, share=0.1).largest(prune)
+
+
+# ---------------------------------------------------------------- comparison
+
+
+def results() -> list[Result]:
+    base = Result("digits-resnet20", 0.5, "graphprune", "l2", seed=0, left=0.5, params=10, once=0.9, tuned=0.95)
+    theirs = replace(base, library="other", method="x", once=0.2, tuned=0.96)
+    return [replace(r, seed=seed, once=r.once - seed / 100) for r in (base, theirs) for seed in range(3)]
+
+
+def test_medians_are_over_seeds_and_a_failure_counts() -> None:
+    found = compare.medians(results(), "digits-resnet20", 0.5)
+    assert [(r.library, round(r.once or 0, 2)) for r in found] == [("graphprune", 0.89), ("other", 0.19)]
+    failed = [*results(), Result("digits-resnet20", 0.5, "other", "x", seed=3, error="ValueError: no")]
+    assert compare.medians(failed, "digits-resnet20", 0.5)[1].error == "ValueError: no"
+
+
+def test_ahead_means_at_once_and_after_tuning() -> None:
+    made = TASKS["digits-resnet20"](quick=True)
+    assert not compare._ahead(made, 0.5, results())
+    better = [replace(r, tuned=0.97) if r.library == "graphprune" else r for r in results()]
+    assert compare._ahead(made, 0.5, better)
+
+
+def test_libraries_choose_by_both_measures() -> None:
+    made = TASKS["digits-resnet20"](quick=True)
+    one = results()[0]
+    screened = [one, replace(one, method="taylor", once=0.8, tuned=0.99), replace(one, method="bad", error="x")]
+    assert [r.method for r in compare._best(made, screened)] == ["l2", "taylor"]
+
+
+def test_the_limit_ends_what_takes_longer_even_if_errors_are_caught() -> None:
+    def catches_all() -> None:
+        end = time.perf_counter() + 5
+        while time.perf_counter() < end:
+            with contextlib.suppress(Exception):
+                time.sleep(0.05)
+
+    with pytest.raises(TooLong, match="longer than 1 s"), compare._limited(1):
+        catches_all()
