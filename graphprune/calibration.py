@@ -115,7 +115,7 @@ class Statistics:
     def _backward(self, number: int, batch: Any) -> None:
         args, kwargs, target = self._call(number, batch)
         output = self._forward(number, args, kwargs)
-        loss = self.loss_fn(output, target) if self.loss_fn else _own_loss(output)
+        loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             found = f"{describe(loss)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else repr(loss)
             raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {found}")
@@ -144,7 +144,7 @@ class Statistics:
         return forward(self.model, number, args, kwargs, advice)
 
 
-def _own_loss(output: Any) -> Tensor:
+def own_loss(output: Any) -> Tensor:
     """The loss that a model computes itself."""
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graphprune.calibration import LossFunction, _own_loss
+from graphprune.calibration import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.lending import lent
 from graphprune.training.batches import call_of
@@ -72,7 +72,7 @@ class Objective:
         if self.loss_fn is not None:
             loss = self.loss_fn(output, kwargs if target is None else target)
         elif target is None:
-            loss = _own_loss(output)
+            loss = own_loss(output)
         else:
             loss = F.cross_entropy(logits_of(output), target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
