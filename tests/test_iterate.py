@@ -197,11 +197,12 @@ def work(folder: Path) -> None:
 
 
 def test_killed_at_any_moment(tmp_path: Path) -> None:
-    """A process that is killed three times, at random, and started again: the same weights, bit for bit."""
+    """A process that is killed up to three times, at random, and started again: the same weights, bit for bit."""
     expected = weights(whole_run(None))
     chance = random.Random(0)
-    done = [attempt(work, tmp_path, after) for after in (*(chance.uniform(0.1, 0.4) for _ in range(3)), None)]
-    assert done == [False, False, False, True]
+    done = [attempt(work, tmp_path, after) for after in (*(chance.uniform(0.05, 0.25) for _ in range(3)), None)]
+    assert not done[0]  # on a quick machine the second or third attempt may get to the end
+    assert done[-1]
     found = load_file(tmp_path / "weights.safetensors")
     assert equal([found[str(i)] for i in range(len(expected))], expected)
 
