@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.lending import modes_kept
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
 T = TypeVar("T")
@@ -112,13 +113,8 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = normalise(inputs)
-    training = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            return model.eval()(*args, **kwargs)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with modes_kept(model), torch.no_grad():
+        return model.eval()(*args, **kwargs)
 
 
 def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> str:

@@ -18,6 +18,17 @@ def forget_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 @contextmanager
+def modes_kept(*models: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes of all submodules are afterwards as they were."""
+    modes = [(module, module.training) for model in models for _, module in named_modules(model)]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
 def lent(*models: nn.Module) -> Iterator[None]:
     """Models in evaluation mode and without gradients; afterwards everything is as it was."""
     with ExitStack() as stack:
@@ -28,18 +39,16 @@ def lent(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _one(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for _, module in named_modules(model)]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        model.eval()
-        forget_gradients(p for p, _, _ in parameters)
-        yield
+        with modes_kept(model):
+            torch.backends.mha.set_fastpath_enabled(False)
+            model.eval()
+            forget_gradients(p for p, _, _ in parameters)
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for module, mode in modes:
-            module.training = mode
         for parameter, flag, gradient in parameters:
             parameter.requires_grad_(flag)
             parameter.grad = gradient

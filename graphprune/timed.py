@@ -13,6 +13,7 @@ from torch import nn
 from graphprune.budgets import Budget, parse_budgets
 from graphprune.errors import InputError, PlanError
 from graphprune.latency import KernelTable, LatencyModel, measure
+from graphprune.lending import modes_kept
 from graphprune.plan import Plan
 from graphprune.planner import Planner
 from graphprune.request import Request, Runner
@@ -40,14 +41,9 @@ class Stopwatch:
 
     def seconds(self, *models: nn.Module) -> list[float]:
         """The median times of a forward pass of each, in turn, in evaluation mode, without gradients."""
-        training = [module for model in models for module in model.modules() if module.training]
-        try:
-            with torch.no_grad():
-                runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
-                return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
-        finally:
-            for module in training:
-                module.training = True
+        with modes_kept(*models), torch.no_grad():
+            runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
+            return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
 
 
 def plan_in_time(graph: ChannelGraph, request: Request, table: KernelTable | None = None) -> Plan:

@@ -91,16 +91,12 @@ def finetune(
     check_batches(batches)
     _check_model(model, teacher, distill)
     check_rates(schedule, lr)
-    _check_counts(epochs=epochs, steps=steps, every=every)
-    if (epochs is None) == (steps is None):
-        raise InputError(f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two")
+    _check_counts(epochs, steps, every)
     with random_numbers_kept():
         processes = processes_for(model, accelerator, precision)
-        if teacher is not None:
-            teacher.to(processes.device)
         asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "lr": lr, "weight_decay": weight_decay, "clip": clip}
         asked |= {"warmup": warmup, "precision": precision, "seed": _seed(seed), "processes": processes.count}
-        named = {"optimizer": optimizer, "schedule": schedule, "distill": distill}
+        asked |= {"optimizer": optimizer, "schedule": schedule, "distill": distill}
         return Training(
             model=model,
             batches=batches,
@@ -108,7 +104,7 @@ def finetune(
             objective=Objective(loss_fn, teacher, distill or Distillation(), processes.mean),
             processes=processes,
             rates_of=partial(learning_rates, schedule, lr, warmup),
-            asked=asked | {name: _described(value) for name, value in named.items()},
+            asked={name: _described(value) for name, value in asked.items()},
             clip=clip,
             evaluate=evaluate,
             on_step=on_step,
@@ -132,10 +128,12 @@ def _check_model(model: Any, teacher: Any, distill: Any) -> None:
         raise InputError("distill: is given without a teacher; pass teacher=, the dense model")
 
 
-def _check_counts(**counts: Any) -> None:
-    for name, count in counts.items():
+def _check_counts(epochs: Any, steps: Any, every: Any) -> None:
+    for name, count in (("epochs", epochs), ("steps", steps), ("every", every)):
         if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
             raise InputError(f"{name}: must be a whole number, at least 1, but is {count!r}")
+    if (epochs is None) == (steps is None):
+        raise InputError(f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two")
 
 
 def _seed(seed: Any) -> int:
@@ -159,8 +157,10 @@ def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, wei
     return made
 
 
-def _described(value: Any) -> str:
-    """What a checkpoint remembers of an argument, to tell it from another one."""
+def _described(value: Any) -> Any:
+    """What a checkpoint remembers of an argument, to tell it from another one: numbers, and what else is called."""
+    if value is None or isinstance(value, int | float):
+        return value
     if isinstance(value, partial):
         return f"{_described(value.func)}{value.args}{value.keywords}"
     text = value if isinstance(value, str) else getattr(value, "__qualname__", None) or repr(value)

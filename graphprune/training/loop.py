@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 from graphprune.checkpoints.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
-from graphprune.modules import all_tensors, named_modules
+from graphprune.lending import forget_gradients, modes_kept
+from graphprune.modules import all_tensors
 from graphprune.random_state import seed_all
 from graphprune.training.batches import NEEDED, in_order
 from graphprune.training.history import History
@@ -85,7 +86,7 @@ class Training:
         if self.checkpoint is not None and has_checkpoint(self.checkpoint):
             self._resume(self.checkpoint)
         self.optimizer.zero_grad(set_to_none=True)
-        with _given_back(self.model), self.objective.attached(self.model):
+        with _given_back(self.model), self.objective.attached(self.model, self.processes.device):
             try:
                 dealt = self.processes.prepare(self.model, self.optimizer, self.batches)
                 self._train(dealt, self._total(dealt))
@@ -203,35 +204,28 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
     Raises:
         InputError: it gives no number.
     """
-    modes = [(module, module.training) for _, module in named_modules(model)]
     try:
-        with torch.no_grad():
+        with modes_kept(model), torch.no_grad():
             found = evaluate(model.eval())
         return float(found)
     except (TypeError, ValueError) as error:
         raise InputError(f"evaluate: must give a number, higher for a better model, but failed: {error}") from error
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager
 def _given_back(model: nn.Module) -> Iterator[None]:
     """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts."""
-    modes = [(module, module.training) for _, module in named_modules(model)]
     before = [(tensor, tensor.detach().clone()) for tensor in all_tensors(model)]
     try:
-        yield
+        with modes_kept(model):
+            yield
     except Exception:
         with torch.no_grad():
             for tensor, values in before:
                 tensor.copy_(values)
         raise
     finally:
-        for parameter in model.parameters():
-            parameter.grad = None
-        for module, mode in modes:
-            module.training = mode
+        forget_gradients(model.parameters())
 
 
 @contextmanager

@@ -38,10 +38,11 @@ class Objective:
         self._taps: tuple[Taps, ...] = ()
 
     @contextmanager
-    def attached(self, model: nn.Module) -> Iterator[None]:
-        """Ready to be called. The teacher is in evaluation mode meanwhile, and as it was afterwards."""
+    def attached(self, model: nn.Module, device: torch.device) -> Iterator[None]:
+        """Ready to be called. The teacher, moved to ``device``, is in evaluation mode meanwhile."""
         with ExitStack() as stack:
             if self.teacher is not None:
+                self.teacher.to(device)
                 stack.enter_context(lent(self.teacher))
                 for whose, network in (("student", model), ("teacher", self.teacher)):
                     taps = Taps(network, self.features, whose)
