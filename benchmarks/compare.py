@@ -1,27 +1,32 @@
 """Who prunes better? graphprune, Torch-Pruning and torch-kirigami with the same MACs, samples and training.
 
-Each library may use every criterion and ranking it has, and 128 training samples (with labels, where a criterion asks
+Each library may use its criteria and rankings, and 128 training samples (with labels, where a criterion asks
 for them). Which ones it enters with is decided on a seed of its own: the one that is best at once and the one that is
 best after tuning, for each network and share of MACs. These then run on the other seeds, and the table has the medians.
 All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
 Where a library fails, or takes longer than the limit, the error stands in its place.
+
+It takes hours. Each run is noted in ``results/compare`` as it ends, and is not repeated while its note is there: a
+script that was stopped goes on, and two with different ``--only`` share the work.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.table import Table
 
-from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.libraries import METHODS, Case, Method, TooLong, macs
 from benchmarks.tasks import TASKS, Task
 
@@ -53,6 +58,33 @@ class Result:
     error: str = ""
 
 
+class Notes:
+    """The results so far, one to a line of a file.
+
+    Args:
+        path: the file; None: nothing is written down.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else ()
+        self._found = {_key(r): r for r in (Result(**json.loads(line)) for line in lines)}
+
+    def once(self, where: Result, run: Callable[[], Result]) -> Result:
+        """The result that stands there for a library, a method and a seed; else that of ``run``."""
+        if _key(where) not in self._found:
+            result = self._found[_key(where)] = run()
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with self.path.open("a") as file:
+                    file.write(json.dumps(asdict(result)) + "\n")
+        return self._found[_key(where)]
+
+
+def _key(r: Result) -> tuple[str, float, str, str, int]:
+    return r.network, r.share, r.library, r.method, r.seed
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Print a table for each network and share, write ``results/compare.json``; 1 if another library is better."""
     options = _options(arguments)
@@ -67,16 +99,10 @@ def main(arguments: list[str] | None = None) -> int:
             dense[name] = dense.get(name) or [task.evaluate(task.dense(seed)) for seed in range(options.seeds)]
             results += _compared(task, share, options)
         console.print(_table(task, share, statistics.median(dense[name]), results))
-        if not options.quick:
-            _write(options.only, dense, results)
+    if not options.only and not options.quick:
+        settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
+        write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
     return 0 if options.quick or all(_ahead(TASKS[n](), share, results) for n, share in wanted) else 1
-
-
-def _write(only: str, dense: dict[str, list[float]], results: Sequence[Result]) -> None:
-    """What there is so far, after each network: the whole run takes hours."""
-    settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
-    name = f"compare-{only}.json" if only else "compare.json"
-    write_json(name, settings | {"dense": dense, "results": [asdict(r) for r in results]})
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -99,13 +125,14 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _compared(task: Task, share: float, options: argparse.Namespace) -> list[Result]:
     """The screening, and then the seeds with the methods that were chosen."""
+    notes = Notes(None if options.quick else RESULTS / "compare" / f"{task.name}-{share}.jsonl")
     case = Case(task, task.dense(SCREENING), share, 8 if options.quick else SAMPLES, SCREENING)
-    screened = [_run(method, case, options.limit) for method in _entered(options.quick)]
+    screened = [_run(method, case, options.limit, notes) for method in _entered(options.quick)]
     chosen = {(r.library, r.method) for r in _best(task, screened)}
     found = list(screened)
     for seed in range(options.seeds):
-        case = Case(task, task.dense(seed), share, case.samples, seed)
-        found += [_run(m, case, options.limit) for m in METHODS if (m.library, m.name) in chosen]
+        case = Case(task, task.dense(seed), share, case.samples, seed, case.hints)
+        found += [_run(m, case, options.limit, notes) for m in METHODS if (m.library, m.name) in chosen]
     return found
 
 
@@ -128,8 +155,12 @@ def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
     return sorted(results, key=lambda r: getattr(r, when), reverse=task.higher)
 
 
-def _run(method: Method, case: Case, limit: int) -> Result:
+def _run(method: Method, case: Case, limit: int, notes: Notes) -> Result:
     where = Result(case.task.name, case.share, method.library, method.name, case.seed)
+    return notes.once(where, lambda: _measured(where, method, case, limit))
+
+
+def _measured(where: Result, method: Method, case: Case, limit: int) -> Result:
     torch.manual_seed(case.seed)
     try:
         with _limited(limit):

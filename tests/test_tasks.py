@@ -208,10 +208,12 @@ def test_the_search_takes_the_largest_within_the_budget() -> None:
         return nn.Sequential(nn.Flatten(), nn.Linear(3072, width))
 
     given = replace(case(), dense=prune(0.0), share=0.3)
-    assert given.largest(prune)[1].out_features == 30
-    assert max(made[1:]) > 30  # it came from above, too
+    assert given.largest(prune, "one")[1].out_features == 30
+    assert len(made) < 10
+    made.clear()
+    assert given.largest(prune, "one")[1].out_features == 30 and made == [30]  # it began where it had ended
     with pytest.raises(RuntimeError, match=r"no network within 10% of the MACs \(nothing left\)"):
-        replace(given, share=0.1).largest(prune)
+        replace(given, share=0.1).largest(prune, "two")
 
 
 # ---------------------------------------------------------------- comparison
@@ -235,6 +237,15 @@ def test_ahead_means_at_once_and_after_tuning() -> None:
     assert not compare._ahead(made, 0.5, results())
     better = [replace(r, tuned=0.97) if r.library == "graphprune" else r for r in results()]
     assert compare._ahead(made, 0.5, better)
+
+
+def test_a_run_that_is_noted_is_not_repeated(tmp_path: Path) -> None:
+    noted, other = results()[0], replace(results()[0], seed=7)
+    assert compare.Notes(tmp_path / "x" / "notes.jsonl").once(noted, lambda: noted) == noted
+    again = compare.Notes(tmp_path / "x" / "notes.jsonl")
+    assert again.once(replace(noted, once=None), lambda: other) == noted
+    assert again.once(other, lambda: other) == other
+    assert len((tmp_path / "x" / "notes.jsonl").read_text().splitlines()) == 2
 
 
 def test_libraries_choose_by_both_measures() -> None:

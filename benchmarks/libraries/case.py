@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ from benchmarks.common import call
 from benchmarks.tasks import Task
 
 TRIALS = 14
-"""Halvings of the interval in which a library's own measure of strength is sought."""
+"""Steps in which a library's own measure of strength is sought."""
 NEAR = 0.99
 """So much of the budget is near enough."""
 
@@ -32,6 +32,7 @@ class Case:
     Attributes:
         share: the MACs that may be left, as a fraction of those of ``dense``.
         samples, seed: how many training samples, and which.
+        hints: strengths that were right for another seed, by method.
     """
 
     task: Task
@@ -39,6 +40,7 @@ class Case:
     share: float
     samples: int
     seed: int
+    hints: dict[str, float] = field(default_factory=dict)
 
     @property
     def example(self) -> Any:
@@ -53,8 +55,8 @@ class Case:
         return self.task.calibration(self.samples, self.seed)
 
     @cached_property
-    def budget(self) -> float:
-        return self.share * macs(self.dense, self.example)
+    def all_macs(self) -> int:
+        return macs(self.dense, self.example)
 
     @cached_property
     def gradients(self) -> dict[str, Tensor]:
@@ -87,35 +89,45 @@ class Case:
                     found[name] += function(parameter.grad) * (len(target) / self.samples)
         return found
 
-    def largest(self, prune: Callable[[float], nn.Module]) -> nn.Module:
+    def largest(self, prune: Callable[[float], nn.Module], hint: str) -> nn.Module:
         """A network that nearly uses the budget up, among those that ``prune(strength)`` makes, 0 < strength < 1.
 
-        By bisection: a library has its own measure of strength (a ratio of channels, of parameters), and every one is
-        held to the same count of MACs. A strength at which pruning fails, or gives a network that does not run, counts
-        as too strong.
+        A library has its own measure of strength (a ratio of channels, of parameters), and every one is held to the
+        same count of MACs: found along lines between what was too weak and what was too strong, beginning where the
+        last search with the same ``hint`` ended. A strength at which pruning fails, or gives a network that does not run,
+        counts as too strong.
 
         Raises:
             RuntimeError: no strength gave a network within the budget; the last error is the cause.
         """
-        best, most, low, high, error = None, 0, 0.0, 1.0, None
+        best, most, error = None, 0.0, None
+        low, high = (0.0, 1.0), (1.0, 0.0)  # strengths, and the shares of the MACs that they leave
+        aim = self.share * (1 + NEAR) / 2
+        strength = self.hints.get(hint, _between(low, high, aim))
         for _ in range(TRIALS):
-            strength = (low + high) / 2
             try:
                 found = prune(strength)
-                left = macs(found, self.example)
+                left = macs(found, self.example) / self.all_macs
             except Exception as caught:  # whatever a library raises is its answer, and is reported
-                error, high = caught, strength
-                continue
-            low, high = (strength, high) if left > self.budget else (low, strength)
-            if most < left <= self.budget:
-                best, most = found, left
-            if most >= NEAR * self.budget:
-                break
+                error, high = caught, (strength, 0.0)
+            else:
+                low, high = ((strength, left), high) if left > self.share else (low, (strength, left))
+                if most < left <= self.share:
+                    best, most, self.hints[hint] = found, left, strength
+                if most >= NEAR * self.share:
+                    break
+            strength = _between(low, high, aim)
         if best is None:
             raise RuntimeError(
                 f"no network within {self.share:.0%} of the MACs ({error or 'all are larger'})"
             ) from error
         return best
+
+
+def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
+    """Where a line leads to ``aim``; not nearer to the ends than a tenth."""
+    (weak, more), (strong, less) = low, high
+    return weak + (strong - weak) * min(max((more - aim) / (more - less), 0.1), 0.9)
 
 
 def macs(model: nn.Module, inputs: Any) -> int:

@@ -36,11 +36,11 @@ def methods() -> list[Method]:
 def _prune(case: Case, criterion: str, scope: str) -> nn.Module:
     """With heads, if that works: its global ranking may leave a layer without any. Then heads are kept."""
     try:
-        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, ratio))
+        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, ratio), f"{criterion} {scope}")
     except RuntimeError:
         if not _heads(case.dense):
             raise
-        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, 0.0))
+        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, 0.0), f"{criterion} {scope}, all heads")
 
 
 def _at(ratio: float, case: Case, criterion: str, scope: str, head_ratio: float) -> nn.Module:

@@ -11,19 +11,15 @@ import graphprune
 from benchmarks.libraries.case import Case, Method
 
 LIBRARY = "graphprune"
-UNLABELLED = ("l2", "wanda", "flap", "schur")
+UNLABELLED = ("l2", "wanda", "schur")
 LABELLED = ("taylor", "fisher")
 
 
 def methods() -> list[Method]:
-    """Every criterion, ranked by what channels cost; and among groups of equal structure."""
+    """Some of its criteria, ranked by what channels cost."""
     makers = {name: partial(_unlabelled, importance=name) for name in UNLABELLED}
     makers |= {name: partial(_labelled, importance=name) for name in LABELLED}
-    found = [Method(LIBRARY, name, maker) for name, maker in makers.items()]
-    return found + [
-        Method(LIBRARY, f"{name} isomorphic", partial(makers[name], allocation="isomorphic"))
-        for name in ("l2", "taylor", "schur")
-    ]
+    return [Method(LIBRARY, name, maker) for name, maker in makers.items()]
 
 
 def _unlabelled(case: Case, **options: Any) -> nn.Module:
