@@ -94,8 +94,8 @@ class Case:
 
         A library has its own measure of strength (a ratio of channels, of parameters), and every one is held to the
         same count of MACs: found along lines between what was too weak and what was too strong, beginning where the
-        last search with the same ``hint`` ended. A strength at which pruning fails, or gives a network that does not run,
-        counts as too strong.
+        last search with the same ``hint`` ended. A strength at which pruning fails, or gives a network that does not
+        run, counts as too strong.
 
         Raises:
             RuntimeError: no strength gave a network within the budget; the last error is the cause.
