@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import logging
@@ -30,6 +31,17 @@ def quiet_one_thread() -> None:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
+
+
+def keep_memory() -> None:
+    """Let glibc keep what tensors give back, as other allocators do.
+
+    Otherwise large ones are mapped anew in every call, and their time depends on what pages the system has to give.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for threshold in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+            libc.mallopt(threshold, 1 << 30)
 
 
 def milliseconds(run: Callable[[], Any]) -> float:

@@ -95,7 +95,7 @@ def _prune_arguments(commands: Any) -> None:
             f"--{kind}", type=_ask, metavar="BUDGET", help=f"at most: a fraction (0.5), or an amount ({example})"
         )
     parser.add_argument("--allocation", choices=ALLOCATIONS, help="how the groups share it (see ChannelGraph.plan)")
-    parser.add_argument("--multiple", type=int, default=1, help="keep multiples of this many channels")
+    parser.add_argument("--multiple", type=int, help="keep multiples of this many channels")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
     parser.add_argument("--importance", default="l2", help="how channels are scored (default: l2)")
     parser.add_argument("--seed", type=int, default=0, help="seed of what is random (default: 0)")

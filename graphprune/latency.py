@@ -38,24 +38,43 @@ LANES = 16
 """Kernels are written for multiples of this many channels."""
 SHORTEST = 5e-3
 """Seconds that one measurement takes at least."""
+TURN = 0.1
+"""Seconds that models which are measured side by side run for before the next one does."""
 
 
 def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
-    """Seconds that each of ``runs`` takes: the median of several calls after two that are not counted.
+    """Seconds that each of ``runs`` takes: the median of several turns after two that are not counted.
 
-    They are called in turn, so that a machine that becomes slower becomes slower for all of them.
+    They take turns, and all but the first are measured in parts of what the first took in the turn before: a machine
+    that is slower for a while is slower for all of them. In its turn each is called several times, as it will be used:
+    the first call after another model finds caches and memory as that left them, and is not counted if it is short.
     """
-    times: list[list[float]] = [[] for _ in runs]
+    turns: list[list[float]] = [[] for _ in runs]
     for run in (*runs, *runs):
         run()
-    while len(times[0]) < least or sum(map(sum, times)) < shortest:
-        for run, found in zip(runs, times, strict=True):
-            _wait()
-            start = time.perf_counter()
-            run()
-            _wait()
-            found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
+    start = time.perf_counter()
+    while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
+        for run, found in zip(runs, turns, strict=True):
+            found.append(_turn(run, alone=len(runs) == 1))
+    first = statistics.median(turns[0])
+    ratios = ([t / beside for t, beside in zip(found, turns[0], strict=True)] for found in turns[1:])
+    return [first, *(first * statistics.median(found) for found in ratios)]
+
+
+def _turn(run: Callable[[], Any], alone: bool) -> float:
+    """The median time of as many calls as there is time for; of one call, if nobody else takes turns."""
+    times = [_seconds(run)]
+    while not alone and sum(times) < TURN:
+        times.append(_seconds(run))
+    return statistics.median(times[1:] or times)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    _wait()
+    start = time.perf_counter()
+    run()
+    _wait()
+    return time.perf_counter() - start
 
 
 def _wait() -> None:

@@ -20,6 +20,7 @@ from graphprune.equations import Demands
 from graphprune.errors import PlanError
 from graphprune.importance import WEIGHTLESS, Context, Scores, criterion, scored
 from graphprune.labels import Ids
+from graphprune.latency import LANES
 from graphprune.limits import Limit, limits_of
 from graphprune.modules import tables
 from graphprune.plan import Choice, Plan
@@ -185,11 +186,14 @@ class Planner:
     def _stops(self, bundle: Bundle) -> Ids:
         """After how many steps a bundle may rest. Not at all (0) always is allowed."""
         steps = np.arange(bundle.steps + 1)
-        allowed = np.ones(len(steps), bool)
+        allowed, in_lanes = np.ones(len(steps), bool), np.ones(len(steps), bool)
         for part, each in zip(bundle.parts, bundle.each, strict=True):
             others = self.groups[part.group].units - len(part.atoms)
             whole = len(part.atoms) == len(self._members[part.group])
             limit = self.limits[part.group]
+            if self.request.in_lanes and self.groups[part.group].kind == "channel":
+                kept = len(part.atoms) - each * steps
+                in_lanes &= (kept % LANES == 0) | (kept < LANES)
             if whole:
                 allowed &= limit.allows(len(part.atoms) + others - each * steps, self.groups[part.group].units)
             else:
@@ -197,8 +201,9 @@ class Planner:
                 allowed &= Limit(least=share, multiple=limit.multiple).allows(
                     len(part.atoms) - each * steps, len(part.atoms)
                 )
+        fast = np.flatnonzero(allowed & in_lanes & (steps > 0))
         allowed[0] = True
-        return np.flatnonzero(allowed)
+        return np.append(0, fast) if len(fast) else np.flatnonzero(allowed)
 
     def _shared(self, bundle: Bundle, ratios: Sequence[float | None]) -> list[Ids]:
         """The units that go so that every part comes nearest to its share."""

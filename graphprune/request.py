@@ -53,7 +53,8 @@ class Options(TypedDict, total=False):
             groups of equal structure; or what :meth:`ChannelGraph.sensitivity` measured.
         overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
             class, or by a question ``(group) -> bool``.
-        multiple: the number of units kept in each group is a multiple of this, where possible.
+        multiple: the number of units kept in each group is a multiple of this, where possible. Default: 1; under a
+            latency budget, multiples of 16 channels are kept where that many are left: kernels are written for them.
         max_ratio: at most this fraction of a group is removed (default: 1 for a ratio, 0.9 under budgets).
         gentle_ends: first and last layers lose half of what they would.
         seed: for ``importance="random"``; default 0.
@@ -78,7 +79,7 @@ class Options(TypedDict, total=False):
     normalise: str | None
     allocation: str | Sensitivity | None
     overrides: Mapping[Any, Override]
-    multiple: int
+    multiple: int | None
     max_ratio: float | None
     gentle_ends: bool
     seed: int
@@ -95,7 +96,7 @@ class Request:
     overrides: Mapping[Any, Override] = field(default_factory=dict)
     roles: Mapping[str, float | None] = field(default_factory=dict)
     depth: float | None = None
-    multiple: int = 1
+    multiple: int | None = None
     max_ratio: float | None = None
     gentle_ends: bool = False
     seed: int = 0
@@ -153,10 +154,15 @@ class Request:
         return bool(self.asked) or (self.ratio is not None and self.allocation not in (None, "uniform"))
 
     @property
+    def in_lanes(self) -> bool:
+        """Are numbers of channels that kernels are written for kept without a word from the caller?"""
+        return self.multiple is None and "latency" in self.asked
+
+    @property
     def limits(self) -> Override:
         """What holds for every group."""
         ceiling = UNDER_BUDGETS if self.searched else 1.0
-        return Override(max_ratio=ceiling if self.max_ratio is None else self.max_ratio, multiple=self.multiple)
+        return Override(max_ratio=ceiling if self.max_ratio is None else self.max_ratio, multiple=self.multiple or 1)
 
     @property
     def allocated(self) -> str | None:
