@@ -1,4 +1,4 @@
-"""Narrower heads: queries take up what removed channels of the scores did; others are left alone, with a reason."""
+"""Narrower heads keep the best subspace of keys and of values; others are left alone, with a reason."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ def scores(model: Scores, x: Tensor) -> Tensor:
     return (q @ k.repeat_interleave(model.heads // model.kv_heads, 1).transpose(-1, -2)).detach()
 
 
-def dependent(model: Scores) -> Scores:
-    """Keys of every head lie in the span of three channels, whatever the input."""
+def dependent(model: Scores, layer: str = "key") -> Scores:
+    """Keys (or values) of every head lie in the span of three channels, whatever the input."""
+    made = getattr(model, layer)
     with torch.no_grad():
         mixing = torch.randn(HEAD, 3) @ torch.randn(3, HEAD)
-        for tensor in (model.key.weight, model.key.bias):
+        for tensor in (made.weight, made.bias):
             if tensor is not None:
                 tensor.copy_((mixing @ tensor.view(model.kv_heads, HEAD, -1)).reshape(tensor.shape))
     return model
@@ -77,48 +78,65 @@ def test_scores_are_exact_where_keys_depend_on_kept_ones(bias: bool, kv_heads: i
     assert (scores(slim, x) - wanted).norm() > 0.1 * wanted.norm()
     done = compensate_heads(slim, model, plan, [x[:2], x[2:]], ridge=1e-9)
     assert (scores(slim, x) - wanted).norm() < 1e-3 * wanted.norm()
-    assert done.compensated[0].heads == HEADS and done.compensated[0].after < 1e-3 < done.compensated[0].before
+    keys = next(one for one in done.compensated if one.name == "key.weight")
+    assert keys.heads == kv_heads and keys.after < 1e-3 < keys.before and keys.other == "query.weight"
 
 
-def test_the_rows_are_those_of_least_squares() -> None:
+def test_outputs_are_exact_where_keys_and_values_depend_on_fewer() -> None:
+    model, x = dependent(dependent(Scores()), "value").eval(), torch.randn(4, 9, WIDTH)
+    plan, slim = narrow(model, x)
+    wanted = model(x)
+    assert (slim(x) - wanted).norm() > 0.1 * wanted.norm()
+    done = compensate_heads(slim, model, plan, [x[:1], x[1:]], ridge=1e-9)
+    assert (slim(x) - wanted).norm() < 1e-3 * wanted.norm()
+    assert [(one.name, one.other) for one in done.compensated] == [
+        ("key.weight", "query.weight"),
+        ("value.weight", "out.weight"),
+    ]
+    assert done.targets.keys() == {f"{n}.{t}" for n in ("query", "key", "value") for t in ("weight", "bias")}
+
+
+def test_no_subspace_is_better() -> None:
+    """What is lost are the smaller singular values of the product of both factors."""
     model, x = Scores().eval(), torch.randn(4, 9, WIDTH)
     plan, slim = narrow(model, x)
-    done = compensate_heads(slim, model, plan, [x], ridge=0.01)
-    kept = torch.from_numpy(plan.kept["query.weight"][0])
-    for head in range(HEADS):
-        mine = kept[(kept >= head * HEAD) & (kept < (head + 1) * HEAD)]
-        gone = torch.tensor([i for i in range(head * HEAD, (head + 1) * HEAD) if i not in mine])
-        keys = model.key(x).flatten(0, 1).double().detach()
-        second = keys.T @ keys / len(keys)
-        penalty = 0.01 * second[mine][:, mine].diagonal().mean()
-        mixing = torch.linalg.inv(second[mine][:, mine] + penalty * torch.eye(len(mine))) @ second[mine][:, gone]
-        place = torch.isin(kept, mine)
-        for new, old in ((slim.query.weight, model.query.weight), (slim.query.bias, model.query.bias)):
-            torch.testing.assert_close(new[place], old[mine] + mixing.float() @ old[gone])
-        torch.testing.assert_close(done.targets["query.weight"][place][:, gone], mixing, rtol=1e-4, atol=1e-5)
-    assert torch.equal(slim.key.weight, model.key.weight[plan.kept["key.weight"][0]])
+    done = compensate_heads(slim, model, plan, [x], ridge=1e-9)
+    q, k = (layer(x).flatten(0, 1).double().detach() for layer in (model.query, model.key))
+    values = model.value(x).view(4, 9, HEADS, HEAD).transpose(1, 2)
+    split = [t.view(4, 9, HEADS, HEAD).transpose(1, 2) for t in (q, k)]
+    mixed = ((split[0] * 0.4) @ split[1].mT).softmax(-1) @ values.double()
+    v = mixed.transpose(1, 2).reshape(36, -1).detach()
+    for one, left, right in zip(done.compensated, (q, model.out.weight.detach().double()), (k, v), strict=True):
+        lost = whole = 0.0
+        for h in range(HEADS):
+            columns = slice(h * HEAD, (h + 1) * HEAD)
+            strengths = torch.linalg.svdvals(left[:, columns] @ right[:, columns].T).square()
+            lost, whole = lost + float(strengths[HEAD // 2 :].sum()), whole + float(strengths.sum())
+        assert one.after == pytest.approx((lost / whole) ** 0.5, rel=1e-4)
+        assert one.before > 1.2 * one.after
 
 
 def test_no_error_rises_and_the_record_says_what_was_measured() -> None:
     model, x = Scores().eval(), torch.randn(4, 9, WIDTH)
     for ridge in (1e-4, 1.0, 100.0):
         plan, slim = narrow(model, x)
-        done = compensate_heads(slim, model, plan, [x], ridge=ridge).compensated[0]
-        assert 0 < done.after < done.before < 1.5
+        done = compensate_heads(slim, model, plan, [x], ridge=ridge).compensated
+        assert len(done) == 2 and all(0 < one.after < one.before < 1.5 for one in done)
 
 
 def test_a_fused_projection_and_torch_attention() -> None:
     torch.manual_seed(1)
     layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True).eval()
-    for model, x, name in (
-        (vit.vit(depth=1).eval(), torch.randn(2, 3, 32, 32), "blocks.0.attn.qkv.weight"),
-        (layer, torch.randn(2, 5, 16), "self_attn.in_proj_weight"),
+    for model, x, name, reads in (
+        (vit.vit(depth=1).eval(), torch.randn(2, 3, 32, 32), "blocks.0.attn.qkv", "blocks.0.attn.proj.weight"),
+        (layer, torch.randn(2, 5, 16), "self_attn.in_proj", "self_attn.out_proj.weight"),
     ):
         plan, slim = narrow(model, x)
         done = compensate_heads(slim, model, plan, [x])
-        assert [one.name for one in done.compensated] == [name]
-        assert done.targets.keys() == {name, name.replace("weight", "bias")}
-        assert done.compensated[0].after < done.compensated[0].before
+        made = next(key for key in done.targets if key.endswith("weight"))
+        assert [(one.name, one.other) for one in done.compensated] == [(made, made), (made, reads)]
+        assert made.startswith(name) and done.targets.keys() == {made, made.replace("weight", "bias")}
+        assert all(one.after < one.before for one in done.compensated)
         assert slim(x).isfinite().all()
 
 
@@ -126,10 +144,12 @@ def test_values_are_repaired_by_reconstruction() -> None:
     """The output projection is fitted to what heads of narrower values give."""
     model, x = Scores().eval(), torch.randn(8, 9, WIDTH)
     plan, slim = narrow(model, x)
-    compensate_heads(slim, model, plan, [x])
+    plain = (slim(x) - model(x)).norm()
+    done = compensate_heads(slim, model, plan, [x])
     before = (slim(x) - model(x)).norm()
-    repair = reconstruct(slim, model, plan, [x])
-    assert (slim(x) - model(x)).norm() < 0.7 * before
+    assert before < 0.8 * plain
+    repair = reconstruct(slim, model, plan, [x], targets=done.targets)
+    assert (slim(x) - model(x)).norm() < before
     assert "out.weight" in [one.name for one in repair.repaired]
 
 
@@ -161,7 +181,7 @@ def test_targets_of_a_projection_whose_input_lost_channels() -> None:
         plan = graphprune.trace(model, x).plan(0.25, head_width=0.5)
         slim = plan.apply(model)
         done = compensate_heads(slim, model, plan, [x])
-        assert {one.name for one in done.compensated} == {name}
+        assert name in {one.other for one in done.compensated}
         record = reconstruct(slim, model, plan, [x], targets=done.targets)
         fitted = [one for one in record.repaired if one.name == name]
         assert fitted and all(one.after < one.before for one in fitted)
@@ -205,9 +225,24 @@ def test_changed_factors_are_left_alone(change: Callable[[Tensor], Tensor], op: 
     plan, slim = narrow(model, x)
     before = slim.query.weight.clone()
     done = compensate_heads(slim, model, plan, [x])
-    assert not done.compensated and torch.equal(slim.query.weight, before)
+    assert [one.name for one in done.compensated] == ["value.weight"] and torch.equal(slim.query.weight, before)
     assert {one.name: one.why for one in done.left_alone}["query.weight"].startswith(f"{op} comes between")
     assert "query.weight  left alone" in str(done)
+
+
+def test_mixed_values_that_are_changed_are_left_to_reconstruction() -> None:
+    class Gated(Scores):
+        def forward(self, x: Tensor) -> Tensor:
+            layers = (self.query, self.key, self.value)
+            q, k, v = (layer(x).view(*x.shape[:2], HEADS, -1).transpose(1, 2) for layer in layers)
+            y = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+            return self.out((y * y.sigmoid()).transpose(1, 2).reshape(*x.shape[:2], -1))
+
+    model, x = Gated().eval(), torch.randn(2, 9, WIDTH)
+    plan, slim = narrow(model, x)
+    before = slim.value.weight.clone()
+    done = compensate_heads(slim, model, plan, [x])
+    assert [one.name for one in done.compensated] == ["key.weight"] and torch.equal(slim.value.weight, before)
 
 
 def test_values_that_change_in_place_are_seen() -> None:
@@ -218,15 +253,27 @@ def test_values_that_change_in_place_are_seen() -> None:
     model, x = Scores(change=change).eval(), torch.randn(2, 9, WIDTH)
     plan = graphprune.trace(Scores().eval(), x).plan(0.0, head_width=0.5)
     done = compensate_heads(plan.apply(model), model, plan, [x])
-    assert not done.compensated and "in place" in done.left_alone[0].why
+    assert [one.name for one in done.compensated] == ["value.weight"] and "in place" in done.left_alone[0].why
 
 
-def test_rotary_positions_are_left_alone() -> None:
+def test_rotary_positions_are_left_alone_but_values_are_not() -> None:
     model, ids = gpt.gpt(depth=1).eval(), torch.randint(256, (2, 8))
     plan, slim = narrow(model, ids)
     done = compensate_heads(slim, model, plan, [ids])
-    assert not done.compensated
+    assert [one.name for one in done.compensated] == ["blocks.0.attn.v_proj.weight"]
     assert [one.name for one in done.left_alone] == [f"blocks.0.attn.{n}_proj.weight" for n in "qk"]
+
+
+def test_query_heads_that_share_values_share_the_subspace() -> None:
+    torch.manual_seed(0)
+    model, ids = gpt.gpt(depth=1, heads=4, kv_heads=2).eval(), torch.randint(256, (2, 8))
+    with torch.no_grad():  # values of rank one half
+        v = model.blocks[0].attn.v_proj.weight
+        half = v.view(2, -1, v.shape[1]).shape[1] // 2
+        v.copy_((torch.randn(2, 2 * half, half) @ torch.randn(2, half, v.shape[1])).flatten(0, 1))
+    plan, slim = narrow(model, ids)
+    done = compensate_heads(slim, model, plan, [ids], ridge=1e-9).compensated[0]
+    assert (done.name, done.heads) == ("blocks.0.attn.v_proj.weight", 2) and done.after < 1e-3 < done.before
 
 
 def test_whole_heads_and_nothing_change_nothing() -> None:

@@ -1,9 +1,12 @@
-"""Narrower heads: queries that are left take up what removed channels of queries and keys added to the scores.
+"""Narrower heads: what is left of queries and keys, of values and what reads them, spans what matters most.
 
 Neither factor of the product of queries and keys is a parameter, so there is no column to fit. But where the factors
 are projections as they are, moved about and multiplied by a number (which is checked), a combination of queries is
-again a projection of the same input. With rotary positions, or a normalisation of queries and keys, it is not: channels
-that turn at different frequencies cannot stand in for each other at every distance. Such heads are left alone.
+again a projection of the same input. The channels of a head have no meaning of their own: any basis of keys, with the
+dual one of queries, gives the same scores, and likewise of values and of the channels of the weight that reads them. So
+the best subspace is kept, and not the best channels. With rotary positions, or a normalisation of queries and keys,
+this does not hold: channels that turn at different frequencies cannot stand in for each other at every distance. Such
+heads are left alone.
 """
 
 from __future__ import annotations
@@ -33,16 +36,17 @@ from graphprune.solve import Mask
 def compensate_heads(
     slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], *, ridge: float = RIDGE
 ) -> Compensation:
-    """Let the queries of narrower heads make up for their removed channels, in place on ``slim``.
+    """Let narrower heads keep the best subspace of their channels, in place on ``slim``.
 
-    With the keys' second moments ``G = E[k kᵀ]`` of a head, kept channels P and removed ones R, removed key channels
-    are predicted from kept ones: ``k_R ≈ Cᵀ k_P``, ``C = (G[P, P] + λI)^-1 G[P, R]``. So ``q · k`` is nearly
-    ``(q_P + C q_R) · k_P``: ``C W_q[R]`` is added to the rows that are left, biases too. Where nothing was removed
-    nothing changes, and no head's error rises on the calibration data (queries and keys taken to be independent).
-    Values need none of this: reconstruction fits the projection that reads them.
+    Keys k meet queries q of a head in ``q · k``. With second moments ``L = E[q qᵀ]`` and ``R = E[k kᵀ]``, the scores of
+    rank r that are nearest on average (queries and keys taken to be independent) are ``(A q) · (B k)`` with
+    ``B = Uᵀ L^½`` and ``A = Uᵀ L^-½``, U being the r leading eigenvectors of ``L^½ R L^½``. So the rows that are left
+    of both projections become A and B times the dense ones, biases too. For values R is ``E[v vᵀ]`` of the values that
+    attention has mixed, and L is ``W Wᵀ`` of the channels W that read them, which become A W. Query heads that share
+    keys or values share the subspace. Where nothing was removed nothing changes.
 
     Sources: Lin, Gao, Smith, Patel, Tuli, Shen, Jin and Hsu, "MoDeGPT: Modular Decomposition for Large Language Model
-    Compression", ICLR 2025 (queries and keys by second moments); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
+    Compression", ICLR 2025 (products of two matrices by second moments); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
     Structured Pruning for Large Language Models", NeurIPS 2024 (compensation in closed form).
 
     Args:
@@ -50,7 +54,7 @@ def compensate_heads(
         dense: the model that the plan was made for.
         plan: what was removed.
         calibration: an iterable of batches, as for ``reconstruct``. It is gone through once.
-        ridge: λ as a fraction of the mean of the diagonal of G.
+        ridge: what is added to the diagonal of L, as a fraction of its mean.
 
     Returns:
         What was changed. To fit these projections to slim inputs as well, ``targets`` says what they are to return.
@@ -91,81 +95,102 @@ class _Compensator:
         self.slim = slim
         self.products = products
         self.ridge = ridge
-        self.targets: dict[str, Tensor] = {}
-        self.dims: dict[str, int] = {}
-        self.errors: dict[str, list[tuple[float, float, float]]] = defaultdict(list)
+        self.bases: dict[tuple[str, int], Tensor] = {}
+        self.errors: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
         self.left: dict[str, str] = {}
 
     def apply(self, undo: Undo) -> Compensation:
-        for side, head in self.products.heads.items():
-            self._compensate(side, head)
+        made = {
+            name for right, head in self.products.heads.items() for side in (right, *head.left) for name in _made(side)
+        }
+        for right, head in self.products.heads.items():
+            self._compensate(right, head)
         for (name, dim), op in self.products.changed.items():
             if dim in self.plan.kept[name]:
                 self.left[name] = f"{op or 'the other factor'} comes between the projection and the product"
-        for name, target in self.targets.items():
+        for (name, dim), basis in self.bases.items():
             undo.note(self.slim[name])
-            self._write(name, target)
-        done = tuple(_summed(name, errors) for name, errors in self.errors.items())
-        return Compensation(done, tuple(LeftAlone(*item) for item in self.left.items()), self.targets)
+            self._write(name, dim, basis)
+        done = tuple(_summed(right, left, errors) for (right, left), errors in self.errors.items())
+        targets = {name: basis for (name, _), basis in self.bases.items() if name in made}
+        return Compensation(done, tuple(LeftAlone(*item) for item in self.left.items()), targets)
 
     # ------------------------------------------------------------ one head
 
-    def _compensate(self, side: Side, head: Head) -> None:
-        alive = self._alive(side)
-        kept, removed = np.flatnonzero(alive), np.flatnonzero(~alive)
-        if not len(kept) or not len(removed):
+    def _compensate(self, right: Side, head: Head) -> None:
+        alive = self._alive(right)
+        if alive.all() or not alive.any():
             return
-        if any((self._alive(key) != alive).any() for key in head.keys):
-            self.left[side.name] = "its queries and keys lost different channels"
+        if any((self._alive(left) != alive).any() for left in head.left):
+            self.left[right.name] = "its factors lost different channels"
             return
-        mixing = self._mixing(head.key_moments / head.key_count, kept, removed)
-        self.errors[side.name].append(_errors(head, kept, removed, mixing))
-        rows = np.array(side.rows)
-        self._mix(side.name, side.dim, rows[kept], rows[removed], mixing)
-        if side.bias:
-            entries = np.array(side.bias_rows)
-            self._mix(side.bias, 0, entries[kept], entries[removed], mixing)
+        mine, theirs = _subspace(head.left_moments, head.right_moments, int(alive.sum()), self.ridge)
+        before, after, whole = _errors(head, alive, mine, theirs)
+        if after < before:
+            self.errors[right.name, next(iter(head.left)).name].append((before, after, whole))
+            self._span(right, alive, theirs)
+            for left in head.left:
+                self._span(left, alive, mine)
 
     def _alive(self, side: Side) -> Mask:
         index = self.plan.kept.get(side.name, {}).get(side.dim)
         return np.ones(len(side.rows), np.bool_) if index is None else np.isin(np.array(side.rows), index)
 
-    def _mixing(self, moments: Tensor, kept: Ids, removed: Ids) -> Tensor:
-        """C: how much of each removed channel each kept one takes. [kept, removed]"""
-        mine = moments[kept][:, kept]
-        penalty = self.ridge * mine.diagonal().mean().clamp(min=torch.finfo(mine.dtype).tiny)
-        return torch.linalg.solve(mine + penalty * torch.eye(len(kept), dtype=mine.dtype), moments[kept][:, removed])
+    def _span(self, side: Side, alive: Mask, basis: Tensor) -> None:
+        """The slim rows of a side become ``basis`` [kept, width] times the dense ones."""
+        self._set(side.name, side.dim, np.array(side.rows), alive, basis)
+        if side.bias:
+            self._set(side.bias, 0, np.array(side.bias_rows), alive, basis)
 
-    def _mix(self, name: str, dim: int, kept: Ids, removed: Ids, mixing: Tensor) -> None:
-        """Slim outputs ``kept`` of a parameter also take ``removed`` ones."""
+    def _set(self, name: str, dim: int, rows: Ids, alive: Mask, basis: Tensor) -> None:
         order, size = self.plan.kept[name][dim], self.plan.shapes[name][dim]
-        if name not in self.targets:
-            self.targets[name] = torch.eye(size, dtype=torch.float64)[torch.from_numpy(order.copy())]
-            self.dims[name] = dim
+        if (name, dim) not in self.bases:
+            self.bases[name, dim] = torch.eye(size, dtype=torch.float64)[torch.from_numpy(order.copy())]
         place = np.full(size, -1, np.int64)
         place[order] = np.arange(len(order))
-        self.targets[name][np.ix_(place[kept], removed)] = mixing
+        self.bases[name, dim][np.ix_(place[rows[alive]], rows)] = basis
 
-    def _write(self, name: str, target: Tensor) -> None:
-        """Add to the slim parameter what its outputs take from removed ones."""
-        dim, tensor = self.dims[name], self.slim[name]
+    def _write(self, name: str, dim: int, basis: Tensor) -> None:
+        """Combine the entries of a dense parameter along a dimension to those of the slim one."""
+        tensor = self.slim[name]
         others = {d: index for d, index in self.plan.kept[name].items() if d != dim}
         source = slim_tensor(self.dense[name], others).detach().movedim(dim, 0).double()
-        added = target.clone().to(source.device)
-        added[:, torch.from_numpy(self.plan.kept[name][dim].copy())] = 0
-        change = (added @ source.flatten(1)) if source.ndim > 1 else added @ source
-        tensor.copy_(tensor.double() + change.view(-1, *source.shape[1:]).movedim(0, dim).to(tensor.device))
+        made = basis.to(source.device) @ source.flatten(1) if source.ndim > 1 else basis.to(source.device) @ source
+        tensor.copy_(made.view(-1, *source.shape[1:]).movedim(0, dim))
 
 
-def _errors(head: Head, kept: Ids, removed: Ids, mixing: Tensor) -> tuple[float, float, float]:
-    """Mean squares of what a head's scores lack before and after, and of the dense scores."""
-    queries, keys = head.query_moments / head.count, head.key_moments / head.key_count
-    cross = mixing.mT @ keys[kept][:, removed]
-    missing = keys[removed][:, removed] - cross - cross.mT + mixing.mT @ keys[kept][:, kept] @ mixing
-    mine = queries[removed][:, removed]
-    return float((mine * keys[removed][:, removed]).sum()), float((mine * missing).sum()), float((queries * keys).sum())
+def _made(side: Side) -> list[str]:
+    """The parameters of a side whose outputs are to be others."""
+    return [name for name in (side.name, side.bias) if name] if side.made else []
 
 
-def _summed(name: str, errors: list[tuple[float, float, float]]) -> Compensated:
-    before, after, whole = (sum(column) for column in zip(*errors, strict=True))
-    return Compensated(name, len(errors), (before / whole) ** 0.5, (max(after, 0.0) / whole) ** 0.5)
+def _subspace(left: Tensor, right: Tensor, rank: int, ridge: float) -> tuple[Tensor, Tensor]:
+    """A and B, [rank, width] both, for which ``Aᵀ B`` is nearest to the identity between two factors.
+
+    Both are scaled so that what they give is of the same size.
+    """
+    tiny = torch.finfo(left.dtype).tiny
+    left, right = (moments / moments.diagonal().mean().clamp(min=tiny) for moments in (left, right))
+    values, vectors = torch.linalg.eigh(left + ridge * torch.eye(len(left), dtype=left.dtype))
+    root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
+    strengths, leading = torch.linalg.eigh(root @ right @ root)
+    leading, strengths = leading[:, -rank:].flip(1), strengths[-rank:].flip(0)
+    size = strengths.clamp(min=max(1e-12 * float(strengths.max()), tiny)) ** 0.25
+    mine, theirs = leading.T @ inverse, leading.T @ root
+    return mine * size.unsqueeze(1), theirs / size.unsqueeze(1)
+
+
+def _errors(head: Head, alive: Mask, left: Tensor, right: Tensor) -> tuple[float, float, float]:
+    """What a head's products lack without and with these bases, and the dense products: all squared."""
+
+    def lost(kept: Tensor) -> float:
+        gone = torch.eye(len(alive), dtype=kept.dtype) - kept
+        return float((gone.T @ head.left_moments @ gone * head.right_moments).sum())
+
+    chosen = torch.diag(torch.from_numpy(alive).double())
+    return lost(chosen), lost(left.T @ right), float((head.left_moments * head.right_moments).sum())
+
+
+def _summed(right: str, left: str, errors: list[tuple[float, float, float]]) -> Compensated:
+    before, after, whole = (max(sum(column), 0.0) for column in zip(*errors, strict=True))
+    return Compensated(right, left, len(errors), (before / whole) ** 0.5, (after / whole) ** 0.5)

@@ -1,4 +1,4 @@
-"""Watch products of two projections, queries with keys: which rows of which parameters each head multiplies."""
+"""Watch products of two projections, head by head: queries with keys, and values with the weights that read them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.nested import tensors_of
 from graphprune.repair.calls import Contact, contact
-from graphprune.repair.memory import Memory, View
+from graphprune.repair.memory import Memory, View, flat
 from graphprune.trace import short_name
 
 aten = torch.ops.aten
@@ -50,41 +50,68 @@ class Projection:
 
 
 @dataclass(frozen=True, eq=False)
-class _Moved:
-    """Where each entry of a tensor is in the values of a projection; None if it was changed, by ``op``."""
+class Mixture:
+    """What a product with values returned: each row of a head is a sum of rows of one projection.
 
-    projection: Projection
+    Attributes:
+        sides: what each head is made of. [heads]
+        heads, columns: the head, and its column, that each of the values belongs to.
+        values: a copy of what was returned, flat.
+    """
+
+    sides: list[Side]
+    heads: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Moved:
+    """Where each entry of a tensor is in the values of ``source``; None if it was changed, by ``op``."""
+
+    source: Projection | Mixture
     places: Tensor | None
     op: str = ""
 
 
 @dataclass(frozen=True)
 class Side:
-    """One operand of one head: rows of a parameter, and the entries of the bias that go with them."""
+    """One factor of one head: entries of a parameter along a dimension, and those of the bias that go with them.
+
+    ``made``: the dimension is that of outputs, else that of channels which are summed over.
+    """
 
     name: str
     dim: int
     rows: tuple[int, ...]
-    bias: str
-    bias_rows: tuple[int, ...]
+    bias: str = ""
+    bias_rows: tuple[int, ...] = ()
+    made: bool = True
 
 
 @dataclass(eq=False)
 class Head:
-    """Second moments [width, width] of a head's queries and of the keys they met, summed over rows."""
+    """Second moments [width, width] of the two factors of a head, summed over rows.
 
-    keys: set[Side]
-    query_moments: Tensor
-    key_moments: Tensor
-    count: int = 0
-    key_count: int = 0
+    Attributes:
+        left: the queries that meet keys; or the channels of weights that read values.
+        left_moments, right_moments: of these, and of the keys or (mixed) values.
+    """
+
+    left: dict[Side, None]
+    left_moments: Tensor
+    right_moments: Tensor
 
 
 class Products(TorchDispatchMode):
-    """Finds the products of projections in one run after the other; see :attr:`heads` and :attr:`changed`.
+    """Finds the products of projections in one run after the other.
 
-    Only views, transpositions, copies and one common factor may lie between a projection and the product: that is
-    checked on the numbers.
+    Only views, transpositions, copies and one common factor may lie between a projection and the product, or between
+    mixed values and the weight that reads them: that is checked on the numbers.
+
+    Attributes:
+        heads: by keys or values, what they meet.
+        changed: projections with something else in between, and what that is.
     """
 
     def __init__(self, memory: Memory, names: frozenset[str]) -> None:
@@ -112,9 +139,11 @@ class Products(TorchDispatchMode):
         met = contact(func, args, kwargs, self._memory, self._names)
         out = func(*args, **kwargs)
         if met is not None:
+            self._read(met)
             self._project(met, out)
         elif func in (aten.bmm.default, aten.baddbmm.default):
-            self._multiply(*args[-2:])
+            left, right = args[-2:]
+            self._multiply(left, right, out)
         else:
             self._follow(func, args, kwargs, out)
         return out
@@ -146,20 +175,22 @@ class Products(TorchDispatchMode):
             moved: Iterator[_Moved] = iter([first] * len(results))
         elif func in _MOVES or func in _VIEWS:
             made = first.places.reshape(args[1]) if func in _VIEWS else func(first.places, *args[1:])
-            moved = (_Moved(first.projection, p) for p in tensors_of(made))
+            moved = (_Moved(first.source, p) for p in tensors_of(made))
         elif func in _SUMS and (biased := self._biased(first, args, out)) is not None:
             moved = iter([biased])
         elif func in _FACTORS and _is_number(args[1]) and id(args[0]) in self._known:
             moved = iter([first])
         else:
-            moved = iter([_Moved(first.projection, None, short_name(func))] * len(results))
+            moved = iter([_Moved(first.source, None, short_name(func))] * len(results))
         for tensor, what in zip(results, moved, strict=True):
             self._known[id(tensor)] = tensor, what
 
     def _biased(self, before: _Moved, args: tuple, out: Tensor) -> _Moved | None:
         """A projection to which the program adds its bias itself; None for any other sum."""
-        made, view = before.projection, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
-        if before.places is None or view is None or view.name not in self._names or made.bias:
+        made, view = before.source, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
+        if before.places is None or view is None or view.name not in self._names:
+            return None
+        if isinstance(made, Mixture) or made.bias:
             return None
         outputs = made.outputs[before.places]
         if view.size != (len(made.rows),) or bool((outputs != torch.arange(len(made.rows), device=out.device)).any()):
@@ -176,53 +207,91 @@ class Products(TorchDispatchMode):
 
     # ------------------------------------------------------------ to products
 
-    def _multiply(self, left: Tensor, right: Tensor) -> None:
-        """``left`` [heads, queries, width] with ``right`` [heads, width, keys]."""
-        if id(left) not in self._known or id(right) not in self._known:
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """``left`` [heads, queries, width] with ``right`` [heads, width, keys], or weights with values."""
+        if id(right) not in self._known:
             return
-        sides = self._known[id(left)][1], self._known[id(right)][1]
+        theirs = self._known[id(right)][1]
+        if id(left) not in self._known:
+            values = self._rows(right, theirs, turned=False)
+            if isinstance(values, list):
+                self._mix(values, out)
+            return
+        sides = self._known[id(left)][1], theirs
         query, key = self._rows(left, sides[0], turned=False), self._rows(right.mT, sides[1], turned=True)
         if isinstance(query, list) and isinstance(key, list):
-            self._count(left, right.mT, query, key)
+            self._meet(left, right.mT, query, key)
         elif "" not in (query, key):
             for side, found in zip(sides, (query, key), strict=True):
-                made = side.projection
-                self.changed.setdefault((made.name, made.dim), found if isinstance(found, str) else "")
+                if isinstance(side.source, Projection):
+                    where = side.source.name, side.source.dim
+                    self.changed.setdefault(where, found if isinstance(found, str) else "")
 
     @staticmethod
     def _rows(operand: Tensor, side: _Moved, turned: bool) -> list[Side] | str:
         """What each head of an operand [heads, n, width] is made of; else what changed it, empty if it is no head's."""
-        if side.places is None:
+        made = side.source
+        if side.places is None or isinstance(made, Mixture):
             return side.op
-        made, places = side.projection, side.places.mT if turned else side.places
-        outputs = made.outputs[places]
+        outputs = made.outputs[side.places.mT if turned else side.places]
         one = outputs[:, 0]
         ordered = one.sort(dim=1).values
         if bool((outputs != one.unsqueeze(1)).any()) or bool((ordered[:, 1:] == ordered[:, :-1]).any()):
             return ""
-        if not _proportional(operand, made.values[places]):
+        if not _proportional(operand, made.values[side.places.mT if turned else side.places]):
             return "an operation that changes values in place"
         one = one.cpu()
         bias = made.bias_rows[one].tolist() if made.bias else [[]] * len(one)
         rows = made.rows[one].tolist()
         return [Side(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
 
-    def _count(self, queries: Tensor, keys: Tensor, query: list[Side], key: list[Side]) -> None:
-        numbers = {side: n for n, side in enumerate(dict.fromkeys(query))}
-        index = torch.tensor([numbers[side] for side in query], device=queries.device)
-        width = queries.shape[2]
-        moments = []
-        for x in (queries, keys):
-            summed = torch.zeros(len(numbers), width, width, dtype=torch.float64, device=x.device)
-            moments.append(summed.index_add_(0, index, (x.mT @ x).double()).cpu())
-        for side, mine, theirs in zip(numbers, *moments, strict=True):
-            head = self.heads.setdefault(side, Head(set(), torch.zeros_like(mine), torch.zeros_like(theirs)))
-            head.query_moments += mine
-            head.key_moments += theirs
-        for side, other in zip(query, key, strict=True):
-            self.heads[side].keys.add(other)
-            self.heads[side].count += queries.shape[1]
-            self.heads[side].key_count += keys.shape[1]
+    def _meet(self, queries: Tensor, keys: Tensor, query: list[Side], key: list[Side]) -> None:
+        """Count the products of queries and keys in. [heads, n, width] both"""
+        moments = ((x.mT @ x).double().cpu() for x in (queries, keys))
+        for left, right, mine, theirs in zip(query, key, *moments, strict=True):
+            self._count(left, right, mine, theirs)
+
+    def _count(self, left: Side, right: Side, mine: Tensor, theirs: Tensor) -> None:
+        head = self.heads.setdefault(right, Head({}, torch.zeros_like(mine), torch.zeros_like(theirs)))
+        head.left[left] = None
+        head.left_moments += mine
+        head.right_moments += theirs
+
+    # ------------------------------------------------------------ values, and what reads them
+
+    def _mix(self, sides: list[Side], out: Tensor) -> None:
+        """Mixed values ``out`` [heads, n, width]."""
+        places = torch.arange(out.numel(), device=out.device).view(out.shape)
+        heads, _, columns = torch.meshgrid(*(torch.arange(n, device=out.device) for n in out.shape), indexing="ij")
+        mixture = Mixture(sides, heads.flatten(), columns.flatten(), out.detach().clone().flatten())
+        self._known[id(out)] = out, _Moved(mixture, places)
+
+    def _read(self, met: Contact) -> None:
+        """A weight that sums over mixed values: which of its channels belong to which head."""
+        moved = self._known[id(met.x)][1] if id(met.x) in self._known else None
+        if moved is None or moved.places is None or not isinstance(moved.source, Mixture):
+            return
+        if met.key.blocks != 1 or met.key.op is aten.convolution.default:
+            return
+        found = output_rows(self._memory.whole(met.key.name), met.places()[0].T)
+        if found is None or met.scaled or not _proportional(met.x, moved.source.values[moved.places]):
+            return
+        x, places = (met.form.open(t, met.args[met.form.weight], met.args, 1)[0] for t in (met.x, moved.places))
+        weight = flat(self._memory.tensors[met.key.name])[met.places()[0].to(x.device)].double()
+        made = moved.source
+        rows = torch.tensor([side.rows for side in made.sides], device=x.device)
+        source, column = rows[made.heads[places], made.columns[places]][:, 0], made.columns[places][0, 0, :, 0]
+        if bool((source != source[:1, :, :1]).any()):
+            return
+        head = made.heads[places][0, 0, :, 0]
+        for number in head.unique().tolist():
+            mine = (head == number).nonzero().flatten()
+            mine = mine[column[mine].argsort()]
+            if len(mine) == rows.shape[1] and bool((column[mine].diff() == 1).all()):
+                left = Side(met.key.name, found[0], tuple(found[1][mine.cpu()].tolist()), made=False)
+                values = x[:, 0, mine].double().transpose(0, 1).flatten(1)
+                read = weight[mine]
+                self._count(left, made.sides[number], (read @ read.T).cpu(), (values @ values.T).cpu())
 
 
 def output_rows(whole: View, places: Tensor) -> tuple[int, Tensor] | None:

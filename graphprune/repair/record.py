@@ -36,16 +36,18 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Compensated:
-    """A query projection that was changed.
+    """Two projections that were changed, keys and the queries that meet them, or values and what reads them.
 
     Attributes:
-        name: its parameter.
-        heads: how many heads were changed.
-        before, after: the root mean square of what the scores lack, as a fraction of that of the dense scores, queries
-            and keys taken to be independent.
+        name: the parameter of keys or values.
+        other: that of queries, or the weight that reads the values.
+        heads: how many heads of keys or values were changed.
+        before, after: the root mean square of what their products lack, as a fraction of that of the dense products,
+            the two factors taken to be independent.
     """
 
     name: str
+    other: str
     heads: int
     before: float
     after: float
@@ -56,10 +58,10 @@ class Compensation:
     """What :func:`compensate_heads` did.
 
     Attributes:
-        compensated: the projections that were changed.
+        compensated: the pairs of projections that were changed.
         left_alone: projections that lost part of their heads' width and were not changed, and why.
-        targets: for each changed parameter, and bias, what its outputs are now to be in terms of the dense ones: row i
-            says which combination of dense outputs slim output i is. [slim outputs, dense outputs], float64
+        targets: for each parameter whose outputs changed, and bias, what these are now to be in terms of the dense
+            ones: row i says which combination of dense outputs slim output i is. [slim outputs, dense outputs], float64
     """
 
     compensated: tuple[Compensated, ...]
@@ -69,10 +71,12 @@ class Compensation:
     def __str__(self) -> str:
         names = [*(one.name for one in self.compensated), *(one.name for one in self.left_alone)]
         width = max(map(len, names), default=0)
-        lines = [f"Compensation: {len(self.compensated)} projections changed, {len(self.left_alone)} left alone"]
+        lines = [
+            f"Compensation: {len(self.compensated)} pairs of projections changed, {len(self.left_alone)} left alone"
+        ]
         for one in self.compensated:
-            errors = f"scores lack {one.before:.2%} -> {one.after:.2%}"
-            lines.append(f"  {one.name:<{width}}  {one.heads} heads, {errors}")
+            errors = f"products lack {one.before:.2%} -> {one.after:.2%}"
+            lines.append(f"  {one.name:<{width}}  {one.heads} heads, with {one.other}: {errors}")
         return "\n".join([*lines, *(f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone)])
 
 
