@@ -27,7 +27,7 @@ TOLERANCE = 0.04
 """A plan is taken when the latency is at most this fraction below the budget."""
 AIM = 0.98
 """Where an attempt aims, in parts of the budget: half of the tolerance is left for noise."""
-WATCHED, RUNS = 1.0, 3
+WATCHED, RUNS = 1.0, 7
 """Seconds for which whole models are measured, and how many times each at least."""
 
 
