@@ -230,6 +230,31 @@ def test_changed_factors_are_left_alone(change: Callable[[Tensor], Tensor], op: 
     assert "query.weight  left alone" in str(done)
 
 
+@pytest.mark.parametrize("shared", ["queries", "both"])
+def test_factors_of_several_products_are_left_alone(shared: str) -> None:
+    """Queries that meet two sets of keys, or keys that are the queries: a basis for one product is none for another."""
+
+    class Several(Scores):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(WIDTH, HEADS * HEAD)
+
+        def forward(self, x: Tensor) -> Tensor:
+            layers = (self.query, self.key, self.other, self.value)
+            q, k, o, v = (layer(x).view(*x.shape[:2], HEADS, -1).transpose(1, 2) for layer in layers)
+            first, second = (k, o) if shared == "queries" else (q, q)
+            y = ((q @ first.mT).softmax(-1) + (q @ second.mT).softmax(-1)) @ v
+            return self.out(y.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+    model, x = Several().eval(), torch.randn(2, 9, WIDTH)
+    plan, slim = narrow(model, x)
+    before = slim.query.weight.clone()
+    done = compensate_heads(slim, model, plan, [x])
+    assert plan.kept["query.weight"] and torch.equal(slim.query.weight, before)
+    assert [one.name for one in done.compensated] == ["value.weight"]
+    assert "one of several products" in done.left_alone[0].why
+
+
 def test_mixed_values_that_are_changed_are_left_to_reconstruction() -> None:
     class Gated(Scores):
         def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ heads are left alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -95,14 +95,12 @@ class _Compensator:
         self.slim = slim
         self.products = products
         self.ridge = ridge
+        self.meetings = Counter(side for right, head in products.heads.items() for side in (right, *head.left))
         self.bases: dict[tuple[str, int], Tensor] = {}
         self.errors: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
         self.left: dict[str, str] = {}
 
     def apply(self, undo: Undo) -> Compensation:
-        made = {
-            name for right, head in self.products.heads.items() for side in (right, *head.left) for name in _made(side)
-        }
         for right, head in self.products.heads.items():
             self._compensate(right, head)
         for (name, dim), op in self.products.changed.items():
@@ -112,6 +110,7 @@ class _Compensator:
             undo.note(self.slim[name])
             self._write(name, dim, basis)
         done = tuple(_summed(right, left, errors) for (right, left), errors in self.errors.items())
+        made = {name for side in self.meetings if side.made for name in (side.name, side.bias)}
         targets = {name: basis for (name, _), basis in self.bases.items() if name in made}
         return Compensation(done, tuple(LeftAlone(*item) for item in self.left.items()), targets)
 
@@ -123,6 +122,9 @@ class _Compensator:
             return
         if any((self._alive(left) != alive).any() for left in head.left):
             self.left[right.name] = "its factors lost different channels"
+            return
+        if any(self.meetings[side] > 1 for side in (right, *head.left)):
+            self.left[right.name] = "it or its other factor is one of several products, and no basis suits them all"
             return
         mine, theirs = _subspace(head.left_moments, head.right_moments, int(alive.sum()), self.ridge)
         before, after, whole = _errors(head, alive, mine, theirs)
@@ -157,11 +159,6 @@ class _Compensator:
         source = slim_tensor(self.dense[name], others).detach().movedim(dim, 0).double()
         made = basis.to(source.device) @ source.flatten(1) if source.ndim > 1 else basis.to(source.device) @ source
         tensor.copy_(made.view(-1, *source.shape[1:]).movedim(0, dim))
-
-
-def _made(side: Side) -> list[str]:
-    """The parameters of a side whose outputs are to be others."""
-    return [name for name in (side.name, side.bias) if name] if side.made else []
 
 
 def _subspace(left: Tensor, right: Tensor, rank: int, ridge: float) -> tuple[Tensor, Tensor]:
