@@ -13,14 +13,12 @@ script that was stopped goes on, and two with different ``--only`` share the wor
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.libraries import METHODS, Case, Method, TooLong, macs
+from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
 
 NETWORKS = ("digits-resnet20", "digits-mobilenetv2", "digits-vit", "digits-resnet18", "text-gpt-2kv")
@@ -56,33 +55,6 @@ class Result:
     once: float | None = None
     tuned: float | None = None
     error: str = ""
-
-
-class Notes:
-    """The results so far, one to a line of a file.
-
-    Args:
-        path: the file; None: nothing is written down.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path is not None and path.exists() else ()
-        self._found = {_key(r): r for r in (Result(**json.loads(line)) for line in lines)}
-
-    def once(self, where: Result, run: Callable[[], Result]) -> Result:
-        """The result that stands there for a library, a method and a seed; else that of ``run``."""
-        if _key(where) not in self._found:
-            result = self._found[_key(where)] = run()
-            if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                with self.path.open("a") as file:
-                    file.write(json.dumps(asdict(result)) + "\n")
-        return self._found[_key(where)]
-
-
-def _key(r: Result) -> tuple[str, float, str, str, int]:
-    return r.network, r.share, r.library, r.method, r.seed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -156,24 +128,24 @@ def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
 
 
 def _run(method: Method, case: Case, limit: int, notes: Notes) -> Result:
-    where = Result(case.task.name, case.share, method.library, method.name, case.seed)
-    return notes.once(where, lambda: _measured(where, method, case, limit))
+    key = {"network": case.task.name, "share": case.share, "library": method.library}
+    key |= {"method": method.name, "seed": case.seed}
+    return Result(**notes.once(key, lambda: _measured(method, case, limit)))
 
 
-def _measured(where: Result, method: Method, case: Case, limit: int) -> Result:
+def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
     torch.manual_seed(case.seed)
     try:
         with _limited(limit):
             slim = method.prune(case)
     except (Exception, TooLong) as error:  # a library's failure is a result
-        return Result(**{**asdict(where), "error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"})
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     left = macs(slim, case.example) / macs(case.dense, case.example)
     once = case.task.evaluate(slim)
     slim.requires_grad_(True)
     case.task.tune(slim, case.seed)
     params = sum(p.numel() for p in slim.parameters())
-    measured = {"left": left, "params": params, "once": once, "tuned": case.task.evaluate(slim)}
-    return Result(**{**asdict(where), **measured})
+    return {"left": left, "params": params, "once": once, "tuned": case.task.evaluate(slim)}
 
 
 @contextmanager

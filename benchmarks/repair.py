@@ -4,6 +4,9 @@ Half of the MACs of three trained networks go; then each ingredient of repair is
 unlabelled samples (sentences in variants, see benchmarks.tasks.sentences) or with none. *Gap closed* is (repaired -
 plain) / (dense - plain), where plain is pruning by L2 magnitude. Medians over seeds: each has its own dense network
 (MiniLM: its published weights) and its own samples.
+
+MiniLM takes an hour and more. Each seed is noted in ``results/repair`` as it ends, and is not repeated while its note
+is there: a script that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +25,8 @@ from rich.table import Table
 from torch import nn
 
 import graphprune
-from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
 from graphprune.modules import named_modules
 
@@ -146,10 +151,8 @@ def main() -> int:
     for name in NETWORKS:
         if options.only in name:
             task = TASKS[name](quick=options.quick)
-            runs = []
-            for seed in range(options.seeds):
-                with console.status(f"{name}, seed {seed}"):
-                    runs.append(_run(task, seed))
+            with console.status(name):
+                runs = _runs(task, options)
             results[name] = {"metric": task.metric, "higher": task.higher, "runs": runs}
             console.print(_table(name, task, runs))
     if not options.only and not options.quick:
@@ -163,6 +166,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", default="", metavar="TEXT", help="only the networks whose name contains this")
     parser.add_argument("--quick", action="store_true", help="hardly trained networks, to try things out")
     return parser.parse_args()
+
+
+def _runs(task: Task, options: argparse.Namespace) -> list[dict[str, dict[str, float]]]:
+    """What every seed measured, now or when it was noted."""
+    notes = Notes(None if options.quick else RESULTS / "repair" / f"{task.name}.jsonl")
+    noted = (notes.once({"seed": seed}, partial(_run, task, seed)) for seed in range(options.seeds))
+    return [{name: found for name, found in run.items() if name != "seed"} for run in noted]
 
 
 def _run(task: Task, seed: int) -> dict[str, dict[str, float]]:

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn")
 from benchmarks import compare
 from benchmarks.compare import Result
 from benchmarks.libraries import METHODS, Case, TooLong, macs
+from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
 from benchmarks.tasks import task as tasks
 
@@ -250,12 +251,17 @@ def test_ahead_means_at_once_and_after_tuning() -> None:
 
 
 def test_a_run_that_is_noted_is_not_repeated(tmp_path: Path) -> None:
-    noted, other = results()[0], replace(results()[0], seed=7)
-    assert compare.Notes(tmp_path / "x" / "notes.jsonl").once(noted, lambda: noted) == noted
-    again = compare.Notes(tmp_path / "x" / "notes.jsonl")
-    assert again.once(replace(noted, once=None), lambda: other) == noted
-    assert again.once(other, lambda: other) == other
-    assert len((tmp_path / "x" / "notes.jsonl").read_text().splitlines()) == 2
+    file = tmp_path / "x" / "notes.jsonl"
+    assert Notes(file).once({"seed": 1}, lambda: {"found": 2}) == {"seed": 1, "found": 2}
+    again = Notes(file)
+    assert again.once({"seed": 1}, lambda: {"found": 3}) == {"seed": 1, "found": 2}
+    assert again.once({"seed": 7}, lambda: {"found": 3}) == {"seed": 7, "found": 3}
+    assert len(file.read_text().splitlines()) == 2
+
+
+def test_without_a_file_nothing_is_written() -> None:
+    notes = Notes(None)
+    assert notes.once({"seed": 1}, lambda: {"found": 2}) == notes.once({"seed": 1}, lambda: {"found": 3})
 
 
 def test_libraries_choose_by_both_measures() -> None:

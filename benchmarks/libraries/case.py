@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -125,8 +126,12 @@ class Case:
 
 
 def _between(low: tuple[float, float], high: tuple[float, float], aim: float) -> float:
-    """Where a line leads to ``aim``; not nearer to the ends than a tenth."""
+    """Where a line leads to ``aim``; not nearer to the ends than a tenth.
+
+    The line is of widths: MACs go with inputs times outputs, so their root falls evenly with the strength.
+    """
     (weak, more), (strong, less) = low, high
+    more, less, aim = math.sqrt(more), math.sqrt(less), math.sqrt(aim)
     return weak + (strong - weak) * min(max((more - aim) / (more - less), 0.1), 0.9)
 
 
