@@ -7,7 +7,8 @@ All networks are counted by torch's own counter, and tuned by the same function 
 Where a library fails, or takes longer than the limit, the error stands in its place.
 
 It takes hours. Each run is noted in ``results/compare`` as it ends, and is not repeated while its note is there: a
-script that was stopped goes on, and two with different ``--only`` share the work.
+script that was stopped goes on, and two with different ``--only`` share the work. ``--libraries graphprune
+Torch-Pruning`` leaves the slow one for later.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
 
 NETWORKS = ("digits-resnet20", "digits-mobilenetv2", "digits-vit", "digits-resnet18", "text-gpt-2kv")
+LIBRARIES = tuple(dict.fromkeys(method.library for method in METHODS))
 SHARES = (0.5, 0.25)
 SAMPLES = 128
 SCREENING = 1000
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             dense[name] = dense.get(name) or [task.evaluate(task.dense(seed)) for seed in range(options.seeds)]
             results += _compared(task, share, options)
         console.print(_table(task, share, statistics.median(dense[name]), results))
-    if not options.only and not options.quick:
+    if not options.only and not options.quick and options.libraries == LIBRARIES:
         settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
         write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
     return 0 if options.quick or all(_ahead(TASKS[n](), share, results) for n, share in wanted) else 1
@@ -85,6 +87,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="hardly trained networks and few methods, to try the script"
     )
+    parser.add_argument("--libraries", nargs="+", choices=LIBRARIES, default=LIBRARIES, help="only these")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the networks whose name contains this")
     options = parser.parse_args(arguments)
     if options.quick:
@@ -99,7 +102,8 @@ def _compared(task: Task, share: float, options: argparse.Namespace) -> list[Res
     """The screening, and then the seeds with the methods that were chosen."""
     notes = Notes(None if options.quick else RESULTS / "compare" / f"{task.name}-{share}.jsonl")
     case = Case(task, task.dense(SCREENING), share, 8 if options.quick else SAMPLES, SCREENING)
-    screened = [_run(method, case, options.limit, notes) for method in _entered(options.quick)]
+    methods = [m for m in _entered(options.quick) if m.library in options.libraries]
+    screened = [_run(method, case, options.limit, notes) for method in methods]
     chosen = {(r.library, r.method) for r in _best(task, screened)}
     found = list(screened)
     for seed in range(options.seeds):
