@@ -17,7 +17,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks import compare
 from benchmarks.compare import Result
-from benchmarks.libraries import METHODS, Case, TooLong, macs
+from benchmarks.libraries import METHODS, Case, TooLong, kirigami, macs
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
 from benchmarks.tasks import task as tasks
@@ -183,6 +183,18 @@ def test_every_library_keeps_to_the_macs_and_leaves_the_dense_network(method: st
     assert 0.35 < macs(slim, given.example) / macs(given.dense, given.example) <= 0.5
     assert all(torch.equal(p, q) for p, q in zip(before, given.dense.parameters(), strict=True))
     assert slim(given.example).shape == (1, 10)
+
+
+def test_many_candidates_are_put_together_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_kirigami")
+    monkeypatch.setattr(kirigami, "SINGLE", 7)
+    monkeypatch.setattr(kirigami, "BLOCKS", 4)
+    given = replace(case(), dense=nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, 10)).eval())
+    slim = next(m for m in METHODS if m.name == "group magnitude, each layer").prune(given)
+    assert isinstance(slim, nn.Sequential) and slim[1].out_features == 4
+    weights = given.dense[1].weight.detach()
+    kept = [row for row in range(8) if any(torch.equal(weights[row], mine) for mine in slim[1].weight)]
+    assert [row // 2 for row in kept] == sorted(2 * list({row // 2 for row in kept}))  # pairs stay together
 
 
 def test_variants_have_the_length_of_a_text_and_words_of_all() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from graphprune.plan import Plan
 from graphprune.repair.calls import Key
 from graphprune.repair.memory import numbers
-from graphprune.repair.products import output_rows
+from graphprune.repair.sources import output_rows
 from graphprune.repair.survey import Site, Survey
 from graphprune.repair.takers import Taker
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,82 +10,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphprune.nested import tensors_of
 from graphprune.repair.calls import Contact, contact
-from graphprune.repair.memory import Memory, View, flat
-from graphprune.trace import short_name
+from graphprune.repair.memory import Memory, flat
+from graphprune.repair.sources import Mixture, Moved, Projection, Side, Sources, output_rows
 
 aten = torch.ops.aten
-_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
-_MOVES = frozenset(
-    getattr(aten, name).default
-    for name in "permute t unsqueeze expand repeat clone alias detach squeeze split_with_sizes index_select".split()
-) | {aten.transpose.int, aten.unbind.int, aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.squeeze.dim}
-_FACTORS = frozenset((aten.mul.Scalar, aten.mul.Tensor, aten.div.Scalar, aten.div.Tensor))
-_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
 _CLOSE = 1e-4
 """How near an operand must be to the projection's output up to a factor, as a fraction of its largest entry."""
-
-
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """What a contraction with a parameter returned.
-
-    Attributes:
-        name, dim: the parameter, and the dimension of it that makes outputs.
-        rows: the entry of that dimension that makes each output. [outputs]
-        bias: the vector that is added, if it is a parameter, and the entry of it for each output.
-        values: a copy of what was returned, flat.
-        outputs: the output that each of the values belongs to.
-    """
-
-    name: str
-    dim: int
-    rows: Tensor
-    bias: str
-    bias_rows: Tensor
-    values: Tensor
-    outputs: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Mixture:
-    """What a product with values returned: each row of a head is a sum of rows of one projection.
-
-    Attributes:
-        sides: what each head is made of. [heads]
-        heads, columns: the head, and its column, that each of the values belongs to.
-        values: a copy of what was returned, flat.
-    """
-
-    sides: list[Side]
-    heads: Tensor
-    columns: Tensor
-    values: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class _Moved:
-    """Where each entry of a tensor is in the values of ``source``; None if it was changed, by ``op``."""
-
-    source: Projection | Mixture
-    places: Tensor | None
-    op: str = ""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One factor of one head: entries of a parameter along a dimension, and those of the bias that go with them.
-
-    ``made``: the dimension is that of outputs, else that of channels which are summed over.
-    """
-
-    name: str
-    dim: int
-    rows: tuple[int, ...]
-    bias: str = ""
-    bias_rows: tuple[int, ...] = ()
-    made: bool = True
 
 
 @dataclass(eq=False)
@@ -118,12 +48,12 @@ class Products(TorchDispatchMode):
         super().__init__()
         self._memory = memory
         self._names = names
-        self._known: dict[int, tuple[Tensor, _Moved]] = {}
+        self._sources = Sources(memory, names)
         self.heads: dict[Side, Head] = {}
         self.changed: dict[tuple[str, int], str] = {}
 
     def __enter__(self) -> Products:
-        self._known.clear()
+        self._sources.clear()
         self._sdpa = sdpa_kernel(SDPBackend.MATH)
         self._sdpa.__enter__()
         super().__enter__()
@@ -132,7 +62,7 @@ class Products(TorchDispatchMode):
     def __exit__(self, *failure: Any) -> None:
         super().__exit__(*failure)
         self._sdpa.__exit__(*failure)
-        self._known.clear()
+        self._sources.clear()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
@@ -140,95 +70,37 @@ class Products(TorchDispatchMode):
         out = func(*args, **kwargs)
         if met is not None:
             self._read(met)
-            self._project(met, out)
+            self._sources.project(met, out)
         elif func in (aten.bmm.default, aten.baddbmm.default):
             left, right = args[-2:]
             self._multiply(left, right, out)
         else:
-            self._follow(func, args, kwargs, out)
+            self._sources.follow(func, args, kwargs, out)
         return out
-
-    # ------------------------------------------------------------ from projections
-
-    def _project(self, met: Contact, out: Tensor) -> None:
-        if met.form.result is None or met.key.blocks != 1 or met.scaled:
-            return
-        found = output_rows(self._memory.whole(met.key.name), met.places()[0])
-        if found is None:
-            return
-        places = torch.arange(out.numel(), device=out.device).view(out.shape)
-        formed = met.result(places)
-        outputs = torch.empty(out.numel(), dtype=torch.long, device=out.device)
-        outputs[formed] = torch.arange(formed.shape[2], device=out.device).view(1, 1, -1, 1).expand(formed.shape)
-        view = self._memory.find(met.bias) if met.bias is not None else None
-        bias, bias_rows = (view.name, view.places().flatten()) if view else ("", torch.zeros(0, dtype=torch.long))
-        values = out.detach().clone().flatten()
-        projection = Projection(met.key.name, found[0], found[1], bias, bias_rows, values, outputs)
-        self._known[id(out)] = out, _Moved(projection, places)
-
-    def _follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
-        sources = [self._known[id(t)][1] for t in tensors_of((args, kwargs)) if id(t) in self._known]
-        if not sources:
-            return
-        first, results = sources[0], list(tensors_of(out))
-        if first.places is None:
-            moved: Iterator[_Moved] = iter([first] * len(results))
-        elif func in _MOVES or func in _VIEWS:
-            made = first.places.reshape(args[1]) if func in _VIEWS else func(first.places, *args[1:])
-            moved = (_Moved(first.source, p) for p in tensors_of(made))
-        elif func in _SUMS and (biased := self._biased(first, args, out)) is not None:
-            moved = iter([biased])
-        elif func in _FACTORS and _is_number(args[1]) and id(args[0]) in self._known:
-            moved = iter([first])
-        else:
-            moved = iter([_Moved(first.source, None, short_name(func))] * len(results))
-        for tensor, what in zip(results, moved, strict=True):
-            self._known[id(tensor)] = tensor, what
-
-    def _biased(self, before: _Moved, args: tuple, out: Tensor) -> _Moved | None:
-        """A projection to which the program adds its bias itself; None for any other sum."""
-        made, view = before.source, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
-        if before.places is None or view is None or view.name not in self._names:
-            return None
-        if isinstance(made, Mixture) or made.bias:
-            return None
-        outputs = made.outputs[before.places]
-        if view.size != (len(made.rows),) or bool((outputs != torch.arange(len(made.rows), device=out.device)).any()):
-            return None
-        values = out.detach().clone().flatten()
-        projection = replace(
-            made,
-            bias=view.name,
-            bias_rows=view.places(),
-            values=values,
-            outputs=outputs.broadcast_to(out.shape).flatten(),
-        )
-        return _Moved(projection, torch.arange(out.numel(), device=out.device).view(out.shape))
 
     # ------------------------------------------------------------ to products
 
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """``left`` [heads, queries, width] with ``right`` [heads, width, keys], or weights with values."""
-        if id(right) not in self._known:
+        mine, theirs = self._sources.of(left), self._sources.of(right)
+        if theirs is None:
             return
-        theirs = self._known[id(right)][1]
-        if id(left) not in self._known:
+        if mine is None:
             values = self._rows(right, theirs, turned=False)
             if isinstance(values, list):
                 self._mix(values, out)
             return
-        sides = self._known[id(left)][1], theirs
-        query, key = self._rows(left, sides[0], turned=False), self._rows(right.mT, sides[1], turned=True)
+        query, key = self._rows(left, mine, turned=False), self._rows(right.mT, theirs, turned=True)
         if isinstance(query, list) and isinstance(key, list):
             self._meet(left, right.mT, query, key)
         elif "" not in (query, key):
-            for side, found in zip(sides, (query, key), strict=True):
+            for side, found in zip((mine, theirs), (query, key), strict=True):
                 if isinstance(side.source, Projection):
                     where = side.source.name, side.source.dim
                     self.changed.setdefault(where, found if isinstance(found, str) else "")
 
     @staticmethod
-    def _rows(operand: Tensor, side: _Moved, turned: bool) -> list[Side] | str:
+    def _rows(operand: Tensor, side: Moved, turned: bool) -> list[Side] | str:
         """What each head of an operand [heads, n, width] is made of; else what changed it, empty if it is no head's."""
         made = side.source
         if side.places is None or isinstance(made, Mixture):
@@ -261,14 +133,13 @@ class Products(TorchDispatchMode):
 
     def _mix(self, sides: list[Side], out: Tensor) -> None:
         """Mixed values ``out`` [heads, n, width]."""
-        places = torch.arange(out.numel(), device=out.device).view(out.shape)
         heads, _, columns = torch.meshgrid(*(torch.arange(n, device=out.device) for n in out.shape), indexing="ij")
         mixture = Mixture(sides, heads.flatten(), columns.flatten(), out.detach().clone().flatten())
-        self._known[id(out)] = out, _Moved(mixture, places)
+        self._sources.begin(out, mixture)
 
     def _read(self, met: Contact) -> None:
         """A weight that sums over mixed values: which of its channels belong to which head."""
-        moved = self._known[id(met.x)][1] if id(met.x) in self._known else None
+        moved = self._sources.of(met.x)
         if moved is None or moved.places is None or not isinstance(moved.source, Mixture):
             return
         if met.key.blocks != 1 or met.key.op is aten.convolution.default:
@@ -292,27 +163,6 @@ class Products(TorchDispatchMode):
                 values = x[:, 0, mine].double().transpose(0, 1).flatten(1)
                 read = weight[mine]
                 self._count(left, made.sides[number], (read @ read.T).cpu(), (values @ values.T).cpu())
-
-
-def output_rows(whole: View, places: Tensor) -> tuple[int, Tensor] | None:
-    """The dimension of a parameter along which outputs differ, and each one's entry.
-
-    Args:
-        whole: the parameter.
-        places: where the entries of a weight [channels, outputs] lie in it.
-    """
-    for dim in range(len(whole.size)):
-        entry = torch.zeros(whole.span, dtype=torch.long)
-        wide = torch.arange(whole.size[dim]).view([-1 if d == dim else 1 for d in range(len(whole.size))])
-        entry[whole.places()] = wide.expand(whole.size)
-        rows = entry[places]
-        if bool((rows == rows[:1]).all()) and len(rows[0].unique()) == rows.shape[1]:
-            return dim, rows[0]
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, Tensor) or value.numel() == 1
 
 
 def _proportional(operand: Tensor, values: Tensor) -> bool:
