@@ -26,7 +26,7 @@ import torch
 from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
-from benchmarks.libraries import METHODS, Case, Method, TooLong, macs
+from benchmarks.libraries import METHODS, Case, Method, TooLong
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
 
@@ -144,7 +144,7 @@ def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
             slim = method.prune(case)
     except (Exception, TooLong) as error:  # a library's failure is a result
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    left = macs(slim, case.example) / macs(case.dense, case.example)
+    left = case.left(slim)
     once = case.task.evaluate(slim)
     slim.requires_grad_(True)
     case.task.tune(slim, case.seed)

@@ -55,8 +55,18 @@ class Case:
     def unlabelled(self) -> list[Any]:
         return self.task.calibration(self.samples, self.seed)
 
+    def left(self, slim: nn.Module) -> float:
+        """The fraction of the MACs that a network has."""
+        return macs(slim, self.example) / self._all_macs
+
+    @torch.no_grad()
+    def loss(self, slim: nn.Module) -> float:
+        """The mean over the labelled samples."""
+        losses = (self.task.loss(call(slim.eval(), inputs), target) * len(target) for inputs, target in self.labelled)
+        return float(sum(losses)) / self.samples
+
     @cached_property
-    def all_macs(self) -> int:
+    def _all_macs(self) -> int:
         return macs(self.dense, self.example)
 
     @cached_property
@@ -108,7 +118,7 @@ class Case:
         for _ in range(TRIALS):
             try:
                 found = prune(strength)
-                left = macs(found, self.example) / self.all_macs
+                left = self.left(found)
             except Exception as caught:  # whatever a library raises is its answer, and is reported
                 error, high = caught, (strength, 0.0)
             else:

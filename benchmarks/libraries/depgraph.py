@@ -22,28 +22,39 @@ SCOPES: dict[str, dict[str, bool]] = {
     "global": {"global_pruning": True},
     "isomorphic": {"global_pruning": True, "isomorphic": True},
 }
+MOST_HEADS = (1.0, 0.5, 0.0)
+"""How many may be pruned."""
 
 
 def methods() -> list[Method]:
     """Its criteria for groups, ranked within layers, over all layers, and among isomorphic ones."""
-    found = [(f"{criterion} {scope}", criterion, scope) for criterion in ("magnitude", "taylor") for scope in SCOPES]
-    found += [(f"hessian {scope}", "hessian", scope) for scope in ("global", "isomorphic")]
+    criteria = ("magnitude", "taylor", "hessian")
+    found = [(f"{criterion} {scope}", criterion, scope) for criterion in criteria for scope in SCOPES]
     found += [("lamp global", "lamp", "global"), ("bn scale global", "bn scale", "global")]
     found += [("fpgm local", "fpgm", "local")]
     return [Method(LIBRARY, name, partial(_prune, criterion=c, scope=scope)) for name, c, scope in found]
 
 
 def _prune(case: Case, criterion: str, scope: str) -> nn.Module:
-    """With heads, if that works: its global ranking may leave a layer without any. Then heads are kept."""
-    try:
-        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, ratio), f"{criterion} {scope}")
-    except RuntimeError:
-        if not _heads(case.dense):
-            raise
-        return case.largest(lambda ratio: _at(ratio, case, criterion, scope, 0.0), f"{criterion} {scope}, all heads")
+    """All heads may go, at most half of them, or none: whatever works and has the least loss on the samples.
+
+    It may leave a layer without heads, or with queries that its keys cannot be shared among; and steps of whole heads
+    may be too coarse for the budget.
+    """
+    found: list[nn.Module] = []
+    failure = None
+    for most in MOST_HEADS if _heads(case.dense) else (1.0,):
+        at = partial(_at, case=case, criterion=criterion, scope=scope, most_heads=most)
+        try:
+            found.append(case.largest(at, f"{criterion} {scope}, {most:.0%} of the heads"))
+        except RuntimeError as error:
+            failure = failure or error
+    if failure is not None and not found:
+        raise failure
+    return min(found, key=case.loss)
 
 
-def _at(ratio: float, case: Case, criterion: str, scope: str, head_ratio: float) -> nn.Module:
+def _at(ratio: float, case: Case, criterion: str, scope: str, most_heads: float) -> nn.Module:
     import torch_pruning as tp
 
     model = case.copy_with(_gradients(case, criterion))
@@ -58,7 +69,7 @@ def _at(ratio: float, case: Case, criterion: str, scope: str, head_ratio: float)
             num_heads=heads,
             prune_num_heads=bool(heads),
             prune_head_dims=not heads,
-            head_pruning_ratio=head_ratio if heads else 0.0,
+            head_pruning_ratio=min(ratio, most_heads) if heads else 0.0,
             **SCOPES[scope],
         )
     pruner.step()
