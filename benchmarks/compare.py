@@ -17,7 +17,7 @@ import argparse
 import signal
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -73,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
             dense[name] = dense.get(name) or [task.evaluate(task.dense(seed)) for seed in range(options.seeds)]
             results += _compared(task, share, options)
         console.print(_table(task, share, statistics.median(dense[name]), results))
+    console.print(_summary(wanted, dense, results))
     if not options.only and not options.quick and options.libraries == LIBRARIES:
         settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
         write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
@@ -209,6 +210,21 @@ def _table(task: Task, share: float, dense: float, results: Sequence[Result]) ->
     made.caption = "\n".join(_said(failed)) or None
     made.caption_justify = "left"
     return made
+
+
+def _summary(wanted: Sequence[tuple[str, float]], dense: Mapping[str, list[float]], results: Sequence[Result]) -> Table:
+    """Each library's best median, one-shot and tuned."""
+    made = table("The best of each library: one-shot / tuned", "network", "MACs", "dense", *LIBRARIES, left=1)
+    for name, share in wanted:
+        found = medians(results, name, share)
+        cells = [_bests(TASKS[name](), [r for r in found if r.library == library]) for library in LIBRARIES]
+        row(made, name, share, f"{statistics.median(dense[name]):.4f}", *cells)
+    return made
+
+
+def _bests(task: Task, found: Sequence[Result]) -> str:
+    worked = [r for r in found if not r.error]
+    return " / ".join(f"{getattr(_order(task, worked, w)[0], w):.4f}" for w in ("once", "tuned")) if worked else "-"
 
 
 def _cells(r: Result) -> list[str]:

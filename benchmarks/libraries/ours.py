@@ -12,12 +12,15 @@ from benchmarks.libraries.case import Case, Method
 
 LIBRARY = "graphprune"
 UNLABELLED = ("l2", "wanda", "schur")
+ALLOCATIONS = ("uniform", "isomorphic")
 LABELLED = ("taylor", "fisher")
 
 
 def methods() -> list[Method]:
-    """Some of its criteria, ranked by what channels cost."""
+    """Some of its criteria, ranked by what channels cost; the first also within layers and among isomorphic ones."""
     makers = {name: partial(_unlabelled, importance=name) for name in UNLABELLED}
+    first = UNLABELLED[0]
+    makers |= {f"{first} {how}": partial(_unlabelled, importance=first, allocation=how) for how in ALLOCATIONS}
     makers |= {name: partial(_labelled, importance=name) for name in LABELLED}
     return [Method(LIBRARY, name, maker) for name, maker in makers.items()]
 
