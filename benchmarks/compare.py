@@ -19,7 +19,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Result:
     Attributes:
         share: asked for; ``left`` is what there is, as fractions of the dense network's MACs.
         once, tuned: the metric before and after training; None where it failed, and ``error`` says why.
+        hints: what the case's were when it was done.
     """
 
     network: str
@@ -57,6 +58,7 @@ class Result:
     once: float | None = None
     tuned: float | None = None
     error: str = ""
+    hints: dict[str, float] = field(default_factory=dict)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,7 +137,9 @@ def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
 def _run(method: Method, case: Case, limit: int, notes: Notes) -> Result:
     key = {"network": case.task.name, "share": case.share, "library": method.library}
     key |= {"method": method.name, "seed": case.seed}
-    return Result(**notes.once(key, lambda: _measured(method, case, limit)))
+    found = notes.once(key, lambda: _measured(method, case, limit))
+    case.hints |= found.get("hints", {})
+    return Result(**found)
 
 
 def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
@@ -149,8 +153,8 @@ def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
     once = case.task.evaluate(slim)
     slim.requires_grad_(True)
     case.task.tune(slim, case.seed)
-    params = sum(p.numel() for p in slim.parameters())
-    return {"left": left, "params": params, "once": once, "tuned": case.task.evaluate(slim)}
+    params, tuned = sum(p.numel() for p in slim.parameters()), case.task.evaluate(slim)
+    return {"left": left, "params": params, "once": once, "tuned": tuned, "hints": dict(case.hints)}
 
 
 @contextmanager
