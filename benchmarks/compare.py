@@ -138,7 +138,7 @@ def _run(method: Method, case: Case, limit: int, notes: Notes) -> Result:
     key = {"network": case.task.name, "share": case.share, "library": method.library}
     key |= {"method": method.name, "seed": case.seed}
     found = notes.once(key, lambda: _measured(method, case, limit))
-    case.hints |= found.get("hints", {})
+    case.hints.update(found.get("hints", {}))
     return Result(**found)
 
 

@@ -271,6 +271,15 @@ def test_a_run_that_is_noted_is_not_repeated(tmp_path: Path) -> None:
     assert len(file.read_text().splitlines()) == 2
 
 
+def test_a_search_begins_where_a_noted_one_ended(tmp_path: Path) -> None:
+    given, method = case(), next(m for m in METHODS if m.name == "magnitude local")
+    first = compare._run(method, given, 60, Notes(tmp_path / "notes.jsonl"))
+    assert first.hints and not first.error
+    later = case()
+    assert compare._run(method, later, 60, Notes(tmp_path / "notes.jsonl")) == first
+    assert later.hints == first.hints == given.hints
+
+
 def test_without_a_file_nothing_is_written() -> None:
     notes = Notes(None)
     assert notes.once({"seed": 1}, lambda: {"found": 2}) == notes.once({"seed": 1}, lambda: {"found": 3})
