@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
             results += _compared(task, share, options)
         console.print(_table(task, share, statistics.median(dense[name]), results))
     console.print(_summary(wanted, dense, results))
-    if not options.only and not options.quick and options.libraries == LIBRARIES:
+    if not options.only and not options.quick and set(options.libraries) == set(LIBRARIES):
         settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
         write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
     return 0 if options.quick or all(_ahead(TASKS[n](), share, results) for n, share in wanted) else 1

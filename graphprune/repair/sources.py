@@ -84,6 +84,11 @@ class Moved:
     places: Tensor | None
     op: str = ""
 
+    @staticmethod
+    def not_at_all(source: Projection | Mixture, out: Tensor) -> Moved:
+        """``out`` is what the source returned, entry by entry."""
+        return Moved(source, torch.arange(out.numel(), device=out.device).view(out.shape))
+
 
 class Sources:
     """What is known of the tensors of one run."""
@@ -102,8 +107,7 @@ class Sources:
 
     def begin(self, out: Tensor, source: Projection | Mixture) -> None:
         """``out`` is what the source returned, entry by entry."""
-        places = torch.arange(out.numel(), device=out.device).view(out.shape)
-        self._known[id(out)] = out, Moved(source, places)
+        self._known[id(out)] = out, Moved.not_at_all(source, out)
 
     def project(self, met: Contact, out: Tensor) -> None:
         """``out`` is what a contraction with a parameter returned."""
@@ -160,7 +164,7 @@ class Sources:
             values=values,
             outputs=outputs.broadcast_to(out.shape).flatten(),
         )
-        return Moved(projection, torch.arange(out.numel(), device=out.device).view(out.shape))
+        return Moved.not_at_all(projection, out)
 
 
 def output_rows(whole: View, places: Tensor) -> tuple[int, Tensor] | None:
