@@ -141,7 +141,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def repeat_heads(x: Tensor, groups: int) -> Tensor:
     """Each key/value head `groups` times in a row, [b, kv_heads, t, d] -> [b, kv_heads * groups, t, d]."""
     b, kv_heads, t, d = x.shape
-    x = x[:, :, None].expand(b, kv_heads, groups, t, d)
+    x = x.unsqueeze(2).expand(b, kv_heads, groups, t, d)
     return x.reshape(b, kv_heads * groups, t, d)
 
 

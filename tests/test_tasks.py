@@ -239,6 +239,19 @@ def test_the_search_takes_the_largest_within_the_budget() -> None:
         replace(given, share=0.1).largest(prune, "two")
 
 
+def test_the_search_ends_where_strengths_give_the_same_network() -> None:
+    tried: list[float] = []
+
+    def prune(strength: float) -> nn.Module:
+        tried.append(strength)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 4 - int(4 * strength)))
+
+    given = replace(case(), dense=prune(0.0), share=0.6)
+    tried.clear()
+    assert given.largest(prune, "coarse", 0.25)[1].out_features == 2  # three of four would be too many
+    assert len(tried) < 5
+
+
 # ---------------------------------------------------------------- comparison
 
 

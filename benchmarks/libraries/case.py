@@ -100,13 +100,13 @@ class Case:
                     found[name] += function(parameter.grad) * (len(target) / self.samples)
         return found
 
-    def largest(self, prune: Callable[[float], nn.Module], hint: str) -> nn.Module:
+    def largest(self, prune: Callable[[float], nn.Module], hint: str, step: float = 0.0) -> nn.Module:
         """A network that nearly uses the budget up, among those that ``prune(strength)`` makes, 0 < strength < 1.
 
         A library has its own measure of strength (a ratio of channels, of parameters), and every one is held to the
         same count of MACs: found along lines between what was too weak and what was too strong, beginning where the
         last search with the same ``hint`` ended. A strength at which pruning fails, or gives a network that does not
-        run, counts as too strong.
+        run, counts as too strong. Strengths less than ``step`` apart give the same network: there the search ends.
 
         Raises:
             RuntimeError: no strength gave a network within the budget; the last error is the cause.
@@ -125,8 +125,8 @@ class Case:
                 low, high = ((strength, left), high) if left > self.share else (low, (strength, left))
                 if most < left <= self.share:
                     best, most, self.hints[hint] = found, left, strength
-                if most >= NEAR * self.share:
-                    break
+            if most >= NEAR * self.share or high[0] - low[0] < step:
+                break
             strength = _between(low, high, aim)
         if best is None:
             raise RuntimeError(
