@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
@@ -28,7 +28,7 @@ SINGLE, BLOCKS = 1000, 500
 """It looks at every candidate by itself, and the GPT has 3500: four minutes for a search. Where there are more
 than ``SINGLE``, neighbours are made one candidate, so that there are at most ``BLOCKS``."""
 CACHES = ("impact_cache_size", "normalization_cache_size", "attribute_cache_size", "recipe_cache_size")
-REMEMBERED = 100_000
+REMEMBERED = 20_000
 """What its caches may hold. By default they hold 32 answers, and a plan takes over twice as long."""
 TOKENS = 4
 """The length of the texts on which its graph is built: what it does for a reshape grows with it."""
@@ -50,48 +50,83 @@ def _pruning() -> Any:
 
 
 def _prune(case: Case, metric: str, budget: str) -> nn.Module:
-    """The graph is analysed once; each plan is applied to a copy."""
-    from torch_kirigami import DependencyGraph, config
-
-    config.update(**dict.fromkeys(CACHES, REMEMBERED))
-    model = case.copy_with(case.gradients if metric == "taylor" else None).eval()
+    """Each plan is applied to a copy."""
     strategy = _pruning().Greedy(METRICS[metric][0]())
+    with mock.patch.object(gpt.GPT, "forward", _unchecked):
+        known = _analysed(case, case.gradients if metric == "taylor" else {})
 
-    def at(ratio: float) -> nn.Module:
-        plan = pruner.plan(space, budget=BUDGETS[budget](model, ratio), strategy=strategy)
-        slim, _ = _pruning().Pruner(case.copy_with()).apply(plan)
-        return slim
+        def at(ratio: float) -> nn.Module:
+            limit = BUDGETS[budget](known.model, ratio)
+            plan = known.pruner.plan(known.space, budget=limit, strategy=strategy)
+            slim, _ = _pruning().Pruner(case.copy_with()).apply(plan)
+            return slim
 
-    example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
-    with mock.patch.object(gpt.GPT, "forward", _unchecked), _remembering():
-        pruner = _pruning().Pruner(model, graph=DependencyGraph.build(model, args=(example,)))
-        space = _in_blocks(pruner.discover_candidates())
-        return case.largest(at, f"{metric}, {budget}", 1 / len(space.candidates))
+        with known.remembering():
+            return case.largest(at, f"{metric}, {budget}", 1 / len(known.space.candidates))
 
 
-@contextmanager
-def _remembering() -> Iterator[None]:
-    """Do each propagation once, and do not look whether the model has changed.
+class Analysed:
+    """A model of one structure, its graph and what may be removed: other weights are put into it.
 
-    During a search it does not change: plans stay the same, and take a tenth of the time.
+    Attributes:
+        model: in eval mode; its weights and gradients are the last case's.
+        space: the candidates, or blocks of them.
     """
-    from torch_kirigami import DependencyGraph
 
-    done: dict[Any, Any] = {}
-    propagate = DependencyGraph.propagate
+    def __init__(self, case: Case) -> None:
+        from torch_kirigami import DependencyGraph, config
 
-    def once(graph: Any, *, remove: Iterable[Any], constraints: Iterable[Any] = ()) -> Any:
-        removed = tuple(remove)
-        key = graph.id, tuple((s.tensor, s.regions) for s in removed), tuple(constraints)
-        if key not in done:
-            done[key] = propagate(graph, remove=removed, constraints=constraints)
-        return done[key]
+        config.update(**dict.fromkeys(CACHES, REMEMBERED))
+        self.model = case.copy_with().eval()
+        example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
+        self._graph = DependencyGraph.build(self.model, args=(example,))
+        self._found: dict[Any, Any] = {}
+        self.pruner = _pruning().Pruner(self.model, graph=self._graph)
+        with self.remembering():
+            self.space = _in_blocks(self.pruner.discover_candidates())
 
-    with (
-        mock.patch.object(DependencyGraph, "propagate", once),
-        mock.patch.object(DependencyGraph, "_check_fresh", return_value=None),
-    ):
-        yield
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Do each propagation once, and do not look whether the structure has changed.
+
+        It does not change: plans stay the same, and take a tenth of the time.
+        """
+        from torch_kirigami import DependencyGraph
+
+        propagate = DependencyGraph.propagate
+
+        def once(graph: Any, *, remove: Iterable[Any], constraints: Iterable[Any] = ()) -> Any:
+            removed, limits = tuple(remove), tuple(constraints)
+            if graph is not self._graph:
+                return propagate(graph, remove=removed, constraints=limits)
+            key = tuple((s.tensor, s.regions) for s in removed), limits
+            if key not in self._found:
+                if len(self._found) >= REMEMBERED:
+                    self._found.clear()
+                self._found[key] = propagate(graph, remove=removed, constraints=limits)
+            return self._found[key]
+
+        with (
+            mock.patch.object(DependencyGraph, "propagate", once),
+            mock.patch.object(DependencyGraph, "_check_fresh", return_value=None),
+        ):
+            yield
+
+
+_last: dict[str, Analysed] = {}
+
+
+def _analysed(case: Case, gradients: Mapping[str, Tensor]) -> Analysed:
+    """Of the case's network; only the last structure is kept."""
+    structure = f"{case.task.name}: {case.dense}"
+    if structure not in _last:
+        _last.clear()
+        _last[structure] = Analysed(case)
+    known = _last[structure]
+    known.model.load_state_dict(case.dense.state_dict())
+    for name, parameter in known.model.named_parameters():
+        parameter.grad = gradients.get(name)
+    return known
 
 
 def _in_blocks(space: Any) -> Any:
