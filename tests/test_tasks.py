@@ -197,6 +197,19 @@ def test_many_candidates_are_put_together_in_blocks(monkeypatch: pytest.MonkeyPa
     assert [row // 2 for row in kept] == sorted(2 * list({row // 2 for row in kept}))  # pairs stay together
 
 
+def test_other_weights_in_the_same_structure_are_pruned_as_if_analysed_anew() -> None:
+    pytest.importorskip("torch_kirigami")
+    method = next(m for m in METHODS if m.name == "taylor, channels")
+    first, second = case(), case()
+    method.prune(first)
+    reused = method.prune(second)
+    kirigami._last.clear()
+    anew = method.prune(replace(second, hints={}))
+    pairs = list(zip(reused.parameters(), anew.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert pairs[0][0].shape != next(second.dense.parameters()).shape
+
+
 def test_variants_have_the_length_of_a_text_and_words_of_all() -> None:
     texts = ["one two three four five six", "seven eight nine"]
     found = sentences.varied(texts, torch.Generator().manual_seed(0))
