@@ -89,7 +89,7 @@ class Analysed:
     def remembering(self) -> Iterator[None]:
         """Do each propagation once, and do not look whether the structure has changed.
 
-        It does not change: plans stay the same, and take a tenth of the time.
+        It does not change: plans stay the same, and take a quarter of the time.
         """
         from torch_kirigami import DependencyGraph
 
@@ -117,7 +117,7 @@ _last: dict[str, Analysed] = {}
 
 
 def _analysed(case: Case, gradients: Mapping[str, Tensor]) -> Analysed:
-    """Of the case's network; only the last structure is kept."""
+    """The case's network with these gradients (none: of no parameter); only the last structure is kept."""
     structure = f"{case.task.name}: {case.dense}"
     if structure not in _last:
         _last.clear()
