@@ -3,7 +3,8 @@
 Each library may use its criteria and rankings, and 128 training samples (with labels, where a criterion asks
 for them). Which ones it enters with is decided on a seed of its own: the one that is best at once and the one that is
 best after tuning, for each network and share of MACs. These then run on the other seeds, and the table has the medians.
-All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
+Digits are put at nine places (:attr:`Task.fine_metric`), for where they are nearly every network reads nearly all of
+them. All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
 Where a library fails, or takes longer than the limit, the error stands in its place.
 
 It takes hours. Each run is noted in ``results/compare`` as it ends, and is not repeated while its note is there: a
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import nn
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.libraries import METHODS, Case, Method, TooLong
@@ -38,13 +40,18 @@ SCREENING = 1000
 """The seed on which libraries choose their methods; no other run has it."""
 
 
+FINE, PLAIN = ("once", "tuned"), ("plain_once", "plain_tuned")
+"""What a result has of a task's fine metric, by which networks are compared, and of its metric."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What one method did to one dense network.
 
     Attributes:
         share: asked for; ``left`` is what there is, as fractions of the dense network's MACs.
-        once, tuned: the metric before and after training; None where it failed, and ``error`` says why.
+        once, tuned: the fine metric before and after training; None where it failed, and ``error`` says why.
+        plain_once, plain_tuned: the metric itself.
         hints: what the case's were when it was done.
     """
 
@@ -57,6 +64,8 @@ class Result:
     params: int | None = None
     once: float | None = None
     tuned: float | None = None
+    plain_once: float | None = None
+    plain_tuned: float | None = None
     error: str = ""
     hints: dict[str, float] = field(default_factory=dict)
 
@@ -67,15 +76,16 @@ def main(arguments: list[str] | None = None) -> int:
     quiet_one_thread()
     console = wide_console()
     results: list[Result] = []
-    dense: dict[str, list[float]] = {}
+    dense: dict[str, list[tuple[float, float]]] = {}
     wanted = [(name, share) for name in NETWORKS if options.only in name for share in options.shares]
     for name, share in wanted:
         with console.status(f"{name}, {share:.0%} of the MACs"):
             task = TASKS[name](options.quick)
-            dense[name] = dense.get(name) or [task.evaluate(task.dense(seed)) for seed in range(options.seeds)]
+            dense[name] = dense.get(name) or [_judged(task, task.dense(seed)) for seed in range(options.seeds)]
             results += _compared(task, share, options)
-        console.print(_table(task, share, statistics.median(dense[name]), results))
-    console.print(_summary(wanted, dense, results))
+        console.print(_table(task, share, statistics.median(fine for fine, _ in dense[name]), results))
+    for measure in (FINE, PLAIN):
+        console.print(_summary(wanted, dense, results, measure))
     if not options.only and not options.quick and set(options.libraries) == set(LIBRARIES):
         settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
         write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
@@ -125,7 +135,7 @@ def _best(task: Task, screened: Sequence[Result]) -> Iterator[Result]:
     """Of each library the method that is best at once, and the one that is best after tuning."""
     for library in dict.fromkeys(r.library for r in screened):
         worked = [r for r in screened if r.library == library and not r.error]
-        for when in ("once", "tuned") if worked else ():
+        for when in FINE if worked else ():
             yield _order(task, worked, when)[0]
 
 
@@ -150,11 +160,17 @@ def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
     except (Exception, TooLong) as error:  # a library's failure is a result
         return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     left = case.left(slim)
-    once = case.task.evaluate(slim)
+    once, plain_once = _judged(case.task, slim)
     slim.requires_grad_(True)
     case.task.tune(slim, case.seed)
-    params, tuned = sum(p.numel() for p in slim.parameters()), case.task.evaluate(slim)
-    return {"left": left, "params": params, "once": once, "tuned": tuned, "hints": dict(case.hints)}
+    tuned, plain_tuned = _judged(case.task, slim)
+    found = {"left": left, "params": sum(p.numel() for p in slim.parameters()), "once": once, "tuned": tuned}
+    return found | {"plain_once": plain_once, "plain_tuned": plain_tuned, "hints": dict(case.hints)}
+
+
+def _judged(task: Task, model: nn.Module) -> tuple[float, float]:
+    """The fine metric, and the metric itself."""
+    return task.evaluate_finely(model), task.evaluate(model)
 
 
 @contextmanager
@@ -189,14 +205,14 @@ def _median(runs: Sequence[Result]) -> Result:
     failed = next((r for r in runs if r.error), None)
     if failed is not None:
         return failed
-    values = {name: statistics.median(getattr(r, name) for r in runs) for name in ("left", "params", "once", "tuned")}
+    values = {name: statistics.median(getattr(r, name) for r in runs) for name in ("left", "params", *FINE, *PLAIN)}
     return Result(**{**asdict(runs[0]), **values})
 
 
 def _ahead(task: Task, share: float, results: Sequence[Result]) -> bool:
     """Is nobody better than graphprune, neither at once nor after tuning?"""
     worked = [r for r in medians(results, task.name, share) if not r.error]
-    for when in ("once", "tuned"):
+    for when in FINE:
         best = _order(task, worked, when)[:1]
         ours = _order(task, [r for r in worked if r.library == "graphprune"], when)[:1]
         if not ours or getattr(ours[0], when) != getattr(best[0], when):
@@ -205,7 +221,7 @@ def _ahead(task: Task, share: float, results: Sequence[Result]) -> bool:
 
 
 def _table(task: Task, share: float, dense: float, results: Sequence[Result]) -> Table:
-    title = f"{task.name}, {share:.0%} of the MACs: {task.metric}, {'more' if task.higher else 'less'} is better"
+    title = f"{task.name}, {share:.0%} of the MACs: {task.fine_metric}, {'more' if task.higher else 'less'} is better"
     made = table(title, "library", "criterion", "MACs left", "parameters", "one-shot", "tuned", left=2)
     row(made, "dense", "", "100.0%", "", f"{dense:.4f}", "")
     for r in medians(results, task.name, share):
@@ -216,19 +232,27 @@ def _table(task: Task, share: float, dense: float, results: Sequence[Result]) ->
     return made
 
 
-def _summary(wanted: Sequence[tuple[str, float]], dense: Mapping[str, list[float]], results: Sequence[Result]) -> Table:
+def _summary(
+    wanted: Sequence[tuple[str, float]],
+    dense: Mapping[str, Sequence[tuple[float, float]]],
+    results: Sequence[Result],
+    measure: tuple[str, str],
+) -> Table:
     """Each library's best median, one-shot and tuned."""
-    made = table("The best of each library: one-shot / tuned", "network", "MACs", "dense", *LIBRARIES, left=1)
+    fine = measure == FINE
+    title = f"The best of each library: one-shot / tuned{'' if fine else ', by the plain metric'}"
+    made = table(title, "network", "MACs", "dense", *LIBRARIES, left=1)
     for name, share in wanted:
-        found = medians(results, name, share)
-        cells = [_bests(TASKS[name](), [r for r in found if r.library == library]) for library in LIBRARIES]
-        row(made, name, share, f"{statistics.median(dense[name]):.4f}", *cells)
+        task, found = TASKS[name](), medians(results, name, share)
+        cells = [_bests(task, [r for r in found if r.library == library], measure) for library in LIBRARIES]
+        middle = statistics.median(pair[0 if fine else 1] for pair in dense[name])
+        row(made, name, share, f"{middle:.4f}", *cells)
     return made
 
 
-def _bests(task: Task, found: Sequence[Result]) -> str:
+def _bests(task: Task, found: Sequence[Result], measure: tuple[str, str]) -> str:
     worked = [r for r in found if not r.error]
-    return " / ".join(f"{getattr(_order(task, worked, w)[0], w):.4f}" for w in ("once", "tuned")) if worked else "-"
+    return " / ".join(f"{getattr(_order(task, worked, when)[0], when):.4f}" for when in measure) if worked else "-"
 
 
 def _cells(r: Result) -> list[str]:

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ pytest.importorskip("sklearn")
 from benchmarks import compare
 from benchmarks.compare import Result
 from benchmarks.libraries import METHODS, Case, TooLong, kirigami, macs
+from benchmarks.libraries.remembered import Answers
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
 from benchmarks.tasks import task as tasks
@@ -91,6 +93,38 @@ def test_accuracy_counts_what_is_right() -> None:
     model = nn.Module()
     model.forward = lambda x: F.one_hot(torch.full((len(x),), 3), 10).float()  # type: ignore[method-assign]
     assert made.evaluate(model) == pytest.approx(share)
+
+
+def test_images_are_moved_down_and_right() -> None:
+    image = torch.arange(32.0 * 32).reshape(1, 1, 32, 32)
+    moved = digits.moved(image, 3, -2)
+    assert torch.equal(moved[..., 3:, :-2], image[..., :-3, 2:])
+    assert torch.equal(moved[..., 0, :-2], image[..., 0, 2:])  # the border is repeated
+
+
+def test_digits_are_read_finely_at_nine_places() -> None:
+    made = TASKS["digits-resnet20"](quick=True)
+    known = {
+        image.numpy().tobytes(): int(label) for image, label in zip(made.test.images, made.test.labels, strict=True)
+    }
+
+    def forward(images: Tensor) -> Tensor:  # right where they are, nowhere else
+        return F.one_hot(torch.tensor([known.get(image.numpy().tobytes(), 10) for image in images]), 11).float()
+
+    model = nn.Module()
+    model.forward = forward  # type: ignore[method-assign]
+    assert made.evaluate(model) == 1.0
+    assert made.evaluate_finely(model) == pytest.approx(1 / 9)
+
+
+def test_variants_are_the_samples_and_shifts_of_them() -> None:
+    made = TASKS["digits-resnet20"](quick=True)
+    plain, varied = made.labelled(5, seed=3), made.varied(5, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], varied[0], strict=True))
+    assert len(varied) == digits.VARIANTS
+    assert all(torch.equal(labels, plain[0][1]) for _, labels in varied)
+    assert not any(torch.equal(images, plain[0][0]) for images, _ in varied[1:])
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(varied, made.varied(5, seed=3), strict=True))
 
 
 # ---------------------------------------------------------------- text
@@ -210,6 +244,43 @@ def test_other_weights_in_the_same_structure_are_pruned_as_if_analysed_anew() ->
     assert pairs[0][0].shape != next(second.dense.parameters()).shape
 
 
+class Separable(nn.Module):
+    """A depthwise convolution: its channels are made before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.deep(self.make(x))).mean((2, 3)))
+
+
+def test_a_channel_is_one_candidate() -> None:
+    pytest.importorskip("torch_kirigami")
+    known = kirigami._analysed(replace(case(), dense=Separable().eval()), {})
+    assert len(known.pruner.discover_candidates().candidates) == 16
+    assert len(known.space.candidates) == 8
+
+
+def test_what_is_remembered_changes_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_kirigami")
+    from torch_kirigami.pruning import rewrite
+
+    method = next(m for m in METHODS if m.name == "group magnitude, channels")
+    given = replace(case(), dense=Separable().eval())
+    asked = mock.Mock(side_effect=rewrite.validate_recipe)
+    monkeypatch.setattr(rewrite, "validate_recipe", asked)
+    quick = method.prune(given)
+    few = asked.call_count
+    kirigami._last.clear()
+    monkeypatch.setattr(Answers, "remembering", contextlib.nullcontext)
+    slow = method.prune(replace(given, hints={}))
+    assert 0 < few < asked.call_count - few
+    assert all(torch.equal(a, b) for a, b in zip(quick.parameters(), slow.parameters(), strict=True))
+
+
 def test_variants_have_the_length_of_a_text_and_words_of_all() -> None:
     texts = ["one two three four five six", "seven eight nine"]
     found = sentences.varied(texts, torch.Generator().manual_seed(0))
@@ -224,11 +295,13 @@ def test_squared_gradients_are_of_single_samples() -> None:
     given = case()
     wanted = torch.zeros_like(given.dense.fc.weight)
     mean = torch.zeros_like(wanted)
+    rows = sum(len(target) for _, target in given.labelled)
+    assert rows == 6 * digits.VARIANTS
     for inputs, target in given.labelled:
         for one, label in zip(inputs.split(1), target.split(1), strict=True):
             loss = F.cross_entropy(given.dense(one), label)
             (gradient,) = torch.autograd.grad(loss, given.dense.fc.weight)
-            wanted, mean = wanted + gradient.square() / 6, mean + gradient / 6
+            wanted, mean = wanted + gradient.square() / rows, mean + gradient / rows
     assert torch.allclose(given.squared_gradients["fc.weight"], wanted, atol=1e-7)
     assert torch.allclose(given.gradients["fc.weight"], mean, atol=1e-7)
 
@@ -270,6 +343,7 @@ def test_the_search_ends_where_strengths_give_the_same_network() -> None:
 
 def results() -> list[Result]:
     base = Result("digits-resnet20", 0.5, "graphprune", "l2", seed=0, left=0.5, params=10, once=0.9, tuned=0.95)
+    base = replace(base, plain_once=0.95, plain_tuned=1.0)
     theirs = replace(base, library="other", method="x", once=0.2, tuned=0.96)
     return [replace(r, seed=seed, once=r.once - seed / 100) for r in (base, theirs) for seed in range(3)]
 

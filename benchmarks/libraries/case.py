@@ -32,7 +32,7 @@ class Case:
 
     Attributes:
         share: the MACs that may be left, as a fraction of those of ``dense``.
-        samples, seed: how many training samples, and which.
+        samples, seed: how many training samples, and which; all may be seen as training would vary them.
         hints: strengths that were right for another seed, by method.
     """
 
@@ -49,11 +49,11 @@ class Case:
 
     @cached_property
     def labelled(self) -> list[tuple[Any, Any]]:
-        return self.task.labelled(self.samples, self.seed)
+        return self.task.varied(self.samples, self.seed)
 
     @cached_property
     def unlabelled(self) -> list[Any]:
-        return self.task.calibration(self.samples, self.seed)
+        return [inputs for inputs, _ in self.labelled]
 
     def left(self, slim: nn.Module) -> float:
         """The fraction of the MACs that a network has."""
@@ -63,7 +63,11 @@ class Case:
     def loss(self, slim: nn.Module) -> float:
         """The mean over the labelled samples."""
         losses = (self.task.loss(call(slim.eval(), inputs), target) * len(target) for inputs, target in self.labelled)
-        return float(sum(losses)) / self.samples
+        return float(sum(losses)) / self._rows
+
+    @cached_property
+    def _rows(self) -> int:
+        return sum(len(target) for _, target in self.labelled)
 
     @cached_property
     def _all_macs(self) -> int:
@@ -97,7 +101,7 @@ class Case:
             self.task.loss(call(model, inputs), target).backward()
             for name, parameter in model.named_parameters():
                 if parameter.grad is not None:
-                    found[name] += function(parameter.grad) * (len(target) / self.samples)
+                    found[name] += function(parameter.grad) * (len(target) / self._rows)
         return found
 
     def largest(self, prune: Callable[[float], nn.Module], hint: str, step: float = 0.0) -> nn.Module:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -12,6 +11,7 @@ from unittest import mock
 from torch import Tensor, nn
 
 from benchmarks.libraries.case import Case, Method
+from benchmarks.libraries.remembered import Answers
 from models import gpt
 
 LIBRARY = "torch-kirigami"
@@ -24,12 +24,9 @@ METRICS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "taylor": (lambda: _pruning().WeightTaylor(), ("channels",)),
 }
 """Its metrics, and the budgets under which each is tried."""
-SINGLE, BLOCKS = 1000, 500
+SINGLE, BLOCKS = 1000, 600
 """It looks at every candidate by itself, and the GPT has 3500: four minutes for a search. Where there are more
 than ``SINGLE``, neighbours are made one candidate, so that there are at most ``BLOCKS``."""
-CACHES = ("impact_cache_size", "normalization_cache_size", "attribute_cache_size", "recipe_cache_size")
-REMEMBERED = 20_000
-"""What its caches may hold. By default they hold 32 answers, and a plan takes over twice as long."""
 TOKENS = 4
 """The length of the texts on which its graph is built: what it does for a reshape grows with it."""
 
@@ -61,7 +58,7 @@ def _prune(case: Case, metric: str, budget: str) -> nn.Module:
             slim, _ = _pruning().Pruner(case.copy_with()).apply(plan)
             return slim
 
-        with known.remembering():
+        with known.answers.remembering():
             return case.largest(at, f"{metric}, {budget}", 1 / len(known.space.candidates))
 
 
@@ -71,46 +68,19 @@ class Analysed:
     Attributes:
         model: in eval mode; its weights and gradients are the last case's.
         space: the candidates, or blocks of them.
+        answers: what the library said of the graph.
     """
 
     def __init__(self, case: Case) -> None:
-        from torch_kirigami import DependencyGraph, config
-
-        config.update(**dict.fromkeys(CACHES, REMEMBERED))
-        self.model = case.copy_with().eval()
-        example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
-        self._graph = DependencyGraph.build(self.model, args=(example,))
-        self._found: dict[Any, Any] = {}
-        self.pruner = _pruning().Pruner(self.model, graph=self._graph)
-        with self.remembering():
-            self.space = _in_blocks(self.pruner.discover_candidates())
-
-    @contextmanager
-    def remembering(self) -> Iterator[None]:
-        """Do each propagation once, and do not look whether the structure has changed.
-
-        It does not change: plans stay the same, and take a quarter of the time.
-        """
         from torch_kirigami import DependencyGraph
 
-        propagate = DependencyGraph.propagate
-
-        def once(graph: Any, *, remove: Iterable[Any], constraints: Iterable[Any] = ()) -> Any:
-            removed, limits = tuple(remove), tuple(constraints)
-            if graph is not self._graph:
-                return propagate(graph, remove=removed, constraints=limits)
-            key = tuple((s.tensor, s.regions) for s in removed), limits
-            if key not in self._found:
-                if len(self._found) >= REMEMBERED:
-                    self._found.clear()
-                self._found[key] = propagate(graph, remove=removed, constraints=limits)
-            return self._found[key]
-
-        with (
-            mock.patch.object(DependencyGraph, "propagate", once),
-            mock.patch.object(DependencyGraph, "_check_fresh", return_value=None),
-        ):
-            yield
+        self.model = case.copy_with().eval()
+        example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
+        graph = DependencyGraph.build(self.model, args=(example,))
+        self.answers = Answers(graph)
+        self.pruner = _pruning().Pruner(self.model, graph=graph)
+        with self.answers.remembering():
+            self.space = _in_blocks(_distinct(self.pruner.discover_candidates(), graph))
 
 
 _last: dict[str, Analysed] = {}
@@ -129,9 +99,18 @@ def _analysed(case: Case, gradients: Mapping[str, Tensor]) -> Analysed:
     return known
 
 
+def _distinct(space: Any, graph: Any) -> Any:
+    """Each removal once: what makes a channel and what comes after it may both be candidates that mean the same."""
+    found: dict[Any, Any] = {}
+    for candidate in space.candidates:
+        removed = graph.propagate(remove=candidate.remove).selections.items()
+        found.setdefault(frozenset((tensor, s.regions) for tensor, s in removed), candidate)
+    return _with(space, list(found.values()))
+
+
 def _in_blocks(space: Any) -> Any:
     """So few candidates that a search takes a minute; as large as a power of two, to fit into heads."""
-    from torch_kirigami.pruning import Candidate, CandidateSpace
+    from torch_kirigami.pruning import Candidate
 
     if len(space.candidates) <= SINGLE:
         return space
@@ -141,7 +120,13 @@ def _in_blocks(space: Any) -> Any:
         found = list(same)
         parts = (found[i : i + size] for i in range(0, len(found), size))
         blocks += [Candidate(part[0].key, tuple(s for c in part for s in c.remove), axis) for part in parts]
-    return CandidateSpace(tuple(blocks), space.channel_axes, space.excluded_channel_axes, space.exclusions)
+    return _with(space, blocks)
+
+
+def _with(space: Any, candidates: Sequence[Any]) -> Any:
+    """The same channels, and other candidates for their removal."""
+    kind = _pruning().CandidateSpace
+    return kind(tuple(candidates), space.channel_axes, space.excluded_channel_axes, space.exclusions)
 
 
 def _unchecked(model: gpt.GPT, ids: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import graphprune
 from benchmarks.libraries.case import Case, Method
 
 LIBRARY = "graphprune"
-UNLABELLED = ("l2", "wanda", "schur")
+UNLABELLED = ("l2", "wanda", "schur", "bn_scale")
 ALLOCATIONS = ("uniform", "isomorphic")
 LABELLED = ("taylor", "fisher")
 

@@ -5,7 +5,7 @@ The data: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar
@@ -22,6 +22,10 @@ from models.vit import vit
 SIZE = 32
 TEST = 450
 SHIFT = 3
+VARIANTS = 4
+"""Of each calibration sample, itself counted, where a library may see what training sees."""
+PLACES = [(down, right) for down in (-SHIFT, 0, SHIFT) for right in (-SHIFT, 0, SHIFT)]
+"""Where images are put to tell networks apart that read nearly all of them where they are."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,21 @@ class Shifted:
             yield shifted(self.split.images[chosen]), self.split.labels[chosen]
 
 
-def shifted(images: Tensor) -> Tensor:
+def shifted(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Each image [n, c, h, w] moved by at most ``SHIFT`` pixels in both directions; its border is repeated."""
     n, channels, height, width = images.shape
     padded = F.pad(images, (SHIFT,) * 4, mode="replicate")
-    top, left = torch.randint(2 * SHIFT + 1, (2, n, 1))
+    top, left = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
     rows, columns = top + torch.arange(height), left + torch.arange(width)
     one = torch.arange(n)[:, None, None, None]
     return padded[one, torch.arange(channels)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def moved(images: Tensor, down: int, right: int) -> Tensor:
+    """All images moved by so many pixels, not more than ``SHIFT``; their borders are repeated."""
+    return F.pad(images, (SHIFT + right, SHIFT - right, SHIFT + down, SHIFT - down), mode="replicate")[
+        ..., SHIFT : SHIFT + SIZE, SHIFT : SHIFT + SIZE
+    ]
 
 
 def resnet18() -> nn.Module:
@@ -136,11 +147,28 @@ class Digits(Task):
         chosen = torch.randperm(len(self.train.labels), generator=generator)[:samples]
         return [(self.train.images[part], self.train.labels[part]) for part in chosen.split(64)]
 
+    def varied(self, samples: int, seed: int) -> list[Pair]:
+        generator = torch.Generator().manual_seed(seed)
+        found = self.labelled(samples, seed)
+        more = [(shifted(images, generator), labels) for _ in range(VARIANTS - 1) for images, labels in found]
+        return found + more
+
     @staticmethod
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output, target)
 
     def evaluate(self, model: nn.Module) -> float:
+        return self._accuracy(model, [(0, 0)])
+
+    @property
+    def fine_metric(self) -> str:
+        return f"{self.metric}, images at {len(PLACES)} places"
+
+    def evaluate_finely(self, model: nn.Module) -> float:
+        return self._accuracy(model, PLACES)
+
+    def _accuracy(self, model: nn.Module, places: Sequence[tuple[int, int]]) -> float:
         tested = 32 if self.quick else TEST
-        found = each_output(model, self.test.images[:tested].split(150), lambda m, images: m(images).argmax(1))
-        return (found == self.test.labels[:tested]).float().mean().item()
+        parts = [moved(images, *place) for place in places for images in self.test.images[:tested].split(150)]
+        found = each_output(model, parts, lambda m, images: m(images).argmax(1))
+        return (found == self.test.labels[:tested].repeat(len(places))).float().mean().item()

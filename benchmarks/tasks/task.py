@@ -61,6 +61,10 @@ class Task(ABC):
     def labelled(self, samples: int, seed: int) -> list[Pair]:
         """So many samples of the training data with their targets, in batches."""
 
+    def varied(self, samples: int, seed: int) -> list[Pair]:
+        """The labelled samples, and what training makes of them; as a rule it takes them as they are."""
+        return self.labelled(samples, seed)
+
     @staticmethod
     @abstractmethod
     def loss(output: Any, target: Any) -> Tensor:
@@ -69,6 +73,15 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, model: nn.Module) -> float:
         """The metric on data that no network was trained on."""
+
+    @property
+    def fine_metric(self) -> str:
+        """What :meth:`evaluate_finely` measures."""
+        return self.metric
+
+    def evaluate_finely(self, model: nn.Module) -> float:
+        """What tells good networks apart, where the metric says the same of all; as a rule it does not."""
+        return self.evaluate(model)
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         """The metric, and others that say something about the same outputs."""
