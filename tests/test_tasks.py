@@ -222,7 +222,7 @@ def test_every_library_keeps_to_the_macs_and_leaves_the_dense_network(method: st
 def test_many_candidates_are_put_together_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_kirigami")
     monkeypatch.setattr(kirigami, "SINGLE", 7)
-    monkeypatch.setattr(kirigami, "BLOCKS", 4)
+    monkeypatch.setattr(kirigami, "IN_LAYER", 4)
     given = replace(case(), dense=nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, 10)).eval())
     slim = next(m for m in METHODS if m.name == "group magnitude, each layer").prune(given)
     assert isinstance(slim, nn.Sequential) and slim[1].out_features == 4

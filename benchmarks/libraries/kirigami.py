@@ -15,28 +15,26 @@ from benchmarks.libraries.remembered import Answers
 from models import gpt
 
 LIBRARY = "torch-kirigami"
-BUDGETS: dict[str, Callable[[nn.Module, float], Any]] = {
-    "each layer": lambda model, ratio: _pruning().ChannelRatio(ratio, scope="local"),
-    "channels": lambda model, ratio: _pruning().ChannelRatio(ratio, scope="global"),
-}
+SCOPES = {"each layer": "local", "channels": "global"}
 METRICS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "group magnitude": (lambda: _pruning().GroupMagnitude(), ("each layer", "channels")),
     "taylor": (lambda: _pruning().WeightTaylor(), ("channels",)),
 }
-"""Its metrics, and the budgets under which each is tried."""
-SINGLE, BLOCKS = 1000, 600
-"""It looks at every candidate by itself, and the GPT has 3500: four minutes for a search. Where there are more
-than ``SINGLE``, neighbours are made one candidate, so that there are at most ``BLOCKS``."""
+"""Its metrics, and the scopes of the channels' ratio with which each is tried."""
+SINGLE, BLOCKS, IN_LAYER = 1000, 600, 16
+"""It looks at every candidate by itself, and MobileNetV2 has 4136: many minutes for a search. Where there are more
+than ``SINGLE``, neighbours are made one candidate, so that there are at most ``BLOCKS``, all of the same size; or,
+where each layer has a ratio of its own and scores are compared in it alone, at most ``IN_LAYER`` in each."""
 TOKENS = 4
 """The length of the texts on which its graph is built: what it does for a reshape grows with it."""
 
 
 def methods() -> list[Method]:
-    """Its metrics under its budgets."""
+    """Its metrics in their scopes."""
     return [
-        Method(LIBRARY, f"{metric}, {budget}", partial(_prune, metric=metric, budget=budget))
-        for metric, (_, budgets) in METRICS.items()
-        for budget in budgets
+        Method(LIBRARY, f"{metric}, {scope}", partial(_prune, metric=metric, scope=scope))
+        for metric, (_, scopes) in METRICS.items()
+        for scope in scopes
     ]
 
 
@@ -46,20 +44,21 @@ def _pruning() -> Any:
     return pruning
 
 
-def _prune(case: Case, metric: str, budget: str) -> nn.Module:
+def _prune(case: Case, metric: str, scope: str) -> nn.Module:
     """Each plan is applied to a copy."""
     strategy = _pruning().Greedy(METRICS[metric][0]())
     with mock.patch.object(gpt.GPT, "forward", _unchecked):
         known = _analysed(case, case.gradients if metric == "taylor" else {})
+        space = _in_blocks(known.space, scope)
 
         def at(ratio: float) -> nn.Module:
-            limit = BUDGETS[budget](known.model, ratio)
-            plan = known.pruner.plan(known.space, budget=limit, strategy=strategy)
+            budget = _pruning().ChannelRatio(ratio, scope=SCOPES[scope])
+            plan = known.pruner.plan(space, budget=budget, strategy=strategy)
             slim, _ = _pruning().Pruner(case.copy_with()).apply(plan)
             return slim
 
         with known.answers.remembering():
-            return case.largest(at, f"{metric}, {budget}", 1 / len(known.space.candidates))
+            return case.largest(at, f"{metric}, {scope}", 1 / len(space.candidates))
 
 
 class Analysed:
@@ -67,7 +66,7 @@ class Analysed:
 
     Attributes:
         model: in eval mode; its weights and gradients are the last case's.
-        space: the candidates, or blocks of them.
+        space: the candidates.
         answers: what the library said of the graph.
     """
 
@@ -77,10 +76,10 @@ class Analysed:
         self.model = case.copy_with().eval()
         example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
         graph = DependencyGraph.build(self.model, args=(example,))
-        self.answers = Answers(graph)
+        self.answers = Answers()
         self.pruner = _pruning().Pruner(self.model, graph=graph)
         with self.answers.remembering():
-            self.space = _in_blocks(_distinct(self.pruner.discover_candidates(), graph))
+            self.space = _distinct(self.pruner.discover_candidates(), graph)
 
 
 _last: dict[str, Analysed] = {}
@@ -108,19 +107,24 @@ def _distinct(space: Any, graph: Any) -> Any:
     return _with(space, list(found.values()))
 
 
-def _in_blocks(space: Any) -> Any:
+def _in_blocks(space: Any, scope: str) -> Any:
     """So few candidates that a search takes a minute; as large as a power of two, to fit into heads."""
     from torch_kirigami.pruning import Candidate
 
     if len(space.candidates) <= SINGLE:
         return space
-    size = 1 << ((len(space.candidates) - 1) // BLOCKS).bit_length()
     blocks = []
     for axis, same in groupby(space.candidates, lambda candidate: candidate.axis):
         found = list(same)
+        size = _size(len(found), IN_LAYER) if scope == "each layer" else _size(len(space.candidates), BLOCKS)
         parts = (found[i : i + size] for i in range(0, len(found), size))
         blocks += [Candidate(part[0].key, tuple(s for c in part for s in c.remove), axis) for part in parts]
     return _with(space, blocks)
+
+
+def _size(candidates: int, blocks: int) -> int:
+    """The least power of two that makes at most so many blocks."""
+    return 1 << ((candidates - 1) // blocks).bit_length()
 
 
 def _with(space: Any, candidates: Sequence[Any]) -> Any:
