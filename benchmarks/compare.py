@@ -132,15 +132,18 @@ def _entered(quick: bool) -> Sequence[Method]:
 
 
 def _best(task: Task, screened: Sequence[Result]) -> Iterator[Result]:
-    """Of each library the method that is best at once, and the one that is best after tuning."""
+    """Of each library the method that is best at once, and the one that is best after tuning; of equals, by the other.
+
+    One may be both.
+    """
     for library in dict.fromkeys(r.library for r in screened):
         worked = [r for r in screened if r.library == library and not r.error]
-        for when in FINE if worked else ():
-            yield _order(task, worked, when)[0]
+        for when, other in (FINE, FINE[::-1]) if worked else ():
+            yield _order(task, _order(task, worked, other), when)[0]
 
 
 def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
-    """The best first."""
+    """The best first; equals stay as they are."""
     return sorted(results, key=lambda r: getattr(r, when), reverse=task.higher)
 
 

@@ -390,6 +390,8 @@ def test_libraries_choose_by_both_measures() -> None:
     one = results()[0]
     screened = [one, replace(one, method="taylor", once=0.8, tuned=0.99), replace(one, method="bad", error="x")]
     assert [r.method for r in compare._best(made, screened)] == ["l2", "taylor"]
+    equal = replace(one, method="better when tuned", tuned=0.97)
+    assert [r.method for r in compare._best(made, [one, equal])] == ["better when tuned"] * 2
 
 
 def test_the_limit_ends_what_takes_longer_even_if_errors_are_caught() -> None:
