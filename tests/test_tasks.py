@@ -97,7 +97,7 @@ def test_accuracy_counts_what_is_right() -> None:
 
 def test_images_are_moved_down_and_right() -> None:
     image = torch.arange(32.0 * 32).reshape(1, 1, 32, 32)
-    moved = digits.moved(image, 3, -2)
+    moved = digits.moved(image, torch.tensor([[3]]), torch.tensor([[-2]]))
     assert torch.equal(moved[..., 3:, :-2], image[..., :-3, 2:])
     assert torch.equal(moved[..., 0, :-2], image[..., 0, 2:])  # the border is repeated
 

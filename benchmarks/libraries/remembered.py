@@ -5,11 +5,12 @@ All of it is pure, so plans stay the same. A search makes several plans of the s
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
+
+from graphprune.collector import collector_paused
 
 Function = Callable[..., Any]
 
@@ -36,7 +37,7 @@ class Answers:
         from torch_kirigami.pruning.axis_domains import IdentityAxisIndex
 
         with ExitStack() as stack:
-            stack.enter_context(_uncollected())
+            stack.enter_context(collector_paused())
             stack.enter_context(mock.patch.object(DependencyGraph, "_check_fresh", return_value=None))
             for owner, name, asked in (
                 (DependencyGraph, "propagate", self._once(_propagated)),
@@ -88,18 +89,6 @@ class Answers:
             return ranked, removals
 
         return asked
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Millions of small objects are kept, none of them in vain."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def _propagated(graph: Any, *, remove: Sequence[Any], constraints: Sequence[Any] = ()) -> Hashable:

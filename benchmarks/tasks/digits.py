@@ -69,20 +69,18 @@ class Shifted:
 
 
 def shifted(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Each image [n, c, h, w] moved by at most ``SHIFT`` pixels in both directions; its border is repeated."""
+    """Each image [n, c, h, w] moved by at most ``SHIFT`` pixels in both directions, by random numbers."""
+    top, left = torch.randint(2 * SHIFT + 1, (2, len(images), 1), generator=generator)
+    return moved(images, SHIFT - top, SHIFT - left)
+
+
+def moved(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
+    """Images [n, c, h, w] moved by so many pixels [n or 1, 1], at most ``SHIFT``; their borders are repeated."""
     n, channels, height, width = images.shape
     padded = F.pad(images, (SHIFT,) * 4, mode="replicate")
-    top, left = torch.randint(2 * SHIFT + 1, (2, n, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    rows, columns = SHIFT - down + torch.arange(height), SHIFT - right + torch.arange(width)
     one = torch.arange(n)[:, None, None, None]
     return padded[one, torch.arange(channels)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
-
-
-def moved(images: Tensor, down: int, right: int) -> Tensor:
-    """All images moved by so many pixels, not more than ``SHIFT``; their borders are repeated."""
-    return F.pad(images, (SHIFT + right, SHIFT - right, SHIFT + down, SHIFT - down), mode="replicate")[
-        ..., SHIFT : SHIFT + SIZE, SHIFT : SHIFT + SIZE
-    ]
 
 
 def resnet18() -> nn.Module:
@@ -169,6 +167,7 @@ class Digits(Task):
 
     def _accuracy(self, model: nn.Module, places: Sequence[tuple[int, int]]) -> float:
         tested = 32 if self.quick else TEST
-        parts = [moved(images, *place) for place in places for images in self.test.images[:tested].split(150)]
+        pixels = torch.tensor(places)[..., None, None]
+        parts = [moved(images, *place) for place in pixels for images in self.test.images[:tested].split(150)]
         found = each_output(model, parts, lambda m, images: m(images).argmax(1))
         return (found == self.test.labels[:tested].repeat(len(places))).float().mean().item()
