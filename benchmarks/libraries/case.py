@@ -108,14 +108,15 @@ class Case:
         """A network that nearly uses the budget up, among those that ``prune(strength)`` makes, 0 < strength < 1.
 
         A library has its own measure of strength (a ratio of channels, of parameters), and every one is held to the
-        same count of MACs: found along lines between what was too weak and what was too strong, beginning where the
-        last search with the same ``hint`` ended. A strength at which pruning fails, or gives a network that does not
-        run, counts as too strong. Strengths less than ``step`` apart give the same network: there the search ends.
+        same count of MACs: found along lines between what was too weak and what was too strong, or in the middle
+        where a line led to no other network, beginning where the last search with the same ``hint`` ended. A strength
+        at which pruning fails, or gives a network that does not run, counts as too strong. Strengths less than
+        ``step`` apart give the same network: there the search ends.
 
         Raises:
             RuntimeError: no strength gave a network within the budget; the last error is the cause.
         """
-        best, most, error = None, 0.0, None
+        best, most, error, stuck = None, 0.0, None, False
         low, high = (0.0, 1.0), (1.0, 0.0)  # strengths, and the shares of the MACs that they leave
         aim = self.share * (1 + NEAR) / 2
         strength = self.hints.get(hint, _between(low, high, aim))
@@ -126,12 +127,13 @@ class Case:
             except Exception as caught:  # whatever a library raises is its answer, and is reported
                 error, high = caught, (strength, 0.0)
             else:
+                stuck = left in (low[1], high[1])
                 low, high = ((strength, left), high) if left > self.share else (low, (strength, left))
                 if most < left <= self.share:
                     best, most, self.hints[hint] = found, left, strength
             if most >= NEAR * self.share or high[0] - low[0] < step:
                 break
-            strength = _between(low, high, aim)
+            strength = (low[0] + high[0]) / 2 if stuck else _between(low, high, aim)
         if best is None:
             raise RuntimeError(
                 f"no network within {self.share:.0%} of the MACs ({error or 'all are larger'})"

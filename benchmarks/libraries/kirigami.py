@@ -21,10 +21,10 @@ METRICS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "taylor": (lambda: _pruning().WeightTaylor(), ("channels",)),
 }
 """Its metrics, and the scopes of the channels' ratio with which each is tried."""
-SINGLE, BLOCKS, IN_LAYER = 1000, 600, 16
+SINGLE, BLOCKS = 1000, 600
 """It looks at every candidate by itself, and MobileNetV2 has 4136: many minutes for a search. Where there are more
-than ``SINGLE``, neighbours are made one candidate, so that there are at most ``BLOCKS``, all of the same size; or,
-where each layer has a ratio of its own and scores are compared in it alone, at most ``IN_LAYER`` in each."""
+than ``SINGLE``, neighbours are made one candidate: all of the same size and at most ``BLOCKS``, or, where each layer
+has a ratio of its own and scores are compared in it alone, as many in each and about ``BLOCKS`` in all."""
 TOKENS = 4
 """The length of the texts on which its graph is built: what it does for a reshape grows with it."""
 
@@ -113,12 +113,13 @@ def _in_blocks(space: Any, scope: str) -> Any:
 
     if len(space.candidates) <= SINGLE:
         return space
+    layers = [list(same) for _, same in groupby(space.candidates, lambda candidate: candidate.axis)]
+    in_layer = 1 << (BLOCKS // len(layers)).bit_length()
     blocks = []
-    for axis, same in groupby(space.candidates, lambda candidate: candidate.axis):
-        found = list(same)
-        size = _size(len(found), IN_LAYER) if scope == "each layer" else _size(len(space.candidates), BLOCKS)
+    for found in layers:
+        size = _size(len(found), in_layer) if scope == "each layer" else _size(len(space.candidates), BLOCKS)
         parts = (found[i : i + size] for i in range(0, len(found), size))
-        blocks += [Candidate(part[0].key, tuple(s for c in part for s in c.remove), axis) for part in parts]
+        blocks += [Candidate(part[0].key, tuple(s for c in part for s in c.remove), part[0].axis) for part in parts]
     return _with(space, blocks)
 
 
