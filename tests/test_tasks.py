@@ -222,7 +222,7 @@ def test_every_library_keeps_to_the_macs_and_leaves_the_dense_network(method: st
 def test_many_candidates_are_put_together_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch_kirigami")
     monkeypatch.setattr(kirigami, "SINGLE", 7)
-    monkeypatch.setattr(kirigami, "IN_LAYER", 4)
+    monkeypatch.setattr(kirigami, "BLOCKS", 3)  # four are about three
     given = replace(case(), dense=nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Linear(8, 10)).eval())
     slim = next(m for m in METHODS if m.name == "group magnitude, each layer").prune(given)
     assert isinstance(slim, nn.Sequential) and slim[1].out_features == 4
@@ -336,6 +336,19 @@ def test_the_search_ends_where_strengths_give_the_same_network() -> None:
     tried.clear()
     assert given.largest(prune, "coarse", 0.25)[1].out_features == 2  # three of four would be too many
     assert len(tried) < 5
+
+
+def test_the_search_halves_where_a_line_leads_to_no_other_network() -> None:
+    tried: list[float] = []
+
+    def prune(strength: float) -> nn.Module:
+        tried.append(strength)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3072, 16 - int(16 * strength) // 4 * 4))
+
+    given = replace(case(), dense=prune(0.0), share=0.745, hints={"steps": 0.51})
+    tried.clear()
+    assert given.largest(prune, "steps", 0.01)[1].out_features == 8  # 12 of 16 would be just too many
+    assert len(tried) < 9 and max(tried[-2:]) - min(tried[-2:]) < 0.02
 
 
 # ---------------------------------------------------------------- comparison
