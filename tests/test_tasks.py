@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -229,6 +231,19 @@ def test_many_candidates_are_put_together_in_blocks(monkeypatch: pytest.MonkeyPa
     weights = given.dense[1].weight.detach()
     kept = [row for row in range(8) if any(torch.equal(weights[row], mine) for mine in slim[1].weight)]
     assert [row // 2 for row in kept] == sorted(2 * list({row // 2 for row in kept}))  # pairs stay together
+
+
+def test_layers_share_the_blocks_and_all_channels_have_blocks_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch_kirigami")
+    monkeypatch.setattr(kirigami, "SINGLE", 7)
+    monkeypatch.setattr(kirigami, "BLOCKS", 8)
+    widths = (3072, 8, 32, 16, 10)
+    layers = (layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU()))
+    space = kirigami._analysed(replace(case(), dense=nn.Sequential(nn.Flatten(), *layers).eval()), {}).space
+    found = {scope: kirigami._in_blocks(space, scope).candidates for scope in kirigami.SCOPES}
+    assert sorted(Counter(c.axis for c in found["each layer"]).values()) == [4, 4, 4]
+    assert sorted(Counter(c.axis for c in found["channels"]).values()) == [1, 2, 4]
+    assert [len(c.remove) for c in found["channels"]] == [8] * 7
 
 
 def test_other_weights_in_the_same_structure_are_pruned_as_if_analysed_anew() -> None:

@@ -125,7 +125,7 @@ class Case:
                 found = prune(strength)
                 left = self.left(found)
             except Exception as caught:  # whatever a library raises is its answer, and is reported
-                error, high = caught, (strength, 0.0)
+                error, high, stuck = caught, (strength, 0.0), False
             else:
                 stuck = left in (low[1], high[1])
                 low, high = ((strength, left), high) if left > self.share else (low, (strength, left))

@@ -108,7 +108,7 @@ def _distinct(space: Any, graph: Any) -> Any:
 
 
 def _in_blocks(space: Any, scope: str) -> Any:
-    """So few candidates that a search takes a minute; as large as a power of two, to fit into heads."""
+    """So few candidates that a search takes minutes; as large as a power of two, to fit into heads."""
     from torch_kirigami.pruning import Candidate
 
     if len(space.candidates) <= SINGLE:
