@@ -42,18 +42,18 @@ def prune_model(
         TraceError: the model failed in ``forward``.
         PlanError: the model has nothing to prune, or a budget is out of reach.
     """
-    given = options.get("calibration") if repair else None
-    batches = None if given is None else Batches(given)
+    calibration = options.get("calibration") if repair else None
+    if calibration is not None:
+        Batches(calibration)
     plan = trace(model, example_inputs).plan(ratio, **options)
-    if batches is None:
+    if calibration is None:
         return plan.apply(model, inplace=inplace)
-    slim = _repaired(model, plan, batches.calibration, options.get("loss_fn"))
+    slim = repaired(model, plan, calibration, options.get("loss_fn"))
     return _taken_over(model, plan, slim) if inplace else slim
 
 
-def _repaired(
-    model: nn.Module, plan: Plan, calibration: Iterable[Any], loss_fn: Callable[..., Any] | None
-) -> nn.Module:
+def repaired(model: nn.Module, plan: Plan, calibration: Iterable[Any], loss_fn: Callable[..., Any] | None) -> nn.Module:
+    """What the plan makes of the model, repaired; batches are pairs (inputs, target) where there is a ``loss_fn``."""
     slim = plan.apply(model)
     repair_slim(slim, model, plan, calibration if loss_fn is None else Inputs(calibration))
     return slim

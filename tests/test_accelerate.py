@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from graphprune import Distillation, finetune
-from graphprune.errors import InputError
-from tests.training_net import equal, loader, net, slim_net, weights
+from graphprune import Distillation, Iterated, finetune, prune_iteratively
+from graphprune.errors import InputError, PlanError
+from graphprune.plan import HISTORY
+from tests.training_net import accuracy, equal, loader, net, slim_net, weights
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -43,8 +45,54 @@ def part(folder: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         finetune(slim_net(), loader(), **GIVEN, **distil, **saved, on_step=interrupt)
     finetune(models["resumed"], loader(), **GIVEN, **distil, **saved)
+    rounds = {"rounds": in_rounds(accelerator), "rounds resumed": in_rounds_resumed(accelerator, folder / "rounds")}
+    with pytest.raises(PlanError, match=r"params: params=0\.01 is out of reach"):
+        in_rounds(accelerator, params=0.01)
+    models |= {name: found.model for name, found in rounds.items()}
     tensors = {f"{name}.{i}": t for name, model in models.items() for i, t in enumerate(weights(model))}
     save_file(tensors | {"loss": torch.tensor(loss)}, folder / f"{accelerator.process_index}.safetensors")
+    said = {name: said_of(found) for name, found in rounds.items()}
+    (folder / f"{accelerator.process_index}.json").write_text(json.dumps(said))
+    accelerator.end_training()
+
+
+def in_rounds(accelerator: Any, **given: Any) -> Iterated:
+    """Each process has data of its own; process 1 would choose other channels, and find what is left too bad."""
+    rank = accelerator.process_index
+    data = torch.randn(32, 6, generator=torch.Generator().manual_seed(rank)) * torch.arange(6).roll(3 * rank)
+    tune = {"batches": loader(), "epochs": 2, "lr": 0.05, "accelerator": accelerator, **given.pop("tune", {})}
+    return prune_iteratively(
+        net(),
+        torch.zeros(2, 6),
+        rounds=2,
+        tune=tune,
+        evaluate=accuracy if rank == 0 else lambda model: float(model.enter.out_features),
+        max_drop=1.0,
+        importance="wanda",
+        calibration=[data],
+        **{"params": 0.4, **given},
+    )
+
+
+def in_rounds_resumed(accelerator: Any, folder: Path) -> Iterated:
+    """Interrupted in the second round."""
+    steps: list[int] = []
+
+    def interrupt_late(step: int, *_: Any) -> None:
+        steps.append(step)
+        if len(steps) == 11:
+            raise KeyboardInterrupt
+
+    saved = {"checkpoint": folder}
+    with pytest.raises(KeyboardInterrupt):
+        in_rounds(accelerator, tune={"every": 2, "on_step": interrupt_late}, **saved)
+    return in_rounds(accelerator, tune={"every": 2}, **saved)
+
+
+def said_of(found: Iterated) -> dict[str, Any]:
+    """What was removed, and what is said of the rounds."""
+    plans = [plan.to_json() for plan in getattr(found.model, HISTORY)]
+    return {"plans": plans, "rounds": [[r.params, r.before, r.after, r.good] for r in (found.dense, *found.rounds)]}
 
 
 def interrupt(step: int, *_: Any) -> None:
@@ -74,6 +122,10 @@ def test_two_processes(tmp_path: Path) -> None:
         assert torch.allclose(found[0][f"plain.{i}"], tensor, atol=1e-6)
     for i in range(len(weights(slim_net()))):
         assert torch.equal(found[0][f"resumed.{i}"], found[0][f"whole.{i}"])
+        assert torch.equal(found[0][f"rounds resumed.{i}"], found[0][f"rounds.{i}"])
+    said = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert said[0] == said[1] and said[0]["rounds"] == said[0]["rounds resumed"]
+    assert len(said[0]["rounds"]["plans"]) == 2
 
 
 def test_one_process_under_accelerate_is_one_process() -> None:

@@ -16,7 +16,7 @@ from typing_extensions import Unpack
 from graphprune.checkpoints.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
 from graphprune.graph import ChannelGraph, trace
-from graphprune.prune import prune_model
+from graphprune.prune import repaired
 from graphprune.random_state import random_numbers_kept, seed_all
 from graphprune.request import Options, Request
 from graphprune.schedules.iterated import Iterated, Round
@@ -25,6 +25,7 @@ from graphprune.schedules.targets import Targets
 from graphprune.training.finetune import finetune
 from graphprune.training.history import History
 from graphprune.training.loop import Quality, quality_of
+from graphprune.training.processes import by_first, check_accelerator
 
 Tune = Callable[[nn.Module], object] | Mapping[str, Any]
 
@@ -52,7 +53,8 @@ def prune_iteratively(
         example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
         rounds: how many.
         tune: trains a model in place; or a dict of arguments of :func:`graphprune.finetune` (``batches`` and so on),
-            where ``distill`` without a ``teacher`` means distillation from the dense model.
+            where ``distill`` without a ``teacher`` means distillation from the dense model. With an ``accelerator``
+            among them every process calls this function, and process 0 decides: its plans and qualities count.
         ratio: the fraction of channels that are gone after the last round; or budgets are among ``options``
             (``macs=0.25``), for the model after the last round.
         evaluate: ``(model) -> quality``, a number that is higher for a better model.
@@ -76,12 +78,15 @@ def prune_iteratively(
             "tune: must be a function that trains a model, or a dict of arguments of finetune with 'batches' and "
             f"without 'checkpoint', but is a {type(tune).__name__}"
         )
+    accelerator = None if callable(tune) else tune.get("accelerator")
+    check_accelerator(accelerator)
     with random_numbers_kept():
         graph = trace(model, example_inputs)
-        schedule = Iterative(rounds)
-        asked = _Asked(schedule, Request.of(ratio, options), options, Targets.of(graph, ratio, options))
+        schedule, request = Iterative(rounds), Request.of(ratio, options)
+        targets = by_first(accelerator, lambda: Targets.of(graph, ratio, options))
+        asked = _Asked(schedule, request, options, targets)
         folder = None if checkpoint is None else Path(checkpoint)
-        return _Run(model, graph, asked, tune, evaluate, max_drop, folder, repair).run()
+        return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +121,7 @@ class _Run:
     graph: ChannelGraph
     asked: _Asked
     tune: Tune
+    accelerator: Any
     evaluate: Quality | None
     max_drop: float | None
     folder: Path | None
@@ -149,12 +155,17 @@ class _Run:
     def _pruned(self, number: int) -> tuple[nn.Module, Round]:
         """A smaller model, repaired but not trained."""
         seed_all(self._seed, number)
-        given = self.asked.plan(number, trace(self.model, self._example))
-        if given is None:
-            slim = copy.deepcopy(self.model)
-        else:
-            slim = prune_model(self.model, example_inputs=self._example, repair=self.repair, **given)
+        graph = trace(self.model, self._example)
+        asked = self.asked.plan(number, graph)
+        slim = copy.deepcopy(self.model) if asked is None else self._applied(graph, asked)
         return slim, self._counted(number, trace(slim, self._example), self._quality(slim))
+
+    def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
+        plan = by_first(self.accelerator, lambda: graph.plan(**asked))
+        calibration = asked.get("calibration")
+        if not self.repair or calibration is None:
+            return plan.apply(self.model)
+        return repaired(self.model, plan, calibration, asked.get("loss_fn"))
 
     def _tuned(self, model: nn.Module, number: int) -> History | None:
         if callable(self.tune):
@@ -174,7 +185,9 @@ class _Run:
         return Round(number, asked, removed, cost.params, cost.macs, before)
 
     def _quality(self, model: nn.Module) -> float | None:
-        return None if self.evaluate is None else quality_of(self.evaluate, model)
+        """Every process measures, as that may need all of them."""
+        found = None if self.evaluate is None else quality_of(self.evaluate, model)
+        return by_first(self.accelerator, lambda: found)
 
     def _good(self, after: float | None) -> bool:
         dense = self.done[0].before
@@ -193,6 +206,10 @@ class _Run:
 
     # ------------------------------------------------------------ checkpoints
 
+    @property
+    def _writes(self) -> bool:
+        return self.accelerator is None or bool(self.accelerator.is_main_process)
+
     @cached_property
     def _identity(self) -> dict[str, Any]:
         """What tells this run from another one."""
@@ -204,16 +221,12 @@ class _Run:
         }
         return {"asked": asked, "dense": fingerprint(self.dense)}
 
-    @property
-    def _accelerator(self) -> Any:
-        return None if callable(self.tune) else self.tune.get("accelerator")
-
     def _save(self, name: str, model: nn.Module, rounds: Sequence[Round]) -> None:
         if self.folder is None:
             return
-        if self._accelerator is not None:
-            self._accelerator.wait_for_everyone()
-        if self._accelerator is None or self._accelerator.is_main_process:
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+        if self._writes:
             state = self._identity | {"rounds": [asdict(r) for r in rounds], "targets": self.asked.targets.data()}
             save_checkpoint(self.folder / name, model, state)
 
@@ -239,7 +252,7 @@ class _Run:
 
     def _forget(self, number: int) -> None:
         """What only an unfinished round needs."""
-        if self.folder is None or not (self._accelerator is None or self._accelerator.is_main_process):
+        if self.folder is None or not self._writes:
             return
         for name in (f"pruned-{number}", f"tuning-{number}"):
             if (self.folder / name).exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from graphprune.errors import InputError
 
+T = TypeVar("T")
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -172,10 +173,36 @@ def processes_for(model: nn.Module, accelerator: Any, precision: str) -> Process
     """
     if accelerator is None:
         return Alone(model, precision)
+    check_accelerator(accelerator)
+    return Accelerated(model, accelerator, precision)
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """Raise an InputError unless it is one, or None."""
     needed = ("prepare", "backward", "process_index", "reduce")
-    if not all(hasattr(accelerator, name) for name in needed):
+    if accelerator is not None and not all(hasattr(accelerator, name) for name in needed):
         raise InputError(
             f"accelerator: is a {type(accelerator).__name__}; pass an accelerate.Accelerator() "
             "(pip install accelerate), or None to train in this process alone"
         )
-    return Accelerated(model, accelerator, precision)
+
+
+def by_first(accelerator: Any, make: Callable[[], T]) -> T:
+    """What process 0 makes, in every process; the others wait. An error of it is raised in all of them.
+
+    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt.
+    """
+    if accelerator is None or accelerator.num_processes == 1:
+        return make()
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = make()
+        except Exception as error:
+            found[1] = error
+    made, failure = broadcast_object_list(found)
+    if failure is not None:
+        raise failure
+    return cast("T", made)
