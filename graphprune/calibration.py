@@ -16,7 +16,7 @@ from graphprune.errors import InputError
 from graphprune.feeding import arguments, check_calibration, forward, moved_to, numbered, pair_of
 from graphprune.groups import Units
 from graphprune.inputs import describe
-from graphprune.lending import forget_gradients, lent
+from graphprune.lending import forget_gradients, watched
 from graphprune.modules import named_tensors
 from graphprune.moments import Consumer
 from graphprune.observer import Observer
@@ -73,7 +73,7 @@ class Statistics:
 
     def _observed(self, products: bool) -> tuple[Consumer, ...]:
         observer = Observer(dict(named_tensors(self.model)), self.units, products, self.taps)
-        with lent(self.model), torch.no_grad():
+        with watched(self.model), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 with observer.batch():
@@ -86,7 +86,7 @@ class Statistics:
         Raises:
             InputError: a batch does not fit, or there is none.
         """
-        with lent(self.model), torch.no_grad():
+        with watched(self.model), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 self._forward(number, args, kwargs)
@@ -102,7 +102,7 @@ class Statistics:
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
         count = 0
-        with lent(self.model), torch.enable_grad():
+        with watched(self.model), torch.enable_grad():
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():

@@ -29,7 +29,7 @@ def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module
     plain = [m for _, m in named_modules(model) if _is_plain(m)]
     for module in plain:
         memo[id(module)] = module.__new__(type(module))
-    for module in plain:
+    for module in reversed(plain):  # what a module of another kind holds is there when it is copied
         _fill(memo[id(module)], module, memo)
     return copy.deepcopy(model, memo)
 
@@ -63,7 +63,7 @@ def _is_plain_class(kind: type[nn.Module]) -> bool:
 
 
 def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
-    attributes = vars(module).items()
+    attributes = module.__getstate__().items()  # without what was compiled of this very module
     shell.__dict__.update((n, v if type(v) in _ATOMIC else _copied(v, memo)) for n, v in attributes)
 
 

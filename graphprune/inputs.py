@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from graphprune.eager import eagerly
 from graphprune.errors import InputError
 from graphprune.lending import modes_kept
 
@@ -113,7 +114,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
     args, kwargs = normalise(inputs)
-    with modes_kept(model), torch.no_grad():
+    with eagerly(), modes_kept(model), torch.no_grad():
         return model.eval()(*args, **kwargs)
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
+from graphprune.eager import eagerly
 from graphprune.modules import named_modules
 
 
@@ -34,6 +35,13 @@ def lent(*models: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(_one(model))
+        yield
+
+
+@contextmanager
+def watched(*models: nn.Module) -> Iterator[None]:
+    """Lent models whose operations are all to be seen."""
+    with eagerly(), lent(*models):
         yield
 
 

@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from graphprune.copying import copy_module
+from graphprune.eager import eagerly
 from graphprune.errors import PlanError
 from graphprune.graph import ChannelGraph, channel_graph
 from graphprune.labels import Labelled
@@ -218,6 +219,7 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
+@eagerly()
 def run_masked(graph: ChannelGraph, plan: Plan | None, inputs: list[Tensor]) -> Masked:
     """Run the graph of the original with the dead masked; a block that is left out gives back what it is given."""
     masks = Masks(graph, graph.alive(plan))

@@ -18,6 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from graphprune.attention import PrunedMultiheadAttention
 from graphprune.copying import copy_module
+from graphprune.eager import eagerly
 from graphprune.errors import PlanError
 from graphprune.labels import Ids
 from graphprune.modules import all_tensors, named_modules, named_tensors
@@ -55,6 +56,7 @@ def slim_tensor(tensor: Tensor, kept: Mapping[int, Ids]) -> Tensor:
     return small.requires_grad_(tensor.requires_grad)
 
 
+@eagerly()
 def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False) -> nn.Module:
     """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed."""
     names = {id(t): name for name, t in named_tensors(model)}

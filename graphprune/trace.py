@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.abstract import META, AbstractDevice, is_float
+from graphprune.eager import eagerly
 from graphprune.errors import TraceError
 from graphprune.modules import named_modules, tables
 from graphprune.nested import map_tensors, tensors_of
@@ -332,6 +333,7 @@ def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None
     return found
 
 
+@eagerly()
 def record(
     model: nn.Module,
     args: tuple,

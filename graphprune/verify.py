@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphprune.abstract import is_float
+from graphprune.eager import eagerly
 from graphprune.errors import PlanError
 from graphprune.graph import ChannelGraph, trace
 from graphprune.inputs import normalise
@@ -46,6 +47,7 @@ class Check:
         return "\n".join(lines)
 
 
+@eagerly()
 def run_slim(slim: nn.Module, args: tuple, kwargs: dict) -> list[Tensor]:
     """The outputs of a module in evaluation mode and float64; the module is not changed."""
     module = wide_module(slim)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.labels import Ids
-from graphprune.lending import lent
+from graphprune.lending import watched
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.repair.memory import Memory
@@ -80,7 +80,7 @@ def compensate(
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))
     products = Products(Memory(dense), names)
-    with lent(dense), torch.no_grad():
+    with watched(dense), torch.no_grad():
         for number, batch in batches:
             run(dense, number, batch, products)
         return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(undo)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from graphprune.lending import lent
+from graphprune.lending import watched
 from graphprune.moments import Moments
 from graphprune.repair.memory import Memory
 from graphprune.repair.passes import Batches, run
@@ -67,7 +67,7 @@ def reestimate_batch_norm(
     """
     memory = Memory(model)
     watch = _Normed(memory, frozenset(leave))
-    with lent(model), torch.no_grad():
+    with watched(model), torch.no_grad():
         for number, batch in Batches(calibration):
             run(model, number, batch, watch)
         for (mean, variance), moments in watch.moments.items():

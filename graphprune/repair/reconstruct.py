@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.depth import within
 from graphprune.errors import InputError, PlanError
-from graphprune.lending import lent
+from graphprune.lending import watched
 from graphprune.modules import named_tensors
 from graphprune.plan import Plan
 from graphprune.repair.matching import Match, Matcher
@@ -84,7 +84,7 @@ def fit(
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
-    with lent(slim, dense), torch.no_grad():
+    with watched(slim, dense), torch.no_grad():
         return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo, targets).record()
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from graphprune.errors import InputError
 from graphprune.inputs import describe, example_inputs_for, normalise
-from graphprune.lending import lent
+from graphprune.lending import watched
 from graphprune.nested import map_tensors, tensors_of
 
 
@@ -58,7 +58,7 @@ def synthesise(
     example = example_inputs_for(model) if example_inputs is None else example_inputs
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
-    with lent(model), torch.inference_mode(False), torch.enable_grad():
+    with watched(model), torch.enable_grad():
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return [_Batch(model, example, size, generator).optimised(steps, lr) for size in sizes]

@@ -125,6 +125,7 @@ def reshape_alias(call: Call, x: Labelled, size: Any, stride: Any) -> Labelled:
 
 
 @rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)])
+@rule(aten.unsqueeze_.default, samples=[sample(t(3, 4), 1)])
 def unsqueeze(call: Call, x: Labelled, dim: int) -> Labelled:
     return reshape(call.labels, x, call.out)
 
@@ -139,16 +140,19 @@ def _squeezed(call: Call, x: Labelled, dims: Iterable[int]) -> Labelled:
 
 
 @rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))])
+@rule(aten.squeeze_.default, samples=[sample(t(4, 1, 6))])
 def squeeze_all(call: Call, x: Labelled) -> Labelled:
     return _squeezed(call, x, range(x.ndim))
 
 
 @rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)])
+@rule(aten.squeeze_.dim, samples=[sample(t(3, 1, 4), 1)])
 def squeeze_dim(call: Call, x: Labelled, dim: int) -> Labelled:
     return _squeezed(call, x, [dim])
 
 
 @rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])])
+@rule(aten.squeeze_.dims, samples=[sample(t(3, 1, 4), [1])])
 def squeeze_dims(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
     return _squeezed(call, x, dims)
 
@@ -165,11 +169,13 @@ def permute(call: Call, x: Labelled, order: Sequence[int]) -> Labelled:
 
 
 @rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))])
+@rule(aten.t_.default, samples=[sample(t(3, 4))])
 def transpose_2d(call: Call, x: Labelled) -> Labelled:
     return _permuted(x, range(x.ndim)[::-1])
 
 
 @rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)])
+@rule(aten.transpose_.default, samples=[sample(t(2, 3, 4), 0, -1)])
 def transpose(call: Call, x: Labelled, a: int, b: int) -> Labelled:
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from graphprune.labels import Labelled, align
-from graphprune.rules.movement import _cut, _split_size, _split_sizes, transpose
+from graphprune.rules.movement import _cut, _split_size, _split_sizes
 from graphprune.rules.registry import Call, rule, sample, t
 
 aten = torch.ops.aten
@@ -55,11 +55,6 @@ def glu(call: Call, x: Labelled, dim: int = -1) -> Labelled:
     dim %= x.ndim
     pair = Call(call.op, call.labels, (call.out, call.out))
     return Labelled(call.out, tuple(align(call.labels, _cut(pair, x, dim), call.out)))
-
-
-@rule(aten.transpose_.default, samples=[sample(t(2, 3, 4), 0, -1)])
-def transpose_(call: Call, x: Labelled, a: int, b: int) -> Labelled:
-    return transpose(call, x, a, b)
 
 
 # ---------------------------------------------------------------- packed batches

@@ -1,0 +1,89 @@
+"""Models that were compiled, and pruning in inference mode: the same as without."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.eager import eagerly
+from tests.training_net import equal, examples, net, weights
+
+INPUTS, LABELS = examples()
+
+
+def never(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+    """A compiler that must not be asked."""
+    pytest.fail("something was compiled")
+
+
+def as_module(model: nn.Module) -> nn.Module:
+    compiled: nn.Module = torch.compile(model, backend=never)
+    return compiled
+
+
+def in_place(model: nn.Module) -> nn.Module:
+    model.compile(backend=never)
+    return model
+
+
+def in_part(model: nn.Module) -> nn.Module:
+    model.norm = torch.compile(model.norm, backend=never)
+    return model
+
+
+def everything(model: nn.Module) -> nn.Module:
+    """Traced, planned from gradients, rewritten, verified and repaired."""
+    options = {"importance": "taylor", "loss_fn": nn.functional.cross_entropy, "calibration": [(INPUTS, LABELS)]}
+    plan = graphprune.trace(model, INPUTS).plan(0.5, **options)
+    assert graphprune.verify(model, plan.apply(model), plan, INPUTS).passed
+    return graphprune.prune_model(model, 0.5, INPUTS, **options)
+
+
+@pytest.mark.parametrize("compiled", [as_module, in_place, in_part])
+def test_a_compiled_model_is_seen_as_it_is_written(compiled: Callable[[nn.Module], nn.Module]) -> None:
+    """And guessing inputs, data without labels and inputs that are made up."""
+    model = compiled(net())
+    slim = everything(model)
+    assert type(slim) is type(model) and equal(weights(slim), weights(everything(net())))
+    graphprune.prune_model(model, 0.5)
+    graphprune.prune_model(model, 0.5, INPUTS, importance="wanda", calibration=[INPUTS])
+    graphprune.synthesise(model, INPUTS, steps=1)
+
+
+def test_what_is_left_of_a_compiled_model_is_compiled_anew() -> None:
+    sizes: list[int] = []
+
+    def noting(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., object]:
+        sizes.append(sum(p.numel() for p in graph.parameters()))
+        return graph.forward
+
+    model = torch.compile(net(), backend=noting)
+    slim = graphprune.prune_model(model, 0.5, INPUTS)
+    with torch.no_grad():
+        assert model.eval()(INPUTS).shape == slim.eval()(INPUTS).shape
+    assert len(sizes) == 2
+
+
+def test_in_inference_mode() -> None:
+    """The slim model can be trained afterwards."""
+    model = net()
+    expected = everything(copy.deepcopy(model))
+    with torch.inference_mode():
+        slim = everything(model)
+    assert equal(weights(slim), weights(expected))
+    slim(INPUTS).sum().backward()
+    assert not any(p.is_inference() for p in slim.parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_gradients_are_as_they_were(mode: Callable[[], torch.autograd.grad_mode.no_grad]) -> None:
+    with mode():
+        before = torch.is_grad_enabled()
+        with eagerly():
+            assert torch.is_grad_enabled() == before and not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled() == before
