@@ -109,7 +109,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Mapping[str, Any], Mapping[st
         {**SGD, "lr": 0.03, "epochs": 3},
     ),
     "vit": (lambda: vit(patch_size=8), ADAMW, {**ADAMW, "lr": 1e-3, "warmup": 20, "epochs": 12}),
-    "resnet18": (resnet18, {**SGD, "lr": 0.05, "epochs": 6}, {**SGD, "lr": 0.02, "epochs": 3}),
+    "resnet18": (resnet18, {**SGD, "lr": 0.05, "epochs": 12}, {**SGD, "lr": 0.02, "epochs": 3}),
 }
 """How a network is made, trained, and trained again."""
 
