@@ -89,6 +89,34 @@ def _unflatten(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> An
     return out
 
 
+def _repeat(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``x.repeat(1, heads, 1)``; ``tile`` may be given fewer numbers than there are dimensions."""
+    out = func(*args, **kwargs)
+    counts = _flat([*args[1:], *kwargs.values()])
+    for dim, count in zip(range(-len(counts), 0), counts, strict=True):
+        _note_copies(watcher, out, args[0], dim, count)
+    return out
+
+
+def _repeat_interleave(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Without a dimension all entries are laid one behind another; counts in a tensor say nothing."""
+    out = func(*args, **kwargs)
+    given = dict(zip(("input", "repeats", "dim"), args, strict=False)) | kwargs
+    x, count, dim = given["input"], given.get("repeats"), given.get("dim")
+    if isinstance(count, int) and dim is None:
+        watcher.note(out, 0, _numel(watcher, func, (x,), {}) * count)
+    elif isinstance(count, int):
+        _note_copies(watcher, out, x, dim if dim < 0 else dim - x.ndim, count)
+    return out
+
+
+def _note_copies(watcher: SizeWatcher, out: Tensor, x: Tensor, dim: int, count: int) -> None:
+    """A dimension, counted from the last one, is ``count`` times as long as that of ``x``."""
+    size = _shape(watcher, Tensor.size, (x,), {})[dim] if -dim <= x.ndim else 1
+    if int(count) > 1:
+        watcher.note(out, dim, count if int(size) == 1 else size * count)
+
+
 def _factory(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     out = func(*args, **kwargs)
     watcher.note_all(out, _flat(args[1:] or [kwargs.get("size", ())]))
@@ -325,6 +353,8 @@ def _handlers() -> dict[Any, Handler]:
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
         **dict.fromkeys(view, _view),
         **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
+        **dict.fromkeys((Tensor.repeat, Tensor.tile, torch.tile), _repeat),
+        **dict.fromkeys((Tensor.repeat_interleave, torch.repeat_interleave), _repeat_interleave),
         **dict.fromkeys(factory, _factory),
         **dict.fromkeys((torch.zeros, torch.ones, torch.empty, torch.full), _made),
         **dict.fromkeys((torch.arange, torch.linspace, torch.eye), _counted),

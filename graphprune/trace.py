@@ -8,6 +8,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 from __future__ import annotations
 
 import operator
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -246,6 +247,7 @@ def _layout(tensor: Tensor) -> Any:
 
 
 _LIBRARY = (torch.__path__[0] + "/", __file__.rsplit("/", 1)[0] + "/")
+_BETWEEN = re.compile(r"/unittest/|/contextlib\.py$|^<")
 _is_library: dict[str, bool] = {}
 
 
@@ -255,7 +257,7 @@ def user_line(frame: FrameType | None) -> Line | None:
         file = frame.f_code.co_filename
         library = _is_library.get(file)
         if library is None:
-            library = _is_library[file] = file.startswith(_LIBRARY) or "/unittest/" in file or file.startswith("<")
+            library = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
         if not library:
             return file, frame.f_lineno
         frame = frame.f_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -124,3 +125,47 @@ def test_an_output_without_tensors_is_refused() -> None:
         graphprune.trace(model, inputs)
     graph = graphprune.trace(model, inputs, outputs=lambda box: box.content)
     assert graph.plan(0.5).apply(model)(inputs).content.shape == (2, 16)
+
+
+class Biased(nn.Module):
+    """Four heads of width 8 whose scores get a bias, which ``copies`` makes for every head. [n, 6, 5] -> [n, 6, 3]"""
+
+    def __init__(self, copies: Callable[[Biased, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.heads = 4
+        self.enter, self.leave = nn.Linear(5, 96), nn.Linear(32, 3)
+        self.bias = nn.Parameter(torch.randn(6, 6))
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        q, k, v = self.enter(x).view(n, length, 3, self.heads, 8).permute(2, 0, 3, 1, 4)
+        scores = q @ k.transpose(-1, -2)
+        weights = (scores + self.copies(self, scores)).softmax(-1)
+        return self.leave((weights @ v).transpose(1, 2).reshape(n, length, -1))
+
+
+@pytest.mark.parametrize(
+    ("heads", "copies"),
+    [
+        (4, lambda m, scores: m.bias.repeat(4, 1, 1)),
+        (2, lambda m, scores: m.bias.repeat(m.heads, 1, 1)),
+        (2, lambda m, scores: m.bias.repeat(1, scores.shape[1], 1, 1)),
+        (4, lambda m, scores: torch.tile(m.bias, (4, 1, 1))),
+        (2, lambda m, scores: m.bias[None].tile(m.heads, 1, 1)),
+        (4, lambda m, scores: m.bias[None].repeat_interleave(4, 0)),
+        (2, lambda m, scores: m.bias[None].repeat_interleave(m.heads, dim=-3)),
+        (2, lambda m, scores: torch.repeat_interleave(m.bias[None], repeats=scores.shape[1], dim=0)),
+        (4, lambda m, scores: m.bias[:1, :1].repeat_interleave(4).view(4, 1, 1)),
+        (2, lambda m, scores: m.bias[:1, :1].repeat_interleave(m.heads).view(m.heads, 1, 1)),
+        (4, lambda m, scores: m.bias[None].repeat_interleave(torch.tensor([4]), 0)),
+        (2, lambda m, scores: torch.zeros(len(scores), 6, 6).repeat_interleave(m.heads, 0).view(scores.shape)),
+    ],
+)
+def test_how_many_copies_are_made_is_a_size(heads: int, copies: Callable[[Biased, Tensor], Tensor]) -> None:
+    """Heads go where the number of copies is that of the heads, and not where it is written down."""
+    model, inputs = Biased(copies).eval(), torch.randn(2, 6, 5)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, inputs).passed
+    assert slim.heads == heads and slim.leave.in_features == 8 * heads
