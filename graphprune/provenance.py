@@ -101,12 +101,13 @@ def _repeat(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
 def _repeat_interleave(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """Without a dimension all entries are laid one behind another; counts in a tensor say nothing."""
     out = func(*args, **kwargs)
-    given = dict(zip(("input", "repeats", "dim"), args, strict=False)) | kwargs
-    x, count, dim = given["input"], given.get("repeats"), given.get("dim")
-    if isinstance(count, int) and dim is None:
-        watcher.note(out, 0, _numel(watcher, func, (x,), {}) * count)
-    elif isinstance(count, int):
-        _note_copies(watcher, out, x, dim if dim < 0 else dim - x.ndim, count)
+    given: dict[str, Any] = dict(zip(("input", "repeats", "dim"), args, strict=False)) | kwargs
+    x, dim = given["input"], given.get("dim")
+    if isinstance(count := given.get("repeats"), int):
+        if dim is None:
+            watcher.note(out, 0, _numel(watcher, func, (x,), {}) * count)
+        else:
+            _note_copies(watcher, out, x, dim if dim < 0 else dim - x.ndim, count)
     return out
 
 
