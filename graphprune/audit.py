@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from graphprune.equations import Demands, Sizes, attributes_of, dims_of
+from graphprune.equations import Demands, Sizes
 from graphprune.labels import Ids
 from graphprune.order import Disorder, Orders, orders_of, ragged
-from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse
+from graphprune.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
 from graphprune.solve import Mask
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: Sizes, alive: Mask) -> i
         return values.get(expr.path, expr.value)
     if isinstance(expr, BinOp):
         right = evaluate(expr.right, values, sizes, alive)
-        if expr.op == "//" and not right:
+        if expr.op in ("//", "%") and not right:
             return 0
         return OPERATORS[expr.op](evaluate(expr.left, values, sizes, alive), right)
     return sizes.count(alive, expr.node, expr.dim)

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from graphprune.label import Labelling
 from graphprune.labels import Ids, Labelled
-from graphprune.sizes import Attr, BinOp, Const, Dim, Expr, Line, SizeUse
+from graphprune.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of
 from graphprune.solve import Mask, Solution
 from graphprune.trace import Trace
 
@@ -204,31 +204,13 @@ def living(solution: Solution, alive: Mask, value: Labelled, dim: int) -> Mask:
     return rows[int(rows.sum(axis=1).argmax())]
 
 
-def attributes_of(expr: Expr) -> Iterator[Attr]:
-    """The attributes that a size expression mentions."""
-    if isinstance(expr, Attr):
-        yield expr
-    elif isinstance(expr, BinOp):
-        yield from attributes_of(expr.left)
-        yield from attributes_of(expr.right)
-
-
-def dims_of(expr: Expr) -> Iterator[Dim]:
-    """The tensor shapes that a size expression mentions."""
-    if isinstance(expr, Dim):
-        yield expr
-    elif isinstance(expr, BinOp):
-        yield from dims_of(expr.left)
-        yield from dims_of(expr.right)
-
-
 def _inverse(op: str, left: bool, known: Form, size: Form) -> Form | None:
     """The operand on the ``left`` (or right) of an operation that makes ``size`` of it and a ``known`` one."""
     if op == "+":
         return size.plus(known, -1)
     if op == "-":
         return size.plus(known) if left else known.plus(size, -1)
-    if known.bags or not known.constant:
+    if known.bags or not known.constant or op == "%":
         return None
     if op == "*":
         return size.times(1 / known.constant)
@@ -384,10 +366,10 @@ class Reader:
             return right.times(left.constant)
         if right.bags and expr.op == "//" and left.bags:
             return self._kept_quotient(expr, left, right)
-        if right.bags or (expr.op == "//" and not right.constant):
+        if right.bags or (expr.op in "//%" and (not right.constant or (expr.op == "%" and left.bags))):
             raise NotLinear(left, right)
-        if expr.op == "//" and not left.bags:
-            return number(int(left.constant // right.constant))
+        if expr.op in "//%" and not left.bags:
+            return number(OPERATORS[expr.op](int(left.constant), int(right.constant)))
         return left.times(right.constant if expr.op == "*" else 1 / right.constant)
 
     def _kept_quotient(self, expr: BinOp, left: Form, right: Form) -> Form:

@@ -1,22 +1,24 @@
 """Watch sizes arrive in torch functions: the size half of tracing.
 
 A :class:`SizeWatcher` sits above the recorder while the model runs. It answers ``.shape`` with sizes that
-remember their tensor, and notes every size given to a function that takes one.
+remember their tensor, and notes every size given to a function that takes one. Given to any other, it is a number.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
-from graphprune.sizes import BinOp, Const, Dim, Expr, Size, SizeLog, SizeUse, expr_of
+from graphprune.sizes import BinOp, Const, Dim, Expr, Size, SizeLog, SizeUse, expr_of, plain
 
 Lookup = Callable[[Tensor], fx.Node | None]
 Handler = Callable[["SizeWatcher", Any, tuple, dict], Any]
@@ -32,8 +34,7 @@ class SizeWatcher(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
-        handler = HANDLERS.get(func)
-        return handler(self, func, args, kwargs) if handler else func(*args, **kwargs)
+        return HANDLERS.get(func, _other)(self, func, args, kwargs)
 
     def note(self, tensor: Any, dim: int | str, size: Any, prefix: bool = False) -> None:
         """Write down that ``size`` was given for dimension ``dim`` of ``tensor``."""
@@ -46,7 +47,7 @@ class SizeWatcher(TorchFunctionMode):
 
     def note_all(self, tensor: Any, sizes: Iterable[Any], first: int = 0) -> None:
         for i, size in enumerate(sizes):
-            if isinstance(size, int) and int(size) > 1:
+            if isinstance(size, int) and plain(size) > 1:
                 self.note(tensor, first + i, size)
 
 
@@ -54,8 +55,44 @@ class SizeWatcher(TorchFunctionMode):
 def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
     quiet: dict[str, Any] = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
-    with mock.patch.multiple(F, **quiet), SizeWatcher(log, node_of):
+    logarithms: dict[str, Any] = {name: _of_numbers(getattr(math, name)) for name in ("log", "log2", "log10")}
+    with (
+        mock.patch.multiple(F, **quiet),
+        mock.patch.multiple(math, **logarithms),
+        mock.patch.object(np, "prod", _product(np.prod)),
+        SizeWatcher(log, node_of),
+    ):
         yield
+
+
+def _of_numbers(function: Callable[..., float]) -> Callable[..., float]:
+    """A function that looks at an integer past its methods."""
+    return lambda *values: function(*(x.number() if type(x) is Size else x for x in values))
+
+
+def _product(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``np.prod(x.shape[1:])`` is a size."""
+
+    def product(values: Any, *args: Any, **kwargs: Any) -> Any:
+        sizes = isinstance(values, tuple | list) and any(type(x) is Size for x in values)
+        return math.prod(values) if sizes and not args and not kwargs else function(values, *args, **kwargs)
+
+    return product
+
+
+def _other(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    for value in (*args, *kwargs.values()):
+        _number(value)
+    return func(*args, **kwargs)
+
+
+def _number(value: Any) -> None:
+    """All sizes in nested tuples and lists are numbers."""
+    if type(value) is Size:
+        value.number()
+    elif type(value) in (tuple, list, torch.Size):
+        for item in value:
+            _number(item)
 
 
 def _shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -80,6 +117,21 @@ def _view(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     if sizes and isinstance(sizes[0], int):
         watcher.note_all(out, sizes)
     return out
+
+
+def _like_another(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``x.expand_as(y)`` has the sizes of ``y``, whatever becomes of ``x``."""
+    out = func(*args, **kwargs)
+    watcher.note_all(out, _shape(watcher, Tensor.size, (args[1] if len(args) > 1 else kwargs["other"],), {}))
+    return out
+
+
+def _broadcast(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """All results have the same sizes."""
+    outs = func(*args, **kwargs)
+    for dim in range(outs[0].ndim):
+        _note_equal(watcher, [found for out in outs if (found := _dim_of(watcher, out, dim))])
+    return outs
 
 
 def _unflatten(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -114,20 +166,29 @@ def _repeat_interleave(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dic
 def _note_copies(watcher: SizeWatcher, out: Tensor, x: Tensor, dim: int, count: int) -> None:
     """A dimension, counted from the last one, is ``count`` times as long as that of ``x``."""
     size = _shape(watcher, Tensor.size, (x,), {})[dim] if -dim <= x.ndim else 1
-    if int(count) > 1:
-        watcher.note(out, dim, count if int(size) == 1 else size * count)
+    if plain(count) > 1:
+        watcher.note(out, dim, count if plain(size) == 1 else size * count)
 
 
 def _factory(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
-    out = func(*args, **kwargs)
-    watcher.note_all(out, _flat(args[1:] or [kwargs.get("size", ())]))
-    return out
+    return _filled(watcher, func(*args, **kwargs), args[1:], kwargs)
 
 
 def _made(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """``torch.zeros(2, width)``; a size may be a tensor, and says nothing then."""
-    out = func(*args, **kwargs)
+    return _filled(watcher, func(*args, **kwargs), args, kwargs)
+
+
+def _filled(watcher: SizeWatcher, out: Any, args: tuple, kwargs: dict) -> Any:
+    """Sizes come first, as one argument or several; what comes after one argument is what the tensor is filled with."""
     watcher.note_all(out, _flat(args or [kwargs.get("size", ())]))
+    _number([*(args[1:] if args and isinstance(args[0], tuple | list) else ()), kwargs.get("fill_value")])
+    return out
+
+
+def _one_hot(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    watcher.note_all(out, [args[1] if len(args) > 1 else kwargs.get("num_classes", -1)], out.ndim - 1)
     return out
 
 
@@ -139,7 +200,7 @@ def _counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
         watcher.note(out, 0, args[0])
     else:
         for size in numbers:
-            watcher.log.number(size.expr)
+            size.number()
     return out
 
 
@@ -158,7 +219,7 @@ def _split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
     if isinstance(sizes, int):
-        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != int(sizes)))
+        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != plain(sizes)))
     for out, size in zip(outs, sizes or (), strict=False):
         watcher.note(out, dim, size)
     return outs
@@ -169,21 +230,51 @@ def _chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     outs = func(*args, **kwargs)
     chunks = args[1] if len(args) > 1 else kwargs["chunks"]
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
-    dims = [_dim_of(watcher, out, dim % args[0].ndim) for out in outs]
-    if dims[0] is None:
-        return outs
-    if len(outs) != int(chunks):
-        watcher.log.equal(dims[0], Const(dims[0].value))
-    for other in dims[1:]:
-        if other is not None:
-            shorter = dims[0].value - other.value
-            watcher.log.equal(BinOp("-", dims[0], Const(shorter)) if shorter else dims[0], other)
+    _note_parts(watcher, args[0], outs, dim, chunks)
     return outs
+
+
+def _note_parts(watcher: SizeWatcher, x: Tensor, outs: Sequence[Tensor], dim: int, count: int) -> None:
+    """Parts that torch works out from the slim tensor: as long as each other, or shorter by as much as now."""
+    dims = [found for out in outs if (found := _dim_of(watcher, out, dim % x.ndim))]
+    if len(dims) < len(outs):
+        return
+    if len(outs) != plain(count):
+        watcher.log.equal(dims[0], Const(dims[0].value))
+    _note_equal(watcher, dims)
+
+
+def _note_equal(watcher: SizeWatcher, dims: Sequence[Dim]) -> None:
+    """The sizes are equal, or shorter than the first by as much as they are now."""
+    for other in dims[1:]:
+        shorter = dims[0].value - other.value
+        watcher.log.equal(BinOp("-", dims[0], Const(shorter)) if shorter else dims[0], other)
+
+
+def _tensor_split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``tensor_split`` and its like: into a number of parts, or at positions."""
+    outs = func(*args, **kwargs)
+    x, asked, *dims = *args, *kwargs.values()
+    dim = _DIMS_OF_SPLITS[func.__name__](x) if func.__name__ in _DIMS_OF_SPLITS else dims[0] if dims else 0
+    asked = asked.tolist() if isinstance(asked, Tensor) else asked
+    if isinstance(asked, int):
+        _note_parts(watcher, x, outs, dim, asked)
+    else:
+        for position in asked:
+            _note_positions(watcher, x, (slice(None),) * (dim % x.ndim) + (slice(position),))
+    return outs
+
+
+_DIMS_OF_SPLITS: dict[str, Callable[[Tensor], int]] = {
+    "hsplit": lambda x: 1 if x.ndim > 1 else 0,
+    "vsplit": lambda x: 0,
+    "dsplit": lambda x: 2,
+}
 
 
 def _dim_of(watcher: SizeWatcher, tensor: Tensor, dim: int) -> Dim | None:
     node = watcher.node_of(tensor)
-    return None if node is None else Dim(node, dim, int(tensor.shape[dim]))
+    return None if node is None else Dim(node, dim, plain(tensor.shape[dim]))
 
 
 def _narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -192,6 +283,12 @@ def _narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     watcher.note(args[0], dim, start, prefix=True)
     watcher.note(out, dim, length)
     return out
+
+
+def _select(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    x, dim, index = *args, *kwargs.values()
+    _note_positions(watcher, x, (slice(None),) * (dim % x.ndim) + (index,))
+    return func(*args, **kwargs)
 
 
 def _getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -220,14 +317,14 @@ def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:
             continue  # a place within every period, wherever the tensor ends
         bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
         for bound in bounds:
-            if isinstance(bound, int) and not isinstance(bound, bool) and int(bound) not in (0, shape[dim]):
+            if isinstance(bound, int) and not isinstance(bound, bool) and plain(bound) not in (0, shape[dim]):
                 watcher.log.uses.append(
                     SizeUse(node, dim, _position(bound, node, dim), *watcher.log.where(), prefix=True)
                 )
 
 
 def _position(bound: int, node: fx.Node, dim: int) -> Expr:
-    if int(bound) >= 0:
+    if plain(bound) >= 0:
         return expr_of(bound)
     return BinOp("+", Dim(node, dim, node.meta["shape"][dim]), expr_of(bound))
 
@@ -262,7 +359,7 @@ def _attention(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> An
         query = args[0] if args else kwargs["query"]
         node = watcher.node_of(query)
         if node is not None:
-            watcher.log.number(Dim(node, query.ndim - 1, int(query.shape[-1])))
+            watcher.log.number(Dim(node, query.ndim - 1, plain(query.shape[-1])))
     return func(*args, **kwargs)
 
 
@@ -270,7 +367,7 @@ def _numel(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     sizes = _shape(watcher, Tensor.size, (args[0],), {})
     total: Any = 1
     for size in sizes:
-        total = size * total if int(size) != 1 else total
+        total = size * total if plain(size) != 1 else total
     return total
 
 
@@ -278,19 +375,17 @@ def _with_groups(position: int, name: str) -> Handler:
     def handler(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
         out = func(*args, **kwargs)
         groups = args[position] if len(args) > position else kwargs.get(name, 1)
-        if int(groups) > 1:
+        if plain(groups) > 1:
             watcher.note(out, name, groups)
         return out
 
     return handler
 
 
-def _arithmetic(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
-    """A size that a tensor is multiplied by, or divided by, is a number."""
-    for value in (*args, *kwargs.values()):
-        if type(value) is Size:
-            watcher.log.number(value.expr)
-    return func(*args, **kwargs)
+def _length(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Python makes an integer of what ``len`` gives."""
+    size = _shape(watcher, Tensor.size, (*args, 0), {})
+    return size.number() if type(size) is Size else size
 
 
 def _histogram(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
@@ -299,10 +394,15 @@ def _histogram(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> An
     return out
 
 
+def _new_tensor(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``x.new_tensor(values)`` is ``torch.tensor`` with the type of ``x``."""
+    x, values = args if len(args) > 1 else (args[0], kwargs["data"])
+    return _literal(watcher, torch.tensor, (values,), {"dtype": kwargs.get("dtype", x.dtype)})
+
+
 def _literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     """``torch.tensor(values, device=...)`` keeps its values also where the model lives on ``meta``."""
-    if args and type(args[0]) is Size:
-        watcher.log.number(args[0].expr)
+    _number([*args, *kwargs.values()])
     if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
         kwargs = {**kwargs, "device": "cpu"}
     return func(*args, **kwargs)
@@ -314,14 +414,9 @@ def _device(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return torch.device("cpu") if device.type == "meta" else device
 
 
-_NAMES = "add sub mul div true_divide divide multiply subtract pow floor_divide remainder fmod".split()
-_SIGNS = "add radd iadd sub rsub isub mul rmul imul truediv rtruediv itruediv div rdiv idiv pow rpow ipow".split()
-ARITHMETIC = {
-    *(getattr(torch, name) for name in _NAMES),
-    *(getattr(Tensor, name + end) for name in _NAMES for end in ("", "_")),
-    *(getattr(Tensor, f"__{name}__") for name in _SIGNS),
-}
-"""Functions of which one operand may be a number."""
+def _methods(names: str, handler: Handler) -> dict[Any, Handler]:
+    """The functions of torch, and the methods of tensors, of these names."""
+    return {getattr(place, name): handler for name in names.split() for place in (torch, Tensor)}
 
 
 def _handlers() -> dict[Any, Handler]:
@@ -332,6 +427,7 @@ def _handlers() -> dict[Any, Handler]:
         Tensor.expand,
         torch.broadcast_to,
         Tensor.broadcast_to,
+        Tensor.sum_to_size,
     )
     factory = (Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full)
     table: dict[Any, Handler] = {
@@ -350,7 +446,12 @@ def _handlers() -> dict[Any, Handler]:
         **dict.fromkeys((torch.histc, Tensor.histc), _histogram),
         **dict.fromkeys((Tensor.numel, torch.numel, Tensor.nelement), _numel),
         **dict.fromkeys((torch.tensor, torch.as_tensor, torch.scalar_tensor), _literal),
-        **dict.fromkeys(ARITHMETIC, _arithmetic),
+        Tensor.new_tensor: _new_tensor,
+        Tensor.__len__: _length,
+        **dict.fromkeys((Tensor.expand_as, Tensor.view_as, Tensor.reshape_as), _like_another),
+        torch.broadcast_tensors: _broadcast,
+        **dict.fromkeys((Tensor.select, torch.select), _select),
+        F.one_hot: _one_hot,
         **{f: _with_groups(6, "groups") for f in (torch.conv1d, torch.conv2d, torch.conv3d)},
         **dict.fromkeys(view, _view),
         **dict.fromkeys((Tensor.unflatten, torch.unflatten), _unflatten),
@@ -360,8 +461,9 @@ def _handlers() -> dict[Any, Handler]:
         **dict.fromkeys((torch.zeros, torch.ones, torch.empty, torch.full), _made),
         **dict.fromkeys((torch.arange, torch.linspace, torch.eye), _counted),
         torch.lstm: _steps,
-        **dict.fromkeys((Tensor.split, torch.split, torch.split_with_sizes, Tensor.split_with_sizes), _split),
-        **dict.fromkeys((Tensor.chunk, torch.chunk), _chunk),
+        **_methods("split split_with_sizes unsafe_split unsafe_split_with_sizes", _split),
+        **_methods("chunk unsafe_chunk", _chunk),
+        **_methods("tensor_split hsplit vsplit dsplit", _tensor_split),
         **dict.fromkeys((Tensor.narrow, torch.narrow), _narrow),
     }
     transposed = (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d)

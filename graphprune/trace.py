@@ -24,13 +24,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.abstract import META, AbstractDevice, is_float
+from graphprune.declared import declared_sizes
 from graphprune.eager import eagerly
 from graphprune.errors import TraceError
 from graphprune.modules import named_modules, tables
 from graphprune.nested import map_tensors, tensors_of
 from graphprune.provenance import watching
 from graphprune.shadow import Shadow, make_shadow
-from graphprune.sizes import Line, SizeLog
+from graphprune.sizes import Attr, Line, Size, SizeLog, attributes_of, plain
 
 aten = torch.ops.aten
 Outputs = Callable[[Any], Any]
@@ -357,6 +358,7 @@ def record(
     note = ""
     if any(name not in recorder.used for name in recorder.parameters):
         note = _record_training(recorder, args, kwargs, outputs, results)
+    _note_declared(recorder)
     unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
     recorder.graph.output(tuple(results))
     return Trace(
@@ -375,6 +377,19 @@ def record(
         abstract,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
     )
+
+
+def _note_declared(recorder: Recorder) -> None:
+    """What the program read of torch.nn modules' sizes are sizes of their weights."""
+    log = recorder.log
+    read = {a.path for expr in log.expressions() for a in attributes_of(expr)}
+    owners = {path.rpartition(".")[0] for path in read}
+    with watching(log, lambda t: recorder.lookup(t) if recorder.names.get(id(t)) in recorder.used else None):
+        for path, module in named_modules(recorder.shadow.module):
+            for name, size in declared_sizes(module).items() if path in owners else ():
+                attribute = f"{path}.{name}" if path else name
+                if attribute in read and type(size) is Size:
+                    log.equal(Attr(attribute, plain(size)), size.expr)
 
 
 def _record_training(

@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "graphprune"
 ORDER = (
-    "errors collector eager sizes nested modules copying abstract provenance shadow trace lending inputs feeding "
-    "labels rules label solve prove couplings groups "
+    "errors collector eager sizes nested modules declared copying abstract provenance shadow trace lending inputs "
+    "feeding labels rules label solve prove couplings groups "
     "patches contractions moments observer calibration combining criteria importance depth "
     "equations dimensions cost budgets limits sensitivity ties search roles "
     "request order audit attention rewrite plan optimizer_state carry storage "

@@ -1,0 +1,154 @@
+"""What a program does with sizes: given to functions, compared, made numbers of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+
+class Parts(nn.Module):
+    """Three parts of 96 channels, which go together. [n, 5] -> [n, 3]"""
+
+    def __init__(self, cut: Callable[[Parts, Tensor], Iterable[Tensor]]) -> None:
+        super().__init__()
+        self.enter, self.after, self.leave = nn.Linear(5, 96), nn.Linear(32, 32), nn.Linear(32, 3)
+        self.width = 32
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.cut(self, self.enter(x))
+        return self.leave(self.after(a * b.tanh() + c).relu())
+
+
+def slim(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """At half its width, verified."""
+    plan = graphprune.trace(model.eval(), inputs).plan(0.5)
+    found = plan.apply(model)
+    check = graphprune.verify(model, found, plan, inputs)
+    assert check.passed, check
+    return found
+
+
+CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
+    (48, lambda m, y: y.tensor_split(3, -1)),
+    (96, lambda m, y: y.tensor_split([32, 64], -1)),
+    (96, lambda m, y: torch.tensor_split(y, torch.tensor([32, 64]), dim=-1)),
+    (96, lambda m, y: y.tensor_split((m.width, 2 * m.width), dim=1)),
+    (48, lambda m, y: torch.hsplit(y, 3)),
+    (96, lambda m, y: torch.hsplit(y, [32, 64])),
+    (48, lambda m, y: (part.t() for part in torch.vsplit(y.t(), 3))),
+    (96, lambda m, y: (part.t() for part in y.t().vsplit((32, 64)))),
+    (48, lambda m, y: [p.flatten(1) for p in torch.dsplit(y[:, None], 3)]),
+    (96, lambda m, y: torch.unsafe_split(y, 32, -1)),
+    (48, lambda m, y: y.unsafe_split(m.width, -1)),
+    (48, lambda m, y: y.unsafe_chunk(3, -1)),
+    (96, lambda m, y: y.view_as(torch.zeros(len(y), 3, 32)).unbind(1)),
+    (96, lambda m, y: y.view_as(torch.zeros(len(y), 3, m.width)).unbind(1)),
+    (96, lambda m, y: y.reshape_as(other=torch.zeros(len(y), 3, 32)).unbind(1)),
+    (48, lambda m, y: y.view(len(y), 3, m.after.in_features).unbind(1)),
+    (48, lambda m, y: y.view(-1, 3, np.prod(y.shape[1:]) // 3).unbind(1)),
+    (48, lambda m, y: y.view(-1, 3, divmod(y.shape[1], 3)[0]).unbind(1)),
+    (48, lambda m, y: y.view(-1, 3, round(abs(m.width))).unbind(1)),
+]
+
+
+@pytest.mark.parametrize(("left", "cut"), CUTS)
+def test_parts_are_as_long_as_the_program_says(left: int, cut: Callable[[Any, Tensor], Iterable[Tensor]]) -> None:
+    """Channels go where their number follows, and stay where it is written down or not known to follow."""
+    assert slim(Parts(cut), torch.randn(4, 5)).enter.out_features == left
+
+
+class Wide(nn.Module):
+    """Something is done with the 32 channels in the middle. [n, 5] -> [n, 3]"""
+
+    def __init__(self, then: Callable[[Wide, Tensor], Any]) -> None:
+        super().__init__()
+        self.enter, self.after, self.leave = nn.Linear(5, 32), nn.Linear(32, 32), nn.Linear(32, 3)
+        self.width = 32
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).view(-1, self.width)
+        return self.leave(self.after(y * self.then(self, y)).relu())
+
+
+NUMBERS: list[Callable[[Any, Tensor], Any]] = [
+    lambda m, y: 1 / np.sqrt(y.shape[1]),
+    lambda m, y: 1 / float(np.log(m.width)),
+    lambda m, y: 1 / np.prod(y.shape[1:]),
+    lambda m, y: 1 / math.log2(y.size(1)),
+    lambda m, y: 1 / math.log(m.width, 10),
+    lambda m, y: m.width**-0.5,
+    lambda m, y: 2 ** (1 / m.width),
+    lambda m, y: 1 / int(y.shape[1]),
+    lambda m, y: 1 / round(y.shape[1], -1),
+    lambda m, y: 1 / math.ceil(y.shape[1]),
+    lambda m, y: 1 / (1 + (y.shape[1] & 24)),
+    lambda m, y: 1 / (y.shape[1] >> 1),
+    lambda m, y: 1 / y.shape[1].bit_length(),
+    lambda m, y: 1 / (1 + y.shape[1] % 7),
+    lambda m, y: 1 / len(y[0]),
+    lambda m, y: 1 / torch.tensor([y.shape[1], 1])[0],
+    lambda m, y: 1 / torch.tensor(y.shape)[1],
+    lambda m, y: 1 / y.new_tensor(y.shape[1]),
+    lambda m, y: 1 / y.new_full((1,), y.shape[1]),
+    lambda m, y: 1 / torch.full((1,), fill_value=float(m.width)),
+    lambda m, y: torch.ones(1).fill_(m.width),
+    lambda m, y: torch.ones(1).clamp(min=m.width),
+    lambda m, y: 1 / m.after.in_features,
+    lambda m, y: 1 / m.enter.out_features,
+    lambda m, y: m.after.weight.shape[1] / 8,
+    lambda m, y: y.select(1, 31)[:, None],
+    lambda m, y: torch.select(y, 1, -2)[:, None],
+    lambda m, y: y.mean(1, keepdim=True).expand_as(torch.zeros(len(y), 32)),
+    lambda m, y: torch.broadcast_tensors(y.mean(1, keepdim=True), torch.zeros(len(y), 32))[0],
+    lambda m, y: y.sum_to_size(len(y), 32),
+    lambda m, y: nn.functional.one_hot(torch.tensor(3), 32),
+]
+
+
+@pytest.mark.parametrize("then", NUMBERS)
+def test_what_a_number_is_made_of_stays(then: Callable[[Any, Tensor], Any]) -> None:
+    """All that is not exact: how many there are, or the channel that is picked."""
+    found = slim(Wide(then), torch.randn(4, 5))
+    assert found.enter.out_features > 16 and found.after.out_features == 16
+
+
+FREE: list[Callable[[Any, Tensor], Any]] = [
+    lambda m, y: y.mean(1, keepdim=True).expand_as(y),
+    lambda m, y: torch.broadcast_tensors(y.mean(1, keepdim=True), y)[0],
+    lambda m, y: 1.0 if y.shape[1] % 8 == 0 else 0.5,
+    lambda m, y: 1.0 if y.shape[1] else 0.5,
+    lambda m, y: 1 / len(y),
+    lambda m, y: y.sum_to_size(len(y), m.width),
+]
+
+
+@pytest.mark.parametrize("then", FREE)
+def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tensor], Any]) -> None:
+    assert slim(Wide(then), torch.randn(4, 5)).enter.out_features == 16
+
+
+@pytest.mark.parametrize("then", [lambda m, y: 1.0 if y.shape[1] % 32 == 0 else 0.5, lambda m, y: 1 + m.width % 3 // 2])
+def test_a_program_that_would_go_another_way(then: Callable[[Any, Tensor], Any]) -> None:
+    assert slim(Wide(then), torch.randn(4, 5)).enter.out_features == 32
+
+
+def test_an_assertion_about_a_remainder_holds_in_the_slim_model() -> None:
+    """36 channels of 72 are no multiple of 8."""
+
+    def then(model: Wide, y: Tensor) -> float:
+        assert y.shape[1] % 24 == 0
+        return 1.0
+
+    model = Wide(then)
+    model.width, model.enter, model.after = 72, nn.Linear(5, 72), nn.Linear(72, 32)
+    assert slim(model, torch.randn(4, 5)).enter.out_features % 24 == 0
