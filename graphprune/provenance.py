@@ -292,19 +292,28 @@ def _select(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
 
 
 def _getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
-    tensor, index = args
-    index = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(i, slice | int) for i in index):
-        _note_positions(watcher, tensor, index)
-    numbers = tuple(torch.tensor(i) if isinstance(i, list) and i and type(i[0]) in (int, Size) else i for i in index)
-    return func(tensor, numbers if isinstance(args[1], tuple) else numbers[0])
+    return func(args[0], _indices(watcher, *args))
 
 
 def _setitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
-    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return func(args[0], _indices(watcher, *args[:2]), args[2])
+
+
+def _indices(watcher: SizeWatcher, tensor: Tensor, given: Any) -> Any:
+    """The same with tensors in place of lists, of which torch would make such on ``meta``, without values."""
+    index = given if isinstance(given, tuple) else (given,)
     if any(isinstance(i, slice | int) for i in index):
-        _note_positions(watcher, args[0], index)
-    return func(*args)
+        _note_positions(watcher, tensor, index)
+    made = tuple(_listed(i) if isinstance(i, list | tuple | range) else i for i in index)
+    return made if isinstance(given, tuple) else made[0]
+
+
+def _listed(numbers: Sequence[Any]) -> Any:
+    """A tensor of integers or booleans, nested or not; other lists as they are."""
+    if any(isinstance(i, Tensor) for i in numbers):
+        return numbers
+    array = np.array(numbers if len(numbers) else np.zeros(0, np.int64))
+    return torch.from_numpy(array) if array.dtype.kind in "bi" else numbers
 
 
 def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:

@@ -137,6 +137,27 @@ def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tens
     assert slim(Wide(then), torch.randn(4, 5)).enter.out_features == 16
 
 
+def zeroed(index: Any) -> Callable[[Any, Tensor], Tensor]:
+    def then(model: nn.Module, y: Tensor) -> Tensor:
+        y = y.clone()
+        y[index] = 0
+        return y
+
+    return then
+
+
+@pytest.mark.parametrize("index", [[0, 2], [True, False, True, True], range(2), ((0, 1, 2),), np.array([1, 3]), []])
+def test_rows_by_their_numbers(index: Any) -> None:
+    """Lists are known by their values, read or written to."""
+    assert slim(Wide(lambda m, y: y[index].sum(0)), torch.randn(4, 5)).enter.out_features == 16
+    assert slim(Wide(zeroed(index)), torch.randn(4, 5)).enter.out_features == 16
+
+
+@pytest.mark.parametrize("index", [(slice(None), [0, 5]), (..., range(2)), (0, [1])])
+def test_channels_by_their_numbers_stay(index: Any) -> None:
+    assert slim(Wide(zeroed(index)), torch.randn(4, 5)).enter.out_features > 16
+
+
 @pytest.mark.parametrize("then", [lambda m, y: 1.0 if y.shape[1] % 32 == 0 else 0.5, lambda m, y: 1 + m.width % 3 // 2])
 def test_a_program_that_would_go_another_way(then: Callable[[Any, Tensor], Any]) -> None:
     assert slim(Wide(then), torch.randn(4, 5)).enter.out_features == 32
