@@ -15,7 +15,7 @@ ORDER = (
     "latency spending eligible planner probe timed graph masking "
     "verify repair prune random_state checkpoints training schedules integrations __init__ specs cli __main__"
 ).split()
-PACKAGES = ("rules", "criteria", "repair", "checkpoints", "training", "schedules", "integrations")
+PACKAGES = ("provenance", "rules", "criteria", "repair", "checkpoints", "training", "schedules", "integrations")
 
 
 def imported(file: Path) -> set[str]:

@@ -38,7 +38,7 @@ def slim(model: nn.Module, inputs: Tensor) -> nn.Module:
 
 
 CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
-    (48, lambda m, y: y.tensor_split(3, -1)),
+    (48, lambda m, y: y.tensor_split(dim=-1, sections=3)),
     (96, lambda m, y: y.tensor_split([32, 64], -1)),
     (96, lambda m, y: torch.tensor_split(y, torch.tensor([32, 64]), dim=-1)),
     (96, lambda m, y: y.tensor_split((m.width, 2 * m.width), dim=1)),
@@ -106,7 +106,7 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1 / m.after.in_features,
     lambda m, y: 1 / m.enter.out_features,
     lambda m, y: m.after.weight.shape[1] / 8,
-    lambda m, y: y.select(1, 31)[:, None],
+    lambda m, y: y.select(index=31, dim=1)[:, None],
     lambda m, y: torch.select(y, 1, -2)[:, None],
     lambda m, y: y.mean(1, keepdim=True).expand_as(torch.zeros(len(y), 32)),
     lambda m, y: torch.broadcast_tensors(y.mean(1, keepdim=True), torch.zeros(len(y), 32))[0],
