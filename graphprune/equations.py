@@ -113,6 +113,17 @@ class Sizes:
         classes = [self.solution.of[lab.ids.ravel()] for lab in labs]
         return np.unique(self.solution.expand(np.concatenate([np.zeros(0, np.int64), *classes]))[0])
 
+    def needs(self, node: fx.Node, dim: int | str) -> Ids | None:
+        """The atoms that each entry of a dimension needs, [2, n]; None where it also depends on other dimensions."""
+        found = self.labelling.dimension(node, dim)
+        labs = found[0].touching([found[1]]) if found else []
+        if any(len(lab.dims) > 1 for lab in labs):
+            return None
+        pairs = [np.zeros((2, 0), np.int64)]
+        for lab in labs:
+            pairs.append(np.stack(self.solution.expand(self.solution.of[lab.ids.ravel()], np.arange(lab.ids.size))))
+        return np.unique(np.concatenate(pairs, axis=1), axis=1)
+
     def form(self, node: fx.Node, dim: int | str, stop: int | None = None) -> Form:
         """The size of a dimension, or the number of its entries before ``stop``."""
         key = node, dim, stop
@@ -330,13 +341,22 @@ class Reader:
             size = self.sizes.form(use.node, use.dim, stop) if labelled else number(use.expr.value)
             self._require(size, use.expr, use.line)
         except NotLinear as error:
-            self._freeze(error.atoms, use.line, f"size {use.expr}")
+            if use.prefix or not self._same(use.node, use.dim, use.expr):
+                self._freeze(error.atoms, use.line, f"size {use.expr}")
+
+    def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
+        """Is the expression the size of a dimension of which the same entries live?"""
+        if not isinstance(expr, Dim):
+            return False
+        one, other = self.sizes.needs(node, dim), self.sizes.needs(expr.node, expr.dim)
+        return one is not None and other is not None and np.array_equal(one, other)
 
     def _demand(self, left: Expr, right: Expr, line: Line | None) -> None:
         try:
             self._require(self._evaluate(left), right, line)
         except NotLinear as error:
-            self._freeze(error.atoms, line, f"{left} == {right}")
+            if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
+                self._freeze(error.atoms, line, f"{left} == {right}")
 
     def _require(self, size: Form, expr: Expr, line: Line | None) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).bags:

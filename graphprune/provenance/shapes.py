@@ -118,6 +118,12 @@ def counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return out
 
 
+def affine_grid(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Of the images that the grid is for only height and width matter."""
+    number(list(named("theta size", args, kwargs)["size"])[2:])
+    return func(*args, **kwargs)
+
+
 def layer_norm(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     watcher.note_all(args[0], shape, args[0].ndim - len(shape))

@@ -41,6 +41,7 @@ HANDLERS: dict[Any, Handler] = {
     **_either("zeros ones empty full", shapes.made),
     **_either("arange linspace eye", shapes.counted),
     **_either("histc", shapes.histogram),
+    **_either("affine_grid_generator", shapes.affine_grid),
     **_either("layer_norm rms_norm", shapes.layer_norm),
     F.layer_norm: shapes.layer_norm,
     F.rms_norm: shapes.layer_norm,
