@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.labels import Labelled
+from graphprune.rules import RULES, Call, reshape, rule, sample, t
 
 
 class Parts(nn.Module):
@@ -173,3 +175,30 @@ def test_an_assertion_about_a_remainder_holds_in_the_slim_model() -> None:
     model = Wide(then)
     model.width, model.enter, model.after = 72, nn.Linear(5, 72), nn.Linear(72, 32)
     assert slim(model, torch.randn(4, 5)).enter.out_features % 24 == 0
+
+
+def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
+    """``resize`` of its rule does: a size that it is given is no number."""
+
+    @torch.library.custom_op("test_sizes::rows", mutates_args=())
+    def rows(x: Tensor, width: int) -> Tensor:
+        return x.reshape(-1, width).clone()
+
+    @rows.register_fake
+    def _(x: Tensor, width: int) -> Tensor:
+        return x.new_empty(x.numel() // width, width)
+
+    operator = torch.ops.test_sizes.rows
+
+    @rule(
+        operator.default,
+        samples=[sample(t(3, 8, labelled=[1]), 8)],
+        resize=lambda slim, args: (args[0], slim.outs[0][1]),
+    )
+    def _rows(call: Call, x: Labelled, width: int) -> Labelled:
+        return reshape(call.labels, x, call.out)
+
+    try:
+        assert slim(Wide(lambda m, y: operator(y, m.width)), torch.randn(4, 5)).enter.out_features == 16
+    finally:
+        del RULES[operator.default]

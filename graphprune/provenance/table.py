@@ -7,14 +7,21 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 
 from graphprune.provenance import numbers, parts, reading, shapes
 from graphprune.provenance.watcher import Handler
 
 
 def handler_of(function: Any) -> Handler:
-    """What to do when a function is called. A size that is given to one that is not known to take any is a number."""
-    return HANDLERS.get(function, numbers.other)
+    """What to do when a function is called. A size that is given to one that is not known to take any is a number.
+
+    Operators that are called as such (``torch.ops``) have rules that say what becomes of their arguments.
+    """
+    known = HANDLERS.get(function)
+    if known is None:
+        return numbers.untouched if isinstance(function, OpOverload | OpOverloadPacket) else numbers.other
+    return known
 
 
 def _either(names: str, handler: Handler) -> dict[Any, Handler]:
