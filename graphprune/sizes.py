@@ -149,20 +149,20 @@ def plain(value: int) -> int:
 
 def attributes_of(expr: Expr) -> Iterator[Attr]:
     """The attributes that a size expression mentions."""
-    if isinstance(expr, Attr):
-        yield expr
-    elif isinstance(expr, BinOp):
-        yield from attributes_of(expr.left)
-        yield from attributes_of(expr.right)
+    return (leaf for leaf in _leaves(expr) if isinstance(leaf, Attr))
 
 
 def dims_of(expr: Expr) -> Iterator[Dim]:
     """The tensor shapes that a size expression mentions."""
-    if isinstance(expr, Dim):
+    return (leaf for leaf in _leaves(expr) if isinstance(leaf, Dim))
+
+
+def _leaves(expr: Expr) -> Iterator[Const | Attr | Dim]:
+    if isinstance(expr, BinOp):
+        yield from _leaves(expr.left)
+        yield from _leaves(expr.right)
+    else:
         yield expr
-    elif isinstance(expr, BinOp):
-        yield from dims_of(expr.left)
-        yield from dims_of(expr.right)
 
 
 class Size(int):
