@@ -20,7 +20,8 @@ from graphprune.sizes import Attr, Size, SizeLog
 
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
-    "input_size hidden_size proj_size d_model in_features out_features in_channels out_channels embedding_dim".split()
+    "input_size hidden_size proj_size d_model in_features out_features in_channels out_channels embedding_dim "
+    "in1_features in2_features num_channels".split()
 )
 """Integer attributes by which torch.nn modules tell a function, or a program, a number of channels."""
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.declared import declared_sizes
 from graphprune.labels import Labelled
 from graphprune.rules import RULES, Call, reshape, rule, sample, t
+from graphprune.shadow import TORCH_NN_SIZES
 
 
 class Parts(nn.Module):
@@ -102,7 +104,7 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1 / torch.tensor(y.shape)[1],
     lambda m, y: 1 / y.new_tensor(y.shape[1]),
     lambda m, y: 1 / y.new_full((1,), y.shape[1]),
-    lambda m, y: 1 / torch.full((1,), fill_value=float(m.width)),
+    lambda m, y: 1 / torch.full((1,), fill_value=m.width),
     lambda m, y: torch.ones(1).fill_(m.width),
     lambda m, y: torch.ones(1).clamp(min=m.width),
     lambda m, y: 1 / m.after.in_features,
@@ -166,7 +168,7 @@ def test_a_program_that_would_go_another_way(then: Callable[[Any, Tensor], Any])
 
 
 def test_an_assertion_about_a_remainder_holds_in_the_slim_model() -> None:
-    """36 channels of 72 are no multiple of 8."""
+    """36 channels of 72 are no multiple of 24."""
 
     def then(model: Wide, y: Tensor) -> float:
         assert y.shape[1] % 24 == 0
@@ -175,6 +177,29 @@ def test_an_assertion_about_a_remainder_holds_in_the_slim_model() -> None:
     model = Wide(then)
     model.width, model.enter, model.after = 72, nn.Linear(5, 72), nn.Linear(72, 32)
     assert slim(model, torch.randn(4, 5)).enter.out_features % 24 == 0
+
+
+LAYERS = (
+    nn.Linear(2, 3),
+    nn.Bilinear(2, 3, 4),
+    nn.Conv2d(2, 4, 1, groups=2),
+    nn.ConvTranspose2d(2, 4, 1, groups=2),
+    nn.Embedding(5, 2),
+    nn.BatchNorm1d(3),
+    nn.GroupNorm(2, 4),
+    nn.LayerNorm(3),
+    nn.PReLU(3),
+    nn.LSTM(2, 3, proj_size=1),
+    nn.GRUCell(2, 3),
+)
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
+def test_what_layers_say_of_their_sizes(layer: nn.Module) -> None:
+    """It follows from their weights, and programs that read it read sizes; rows of a table never go."""
+    found = declared_sizes(layer)
+    assert found and found == {name: getattr(layer, name) for name in found}
+    assert found.keys() <= TORCH_NN_SIZES | {"num_embeddings"}
 
 
 def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:

@@ -113,8 +113,7 @@ def counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     if func is torch.arange and len(args) == 1 and len(numbers) == 1:
         watcher.note(out, 0, args[0])
     else:
-        for size in numbers:
-            size.number()
+        number(numbers)
     return out
 
 
