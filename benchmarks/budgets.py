@@ -20,9 +20,9 @@ from rich.table import Table
 import graphprune
 from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.zoos import zoo
-from graphprune import planner
-from graphprune.inputs import example_inputs_for
-from graphprune.planner import search as planner_search
+from graphprune.planning import planner
+from graphprune.planning.search import search as planner_search
+from graphprune.tracing.example_inputs.guess import example_inputs_for
 
 MODELS = {
     "torchvision": "resnet18 resnet50 mobilenet_v2 mobilenet_v3_large densenet121 shufflenet_v2_x1_0 efficientnet_b0 "

@@ -23,14 +23,15 @@ from rich.table import Table
 
 import graphprune
 from benchmarks.common import image, keep_memory, quiet_one_thread, row, table, wide_console, write_json
-from graphprune.latency import LANES, measure
-from graphprune.planner import Planner
-from graphprune.request import Request
+from graphprune.planning.kernel_table import measure
+from graphprune.planning.latency import ALIGNMENT
+from graphprune.planning.options import Request
+from graphprune.planning.planner import Planner
 
 MODELS = {"ResNet-50": "resnet50", "MobileNetV2": "mobilenet_v2", "ViT-B/16": "vit_b_16"}
 BATCHES = (1, 8)
 BUDGETS = (0.5, 0.7)
-ROUNDED = {lambda group: group.kind == "channel": graphprune.Override(multiple=LANES)}
+ROUNDED = {lambda group: group.kind == "channel": graphprune.Override(multiple=ALIGNMENT)}
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ import graphprune
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
-from graphprune.modules import named_modules
+from graphprune.utils.modules import named_modules
 
 NETWORKS = ("digits-resnet20", "text-gpt", "sentences-minilm")
 SHARE, SAMPLES = 0.5, 128
@@ -78,7 +78,7 @@ def _folded(scene: Scene) -> nn.Module:
 def _synthesised(scene: Scene) -> nn.Module | None:
     if not scene.norms():
         return None
-    made = graphprune.synthesise(scene.dense, scene.task.example_inputs, SAMPLES, seed=scene.seed)
+    made = graphprune.synthesize(scene.dense, scene.task.example_inputs, SAMPLES, seed=scene.seed)
     return _repaired_with(scene, scene.plan, made)
 
 

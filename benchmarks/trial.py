@@ -13,10 +13,11 @@ from torch import Tensor, nn
 import graphprune
 from benchmarks.common import call, enliven
 from benchmarks.zoos import zoo
-from graphprune.cli import frozen_by_reason
-from graphprune.groups import Frozen
-from graphprune.inputs import describe, example_inputs_for
-from graphprune.nested import tensors_of
+from graphprune.cli.tables import frozen_by_reason
+from graphprune.graph.groups import Frozen
+from graphprune.tracing.example_inputs.guess import example_inputs_for
+from graphprune.tracing.inputs import describe
+from graphprune.utils.tree import tensors_of
 
 RATIO = 0.5
 TOLERANCE = 1e-10

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.rules import Call, Labelled, per_channel, rule, sample, t
+from graphprune.rules import Call, LabelledTensor, per_channel, rule, sample, t
 
 
 @torch.library.custom_op("example::scaled_swish", mutates_args=())
@@ -39,12 +39,12 @@ print(f"  {graphprune.trace(model, images).frozen[0]}")
 
 
 @rule(torch.ops.example.scaled_swish.default, samples=[sample(t(2, 6, 3, 3, labelled=[1]), t(6))])
-def scaled_swish_rule(call: Call, x: Labelled, scale: Labelled) -> Labelled:
+def scaled_swish_rule(call: Call, x: LabelledTensor, scale: LabelledTensor) -> LabelledTensor:
     """The channels of ``x`` and the entries of ``scale`` are the same."""
     return per_channel(call, x, 1, scale)
 
 
-choices = graphprune.prove(torch.ops.example.scaled_swish.default)
+choices = graphprune.check_rule(torch.ops.example.scaled_swish.default)
 print(f"With a rule, which held for {choices} random choices of channels:")
 plan = graphprune.trace(model, images).plan(0.5)
 slim = plan.apply(model)

@@ -1,44 +1,39 @@
-"""Make neural networks physically smaller: trace, group, plan, rewrite, verify."""
+"""Make neural networks physically smaller: trace, plan, apply, verify."""
 
 from graphprune import errors
-from graphprune.carry import prune_in_place
-from graphprune.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from graphprune.cost import Cost
-from graphprune.graph import ChannelGraph, trace
-from graphprune.groups import Frozen, Group
-from graphprune.limits import Override
-from graphprune.plan import Plan
-from graphprune.prove import prove
-from graphprune.prune import prune_model
-from graphprune.repair import (
-    Compensation,
-    Folding,
-    Repair,
-    compensate_heads,
-    fold,
-    reconstruct,
-    reestimate_batch_norm,
-    repair,
-    synthesise,
-)
+from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.errors import GraphpruneError, InputError, LoadError, PlanError, RuleError, SpecError, TraceError
+from graphprune.export.bundle import load, save
+from graphprune.graph.cost import Cost
+from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.rule_check import check_rule
+from graphprune.planning.limits import Override
+from graphprune.planning.sensitivity import Sensitivity
+from graphprune.pruning.optimizer import prune_in_place
+from graphprune.pruning.plan import Plan
+from graphprune.pruning.verification import Verification, verify
+from graphprune.reconstruction.batch_norm import reestimate_batch_norm
+from graphprune.reconstruction.folding import Folding, fold
+from graphprune.reconstruction.heads import compensate_heads
+from graphprune.reconstruction.layerwise import reconstruct
+from graphprune.reconstruction.pipeline import repair
+from graphprune.reconstruction.records import Compensation, Repair
+from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.rules import rule
-from graphprune.schedules.gradual import GradualPruner
-from graphprune.schedules.iterate import prune_iteratively
-from graphprune.schedules.iterated import Iterated
-from graphprune.schedules.numbers import Gradual, Iterative, OneShot
-from graphprune.sensitivity import Sensitivity
-from graphprune.storage import load, save
-from graphprune.training.distillation import Distillation
-from graphprune.training.finetune import finetune
+from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
+from graphprune.training.finetuning import finetune
+from graphprune.training.gradual import GradualPruner
 from graphprune.training.history import History
+from graphprune.training.iterative import prune_iteratively
 from graphprune.training.learning_rate import Rewind
-from graphprune.training.sparsity import GroupLasso, GrowingRegularisation
-from graphprune.verify import Check, verify
+from graphprune.training.losses import Distillation
+from graphprune.training.regularization import GroupLasso, GrowingRegularization
+from graphprune.training.rounds import IterativeResult
+from graphprune.training.schedules import Gradual, Iterative, OneShot
 
 __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
-    "Check",
     "Compensation",
     "Cost",
     "Distillation",
@@ -46,25 +41,33 @@ __all__ = [
     "Frozen",
     "Gradual",
     "GradualPruner",
+    "GraphpruneError",
     "Group",
     "GroupLasso",
-    "GrowingRegularisation",
+    "GrowingRegularization",
     "History",
-    "Iterated",
+    "InputError",
     "Iterative",
+    "IterativeResult",
+    "LoadError",
     "OneShot",
     "Override",
     "Plan",
+    "PlanError",
     "Repair",
     "Rewind",
+    "RuleError",
     "Sensitivity",
+    "SpecError",
+    "TraceError",
+    "Verification",
+    "check_rule",
     "compensate_heads",
     "errors",
     "finetune",
     "fold",
     "load",
     "load_checkpoint",
-    "prove",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",
@@ -74,7 +77,7 @@ __all__ = [
     "rule",
     "save",
     "save_checkpoint",
-    "synthesise",
+    "synthesize",
     "trace",
     "verify",
 ]

@@ -2,7 +2,7 @@
 
 import sys
 
-from graphprune.cli import main
+from graphprune.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,5 +1,7 @@
 """Every error that graphprune raises on purpose, so that callers can catch one base class."""
 
+from __future__ import annotations
+
 
 class GraphpruneError(Exception):
     """Base of all errors raised by graphprune."""

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from graphprune import Distillation, Iterated, finetune, prune_iteratively
+from graphprune import Distillation, IterativeResult, finetune, prune_iteratively
 from graphprune.errors import InputError, PlanError
-from graphprune.plan import HISTORY
+from graphprune.pruning.plan import HISTORY
 from tests.training_net import accuracy, equal, loader, net, slim_net, weights
 
 accelerate = pytest.importorskip("accelerate")
@@ -56,7 +56,7 @@ def part(folder: Path) -> None:
     accelerator.end_training()
 
 
-def in_rounds(accelerator: Any, **given: Any) -> Iterated:
+def in_rounds(accelerator: Any, **given: Any) -> IterativeResult:
     """Each process has data of its own; process 1 would choose other channels, and find what is left too bad."""
     rank = accelerator.process_index
     data = torch.randn(32, 6, generator=torch.Generator().manual_seed(rank)) * torch.arange(6).roll(3 * rank)
@@ -74,7 +74,7 @@ def in_rounds(accelerator: Any, **given: Any) -> Iterated:
     )
 
 
-def in_rounds_resumed(accelerator: Any, folder: Path) -> Iterated:
+def in_rounds_resumed(accelerator: Any, folder: Path) -> IterativeResult:
     """Interrupted in the second round."""
     steps: list[int] = []
 
@@ -89,7 +89,7 @@ def in_rounds_resumed(accelerator: Any, folder: Path) -> Iterated:
     return in_rounds(accelerator, tune={"every": 2}, **saved)
 
 
-def said_of(found: Iterated) -> dict[str, Any]:
+def said_of(found: IterativeResult) -> dict[str, Any]:
     """What was removed, and what is said of the rounds."""
     plans = [plan.to_json() for plan in getattr(found.model, HISTORY)]
     return {"plans": plans, "rounds": [[r.params, r.before, r.after, r.good] for r in (found.dense, *found.rounds)]}

@@ -11,7 +11,7 @@ from networks import randomise
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.attention import PrunedMultiheadAttention
+from graphprune.pruning.attention import PrunedMultiheadAttention
 
 HEADS, WIDTH, BATCH, QUERIES, KEYS = 3, 12, 2, 4, 5
 MODULES = [

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 import graphprune
 from graphprune.errors import InputError, PlanError
-from graphprune.plan import Plan
-from graphprune.repair.attention import compensate_heads
-from graphprune.repair.reconstruct import reconstruct
+from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.heads import compensate_heads
+from graphprune.reconstruction.layerwise import reconstruct
 from models import gpt, vit
 
 WIDTH, HEADS, HEAD = 12, 2, 6

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.budgets import parse_budgets
-from graphprune.cost import CostModel
 from graphprune.errors import InputError, PlanError
-from graphprune.plan import Plan
+from graphprune.graph.cost import CostModel
+from graphprune.planning.budgets import parse_budgets
+from graphprune.pruning.plan import Plan
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -54,7 +54,7 @@ def test_the_cost_of_a_plan_is_that_of_the_slim_model(graph: graphprune.ChannelG
 
 def test_prices_are_what_one_unit_saves(resnet: graphprune.ChannelGraph) -> None:
     model: CostModel = resnet.costs
-    alive = resnet.alive(resnet.plan(0.3))
+    alive = resnet.alive(resnet.plan(0.3).removed)
     prices = model.prices(alive)
     for group in resnet.units.groups[::3]:
         unit = next(a for a in group.atoms.tolist() if alive[a])

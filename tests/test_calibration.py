@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.calibration import Statistics
+from graphprune.calibration.moments import Moments
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError
-from graphprune.moments import Moments
 
 
 class Net(nn.Module):
@@ -253,7 +253,7 @@ def test_batches_are_not_kept(ask: Callable[[Statistics], Any]) -> None:
 
 
 def test_what_the_observer_notes_does_not_grow_with_the_number_of_batches() -> None:
-    from graphprune.observer import Observer
+    from graphprune.calibration.observer import Observer
 
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(4, 5)))
     graph = graphprune.trace(model, torch.randn(2, 3))

@@ -18,11 +18,11 @@ from transformers import BertConfig, BertForSequenceClassification, Trainer, Tra
 
 import graphprune
 from graphprune.errors import InputError, LoadError
-from graphprune.integrations import Prepared
+from graphprune.integrations.callback import PreparedPruner
 from graphprune.integrations.lightning import PruningCallback as LightningCallback
 from graphprune.integrations.transformers import PruningCallback as TransformersCallback
-from graphprune.schedules.gradual import GradualPruner
-from graphprune.schedules.numbers import Gradual
+from graphprune.training.gradual import GradualPruner
+from graphprune.training.schedules import Gradual
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:The '.*dataloader' does not have many workers:UserWarning"),
@@ -220,6 +220,6 @@ def test_what_to_install(library: str, what: str, monkeypatch: pytest.MonkeyPatc
 
 def test_several_processes_are_refused() -> None:
     model = network()
-    prepared = Prepared(SCHEDULE, IMAGES, 0.5, (), None, {})
+    prepared = PreparedPruner(SCHEDULE, IMAGES, 0.5, (), None, {})
     with pytest.raises(InputError, match="one process, but this one has 2"):
         prepared.begin(model, [torch.optim.SGD(model.parameters())], 2)

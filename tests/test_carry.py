@@ -12,9 +12,9 @@ from torch.optim import SGD, Adafactor, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import graphprune
-from graphprune.carry import prune_in_place
 from graphprune.errors import InputError, PlanError
-from graphprune.optimizer_state import slim_state
+from graphprune.pruning.optimizer import prune_in_place
+from graphprune.pruning.optimizer_state import slim_state
 from models import vit
 from tests.networks import FusedAttention, GroupedQueryAttention, TextNetwork, TorchAttention, TransformerBlock
 

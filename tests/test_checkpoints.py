@@ -17,11 +17,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import graphprune
 from graphprune import load_checkpoint, save_checkpoint
-from graphprune.carry import prune_in_place
-from graphprune.checkpoints import checkpoint, folders
-from graphprune.checkpoints.checkpoint import fingerprint, has_checkpoint
-from graphprune.checkpoints.packing import Packer, unpack
 from graphprune.errors import InputError, LoadError
+from graphprune.pruning.optimizer import prune_in_place
+from graphprune.training import checkpoint
+from graphprune.training.checkpoint import fingerprint, has_checkpoint
+from graphprune.training.packing import Packer, unpack
+from graphprune.utils import files
 from models import gpt
 from tests.training_net import Net, equal, examples, net, slim_net, weights
 
@@ -150,7 +151,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
 def test_a_kill_between_two_steps_of_writing_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever call of the file system is the last one, there is a whole checkpoint, of before or after."""
     save_checkpoint(tmp_path, net(), {"step": 0})
-    calls = (("mkdir", Path), ("rename", Path), ("rmtree", folders.shutil), ("fsync", folders.os))
+    calls = (("mkdir", Path), ("rename", Path), ("rmtree", files.shutil), ("fsync", files.os))
     for step, (name, owner) in enumerate(calls, 1):
 
         def killed(*_: Any, **__: Any) -> None:
@@ -173,7 +174,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "no", net())
 
 
-@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.DATA, folders.CHECKSUMS])
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.DATA, files.CHECKSUMS])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_damage_is_seen_and_changes_nothing(tmp_path: Path, name: str, damage: str) -> None:
     save_checkpoint(tmp_path, slim_net())

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import graphprune
-from graphprune.cli import FAILED, INTERRUPTED, OK, USAGE, human, main
-from graphprune.specs import load_spec
+from graphprune.cli.main import FAILED, INTERRUPTED, OK, USAGE, main
+from graphprune.cli.models import load_spec
+from graphprune.cli.tables import human
 
 NETWORK = """
 import torch

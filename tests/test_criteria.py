@@ -13,11 +13,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.calibration import Statistics
-from graphprune.combining import NORMALISATIONS, reduced
-from graphprune.criteria.activations import RIDGE
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
-from graphprune.importance import CRITERIA, WITH_DATA, Context, criterion, scored
+from graphprune.importance.activations import RIDGE
+from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
+from graphprune.importance.context import Context
+from graphprune.importance.criteria import CRITERIA, WITH_DATA, criterion, scored
 from tests.networks import FusedAttention, Grouped, ImageNetwork, PooledTail, TorchAttention, randomise
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -544,9 +545,9 @@ def test_one_weight_used_twice_counts_both_inputs() -> None:
 def test_reduced() -> None:
     unit, part = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 0, 1, 1])
     values = np.array([1.0, 2.0, -5.0, 4.0, 1.0, -2.0])
-    assert reduced("sum", unit, part, values, 4).tolist() == [-2, 5, 0, -2]
-    assert reduced("mean", unit, part, values, 4).tolist() == [-1, 2.5, 0, -2]
-    assert reduced("max", unit, part, values, 4).tolist() == [-5, 4, 0, -2]
+    assert reduce_parts("sum", unit, part, values, 4).tolist() == [-2, 5, 0, -2]
+    assert reduce_parts("mean", unit, part, values, 4).tolist() == [-1, 2.5, 0, -2]
+    assert reduce_parts("max", unit, part, values, 4).tolist() == [-5, 4, 0, -2]
 
 
 @pytest.mark.parametrize(
@@ -554,14 +555,14 @@ def test_reduced() -> None:
     [("none", [1, 2, 6]), ("mean", [1 / 3, 2 / 3, 2]), ("max", [1 / 6, 1 / 3, 1]), ("gaussian", None)],
 )
 def test_normalised(name: str, expected: list[float] | None) -> None:
-    found = NORMALISATIONS[name](np.array([1.0, 2.0, 6.0]))
+    found = NORMALIZATIONS[name](np.array([1.0, 2.0, 6.0]))
     if expected is None:
         assert (found.mean(), found.std()) == (pytest.approx(0), pytest.approx(1))
     else:
         np.testing.assert_allclose(found, expected)
-    assert (np.diff(NORMALISATIONS[name](np.array([-9.0, -1.0, 2.0]))) > 0).all()
-    assert np.isfinite(NORMALISATIONS[name](np.zeros(3))).all()
-    assert np.isfinite(NORMALISATIONS[name](np.ones(1))).all()
+    assert (np.diff(NORMALIZATIONS[name](np.array([-9.0, -1.0, 2.0]))) > 0).all()
+    assert np.isfinite(NORMALIZATIONS[name](np.zeros(3))).all()
+    assert np.isfinite(NORMALIZATIONS[name](np.ones(1))).all()
 
 
 def test_a_callable_is_normalised_too() -> None:

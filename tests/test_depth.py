@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.depth import Skip
 from graphprune.errors import InputError, PlanError
+from graphprune.pruning.skip import Skip
 from models import gpt, mobilenet_v2, resnet_cifar, vit
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

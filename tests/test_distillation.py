@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from graphprune import Distillation, finetune
 from graphprune.errors import InputError
-from graphprune.training.distillation import distillation_loss, logits_of
 from graphprune.training.features import FeatureLoss
+from graphprune.training.losses import distillation_loss, logits_of
 from tests.training_net import examples, loader, net, slim_net, weights
 
 

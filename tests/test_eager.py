@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.eager import eagerly
+from graphprune.utils.contexts import eagerly
 from tests.training_net import equal, examples, net, weights
 
 INPUTS, LABELS = examples()
@@ -52,7 +52,7 @@ def test_a_compiled_model_is_seen_as_it_is_written(compiled: Callable[[nn.Module
     assert type(slim) is type(model) and equal(weights(slim), weights(everything(net())))
     graphprune.prune_model(model, 0.5)
     graphprune.prune_model(model, 0.5, INPUTS, importance="wanda", calibration=[INPUTS])
-    graphprune.synthesise(model, INPUTS, steps=1)
+    graphprune.synthesize(model, INPUTS, steps=1)
 
 
 def test_what_is_left_of_a_compiled_model_is_compiled_anew() -> None:

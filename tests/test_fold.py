@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import graphprune
 from graphprune.errors import InputError, PlanError
-from graphprune.plan import Plan
-from graphprune.repair.fold import fold
+from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.folding import fold
 from models import mobilenet_v2, resnet_cifar, vit
 
 

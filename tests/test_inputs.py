@@ -9,14 +9,9 @@ import torch
 from torch import nn
 
 from graphprune.errors import InputError
-from graphprune.inputs import (
-    _dummy_inputs,
-    candidates,
-    describe,
-    example_inputs_for,
-    first_that_runs,
-    normalise,
-)
+from graphprune.tracing.example_inputs.from_configs import _dummy_inputs
+from graphprune.tracing.example_inputs.guess import candidates, example_inputs_for, first_that_runs
+from graphprune.tracing.inputs import describe, normalize
 
 
 class LeNet(nn.Sequential):
@@ -229,7 +224,7 @@ def test_long_failure_is_cut():
     ],
 )
 def test_normalise(given, positional, named):
-    args, kwargs = normalise(given)
+    args, kwargs = normalize(given)
     assert isinstance(args, tuple) and len(args) == positional
     assert isinstance(kwargs, dict) and list(kwargs) == named
 
@@ -237,12 +232,12 @@ def test_normalise(given, positional, named):
 @pytest.mark.parametrize(("given", "said"), [(3, "an int"), ("x", "a str"), (None, "a NoneType")])
 def test_normalise_refuses_anything_else(given, said):
     with pytest.raises(InputError, match=rf"example_inputs is {said}; needed is a tensor"):
-        normalise(given)
+        normalize(given)
 
 
 def test_normalise_refuses_a_dict_that_is_not_of_keywords():
     with pytest.raises(InputError, match=re.escape("example_inputs=(d,)")):
-        normalise({0: torch.zeros(1)})
+        normalize({0: torch.zeros(1)})
 
 
 def test_describe():

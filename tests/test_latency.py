@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune import latency, timed
 from graphprune.errors import InputError, PlanError
-from graphprune.latency import KernelTable, LatencyModel, measure
+from graphprune.planning import kernel_table, latency, latency_search
+from graphprune.planning.kernel_table import KernelTable, measure
+from graphprune.planning.latency import LatencyModel
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -58,9 +59,9 @@ def test_kernels_run_at_all_sizes(build: Callable[[], nn.Module], inputs: Tensor
     graph = graphprune.trace(build().eval(), inputs)
     model = model_of(graph, table(tmp_path))
     assert len(model.kernels) > 20
-    times = [model.seconds(graph.alive(graph.plan(ratio))) for ratio in (0.0, 0.3, 0.6)]
+    times = [model.seconds(graph.alive(graph.plan(ratio).removed)) for ratio in (0.0, 0.3, 0.6)]
     assert times[0] > times[1] > times[2] > 0
-    prices = model.prices(graph.alive(None))
+    prices = model.prices(graph.alive({}))
     assert (prices >= 0).all() and prices.any()
 
 
@@ -74,7 +75,7 @@ def test_between_the_grid_times_are_interpolated(tmp_path: Path) -> None:
         plan = graph.plan(ratio)
         hidden = plan.shape("0.weight")[0]
         expected = 8 * 64 + 64 * hidden + hidden + 8 * hidden + 8 * hidden + hidden * 64 + 64
-        assert model.seconds(graph.alive(plan)) == pytest.approx(expected * 1e-9, rel=1e-6)
+        assert model.seconds(graph.alive(plan.removed)) == pytest.approx(expected * 1e-9, rel=1e-6)
     assert len(model.table.times) < 40
 
 
@@ -109,7 +110,7 @@ def test_measure_is_a_median_of_several_runs() -> None:
 def test_models_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A turn's first call is not counted, and a machine that becomes slower does so for both."""
     now, calls = 0.0, list[str]()
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(kernel_table.time, "perf_counter", lambda: now)
 
     def take(which: str, seconds: float) -> None:
         nonlocal now
@@ -143,9 +144,9 @@ def taken(model: nn.Module) -> float:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A model takes a millisecond, and three nanoseconds a parameter; the table of kernels knows nothing of that."""
-    monkeypatch.setattr(latency, "measure", lambda run, *_: pytest.fail("a real clock was used"))
-    monkeypatch.setattr(timed, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
-    monkeypatch.setattr(timed.Stopwatch, "seconds", lambda _, *models: [*map(taken, models)])
+    monkeypatch.setattr(kernel_table, "measure", lambda run, *_: pytest.fail("a real clock was used"))
+    monkeypatch.setattr(latency_search, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
+    monkeypatch.setattr(latency_search.Stopwatch, "seconds", lambda _, *models: [*map(taken, models)])
 
 
 @pytest.mark.parametrize("asked", [0.8, "1.3ms"])
@@ -185,7 +186,7 @@ def test_noise_does_not_lead_below_what_is_reachable(clock: None, monkeypatch: p
     def seconds(_: object, *models: nn.Module) -> list[float]:
         return [*map(taken, models[:-1]), taken(models[-1]) * (next(noise, 1.0))]
 
-    monkeypatch.setattr(timed.Stopwatch, "seconds", seconds)
+    monkeypatch.setattr(latency_search.Stopwatch, "seconds", seconds)
     torch.manual_seed(0)
     model = resnet_cifar.resnet20().eval()
     plan = graphprune.trace(model, IMAGE).plan(latency="1.4ms", max_ratio=0.4)
@@ -205,7 +206,7 @@ def test_the_model_is_timed_as_it_is_run() -> None:
 
         return run
 
-    assert timed.Stopwatch((torch.ones(2, 4),), {}, runner).seconds(model)[0] > 0
+    assert latency_search.Stopwatch((torch.ones(2, 4),), {}, runner).seconds(model)[0] > 0
     assert set(seen) == {(False, torch.Size([2, 4]))}
     assert [m.training for m in model.modules()] == [True, False, True]
 
@@ -215,6 +216,6 @@ def test_grids_have_the_ends(tmp_path: Path) -> None:
     model = model_of(graph, table(tmp_path))
     (dim,) = {d for kernel in model.kernels for d in kernel.dims}
     grid = model._grid(dim)
-    assert grid[0] == latency.LANES // 2 and grid[-1] == 200
-    assert all(n % latency.LANES == 0 for n in grid[1:-1])
+    assert grid[0] == latency.ALIGNMENT // 2 and grid[-1] == 200
+    assert all(n % latency.ALIGNMENT == 0 for n in grid[1:-1])
     assert np.diff(grid).min() > 0

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.plan import Plan, from_runs, to_runs
+from graphprune.pruning.plan import Plan, from_runs, to_runs
 from models import gpt, resnet_cifar
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

@@ -34,9 +34,9 @@ from networks import (
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.eligible import eligible
-from graphprune.graph import ChannelGraph
-from graphprune.plan import Plan
+from graphprune.api import ChannelGraph
+from graphprune.graph.candidates import candidates
+from graphprune.pruning.plan import Plan
 
 SIZE = 4
 WIDTHS = st.integers(3, 9)
@@ -127,7 +127,7 @@ def unchanged(model: nn.Module, before: tuple[dict[str, Tensor], list[dict[str, 
 def wrong_counts(graph: ChannelGraph, plan: Plan, ratio: float) -> list[str]:
     """Groups that lost more or less than their share, though no size in the program ties them to others."""
     reached = np.array([int(ratio * g.units + 1e-9) > 0 and g.units > 1 for g in graph.units.groups], bool)
-    free, demands = eligible(graph, reached, head_width=False)
+    free, demands = candidates(graph, reached, head_width=False)
     tied = np.zeros(len(free), bool)
     for equation in demands.equations:
         tied[equation.form.atoms] = True

@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 import graphprune
-from graphprune.attention import PrunedMultiheadAttention
-from graphprune.contractions import FORMS, exact
 from graphprune.errors import InputError, PlanError
-from graphprune.plan import Plan
-from graphprune.repair.regression import Regression
+from graphprune.pruning.attention import PrunedMultiheadAttention
+from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.regression import Regression
+from graphprune.rules.matmul_view import MATMUL_VIEWS, exact_view
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomise
 
@@ -565,8 +565,8 @@ def test_a_record_prints() -> None:
 def assert_exact(func: Any, args: tuple[Any, ...], blocks: int) -> None:
     """The product of what a form opens is what the call returns."""
     y = func(*args)
-    for number, form in enumerate(FORMS[func]):
-        form = exact(form, args)
+    for number, form in enumerate(MATMUL_VIEWS[func]):
+        form = exact_view(form, args)
         x, weight = form.open(args[form.x], args[form.weight], args, blocks)
         product = torch.einsum("nbcm,bco->nbom", x, weight)
         assert form.result is not None

@@ -1,4 +1,4 @@
-"""Every registered rule is taken through the commuting square (:mod:`graphprune.prove`) on its own samples."""
+"""Every registered rule is taken through the commuting square (:mod:`graphprune.check_rule`) on its own samples."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 import torchvision  # noqa: F401  (brings operators whose rules are proved too)
 
 from graphprune.errors import RuleError
-from graphprune.labels import Labelled
-from graphprune.prove import SEEDS, Broken, prove, square
+from graphprune.graph.rule_check import SEEDS, RuleCheckError, check_rule, check_square
 from graphprune.rules import RULES
 from graphprune.rules.contraction import mm
-from graphprune.rules.pointwise import POINTWISE_SAMPLES, pointwise
-from graphprune.rules.registry import PENDING, Call, Rule, Sample, rule, rule_of, sample, t
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.pointwise import POINTWISE_SAMPLES, elementwise
+from graphprune.rules.registry import PENDING, Call, Rule, rule, rule_of
+from graphprune.rules.samples import Sample, sample, t
 
 aten = torch.ops.aten
 for library, operator in [name.split("::") for name in PENDING]:
@@ -34,7 +35,7 @@ FREEZES = frozenset(
     )
 )
 
-POINTWISE = Rule(pointwise, ())
+POINTWISE = Rule(elementwise, ())
 CASES = [(op, entry, one) for op, entry in RULES.items() for one in entry.samples]
 CASES += [(op, POINTWISE, one) for op, one in POINTWISE_SAMPLES]
 NAMES = [f"{op}-{i}" for i, (op, _, _) in enumerate(CASES)]
@@ -43,11 +44,11 @@ NAMES = [f"{op}-{i}" for i, (op, _, _) in enumerate(CASES)]
 @pytest.mark.parametrize(("op", "entry", "one"), CASES, ids=NAMES)
 def test_pruning_commutes_with_the_operation(op: Any, entry: Rule, one: Sample) -> None:
     for seed in range(SEEDS):
-        square(op, entry, one, seed)
+        check_square(op, entry, one, seed)
 
 
 def removes_something(op: Any, entry: Rule, samples: Iterable[Sample]) -> bool:
-    return any(square(op, entry, one, seed) for one in samples for seed in range(SEEDS))
+    return any(check_square(op, entry, one, seed) for one in samples for seed in range(SEEDS))
 
 
 @pytest.mark.parametrize("op", RULES, ids=str)
@@ -62,7 +63,7 @@ def test_a_rule_without_samples_is_refused() -> None:
 
 def test_a_second_rule_of_an_operation_is_refused() -> None:
     with pytest.raises(RuleError, match=r"aten.mm.default has a rule already: mm"):
-        rule(aten.mm.default, samples=[sample(t(2, 3), t(3, 2))])(pointwise)
+        rule(aten.mm.default, samples=[sample(t(2, 3), t(3, 2))])(elementwise)
     assert RULES[aten.mm.default].function is mm
 
 
@@ -70,29 +71,29 @@ def goes_red(op: Any, wrong: Rule, one: Sample) -> bool:
     """Does the square notice a wrong rule?"""
     try:
         for seed in range(SEEDS):
-            square(op, wrong, one, seed)
-    except Broken:
+            check_square(op, wrong, one, seed)
+    except RuleCheckError:
         return True
     return False
 
 
-def unlabelled(call: Call, *_: Any, **__: Any) -> Labelled:
+def unlabelled(call: Call, *_: Any, **__: Any) -> LabelledTensor:
     """Wrong: the result has no channels."""
-    return Labelled(call.out)
+    return LabelledTensor(call.out)
 
 
-def uncontracted(call: Call, a: Labelled, b: Labelled) -> Labelled:
+def uncontracted(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     """Wrong: what is summed over need not agree."""
     outer = (lab for x, d in ((a, 0), (b, 1)) for lab in x.labs if lab.dims == {d})
-    return Labelled(call.out, tuple(outer))
+    return LabelledTensor(call.out, tuple(outer))
 
 
-def passing(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
+def passing(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """Wrong for what mixes channels: it is not marked as inexact."""
-    return Labelled(call.out, x.labs)
+    return LabelledTensor(call.out, x.labs)
 
 
-def without_rectangles(call: Call, x: Labelled, *args: Any) -> Labelled:
+def without_rectangles(call: Call, x: LabelledTensor, *args: Any) -> LabelledTensor:
     """Wrong: a view that may leave rows of different lengths."""
     out = RULES[aten.view.default].function(call, x, *args)
     call.labels.facts.rectangles.clear()
@@ -129,17 +130,19 @@ def test_the_square_notices_a_wrong_rule(op: Any, wrong: Rule, one: Sample) -> N
 
 def test_prove_wants_a_rule() -> None:
     with pytest.raises(RuleError, match=r"op: aten.hypot.default has no rule; register one with graphprune.rule"):
-        prove(aten.hypot.default)
+        check_rule(aten.hypot.default)
 
 
 def test_prove_counts_choices_and_notices_a_wrong_rule(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert prove(aten.mm.default) > 0
+    assert check_rule(aten.mm.default) > 0
     monkeypatch.setitem(RULES, aten.mm.default, Rule(uncontracted, (sample(t(3, 4), t(4, 5)),)))
     with pytest.raises(RuleError, match=r"aten.mm.default does not run on slim tensors"):
-        prove(aten.mm.default)
+        check_rule(aten.mm.default)
 
 
 def test_positions_of_a_maximum_hold_the_channels_that_are_compared() -> None:
     look_at_both = sample(t(3, 4, 2, labelled=[1]), 1)
-    assert not any(square(aten.max.dim, RULES[aten.max.dim], look_at_both, seed) for seed in range(SEEDS))
-    assert any(square(aten.max.dim, RULES[aten.max.dim], look_at_both.looking_at(0), seed) for seed in range(SEEDS))
+    assert not any(check_square(aten.max.dim, RULES[aten.max.dim], look_at_both, seed) for seed in range(SEEDS))
+    assert any(
+        check_square(aten.max.dim, RULES[aten.max.dim], look_at_both.looking_at(0), seed) for seed in range(SEEDS)
+    )

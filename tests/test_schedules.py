@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import graphprune
-from graphprune import timed
 from graphprune.errors import InputError, LoadError, PlanError
-from graphprune.schedules import gradual, numbers
-from graphprune.schedules.gradual import GradualPruner
-from graphprune.schedules.numbers import (
+from graphprune.planning import latency_search
+from graphprune.training import gradual, schedules
+from graphprune.training.gradual import GradualPruner
+from graphprune.training.schedules import (
     Gradual,
     Iterative,
     OneShot,
@@ -54,7 +54,7 @@ def test_compounding() -> None:
 
 
 def test_examples_in_the_documentation() -> None:
-    found = doctest.testmod(numbers)
+    found = doctest.testmod(schedules)
     assert found.attempted == 4 and not found.failed
 
 
@@ -201,12 +201,12 @@ def test_blocks() -> None:
 
 def test_latency(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With a clock that counts parameters, and that nobody looks at amid training."""
-    monkeypatch.setattr(timed, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
-    monkeypatch.setattr(timed.Stopwatch, "seconds", lambda _, *models: [*map(taken, models)])
+    monkeypatch.setattr(latency_search, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
+    monkeypatch.setattr(latency_search.Stopwatch, "seconds", lambda _, *models: [*map(taken, models)])
     model, image = resnet_cifar.resnet20(), torch.randn(1, 3, 32, 32)
     dense = taken(model)
     pruner = GradualPruner(model, image, Iterative(2), latency=0.7)
-    monkeypatch.setattr(timed.Stopwatch, "seconds", lambda *_: pytest.fail("measured amid training"))
+    monkeypatch.setattr(latency_search.Stopwatch, "seconds", lambda *_: pytest.fail("measured amid training"))
     assert pruner.step() is not None
     assert 0.75 < taken(model) / dense < 0.9
     assert pruner.step() is not None

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.declared import declared_sizes
-from graphprune.labels import Labelled
 from graphprune.rules import RULES, Call, reshape, rule, sample, t
-from graphprune.shadow import TORCH_NN_SIZES
+from graphprune.rules.labels import LabelledTensor
+from graphprune.tracing.model_copy import TORCH_NN_SIZES
+from graphprune.tracing.module_sizes import module_sizes
 
 
 class Parts(nn.Module):
@@ -197,7 +197,7 @@ LAYERS = (
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: type(layer).__name__)
 def test_what_layers_say_of_their_sizes(layer: nn.Module) -> None:
     """It follows from their weights, and programs that read it read sizes; rows of a table never go."""
-    found = declared_sizes(layer)
+    found = module_sizes(layer)
     assert found and found == {name: getattr(layer, name) for name in found}
     assert found.keys() <= TORCH_NN_SIZES | {"num_embeddings"}
 
@@ -220,7 +220,7 @@ def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
         samples=[sample(t(3, 8, labelled=[1]), 8)],
         resize=lambda slim, args: (args[0], slim.outs[0][1]),
     )
-    def _rows(call: Call, x: Labelled, width: int) -> Labelled:
+    def _rows(call: Call, x: LabelledTensor, width: int) -> LabelledTensor:
         return reshape(call.labels, x, call.out)
 
     try:

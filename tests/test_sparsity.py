@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import graphprune
 from graphprune.errors import InputError, PlanError
-from graphprune.training.sparsity import GroupLasso, GrowingRegularisation
+from graphprune.training.regularization import GroupLasso, GrowingRegularization
 from models import vit
 from tests.networks import FusedAttention, GroupedQueryAttention, TextNetwork, TransformerBlock, randomise
 
@@ -127,7 +127,7 @@ def test_growing_is_what_the_masks_say(net: str) -> None:
     make, x = NETS.get(net, (vit.vit, torch.randn(1, 3, 32, 32)))
     model = make()
     plan = graphprune.trace(model, x).plan(0.4, depth=0.5 if net == "blocks" else None)
-    growing = GrowingRegularisation(model, plan, growth=0.01, every=2, ceiling=0.03)
+    growing = GrowingRegularization(model, plan, growth=0.01, every=2, ceiling=0.03)
     strengths, ends = [], []
     for _ in range(7):
         strengths.append(growing.strength)
@@ -135,7 +135,7 @@ def test_growing_is_what_the_masks_say(net: str) -> None:
         growing.step()
     assert strengths == pytest.approx([0.01, 0.01, 0.02, 0.02, 0.03, 0.03, 0.03])
     assert ends == [False] * 4 + [True] * 3
-    assert GrowingRegularisation(model, plan, growth=0.01, every=2, steps=3).strength == pytest.approx(0.02)
+    assert GrowingRegularization(model, plan, growth=0.01, every=2, steps=3).strength == pytest.approx(0.02)
     growing().backward()
     for name, p in model.named_parameters():
         gone = ~plan.mask(name)
@@ -148,7 +148,7 @@ def test_growing_makes_a_plan_harmless() -> None:
     model, x, y = problem()
     plan = graphprune.trace(model, x).plan(0.5)
     before = F.mse_loss(plan.apply(model)(x), y)
-    growing = GrowingRegularisation(model, plan, growth=0.02, every=5, ceiling=1.0)
+    growing = GrowingRegularization(model, plan, growth=0.02, every=5, ceiling=1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     while not growing.finished:
         optimizer.zero_grad()
@@ -171,14 +171,14 @@ def test_errors() -> None:
     with pytest.raises(InputError, match="no group 'head'"):
         GroupLasso(graph, 1.0, ["head"])
     with pytest.raises(InputError, match="every: must be a whole number"):
-        GrowingRegularisation(model, plan, every=0)
+        GrowingRegularization(model, plan, every=0)
     with pytest.raises(InputError, match="growth: must be a positive number"):
-        GrowingRegularisation(model, plan, growth=0.0)
+        GrowingRegularization(model, plan, growth=0.0)
     with pytest.raises(InputError, match="plan: it removes nothing"):
-        GrowingRegularisation(model, graph.plan(0.0))
+        GrowingRegularization(model, graph.plan(0.0))
     with pytest.raises(PlanError, match="the plan names"):
-        GrowingRegularisation(text_net(), plan)
-    lasso, growing = GroupLasso(graph, 1.0), GrowingRegularisation(model, plan)
+        GrowingRegularization(text_net(), plan)
+    lasso, growing = GroupLasso(graph, 1.0), GrowingRegularization(model, plan)
     graphprune.prune_in_place(model, plan)
     for penalty in (lasso, growing):
         with pytest.raises(

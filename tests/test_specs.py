@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from graphprune.cli.models import load_spec, load_weights
 from graphprune.errors import GraphpruneError, SpecError
-from graphprune.specs import load_spec, load_weights
 
 NETWORK = """
 from dataclasses import dataclass

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune import storage
 from graphprune.errors import LoadError, PlanError
+from graphprune.export import bundle
 from models import gpt, resnet_cifar
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -80,7 +80,7 @@ def test_a_failing_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytes
         Path(path).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(storage, "save_model", full_disk)
+    monkeypatch.setattr(bundle, "save_model", full_disk)
     with pytest.raises(OSError, match="no space left"):
         graphprune.save(slim, tmp_path)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.plan import Plan
-from graphprune.repair.memory import Memory
-from graphprune.repair.sums import Lost, Sum, Ways
-from graphprune.repair.survey import Survey
+from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.call_recorder import CallRecorder
+from graphprune.reconstruction.linear_calls import ParameterMemory
+from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from tests.networks import randomise
 
 aten = torch.ops.aten
@@ -289,7 +289,7 @@ def test_a_constant_on_the_way_is_no_end() -> None:
     record = graphprune.reconstruct(slim, model, plan, [x])
     one = next(r for r in record.repaired if r.name == "weight")
     assert one.summed and one.intercept == "bias"
-    survey = Survey(slim)
+    survey = CallRecorder(slim)
     with torch.no_grad(), survey.batch():
         slim(x)
     assert [site.beside for site in survey.sites.values()] == [0, 1, 0]  # the stream, not the table
@@ -297,7 +297,7 @@ def test_a_constant_on_the_way_is_no_end() -> None:
 
 def test_survey_waits_for_what_is_added() -> None:
     model = made(JOINS["plain"])
-    survey = Survey(model)
+    survey = CallRecorder(model)
     with torch.no_grad(), survey.batch():
         model(torch.randn(5, 4, dtype=torch.float64))
     enter, _, outer, _ = survey.sites.values()
@@ -305,13 +305,13 @@ def test_survey_waits_for_what_is_added() -> None:
 
 
 def test_memory_that_is_used_again_is_no_use_of_the_result() -> None:
-    ways = Ways(Memory(nn.Linear(1, 1)))
+    ways = SumPaths(ParameterMemory(nn.Linear(1, 1)))
     token, result = object(), torch.randn(3, 2)
     ways.start(token, result)
     (end,) = ways.follow(aten.add.Tensor, (result, torch.ones(3, 2)), {}, [result, torch.ones(3, 2)], [result + 1])
-    assert isinstance(end, Sum) and torch.equal(end.way.laid_out(end.total), result + 1)
+    assert isinstance(end, ResidualSum) and torch.equal(end.way.laid_out(end.total), result + 1)
     view = result[:1]
     (end,) = ways.follow(aten.exp.default, (view,), {}, [view], [view.exp()])
-    assert isinstance(end, Lost) and end.token is token
+    assert isinstance(end, OtherUse) and end.token is token
     assert not ways.follow(aten.ones.default, ([3, 2],), {}, [], [result])
     assert not ways.follow(aten.exp.default, (result,), {}, [result], [result.exp()])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import InputError
-from graphprune.repair.synthesis import synthesise
+from graphprune.reconstruction.synthetic_inputs import synthesize
 
 
 class Net(nn.Module):
@@ -57,7 +57,7 @@ def seen(model: Net, x: Tensor) -> list[Tensor]:
 
 def test_statistics_match_what_is_remembered() -> None:
     model, example = trained(), torch.randn(1, 2, 8, 8)
-    made = torch.cat(synthesise(model, example, 24, batch_size=16))
+    made = torch.cat(synthesize(model, example, 24, batch_size=16))
     noise = torch.randn(24, 2, 8, 8)
     assert made.shape == noise.shape
     for before, after in zip(seen(model, noise), seen(model, made), strict=True):
@@ -66,7 +66,7 @@ def test_statistics_match_what_is_remembered() -> None:
 
 def test_the_seed_decides() -> None:
     model, example = trained(), torch.randn(1, 2, 8, 8)
-    first, again, other = (synthesise(model, example, 4, steps=3, seed=seed)[0] for seed in (1, 1, 2))
+    first, again, other = (synthesize(model, example, 4, steps=3, seed=seed)[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -74,11 +74,11 @@ def test_the_seed_decides() -> None:
 def test_batches_have_the_form_of_the_example() -> None:
     model, image = trained(), torch.randn(2, 2, 8, 8)
     kind, table = torch.tensor([0, 2]), torch.randn(4)
-    batches = synthesise(model, {"image": image, "kind": kind, "table": table}, 7, steps=2, batch_size=5)
+    batches = synthesize(model, {"image": image, "kind": kind, "table": table}, 7, steps=2, batch_size=5)
     assert [b["image"].shape[0] for b in batches] == [5, 2]
     assert batches[0]["kind"].tolist() == [0, 2, 0, 2, 0]
     assert torch.equal(batches[0]["table"], table)
-    assert isinstance(synthesise(model, (image, kind), 2, steps=1)[0], tuple)
+    assert isinstance(synthesize(model, (image, kind), 2, steps=1)[0], tuple)
     assert not any(t.requires_grad for batch in batches for t in batch.values())
     graphprune.trace(model, image).plan(0.5, importance="wanda", calibration=[b["image"] for b in batches])
 
@@ -89,7 +89,7 @@ def test_the_model_is_lent() -> None:
     model.body[0].weight.grad = torch.ones(6, 2, 3, 3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
-        synthesise(model, torch.randn(1, 2, 8, 8), 4, steps=2)
+        synthesize(model, torch.randn(1, 2, 8, 8), 4, steps=2)
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
     assert all(m.training for m in model.modules())
     assert [n for n, p in model.named_parameters() if not p.requires_grad] == ["kind.weight"]
@@ -114,7 +114,7 @@ def test_norms_are_found_by_what_they_call(norm: Callable[[], nn.Module]) -> Non
     for name, buffer in model.named_buffers():
         if buffer.ndim:
             buffer.fill_(5.0 if "mean" in name else 4.0)
-    made = synthesise(model, torch.randn(8, 3), 32, steps=200)[0]
+    made = synthesize(model, torch.randn(8, 3), 32, steps=200)[0]
     torch.testing.assert_close(made.mean(0), torch.full((3,), 5.0), atol=0.2, rtol=0)
     torch.testing.assert_close(made.std(0), torch.full((3,), 2.0), atol=0.2, rtol=0)
 
@@ -134,9 +134,9 @@ def test_norms_are_found_by_what_they_call(norm: Callable[[], nn.Module]) -> Non
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:
     given = {"model": Net().eval(), "example_inputs": torch.randn(1, 2, 8, 8), "samples": 4, "steps": 2} | arguments
     with pytest.raises(InputError, match=message):
-        synthesise(**given)
+        synthesize(**given)
 
 
 def test_inputs_are_found_from_the_model() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
-    assert synthesise(model, samples=2, steps=1)[0][0].shape == (2, 3)
+    assert synthesize(model, samples=2, steps=1)[0][0].shape == (2, 3)

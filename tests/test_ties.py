@@ -5,8 +5,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from graphprune.equations import Equation, Form
-from graphprune.ties import Bundle, make_bundles
+from graphprune.graph.constraints import Equation
+from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
+from graphprune.graph.linear_expressions import LinearExpression
 
 CLASSES = 200
 
@@ -17,46 +18,46 @@ def atoms(start: int, count: int) -> np.ndarray:
 
 def equation(constant: int, *terms: tuple[int, np.ndarray]) -> Equation:
     """``constant + sum(weight * living units) == 0``."""
-    return Equation(Form(Fraction(constant), {a.tobytes(): (Fraction(w), a) for w, a in terms}), None)
+    return Equation(LinearExpression(Fraction(constant), {a.tobytes(): (Fraction(w), a) for w, a in terms}), None)
 
 
-def described(bundles: list[Bundle]) -> list[tuple[list[int], tuple[int, ...], int]]:
+def described(bundles: list[CoupledStep]) -> list[tuple[list[int], tuple[int, ...], int]]:
     return sorted(([p.group for p in b.parts], b.each, b.steps) for b in bundles)
 
 
 def test_groups_without_ties_are_bundles_of_their_own() -> None:
-    assert described(make_bundles([atoms(0, 5), atoms(5, 9)], [], CLASSES)) == [([0], (1,), 4), ([1], (1,), 8)]
+    assert described(make_coupled_steps([atoms(0, 5), atoms(5, 9)], [], CLASSES)) == [([0], (1,), 4), ([1], (1,), 8)]
 
 
 def test_heads_and_the_width_that_they_fill() -> None:
     width, heads = atoms(0, 48), atoms(48, 6)
-    bundles = make_bundles([width, heads], [equation(0, (1, width), (-8, heads))], CLASSES)
+    bundles = make_coupled_steps([width, heads], [equation(0, (1, width), (-8, heads))], CLASSES)
     assert described(bundles) == [([0, 1], (8, 1), 5)]
 
 
 def test_a_group_in_two_halves_that_must_be_equal() -> None:
     both = atoms(0, 12)
-    bundles = make_bundles([both], [equation(0, (1, both[:6]), (-1, both[6:]))], CLASSES)
+    bundles = make_coupled_steps([both], [equation(0, (1, both[:6]), (-1, both[6:]))], CLASSES)
     assert described(bundles) == [([0, 0], (1, 1), 5)]
     assert [p.atoms.tolist() for p in bundles[0].parts] == [both[:6].tolist(), both[6:].tolist()]
 
 
 def test_several_directions_in_proportion_to_the_sizes() -> None:
     a, b, c = atoms(0, 16), atoms(16, 16), atoms(32, 32)
-    bundles = make_bundles([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
+    bundles = make_coupled_steps([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
     assert described(bundles) == [([0, 1, 2], (1, 1, 2), 15)]
 
 
 def test_several_directions_without_a_common_measure() -> None:
     a, b, c = atoms(0, 5), atoms(5, 7), atoms(12, 12)
-    bundles = make_bundles([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
+    bundles = make_coupled_steps([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
     assert described(bundles) == [([0, 1, 2], (1, 1, 2), 4)]
 
 
 def test_numbers_that_cannot_change_are_in_no_bundle() -> None:
     a, b = atoms(0, 8), atoms(8, 4)
-    assert make_bundles([a], [equation(-8, (1, a))], CLASSES) == []
-    assert make_bundles([a, b], [equation(-12, (1, a), (1, b))], CLASSES) == []
+    assert make_coupled_steps([a], [equation(-8, (1, a))], CLASSES) == []
+    assert make_coupled_steps([a, b], [equation(-12, (1, a), (1, b))], CLASSES) == []
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -71,7 +72,7 @@ def test_every_step_keeps_every_equation(seed: int) -> None:
         equation(0, (int(factors[i + 1]), members[i]), (-int(factors[i]), members[i + 1]))
         for i in range(len(factors) - 1)
     ]
-    (bundle,) = make_bundles(members, ties, CLASSES * 2)
+    (bundle,) = make_coupled_steps(members, ties, CLASSES * 2)
     for step in range(bundle.steps + 1):
         kept = {p.group: len(p.atoms) - n * step for p, n in zip(bundle.parts, bundle.each, strict=True)}
         assert min(kept.values()) >= 1

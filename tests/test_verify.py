@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.graph import ChannelGraph
-from graphprune.nested import tensors_of
-from graphprune.plan import Plan
-from graphprune.verify import run_masked, run_slim
+from graphprune.api import ChannelGraph
+from graphprune.pruning.masked import run_masked_graph
+from graphprune.pruning.plan import Plan
+from graphprune.pruning.verification import run_slim
+from graphprune.utils.tree import tensors_of
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -50,7 +51,7 @@ def test_slim_equals_masked(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_interpreter_is_the_model(name: str) -> None:
     model, inputs, graph, _, _ = pruned(name)
-    found, inexact = run_masked(graph, None, [inputs])
+    found, inexact = run_masked_graph(graph, None, [inputs])
     (expected,) = tensors_of(run_slim(model, (inputs,), {}))
     assert inexact == ()
     torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from graphprune.collector import collector_paused
+from graphprune.utils.contexts import gc_paused
 
 Function = Callable[..., Any]
 
@@ -37,7 +37,7 @@ class Answers:
         from torch_kirigami.pruning.axis_domains import IdentityAxisIndex
 
         with ExitStack() as stack:
-            stack.enter_context(collector_paused())
+            stack.enter_context(gc_paused())
             stack.enter_context(mock.patch.object(DependencyGraph, "_check_fresh", return_value=None))
             for owner, name, asked in (
                 (DependencyGraph, "propagate", self._once(_propagated)),

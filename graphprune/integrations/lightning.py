@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.integrations import Prepared
-from graphprune.request import Options
-from graphprune.schedules.gradual import GradualPruner
-from graphprune.schedules.numbers import Schedule
+from graphprune.integrations.callback import PreparedPruner
+from graphprune.planning.options import Options
+from graphprune.training.gradual import GradualPruner
+from graphprune.training.schedules import Schedule
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -48,7 +48,7 @@ class PruningCallback(Callback):
         **options: Unpack[Options],
     ) -> None:
         self.part = part
-        self._prepared = Prepared(schedule, example_inputs, ratio, averages, outputs, options)
+        self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
 
     @property
     def pruner(self) -> GradualPruner | None:

@@ -16,11 +16,11 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.errors import LoadError
-from graphprune.integrations import Prepared
-from graphprune.request import Options
-from graphprune.schedules.gradual import GradualPruner
-from graphprune.schedules.numbers import Schedule
-from graphprune.storage import replace_file
+from graphprune.integrations.callback import PreparedPruner
+from graphprune.planning.options import Options
+from graphprune.training.gradual import GradualPruner
+from graphprune.training.schedules import Schedule
+from graphprune.utils.files import replace_file
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -29,6 +29,7 @@ except ImportError as error:
     raise ImportError(
         "the Transformers callback needs transformers and accelerate: pip install 'graphprune[transformers]'"
     ) from error
+
 
 STATE = "graphprune.json"
 
@@ -56,7 +57,7 @@ class PruningCallback(TrainerCallback):
         outputs: Callable[[Any], Any] | None = None,
         **options: Unpack[Options],
     ) -> None:
-        self._prepared = Prepared(schedule, example_inputs, ratio, averages, outputs, options)
+        self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
 
     @property
     def pruner(self) -> GradualPruner | None:

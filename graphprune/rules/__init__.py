@@ -14,7 +14,7 @@
 ``scattering``      entries are read and written by their numbers
 ``sliding``         windows over space, space that becomes channels
 ``selection``       entries are chosen by their values
-``pointing``        numbers of entries that were chosen
+``indexing``        numbers of entries that were chosen
 ``aggregation``     extremes, products, counts; running ones; diagonals
 ``recurrent``       gates of recurrent layers, packed batches
 ``spectral``        Fourier transforms, complex numbers, functions of matrices
@@ -22,7 +22,6 @@
 ==================  ====================================================================
 """
 
-from graphprune.labels import Lab, Labelled, align
 from graphprune.rules import (  # noqa: F401  (importing a module registers its rules)
     aggregation,
     contraction,
@@ -30,10 +29,10 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     detection,
     factories,
     grouped,
+    indexing,
     losses,
     movement,
     normalization,
-    pointing,
     pointwise,
     pooling,
     recurrent,
@@ -43,19 +42,22 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     sliding,
     spectral,
 )
+from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
+from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.normalization import per_channel
-from graphprune.rules.pointwise import pointwise as elementwise
+from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
-from graphprune.rules.registry import RULES, Call, Sample, Slim, bools, ints, positive, rule, sample, t
+from graphprune.rules.registry import RULES, Call, Slim, rule
+from graphprune.rules.samples import Sample, bools, ints, positive, sample, t
 from graphprune.rules.scattering import ended
 
 __all__ = [
     "RULES",
     "Call",
-    "Lab",
-    "Labelled",
+    "LabelArray",
+    "LabelledTensor",
     "Sample",
     "Slim",
     "align",

@@ -9,19 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.labels import Lab, Labelled, align, reduce_dims
-from graphprune.rules.pointwise import pointwise
-from graphprune.rules.reduction import (
-    _mixing,
-    masked_mean,
-    masked_variance,
-    reduced,
-    variance,
-    variance_and_mean,
-)
-from graphprune.rules.registry import Call, bools, rule, sample, t
+from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.pointwise import elementwise
+from graphprune.rules.reduction import _mixing, masked_mean, masked_variance, reduced, variance, variance_and_mean
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import bools, sample, t
 
 aten = torch.ops.aten
+
+
 INFINITY = float("inf")
 
 
@@ -34,7 +31,7 @@ def filled(op: Callable[..., Any], value: float) -> Callable[..., Any]:
     return masked
 
 
-def _all_or_some(call: Call, x: Labelled, dims: Any = None, keepdim: bool = False) -> Labelled:
+def _all_or_some(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
     return reduced(call, x, [dims] if isinstance(dims, int) else dims, keepdim)
 
 
@@ -44,24 +41,24 @@ def _all_or_some(call: Call, x: Labelled, dims: Any = None, keepdim: bool = Fals
 @rule(aten.any.default, samples=[sample(bools(3, 4))])
 @rule(aten.any.dim, samples=[sample(bools(3, 4), 1), sample(bools(3, 4), 0, True)])
 @rule(aten.any.dims, samples=[sample(bools(3, 4, 2), [1])])
-def any_(call: Call, x: Labelled, dims: Any = None, keepdim: bool = False) -> Labelled:
+def any_(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
     return _all_or_some(call, x, dims, keepdim)
 
 
 @rule(aten.count_nonzero.default, samples=[sample(t(3, 4)), sample(t(3, 4), 1)])
 @rule(aten.count_nonzero.dim_IntList, samples=[sample(t(3, 4, 2), [1, 2])])
-def count_nonzero(call: Call, x: Labelled, dims: Any = None) -> Labelled:
+def count_nonzero(call: Call, x: LabelledTensor, dims: Any = None) -> LabelledTensor:
     return _all_or_some(call, x, dims)
 
 
 @rule(aten.dist.default, samples=[sample(t(3, 4), t(3, 4), 2), sample(t(3, 4), t(4), 1)])
-def dist(call: Call, x: Labelled, y: Labelled, order: float = 2) -> Labelled:
+def dist(call: Call, x: LabelledTensor, y: LabelledTensor, order: float = 2) -> LabelledTensor:
     shape = tuple(np.broadcast_shapes(x.shape, y.shape))
-    difference = Labelled(shape, tuple(align(call.labels, (x, y), shape)))
+    difference = LabelledTensor(shape, tuple(align(call.labels, (x, y), shape)))
     if order <= 0 or x.shape != y.shape:  # what one has lost, the other would be compared with zero there
         call.freeze((x, y), "compares what lives with zeros")
     reduce_dims(call.labels, difference, range(len(shape)))
-    return Labelled(call.out)
+    return LabelledTensor(call.out)
 
 
 # ---------------------------------------------------------------- what they would change
@@ -73,14 +70,14 @@ def dist(call: Call, x: Labelled, y: Labelled, order: float = 2) -> Labelled:
 @rule(aten.max.default, samples=[sample(t(3, 4))], masked=filled(aten.max.default, -INFINITY))
 @rule(aten.min.default, samples=[sample(t(3, 4))], masked=filled(aten.min.default, INFINITY))
 @rule(aten.logsumexp.default, samples=[sample(t(3, 4), [1])], masked=filled(aten.logsumexp.default, -INFINITY))
-def extreme(call: Call, x: Labelled, dims: Any = None, keepdim: bool = False) -> Labelled:
+def extreme(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
     _mixing(call, x, [dims] if isinstance(dims, int) else dims)
     return _all_or_some(call, x, dims, keepdim)
 
 
 @rule(aten.prod.default, samples=[sample(t(3, 4))], masked=filled(aten.prod.default, 1.0))
 @rule(aten.prod.dim_int, samples=[sample(t(3, 4), 1), sample(t(3, 4), 0, True)], masked=filled(aten.prod.dim_int, 1.0))
-def product(call: Call, x: Labelled, dim: int | None = None, keepdim: bool = False, **_: Any) -> Labelled:
+def product(call: Call, x: LabelledTensor, dim: int | None = None, keepdim: bool = False, **_: Any) -> LabelledTensor:
     return extreme(call, x, dim, keepdim)
 
 
@@ -91,7 +88,9 @@ def masked_extremes(alive: Tensor, x: Tensor, *, dim: int | None = None, keepdim
 
 
 @rule(aten.aminmax.default, samples=[sample(t(3, 4)), sample(t(3, 4), dim=1, keepdim=True)], masked=masked_extremes)
-def extremes(call: Call, x: Labelled, *, dim: int | None = None, keepdim: bool = False) -> tuple[Labelled, Labelled]:
+def extremes(
+    call: Call, x: LabelledTensor, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[LabelledTensor, LabelledTensor]:
     out = extreme(call, x, dim, keepdim)
     return out, out
 
@@ -124,7 +123,7 @@ rule(
 
 @rule(aten.cumprod.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.cumprod.default, 1.0))
 @rule(aten.logcumsumexp.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.logcumsumexp.default, -INFINITY))
-def running(call: Call, x: Labelled, dim: int, **_: Any) -> Labelled:
+def running(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """The dead are passed over; those behind keep their order."""
     _mixing(call, x, [dim])
     return x
@@ -132,60 +131,62 @@ def running(call: Call, x: Labelled, dim: int, **_: Any) -> Labelled:
 
 @rule(aten.cummax.default, aten.cummin.default, samples=[sample(t(3, 4, 2), 1)])
 @rule(aten.median.dim, aten.nanmedian.dim, aten.mode.default, samples=[sample(t(3, 5), 1), sample(t(3, 5), 0, True)])
-def numbered(call: Call, x: Labelled, dim: int = -1, keepdim: bool = False) -> tuple[Labelled, Labelled]:
+def numbered(
+    call: Call, x: LabelledTensor, dim: int = -1, keepdim: bool = False
+) -> tuple[LabelledTensor, LabelledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""
     left = _others(call, x, [dim], "returns the number of a channel")
     gone = len(call.out) < x.ndim
-    out = Labelled(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in left))
+    out = LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in left))
     return out, out
 
 
 # ---------------------------------------------------------------- diagonals, rotations, cross products
 
 
-def _others(call: Call, x: Labelled, dims: Sequence[int], text: str) -> list[Lab]:
+def _others(call: Call, x: LabelledTensor, dims: Sequence[int], text: str) -> list[LabelArray]:
     """Label arrays that do not vary along ``dims``; those that do are fixed."""
-    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), text)
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), text)
     gone = {d % x.ndim for d in dims}
     return [lab for lab in x.labs if lab.dims.isdisjoint(gone)]
 
 
 @rule(aten.diagonal.default, samples=[sample(t(2, 3, 3, 4), 0, 1, 2), sample(t(3, 3, 4), 1)])
-def diagonal(call: Call, x: Labelled, offset: int = 0, first: int = 0, second: int = 1) -> Labelled:
+def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, second: int = 1) -> LabelledTensor:
     """The two dimensions go, and their diagonal is the last one of the result."""
     pair = first % x.ndim, second % x.ndim
     left = _others(call, x, pair, "entries with equal numbers are taken")
-    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(pair)[..., None]) for lab in left))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(pair)[..., None]) for lab in left))
 
 
 @rule(aten.diag_embed.default, samples=[sample(t(2, 3, 4)), sample(t(2, 3, 4), 0, 0, -1)])
-def diag_embed(call: Call, x: Labelled, offset: int = 0, first: int = -2, second: int = -1) -> Labelled:
+def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, second: int = -1) -> LabelledTensor:
     """The last dimension becomes the diagonal of two new ones."""
     rank = len(call.out)
     left = _others(call, x, [-1], "laid on a diagonal by its number")
     new = tuple(sorted((first % rank, second % rank)))
-    return Labelled(call.out, tuple(lab.at(np.expand_dims(lab.ids.squeeze(-1), new)) for lab in left))
+    return LabelledTensor(call.out, tuple(lab.at(np.expand_dims(lab.ids.squeeze(-1), new)) for lab in left))
 
 
 @rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1])])
-def rot90(call: Call, x: Labelled, times: int, dims: Sequence[int]) -> Labelled:
-    return Labelled(call.out, tuple(_others(call, x, dims, "turned as a plane")))
+def rot90(call: Call, x: LabelledTensor, times: int, dims: Sequence[int]) -> LabelledTensor:
+    return LabelledTensor(call.out, tuple(_others(call, x, dims, "turned as a plane")))
 
 
 @rule(aten.linalg_cross.default, samples=[sample(t(4, 3), t(4, 3)), sample(t(3, 4), t(3, 4), dim=0)])
-def cross(call: Call, x: Labelled, y: Labelled, *, dim: int = -1) -> Labelled:
+def cross(call: Call, x: LabelledTensor, y: LabelledTensor, *, dim: int = -1) -> LabelledTensor:
     for v in (x, y):
-        call.freeze(Labelled(v.shape, tuple(v.touching([dim]))), "the three coordinates of a vector")
-    return pointwise(call, x, y)
+        call.freeze(LabelledTensor(v.shape, tuple(v.touching([dim]))), "the three coordinates of a vector")
+    return elementwise(call, x, y)
 
 
 # ---------------------------------------------------------------- elementwise, though torch does not say so
 
 
 @rule(aten.log_sigmoid_forward.default, samples=[sample(t(3, 4))])
-def log_sigmoid(call: Call, x: Labelled) -> tuple[Labelled, Labelled]:
+def log_sigmoid(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, LabelledTensor]:
     rest = call.outs[1]
-    return x, Labelled(rest, x.labs if rest == x.shape else ())
+    return x, LabelledTensor(rest, x.labs if rest == x.shape else ())
 
 
 @rule(
@@ -193,17 +194,17 @@ def log_sigmoid(call: Call, x: Labelled) -> tuple[Labelled, Labelled]:
     aten.rrelu_with_noise_.default,
     samples=[sample(t(3, 4), t(3, 4), 0.1, 0.3, False)],
 )
-def rrelu(call: Call, x: Labelled, noise: Labelled, *_: Any) -> Labelled:
-    return pointwise(call, x, noise)
+def rrelu(call: Call, x: LabelledTensor, noise: LabelledTensor, *_: Any) -> LabelledTensor:
+    return elementwise(call, x, noise)
 
 
 @rule(aten.threshold_.default, samples=[sample(t(3, 4), 0.1, 2.0)])
-def threshold_(call: Call, x: Labelled, *_: Any) -> Labelled:
+def threshold_(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     return x
 
 
 @rule(aten.bucketize.Tensor, samples=[sample(t(3, 4), torch.tensor([-0.5, 0.5], dtype=torch.float64))])
-def bucketize(call: Call, x: Labelled, borders: Labelled, **_: Any) -> Labelled:
+def bucketize(call: Call, x: LabelledTensor, borders: LabelledTensor, **_: Any) -> LabelledTensor:
     """In which interval every entry lies."""
     call.freeze(borders, "the intervals are numbered")
     return x

@@ -7,14 +7,17 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import Lab, Labelled, Labels, Shape, align, reduce_dims
-from graphprune.rules.pointing import looked_up
-from graphprune.rules.registry import Call, ints, rule, sample, t
+from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.indexing import looked_up
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import ints, sample, t
+from graphprune.utils.arrays import Shape
 
 aten = torch.ops.aten
 
 
-def placed(x: Labelled, dims: Sequence[int], rank: int) -> Labelled:
+def placed(x: LabelledTensor, dims: Sequence[int], rank: int) -> LabelledTensor:
     """``x`` seen in a space of ``rank`` dimensions: its dimension ``i`` is ``dims[i]`` there, the others are 1."""
 
     def place(shape: Shape) -> Shape:
@@ -25,72 +28,72 @@ def placed(x: Labelled, dims: Sequence[int], rank: int) -> Labelled:
 
     order = sorted(range(x.ndim), key=lambda i: dims[i])
     labs = (lab.at(lab.ids.transpose(order).reshape(place(lab.ids.shape))) for lab in x.labs)
-    return Labelled(place(x.shape), tuple(labs), x.movable)
+    return LabelledTensor(place(x.shape), tuple(labs), x.movable)
 
 
-def contract(labels: Labels, a: Labelled, b: Labelled, gone: Sequence[int]) -> Labelled:
+def contract(labels: Labels, a: LabelledTensor, b: LabelledTensor, gone: Sequence[int]) -> LabelledTensor:
     """Multiply two operands placed in one space and sum over the dimensions ``gone``, which are dropped."""
     space = tuple(max(m, n) for m, n in zip(a.shape, b.shape, strict=True))
-    product = Labelled(space, tuple(align(labels, (a, b), space)))
+    product = LabelledTensor(space, tuple(align(labels, (a, b), space)))
     labs = reduce_dims(labels, product, gone)
     keep = [d for d in range(len(space)) if d not in gone]
-    return Labelled(tuple(space[d] for d in keep), tuple(_drop(lab, gone) for lab in labs))
+    return LabelledTensor(tuple(space[d] for d in keep), tuple(_drop(lab, gone) for lab in labs))
 
 
-def _drop(lab: Lab, dims: Sequence[int]) -> Lab:
+def _drop(lab: LabelArray, dims: Sequence[int]) -> LabelArray:
     return lab.at(lab.ids.squeeze(tuple(dims)))
 
 
 @rule(aten.mm.default, samples=[sample(t(3, 4), t(4, 5))])
-def mm(call: Call, a: Labelled, b: Labelled) -> Labelled:
+def mm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 3), placed(b, (1, 2), 3), [1])
 
 
 @rule(aten.addmm.default, samples=[sample(t(5), t(3, 4), t(4, 5)), sample(t(3, 5), t(3, 4), t(4, 5))])
-def addmm(call: Call, bias: Labelled, a: Labelled, b: Labelled, **_: Any) -> Labelled:
+def addmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
     product = mm(call, a, b)
-    return Labelled(call.out, tuple(align(call.labels, (product, bias), call.out)))
+    return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
 
 
 @rule(aten.bmm.default, samples=[sample(t(2, 3, 4), t(2, 4, 5)), sample(t(4, 3, 2, labelled=[0]), t(4, 2, 3))])
-def bmm(call: Call, a: Labelled, b: Labelled) -> Labelled:
+def bmm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1, 2), 4), placed(b, (0, 2, 3), 4), [2])
 
 
 @rule(aten.baddbmm.default, samples=[sample(t(2, 3, 5), t(2, 3, 4), t(2, 4, 5))])
-def baddbmm(call: Call, bias: Labelled, a: Labelled, b: Labelled, **_: Any) -> Labelled:
+def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
     product = bmm(call, a, b)
-    return Labelled(call.out, tuple(align(call.labels, (product, bias), call.out)))
+    return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
 
 
 @rule(aten.mv.default, samples=[sample(t(3, 4), t(4))])
-def mv(call: Call, a: Labelled, b: Labelled) -> Labelled:
+def mv(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 2), placed(b, (1,), 2), [1])
 
 
 @rule(aten.dot.default, aten.vdot.default, samples=[sample(t(4), t(4))])
-def dot(call: Call, a: Labelled, b: Labelled) -> Labelled:
+def dot(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, a, b, [0])
 
 
 @rule(aten.linear.default, samples=[sample(t(2, 3, 4), t(5, 4), t(5)), sample(t(3, 4), t(5, 4))])
-def linear(call: Call, x: Labelled, weight: Labelled, bias: Labelled | None = None) -> Labelled:
+def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: LabelledTensor | None = None) -> LabelledTensor:
     rank = x.ndim + 1
     product = contract(
         call.labels, placed(x, range(x.ndim), rank), placed(weight, (rank - 1, rank - 2), rank), [rank - 2]
     )
     operands = (product,) if bias is None else (product, bias)
-    return Labelled(call.out, tuple(align(call.labels, operands, call.out)))
+    return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
 @rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))])
-def embedding(call: Call, weight: Labelled, indices: Labelled, *_: Any) -> Labelled:
+def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: Any) -> LabelledTensor:
     if indices.points is not None:
         weight = looked_up(call, weight, 0, indices.points)
-    call.freeze(Labelled(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
+    call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
     rank = len(call.out)
     labs = [lab.at(lab.ids.reshape((1,) * (rank - 1) + (-1,))) for lab in weight.labs if lab.dims == {1}]
-    return Labelled(call.out, tuple(labs))
+    return LabelledTensor(call.out, tuple(labs))
 
 
 @rule(
@@ -105,21 +108,21 @@ def embedding(call: Call, weight: Labelled, indices: Labelled, *_: Any) -> Label
 )
 def embedding_bag(
     call: Call,
-    weight: Labelled,
-    indices: Labelled,
-    offsets: Labelled,
+    weight: LabelledTensor,
+    indices: LabelledTensor,
+    offsets: LabelledTensor,
     scale: bool = False,
     mode: int = 0,
     sparse: bool = False,
-    factors: Labelled | None = None,
+    factors: LabelledTensor | None = None,
     *_: Any,
-) -> tuple[Labelled, ...]:
+) -> tuple[LabelledTensor, ...]:
     """Rows are looked up and summed, averaged or compared, column by column."""
-    call.freeze(Labelled(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
+    call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
     call.freeze(factors, "words of a bag are counted")
     columns = tuple(lab for lab in weight.labs if lab.dims == {1})
     bags, *rest = call.outs
-    return tuple(Labelled(shape, columns if len(shape) == 2 else ()) for shape in (bags, *rest))
+    return tuple(LabelledTensor(shape, columns if len(shape) == 2 else ()) for shape in (bags, *rest))
 
 
 @rule(
@@ -131,15 +134,15 @@ def embedding_bag(
 )
 def trilinear(
     call: Call,
-    a: Labelled,
-    b: Labelled,
-    c: Labelled,
+    a: LabelledTensor,
+    b: LabelledTensor,
+    c: LabelledTensor,
     expand_a: Sequence[int],
     expand_b: Sequence[int],
     expand_c: Sequence[int],
     gone: Sequence[int],
     *_: Any,
-) -> Labelled:
+) -> LabelledTensor:
     """The product of three operands, each with new dimensions ``expand``, summed over ``gone``."""
     rank = a.ndim + len(expand_a)
     spaces = [[d for d in range(rank) if d not in new] for new in (expand_a, expand_b, expand_c)]
@@ -152,7 +155,7 @@ def trilinear(
     samples=[sample(t(2, 3, 4), t(2, 5, 4), 1.0, None), sample(t(3, 4), t(5, 4), 2.0, None)],
 )
 @rule(aten._euclidean_dist.default, samples=[sample(t(3, 4), t(5, 4))])
-def distances(call: Call, x: Labelled, y: Labelled, *_: Any) -> Labelled:
+def distances(call: Call, x: LabelledTensor, y: LabelledTensor, *_: Any) -> LabelledTensor:
     """[..., P, M] and [..., R, M] to [..., P, R]: where both have lost an entry, it adds nothing."""
     rank = len(call.out) + 1
     places = [*range(rank - 3), rank - 3, rank - 1], [*range(rank - 3), rank - 2, rank - 1]
@@ -161,8 +164,8 @@ def distances(call: Call, x: Labelled, y: Labelled, *_: Any) -> Labelled:
 
 
 @rule(aten._pdist_forward.default, samples=[sample(t(3, 4), 2.0)])
-def distances_within(call: Call, x: Labelled, *_: Any) -> Labelled:
+def distances_within(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     """[N, M] to the N (N - 1) / 2 distances of its rows."""
-    call.freeze(Labelled(x.shape, tuple(x.touching([0]))), "pairs of rows are counted")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching([0]))), "pairs of rows are counted")
     reduce_dims(call.labels, x, [1])
-    return Labelled(call.out)
+    return LabelledTensor(call.out)

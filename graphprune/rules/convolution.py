@@ -8,31 +8,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import NOT_A_CHANNEL, Lab, Labelled, align
+from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
+from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
-from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
 
-def only(x: Labelled, dims: Iterable[int]) -> Labelled:
+def only(x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
     """The labels of ``x`` that vary within ``dims`` alone, with the other dimensions taken away."""
     kept = list(dims)
     gone = tuple(d for d in range(x.ndim) if d not in kept)
     labs = tuple(lab.at(lab.ids.squeeze(gone)) for lab in x.labs if lab.dims <= set(kept))
-    return Labelled(tuple(x.shape[d] for d in kept), labs, x.movable)
+    return LabelledTensor(tuple(x.shape[d] for d in kept), labs, x.movable)
 
 
-def channels(call: Call, x: Labelled, dim: int, text: str) -> Labelled:
+def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTensor:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
     mixed = tuple(lab for lab in x.labs if lab.dims == {0, dim})
-    call.freeze(Labelled(x.shape, mixed), "channels lie in the batch dimension too")
-    call.freeze(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims - {0, dim})), text)
+    call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
+    call.freeze(LabelledTensor(x.shape, tuple(lab for lab in x.labs if lab.dims - {0, dim})), text)
     return only(x, [dim])
 
 
-def beside(x: Labelled, dim: int, rank: int) -> tuple[Lab, ...]:
+def beside(x: LabelledTensor, dim: int, rank: int) -> tuple[LabelArray, ...]:
     """The labels of a vector laid along ``dim`` of a tensor of ``rank``."""
     shape = tuple(-1 if d == dim else 1 for d in range(rank))
     return tuple(lab.at(lab.ids.reshape(shape)) for lab in x.labs)
@@ -77,35 +79,40 @@ def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
 )
 def convolution(
     call: Call,
-    x: Labelled,
-    weight: Labelled,
-    bias: Labelled | None,
+    x: LabelledTensor,
+    weight: LabelledTensor,
+    bias: LabelledTensor | None,
     stride: Any,
     padding: Any,
     dilation: Any,
     transposed: bool,
     output_padding: Any,
     groups: int,
-) -> Labelled:
+) -> LabelledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple(lab for lab in x.labs if not any(lab is one for one in passed))
-    vector = channels(call, Labelled(x.shape, held), 1, _SPACE)
+    vector = channels(call, LabelledTensor(x.shape, held), 1, _SPACE)
     kernel = _kernel(call, weight)
     out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
     if bias is not None:
-        out = Labelled(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
+        out = LabelledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
     batch = [lab for lab in x.labs if lab.dims == {0}]
-    return Labelled(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
+    return LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
 
 
 def _along_space(
-    call: Call, x: Labelled, weight: Labelled, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
-) -> list[Lab]:
+    call: Call,
+    x: LabelledTensor,
+    weight: LabelledTensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> list[LabelArray]:
     """Labels of channels laid out as space that pass: those a kernel of one looks at, and of one map its neighbours.
 
     The kernel must not change their number, however many they are.
     """
-    passed: list[Lab] = []
+    passed: list[LabelArray] = []
     space = x.ndim - 2
     given = [list(v) * (space if len(v) == 1 else 1) for v in (stride, padding, dilation)]
     for i, (step, pad, spread) in enumerate(zip(*given, strict=True)):
@@ -117,18 +124,18 @@ def _along_space(
     return passed
 
 
-def _mix_neighbours(call: Call, labs: Sequence[Lab]) -> None:
+def _mix_neighbours(call: Call, labs: Sequence[LabelArray]) -> None:
     for lab in labs:
         call.labels.inexact(f"{call.op} slides over channels, which get new neighbours")
         call.labels.in_order(lab.ids)
 
 
-def _kernel(call: Call, weight: Labelled) -> Labelled:
+def _kernel(call: Call, weight: LabelledTensor) -> LabelledTensor:
     call.labels.fix([lab for lab in weight.labs if lab.dims - {0, 1}], NOT_A_CHANNEL)
     return only(weight, [0, 1])
 
 
-def _forward(call: Call, x: Labelled, kernel: Labelled, groups: int) -> Labelled:
+def _forward(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: int) -> LabelledTensor:
     """``x`` is [I], ``kernel`` [O, I / groups]."""
     if groups == 1:
         return contract(call.labels, placed(x, (1,), 2), kernel, [1])
@@ -138,7 +145,7 @@ def _forward(call: Call, x: Labelled, kernel: Labelled, groups: int) -> Labelled
     return _by_group(call, parts, reshape(labels, kernel, (groups, o // groups, i)), (o,))
 
 
-def _transposed(call: Call, x: Labelled, kernel: Labelled, groups: int) -> Labelled:
+def _transposed(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: int) -> LabelledTensor:
     """``x`` is [I], ``kernel`` [I, O / groups]."""
     if groups == 1:
         return contract(call.labels, placed(x, (0,), 2), kernel, [0])
@@ -149,11 +156,11 @@ def _transposed(call: Call, x: Labelled, kernel: Labelled, groups: int) -> Label
     return _by_group(call, parts, weight, (groups * o,))
 
 
-def _by_group(call: Call, x: Labelled, weight: Labelled, out: tuple[int]) -> Labelled:
+def _by_group(call: Call, x: LabelledTensor, weight: LabelledTensor, out: tuple[int]) -> LabelledTensor:
     """``x`` is [groups, 1, i], ``weight`` [groups, o, i]; the result is [groups * o]."""
     product = contract(call.labels, x, weight, [2])
     rows = [lab for lab in product.labs if lab.dims == {0}]
-    call.count("groups", only(Labelled(product.shape, tuple(rows)), [0]))
+    call.count("groups", only(LabelledTensor(product.shape, tuple(rows)), [0]))
     for lab in product.labs:
         if len(lab.dims) == 2:
             call.labels.rectangle(lab.ids)

@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import Lab, Labelled
-from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
@@ -24,10 +25,10 @@ def _size_after_tensor(slim: Slim, args: Args) -> Args:
     resize=_size_after_tensor,
 )
 @rule(aten.new_full.default, samples=[sample(t(2, 3), [3, 4], 0.5)], resize=_size_after_tensor)
-def new_tensor(call: Call, like: Labelled, *_: Any, **__: Any) -> Labelled:
+def new_tensor(call: Call, like: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """One value everywhere: any entry can go. The example tensor only lends its type."""
-    labs = (Lab(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
-    return Labelled(call.out, tuple(labs))
+    labs = (LabelArray(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
+    return LabelledTensor(call.out, tuple(labs))
 
 
 def _size_first(slim: Slim, args: Args) -> Args:
@@ -42,9 +43,9 @@ def _size_first(slim: Slim, args: Args) -> Args:
     resize=_size_first,
 )
 @rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first)
-def sized_tensor(call: Call, *_: Any, **__: Any) -> Labelled:
+def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
     """One value everywhere, as :func:`new_tensor`; where the code does not show a size, the dimension is fixed."""
-    return new_tensor(call, Labelled(()))
+    return new_tensor(call, LabelledTensor(()))
 
 
 @rule(
@@ -56,11 +57,11 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> Labelled:
     samples=[sample(t(2, 3))],
 )
 @rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)])
-def like(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
-    return Labelled(x.shape, x.labs)
+def like(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+    return LabelledTensor(x.shape, x.labs)
 
 
 def constant(call: Call, *_: Any, **__: Any) -> Any:
     """Tensors made from nothing but numbers have no channels: their dimensions are positional."""
-    outs = tuple(Labelled(shape) for shape in call.outs)
+    outs = tuple(LabelledTensor(shape) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]

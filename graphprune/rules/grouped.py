@@ -7,15 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Labelled
 from graphprune.rules.contraction import bmm, contract, placed
-from graphprune.rules.pointing import column
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.indexing import column
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
+
 ALIGNED = 8
 """Rows must begin at multiples of 16 bytes: at every eighth number of two bytes."""
+
 
 _ENDS = torch.tensor([2, 3, 6], dtype=torch.int32)
 
@@ -45,30 +48,35 @@ def product_of_runs(
     reference=product_of_runs,
 )
 def grouped_product(
-    call: Call, a: Labelled, b: Labelled, ends: Labelled | None = None, bias: Labelled | None = None, *_: Any
-) -> Labelled:
+    call: Call,
+    a: LabelledTensor,
+    b: LabelledTensor,
+    ends: LabelledTensor | None = None,
+    bias: LabelledTensor | None = None,
+    *_: Any,
+) -> LabelledTensor:
     """Rows are counted by ``ends``, and so are the matrices; contracted channels of both sides are the same."""
     if a.ndim == b.ndim == 3 and ends is None:
         return bmm(call, a, b)
     if (a.ndim, b.ndim) != (2, 3) or bias is not None:
         call.freeze((a, b, bias), "a product in groups of another form")
-        return Labelled(call.out)
-    call.freeze(Labelled(a.shape, tuple(a.touching([0]))), "rows are counted")
+        return LabelledTensor(call.out)
+    call.freeze(LabelledTensor(a.shape, tuple(a.touching([0]))), "rows are counted")
     _number_of_matrices(call, b, ends)
     for lab in (*a.touching([1]), *b.touching([1, 2])):
         call.labels.multiple(lab.ids, ALIGNED)
     labs = tuple(lab.at(lab.ids[0]) for lab in b.labs if 0 not in lab.dims)
-    rows = Labelled(a.shape, tuple(lab for lab in a.labs if 0 not in lab.dims), a.movable)
+    rows = LabelledTensor(a.shape, tuple(lab for lab in a.labs if 0 not in lab.dims), a.movable)
     return contract(
-        call.labels, placed(rows, (0, 1), 3), placed(Labelled(b.shape[1:], labs, b.movable), (1, 2), 3), [1]
+        call.labels, placed(rows, (0, 1), 3), placed(LabelledTensor(b.shape[1:], labs, b.movable), (1, 2), 3), [1]
     )
 
 
-def _number_of_matrices(call: Call, b: Labelled, ends: Labelled | None) -> None:
+def _number_of_matrices(call: Call, b: LabelledTensor, ends: LabelledTensor | None) -> None:
     """A matrix goes with its run, where the runs are counted by what chose them."""
     matrices = column(b, 0)
     runs = column(ends, 0) if ends is not None else None
     if matrices is not None and runs is not None:
         call.labels.unify(runs, matrices)
     else:
-        call.freeze((Labelled(b.shape, tuple(b.touching([0]))), ends), "matrices are chosen by number")
+        call.freeze((LabelledTensor(b.shape, tuple(b.touching([0]))), ends), "matrices are chosen by number")

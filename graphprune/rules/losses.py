@@ -8,13 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Labelled
-from graphprune.rules.pointwise import pointwise
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
+
+
 NONE, MEAN, SUM = 0, 1, 2
+
+
 _PAIR = (t(3, 4), t(3, 4))
 
 
@@ -43,10 +48,10 @@ def averaged(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
     samples=[sample(*_PAIR, MEAN, 0.5), sample(*_PAIR, NONE), sample(*_PAIR, SUM)],
     masked=averaged(aten.huber_loss.default),
 )
-def distance(call: Call, x: Labelled, target: Labelled, reduction: int = MEAN, *_: Any) -> Labelled:
+def distance(call: Call, x: LabelledTensor, target: LabelledTensor, reduction: int = MEAN, *_: Any) -> LabelledTensor:
     """Dead entries are zero in both: their distance is zero."""
     space = tuple(torch.broadcast_shapes(x.shape, target.shape))
-    each = pointwise(Call(call.op, call.labels, (space,)), x, target)
+    each = elementwise(Call(call.op, call.labels, (space,)), x, target)
     if reduction == NONE:
         return each
     if reduction == MEAN and each.labs:

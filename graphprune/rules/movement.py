@@ -9,10 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.labels import Ids, Lab, Labelled, Labels, Shape, align, varying
-from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+from graphprune.rules.alignment import align
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import sample, t
+from graphprune.utils.arrays import Ids, Shape
 
 aten = torch.ops.aten
+
+
 Group = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -39,7 +44,7 @@ def factor_groups(old: Shape, new: Shape) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def reshape_lab(lab: Lab, old: Shape, new: Shape) -> Lab:
+def reshape_lab(lab: LabelArray, old: Shape, new: Shape) -> LabelArray:
     """Reshape a label array, expanding only the dimensions that take part."""
     full, result = [1] * len(old), [1] * len(new)
     split: list[int] = []
@@ -64,7 +69,7 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
     return ids
 
 
-def reshape(labels: Labels, x: Labelled, new: Shape) -> Labelled:
+def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
     reshaped = (reshape_lab(lab, x.shape, new) for lab in x.labs)
     labs = [lab for lab in reshaped if lab.ids.size > 1 or lab.ids.any()]  # what always lives needs no label
@@ -78,7 +83,7 @@ def reshape(labels: Labels, x: Labelled, new: Shape) -> Labelled:
     return x.moved(new, labs)
 
 
-def _note_rectangles(labels: Labels, lab: Lab, dims: Sequence[int]) -> None:
+def _note_rectangles(labels: Labels, lab: LabelArray, dims: Sequence[int]) -> None:
     joint = [d for d in dims if lab.ids.shape[d] > 1]
     if len(joint) < 2:
         return
@@ -106,7 +111,7 @@ def _out_shape(slim: Slim, args: Args) -> Args:
     ],
     resize=_out_shape,
 )
-def view(call: Call, x: Labelled, size: Any, *_: Any) -> Labelled:
+def view(call: Call, x: LabelledTensor, size: Any, *_: Any) -> LabelledTensor:
     return reshape(call.labels, x, call.out)
 
 
@@ -120,17 +125,17 @@ def _row_major(slim: Slim, args: Args) -> Args:
     samples=[sample(t(4, 6, labelled=[1]), [2, 2, 6], [12, 6, 1])],
     resize=_row_major,
 )
-def reshape_alias(call: Call, x: Labelled, size: Any, stride: Any) -> Labelled:
+def reshape_alias(call: Call, x: LabelledTensor, size: Any, stride: Any) -> LabelledTensor:
     return reshape(call.labels, x, call.out)
 
 
 @rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)])
 @rule(aten.unsqueeze_.default, samples=[sample(t(3, 4), 1)])
-def unsqueeze(call: Call, x: Labelled, dim: int) -> Labelled:
+def unsqueeze(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     return reshape(call.labels, x, call.out)
 
 
-def _squeezed(call: Call, x: Labelled, dims: Iterable[int]) -> Labelled:
+def _squeezed(call: Call, x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
     """Two entries stay wherever a dimension of size 1 would be taken away."""
     for d in dims:
         first = (slice(0, 1),) * (d % x.ndim) + (slice(0, 2),)
@@ -141,42 +146,42 @@ def _squeezed(call: Call, x: Labelled, dims: Iterable[int]) -> Labelled:
 
 @rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))])
 @rule(aten.squeeze_.default, samples=[sample(t(4, 1, 6))])
-def squeeze_all(call: Call, x: Labelled) -> Labelled:
+def squeeze_all(call: Call, x: LabelledTensor) -> LabelledTensor:
     return _squeezed(call, x, range(x.ndim))
 
 
 @rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)])
 @rule(aten.squeeze_.dim, samples=[sample(t(3, 1, 4), 1)])
-def squeeze_dim(call: Call, x: Labelled, dim: int) -> Labelled:
+def squeeze_dim(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     return _squeezed(call, x, [dim])
 
 
 @rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])])
 @rule(aten.squeeze_.dims, samples=[sample(t(3, 1, 4), [1])])
-def squeeze_dims(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
+def squeeze_dims(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
     return _squeezed(call, x, dims)
 
 
-def _permuted(x: Labelled, order: Sequence[int]) -> Labelled:
+def _permuted(x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
     order = [d % x.ndim for d in order]
     shape = [x.shape[d] for d in order]
     return x.moved(shape, (lab.at(lab.ids.transpose(order)) for lab in x.labs))
 
 
 @rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])])
-def permute(call: Call, x: Labelled, order: Sequence[int]) -> Labelled:
+def permute(call: Call, x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
     return _permuted(x, order)
 
 
 @rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))])
 @rule(aten.t_.default, samples=[sample(t(3, 4))])
-def transpose_2d(call: Call, x: Labelled) -> Labelled:
+def transpose_2d(call: Call, x: LabelledTensor) -> LabelledTensor:
     return _permuted(x, range(x.ndim)[::-1])
 
 
 @rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)])
 @rule(aten.transpose_.default, samples=[sample(t(2, 3, 4), 0, -1)])
-def transpose(call: Call, x: Labelled, a: int, b: int) -> Labelled:
+def transpose(call: Call, x: LabelledTensor, a: int, b: int) -> LabelledTensor:
     order = list(range(x.ndim))
     order[a], order[b] = order[b], order[a]
     return _permuted(x, order)
@@ -187,15 +192,15 @@ def transpose(call: Call, x: Labelled, a: int, b: int) -> Labelled:
     samples=[sample(t(3, 1, 4), [3, 2, 4]), sample(t(4), [2, 4])],
     resize=_out_shape,
 )
-def expand(call: Call, x: Labelled, size: Sequence[int], **_: Any) -> Labelled:
+def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> LabelledTensor:
     """Copies along a dimension of size 1 can be removed one by one: they get labels of their own."""
     missing = len(call.out) - x.ndim
     old = (1,) * missing + x.shape
     labs = [lab.at(lab.ids.reshape((1,) * missing + lab.ids.shape)) for lab in x.labs]
     for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
         if m == 1 and n > 1:
-            labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))
-    return Labelled(call.out, tuple(labs))
+            labs.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
+    return LabelledTensor(call.out, tuple(labs))
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:
@@ -222,18 +227,18 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
     resize=_slice_bounds,
 )
 def slice_(
-    call: Call, x: Labelled, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
-) -> Labelled:
+    call: Call, x: LabelledTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
+) -> LabelledTensor:
     if step != 1:
         _keep_periods(call, x, dim, range(x.shape[dim])[start:end:step])
     return _take(call, x, dim, slice(start, end, step), call.out)
 
 
-def _keep_periods(call: Call, x: Labelled, dim: int, taken: range) -> None:
+def _keep_periods(call: Call, x: LabelledTensor, dim: int, taken: range) -> None:
     """Entries go a whole period at a time, so that every step still meets the same place of a period."""
     size, step = x.shape[dim], taken.step
     if size % step or taken.start >= step or len(taken) != size // step:
-        call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
+        call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
         return
     for lab in x.touching([dim]):
         along = np.moveaxis(lab.ids, dim, -1)
@@ -241,7 +246,7 @@ def _keep_periods(call: Call, x: Labelled, dim: int, taken: range) -> None:
         call.labels.unify(periods, periods[..., :1])
 
 
-def _take(call: Call, x: Labelled, dim: int, index: slice, out: Shape) -> Labelled:
+def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> LabelledTensor:
     dim %= x.ndim
     where = (slice(None),) * dim + (index,)
     labs = []
@@ -264,24 +269,24 @@ def _select_index(slim: Slim, args: Args) -> Args:
     samples=[sample(t(3, 4), 0, 1), sample(t(3, 4), 1, -1)],
     resize=_select_index,
 )
-def select(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
+def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     dim %= x.ndim
     return _selected(call, x, dim, index)
 
 
-def _selected(call: Call, x: Labelled, dim: int, index: int) -> Labelled:
+def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     labs = []
     for lab in x.labs:
         ids: Ids = np.take(lab.ids, [index if lab.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
         if lab.dims == {dim}:
-            call.labels.fix([Lab(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
+            call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
         else:
             labs.append(lab.at(ids))
     return x.moved([n for d, n in enumerate(x.shape) if d != dim], labs)
 
 
 @rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))])
-def unbind(call: Call, x: Labelled, dim: int = 0) -> tuple[Labelled, ...]:
+def unbind(call: Call, x: LabelledTensor, dim: int = 0) -> tuple[LabelledTensor, ...]:
     return tuple(_selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
 
 
@@ -301,7 +306,7 @@ def _split_size(slim: Slim, args: Args) -> Args:
     samples=[sample(t(6, 4, labelled=[1]), 2), sample(t(6, 8), 4, 1)],
     resize=_split_size,
 )
-def split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, ...]:
+def split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[LabelledTensor, ...]:
     return _cut(call, x, dim)
 
 
@@ -310,11 +315,11 @@ def split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, .
     samples=[sample(t(6, 9), [2, 3, 4], 1)],
     resize=_split_sizes,
 )
-def split_with_sizes(call: Call, x: Labelled, sizes: Sequence[int], dim: int = 0) -> tuple[Labelled, ...]:
+def split_with_sizes(call: Call, x: LabelledTensor, sizes: Sequence[int], dim: int = 0) -> tuple[LabelledTensor, ...]:
     return _cut(call, x, dim)
 
 
-def _cut(call: Call, x: Labelled, dim: int) -> tuple[Labelled, ...]:
+def _cut(call: Call, x: LabelledTensor, dim: int) -> tuple[LabelledTensor, ...]:
     ends = np.cumsum([shape[dim] for shape in call.outs]).tolist()
     starts = [0, *ends[:-1]]
     bounds = zip(starts, ends, call.outs, strict=True)
@@ -325,7 +330,7 @@ def _cut(call: Call, x: Labelled, dim: int) -> tuple[Labelled, ...]:
     aten.cat.default,
     samples=[sample([t(2, 3), t(2, 4)], 1), sample([t(3, 2), t(1, 2)]), sample([t(2, 3, 2), t(2, 3, 4)], -1)],
 )
-def cat(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
+def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
     """Along ``dim`` the label arrays are laid side by side; in all other dimensions they must agree."""
     parts = [x for x in tensors if len(x.shape) == len(call.out)]
     dim %= len(call.out)
@@ -336,15 +341,15 @@ def cat(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
     for layer in range(max(map(len, along))):
         labs.append(_side_by_side(parts, along, layer, dim))
         _note_rectangles(call.labels, labs[-1], range(len(call.out)))
-    return Labelled(call.out, tuple(labs), all(x.movable for x in parts))
+    return LabelledTensor(call.out, tuple(labs), all(x.movable for x in parts))
 
 
-def _without(x: Labelled, dim: int) -> Labelled:
+def _without(x: LabelledTensor, dim: int) -> LabelledTensor:
     shape = tuple(1 if d == dim else n for d, n in enumerate(x.shape))
-    return Labelled(shape, tuple(lab for lab in x.labs if dim not in lab.dims), x.movable)
+    return LabelledTensor(shape, tuple(lab for lab in x.labs if dim not in lab.dims), x.movable)
 
 
-def _side_by_side(parts: Sequence[Labelled], along: list[list[Lab]], layer: int, dim: int) -> Lab:
+def _side_by_side(parts: Sequence[LabelledTensor], along: list[list[LabelArray]], layer: int, dim: int) -> LabelArray:
     chosen = [labs[layer] if layer < len(labs) else None for labs in along]
     rank = parts[0].ndim
     common = [1] * rank
@@ -355,31 +360,31 @@ def _side_by_side(parts: Sequence[Labelled], along: list[list[Lab]], layer: int,
     for x, lab in zip(parts, chosen, strict=True):
         shape = [x.shape[d] if d == dim else n for d, n in enumerate(common)]
         pieces.append(np.broadcast_to(lab.ids if lab else np.zeros([1] * rank, np.int64), shape))
-    return Lab(np.concatenate(pieces, axis=dim), any(lab is not None and lab.cell for lab in chosen))
+    return LabelArray(np.concatenate(pieces, axis=dim), any(lab is not None and lab.cell for lab in chosen))
 
 
 @rule(aten.stack.default, samples=[sample([t(2, 3), t(2, 3)], 1)])
-def stack(call: Call, tensors: Sequence[Labelled], dim: int = 0) -> Labelled:
+def stack(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
     dim %= len(call.out)
     one = tuple(1 if d == dim else n for d, n in enumerate(call.out))
     return cat(call, [reshape(call.labels, x, one) for x in tensors], dim)
 
 
 @rule(aten.flip.default, samples=[sample(t(3, 4), [1])])
-def flip(call: Call, x: Labelled, dims: Sequence[int]) -> Labelled:
-    def flipped(lab: Lab) -> Lab:
+def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
+    def flipped(lab: LabelArray) -> LabelArray:
         return lab.at(np.flip(lab.ids, tuple(d % x.ndim for d in dims)))
 
     return x.moved(x.shape, map(flipped, x.labs))
 
 
-def _freeze_dims(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Labelled:
-    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), text)
+def _freeze_dims(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), text)
     return x
 
 
 @rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])])
-def roll(call: Call, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = ()) -> Labelled:
+def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> LabelledTensor:
     return _freeze_dims(call, x, dims or range(x.ndim), "the shift counts channels")
 
 
@@ -388,7 +393,7 @@ def roll(call: Call, x: Labelled, shifts: Sequence[int], dims: Sequence[int] = (
     aten.triu.default,
     samples=[sample(t(3, 4, 4))],
 )
-def triangle(call: Call, x: Labelled, *_: Any) -> Labelled:
+def triangle(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     return _freeze_dims(call, x, (-1, -2), "the diagonal depends on the channels' numbers")
 
 
@@ -403,25 +408,25 @@ def _repeat_counts(slim: Slim, args: Args) -> Args:
     samples=[sample(t(2, 3), [2, 1]), sample(t(1, 3), [4, 2, 1])],
     resize=_repeat_counts,
 )
-def repeat(call: Call, x: Labelled, repeats: Sequence[int]) -> Labelled:
+def repeat(call: Call, x: LabelledTensor, repeats: Sequence[int]) -> LabelledTensor:
     missing = len(repeats) - x.ndim
     shape = (1,) * missing + x.shape
-    labs: list[Lab] = []
+    labs: list[LabelArray] = []
     for lab in x.labs:
         ids = lab.ids.reshape((1,) * missing + lab.ids.shape)
         times = [r if d in varying(ids.shape) else 1 for d, r in enumerate(repeats)]
         labs.append(lab.at(np.tile(ids, times)))
     for d, r in enumerate(repeats):
         if shape[d] == 1 and r > 1:
-            labs.append(Lab(call.labels.fresh(call.out, [d], "repeat")))
-    return Labelled(call.out, tuple(labs))
+            labs.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
+    return LabelledTensor(call.out, tuple(labs))
 
 
 @rule(
     aten.constant_pad_nd.default,
     samples=[sample(t(2, 4), [1, 2]), sample(t(2, 3, 4), [0, 0, 1, 2], 0.0)],
 )
-def constant_pad(call: Call, x: Labelled, padding: Sequence[int], value: float = 0.0) -> Labelled:
+def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: float = 0.0) -> LabelledTensor:
     """Padding has no channels of its own: it is always there."""
     widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
     if any(left < 0 or right < 0 for left, right in widths.values()):
@@ -437,11 +442,11 @@ def constant_pad(call: Call, x: Labelled, padding: Sequence[int], value: float =
         labs.append(lab.at(ids))
         if lab.dims & widths.keys():
             _note_rectangles(call.labels, labs[-1], range(x.ndim))
-    return Labelled(call.out, tuple(labs))
+    return LabelledTensor(call.out, tuple(labs))
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])
-def as_strided(call: Call, x: Labelled, *_: Any) -> Labelled:
+def as_strided(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     """A change of memory format alone does not come here: it is not traced."""
     call.freeze(x, "elements are addressed by their place in memory")
-    return Labelled(call.out)
+    return LabelledTensor(call.out)

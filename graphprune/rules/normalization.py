@@ -8,21 +8,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Lab, Labelled, align, reduce_dims
+from graphprune.rules.alignment import align, reduce_dims
 from graphprune.rules.convolution import beside, channels, only
+from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.reduction import vector_norm
-from graphprune.rules.registry import Args, Call, Slim, positive, rule, sample, t
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import positive, sample, t
 
 aten = torch.ops.aten
 
 
-def per_channel(call: Call, x: Labelled, dim: int, *vectors: Labelled | None) -> Labelled:
+def per_channel(call: Call, x: LabelledTensor, dim: int, *vectors: LabelledTensor | None) -> LabelledTensor:
     """``x`` combined elementwise with vectors laid along ``dim``."""
     rank = x.ndim
     shape = tuple(n if d == dim else 1 for d, n in enumerate(x.shape))
-    laid = [Labelled(shape, beside(v, dim, rank), v.movable) for v in vectors if v is not None]
-    return Labelled(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
+    laid = [LabelledTensor(shape, beside(v, dim, rank), v.movable) for v in vectors if v is not None]
+    return LabelledTensor(x.shape, tuple(align(call.labels, (x, *laid), x.shape)))
 
 
 def masked_batch_norm(
@@ -56,19 +58,19 @@ def masked_batch_norm(
 )
 def batch_norm(
     call: Call,
-    x: Labelled,
-    weight: Labelled | None,
-    bias: Labelled | None,
-    mean: Labelled | None,
-    variance: Labelled | None,
+    x: LabelledTensor,
+    weight: LabelledTensor | None,
+    bias: LabelledTensor | None,
+    mean: LabelledTensor | None,
+    variance: LabelledTensor | None,
     training: bool,
     *_: Any,
-) -> tuple[Labelled, ...]:
+) -> tuple[LabelledTensor, ...]:
     out = per_channel(call, x, 1, weight, bias, mean, variance)
     if training:
         _mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
-    saved = only(Labelled(x.shape, tuple(lab for lab in out.labs if lab.dims == {1})), [1])
-    return out, *(saved if shape == saved.shape else Labelled(shape) for shape in call.outs[1:])
+    saved = only(LabelledTensor(x.shape, tuple(lab for lab in out.labs if lab.dims == {1})), [1])
+    return out, *(saved if shape == saved.shape else LabelledTensor(shape) for shape in call.outs[1:])
 
 
 def _masked_moments(x: Tensor, alive: Tensor, dims: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -105,17 +107,22 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
     masked=masked_layer_norm,
 )
 def layer_norm(
-    call: Call, x: Labelled, shape: Sequence[int], weight: Labelled | None, bias: Labelled | None, eps: float
-) -> tuple[Labelled, ...]:
+    call: Call,
+    x: LabelledTensor,
+    shape: Sequence[int],
+    weight: LabelledTensor | None,
+    bias: LabelledTensor | None,
+    eps: float,
+) -> tuple[LabelledTensor, ...]:
     operands = [v for v in (x, weight, bias) if v is not None]
-    out = Labelled(x.shape, tuple(align(call.labels, operands, x.shape)))
+    out = LabelledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
     mixed = range(x.ndim - len(shape), x.ndim)
     _mark_mixing(call, out, mixed)
     outer = tuple(lab for lab in out.labs if lab.dims.isdisjoint(mixed))
-    return out, Labelled(call.outs[1], outer), Labelled(call.outs[2], outer)
+    return out, LabelledTensor(call.outs[1], outer), LabelledTensor(call.outs[2], outer)
 
 
-def _mark_mixing(call: Call, x: Labelled, dims: Sequence[int]) -> None:
+def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
     if x.touching(dims):
         call.labels.inexact(f"{call.op} takes its statistics over channels")
 
@@ -160,40 +167,40 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
 )
 def group_norm(
     call: Call,
-    x: Labelled,
-    weight: Labelled | None,
-    bias: Labelled | None,
+    x: LabelledTensor,
+    weight: LabelledTensor | None,
+    bias: LabelledTensor | None,
     n: int,
     c: int,
     space: int,
     groups: int,
     eps: float,
-) -> tuple[Labelled, ...]:
+) -> tuple[LabelledTensor, ...]:
     """Whole normalisation groups can go (exact), or equally many channels of each group (mixing)."""
     channels(call, x, 1, "takes its statistics over space")
     out = per_channel(call, x, 1, weight, bias)
-    rows = Labelled((groups,))
+    rows = LabelledTensor((groups,))
     if groups > 1:
         out, rows = _in_groups(call, out, groups)
     if c > groups:
         _mark_mixing(call, out, [1])
-    statistics = Labelled(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
+    statistics = LabelledTensor(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
     return out, statistics, statistics
 
 
-def _in_groups(call: Call, x: Labelled, groups: int) -> tuple[Labelled, Labelled]:
+def _in_groups(call: Call, x: LabelledTensor, groups: int) -> tuple[LabelledTensor, LabelledTensor]:
     """``x`` with its channels refined by group, and the labels of the groups."""
-    vector = only(Labelled(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
+    vector = only(LabelledTensor(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
     parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
-    labs: list[Lab] = []
+    labs: list[LabelArray] = []
     for lab in parts.labs:
         split = lab.dims == {0, 1} and not lab.cell
         labs.extend(call.labels.refine(lab, frozenset([0])) if split else [lab])
-    rows = only(Labelled(parts.shape, tuple(lab for lab in labs if lab.dims == {0})), [0])
+    rows = only(LabelledTensor(parts.shape, tuple(lab for lab in labs if lab.dims == {0})), [0])
     call.count("num_groups", rows)
-    flat = reshape(call.labels, Labelled(parts.shape, tuple(labs)), vector.shape)
+    flat = reshape(call.labels, LabelledTensor(parts.shape, tuple(labs)), vector.shape)
     others = tuple(lab for lab in x.labs if lab.dims != {1})
-    return Labelled(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
+    return LabelledTensor(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
 
 
 def masked_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
@@ -204,7 +211,7 @@ def masked_log_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool =
     return x.masked_fill(~alive, float("-inf")).log_softmax(dim).masked_fill(~alive, 0.0)
 
 
-def _softmax_rule(call: Call, x: Labelled, dim: int, *_: Any, **__: Any) -> Labelled:
+def _softmax_rule(call: Call, x: LabelledTensor, dim: int, *_: Any, **__: Any) -> LabelledTensor:
     _mark_mixing(call, x, [dim % x.ndim])
     return x
 
@@ -214,7 +221,7 @@ def _softmax_rule(call: Call, x: Labelled, dim: int, *_: Any, **__: Any) -> Labe
     samples=[sample(t(3, 4), 1, False), sample(t(2, 3, 4), -2, False)],
     masked=masked_softmax,
 )
-def softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
+def softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
 
 
@@ -223,12 +230,12 @@ def softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
     samples=[sample(t(3, 4), 1)],
     masked=lambda alive, x, dim, dtype=None: masked_softmax(alive, x, dim),
 )
-def safe_softmax(call: Call, x: Labelled, dim: int, dtype: Any = None) -> Labelled:
+def safe_softmax(call: Call, x: LabelledTensor, dim: int, dtype: Any = None) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
 
 
 @rule(aten._log_softmax.default, samples=[sample(t(3, 4), 1, False)], masked=masked_log_softmax)
-def log_softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Labelled:
+def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
 
 
@@ -237,7 +244,9 @@ def log_softmax(call: Call, x: Labelled, dim: int, half_to_float: bool) -> Label
 
 @rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)])
 @rule(aten.norm.ScalarOpt_dim, samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)])
-def norm(call: Call, x: Labelled, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+def norm(
+    call: Call, x: LabelledTensor, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False
+) -> LabelledTensor:
     return vector_norm(call, x, 2 if order is None else order, dims, keepdim)
 
 
@@ -245,14 +254,16 @@ def norm(call: Call, x: Labelled, order: float | None = 2, dims: Sequence[int] =
     aten._weight_norm_interface.default,
     samples=[sample(t(4, 3, 2), t(4, 1, 1), 0), sample(t(4, 3), t(1, 3), 1)],
 )
-def weight_norm(call: Call, v: Labelled, g: Labelled, dim: int = 0) -> tuple[Labelled, Labelled]:
+def weight_norm(
+    call: Call, v: LabelledTensor, g: LabelledTensor, dim: int = 0
+) -> tuple[LabelledTensor, LabelledTensor]:
     """``v`` times ``g`` over the norm of ``v`` along all dimensions but ``dim``."""
-    out = Labelled(v.shape, tuple(align(call.labels, (v, g), v.shape)))
+    out = LabelledTensor(v.shape, tuple(align(call.labels, (v, g), v.shape)))
     others = [d for d in range(v.ndim) if d != dim % v.ndim]
-    return out, Labelled(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
+    return out, LabelledTensor(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
 
 
 @rule(aten.renorm.default, samples=[sample(t(3, 4, 2), 2, 0, 1.0), sample(t(3, 4), 1, -1, 1.0)])
-def renorm(call: Call, x: Labelled, order: float, dim: int, longest: float) -> Labelled:
+def renorm(call: Call, x: LabelledTensor, order: float, dim: int, longest: float) -> LabelledTensor:
     """Slices along ``dim`` that are too long become shorter."""
     return x

@@ -6,18 +6,20 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import Labelled, align
-from graphprune.rules.registry import Call, bools, rule, sample, t
+from graphprune.rules.alignment import align
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import bools, sample, t
 
 aten = torch.ops.aten
 
 
-def pointwise(call: Call, *args: Any, **kwargs: Any) -> Labelled:
+def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``."""
-    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Labelled)]
+    operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabelledTensor)]
     if len(operands) == 1 and operands[0].shape == call.out:
-        return Labelled(call.out, operands[0].labs)
-    return Labelled(call.out, tuple(align(call.labels, operands, call.out)))
+        return LabelledTensor(call.out, operands[0].labs)
+    return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
 POINTWISE_SAMPLES = (
@@ -33,7 +35,7 @@ POINTWISE_SAMPLES = (
     aten.native_dropout.default,
     samples=[sample(t(4, 6), 0.0, False)],
 )
-def dropout(call: Call, x: Labelled, *_: Any) -> tuple[Labelled, Labelled]:
+def dropout(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
     return x, x
 
 
@@ -41,8 +43,8 @@ def dropout(call: Call, x: Labelled, *_: Any) -> tuple[Labelled, Labelled]:
     aten.copy_.default,
     samples=[sample(t(2, 6), t(6))],
 )
-def copy_(call: Call, target: Labelled, source: Labelled, *_: Any) -> Labelled:
-    return pointwise(call, target, source)
+def copy_(call: Call, target: LabelledTensor, source: LabelledTensor, *_: Any) -> LabelledTensor:
+    return elementwise(call, target, source)
 
 
 IDENTITIES = (
@@ -57,16 +59,16 @@ IDENTITIES = (
 
 
 @rule(*IDENTITIES, samples=[sample(t(2, 6))])
-def identity(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
-    return Labelled(x.shape, x.labs, x.movable)
+def identity(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
+    return LabelledTensor(x.shape, x.labs, x.movable)
 
 
 @rule(
     aten._prelu_kernel.default,
     samples=[sample(t(2, 6), t(1, 6)), sample(t(2, 6), t(1, 1))],
 )
-def prelu(call: Call, x: Labelled, weight: Labelled) -> Labelled:
-    return pointwise(call, x, weight)
+def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTensor:
+    return elementwise(call, x, weight)
 
 
 @rule(
@@ -76,23 +78,23 @@ def prelu(call: Call, x: Labelled, weight: Labelled) -> Labelled:
     aten.mish_.default,
     samples=[sample(t(2, 6))],
 )
-def untagged(call: Call, x: Labelled) -> Labelled:
+def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Elementwise, though torch does not say so."""
-    return Labelled(x.shape, x.labs)
+    return LabelledTensor(x.shape, x.labs)
 
 
 @rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)])
-def masked_fill_(call: Call, x: Labelled, mask: Labelled, value: float) -> Labelled:
-    return pointwise(call, x, mask)
+def masked_fill_(call: Call, x: LabelledTensor, mask: LabelledTensor, value: float) -> LabelledTensor:
+    return elementwise(call, x, mask)
 
 
 @rule(aten.zero_.default, samples=[sample(t(2, 6))])
-def zero_(call: Call, x: Labelled) -> Labelled:
+def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x
 
 
 @rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)])
-def fill_(call: Call, x: Labelled, value: float) -> Labelled:
+def fill_(call: Call, x: LabelledTensor, value: float) -> LabelledTensor:
     return x
 
 
@@ -103,6 +105,6 @@ def fill_(call: Call, x: Labelled, value: float) -> Labelled:
     aten.bernoulli.p,
     samples=[sample(t(2, 6), 1.0)],
 )
-def bernoulli(call: Call, x: Labelled, *_: Any, **__: Any) -> Labelled:
+def bernoulli(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """Noise of the shape of ``x``: dropout and jitter written by hand."""
     return x

@@ -7,31 +7,37 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import Labelled
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
 
-def over_space(call: Call, x: Labelled, *_: Any, **__: Any) -> Any:
+def over_space(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> Any:
     """Batch and channel dimensions pass; a label in one of the last 1, 2 or 3 dimensions is fixed."""
     space = next(int(letter) for letter in call.op if letter.isdigit())
     dims = range(x.ndim - space, x.ndim)
-    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), "acts over this dimension as space")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "acts over this dimension as space")
     labs = tuple(lab for lab in x.labs if not (lab.dims & set(dims)))
-    outs = tuple(Labelled(shape, labs if len(shape) == x.ndim else ()) for shape in call.outs)
+    outs = tuple(LabelledTensor(shape, labs if len(shape) == x.ndim else ()) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]
 
 
 def over_windows(
-    call: Call, x: Labelled, size: Sequence[int], stride: Sequence[int] = (), padding: Sequence[int] = (0,), *_: Any
-) -> Labelled:
+    call: Call,
+    x: LabelledTensor,
+    size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    *_: Any,
+) -> LabelledTensor:
     """As ``over_space``, but where windows of one entry lie side by side a dimension passes."""
     windows = zip(*(_each(v, len(size)) for v in (size, stride or size, padding)), strict=True)
     still = {x.ndim - len(size) + i for i, window in enumerate(windows) if window == (1, 1, 0)}
     passing = tuple(lab for lab in x.labs if lab.dims and lab.dims <= still)
-    out = over_space(call, Labelled(x.shape, tuple(lab for lab in x.labs if not lab.dims or lab.dims - still)))
-    return Labelled(call.out, (*out.labs, *passing))
+    out = over_space(call, LabelledTensor(x.shape, tuple(lab for lab in x.labs if not lab.dims or lab.dims - still)))
+    return LabelledTensor(call.out, (*out.labs, *passing))
 
 
 def _each(values: Sequence[int], rank: int) -> list[int]:
@@ -39,9 +45,12 @@ def _each(values: Sequence[int], rank: int) -> list[int]:
 
 
 IMAGE = t(2, 4, 6, 6)
-WAVE = t(2, 4, 6)
-VOLUME = t(2, 4, 4, 4, 4, labelled=[1])
 
+
+WAVE = t(2, 4, 6)
+
+
+VOLUME = t(2, 4, 4, 4, 4, labelled=[1])
 rule(aten.max_pool2d_with_indices.default, samples=[sample(IMAGE, [2, 2], [2, 2])])(over_space)
 rule(aten.max_pool3d_with_indices.default, samples=[sample(t(2, 4, 4, 4, 4, labelled=[1]), [2, 2, 2])])(over_space)
 rule(aten.avg_pool1d.default, samples=[sample(WAVE, [2])])(over_space)

@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.labels import Labelled, align
+from graphprune.rules.alignment import align
+from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.movement import _cut, _split_size, _split_sizes
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
 
-def _equal_pieces(call: Call, x: Labelled, dim: int, pieces: int) -> None:
+def _equal_pieces(call: Call, x: LabelledTensor, dim: int, pieces: int) -> None:
     """Every piece keeps equally many entries: torch works their length out by a division."""
     for lab in x.touching([dim]):
         along = np.moveaxis(lab.ids, dim, 0)
         if along.shape[0] % pieces:
-            call.freeze(Labelled(x.shape, (lab,)), "cut into pieces of different lengths")
+            call.freeze(LabelledTensor(x.shape, (lab,)), "cut into pieces of different lengths")
         else:
             call.labels.rectangle(along.reshape(pieces, -1))
 
@@ -34,7 +36,7 @@ def _equal_pieces(call: Call, x: Labelled, dim: int, pieces: int) -> None:
     samples=[sample(t(2, 12, labelled=[1]), 3, 1), sample(t(6, 4), 3, -2), sample(t(5, 4), 2)],
     resize=_split_size,
 )
-def unsafe_split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labelled, ...]:
+def unsafe_split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[LabelledTensor, ...]:
     """The gates of a recurrent cell; torch's own code makes this call, where no size is seen."""
     _equal_pieces(call, x, dim % x.ndim, len(call.outs))
     return _cut(call, x, dim % x.ndim)
@@ -45,16 +47,18 @@ def unsafe_split(call: Call, x: Labelled, size: int, dim: int = 0) -> tuple[Labe
     samples=[sample(t(6, 9), [2, 3, 4], 1)],
     resize=_split_sizes,
 )
-def unsafe_split_with_sizes(call: Call, x: Labelled, sizes: Sequence[int], dim: int = 0) -> tuple[Labelled, ...]:
+def unsafe_split_with_sizes(
+    call: Call, x: LabelledTensor, sizes: Sequence[int], dim: int = 0
+) -> tuple[LabelledTensor, ...]:
     return _cut(call, x, dim % x.ndim)
 
 
 @rule(aten.glu.default, samples=[sample(t(2, 8, labelled=[1]), 1), sample(t(3, 4, 6))])
-def glu(call: Call, x: Labelled, dim: int = -1) -> Labelled:
+def glu(call: Call, x: LabelledTensor, dim: int = -1) -> LabelledTensor:
     """``a * sigmoid(b)`` of the two halves: entry ``i`` of one goes with entry ``i`` of the other."""
     dim %= x.ndim
     pair = Call(call.op, call.labels, (call.out, call.out))
-    return Labelled(call.out, tuple(align(call.labels, _cut(pair, x, dim), call.out)))
+    return LabelledTensor(call.out, tuple(align(call.labels, _cut(pair, x, dim), call.out)))
 
 
 # ---------------------------------------------------------------- packed batches
@@ -64,19 +68,21 @@ def glu(call: Call, x: Labelled, dim: int = -1) -> Labelled:
     aten._pack_padded_sequence.default,
     samples=[sample(t(4, 3, 5, labelled=[2]), torch.tensor([4, 3, 1]), False)],
 )
-def pack(call: Call, x: Labelled, lengths: Labelled, batch_first: bool) -> tuple[Labelled, Labelled]:
+def pack(
+    call: Call, x: LabelledTensor, lengths: LabelledTensor, batch_first: bool
+) -> tuple[LabelledTensor, LabelledTensor]:
     """[time, batch, ...] to [steps, ...]: only what lies behind time and batch can go."""
-    call.freeze(Labelled(x.shape, tuple(x.touching([0, 1]))), "sequences of a batch are laid one behind another")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching([0, 1]))), "sequences of a batch are laid one behind another")
     labs = tuple(lab.at(lab.ids.squeeze(0)) for lab in x.labs if lab.dims.isdisjoint((0, 1)))
-    return Labelled(call.outs[0], labs), Labelled(call.outs[1])
+    return LabelledTensor(call.outs[0], labs), LabelledTensor(call.outs[1])
 
 
 @rule(
     aten._pad_packed_sequence.default,
     samples=[sample(t(8, 5, labelled=[1]), torch.tensor([3, 2, 2, 1]), False, 0.0, 4)],
 )
-def unpack(call: Call, x: Labelled, *_: Any) -> tuple[Labelled, Labelled]:
+def unpack(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
     """[steps, ...] to [time, batch, ...]."""
-    call.freeze(Labelled(x.shape, tuple(x.touching([0]))), "sequences of a batch are laid one behind another")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching([0]))), "sequences of a batch are laid one behind another")
     labs = tuple(lab.at(lab.ids[None]) for lab in x.labs if 0 not in lab.dims)
-    return Labelled(call.outs[0], labs), Labelled(call.outs[1])
+    return LabelledTensor(call.outs[0], labs), LabelledTensor(call.outs[1])

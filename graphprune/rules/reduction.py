@@ -8,22 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Labelled, reduce_dims
-from graphprune.rules.registry import Call, rule, sample, t
+from graphprune.rules.alignment import reduce_dims
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
 
 
-def reduced(call: Call, x: Labelled, dims: Sequence[int] | None, keepdim: bool) -> Labelled:
+def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: bool) -> LabelledTensor:
     """``x`` without the labels of ``dims`` (None: all)."""
     gone = [d % x.ndim for d in dims] if dims else list(range(x.ndim))
     labs = reduce_dims(call.labels, x, gone)
     if keepdim:
-        return Labelled(call.out, tuple(labs))
-    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(tuple(gone))) for lab in labs))
+        return LabelledTensor(call.out, tuple(labs))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(tuple(gone))) for lab in labs))
 
 
-def _mixing(call: Call, x: Labelled, dims: Sequence[int] | None) -> None:
+def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     if x.touching(dims or range(x.ndim)):
         call.labels.inexact(f"{call.op} is taken over channels")
 
@@ -32,7 +34,9 @@ def _mixing(call: Call, x: Labelled, dims: Sequence[int] | None) -> None:
     aten.sum.dim_IntList,
     samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3), None)],
 )
-def sum_(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Labelled:
+def sum_(
+    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LabelledTensor:
     """Zeros add nothing: exact."""
     return reduced(call, x, dims, keepdim)
 
@@ -47,20 +51,20 @@ def sum_(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bo
 )
 def vector_norm(
     call: Call,
-    x: Labelled,
+    x: LabelledTensor,
     order: float = 2,
     dims: Sequence[int] | None = None,
     keepdim: bool = False,
     **_: Any,
-) -> Labelled:
+) -> LabelledTensor:
     """Zeros add nothing, unless the order is negative."""
     if order < 0:
-        call.freeze(Labelled(x.shape, tuple(x.touching(dims or range(x.ndim)))), "a norm of negative order")
+        call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims or range(x.ndim)))), "a norm of negative order")
     return reduced(call, x, dims, keepdim)
 
 
 @rule(aten.sum.default, samples=[sample(t(2, 3))])
-def sum_all(call: Call, x: Labelled, **_: Any) -> Labelled:
+def sum_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     return reduced(call, x, None, False)
 
 
@@ -78,13 +82,15 @@ def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, kee
     ],
     masked=masked_mean,
 )
-def mean(call: Call, x: Labelled, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any) -> Labelled:
+def mean(
+    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
+) -> LabelledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
 
 @rule(aten.mean.default, samples=[sample(t(2, 3))], masked=lambda alive, x, **_: masked_mean(alive, x))
-def mean_all(call: Call, x: Labelled, **_: Any) -> Labelled:
+def mean_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     _mixing(call, x, None)
     return reduced(call, x, None, False)
 
@@ -105,8 +111,8 @@ def masked_variance(
     masked=masked_variance,
 )
 def variance(
-    call: Call, x: Labelled, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
-) -> Labelled:
+    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> LabelledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
@@ -120,8 +126,8 @@ def variance(
     ),
 )
 def variance_and_mean(
-    call: Call, x: Labelled, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
-) -> tuple[Labelled, Labelled]:
+    call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
+) -> tuple[LabelledTensor, LabelledTensor]:
     _mixing(call, x, dims)
     out = reduced(call, x, dims, keepdim)
     return out, out
@@ -135,13 +141,13 @@ def _masked_extreme(function: Callable[..., Tensor], fill: float) -> Callable[..
 
 
 @rule(aten.amax.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amax, float("-inf")))
-def amax(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+def amax(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabelledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
 
 @rule(aten.amin.default, samples=[sample(t(3, 4), [1])], masked=_masked_extreme(torch.amin, float("inf")))
-def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = False) -> Labelled:
+def amin(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool = False) -> LabelledTensor:
     _mixing(call, x, dims)
     return reduced(call, x, dims, keepdim)
 
@@ -150,13 +156,15 @@ def amin(call: Call, x: Labelled, dims: Sequence[int] = (), keepdim: bool = Fals
     aten.sort.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
 )
-def with_indices(call: Call, x: Labelled, dim: int = -1, *args: Any, **_: Any) -> tuple[Labelled, Labelled]:
+def with_indices(
+    call: Call, x: LabelledTensor, dim: int = -1, *args: Any, **_: Any
+) -> tuple[LabelledTensor, LabelledTensor]:
     """Positions are returned: channels of that dimension keep theirs."""
-    call.freeze(Labelled(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
     left = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
     if len(call.out) < x.ndim:
         left = tuple(lab.at(lab.ids.squeeze(dim)) for lab in left)
-    return Labelled(call.out, left, points=x.points), Labelled(call.out, left)
+    return LabelledTensor(call.out, left, points=x.points), LabelledTensor(call.out, left)
 
 
 def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., Any]:
@@ -171,7 +179,9 @@ _ALONG = (sample(t(3, 4, 2), 1), sample(t(3, 4), -1), sample(t(3, 4, 2), 1, True
 
 @rule(aten.max.dim, samples=_ALONG, masked=_masked_along(torch.max, float("-inf")))
 @rule(aten.min.dim, samples=_ALONG, masked=_masked_along(torch.min, float("inf")))
-def extreme_along(call: Call, x: Labelled, dim: int, keepdim: bool = False) -> tuple[Labelled, Labelled]:
+def extreme_along(
+    call: Call, x: LabelledTensor, dim: int, keepdim: bool = False
+) -> tuple[LabelledTensor, LabelledTensor]:
     """Where nobody asks for the positions, channels can be among those that are compared."""
     if call.used is None or 1 in call.used:
         return with_indices(call, x, dim)
@@ -181,7 +191,7 @@ def extreme_along(call: Call, x: Labelled, dim: int, keepdim: bool = False) -> t
 
 
 @rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
-def cumsum(call: Call, x: Labelled, dim: int, **_: Any) -> Labelled:
+def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
     for lab in x.touching([dim]):
         call.labels.in_order(lab.ids)

@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphprune.errors import RuleError
-from graphprune.labels import Labelled, Labels, Shape, all_labs
+from graphprune.rules.labels import LabelledTensor, Labels, all_arrays
+from graphprune.rules.samples import Sample
+from graphprune.utils.arrays import Shape
 
 Args = tuple[Any, ...]
+
+
 RuleFunction = Callable[..., Any]
+
+
 Resize = Callable[["Slim", Args], Args]
+
+
 Masked = Callable[..., Any]
 
 
@@ -25,7 +33,7 @@ class Call:
     op: str
     labels: Labels
     outs: tuple[Shape, ...]
-    counts: dict[str, Labelled] = field(default_factory=dict)
+    counts: dict[str, LabelledTensor] = field(default_factory=dict)
     used: frozenset[int] | None = None
 
     @property
@@ -34,9 +42,9 @@ class Call:
 
     def freeze(self, values: Any, text: str) -> None:
         """Fix all labels of ``values``; the reason starts with the operation's name."""
-        self.labels.fix(all_labs(values), f"{self.op}: {text}")
+        self.labels.fix(all_arrays(values), f"{self.op}: {text}")
 
-    def count(self, name: str, of: Labelled) -> None:
+    def count(self, name: str, of: LabelledTensor) -> None:
         """Say what an integer argument counts that no dimension of a tensor shows (``groups``)."""
         self.counts[name] = of
 
@@ -48,63 +56,6 @@ class Slim:
     outs: tuple[Shape, ...]
     position: Callable[[int, int], int]
     counts: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class T:
-    """A sample's float tensor of this shape; ``labelled``: the dimensions pruned in tests (default: all)."""
-
-    shape: Shape
-    labelled: tuple[int, ...] | None = None
-    kind: str = "float"
-
-
-def t(*shape: int, labelled: Sequence[int] | None = None) -> T:
-    """A float tensor argument of a sample."""
-    return T(shape, None if labelled is None else tuple(labelled))
-
-
-def ints(*shape: int, below: int, labelled: Sequence[int] = ()) -> T:
-    """An integer tensor argument of a sample, with values in ``[0, below)``; none of its dimensions is pruned."""
-    return T(shape, tuple(labelled), kind=f"int{below}")
-
-
-def positive(*shape: int) -> T:
-    """A float tensor argument of a sample with values above zero (a variance)."""
-    return T(shape, kind="positive")
-
-
-def complexes(*shape: int, labelled: Sequence[int] | None = None) -> T:
-    """A complex tensor argument of a sample."""
-    return T(shape, None if labelled is None else tuple(labelled), kind="complex")
-
-
-def bools(*shape: int) -> T:
-    """A boolean tensor argument of a sample."""
-    return T(shape, kind="bool")
-
-
-def whole_rows(*shape: int) -> T:
-    """A boolean tensor argument of a sample that has one value along its last dimension, which is pruned."""
-    return T(shape, (len(shape) - 1,), kind="rows")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Arguments of one call that proves a rule (see ``tests/test_rules.py``)."""
-
-    args: Args
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    used: frozenset[int] | None = None
-
-    def looking_at(self, *results: int) -> Sample:
-        """The same call in a program that looks at these results only."""
-        return Sample(self.args, self.kwargs, frozenset(results))
-
-
-def sample(*args: Any, **kwargs: Any) -> Sample:
-    """A sample call; tensors are written ``t(2, 8)``."""
-    return Sample(args, kwargs)
 
 
 @dataclass(frozen=True)
@@ -124,6 +75,8 @@ class Rule:
 
 
 RULES: dict[Any, Rule] = {}
+
+
 PENDING: dict[str, Rule] = {}
 """Rules of operators of other libraries, by name, until one of them is seen."""
 

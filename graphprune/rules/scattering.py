@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.labels import Dims, Lab, Labelled, align
-from graphprune.rules.pointing import looked_up
-from graphprune.rules.registry import Call, ints, rule, sample, t, whole_rows
+from graphprune.rules.alignment import align
+from graphprune.rules.indexing import looked_up
+from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import ints, sample, t, whole_rows
+from graphprune.utils.arrays import Dims
 
 aten = torch.ops.aten
 
 
-def ended(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Labelled:
+def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
     """``x`` with every entry of ``dims`` kept, and without labels there.
 
     Of an array that varies over other dimensions too, the rows (what is not in ``dims``) can still go.
@@ -36,16 +39,16 @@ def ended(call: Call, x: Labelled, dims: Iterable[int], text: str) -> Labelled:
             lost.append(cell)
         else:
             lost.append(lab)
-    call.freeze(Labelled(x.shape, tuple(lost)), text)
-    return Labelled(x.shape, tuple(kept), x.movable)
+    call.freeze(LabelledTensor(x.shape, tuple(lost)), text)
+    return LabelledTensor(x.shape, tuple(kept), x.movable)
 
 
-def _flattened(x: Labelled, dims: Dims) -> Labelled:
+def _flattened(x: LabelledTensor, dims: Dims) -> LabelledTensor:
     """``x``, which has no labels in ``dims``, as if these had one entry."""
-    return Labelled(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.labs, x.movable)
+    return LabelledTensor(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.labs, x.movable)
 
 
-def _column_by_column(call: Call, dim: int, text: str, *operands: Labelled) -> tuple[Lab, ...]:
+def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
     """The labels of an operation that counts entries of ``dim`` and takes every other place by itself.
 
     In a dimension in which the operands differ in size, the first entries alone take part: they are counted too.
@@ -57,8 +60,14 @@ def _column_by_column(call: Call, dim: int, text: str, *operands: Labelled) -> t
 
 
 _WRITTEN = "entries are written by number"
+
+
 _READ = "entries are looked up by number"
+
+
 _INDEX = ints(4, 6, below=4, labelled=[1])
+
+
 _HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
 
 
@@ -88,9 +97,11 @@ _HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
         sample(t(4, 6), 0, _INDEX, t(4, 6), "sum", include_self=True),
     ],
 )
-def scatter(call: Call, x: Labelled, dim: int, index: Labelled, source: Labelled, *_: Any, **__: Any) -> Labelled:
+def scatter(
+    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, source: LabelledTensor, *_: Any, **__: Any
+) -> LabelledTensor:
     """``x[index[i, c], c] = source[i, c]``, or the same with a reduction."""
-    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, index, source))
+    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index, source))
 
 
 @rule(
@@ -98,8 +109,10 @@ def scatter(call: Call, x: Labelled, dim: int, index: Labelled, source: Labelled
     aten.scatter_.value,
     samples=[sample(t(4, 6), 0, _INDEX, 2.0)],
 )
-def scatter_value(call: Call, x: Labelled, dim: int, index: Labelled, value: float, **_: Any) -> Labelled:
-    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, index))
+def scatter_value(
+    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float, **_: Any
+) -> LabelledTensor:
+    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, index))
 
 
 @rule(
@@ -110,11 +123,11 @@ def scatter_value(call: Call, x: Labelled, dim: int, index: Labelled, value: flo
         sample(t(6, 4), 1, torch.tensor([[2, 1, 0]])),
     ],
 )
-def gather(call: Call, x: Labelled, dim: int, index: Labelled, **_: Any) -> Labelled:
+def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: Any) -> LabelledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
     if index.points is not None:
         x = looked_up(call, x, dim, index.points)
-    return Labelled(call.out, _column_by_column(call, dim, _READ, x, index))
+    return LabelledTensor(call.out, _column_by_column(call, dim, _READ, x, index))
 
 
 @rule(
@@ -132,12 +145,14 @@ def gather(call: Call, x: Labelled, dim: int, index: Labelled, **_: Any) -> Labe
     aten.index_reduce_.default,
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2]), t(3, 6), "amax", include_self=False)],
 )
-def index_add(call: Call, x: Labelled, dim: int, index: Labelled, source: Labelled, *_: Any, **__: Any) -> Labelled:
+def index_add(
+    call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, source: LabelledTensor, *_: Any, **__: Any
+) -> LabelledTensor:
     """``x[index[i]] += source[i]``, also with other reductions than a sum."""
     if not x.ndim:
         return x
     call.freeze(index, _WRITTEN)
-    return Labelled(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
+    return LabelledTensor(call.out, _column_by_column(call, dim, _WRITTEN, x, source))
 
 
 @rule(
@@ -145,20 +160,20 @@ def index_add(call: Call, x: Labelled, dim: int, index: Labelled, source: Labell
     aten.index_fill_.int_Scalar,
     samples=[sample(t(4, 6), 0, torch.tensor([2, 0]), 1.5)],
 )
-def index_fill(call: Call, x: Labelled, dim: int, index: Labelled, value: float) -> Labelled:
+def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float) -> LabelledTensor:
     call.freeze(index, _WRITTEN)
-    return Labelled(x.shape, ended(call, x, [dim], _WRITTEN).labs)
+    return LabelledTensor(x.shape, ended(call, x, [dim], _WRITTEN).labs)
 
 
 @rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
-def index_select(call: Call, x: Labelled, dim: int, index: Labelled) -> Labelled:
+def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
     call.freeze(index, _READ)
     if index.points is not None:
         x = looked_up(call, x, dim, index.points)
-    return Labelled(call.out, ended(call, x, [dim], _READ).labs, points=x.points)
+    return LabelledTensor(call.out, ended(call, x, [dim], _READ).labs, points=x.points)
 
 
-def counted_dims(x: Labelled, index: Sequence[Labelled | None]) -> tuple[list[int], int | None]:
+def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> tuple[list[int], int | None]:
     """The dimensions of ``x`` that ``index`` counts in, and how many take their place (None: it cannot be told).
 
     A mask takes the place of as many dimensions as it has; integers of the same shape cannot be told from it.
@@ -188,7 +203,7 @@ def counted_dims(x: Labelled, index: Sequence[Labelled | None]) -> tuple[list[in
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
     ],
 )
-def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labelled:
+def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None]) -> LabelledTensor:
     """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
     first = indices[0]
     if first is not None and takes_whole_rows(x, first):
@@ -203,36 +218,38 @@ def index(call: Call, x: Labelled, indices: Sequence[Labelled | None]) -> Labell
     at = counted[0] if _adjacent(counted) else 0
     place = [k if k < at else k + new for k in range(len(rest))]
     labs = ended(call, x, counted, _READ).labs
-    return Labelled(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs), points=x.points)
+    return LabelledTensor(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs), points=x.points)
 
 
 def _adjacent(dims: Sequence[int]) -> bool:
     return list(dims) == list(range(dims[0], dims[0] + len(dims)))
 
 
-def takes_whole_rows(x: Labelled, mask: Labelled) -> bool:
+def takes_whole_rows(x: LabelledTensor, mask: LabelledTensor) -> bool:
     """Does a mask of the shape of ``x`` choose all channels (the last dimension) of a place, or none of them?"""
     return mask.shape == x.shape and x.ndim > 1 and x.ndim - 1 in mask.repeats
 
 
-def _rows_in_a_line(call: Call, x: Labelled, mask: Labelled) -> Labelled:
+def _rows_in_a_line(call: Call, x: LabelledTensor, mask: LabelledTensor) -> LabelledTensor:
     """The chosen rows one behind the other. [..., c] -> [rows * c]."""
     labs = _last_dimension(call, x, mask)
     if not labs or not call.out[0]:
-        return Labelled(call.out)
+        return LabelledTensor(call.out)
     call.labels.fix(labs[1:], f"{call.op}: several choices in one dimension")
     line = labs[0].ids.reshape(-1)
-    return Labelled(call.out, (labs[0].at(np.tile(line, call.out[0] // len(line))),))
+    return LabelledTensor(call.out, (labs[0].at(np.tile(line, call.out[0] // len(line))),))
 
 
-def _last_dimension(call: Call, *operands: Labelled) -> tuple[Lab, ...]:
+def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
     """The labels of the last dimension of operands that have the same channels there; places are counted."""
     rank = max(x.ndim for x in operands)
     lines = []
     for x in operands:
         labs = ended(call, x, range(x.ndim - 1), "places are counted").labs
         shape = (*[1] * (rank - 1), x.shape[-1])
-        lines.append(Labelled(shape, tuple(lab.at(lab.ids.reshape(*[1] * (rank - 1), -1)) for lab in labs), x.movable))
+        lines.append(
+            LabelledTensor(shape, tuple(lab.at(lab.ids.reshape(*[1] * (rank - 1), -1)) for lab in labs), x.movable)
+        )
     return tuple(align(call.labels, lines, lines[0].shape))
 
 
@@ -245,13 +262,13 @@ def _last_dimension(call: Call, *operands: Labelled) -> tuple[Lab, ...]:
         sample(t(5, 4), torch.tensor([True, False, True, True]).expand(5, 4), t(20)),
     ],
 )
-def masked_scatter(call: Call, x: Labelled, mask: Labelled, source: Labelled) -> Labelled:
+def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
     """The source is read entry after entry: its rows where the mask takes whole rows."""
     if takes_whole_rows(x, mask) and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
         labs = _last_dimension(call, x, mask, source)
-        return Labelled(call.out, tuple(lab.at(lab.ids.reshape(*[1] * (x.ndim - 1), -1)) for lab in labs))
+        return LabelledTensor(call.out, tuple(lab.at(lab.ids.reshape(*[1] * (x.ndim - 1), -1)) for lab in labs))
     call.freeze((x, mask, source), "entries are taken in the order of memory")
-    return Labelled(call.out)
+    return LabelledTensor(call.out)
 
 
 @rule(
@@ -269,11 +286,11 @@ def masked_scatter(call: Call, x: Labelled, mask: Labelled, source: Labelled) ->
 )
 def index_put(
     call: Call,
-    x: Labelled,
-    index: Sequence[Labelled | None],
-    values: Labelled,
+    x: LabelledTensor,
+    index: Sequence[LabelledTensor | None],
+    values: LabelledTensor,
     *_: Any,
-) -> Labelled:
+) -> LabelledTensor:
     """Values are laid over the dimensions that are left, which may have moved behind those of the numbers."""
     counted, rank = counted_dims(x, index)
     rest = [d for d in range(x.ndim) if d not in counted]
@@ -288,12 +305,12 @@ def index_put(
     first = len(wide) - values.ndim
     numbered = [d - first for d in range(len(before), len(before) + rank) if d >= first]
     values = _flattened(ended(call, values, numbered, _WRITTEN), frozenset(numbered)) if values.ndim else values
-    spread = Labelled(wide, tuple(_moved(lab, rest, place, len(wide)) for lab in x.labs), x.movable)
+    spread = LabelledTensor(wide, tuple(_moved(lab, rest, place, len(wide)) for lab in x.labs), x.movable)
     labs = align(call.labels, (spread, values), wide)
-    return Labelled(x.shape, tuple(_moved(lab, place, rest, x.ndim) for lab in labs))
+    return LabelledTensor(x.shape, tuple(_moved(lab, place, rest, x.ndim) for lab in labs))
 
 
-def _moved(lab: Lab, old: Sequence[int], new: Sequence[int], rank: int) -> Lab:
+def _moved(lab: LabelArray, old: Sequence[int], new: Sequence[int], rank: int) -> LabelArray:
     """``lab`` with dimension ``old[i]`` at ``new[i]`` (both ascending) of ``rank`` dimensions."""
     shape = [1] * rank
     for a, b in zip(old, new, strict=True):

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.labels import Labelled
-from graphprune.rules.pointing import column
-from graphprune.rules.registry import Call, bools, rule, sample, t
+from graphprune.rules.indexing import column
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import bools, sample, t
 from graphprune.rules.scattering import ended
 
 aten = torch.ops.aten
+
 
 _NUMBERS = "returns the number of a channel"
 
@@ -21,7 +23,9 @@ _NUMBERS = "returns the number of a channel"
     aten.kthvalue.default,
     samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1)],
 )
-def kth_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
+def kth_along(
+    call: Call, x: LabelledTensor, count: int, dim: int = -1, *_: Any, **__: Any
+) -> tuple[LabelledTensor, LabelledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""
     out = _without(call, x, dim)
     return out, out
@@ -36,7 +40,9 @@ def _living_topk(alive: Tensor, x: Tensor, count: int, dim: int = -1, *rest: Any
     samples=[sample(t(3, 4, 2), 2, 1), sample(t(3, 4), 2, -1).looking_at(0), sample(t(3, 4), 2, -1)],
     masked=_living_topk,
 )
-def chosen_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **__: Any) -> tuple[Labelled, Labelled]:
+def chosen_along(
+    call: Call, x: LabelledTensor, count: int, dim: int = -1, *_: Any, **__: Any
+) -> tuple[LabelledTensor, LabelledTensor]:
     """Values and their numbers along ``dim``. Entries of it can go as long as ``count`` are left."""
     labels = column(x, dim)
     if labels is None:
@@ -45,14 +51,14 @@ def chosen_along(call: Call, x: Labelled, count: int, dim: int = -1, *_: Any, **
     call.labels.chosen(labels, count)
     call.labels.inexact(f"{call.op} chooses among channels")
     rest = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
-    return Labelled(call.out, rest), Labelled(call.out, rest, points=labels)
+    return LabelledTensor(call.out, rest), LabelledTensor(call.out, rest, points=labels)
 
 
-def _without(call: Call, x: Labelled, dim: int) -> Labelled:
+def _without(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     """Labels of what is left of ``x`` when ``dim`` is chosen from; the result has it or not."""
     kept = ended(call, x, [dim], _NUMBERS).labs
     gone = len(call.out) < x.ndim
-    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in kept))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in kept))
 
 
 @rule(
@@ -60,21 +66,21 @@ def _without(call: Call, x: Labelled, dim: int) -> Labelled:
     aten.argmin.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1, True), sample(t(3, 4))],
 )
-def extreme_number(call: Call, x: Labelled, dim: int | None = None, keepdim: bool = False) -> Labelled:
+def extreme_number(call: Call, x: LabelledTensor, dim: int | None = None, keepdim: bool = False) -> LabelledTensor:
     if dim is not None:
         return _without(call, x, dim)
     call.freeze(x, _NUMBERS)
-    return Labelled(call.out)
+    return LabelledTensor(call.out)
 
 
 @rule(aten.nonzero.default, samples=[sample(t(3, 4))])
-def nonzero(call: Call, x: Labelled) -> Labelled:
+def nonzero(call: Call, x: LabelledTensor) -> LabelledTensor:
     call.freeze(x, _NUMBERS)
-    return Labelled(call.out)
+    return LabelledTensor(call.out)
 
 
 @rule(aten.masked_select.default, samples=[sample(t(3, 4), bools(3, 4))])
-def masked_select(call: Call, x: Labelled, mask: Labelled) -> Labelled:
+def masked_select(call: Call, x: LabelledTensor, mask: LabelledTensor) -> LabelledTensor:
     """How long the result is depends on the values."""
     call.freeze((x, mask), "entries are taken in the order of memory")
-    return Labelled(call.out)
+    return LabelledTensor(call.out)

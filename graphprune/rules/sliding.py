@@ -13,25 +13,29 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.labels import Lab, Labelled, align
+from graphprune.rules.alignment import align
 from graphprune.rules.contraction import placed
 from graphprune.rules.convolution import convolution
-from graphprune.rules.registry import Args, Call, Slim, rule, sample, t
+from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import sample, t
 from graphprune.rules.scattering import ended
 
 aten = torch.ops.aten
+
+
 _SPACE = "space that a window slides over"
 
 
-def one_to_many(x: Labelled, dim: int, times: int) -> tuple[Lab, ...]:
+def one_to_many(x: LabelledTensor, dim: int, times: int) -> tuple[LabelArray, ...]:
     """The labels of ``x`` where every entry of ``dim`` has become ``times`` neighbours."""
     return tuple(lab.at(np.repeat(lab.ids, times, dim)) if dim in lab.dims else lab for lab in x.labs)
 
 
-def many_to_one(call: Call, x: Labelled, dim: int, times: int) -> tuple[Lab, ...]:
+def many_to_one(call: Call, x: LabelledTensor, dim: int, times: int) -> tuple[LabelArray, ...]:
     """The labels of ``x`` where every ``times`` neighbours of ``dim`` have become one entry."""
 
-    def merged(lab: Lab) -> Lab:
+    def merged(lab: LabelArray) -> LabelArray:
         if dim not in lab.dims:
             return lab
         shape = lab.ids.shape
@@ -50,12 +54,12 @@ def many_to_one(call: Call, x: Labelled, dim: int, times: int) -> tuple[Lab, ...
         sample(t(4, 5, 5), [2, 1], [1, 1], [0, 0], [1, 1]),
     ],
 )
-def im2col(call: Call, x: Labelled, kernel: Sequence[int], *_: Any) -> Labelled:
+def im2col(call: Call, x: LabelledTensor, kernel: Sequence[int], *_: Any) -> LabelledTensor:
     """[b, c, h, w] to [b, c * kernel, places]."""
     dim = x.ndim - 3
     x = ended(call, x, (-1, -2), _SPACE)
     labs = one_to_many(x, dim, math.prod(kernel))
-    return Labelled(call.out, tuple(lab.at(lab.ids.squeeze(-1)) for lab in labs))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(-1)) for lab in labs))
 
 
 @rule(
@@ -65,23 +69,23 @@ def im2col(call: Call, x: Labelled, kernel: Sequence[int], *_: Any) -> Labelled:
         sample(t(8, 16), [4, 4], [1, 1], [1, 1], [0, 0], [1, 1]),
     ],
 )
-def col2im(call: Call, x: Labelled, size: Sequence[int], kernel: Sequence[int], *_: Any) -> Labelled:
+def col2im(call: Call, x: LabelledTensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -> LabelledTensor:
     """[b, c * kernel, places] to [b, c, h, w]."""
     labs = many_to_one(call, ended(call, x, [-1], _SPACE), x.ndim - 2, math.prod(kernel))
-    return Labelled(call.out, tuple(lab.at(lab.ids[..., None]) for lab in labs))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids[..., None]) for lab in labs))
 
 
 @rule(aten.pixel_shuffle.default, samples=[sample(t(2, 16, 3, 3), 2), sample(t(18, 3, 3, labelled=[0]), 3)])
-def pixel_shuffle(call: Call, x: Labelled, factor: int) -> Labelled:
+def pixel_shuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTensor:
     """[..., c * factor**2, h, w] to [..., c, h * factor, w * factor]."""
     x = ended(call, x, (-1, -2), _SPACE)
-    return Labelled(call.out, many_to_one(call, x, x.ndim - 3, factor**2))
+    return LabelledTensor(call.out, many_to_one(call, x, x.ndim - 3, factor**2))
 
 
 @rule(aten.pixel_unshuffle.default, samples=[sample(t(2, 4, 4, 6), 2), sample(t(4, 6, 3, labelled=[0]), 3)])
-def pixel_unshuffle(call: Call, x: Labelled, factor: int) -> Labelled:
+def pixel_unshuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTensor:
     x = ended(call, x, (-1, -2), _SPACE)
-    return Labelled(call.out, one_to_many(x, x.ndim - 3, factor**2))
+    return LabelledTensor(call.out, one_to_many(x, x.ndim - 3, factor**2))
 
 
 @rule(
@@ -90,13 +94,13 @@ def pixel_unshuffle(call: Call, x: Labelled, factor: int) -> Labelled:
     samples=[sample(t(2, 8, 3), 2), sample(t(2, 12, 3, 3, labelled=[1]), 3)],
     resize=lambda slim, args: (args[0], slim.counts.get("groups", args[1])),
 )
-def channel_shuffle(call: Call, x: Labelled, groups: int) -> Labelled:
+def channel_shuffle(call: Call, x: LabelledTensor, groups: int) -> LabelledTensor:
     """[b, groups, c] to [b, c, groups], both seen as one dimension: equally many stay in every group that stays."""
     x = ended(call, x, range(2, x.ndim), "shuffled as one piece with its channel")
     parts = tuple(lab.at(lab.ids[:1].reshape(groups, -1)) for lab in x.labs if 1 in lab.dims)
-    call.count("groups", Labelled((groups, x.shape[1] // groups), parts))
+    call.count("groups", LabelledTensor((groups, x.shape[1] // groups), parts))
 
-    def shuffled(lab: Lab) -> Lab:
+    def shuffled(lab: LabelArray) -> LabelArray:
         if 1 not in lab.dims:
             return lab
         rows = lab.ids.reshape(len(lab.ids), groups, -1)
@@ -104,19 +108,19 @@ def channel_shuffle(call: Call, x: Labelled, groups: int) -> Labelled:
             call.labels.rectangle(sample_rows)
         return lab.at(rows.swapaxes(1, 2).reshape(lab.ids.shape))
 
-    return Labelled(x.shape, tuple(map(shuffled, x.labs)))
+    return LabelledTensor(x.shape, tuple(map(shuffled, x.labs)))
 
 
 @rule(
     aten.unfold.default,
     samples=[sample(t(2, 3, 8), 2, 3, 2), sample(t(6, 4), 0, 2, 2)],
 )
-def unfold(call: Call, x: Labelled, dim: int, size: int, step: int) -> Labelled:
+def unfold(call: Call, x: LabelledTensor, dim: int, size: int, step: int) -> LabelledTensor:
     """Windows of one dimension become a new last one."""
     if not x.ndim:
-        return Labelled(call.out)
+        return LabelledTensor(call.out)
     x = ended(call, x, [dim], _SPACE)
-    return Labelled(call.out, tuple(lab.at(lab.ids[..., None]) for lab in x.labs))
+    return LabelledTensor(call.out, tuple(lab.at(lab.ids[..., None]) for lab in x.labs))
 
 
 @rule(
@@ -128,15 +132,15 @@ def unfold(call: Call, x: Labelled, dim: int, size: int, step: int) -> Labelled:
     ],
 )
 @rule(aten.grid_sampler_3d.default, samples=[sample(t(2, 4, 3, 3, 3, labelled=[1]), t(2, 2, 2, 2, 3), 0, 0, False)])
-def grid_sampler(call: Call, x: Labelled, grid: Labelled, *_: Any) -> Labelled:
+def grid_sampler(call: Call, x: LabelledTensor, grid: LabelledTensor, *_: Any) -> LabelledTensor:
     """``x`` [b, c, space] at the places ``grid`` [b, places, coordinates]: [b, c, places]."""
     rank = x.ndim
     x = ended(call, x, range(2, rank), "space in which places are sampled")
     grid = ended(call, grid, [-1], "coordinates of places")
-    image = Labelled((*x.shape[:2], *[1] * (rank - 2)), x.labs)
-    places = Labelled(grid.shape[:-1], tuple(lab.at(lab.ids.squeeze(-1)) for lab in grid.labs))
+    image = LabelledTensor((*x.shape[:2], *[1] * (rank - 2)), x.labs)
+    places = LabelledTensor(grid.shape[:-1], tuple(lab.at(lab.ids.squeeze(-1)) for lab in grid.labs))
     operands = image, placed(places, (0, *range(2, rank)), rank)
-    return Labelled(call.out, tuple(align(call.labels, operands, call.out)))
+    return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
 def _deformable_groups(slim: Slim, args: Args) -> Args:
@@ -144,7 +148,11 @@ def _deformable_groups(slim: Slim, args: Args) -> Args:
 
 
 _OFFSETS, _MASKS = t(2, 18, 5, 5, labelled=[]), t(2, 9, 5, 5, labelled=[])
+
+
 _TWO_OFFSETS, _TWO_MASKS = t(2, 36, 5, 5, labelled=[]), t(2, 18, 5, 5, labelled=[])
+
+
 _SAME_SIZE = (1, 1, 1, 1, 1, 1)
 
 
@@ -159,13 +167,13 @@ _SAME_SIZE = (1, 1, 1, 1, 1, 1)
 )
 def deformable(
     call: Call,
-    x: Labelled,
-    weight: Labelled,
-    offset: Labelled,
-    mask: Labelled,
-    bias: Labelled,
+    x: LabelledTensor,
+    weight: LabelledTensor,
+    offset: LabelledTensor,
+    mask: LabelledTensor,
+    bias: LabelledTensor,
     *numbers: Any,
-) -> Labelled:
+) -> LabelledTensor:
     """A convolution at places that are computed; each group of offsets moves equally many channels."""
     call.freeze((offset, mask), "places of a kernel")
     x = ended(call, x, (2, 3), _SPACE)

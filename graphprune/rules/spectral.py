@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from graphprune.labels import NOT_A_CHANNEL, Labelled
-from graphprune.rules.pointwise import pointwise
-from graphprune.rules.registry import Call, complexes, rule, sample, t
+from graphprune.rules.labels import NOT_A_CHANNEL, LabelledTensor
+from graphprune.rules.pointwise import elementwise
+from graphprune.rules.registry import Call, rule
+from graphprune.rules.samples import complexes, sample, t
 
 aten = torch.ops.aten
 
@@ -17,11 +18,11 @@ aten = torch.ops.aten
 # ---------------------------------------------------------------- Fourier transforms
 
 
-def transformed(call: Call, x: Labelled, dims: Sequence[int], *_: Any, **__: Any) -> Labelled:
+def transformed(call: Call, x: LabelledTensor, dims: Sequence[int], *_: Any, **__: Any) -> LabelledTensor:
     """Every frequency mixes all entries of the dimensions ``dims``; the others pass."""
-    call.freeze(Labelled(x.shape, tuple(x.touching(dims))), "transforms over this dimension")
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "transforms over this dimension")
     gone = {d % x.ndim for d in dims}
-    return Labelled(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint(gone)))
+    return LabelledTensor(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint(gone)))
 
 
 rule(aten._fft_r2c.default, samples=[sample(t(3, 4, 6), [2], 0, True), sample(t(4, 6), [0], 2, False)])(transformed)
@@ -33,13 +34,13 @@ rule(aten._fft_c2r.default, samples=[sample(complexes(3, 4, 4), [2], 2, 6)])(tra
 
 
 @rule(aten.view_as_real.default, samples=[sample(complexes(3, 4))])
-def view_as_real(call: Call, x: Labelled) -> Labelled:
+def view_as_real(call: Call, x: LabelledTensor) -> LabelledTensor:
     """The real and the imaginary part lie in a new last dimension; both live or neither."""
     return x.moved(call.out, (lab.at(lab.ids[..., None]) for lab in x.labs))
 
 
 @rule(aten.view_as_complex.default, samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1]))])
-def view_as_complex(call: Call, x: Labelled) -> Labelled:
+def view_as_complex(call: Call, x: LabelledTensor) -> LabelledTensor:
     call.labels.fix(x.touching([-1]), NOT_A_CHANNEL)
     labs = (lab.at(lab.ids[..., 0]) for lab in x.labs if x.ndim - 1 not in lab.dims)
     return x.moved(call.out, labs)
@@ -50,12 +51,12 @@ def view_as_complex(call: Call, x: Labelled) -> Labelled:
     aten.polar.default,
     samples=[sample(t(3, 4), t(3, 4)), sample(t(2, 3, 4), t(4))],
 )
-def from_two(call: Call, x: Labelled, y: Labelled) -> Labelled:
-    return pointwise(call, x, y)
+def from_two(call: Call, x: LabelledTensor, y: LabelledTensor) -> LabelledTensor:
+    return elementwise(call, x, y)
 
 
 @rule(aten._conj.default, aten._neg_view.default, samples=[sample(complexes(3, 4))])
-def conjugate(call: Call, x: Labelled) -> Labelled:
+def conjugate(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x
 
 
@@ -63,7 +64,7 @@ def conjugate(call: Call, x: Labelled) -> Labelled:
 
 
 @rule(aten.linalg_matrix_exp.default, samples=[sample(t(4, 3, 3))])
-def of_a_matrix(call: Call, x: Labelled) -> Labelled:
+def of_a_matrix(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
-    call.freeze(Labelled(x.shape, tuple(x.touching([-1, -2]))), "a function of the whole matrix")
-    return Labelled(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint((x.ndim - 1, x.ndim - 2))))
+    call.freeze(LabelledTensor(x.shape, tuple(x.touching([-1, -2]))), "a function of the whole matrix")
+    return LabelledTensor(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint((x.ndim - 1, x.ndim - 2))))

@@ -1,1 +1,1 @@
-"""Train a pruned network again: the loop, what is learned from, and from whom."""
+"""Train a pruned network again, and prune amid training or in rounds."""

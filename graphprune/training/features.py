@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
-from graphprune.nested import tensors_of
+from graphprune.utils.tree import tensors_of
 
 Mean = Callable[[Tensor], Tensor]
+
+
 _DECAY = 0.95
+
+
 _RIDGE = 1e-3
 
 
-class Taps:
+class FeatureHooks:
     """What named modules of a model gave when it was run last."""
 
     def __init__(self, model: nn.Module, names: Iterable[str], whose: str) -> None:

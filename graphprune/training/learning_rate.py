@@ -10,6 +10,8 @@ from graphprune.errors import InputError
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
+
+
 Shape = Callable[[float], float]
 """The learning rate as a fraction of the highest one, by the part of the training that is done (0 to 1)."""
 
@@ -53,6 +55,8 @@ class Rewind:
 
 
 Schedule = str | Rewind | Shape
+
+
 SHAPES: dict[str, Shape] = {"cosine": cosine, "constant": constant, "linear": linear}
 
 

@@ -14,19 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from graphprune.checkpoints.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.errors import InputError, LoadError
-from graphprune.lending import forget_gradients, modes_kept
-from graphprune.modules import all_tensors
-from graphprune.random_state import seed_all
-from graphprune.training.batches import NEEDED, in_order
+from graphprune.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from graphprune.training.data import NEEDED, in_order
+from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
-from graphprune.training.objective import Objective
-from graphprune.training.processes import Processes
+from graphprune.training.losses import Objective
+from graphprune.utils.contexts import clear_gradients, preserve_modes
+from graphprune.utils.modules import all_tensors
+from graphprune.utils.random_state import seed_all
 
 Quality = Callable[[nn.Module], float]
 """How good a model is: a number that is higher for a better one."""
+
+
 OnStep = Callable[[int, nn.Module, Optimizer], object]
 
 
@@ -205,7 +207,7 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
         InputError: it gives no number.
     """
     try:
-        with modes_kept(model), torch.no_grad():
+        with preserve_modes(model), torch.no_grad():
             found = evaluate(model.eval())
         return float(found)
     except (TypeError, ValueError) as error:
@@ -217,7 +219,7 @@ def _given_back(model: nn.Module) -> Iterator[None]:
     """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts."""
     before = [(tensor, tensor.detach().clone()) for tensor in all_tensors(model)]
     try:
-        with modes_kept(model):
+        with preserve_modes(model):
             yield
     except Exception:
         with torch.no_grad():
@@ -225,7 +227,7 @@ def _given_back(model: nn.Module) -> Iterator[None]:
                 tensor.copy_(values)
         raise
     finally:
-        forget_gradients(model.parameters())
+        clear_gradients(model.parameters())
 
 
 @contextmanager

@@ -1,0 +1,187 @@
+"""The pipeline on one page.
+
+::
+
+    model ─ analyze ─▶ Analysis ─ score, allocate ─▶ Plan ─ apply ─▶ smaller module ─ reconstruct ─▶ repaired module
+
+:func:`trace` makes a :class:`ChannelGraph`: an :class:`~graphprune.graph.analysis.Analysis` (what can be removed, what
+goes with it) with the questions that people ask of it. Its :meth:`~ChannelGraph.plan` decides what is removed.
+:meth:`graphprune.Plan.apply` removes it. :func:`prune_model` does all of it in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+from typing_extensions import Unpack
+
+from graphprune.calibration.batches import Batches, InputsOnly
+from graphprune.errors import InputError
+from graphprune.graph.analysis import Analysis, analyze
+from graphprune.graph.cost import Cost
+from graphprune.graph.frozen import frozen_axes
+from graphprune.graph.groups import Frozen, Group
+from graphprune.planning.latency_search import plan_for_latency
+from graphprune.planning.options import Options, Request
+from graphprune.planning.planner import make_plan
+from graphprune.planning.sensitivity import Sensitivity
+from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
+from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.pipeline import repair as repair_slim
+from graphprune.utils.modules import named_tensors
+
+
+class ChannelGraph(Analysis):
+    """What can be removed from a model, what goes with it, and why. Made by :func:`trace`.
+
+    ``print(graph)`` lists the groups and what is frozen. The graph holds no weights but those of the model.
+    """
+
+    def group(self, name: str) -> Group:
+        """The group by its name, or that a module or parameter axis (``"conv1.weight[0]"``) makes or takes part in.
+
+        Raises:
+            InputError: there is no such group; the message says why that axis is frozen, if it is.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        kind = self.trace.modules.get(name, nn.Module)
+        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
+        axes = (name, f"{name}[0]", f"{name}.weight[{out}]", f"{name}.in_proj_weight[0]")
+        for axis in axes:
+            for group in self.groups:
+                if axis in group.axes:
+                    return group
+        reasons = [str(f) for f in self.frozen if f.axis in axes]
+        why = (
+            f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
+        )
+        raise InputError(f"name: no group {name!r}; {why}")
+
+    @cached_property
+    def frozen(self) -> tuple[Frozen, ...]:
+        """Parameter axes that cannot be pruned (wholly or in part), and why."""
+        return frozen_axes(self)
+
+    def plan(self, ratio: float | None = None, **options: Unpack[Options]) -> Plan:
+        """Choose what to remove.
+
+        Args:
+            ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: budgets
+                (``macs=0.5``) or ratios by role are among the options.
+            options: see :class:`graphprune.planning.options.Options`.
+
+        Raises:
+            InputError: an argument is not known or out of range, or an override matches nothing.
+            PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
+                a budget is out of reach: the message says what the smallest reachable value is.
+        """
+        request = Request.of(ratio, options)
+        timed = request.budgets.get("latency") is not None
+        return plan_for_latency(self, request) if timed else make_plan(self, request)
+
+    def sensitivity(
+        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Unpack[Options]
+    ) -> Sensitivity:
+        """Prune one group at a time, and measure the loss: one call of ``evaluate`` for each group and ratio.
+
+        Args:
+            evaluate: ``(model) -> loss``, a number that is higher for a worse model. It is given slim models.
+            ratios: the fractions to take from each group.
+            options: ``importance``, ``calibration`` and the like, as for :meth:`plan`.
+
+        Returns:
+            A table that prints, ``plot(path)``s, and can be given to ``plan(..., allocation=)``.
+        """
+        return measure_sensitivity(self, evaluate, ratios, options)
+
+    def cost(self, plan: Plan | None = None) -> Cost:
+        """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
+        costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
+        return costs.at(self.alive(plan.removed if plan else {}))
+
+    def __str__(self) -> str:
+        total = sum(t.numel() for _, t in named_tensors(self.model))
+        lines = [f"ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, {total:,} entries"]
+        width = max((len(g.name) for g in self.groups), default=0)
+        lines += [f"  {g.name:<{width}}  {g.kind:<7} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
+        lines += ["frozen:", *(f"  {f}" for f in self.frozen)] if self.frozen else []
+        return "\n".join(lines)
+
+
+def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[Any], Any] | None = None) -> ChannelGraph:
+    """Trace a model once and infer its channel graph. The model is not changed and no weight is read.
+
+    Args:
+        model: any ``nn.Module``, on any device (``meta`` too).
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; None: found from the model.
+        outputs: picks from the model's result what must keep its shape; None: everything.
+
+    Raises:
+        InputError: ``model`` is no module, or the inputs are of a wrong type or cannot be guessed.
+        TraceError: the model failed in ``forward``.
+    """
+    analysis = analyze(model, example_inputs, outputs)
+    return ChannelGraph(*(getattr(analysis, field.name) for field in fields(Analysis)))
+
+
+def prune_model(
+    model: nn.Module,
+    ratio: float | None = None,
+    example_inputs: Any = None,
+    *,
+    inplace: bool = False,
+    repair: bool = True,
+    **options: Unpack[Options],
+) -> nn.Module:
+    """A smaller module of the same class, with the fraction ``ratio`` of each group's channels gone.
+
+    Args:
+        model: any ``nn.Module``; unchanged unless ``inplace``.
+        ratio: fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: ``options`` give
+            budgets (``macs=0.5``).
+        example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
+        inplace: make the model itself smaller.
+        repair: with ``calibration`` among the options, let what is left make up for what was removed (see
+            :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
+        options: all other arguments of a plan, see :class:`graphprune.planning.options.Options`.
+
+    Raises:
+        InputError: an argument is out of range, inputs cannot be guessed, or calibration batches do not fit.
+        TraceError: the model failed in ``forward``.
+        PlanError: the model has nothing to prune, or a budget is out of reach.
+    """
+    calibration = options.get("calibration") if repair else None
+    if calibration is not None:
+        Batches(calibration)
+    plan = trace(model, example_inputs).plan(ratio, **options)
+    if calibration is None:
+        return plan.apply(model, inplace=inplace)
+    slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
+    return _take_over(model, plan, slim) if inplace else slim
+
+
+def apply_and_repair(
+    model: nn.Module, plan: Plan, calibration: Iterable[Any], loss_fn: Callable[..., Any] | None
+) -> nn.Module:
+    """What the plan makes of the model, repaired; batches are pairs (inputs, target) where there is a ``loss_fn``."""
+    slim = plan.apply(model)
+    repair_slim(slim, model, plan, calibration if loss_fn is None else InputsOnly(calibration))
+    return slim
+
+
+def _take_over(model: nn.Module, plan: Plan, slim: nn.Module) -> nn.Module:
+    """The model itself made smaller, with the values of its slim copy."""
+    plan.apply(model, inplace=True)
+    values = {**dict(slim.named_parameters()), **dict(slim.named_buffers())}
+    with torch.no_grad():
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            tensor.copy_(values[name])
+    return model

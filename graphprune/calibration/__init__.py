@@ -1,0 +1,1 @@
+"""A model run on data: batches, statistics of activations, gradients."""

@@ -1,0 +1,144 @@
+"""Calibration batches: what a batch is, how batches are gone through, how a model is called with one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.errors import InputError
+from graphprune.tracing.inputs import describe, normalize
+from graphprune.utils.tree import map_tensors
+
+_BATCHES = (
+    "an iterable of batches: each a tensor, a tuple of positional or a dict of keyword arguments, or with loss_fn= a "
+    "pair (inputs, target)"
+)
+
+
+def check_calibration(calibration: Any) -> None:
+    """Raise an InputError unless this can be gone through for batches."""
+    if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
+        raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
+
+
+def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """The batches with their numbers, and a progress bar where somebody watches.
+
+    Raises:
+        InputError: there are none.
+    """
+    number = -1
+    for number, batch in enumerate(_shown(calibration)):
+        yield number, batch
+    if number < 0:
+        raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
+
+
+def _shown(batches: Iterable[Any]) -> Iterable[Any]:
+    """With a progress bar if stderr is a terminal."""
+    if not sys.stderr.isatty():
+        return batches
+    from rich.console import Console  # loading them takes longer than tracing a model
+    from rich.progress import track
+
+    return track(batches, "calibration", console=Console(stderr=True), transient=True)
+
+
+def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
+    """The inputs and the target of a batch.
+
+    Raises:
+        InputError: it is no pair.
+    """
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise InputError(
+            f"calibration: with loss_fn= a batch is a pair (inputs, target), but batch {number} is a "
+            f"{type(batch).__name__} ({describe(batch)})"
+        )
+    return batch[0], batch[1]
+
+
+def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The positional and keyword arguments that a batch is.
+
+    Raises:
+        InputError: it is not what a model can be called with.
+    """
+    if not isinstance(inputs, Tensor | tuple | list | Mapping):
+        raise InputError(f"calibration: batch {number} is a {type(inputs).__name__}; pass {_BATCHES}")
+    return normalize(inputs)
+
+
+def moved_to(model: nn.Module, value: Any) -> Any:
+    """Nested tensors on the model's device, if it is on one."""
+    devices = {p.device for p in model.parameters()}
+    if len(devices) != 1:
+        return value
+    device = devices.pop()
+    return map_tensors(lambda t: t.to(device), value)
+
+
+def call_model(model: nn.Module, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], advice: str = "") -> Any:
+    """What the model returns for a batch.
+
+    Args:
+        advice: what to do if it fails, for the error.
+
+    Raises:
+        InputError: the model failed.
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"calibration: {type(model).__name__}.forward failed on batch {number} "
+            f"({describe(args + tuple(kwargs.values()))}): {type(error).__name__}: {error}{advice and '; '}{advice}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Calibration batches that can be gone through several times.
+
+    Raises:
+        InputError: ``calibration`` is no iterable of batches, or can be read only once.
+    """
+
+    calibration: Iterable[Any]
+
+    def __post_init__(self) -> None:
+        given = self.calibration
+        check_calibration(given)
+        if isinstance(given, Iterator):
+            raise InputError(
+                f"calibration: is a {type(given).__name__}, which can be read only once, and repair goes through the "
+                "batches several times; pass a list or a DataLoader, or repair=False to prune_model"
+            )
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        """The batches with their numbers.
+
+        Raises:
+            InputError: there are none.
+        """
+        return numbered(self.calibration)
+
+
+@dataclass(frozen=True)
+class InputsOnly:
+    """The inputs of calibration batches that are pairs (inputs, target)."""
+
+    pairs: Iterable[Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The inputs of each batch.
+
+        Raises:
+            InputError: a batch is no pair.
+        """
+        for number, pair in enumerate(self.pairs):
+            yield pair_of(number, pair)[0]

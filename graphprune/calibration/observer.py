@@ -1,0 +1,213 @@
+"""Watch a model's ATen calls on real data, and stream the moments of what each weight is multiplied with.
+
+What is computed from parameters alone (a transposed weight, a part of a fused one, a normalised one) is labelled by the
+same rules as in a trace. So each contraction knows whose channels its weight sums over, and the other operand is that
+consumer's input. Nothing is known of layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.calibration.moments import ConsumerStatistics, Moments
+from graphprune.graph.groups import Units
+from graphprune.graph.propagate import rule_for
+from graphprune.rules.labels import LabelledTensor, Labels, operands_of
+from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView, Owners, by_kernel_position
+from graphprune.rules.registry import Call
+from graphprune.tracing.meta import is_float
+from graphprune.utils.arrays import Ids
+from graphprune.utils.operators import short_name
+from graphprune.utils.tree import map_tensors, tensors_of
+
+
+@dataclass(frozen=True)
+class _Entrance:
+    """How the inputs of one consumer are found in a call."""
+
+    form: MatmulView
+    owners: Owners
+    consumer: ConsumerStatistics
+
+
+class Observer(TorchDispatchMode):
+    """Streams moments while it is active; see :meth:`batch`.
+
+    Args:
+        tensors: parameters and buffers by name.
+        units: the units of the model that they belong to.
+        products: also stream products of channels.
+        taps: see every tap of a kernel as a channel.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], units: Units, products: bool, taps: bool) -> None:
+        super().__init__()
+        self.units = units
+        self.products = products
+        self.taps = taps
+        self._labels = Labels()
+        self._axes = {axis.name: axis for axis in units.axes}
+        self._roots = {id(t): (t, name) for name, t in tensors.items() if is_float(t)}
+        self._named: dict[int, LabelledTensor] = {}
+        self._known: dict[int, tuple[Tensor, LabelledTensor | None]] = {}
+        self._results: dict[Any, Any] = {}
+        self._entrances: dict[tuple[int, Any, int], _Entrance | None] = {}
+        self._consumers: dict[Any, ConsumerStatistics] = {}
+
+    @property
+    def consumers(self) -> tuple[ConsumerStatistics, ...]:
+        """All consumers that met data, in the order in which they were met. An expert may be called with no rows."""
+        return tuple(c for c in self._consumers.values() if c.inputs.count)
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Watch one run; tensors that it made are forgotten afterwards."""
+        try:
+            with self:
+                yield
+        finally:
+            self._known.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MATMUL_VIEWS:
+            self._meet(func, args)
+        out = func(*args, **kwargs)
+        self._follow(func, args, kwargs, out)
+        return out
+
+    # ------------------------------------------------------------ what comes from parameters
+
+    def _label(self, tensor: Tensor) -> LabelledTensor | None:
+        """The labels of a tensor that is computed from parameters alone."""
+        found = self._known.get(id(tensor))
+        if found is not None:
+            return found[1]
+        root = self._roots.get(id(tensor))
+        if root is not None and id(tensor) not in self._named:
+            self._named[id(tensor)] = self._labels.parameter(root[1], tuple(tensor.shape))
+        return self._named.get(id(tensor))
+
+    def _follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        operands = [*tensors_of(args), *tensors_of(kwargs)]
+        labels = [self._label(t) for t in operands]
+        if labels and all(value is not None for value in labels):
+            outs = out if isinstance(out, tuple | list) else [out]
+            for tensor, value in zip(outs, self._labelled(func, args, kwargs, outs), strict=True):
+                if isinstance(tensor, Tensor):
+                    self._known[id(tensor)] = tensor, value
+        elif labels and labels[0] is not None and func._schema.is_mutable:
+            self._known[id(operands[0])] = operands[0], None  # no longer what it was
+
+    def _labelled(self, func: Any, args: tuple, kwargs: dict, outs: Sequence[Any]) -> Sequence[LabelledTensor]:
+        """The labels of the results, made once for equal calls: facts that rules write down must not pile up."""
+        args, kwargs = map_tensors(self._label, (args, kwargs))
+        key = func, repr(map_labelled((args, kwargs)))
+        if key not in self._results:
+            shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in outs)
+            call = Call(short_name(func), self._labels, shapes or ((),))
+            made = rule_for(func, operands_of(*args, *kwargs.values()))(call, *args, **kwargs)
+            results = made if isinstance(made, tuple | list) else [made]
+            self._results[key] = results[: len(shapes)], (args, kwargs)
+        found: Sequence[LabelledTensor] = self._results[key][0]
+        return found
+
+    # ------------------------------------------------------------ where it meets data
+
+    def _meet(self, func: Any, args: tuple) -> None:
+        for form in MATMUL_VIEWS[func]:
+            weight = self._label(args[form.weight])
+            if weight is not None:
+                entrance = self._entrance(form, func, weight, args)
+                if entrance is not None:
+                    x, _ = entrance.form.open(args[form.x], args[form.weight], args, entrance.owners.blocks)
+                    entrance.consumer.inputs.add(x)
+                return
+
+    def _entrance(self, form: MatmulView, func: Any, weight: LabelledTensor, args: tuple) -> _Entrance | None:
+        key = id(weight), func, form.weight
+        if key not in self._entrances:
+            table = AxisTable(self._labels.axes)
+            owners = form.owners(weight, args, table)
+            made = self._opened(form, owners, weight, args, table) if owners else None
+            self._entrances[key] = made
+            self._results[key] = weight  # keeps it alive, and so its id its own
+        return self._entrances[key]
+
+    def _opened(
+        self, form: MatmulView, owners: Owners, labels: LabelledTensor, args: tuple, table: AxisTable
+    ) -> _Entrance:
+        weight = args[form.weight]
+        if self.taps:
+            form, owners = by_kernel_position(form, owners, weight, args)
+        key = owners.blocks, owners.channels, tuple(lab.ids.tobytes() for lab in labels.labs if table.named(lab))
+        if key not in self._consumers:
+            _, opened = form.open(args[form.x], weight, args, owners.blocks)
+            self._consumers[key] = self._consumer(owners, opened, form.intercept(args), table)
+        return _Entrance(form, owners, self._consumers[key])
+
+    def _consumer(self, owners: Owners, weight: Tensor, intercept: bool, table: AxisTable) -> ConsumerStatistics:
+        unit, place = self._owned(owners, table)
+        weight = weight.detach().double()
+        return ConsumerStatistics(
+            tuple(sorted(set().union(*(table.names(ids) for ids in owners.contracted)))),
+            unit,
+            place,
+            weight.abs().sum(-1),
+            weight.square().sum(-1),
+            weight @ weight.mT if self.products else None,
+            intercept,
+            Moments(self.products),
+        )
+
+    # ------------------------------------------------------------ whose channels they are
+
+    def _owned(self, owners: Owners, table: AxisTable) -> tuple[Ids, Ids]:
+        """Pairs of a unit and an input channel (of blocks * channels) that goes with it."""
+        shape = owners.blocks, owners.channels
+        grid = np.arange(shape[0] * shape[1]).reshape(shape)
+        pairs = [np.zeros((2, 0), np.int64)]
+        for ids in owners.contracted:
+            classes = np.broadcast_to(self._classes(ids, table), shape)
+            pairs.append(np.stack(self.units.solution.expand(classes.ravel(), grid.ravel())))
+        for ids in owners.rows:
+            unit, block = self._whole_rows(self._classes(ids, table))
+            pairs.append(np.stack([np.repeat(unit, shape[1]), grid[block].ravel()]))
+        unit, place = np.unique(np.concatenate(pairs, axis=1), axis=1)
+        return unit, place
+
+    def _whole_rows(self, classes: Ids) -> tuple[Ids, Ids]:
+        """Units without which all of a row of ``classes`` [rows, n] is gone, and the rows."""
+        count, n = classes.shape
+        atoms, row = self.units.solution.expand(classes.ravel(), np.repeat(np.arange(count), n))
+        pairs, times = np.unique(np.stack([atoms, row]), axis=1, return_counts=True)
+        unit, row = pairs[:, times == n]
+        return unit, row
+
+    def _classes(self, ids: Ids, table: AxisTable) -> Ids:
+        """The classes of labels of parameters; those of axes that the trace did not see are fixed (class 0)."""
+        number = table.number(ids)
+        found = np.zeros(ids.shape, np.int64)
+        for n in np.unique(number).tolist():
+            axis, here = table.axes[n], number == n
+            if axis.name in self._axes:
+                found[here] = self.units.labels_of(self._axes[axis.name])[ids[here] - axis.start]
+        return found
+
+
+def map_labelled(value: Any) -> Any:
+    """Nested arguments with every labelled tensor replaced by its identity."""
+    if isinstance(value, LabelledTensor):
+        return "labelled", id(value)
+    if isinstance(value, Mapping):
+        return {k: map_labelled(v) for k, v in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map_labelled(v) for v in value)
+    return value

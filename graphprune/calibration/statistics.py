@@ -1,0 +1,159 @@
+"""Run a model on calibration batches, and keep what criteria ask for: moments of activations, gradients of a loss.
+
+The model is lent: modes, ``requires_grad`` and ``.grad`` are as before afterwards, whatever happens. One batch is held
+at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, numbered, pair_of
+from graphprune.calibration.moments import ConsumerStatistics
+from graphprune.calibration.observer import Observer
+from graphprune.errors import InputError
+from graphprune.graph.groups import Units
+from graphprune.tracing.inputs import describe
+from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
+from graphprune.utils.modules import named_tensors
+
+LossFunction = Callable[[Any, Any], Tensor]
+
+
+Gradients = Mapping[str, Tensor]
+
+
+class Statistics:
+    """What calibration batches say about a model; gathered when it is first asked for.
+
+    Args:
+        model: the model whose channels are scored. It runs in evaluation mode.
+        units: its units.
+        calibration: any iterable of batches. A batch is a tensor, a tuple (positional arguments) or a dict (keyword
+            arguments); with ``loss_fn`` it is a pair (inputs, target).
+        loss_fn: ``loss_fn(output, target)`` -> scalar. None: the ``loss`` of the model's own output is used.
+        taps: keep second moments of every tap of a kernel instead of every channel: exact for convolutions of one and
+            two dimensions, for as many times as much memory as the square of the kernel's size.
+
+    Raises:
+        InputError: ``calibration`` is no iterable of batches.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        units: Units,
+        calibration: Iterable[Any],
+        loss_fn: LossFunction | None = None,
+        taps: bool = False,
+    ) -> None:
+        check_calibration(calibration)
+        self.model = model
+        self.units = units
+        self.loss_fn = loss_fn
+        self.taps = taps
+        self._calibration = calibration
+        self._read = False
+        self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
+
+    def consumers(self, products: bool = False) -> tuple[ConsumerStatistics, ...]:
+        """Every weight that sums over channels, with moments of its inputs; with ``products`` also second moments.
+
+        One pass over the batches without gradients, the first time.
+
+        Raises:
+            InputError: a batch does not fit, or there is none.
+        """
+        known = self._consumers.get(True) or self._consumers.get(products)
+        if known is None:
+            known = self._consumers[products] = self._observed(products)
+        return known
+
+    def _observed(self, products: bool) -> tuple[ConsumerStatistics, ...]:
+        observer = Observer(dict(named_tensors(self.model)), self.units, products, self.taps)
+        with evaluating_eagerly(self.model), torch.no_grad():
+            for number, batch in self._batches():
+                args, kwargs, _ = self._call(number, batch)
+                with observer.batch():
+                    self._forward(number, args, kwargs)
+        return observer.consumers
+
+    def each_forward(self) -> None:
+        """Run the model on every batch, without gradients: for hooks of the caller's.
+
+        Raises:
+            InputError: a batch does not fit, or there is none.
+        """
+        with evaluating_eagerly(self.model), torch.no_grad():
+            for number, batch in self._batches():
+                args, kwargs, _ = self._call(number, batch)
+                self._forward(number, args, kwargs)
+
+    def each_backward(self, visit: Callable[[Gradients], None]) -> int:
+        """Call ``visit`` with the gradients of every batch's loss, by parameter; returns the number of batches.
+
+        Gradients are gone after the visit. Parameters that the loss does not depend on are not among them.
+
+        Raises:
+            InputError: a batch does not fit, there is none, or there is no loss.
+        """
+        parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
+        learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
+        count = 0
+        with evaluating_eagerly(self.model), torch.enable_grad():
+            for parameter in learned.values():
+                parameter.requires_grad_(True)
+            for number, batch in self._batches():
+                self._backward(number, batch)
+                visit({n: p.grad for n, p in learned.items() if p.grad is not None})
+                clear_gradients(learned.values())
+                count += 1
+        return count
+
+    def _backward(self, number: int, batch: Any) -> None:
+        args, kwargs, target = self._call(number, batch)
+        output = self._forward(number, args, kwargs)
+        loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            found = f"{describe(loss)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else repr(loss)
+            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {found}")
+        loss.backward()
+
+    # ------------------------------------------------------------ batches
+
+    def _batches(self) -> Iterator[tuple[int, Any]]:
+        """The batches with their numbers."""
+        if self._read and isinstance(self._calibration, Iterator):
+            raise InputError(
+                "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
+            )
+        self._read = True
+        yield from numbered(self._calibration)
+
+    def _call(self, number: int, batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+        """A batch as (positional arguments, keyword arguments, target), on the model's device."""
+        inputs, target = (batch, None) if self.loss_fn is None else pair_of(number, batch)
+        args, kwargs = call_arguments(number, inputs)
+        call: tuple[tuple[Any, ...], dict[str, Any], Any] = moved_to(self.model, (args, kwargs, target))
+        return call
+
+    def _forward(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn="
+        return call_model(self.model, number, args, kwargs, advice)
+
+
+def own_loss(output: Any) -> Tensor:
+    """The loss that a model computes itself."""
+    loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
+    if loss is None:
+        raise InputError(
+            f"loss_fn: this importance needs a loss, and the model's output (a {type(output).__name__}) has none; "
+            "pass loss_fn=, called as loss_fn(output, target), and pairs (inputs, target) as calibration batches, or "
+            "batches with which the model computes its own loss"
+        )
+    found: Tensor = loss
+    return found

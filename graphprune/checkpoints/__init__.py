@@ -1,1 +1,0 @@
-"""Save amid training, atomically, and go on from there after a kill."""

@@ -1,0 +1,66 @@
+"""Results as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from torch import nn
+
+# ---------------------------------------------------------------- JSON
+
+
+def print_json(data: dict[str, Any]) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def _cost_data(cost: Any) -> dict[str, int]:
+    return {"parameters": int(cost.params), "macs": int(cost.macs), "bytes": int(cost.bytes)}
+
+
+def _frozen_data(graph: Any) -> list[dict[str, Any]]:
+    return [{"axis": item.axis, "count": item.count, "size": item.size, "reason": item.reason} for item in graph.frozen]
+
+
+def graph_data(spec: str, model: nn.Module, graph: Any) -> dict[str, Any]:
+    return {
+        "spec": spec,
+        "class": type(model).__qualname__,
+        "cost": _cost_data(graph.cost()),
+        "groups": [_group_data(group) for group in graph.groups],
+        "frozen": _frozen_data(graph),
+    }
+
+
+def _group_data(group: Any) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "kind": group.kind,
+        "units": group.units,
+        "axes": list(group.axes),
+        "couplings": [str(coupling) for coupling in group.couplings],
+    }
+
+
+def prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any) -> dict[str, Any]:
+    saved = check is None or check.passed
+    return {
+        "spec": options.spec,
+        "class": type(model).__qualname__,
+        "asked": dict(plan.asked),
+        "before": _cost_data(graph.cost()),
+        "after": _cost_data(graph.cost(plan)),
+        "frozen": _frozen_data(graph),
+        "verified": None if check is None else _check_data(check),
+        "saved": str(options.output) if saved else None,
+    }
+
+
+def _check_data(check: Any) -> dict[str, Any]:
+    return {
+        "passed": bool(check.passed),
+        "relative": float(check.relative),
+        "absolute": float(check.absolute),
+        "inexact": [str(item) for item in check.inexact],
+    }

@@ -1,0 +1,127 @@
+"""What a traced model says about its channels: the data that every later stage works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+import numpy as np
+from torch import fx, nn
+
+from graphprune.errors import InputError, PlanError
+from graphprune.graph.blocks import Block, find_blocks
+from graphprune.graph.cost import CostModel
+from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
+from graphprune.graph.groups import Group, Units
+from graphprune.graph.propagate import Labelling, propagate
+from graphprune.graph.size_model import SizeModel
+from graphprune.graph.solve import Solution, solve
+from graphprune.tracing.example_inputs.guess import first_that_runs
+from graphprune.tracing.inputs import normalize
+from graphprune.tracing.tracer import Trace, trace_model
+from graphprune.utils.arrays import Mask
+from graphprune.utils.contexts import gc_paused
+from graphprune.utils.modules import named_tensors, within
+
+
+@dataclass(eq=False)
+class Analysis:
+    """A trace, the labels of its tensors, what follows from them, and what all of that costs.
+
+    Attributes:
+        model: what was traced; only its shapes were looked at.
+        trace: what it did on one input.
+        labelling: the label arrays of every traced tensor.
+        solution: classes of labels that live and die together.
+        units: what can be removed, grouped.
+        example: the inputs of the trace, positional and by keyword.
+    """
+
+    model: nn.Module
+    trace: Trace
+    labelling: Labelling
+    solution: Solution
+    units: Units
+    example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """Everything that can be removed, in the order of execution."""
+        return tuple(replace(g, source=self._couplings) for g in self.units.groups)
+
+    @cached_property
+    def nx(self) -> nx.MultiGraph:
+        """Nodes: axes (of parameters, rows, cells). Edges: couplings with ``op``, ``line`` and ``site``."""
+        return coupling_graph(self.labelling)
+
+    def _couplings(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
+        return couplings_within(self.nx, axes)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
+        return find_blocks(self.trace, self.model) if self.trace.abstract else ()
+
+    def size_model(self) -> SizeModel:
+        """Sizes of all traced tensors as functions of what lives."""
+        return SizeModel(self.labelling, self.solution, self.solution.atoms)
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """The cost of any choice of channels."""
+        return self.costs_without(())
+
+    def costs_without(self, skipped: Sequence[str]) -> CostModel:
+        """The cost of any choice of channels when these blocks are left out."""
+        tensors = [(n, t) for n, t in named_tensors(self.model) if not within(n, skipped)]
+        return CostModel(self.labelling, self.units, self.nodes_without(skipped), tensors)
+
+    def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
+        """What evaluation runs of the trace when these blocks are left out."""
+        nodes = self.labelling.nodes[: self.trace.evaluated]
+        if not skipped:
+            return nodes
+        gone = [block.nodes for block in self.blocks if block.path in skipped]
+        return [node for node in nodes if not any(node in inside for inside in gone)]
+
+    def alive(self, removed: Mapping[str, tuple[int, Sequence[int]]]) -> Mask:
+        """For every class of labels, whether it lives.
+
+        Args:
+            removed: by the name of a group, how many units it has and the numbers of those that are gone.
+
+        Raises:
+            PlanError: there is no such group, or it has another number of units.
+        """
+        atoms = [np.zeros(0, np.int64)]
+        by_name = {g.name: g for g in self.groups}
+        for name, (units, numbers) in removed.items():
+            group = by_name.get(name)
+            if group is None or group.units != units:
+                raise PlanError(f"plan: it speaks of group {name!r}, which this model does not have")
+            atoms.append(group.atoms[list(numbers)])
+        return self.solution.alive(np.concatenate(atoms))
+
+
+@gc_paused()
+def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
+    """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model: must be a torch.nn.Module, but is a {type(model).__name__}")
+    if example_inputs is None:
+        example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, *normalize(i), outputs))
+    else:
+        traced = trace_model(model, *normalize(example_inputs), outputs)
+    return analysis_of(model, traced, normalize(example_inputs))
+
+
+def analysis_of(
+    model: nn.Module, traced: Trace, example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+) -> Analysis:
+    """What a trace of ``model`` says about its channels."""
+    labelling = propagate(traced)
+    solution = solve(labelling.labels)
+    return Analysis(model, traced, labelling, solution, Units(labelling, solution), example)

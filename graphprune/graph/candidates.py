@@ -1,0 +1,69 @@
+"""Which units a plan may remove at all: of nested kinds only one, and nothing that a size in the code holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.constraints import SizeConstraints, read_constraints
+from graphprune.graph.solve import KINDS
+from graphprune.utils.arrays import Ids, Mask
+
+ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
+
+
+_NOTHING: Mapping[int, str] = MappingProxyType({})
+
+
+def candidates(
+    graph: Analysis, reached: Mask, head_width: bool, held: Mapping[int, str] = _NOTHING
+) -> tuple[Mask, SizeConstraints]:
+    """The atoms that may be removed, and what sizes demand of them.
+
+    Of nested kinds it is the outermost that the plan reaches: key/value groups, else query heads within them; cells
+    where nothing around them can go. What the sizes freeze may pass the choice on to the next kind, so the
+    question is asked until the answer stays.
+
+    Args:
+        reached: which groups the plan means to take something from. [groups]
+        head_width: shrink heads (cells) instead of removing whole ones (rows).
+        held: atoms that must stay for other reasons.
+    """
+    frozen: dict[int, str] = dict(held)
+    while True:
+        free = _outermost(graph, reached, head_width, frozen)
+        demands = read_constraints(graph.trace, graph.labelling, graph.solution, free)
+        if demands.frozen.keys() <= frozen.keys():
+            demands.frozen.update(frozen)
+            return free, demands
+        frozen |= demands.frozen
+
+
+def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping[int, str]) -> Mask:
+    kind = graph.solution.kind
+    free = graph.solution.atoms & (graph.units.group_of >= 0)
+    free[list(frozen)] = False
+    if head_width:
+        return free & (kind != ROW) & (kind != REPEAT)
+    free[_within(graph, CELL, free & (kind != CELL))] = False
+    rows = free & (kind == ROW)
+    wanted = rows.copy()
+    wanted[rows] = reached[graph.units.group_of[rows]]
+    free[_within(graph, REPEAT, wanted)] = False
+    free[rows & ~wanted] = False
+    return free
+
+
+def _within(graph: Analysis, inner: int, outer: Mask) -> Ids:
+    """Atoms of the kind ``inner`` that are composed with one of the atoms ``outer``."""
+    parts, kind = graph.solution.parts, graph.solution.kind
+    composed = np.flatnonzero(parts[:, 0] >= 0)
+    found = [np.zeros(0, np.int64)]
+    for mine, other in ((0, 1), (1, 0)):
+        pairs = parts[composed[kind[parts[composed, mine]] == inner]]
+        atom, part = graph.solution.expand(pairs[:, other], pairs[:, mine])
+        found.append(part[outer[atom]])
+    return graph.solution.expand(np.unique(np.concatenate(found)))[0]

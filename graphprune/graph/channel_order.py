@@ -1,0 +1,268 @@
+"""The order of the survivors, where a ragged choice passes through a transposition (channel shuffle).
+
+As long as every rectangle loses whole rows and columns, what survives keeps its order everywhere. Otherwise the rules
+are run once more, on the labels of the slim tensors: where a parameter meets its input in another order than in the
+dense model, the parameter's entries are gathered by identity. Where two activations disagree, nothing can be gathered.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from torch import fx
+
+from graphprune.graph.propagate import Labelling, rule_for, substitute
+from graphprune.graph.size_model import SizeModel
+from graphprune.graph.solve import Solution
+from graphprune.rules.indexing import propagate_indexes
+from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, operands_of
+from graphprune.rules.registry import RULES, Call, Slim
+from graphprune.utils.arrays import Dims, Ids, Mask, Shape
+from graphprune.utils.operators import short_name
+
+Orders = dict[Axis, Ids]
+
+
+class Disorder(Exception):
+    """Two activations meet with their channels in different orders."""
+
+
+def ragged(labelling: Labelling, solution: Solution, alive: Mask) -> list[Ids]:
+    """The rectangles that lose different entries in different rows."""
+    found = []
+    for ids, _ in labelling.labels.facts.rectangles:
+        mask = alive[solution.of[ids]]
+        rows = mask[mask.any(axis=1)]
+        if len(rows) and not (rows == rows[0]).all():
+            found.append(ids)
+    return found
+
+
+class ReplayedLabels(Labels):
+    """Labels for the second run: nothing is new, and every fact must be one that the dense run knew."""
+
+    def __init__(self, labelling: Labelling, free: Mask, orders: Orders) -> None:
+        super().__init__()
+        self.count = labelling.labels.count
+        self.free = free
+        self.orders = orders
+        self.changed = False
+        self._axes = labelling.labels.axes
+        self._starts = np.array([a.start for a in self._axes])
+        facts = labelling.labels.facts
+        self._unions = _by_site((a, b, site) for a, b, site in facts.unions)
+        self._parts = _by_site((w, a, b, site) for w, a, b, site in facts.parts)
+        self._fresh = _by_site((a, a.site) for a in self._axes)
+        self._ordered = _by_site(facts.ordered)
+
+    def fresh(self, shape: Shape, dims: Any, kind: str, name: str = "") -> Ids:
+        (axis,) = self._next(self._fresh)
+        sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
+        if int(np.prod(sizes)) != axis.size:
+            raise Disorder(f"{axis.kind} labels are made again in another size")
+        return np.arange(axis.start, axis.start + axis.size).reshape(sizes)
+
+    def fix(self, labs: Any, text: str) -> None:
+        """Said before."""
+
+    def rectangle(self, ids: Ids) -> None:
+        """Said before."""
+
+    def chosen(self, ids: Ids, count: int) -> None:
+        """Said before."""
+
+    def inexact(self, text: str) -> None:
+        """Said before."""
+
+    def in_order(self, ids: Ids) -> None:
+        (dense,) = self._next(self._ordered)
+        dense, slim = dense.ravel(), ids.ravel()
+        if not np.array_equal(dense[np.isin(dense, slim)], slim):
+            raise Disorder("an operation depends on the order of its channels")
+
+    def _next(self, table: dict[int, list[tuple]]) -> tuple:
+        if not table[self.site]:
+            raise Disorder("the slim model runs through a rule differently")
+        return table[self.site].pop(0)
+
+    def unify(self, a: Ids, b: Ids) -> None:
+        if a is not b:
+            dense = np.broadcast_arrays(*self._next(self._unions))
+            self._agree(dense, (a, b))
+
+    def define(self, whole: Ids, first: Ids, second: Ids) -> None:
+        w, a, b = np.broadcast_arrays(*self._next(self._parts))
+        pair, slim = a * self.count + b, np.asarray(first) * self.count + second
+        self._agree((pair, w), (slim, whole))
+
+    def refine(self, lab: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
+        for _ in range(2):
+            self._next(self._fresh)
+        whole, row, cell = (v.ravel() for v in np.broadcast_arrays(*self._next(self._parts)))
+        order = np.argsort(whole, kind="stable")
+        at = order[np.searchsorted(whole[order], lab.ids)]
+        first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(lab.ids.ndim))
+        return LabelArray(row[at][first]), LabelArray(cell[at], cell=True)
+
+    def _agree(self, dense: Any, slim: Any) -> None:
+        """Every slim pair must be a dense pair; if not, a free parameter axis is put in order."""
+        a, b = (v.ravel() for v in dense)
+        x, y = (v.ravel() for v in np.broadcast_arrays(*slim))
+        if _subset((x, y), (a, b)):
+            return
+        if self._is_free(y):
+            self._put_in_order(y, _partners(a, b, x))
+        elif x.max(initial=0) < self.count and self._is_free(x):
+            self._put_in_order(x, _partners(b, a, y))
+        else:
+            raise Disorder("two activations meet in different orders")
+
+    def _is_free(self, labels: Ids) -> bool:
+        return bool(self.free[labels].all()) and len(np.unique(self._axis_of(labels))) == 1
+
+    def _axis_of(self, labels: Ids) -> Ids:
+        return np.searchsorted(self._starts, labels, "right") - 1
+
+    def _put_in_order(self, now: Ids, wanted: Ids) -> None:
+        axis = self._axes[int(self._axis_of(now[:1])[0])]
+        _, first = np.unique(wanted, return_index=True)
+        order = wanted[np.sort(first)]
+        if not axis.name or not np.array_equal(np.unique(order), np.unique(now)):
+            raise Disorder("a parameter would have to be in two orders")
+        self.orders[axis] = order - axis.start
+        self.changed = True
+
+
+def _by_site(facts: Any) -> dict[int, list[tuple]]:
+    table: dict[int, list[tuple]] = defaultdict(list)
+    for *fact, site in facts:
+        table[site].append(tuple(fact))
+    return table
+
+
+def _subset(pairs: tuple[Ids, Ids], known: tuple[Ids, Ids]) -> bool:
+    """Is every one of ``pairs`` among the ``known`` ones?"""
+    n = len(pairs[0])
+    first = np.unique(np.concatenate([pairs[0], known[0]]), return_inverse=True)[1]
+    values, second = np.unique(np.concatenate([pairs[1], known[1]]), return_inverse=True)
+    keys = first * len(values) + second
+    return bool(np.isin(keys[:n], keys[n:]).all())
+
+
+def _partners(a: Ids, b: Ids, x: Ids) -> Ids:
+    """For every entry of ``x`` the ``b`` that stands beside it in ``a``."""
+    values, first = np.unique(a, return_index=True)
+    if len(values) != len(a) and len(np.unique(np.stack([a, b], 1), axis=0)) != len(values):
+        raise Disorder("a channel stands in several places")
+    at = np.searchsorted(values, x)
+    if (at >= len(values)).any() or (values[np.minimum(at, len(values) - 1)] != x).any():
+        raise Disorder("a channel stands where it did not stand before")
+    return b[first[at]]
+
+
+class SlimRun:
+    """The labels of every slim tensor, made by the same rules."""
+
+    def __init__(self, labelling: Labelling, sizes: SizeModel, alive: Mask) -> None:
+        self.labelling = labelling
+        self.sizes = sizes
+        self.alive = alive
+        self.free = _free_labels(labelling)
+        self.axes = {a.name: a for a in labelling.labels.axes if a.name}
+        self.orders: Orders = {}
+
+    def run(self) -> Orders:
+        """Repeat until every parameter is in the order that its inputs ask for."""
+        for _ in range(12):
+            if not self._once():
+                return self.orders
+        raise Disorder("the orders of parameters depend on each other")
+
+    def _once(self) -> bool:
+        replay = ReplayedLabels(self.labelling, self.free, self.orders)
+        values: dict[fx.Node, Any] = {}
+        for site, node in enumerate(self.labelling.nodes):
+            replay.site = site
+            values[node] = self._value(replay, node, values)
+        return replay.changed
+
+    def _value(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        dense = self.labelling.values[node]
+        if node.op == "get_attr" and dense.labs:
+            return self._parameter(node)
+        if node.op != "call_function":
+            return dense
+        if node.target is operator.getitem:
+            source, item = values[node.args[0]], node.args[1]  # type: ignore[index]
+            return source[item] if isinstance(source, tuple) else source  # type: ignore[index]
+        return self._call(replay, node, values)
+
+    def _parameter(self, node: fx.Node) -> LabelledTensor:
+        name, shape = node.meta["tensor"], list(node.meta["shape"])
+        labs = []
+        for d in range(len(shape)):
+            axis = self.axes.get(f"{name}[{d}]")
+            if axis is not None:
+                ids = np.arange(axis.start, axis.start + axis.size)
+                living = ids[self.alive[self.sizes.solution.of[ids]]]
+                ids = axis.start + self.orders[axis] if axis in self.orders else living
+                shape[d] = len(ids)
+                labs.append(LabelArray(ids.reshape([-1 if k == d else 1 for k in range(len(shape))])))
+        return LabelledTensor(tuple(shape), tuple(labs), movable=True)
+
+    def _call(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        op: Any = node.target
+        dense = self.labelling.values[node]
+        outs = tuple(self._shape(node, i, v) for i, v in enumerate(dense if isinstance(dense, tuple) else (dense,)))
+        args = self._resized(op, node, outs)
+        args = substitute(args, values)
+        kwargs = {k: substitute(v, values) for k, v in node.kwargs.items()}
+        operands = operands_of(args, *kwargs.values())
+        call = Call(short_name(op), replay, outs, used=self.labelling.used(node))
+        result = rule_for(op, operands)(call, *args, **kwargs)
+        pointing = any(value.points is not None for value in operands)
+        return propagate_indexes(call, op, operands, result) if pointing else result
+
+    def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
+        return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))
+
+    def _resized(self, op: Any, node: fx.Node, outs: tuple[Shape, ...]) -> Any:
+        if op not in RULES or RULES[op].resize is None:
+            return node.args
+        first = node.args[0]
+        dense = self.labelling.values[first] if isinstance(first, fx.Node) else None
+
+        def position(dim: int, stop: int) -> int:
+            return self.sizes.count_in(self.alive, dense, dim % dense.ndim, stop) if dense else stop
+
+        counts = {
+            name: self.sizes.count_in(self.alive, value, 0)
+            for name, value in self.labelling.counts.get(node, {}).items()
+        }
+        marked = (dense, *node.args[1:]) if dense is not None else node.args
+        resized = RULES[op].resize(Slim(outs, position, counts), marked)  # type: ignore[misc]
+        return (first, *resized[1:])
+
+
+def _free_labels(labelling: Labelling) -> Mask:
+    """Labels of parameters that no activation carries: their entries may be put in any order."""
+    free = np.ones(labelling.labels.count, bool)
+    free[0] = False
+    for value in labelling.values.values():
+        for one in value if isinstance(value, tuple) else (value,):
+            if isinstance(one, LabelledTensor) and not one.movable:
+                for lab in one.labs:
+                    free[lab.ids.ravel()] = False
+    return free
+
+
+def orders_of(labelling: Labelling, sizes: SizeModel, alive: Mask) -> Orders:
+    """For parameter axes whose survivors change their order, the surviving entries in the new one.
+
+    Raises:
+        Disorder: the choice cannot be made exact by ordering parameters.
+    """
+    return SlimRun(labelling, sizes, alive).run()

@@ -1,0 +1,260 @@
+"""What sizes in the user's code demand of a choice of channels.
+
+Every size that the program gave to ``view``, ``split``, a slice or ``groups=`` must, in the slim model, be the size
+that the slim tensor has. Sizes are linear in the numbers of units kept: a :class:`Form` is a constant plus weighted
+bags of atoms, each of which counts while it lives. The outcome (:class:`Demands`) is a list of forms that must be zero,
+the atoms that must stay (a literal in the code), and for every integer attribute the dimension that tells its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import fx, nn
+
+from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant
+from graphprune.graph.propagate import Labelling
+from graphprune.graph.size_model import SizeModel
+from graphprune.graph.solve import Solution
+from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of
+from graphprune.tracing.tracer import Trace
+from graphprune.utils.arrays import Ids, Mask
+
+
+@dataclass(frozen=True)
+class Equation:
+    """``form == 0`` must hold for the units that are kept; ``line`` is where the code demands it."""
+
+    form: LinearExpression
+    line: Line | None
+
+
+@dataclass
+class SizeConstraints:
+    """What the sizes in a program demand; ``frozen`` maps atoms to the reason why they must stay."""
+
+    equations: list[Equation] = field(default_factory=list)
+    frozen: dict[int, str] = field(default_factory=dict)
+    attributes: dict[str, SizeUse] = field(default_factory=dict)
+
+
+def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpression) -> LinearExpression | None:
+    """The operand on the ``left`` (or right) of an operation that makes ``size`` of it and a ``known`` one."""
+    if op == "+":
+        return size.plus(known, -1)
+    if op == "-":
+        return size.plus(known) if left else known.plus(size, -1)
+    if known.bags or not known.constant or op == "%":
+        return None
+    if op == "*":
+        return size.times(1 / known.constant)
+    return size.times(known.constant) if left else None
+
+
+class ConstraintBuilder:
+    """Reads the size log of one trace and collects its demands."""
+
+    def __init__(self, trace: Trace, sizes: SizeModel) -> None:
+        self.sizes = sizes
+        self.trace = trace
+        self.demands = SizeConstraints()
+        self.forms: dict[str, LinearExpression] = {}
+
+    def read(self) -> SizeConstraints:
+        log = self.trace.sizes
+        uses = [u for u in log.uses if not self._rebuilt(u.module)]
+        self._define_attributes(uses)
+        for use in log.uses:
+            if self._rebuilt(use.module):
+                self._define_heads(use)
+        for use in uses:
+            self._demand_use(use)
+        for left, right, line, module in log.equalities:
+            if not self._rebuilt(module):
+                self._demand(left, right, line)
+        for expr, line, module in log.numbers:
+            if not self._rebuilt(module):
+                self._demand_number(expr, line)
+        for ids, _ in self.sizes.labelling.labels.facts.rectangles:
+            self._demand_rectangle(ids)
+        return self.demands
+
+    def _rebuilt(self, module: str) -> bool:
+        """torch.nn.MultiheadAttention works its sizes out itself; the rewriter rebuilds it."""
+        return issubclass(self.trace.modules.get(module, nn.Module), nn.MultiheadAttention)
+
+    def _define_attributes(self, uses: list[SizeUse]) -> None:
+        """An attribute's value is the size of the first labelled dimension it was given for."""
+        for use in uses:
+            new = isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.forms
+            if new and self.sizes.labelled(use.node, use.dim):
+                path = next(attributes_of(use.expr)).path
+                self.demands.attributes[path] = use
+                self.forms[path] = self._safe_form(use)
+        for path, use in self._compared():
+            if path not in self.forms:
+                self.demands.attributes[path] = use
+                self.forms[path] = self._safe_form(use)
+        while any(self._invert(use) for use in uses) or any(self._invert(use, divisors=False) for use in uses):
+            pass
+
+    def _compared(self) -> Iterator[tuple[str, SizeUse]]:
+        """``x.shape[-1] == self.width``: the attribute is the size of that dimension."""
+        for left, right, line, module in self.trace.sizes.equalities:
+            pairs = () if self._rebuilt(module) else ((left, right), (right, left))
+            for size, attribute in pairs:
+                if not (isinstance(size, Dim) and isinstance(attribute, Attr)):
+                    continue
+                if self.sizes.labelled(size.node, size.dim):
+                    yield attribute.path, SizeUse(size.node, size.dim, attribute, line, module)
+
+    def _define_heads(self, use: SizeUse) -> None:
+        """``batch * num_heads``, with ``num_heads`` an attribute, in torch.nn.MultiheadAttention."""
+        if isinstance(use.expr, BinOp) and use.expr.op == "*" and self.sizes.labelled(use.node, use.dim):
+            for attribute in attributes_of(use.expr):
+                self.demands.attributes.setdefault(attribute.path, use)
+
+    def _safe_form(self, use: SizeUse) -> LinearExpression:
+        try:
+            return self.sizes.form(use.node, use.dim)
+        except NotLinear as error:
+            self._freeze(error.atoms, use.line, "two choices in one size")
+            return constant(self.sizes.dense(use.node, use.dim))
+
+    def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
+        """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
+
+        Without ``divisors``, those of which nothing is known stay what they are.
+        """
+        if use.prefix or not self.sizes.labelled(use.node, use.dim):
+            return False
+        unknown = self._unknown(use.expr, divisors)
+        form = self._solved(use.expr, unknown[0], self._safe_form(use)) if len(unknown) == 1 else None
+        if form is None:
+            return False
+        self.demands.attributes[unknown[0].path] = use
+        self.forms[unknown[0].path] = form
+        return True
+
+    def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
+        """The attributes in an expression that no size has told yet, as often as they occur."""
+        if isinstance(expr, BinOp):
+            right = self._unknown(expr.right, divisors) if divisors or expr.op != "//" else []
+            return self._unknown(expr.left, divisors) + right
+        return [expr] if isinstance(expr, Attr) and expr.path not in self.forms else []
+
+    def _solved(self, expr: Expr, unknown: Attr, size: LinearExpression) -> LinearExpression | None:
+        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
+        if not isinstance(expr, BinOp):
+            return size
+        left = unknown in attributes_of(expr.left)
+        try:
+            known = self._evaluate(expr.right if left else expr.left)
+        except NotLinear:
+            return None
+        size_of_side = _inverse(expr.op, left, known, size)
+        return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
+
+    def _demand_use(self, use: SizeUse) -> None:
+        stop = use.expr.value if use.prefix else None
+        labelled = self.sizes.labelled(use.node, use.dim)
+        if not labelled and isinstance(use.expr, Const):
+            return
+        try:
+            size = self.sizes.form(use.node, use.dim, stop) if labelled else constant(use.expr.value)
+            self._require(size, use.expr, use.line)
+        except NotLinear as error:
+            if use.prefix or not self._same(use.node, use.dim, use.expr):
+                self._freeze(error.atoms, use.line, f"size {use.expr}")
+
+    def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
+        """Is the expression the size of a dimension of which the same entries live?"""
+        if not isinstance(expr, Dim):
+            return False
+        one, other = self.sizes.needs(node, dim), self.sizes.needs(expr.node, expr.dim)
+        return one is not None and other is not None and np.array_equal(one, other)
+
+    def _demand(self, left: Expr, right: Expr, line: Line | None) -> None:
+        try:
+            self._require(self._evaluate(left), right, line)
+        except NotLinear as error:
+            if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
+                self._freeze(error.atoms, line, f"{left} == {right}")
+
+    def _require(self, size: LinearExpression, expr: Expr, line: Line | None) -> None:
+        if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).bags:
+            if size.bags:
+                raise NotLinear(size, divisor)
+            difference = self._evaluate(expr.left).plus(divisor, -size.constant)
+        else:
+            difference = size.plus(self._evaluate(expr), -1)
+        if not difference.bags:
+            return
+        if isinstance(expr, Const):
+            self._freeze(difference.atoms, line, f"the size {expr} is a literal")
+        else:
+            self.demands.equations.append(Equation(difference, line))
+
+    def _evaluate(self, expr: Expr) -> LinearExpression:
+        if isinstance(expr, Const):
+            return constant(expr.value)
+        if isinstance(expr, Attr):
+            return self.forms.get(expr.path, constant(expr.value))
+        if isinstance(expr, Dim):
+            return self.sizes.form(expr.node, expr.dim)
+        left, right = self._evaluate(expr.left), self._evaluate(expr.right)
+        if expr.op in "+-":
+            return left.plus(right, 1 if expr.op == "+" else -1)
+        if expr.op == "*" and not left.bags:
+            return right.times(left.constant)
+        if right.bags and expr.op == "//" and left.bags:
+            return self._kept_quotient(expr, left, right)
+        if right.bags or (expr.op in "//%" and (not right.constant or (expr.op == "%" and left.bags))):
+            raise NotLinear(left, right)
+        if expr.op in "//%" and not left.bags:
+            return constant(OPERATORS[expr.op](int(left.constant), int(right.constant)))
+        return left.times(right.constant if expr.op == "*" else 1 / right.constant)
+
+    def _kept_quotient(self, expr: BinOp, left: LinearExpression, right: LinearExpression) -> LinearExpression:
+        """``width // heads`` within a larger expression: both may change, as long as the quotient stays."""
+        quotient = expr.value
+        if expr.left.value != quotient * expr.right.value:
+            raise NotLinear(left, right)
+        difference = left.plus(right, -quotient)
+        if difference.bags:
+            self.demands.equations.append(Equation(difference, None))
+        return constant(quotient)
+
+    def _demand_number(self, expr: Expr, line: Line | None) -> None:
+        """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""
+        text = f"the size {expr} is used as a number"
+        try:
+            if isinstance(expr, BinOp):
+                self._require(constant(expr.value), expr, line)
+            else:
+                self._freeze(self._evaluate(expr).atoms, line, text)
+        except NotLinear as error:
+            self._freeze(error.atoms, line, text)
+
+    def _demand_rectangle(self, ids: Ids) -> None:
+        try:
+            rows = self.sizes.rectangle(ids)
+        except NotLinear as error:
+            self._freeze(error.atoms, None, "rows and cells in one rectangle")
+            return
+        for row in rows[1:]:
+            difference = row.plus(rows[0], -1)
+            if difference.bags:
+                self.demands.equations.append(Equation(difference, None))
+
+    def _freeze(self, atoms: Ids, line: Line | None, text: str) -> None:
+        where = f" ({line[0]}:{line[1]})" if line else ""
+        for atom in np.unique(atoms).tolist():
+            self.demands.frozen.setdefault(atom, text + where)
+
+
+def read_constraints(trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask) -> SizeConstraints:
+    """Collect what the sizes of a traced program demand of the ``selectable`` atoms."""
+    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable)).read()

@@ -1,0 +1,69 @@
+"""The coupling graph that people look at: which axes go together, by which operation, on which line."""
+
+from __future__ import annotations
+
+import linecache
+from dataclasses import dataclass
+
+import networkx as nx
+import numpy as np
+
+from graphprune.graph.propagate import Labelling
+from graphprune.tracing.sizes import Line
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """Two axes whose entries go together, and the operation that ties them."""
+
+    first: str
+    second: str
+    op: str
+    line: Line | None
+
+    def __str__(self) -> str:
+        return f"{self.first} ~ {self.second} by {self.op} at {describe_line(self.line)}"
+
+
+def describe_line(line: Line | None) -> str:
+    """``file:number: source`` of a line of the user's code."""
+    if line is None:
+        return "an unknown line"
+    source = linecache.getline(*line).strip()
+    return f"{line[0]}:{line[1]}: {source}" if source else f"{line[0]}:{line[1]}"
+
+
+def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
+    """Nodes are axes (of parameters, rows, cells; ``kind``, ``size``), edges couplings (``op``, ``line``, ``site``)."""
+    graph = nx.MultiGraph()
+    axes = labelling.labels.axes
+    names = [a.name or f"{a.kind}@{labelling.nodes[a.site].name}#{a.start}" for a in axes]
+    for name, axis in zip(names, axes, strict=True):
+        graph.add_node(name, kind=axis.kind, size=axis.size)
+    for first, second, site in _edges(labelling):
+        node = labelling.nodes[site]
+        op = str(getattr(node.target, "_schema", node.target)).split("(")[0]
+        graph.add_edge(names[first], names[second], op=op, line=node.meta.get("line"), site=site)
+    return graph
+
+
+def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
+    starts = np.array([a.start for a in labelling.labels.axes])
+    facts = labelling.labels.facts
+    pairs = [*facts.unions, *((whole, part, site) for whole, *both, site in facts.parts for part in both)]
+    edges: dict[tuple[int, int, int], None] = {}
+    for a, b, site in pairs:
+        x, y = (np.searchsorted(starts, v.ravel(), "right") - 1 for v in np.broadcast_arrays(a, b))
+        for first, second in np.unique(np.stack([x, y], 1), axis=0).tolist():
+            if first >= 0 and second >= 0 and first != second:
+                edges[first, second, site] = None
+    return list(edges)
+
+
+def couplings_within(graph: nx.MultiGraph, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
+    """Couplings between ``axes``, directly or by way of rows and cells, in the order of execution."""
+    named = set(axes)
+    inner = [n for n, kind in graph.nodes(data="kind") if kind in ("row", "cell", "repeat", "filled")]
+    reached = named | {n for n in inner if named & set(graph.neighbors(n))}
+    edges = sorted(graph.subgraph(reached).edges(data=True), key=lambda e: e[2]["site"])
+    return tuple(Coupling(a, b, data["op"], data["line"]) for a, b, data in edges)

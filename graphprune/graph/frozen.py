@@ -1,0 +1,50 @@
+"""What cannot be pruned, and why."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.candidates import candidates
+from graphprune.graph.couplings import describe_line
+from graphprune.graph.groups import Frozen
+from graphprune.utils.arrays import Mask
+
+
+def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
+    """Parameter axes that cannot be pruned (wholly or in part), and why."""
+    demanded = _demanded(graph)
+    reported = _reported(graph)
+    found = []
+    for axis in graph.units.axes:
+        classes = graph.units.labels_of(axis)
+        reasons = graph.solution.reason[classes]
+        fixed = (reasons >= 0) & reported[reasons]
+        if fixed.any():
+            number = int(reasons[fixed][0])
+            found.append(Frozen(axis.name, int(fixed.sum()), axis.size, _reason(graph, number)))
+        elif demanded:
+            atoms = graph.solution.expand(classes)[0]
+            held = [a for a in np.unique(atoms).tolist() if a in demanded]
+            if held:
+                found.append(Frozen(axis.name, len(held), axis.size, demanded[held[0]]))
+    unused = ((n, s) for n in graph.trace.unreached for s in [graph.trace.shapes[n]] if len(s))
+    note = f" ({graph.trace.note})" if graph.trace.note else ""
+    found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]
+    return tuple(found)
+
+
+def _demanded(graph: Analysis) -> dict[int, str]:
+    """What the sizes in the program freeze when something is to be taken from everything."""
+    return candidates(graph, np.ones(len(graph.units.groups), bool), head_width=False)[1].frozen
+
+
+def _reported(graph: Analysis) -> Mask:
+    """Which reasons are about channels at all: kernel sizes and the like are not."""
+    return np.array([bool(r.text) for r in graph.labelling.labels.facts.reasons] or [False])
+
+
+def _reason(graph: Analysis, number: int) -> str:
+    reason = graph.labelling.labels.facts.reasons[number]
+    line = graph.labelling.nodes[reason.site].meta.get("line")
+    return f"{reason.text}, at {describe_line(line)}" if line else reason.text

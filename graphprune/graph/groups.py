@@ -1,0 +1,163 @@
+"""Units and groups: what can be removed, what goes with it, and what cannot go.
+
+A *unit* is an atom of :mod:`graphprune.solve` that reaches a parameter: the smallest thing that can be removed. A
+*group* is the set of units that occur in the same parameter axes, so that one can be ranked against another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from graphprune.graph.couplings import Coupling
+from graphprune.graph.propagate import Labelling
+from graphprune.graph.solve import KINDS, Solution
+from graphprune.rules.labels import Axis
+from graphprune.utils.arrays import Ids
+
+SHOWN_KINDS = {"filled": "channel"}
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """Where units stand: unit ``unit[i]`` is needed by entry ``index[i]`` of parameter axis ``axis[i]``."""
+
+    unit: Ids
+    axis: Ids
+    index: Ids
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that occur in the same parameter axes.
+
+    Attributes:
+        name: the module (or parameter axis) that makes these channels; with ``:row`` and the like for other kinds.
+        kind: ``channel``; ``row`` (a head, a key/value group, a whole group of a convolution); ``repeat`` (a query
+            head within its key/value group); ``cell`` (a channel within each row: head width).
+        axes: the parameter axes, ``"layer1.0.conv1.weight[0]"``.
+        atoms: the class of each unit in the solution, in the order of the first axis.
+    """
+
+    name: str
+    kind: str
+    axes: tuple[str, ...]
+    atoms: Ids = field(repr=False)
+    source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = field(default=None, repr=False)
+
+    @property
+    def units(self) -> int:
+        """How many units can be removed independently."""
+        return len(self.atoms)
+
+    @property
+    def couplings(self) -> tuple[Coupling, ...]:
+        """Why these axes go together: the operations and source lines that tie them."""
+        return self.source(self.axes) if self.source else ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.units} units ({self.kind}) in {len(self.axes)} parameter axes"]
+        lines += [f"  {axis}" for axis in self.axes]
+        return "\n".join([*lines, *(f"  because {c}" for c in self.couplings)])
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A parameter axis of which ``count`` of ``size`` entries can never be removed, and why."""
+
+    axis: str
+    count: int
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        some = "" if self.count == self.size else f" ({self.count} of {self.size})"
+        return f"{self.axis}{some}: {self.reason}"
+
+
+class Units:
+    """All units of a model, grouped. Built once from a solution; see :class:`Group`."""
+
+    def __init__(self, labelling: Labelling, solution: Solution) -> None:
+        self.labelling = labelling
+        self.solution = solution
+        self.axes: list[Axis] = [a for a in labelling.labels.axes if a.name]
+        self.occurrences = self._occurrences()
+        self.groups = self._groups()
+
+    def labels_of(self, axis: Axis) -> Ids:
+        """The classes of the entries of one axis."""
+        return self.solution.of[axis.start : axis.start + axis.size]
+
+    def _occurrences(self) -> Occurrences:
+        if not self.axes:
+            empty = np.zeros(0, np.int64)
+            return Occurrences(empty, empty, empty)
+        sizes = [a.size for a in self.axes]
+        number = np.repeat(np.arange(len(self.axes)), sizes)
+        index = np.concatenate([np.arange(n) for n in sizes])
+        classes = np.concatenate([self.labels_of(a) for a in self.axes])
+        unit, axis, index = self.solution.expand(classes, number, index)
+        if self.solution.levels:
+            order = np.argsort(axis, kind="stable")
+            unit, axis, index = unit[order], axis[order], index[order]
+        return Occurrences(unit, axis, index)
+
+    def _groups(self) -> tuple[Group, ...]:
+        """Units by the axes they occur in, told apart by a sum of random numbers, one for each axis."""
+        unit, axis = self.occurrences.unit, self.occurrences.axis
+        if not len(unit):
+            return ()
+        classes = len(self.solution.reason)
+        noise = np.random.default_rng(0).integers(1, 1 << 62, len(self.axes), dtype=np.int64)
+        signature = self.solution.kind.copy()
+        np.add.at(signature, unit, noise[axis])
+        first = np.full(classes, len(unit), np.int64)
+        first[unit[::-1]] = np.arange(len(unit))[::-1]
+        atoms = np.flatnonzero(first < len(unit))
+        return self._named(_partition(atoms, signature[atoms], first[atoms]))
+
+    def _named(self, members: list[Ids]) -> tuple[Group, ...]:
+        group_of = np.full(len(self.solution.reason), -1, np.int64)
+        group_of[[m[0] for m in members]] = np.arange(len(members))
+        group = group_of[self.occurrences.unit]
+        pairs = np.stack([group, self.occurrences.axis], 1)[group >= 0]
+        axes: list[list[int]] = [[] for _ in members]
+        for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
+            axes[number].append(axis)
+        used: dict[str, int] = {}
+        return tuple(self._group(m, [self.axes[i].name for i in a], used) for m, a in zip(members, axes, strict=True))
+
+    def _group(self, atoms: Ids, axes: list[str], used: dict[str, int]) -> Group:
+        kind = KINDS[self.solution.kind[atoms[0]]]
+        kind = SHOWN_KINDS.get(kind, kind)
+        name = _group_name(axes[0], kind)
+        used[name] = used.get(name, 0) + 1
+        return Group(name if used[name] == 1 else f"{name}#{used[name]}", kind, tuple(axes), atoms)
+
+    @cached_property
+    def group_of(self) -> Ids:
+        """For every class the number of its group, or -1."""
+        table = np.full(len(self.solution.reason), -1, np.int64)
+        for i, group in enumerate(self.groups):
+            table[group.atoms] = i
+        return table
+
+
+def _partition(atoms: Ids, signature: Ids, first: Ids) -> list[Ids]:
+    """Atoms by equal signature; groups, and the units in each, in the order of first occurrence."""
+    order = np.lexsort((first, signature))
+    atoms, signature, first = atoms[order], signature[order], first[order]
+    starts = np.flatnonzero(np.diff(signature, prepend=signature[0] - 1))
+    pieces = np.split(atoms, starts[1:])
+    return [pieces[i] for i in np.argsort(first[starts])]
+
+
+def _group_name(axis: str, kind: str) -> str:
+    parameter, dim = axis.rsplit("[", 1)
+    module, _, tensor = parameter.rpartition(".")
+    plain = tensor == "weight" and dim == "0]" and module
+    return (module if plain else axis) + ("" if kind == "channel" else f":{kind}")

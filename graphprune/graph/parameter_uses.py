@@ -1,0 +1,63 @@
+"""What parameter axes are used for: which meet an input, which are factors of a normalization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprune.graph.propagate import Labelling
+from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable
+
+aten = torch.ops.aten
+
+
+SCALES: dict[Any, int] = {
+    aten.native_batch_norm.default: 1,
+    aten.native_layer_norm.default: 2,
+    aten.native_group_norm.default: 1,
+}
+"""At which argument a normalisation has the factors of its channels."""
+
+
+# ---------------------------------------------------------------- in a traced graph
+
+
+def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """Nodes that are computed from parameters and buffers alone."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        inputs = node.all_input_nodes
+        computed = node.op == "call_function" and inputs and all(n in found for n in inputs)
+        if computed or (node.op == "get_attr" and "tensor" in node.meta):
+            found.add(node)
+    return found
+
+
+def consumed_axes(labelling: Labelling) -> frozenset[str]:
+    """Parameter axes that meet an input: columns of a linear layer's weight, as opposed to its rows."""
+    known = _parameters_only(labelling.nodes)
+    table = AxisTable(labelling.labels.axes)
+    found: set[str] = set()
+    for node in labelling.nodes:
+        form = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in known), None)
+        weight = labelling.values[node.args[form.weight]] if form else None  # type: ignore[index]
+        owners = form.owners(weight, node.args, table) if form and weight is not None else None
+        for ids in owners.contracted if owners else ():
+            found |= table.names(ids)
+    return frozenset(found)
+
+
+def scale_axes(labelling: Labelling) -> frozenset[str]:
+    """Axes of the factors (gamma) of batch, layer, group and instance normalisations."""
+    known = _parameters_only(labelling.nodes)
+    table = AxisTable(labelling.labels.axes)
+    found: set[str] = set()
+    for node in labelling.nodes:
+        scale = node.args[SCALES[node.target]] if node.target in SCALES else None
+        if isinstance(scale, fx.Node) and scale in known:
+            for lab in labelling.values[scale].labs:
+                found |= table.names(lab.ids)
+    return frozenset(found - {""})

@@ -1,0 +1,170 @@
+"""Run the rules over a traced graph: every tensor gets its label arrays."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from graphprune.rules.factories import constant
+from graphprune.rules.indexing import index_tensors, propagate_indexes
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.rules.pointwise import elementwise
+from graphprune.rules.registry import Call, RuleFunction, rule_of
+from graphprune.tracing.tracer import Trace
+from graphprune.utils.arrays import Dims, Shape
+from graphprune.utils.operators import short_name
+
+aten = torch.ops.aten
+
+
+_MAKES_LABELS = {aten.expand.default, aten.repeat.default, aten.new_zeros.default, aten.new_ones.default}
+_MAKES_LABELS |= {aten.new_empty.default, aten.new_full.default}
+
+
+_SIZED = {aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format}
+_MAKES_LABELS |= _SIZED
+
+
+@dataclass
+class Labelling:
+    """The label arrays of every traced tensor, and the facts that rules wrote down."""
+
+    labels: Labels
+    nodes: list[fx.Node]
+    values: dict[fx.Node, Any] = field(default_factory=dict)
+    counts: dict[fx.Node, dict[str, LabelledTensor]] = field(default_factory=dict)
+    abstract: bool = True
+
+    def used(self, node: fx.Node) -> frozenset[int] | None:
+        """The results of a call that the program looks at. Where values are real it may look without a trace."""
+        if not self.abstract or "shapes" not in node.meta:
+            return None
+        return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
+
+    def value(self, node: fx.Node) -> LabelledTensor:
+        return self.values[node]
+
+    def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabelledTensor, int] | None:
+        """The labelled tensor and dimension that a size refers to; None where there are no labels."""
+        if isinstance(dim, str):
+            call = node.args[0] if node.target is operator.getitem else node
+            counted = self.counts.get(call, {}).get(dim)  # type: ignore[arg-type]
+            return (counted, 0) if counted else None
+        value = self.values.get(node)  # none for a node of a training run that was dropped
+        return (value, dim) if isinstance(value, LabelledTensor) else None
+
+
+def propagate(trace: Trace) -> Labelling:
+    """Label all tensors of ``trace``. Outputs of the model are fixed."""
+    labelling = Labelling(Labels(), list(trace.graph.nodes), abstract=trace.abstract)
+    noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
+    for site, node in enumerate(labelling.nodes):
+        labelling.labels.site = site
+        labelling.values[node] = _label_node(labelling, trace, node)
+        if node.target in _SIZED:
+            _fix_unseen_sizes(labelling, node, noted)
+    return labelling
+
+
+def _made(node: fx.Node) -> fx.Node:
+    """The call that made a tensor which Python got detached."""
+    return node.args[0] if node.target is aten.detach.default else node  # type: ignore[return-value]
+
+
+def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
+    """A tensor of numbers can only follow where its sizes were seen in the code; integers are not channels."""
+    value, dtype = labelling.values[node], node.meta["dtype"]
+    floats = dtype.is_floating_point or dtype.is_complex
+    seen = {d for d in range(value.ndim) if floats and (node, d) in noted}
+    held = [lab for lab in value.labs if not lab.dims <= seen]
+    labelling.labels.fix(held, f"{short_name(node.target)}: made with a size that was not followed")
+
+
+def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
+    if node.op == "call_function":
+        return _label_call(labelling, node)
+    if node.op == "get_attr":
+        name = node.meta.get("tensor")
+        if name is not None and (node.meta["dtype"].is_floating_point or node.meta["dtype"].is_complex):
+            return _label_parameter(labelling, trace, name, tuple(node.meta["shape"]))
+    if node.op == "output":
+        outputs = [labelling.values[n] for n in trace.outputs]
+        points = [LabelArray(value.points) for value in index_tensors(outputs) if value.points is not None]
+        labelling.labels.fix([*all_arrays(outputs), *points], "output of the model")
+        return None
+    return LabelledTensor(tuple(node.meta["shape"]))
+
+
+def _label_parameter(labelling: Labelling, trace: Trace, name: str, shape: Shape) -> LabelledTensor:
+    value = labelling.labels.parameter(name, shape)
+    if issubclass(trace.modules.get(name.rpartition(".")[0], nn.Module), torch.jit.ScriptModule):
+        labelling.labels.fix(value.labs, "its module was compiled by TorchScript")
+    return value
+
+
+def _label_call(labelling: Labelling, node: fx.Node) -> Any:
+    values = labelling.values
+    args = substitute(node.args, values)
+    if node.target is operator.getitem:
+        source = args[0]
+        return source[args[1]] if isinstance(source, tuple) else source
+    kwargs = {k: substitute(v, values) for k, v in node.kwargs.items()}
+    shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
+    outs = tuple(tuple(s) if s is not None else () for s in shapes)
+    op: Any = node.target
+    call = Call(short_name(op), labelling.labels, outs, used=labelling.used(node))
+    operands = operands_of(args, *kwargs.values())
+    result = rule_for(op, operands)(call, *args, **kwargs)
+    if any(value.points is not None for value in operands):
+        result = propagate_indexes(call, op, operands, result)
+    if node.meta.get("scripted") and takes_sizes(op):
+        call.freeze([*args, *kwargs.values(), result], "sizes inside TorchScript are not followed")
+    if call.counts:
+        labelling.counts[node] = call.counts
+    return result
+
+
+def takes_sizes(op: Any) -> bool:
+    """Does the operation have arguments that are sizes?"""
+    found = rule_of(op)
+    return found is not None and found.resize is not None
+
+
+def rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
+    """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
+    said = any(value.labs or value.points is not None for value in operands)
+    if not said and op not in _MAKES_LABELS:
+        return constant
+    found = rule_of(op)
+    if found is not None:
+        return found.function
+    return elementwise if torch.Tag.pointwise in op.tags else unknown
+
+
+def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Nothing is known of the operation: nothing that goes in can be removed."""
+    call.freeze([*args, *kwargs.values()], "operation without a rule")
+    return constant(call)
+
+
+def substitute(value: Any, values: dict[fx.Node, Any]) -> Any:
+    if isinstance(value, fx.Node):
+        found = values[value]
+        return replace(found, repeats=_repeats(value)) if value.meta.get("dtype") is torch.bool else found
+    if isinstance(value, tuple | list):
+        return [substitute(v, values) for v in value]
+    return value
+
+
+def _repeats(mask: fx.Node) -> Dims:
+    """The dimensions along which a mask was expanded."""
+    if mask.target is not aten.expand.default:
+        return frozenset()
+    new, old = mask.meta["shape"], mask.args[0].meta["shape"]  # type: ignore[union-attr]
+    old = (1,) * (len(new) - len(old)) + tuple(old)
+    return frozenset(d for d, (m, n) in enumerate(zip(old, new, strict=True)) if m == 1 < n)

@@ -1,0 +1,335 @@
+"""The proof of a rule: pruning the inputs and running the operation is running it and pruning the results.
+
+Each labelled dimension of each tensor of a sample gets fresh labels, the rule relates them, a random choice of what is
+removed is drawn, and the operation on slim inputs is compared with the slim part of the operation on dense inputs
+whose dead elements are zero. This *commuting square* is how the test suite proves every rule of graphprune, and how
+:func:`prove` proves one that was added from outside.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.errors import RuleError
+from graphprune.graph.solve import Solution, solve
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
+from graphprune.rules.registry import Call, Rule, Slim, in_any_type, rule_of
+from graphprune.rules.samples import Sample, T
+from graphprune.utils.arrays import Mask
+
+aten = torch.ops.aten
+
+
+SEEDS = 9
+
+
+TRIES = 400
+
+
+# The values are random or undefined: only shapes can be compared.
+NO_VALUES = frozenset(
+    (
+        aten.rand_like.default,
+        aten.randn_like.default,
+        aten.empty_like.default,
+        aten.empty.memory_format,
+        aten.new_empty.default,
+    )
+)
+
+
+# Sizes of these are demanded by the program that calls them (see graphprune.provenance), not by the rule.
+EQUAL_PIECES = frozenset((aten.split.Tensor,))
+
+
+# These change the order of channels unless every row of a rectangle keeps the same (see graphprune.order).
+SHUFFLES = frozenset((aten.channel_shuffle.default, aten.native_channel_shuffle.default))
+
+
+class RuleCheckError(RuleError):
+    """The square does not commute: the rule is wrong."""
+
+
+@dataclass(frozen=True)
+class SampleLabels:
+    """One call of a rule on a sample: its labelled arguments and results, and the solved facts."""
+
+    args: Any
+    kwargs: Any
+    outs: tuple[LabelledTensor, ...]
+    call: Call
+    solution: Solution
+    joint: bool
+
+    def tensors(self) -> list[LabelledTensor]:
+        return [*flatten(self.args, LabelledTensor), *flatten(self.kwargs, LabelledTensor)]
+
+    @property
+    def inexact(self) -> bool:
+        return bool(self.call.labels.facts.inexact)
+
+
+def flatten(value: Any, kind: type) -> Iterator[Any]:
+    if isinstance(value, kind):
+        yield value
+    elif isinstance(value, dict):
+        yield from flatten(list(value.values()), kind)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from flatten(item, kind)
+
+
+def replaced(function: Callable[[Any], Any], value: Any, kinds: Any) -> Any:
+    """Nested arguments with everything of ``kinds`` passed through ``function``."""
+    if isinstance(value, kinds):
+        return function(value)
+    if isinstance(value, dict):
+        return {k: replaced(function, v, kinds) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)([replaced(function, v, kinds) for v in value])
+    return value
+
+
+def sample_tensor(placeholder: Any, generator: torch.Generator) -> Tensor:
+    if isinstance(placeholder, Tensor):
+        return placeholder
+    shape, kind = placeholder.shape, placeholder.kind
+    if kind.startswith("int"):
+        return torch.randint(int(kind[3:]), shape, generator=generator)
+    if kind == "complex":
+        return torch.randn(shape, generator=generator, dtype=torch.complex128)
+    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+    if kind == "rows":
+        return (values[..., :1] > 0).expand(shape)
+    return {"float": values, "positive": values.square() + 0.1, "bool": values > 0}[kind]
+
+
+def joint(seed: int) -> bool:
+    """In every third case labels vary over two dimensions together."""
+    return seed % 3 == 2
+
+
+def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor:
+    """Fresh labels of every labelled dimension, or of two of them together."""
+    shape = tuple(placeholder.shape)
+    if isinstance(placeholder, Tensor):
+        return LabelledTensor(shape)
+    wanted = range(len(shape)) if placeholder.labelled is None else placeholder.labelled
+    dims = [d for d in wanted if shape[d] > 1]
+    if joint(seed) and len(dims) > 1:
+        i, j = dims[seed % (len(dims) - 1) :][:2]
+        ids = labels.fresh(shape, (i, j), "channel", "x")
+        labels.rectangle(ids.reshape(shape[i], -1))
+        return LabelledTensor(shape, (LabelArray(ids),))
+    labs = [LabelArray(labels.fresh(shape, [d], "channel", "x")) for d in dims]
+    repeats = frozenset([len(shape) - 1] if placeholder.kind == "rows" else [])
+    return LabelledTensor(shape, tuple(labs), seed % 2 == 0, repeats)
+
+
+def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says of some operations that they may change
+        result = op(*args, **kwargs)
+    return (result,) if isinstance(result, Tensor) else tuple(result)
+
+
+def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], seed: int) -> SampleLabels:
+    labels = Labels()
+    args, kwargs = replaced(lambda x: sample_labels(x, labels, seed), (one.args, one.kwargs), (T, Tensor))
+    shapes = tuple(tuple(out.shape) for out in dense)
+    call = Call(op._schema.name.split("::")[-1], labels, shapes, used=one.used)
+    labels.site = 0
+    result = entry.function(call, *args, **kwargs)
+    outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
+    return SampleLabels(args, kwargs, outs, call, solve(labels), joint(seed))
+
+
+def living_mask(x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
+    """Which elements live, in the full shape."""
+    living = np.ones(x.shape, bool)
+    for lab in x.labs:
+        living &= alive[solution.of[lab.ids]]
+    return torch.from_numpy(living)
+
+
+def slim_shape(living: Tensor) -> tuple[int, ...]:
+    """How long each dimension is in the row that has most; rows are equally long where they live at all."""
+    if not living.numel():
+        return tuple(living.shape)
+    sizes = []
+    for d, n in enumerate(living.shape):
+        rows = living.reshape(int(np.prod(living.shape[:d])), n, -1).any(dim=2)
+        sizes.append(int(rows.sum(dim=1).max()))
+    return tuple(sizes)
+
+
+def slimmed(x: Tensor, living: Tensor) -> Tensor:
+    shape = slim_shape(living)
+    if int(np.prod(shape)) != int(living.sum()):
+        raise RuleCheckError(f"{int(living.sum())} of {list(x.shape)} live, which do not fill {list(shape)}")
+    return x[living].reshape(shape)
+
+
+def rectangular(found: SampleLabels, alive: Mask, same: bool) -> bool:
+    """Does every row of every recorded rectangle that is not removed as a whole keep equally many entries?
+
+    With ``same`` they keep the same entries even: other choices change the order of channels where a tensor is
+    transposed, which is not the business of rules (see graphprune.order).
+    """
+    for ids, _ in found.call.labels.facts.rectangles:
+        classes = found.solution.of[ids]
+        rows = [alive[row] for row in classes if not removed_whole(found.solution, alive, row)]
+        if len({tuple(row) if same else int(row.sum()) for row in rows}) > 1:
+            return False
+    return True
+
+
+def removed_whole(solution: Solution, alive: Mask, row: np.ndarray) -> bool:
+    """Is something dead that every entry of the row needs?"""
+    needed = [set(solution.expand(row[i : i + 1])[0].tolist()) for i in range(len(row))]
+    return not all(alive[atom] for atom in set.intersection(*needed))
+
+
+def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
+    tensors = (*found.tensors(), *found.outs)
+    masks = [living_mask(x, found.solution, alive) for x in tensors]
+    same = found.joint or op in SHUFFLES
+    if not all(m.any() for m in masks if m.numel()) or not rectangular(found, alive, same):
+        return False
+    choices = found.call.labels.facts.choices
+    if any(alive[found.solution.of[ids]].sum() < count for ids, count, _ in choices):
+        return False
+    if op in EQUAL_PIECES:
+        lengths = [slim_shape(m) for m in masks[len(found.tensors()) :]]
+        return len(set(lengths)) == 1
+    return True
+
+
+def proposals(found: SampleLabels, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Random sets of atoms, at times only of one axis or one row, so that the constraints of others are met."""
+    atoms = np.flatnonzero(found.solution.atoms)
+    axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.call.labels.axes]
+    labs = [found.solution.of[lab.ids] for x in found.tensors() or found.outs for lab in x.labs]
+    for _ in range(TRIES if len(atoms) else 0):
+        if labs and rng.random() < 0.5:
+            removed = one_row(found.solution, labs[rng.integers(len(labs))], rng)
+        else:
+            pool = np.concatenate([axes[i] for i in rng.integers(len(axes), size=rng.integers(1, 4))])
+            pool = np.intersect1d(pool, atoms) if rng.random() < 0.8 else atoms
+            removed = pool[rng.random(len(pool)) < rng.choice([0.2, 0.5, 0.8])]
+        if len(removed):
+            yield removed
+
+
+def one_row(solution: Solution, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The atoms that only one entry of one dimension of a label array needs."""
+    dim = rng.integers(classes.ndim)
+    row = rng.integers(classes.shape[dim])
+    inside = solution.expand(classes.take([row], axis=dim).ravel())[0]
+    outside = solution.expand(np.delete(classes, row, axis=dim).ravel())[0]
+    return np.setdiff1d(inside, outside)
+
+
+def choose(op: Any, found: SampleLabels, rng: np.random.Generator) -> Mask:
+    """Which classes live, after a random admissible choice. Everything, where there is none."""
+    for removed in proposals(found, rng):
+        alive = found.solution.alive(removed)
+        if admissible(op, found, alive):
+            return alive
+    return found.solution.alive(np.zeros(0, np.int64))
+
+
+def resized(entry: Rule, found: SampleLabels, alive: Mask, slim_args: Any) -> Any:
+    """The slim arguments with those that are sizes rewritten, as the engine does it."""
+    if entry.resize is None:
+        return slim_args
+    first = found.args[0]
+
+    def position(dim: int, stop: int) -> int:
+        living = living_mask(first, found.solution, alive).movedim(dim, 0)
+        return int(living.reshape(len(living), -1).any(dim=1)[:stop].sum())
+
+    outs = tuple(slim_shape(living_mask(x, found.solution, alive)) for x in found.outs)
+    counts = {
+        k: int(living_mask(x, found.solution, alive).reshape(x.shape[0], -1).any(1).sum())
+        for k, x in found.call.counts.items()
+    }
+    args = entry.resize(Slim(outs, position, counts), (first, *slim_args[1:]))
+    return (slim_args[0], *args[1:]) if isinstance(first, LabelledTensor) else args
+
+
+def dense_side(op: Any, entry: Rule, found: SampleLabels, alive: Mask, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+    """The operation on dense tensors; what takes statistics over channels takes them over the living."""
+    living = living_mask(found.args[0], found.solution, alive) if isinstance(found.args[0], LabelledTensor) else None
+    if not found.inexact or living is None or living.all():
+        return run_operation(in_any_type(op), args, kwargs)
+    if entry.masked is None:
+        raise RuleCheckError(f"{op} is marked as inexact and has no masked form")
+    return run_operation(lambda *a, **k: entry.masked(living, *a, **k), args, kwargs)
+
+
+def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
+    """Check one choice. Returns whether anything was removed.
+
+    Raises:
+        Broken: the square does not commute.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    args, kwargs = replaced(lambda x: sample_tensor(x, generator), (one.args, one.kwargs), (T, Tensor))
+    copy = lambda value: replaced(Tensor.clone, value, Tensor)  # noqa: E731  (operations may work in place)
+    found = label_sample(op, entry, one, run_operation(in_any_type(op), *copy((args, kwargs))), seed)
+    alive = choose(op, found, np.random.default_rng(seed))
+    masks = iter([living_mask(x, found.solution, alive) for x in found.tensors()])
+    given = [(x, next(masks)) for x in (*flatten(args, Tensor), *flatten(kwargs, Tensor))]
+    zeroed = iter([x if 0 in x.stride() else x.masked_fill(~m, 0) for x, m in given])  # views are not masked
+    slim = iter([slimmed(x, m) for x, m in given])
+    dense = dense_side(op, entry, found, alive, *replaced(lambda _: next(zeroed), (args, kwargs), Tensor))
+    slim_args, slim_kwargs = replaced(lambda _: next(slim), (args, kwargs), Tensor)
+    try:
+        result = run_operation(in_any_type(op), resized(entry, found, alive, slim_args), slim_kwargs)
+    except (RuntimeError, IndexError, ValueError) as error:
+        raise RuleCheckError(f"{op} does not run on slim tensors: {error}") from error
+    for i, (x, expected, actual) in enumerate(zip(found.outs, dense, result, strict=True)):
+        if one.used is None or i in one.used:
+            wanted = slimmed(expected, living_mask(x, found.solution, alive))
+            compare(op, _renumbered(wanted, x, found.solution, alive), actual)
+    return not all(m.all() for _, m in given) or not all(
+        living_mask(x, found.solution, alive).all() for x in found.outs
+    )
+
+
+def _renumbered(numbers: Tensor, x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
+    """Numbers of entries as they are once the dead entries are gone."""
+    if x.points is None:
+        return numbers
+    place = alive[solution.of[x.points]].cumsum() - 1
+    return torch.from_numpy(place)[numbers]
+
+
+def compare(op: Any, expected: Tensor, actual: Tensor) -> None:
+    if expected.shape != actual.shape:
+        raise RuleCheckError(f"{op}: {list(actual.shape)} instead of {list(expected.shape)}")
+    if op not in NO_VALUES and not torch.allclose(expected, actual, rtol=1e-9, atol=1e-12):
+        raise RuleCheckError(f"{op}: differs by {(expected - actual).abs().max():.1e}")
+
+
+def check_rule(op: Any) -> int:
+    """Take the rule of an operator through the commuting square on its samples.
+
+    Returns:
+        In how many of the random choices something was removed; 0 says that the rule freezes all that its samples show.
+
+    Raises:
+        RuleError: the operator has no rule, or pruning does not commute with it.
+    """
+    entry = rule_of(op)
+    if entry is None:
+        raise RuleError(f"op: {op} has no rule; register one with graphprune.rule")
+    return sum(check_square(op, entry, one, seed) for one in entry.samples for seed in range(SEEDS))

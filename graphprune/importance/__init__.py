@@ -1,0 +1,1 @@
+"""One score for every unit."""

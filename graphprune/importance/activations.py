@@ -1,0 +1,112 @@
+"""Criteria that read the activations which a unit sends to its consumers: the weights that sum over it.
+
+A group whose channels no weight sums over (keys and queries, which meet each other) has its L2 magnitude relative to
+its mean, which is what ``normalise="mean"`` makes of the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.calibration.moments import ConsumerStatistics
+from graphprune.graph.groups import Group
+from graphprune.importance.context import Context
+from graphprune.importance.magnitude import relative_magnitude
+from graphprune.utils.arrays import Ids, Scores
+
+RIDGE = 1e-3
+"""What is added to the diagonal of second moments, relative to its mean."""
+
+
+def wanda(group: Group, context: Context) -> Tensor:
+    """Weights times activations: sum of |W_ij| * sqrt(E[x_j²]) over outputs i of all consumers. [units]
+
+    Source: Sun, Liu, Bair and Kolter, "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024;
+    summed over outputs as An et al. (see :func:`flap`) do for whole channels.
+    """
+    return _scored(group, context, _wanda)
+
+
+def _wanda(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+    return _by_place(consumer, consumer.absolute * consumer.inputs.square.sqrt())
+
+
+def flap(group: Group, context: Context) -> Tensor:
+    """Fluctuation: Var[x_j] * ||W_j||² over all consumers. [units]
+
+    What a channel adds to its mean, which a bias can stand in for.
+
+    Source: An, Zhao, Yu, Tang and Wang, "Fluctuation-based Adaptive Structured Pruning for Large Language Models",
+    AAAI 2024.
+    """
+    return _scored(group, context, _flap)
+
+
+def _flap(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+    return _by_place(consumer, consumer.squares * consumer.inputs.variance)
+
+
+def schur(group: Group, context: Context) -> Tensor:
+    """What removing a unit costs its consumers after the best repair: ||W_j||² / [(G + λI)^-1]_jj. [units]
+
+    G are the second moments of a consumer's input, centred if it has a bias, which then takes up the mean; λ is
+    :data:`RIDGE` times the mean of G's diagonal. It is the squared error of the consumer's output when the other
+    channels take over in the least squares sense. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ)
+    with M = [(G + λI)^-1]_SS, the inverse of the Schur complement of what is kept. For kernels larger than 1, the taps
+    share the moments of their channel, an approximation, unless ``Statistics(taps=True)``.
+
+    Source: Meng, Ibrahim, Behdin, Hazimeh, Ponomareva and Mazumder, "OSSCAR: One-Shot Structured Pruning in Vision
+    and Language Models with Combinatorial Optimization", ICML 2024; Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
+    Structured Pruning for Large Language Models", NeurIPS 2024. The formula for one weight: Hassibi and Stork,
+    "Second order derivatives for network pruning: Optimal Brain Surgeon", NeurIPS 1992.
+    """
+    return _scored(group, context, _repaired, products=True)
+
+
+def _repaired(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+    moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    ridge = RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
+    identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
+    inverse = torch.linalg.inv(moments + ridge[:, None, None] * identity)
+    assert consumer.products is not None
+    units, scores = [np.zeros(0, np.int64)], [np.zeros(0)]
+    for unit, block, channel in _parts(consumer):
+        where = (block[:, None, None], channel[:, :, None], channel[:, None, :])
+        loss = torch.linalg.solve(inverse[where], consumer.products[where]).diagonal(dim1=1, dim2=2).sum(1)
+        units.append(unit)
+        scores.append(loss.cpu().numpy())
+    return np.concatenate(units), np.concatenate(scores)
+
+
+def _parts(consumer: ConsumerStatistics) -> list[tuple[Ids, Ids, Ids]]:
+    """What units have of each block: unit [n], block [n], channels [n, size]; one item for every size."""
+    block, channel = np.divmod(consumer.place, consumer.absolute.shape[1])
+    order = np.lexsort((channel, block, consumer.unit))
+    unit, block, channel = consumer.unit[order], block[order], channel[order]
+    new = np.flatnonzero((np.diff(unit, prepend=-1) != 0) | (np.diff(block, prepend=-1) != 0))
+    size = np.diff(new, append=len(unit))
+    return [
+        (unit[first], block[first], channel[first[:, None] + np.arange(n)])
+        for n in np.unique(size).tolist()
+        for first in [new[size == n]]
+    ]
+
+
+def _by_place(consumer: ConsumerStatistics, scores: Tensor) -> tuple[Ids, Scores]:
+    """``scores`` [blocks, channels] for every unit that owns a channel."""
+    return consumer.unit, scores.flatten().cpu().numpy()[consumer.place]
+
+
+def _scored(
+    group: Group,
+    context: Context,
+    scores_of: Callable[[ConsumerStatistics], tuple[Ids, Scores]],
+    products: bool = False,
+) -> Tensor:
+    found = context.over_consumers(group, scores_of, products)
+    return relative_magnitude(group, context) if found is None else torch.from_numpy(found)

@@ -1,0 +1,46 @@
+"""How much each residual block changes what goes through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphprune.calibration.statistics import Statistics
+from graphprune.graph.blocks import Block
+
+
+def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics | None) -> list[float]:
+    """How much each block changes what goes through it: one minus the cosine between its input and its result.
+
+    Without calibration batches, the mean square of its parameters.
+
+    Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024.
+    """
+    modules = [model.get_submodule(block.path) for block in blocks]
+    if statistics is None:
+        return [_mean_square(module) for module in modules]
+    changes: list[list[Tensor]] = [[] for _ in modules]
+
+    def hook(number: int) -> Any:
+        def note(module: nn.Module, args: Any, result: Tensor) -> None:
+            before, after = args[0].flatten(1).float(), result.flatten(1).float()
+            changes[number].append((1 - F.cosine_similarity(before, after)).mean())
+
+        return note
+
+    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(modules)]
+    try:
+        statistics.each_forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [float(torch.stack(values).mean()) for values in changes]
+
+
+def _mean_square(module: nn.Module) -> float:
+    total = sum(float(p.detach().square().sum()) for p in module.parameters())
+    return total / max(sum(p.numel() for p in module.parameters()), 1)

@@ -1,0 +1,76 @@
+"""Criteria that read gradients of a loss on calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.calibration.statistics import Gradients
+from graphprune.graph.groups import Group
+from graphprune.importance.combining import axis_sums
+from graphprune.importance.context import Context
+from graphprune.utils.arrays import Scores
+
+
+def taylor(group: Group, context: Context) -> Tensor:
+    """First-order change of the loss when a unit goes: E over batches of (sum of g * w over its parameters)². [units]
+
+    g is the gradient of a batch's loss. Products are summed with their signs within each coupled axis and reduced over
+    the axes; only then squared. With batches of one sample this is twice the Fisher information of a gate on the unit
+    (Theis et al. 2018, see :func:`fisher`).
+
+    Source: Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019.
+    """
+    return torch.from_numpy(context.once("taylor", lambda: _expected_squares(context))[group.atoms])
+
+
+def _expected_squares(context: Context) -> Scores:
+    total = np.zeros(len(context.units.solution.reason))
+
+    def visit(gradients: Gradients) -> None:
+        np.add(total, np.square(context.over_parameters(_products_with(gradients))), out=total)
+
+    batches = context.data.each_backward(visit)
+    return total / batches
+
+
+def _products_with(gradients: Gradients) -> Callable[[str, Tensor, Sequence[int]], list[Scores] | None]:
+    """The sums of g * w, for every dimension of a parameter; None without a gradient."""
+
+    def sums(name: str, tensor: Tensor, dims: Sequence[int]) -> list[Scores] | None:
+        gradient = gradients.get(name)
+        return None if gradient is None else axis_sums(tensor.detach() * gradient, dims)
+
+    return sums
+
+
+def fisher(group: Group, context: Context) -> Tensor:
+    """Second-order change of the loss, with a diagonal Fisher matrix for the Hessian: sum of 1/2 w² E[g²]. [units]
+
+    The sum is over the entries of all coupled parameters, the mean E over batches of the squared gradient of a
+    batch's loss: exact for batches of one sample, else an estimate that is the smaller the larger batches are.
+
+    Source: LeCun, Denker and Solla, "Optimal Brain Damage", NeurIPS 1989 (published 1990); with Fisher information
+    Theis, Korshunova, Tejani and Huszár, "Faster gaze prediction with dense networks and Fisher pruning", 2018
+    (arXiv:1801.05787); Singh and Alistarh, "WoodFisher: Efficient Second-Order Approximation for Neural Network
+    Compression", NeurIPS 2020.
+    """
+    entries = context.once("fisher", lambda: _fisher_entries(context))
+    return torch.from_numpy(context.saliency(group, entries))
+
+
+def _fisher_entries(context: Context) -> Callable[[str, Tensor], Tensor | None]:
+    squares: dict[str, Tensor] = {}
+
+    def visit(gradients: Gradients) -> None:
+        for name, gradient in gradients.items():
+            if name in squares:
+                squares[name].addcmul_(gradient, gradient)
+            else:
+                squares[name] = gradient.square()
+
+    batches = context.data.each_backward(visit)
+    return lambda name, w: w.square().mul_(squares[name]).mul_(0.5 / batches) if name in squares else None

@@ -1,0 +1,78 @@
+"""What the callbacks for training loops of other libraries share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from graphprune.errors import InputError, LoadError
+from graphprune.planning.options import Options
+from graphprune.pruning.optimizer import several
+from graphprune.training.gradual import GradualPruner
+from graphprune.training.schedules import Schedule
+
+
+@dataclass(eq=False)
+class PreparedPruner:
+    """The arguments of a :class:`GradualPruner`, which is made when the loop hands over its model.
+
+    Attributes:
+        pruner: None before.
+        saved: where to go on from, if training does.
+    """
+
+    schedule: Schedule
+    example_inputs: Any
+    ratio: float | None
+    averages: Sequence[nn.Module]
+    outputs: Callable[[Any], Any] | None
+    options: Options
+    pruner: GradualPruner | None = None
+    saved: Mapping[str, Any] = field(default_factory=dict)
+
+    def begin(self, model: nn.Module, optimizers: Sequence[Optimizer], processes: int) -> None:
+        """Training begins, or goes on from the state that was loaded.
+
+        Raises:
+            InputError: there are several processes: what holds the model in each would have to be made again.
+        """
+        if processes > 1:
+            raise InputError(
+                f"callback: prunes in training with one process, but this one has {processes}; prune between "
+                "trainings, with graphprune.prune_iteratively(..., tune={'accelerator': ...})"
+            )
+        pruner = self._pruner_of(model)
+        if self.saved:
+            pruner.restore(self.saved)
+            self.saved = {}
+        pruner.optimizers = several(list(optimizers))
+
+    def resume(self, model: nn.Module, state: Mapping[str, Any], where: str) -> None:
+        """Make the dense model as small as it was when ``state`` was saved.
+
+        Raises:
+            LoadError: there is no state, or it is of another model.
+        """
+        if not state:
+            raise LoadError(f"checkpoint: {where} is not of a training with this callback")
+        self._pruner_of(model).restore(state)
+        self.saved = state
+
+    def at(self, step: int) -> None:
+        """So many steps of the optimizer were taken; nothing happens if this is known already."""
+        if self.pruner is not None and step > self.pruner.steps:
+            self.pruner.at(step)
+
+    def state(self) -> dict[str, Any]:
+        """JSON data."""
+        return {} if self.pruner is None else self.pruner.state()
+
+    def _pruner_of(self, model: nn.Module) -> GradualPruner:
+        if self.pruner is None or self.pruner.model is not model:
+            given: dict[str, Any] = {"averages": self.averages, "outputs": self.outputs, **self.options}
+            self.pruner = GradualPruner(model, self.example_inputs, self.schedule, ratio=self.ratio, **given)
+        return self.pruner

@@ -1,0 +1,1 @@
+"""How many units of each group stay: options, budgets, allocation, validation, the plan."""

@@ -1,0 +1,110 @@
+"""Measure how long things take, and keep the times of kernels on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graphprune.utils.files import replace_file
+
+SHORTEST = 5e-3
+"""Seconds that one measurement takes at least."""
+
+
+TURN = 0.1
+"""Seconds that models which are measured side by side run for before the next one does."""
+
+
+def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
+    """Seconds that each of ``runs`` takes: the median of several turns after two that are not counted.
+
+    They take turns, and all but the first are measured in parts of what the first took in the turn before: a machine
+    that is slower for a while is slower for all of them. In its turn each is called several times, as it will be used:
+    the first call after another model finds caches and memory as that left them, and is not counted if it is short.
+    """
+    turns: list[list[float]] = [[] for _ in runs]
+    for run in (*runs, *runs):
+        run()
+    start = time.perf_counter()
+    while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
+        for run, found in zip(runs, turns, strict=True):
+            found.append(_turn(run, alone=len(runs) == 1))
+    first = statistics.median(turns[0])
+    ratios = ([t / beside for t, beside in zip(found, turns[0], strict=True)] for found in turns[1:])
+    return [first, *(first * statistics.median(found) for found in ratios)]
+
+
+def _turn(run: Callable[[], Any], alone: bool) -> float:
+    """The median time of as many calls as there is time for; of one call, if nobody else takes turns."""
+    times = [_seconds(run)]
+    while not alone and sum(times) < TURN:
+        times.append(_seconds(run))
+    return statistics.median(times[1:] or times)
+
+
+def _seconds(run: Callable[[], Any]) -> float:
+    _wait()
+    start = time.perf_counter()
+    run()
+    _wait()
+    return time.perf_counter() - start
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+@dataclass
+class KernelTable:
+    """Times of single operations on one device, by what was called on which shapes; kept in a JSON file.
+
+    Args:
+        device: where kernels run.
+        path: the file; None: in the user's cache folder, by device, threads and torch version.
+    """
+
+    device: torch.device
+    path: Path | None = None
+    times: dict[str, float] = field(default_factory=dict)
+    measured: int = 0
+
+    def __post_init__(self) -> None:
+        if self.path is None:
+            self.path = _cache_folder() / f"{_machine(self.device)}.json"
+        if self.path.exists():
+            self.times = json.loads(self.path.read_text())
+
+    def seconds(self, name: str, call: Callable[[], Callable[[], Any]]) -> float:
+        """The time of the kernel ``name``; ``call()`` prepares its tensors and returns what is to be timed."""
+        if name not in self.times:
+            with torch.no_grad():
+                (self.times[name],) = measure(call())
+            self.measured += 1
+        return self.times[name]
+
+    def save(self) -> None:
+        """Write what was measured since the last time. Another process's new entries are kept."""
+        if self.measured and self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            known = json.loads(self.path.read_text()) if self.path.exists() else {}
+            text = json.dumps(known | self.times)
+            replace_file(self.path, lambda path: path.write_text(text))
+            self.measured = 0
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "graphprune"
+
+
+def _machine(device: torch.device) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu-{torch.get_num_threads()}-threads"
+    return f"{name}-torch-{torch.__version__}".replace(" ", "-").replace("/", "-")

@@ -1,0 +1,257 @@
+"""Latency as a cost: measured kernels, looked up for any choice of channels.
+
+Every operation of the traced graph that computes something is a kernel with a few sizes that pruning may change. Its
+time is measured on this machine at the steps of a grid, when a search first asks for it, kept on disk, and interpolated
+between. What a whole model takes is calibrated against the model itself (see :mod:`graphprune.planner`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from graphprune.graph.dimensions import Dimensions, Needs
+from graphprune.graph.groups import Units
+from graphprune.graph.propagate import Labelling
+from graphprune.graph.size_model import SizeModel
+from graphprune.planning.kernel_table import KernelTable
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import Slim, rule_of
+from graphprune.utils.arrays import Mask, Scores
+
+STEPS = 8
+"""A size is measured at about this many multiples."""
+
+
+ALIGNMENT = 16
+"""Kernels are written for multiples of this many channels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One operation. ``dims`` are the numbers of its sizes that may change.
+
+    ``shapes`` (and ``outs``, of the first result) have for every tensor argument its sizes: a whole number, or
+    ``-1 - place in dims``; ``counts`` likewise for integer arguments such as ``groups``. The sizes of a ``tied``
+    kernel only change together: it is measured where it is asked for, not on a grid.
+    """
+
+    node: fx.Node
+    dims: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    outs: tuple[tuple[int, ...], ...]
+    counts: dict[str, int]
+    tied: bool
+
+    def name(self, sizes: tuple[int, ...]) -> str:
+        """What it is called in a table."""
+        tensors = [_filled(shape, sizes) for shape in self.shapes]
+        counts = {name: _filled((n,), sizes)[0] for name, n in self.counts.items()}
+        rest = [None if isinstance(a, fx.Node) else a for a in self.node.args]
+        plain = [a for a in rest if not isinstance(a, tuple | list) or not any(map(_is_node, a))]
+        return f"{self.node.target} {tensors} {plain} {counts} {self.node.meta.get('dtype', '')}"
+
+    def call(self, sizes: tuple[int, ...], device: torch.device) -> Callable[[], Any]:
+        """The operation on tensors of these sizes."""
+        shapes = iter(self.shapes)
+
+        def fill(value: Any) -> Any:
+            if isinstance(value, fx.Node):
+                return _sample(value, _filled(next(shapes), sizes), device)
+            if isinstance(value, tuple | list):
+                return [fill(v) for v in value]
+            return device if isinstance(value, torch.device) else value
+
+        args = tuple(fill(a) for a in self.node.args)
+        kwargs = {k: fill(v) for k, v in self.node.kwargs.items()}
+        args = self._resized(args, sizes)
+        op: Any = self.node.target
+        return lambda: op(*args, **kwargs)
+
+    def _resized(self, args: tuple[Any, ...], sizes: tuple[int, ...]) -> tuple[Any, ...]:
+        rule = rule_of(self.node.target)
+        if rule is None or rule.resize is None or not self.outs:
+            return args
+        outs = tuple(tuple(_filled(shape, sizes)) for shape in self.outs)
+        counts = {name: _filled((n,), sizes)[0] for name, n in self.counts.items()}
+        return rule.resize(Slim(outs, lambda dim, stop: stop, counts), args)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, fx.Node)
+
+
+def _filled(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+    return [n if n >= 0 else sizes[-1 - n] for n in shape]
+
+
+def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
+    dtype = node.meta["dtype"]
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.rand(shape, device=device, dtype=dtype)
+    return torch.zeros(shape, device=device, dtype=dtype)
+
+
+class LatencyModel:
+    """What a traced model takes, as a function of what lives: the sum of its kernels."""
+
+    def __init__(self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], table: KernelTable) -> None:
+        self.table = table
+        self.labelling = labelling
+        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.atoms))
+        nodes = [n for n in nodes if _computes(n)]
+        self._register(nodes)
+        self._needs = self.dimensions.needs()
+        self._alike = _signatures(self._needs, len(units.solution.reason))
+        self._dense = self.dimensions.counts(np.ones(len(units.solution.reason), bool))
+        self._first: dict[object, int] = {}
+        self.kernels = [self._kernel(node) for node in nodes]
+        self._seen: list[dict[tuple[int, ...], float]] = [{} for _ in nodes]
+
+    def _register(self, nodes: Sequence[fx.Node]) -> None:
+        """Give every size that takes part in a kernel its number."""
+        for node in nodes:
+            first = _first_output(node)
+            for tensor in (*_tensors(node), *([first] if first is not None else [])):
+                for dim in range(len(tensor.meta["shape"])):
+                    self.dimensions.number(tensor, dim)
+            for value in self.labelling.counts.get(node, {}).values():
+                self._count_number(value)
+
+    def _count_number(self, value: LabelledTensor) -> int:
+        classes = [self.dimensions.sizes.solution.of[lab.ids.ravel()] for lab in value.labs if lab.dims]
+        return self.dimensions.line(classes[0]) if classes else 0
+
+    def _kernel(self, node: fx.Node) -> Kernel:
+        places: dict[object, int] = {}
+        shapes = tuple(self._shape(argument, places) for argument in _tensors(node))
+        first = _first_output(node)
+        outs = (self._shape(first, places),) if first is not None else ()
+        counts = {}
+        for name, value in self.labelling.counts.get(node, {}).items():
+            counts[name] = self._size(self._count_number(value), value.shape[0], places)
+        dims = tuple(self._first[key] for key in places)
+        tied = bool(counts) or len(dims) > 2 or not self.dimensions.grids.isdisjoint(dims)
+        return Kernel(node, dims, shapes, outs, counts, tied)
+
+    def _shape(self, node: fx.Node, places: dict[object, int]) -> tuple[int, ...]:
+        sizes = enumerate(node.meta["shape"])
+        return tuple(self._size(self.dimensions.number(node, d), int(size), places) for d, size in sizes)
+
+    def _size(self, number: int, size: int, places: dict[object, int]) -> int:
+        """A size that may change becomes ``-1 - place``; sizes that need the same atoms are one."""
+        if number not in self._alike and number not in self.dimensions.grids:
+            return size
+        key = size, self._alike.get(number, f"grid {number}")
+        self._first.setdefault(key, number)
+        return -1 - places.setdefault(key, len(places))
+
+    def seconds(self, alive: Mask) -> float:
+        """The sum over all kernels."""
+        counts = self.dimensions.counts(alive)
+        return sum(self._time(i, tuple(counts[list(k.dims)].tolist())) for i, k in enumerate(self.kernels))
+
+    def prices(self, alive: Mask) -> Scores:
+        """By how much the latency falls with one unit less. [classes]"""
+        counts = self.dimensions.counts(alive)
+        slopes = np.zeros(len(counts))
+        for i, kernel in enumerate(self.kernels):
+            for dim, slope in zip(kernel.dims, self._slopes(i, tuple(counts[list(kernel.dims)].tolist())), strict=True):
+                slopes[dim] += slope
+        living = alive[self._needs.entry]
+        where, atom = self._needs.dim[living], self._needs.atom[living]
+        return np.bincount(atom, slopes[where], len(alive)).astype(np.float64)
+
+    def _slopes(self, number: int, sizes: tuple[int, ...]) -> list[float]:
+        """Seconds for each entry of every size, from here a step down."""
+        kernel, here = self.kernels[number], self._time(number, sizes)
+        if kernel.tied:
+            return [here / max(size, 1) / len(sizes) for size in sizes]
+        slopes = []
+        for i, size in enumerate(sizes):
+            below = max((p for p in self._grid(kernel.dims[i]) if p < size), default=0)
+            if not below:
+                slopes.append(0.0)
+                continue
+            less = self._time(number, (*sizes[:i], below, *sizes[i + 1 :]))
+            slopes.append(max(here - less, 0.0) / (size - below))
+        return slopes
+
+    def _time(self, number: int, sizes: tuple[int, ...]) -> float:
+        seen = self._seen[number]
+        if sizes not in seen:
+            kernel = self.kernels[number]
+            exact = kernel.tied or not sizes
+            seen[sizes] = self._measured(kernel, sizes) if exact else self._between(kernel, sizes)
+        return seen[sizes]
+
+    def _measured(self, kernel: Kernel, sizes: tuple[int, ...]) -> float:
+        return self.table.seconds(kernel.name(sizes), lambda: kernel.call(sizes, self.table.device))
+
+    def _between(self, kernel: Kernel, sizes: tuple[int, ...]) -> float:
+        """Linear interpolation in every size between the neighbouring points of the grid."""
+        corners = [_neighbours(self._grid(dim), size) for dim, size in zip(kernel.dims, sizes, strict=True)]
+        total = 0.0
+        for corner in product(*corners):
+            weight = float(np.prod([w for _, w in corner]))
+            if weight:
+                total += weight * self._measured(kernel, tuple(p for p, _ in corner))
+        return total
+
+    def _grid(self, dim: int) -> list[int]:
+        """The multiples at which a size is measured."""
+        dense = int(self._dense[dim])
+        step = ALIGNMENT * max(1, round(dense / STEPS / ALIGNMENT))
+        return sorted({min(ALIGNMENT // 2, dense), *range(step, dense, step), dense})
+
+
+def _signatures(needs: Needs, classes: int) -> dict[int, int]:
+    """For every dimension that can change, a number that dimensions with the same atoms share."""
+    noise = np.random.default_rng(2).integers(1, 1 << 62, classes, dtype=np.int64)
+    pairs = np.unique(np.stack([needs.dim, needs.atom]), axis=1)
+    found: dict[int, int] = {}
+    for dim in np.unique(pairs[0]).tolist():
+        found[dim] = int(noise[pairs[1][pairs[0] == dim]].sum())
+    return found
+
+
+def _neighbours(grid: list[int], size: int) -> list[tuple[int, float]]:
+    """The points around ``size`` with their weights."""
+    above = next((p for p in grid if p >= size), grid[-1])
+    below = max((p for p in grid if p <= size), default=grid[0])
+    if above == below:
+        return [(above, 1.0)]
+    share = (size - below) / (above - below)
+    return [(below, 1 - share), (above, share)]
+
+
+def _computes(node: fx.Node) -> bool:
+    """Does a node run a kernel on floats, rather than look at a tensor in another way?"""
+    schema = getattr(node.target, "_schema", None)
+    dtype = node.meta.get("dtype") or (first.meta["dtype"] if (first := _first_output(node)) is not None else None)
+    if schema is None or not schema.returns or not _tensors(node) or dtype is None or not dtype.is_floating_point:
+        return False
+    alias = schema.returns[0].alias_info
+    return (alias is None or alias.is_write) and node.target is not torch.ops.aten._unsafe_view.default
+
+
+def _tensors(node: fx.Node) -> list[fx.Node]:
+    """The tensors that a call is given, in order."""
+    found: list[fx.Node] = []
+    for value in (*node.args, *node.kwargs.values()):
+        found.extend(v for v in (value if isinstance(value, tuple | list) else (value,)) if isinstance(v, fx.Node))
+    return found
+
+
+def _first_output(node: fx.Node) -> fx.Node | None:
+    """The node of a call's (first) result; None: nobody uses it."""
+    if "shapes" not in node.meta:
+        return node if "shape" in node.meta else None
+    return next((user for user in node.users if user.target is operator.getitem and user.args[1] == 0), None)

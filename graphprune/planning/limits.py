@@ -1,0 +1,146 @@
+"""What a caller asks of particular groups: ratios, floors, ceilings, multiples, and what must stay."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from graphprune.errors import InputError
+from graphprune.graph.groups import Group
+from graphprune.utils.arrays import Ids
+
+
+@dataclass(frozen=True)
+class Override:
+    """What holds for some groups, whatever the rest of the plan does.
+
+    Args:
+        ratio: the fraction removed, 0 <= ratio < 1; None: as the plan decides.
+        min_units: at least so many stay.
+        max_ratio: at most this fraction is removed.
+        multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
+            become one by removing some.
+        frozen: nothing is removed.
+    """
+
+    ratio: float | None = None
+    min_units: int = 1
+    max_ratio: float = 1.0
+    multiple: int = 1
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and not 0 <= self.ratio < 1:
+            raise InputError(f"ratio: an override's ratio is a fraction, 0 <= ratio < 1, but is {self.ratio!r}")
+        if not 0 <= self.max_ratio <= 1:
+            raise InputError(f"max_ratio: must be a fraction, 0 <= max_ratio <= 1, but is {self.max_ratio!r}")
+        for name in ("min_units", "multiple"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"{name}: must be a whole number of units, at least 1, but is {value!r}")
+
+
+Match = str | type[nn.Module] | Callable[[Group], bool]
+"""A pattern for the names of groups or modules (``"layer1.*"``), a module class, or a question about a group."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What is asked of one group; ``why`` names what asked for it."""
+
+    ratio: float | None = None
+    least: int = 1
+    multiple: int = 1
+    why: str = ""
+
+    def allows(self, kept: Ids, units: int) -> Any:
+        """Which numbers of kept units are allowed. Keeping everything always is."""
+        return (kept == units) | ((kept >= self.least) & (kept % self.multiple == 0))
+
+
+def group_limits(
+    groups: Sequence[Group],
+    roles: Sequence[str],
+    overrides: Mapping[Any, Override],
+    ratios: Mapping[str, float | None],
+    default: Override,
+    modules: Mapping[str, type],
+) -> list[Limit]:
+    """One limit for each group: of its role's ratio, the defaults, and every override that matches.
+
+    Raises:
+        InputError: an override matches no group.
+    """
+    for match, override in overrides.items():
+        if not isinstance(override, Override):
+            raise InputError(
+                f"overrides: {match!r} maps to a {type(override).__name__}; map it to a graphprune.Override"
+            )
+    used: set[Any] = set()
+    found = []
+    for group, role in zip(groups, roles, strict=True):
+        asked = [(f"{role}=", Override(ratio=ratios[role]))] if ratios.get(role) is not None else []
+        for match, override in overrides.items():
+            if matches(match, group, modules):
+                used.add(match)
+                asked.append((_described(match), override))
+        found.append(_limit(group, default, asked))
+    _check_used(overrides, used, groups)
+    return found
+
+
+def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
+    values: dict[str, Any] = {f.name: getattr(default, f.name) for f in fields(Override)}
+    for _, override in asked:
+        for f in fields(Override):
+            value = getattr(override, f.name)
+            if value != f.default:
+                values[f.name] = value
+    least = max(values["min_units"], group.units - int(np.floor(values["max_ratio"] * group.units + 1e-9)), 1)
+    if values["frozen"]:
+        least = group.units
+    why = ", ".join(name for name, _ in asked)
+    return Limit(values["ratio"], min(least, group.units), values["multiple"], why)
+
+
+def _described(match: Any) -> str:
+    return repr(match) if isinstance(match, str) else str(getattr(match, "__name__", match))
+
+
+def _check_used(overrides: Mapping[Any, Override], used: set[Any], groups: Sequence[Group]) -> None:
+    for match in overrides:
+        if match not in used:
+            names = ", ".join(repr(g.name) for g in groups[:4])
+            raise InputError(f"overrides: {_described(match)} matches no group; there are {names}, ...")
+
+
+def matches(match: Match, group: Group, modules: Mapping[str, type]) -> bool:
+    """Does a pattern, module class or question fit a group? A group is at home in the module that makes it."""
+    makers = _makers(group, modules)
+    if isinstance(match, str):
+        return any(fnmatch.fnmatchcase(name, match) for name in (group.name, *makers))
+    if isinstance(match, type):
+        return any(issubclass(modules.get(name, nn.Module), match) for name in makers)
+    return bool(match(group))
+
+
+_SECOND = nn.Embedding | _ConvTransposeNd
+"""Modules whose weight's second dimension is what they put out."""
+
+
+def _makers(group: Group, modules: Mapping[str, type]) -> list[str]:
+    """The modules that put these channels out."""
+    found: dict[str, None] = {}
+    for axis in group.axes:
+        name, dim = axis[:-1].rsplit("[", 1)
+        module, _, tensor = name.rpartition(".")
+        second = tensor == "weight" and issubclass(modules.get(module, nn.Module), _SECOND)
+        if int(dim) == int(second):
+            found[module] = None
+    return list(found)

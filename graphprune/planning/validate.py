@@ -1,0 +1,135 @@
+"""Check a complete choice against every size and comparison in the user's code, and put its survivors in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import nn
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.channel_order import Disorder, Orders, orders_of, ragged
+from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.size_model import SizeModel
+from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
+from graphprune.utils.arrays import Ids, Mask
+
+
+@dataclass
+class Selection:
+    """One complete choice: which classes live, what attributes become, and where survivors change their order."""
+
+    alive: Mask
+    sizes: dict[str, int]
+    orders: Orders = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Violations:
+    """The atoms behind what would break. ``disorder``: only the order of ragged survivors would."""
+
+    broken: Ids
+    disorder: bool = False
+
+
+def validate(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, alive: Mask) -> tuple[Selection, Violations]:
+    """The choice with its attributes and orders, and whether it is sound."""
+    chosen = Selection(alive, _attribute_values(sizes, demands, alive))
+    broken = _broken(graph, sizes, demands, chosen)
+    if len(broken):
+        return chosen, Violations(broken)
+    return chosen, Violations(_put_in_order(graph, sizes, chosen), disorder=True)
+
+
+def _attribute_values(sizes: SizeModel, demands: SizeConstraints, alive: Mask) -> dict[str, int]:
+    """The new value of every attribute whose value changes."""
+    values: dict[str, int] = {}
+    for path, use in demands.attributes.items():
+        attribute = next(a for a in attributes_of(use.expr) if a.path == path)
+        size = sizes.count(alive, use.node, use.dim)
+        new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes, alive))
+        if new != attribute.value:
+            values[path] = new
+    return values
+
+
+def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]) -> int:
+    """What ``attribute`` must be for ``expr`` to be ``size``, as far as whole numbers can say."""
+    if not isinstance(expr, BinOp):
+        return size
+    left = attribute in attributes_of(expr.left)
+    other = value(expr.right if left else expr.left)
+    inverse = {
+        "+": size - other,
+        "-": size + other if left else other - size,
+        "*": size // max(other, 1),
+        "//": size * other,
+    }
+    return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
+
+
+def evaluate(expr: Expr, values: dict[str, int], sizes: SizeModel, alive: Mask) -> int:
+    """What a size expression is in the slim model."""
+    if isinstance(expr, Const):
+        return expr.value
+    if isinstance(expr, Attr):
+        return values.get(expr.path, expr.value)
+    if isinstance(expr, BinOp):
+        right = evaluate(expr.right, values, sizes, alive)
+        if expr.op in ("//", "%") and not right:
+            return 0
+        return OPERATORS[expr.op](evaluate(expr.left, values, sizes, alive), right)
+    return sizes.count(alive, expr.node, expr.dim)
+
+
+def _broken(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, chosen: Selection) -> Ids:
+    """The atoms behind every size in the user's code that would not be the size of the slim tensor.
+
+    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
+    """
+    found = [np.zeros(0, np.int64)]
+    for use in _checked_uses(graph, sizes):
+        stop = use.expr.value if use.prefix else None
+        wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
+        if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
+            found.append(sizes.atoms(use.node, use.dim))
+    for ids, number, _ in graph.labelling.labels.facts.choices:
+        if chosen.alive[graph.solution.of[ids]].sum() < number:
+            found.append(graph.solution.expand(graph.solution.of[ids])[0])
+    for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
+        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
+            continue
+        values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
+        if COMPARISONS[symbol](*values) != outcome:
+            found.extend(_atoms_behind(sizes, demands, left, right))
+    return np.unique(np.concatenate(found))
+
+
+def _atoms_behind(sizes: SizeModel, demands: SizeConstraints, *exprs: Expr) -> Iterable[Ids]:
+    for expr in exprs:
+        for dim in dims_of(expr):
+            yield sizes.atoms(dim.node, dim.dim)
+        for attribute in attributes_of(expr):
+            use = demands.attributes.get(attribute.path)
+            if use is not None:
+                yield sizes.atoms(use.node, use.dim)
+
+
+def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
+    for use in graph.trace.sizes.uses:
+        kind = graph.trace.modules.get(use.module, nn.Module)
+        if not issubclass(kind, nn.MultiheadAttention) and sizes.labelled(use.node, use.dim):
+            yield use
+
+
+def _put_in_order(graph: Analysis, sizes: SizeModel, chosen: Selection) -> Ids:
+    """Find the order of the survivors; where there is none, return the atoms of the ragged rectangles."""
+    rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
+    if rectangles:
+        try:
+            chosen.orders = orders_of(graph.labelling, sizes, chosen.alive)
+        except Disorder:
+            classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
+            return np.unique(graph.solution.expand(classes)[0])
+    return np.zeros(0, np.int64)

@@ -1,0 +1,1 @@
+"""From a plan to a smaller module, and the proof that it is right."""

@@ -1,0 +1,100 @@
+"""Run a program in float64, whatever types it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.rules.registry import in_any_type
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.modules import all_tensors
+
+WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
+WIDE |= {torch.complex64: torch.complex128}
+
+
+# ---------------------------------------------------------------- float64
+
+
+class Widen(TorchDispatchMode):
+    """Run a program in float64 even where it asks for a narrower type."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return in_any_type(func)(*widen(args), **widen(kwargs or {}))
+
+
+def widen(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return WIDE.get(value, value)
+    if isinstance(value, tuple | list):
+        return type(value)([widen(v) for v in value])
+    if isinstance(value, dict):
+        return {k: widen(v) for k, v in value.items()}
+    return value
+
+
+def widened_tensor(tensor: Tensor) -> Tensor:
+    """A copy of a tensor on the processor, in double precision if it is a float."""
+    tensor = tensor.detach().to("cpu", copy=True)
+    return tensor.to(WIDE.get(tensor.dtype, tensor.dtype))
+
+
+def wide_module(model: nn.Module) -> nn.Module:
+    """A copy of a module in evaluation mode and float64."""
+    return copy_module(model, {id(t): _wide_like(t) for t in all_tensors(model)}).eval()
+
+
+def _wide_like(tensor: Tensor) -> Tensor:
+    copy = widened_tensor(tensor)
+    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """What holds while a program runs in float64."""
+    default = torch.get_default_dtype()
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.set_default_dtype(torch.float64)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+class FixedEps(TorchFunctionMode):
+    """``rms_norm`` without an ``eps`` would take that of the type of its input."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.rms_norm, torch.rms_norm):
+            given = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | kwargs
+            return func(**{**given, "eps": self.eps if given.get("eps") is None else given["eps"]})
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def narrow_finfo(model: nn.Module) -> Iterator[None]:
+    """What a program is told about its floating-point type stays what it was before the type became float64."""
+    narrow = next((t.dtype for t in all_tensors(model) if t.dtype in WIDE), torch.float64)
+    finfo = torch.finfo
+
+    def told(kind: torch.dtype = torch.float64) -> torch.finfo:
+        return finfo(narrow if kind is torch.float64 else kind)
+
+    with mock.patch.object(torch, "finfo", told), FixedEps(finfo(narrow).eps):
+        yield

@@ -1,0 +1,246 @@
+"""The masked original: run in float64 with the dead elements of every tensor set to zero where it is made.
+
+So they are masked where they are consumed: zeroing only what made them would be wrong (``sigmoid(0) = 0.5``).
+Operations that take statistics over channels take them over the living ones.
+
+A model that was traced abstractly is run as its graph. A model that looks at the values of floats may choose
+otherwise once channels are masked, so it runs itself, and masks are applied to what its operations return.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from graphprune.errors import PlanError
+from graphprune.graph.analysis import Analysis, analysis_of
+from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
+from graphprune.pruning.plan import Plan
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import in_any_type, rule_of
+from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.recorder import Recorder
+from graphprune.tracing.sizes import SizeLog
+from graphprune.tracing.tracer import Trace, record
+from graphprune.utils.arrays import Mask
+from graphprune.utils.contexts import eagerly
+from graphprune.utils.modules import named_tensors
+from graphprune.utils.tree import map_tensors, tensors_of
+
+Masked = tuple[list[Tensor], tuple[str, ...]]
+"""The outputs of the masked original, and the operations that took statistics over the living."""
+
+
+# ---------------------------------------------------------------- masks
+
+
+class Masks:
+    """Which elements of every traced tensor live, and the masked forms of operations that mix channels."""
+
+    def __init__(self, graph: Analysis, alive: Mask) -> None:
+        self.channels = graph
+        self.alive = alive
+        self.inexact: dict[str, None] = {}
+
+    def labels(self, node: fx.Node) -> LabelledTensor | None:
+        value = self.channels.labelling.values.get(self.channels.trace.original(node))
+        return value if isinstance(value, LabelledTensor) else None
+
+    def of(self, node: fx.Node) -> Tensor | None:
+        """The living elements, broadcasting to the tensor's shape; None: all."""
+        value, found = self.labels(node), None
+        for lab in value.labs if value is not None else ():
+            here = self.alive[self.channels.solution.of[lab.ids]]
+            found = here if found is None else found & here
+        return None if found is None or found.all() else torch.from_numpy(np.ascontiguousarray(found))
+
+    def apply(self, out: Any, node: fx.Node) -> Any:
+        """Zero the dead elements of what a node made, in place. A view's are dead in what it is a view of."""
+        mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
+        return out if mask is None else out.masked_fill_(~mask, 0)
+
+    def statistics(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+        """The result of an operation that mixes channels some of which are dead; None: nothing to heed."""
+        site = self.channels.trace.site(node)
+        text = self.channels.labelling.labels.facts.inexact.get(site)
+        rule = rule_of(node.target)
+        mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
+        if mask is None or rule is None or rule.masked is None:
+            return None
+        self.inexact[f"{text} ({node.name})"] = None
+        return rule.masked(mask.expand(args[0].shape), *args, **kwargs)
+
+
+def _is_view(node: fx.Node) -> bool:
+    if node.op != "call_function" or node.target is operator.getitem:
+        return False
+    returns = node.target._schema.returns  # type: ignore[union-attr]
+    return bool(returns and returns[0].alias_info is not None and not returns[0].alias_info.is_write)
+
+
+# ---------------------------------------------------------------- the graph of an abstract trace
+
+
+class MaskedInterpreter(fx.Interpreter):
+    """Run the evaluation part of a traced graph in float64 with the dead elements of every tensor zeroed."""
+
+    def __init__(self, masks: Masks, ways: Mapping[fx.Node, fx.Node]) -> None:
+        self.masks = masks
+        self.ways = ways
+        self.kept: dict[fx.Node, Any] = dict.fromkeys(ways.values())
+        self.channels = masks.channels
+        self.tensors = dict(named_tensors(self.channels.model))
+        super().__init__(nn.Module(), graph=self.channels.trace.evaluation())
+
+    def run_node(self, n: fx.Node) -> Any:
+        node = self.channels.trace.original(n)
+        out = self._run(n) if node not in self.ways else self.kept[self.ways[node]]
+        if node in self.kept:
+            self.kept[node] = out.clone()  # what comes later may work in place
+        return out
+
+    def _run(self, n: fx.Node) -> Any:
+        if n.op == "get_attr":
+            return self.masks.apply(widened_tensor(self._load(n)), n)
+        if n.op != "call_function" or n.target is operator.getitem:
+            out = super().run_node(n)
+            return self.masks.apply(out, n) if n.op == "call_function" else out
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
+        masked = self.masks.statistics(n, args, kwargs)
+        # The processor may lay a tensor out in another order than ``meta`` did, where a view is not possible.
+        target = torch.reshape if n.target is torch.ops.aten.view.default else in_any_type(n.target)
+        out = masked if masked is not None else target(*args, **kwargs)
+        return self.masks.apply(out, n)
+
+    def _load(self, node: fx.Node) -> Tensor:
+        name = node.meta.get("tensor")
+        return self.tensors[name] if name is not None else self.channels.trace.constants[str(node.target)]
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return torch.device("cpu")
+    if isinstance(value, tuple | list):
+        return type(value)([_on_cpu(v) for v in value])
+    if isinstance(value, dict):
+        return {k: _on_cpu(v) for k, v in value.items()}
+    return value
+
+
+@eagerly()
+def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> Masked:
+    """Run the graph of the original with the dead masked; a block that is left out gives back what it is given."""
+    masks = Masks(graph, graph.alive(plan.removed if plan else {}))
+    skipped = plan.skipped if plan else ()
+    ways = {block.result: block.source for block in graph.blocks if block.path in skipped}
+    with in_float64():
+        outputs = MaskedInterpreter(masks, ways).run(*map(widened_tensor, inputs))
+    return list(outputs), tuple(masks.inexact)
+
+
+# ---------------------------------------------------------------- a model that looks at values
+
+
+class MaskedRecorder(Recorder):
+    """Record a model while it runs masked, as long as it does what the known trace did.
+
+    Each node is compared with the known node of the same number, whose labels say what is dead in it. Once they
+    differ the run has ``strayed``: from there on nothing is masked, and what is recorded shows another way.
+    """
+
+    def __init__(self, shadow: MetaCopy, log: SizeLog, abstract: bool, masks: Masks) -> None:
+        super().__init__(shadow, log, abstract)
+        self.masks = masks
+        trace = masks.channels.trace
+        self.known = list(trace.graph.nodes)[: trace.evaluated]
+        self.strayed = False
+
+    def execute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        known = self._known(len(self.graph.nodes))
+        masked = self.masks.statistics(known, args, kwargs) if known is not None and known.target is func else None
+        return masked if masked is not None else super().execute(func, args, kwargs)
+
+    def _bind(self, tensor: Tensor, node: fx.Node) -> None:
+        super()._bind(tensor, node)
+        known = self._known(len(self.graph.nodes) - 1)
+        if known is not None:
+            self.strayed = not (_alike(known, node) and _fits(self.masks.labels(known), tensor.shape))
+        if known is not None and not self.strayed:
+            with _disable_current_modes():  # masking is no part of the program
+                self.masks.apply(tensor, known)
+
+    def _known(self, number: int) -> fx.Node | None:
+        return self.known[number] if not self.strayed and number < len(self.known) else None
+
+
+def _alike(known: fx.Node, node: fx.Node) -> bool:
+    """The same operation. (Its operands are compared when the run is over.)"""
+    return known.op == node.op and known.target == node.target
+
+
+def _fits(labels: LabelledTensor | None, shape: torch.Size) -> bool:
+    """Do the labels still belong to the tensor? Where there are none, a dimension may have become longer."""
+    for lab in labels.labs if labels is not None else ():
+        sizes = lab.ids.shape
+        if len(sizes) != len(shape) or any(m not in (1, n) for m, n in zip(sizes, shape, strict=True)):
+            return False
+    return True
+
+
+def _did_the_same(known: Trace, trace: Trace) -> bool:
+    """Did both evaluations call the same operations with the same operands and the same numbers?"""
+    both = [list(t.graph.nodes)[: t.evaluated] for t in (known, trace)]
+    number = {node: i for nodes in both for i, node in enumerate(nodes)}
+
+    def calls(nodes: list[fx.Node]) -> list[str]:
+        named = (fx.node.map_arg((n.args, n.kwargs), lambda a: f"%{number[a]}") for n in nodes)
+        return [f"{n.op} {n.target} {arguments}" for n, arguments in zip(nodes, named, strict=True)]
+
+    return calls(both[0]) == calls(both[1])
+
+
+_ATTEMPTS = 12
+
+
+def run_masked_model(graph: Analysis, plan: Plan, args: tuple, kwargs: dict) -> Masked:
+    """Run the original itself, masked, until it does what the trace that its labels come from did.
+
+    A run is right up to the operation where it strays, and its recording is the trace of the next, which so comes
+    further.
+
+    Raises:
+        PlanError: it took another way every time.
+    """
+    for _ in range(_ATTEMPTS):
+        masks = Masks(graph, graph.alive(plan.removed))
+        outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs)
+        if same:
+            return outputs, tuple(masks.inexact)
+    raise PlanError(f"model: {type(graph.model).__name__} takes another way through its code on every masked run")
+
+
+def _run_and_record(model: nn.Module, masks: Masks, args: tuple, kwargs: dict) -> tuple[list[Tensor], Analysis, bool]:
+    """The outputs of a masked run, what it did, and whether that is what the known trace did."""
+    results: list[Any] = []
+    recorders: list[MaskedRecorder] = []
+
+    def keep(result: Any) -> Any:
+        results.append(result)
+        return result
+
+    def recorder(shadow: MetaCopy, log: SizeLog, abstract: bool) -> Recorder:
+        recorders.append(MaskedRecorder(shadow, log, abstract, masks))
+        return recorders[0]
+
+    with in_float64(), narrow_finfo(model), Widen():
+        wide_inputs: tuple[tuple, dict] = map_tensors(widened_tensor, (args, kwargs))
+        trace = record(wide_module(model), *wide_inputs, outputs=keep, abstract=False, make_recorder=recorder)
+    same = not recorders[0].strayed and _did_the_same(masks.channels.trace, trace)
+    return list(tensors_of(results[0])), analysis_of(model, trace), same

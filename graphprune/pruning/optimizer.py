@@ -1,0 +1,200 @@
+"""Prune a model amid its training: what optimizers and averages know of its weights is pruned with them.
+
+Training goes on as if the entries that are gone had never been there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from graphprune.errors import InputError, PlanError
+from graphprune.pruning.optimizer_state import Kept, slim_state
+from graphprune.pruning.plan import Plan
+from graphprune.pruning.rewrite import check_fits, slim_tensor
+from graphprune.utils.modules import tables, within
+
+Optimizers = Optimizer | Sequence[Optimizer] | None
+
+
+def prune_in_place(
+    model: nn.Module, plan: Plan, optimizer: Optimizers = None, averages: Sequence[nn.Module] = ()
+) -> None:
+    """Apply a plan to ``model`` itself, and carry along what training knows of its parameters.
+
+    Parameters that shrink are new tensors afterwards, with the surviving entries of their gradients. Optimizers have
+    them in the same groups and order, with the surviving entries of their state
+    (:func:`graphprune.optimizer_state.slim_state`). The parameters of blocks that are skipped leave their optimizer.
+    What holds the optimizer (schedulers of the learning rate, gradient scalers) needs nothing.
+
+    Args:
+        model: what the plan was made for.
+        plan: what survives.
+        optimizer: one or several. Parameters that are not the model's stay as they are.
+        averages: moving averages of the model: modules of its class, or around one
+            (``torch.optim.swa_utils.AveragedModel``).
+
+    Raises:
+        PlanError: the model or an average is not of the architecture that the plan was made for.
+        InputError: an optimizer keeps something that does not say how it follows from the entries of a parameter.
+
+    Nothing is changed then.
+    """
+    optimizers = several(optimizer)
+    modules = [model, *(_averaged(average, model) for average in averages)]
+    for number, module in enumerate(modules):
+        _check(module, plan, f"averages[{number - 1}]: " if number else "")
+    weights = _weights(model, plan)
+    carried = [_OptimizerSurgery(one, weights) for one in optimizers]
+    for module in modules:
+        plan.apply(module, inplace=True)
+    after = _successors(weights, model)
+    for one in carried:
+        one.hand_over(after)
+    _carry_gradients(weights, after)
+
+
+def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
+    """One optimizer, several or none, as a tuple.
+
+    Raises:
+        InputError: something is no optimizer, or given twice.
+    """
+    found = tuple(optimizer) if isinstance(optimizer, Sequence) else () if optimizer is None else (optimizer,)
+    for one in found:
+        if not isinstance(one, Optimizer):
+            raise InputError(f"optimizer: must be a torch.optim.Optimizer or several, but is a {type(one).__name__}")
+    if len({id(one) for one in found}) < len(found):
+        raise InputError("optimizer: one of them is given twice; pass each once")
+    return found
+
+
+# ---------------------------------------------------------------- models
+
+
+def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
+    """The module that holds the averages: what is of another class than the model wraps it."""
+    if not isinstance(average, nn.Module):
+        raise InputError(f"averages: must be torch.nn.Modules, but one is a {type(average).__name__}")
+    inner = getattr(average, "module", None)
+    return inner if type(average) is not type(model) and isinstance(inner, nn.Module) else average
+
+
+def _check(model: nn.Module, plan: Plan, prefix: str) -> None:
+    """Raise a PlanError unless the plan can be applied to the end."""
+    try:
+        check_fits(model, plan.shapes)
+    except PlanError as error:
+        raise PlanError(f"{prefix}{error}") from error
+    for path in (*plan.sizes, *plan.skipped):
+        try:
+            reduce(getattr, path.partition("[")[0].split("."), model)
+        except AttributeError as error:
+            raise PlanError(f"{prefix}model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
+
+
+_OWN = "apply a plan to the architecture it was made for"
+
+
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """A parameter as it was: all its names, what survives of it, and whether it is gone altogether."""
+
+    parameter: nn.Parameter
+    names: tuple[str, ...]
+    kept: Kept
+    gone: bool
+
+
+Weights = Mapping[int, _Weight]
+"""By the identity of the parameter."""
+
+
+def _weights(model: nn.Module, plan: Plan) -> dict[int, _Weight]:
+    """The parameters of a model, tied ones once."""
+    names: dict[int, list[str]] = {}
+    parameters = tables(model).parameters
+    for name, parameter in parameters.items():
+        names.setdefault(id(parameter), []).append(name)
+    found = {}
+    for key, own in names.items():
+        gone = all(within(name, plan.skipped) for name in own)
+        found[key] = _Weight(parameters[own[0]], tuple(own), plan.kept.get(own[0], {}), gone)
+    return found
+
+
+def _successors(weights: Weights, model: nn.Module) -> dict[int, nn.Parameter]:
+    """What each parameter that is not gone has become."""
+    after = tables(model).parameters
+    return {key: next(after[n] for n in w.names if n in after) for key, w in weights.items() if not w.gone}
+
+
+def _carry_gradients(weights: Weights, after: Mapping[int, nn.Parameter]) -> None:
+    for key, parameter in after.items():
+        old = weights[key].parameter
+        if parameter is not old and old.grad is not None:
+            parameter.grad = slim_tensor(old.grad, weights[key].kept)
+
+
+# ---------------------------------------------------------------- optimizers
+
+
+class _OptimizerSurgery:
+    """An optimizer, and its state after pruning: worked out before anything is changed."""
+
+    def __init__(self, optimizer: Optimizer, weights: Weights) -> None:
+        self.optimizer = optimizer
+        own = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        changed = {key: weights[key] for key in own if key in weights and (weights[key].kept or weights[key].gone)}
+        _check_attributes(optimizer, changed)
+        self.gone = {key for key, weight in changed.items() if weight.gone}
+        self.states = {
+            key: slim_state(optimizer.state[w.parameter], w.parameter.shape, w.kept, _where(optimizer, w))
+            for key, w in changed.items()
+            if w.parameter in optimizer.state and not w.gone
+        }
+
+    def hand_over(self, after: Mapping[int, nn.Parameter]) -> None:
+        """Put the new parameters in the place of the old ones, in groups and state."""
+        for group in self.optimizer.param_groups:
+            stay = [number for number, p in enumerate(group["params"]) if id(p) not in self.gone]
+            for column in {"params", "param_names"} & group.keys():
+                group[column] = [group[column][number] for number in stay]
+            group["params"] = [after.get(id(p), p) for p in group["params"]]
+        state = self.optimizer.state
+        for parameter, value in [(p, state.pop(p)) for p in list(state)]:
+            key = id(parameter)
+            if key not in self.gone:
+                state[after.get(key, parameter)] = self.states.get(key, value)
+
+
+def _where(optimizer: Optimizer, weight: _Weight) -> str:
+    return f"{type(optimizer).__name__}, for {weight.names[0]}"
+
+
+def _check_attributes(optimizer: Optimizer, changed: Weights) -> None:
+    """Raise an InputError if an optimizer holds parameters elsewhere than in its groups."""
+    for name, value in vars(optimizer).items():
+        held = [] if name in ("param_groups", "state") else list(_held(value))
+        if any(id(tensor) in changed for tensor in held):
+            raise InputError(
+                f"optimizer: {type(optimizer).__name__} holds parameters in its attribute {name!r} besides its groups, "
+                "which pruning cannot change; prune without the optimizer and make a new one"
+            )
+
+
+def _held(value: Any) -> Iterator[Tensor]:
+    """The tensors in lists, and in keys and values of mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in (*value.keys(), *value.values()):
+            yield from _held(item)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            yield from _held(item)

@@ -1,0 +1,141 @@
+"""Make the slim module: slice its tensors, then let every size attribute follow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from graphprune.errors import PlanError
+from graphprune.pruning.attention import PrunedMultiheadAttention
+from graphprune.tracing.module_sizes import module_sizes
+from graphprune.utils.arrays import Ids
+from graphprune.utils.contexts import eagerly
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.modules import all_tensors, named_modules, named_tensors
+
+Kept = Mapping[str, Mapping[int, Ids]]
+"""By parameter or buffer name and dimension, the entries that survive, in their new order."""
+
+
+def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a PlanError unless the model has exactly the tensors that a plan was made for."""
+    found = {name: tuple(t.shape) for name, t in named_tensors(model)}
+    missing = sorted(shapes.keys() - found.keys())
+    if missing:
+        raise PlanError(
+            f"model: the plan names {missing[0]!r}, which this {type(model).__name__} does not have "
+            f"({len(missing)} such names); apply a plan to the architecture it was made for"
+        )
+    for name, shape in shapes.items():
+        if found[name] != shape:
+            raise PlanError(
+                f"model: {name} has shape {list(found[name])}, the plan was made for {list(shape)}; "
+                "apply a plan to the architecture it was made for, once"
+            )
+
+
+def slim_tensor(tensor: Tensor, kept: Mapping[int, Ids]) -> Tensor:
+    """The surviving entries of a tensor, as an independent one of the same type."""
+    with torch.no_grad():
+        small = tensor.detach()
+        for dim, index in kept.items():
+            small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
+        small = small if kept else small.clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(small, requires_grad=tensor.requires_grad)
+    return small.requires_grad_(tensor.requires_grad)
+
+
+@eagerly()
+def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False) -> nn.Module:
+    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed."""
+    names = {id(t): name for name, t in named_tensors(model)}
+    touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
+    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    slim = model if inplace else copy_module(model, replaced)
+    if inplace:
+        _swap_tensors(model, replaced)
+    for path, value in sizes.items():
+        _set_size(slim, path, value)
+    _resize_modules(slim, {_owner(name) for name in kept}, sizes)
+    return slim
+
+
+def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+    for _, module in named_modules(model):
+        for table in (module._parameters, module._buffers, vars(module)):
+            for name, value in list(table.items()):
+                if isinstance(value, Tensor) and id(value) in replaced:
+                    table[name] = replaced[id(value)]  # type: ignore[assignment]
+                elif type(value) is list:
+                    value[:] = [replaced.get(id(item), item) for item in value]
+
+
+def _set_size(model: nn.Module, path: str, value: int) -> None:
+    """Set an integer, or one entry of a tuple, of a module or of an object that a module holds."""
+    prefix, _, name = path.rpartition(".")
+    holder = reduce(getattr, prefix.split(".") if prefix else [], model)
+    new: Any = value
+    if entry := re.fullmatch(r"(\w+)\[(\d+)\]", name):
+        name, position = entry[1], int(entry[2])
+        old = getattr(holder, name)
+        new = type(old)([*old[:position], value, *old[position + 1 :]])
+    if isinstance(holder, nn.Module):
+        setattr(holder, name, new)
+    else:
+        vars(holder)[name] = new  # where it was found, past the hooks of its class
+
+
+def _owner(name: str) -> str:
+    """The path of the module that a parameter makes a weight of."""
+    path, parametrized, _ = f".{name}".partition(".parametrizations.")
+    return path[1:] if parametrized else name.rpartition(".")[0]
+
+
+def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
+    for path, module in named_modules(model):
+        if isinstance(module, nn.MultiheadAttention):
+            _resize_attention(model, path, module, sizes)
+        elif path in changed:
+            _renew_weights(module)
+            for attribute, value in module_sizes(module).items():
+                setattr(module, attribute, value)
+
+
+def _renew_weights(module: nn.Module) -> None:
+    """Weights that a hook works out before every call, and the list that recurrent layers keep of theirs."""
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm | SpectralNorm):
+            extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
+            with torch.no_grad():
+                setattr(module, hook.name, hook.compute_weight(module, **extra))
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
+
+
+def _resize_attention(model: nn.Module, path: str, module: nn.MultiheadAttention, sizes: Mapping[str, int]) -> None:
+    """Keep the torch class where its heads still add up to its width; else replace it."""
+    heads = sizes.get(f"{path}.num_heads" if path else "num_heads", module.num_heads)
+    width, inner = module.out_proj.weight.shape
+    dense_width = module.head_dim
+    module.out_proj.in_features, module.out_proj.out_features = inner, width
+    if not module._qkv_same_embed_dim:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+        same = inner == width == heads * dense_width and module.q_proj_weight.shape == (width, width)
+    else:
+        module.kdim = module.vdim = width
+        same = inner == width == heads * dense_width and module.in_proj_weight.shape == (3 * width, width)
+    if same:
+        module.embed_dim, module.num_heads = width, heads
+        return
+    pruned = PrunedMultiheadAttention(module, heads, dense_width**-0.5)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, pruned)

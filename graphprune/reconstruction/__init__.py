@@ -1,0 +1,1 @@
+"""Make up for removed channels in what is left, with calibration data or without."""

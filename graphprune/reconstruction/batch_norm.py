@@ -1,0 +1,81 @@
+"""Estimate the statistics of batch norms anew."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.calibration.batches import Batches
+from graphprune.calibration.moments import Moments
+from graphprune.reconstruction.linear_calls import ParameterMemory
+from graphprune.reconstruction.passes import run_batch
+from graphprune.utils.contexts import evaluating_eagerly
+
+aten = torch.ops.aten
+
+
+class _Normed(TorchDispatchMode):
+    """Gathers the statistics of what batch norms normalise, and lets them normalise with those of the batch."""
+
+    def __init__(self, memory: ParameterMemory, leave: frozenset[str]) -> None:
+        super().__init__()
+        self.moments: dict[tuple[str, str], Moments] = {}
+        self._memory = memory
+        self._leave = leave
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        found = self._statistics(args) if func is aten.native_batch_norm.default else None
+        if found is None:
+            return func(*args, **kwargs or {})
+        x, weight, bias = args[:3]
+        opened = x.reshape(*x.shape[:2], -1).unsqueeze(1)
+        self.moments.setdefault(found, Moments(False)).add(opened)
+        return func(x, weight, bias, None, None, True, 0.0, args[7])
+
+    def _statistics(self, args: tuple) -> tuple[str, str] | None:
+        """The names of the running mean and variance that a call uses, if they are to be estimated."""
+        if args[3] is None or args[4] is None or args[5]:
+            return None
+        mean, variance = self._memory.owner(args[3]), self._memory.owner(args[4])
+        return (mean, variance) if mean and variance and mean not in self._leave else None
+
+
+def reestimate_batch_norm(
+    model: nn.Module, calibration: Iterable[Any], *, leave: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Set the running means and variances of all batch norms, in place, to those of calibration batches.
+
+    All at once: while a batch is run, each batch norm normalises with the statistics of that batch, and those of all
+    batches are pooled. How often statistics were updated (``num_batches_tracked``) stays.
+
+    Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023, show why what is
+    changed without training needs new statistics.
+
+    Args:
+        model: any module. It runs in evaluation mode but for its batch norms.
+        calibration: batches as for :func:`graphprune.repair.reconstruct`, each gone through once.
+        leave: running means, by name, of batch norms that stay as they are.
+
+    Returns:
+        The names of the running means.
+
+    Raises:
+        InputError: the model fails on a batch, or there is none. The model is unchanged then.
+    """
+    memory = ParameterMemory(model)
+    watch = _Normed(memory, frozenset(leave))
+    with evaluating_eagerly(model), torch.no_grad():
+        for number, batch in Batches(calibration):
+            run_batch(model, number, batch, watch)
+        for (mean, variance), moments in watch.moments.items():
+            _set(memory.tensors[mean], moments.mean)
+            _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))
+    return tuple(mean for mean, _ in watch.moments)
+
+
+def _set(statistic: Tensor, value: Tensor) -> None:
+    statistic.copy_(value.view_as(statistic))

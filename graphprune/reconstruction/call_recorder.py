@@ -1,0 +1,326 @@
+"""Run a model and note its consumers: which depend on which, how often each is called, what its bias is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.reconstruction.linear_calls import (
+    CallKey,
+    LinearCall,
+    ParameterMemory,
+    ParameterView,
+    address,
+    linear_call,
+)
+from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
+from graphprune.rules.matmul_view import MATMUL_VIEWS
+from graphprune.utils.operators import short_name
+from graphprune.utils.tree import tensors_of
+
+aten = torch.ops.aten
+
+
+@dataclass(eq=False)
+class Consumer:
+    """What is known of a consumer.
+
+    Attributes:
+        number: in order of first execution.
+        first: its first call.
+        outputs: how many it has, in all blocks.
+        calls: how often each batch called it.
+        after: the consumers that its inputs depend on, as a set of bits.
+        takers: what is added to its results, first of all; None for any other use of them.
+        scaled: a call multiplies the product with a factor.
+        adds: a call adds something to the product itself.
+        sums: how many results go into a sum with what does not come from them.
+        strays: a result is used in another way.
+        beside: the consumers that the other operands of these sums depend on, as a set of bits.
+        factor: what outputs are multiplied with before. [blocks, outputs]
+    """
+
+    number: int
+    key: CallKey
+    first: LinearCall
+    outputs: int
+    calls: list[int] = field(default_factory=list)
+    after: int = 0
+    takers: set[BiasTarget | None] = field(default_factory=set)
+    scaled: bool = False
+    adds: bool = False
+    sums: int = 0
+    strays: bool = False
+    beside: int = 0
+    factor: Tensor | None = None
+
+    @property
+    def summed(self) -> bool:
+        """Does all that it returns go into sums?"""
+        return not self.strays and self.sums == sum(self.calls)
+
+
+class CallRecorder(TorchDispatchMode):
+    """Watches a model; see :meth:`batch`.
+
+    Attributes:
+        memory: the model's.
+        names: its parameters.
+        sites: consumers by key, in order of execution.
+        other_uses: by parameter or buffer, an operation that used it otherwise than as a weight or what is added.
+        fed_by: by what is added, the numbers of the consumers whose results it is added to; None for other tensors.
+        computed: parameters from which the weight of a product is computed.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.memory = ParameterMemory(model)
+        self.names = frozenset(n for n, t in self.memory.tensors.items() if isinstance(t, nn.Parameter))
+        self.sites: dict[CallKey, Consumer] = {}
+        self.other_uses: dict[str, str] = {}
+        self.fed_by: dict[ParameterView, set[int | None]] = {}
+        self.computed: set[str] = set()
+        self._flow = Dependence(self.memory)
+        self._ways = SumPaths(self.memory)
+        self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
+        self._count: Counter[CallKey] = Counter()
+        self._batches = 0
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Watch one run."""
+        with self:
+            yield
+        self._flow.clear()
+        self._ways.clear()
+        self._results.clear()
+        for key, site in self.sites.items():
+            site.calls += [0] * (self._batches - len(site.calls)) + [self._count[key]]
+        self._count.clear()
+        self._batches += 1
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        operands = [*tensors_of(args), *tensors_of(kwargs)]
+        met = linear_call(func, args, kwargs, self.memory, self.names)
+        site = self._meet(met, operands) if met else None
+        out = func(*args, **kwargs)
+        results = list(tensors_of(out))
+        self._use(func, args, kwargs, operands, results, met)
+        for end in self._ways.follow(func, args, kwargs, operands, results):
+            self._end(end)
+        new = self._flow.follow(func, operands, results, 1 << site.number if site else 0)
+        self._forget(new | {address(t) for t in operands[:1] if func._schema.is_mutable})
+        if met and site:
+            self._add_own(met, site, results[0])
+            if met.form.result is not None:
+                self._ways.start(site, results[0])
+        elif func in MATMUL_VIEWS:
+            self._note_computed(func, args)
+        return out
+
+    # ------------------------------------------------------------ consumers
+
+    def _meet(self, met: LinearCall, operands: list[Tensor]) -> Consumer:
+        key = met.key
+        if key not in self.sites:
+            blocks, _, outputs = met.places().shape
+            self.sites[key] = Consumer(len(self.sites), key, met.light(), blocks * outputs)
+        site = self.sites[key]
+        self._count[key] += 1
+        site.scaled |= met.scaled
+        site.adds |= met.bias is not None
+        site.after |= self._flow.reach(operands)
+        return site
+
+    def _note_computed(self, func: Any, args: tuple) -> None:
+        for form in MATMUL_VIEWS[func]:
+            sources = self._flow.sources(args[form.weight])
+            if sources:
+                self.computed |= sources & self.names
+                return
+
+    # ------------------------------------------------------------ what is added to results
+
+    def _add_own(self, met: LinearCall, site: Consumer, result: Tensor) -> None:
+        """Note the bias that the call itself adds; without one, what becomes of the result."""
+        if met.bias is None:
+            self._results[address(result)] = site, tuple(result.shape)
+            return
+        taker = own_bias(met, site.outputs, self.memory, self.names)
+        self._added(site, taker)
+        if taker is None and (name := self.memory.owner(met.bias)):
+            self.other_uses.setdefault(name, short_name(met.key.op))
+
+    def _added(self, site: Consumer, taker: BiasTarget | None) -> None:
+        site.takers.add(taker)
+        if taker is not None:
+            self.fed_by.setdefault(taker.view, set()).add(site.number)
+
+    def _forget(self, places: set[int]) -> None:
+        """Storages that are new, or are written to, hold no result of a consumer."""
+        for place in places:
+            self._results.pop(place, None)
+
+    def _end(self, end: ResidualSum | OtherUse) -> None:
+        """Note a sum, unless what is added comes from the result, or from consumers that come later."""
+        if isinstance(end, OtherUse):
+            end.token.strays = True
+            return
+        site: Consumer = end.way.token
+        reach = self._flow.reach([end.other])
+        factors = site.first.result(end.way.laid_out(end.way.factor))
+        factor = factors[0, :, :, 0]
+        site.strays |= bool(reach >> site.number) or bool((factors != factor.unsqueeze(-1)).any())
+        site.strays |= site.factor is not None and not torch.equal(site.factor, factor)
+        site.factor = factor.clone()
+        site.beside |= reach
+        site.sums += 1
+
+    # ------------------------------------------------------------ what tensors are used for
+
+    def _use(
+        self,
+        func: Any,
+        args: tuple,
+        kwargs: dict,
+        operands: list[Tensor],
+        results: list[Tensor],
+        met: LinearCall | None,
+    ) -> None:
+        """Note how results of consumers, parameters and buffers are used; to make a view is no use."""
+        views = set() if func._schema.is_mutable else {address(t) for t in results}
+        found = addition(func, args, kwargs, self.memory, self.names)
+        known = [id(t) for t in ((met.args[met.form.weight], met.bias) if met else ())]
+        known += [id(found.added)] if found else []
+        if found and address(found.to) not in self._results:
+            self.fed_by.setdefault(found.taker.view, set()).add(None)
+        for tensor in operands:
+            if id(tensor) in known or address(tensor) in views:
+                continue
+            if name := self.memory.owner(tensor):
+                self.other_uses.setdefault(name, short_name(func))
+            elif place := self._results.get(address(tensor)):
+                self._use_result(*place, tensor, found)
+
+    def _use_result(self, site: Consumer, shape: tuple[int, ...], tensor: Tensor, found: Addition | None) -> None:
+        straight = found and tensor is found.to and goes_straight(site.first, shape, site.outputs, found)
+        self._added(site, found.taker if found and straight else None)
+        if found and not straight:
+            self.fed_by.setdefault(found.taker.view, set()).add(None)
+
+
+_SUMS = (aten.add.Tensor, aten.add_.Tensor)
+
+
+_MEAN = 3
+"""At which argument a batch norm has the running mean."""
+
+
+@dataclass(frozen=True)
+class BiasTarget:
+    """A bias, or (``sign`` -1) the running mean that a batch norm subtracts.
+
+    Attributes:
+        dim: the dimension of the tensor that it is added to which it is laid along.
+    """
+
+    view: ParameterView
+    sign: int
+    dim: int
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A call that adds a taker's tensor to another one."""
+
+    to: Tensor
+    added: Tensor
+    taker: BiasTarget
+
+
+def addition(
+    func: Any, args: tuple, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
+) -> Addition | None:
+    """The call as one that adds a vector of the model: a parameter of ``names``, or a batch norm's running mean."""
+    if func is aten.native_batch_norm.default and args[_MEAN] is not None:
+        view = memory.find(args[_MEAN])
+        return Addition(args[0], args[_MEAN], BiasTarget(view, -1, 1)) if view else None
+    if func in _SUMS and kwargs.get("alpha", 1) == 1:
+        for to, added in (args[:2], args[1::-1]):
+            view = memory.find(added) if isinstance(added, Tensor) and added.ndim == 1 else None
+            if view is not None and view.name in names and to.ndim > 1:
+                return Addition(to, added, BiasTarget(view, 1, -1))
+    return None
+
+
+def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: frozenset[str]) -> BiasTarget | None:
+    """The bias that the call of a consumer adds itself, if it is a parameter with an entry for each output."""
+    view = None if met.bias is None or met.bias.numel() != outputs else memory.find(met.bias)
+    return BiasTarget(view, 1, 0) if view is not None and view.name in names else None
+
+
+def goes_straight(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
+    """Is a vector added to the result of a consumer, one entry to each output?"""
+    to = sum_.to
+    if met.key.form or sum_.added.numel() != outputs or to.shape[sum_.taker.dim] != outputs:
+        return False
+    if sum_.taker.dim == 1:
+        return tuple(to.shape) == result
+    flat_rows = met.key.op is not aten.convolution.default and met.key.blocks == 1
+    return flat_rows and to.is_contiguous() and to.numel() == torch.Size(result).numel()
+
+
+class Dependence:
+    """Hands on, call by call, marks of the tensors that the calls make.
+
+    A storage's mark is that of all tensors in it. A tensor whose storage is new has the marks of the operands only,
+    though its address may be that of a tensor that is gone.
+    """
+
+    def __init__(self, memory: ParameterMemory) -> None:
+        self._memory = memory
+        self._reach: dict[int, int] = {}
+        self._made: dict[int, frozenset[str]] = {}
+
+    def clear(self) -> None:
+        self._reach.clear()
+        self._made.clear()
+
+    def reach(self, tensors: Iterable[Tensor]) -> int:
+        """The consumers that any of the tensors depends on, as a set of bits."""
+        found = 0
+        for tensor in tensors:
+            found |= self._reach.get(address(tensor), 0)
+        return found
+
+    def sources(self, tensor: Tensor) -> frozenset[str] | None:
+        """The parameters and buffers that a tensor was computed from, if from nothing else."""
+        name = self._memory.owner(tensor)
+        return self._made.get(address(tensor)) if name is None else frozenset((name,))
+
+    def follow(self, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor], site: int = 0) -> set[int]:
+        """Hand on what the results of a call depend on. Returns the addresses of new storages.
+
+        Args:
+            site: the bit of the consumer that was called.
+        """
+        reach = self.reach(operands) | site
+        made = [self.sources(t) for t in operands]
+        alone = frozenset().union(*(m for m in made if m)) if made and None not in made else None
+        old = {address(t) for t in operands}
+        written = operands[:1] if func._schema.is_mutable else ()
+        new = {address(t) for t in results} - old - {0}
+        for place in (new | {address(t) for t in (*results, *written)}) - {0}:
+            self._reach[place] = reach | (0 if place in new else self._reach.get(place, 0))
+            self._made.pop(place, None)
+            if alone is not None:
+                self._made[place] = alone
+        return new

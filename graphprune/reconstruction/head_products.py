@@ -1,0 +1,356 @@
+"""Products of two projections, head by head: queries with keys, and values with the weights that read them.
+
+Where each entry of a tensor comes from is followed from projections, and from mixed values, to where they meet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, ParameterView, flat, linear_call
+from graphprune.utils.operators import short_name
+from graphprune.utils.tree import tensors_of
+
+aten = torch.ops.aten
+
+
+_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
+
+
+_MOVES = frozenset(
+    getattr(aten, name).default
+    for name in "permute t unsqueeze expand repeat clone alias detach squeeze split_with_sizes index_select".split()
+) | {aten.transpose.int, aten.unbind.int, aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.squeeze.dim}
+
+
+_FACTORS = frozenset((aten.mul.Scalar, aten.mul.Tensor, aten.div.Scalar, aten.div.Tensor))
+
+
+_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One factor of one head: entries of a parameter along a dimension, and those of the bias that go with them.
+
+    ``made``: the dimension is that of outputs, else that of channels which are summed over.
+    """
+
+    name: str
+    dim: int
+    rows: tuple[int, ...]
+    bias: str = ""
+    bias_rows: tuple[int, ...] = ()
+    made: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """What a contraction with a parameter returned.
+
+    Attributes:
+        name, dim: the parameter, and the dimension of it that makes outputs.
+        rows: the entry of that dimension that makes each output. [outputs]
+        bias: the vector that is added, if it is a parameter, and the entry of it for each output.
+        values: a copy of what was returned, flat.
+        outputs: the output that each of the values belongs to.
+    """
+
+    name: str
+    dim: int
+    rows: Tensor
+    bias: str
+    bias_rows: Tensor
+    values: Tensor
+    outputs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """What a product with values returned: each row of a head is a sum of rows of one projection.
+
+    Attributes:
+        sides: what each head is made of. [heads]
+        heads, columns: the head, and its column, that each of the values belongs to.
+        values: a copy of what was returned, flat.
+    """
+
+    sides: list[Factor]
+    heads: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Where each entry of a tensor is in the values of ``source``; None if it was changed, by ``op``."""
+
+    source: Projection | Mixture
+    places: Tensor | None
+    op: str = ""
+
+    @staticmethod
+    def not_at_all(source: Projection | Mixture, out: Tensor) -> Moved:
+        """``out`` is what the source returned, entry by entry."""
+        return Moved(source, torch.arange(out.numel(), device=out.device).view(out.shape))
+
+
+class SourceMap:
+    """What is known of the tensors of one run."""
+
+    def __init__(self, memory: ParameterMemory, names: frozenset[str]) -> None:
+        self._memory = memory
+        self._names = names
+        self._known: dict[int, tuple[Tensor, Moved]] = {}  # the tensors too, so that no other one gets their ids
+
+    def clear(self) -> None:
+        self._known.clear()
+
+    def of(self, tensor: Tensor) -> Moved | None:
+        found = self._known.get(id(tensor))
+        return found[1] if found is not None else None
+
+    def begin(self, out: Tensor, source: Projection | Mixture) -> None:
+        """``out`` is what the source returned, entry by entry."""
+        self._known[id(out)] = out, Moved.not_at_all(source, out)
+
+    def project(self, met: LinearCall, out: Tensor) -> None:
+        """``out`` is what a contraction with a parameter returned."""
+        if met.form.result is None or met.key.blocks != 1 or met.scaled:
+            return
+        found = output_rows(self._memory.whole(met.key.name), met.places()[0])
+        if found is None:
+            return
+        places = torch.arange(out.numel(), device=out.device).view(out.shape)
+        formed = met.result(places)
+        outputs = torch.empty(out.numel(), dtype=torch.long, device=out.device)
+        outputs[formed] = torch.arange(formed.shape[2], device=out.device).view(1, 1, -1, 1).expand(formed.shape)
+        view = self._memory.find(met.bias) if met.bias is not None else None
+        bias, bias_rows = (view.name, view.places().flatten()) if view else ("", torch.zeros(0, dtype=torch.long))
+        values = out.detach().clone().flatten()
+        projection = Projection(met.key.name, found[0], found[1], bias, bias_rows, values, outputs)
+        self.begin(out, projection)
+
+    def follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        """``out`` is what any other operation returned."""
+        first = next(filter(None, map(self.of, tensors_of((args, kwargs)))), None)
+        if first is None:
+            return
+        results = list(tensors_of(out))
+        if first.places is None:
+            moved: Iterator[Moved] = iter([first] * len(results))
+        elif func in _MOVES or func in _VIEWS:
+            made = first.places.reshape(args[1]) if func in _VIEWS else func(first.places, *args[1:])
+            moved = (Moved(first.source, p) for p in tensors_of(made))
+        elif func in _SUMS and (biased := self._biased(first, args, out)) is not None:
+            moved = iter([biased])
+        elif func in _FACTORS and _is_number(args[1]) and self.of(args[0]) is not None:
+            moved = iter([first])
+        else:
+            moved = iter([Moved(first.source, None, short_name(func))] * len(results))
+        for tensor, what in zip(results, moved, strict=True):
+            self._known[id(tensor)] = tensor, what
+
+    def _biased(self, before: Moved, args: tuple, out: Tensor) -> Moved | None:
+        """A projection to which the program adds its bias itself; None for any other sum."""
+        made, view = before.source, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
+        if before.places is None or view is None or view.name not in self._names:
+            return None
+        if isinstance(made, Mixture) or made.bias:
+            return None
+        outputs = made.outputs[before.places]
+        if view.size != (len(made.rows),) or bool((outputs != torch.arange(len(made.rows), device=out.device)).any()):
+            return None
+        values = out.detach().clone().flatten()
+        projection = replace(
+            made,
+            bias=view.name,
+            bias_rows=view.places(),
+            values=values,
+            outputs=outputs.broadcast_to(out.shape).flatten(),
+        )
+        return Moved.not_at_all(projection, out)
+
+
+def output_rows(whole: ParameterView, places: Tensor) -> tuple[int, Tensor] | None:
+    """The dimension of a parameter along which outputs differ, and each one's entry.
+
+    Args:
+        whole: the parameter.
+        places: where the entries of a weight [channels, outputs] lie in it.
+    """
+    for dim in range(len(whole.size)):
+        entry = torch.zeros(whole.span, dtype=torch.long)
+        wide = torch.arange(whole.size[dim]).view([-1 if d == dim else 1 for d in range(len(whole.size))])
+        entry[whole.places()] = wide.expand(whole.size)
+        rows = entry[places]
+        if bool((rows == rows[:1]).all()) and len(rows[0].unique()) == rows.shape[1]:
+            return dim, rows[0]
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, Tensor) or value.numel() == 1
+
+
+_CLOSE = 1e-4
+"""How near an operand must be to the projection's output up to a factor, as a fraction of its largest entry."""
+
+
+@dataclass(eq=False)
+class HeadMoments:
+    """Second moments [width, width] of the two factors of a head, summed over rows.
+
+    Attributes:
+        left: the queries that meet keys; or the channels of weights that read values.
+        left_moments, right_moments: of these, and of the keys or (mixed) values.
+    """
+
+    left: dict[Factor, None]
+    left_moments: Tensor
+    right_moments: Tensor
+
+
+class HeadProducts(TorchDispatchMode):
+    """Finds the products of projections in one run after the other.
+
+    Only views, transpositions, copies and one common factor may lie between a projection and the product, or between
+    mixed values and the weight that reads them: that is checked on the numbers.
+
+    Attributes:
+        heads: by keys or values, what they meet.
+        changed: projections with something else in between, and what that is.
+    """
+
+    def __init__(self, memory: ParameterMemory, names: frozenset[str]) -> None:
+        super().__init__()
+        self._memory = memory
+        self._names = names
+        self._sources = SourceMap(memory, names)
+        self.heads: dict[Factor, HeadMoments] = {}
+        self.changed: dict[tuple[str, int], str] = {}
+
+    def __enter__(self) -> HeadProducts:
+        self._sources.clear()
+        self._sdpa = sdpa_kernel(SDPBackend.MATH)
+        self._sdpa.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)
+        self._sdpa.__exit__(*failure)
+        self._sources.clear()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        met = linear_call(func, args, kwargs, self._memory, self._names)
+        out = func(*args, **kwargs)
+        if met is not None:
+            self._read(met)
+            self._sources.project(met, out)
+        elif func in (aten.bmm.default, aten.baddbmm.default):
+            left, right = args[-2:]
+            self._multiply(left, right, out)
+        else:
+            self._sources.follow(func, args, kwargs, out)
+        return out
+
+    # ------------------------------------------------------------ to products
+
+    def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
+        """``left`` [heads, queries, width] with ``right`` [heads, width, keys], or weights with values."""
+        mine, theirs = self._sources.of(left), self._sources.of(right)
+        if theirs is None:
+            return
+        if mine is None:
+            values = self._rows(right, theirs, turned=False)
+            if isinstance(values, list):
+                self._mix(values, out)
+            return
+        query, key = self._rows(left, mine, turned=False), self._rows(right.mT, theirs, turned=True)
+        if isinstance(query, list) and isinstance(key, list):
+            self._meet(left, right.mT, query, key)
+        elif "" not in (query, key):
+            for side, found in zip((mine, theirs), (query, key), strict=True):
+                if isinstance(side.source, Projection):
+                    where = side.source.name, side.source.dim
+                    self.changed.setdefault(where, found if isinstance(found, str) else "")
+
+    @staticmethod
+    def _rows(operand: Tensor, side: Moved, turned: bool) -> list[Factor] | str:
+        """What each head of an operand [heads, n, width] is made of; else what changed it, empty if it is no head's."""
+        made = side.source
+        if side.places is None or isinstance(made, Mixture):
+            return side.op
+        outputs = made.outputs[side.places.mT if turned else side.places]
+        one = outputs[:, 0]
+        ordered = one.sort(dim=1).values
+        if bool((outputs != one.unsqueeze(1)).any()) or bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+            return ""
+        if not _proportional(operand, made.values[side.places.mT if turned else side.places]):
+            return "an operation that changes values in place"
+        one = one.cpu()
+        bias = made.bias_rows[one].tolist() if made.bias else [[]] * len(one)
+        rows = made.rows[one].tolist()
+        return [Factor(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
+
+    def _meet(self, queries: Tensor, keys: Tensor, query: list[Factor], key: list[Factor]) -> None:
+        """Count the products of queries and keys in. [heads, n, width] both"""
+        moments = ((x.mT @ x).double().cpu() for x in (queries, keys))
+        for left, right, mine, theirs in zip(query, key, *moments, strict=True):
+            self._count(left, right, mine, theirs)
+
+    def _count(self, left: Factor, right: Factor, mine: Tensor, theirs: Tensor) -> None:
+        head = self.heads.setdefault(right, HeadMoments({}, torch.zeros_like(mine), torch.zeros_like(theirs)))
+        head.left[left] = None
+        head.left_moments += mine
+        head.right_moments += theirs
+
+    # ------------------------------------------------------------ values, and what reads them
+
+    def _mix(self, sides: list[Factor], out: Tensor) -> None:
+        """Mixed values ``out`` [heads, n, width]."""
+        heads, _, columns = torch.meshgrid(*(torch.arange(n, device=out.device) for n in out.shape), indexing="ij")
+        mixture = Mixture(sides, heads.flatten(), columns.flatten(), out.detach().clone().flatten())
+        self._sources.begin(out, mixture)
+
+    def _read(self, met: LinearCall) -> None:
+        """A weight that sums over mixed values: which of its channels belong to which head."""
+        moved = self._sources.of(met.x)
+        if moved is None or moved.places is None or not isinstance(moved.source, Mixture):
+            return
+        if met.key.blocks != 1 or met.key.op is aten.convolution.default:
+            return
+        found = output_rows(self._memory.whole(met.key.name), met.places()[0].T)
+        if found is None or met.scaled or not _proportional(met.x, moved.source.values[moved.places]):
+            return
+        x, places = (met.form.open(t, met.args[met.form.weight], met.args, 1)[0] for t in (met.x, moved.places))
+        weight = flat(self._memory.tensors[met.key.name])[met.places()[0].to(x.device)].double()
+        made = moved.source
+        rows = torch.tensor([side.rows for side in made.sides], device=x.device)
+        source, column = rows[made.heads[places], made.columns[places]][:, 0], made.columns[places][0, 0, :, 0]
+        if bool((source != source[:1, :, :1]).any()):
+            return
+        head = made.heads[places][0, 0, :, 0]
+        for number in head.unique().tolist():
+            mine = (head == number).nonzero().flatten()
+            mine = mine[column[mine].argsort()]
+            if len(mine) == rows.shape[1] and bool((column[mine].diff() == 1).all()):
+                left = Factor(met.key.name, found[0], tuple(found[1][mine.cpu()].tolist()), made=False)
+                values = x[:, 0, mine].double().transpose(0, 1).flatten(1)
+                read = weight[mine]
+                self._count(left, made.sides[number], (read @ read.T).cpu(), (values @ values.T).cpu())
+
+
+def _proportional(operand: Tensor, values: Tensor) -> bool:
+    """Is an operand a multiple of the values?"""
+    a, b = operand.detach().double(), values.double()
+    factor = (a * b).sum() / b.square().sum().clamp(min=torch.finfo(b.dtype).tiny)
+    return bool((a - factor * b).abs().max() <= _CLOSE * a.abs().max())

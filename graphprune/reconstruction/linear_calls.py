@@ -1,0 +1,192 @@
+"""Calls in which a weight that is a view of a parameter meets an input; and which parameter a tensor is a view of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.rules.matmul_view import MATMUL_VIEWS, MatmulView, exact_view
+from graphprune.utils.modules import named_tensors
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class ParameterView:
+    """A tensor that is a view of the parameter or buffer ``name``.
+
+    Attributes:
+        size, stride: as a tensor has them.
+        offset: where its first entry lies, counted in entries from the first one of the parameter.
+    """
+
+    name: str
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def span(self) -> int:
+        """One more than the last place that the view looks at."""
+        return self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True)) + 1
+
+    def places(self) -> Tensor:
+        """Where each entry lies, counted from the first one of the parameter. LongTensor of the view's size."""
+        return torch.arange(self.span).as_strided(self.size, self.stride, self.offset)
+
+
+def address(tensor: Tensor) -> int:
+    """Where a tensor's storage begins; the same for all views of it. 0 if it has none."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """The memory that a parameter's entries lie in, as one dimension that can be written to."""
+    whole = ParameterView("", tuple(tensor.shape), tensor.stride())
+    return tensor.detach().as_strided((whole.span,), (1,), tensor.storage_offset())
+
+
+class ParameterMemory:
+    """Finds the parameter or buffer of a model that a tensor is a view of."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = {name: t for name, t in named_tensors(model) if t.numel()}
+        self._at: dict[int, list[tuple[ParameterView, Tensor]]] = {}
+        for name, tensor in self.tensors.items():
+            if place := address(tensor):
+                view = ParameterView(name, tuple(tensor.shape), tensor.stride())
+                self._at.setdefault(place, []).append((view, tensor))
+
+    def find(self, tensor: Tensor) -> ParameterView | None:
+        """The parameter or buffer that a tensor is a view of, and which part of it."""
+        for whole, owner in self._at.get(address(tensor), ()):
+            offset = int(tensor.storage_offset() - owner.storage_offset())
+            view = ParameterView(whole.name, tuple(tensor.shape), tensor.stride(), offset)
+            if tensor.dtype == owner.dtype and tensor.numel() and offset >= 0 and view.span <= whole.span:
+                return view
+        return None
+
+    def owner(self, tensor: Tensor) -> str | None:
+        """The name of a parameter or buffer in whose memory a tensor lies, however it looks at it."""
+        found = self.find(tensor)
+        if found is not None:
+            return found.name
+        return next((whole.name for whole, _ in self._at.get(address(tensor), ())), None)
+
+    def whole(self, name: str) -> ParameterView:
+        """The view that is all of a parameter."""
+        tensor = self.tensors[name]
+        return ParameterView(name, tuple(tensor.shape), tensor.stride())
+
+
+def dense_places(slim: ParameterView, dense: ParameterView, kept: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """For every place in the memory of a slim parameter, the place of the same entry in that of the dense one.
+
+    Args:
+        slim, dense: the whole parameters.
+        kept: pairs of a dimension and the entries of it that the slim parameter has.
+    """
+    entries = dense.places()
+    for dim, index in kept:
+        entries = entries.index_select(dim, index)
+    found = torch.full((slim.span,), -1)
+    found[slim.places().flatten()] = entries.flatten()
+    return found
+
+
+PIECE = 2**24
+"""At most so many entries of a convolution's input are laid out at once, each once for every tap that sees it."""
+
+
+@dataclass(frozen=True)
+class CallKey:
+    """What calls of the same consumer have in common: the operation, and the part of a parameter that it multiplies.
+
+    Attributes:
+        form: which of the operation's operands is the weight: a number in ``FORMS``.
+        blocks: groups of a convolution, matrices of a batched product.
+    """
+
+    view: ParameterView
+    op: Any
+    form: int
+    blocks: int
+    transposed: bool
+
+    @property
+    def name(self) -> str:
+        return self.view.name
+
+
+@dataclass(frozen=True)
+class LinearCall:
+    """One call of a consumer."""
+
+    key: CallKey
+    form: MatmulView
+    args: tuple
+    bias: Tensor | None
+    scaled: bool
+
+    def inputs(self) -> Iterator[tuple[slice, Tensor]]:
+        """The input as [n, blocks, channels, m], in pieces where every tap of a kernel becomes a channel."""
+        taps = prod(self.key.view.size[2:]) if self.key.op is aten.convolution.default else 1
+        count = self.x.shape[0] if taps == 1 else max(1, PIECE // max(self.x[:1].numel() * taps, 1))
+        weight = self.args[self.form.weight]
+        for start in range(0, self.x.shape[0], max(count, 1)) if taps > 1 else (0,):
+            piece = slice(start, start + count) if taps > 1 else slice(None)
+            yield piece, self.form.open(self.x[piece], weight, self.args, self.key.blocks)[0]
+
+    def places(self) -> Tensor:
+        """Where each entry of the weight lies in the parameter. [blocks, channels, outputs]"""
+        places = self.key.view.places().to(self.x.device)
+        return self.form.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
+
+    def light(self) -> LinearCall:
+        """The call without its tensors, but for a little of the input: all that :meth:`places` needs."""
+        x = self.form.x
+        args = (a[:1].clone() if i == x else None if isinstance(a, Tensor) else a for i, a in enumerate(self.args))
+        return replace(self, args=tuple(args), bias=None)
+
+    def copied(self) -> LinearCall:
+        """The call with a copy of its input, which may be written to afterwards."""
+        x = self.form.x
+        return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
+
+    @property
+    def x(self) -> Tensor:
+        found: Tensor = self.args[self.form.x]
+        return found
+
+    def result(self, y: Tensor, bare: bool = False) -> Tensor:
+        """What the call returned, [n, blocks, outputs, m]; ``bare``: less the bias that it added itself."""
+        assert self.form.result is not None
+        opened = self.form.result(y, self.key.blocks)
+        return opened - self.bias.reshape(1, *opened.shape[1:3], 1) if bare and self.bias is not None else opened
+
+
+def linear_call(
+    func: Any, args: tuple, kwargs: dict, memory: ParameterMemory, names: frozenset[str]
+) -> LinearCall | None:
+    """The call as one of a consumer; None where no operand is a view of one of the parameters ``names``."""
+    for number, form in enumerate(MATMUL_VIEWS.get(func, ())):
+        weight = args[form.weight]
+        view = memory.find(weight)
+        if view is not None and view.name in names and weight.is_floating_point():
+            transposed = func is aten.convolution.default and bool(args[6])
+            key = CallKey(view, func, number, _blocks(func, args, weight), transposed)
+            bias = args[form.bias] if form.intercept(args) else None  # type: ignore[index]
+            scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
+            return LinearCall(key, exact_view(form, args), args, bias, scaled)
+    return None
+
+
+def _blocks(func: Any, args: tuple, weight: Tensor) -> int:
+    if func is aten.convolution.default:
+        return int(args[8])
+    return weight.shape[0] if weight.ndim == 3 and weight.stride(0) else 1

@@ -1,0 +1,190 @@
+"""Follow the result of a consumer into the sum that it is added to: a residual stream, a shortcut.
+
+On the way it may be moved about and multiplied by what does not depend on the input, such as a batch norm's scale. What
+the sum lacks of the dense model's is then what the consumer can make up for, whoever is to blame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.reconstruction.linear_calls import ParameterMemory, address
+
+aten = torch.ops.aten
+
+
+_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
+
+
+_MOVES = _VIEWS | frozenset(
+    getattr(aten, name).default for name in "permute t unsqueeze squeeze clone alias detach roll".split()
+)
+_MOVES |= {aten.transpose.int, aten.squeeze.dim}
+
+
+_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
+
+
+_PRODUCTS = frozenset((aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar))
+
+
+_NORM = aten.native_batch_norm.default
+
+
+@dataclass(frozen=True, eq=False)
+class SumPath:
+    """What a result has become.
+
+    Attributes:
+        token: whose result it is.
+        shape: of the result.
+        places: where each entry lies in the result.
+        factor: what each entry was multiplied with.
+    """
+
+    token: Any
+    shape: tuple[int, ...]
+    places: Tensor
+    factor: Tensor
+
+    def laid_out(self, tensor: Tensor) -> Tensor:
+        """A tensor like what the result has become, in the order and shape of the result."""
+        out = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
+        out[self.places.flatten()] = tensor.flatten()
+        return out.view(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidualSum:
+    """The sum of what a result has become and ``other``."""
+
+    way: SumPath
+    other: Tensor
+    total: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class OtherUse:
+    """The result of ``token`` is used in another way as well, or instead."""
+
+    token: Any
+
+
+class SumPaths:
+    """Follows results, call by call.
+
+    Tensors are known by themselves, and by the storage that they lie in: a use of any other view of it is seen, too.
+    """
+
+    def __init__(self, memory: ParameterMemory) -> None:
+        self._memory = memory
+        self._known: dict[int, tuple[Tensor, SumPath]] = {}
+        self._at: dict[int, Any] = {}
+
+    def clear(self) -> None:
+        self._known.clear()
+        self._at.clear()
+
+    def start(self, token: Any, result: Tensor) -> None:
+        """Follow a new result."""
+        shape = tuple(result.shape)
+        places = torch.arange(result.numel(), device=result.device).view(shape)
+        self._set(result, SumPath(token, shape, places, result.new_ones(1).expand(shape)))
+
+    def follow(
+        self, func: Any, args: tuple, kwargs: dict, operands: Sequence[Tensor], results: Sequence[Tensor]
+    ) -> list[ResidualSum | OtherUse]:
+        """Go on by one call. Returns where ways end in it."""
+        for place in {address(t) for t in results} - {address(t) for t in operands}:
+            self._at.pop(place, None)  # new, though there may have been another tensor
+        found = [self._at[address(t)] for t in operands if address(t) in self._at]
+        met = {id(token): token for token in found}.values()
+        if not met:
+            return []
+        ends = self._ends(func, args, kwargs, results)
+        if ends:
+            return [*ends, *(OtherUse(token) for token in met if all(token is not end.way.token for end in ends))]
+        way = self._next(func, args, kwargs, results)
+        if way is not None:
+            self._set(results[0], way)
+        elif func._schema.is_mutable or not {address(t) for t in results} <= {address(t) for t in operands}:
+            for token in met:
+                self._forget(token)
+            return [OtherUse(token) for token in met]
+        return []
+
+    def _set(self, tensor: Tensor, way: SumPath) -> None:
+        if place := address(tensor):
+            self._at[place] = way.token
+            self._known[id(tensor)] = tensor, way
+
+    def _forget(self, token: Any) -> None:
+        """Where it is stored stays known, so that a later use is seen."""
+        self._known = {key: known for key, known in self._known.items() if known[1].token is not token}
+
+    def _way(self, tensor: Any) -> SumPath | None:
+        return self._known[id(tensor)][1] if id(tensor) in self._known else None
+
+    # ------------------------------------------------------------ sums
+
+    def _ends(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> list[ResidualSum]:
+        found = []
+        for one, other in _pairs(func, args, kwargs) if func in _SUMS else ():
+            way = self._way(one)
+            if way is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
+                found.append(ResidualSum(way, other, results[0]))
+        for end in found:
+            self._forget(end.way.token)
+        if found and func._schema.is_mutable:
+            self._at.pop(address(results[0]), None)
+        return found
+
+    def _constant(self, value: Any) -> bool:
+        return not isinstance(value, Tensor) or self._memory.owner(value) is not None
+
+    # ------------------------------------------------------------ what changes entries one by one
+
+    def _next(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> SumPath | None:
+        """What the first result of a call is, if it has the entries of a known tensor, moved or multiplied."""
+        way = self._way(args[0]) if args else None
+        if way is not None and func in _MOVES:
+            places, factor = (_move(t, func, args, kwargs) for t in (way.places, way.factor))
+            return replace(way, places=places, factor=factor)
+        if way is not None and func is _NORM and not args[5]:
+            return self._scaled(way, _norm_scale(args), results[0])
+        for one, other in _pairs(func, args, kwargs):
+            way = self._way(one)
+            if way is not None and self._constant(other):
+                return self._scaled(way, 1.0 if func in _SUMS else other, results[0])
+        return None
+
+    def _scaled(self, way: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
+        self._known = {key: known for key, known in self._known.items() if address(known[0]) != address(result)}
+        return replace(way, factor=way.factor * factor) if result.shape == way.places.shape else None
+
+
+def _pairs(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, ...]:
+    """The operands of a sum or a product, either way round."""
+    if (func in _SUMS and kwargs.get("alpha", 1) == 1) or func in _PRODUCTS:
+        return args[:2], args[1::-1]
+    return ()
+
+
+def _move(tensor: Tensor, func: Any, args: tuple, kwargs: dict) -> Tensor:
+    """A tensor moved as the call moves its first operand, which may lie in memory in another order."""
+    if func in _VIEWS:
+        return tensor.reshape(args[1])
+    moved: Tensor = func(tensor, *args[1:], **kwargs)
+    return moved
+
+
+def _norm_scale(args: tuple) -> Tensor:
+    """What a batch norm in evaluation mode multiplies with, [1, channels, 1, ...]."""
+    x, weight, _, _, variance, _, _, eps = args[:8]
+    scale = torch.rsqrt(variance + eps)
+    return (scale if weight is None else weight * scale).view(1, -1, *[1] * (x.ndim - 2))

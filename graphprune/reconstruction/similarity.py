@@ -1,0 +1,301 @@
+"""How much the channels of a group have in common, told from parameters alone, and which weights read them.
+
+A channel that a weight makes from white inputs has the second moments of its row. A batch normalisation that follows
+remembers how large it is: its deviation is ``|gamma|``, its mean ``beta``. Weights beside each other (a residual sum)
+add up; a weight that each channel has for itself (a depthwise convolution) multiplies what was there.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.groups import Group, Units
+from graphprune.rules.labels import all_arrays
+from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView
+from graphprune.utils.arrays import Ids
+from graphprune.utils.modules import named_tensors
+from graphprune.utils.operators import short_name
+
+aten = torch.ops.aten
+
+
+_TURNS = frozenset((aten.t.default, aten.transpose.int, aten.permute.default, aten.detach.default))
+
+
+@dataclass(frozen=True)
+class ReadingWeight:
+    """A weight that sums over a group's channels, along ``dim``; ``axis`` is both, ``"fc.weight[1]"``.
+
+    ``variance`` is the running variance of the batch normalisation that follows, or empty.
+    """
+
+    weight: str
+    dim: int
+    variance: str
+
+    @property
+    def axis(self) -> str:
+        return f"{self.weight}[{self.dim}]"
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelSimilarity:
+    """Moments of a group's channels, up to a common factor: covariance [units, units], means [units, entries]."""
+
+    covariance: Tensor
+    mean: Tensor
+    readers: tuple[ReadingWeight, ...]
+
+    @property
+    def second(self) -> Tensor:
+        """E[x xᵀ]. [units, units]"""
+        return self.covariance + self.mean @ self.mean.mT
+
+
+@dataclass
+class _Call:
+    """A contraction of an activation with a weight, which is a parameter as it is or transposed."""
+
+    node: fx.Node
+    form: MatmulView
+    weight: str
+    bias: str
+    contracted: frozenset[str]
+    inputs: frozenset[int]
+    norm: fx.Node | None = None
+
+
+@dataclass
+class _Refusals:
+    """Why groups, by number, cannot be told from parameters; the first reason counts."""
+
+    reasons: dict[int, str] = field(default_factory=dict)
+
+    def add(self, groups: Iterable[int], reason: str) -> None:
+        for number in groups:
+            self.reasons.setdefault(number, reason)
+
+
+def entries_of(units: Units, group: Group, axis: str) -> Ids:
+    """The entries of a parameter axis that each unit of a group has, in order. [units, entries]; [0, 0] if ragged"""
+    occurrences = units.occurrences
+    number = next(i for i, a in enumerate(units.axes) if a.name == axis)
+    here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
+    place = np.full(len(units.solution.reason), -1, np.int64)
+    place[group.atoms] = np.arange(group.units)
+    unit, index = place[occurrences.unit[here]], occurrences.index[here]
+    order = np.lexsort((index, unit))
+    unit, index = unit[order], index[order]
+    unit, index = unit[unit >= 0], index[unit >= 0]
+    counts = np.bincount(unit, minlength=group.units)
+    return index.reshape(group.units, -1) if (counts == counts[0]).all() else np.zeros((0, 0), np.int64)
+
+
+class SimilarityModel:
+    """The contractions of a traced model: what makes each group's channels, what reads them, what else meets them."""
+
+    def __init__(self, graph: Analysis) -> None:
+        self.units = graph.units
+        self.tensors = dict(named_tensors(graph.model))
+        self.labelling = graph.labelling
+        nodes = graph.labelling.nodes[: graph.trace.evaluated]
+        self._table = AxisTable(graph.labelling.labels.axes)
+        self._names: dict[fx.Node, frozenset[str]] = {}
+        self._uses: Counter[str] = Counter()
+        self._refusals = _Refusals()
+        self._calls = [call for site, node in enumerate(nodes) if (call := self._visit(site, node))]
+        self._read = Counter(axis for call in self._calls for axis in call.contracted)
+
+    # ------------------------------------------------------------ one pass over the graph
+
+    def _visit(self, site: int, node: fx.Node) -> _Call | None:
+        names = [self._names[n] for n in node.all_input_nodes if n in self._names]
+        if node.op == "get_attr" and "tensor" in node.meta:
+            self._names[node] = frozenset((node.meta["tensor"],))
+        elif node.op == "call_function" and names and len(names) == len(node.all_input_nodes):
+            self._names[node] = frozenset().union(*names)
+        elif node.op == "call_function":
+            self._uses.update(name for found in names for name in found)
+            return self._meet(site, node)
+        return None
+
+    def _meet(self, site: int, node: fx.Node) -> _Call | None:
+        call = self._call(node)
+        allowed = self._groups_of_axes(call.contracted) if call else frozenset()
+        ended = self._groups(node.all_input_nodes) - self._groups([node]) - allowed
+        if ended and node.target is not operator.getitem and not _is_view(node):
+            self._refusals.add(ended, f"{short_name(node.target)} reads it without a weight of its own")
+        if site in self.labelling.labels.facts.inexact:
+            self._refusals.add(self._groups([*node.all_input_nodes, node]), f"{short_name(node.target)} mixes channels")
+        return call
+
+    def _call(self, node: fx.Node) -> _Call | None:
+        form = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in self._names), None)
+        if form is None:
+            return None
+        weight: Any = node.args[form.weight]
+        owners = form.owners(self.labelling.values[weight], node.args, self._table)
+        contracted = [self._table.names(ids) for ids in owners.contracted] if owners and owners.blocks == 1 else []
+        bias: Any = node.args[form.bias] if form.intercept(node.args) else None  # type: ignore[index]
+        return _Call(
+            node,
+            form,
+            self._plain(weight),
+            self._plain(bias),
+            frozenset[str]().union(*contracted),
+            self._groups([node.args[form.x]]),
+            _following(node),
+        )
+
+    def _plain(self, node: Any) -> str:
+        """The parameter that a node is, as it is or transposed; empty if there is none or it is computed."""
+        while isinstance(node, fx.Node) and node.target in _TURNS:
+            node = node.args[0]
+        return node.meta["tensor"] if isinstance(node, fx.Node) and node.op == "get_attr" else ""
+
+    def _groups(self, nodes: Iterable[Any]) -> frozenset[int]:
+        """The groups of which channels occur in tensors."""
+        labs = all_arrays([self.labelling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
+        ids = [lab.ids.ravel() for lab in labs]
+        return self._groups_of(self.units.solution.of[np.concatenate(ids)]) if ids else frozenset()
+
+    def _groups_of_axes(self, axes: Iterable[str]) -> frozenset[int]:
+        classes = [self.units.labels_of(a) for a in self.units.axes if a.name in axes]
+        return self._groups_of(np.concatenate(classes)) if classes else frozenset()
+
+    def _groups_of(self, classes: Ids) -> frozenset[int]:
+        atoms = self.units.solution.expand(np.unique(classes))[0]
+        return frozenset(np.unique(self.units.group_of[atoms]).tolist()) - {-1}
+
+    # ------------------------------------------------------------ one group
+
+    def resemblance(self, group: Group) -> ChannelSimilarity | str:
+        """Moments of a group's channels, or why they cannot be told."""
+        number = int(self.units.group_of[group.atoms[0]])
+        makers = [
+            (c, a) for c in self._calls for a in group.axes if _parameter(a) == c.weight != "" and a not in c.contracted
+        ]
+        readers = {axis: [c for c in self._calls if axis in c.contracted] for axis in group.axes}
+        reason = self._refusal(group, number, makers, readers)
+        if reason:
+            return reason
+        covariance, mean = self._moments(group, number, makers)
+        found = (
+            ReadingWeight(_parameter(axis), _dim(axis), self._variance(calls))
+            for axis, calls in readers.items()
+            if calls
+        )
+        return ChannelSimilarity(covariance, mean, tuple(found))
+
+    def _refusal(
+        self, group: Group, number: int, makers: list[tuple[_Call, str]], readers: dict[str, list[_Call]]
+    ) -> str:
+        if group.kind != "channel":
+            return f"its units are of kind {group.kind!r}, whose effects do not add up"
+        if number in self._refusals.reasons:
+            return self._refusals.reasons[number]
+        known = {name for call, axis in makers for name in (_parameter(axis), call.bias, *self._norm_names(call))}
+        for axis, calls in readers.items():
+            name = _parameter(axis)
+            if calls and (self._uses[name] > self._read[axis] or name in known or not calls[0].weight):
+                return f"{name} is computed, or used otherwise than as a weight that reads it"
+            if not calls and name not in known:
+                return f"{axis} is neither made by a weight nor reads it"
+            if not entries_of(self.units, group, axis).size:
+                return f"its channels have different numbers of entries in {axis}"
+        if not makers or not any(readers.values()):
+            return "no weight makes it" if not makers else "no weight reads it"
+        widths = {entries_of(self.units, group, axis).shape[1] for _, axis in makers}
+        chained = any(number in call.inputs for call, _ in makers)
+        return "its weights make different numbers of entries" if len(widths) > 1 or (chained and widths != {1}) else ""
+
+    def _norm_names(self, call: _Call) -> list[str]:
+        """Weight, bias, running mean and variance of the batch normalisation after a contraction; empty if absent."""
+        return [self._plain(arg) for arg in call.norm.args[1:5]] if call.norm else [""] * 4
+
+    def _variance(self, calls: list[_Call]) -> str:
+        return self._norm_names(calls[0])[3] if len(calls) == 1 else ""
+
+    # ------------------------------------------------------------ moments
+
+    def _moments(self, group: Group, number: int, makers: list[tuple[_Call, str]]) -> tuple[Tensor, Tensor]:
+        """Covariance [units, units] and means [units, entries], maker after maker in the order of execution."""
+        covariance = torch.zeros(group.units, group.units, dtype=torch.float64)
+        mean: Tensor = torch.zeros(group.units, 1, dtype=torch.float64)
+        for call, axis in makers:
+            rows, shift = self._rows(group, call, axis)
+            if number in call.inputs:
+                covariance, mean = covariance * _products(rows[:, 0]), mean * rows.sum(2) + shift
+                covariance, mean = self._normalised(group, call, covariance, mean)
+            else:
+                flat, shift = self._scaled(group, call, rows, shift)
+                covariance, mean = covariance + _products(flat.flatten(1)), mean + shift
+        return covariance, mean
+
+    def _rows(self, group: Group, call: _Call, axis: str) -> tuple[Tensor, Tensor]:
+        """Weights [units, entries, inputs] and bias [units, entries]."""
+        weight = precise(self.tensors[call.weight]).movedim(_dim(axis), 0).flatten(1)
+        rows = weight[entries_of(self.units, group, axis)]
+        return rows, self._vector(group, call.bias, 0.0, rows)
+
+    def _vector(self, group: Group, name: str, default: float, rows: Tensor) -> Tensor:
+        """What each unit has of a vector: [units, entries]."""
+        if not name:
+            return torch.full(rows.shape[:2], default, dtype=torch.float64)
+        return precise(self.tensors[name])[entries_of(self.units, group, f"{name}[0]")].double()
+
+    def _scaled(self, group: Group, call: _Call, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows and means after the batch normalisation that follows, if one does."""
+        if call.norm is None:
+            return rows, shift
+        gamma, beta, *_ = self._norm_names(call)
+        length = rows.norm(dim=2).clamp(min=torch.finfo(rows.dtype).tiny)
+        factor = self._vector(group, gamma, 1.0, rows) / length
+        return rows * factor.unsqueeze(2).to(rows.dtype), self._vector(group, beta, 0.0, rows)
+
+    def _normalised(self, group: Group, call: _Call, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments after the batch normalisation that follows, if one does."""
+        if call.norm is None:
+            return covariance, mean
+        gamma, beta, *_ = self._norm_names(call)
+        deviation = covariance.diagonal().clamp(min=torch.finfo(mean.dtype).tiny).sqrt()
+        factor = self._vector(group, gamma, 1.0, mean.unsqueeze(2))[:, 0] / deviation
+        return covariance * factor * factor.unsqueeze(1), self._vector(group, beta, 0.0, mean.unsqueeze(2))
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """A tensor with at least single precision, on the CPU."""
+    return tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _products(rows: Tensor) -> Tensor:
+    return (rows @ rows.mT).double()
+
+
+def _is_view(node: fx.Node) -> bool:
+    return any(result.alias_info is not None for result in node.target._schema.returns)  # type: ignore[union-attr]
+
+
+def _following(node: fx.Node) -> fx.Node | None:
+    """The batch normalisation with running statistics that alone takes what ``node`` makes."""
+    users = list(node.users)
+    if len(users) != 1 or users[0].target is not aten.native_batch_norm.default or users[0].args[0] is not node:
+        return None
+    return None if users[0].args[4] is None or users[0].args[5] else users[0]
+
+
+def _parameter(axis: str) -> str:
+    return axis.rpartition("[")[0]
+
+
+def _dim(axis: str) -> int:
+    return int(axis.rpartition("[")[2][:-1])

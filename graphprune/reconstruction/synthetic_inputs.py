@@ -1,0 +1,170 @@
+"""Calibration inputs for a model of which no data are at hand, made from what its batch normalisations remember."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from graphprune.errors import InputError
+from graphprune.tracing.example_inputs.guess import example_inputs_for
+from graphprune.tracing.inputs import describe, normalize
+from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.tree import map_tensors, tensors_of
+
+
+def synthesize(
+    model: nn.Module,
+    example_inputs: Any = None,
+    samples: int = 128,
+    *,
+    steps: int = 100,
+    lr: float = 0.1,
+    batch_size: int = 64,
+    seed: int = 0,
+) -> list[Any]:
+    """Inputs on which every batch normalisation sees the mean and the variance that it remembers.
+
+    Random inputs are optimised with Adam until the statistics of what goes into each batch normalisation match its
+    running ones. The loss is, for each channel, ``(m - μ)² / σ² + (s / σ - 1)²``, m and s being mean and deviation over
+    the batch and space; averaged over channels and summed over normalisations.
+
+    Sources: Cai, Yao, Dong, Gholami, Mahoney and Keutzer, "ZeroQ: A Novel Zero Shot Quantization Framework", CVPR 2020;
+    Yin, Molchanov, Alvarez, Li, Mallya, Hoiem, Jha and Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
+    DeepInversion", CVPR 2020.
+
+    Args:
+        model: with batch normalisations that keep running statistics. It is lent, and as before afterwards.
+        example_inputs: as for :func:`graphprune.trace`; None: found from the model. Floating-point tensors whose first
+            dimension is that of the first of them (the batch) are made anew, starting from normal noise of the
+            example's mean and deviation; integers with that first dimension are repeated; all else stays.
+        samples: how many inputs to make, of all batches together.
+        steps: of the optimiser, for each batch.
+        lr: the learning rate, in units of the example's deviation; it falls to zero like a cosine.
+        batch_size: inputs that are optimised together: their statistics are matched together.
+        seed: of the noise.
+
+    Returns:
+        Batches, each of the same form as ``example_inputs``; pass them as ``calibration=``.
+
+    Raises:
+        InputError: no batch normalisation was met, there is no floating-point input, a number is out of range, or the
+            model failed or diverged.
+    """
+    _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
+    example = example_inputs_for(model) if example_inputs is None else example_inputs
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
+    with evaluating_eagerly(model), torch.enable_grad():
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        return [_Batch(model, example, size, generator).optimised(steps, lr) for size in sizes]
+
+
+def _check_numbers(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not value > 0:
+            raise InputError(f"{name}: is {value!r}; a number above 0 is needed")
+
+
+class _Batch:
+    """One batch of inputs, standardised: what is optimised has mean 0 and deviation 1 at first."""
+
+    def __init__(self, model: nn.Module, example: Any, size: int, generator: torch.Generator) -> None:
+        self.model = model
+        self.example = example
+        self.size = size
+        floats = [t for t in tensors_of(normalize(example)) if t.is_floating_point() and t.ndim]
+        if not floats:
+            raise InputError(
+                f"example_inputs: {describe(example)} has no floating-point tensor to optimise; pass real inputs as "
+                "calibration= instead"
+            )
+        self.device = next((p.device for p in model.parameters()), floats[0].device)
+        self.rows = floats[0].shape[0]
+        self.free = {
+            id(t): torch.randn((size, *t.shape[1:]), generator=generator, dtype=t.dtype).to(self.device)
+            for t in floats
+            if t.shape[0] == self.rows
+        }
+
+    def inputs(self) -> Any:
+        """In the form of the example."""
+        return map_tensors(self._made, self.example)
+
+    def _made(self, tensor: Tensor) -> Tensor:
+        if id(tensor) in self.free:
+            deviation, mean = torch.std_mean(tensor.detach(), correction=0)
+            return self.free[id(tensor)] * (deviation if deviation > 0 else 1.0) + mean
+        if tensor.ndim and tensor.shape[0] == self.rows:
+            tensor = tensor[torch.arange(self.size, device=tensor.device) % self.rows]
+        return tensor.to(self.device)
+
+    def optimised(self, steps: int, lr: float) -> Any:
+        optimizer = torch.optim.Adam([t.requires_grad_(True) for t in self.free.values()], lr)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            self._loss().backward()
+            optimizer.step()
+            schedule.step()
+        made = map_tensors(Tensor.detach, self.inputs())
+        if not all(t.isfinite().all() for t in tensors_of(made) if t.is_floating_point()):
+            raise InputError(f"lr: the inputs diverged with {lr}; pass a smaller one")
+        return made
+
+    def _loss(self) -> Tensor:
+        args, kwargs = normalize(self.inputs())
+        with _Mismatch() as mismatch:
+            try:
+                self.model(*args, **kwargs)
+            except Exception as error:
+                given = describe((*args, *kwargs.values()))
+                raise InputError(
+                    f"example_inputs: {type(self.model).__name__}.forward failed on {given}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+        losses = [loss for loss in mismatch.losses if loss.requires_grad]
+        if not losses:
+            raise InputError(
+                f"model: {type(self.model).__name__} has no batch normalisation with running statistics that depends "
+                "on the inputs, so nothing remembers what they were like; pass real inputs as calibration= instead, or "
+                "fold(), which needs none"
+            )
+        return torch.stack([loss.float() for loss in losses]).sum()
+
+
+class _Mismatch(TorchFunctionMode):
+    """Compares what goes into batch normalisations with what they remember, while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (F.batch_norm, torch.batch_norm):
+            self._compare(*_statistics(func, *args, **kwargs))
+        return func(*args, **kwargs)
+
+    def _compare(self, x: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float) -> None:
+        if mean is None or variance is None:
+            return
+        deviation = (variance + eps).sqrt()
+        found, centre = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)
+        terms = ((centre - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
+        self.losses.append(terms.mean())
+
+
+def _statistics(func: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
+    """Input, running mean, running variance and eps of a call of a batch normalisation."""
+    if func is torch.batch_norm:
+        x, _, _, mean, variance, _, _, eps, *_ = args
+        return x, mean, variance, eps
+    bound = dict(zip(("input", "running_mean", "running_var", "weight", "bias", "training"), args, strict=False))
+    found = {"eps": args[7] if len(args) > 7 else 1e-5, **bound, **kwargs}
+    return found["input"], found["running_mean"], found["running_var"], found["eps"]

@@ -1,0 +1,166 @@
+"""What elementwise operations and sums do to label arrays: operands are aligned, dimensions are reduced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+
+import numpy as np
+
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
+from graphprune.utils.arrays import Dims, Ids, Shape
+
+
+def refined_by(labs: Sequence[LabelArray], lab: LabelArray, dims: Dims) -> bool:
+    """Is the cell array ``lab`` a refinement of rows that vary over all of ``dims``?"""
+    rows = [r.dims for r in labs if r is not lab and r.dims < lab.dims]
+    return lab.cell and dims <= frozenset[int]().union(*rows)
+
+
+def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[LabelArray]:
+    """The label arrays that are left when ``dims`` are summed over, still with size 1 there."""
+    gone = frozenset(d % x.ndim for d in dims) if x.ndim else frozenset()
+    kept = []
+    for lab in x.labs:
+        here, rest = lab.dims & gone, lab.dims - gone
+        if not here:
+            kept.append(lab)
+        elif rest and lab.cell and not refined_by(x.labs, lab, rest):
+            first = lab.ids[tuple(slice(0, 1) if d in here else slice(None) for d in range(x.ndim))]
+            labels.unify(lab.ids, first)
+            kept.append(lab.at(first))
+        elif rest and not lab.cell:
+            kept.append(labels.refine(lab, rest)[0])
+    return kept
+
+
+def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> list[LabelArray]:
+    """The label arrays of an elementwise operation on broadcast ``operands``.
+
+    Where two operands both have a real dimension, their elements there are the same channels. An operand that has a
+    dimension without labelling it cannot lose entries of it, nor can the others then. The result carries the labels of
+    activations rather than those of parameters, so that a parameter can follow the order of its input.
+    """
+    padded = sorted((_padded(x, len(shape)) for x in operands), key=lambda x: x.movable)
+    return list(reduce(lambda a, b: _align_pair(labels, a, b), padded).labs)
+
+
+def _padded(x: LabelledTensor, rank: int) -> LabelledTensor:
+    missing = rank - x.ndim
+    if not missing:
+        return x
+    ones = (1,) * missing
+    labs = (lab.at(lab.ids.reshape(ones + lab.ids.shape)) for lab in x.labs)
+    return LabelledTensor(ones + x.shape, tuple(labs), x.movable)
+
+
+def _align_pair(labels: Labels, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
+    shape = tuple(map(max, a.shape, b.shape))
+    if _same_layout(a, b):
+        labels.unify(a.labs[0].ids, b.labs[0].ids)
+        return LabelledTensor(shape, a.labs)
+    shared = varying(a.shape) & varying(b.shape)
+    met_a, free_a = _meeting(labels, a, shared)
+    met_b, free_b = _meeting(labels, b, shared)
+    _fix_unmatched(labels, met_a, met_b, shared)
+    met_a, met_b = _separate(labels, met_a, met_b)
+    return LabelledTensor(shape, (*_match(labels, met_a, met_b, shared), *free_a, *free_b))
+
+
+def _same_layout(a: LabelledTensor, b: LabelledTensor) -> bool:
+    """The common case: one array each, over the same dimensions."""
+    return len(a.labs) == len(b.labs) == 1 and a.labs[0].ids.shape == b.labs[0].ids.shape
+
+
+def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[LabelArray], list[LabelArray]]:
+    """Label arrays that both operands must agree on, and those only this operand has.
+
+    An array that varies over shared and unshared dimensions is refined; its outer dimensions become the rows.
+    """
+    met, free = [], []
+    for lab in x.labs:
+        inside, outside = lab.dims & shared, lab.dims - shared
+        if not inside:
+            free.append(lab)
+        elif not outside:
+            met.append(lab)
+        elif lab.cell:
+            (free if refined_by(x.labs, lab, inside) else met).append(lab)
+        elif min(inside) < min(outside):
+            row, cell = labels.refine(lab, inside)
+            met.append(row)
+            free.append(cell)
+        else:
+            row, cell = labels.refine(lab, outside)
+            free.append(row)
+            met.append(cell)
+    return met, free
+
+
+def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> None:
+    """Fix arrays that vary only over dimensions which the other operand has, but does not label."""
+    for mine, other in ((a, b), (b, a)):
+        covered = frozenset[int]().union(*(lab.dims for lab in other))
+        lost = [lab for lab in mine if not (lab.dims & shared & covered)]
+        labels.fix(lost, "meets a dimension without channels (the model's input, a position, a constant)")
+        mine[:] = [lab for lab in mine if lab.dims & shared & covered]
+
+
+def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple[list[LabelArray], list[LabelArray]]:
+    """Refine joint arrays by the coarser ones they meet, so that rows meet rows and cells meet cells."""
+    coarse = {lab.dims for lab in (*a, *b)}
+
+    def split(labs: list[LabelArray]) -> list[LabelArray]:
+        out: list[LabelArray] = []
+        for lab in labs:
+            rows = [d for d in coarse if d < lab.dims and min(d) == min(lab.dims)]
+            if rows and not lab.cell:
+                out.extend(labels.refine(lab, max(rows, key=len)))
+            else:
+                out.append(lab)
+        return out
+
+    return split(a), split(b)
+
+
+def _match(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> list[LabelArray]:
+    """Declare the arrays over the same shared dimensions equal; what is left over is fixed."""
+    kept, rest_a, rest_b = [], [], []
+    for dims in sorted({lab.dims & shared for lab in (*a, *b)}, key=sorted):
+        mine = [lab for lab in a if lab.dims & shared == dims]
+        other = [lab for lab in b if lab.dims & shared == dims]
+        if mine and other:
+            kept.extend(_equate(labels, mine, other))
+        else:
+            rest_a.extend(mine)
+            rest_b.extend(other)
+    if len(rest_a) == len(rest_b) == 1:
+        kept.extend(_equate(labels, rest_a, rest_b))
+    else:
+        labels.fix((*rest_a, *rest_b), "channels are arranged differently in the two operands")
+    return kept
+
+
+def _equate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> list[LabelArray]:
+    if len(a) == len(b):
+        for mine, other in zip(a, b, strict=True):
+            labels.unify(mine.ids, other.ids)
+        return a if max(lab.ids.size for lab in a) >= max(lab.ids.size for lab in b) else b
+    single, several = (a, b) if len(a) == 1 else (b, a)
+    if len(single) != 1:
+        labels.fix((*a, *b), "channels are composed differently in the two operands")
+        return a
+    define_all(labels, single[0].ids, several)
+    return several
+
+
+def define_all(labels: Labels, whole: Ids, parts: list[LabelArray]) -> None:
+    """``whole`` lives where all ``parts`` live; written as nested pairs, rows first."""
+    *outer, last = sorted(parts, key=lambda lab: len(lab.dims))
+    first = outer[0].ids
+    for lab in outer[1:]:
+        both = np.broadcast_shapes(first.shape, lab.ids.shape)
+        pair = labels.fresh(both, range(len(both)), "row")
+        labels.define(pair, first, lab.ids)
+        first = pair
+    labels.define(whole, first, last.ids)

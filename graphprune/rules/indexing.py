@@ -1,0 +1,117 @@
+"""Integers that count in a pruned dimension: which expert a token goes to.
+
+A choice by value (``topk``) gives numbers of a dimension with labels. As long as these are only handed on, looked up
+with, and counted, entries of that dimension can be removed: the slim model numbers the others anew, in the same order.
+Whatever else is done with them fixes the dimension they count in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from graphprune.rules.labels import LabelArray, LabelledTensor, operands_of
+from graphprune.rules.pointwise import IDENTITIES
+from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.samples import sample
+from graphprune.utils.arrays import Ids
+
+aten = torch.ops.aten
+
+
+PASSING = frozenset(
+    (
+        aten.view.default,
+        aten._unsafe_view.default,
+        aten.reshape.default,
+        aten.unsqueeze.default,
+        aten.squeeze.default,
+        aten.squeeze.dim,
+        aten.squeeze.dims,
+        aten.permute.default,
+        aten.t.default,
+        aten.transpose.int,
+        aten.expand.default,
+        aten.slice.Tensor,
+        aten.select.int,
+        *IDENTITIES,
+    )
+)
+"""Operations after which integers still count in the same dimension."""
+
+
+AWARE = frozenset(
+    (
+        aten.sort.default,
+        aten.histc.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.gather.default,
+        aten.embedding.default,
+        aten.new_zeros.default,
+        aten.new_empty.default,
+        aten.zeros_like.default,
+        aten.empty_like.default,
+    )
+)
+"""Operations whose rules know what such integers mean, or do not look at their values."""
+
+
+def index_tensors(*values: Any) -> list[LabelledTensor]:
+    """All integers among nested arguments that count in a pruned dimension."""
+    return [value for value in operands_of(*values) if value.points is not None]
+
+
+def propagate_indexes(call: Call, op: Any, args: Sequence[Any], result: Any) -> Any:
+    """``result`` as what it counts, or what the arguments count in fixed where they are used in another way."""
+    known = index_tensors(*args)
+    if not known or op in AWARE:
+        return result
+    if op in PASSING and isinstance(result, LabelledTensor):
+        return replace(result, points=known[0].points)
+    for value in known:
+        call.labels.fix([LabelArray(value.points)], f"{call.op}: numbers of channels are used as numbers")  # type: ignore[arg-type]
+    return result
+
+
+def column(x: LabelledTensor, dim: int) -> Ids | None:
+    """The one label of every entry of ``dim``; None: it has none, or several."""
+    labs = x.touching([dim])
+    if len(labs) != 1 or labs[0].dims != {dim % x.ndim}:
+        return None
+    return labs[0].ids.ravel()
+
+
+def looked_up(call: Call, x: LabelledTensor, dim: int, points: Ids) -> LabelledTensor:
+    """``x`` without its labels along ``dim``, whose entries are those that ``points`` labels."""
+    found = column(x, dim)
+    if found is None or len(found) != len(points):
+        call.labels.fix([LabelArray(points)], f"{call.op}: looked up in a table that cannot be pruned")
+        return x
+    call.labels.unify(found, points)
+    return LabelledTensor(x.shape, tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims), x.movable)
+
+
+def _bins(slim: Slim, args: Args) -> Args:
+    x, bins, low, high = (*args, 100, 0, 0)[:4]
+    count = slim.outs[0][0]
+    return x, count, low, high - (bins - count)
+
+
+@rule(
+    aten.histc.default,
+    samples=[sample(torch.tensor([0.0, 2.0, 1.0, 2.0]), 4, 0, 3)],
+    resize=_bins,
+)
+def histogram(call: Call, x: LabelledTensor, bins: int = 100, low: float = 0, high: float = 0) -> LabelledTensor:
+    """How often each number occurs: one bin for every entry that the numbers count."""
+    call.freeze(x, "entries are counted")
+    if x.points is None:
+        return LabelledTensor(call.out)
+    if (len(x.points), low, high) != (bins, 0, bins - 1):
+        call.labels.fix([LabelArray(x.points)], f"{call.op}: bins that are not the channels")
+        return LabelledTensor(call.out)
+    return LabelledTensor(call.out, (LabelArray(x.points),))

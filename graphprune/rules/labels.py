@@ -1,0 +1,213 @@
+"""Labels: which channel keeps which tensor element alive.
+
+A label is a positive integer. Every traced tensor carries label arrays that broadcast to its shape; an element
+exists in the slim model as long as all of its labels are alive. Label 0 is always alive. A dimension in which
+every label array has size 1 is *positional* (batch, time, space): it is never pruned.
+
+Rules (``graphprune.rules``) say what an operation does to labels by calling the methods of :class:`Labels`, which only
+write down facts, as whole arrays: ``unify`` (two labels are one), ``define`` (a label lives as long as two others
+do) and ``fix`` (a label never dies). :mod:`graphprune.solve` draws the conclusions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from graphprune.utils.arrays import Dims, Ids, Shape
+
+NOT_A_CHANNEL = ""
+"""The reason for fixing what nobody would call a channel (the size of a kernel): not reported."""
+
+
+@lru_cache(maxsize=4096)
+def varying(shape: Shape) -> Dims:
+    """The dimensions of a shape that are larger than 1."""
+    return frozenset(d for d, n in enumerate(shape) if n > 1)
+
+
+class LabelArray(NamedTuple):
+    """One label array of a tensor.
+
+    ``ids`` has the tensor's rank, with size 1 where the label does not depend on a dimension. A ``cell`` array
+    has been refined: its rows are labelled by another array of the same tensor.
+    """
+
+    ids: Ids
+    cell: bool = False
+
+    @property
+    def dims(self) -> Dims:
+        return varying(self.ids.shape)
+
+    def at(self, ids: Ids) -> LabelArray:
+        return LabelArray(ids, self.cell)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledTensor:
+    """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
+
+    ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
+    ``points``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
+    """
+
+    shape: Shape
+    labs: tuple[LabelArray, ...] = ()
+    movable: bool = False
+    repeats: Dims = frozenset()
+    points: Ids | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def touching(self, dims: Iterable[int]) -> list[LabelArray]:
+        wanted = {d % self.ndim for d in dims}
+        return [lab for lab in self.labs if any(lab.ids.shape[d] > 1 for d in wanted)]
+
+    def moved(self, shape: Sequence[int], labs: Iterable[LabelArray]) -> LabelledTensor:
+        return LabelledTensor(tuple(shape), tuple(labs), self.movable, points=self.points)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A run of labels made together: a dimension of a parameter, or rows and cells made by a refinement."""
+
+    kind: str
+    name: str
+    start: int
+    size: int
+    site: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why labels are fixed: what happened, at which node."""
+
+    text: str
+    site: int
+
+
+@dataclass(slots=True)
+class Facts:
+    """What rules wrote down: whole arrays, with the site (node number) of each."""
+
+    unions: list[tuple[Ids, Ids, int]] = field(default_factory=list)
+    parts: list[tuple[Ids, Ids, Ids, int]] = field(default_factory=list)
+    fixed: list[tuple[Ids, int]] = field(default_factory=list)
+    reasons: list[Reason] = field(default_factory=list)
+    rectangles: list[tuple[Ids, int]] = field(default_factory=list)
+    ordered: list[tuple[Ids, int]] = field(default_factory=list)
+    multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
+    choices: list[tuple[Ids, int, int]] = field(default_factory=list)
+    inexact: dict[int, str] = field(default_factory=dict)
+
+
+class Labels:
+    """Makes labels and collects facts about them. ``site`` is the number of the node being labelled."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.axes: list[Axis] = []
+        self.facts = Facts()
+        self.site = -1
+
+    def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: str = "") -> Ids:
+        """New labels that vary over ``dims`` of a tensor of ``shape``."""
+        sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
+        total = math.prod(sizes)
+        ids = np.arange(self.count, self.count + total, dtype=np.int64).reshape(sizes)
+        self.axes.append(Axis(kind, name, self.count, total, self.site))
+        self.count += total
+        return ids
+
+    def parameter(self, name: str, shape: Shape) -> LabelledTensor:
+        """A parameter or buffer: fresh labels for every dimension."""
+        labs = [LabelArray(self.fresh(shape, [d], "channel", f"{name}[{d}]")) for d, n in enumerate(shape) if n > 1]
+        return LabelledTensor(tuple(shape), tuple(labs), movable=True)
+
+    def unify(self, a: Ids, b: Ids) -> None:
+        """Labels at the same place (with broadcasting) live and die together."""
+        if a is not b:
+            self.facts.unions.append((a, b, self.site))
+
+    def define(self, whole: Ids, first: Ids, second: Ids) -> None:
+        """``whole`` lives where both ``first`` and ``second`` live."""
+        self.facts.parts.append((whole, first, second, self.site))
+
+    def fix(self, labs: Iterable[LabelArray], text: str) -> None:
+        """These labels never die; ``text`` says why."""
+        labs = list(labs)
+        if labs:
+            self.facts.reasons.append(Reason(text, self.site))
+            number = len(self.facts.reasons) - 1
+            self.facts.fixed.extend((lab.ids, number) for lab in labs)
+
+    def multiple(self, ids: Ids, of: int) -> None:
+        """The number of living entries is a multiple of ``of``, or else the operation cannot run."""
+        self.facts.multiples.append((ids, of, self.site))
+
+    def chosen(self, ids: Ids, count: int) -> None:
+        """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
+        self.facts.choices.append((ids, count, self.site))
+
+    def rectangle(self, ids: Ids) -> None:
+        """Every row of the two-dimensional ``ids`` has equally many living entries."""
+        self.facts.rectangles.append((ids, self.site))
+
+    def in_order(self, ids: Ids) -> None:
+        """The operation depends on the order of ``ids``: the slim tensors must have it too."""
+        self.facts.ordered.append((ids, self.site))
+
+    def inexact(self, text: str) -> None:
+        """The operation mixes channels: removing one is not the same as zeroing it."""
+        self.facts.inexact[self.site] = text
+
+    def refine(self, lab: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
+        """Split a label array that varies over ``rows`` and more into a row array and a cell array.
+
+        Equal rows (a batch merged with the heads) get equal labels, so that they can be told apart from channels.
+        """
+        shape = lab.ids.shape
+        order = [*sorted(rows), *(d for d in range(len(shape)) if d not in rows)]
+        count = int(np.prod([shape[d] for d in rows]))
+        matrix = lab.ids.transpose(order).reshape(count, -1)
+        row, cell = self._rows_and_cells(matrix)
+        ordered = [shape[d] for d in order]
+        wide = [n if d in rows else 1 for d, n in zip(order, ordered, strict=True)]
+        back = np.argsort(order)
+        row, cell = row.reshape(wide).transpose(back), cell.reshape(ordered).transpose(back)
+        self.define(lab.ids, row, cell)
+        return LabelArray(row), LabelArray(cell, cell=True)
+
+    def _rows_and_cells(self, matrix: Ids) -> tuple[Ids, Ids]:
+        first = np.unique(matrix[:, 0])
+        if len(first) == len(matrix):
+            return self.fresh((len(matrix),), [0], "row"), self.fresh(matrix.shape, [0, 1], "cell")
+        rows, which = np.unique(matrix, axis=0, return_inverse=True)
+        return (
+            self.fresh((len(rows),), [0], "row")[which.reshape(-1)],
+            self.fresh(rows.shape, [0, 1], "cell")[which.reshape(-1)],
+        )
+
+
+def operands_of(*values: Any) -> list[LabelledTensor]:
+    """Every labelled tensor in nested arguments."""
+    found: list[LabelledTensor] = []
+    for value in values:
+        if type(value) is LabelledTensor:
+            found.append(value)
+        elif type(value) in (tuple, list):
+            found.extend(operands_of(*value))
+    return found
+
+
+def all_arrays(*values: Any) -> list[LabelArray]:
+    """Every label array in nested arguments."""
+    return [lab for value in operands_of(*values) for lab in value.labs]

@@ -1,0 +1,1 @@
+"""From a model and example inputs to a :class:`~graphprune.tracing.tracer.Trace`: one run, on shapes."""

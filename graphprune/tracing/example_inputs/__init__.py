@@ -1,0 +1,1 @@
+"""Example inputs for a model, found from its configuration or its first layers."""

@@ -1,0 +1,78 @@
+"""Example inputs as a user passes them, in the form of a call, and in a word for messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+
+Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
+
+
+# ---------------------------------------------------------------- what a user passed
+
+
+def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Bring example inputs into the form of a call, ``(args, kwargs)``.
+
+    Args:
+        example_inputs: A tensor (the only argument), a tuple or list (the positional arguments) or a mapping
+            (the keyword arguments, such as what a Transformers tokenizer returns).
+
+    Raises:
+        InputError: If it is anything else.
+
+    >>> args, kwargs = normalise(torch.zeros(1, 3, 8, 8))
+    >>> len(args), kwargs
+    (1, {})
+    """
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    if isinstance(example_inputs, Mapping):
+        return (), _keyword_arguments(example_inputs)
+    raise InputError(
+        f"example_inputs is {_a(type(example_inputs).__name__)}; needed is a tensor (the only argument of "
+        "forward), a tuple or list of the positional arguments, or a dict of the keyword arguments, "
+        "for instance example_inputs=torch.randn(1, 3, 224, 224)"
+    )
+
+
+def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    wrong = [key for key in mapping if not isinstance(key, str)]
+    if wrong:
+        raise InputError(
+            f"example_inputs is a dict with the key {wrong[0]!r}; its keys are the names of forward's "
+            "arguments, so they must be strings. If the dict is itself the argument, pass a tuple that "
+            "contains it: example_inputs=(d,)"
+        )
+    return dict(mapping)
+
+
+def describe(inputs: Any) -> str:
+    """Inputs in a word: dtype and shape of each tensor.
+
+    >>> describe({"input_ids": torch.zeros(1, 16, dtype=torch.long)})
+    'input_ids=i64[1, 16]'
+    """
+    if isinstance(inputs, Tensor):
+        return f"{_dtype(inputs.dtype)}{list(inputs.shape)}"
+    if isinstance(inputs, Mapping):
+        return ", ".join(f"{key}={describe(value)}" for key, value in inputs.items())
+    if isinstance(inputs, (tuple, list)):
+        return ", ".join(describe(value) for value in inputs)
+    return repr(inputs)
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.")
+    return name.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -1,0 +1,198 @@
+"""Run one ATen call on shapes: floats abstract, integers real.
+
+``meta`` kernels written in Python take up to several milliseconds a call, and a network repeats the same
+few shapes: results of calls that only make new tensors are remembered by the call's metadata.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.utils.tree import map_tensors, tensors_of
+
+aten = torch.ops.aten
+
+
+META = torch.device("meta")
+
+
+_Key = tuple[Any, ...]
+
+
+def is_float(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point or tensor.dtype.is_complex
+
+
+_WITHOUT_META = {aten._pack_padded_sequence.default}
+"""Calls that torch cannot run on shapes alone. What they return but for floats does not depend on values of floats."""
+
+
+def _any_values(tensor: Tensor) -> Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.device == META else tensor
+
+
+class MetaExecution:
+    """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
+
+    def __init__(self) -> None:
+        self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self._known = KnownValues()
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
+        flat = [*tensors_of(args), *tensors_of(kwargs)]
+        if func in _WITHOUT_META:
+            args, kwargs = map_tensors(_any_values, (args, kwargs))
+            flat = [*tensors_of(args), *tensors_of(kwargs)]
+        if not any(t.device == META for t in flat):
+            return self._run_real(func, args, kwargs, flat)
+        if not self._known.covers(func, flat):
+            return self._run_on_meta(func, args, kwargs, flat)
+        real = self._known.run(func, args, kwargs)
+        if not any(map(is_float, tensors_of(real))):
+            return real
+        return self._known.remember(self._run_on_meta(func, args, kwargs, flat), real)
+
+    def _run_on_meta(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+        if not all(t.device == META for t in flat):
+            args = map_tensors(self._on_meta, _positions_of_masks(func, args))
+            kwargs = map_tensors(self._on_meta, kwargs)
+        if "device" in kwargs:
+            kwargs = {**kwargs, "device": META}
+        if _changes_in_place(func):
+            return args[0]
+        return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)
+
+    def _run_real(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+        device = kwargs.get("device")
+        if device is not None and torch.device(device) == META:
+            kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
+        out = func(*args, **kwargs)
+        given = {id(t) for t in flat}
+        seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
+        return self._known.remember(seen, out)
+
+    def _on_meta(self, tensor: Tensor) -> Tensor:
+        if tensor.device == META:
+            return tensor
+        found = self._twins.get(id(tensor))
+        if found is None:
+            found = self._twins[id(tensor)] = (tensor, tensor.to(META))
+        return found[1]
+
+
+class KnownValues:
+    """Values of floating-point tensors that no weight and no input has a part in: a mask of ones.
+
+    Programs look at such values (is anything padded?) without depending on a weight. What is done to the abstract
+    tensors is done to their values too; large ones are let go.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def covers(self, func: Any, tensors: list[Tensor]) -> bool:
+        """Are all values known? If not, a tensor that ``func`` changes in place is not known any more."""
+        unknown = any(t.device == META and id(t) not in self._values for t in tensors)
+        if unknown and tensors and id(tensors[0]) in self._values and func._schema.is_mutable:
+            self._forget(self._values[id(tensors[0])][1])
+        return not unknown and torch.Tag.nondeterministic_seeded not in func.tags
+
+    def _forget(self, changed: Tensor) -> None:
+        storage = changed.untyped_storage().data_ptr()
+        self._values = {k: v for k, v in self._values.items() if v[1].untyped_storage().data_ptr() != storage}
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        if kwargs.get("device") is not None:
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        args, kwargs = map_tensors(self._value, args), map_tensors(self._value, kwargs)
+        return func(*args, **kwargs)
+
+    def _value(self, tensor: Tensor) -> Tensor:
+        return self._values[id(tensor)][1] if tensor.device == META else tensor
+
+    def remember(self, abstract: Any, real: Any) -> Any:
+        """``abstract`` (a result without values), having noted the values of its tensors."""
+        for t, value in zip(tensors_of(abstract), tensors_of(real), strict=True):
+            if t.device == META and value.device != META and value.numel() <= _LARGEST_KNOWN:
+                self._values[id(t)] = t, value
+        return abstract
+
+
+_LARGEST_KNOWN = 1 << 16
+
+
+def _positions_of_masks(func: Any, args: tuple) -> tuple:
+    """Boolean masks with known values index a shape of known size: give ``meta`` their positions."""
+    if func not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
+        return args
+    indices: list[Tensor | None] = []
+    for i in args[1]:
+        real_mask = i is not None and i.dtype == torch.bool and i.device != META
+        indices.extend(i.nonzero().unbind(1) if real_mask else [i])
+    return (args[0], indices, *args[2:])
+
+
+@lru_cache(maxsize=4096)
+def _changes_in_place(func: Any) -> bool:
+    """Elementwise and in place: on shapes there is nothing to do."""
+    first = func._schema.arguments[0] if func._schema.arguments else None
+    if first is None or first.alias_info is None or first.name != "self":
+        return False
+    return bool(first.alias_info.is_write and torch.Tag.pointwise in func.tags)
+
+
+@lru_cache(maxsize=4096)
+def _makes_new_tensors(func: Any) -> bool:
+    schema = func._schema
+    arguments = (*schema.arguments, *schema.returns)
+    return all(a.alias_info is None for a in arguments) and torch.Tag.nondeterministic_seeded not in func.tags
+
+
+_memory: dict[_Key, Any] = {}
+
+
+_MEMORY_SIZE = 1 << 14
+
+
+def _remembered(func: Any, args: tuple, kwargs: dict) -> Any:
+    key = (func, _key(args), _key(tuple(kwargs.items())))
+    try:
+        found = _memory.get(key)
+    except TypeError:
+        return func(*args, **kwargs)
+    if found is None:
+        out = func(*args, **kwargs)
+        if len(_memory) >= _MEMORY_SIZE:
+            _memory.clear()
+        _memory[key] = _description(out)
+        return out
+    return _revive(found)
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype
+    if isinstance(value, tuple | list):
+        return tuple([_key(v) for v in value])
+    return type(value), value
+
+
+def _description(out: Any) -> Any:
+    if isinstance(out, Tensor):
+        return Tensor, tuple(out.shape), out.stride(), out.dtype
+    if isinstance(out, tuple | list):
+        return type(out), [_description(o) for o in out]
+    return None, out
+
+
+def _revive(description: Any) -> Any:
+    kind, *rest = description
+    if kind is Tensor:
+        shape, stride, dtype = rest
+        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
+    return kind(_revive(d) for d in rest[0]) if kind else rest[0]

@@ -1,0 +1,263 @@
+"""Record every ATen call of a running model as a node of a ``torch.fx`` graph."""
+
+from __future__ import annotations
+
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graphprune.tracing.meta import META, MetaExecution, is_float
+from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.size_tracking.watching import watching
+from graphprune.tracing.sizes import Line, SizeLog
+from graphprune.utils.operators import short_name
+from graphprune.utils.tree import map_tensors
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleCall:
+    """One call of a module on a tensor that gave a tensor; nodes ``start`` to ``stop`` ran within."""
+
+    path: str
+    source: fx.Node
+    result: fx.Node
+    start: int
+    stop: int
+
+
+class Recorder(TorchDispatchMode):
+    """Turn every ATen call into a graph node while it happens."""
+
+    def __init__(self, shadow: MetaCopy, log: SizeLog, abstract: bool) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.log = log
+        self.abstract = abstract
+        self.shadow = shadow
+        self.names = {id(t): name for name, t in shadow.tensors}
+        self.shapes = {name: t.shape for name, t in shadow.tensors}
+        self.parameters = [name for name, t in shadow.tensors if isinstance(t, nn.Parameter)]
+        self.constants: dict[str, Tensor] = {}
+        self.stack: list[str] = [""]
+        self.scripts = 0
+        self.calls: list[ModuleCall] = []
+        self._entered: list[tuple[fx.Node | None, int]] = []
+        self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
+        self._alive: list[Tensor] = []
+        self.device = MetaExecution()
+        self._line: Line | None = None
+        self.inputs: list[fx.Node] = []
+        self.used: set[str] = set()
+        log.where = lambda: (user_line(sys._getframe(2)), self.stack[-1])
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Nothing is compiled while tracing; this spares every call a detour through the compiler's guards."""
+        return True
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """A module is called."""
+        self.stack.append(self.shadow.paths.get(id(module), self.stack[-1]))
+        self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
+
+    def leave(self, output: Any) -> None:
+        """The module that was called last is done."""
+        path = self.stack.pop()
+        source, start = self._entered.pop()
+        result = self._made(output) if source is not None else None
+        if source is not None and result is not None:
+            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes)))
+
+    def _made(self, value: Any) -> fx.Node | None:
+        """The node that made a tensor; None for parameters and for whatever is no tensor."""
+        if not isinstance(value, Tensor) or id(value) not in self._nodes:
+            return None
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self.lookup(value)
+
+    def add_input(self, tensor: Tensor) -> Tensor:
+        """A placeholder for an example input; returns what the program should see."""
+        seen = tensor.to(META) if self.abstract and is_float(tensor) else tensor.detach().clone()
+        node = self.graph.placeholder(f"input_{len(self.inputs)}")
+        self._bind(seen, node)
+        self.inputs.append(node)
+        return seen
+
+    def lookup(self, tensor: Tensor) -> fx.Node | None:
+        """The node that made ``tensor``, or None where its origin is unknown."""
+        found = self._nodes.get(id(tensor))
+        if isinstance(found, tuple):
+            found = self._item(tensor, *found)
+        return found if found is not None else self._parameter(tensor)
+
+    def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
+        item = self.graph.call_function(operator.getitem, (node, index))
+        item.meta.update(node.meta)
+        self._bind(tensor, item)
+        return item
+
+    def _parameter(self, tensor: Tensor) -> fx.Node | None:
+        name = self.names.get(id(tensor))
+        if name is None:
+            return None
+        self.used.add(name)
+        node = self._get_attr(name.replace(".", "_"), tensor)
+        node.meta["tensor"] = name
+        return node
+
+    def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:
+        node = self.graph.create_node("get_attr", target, name=target)
+        self._bind(tensor, node)
+        return node
+
+    def _constant(self, tensor: Tensor) -> fx.Node:
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = self.shadow.originals.get(id(tensor), tensor)
+        return self._get_attr(name, tensor)
+
+    def _bind(self, tensor: Tensor, node: fx.Node) -> None:
+        self._nodes[id(tensor)] = node
+        self._alive.append(tensor)
+        node.meta["shape"] = tensor.shape
+        node.meta["dtype"] = tensor.dtype
+        node.meta.setdefault("module", self.stack[-1])
+        node.meta.setdefault("line", self._line)
+
+    def forget(self, gone: set[fx.Node]) -> None:
+        """Tensors made by these nodes are no longer known."""
+        made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}
+        self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
+
+    def _node_for(self, tensor: Tensor) -> fx.Node:
+        return self.lookup(tensor) or self._constant(tensor)
+
+    def execute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Run a call, on shapes or on values."""
+        return self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self._dispatch(func, args, kwargs or {})
+
+    def _dispatch(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        self._line = user_line(sys._getframe(1))
+        node_args = map_tensors(self._node_for, args)
+        node_kwargs = map_tensors(self._node_for, kwargs)
+        layout = _layout(args[0]) if func is aten.as_strided_.default else None
+        out = self.execute(func, args, kwargs)
+        if layout is not None and _layout(out) == layout:
+            return out  # a change of memory format
+        node = self.graph.create_node("call_function", func, name=short_name(func))
+        node.args = node_args  # given to create_node, every number in them is looked at
+        if node_kwargs:
+            node.kwargs = node_kwargs
+        node.meta["module"] = self.stack[-1]
+        node.meta["line"] = self._line
+        node.meta["scripted"] = self.scripts > 0
+        if isinstance(out, Tensor):
+            self._bind(out, node)
+        elif isinstance(out, tuple | list):
+            node.meta["shapes"] = [t.shape if isinstance(t, Tensor) else None for t in out]
+            for i, tensor in enumerate(out):
+                if isinstance(tensor, Tensor):
+                    self._nodes[id(tensor)] = (node, i)
+                    self._alive.append(tensor)
+        return out
+
+
+def _layout(tensor: Tensor) -> Any:
+    """Where a tensor's elements are; the strides of dimensions of size 1 say nothing."""
+    strides = [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
+    return tensor.shape, strides, tensor.storage_offset()
+
+
+_LIBRARY = (torch.__path__[0] + "/", str(Path(__file__).parents[1]) + "/")
+
+
+_BETWEEN = re.compile(r"/unittest/|/contextlib\.py$|^<")
+
+
+_is_library: dict[str, bool] = {}
+
+
+def user_line(frame: FrameType | None) -> Line | None:
+    """The innermost line that is neither torch's nor this library's."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        library = _is_library.get(file)
+        if library is None:
+            library = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
+        if not library:
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return None
+
+
+@contextmanager
+def _module_stack(recorder: Recorder) -> Iterator[None]:
+    """Keep the path of the running module on top of ``recorder.stack``."""
+
+    handles = (
+        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
+        nn.modules.module.register_module_forward_hook(lambda module, args, output: recorder.leave(output)),
+    )
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
+    """Count in ``recorder.scripts`` how many TorchScript programs are running: sizes inside them cannot be watched."""
+
+    def noticing(run: Callable[..., Any]) -> Callable[..., Any]:
+        def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+            recorder.scripts += 1
+            try:
+                return run(script, *args, **kwargs)
+            finally:
+                recorder.scripts -= 1
+
+        return call
+
+    function, method = torch.jit.ScriptFunction, torch._C.ScriptMethod
+    with (
+        mock.patch.object(function, "__call__", noticing(function.__call__)),
+        mock.patch.object(method, "__call__", noticing(method.__call__)),
+    ):
+        yield
+
+
+@contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Everything that must hold while a model is traced; all of it is undone afterwards."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+            stack.enter_context(_module_stack(recorder))
+            stack.enter_context(_noticing_scripts(recorder))
+            stack.enter_context(recorder)
+            stack.enter_context(watching(recorder.log, recorder.lookup))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)

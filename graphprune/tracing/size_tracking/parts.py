@@ -1,0 +1,154 @@
+"""Sizes that cut: lengths of parts, and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from graphprune.tracing.size_tracking.reading import dim_of
+from graphprune.tracing.size_tracking.watcher import SizeWatcher, named
+from graphprune.tracing.sizes import BinOp, Const, Dim, Expr, SizeUse, expr_of, plain
+
+
+def split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    outs = func(*args, **kwargs)
+    sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    if isinstance(sizes, int):
+        sizes = [sizes] * (len(outs) - (outs[-1].shape[dim] != plain(sizes)))
+    for out, size in zip(outs, sizes or (), strict=False):
+        watcher.note(out, dim, size)
+    return outs
+
+
+def chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Chunks are as long as each other, or the last as much shorter: torch works that out from the slim tensor."""
+    outs = func(*args, **kwargs)
+    chunks = args[1] if len(args) > 1 else kwargs["chunks"]
+    dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
+    _note_parts(watcher, args[0], outs, dim, chunks)
+    return outs
+
+
+def tensor_split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """``tensor_split`` and its like: into a number of parts, or at positions."""
+    outs = func(*args, **kwargs)
+    given = named("input asked dim", args, kwargs)
+    x, dim = given.pop("input"), given.pop("dim", 0)
+    dim = _DIMS_OF_SPLITS.get(func.__name__, lambda _: dim)(x)
+    (asked,) = given.values()  # of several names
+    asked = asked.tolist() if isinstance(asked, Tensor) else asked
+    if isinstance(asked, int):
+        _note_parts(watcher, x, outs, dim, asked)
+    else:
+        for position in asked:
+            _note_positions(watcher, x, (slice(None),) * (dim % x.ndim) + (slice(position),))
+    return outs
+
+
+_DIMS_OF_SPLITS: dict[str, Callable[[Tensor], int]] = {
+    "hsplit": lambda x: 1 if x.ndim > 1 else 0,
+    "vsplit": lambda x: 0,
+    "dsplit": lambda x: 2,
+}
+
+
+def _note_parts(watcher: SizeWatcher, x: Tensor, outs: Sequence[Tensor], dim: int, count: int) -> None:
+    """Parts that torch works out from the slim tensor: as long as each other, or shorter by as much as now."""
+    dims = [found for out in outs if (found := dim_of(watcher, out, dim % x.ndim))]
+    if len(dims) < len(outs):
+        return
+    if len(outs) != plain(count):
+        watcher.log.equal(dims[0], Const(dims[0].value))
+    note_equal(watcher, dims)
+
+
+def note_equal(watcher: SizeWatcher, dims: Sequence[Dim]) -> None:
+    """The sizes are equal, or shorter than the first by as much as they are now."""
+    for other in dims[1:]:
+        shorter = dims[0].value - other.value
+        watcher.log.equal(BinOp("-", dims[0], Const(shorter)) if shorter else dims[0], other)
+
+
+def narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    out = func(*args, **kwargs)
+    given = named("input dim start length", args, kwargs)
+    watcher.note(given["input"], given["dim"], given["start"], prefix=True)
+    watcher.note(out, given["dim"], given["length"])
+    return out
+
+
+def select(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    given = named("input dim index", args, kwargs)
+    x, outer = given["input"], given["dim"] % given["input"].ndim
+    _note_positions(watcher, x, (slice(None),) * outer + (given["index"],))
+    return func(*args, **kwargs)
+
+
+def getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    return func(args[0], _indices(watcher, *args))
+
+
+def setitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    return func(args[0], _indices(watcher, *args[:2]), args[2])
+
+
+def _indices(watcher: SizeWatcher, tensor: Tensor, given: Any) -> Any:
+    """The same with tensors in place of lists, of which torch would make such on ``meta``, without values."""
+    index = given if isinstance(given, tuple) else (given,)
+    if any(isinstance(i, slice | int) for i in index):
+        _note_positions(watcher, tensor, index)
+    made = tuple(_listed(i) if isinstance(i, list | tuple | range) else i for i in index)
+    return made if isinstance(given, tuple) else made[0]
+
+
+def _listed(numbers: Sequence[Any]) -> Any:
+    """A tensor of integers or booleans, nested or not; other lists as they are."""
+    if any(isinstance(i, Tensor) for i in numbers):
+        return numbers
+    array = np.array(numbers if len(numbers) else np.zeros(0, np.int64))
+    return torch.from_numpy(array) if array.dtype.kind in "bi" else numbers
+
+
+def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:
+    node = watcher.node_of(tensor)
+    if node is None:
+        return
+    shape = node.meta["shape"]
+    for dim, i in _indexed_dims(index, len(shape)):
+        if isinstance(i, slice) and (i.start or 0) < (i.step or 1) != 1:
+            continue  # a place within every period, wherever the tensor ends
+        bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
+        for bound in bounds:
+            if isinstance(bound, int) and not isinstance(bound, bool) and plain(bound) not in (0, shape[dim]):
+                watcher.log.uses.append(
+                    SizeUse(node, dim, _position(bound, node, dim), *watcher.log.where(), prefix=True)
+                )
+
+
+def _position(bound: int, node: fx.Node, dim: int) -> Expr:
+    if plain(bound) >= 0:
+        return expr_of(bound)
+    return BinOp("+", Dim(node, dim, node.meta["shape"][dim]), expr_of(bound))
+
+
+def _indexed_dims(index: tuple, ndim: int) -> Iterator[tuple[int, Any]]:
+    consumed = sum(_width(i) for i in index)
+    dim = 0
+    for i in index:
+        if i is Ellipsis:
+            dim += ndim - consumed
+        else:
+            if isinstance(i, slice | int) and not isinstance(i, bool):
+                yield dim, i
+            dim += _width(i)
+
+
+def _width(index: Any) -> int:
+    if index is None or index is Ellipsis or isinstance(index, bool):
+        return 0
+    return index.ndim if isinstance(index, Tensor) and index.dtype == torch.bool else 1

@@ -1,0 +1,49 @@
+"""Sizes that a program reads from tensors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.tracing.size_tracking.watcher import SizeWatcher
+from graphprune.tracing.sizes import Dim, Size, plain
+
+
+def shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    tensor = args[0]
+    shape = func(*args, **kwargs)
+    node = watcher.node_of(tensor)
+    if node is None:
+        return shape
+    if isinstance(shape, int):
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return Size(shape, Dim(node, dim % tensor.ndim, shape), watcher.log)
+    return torch.Size([Size(s, Dim(node, i, s), watcher.log) for i, s in enumerate(shape)])
+
+
+def numel(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    sizes = shape(watcher, Tensor.size, (args[0],), {})
+    total: Any = 1
+    for size in sizes:
+        total = size * total if plain(size) != 1 else total
+    return total
+
+
+def length(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """Python makes an integer of what ``len`` gives."""
+    found = func(*args, **kwargs)
+    size = shape(watcher, Tensor.size, (*args, 0), {})
+    return size.number() if type(size) is Size else found
+
+
+def device(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    """A program that asks where a tensor lives must not go another way because it is traced on ``meta``."""
+    device = func(*args, **kwargs)
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def dim_of(watcher: SizeWatcher, tensor: Tensor, dim: int) -> Dim | None:
+    node = watcher.node_of(tensor)
+    return None if node is None else Dim(node, dim, plain(tensor.shape[dim]))

@@ -1,0 +1,71 @@
+"""Which function takes sizes how."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
+
+from graphprune.tracing.size_tracking import numbers, parts, reading, shapes
+from graphprune.tracing.size_tracking.watcher import Handler
+
+
+def handler_of(function: Any) -> Handler:
+    """What to do when a function is called. A size that is given to one that is not known to take any is a number.
+
+    Operators that are called as such (``torch.ops``) have rules that say what becomes of their arguments.
+    """
+    known = HANDLERS.get(function)
+    if known is None:
+        return numbers.untouched if isinstance(function, OpOverload | OpOverloadPacket) else numbers.other
+    return known
+
+
+def _either(names: str, handler: Handler) -> dict[Any, Handler]:
+    """The functions of torch and the methods of tensors of these names, as far as there are such."""
+    places = [(place, name) for name in names.split() for place in (torch, Tensor)]
+    return {getattr(place, name): handler for place, name in places if hasattr(place, name)}
+
+
+CONVOLUTIONS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
+
+
+HANDLERS: dict[Any, Handler] = {
+    Tensor.shape.__get__: reading.shape,  # type: ignore[attr-defined]
+    Tensor.size: reading.shape,
+    Tensor.device.__get__: reading.device,
+    Tensor.__len__: reading.length,
+    **_either("numel nelement", reading.numel),
+    **_either("view reshape expand broadcast_to sum_to_size", shapes.view),
+    **_either("expand_as view_as reshape_as", shapes.like_another),
+    **_either("broadcast_tensors", shapes.broadcast),
+    **_either("unflatten", shapes.unflatten),
+    **_either("repeat tile", shapes.repeat),
+    **_either("repeat_interleave", shapes.repeat_interleave),
+    **_either("new_zeros new_ones new_empty new_full", shapes.factory),
+    **_either("zeros ones empty full", shapes.made),
+    **_either("arange linspace eye", shapes.counted),
+    **_either("histc", shapes.histogram),
+    **_either("affine_grid_generator", shapes.affine_grid),
+    **_either("layer_norm rms_norm", shapes.normalized_shape),
+    F.layer_norm: shapes.normalized_shape,
+    F.rms_norm: shapes.normalized_shape,
+    F.one_hot: shapes.one_hot,
+    **_either(CONVOLUTIONS, shapes.with_groups(6, "groups")),
+    **_either("group_norm", shapes.with_groups(1, "num_groups")),
+    **_either("channel_shuffle native_channel_shuffle", shapes.with_groups(1, "groups")),
+    **_either("lstm", shapes.steps),
+    Tensor.__getitem__: parts.getitem,
+    Tensor.__setitem__: parts.setitem,
+    **_either("select", parts.select),
+    **_either("narrow", parts.narrow),
+    **_either("split split_with_sizes unsafe_split unsafe_split_with_sizes", parts.split),
+    **_either("chunk unsafe_chunk", parts.chunk),
+    **_either("tensor_split hsplit vsplit dsplit", parts.tensor_split),
+    **_either("tensor as_tensor scalar_tensor", numbers.literal),
+    Tensor.new_tensor: numbers.new_tensor,
+    F.scaled_dot_product_attention: numbers.attention,
+}

@@ -1,0 +1,54 @@
+"""The mode that sees every torch function before it is taken apart, with the sizes that it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+
+from graphprune.tracing.sizes import SizeLog, SizeUse, expr_of, plain
+
+Lookup = Callable[[Tensor], fx.Node | None]
+
+
+Handler = Callable[["SizeWatcher", Any, tuple, dict], Any]
+
+
+def named(names: str, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a function whose positional ones have these names."""
+    return dict(zip(names.split(), args, strict=False)) | kwargs
+
+
+class SizeWatcher(TorchFunctionMode):
+    """Record the sizes that a program reads from tensors and gives to torch functions.
+
+    Args:
+        log: where they are written down.
+        node_of: the node that made a tensor.
+        handler_of: what to do when a function is called.
+    """
+
+    def __init__(self, log: SizeLog, node_of: Lookup, handler_of: Callable[[Any], Handler]) -> None:
+        super().__init__()
+        self.log = log
+        self.node_of = node_of
+        self._handler_of = handler_of
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        return self._handler_of(func)(self, func, args, kwargs or {})
+
+    def note(self, tensor: Any, dim: int | str, size: Any, prefix: bool = False) -> None:
+        """Write down that ``size`` was given for dimension ``dim`` of ``tensor``."""
+        node = self.node_of(tensor) if isinstance(tensor, Tensor) else None
+        if node is not None and isinstance(size, int):
+            line, module = self.log.where()
+            if isinstance(dim, int) and dim < 0:
+                dim += tensor.ndim
+            self.log.uses.append(SizeUse(node, dim, expr_of(size), line, module, prefix))
+
+    def note_all(self, tensor: Any, sizes: Iterable[Any], first: int = 0) -> None:
+        for i, size in enumerate(sizes):
+            if isinstance(size, int) and plain(size) > 1:
+                self.note(tensor, first + i, size)

@@ -1,0 +1,35 @@
+"""Watch sizes arrive in torch functions: the size half of tracing.
+
+A :class:`SizeWatcher` sits above the recorder while the model runs. It answers ``.shape`` with sizes that
+remember their tensor, and notes every size given to a function that takes one. Given to any other, it is a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch.nn.functional as F
+
+from graphprune.tracing.size_tracking.numbers import of_numbers, product
+from graphprune.tracing.size_tracking.table import handler_of
+from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
+from graphprune.tracing.sizes import SizeLog
+
+
+@contextmanager
+def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
+    """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
+    quiet: dict[str, Any] = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
+    logarithms: dict[str, Any] = {name: of_numbers(getattr(math, name)) for name in ("log", "log2", "log10")}
+    with (
+        mock.patch.multiple(F, **quiet),
+        mock.patch.multiple(math, **logarithms),
+        mock.patch.object(np, "prod", product(np.prod)),
+        SizeWatcher(log, node_of, handler_of),
+    ):
+        yield

@@ -1,0 +1,291 @@
+"""Where a size comes from: integers that remember the attribute or tensor shape they were read from.
+
+While a model is traced, integer attributes of its modules and the entries of every ``.shape`` are :class:`Size`
+objects. They behave as plain integers, and survive ``+ - * // %``. When one reaches ``view``, ``split`` or a
+slice, the tracer writes down an :class:`SizeUse`; the planner later asks that the expression, evaluated in
+the slim model, gives the size that the slim tensor really has. Whatever else is done with one makes a number of it,
+which must stay what it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+Line = tuple[str, int]
+"""A line of the user's source: file name and line number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A literal."""
+
+    value: int
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """An integer attribute, ``"blocks.0.attn.num_heads"``, or one entry of a tuple, ``"norm.shape[0]"``."""
+
+    path: str
+    value: int
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """One entry of the shape of a traced tensor."""
+
+    node: fx.Node
+    dim: int
+    value: int
+
+    def __str__(self) -> str:
+        return f"{self.node.name}.shape[{self.dim}]"
+
+
+@dataclass(frozen=True, slots=True)
+class BinOp:
+    """``left op right`` with op one of ``+ - * // %``."""
+
+    op: str
+    left: Expr
+    right: Expr
+
+    @property
+    def value(self) -> int:
+        return OPERATORS[self.op](self.left.value, self.right.value)
+
+    def __str__(self) -> str:
+        return f"({self.left} {self.op} {self.right})"
+
+
+Expr = Const | Attr | Dim | BinOp
+
+
+OPERATORS: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "//": operator.floordiv,
+    "%": operator.mod,
+}
+
+
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SizeUse:
+    """``expr`` was given as the size of dimension ``dim`` of ``node``.
+
+    ``dim`` may be a string: a size that no dimension shows, such as ``"groups"`` of a convolution.
+    With ``prefix`` it is a position: ``expr`` must be the number of living entries before ``expr.value``.
+    """
+
+    node: fx.Node
+    dim: int | str
+    expr: Expr
+    line: Line | None
+    module: str
+    prefix: bool = False
+
+
+@dataclass(slots=True)
+class SizeLog:
+    """What happened to sizes during one trace."""
+
+    uses: list[SizeUse] = field(default_factory=list)
+    equalities: list[tuple[Expr, Expr, Line | None, str]] = field(default_factory=list)
+    comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
+    numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
+    where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
+
+    def expressions(self) -> Iterator[Expr]:
+        """All that were given, compared or used as numbers."""
+        yield from (use.expr for use in self.uses)
+        yield from (side for left, right, *_ in self.equalities for side in (left, right))
+        yield from (side for _, left, right in self.comparisons for side in (left, right))
+        yield from (expr for expr, *_ in self.numbers)
+
+    def equal(self, left: Expr, right: Expr) -> None:
+        """The program compared two sizes and found them equal: it may insist on that."""
+        if has_remainder(left) or has_remainder(right):
+            self.compared("==", left, right, True)  # no equation that could be solved
+        elif left != right:
+            self.equalities.append((left, right, *self.where()))
+
+    def compared(self, symbol: str, left: Expr, right: Expr, outcome: bool) -> None:
+        """The program may have gone one way because of this outcome: the slim model must go there too."""
+        self.comparisons[symbol, left, right] = outcome
+
+    def number(self, expr: Expr) -> None:
+        """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
+        self.numbers.append((expr, *self.where()))
+
+
+def has_remainder(expr: Expr) -> bool:
+    """Does ``%`` occur in the expression?"""
+    return isinstance(expr, BinOp) and (expr.op == "%" or has_remainder(expr.left) or has_remainder(expr.right))
+
+
+def plain(value: int) -> int:
+    """The integer alone; ``int(size)`` is what a program does that makes a number of a size."""
+    return int.__int__(value)
+
+
+def attributes_of(expr: Expr) -> Iterator[Attr]:
+    """The attributes that a size expression mentions."""
+    return (leaf for leaf in _leaves(expr) if isinstance(leaf, Attr))
+
+
+def dims_of(expr: Expr) -> Iterator[Dim]:
+    """The tensor shapes that a size expression mentions."""
+    return (leaf for leaf in _leaves(expr) if isinstance(leaf, Dim))
+
+
+def _leaves(expr: Expr) -> Iterator[Const | Attr | Dim]:
+    if isinstance(expr, BinOp):
+        yield from _leaves(expr.left)
+        yield from _leaves(expr.right)
+    else:
+        yield expr
+
+
+class Size(int):
+    """An ``int`` that knows the expression it came from."""
+
+    expr: Expr
+    log: SizeLog
+
+    def __new__(cls, value: int, expr: Expr, log: SizeLog) -> Size:
+        self = int.__new__(cls, value)
+        self.expr = expr
+        self.log = log
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Size:
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (plain(self),)
+
+    def __hash__(self) -> int:
+        return int.__hash__(self)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, int):
+            self._compared(other)
+        return int.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        if isinstance(other, int):
+            self._compared(other)
+        return int.__ne__(self, other)
+
+    def _compared(self, other: int) -> None:
+        if plain(self) == plain(other):
+            self.log.equal(self.expr, expr_of(other))
+        else:
+            self.log.compared("==", self.expr, expr_of(other), False)
+
+    def __neg__(self) -> Any:
+        return Size(-plain(self), BinOp("-", Const(0), self.expr), self.log)
+
+    def __bool__(self) -> bool:
+        self.log.compared("==", self.expr, Const(0), plain(self) == 0)
+        return plain(self) != 0
+
+    def __abs__(self) -> Any:
+        return self if plain(self) >= 0 else -self
+
+    def __round__(self, digits: Any = None) -> Any:
+        return self if digits is None else round(self.number(), digits)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """What numpy makes of it: ``np.sqrt(size)``."""
+        return getattr(function, method)(*(x.number() if type(x) is Size else x for x in inputs), **options)
+
+    def number(self) -> int:
+        """The integer, which is used as a number."""
+        self.log.number(self.expr)
+        return plain(self)
+
+
+def expr_of(value: int) -> Expr:
+    """The expression of a size, or the constant it is."""
+    return value.expr if isinstance(value, Size) else Const(plain(value))
+
+
+def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
+    function = OPERATORS[symbol]
+
+    def method(self: Size, other: Any) -> Any:
+        if not isinstance(other, int) or isinstance(other, bool):
+            return function(other, self.number()) if reflected else function(self.number(), other)
+        left, right = (other, self) if reflected else (self, other)
+        value = function(plain(left), plain(right))
+        return Size(value, BinOp(symbol, expr_of(left), expr_of(right)), self.log)
+
+    return method
+
+
+def _comparison(symbol: str) -> Callable[[Size, Any], Any]:
+    function = COMPARISONS[symbol]
+
+    def method(self: Size, other: Any) -> Any:
+        if not isinstance(other, int):
+            return function(self.number(), other)
+        outcome = function(plain(self), plain(other))
+        self.log.compared(symbol, self.expr, expr_of(other), outcome)
+        return outcome
+
+    return method
+
+
+def _as_number(name: str) -> Callable[..., Any]:
+    function = getattr(int, name)
+
+    def method(self: Size, *others: Any) -> Any:
+        return function(self.number(), *others)
+
+    return method
+
+
+_NUMBERS = (
+    "int float trunc floor ceil invert truediv rtruediv pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift"
+)
+
+
+for _name in (*(f"__{name}__" for name in _NUMBERS.split()), "bit_length", "bit_count"):
+    setattr(Size, _name, _as_number(_name))
+
+
+for _symbol, _name in {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}.items():
+    setattr(Size, f"__{_name}__", _comparison(_symbol))
+
+
+for _symbol, _name in {"+": "add", "-": "sub", "*": "mul", "//": "floordiv", "%": "mod"}.items():
+    setattr(Size, f"__{_name}__", _arithmetic(_symbol, reflected=False))
+    setattr(Size, f"__r{_name}__", _arithmetic(_symbol, reflected=True))

@@ -1,0 +1,230 @@
+"""Run a model once, abstractly, and record every ATen call as a node of a ``torch.fx`` graph.
+
+Floating-point tensors are shapes on ``meta``: nothing is computed and no weight is read. Integer and boolean
+tensors keep their values, so that control flow that looks at them still works. A model that looks at the
+values of floats (a detector choosing boxes) is run once more with everything real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.errors import TraceError
+from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
+from graphprune.tracing.module_sizes import module_sizes
+from graphprune.tracing.recorder import ModuleCall, Recorder, recording
+from graphprune.tracing.size_tracking.watching import watching
+from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
+from graphprune.utils.contexts import eagerly
+from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.tree import map_tensors, tensors_of
+
+Outputs = Callable[[Any], Any]
+
+
+@dataclass
+class Trace:
+    """What one model did on one input.
+
+    ``graph`` holds a ``get_attr`` node for every parameter and buffer that was used (named in
+    ``node.meta["tensor"]``), a placeholder for every input tensor, and a call for every ATen operation; each
+    node's meta has ``shape``, ``dtype``, ``module`` (path) and ``line`` (of the user's source).
+    """
+
+    graph: fx.Graph
+    shapes: dict[str, torch.Size]
+    inputs: list[fx.Node]
+    outputs: list[fx.Node]
+    constants: dict[str, Tensor]
+    sizes: SizeLog
+    modules: dict[str, type]
+    aliases: dict[str, tuple[str, ...]]
+    unreached: tuple[str, ...] = ()
+    note: str = ""
+    evaluated: int = 0
+    results: int = 0
+    abstract: bool = True
+    calls: tuple[ModuleCall, ...] = ()
+
+    def evaluation(self) -> fx.Graph:
+        """A copy of the part of the graph that evaluation mode runs, with its outputs."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in list(self.graph.nodes)[: self.evaluated]:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            self._originals[copies[node]] = node
+        graph.output(tuple(copies[n] for n in self.outputs[: self.results]))
+        return graph
+
+    def original(self, node: fx.Node) -> fx.Node:
+        """The node of this trace that a node of :meth:`evaluation` copies."""
+        return self._originals.get(node, node)
+
+    def site(self, node: fx.Node) -> int:
+        """The number of a node in execution order."""
+        return self._sites.setdefault(self.original(node), -1)
+
+    def __post_init__(self) -> None:
+        self._originals: dict[fx.Node, fx.Node] = {}
+        self._sites = {node: i for i, node in enumerate(self.graph.nodes)}
+
+
+def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None) -> list[fx.Node]:
+    seen_args = map_tensors(recorder.add_input, args)
+    seen_kwargs = map_tensors(recorder.add_input, kwargs)
+    with recording(recorder):
+        result = recorder.shadow.module(*seen_args, **seen_kwargs)
+    kept = outputs(result) if outputs else result
+    found = [recorder._node_for(t) for t in tensors_of(kept)]
+    if not found:
+        raise TraceError(
+            f"model: its output is a {type(kept).__name__}, in which no tensor was found; pass outputs=, a function "
+            "that picks the tensors that must keep their shape"
+        )
+    return found
+
+
+@eagerly()
+def record(
+    model: nn.Module,
+    args: tuple,
+    kwargs: dict,
+    outputs: Outputs | None = None,
+    abstract: bool = True,
+    make_recorder: Callable[[MetaCopy, SizeLog, bool], Recorder] = Recorder,
+) -> Trace:
+    """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
+
+    Raises:
+        TraceError: the model failed in ``forward``; the original exception is the cause.
+    """
+    log = SizeLog()
+    recorder = make_recorder(make_meta_copy(model, log, abstract), log, abstract)
+    recorder.shadow.module.eval()
+    results = _call(recorder, args, kwargs, outputs)
+    evaluated, count = len(recorder.graph.nodes), len(results)
+    note = ""
+    if any(name not in recorder.used for name in recorder.parameters):
+        note = _record_training(recorder, args, kwargs, outputs, results)
+    _note_declared(recorder)
+    unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
+    recorder.graph.output(tuple(results))
+    return Trace(
+        recorder.graph,
+        recorder.shapes,
+        recorder.inputs,
+        results,
+        recorder.constants,
+        log,
+        {path: type(m) for path, m in named_modules(model)},
+        _aliases(model),
+        unreached,
+        note,
+        evaluated,
+        count,
+        abstract,
+        tuple(call for call in recorder.calls if call.stop <= evaluated),
+    )
+
+
+def _note_declared(recorder: Recorder) -> None:
+    """What the program read of torch.nn modules' sizes are sizes of their weights."""
+    log = recorder.log
+    read = {a.path for expr in log.expressions() for a in attributes_of(expr)}
+    owners = {path.rpartition(".")[0] for path in read}
+    with watching(log, lambda t: recorder.lookup(t) if recorder.names.get(id(t)) in recorder.used else None):
+        for path, module in named_modules(recorder.shadow.module):
+            for name, size in module_sizes(module).items() if path in owners else ():
+                attribute = f"{path}.{name}" if path else name
+                if attribute in read and type(size) is Size:
+                    log.equal(Attr(attribute, plain(size)), size.expr)
+
+
+def _record_training(
+    recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None, results: list[fx.Node]
+) -> str:
+    """What only training runs is part of the model. Returns why training could not be traced, or "".
+
+    Training is tried on the example and on a batch of it twice, since BatchNorm wants more than one value.
+    """
+    recorder.shadow.module.train()
+    note = ""
+    for times in (1, 2):
+        before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
+        used = set(recorder.used)
+        longer_args, longer_kwargs = map_tensors(partial(_repeated, times), (args, kwargs))
+        try:
+            trained = _call(recorder, longer_args, longer_kwargs, outputs)
+        except Exception as error:
+            note = f"training mode could not be traced: {type(error).__name__}: {error}"
+        else:
+            if recorder.used != used:
+                results.extend(trained)
+                return ""
+            note = ""
+        _forget(recorder, before, inputs, used)
+    return note
+
+
+def _repeated(times: int, tensor: Tensor) -> Tensor:
+    return torch.cat([tensor] * times) if tensor.ndim else tensor
+
+
+def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
+    """Drop the nodes that a training run added, and the sizes it noted."""
+    dropped = list(recorder.graph.nodes)[nodes:]
+    gone = set(dropped)
+    log = recorder.log
+    log.uses[:] = [u for u in log.uses if u.node not in gone]
+    log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
+    log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
+    log.comparisons = {
+        key: outcome for key, outcome in log.comparisons.items() if not any(mentions(x, gone) for x in key[1:])
+    }
+    recorder.forget(gone)
+    for node in reversed(dropped):
+        recorder.graph.erase_node(node)
+    del recorder.inputs[inputs:]
+    recorder.used = used
+
+
+def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
+    """Does a size expression refer to one of ``nodes``?"""
+    if hasattr(expr, "left"):
+        return mentions(expr.left, nodes) or mentions(expr.right, nodes)
+    return getattr(expr, "node", None) in nodes
+
+
+def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
+    """For every tied tensor, by its first name, the other names it has."""
+    names: dict[int, list[str]] = {}
+    found = tables(model)
+    for table in (found.parameters, found.buffers):
+        for name, tensor in table.items():
+            names.setdefault(id(tensor), []).append(name)
+    return {first: tuple(rest) for first, *rest in names.values() if rest}
+
+
+def trace_model(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None) -> Trace:
+    """Trace abstractly; a model that looks at the values of floats is traced with everything real."""
+    try:
+        return record(model, args, kwargs, outputs)
+    except TraceError:
+        raise
+    except Exception as abstract_error:
+        try:
+            return record(model, args, kwargs, outputs, abstract=False)
+        except Exception as error:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
+            raise TraceError(
+                f"model: {type(model).__name__}.forward failed on example_inputs of shape {shapes}:\n"
+                f"  {type(error).__name__}: {error}\n"
+                "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional "
+                "arguments, or a dict of keyword arguments."
+            ) from (error if type(error) is type(abstract_error) else abstract_error)

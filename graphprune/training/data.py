@@ -1,0 +1,93 @@
+"""Batches of training data: what they mean to a model, and the same order in every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.tracing.inputs import normalize
+from graphprune.utils.random_state import random_state, seed_all, set_random_state
+from graphprune.utils.tree import map_tensors
+
+TrainingCall = tuple[tuple[Any, ...], dict[str, Any], Any]
+"""Positional arguments, keyword arguments, and the target (None: the batch has none)."""
+
+
+NEEDED = (
+    "an iterable that can be read again and again (a DataLoader, a list) of pairs (inputs, target), or of dicts of "
+    "keyword arguments with which the model computes its own loss"
+)
+
+
+def check_training_data(batches: Any) -> None:
+    """Raise an InputError unless ``batches`` can be gone through every epoch."""
+    if isinstance(batches, Tensor | Mapping | str | Iterator) or not isinstance(batches, Iterable):
+        raise InputError(f"batches: is a {type(batches).__name__}; pass {NEEDED}")
+
+
+def training_call(batch: Any, device: torch.device) -> TrainingCall:
+    """A batch as arguments of a call and a target, on ``device``. A batch without a target has only inputs.
+
+    Raises:
+        InputError: the batch is neither a pair, a dict nor a tensor.
+    """
+    inputs, target = batch, None
+    if isinstance(batch, tuple | list):
+        if len(batch) != 2:
+            raise InputError(f"batches: a batch is a {type(batch).__name__} of {len(batch)}; pass {NEEDED}")
+        inputs, target = batch
+    if not isinstance(inputs, Tensor | tuple | list | Mapping):
+        raise InputError(f"batches: the inputs of a batch are a {type(inputs).__name__}; pass {NEEDED}")
+    args, kwargs = normalize(inputs)
+    moved: TrainingCall = map_tensors(lambda t: t.to(device, non_blocking=True), (args, kwargs, target))
+    return moved
+
+
+def in_order(batches: Iterable[Any], source: Iterable[Any], seed: int, epoch: int, skip: int) -> Iterator[Any]:
+    """The batches of an epoch from number ``skip`` on, the same in every run.
+
+    What draws random numbers to make batches has generators of its own: they are seeded for the epoch, and what is
+    drawn between two batches does not change the next one. So a run that is resumed sees what it would have seen.
+
+    Args:
+        batches: what is read.
+        source: what it was made from, which holds the generators (the same, unless batches are dealt to processes).
+    """
+    seed_all(seed, epoch)
+    for generator in _generators(source):
+        generator.manual_seed(seed + epoch)
+    for set_epoch in _setters(batches):
+        set_epoch(epoch)
+    iterator = iter(batches)
+    for number in range(skip):
+        if next(iterator, iterator) is iterator:
+            raise InputError(f"batches: there are only {number} in epoch {epoch}, but {skip} were read before")
+    while True:
+        batch = next(iterator, iterator)
+        if batch is iterator:
+            return
+        state = random_state()
+        yield batch
+        set_random_state(state)
+
+
+def _parts(batches: Any) -> list[Any]:
+    """A loader, its dataset, and its samplers."""
+    sampler = getattr(batches, "batch_sampler", None)
+    found = (batches, getattr(batches, "dataset", None), sampler, getattr(batches, "sampler", None))
+    return [part for part in (*found, getattr(sampler, "sampler", None)) if part is not None]
+
+
+def _generators(batches: Any) -> list[torch.Generator]:
+    found = (getattr(part, "generator", None) for part in _parts(batches))
+    return [generator for generator in found if isinstance(generator, torch.Generator)]
+
+
+def _setters(batches: Any) -> list[Callable[[int], object]]:
+    """What distributed samplers and streamed datasets are told the epoch with."""
+    setters = (getattr(part, "set_epoch", None) for part in _parts(batches))
+    return [setter for setter in setters if callable(setter)]

@@ -1,0 +1,210 @@
+"""Where training runs: in this process alone, or in several through Hugging Face Accelerate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from graphprune.errors import InputError
+
+T = TypeVar("T")
+
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Processes(Protocol):
+    """What a training loop needs to know and do about processes, devices and mixed precision.
+
+    Attributes:
+        count: the number of processes.
+        rank: the number of this one; process 0 writes files and shows progress.
+        device: where batches go.
+        run: calls the model; ready after :meth:`prepare`.
+        scaler: scales losses so that gradients in float16 do not vanish, if there are such.
+    """
+
+    count: int
+    rank: int
+    device: torch.device
+    run: Callable[..., Any]
+    scaler: Any
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer, batches: Iterable[Any]) -> Iterable[Any]:
+        """Get ready to train ``model``; returns the batches of this process."""
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """The context in which the loss is computed."""
+
+    def update(self, loss: Tensor, clip: float | None) -> None:
+        """Go one step down: backward, clip the norm of the gradients, and the optimizer's step."""
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over all processes."""
+
+    def agree(self) -> None:
+        """Give every process the buffers (running statistics) of process 0, and wait for each other."""
+
+    def close(self) -> None:
+        """Let go of the model, which is as it was but for its weights."""
+
+
+class Alone:
+    """One process, on the device where the model is.
+
+    Args:
+        precision: ``"fp32"``; ``"bf16"`` or ``"fp16"`` for mixed precision (Micikevicius et al., "Mixed Precision
+            Training", ICLR 2018), where weights stay as they are.
+    """
+
+    count = 1
+    rank = 0
+
+    def __init__(self, model: nn.Module, precision: str) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision: {precision!r} is not known; use one of {', '.join(map(repr, PRECISIONS))}")
+        self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.dtype = PRECISIONS[precision]
+        scaled = self.dtype is torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+        self.run: Callable[..., Any] = model
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer, batches: Iterable[Any]) -> Iterable[Any]:
+        self._model, self._optimizer = model, optimizer
+        return batches
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)
+
+    def update(self, loss: Tensor, clip: float | None) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self._optimizer)
+            nn.utils.clip_grad_norm_(self._model.parameters(), clip)
+        if self.scaler is None:
+            self._optimizer.step()
+        else:
+            self.scaler.step(self._optimizer)
+            self.scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def agree(self) -> None:
+        """There is nobody to agree with."""
+
+    def close(self) -> None:
+        """The model was never changed but for its weights."""
+
+
+class Accelerated:
+    """The processes that ``accelerate launch`` started.
+
+    Args:
+        accelerator: an ``accelerate.Accelerator``; it decides the device and the precision. What it has prepared is
+            released at the end.
+    """
+
+    def __init__(self, model: nn.Module, accelerator: Any, precision: str) -> None:
+        if precision != "fp32":
+            raise InputError(
+                f"precision: is {precision!r}, but the accelerator decides it; pass accelerator="
+                f'Accelerator(mixed_precision="{precision}") and leave out precision'
+            )
+        if accelerator.gradient_accumulation_steps != 1:
+            raise InputError(
+                f"accelerator: accumulates gradients over {accelerator.gradient_accumulation_steps} steps, which "
+                "finetune does not do; pass one without, and larger batches"
+            )
+        self.accelerator = accelerator
+        self.count: int = accelerator.num_processes
+        self.rank: int = accelerator.process_index
+        self.device: torch.device = accelerator.device
+        self.scaler = accelerator.scaler
+        self.run: Callable[..., Any] = model
+        model.to(self.device)
+
+    def prepare(self, model: nn.Module, optimizer: Optimizer, batches: Iterable[Any]) -> Iterable[Any]:
+        if self.accelerator.num_processes > 1 and not isinstance(batches, DataLoader):
+            raise InputError(
+                f"batches: is a {type(batches).__name__}, which cannot be dealt to {self.accelerator.num_processes} "
+                "processes; pass a torch.utils.data.DataLoader"
+            )
+        self._model = model
+        self.run, self._optimizer, dealt = self.accelerator.prepare(model, optimizer, batches)
+        return dealt
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return self.accelerator.autocast()
+
+    def update(self, loss: Tensor, clip: float | None) -> None:
+        self.accelerator.backward(loss)
+        if clip is not None:
+            self.accelerator.clip_grad_norm_(self._model.parameters(), clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return self.accelerator.reduce(tensor.clone(), reduction="mean")
+
+    def agree(self) -> None:
+        from accelerate.utils import broadcast
+
+        for buffer in self._model.buffers():
+            buffer.copy_(broadcast(buffer.clone()))
+        self.accelerator.wait_for_everyone()
+
+    def close(self) -> None:
+        self.accelerator.unwrap_model(self.run, keep_fp32_wrapper=False)
+        self.accelerator.free_memory()
+
+
+def processes_for(model: nn.Module, accelerator: Any, precision: str) -> Processes:
+    """Alone without an accelerator.
+
+    Raises:
+        InputError: the precision is unknown, or the accelerator's business.
+    """
+    if accelerator is None:
+        return Alone(model, precision)
+    check_accelerator(accelerator)
+    return Accelerated(model, accelerator, precision)
+
+
+def check_accelerator(accelerator: Any) -> None:
+    """Raise an InputError unless it is one, or None."""
+    needed = ("prepare", "backward", "process_index", "reduce")
+    if accelerator is not None and not all(hasattr(accelerator, name) for name in needed):
+        raise InputError(
+            f"accelerator: is a {type(accelerator).__name__}; pass an accelerate.Accelerator() "
+            "(pip install accelerate), or None to train in this process alone"
+        )
+
+
+def from_first_process(accelerator: Any, make: Callable[[], T]) -> T:
+    """What process 0 makes, in every process; the others wait. An error of it is raised in all of them.
+
+    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt.
+    """
+    if accelerator is None or accelerator.num_processes == 1:
+        return make()
+    from accelerate.utils import broadcast_object_list
+
+    found: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            found[0] = make()
+        except Exception as error:
+            found[1] = error
+    made, failure = broadcast_object_list(found)
+    if failure is not None:
+        raise failure
+    return cast("T", made)

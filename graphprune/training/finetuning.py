@@ -1,0 +1,168 @@
+"""Train a pruned network again, for people without a training loop of their own."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from graphprune.calibration.statistics import LossFunction
+from graphprune.errors import InputError
+from graphprune.training.checkpoint import Folder
+from graphprune.training.data import check_training_data
+from graphprune.training.distributed import processes_for
+from graphprune.training.history import History
+from graphprune.training.learning_rate import Schedule, check_rates, learning_rates
+from graphprune.training.loop import OnStep, Quality, Training
+from graphprune.training.losses import Distillation, Objective
+from graphprune.utils.random_state import random_numbers_kept
+
+Factory = Callable[..., Optimizer]
+
+
+OPTIMIZERS: dict[str, Factory] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
+
+
+def finetune(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    lr: float | None = None,
+    optimizer: str | Factory = "sgd",
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    loss_fn: LossFunction | None = None,
+    teacher: nn.Module | None = None,
+    distill: Distillation | None = None,
+    schedule: Schedule = "cosine",
+    warmup: int = 0,
+    precision: str = "fp32",
+    evaluate: Quality | None = None,
+    checkpoint: Folder | None = None,
+    every: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    accelerator: Any = None,
+    on_step: OnStep | None = None,
+) -> History:
+    """Train ``model`` in place.
+
+    The order of batches and all random numbers follow from ``seed``: the same call gives the same weights (on one
+    thread bit for bit), and so does a call that goes on from a checkpoint. Random numbers outside are not disturbed.
+
+    Args:
+        model: any network with weights to train. It trains in training mode; modes are as before afterwards.
+        batches: an iterable that can be read every epoch: a DataLoader or list of pairs ``(inputs, target)``, or of
+            dicts of keyword arguments. Inputs are a tensor, a tuple of positional or a dict of keyword arguments.
+        epochs, steps: how long; one of the two. ``steps`` may end, or begin again, amid an epoch.
+        lr: the highest learning rate; left out with ``schedule=Rewind(...)``.
+        optimizer: ``"sgd"`` (momentum 0.9), ``"adamw"``, or what makes one, called as
+            ``factory(parameters, lr=, weight_decay=)``, such as ``torch.optim.RMSprop``.
+        weight_decay: of weights; biases and what else has one dimension does not decay.
+        clip: the gradient's norm is at most this.
+        loss_fn: ``(output, target) -> loss``; of a dict, the target is the dict. None: cross-entropy, and the model's
+            own ``loss`` for batches without a target.
+        teacher: the dense network, for distillation. It is in evaluation mode meanwhile.
+        distill: how; default with a teacher: ``Distillation(temperature=4, alpha=0.9)``.
+        schedule: of the learning rate, see :func:`graphprune.training.learning_rate.learning_rates`.
+        warmup: so many steps rise in a line at the beginning.
+        precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` for mixed precision.
+        evaluate: ``(model) -> quality``, a number; called in evaluation mode without gradients after every epoch.
+        checkpoint: a folder. Training is saved there, and goes on from there when it is called again.
+        every: save after so many steps; None: after every epoch.
+        seed: a non-negative whole number.
+        progress: show a bar if stderr is a terminal.
+        accelerator: an ``accelerate.Accelerator``: every process of ``accelerate launch`` calls this function.
+        on_step: called after every step with the number of steps taken, the model and the optimizer.
+
+    Returns:
+        Losses, learning rates and metrics by step.
+
+    Raises:
+        InputError: an argument is not what is needed, or training diverged. The model is as it was.
+        LoadError: the checkpoint is damaged, or of another training. The model is as it was.
+    """
+    check_training_data(batches)
+    _check_model(model, teacher, distill)
+    check_rates(schedule, lr)
+    _check_counts(epochs, steps, every)
+    with random_numbers_kept():
+        processes = processes_for(model, accelerator, precision)
+        asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "lr": lr, "weight_decay": weight_decay, "clip": clip}
+        asked |= {"warmup": warmup, "precision": precision, "seed": _seed(seed), "processes": processes.count}
+        asked |= {"optimizer": optimizer, "schedule": schedule, "distill": distill}
+        return Training(
+            model=model,
+            batches=batches,
+            optimizer=_optimizer(model, optimizer, lr, weight_decay),
+            objective=Objective(loss_fn, teacher, distill or Distillation(), processes.mean),
+            processes=processes,
+            rates_of=partial(learning_rates, schedule, lr, warmup),
+            asked={name: _described(value) for name, value in asked.items()},
+            clip=clip,
+            evaluate=evaluate,
+            on_step=on_step,
+            checkpoint=None if checkpoint is None else Path(checkpoint),
+            every=every,
+            shown=progress,
+        ).run()
+
+
+def _check_model(model: Any, teacher: Any, distill: Any) -> None:
+    for name, module in (("model", model), ("teacher", teacher)):
+        if not isinstance(module, nn.Module) and not (name == "teacher" and module is None):
+            raise InputError(f"{name}: must be a torch.nn.Module, but is a {type(module).__name__}")
+    if teacher is model:
+        raise InputError("teacher: is the model that is trained; pass the dense model, or a copy from before training")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError("model: no parameter requires gradients; call model.requires_grad_() first")
+    if not isinstance(distill, Distillation | None):
+        raise InputError(f"distill: must be a graphprune.Distillation, but is a {type(distill).__name__}")
+    if distill is not None and teacher is None:
+        raise InputError("distill: is given without a teacher; pass teacher=, the dense model")
+
+
+def _check_counts(epochs: Any, steps: Any, every: Any) -> None:
+    for name, count in (("epochs", epochs), ("steps", steps), ("every", every)):
+        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
+            raise InputError(f"{name}: must be a whole number, at least 1, but is {count!r}")
+    if (epochs is None) == (steps is None):
+        raise InputError(f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two")
+
+
+def _seed(seed: Any) -> int:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise InputError(f"seed: must be a whole number, at least 0, but is {seed!r}")
+    return seed
+
+
+def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, weight_decay: float) -> Optimizer:
+    """Over two groups of parameters: those that decay, and those of one dimension. The schedule sets the rate later."""
+    factory = OPTIMIZERS.get(optimizer) if isinstance(optimizer, str) else optimizer
+    if not callable(factory):
+        known = ", ".join(map(repr, OPTIMIZERS))
+        raise InputError(f"optimizer: {optimizer!r} is not known; use one of {known}, or what makes one")
+    learned = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for p in learned if p.ndim > 1]}]
+    groups.append({"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0})
+    made = factory([g for g in groups if g["params"]], lr=lr or 0.0, weight_decay=weight_decay)
+    if not isinstance(made, Optimizer):
+        raise InputError(f"optimizer: the factory made a {type(made).__name__}, not a torch.optim.Optimizer")
+    return made
+
+
+def _described(value: Any) -> Any:
+    """What a checkpoint remembers of an argument, to tell it from another one: numbers, and what else is called."""
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, partial):
+        return f"{_described(value.func)}{value.args}{value.keywords}"
+    text = value if isinstance(value, str) else getattr(value, "__qualname__", None) or repr(value)
+    return text if len(text) < 200 else f"{text[:20]}... ({zlib.crc32(text.encode())})"

@@ -1,0 +1,186 @@
+"""Prune physically amid a training loop, step by step of a schedule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+from typing_extensions import Unpack
+
+from graphprune.api import ChannelGraph, trace
+from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.planning.options import Options
+from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
+from graphprune.pruning.plan import HISTORY, Plan
+from graphprune.pruning.rewrite import check_fits
+from graphprune.training.schedules import Schedule
+from graphprune.training.targets import PruningTargets
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What one pruning did: after ``step`` steps, the parameters and MACs (multiply-adds) that are left."""
+
+    step: int
+    params: int
+    macs: int
+
+    def __str__(self) -> str:
+        return f"after step {self.step}: {self.params:,} parameters, {self.macs:,} MACs"
+
+
+class GradualPruner:
+    """Prunes a model in place while it is trained: call :meth:`step` after every step of the optimizer.
+
+    The model stays the same object, of the same class. Each pruning chooses from the channels that are there, as a
+    plan would (:class:`graphprune.request.Options`), and the optimizer's state and averages are carried along
+    (:func:`graphprune.carry.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
+    as ``DistributedDataParallel``, must be made again.
+
+    Args:
+        model: what is trained. Numbers and fractions are of what it is when the first step is counted.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; None: found from the model.
+        schedule: when how much is gone, in steps: :class:`graphprune.Gradual`, ``Iterative`` or ``OneShot``.
+        ratio: the fraction of channels that are gone in the end; None: ``options`` have budgets (``macs=0.5``; what
+            remains goes from 1 to 0.5 as the schedule says) or ratios by role. A latency becomes numbers of channels
+            when the pruner is made: it is measured then, and not amid training.
+        optimizer: one or several.
+        averages: moving averages of the model.
+        outputs: see :func:`graphprune.trace`.
+        options: all other arguments of a plan, for the end. ``calibration`` is read by every plan.
+
+    Attributes:
+        steps: how many were counted.
+        history: what was done so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: Any,
+        schedule: Schedule,
+        *,
+        ratio: float | None = None,
+        optimizer: Optimizers = None,
+        averages: Sequence[nn.Module] = (),
+        outputs: Callable[[Any], Any] | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        if not callable(getattr(schedule, "ratio_at", None)):
+            raise InputError(f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}")
+        self.model = model
+        self.example_inputs = example_inputs
+        self.schedule = schedule
+        self.optimizers = several(optimizer)
+        self.averages = tuple(averages)
+        self.outputs = outputs
+        self.ratio = ratio
+        self.options = options
+        self.steps = 0
+        self.history: tuple[Cut, ...] = ()
+        self._looked = 0  # the last step at which something was due
+        self._cut = 0  # the last one at which there was a whole channel to remove
+        self._earlier = len(_plans(model))
+        self._targets = PruningTargets.of(self._trace(), ratio, options)
+
+    def step(self) -> Plan | None:
+        """Count one step of training, and prune if it is time to.
+
+        Returns:
+            What was pruned, if anything was.
+
+        Raises:
+            PlanError: the model that is there has nothing left to give. It is unchanged then.
+        """
+        return self.at(self.steps + 1)
+
+    def at(self, step: int) -> Plan | None:
+        """The same for loops that count steps themselves: ``step`` steps were taken in all."""
+        if step < self.steps:
+            raise InputError(f"step: is {step}, but {self.steps} were counted already")
+        plan = self._pruned(step) if self._targets.due(self.schedule, step, self._looked) else None
+        self.steps = step
+        return plan
+
+    def _pruned(self, step: int) -> Plan | None:
+        graph = self._trace()
+        asked = self._targets.ask(graph, self.options, self.schedule, step, self._cut)
+        plan = None if asked is None else graph.plan(**asked)
+        self._looked = step
+        if plan is None or not (plan.kept or plan.skipped):
+            return None
+        cost = graph.cost(plan)
+        prune_in_place(self.model, plan, self.optimizers, self.averages)
+        self.history = (*self.history, Cut(step, cost.params, cost.macs))
+        self._cut = step
+        return plan
+
+    def _trace(self) -> ChannelGraph:
+        return trace(self.model, self.example_inputs, outputs=self.outputs)
+
+    # ------------------------------------------------------------ to go on later
+
+    def state(self) -> dict[str, Any]:
+        """Where the pruning stands, with the plans so far, as JSON data."""
+        return {
+            "steps": self.steps,
+            "looked": self._looked,
+            "cut": self._cut,
+            "earlier": self._earlier,
+            "targets": self._targets.data(),
+            "history": [asdict(cut) for cut in self.history],
+            "plans": [json.loads(plan.to_json()) for plan in _plans(self.model)[self._earlier :]],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state` was called; before an optimizer's state or the model's weights are loaded.
+
+        The model is the dense one, or was pruned by some or all of the plans; those that are left are applied.
+
+        Raises:
+            LoadError: the state is none of a pruner, or was that of another model. Nothing is changed then.
+        """
+        targets, plans = _read(state)
+        for plan in _remaining(plans, state["earlier"], self.model):
+            prune_in_place(self.model, plan, self.optimizers, self.averages)
+        self.steps, self._looked, self._cut = state["steps"], state["looked"], state["cut"]
+        self._earlier = state["earlier"]
+        self._targets = targets
+        self.history = tuple(Cut(**cut) for cut in state["history"])
+
+    def __str__(self) -> str:
+        lines = [f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"]
+        return "\n".join([*lines, *(f"  {cut}" for cut in self.history)])
+
+
+def _plans(model: nn.Module) -> tuple[Plan, ...]:
+    plans: tuple[Plan, ...] = getattr(model, HISTORY, ())
+    return plans
+
+
+def _read(state: Mapping[str, Any]) -> tuple[PruningTargets, list[Plan]]:
+    missing = {"steps", "looked", "cut", "earlier", "targets", "history", "plans"} - set(state)
+    if missing:
+        raise LoadError(f"state: lacks {', '.join(sorted(missing))}; pass what GradualPruner.state() returned")
+    return PruningTargets.from_data(state["targets"]), [Plan.from_json(json.dumps(plan)) for plan in state["plans"]]
+
+
+def _remaining(plans: Sequence[Plan], earlier: int, model: nn.Module) -> Sequence[Plan]:
+    """The plans that the model has still before it, checked."""
+    done = _plans(model)[earlier:]
+    same = len(done) <= len(plans) and all(a.to_json() == b.to_json() for a, b in zip(done, plans, strict=False))
+    if not same or len(_plans(model)) < earlier:
+        raise LoadError("state: the model was pruned by other plans; restore into the dense model")
+    left = plans[len(done) :]
+    try:
+        check_fits(model, left[0].shapes if left else {})
+    except PlanError as error:
+        raise LoadError(f"state: is of another model: {error}") from error
+    for first, second in pairwise(left):
+        if any(name in first.shapes and first.shape(name) != shape for name, shape in second.shapes.items()):
+            raise LoadError("state: its plans do not follow from each other; pass what GradualPruner.state() returned")
+    return left

@@ -1,0 +1,165 @@
+"""The loss that a training step goes down: of the targets, of the teacher, or of both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from graphprune.calibration.statistics import LossFunction, own_loss
+from graphprune.errors import InputError
+from graphprune.training.data import training_call
+from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
+from graphprune.utils.contexts import evaluating
+from graphprune.utils.tree import tensors_of
+
+
+class Objective:
+    """``objective(run, batch)`` is the loss of a batch, a number that depends on the weights.
+
+    Args:
+        loss_fn: ``(output, target) -> loss``; None: cross-entropy, or the model's own loss where a batch has no
+            target.
+        teacher: None: there is no distillation.
+        mean: takes the mean of a tensor over all processes.
+    """
+
+    def __init__(
+        self, loss_fn: LossFunction | None, teacher: nn.Module | None, distill: Distillation, mean: Mean
+    ) -> None:
+        self.loss_fn = loss_fn
+        self.teacher = teacher
+        self.distill = distill
+        self.features = {name: FeatureLoss(name, mean) for name in distill.features} if teacher is not None else {}
+        self._taps: tuple[FeatureHooks, ...] = ()
+
+    @contextmanager
+    def attached(self, model: nn.Module, device: torch.device) -> Iterator[None]:
+        """Ready to be called. The teacher, moved to ``device``, is in evaluation mode meanwhile."""
+        with ExitStack() as stack:
+            if self.teacher is not None:
+                self.teacher.to(device)
+                stack.enter_context(evaluating(self.teacher))
+                for whose, network in (("student", model), ("teacher", self.teacher)):
+                    taps = FeatureHooks(network, self.features, whose)
+                    stack.callback(taps.close)
+                    self._taps += (taps,)
+            yield
+        self._taps = ()
+
+    def __call__(self, run: Callable[..., Any], batch: Any, device: torch.device) -> Tensor:
+        """The loss of ``run(*args, **kwargs)``.
+
+        Raises:
+            InputError: the batch has no target and the model no loss, or the loss is not one number.
+        """
+        args, kwargs, target = training_call(batch, device)
+        output = run(*args, **kwargs)
+        losses = []
+        if self.teacher is None or self.distill.alpha < 1:
+            share = 1.0 if self.teacher is None else 1 - self.distill.alpha
+            losses.append(share * self._hard(output, target, kwargs))
+        if self.teacher is not None:
+            with torch.no_grad():
+                told = self.teacher(*args, **kwargs)
+            losses += self._soft(output, told)
+        return torch.stack(losses).sum()
+
+    def _hard(self, output: Any, target: Any, kwargs: dict[str, Any]) -> Tensor:
+        if self.loss_fn is not None:
+            loss = self.loss_fn(output, kwargs if target is None else target)
+        elif target is None:
+            loss = own_loss(output)
+        else:
+            loss = F.cross_entropy(logits_of(output), target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}")
+        return loss.reshape(())
+
+    def _soft(self, output: Any, told: Any) -> Iterator[Tensor]:
+        distill = self.distill
+        if distill.alpha:
+            soft = distillation_loss(logits_of(output), logits_of(told), distill.temperature, distill.dim)
+            yield distill.alpha * soft
+        if self.features:
+            student, teacher = self._taps
+            for name, loss in self.features.items():
+                yield distill.feature_weight * loss(student.outputs[name], teacher.outputs[name])
+
+    def state(self) -> dict[str, list[Tensor]]:
+        """What has to be kept to go on: the moments of the features."""
+        return {name: loss.moments for name, loss in self.features.items()}
+
+    def restore(self, state: dict[str, list[Tensor]], device: torch.device) -> None:
+        """Go on from a :meth:`state`."""
+        for name, moments in state.items():
+            self.features[name].moments = [moment.to(device) for moment in moments]
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How much a student follows its teacher.
+
+    The loss is ``alpha * T² * KL(teacher || student) + (1 - alpha) * loss of the targets``, with both distributions
+    at temperature T: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. To it the loss of
+    every feature is added (see :class:`graphprune.training.features.FeatureLoss`).
+
+    Args:
+        temperature: T > 0.
+        alpha: 0 (targets only) to 1 (teacher only: no targets are needed).
+        features: names of modules whose outputs are compared too.
+        feature_weight: the factor of each feature's loss, which is 1 when nothing of the teacher's is explained.
+        dim: the dimension of the logits that holds the classes: -1, or 1 for maps of classes [b, classes, h, w].
+    """
+
+    temperature: float = 4.0
+    alpha: float = 0.9
+    features: tuple[str, ...] = ()
+    feature_weight: float = 1.0
+    dim: int = -1
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InputError(f"temperature: must be positive, but is {self.temperature!r}")
+        if not 0 <= self.alpha <= 1:
+            raise InputError(f"alpha: must be between 0 and 1, but is {self.alpha!r}")
+        if isinstance(self.features, str):
+            raise InputError(f"features: is the string {self.features!r}; pass a tuple of names of modules")
+        if not self.feature_weight >= 0:
+            raise InputError(f"feature_weight: must not be negative, but is {self.feature_weight!r}")
+
+
+def logits_of(output: Any) -> Tensor:
+    """The scores in a model's output: the output itself, what it calls ``logits``, or its first tensor.
+
+    Raises:
+        InputError: there is no tensor in it.
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    found = named if isinstance(named, Tensor) else next(tensors_of(output), None)
+    if found is None:
+        raise InputError(f"model: its output, a {type(output).__name__}, holds no tensor of logits; pass loss_fn=")
+    return found
+
+
+def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, dim: int = -1) -> Tensor:
+    """``T² * KL(teacher || student)``, the mean over everything but the classes in ``dim``. Logits of equal shape.
+
+    The factor T² keeps the gradient's size the same at every temperature (Hinton et al., 2015, section 2).
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    if student.shape != teacher.shape:
+        raise InputError(
+            f"teacher: gives logits {list(teacher.shape)}, but the student {list(student.shape)}; "
+            "distil from a network with the same classes"
+        )
+    told = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
+    said = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
+    return F.kl_div(said, told, reduction="batchmean", log_target=True) * temperature**2

@@ -1,0 +1,191 @@
+"""Where a schedule ends, in numbers of the dense model; and what to ask of the smaller model that is there by now.
+
+Numbers of channels are those of the dense model throughout, and rounded once: a layer of eight channels that is to
+lose half of them in ten rounds would otherwise lose none, because no round would take a whole one. What is chosen is
+chosen anew each time, from what is there. Budgets that are counted are met on the way, by searches. A latency is
+measured once: clocks would make a training that is taken up again go another way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import floor
+from typing import Any
+
+from graphprune.api import ChannelGraph
+from graphprune.errors import InputError
+from graphprune.graph.groups import Group
+from graphprune.graph.roles import roles_of
+from graphprune.planning.budgets import parse_budgets
+from graphprune.planning.limits import Limit, Override, group_limits
+from graphprune.planning.options import BUDGETS, Options, Request
+from graphprune.planning.planner import share_kept
+from graphprune.training.schedules import Schedule, of_present, remaining_at
+
+_PASSED = "head_width importance calibration loss_fn reduce normalise allocation gentle_ends seed".split()
+"""What every plan on the way is asked as the last one would be."""
+
+
+@dataclass(frozen=True)
+class GroupTarget:
+    """Of a group: how many units it has in the dense model, how many are kept in the end, and within which limits.
+
+    ``kept`` is None where that is left to the search of every plan.
+    """
+
+    units: int
+    kept: int | None
+    least: int
+    multiple: int
+
+    def override(self, units: int, step: int, schedule: Schedule) -> Override:
+        """What a plan after ``step`` steps is asked of the group, which has ``units`` by now."""
+        if self.least == self.units:
+            return Override(frozen=True)
+        ratio = None
+        if self.kept is not None:
+            wanted = share_kept(self.units, schedule.ratio_at(step, 1 - self.kept / self.units))
+            ratio = max(units - wanted, 0) / units
+        return Override(ratio=ratio, min_units=self.least, multiple=self.multiple)
+
+
+@dataclass(frozen=True)
+class PruningTargets:
+    """Where a schedule ends.
+
+    Attributes:
+        groups: by name.
+        ratio: the fraction of all channels, where their distribution is left to a search.
+        dense, budgets: what the dense model costs, and what the last one may (MACs, parameters, bytes).
+        blocks, skipped: how many residual blocks there are, and how many of them are left out.
+    """
+
+    groups: Mapping[str, GroupTarget]
+    ratio: float | None
+    dense: Mapping[str, float]
+    budgets: Mapping[str, float]
+    blocks: int
+    skipped: int
+
+    @staticmethod
+    def of(graph: ChannelGraph, ratio: float | None, options: Options) -> PruningTargets:
+        """The targets of the plan ``graph.plan(ratio, **options)``.
+
+        Raises:
+            InputError, PlanError: there is no such plan.
+        """
+        if isinstance(options.get("calibration"), Iterator):
+            raise InputError("calibration: can be read only once; pass a list or a DataLoader, which every plan reads")
+        request = Request.of(ratio, options)
+        timed = request.budgets.get("latency") is not None
+        if timed and request.depth:
+            raise InputError("depth: given together with latency; leave out blocks first, then prune to a latency")
+        costs = graph.cost()
+        dense = {} if timed else {kind: float(getattr(costs, kind)) for kind in request.asked}
+        asked = {kind: request.budgets[kind] for kind in dense}
+        return PruningTargets(
+            groups=_goals(graph, request, options),
+            ratio=request.ratio if request.searched else None,
+            dense=dense,
+            budgets={b.kind: min(b.limit, dense[b.kind]) for b in parse_budgets(asked, dense.__getitem__)},
+            blocks=len(graph.blocks) if request.depth else 0,
+            skipped=floor(request.depth * len(graph.blocks) + 1e-9) if request.depth else 0,
+        )
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> PruningTargets:
+        """The inverse of :meth:`data`."""
+        return PruningTargets(
+            **{**data, "groups": {name: GroupTarget(**goal) for name, goal in data["groups"].items()}}
+        )
+
+    def data(self) -> dict[str, Any]:
+        """JSON data."""
+        return asdict(self)
+
+    def due(self, schedule: Schedule, step: int, done: int) -> bool:
+        """Is more to be removed after ``step`` steps than after ``done`` of them?"""
+        finals = [1 - g.kept / g.units for g in self.groups.values() if g.kept is not None]
+        finals += [1 - limit / self.dense[kind] for kind, limit in self.budgets.items()]
+        finals += [self.ratio or 0.0, self.skipped / max(self.blocks, 1)]
+        return any(schedule.ratio_at(step, final) > schedule.ratio_at(done, final) for final in finals)
+
+    def ask(
+        self, present: ChannelGraph, options: Options, schedule: Schedule, step: int, done: int
+    ) -> dict[str, Any] | None:
+        """The arguments of the plan that brings the present model to where the schedule is after ``step`` steps.
+
+        Args:
+            present: the channel graph of the model that is there.
+            options: those that the targets were made of.
+            done: the step of the last plan that removed something.
+
+        Returns:
+            None if there is nothing to remove yet.
+        """
+        asked: dict[str, Any] = {name: value for name, value in options.items() if name in _PASSED}
+        goals = ((g, self.groups[g.name]) for g in present.groups if g.name in self.groups)
+        overrides = {Named(g.name): goal.override(g.units, step, schedule) for g, goal in goals}
+        some = any(override.ratio for override in overrides.values())
+        asked |= self._budgets(present, schedule, step)
+        gone = floor(schedule.ratio_at(step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
+        depth = max(gone - (self.blocks - len(present.blocks)), 0) if self.blocks else 0
+        if self.ratio is not None:
+            asked["ratio"] = of_present(schedule.ratio_at(step, self.ratio), schedule.ratio_at(done, self.ratio))
+        elif not self.budgets:
+            asked["ratio"] = 0.0
+        if not (some or depth or asked.get("ratio") or any(kind in asked for kind in BUDGETS)):
+            return None
+        return asked | {"overrides": overrides, "max_ratio": 1.0, "depth": depth / max(len(present.blocks), 1) or None}
+
+    def _budgets(self, present: ChannelGraph, schedule: Schedule, step: int) -> dict[str, float]:
+        """What the present model exceeds of the budgets after ``step`` steps: numbers."""
+        costs, found = present.cost(), {}
+        for kind, limit in self.budgets.items():
+            wanted = self.dense[kind] * remaining_at(schedule, step, limit / self.dense[kind])
+            if wanted < getattr(costs, kind):
+                found[kind] = max(wanted, 1.5)  # up to 1 it would be a fraction
+        return found
+
+
+def _goals(graph: ChannelGraph, request: Request, options: Options) -> dict[str, GroupTarget]:
+    groups, modules = graph.units.groups, graph.trace.modules
+    roles = roles_of(graph.labelling, graph.units, groups)
+    limits = group_limits(groups, roles, request.overrides, request.roles, request.limits, modules)
+    kept = _kept(graph, request, options)
+    return {g.name: _goal(g, limit, kept) for g, limit in zip(groups, limits, strict=True)}
+
+
+def _goal(group: Group, limit: Limit, kept: Mapping[str, int] | None) -> GroupTarget:
+    if kept is not None:
+        return GroupTarget(group.units, kept[group.name], limit.least, limit.multiple)
+    own = None if limit.ratio is None else share_kept(group.units, limit.ratio)
+    return GroupTarget(group.units, own, limit.least, limit.multiple)
+
+
+def _kept(graph: ChannelGraph, request: Request, options: Options) -> dict[str, int] | None:
+    """How many units of each group the plan of the dense model keeps; None if that is left to searches on the way.
+
+    Which of them are kept does not matter here, so they are drawn. The search is made to see that it finds something.
+    """
+    if request.budgets.get("latency") is not None:
+        return {choice.group: choice.kept for choice in graph.plan(request.ratio, **options).choices}
+    drawn: dict[str, Any] = {**options, "importance": "random", "calibration": None, "loss_fn": None}
+    if request.searched:
+        graph.plan(request.ratio, **drawn)
+        return None
+    return {choice.group: choice.kept for choice in graph.plan(request.ratio or 0.0, **drawn | {"depth": None}).choices}
+
+
+@dataclass(frozen=True)
+class Named:
+    """The question whether a group has this name."""
+
+    name: str
+
+    def __call__(self, group: Group) -> bool:
+        return group.name == self.name
+
+    def __str__(self) -> str:
+        return "a schedule"

@@ -1,0 +1,1 @@
+"""What torch and Python lack: walks over modules and nested data, copies, contexts, whole files, random state."""

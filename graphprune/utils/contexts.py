@@ -1,0 +1,95 @@
+"""Contexts that leave things as they were: the garbage collector, compilation, modes and gradients of a model."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from graphprune.utils.modules import named_modules
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Make no search for garbage within: it would look at every object of the program, over and over, for nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Nothing is compiled meanwhile, and inference mode is left.
+
+    Compiled code hides its operations from hooks and dispatch modes. In inference mode those are not taken apart before
+    a dispatch mode sees them, and tensors that are made can never be trained.
+    """
+    with ExitStack() as stack:
+        if torch.is_inference_mode_enabled():
+            gradients = torch.is_grad_enabled()
+            stack.enter_context(torch.inference_mode(False))  # which would turn gradients on
+            stack.enter_context(torch.set_grad_enabled(gradients))
+        if "torch._dynamo" in sys.modules:  # nothing was compiled before it is loaded, which takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+        yield
+
+
+def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Free what ``.grad`` holds."""
+    for parameter in parameters:
+        parameter.grad = None
+
+
+@contextmanager
+def preserve_modes(*models: nn.Module) -> Iterator[None]:
+    """Training and evaluation modes of all submodules are afterwards as they were."""
+    modes = [(module, module.training) for model in models for _, module in named_modules(model)]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Models in evaluation mode and without gradients; afterwards everything is as it was."""
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_evaluating_one(model))
+        yield
+
+
+@contextmanager
+def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
+    """Lent models whose operations are all to be seen."""
+    with eagerly(), evaluating(*models):
+        yield
+
+
+@contextmanager
+def _evaluating_one(model: nn.Module) -> Iterator[None]:
+    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    try:
+        with preserve_modes(model):
+            torch.backends.mha.set_fastpath_enabled(False)
+            model.eval()
+            clear_gradients(p for p, _, _ in parameters)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+        for parameter, flag, gradient in parameters:
+            parameter.requires_grad_(flag)
+            parameter.grad = gradient

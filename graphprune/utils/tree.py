@@ -1,0 +1,53 @@
+"""Tensors in nested tuples, lists, mappings and dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_LEAVES = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, fx.Node))
+"""What most arguments are that are no tensors. Looking for fields in them takes several times as long."""
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists, mappings and dataclasses, in order."""
+    if type(value) in _LEAVES:
+        return
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item)
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from tensors_of(item)
+    elif _holds_fields(value):
+        for entry in fields(value):
+            yield from tensors_of(getattr(value, entry.name))
+
+
+def _holds_fields(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """Apply ``function`` to every tensor in nested tuples, lists, dicts and dataclasses."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
+    if isinstance(value, Tensor):
+        return function(value)
+    if kind is tuple or kind is list:
+        return kind([map_tensors(function, v) for v in value])
+    if kind is dict:
+        return {k: map_tensors(function, v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(map_tensors(function, v) for v in value)
+    if _holds_fields(value):
+        entries = (entry.name for entry in fields(value) if entry.init)
+        return replace(value, **{name: map_tensors(function, getattr(value, name)) for name in entries})
+    return value
