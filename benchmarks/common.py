@@ -97,9 +97,9 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def enliven(model: nn.Module) -> None:
-    """Give every tensor that is initialised to one value other ones, as training would.
+    """Give every tensor that is initialized to one value other ones, as training would.
 
-    A classifier of zeros, or normalisations that do nothing, would hide mistakes from the verification.
+    A classifier of zeros, or normalizations that do nothing, would hide mistakes from the verification.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -75,7 +75,7 @@ def _folded(scene: Scene) -> nn.Module:
     return slim
 
 
-def _synthesised(scene: Scene) -> nn.Module | None:
+def _synthesized(scene: Scene) -> nn.Module | None:
     if not scene.norms():
         return None
     made = graphprune.synthesize(scene.dense, scene.task.example_inputs, SAMPLES, seed=scene.seed)
@@ -110,7 +110,7 @@ def _narrower(scene: Scene) -> nn.Module | None:
     """Heads become narrower instead of fewer, and errors count as they are, not by what a layer gives."""
     if not any(group.kind == "cell" for group in scene.graph.groups):
         return None
-    options: dict[str, Any] = {"head_width": 0.25, "normalise": "none", "max_ratio": 0.7}
+    options: dict[str, Any] = {"head_width": 0.25, "normalize": "none", "max_ratio": 0.7}
     plan = scene.graph.plan(macs=SHARE, importance="schur", calibration=scene.samples, **options)
     return _repaired_with(scene, plan, scene.samples)
 
@@ -126,7 +126,7 @@ def _by(importance: str, repaired: bool) -> Callable[[Scene], nn.Module]:
 METHODS: dict[str, Callable[[Scene], nn.Module | None]] = {
     "plain L2": _plain,
     "folding, no data": _folded,
-    "synthesised data, repair": _synthesised,
+    "synthesized data, repair": _synthesized,
     "batch norms alone": _norms,
     "reconstruction alone": _reconstructed,
     "repair (the default)": _repaired,

@@ -97,7 +97,7 @@ def _status(error: str, stuck: dict[str, float]) -> str:
 def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
     """By reason, the fraction of parameters of which the plan removes nothing, outputs and vocabularies aside.
 
-    A dimension that is no channel (a kernel, positions, the colours of an image) shares its
+    A dimension that is no channel (a kernel, positions, the colors of an image) shares its
     parameter with one that is. Where channels are frozen, their norms and biases are left with no dimension.
     """
     sizes = {name: p.numel() for name, p in model.named_parameters()}

@@ -12,7 +12,7 @@ class InputError(GraphpruneError, ValueError):
 
 
 class TraceError(GraphpruneError, RuntimeError):
-    """The model could not be run to be analysed."""
+    """The model could not be run to be analyzed."""
 
 
 class PlanError(GraphpruneError, ValueError):

@@ -40,7 +40,7 @@ PADDING = 4
 
 
 def load(folder: Path, pattern: str) -> tuple[Tensor, Tensor]:
-    """Images [n, 3, 32, 32], standardised, and labels [n], of the files that match.
+    """Images [n, 3, 32, 32], standardized, and labels [n], of the files that match.
 
     Raises:
         SystemExit: there are none, or one is not of the binary version.

@@ -1,7 +1,7 @@
 """Small networks in which channels depend on each other in every way that occurs in practice.
 
 Each block takes [b, c, h, w] (or [b, t, c]) and the network's input. Sizes in ``forward`` come from attributes and
-shapes, as they do in published code. ``randomise`` gives every tensor values that would reveal a wrong channel.
+shapes, as they do in published code. ``randomize`` gives every tensor values that would reveal a wrong channel.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights, biases and normalisation statistics, so that no channel is like another."""
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights, biases and normalization statistics, so that no channel is like another."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, x in (*model.named_parameters(), *model.named_buffers()):
@@ -27,7 +27,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution, normalisation ("batch", "group" or ""), ReLU."""
+    """3x3 convolution, normalization ("batch", "group" or ""), ReLU."""
 
     def __init__(self, inputs: int, outputs: int, norm: str = "batch", groups: int = 1) -> None:
         super().__init__()

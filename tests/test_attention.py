@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import randomise
+from networks import randomize
 from torch import Tensor, nn
 
 import graphprune
@@ -24,7 +24,7 @@ WEIGHTS = [{"need_weights": False}, {}, {"average_attn_weights": False}]
 
 def attention(**options: Any) -> nn.MultiheadAttention:
     module = nn.MultiheadAttention(WIDTH, HEADS, dtype=torch.float64, **options)
-    randomise(module)
+    randomize(module)
     return module.eval()
 
 
@@ -120,7 +120,7 @@ class Mixer(nn.Module):
 @pytest.mark.parametrize("options", [{}, {"bias": False}, {"kdim": WIDTH, "vdim": WIDTH}], ids=str)
 @pytest.mark.parametrize("head_width", [False, True], ids=["heads", "width"])
 def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_width: bool) -> None:
-    model = randomise(Mixer(**options))
+    model = randomize(Mixer(**options))
     x = torch.randn(2, 5, 6)
     graph = graphprune.trace(model, x)
     plan = graph.plan(0.5, head_width=0.5 if head_width else None)
@@ -133,7 +133,7 @@ def test_removed_heads_equal_the_masked_original(options: dict[str, Any], head_w
 
 
 def test_heads_go_where_torch_fills_in_zeros_of_their_number() -> None:
-    model = randomise(Mixer(add_zero_attn=True))
+    model = randomize(Mixer(add_zero_attn=True))
     x = torch.randn(2, 5, 6)
     graph = graphprune.trace(model, x)
     plan = graph.plan(0.5)

@@ -20,7 +20,7 @@ WIDTH, HEADS, HEAD = 12, 2, 6
 
 
 class Scores(nn.Module):
-    """Attention of which the projections may be separate, shared by query heads, and changed on the way."""
+    """Attention of which the projections may be separate, shared by query heads, and changed on the path."""
 
     def __init__(
         self, bias: bool = True, kv_heads: int = HEADS, change: Callable[[Tensor], Tensor] | None = None

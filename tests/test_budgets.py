@@ -57,7 +57,7 @@ def test_prices_are_what_one_unit_saves(resnet: graphprune.ChannelGraph) -> None
     alive = resnet.alive(resnet.plan(0.3).removed)
     prices = model.prices(alive)
     for group in resnet.units.groups[::3]:
-        unit = next(a for a in group.atoms.tolist() if alive[a])
+        unit = next(a for a in group.unit_ids.tolist() if alive[a])
         fewer = alive.copy()
         fewer[unit] = False
         saved = model.vector(alive) - model.vector(fewer)
@@ -161,8 +161,8 @@ def test_a_global_plan_keeps_what_matters(resnet: graphprune.ChannelGraph) -> No
         scores = torch.arange(1.0, group.units + 1, dtype=torch.float64) ** 2
         return scores / scores.mean() * (0.01 if group.name == "layer2.0.conv1" else 1.0)
 
-    best = kept(resnet.plan(macs=0.5, importance=unequal, normalise="none"))
-    even = kept(resnet.plan(macs=0.5, importance=unequal, normalise="none", allocation="uniform"))
+    best = kept(resnet.plan(macs=0.5, importance=unequal, normalize="none"))
+    even = kept(resnet.plan(macs=0.5, importance=unequal, normalize="none", allocation="uniform"))
     assert best["layer2.0.conv1"] < even["layer2.0.conv1"] / 2
     assert sum(best.values()) - best["layer2.0.conv1"] > sum(even.values()) - even["layer2.0.conv1"]
 
@@ -190,7 +190,7 @@ def test_isomorphic_groups_share_one_ranking(resnet: graphprune.ChannelGraph) ->
         weight = 5.0 if group.name == "layer1.0.conv1" else 1.0
         return weight * torch.linspace(0.5, 1, group.units, dtype=torch.float64)
 
-    plan = kept(resnet.plan(macs=0.5, importance=by_layer, normalise="none", allocation="isomorphic"))
+    plan = kept(resnet.plan(macs=0.5, importance=by_layer, normalize="none", allocation="isomorphic"))
     assert plan["layer1.0.conv1"] > plan["layer1.1.conv1"]
 
 

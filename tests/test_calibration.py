@@ -21,7 +21,7 @@ from graphprune.errors import InputError
 
 
 class Net(nn.Module):
-    """Everything that a forward pass could change: normalisation statistics, modes, flags, gradients."""
+    """Everything that a forward pass could change: normalization statistics, modes, flags, gradients."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,8 +205,8 @@ def test_moments_do_not_depend_on_how_data_are_batched() -> None:
         torch.testing.assert_close(found.variance, flat.var(1, correction=0), rtol=1e-3, atol=0)
         torch.testing.assert_close(found.square, flat.square().mean(1), rtol=1e-6, atol=0)
         torch.testing.assert_close(found.second, flat.mT @ flat / 200, rtol=1e-6, atol=0)
-        centred = flat - flat.mean(1, keepdim=True)
-        torch.testing.assert_close(found.covariance, centred.mT @ centred / 200, rtol=1e-3, atol=1e-2)
+        centered = flat - flat.mean(1, keepdim=True)
+        torch.testing.assert_close(found.covariance, centered.mT @ centered / 200, rtol=1e-3, atol=1e-2)
 
 
 def test_half_precision_is_summed_in_more() -> None:

@@ -19,13 +19,13 @@ from graphprune.importance.activations import RIDGE
 from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, WITH_DATA, criterion, scored
-from tests.networks import FusedAttention, Grouped, ImageNetwork, PooledTail, TorchAttention, randomise
+from tests.networks import FusedAttention, Grouped, ImageNetwork, PooledTail, TorchAttention, randomize
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
 class Small(nn.Module):
-    """Two convolutions with a normalisation between them, then classes from the mean."""
+    """Two convolutions with a normalization between them, then classes from the mean."""
 
     def __init__(self, norm: bool = True) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Attention(nn.Module):
 
 
 def made(model: nn.Module) -> nn.Module:
-    return randomise(model).double().eval()
+    return randomize(model).double().eval()
 
 
 def images(count: int = 3, size: int = 6) -> list[Tensor]:
@@ -67,13 +67,13 @@ def context_of(
     example: Tensor,
     calibration: Iterable[Any] | None = None,
     loss_fn: Any = None,
-    taps: bool = False,
+    kernel_positions: bool = False,
     **options: Any,
 ) -> tuple[graphprune.ChannelGraph, Context]:
     graph = graphprune.trace(model, example)
     statistics = None
     if calibration is not None:
-        statistics = Statistics(model, graph.units, calibration, loss_fn, taps)
+        statistics = Statistics(model, graph.units, calibration, loss_fn, kernel_positions)
     return graph, Context(model, dict(model.named_parameters()), graph.units, 0, statistics, **options)
 
 
@@ -196,7 +196,7 @@ def test_bn_scale() -> None:
 
 def test_bn_scale_without_any_norm() -> None:
     graph, context = context_of(made(Small(norm=False)), images()[0])
-    with pytest.raises(InputError, match=r"importance: 'bn_scale' reads the factors of normalisations, and none goes"):
+    with pytest.raises(InputError, match=r"importance: 'bn_scale' reads the factors of normalizations, and none goes"):
         raw("bn_scale", graph, context, "conv1")
 
 
@@ -257,11 +257,11 @@ def test_fisher() -> None:
     torch.testing.assert_close(raw("fisher", graph, context, "conv1"), expected, **CLOSE)
 
 
-def test_scores_that_mean_a_change_of_the_loss_are_not_normalised() -> None:
+def test_scores_that_mean_a_change_of_the_loss_are_not_normalized() -> None:
     graph, context = context_of(made(Small()), images()[0], labelled_images(), F.cross_entropy)
     group = graph.group("conv1")
     np.testing.assert_array_equal(scored(CRITERIA["taylor"], group, context), CRITERIA["taylor"](group, context))
-    context.normalise = "mean"
+    context.normalize = "mean"
     assert scored(CRITERIA["taylor"], group, context).mean() == pytest.approx(1)
 
 
@@ -303,7 +303,7 @@ def test_schur_is_the_error_that_repair_leaves() -> None:
 
 
 def test_schur_of_heads() -> None:
-    """Four heads of two channels each; without a bias the moments are not centred."""
+    """Four heads of two channels each; without a bias the moments are not centered."""
     model = Attention(FusedAttention(8, 4))
     model.block.out = nn.Linear(8, 8, bias=False)
     made(model)
@@ -321,7 +321,7 @@ def test_schur_by_tap_is_exact_for_kernels() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, (2, 3), stride=2, padding=1, dilation=(1, 2)))
     made(model)
     batches = images(size=8)
-    graph, context = context_of(model, batches[0], batches, taps=True)
+    graph, context = context_of(model, batches[0], batches, kernel_positions=True)
     taps = [F.unfold(F.relu(model[0](x)), (2, 3), (1, 2), 1, 2) for x in batches]
     x = torch.cat([t.transpose(1, 2).flatten(0, 1) for t in taps]).detach()
     w = model[2].weight.detach().flatten(1)
@@ -390,7 +390,7 @@ def test_grouped_convolution() -> None:
     for group in graph.groups:
         if "blocks.0.grouped.conv.weight[0]" not in group.axes and "blocks.0.grouped.conv.weight[1]" not in group.axes:
             continue
-        places = [sorted(consumer.place[consumer.unit == atom].tolist()) for atom in group.atoms]
+        places = [sorted(consumer.place[consumer.unit == unit].tolist()) for unit in group.unit_ids]
         if group.kind == "row":
             assert places == [[0, 1], [2, 3], [4, 5]]
         elif "blocks.0.grouped.conv.weight[1]" in group.axes:
@@ -424,8 +424,8 @@ def test_transposed_convolution(groups: int) -> None:
     consumer = next(c for c in context.data.consumers() if c.axes == ("2.weight[0]",))
     torch.testing.assert_close((consumer.squares * consumer.inputs.variance).flatten(), scores, **CLOSE)
     for group in graph.groups:
-        for unit, atom in enumerate(group.atoms):
-            assert consumer.place[consumer.unit == atom].tolist() == [unit]
+        for number, unit in enumerate(group.unit_ids):
+            assert consumer.place[consumer.unit == unit].tolist() == [number]
 
 
 class Reads(nn.Module):
@@ -489,7 +489,7 @@ def test_grouped_product_takes_all_rows_together() -> None:
     ends = torch.tensor([3, 8], dtype=torch.int32)
     model = nn.Sequential(nn.Linear(3, 8), Reads((2, 8, 8), lambda x, w: torch._grouped_mm(x, w, offs=ends)))
     model[1].enter = nn.Identity()
-    randomise(model)
+    randomize(model)
     batches = [torch.randn(8, 3) for _ in range(3)]
     graph, context = context_of(model, batches[0], batches)
     x = torch.cat([model[0](b).relu() for b in batches]).detach()
@@ -554,7 +554,7 @@ def test_reduced() -> None:
     ("name", "expected"),
     [("none", [1, 2, 6]), ("mean", [1 / 3, 2 / 3, 2]), ("max", [1 / 6, 1 / 3, 1]), ("gaussian", None)],
 )
-def test_normalised(name: str, expected: list[float] | None) -> None:
+def test_normalized(name: str, expected: list[float] | None) -> None:
     found = NORMALIZATIONS[name](np.array([1.0, 2.0, 6.0]))
     if expected is None:
         assert (found.mean(), found.std()) == (pytest.approx(0), pytest.approx(1))
@@ -565,8 +565,8 @@ def test_normalised(name: str, expected: list[float] | None) -> None:
     assert np.isfinite(NORMALIZATIONS[name](np.ones(1))).all()
 
 
-def test_a_callable_is_normalised_too() -> None:
-    graph, context = context_of(made(Small()), images()[0], normalise="max")
+def test_a_callable_is_normalized_too() -> None:
+    graph, context = context_of(made(Small()), images()[0], normalize="max")
     found = scored(lambda group, context: torch.arange(group.units) * 7.0, graph.group("conv1"), context)
     np.testing.assert_allclose(found, np.arange(6) / 5)
 
@@ -602,8 +602,8 @@ def test_every_criterion_scores_every_group(name: str) -> None:
 def test_unknown_ways_to_combine() -> None:
     with pytest.raises(InputError, match=r"reduce: 'median' is not known; use one of 'sum', 'mean', 'max'"):
         context_of(made(Small()), images()[0], reduce="median")
-    with pytest.raises(InputError, match=r"normalise: 'l2' is not known; use one of 'none', 'mean', 'max', 'gaussian'"):
-        context_of(made(Small()), images()[0], normalise="l2")
+    with pytest.raises(InputError, match=r"normalize: 'l2' is not known; use one of 'none', 'mean', 'max', 'gaussian'"):
+        context_of(made(Small()), images()[0], normalize="l2")
 
 
 @pytest.mark.parametrize("criterion", [CRITERIA[n] for n in CRITERIA if CRITERIA[n] in WITH_DATA])

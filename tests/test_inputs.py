@@ -223,19 +223,19 @@ def test_long_failure_is_cut():
         (UserDict(x=torch.zeros(1)), 0, ["x"]),
     ],
 )
-def test_normalise(given, positional, named):
+def test_normalize(given, positional, named):
     args, kwargs = normalize(given)
     assert isinstance(args, tuple) and len(args) == positional
     assert isinstance(kwargs, dict) and list(kwargs) == named
 
 
 @pytest.mark.parametrize(("given", "said"), [(3, "an int"), ("x", "a str"), (None, "a NoneType")])
-def test_normalise_refuses_anything_else(given, said):
+def test_normalize_refuses_anything_else(given, said):
     with pytest.raises(InputError, match=rf"example_inputs is {said}; needed is a tensor"):
         normalize(given)
 
 
-def test_normalise_refuses_a_dict_that_is_not_of_keywords():
+def test_normalize_refuses_a_dict_that_is_not_of_keywords():
     with pytest.raises(InputError, match=re.escape("example_inputs=(d,)")):
         normalize({0: torch.zeros(1)})
 

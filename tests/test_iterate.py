@@ -221,7 +221,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         ({"tune": 3}, "tune: must be a function that trains a model, or a dict .* but is a int"),
         ({"tune": {"epochs": 3}}, "with 'batches' and without 'checkpoint'"),
         ({"calibration": iter([EXAMPLE])}, "calibration: can be read only once; pass a list"),
-        ({"colour": 1}, "colour: is no argument of a plan"),
+        ({"color": 1}, "color: is no argument of a plan"),
     ],
 )
 def test_mistakes(given: dict[str, Any], message: str) -> None:

@@ -29,7 +29,7 @@ from networks import (
     TorchAttention,
     TransformerBlock,
     Twice,
-    randomise,
+    randomize,
 )
 from torch import Tensor, nn
 
@@ -127,15 +127,15 @@ def unchanged(model: nn.Module, before: tuple[dict[str, Tensor], list[dict[str, 
 def wrong_counts(graph: ChannelGraph, plan: Plan, ratio: float) -> list[str]:
     """Groups that lost more or less than their share, though no size in the program ties them to others."""
     reached = np.array([int(ratio * g.units + 1e-9) > 0 and g.units > 1 for g in graph.units.groups], bool)
-    free, demands = candidates(graph, reached, head_width=False)
+    free, constraints = candidates(graph, reached, head_width=False)
     tied = np.zeros(len(free), bool)
-    for equation in demands.equations:
-        tied[equation.form.atoms] = True
+    for equation in constraints.equations:
+        tied[equation.expression.units] = True
     wrong = []
     for group, choice in zip(graph.groups, plan.choices, strict=True):
         if not 1 <= choice.kept <= group.units:
             wrong.append(str(choice))
-        independent = free[group.atoms].all() and not tied[group.atoms].any()
+        independent = free[group.unit_ids].all() and not tied[group.unit_ids].any()
         if independent and choice.kept != max(1, group.units - floor(ratio * group.units + 1e-9)):
             wrong.append(str(choice))
     return wrong
@@ -154,7 +154,7 @@ def trains(slim: nn.Module, inputs: Tensor) -> bool:
 )
 def test_slim_equals_masked(case: tuple[nn.Module, Tensor], ratio: float, seed: int) -> None:
     model, inputs = case
-    randomise(model, seed)
+    randomize(model, seed)
     before = snapshot(model)
     graph = graphprune.trace(model, inputs)
     plan = graph.plan(ratio, importance="random", seed=seed)

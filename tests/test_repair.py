@@ -1,4 +1,4 @@
-"""Repair against least squares worked out in other ways, and what it promises whatever the network."""
+"""Repair against least squares worked out in other paths, and what it promises whatever the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.regression import Regression
 from graphprune.rules.matmul_view import MATMUL_VIEWS, exact_view
 from models.gpt import gpt
-from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomise
+from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
 
 aten = torch.ops.aten
 TINY = 1e-10
@@ -34,7 +34,7 @@ def pruned(model: nn.Module, example: Any, ratio: float | None = 0.5, **options:
 
 
 def made(model: nn.Module) -> nn.Module:
-    return randomise(model).double().eval()
+    return randomize(model).double().eval()
 
 
 def recorded(model: nn.Module, layer: str, batches: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -76,10 +76,10 @@ class Layers(nn.Module):
         return self.three(self.two(self.one(x).relu()).relu())
 
 
-def ridge_by_hand(x: Tensor, w: Tensor, y: Tensor, ridge: float, centred: bool) -> Tensor:
+def ridge_by_hand(x: Tensor, w: Tensor, y: Tensor, ridge: float, centered: bool) -> Tensor:
     """Augmented least squares: rows sqrt(lambda) for the pull towards ``w`` [outputs, channels]."""
     x, r = x.numpy(), (y - x @ w.T).numpy()
-    if centred:
+    if centered:
         x, r = x - x.mean(0), r - r.mean(0)
     pull = np.sqrt(ridge * (x**2).mean() * len(x)) * np.eye(x.shape[1])
     change = np.linalg.lstsq(np.concatenate([x, pull]), np.concatenate([r, np.zeros((x.shape[1], r.shape[1]))]))[0]
@@ -302,7 +302,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]] = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_repair_without_pruning_changes_no_bit(name: str) -> None:
     build, draw = NETWORKS[name]
-    model = randomise(build()).eval()
+    model = randomize(build()).eval()
     batches = [draw(), draw()]
     plan, slim = pruned(model, batches[0], 0.0)
     same = slim.state_dict()
@@ -317,7 +317,7 @@ def test_repair_without_pruning_changes_no_bit(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_error_rises(name: str, ridge: float) -> None:
     build, draw = NETWORKS[name]
-    model = randomise(build()).eval()
+    model = randomize(build()).eval()
     batches = [draw(), draw()]
     plan, slim = pruned(model, batches[0])
     before = distance(slim, model, batches)
@@ -339,7 +339,7 @@ def test_the_error_that_is_reported_is_the_error_of_the_output() -> None:
 
 
 def test_the_dense_model_and_modes_are_as_before() -> None:
-    model = randomise(Branched()).train()
+    model = randomize(Branched()).train()
     model.fc.eval()
     batch = torch.randn(8, 3, 6, 6)
     plan, slim = pruned(model, batch)
@@ -402,7 +402,7 @@ class Routed(nn.Module):
 
 
 def test_experts_that_other_rows_go_through_are_left_alone() -> None:
-    model = randomise(Routed()).eval()
+    model = randomize(Routed()).eval()
     batch = torch.randn(64, 4)
     plan, slim = pruned(model, batch, None, overrides={"enter": graphprune.Override(ratio=0.9)}, macs=0.5)
     record = graphprune.reconstruct(slim, model, plan, [batch])
@@ -418,13 +418,13 @@ def test_branches_are_fitted_in_one_pass() -> None:
             self.passes += 1
             return super().__iter__()
 
-    model = randomise(Attended(FusedAttention(8, 4))).eval()
+    model = randomize(Attended(FusedAttention(8, 4))).eval()
     batch = torch.randn(4, 9, 3)
     plan, slim = pruned(model, batch)
     counted = Counted([batch])
     graphprune.reconstruct(slim, model, plan, counted)
     assert counted.passes == 1 + 4  # the survey; enter, qkv, out, leave
-    model = randomise(gpt(50, 16, 2, 2, 1, 24, 16, False)).eval()
+    model = randomize(gpt(50, 16, 2, 2, 1, 24, 16, False)).eval()
     ids = torch.randint(50, (4, 16))
     plan, slim = pruned(model, ids)
     counted = Counted([ids])
@@ -479,7 +479,7 @@ def test_after_a_failure_the_slim_model_is_unchanged(which: int) -> None:
             yield torch.randn(9, 4)
             yield torch.randn(9, 4 if self.times < which + 1 else 5)
 
-    model = randomise(Layers())
+    model = randomize(Layers())
     plan, slim = pruned(model, torch.randn(2, 4))
     before = {n: t.clone() for n, t in slim.state_dict().items()}
     failing = Failing()
@@ -522,7 +522,7 @@ class PreNorm(nn.Module):
 
 
 def test_repair_estimates_batch_norms_that_took_no_intercept() -> None:
-    model = randomise(PreNorm()).eval()
+    model = randomize(PreNorm()).eval()
     batch = torch.randn(8, 3, 5, 5)
     plan, slim = pruned(model, batch)
     record = graphprune.repair(slim, model, plan, [batch])
@@ -534,7 +534,7 @@ def test_repair_estimates_batch_norms_that_took_no_intercept() -> None:
 
 
 def test_prune_model_repairs_with_calibration() -> None:
-    model = randomise(Branched()).eval()
+    model = randomize(Branched()).eval()
     images = [torch.randn(8, 3, 6, 6) for _ in range(2)]
     plain = graphprune.prune_model(model, 0.5, images[0], calibration=images, repair=False)
     slim = graphprune.prune_model(model, 0.5, images[0], calibration=images)
@@ -552,7 +552,7 @@ def test_prune_model_repairs_with_calibration() -> None:
 
 
 def test_a_record_prints() -> None:
-    model, batch = randomise(Layers()).eval(), torch.randn(9, 4)
+    model, batch = randomize(Layers()).eval(), torch.randn(9, 4)
     plan, slim = pruned(model, batch)
     text = str(graphprune.repair(slim, model, plan, [batch]))
     assert text.startswith("Repair: 3 weights fitted, 0 batch norms estimated anew, 0 weights left alone")
@@ -611,10 +611,10 @@ def test_batches_are_joined() -> None:
     whole.add(x, r, r)
     for piece in (slice(0, 3), slice(3, 3), slice(3, 20)):
         parts.add(x[piece], r[piece], r[piece])
-    for centred in (True, False):
-        change = whole.solve(1e-2, centred)
-        torch.testing.assert_close(parts.solve(1e-2, centred), change)
-        intercept = whole.intercept(change) if centred else None
+    for centered in (True, False):
+        change = whole.solve(1e-2, centered)
+        torch.testing.assert_close(parts.solve(1e-2, centered), change)
+        intercept = whole.intercept(change) if centered else None
         torch.testing.assert_close(parts.intercept(change), whole.intercept(change))
         assert parts.error(change, intercept) == pytest.approx(whole.error(change, intercept))
 

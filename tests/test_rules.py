@@ -84,13 +84,13 @@ def unlabelled(call: Call, *_: Any, **__: Any) -> LabelledTensor:
 
 def uncontracted(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     """Wrong: what is summed over need not agree."""
-    outer = (lab for x, d in ((a, 0), (b, 1)) for lab in x.labs if lab.dims == {d})
+    outer = (array for x, d in ((a, 0), (b, 1)) for array in x.arrays if array.dims == {d})
     return LabelledTensor(call.out, tuple(outer))
 
 
 def passing(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """Wrong for what mixes channels: it is not marked as inexact."""
-    return LabelledTensor(call.out, x.labs)
+    return LabelledTensor(call.out, x.arrays)
 
 
 def without_rectangles(call: Call, x: LabelledTensor, *args: Any) -> LabelledTensor:

@@ -28,7 +28,7 @@ from graphprune.training.schedules import (
     remaining_at,
 )
 from models import resnet_cifar, vit
-from tests.networks import randomise
+from tests.networks import randomize
 from tests.test_latency import Counted, taken
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -165,7 +165,7 @@ def test_groups_of_few_units_lose_their_share() -> None:
     assert units(model)["0"] == 2
 
 
-def test_the_model_is_analysed_when_something_is_due_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_analyzed_when_something_is_due_only(monkeypatch: pytest.MonkeyPatch) -> None:
     pruner, traced = GradualPruner(net(width=4), IMAGES, Iterative(10, frequency=5), ratio=0.05), []
     monkeypatch.setattr(gradual, "trace", lambda *args, **kwargs: traced.append(0) or graphprune.trace(*args, **kwargs))
     for _ in range(60):
@@ -268,7 +268,7 @@ def test_errors() -> None:
     state = pruner.state()
     with pytest.raises(LoadError, match="lacks plans"):
         pruner.restore({k: v for k, v in state.items() if k != "plans"})
-    other = randomise(net(12))
+    other = randomize(net(12))
     with pytest.raises(LoadError, match="is of another model"):
         GradualPruner(other, IMAGES, Iterative(2), ratio=0.5).restore(state)
     assert other[0].weight.shape == (12, 3, 3, 3)

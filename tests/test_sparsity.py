@@ -11,14 +11,14 @@ import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.training.regularization import GroupLasso, GrowingRegularization
 from models import vit
-from tests.networks import FusedAttention, GroupedQueryAttention, TextNetwork, TransformerBlock, randomise
+from tests.networks import FusedAttention, GroupedQueryAttention, TextNetwork, TransformerBlock, randomize
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 WORDS = torch.arange(8).reshape(2, 4) % 11
 
 
 def image_net() -> nn.Module:
-    return randomise(
+    return randomize(
         nn.Sequential(
             nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, groups=2), nn.ReLU(), nn.Flatten(),
             nn.Linear(8 * 16, 10), nn.ReLU(), nn.Linear(10, 5)
@@ -30,15 +30,15 @@ def text_net() -> nn.Module:
     blocks = [
         TransformerBlock(12, a, 6, gated=True) for a in (FusedAttention(12, 3), GroupedQueryAttention(12, 2, 2, 3))
     ]
-    return randomise(TextNetwork(12, blocks, tied=False))
+    return randomize(TextNetwork(12, blocks, tied=False))
 
 
 NETS = {"image": (image_net, IMAGES), "text": (text_net, WORDS)}
 
 
-def by_loop(graph: graphprune.ChannelGraph, atom: int) -> tuple[float, int]:
+def by_loop(graph: graphprune.ChannelGraph, unit: int) -> tuple[float, int]:
     """The square and the entries of a unit: what dies in each dimension of each parameter when it is removed."""
-    alive = graph.solution.alive(torch.tensor([atom]).numpy())
+    alive = graph.solution.alive(torch.tensor([unit]).numpy())
     square, entries = 0.0, 0
     for axis in graph.units.axes:
         name, dim = axis.name[:-1].rsplit("[", 1)
@@ -57,7 +57,7 @@ def test_group_lasso_is_what_a_loop_finds(net: str) -> None:
     lasso = GroupLasso(graph, 0.3)
     total, norms = 0.0, lasso.norms()
     for group in graph.groups:
-        found = [by_loop(graph, atom) for atom in group.atoms.tolist()]
+        found = [by_loop(graph, unit) for unit in group.unit_ids.tolist()]
         if group.name not in norms:
             assert group.kind in ("cell", "repeat")
             continue
@@ -119,7 +119,7 @@ def test_training_drives_some_units_down(strength: float) -> None:
         torch.testing.assert_close(slim(x), model(x), atol=0.03, rtol=0.1)
 
 
-# ---------------------------------------------------------------- growing regularisation
+# ---------------------------------------------------------------- growing regularization
 
 
 @pytest.mark.parametrize("net", [*NETS, "blocks"])

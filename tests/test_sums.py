@@ -16,7 +16,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import CallRecorder
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
-from tests.networks import randomise
+from tests.networks import randomize
 
 aten = torch.ops.aten
 
@@ -74,7 +74,7 @@ JOINS = {
 
 
 def made(join: Callable[[Stream, Tensor, Tensor], Tensor], bias: bool = True) -> Stream:
-    model = randomise(Stream(join, bias)).double().eval()
+    model = randomize(Stream(join, bias)).double().eval()
     model.norm.running_var.uniform_(0.5, 2)
     return model
 
@@ -118,10 +118,10 @@ def test_a_sum_is_fitted_as_by_hand(name: str, bias: bool) -> None:
     fitted = slim.outer.weight.detach().clone()
     slim.outer.weight.data.copy_(raw)
     inputs, total = read(slim, x)
-    centred = one.intercept is not None
-    assert centred == (bias or name == "normed")
+    centered = one.intercept is not None
+    assert centered == (bias or name == "normed")
     a, b = inputs.numpy(), (wanted - total).numpy()
-    if centred:
+    if centered:
         a, b = a - a.mean(0), b - b.mean(0)
     pull = np.sqrt(1e-3 * (a**2).mean() * len(a)) * np.eye(a.shape[1])
     change = np.linalg.lstsq(np.concatenate([a, pull]), np.concatenate([b, np.zeros((len(pull), b.shape[1]))]))[0]
@@ -134,7 +134,7 @@ def test_a_sum_is_fitted_as_by_hand(name: str, bias: bool) -> None:
 
 @pytest.mark.parametrize("name", JOINS)
 def test_without_pruning_no_bit_changes(name: str) -> None:
-    model = randomise(Stream(JOINS[name])).eval()
+    model = randomize(Stream(JOINS[name])).eval()
     x = torch.randn(20, 4)
     plan, slim = pruned(model, x, ratio=0.0)
     before = {n: t.clone() for n, t in slim.state_dict().items()}
@@ -171,7 +171,7 @@ def test_an_input_that_is_written_to_is_seen_as_it_was() -> None:
             return self.leave(x.tanh())
 
     models = [Square(write).double().eval() for write in (True, False)]
-    models[0].load_state_dict(randomise(models[1]).state_dict())
+    models[0].load_state_dict(randomize(models[1]).state_dict())
     x = torch.randn(30, 4, dtype=torch.float64)
     fitted = []
     for model in models:
@@ -237,7 +237,7 @@ class Shortcut(nn.Module):
 
 
 def test_of_two_that_are_added_the_second_makes_up_for_the_first() -> None:
-    model = randomise(Shortcut()).eval()
+    model = randomize(Shortcut()).eval()
     x = torch.randn(8, 2, 5, 5)
     plan, slim = pruned(model, x)
     record = graphprune.reconstruct(slim, model, plan, [x])
@@ -263,7 +263,7 @@ def test_the_stream_makes_up_for_what_it_lacks() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.leave(self.narrow(self.enter(x)).relu() * 0 + self.narrow(self.enter(x)) + self.outer(x))
 
-    model = randomise(Exact()).double().eval()
+    model = randomize(Exact()).double().eval()
     x = torch.randn(50, 4, dtype=torch.float64)
     plan, slim = pruned(model, x, ratio=0.0, overrides={"enter": graphprune.Override(ratio=0.5)})
     assert slim.enter.out_features == 3
@@ -283,7 +283,7 @@ def test_a_constant_on_the_way_is_no_end() -> None:
             x = self.enter(x).relu()
             return self.leave(x + (x @ self.weight + self.bias + self.table.expand(len(x), -1, -1)))
 
-    model = randomise(Biased()).eval()
+    model = randomize(Biased()).eval()
     x = torch.randn(30, 5, 4)
     plan, slim = pruned(model, x)
     record = graphprune.reconstruct(slim, model, plan, [x])
@@ -292,7 +292,7 @@ def test_a_constant_on_the_way_is_no_end() -> None:
     survey = CallRecorder(slim)
     with torch.no_grad(), survey.batch():
         slim(x)
-    assert [site.beside for site in survey.sites.values()] == [0, 1, 0]  # the stream, not the table
+    assert [consumer.beside for consumer in survey.consumers.values()] == [0, 1, 0]  # the stream, not the table
 
 
 def test_survey_waits_for_what_is_added() -> None:
@@ -300,18 +300,18 @@ def test_survey_waits_for_what_is_added() -> None:
     survey = CallRecorder(model)
     with torch.no_grad(), survey.batch():
         model(torch.randn(5, 4, dtype=torch.float64))
-    enter, _, outer, _ = survey.sites.values()
+    enter, _, outer, _ = survey.consumers.values()
     assert outer.summed and outer.beside == 1 << enter.number
 
 
 def test_memory_that_is_used_again_is_no_use_of_the_result() -> None:
-    ways = SumPaths(ParameterMemory(nn.Linear(1, 1)))
+    paths = SumPaths(ParameterMemory(nn.Linear(1, 1)))
     token, result = object(), torch.randn(3, 2)
-    ways.start(token, result)
-    (end,) = ways.follow(aten.add.Tensor, (result, torch.ones(3, 2)), {}, [result, torch.ones(3, 2)], [result + 1])
-    assert isinstance(end, ResidualSum) and torch.equal(end.way.laid_out(end.total), result + 1)
+    paths.start(token, result)
+    (end,) = paths.follow(aten.add.Tensor, (result, torch.ones(3, 2)), {}, [result, torch.ones(3, 2)], [result + 1])
+    assert isinstance(end, ResidualSum) and torch.equal(end.path.laid_out(end.total), result + 1)
     view = result[:1]
-    (end,) = ways.follow(aten.exp.default, (view,), {}, [view], [view.exp()])
+    (end,) = paths.follow(aten.exp.default, (view,), {}, [view], [view.exp()])
     assert isinstance(end, OtherUse) and end.token is token
-    assert not ways.follow(aten.ones.default, ([3, 2],), {}, [], [result])
-    assert not ways.follow(aten.exp.default, (result,), {}, [result], [result.exp()])
+    assert not paths.follow(aten.ones.default, ([3, 2],), {}, [], [result])
+    assert not paths.follow(aten.exp.default, (result,), {}, [result], [result.exp()])

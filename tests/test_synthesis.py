@@ -1,4 +1,4 @@
-"""Inputs made from what batch normalisations remember."""
+"""Inputs made from what batch normalizations remember."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_norms_are_found_by_what_they_call(norm: Callable[[], nn.Module]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"model": nn.Linear(3, 3), "example_inputs": torch.randn(1, 3)}, "model: Linear has no batch normalisation"),
+        ({"model": nn.Linear(3, 3), "example_inputs": torch.randn(1, 3)}, "model: Linear has no batch normalization"),
         ({"model": nn.Embedding(3, 3), "example_inputs": torch.zeros(1, 3).long()}, "no floating-point tensor"),
         ({"example_inputs": torch.randn(1, 5, 8, 8)}, r"Net.forward failed on f32\[4, 5, 8, 8\]"),
         ({"samples": 0}, "samples: is 0"),

@@ -35,7 +35,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---------------------------------------------------------------- digits
 
 
-def test_digits_are_split_once_and_standardised() -> None:
+def test_digits_are_split_once_and_standardized() -> None:
     train, test = digits.load()
     assert (len(train.labels), len(test.labels)) == (1347, 450)
     assert train.images.shape[1:] == (3, 32, 32)
@@ -158,10 +158,10 @@ def test_agreement_and_recall_by_hand() -> None:
     wanted = torch.tensor([[1.0, 0.9, 0.1, 0.3], [0.9, 1.0, 0.2, 0.4], [0.1, 0.2, 1.0, 0.6], [0.3, 0.4, 0.6, 1.0]])
     assert sentences.agreement(wanted**3, wanted) == pytest.approx(1.0)
     assert sentences.agreement(-wanted, wanted) == pytest.approx(-1.0)
-    assert sentences.recall(wanted, wanted, neighbours=1) == 1.0
+    assert sentences.recall(wanted, wanted, neighbors=1) == 1.0
     found = wanted.clone()
     found[0, 2] = 0.95  # only the first one's nearest is another now
-    assert sentences.recall(found, wanted, neighbours=1) == pytest.approx(3 / 4)
+    assert sentences.recall(found, wanted, neighbors=1) == pytest.approx(3 / 4)
 
 
 def test_vectors_do_not_depend_on_what_is_filled_up() -> None:
@@ -239,14 +239,14 @@ def test_layers_share_the_blocks_and_all_channels_have_blocks_of_one_size(monkey
     monkeypatch.setattr(kirigami, "BLOCKS", 8)
     widths = (3072, 8, 32, 16, 10)
     layers = (layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU()))
-    space = kirigami._analysed(replace(case(), dense=nn.Sequential(nn.Flatten(), *layers).eval()), {}).space
+    space = kirigami._analyzed(replace(case(), dense=nn.Sequential(nn.Flatten(), *layers).eval()), {}).space
     found = {scope: kirigami._in_blocks(space, scope).candidates for scope in kirigami.SCOPES}
     assert sorted(Counter(c.axis for c in found["each layer"]).values()) == [4, 4, 4]
     assert sorted(Counter(c.axis for c in found["channels"]).values()) == [1, 2, 4]
     assert [len(c.remove) for c in found["channels"]] == [8] * 7
 
 
-def test_other_weights_in_the_same_structure_are_pruned_as_if_analysed_anew() -> None:
+def test_other_weights_in_the_same_structure_are_pruned_as_if_analyzed_anew() -> None:
     pytest.importorskip("torch_kirigami")
     method = next(m for m in METHODS if m.name == "taylor, channels")
     first, second = case(), case()
@@ -274,7 +274,7 @@ class Separable(nn.Module):
 
 def test_a_channel_is_one_candidate() -> None:
     pytest.importorskip("torch_kirigami")
-    known = kirigami._analysed(replace(case(), dense=Separable().eval()), {})
+    known = kirigami._analyzed(replace(case(), dense=Separable().eval()), {})
     assert len(known.pruner.discover_candidates().candidates) == 16
     assert len(known.space.candidates) == 8
 

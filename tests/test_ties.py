@@ -12,7 +12,7 @@ from graphprune.graph.linear_expressions import LinearExpression
 CLASSES = 200
 
 
-def atoms(start: int, count: int) -> np.ndarray:
+def units(start: int, count: int) -> np.ndarray:
     return np.arange(start, start + count)
 
 
@@ -26,36 +26,36 @@ def described(bundles: list[CoupledStep]) -> list[tuple[list[int], tuple[int, ..
 
 
 def test_groups_without_ties_are_bundles_of_their_own() -> None:
-    assert described(make_coupled_steps([atoms(0, 5), atoms(5, 9)], [], CLASSES)) == [([0], (1,), 4), ([1], (1,), 8)]
+    assert described(make_coupled_steps([units(0, 5), units(5, 9)], [], CLASSES)) == [([0], (1,), 4), ([1], (1,), 8)]
 
 
 def test_heads_and_the_width_that_they_fill() -> None:
-    width, heads = atoms(0, 48), atoms(48, 6)
+    width, heads = units(0, 48), units(48, 6)
     bundles = make_coupled_steps([width, heads], [equation(0, (1, width), (-8, heads))], CLASSES)
     assert described(bundles) == [([0, 1], (8, 1), 5)]
 
 
 def test_a_group_in_two_halves_that_must_be_equal() -> None:
-    both = atoms(0, 12)
+    both = units(0, 12)
     bundles = make_coupled_steps([both], [equation(0, (1, both[:6]), (-1, both[6:]))], CLASSES)
     assert described(bundles) == [([0, 0], (1, 1), 5)]
-    assert [p.atoms.tolist() for p in bundles[0].parts] == [both[:6].tolist(), both[6:].tolist()]
+    assert [p.unit_ids.tolist() for p in bundles[0].parts] == [both[:6].tolist(), both[6:].tolist()]
 
 
 def test_several_directions_in_proportion_to_the_sizes() -> None:
-    a, b, c = atoms(0, 16), atoms(16, 16), atoms(32, 32)
+    a, b, c = units(0, 16), units(16, 16), units(32, 32)
     bundles = make_coupled_steps([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
     assert described(bundles) == [([0, 1, 2], (1, 1, 2), 15)]
 
 
 def test_several_directions_without_a_common_measure() -> None:
-    a, b, c = atoms(0, 5), atoms(5, 7), atoms(12, 12)
+    a, b, c = units(0, 5), units(5, 7), units(12, 12)
     bundles = make_coupled_steps([a, b, c], [equation(0, (1, a), (1, b), (-1, c))], CLASSES)
     assert described(bundles) == [([0, 1, 2], (1, 1, 2), 4)]
 
 
 def test_numbers_that_cannot_change_are_in_no_bundle() -> None:
-    a, b = atoms(0, 8), atoms(8, 4)
+    a, b = units(0, 8), units(8, 4)
     assert make_coupled_steps([a], [equation(-8, (1, a))], CLASSES) == []
     assert make_coupled_steps([a, b], [equation(-12, (1, a), (1, b))], CLASSES) == []
 
@@ -67,14 +67,14 @@ def test_every_step_keeps_every_equation(seed: int) -> None:
     base = int(generator.integers(9, 14))
     factors = generator.integers(1, 5, 4)
     starts = np.cumsum([0, *(base * factors)])
-    members = [atoms(int(s), base * int(f)) for s, f in zip(starts, factors, strict=False)]
+    members = [units(int(s), base * int(f)) for s, f in zip(starts, factors, strict=False)]
     ties = [
         equation(0, (int(factors[i + 1]), members[i]), (-int(factors[i]), members[i + 1]))
         for i in range(len(factors) - 1)
     ]
     (bundle,) = make_coupled_steps(members, ties, CLASSES * 2)
     for step in range(bundle.steps + 1):
-        kept = {p.group: len(p.atoms) - n * step for p, n in zip(bundle.parts, bundle.each, strict=True)}
+        kept = {p.group: len(p.unit_ids) - n * step for p, n in zip(bundle.parts, bundle.each, strict=True)}
         assert min(kept.values()) >= 1
         assert all(kept[i] * factors[i + 1] == kept[i + 1] * factors[i] for i in range(len(factors) - 1))
     assert bundle.steps >= base // int(factors.max()) - 1

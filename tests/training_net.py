@@ -12,7 +12,7 @@ import graphprune
 
 
 class Net(nn.Module):
-    """Normalisation and dropout: buffers, and random numbers in every step. [n, 6] -> [n, 3]."""
+    """Normalization and dropout: buffers, and random numbers in every step. [n, 6] -> [n, 3]."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()

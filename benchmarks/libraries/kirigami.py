@@ -23,7 +23,7 @@ METRICS: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
 """Its metrics, and the scopes of the channels' ratio with which each is tried."""
 SINGLE, BLOCKS = 1000, 600
 """It looks at every candidate by itself, and MobileNetV2 has 4136: many minutes for a search. Where there are more
-than ``SINGLE``, neighbours are made one candidate: all of the same size and at most ``BLOCKS``, or, where each layer
+than ``SINGLE``, neighbors are made one candidate: all of the same size and at most ``BLOCKS``, or, where each layer
 has a ratio of its own and scores are compared in it alone, as many in each and about ``BLOCKS`` in all."""
 TOKENS = 4
 """The length of the texts on which its graph is built: what it does for a reshape grows with it."""
@@ -48,7 +48,7 @@ def _prune(case: Case, metric: str, scope: str) -> nn.Module:
     """Each plan is applied to a copy."""
     strategy = _pruning().Greedy(METRICS[metric][0]())
     with mock.patch.object(gpt.GPT, "forward", _unchecked):
-        known = _analysed(case, case.gradients if metric == "taylor" else {})
+        known = _analyzed(case, case.gradients if metric == "taylor" else {})
         space = _in_blocks(known.space, scope)
 
         def at(ratio: float) -> nn.Module:
@@ -61,7 +61,7 @@ def _prune(case: Case, metric: str, scope: str) -> nn.Module:
             return case.largest(at, f"{metric}, {scope}", 1 / len(space.candidates))
 
 
-class Analysed:
+class Analyzed:
     """A model of one structure, its graph and what may be removed: other weights are put into it.
 
     Attributes:
@@ -82,15 +82,15 @@ class Analysed:
             self.space = _distinct(self.pruner.discover_candidates(), graph)
 
 
-_last: dict[str, Analysed] = {}
+_last: dict[str, Analyzed] = {}
 
 
-def _analysed(case: Case, gradients: Mapping[str, Tensor]) -> Analysed:
+def _analyzed(case: Case, gradients: Mapping[str, Tensor]) -> Analyzed:
     """The case's network with these gradients (none: of no parameter); only the last structure is kept."""
     structure = f"{case.task.name}: {case.dense}"
     if structure not in _last:
         _last.clear()
-        _last[structure] = Analysed(case)
+        _last[structure] = Analyzed(case)
     known = _last[structure]
     known.model.load_state_dict(case.dense.state_dict())
     for name, parameter in known.model.named_parameters():

@@ -30,7 +30,7 @@ PLACES = [(down, right) for down in (-SHIFT, 0, SHIFT) for right in (-SHIFT, 0, 
 
 @dataclass(frozen=True)
 class Split:
-    """Images [n, 3, 32, 32], standardised by the training images, and labels [n]."""
+    """Images [n, 3, 32, 32], standardized by the training images, and labels [n]."""
 
     images: Tensor
     labels: Tensor

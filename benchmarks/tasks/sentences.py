@@ -125,7 +125,7 @@ class Sentences(Task):
     """Find the sentences alike that the dense encoder finds alike.
 
     The metric is Spearman's rank correlation between the similarities of all pairs of held-out docstrings; the other
-    measure is how many of the ten nearest neighbours of each are the same.
+    measure is how many of the ten nearest neighbors of each are the same.
     """
 
     name = "sentences-minilm"
@@ -220,8 +220,8 @@ def agreement(found: Tensor, wanted: Tensor) -> float:
     return float(spearmanr(found[upper].numpy(), wanted[upper].numpy()).statistic)
 
 
-def recall(found: Tensor, wanted: Tensor, neighbours: int = NEIGHBOURS) -> float:
+def recall(found: Tensor, wanted: Tensor, neighbors: int = NEIGHBOURS) -> float:
     """The fraction of each row's nearest others, by ``wanted``, that are among its nearest by ``found``."""
     alone = torch.eye(len(found)) * 4  # further away than any cosine
-    near, sought = ((s - alone).topk(neighbours).indices for s in (found, wanted))
+    near, sought = ((s - alone).topk(neighbors).indices for s in (found, wanted))
     return (near[:, :, None] == sought[:, None]).any(1).float().mean().item()

@@ -74,7 +74,7 @@ class ConvLstm(nn.Module):
         return self.head(hidden)
 
 
-class Neighbourhood(nn.Module):
+class Neighborhood(nn.Module):
     """Every position attends to those around it: windows by ``Tensor.unfold``."""
 
     def __init__(self, width: int = 32, heads: int = 4, window: int = 3) -> None:

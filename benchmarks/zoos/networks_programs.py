@@ -311,7 +311,7 @@ class Checkpointed(nn.Module):
 
 
 class Parametrized(nn.Module):
-    """Weights that are computed from others: standardised, spectral, by weight_norm."""
+    """Weights that are computed from others: standardized, spectral, by weight_norm."""
 
     def __init__(self) -> None:
         super().__init__()

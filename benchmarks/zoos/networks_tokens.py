@@ -95,7 +95,7 @@ class WaveNet(nn.Module):
 
 
 class Tcn(nn.Module):
-    """Weight-normalised causal convolutions that chop off what looks ahead."""
+    """Weight-normalized causal convolutions that chop off what looks ahead."""
 
     def __init__(self, widths: tuple[int, ...] = (24, 32)) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ class LinearAttention(nn.Module):
 
 
 class ConformerConv(nn.Module):
-    """Pointwise, GLU, depthwise, normalisation, swish, pointwise."""
+    """Pointwise, GLU, depthwise, normalization, swish, pointwise."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -286,7 +286,7 @@ class HyperNetwork(nn.Module):
 
 
 class Nerf(nn.Module):
-    """Coordinates in sines and cosines, an MLP that reads them again half way, density and colour."""
+    """Coordinates in sines and cosines, an MLP that reads them again half way, density and color."""
 
     def __init__(self, width: int = 48, frequencies: int = 4) -> None:
         super().__init__()
@@ -296,7 +296,7 @@ class Nerf(nn.Module):
         self.layers.extend([nn.Linear(width + encoded, width), nn.Linear(width, width)])
         self.skips = (1,)
         self.density, self.feature = nn.Linear(width, 1), nn.Linear(width, width)
-        self.view, self.colour = nn.Linear(width + encoded, 24), nn.Linear(24, 3)
+        self.view, self.color = nn.Linear(width + encoded, 24), nn.Linear(24, 3)
 
     def encode(self, x: Tensor) -> Tensor:
         angles = (x[..., None] * self.bands).flatten(-2)
@@ -310,7 +310,7 @@ class Nerf(nn.Module):
             if i in self.skips:
                 h = torch.cat([code, h], -1)
         views = torch.cat([self.feature(h), self.encode(directions)], -1)
-        return torch.cat([self.colour(F.relu(self.view(views))).sigmoid(), self.density(h)], -1)
+        return torch.cat([self.color(F.relu(self.view(views))).sigmoid(), self.density(h)], -1)
 
 
 class TransformNet(nn.Module):
@@ -373,7 +373,7 @@ class Gcn(nn.Module):
 
 
 class Gat(nn.Module):
-    """Attention over a node's neighbours, a softmax by target for each head."""
+    """Attention over a node's neighbors, a softmax by target for each head."""
 
     def __init__(self, width: int = 8, heads: int = 4) -> None:
         super().__init__()
@@ -402,7 +402,7 @@ class Gat(nn.Module):
 
 
 class Gin(nn.Module):
-    """Sums of neighbours by ``out[target] += message`` and a pooled graph, by index_put and scatter mean."""
+    """Sums of neighbors by ``out[target] += message`` and a pooled graph, by index_put and scatter mean."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -426,25 +426,25 @@ class Gin(nn.Module):
 
 
 class EdgeConv(nn.Module):
-    """DGCNN: differences to the nearest neighbours (found by topk), maximum over them."""
+    """DGCNN: differences to the nearest neighbors (found by topk), maximum over them."""
 
-    def __init__(self, width: int = 24, neighbours: int = 4) -> None:
+    def __init__(self, width: int = 24, neighbors: int = 4) -> None:
         super().__init__()
-        self.neighbours = neighbours
+        self.neighbors = neighbors
         self.first = nn.Sequential(nn.Conv2d(6, width, 1), nn.BatchNorm2d(width), nn.LeakyReLU(0.2))
         self.second = nn.Sequential(nn.Conv2d(2 * width, 32, 1), nn.BatchNorm2d(32), nn.LeakyReLU(0.2))
         self.head = nn.Linear(32, 5)
 
     def edges(self, x: Tensor, near: Tensor) -> Tensor:
-        """[b, c, n] and the neighbours' numbers [b, n, k] give [b, 2c, n, k]."""
+        """[b, c, n] and the neighbors' numbers [b, n, k] give [b, 2c, n, k]."""
         b, c, n = x.shape
         index = near.reshape(b, 1, -1).expand(-1, c, -1)
-        there = x.gather(2, index).view(b, c, n, self.neighbours)
+        there = x.gather(2, index).view(b, c, n, self.neighbors)
         here = x.unsqueeze(-1).expand_as(there)
         return torch.cat((there - here, here), 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        near = torch.cdist(x.transpose(1, 2), x.transpose(1, 2)).topk(self.neighbours, largest=False)[1]
+        near = torch.cdist(x.transpose(1, 2), x.transpose(1, 2)).topk(self.neighbors, largest=False)[1]
         x = self.first(self.edges(x, near)).max(-1)[0]
         x = self.second(self.edges(x, near)).max(-1)[0]
         return self.head(F.adaptive_max_pool1d(x, 1).squeeze(-1))

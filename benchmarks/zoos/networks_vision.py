@@ -134,7 +134,7 @@ class SampledAttention(nn.Module):
 
     def __init__(self, width: int = 32, heads: int = 4, points: int = 3) -> None:
         super().__init__()
-        self.heads, self.points = heads, points
+        self.heads, self.indexed = heads, points
         self.enter = conv(3, width)
         self.value = nn.Conv2d(width, width, 1)
         self.offsets = nn.Conv2d(width, heads * points * 2, 1)
@@ -146,9 +146,9 @@ class SampledAttention(nn.Module):
         x = self.enter(x)
         b, _, h, w = x.shape
         value = self.value(x).view(b, self.heads, -1, h, w).flatten(0, 1)
-        places = self.offsets(x).view(b * self.heads, self.points, 2, h * w).permute(0, 3, 1, 2).tanh()
-        weights = self.weights(x).view(b, self.heads, self.points, h * w).softmax(2)
-        sampled = F.grid_sample(value, places, align_corners=False).view(b, self.heads, -1, h * w, self.points)
+        places = self.offsets(x).view(b * self.heads, self.indexed, 2, h * w).permute(0, 3, 1, 2).tanh()
+        weights = self.weights(x).view(b, self.heads, self.indexed, h * w).softmax(2)
+        sampled = F.grid_sample(value, places, align_corners=False).view(b, self.heads, -1, h * w, self.indexed)
         out = (sampled * weights.transpose(2, 3).unsqueeze(2)).sum(-1)
         return self.head(x + self.out(out.reshape(b, -1, h, w)))
 

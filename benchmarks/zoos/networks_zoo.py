@@ -125,10 +125,10 @@ _GRAPHS: Table = {
 }
 
 _MORE: Table = {
-    "vector_quantiser": (more.VectorQuantiser, _IMAGE),
+    "vector_quantizer": (more.VectorQuantiser, _IMAGE),
     "coupling_flow": (more.CouplingFlow, _ROWS),
     "conv_lstm": (more.ConvLstm, _IMAGE),
-    "neighbourhood": (more.Neighbourhood, _IMAGE),
+    "neighborhood": (more.Neighborhood, _IMAGE),
     "focus": (more.Focus, _IMAGE),
     "adapters": (more.Adapted, _SEQUENCE),
     "gumbel_choice": (more.GumbelChoice, _ROWS),

@@ -37,7 +37,7 @@ _DETECTORS: dict[str, dict[str, Any]] = {
 
 
 def models() -> dict[str, Builder]:
-    """Every model of torchvision that is not quantised."""
+    """Every model of torchvision that is not quantized."""
     import torchvision
 
     zoo = torchvision.models
@@ -60,7 +60,7 @@ def _start(table: dict[str, Any], name: str, default: Any) -> Any:
 
 
 def _classifier(name: str) -> Example:
-    # Their own initialisation takes a minute and warns that it will change; torch's default serves as well.
+    # Their own initialization takes a minute and warns that it will change; torch's default serves as well.
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return _model(name, **extra), image(_start(_SIZE, name, SMALL_IMAGE))
 

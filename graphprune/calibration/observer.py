@@ -1,6 +1,6 @@
 """Watch a model's ATen calls on real data, and stream the moments of what each weight is multiplied with.
 
-What is computed from parameters alone (a transposed weight, a part of a fused one, a normalised one) is labelled by the
+What is computed from parameters alone (a transposed weight, a part of a fused one, a normalized one) is labelled by the
 same rules as in a trace. So each contraction knows whose channels its weight sums over, and the other operand is that
 consumer's input. Nothing is known of layers.
 """
@@ -32,7 +32,7 @@ from graphprune.utils.tree import map_tensors, tensors_of
 class _Entrance:
     """How the inputs of one consumer are found in a call."""
 
-    form: MatmulView
+    matmul: MatmulView
     owners: Owners
     consumer: ConsumerStatistics
 
@@ -47,11 +47,11 @@ class Observer(TorchDispatchMode):
         taps: see every tap of a kernel as a channel.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], units: Units, products: bool, taps: bool) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], units: Units, products: bool, kernel_positions: bool) -> None:
         super().__init__()
         self.units = units
         self.products = products
-        self.taps = taps
+        self.kernel_positions = kernel_positions
         self._labels = Labels()
         self._axes = {axis.name: axis for axis in units.axes}
         self._roots = {id(t): (t, name) for name, t in tensors.items() if is_float(t)}
@@ -122,36 +122,40 @@ class Observer(TorchDispatchMode):
     # ------------------------------------------------------------ where it meets data
 
     def _meet(self, func: Any, args: tuple) -> None:
-        for form in MATMUL_VIEWS[func]:
-            weight = self._label(args[form.weight])
+        for matmul in MATMUL_VIEWS[func]:
+            weight = self._label(args[matmul.weight])
             if weight is not None:
-                entrance = self._entrance(form, func, weight, args)
+                entrance = self._entrance(matmul, func, weight, args)
                 if entrance is not None:
-                    x, _ = entrance.form.open(args[form.x], args[form.weight], args, entrance.owners.blocks)
+                    x, _ = entrance.matmul.open(args[matmul.x], args[matmul.weight], args, entrance.owners.blocks)
                     entrance.consumer.inputs.add(x)
                 return
 
-    def _entrance(self, form: MatmulView, func: Any, weight: LabelledTensor, args: tuple) -> _Entrance | None:
-        key = id(weight), func, form.weight
+    def _entrance(self, matmul: MatmulView, func: Any, weight: LabelledTensor, args: tuple) -> _Entrance | None:
+        key = id(weight), func, matmul.weight
         if key not in self._entrances:
             table = AxisTable(self._labels.axes)
-            owners = form.owners(weight, args, table)
-            made = self._opened(form, owners, weight, args, table) if owners else None
+            owners = matmul.owners(weight, args, table)
+            made = self._opened(matmul, owners, weight, args, table) if owners else None
             self._entrances[key] = made
             self._results[key] = weight  # keeps it alive, and so its id its own
         return self._entrances[key]
 
     def _opened(
-        self, form: MatmulView, owners: Owners, labels: LabelledTensor, args: tuple, table: AxisTable
+        self, matmul: MatmulView, owners: Owners, labels: LabelledTensor, args: tuple, table: AxisTable
     ) -> _Entrance:
-        weight = args[form.weight]
-        if self.taps:
-            form, owners = by_kernel_position(form, owners, weight, args)
-        key = owners.blocks, owners.channels, tuple(lab.ids.tobytes() for lab in labels.labs if table.named(lab))
+        weight = args[matmul.weight]
+        if self.kernel_positions:
+            matmul, owners = by_kernel_position(matmul, owners, weight, args)
+        key = (
+            owners.blocks,
+            owners.channels,
+            tuple(array.ids.tobytes() for array in labels.arrays if table.named(array)),
+        )
         if key not in self._consumers:
-            _, opened = form.open(args[form.x], weight, args, owners.blocks)
-            self._consumers[key] = self._consumer(owners, opened, form.intercept(args), table)
-        return _Entrance(form, owners, self._consumers[key])
+            _, opened = matmul.open(args[matmul.x], weight, args, owners.blocks)
+            self._consumers[key] = self._consumer(owners, opened, matmul.intercept(args), table)
+        return _Entrance(matmul, owners, self._consumers[key])
 
     def _consumer(self, owners: Owners, weight: Tensor, intercept: bool, table: AxisTable) -> ConsumerStatistics:
         unit, place = self._owned(owners, table)
@@ -186,8 +190,8 @@ class Observer(TorchDispatchMode):
     def _whole_rows(self, classes: Ids) -> tuple[Ids, Ids]:
         """Units without which all of a row of ``classes`` [rows, n] is gone, and the rows."""
         count, n = classes.shape
-        atoms, row = self.units.solution.expand(classes.ravel(), np.repeat(np.arange(count), n))
-        pairs, times = np.unique(np.stack([atoms, row]), axis=1, return_counts=True)
+        units, row = self.units.solution.expand(classes.ravel(), np.repeat(np.arange(count), n))
+        pairs, times = np.unique(np.stack([units, row]), axis=1, return_counts=True)
         unit, row = pairs[:, times == n]
         return unit, row
 

@@ -49,13 +49,13 @@ class Statistics:
         units: Units,
         calibration: Iterable[Any],
         loss_fn: LossFunction | None = None,
-        taps: bool = False,
+        kernel_positions: bool = False,
     ) -> None:
         check_calibration(calibration)
         self.model = model
         self.units = units
         self.loss_fn = loss_fn
-        self.taps = taps
+        self.kernel_positions = kernel_positions
         self._calibration = calibration
         self._read = False
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
@@ -74,7 +74,7 @@ class Statistics:
         return known
 
     def _observed(self, products: bool) -> tuple[ConsumerStatistics, ...]:
-        observer = Observer(dict(named_tensors(self.model)), self.units, products, self.taps)
+        observer = Observer(dict(named_tensors(self.model)), self.units, products, self.kernel_positions)
         with evaluating_eagerly(self.model), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)

@@ -100,7 +100,7 @@ def _unknown(spec: str, name: str, what: str, known: Iterable[str]) -> SpecError
 def _built(spec: str, build: Callable[[], Any]) -> Any:
     try:
         with warnings.catch_warnings():
-            # GoogLeNet and Inception announce a change of their initialisation: no news to a pruner.
+            # GoogLeNet and Inception announce a change of their initialization: no news to a pruner.
             warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
             return build()
     except Exception as error:

@@ -54,7 +54,7 @@ class Analysis:
 
     @cached_property
     def nx(self) -> nx.MultiGraph:
-        """Nodes: axes (of parameters, rows, cells). Edges: couplings with ``op``, ``line`` and ``site``."""
+        """Nodes: axes (of parameters, rows, cells). Edges: couplings with ``op``, ``line`` and ``node_index``."""
         return coupling_graph(self.labelling)
 
     def _couplings(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
@@ -67,7 +67,7 @@ class Analysis:
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
-        return SizeModel(self.labelling, self.solution, self.solution.atoms)
+        return SizeModel(self.labelling, self.solution, self.solution.prunable)
 
     @cached_property
     def costs(self) -> CostModel:
@@ -96,14 +96,14 @@ class Analysis:
         Raises:
             PlanError: there is no such group, or it has another number of units.
         """
-        atoms = [np.zeros(0, np.int64)]
+        gone = [np.zeros(0, np.int64)]
         by_name = {g.name: g for g in self.groups}
         for name, (units, numbers) in removed.items():
             group = by_name.get(name)
             if group is None or group.units != units:
                 raise PlanError(f"plan: it speaks of group {name!r}, which this model does not have")
-            atoms.append(group.atoms[list(numbers)])
-        return self.solution.alive(np.concatenate(atoms))
+            gone.append(group.unit_ids[list(numbers)])
+        return self.solution.alive(np.concatenate(gone))
 
 
 @gc_paused()

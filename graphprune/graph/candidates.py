@@ -21,7 +21,7 @@ _NOTHING: Mapping[int, str] = MappingProxyType({})
 def candidates(
     graph: Analysis, reached: Mask, head_width: bool, held: Mapping[int, str] = _NOTHING
 ) -> tuple[Mask, SizeConstraints]:
-    """The atoms that may be removed, and what sizes demand of them.
+    """The units that may be removed, and what sizes demand of them.
 
     Of nested kinds it is the outermost that the plan reaches: key/value groups, else query heads within them; cells
     where nothing around them can go. What the sizes freeze may pass the choice on to the next kind, so the
@@ -30,21 +30,21 @@ def candidates(
     Args:
         reached: which groups the plan means to take something from. [groups]
         head_width: shrink heads (cells) instead of removing whole ones (rows).
-        held: atoms that must stay for other reasons.
+        held: units that must stay for other reasons.
     """
     frozen: dict[int, str] = dict(held)
     while True:
         free = _outermost(graph, reached, head_width, frozen)
-        demands = read_constraints(graph.trace, graph.labelling, graph.solution, free)
-        if demands.frozen.keys() <= frozen.keys():
-            demands.frozen.update(frozen)
-            return free, demands
-        frozen |= demands.frozen
+        constraints = read_constraints(graph.trace, graph.labelling, graph.solution, free)
+        if constraints.frozen.keys() <= frozen.keys():
+            constraints.frozen.update(frozen)
+            return free, constraints
+        frozen |= constraints.frozen
 
 
 def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping[int, str]) -> Mask:
     kind = graph.solution.kind
-    free = graph.solution.atoms & (graph.units.group_of >= 0)
+    free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
     if head_width:
         return free & (kind != ROW) & (kind != REPEAT)
@@ -58,12 +58,12 @@ def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping
 
 
 def _within(graph: Analysis, inner: int, outer: Mask) -> Ids:
-    """Atoms of the kind ``inner`` that are composed with one of the atoms ``outer``."""
+    """Units of the kind ``inner`` that are composed with one of the units ``outer``."""
     parts, kind = graph.solution.parts, graph.solution.kind
     composed = np.flatnonzero(parts[:, 0] >= 0)
     found = [np.zeros(0, np.int64)]
     for mine, other in ((0, 1), (1, 0)):
         pairs = parts[composed[kind[parts[composed, mine]] == inner]]
-        atom, part = graph.solution.expand(pairs[:, other], pairs[:, mine])
-        found.append(part[outer[atom]])
+        unit, part = graph.solution.expand(pairs[:, other], pairs[:, mine])
+        found.append(part[outer[unit]])
     return graph.solution.expand(np.unique(np.concatenate(found)))[0]

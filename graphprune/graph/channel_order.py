@@ -53,10 +53,10 @@ class ReplayedLabels(Labels):
         self._axes = labelling.labels.axes
         self._starts = np.array([a.start for a in self._axes])
         facts = labelling.labels.facts
-        self._unions = _by_site((a, b, site) for a, b, site in facts.unions)
-        self._parts = _by_site((w, a, b, site) for w, a, b, site in facts.parts)
-        self._fresh = _by_site((a, a.site) for a in self._axes)
-        self._ordered = _by_site(facts.ordered)
+        self._unions = _by_node((a, b, node_index) for a, b, node_index in facts.unions)
+        self._parts = _by_node((w, a, b, node_index) for w, a, b, node_index in facts.parts)
+        self._fresh = _by_node((a, a.node_index) for a in self._axes)
+        self._ordered = _by_node(facts.ordered)
 
     def fresh(self, shape: Shape, dims: Any, kind: str, name: str = "") -> Ids:
         (axis,) = self._next(self._fresh)
@@ -65,7 +65,7 @@ class ReplayedLabels(Labels):
             raise Disorder(f"{axis.kind} labels are made again in another size")
         return np.arange(axis.start, axis.start + axis.size).reshape(sizes)
 
-    def fix(self, labs: Any, text: str) -> None:
+    def fix(self, arrays: Any, text: str) -> None:
         """Said before."""
 
     def rectangle(self, ids: Ids) -> None:
@@ -74,7 +74,7 @@ class ReplayedLabels(Labels):
     def chosen(self, ids: Ids, count: int) -> None:
         """Said before."""
 
-    def inexact(self, text: str) -> None:
+    def mixes_channels(self, text: str) -> None:
         """Said before."""
 
     def in_order(self, ids: Ids) -> None:
@@ -84,9 +84,9 @@ class ReplayedLabels(Labels):
             raise Disorder("an operation depends on the order of its channels")
 
     def _next(self, table: dict[int, list[tuple]]) -> tuple:
-        if not table[self.site]:
+        if not table[self.node_index]:
             raise Disorder("the slim model runs through a rule differently")
-        return table[self.site].pop(0)
+        return table[self.node_index].pop(0)
 
     def unify(self, a: Ids, b: Ids) -> None:
         if a is not b:
@@ -98,13 +98,13 @@ class ReplayedLabels(Labels):
         pair, slim = a * self.count + b, np.asarray(first) * self.count + second
         self._agree((pair, w), (slim, whole))
 
-    def refine(self, lab: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
+    def refine(self, array: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
         for _ in range(2):
             self._next(self._fresh)
         whole, row, cell = (v.ravel() for v in np.broadcast_arrays(*self._next(self._parts)))
         order = np.argsort(whole, kind="stable")
-        at = order[np.searchsorted(whole[order], lab.ids)]
-        first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(lab.ids.ndim))
+        at = order[np.searchsorted(whole[order], array.ids)]
+        first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(array.ids.ndim))
         return LabelArray(row[at][first]), LabelArray(cell[at], cell=True)
 
     def _agree(self, dense: Any, slim: Any) -> None:
@@ -136,10 +136,10 @@ class ReplayedLabels(Labels):
         self.changed = True
 
 
-def _by_site(facts: Any) -> dict[int, list[tuple]]:
+def _by_node(facts: Any) -> dict[int, list[tuple]]:
     table: dict[int, list[tuple]] = defaultdict(list)
-    for *fact, site in facts:
-        table[site].append(tuple(fact))
+    for *fact, node_index in facts:
+        table[node_index].append(tuple(fact))
     return table
 
 
@@ -184,14 +184,14 @@ class SlimRun:
     def _once(self) -> bool:
         replay = ReplayedLabels(self.labelling, self.free, self.orders)
         values: dict[fx.Node, Any] = {}
-        for site, node in enumerate(self.labelling.nodes):
-            replay.site = site
+        for node_index, node in enumerate(self.labelling.nodes):
+            replay.node_index = node_index
             values[node] = self._value(replay, node, values)
         return replay.changed
 
     def _value(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         dense = self.labelling.values[node]
-        if node.op == "get_attr" and dense.labs:
+        if node.op == "get_attr" and dense.arrays:
             return self._parameter(node)
         if node.op != "call_function":
             return dense
@@ -202,7 +202,7 @@ class SlimRun:
 
     def _parameter(self, node: fx.Node) -> LabelledTensor:
         name, shape = node.meta["tensor"], list(node.meta["shape"])
-        labs = []
+        arrays = []
         for d in range(len(shape)):
             axis = self.axes.get(f"{name}[{d}]")
             if axis is not None:
@@ -210,8 +210,8 @@ class SlimRun:
                 living = ids[self.alive[self.sizes.solution.of[ids]]]
                 ids = axis.start + self.orders[axis] if axis in self.orders else living
                 shape[d] = len(ids)
-                labs.append(LabelArray(ids.reshape([-1 if k == d else 1 for k in range(len(shape))])))
-        return LabelledTensor(tuple(shape), tuple(labs), movable=True)
+                arrays.append(LabelArray(ids.reshape([-1 if k == d else 1 for k in range(len(shape))])))
+        return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def _call(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         op: Any = node.target
@@ -223,7 +223,7 @@ class SlimRun:
         operands = operands_of(args, *kwargs.values())
         call = Call(short_name(op), replay, outs, used=self.labelling.used(node))
         result = rule_for(op, operands)(call, *args, **kwargs)
-        pointing = any(value.points is not None for value in operands)
+        pointing = any(value.indexed is not None for value in operands)
         return propagate_indexes(call, op, operands, result) if pointing else result
 
     def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
@@ -254,8 +254,8 @@ def _free_labels(labelling: Labelling) -> Mask:
     for value in labelling.values.values():
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, LabelledTensor) and not one.movable:
-                for lab in one.labs:
-                    free[lab.ids.ravel()] = False
+                for array in one.arrays:
+                    free[array.ids.ravel()] = False
     return free
 
 

@@ -1,9 +1,10 @@
 """What sizes in the user's code demand of a choice of channels.
 
 Every size that the program gave to ``view``, ``split``, a slice or ``groups=`` must, in the slim model, be the size
-that the slim tensor has. Sizes are linear in the numbers of units kept: a :class:`Form` is a constant plus weighted
-bags of atoms, each of which counts while it lives. The outcome (:class:`Demands`) is a list of forms that must be zero,
-the atoms that must stay (a literal in the code), and for every integer attribute the dimension that tells its value.
+that the slim tensor has. Sizes are linear in the numbers of units kept (a
+:class:`~graphprune.graph.linear_expressions.LinearExpression`). The outcome, :class:`SizeConstraints`, is a list of
+expressions that must be zero, the units that must stay (a literal in the code), and for every integer attribute the
+dimension that tells its value.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ from graphprune.utils.arrays import Ids, Mask
 
 @dataclass(frozen=True)
 class Equation:
-    """``form == 0`` must hold for the units that are kept; ``line`` is where the code demands it."""
+    """``expression == 0`` must hold for the units that are kept; ``line`` is where the code demands it."""
 
-    form: LinearExpression
+    expression: LinearExpression
     line: Line | None
 
 
 @dataclass
 class SizeConstraints:
-    """What the sizes in a program demand; ``frozen`` maps atoms to the reason why they must stay."""
+    """What the sizes in a program demand; ``frozen`` maps units to the reason why they must stay."""
 
     equations: list[Equation] = field(default_factory=list)
     frozen: dict[int, str] = field(default_factory=dict)
@@ -46,7 +47,7 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
         return size.plus(known, -1)
     if op == "-":
         return size.plus(known) if left else known.plus(size, -1)
-    if known.bags or not known.constant or op == "%":
+    if known.terms or not known.constant or op == "%":
         return None
     if op == "*":
         return size.times(1 / known.constant)
@@ -54,13 +55,13 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
 
 
 class ConstraintBuilder:
-    """Reads the size log of one trace and collects its demands."""
+    """Reads the size log of one trace and collects its constraints."""
 
     def __init__(self, trace: Trace, sizes: SizeModel) -> None:
         self.sizes = sizes
         self.trace = trace
-        self.demands = SizeConstraints()
-        self.forms: dict[str, LinearExpression] = {}
+        self.constraints = SizeConstraints()
+        self.expressions: dict[str, LinearExpression] = {}
 
     def read(self) -> SizeConstraints:
         log = self.trace.sizes
@@ -70,16 +71,16 @@ class ConstraintBuilder:
             if self._rebuilt(use.module):
                 self._define_heads(use)
         for use in uses:
-            self._demand_use(use)
+            self._constrain_use(use)
         for left, right, line, module in log.equalities:
             if not self._rebuilt(module):
-                self._demand(left, right, line)
+                self._constrain(left, right, line)
         for expr, line, module in log.numbers:
             if not self._rebuilt(module):
-                self._demand_number(expr, line)
+                self._constrain_number(expr, line)
         for ids, _ in self.sizes.labelling.labels.facts.rectangles:
-            self._demand_rectangle(ids)
-        return self.demands
+            self._constrain_rectangle(ids)
+        return self.constraints
 
     def _rebuilt(self, module: str) -> bool:
         """torch.nn.MultiheadAttention works its sizes out itself; the rewriter rebuilds it."""
@@ -88,15 +89,15 @@ class ConstraintBuilder:
     def _define_attributes(self, uses: list[SizeUse]) -> None:
         """An attribute's value is the size of the first labelled dimension it was given for."""
         for use in uses:
-            new = isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.forms
+            new = isinstance(use.expr, Attr) and not use.prefix and use.expr.path not in self.expressions
             if new and self.sizes.labelled(use.node, use.dim):
                 path = next(attributes_of(use.expr)).path
-                self.demands.attributes[path] = use
-                self.forms[path] = self._safe_form(use)
+                self.constraints.attributes[path] = use
+                self.expressions[path] = self._safe_expression(use)
         for path, use in self._compared():
-            if path not in self.forms:
-                self.demands.attributes[path] = use
-                self.forms[path] = self._safe_form(use)
+            if path not in self.expressions:
+                self.constraints.attributes[path] = use
+                self.expressions[path] = self._safe_expression(use)
         while any(self._invert(use) for use in uses) or any(self._invert(use, divisors=False) for use in uses):
             pass
 
@@ -114,13 +115,13 @@ class ConstraintBuilder:
         """``batch * num_heads``, with ``num_heads`` an attribute, in torch.nn.MultiheadAttention."""
         if isinstance(use.expr, BinOp) and use.expr.op == "*" and self.sizes.labelled(use.node, use.dim):
             for attribute in attributes_of(use.expr):
-                self.demands.attributes.setdefault(attribute.path, use)
+                self.constraints.attributes.setdefault(attribute.path, use)
 
-    def _safe_form(self, use: SizeUse) -> LinearExpression:
+    def _safe_expression(self, use: SizeUse) -> LinearExpression:
         try:
-            return self.sizes.form(use.node, use.dim)
+            return self.sizes.expression(use.node, use.dim)
         except NotLinear as error:
-            self._freeze(error.atoms, use.line, "two choices in one size")
+            self._freeze(error.units, use.line, "two choices in one size")
             return constant(self.sizes.dense(use.node, use.dim))
 
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
@@ -131,11 +132,11 @@ class ConstraintBuilder:
         if use.prefix or not self.sizes.labelled(use.node, use.dim):
             return False
         unknown = self._unknown(use.expr, divisors)
-        form = self._solved(use.expr, unknown[0], self._safe_form(use)) if len(unknown) == 1 else None
-        if form is None:
+        expression = self._solved(use.expr, unknown[0], self._safe_expression(use)) if len(unknown) == 1 else None
+        if expression is None:
             return False
-        self.demands.attributes[unknown[0].path] = use
-        self.forms[unknown[0].path] = form
+        self.constraints.attributes[unknown[0].path] = use
+        self.expressions[unknown[0].path] = expression
         return True
 
     def _unknown(self, expr: Expr, divisors: bool = True) -> list[Attr]:
@@ -143,7 +144,7 @@ class ConstraintBuilder:
         if isinstance(expr, BinOp):
             right = self._unknown(expr.right, divisors) if divisors or expr.op != "//" else []
             return self._unknown(expr.left, divisors) + right
-        return [expr] if isinstance(expr, Attr) and expr.path not in self.forms else []
+        return [expr] if isinstance(expr, Attr) and expr.path not in self.expressions else []
 
     def _solved(self, expr: Expr, unknown: Attr, size: LinearExpression) -> LinearExpression | None:
         """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
@@ -157,17 +158,17 @@ class ConstraintBuilder:
         size_of_side = _inverse(expr.op, left, known, size)
         return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
 
-    def _demand_use(self, use: SizeUse) -> None:
+    def _constrain_use(self, use: SizeUse) -> None:
         stop = use.expr.value if use.prefix else None
         labelled = self.sizes.labelled(use.node, use.dim)
         if not labelled and isinstance(use.expr, Const):
             return
         try:
-            size = self.sizes.form(use.node, use.dim, stop) if labelled else constant(use.expr.value)
+            size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant(use.expr.value)
             self._require(size, use.expr, use.line)
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
-                self._freeze(error.atoms, use.line, f"size {use.expr}")
+                self._freeze(error.units, use.line, f"size {use.expr}")
 
     def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
         """Is the expression the size of a dimension of which the same entries live?"""
@@ -176,44 +177,44 @@ class ConstraintBuilder:
         one, other = self.sizes.needs(node, dim), self.sizes.needs(expr.node, expr.dim)
         return one is not None and other is not None and np.array_equal(one, other)
 
-    def _demand(self, left: Expr, right: Expr, line: Line | None) -> None:
+    def _constrain(self, left: Expr, right: Expr, line: Line | None) -> None:
         try:
             self._require(self._evaluate(left), right, line)
         except NotLinear as error:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
-                self._freeze(error.atoms, line, f"{left} == {right}")
+                self._freeze(error.units, line, f"{left} == {right}")
 
     def _require(self, size: LinearExpression, expr: Expr, line: Line | None) -> None:
-        if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).bags:
-            if size.bags:
+        if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
+            if size.terms:
                 raise NotLinear(size, divisor)
             difference = self._evaluate(expr.left).plus(divisor, -size.constant)
         else:
             difference = size.plus(self._evaluate(expr), -1)
-        if not difference.bags:
+        if not difference.terms:
             return
         if isinstance(expr, Const):
-            self._freeze(difference.atoms, line, f"the size {expr} is a literal")
+            self._freeze(difference.units, line, f"the size {expr} is a literal")
         else:
-            self.demands.equations.append(Equation(difference, line))
+            self.constraints.equations.append(Equation(difference, line))
 
     def _evaluate(self, expr: Expr) -> LinearExpression:
         if isinstance(expr, Const):
             return constant(expr.value)
         if isinstance(expr, Attr):
-            return self.forms.get(expr.path, constant(expr.value))
+            return self.expressions.get(expr.path, constant(expr.value))
         if isinstance(expr, Dim):
-            return self.sizes.form(expr.node, expr.dim)
+            return self.sizes.expression(expr.node, expr.dim)
         left, right = self._evaluate(expr.left), self._evaluate(expr.right)
         if expr.op in "+-":
             return left.plus(right, 1 if expr.op == "+" else -1)
-        if expr.op == "*" and not left.bags:
+        if expr.op == "*" and not left.terms:
             return right.times(left.constant)
-        if right.bags and expr.op == "//" and left.bags:
+        if right.terms and expr.op == "//" and left.terms:
             return self._kept_quotient(expr, left, right)
-        if right.bags or (expr.op in "//%" and (not right.constant or (expr.op == "%" and left.bags))):
+        if right.terms or (expr.op in "//%" and (not right.constant or (expr.op == "%" and left.terms))):
             raise NotLinear(left, right)
-        if expr.op in "//%" and not left.bags:
+        if expr.op in "//%" and not left.terms:
             return constant(OPERATORS[expr.op](int(left.constant), int(right.constant)))
         return left.times(right.constant if expr.op == "*" else 1 / right.constant)
 
@@ -223,38 +224,38 @@ class ConstraintBuilder:
         if expr.left.value != quotient * expr.right.value:
             raise NotLinear(left, right)
         difference = left.plus(right, -quotient)
-        if difference.bags:
-            self.demands.equations.append(Equation(difference, None))
+        if difference.terms:
+            self.constraints.equations.append(Equation(difference, None))
         return constant(quotient)
 
-    def _demand_number(self, expr: Expr, line: Line | None) -> None:
+    def _constrain_number(self, expr: Expr, line: Line | None) -> None:
         """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""
         text = f"the size {expr} is used as a number"
         try:
             if isinstance(expr, BinOp):
                 self._require(constant(expr.value), expr, line)
             else:
-                self._freeze(self._evaluate(expr).atoms, line, text)
+                self._freeze(self._evaluate(expr).units, line, text)
         except NotLinear as error:
-            self._freeze(error.atoms, line, text)
+            self._freeze(error.units, line, text)
 
-    def _demand_rectangle(self, ids: Ids) -> None:
+    def _constrain_rectangle(self, ids: Ids) -> None:
         try:
             rows = self.sizes.rectangle(ids)
         except NotLinear as error:
-            self._freeze(error.atoms, None, "rows and cells in one rectangle")
+            self._freeze(error.units, None, "rows and cells in one rectangle")
             return
         for row in rows[1:]:
             difference = row.plus(rows[0], -1)
-            if difference.bags:
-                self.demands.equations.append(Equation(difference, None))
+            if difference.terms:
+                self.constraints.equations.append(Equation(difference, None))
 
-    def _freeze(self, atoms: Ids, line: Line | None, text: str) -> None:
+    def _freeze(self, units: Ids, line: Line | None, text: str) -> None:
         where = f" ({line[0]}:{line[1]})" if line else ""
-        for atom in np.unique(atoms).tolist():
-            self.demands.frozen.setdefault(atom, text + where)
+        for unit in np.unique(units).tolist():
+            self.constraints.frozen.setdefault(unit, text + where)
 
 
 def read_constraints(trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask) -> SizeConstraints:
-    """Collect what the sizes of a traced program demand of the ``selectable`` atoms."""
+    """Collect what the sizes of a traced program demand of the ``selectable`` units."""
     return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable)).read()

@@ -116,7 +116,7 @@ class CostModel:
     def __init__(
         self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
     ) -> None:
-        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.atoms))
+        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
         nodes = [n for n in nodes if n.target in MACS]
         self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in MACS[n.target](n)]) for n in nodes])
         entries = self._entries(tensors, units)
@@ -151,13 +151,13 @@ class CostModel:
         counts = self.dimensions.counts(alive)
         needs, classes = self._needs, len(alive)
         living = alive[needs.entry]
-        dim, atom = needs.dim[living], needs.atom[living]
+        dim, unit = needs.dim[living], needs.unit[living]
         slopes = [terms.slopes(counts)[dim] for terms in (self.macs, self.params, self.bytes)]
-        return np.stack([np.bincount(atom, s, classes) for s in slopes])
+        return np.stack([np.bincount(unit, s, classes) for s in slopes])
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
-        group = units.group_of[self._needs.atom]
+        group = units.group_of[self._needs.unit]
         known = group >= 0
         counts = self.dimensions.counts(self.everything)
         member = np.zeros((len(counts), len(units.groups)), bool)

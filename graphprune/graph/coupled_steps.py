@@ -31,10 +31,10 @@ Row = dict[int, Fraction]
 
 @dataclass(frozen=True, eq=False)
 class SubGroup:
-    """Units of one group that every equation treats alike; ``atoms`` are their classes."""
+    """Units of one group that every equation treats alike; ``unit_ids`` are their classes."""
 
     group: int
-    atoms: Ids
+    unit_ids: Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +47,17 @@ class CoupledStep:
     @property
     def steps(self) -> int:
         """How many steps leave at least one unit of every part."""
-        return min((len(p.atoms) - 1) // n for p, n in zip(self.parts, self.each, strict=True))
+        return min((len(p.unit_ids) - 1) // n for p, n in zip(self.parts, self.each, strict=True))
 
 
 def make_coupled_steps(members: Sequence[Ids], equations: Sequence[Equation], classes: int) -> list[CoupledStep]:
-    """All bundles. ``members``: the selectable atoms of each group. Parts in no bundle cannot lose anything."""
+    """All bundles. ``members``: the selectable units of each group. Parts in no bundle cannot lose anything."""
     parts = make_subgroups(members, equations, classes)
     rows = _system(parts, equations, classes)
     tied = {i for row in rows for i in row}
     bundles = [CoupledStep((p,), (1,)) for i, p in enumerate(parts) if i not in tied]
     for columns, here in _components(rows):
-        if each := _step(columns, here, [len(parts[i].atoms) for i in columns]):
+        if each := _step(columns, here, [len(parts[i].unit_ids) for i in columns]):
             moving = [(parts[i], n) for i, n in zip(columns, each, strict=True) if n]
             bundles.append(CoupledStep(tuple(p for p, _ in moving), tuple(n for _, n in moving)))
     return bundles
@@ -67,12 +67,12 @@ def make_subgroups(members: Sequence[Ids], equations: Sequence[Equation], classe
     """Cut groups where equations tell their units apart."""
     signature = np.zeros(classes, np.int64)
     noise = np.random.default_rng(1)
-    for key in {k: atoms for e in equations for k, (_, atoms) in e.form.bags.items()}.values():
+    for key in {k: units for e in equations for k, (_, units) in e.expression.terms.items()}.values():
         np.add.at(signature, key, noise.integers(1, 1 << 62, dtype=np.int64))
     parts: list[SubGroup] = []
-    for number, atoms in enumerate(members):
-        _, inverse = np.unique(signature[atoms], return_inverse=True)
-        parts.extend(SubGroup(number, atoms[inverse == i]) for i in range(inverse.max() + 1 if len(atoms) else 0))
+    for number, units in enumerate(members):
+        _, inverse = np.unique(signature[units], return_inverse=True)
+        parts.extend(SubGroup(number, units[inverse == i]) for i in range(inverse.max() + 1 if len(units) else 0))
     return parts
 
 
@@ -80,16 +80,16 @@ def _system(parts: Sequence[SubGroup], equations: Sequence[Equation], classes: i
     """For every equation the coefficient of each part. The dense model satisfies all of them."""
     part_of = np.full(classes, -1, np.int64)
     for i, part in enumerate(parts):
-        part_of[part.atoms] = i
-    sizes = np.array([len(p.atoms) for p in parts])
-    rows = {tuple(sorted(_row(equation.form, part_of, sizes).items())) for equation in equations}
+        part_of[part.unit_ids] = i
+    sizes = np.array([len(p.unit_ids) for p in parts])
+    rows = {tuple(sorted(_row(equation.expression, part_of, sizes).items())) for equation in equations}
     return [dict(row) for row in sorted(rows) if row]
 
 
-def _row(form: LinearExpression, part_of: Ids, sizes: Ids) -> Row:
+def _row(expression: LinearExpression, part_of: Ids, sizes: Ids) -> Row:
     row: Row = {}
-    for weight, atoms in form.bags.values():
-        here = part_of[atoms]
+    for weight, units in expression.terms.values():
+        here = part_of[units]
         for i, times in zip(*np.unique(here[here >= 0], return_counts=True), strict=True):
             each = weight * Fraction(int(times), int(sizes[i]))
             row[int(i)] = row.get(int(i), Fraction(0)) + each

@@ -34,29 +34,32 @@ def describe_line(line: Line | None) -> str:
 
 
 def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
-    """Nodes are axes (of parameters, rows, cells; ``kind``, ``size``), edges couplings (``op``, ``line``, ``site``)."""
+    """Nodes are axes (of parameters, rows, cells) with ``kind`` and ``size``.
+
+    Edges are couplings with ``op``, ``line`` and ``node_index``.
+    """
     graph = nx.MultiGraph()
     axes = labelling.labels.axes
-    names = [a.name or f"{a.kind}@{labelling.nodes[a.site].name}#{a.start}" for a in axes]
+    names = [a.name or f"{a.kind}@{labelling.nodes[a.node_index].name}#{a.start}" for a in axes]
     for name, axis in zip(names, axes, strict=True):
         graph.add_node(name, kind=axis.kind, size=axis.size)
-    for first, second, site in _edges(labelling):
-        node = labelling.nodes[site]
+    for first, second, node_index in _edges(labelling):
+        node = labelling.nodes[node_index]
         op = str(getattr(node.target, "_schema", node.target)).split("(")[0]
-        graph.add_edge(names[first], names[second], op=op, line=node.meta.get("line"), site=site)
+        graph.add_edge(names[first], names[second], op=op, line=node.meta.get("line"), node_index=node_index)
     return graph
 
 
 def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
     starts = np.array([a.start for a in labelling.labels.axes])
     facts = labelling.labels.facts
-    pairs = [*facts.unions, *((whole, part, site) for whole, *both, site in facts.parts for part in both)]
+    pairs = [*facts.unions, *((whole, part, node_index) for whole, *both, node_index in facts.parts for part in both)]
     edges: dict[tuple[int, int, int], None] = {}
-    for a, b, site in pairs:
+    for a, b, node_index in pairs:
         x, y = (np.searchsorted(starts, v.ravel(), "right") - 1 for v in np.broadcast_arrays(a, b))
         for first, second in np.unique(np.stack([x, y], 1), axis=0).tolist():
             if first >= 0 and second >= 0 and first != second:
-                edges[first, second, site] = None
+                edges[first, second, node_index] = None
     return list(edges)
 
 
@@ -65,5 +68,5 @@ def couplings_within(graph: nx.MultiGraph, axes: tuple[str, ...]) -> tuple[Coupl
     named = set(axes)
     inner = [n for n, kind in graph.nodes(data="kind") if kind in ("row", "cell", "repeat", "filled")]
     reached = named | {n for n in inner if named & set(graph.neighbors(n))}
-    edges = sorted(graph.subgraph(reached).edges(data=True), key=lambda e: e[2]["site"])
+    edges = sorted(graph.subgraph(reached).edges(data=True), key=lambda e: e[2]["node_index"])
     return tuple(Coupling(a, b, data["op"], data["line"]) for a, b, data in edges)

@@ -15,11 +15,11 @@ from graphprune.utils.arrays import Ids, Mask
 
 @dataclass(frozen=True)
 class Needs:
-    """Entry ``i`` belongs to dimension ``dim[i]``, lives while class ``entry[i]`` does, and needs atom ``atom[i]``."""
+    """Entry ``i`` belongs to dimension ``dim[i]``, lives while class ``entry[i]`` does, and needs unit ``unit[i]``."""
 
     dim: Ids
     entry: Ids
-    atom: Ids
+    unit: Ids
 
 
 @dataclass
@@ -44,22 +44,22 @@ class Dimensions:
         """The number of one dimension of a traced tensor; the same for dimensions with the same labels."""
         value = self.sizes.labelling.values[node]
         dim %= len(node.meta["shape"])
-        labs = value.touching([dim]) if isinstance(value, LabelledTensor) else []
-        rows = [lab for lab in labs if lab.dims == {dim}]
-        if rows and all(lab.cell for lab in labs if lab.dims != {dim}):
-            labs = rows  # a row does not end with one of its cells
-        if not labs:
+        arrays = value.touching([dim]) if isinstance(value, LabelledTensor) else []
+        rows = [array for array in arrays if array.dims == {dim}]
+        if rows and all(array.cell for array in arrays if array.dims != {dim}):
+            arrays = rows  # a row does not end with one of its cells
+        if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
-        if len(labs) == 1 and labs[0].dims == {dim}:
-            return self.line(self.sizes.solution.of[labs[0].ids.ravel()])
-        if all(lab.dims == {dim} for lab in labs):
-            return self._joint(np.stack([self.sizes.solution.of[lab.ids.ravel()] for lab in labs]))
-        key = (dim, *((lab.ids.shape, lab.ids.tobytes()) for lab in value.labs))
+        if len(arrays) == 1 and arrays[0].dims == {dim}:
+            return self.line(self.sizes.solution.of[arrays[0].ids.ravel()])
+        if all(array.dims == {dim} for array in arrays):
+            return self._joint(np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays]))
+        key = (dim, *((array.ids.shape, array.ids.tobytes()) for array in value.arrays))
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
         if number == known:
             self._grids.append((number, node, dim))
-            touching = np.concatenate([self.sizes.solution.of[lab.ids.ravel()] for lab in labs])
+            touching = np.concatenate([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
             self._columns.append(np.unique(touching))
         return number
 
@@ -113,24 +113,24 @@ class Dimensions:
         return self._flat
 
     def needs(self) -> Needs:
-        """Which atoms the entries of every dimension need; where that is not linear, nothing is said."""
+        """Which units the entries of every dimension need; where that is not linear, nothing is said."""
         found = []
         if self._lines:
             numbers, classes, _ = self._flattened()
             dim = np.repeat(numbers, [len(c) for _, c in self._lines])
-            atom, dim, entry = self.sizes.solution.expand(classes, dim, classes)
-            found.append((dim, entry, atom))
+            unit, dim, entry = self.sizes.solution.expand(classes, dim, classes)
+            found.append((dim, entry, unit))
         for number, classes in self._joints:
-            atom, entry = self.sizes.solution.expand(classes.ravel(), classes.ravel())
-            found.append((np.full(len(atom), number), entry, atom))
+            unit, entry = self.sizes.solution.expand(classes.ravel(), classes.ravel())
+            found.append((np.full(len(unit), number), entry, unit))
         for number, node, dim_ in self._grids:
-            atoms = self._linear_atoms(node, dim_)
-            found.append((np.full(len(atoms), number), atoms, atoms))
+            units = self._linear_units(node, dim_)
+            found.append((np.full(len(units), number), units, units))
         empty = np.zeros(0, np.int64)
         return Needs(*map(np.concatenate, zip((empty,) * 3, *found, strict=True)))
 
-    def _linear_atoms(self, node: fx.Node, dim: int) -> Ids:
+    def _linear_units(self, node: fx.Node, dim: int) -> Ids:
         try:
-            return self.sizes.form(node, dim).atoms
+            return self.sizes.expression(node, dim).units
         except NotLinear as error:
-            return error.atoms[:0]
+            return error.units[:0]

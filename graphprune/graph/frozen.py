@@ -24,8 +24,8 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
             number = int(reasons[fixed][0])
             found.append(Frozen(axis.name, int(fixed.sum()), axis.size, _reason(graph, number)))
         elif demanded:
-            atoms = graph.solution.expand(classes)[0]
-            held = [a for a in np.unique(atoms).tolist() if a in demanded]
+            units = graph.solution.expand(classes)[0]
+            held = [a for a in np.unique(units).tolist() if a in demanded]
             if held:
                 found.append(Frozen(axis.name, len(held), axis.size, demanded[held[0]]))
     unused = ((n, s) for n in graph.trace.unreached for s in [graph.trace.shapes[n]] if len(s))
@@ -46,5 +46,5 @@ def _reported(graph: Analysis) -> Mask:
 
 def _reason(graph: Analysis, number: int) -> str:
     reason = graph.labelling.labels.facts.reasons[number]
-    line = graph.labelling.nodes[reason.site].meta.get("line")
+    line = graph.labelling.nodes[reason.node_index].meta.get("line")
     return f"{reason.text}, at {describe_line(line)}" if line else reason.text

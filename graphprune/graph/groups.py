@@ -1,6 +1,6 @@
 """Units and groups: what can be removed, what goes with it, and what cannot go.
 
-A *unit* is an atom of :mod:`graphprune.solve` that reaches a parameter: the smallest thing that can be removed. A
+A *unit* is an unit of :mod:`graphprune.solve` that reaches a parameter: the smallest thing that can be removed. A
 *group* is the set of units that occur in the same parameter axes, so that one can be ranked against another.
 """
 
@@ -39,19 +39,19 @@ class Group:
         kind: ``channel``; ``row`` (a head, a key/value group, a whole group of a convolution); ``repeat`` (a query
             head within its key/value group); ``cell`` (a channel within each row: head width).
         axes: the parameter axes, ``"layer1.0.conv1.weight[0]"``.
-        atoms: the class of each unit in the solution, in the order of the first axis.
+        unit_ids: the class of each unit in the solution, in the order of the first axis.
     """
 
     name: str
     kind: str
     axes: tuple[str, ...]
-    atoms: Ids = field(repr=False)
+    unit_ids: Ids = field(repr=False)
     source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = field(default=None, repr=False)
 
     @property
     def units(self) -> int:
         """How many units can be removed independently."""
-        return len(self.atoms)
+        return len(self.unit_ids)
 
     @property
     def couplings(self) -> tuple[Coupling, ...]:
@@ -117,8 +117,8 @@ class Units:
         np.add.at(signature, unit, noise[axis])
         first = np.full(classes, len(unit), np.int64)
         first[unit[::-1]] = np.arange(len(unit))[::-1]
-        atoms = np.flatnonzero(first < len(unit))
-        return self._named(_partition(atoms, signature[atoms], first[atoms]))
+        units = np.flatnonzero(first < len(unit))
+        return self._named(_partition(units, signature[units], first[units]))
 
     def _named(self, members: list[Ids]) -> tuple[Group, ...]:
         group_of = np.full(len(self.solution.reason), -1, np.int64)
@@ -131,28 +131,28 @@ class Units:
         used: dict[str, int] = {}
         return tuple(self._group(m, [self.axes[i].name for i in a], used) for m, a in zip(members, axes, strict=True))
 
-    def _group(self, atoms: Ids, axes: list[str], used: dict[str, int]) -> Group:
-        kind = KINDS[self.solution.kind[atoms[0]]]
+    def _group(self, units: Ids, axes: list[str], used: dict[str, int]) -> Group:
+        kind = KINDS[self.solution.kind[units[0]]]
         kind = SHOWN_KINDS.get(kind, kind)
         name = _group_name(axes[0], kind)
         used[name] = used.get(name, 0) + 1
-        return Group(name if used[name] == 1 else f"{name}#{used[name]}", kind, tuple(axes), atoms)
+        return Group(name if used[name] == 1 else f"{name}#{used[name]}", kind, tuple(axes), units)
 
     @cached_property
     def group_of(self) -> Ids:
         """For every class the number of its group, or -1."""
         table = np.full(len(self.solution.reason), -1, np.int64)
         for i, group in enumerate(self.groups):
-            table[group.atoms] = i
+            table[group.unit_ids] = i
         return table
 
 
-def _partition(atoms: Ids, signature: Ids, first: Ids) -> list[Ids]:
-    """Atoms by equal signature; groups, and the units in each, in the order of first occurrence."""
+def _partition(units: Ids, signature: Ids, first: Ids) -> list[Ids]:
+    """Units by equal signature; groups, and the units in each, in the order of first occurrence."""
     order = np.lexsort((first, signature))
-    atoms, signature, first = atoms[order], signature[order], first[order]
+    units, signature, first = units[order], signature[order], first[order]
     starts = np.flatnonzero(np.diff(signature, prepend=signature[0] - 1))
-    pieces = np.split(atoms, starts[1:])
+    pieces = np.split(units, starts[1:])
     return [pieces[i] for i in np.argsort(first[starts])]
 
 

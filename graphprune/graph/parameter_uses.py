@@ -19,7 +19,7 @@ SCALES: dict[Any, int] = {
     aten.native_layer_norm.default: 2,
     aten.native_group_norm.default: 1,
 }
-"""At which argument a normalisation has the factors of its channels."""
+"""At which argument a normalization has the factors of its channels."""
 
 
 # ---------------------------------------------------------------- in a traced graph
@@ -42,22 +42,22 @@ def consumed_axes(labelling: Labelling) -> frozenset[str]:
     table = AxisTable(labelling.labels.axes)
     found: set[str] = set()
     for node in labelling.nodes:
-        form = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in known), None)
-        weight = labelling.values[node.args[form.weight]] if form else None  # type: ignore[index]
-        owners = form.owners(weight, node.args, table) if form and weight is not None else None
+        matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in known), None)
+        weight = labelling.values[node.args[matmul.weight]] if matmul else None  # type: ignore[index]
+        owners = matmul.owners(weight, node.args, table) if matmul and weight is not None else None
         for ids in owners.contracted if owners else ():
             found |= table.names(ids)
     return frozenset(found)
 
 
 def scale_axes(labelling: Labelling) -> frozenset[str]:
-    """Axes of the factors (gamma) of batch, layer, group and instance normalisations."""
+    """Axes of the factors (gamma) of batch, layer, group and instance normalizations."""
     known = _parameters_only(labelling.nodes)
     table = AxisTable(labelling.labels.axes)
     found: set[str] = set()
     for node in labelling.nodes:
         scale = node.args[SCALES[node.target]] if node.target in SCALES else None
         if isinstance(scale, fx.Node) and scale in known:
-            for lab in labelling.values[scale].labs:
-                found |= table.names(lab.ids)
+            for array in labelling.values[scale].arrays:
+                found |= table.names(array.ids)
     return frozenset(found - {""})

@@ -63,8 +63,8 @@ def propagate(trace: Trace) -> Labelling:
     """Label all tensors of ``trace``. Outputs of the model are fixed."""
     labelling = Labelling(Labels(), list(trace.graph.nodes), abstract=trace.abstract)
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
-    for site, node in enumerate(labelling.nodes):
-        labelling.labels.site = site
+    for node_index, node in enumerate(labelling.nodes):
+        labelling.labels.node_index = node_index
         labelling.values[node] = _label_node(labelling, trace, node)
         if node.target in _SIZED:
             _fix_unseen_sizes(labelling, node, noted)
@@ -81,7 +81,7 @@ def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.N
     value, dtype = labelling.values[node], node.meta["dtype"]
     floats = dtype.is_floating_point or dtype.is_complex
     seen = {d for d in range(value.ndim) if floats and (node, d) in noted}
-    held = [lab for lab in value.labs if not lab.dims <= seen]
+    held = [array for array in value.arrays if not array.dims <= seen]
     labelling.labels.fix(held, f"{short_name(node.target)}: made with a size that was not followed")
 
 
@@ -94,8 +94,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
             return _label_parameter(labelling, trace, name, tuple(node.meta["shape"]))
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
-        points = [LabelArray(value.points) for value in index_tensors(outputs) if value.points is not None]
-        labelling.labels.fix([*all_arrays(outputs), *points], "output of the model")
+        indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]
+        labelling.labels.fix([*all_arrays(outputs), *indexed], "output of the model")
         return None
     return LabelledTensor(tuple(node.meta["shape"]))
 
@@ -103,7 +103,7 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
 def _label_parameter(labelling: Labelling, trace: Trace, name: str, shape: Shape) -> LabelledTensor:
     value = labelling.labels.parameter(name, shape)
     if issubclass(trace.modules.get(name.rpartition(".")[0], nn.Module), torch.jit.ScriptModule):
-        labelling.labels.fix(value.labs, "its module was compiled by TorchScript")
+        labelling.labels.fix(value.arrays, "its module was compiled by TorchScript")
     return value
 
 
@@ -120,7 +120,7 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     call = Call(short_name(op), labelling.labels, outs, used=labelling.used(node))
     operands = operands_of(args, *kwargs.values())
     result = rule_for(op, operands)(call, *args, **kwargs)
-    if any(value.points is not None for value in operands):
+    if any(value.indexed is not None for value in operands):
         result = propagate_indexes(call, op, operands, result)
     if node.meta.get("scripted") and takes_sizes(op):
         call.freeze([*args, *kwargs.values(), result], "sizes inside TorchScript are not followed")
@@ -137,7 +137,7 @@ def takes_sizes(op: Any) -> bool:
 
 def rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
-    said = any(value.labs or value.points is not None for value in operands)
+    said = any(value.arrays or value.indexed is not None for value in operands)
     if not said and op not in _MAKES_LABELS:
         return constant
     found = rule_of(op)

@@ -26,8 +26,8 @@ def roles_of(labelling: Labelling, units: Units, groups: Sequence[Group]) -> lis
     else ``heads``; cells are ``head_width``. Channels are ``width`` where two activations are added (a residual
     sum ties them), else ``mlp``: inner channels, which belong to one block.
     """
-    counted = _atoms_of(units, [v for table in labelling.counts.values() for v in table.values()])
-    summed = _atoms_of(units, _summed(labelling))
+    counted = _units_of(units, [v for table in labelling.counts.values() for v in table.values()])
+    summed = _units_of(units, _summed(labelling))
     nested = _with_repeats(units)
     return [_role(group, counted, summed, nested) for group in groups]
 
@@ -40,15 +40,15 @@ def _role(group: Group, counted: Mask, summed: Mask, nested: Mask) -> str:
     if group.kind == "repeat":
         return "heads"
     if group.kind == "row":
-        if counted[group.atoms].any():
+        if counted[group.unit_ids].any():
             return "groups"
-        return "kv_groups" if nested[group.atoms].any() else "heads"
-    return "width" if summed[group.atoms].any() else "mlp"
+        return "kv_groups" if nested[group.unit_ids].any() else "heads"
+    return "width" if summed[group.unit_ids].any() else "mlp"
 
 
-def _atoms_of(units: Units, values: Sequence[LabelledTensor]) -> Mask:
+def _units_of(units: Units, values: Sequence[LabelledTensor]) -> Mask:
     found = np.zeros(len(units.solution.reason), bool)
-    arrays = [lab.ids.ravel() for value in values for lab in value.labs]
+    arrays = [array.ids.ravel() for value in values for array in value.arrays]
     if arrays:
         found[units.solution.expand(units.solution.of[np.concatenate(arrays)])[0]] = True
     return found
@@ -60,7 +60,7 @@ def _summed(labelling: Labelling) -> list[LabelledTensor]:
     for node in labelling.nodes:
         if node.target in _SUMS:
             both = [labelling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
-            if len(both) == 2 and all(isinstance(v, LabelledTensor) and v.labs and not v.movable for v in both):
+            if len(both) == 2 and all(isinstance(v, LabelledTensor) and v.arrays and not v.movable for v in both):
                 found.append(labelling.values[node])
     return found
 

@@ -72,8 +72,8 @@ class SampleLabels:
         return [*flatten(self.args, LabelledTensor), *flatten(self.kwargs, LabelledTensor)]
 
     @property
-    def inexact(self) -> bool:
-        return bool(self.call.labels.facts.inexact)
+    def mixes_channels(self) -> bool:
+        return bool(self.call.labels.facts.mixing)
 
 
 def flatten(value: Any, kind: type) -> Iterator[Any]:
@@ -128,9 +128,9 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor
         ids = labels.fresh(shape, (i, j), "channel", "x")
         labels.rectangle(ids.reshape(shape[i], -1))
         return LabelledTensor(shape, (LabelArray(ids),))
-    labs = [LabelArray(labels.fresh(shape, [d], "channel", "x")) for d in dims]
+    arrays = [LabelArray(labels.fresh(shape, [d], "channel", "x")) for d in dims]
     repeats = frozenset([len(shape) - 1] if placeholder.kind == "rows" else [])
-    return LabelledTensor(shape, tuple(labs), seed % 2 == 0, repeats)
+    return LabelledTensor(shape, tuple(arrays), seed % 2 == 0, repeats)
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
@@ -145,7 +145,7 @@ def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], s
     args, kwargs = replaced(lambda x: sample_labels(x, labels, seed), (one.args, one.kwargs), (T, Tensor))
     shapes = tuple(tuple(out.shape) for out in dense)
     call = Call(op._schema.name.split("::")[-1], labels, shapes, used=one.used)
-    labels.site = 0
+    labels.node_index = 0
     result = entry.function(call, *args, **kwargs)
     outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
     return SampleLabels(args, kwargs, outs, call, solve(labels), joint(seed))
@@ -154,8 +154,8 @@ def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], s
 def living_mask(x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
     """Which elements live, in the full shape."""
     living = np.ones(x.shape, bool)
-    for lab in x.labs:
-        living &= alive[solution.of[lab.ids]]
+    for array in x.arrays:
+        living &= alive[solution.of[array.ids]]
     return torch.from_numpy(living)
 
 
@@ -194,7 +194,7 @@ def rectangular(found: SampleLabels, alive: Mask, same: bool) -> bool:
 def removed_whole(solution: Solution, alive: Mask, row: np.ndarray) -> bool:
     """Is something dead that every entry of the row needs?"""
     needed = [set(solution.expand(row[i : i + 1])[0].tolist()) for i in range(len(row))]
-    return not all(alive[atom] for atom in set.intersection(*needed))
+    return not all(alive[unit] for unit in set.intersection(*needed))
 
 
 def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
@@ -213,23 +213,23 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
 
 
 def proposals(found: SampleLabels, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Random sets of atoms, at times only of one axis or one row, so that the constraints of others are met."""
-    atoms = np.flatnonzero(found.solution.atoms)
+    """Random sets of units, at times only of one axis or one row, so that the constraints of others are met."""
+    units = np.flatnonzero(found.solution.prunable)
     axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.call.labels.axes]
-    labs = [found.solution.of[lab.ids] for x in found.tensors() or found.outs for lab in x.labs]
-    for _ in range(TRIES if len(atoms) else 0):
-        if labs and rng.random() < 0.5:
-            removed = one_row(found.solution, labs[rng.integers(len(labs))], rng)
+    arrays = [found.solution.of[array.ids] for x in found.tensors() or found.outs for array in x.arrays]
+    for _ in range(TRIES if len(units) else 0):
+        if arrays and rng.random() < 0.5:
+            removed = one_row(found.solution, arrays[rng.integers(len(arrays))], rng)
         else:
             pool = np.concatenate([axes[i] for i in rng.integers(len(axes), size=rng.integers(1, 4))])
-            pool = np.intersect1d(pool, atoms) if rng.random() < 0.8 else atoms
+            pool = np.intersect1d(pool, units) if rng.random() < 0.8 else units
             removed = pool[rng.random(len(pool)) < rng.choice([0.2, 0.5, 0.8])]
         if len(removed):
             yield removed
 
 
 def one_row(solution: Solution, classes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The atoms that only one entry of one dimension of a label array needs."""
+    """The units that only one entry of one dimension of a label array needs."""
     dim = rng.integers(classes.ndim)
     row = rng.integers(classes.shape[dim])
     inside = solution.expand(classes.take([row], axis=dim).ravel())[0]
@@ -268,7 +268,7 @@ def resized(entry: Rule, found: SampleLabels, alive: Mask, slim_args: Any) -> An
 def dense_side(op: Any, entry: Rule, found: SampleLabels, alive: Mask, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     """The operation on dense tensors; what takes statistics over channels takes them over the living."""
     living = living_mask(found.args[0], found.solution, alive) if isinstance(found.args[0], LabelledTensor) else None
-    if not found.inexact or living is None or living.all():
+    if not found.mixes_channels or living is None or living.all():
         return run_operation(in_any_type(op), args, kwargs)
     if entry.masked is None:
         raise RuleCheckError(f"{op} is marked as inexact and has no masked form")
@@ -307,9 +307,9 @@ def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
 
 def _renumbered(numbers: Tensor, x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
     """Numbers of entries as they are once the dead entries are gone."""
-    if x.points is None:
+    if x.indexed is None:
         return numbers
-    place = alive[solution.of[x.points]].cumsum() - 1
+    place = alive[solution.of[x.indexed]].cumsum() - 1
     return torch.from_numpy(place)[numbers]
 
 

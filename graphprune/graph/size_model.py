@@ -15,13 +15,13 @@ from graphprune.utils.arrays import Ids, Mask
 
 
 class SizeModel:
-    """Sizes of traced tensors as functions of which of the ``selectable`` atoms live."""
+    """Sizes of traced tensors as functions of which of the ``selectable`` units live."""
 
     def __init__(self, labelling: Labelling, solution: Solution, selectable: Mask) -> None:
         self.labelling = labelling
         self.solution = solution
         self.selectable = selectable
-        self._forms: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
+        self._expressions: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
 
     def labelled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
@@ -45,95 +45,95 @@ class SizeModel:
             return value.shape[dim] if stop is None else stop
         return int(living(self.solution, alive, value, dim)[:stop].sum())
 
-    def atoms(self, node: fx.Node, dim: int | str) -> Ids:
-        """All atoms on which the size of a dimension may depend."""
+    def units_behind(self, node: fx.Node, dim: int | str) -> Ids:
+        """All units on which the size of a dimension may depend."""
         found = self.labelling.dimension(node, dim)
-        labs = found[0].touching([found[1]]) if found else []
-        classes = [self.solution.of[lab.ids.ravel()] for lab in labs]
+        arrays = found[0].touching([found[1]]) if found else []
+        classes = [self.solution.of[array.ids.ravel()] for array in arrays]
         return np.unique(self.solution.expand(np.concatenate([np.zeros(0, np.int64), *classes]))[0])
 
     def needs(self, node: fx.Node, dim: int | str) -> Ids | None:
-        """The atoms that each entry of a dimension needs, [2, n]; None where it also depends on other dimensions."""
+        """The units that each entry of a dimension needs, [2, n]; None where it also depends on other dimensions."""
         found = self.labelling.dimension(node, dim)
-        labs = found[0].touching([found[1]]) if found else []
-        if any(len(lab.dims) > 1 for lab in labs):
+        arrays = found[0].touching([found[1]]) if found else []
+        if any(len(array.dims) > 1 for array in arrays):
             return None
         pairs = [np.zeros((2, 0), np.int64)]
-        for lab in labs:
-            pairs.append(np.stack(self.solution.expand(self.solution.of[lab.ids.ravel()], np.arange(lab.ids.size))))
+        for array in arrays:
+            pairs.append(np.stack(self.solution.expand(self.solution.of[array.ids.ravel()], np.arange(array.ids.size))))
         return np.unique(np.concatenate(pairs, axis=1), axis=1)
 
-    def form(self, node: fx.Node, dim: int | str, stop: int | None = None) -> LinearExpression:
+    def expression(self, node: fx.Node, dim: int | str, stop: int | None = None) -> LinearExpression:
         """The size of a dimension, or the number of its entries before ``stop``."""
         key = node, dim, stop
-        if key not in self._forms:
-            self._forms[key] = self._form(node, dim, stop)
-        return self._forms[key]
+        if key not in self._expressions:
+            self._expressions[key] = self._expression_of(node, dim, stop)
+        return self._expressions[key]
 
-    def _form(self, node: fx.Node, dim: int | str, stop: int | None) -> LinearExpression:
+    def _expression_of(self, node: fx.Node, dim: int | str, stop: int | None) -> LinearExpression:
         found = self.labelling.dimension(node, dim)
         length = min(self.dense(node, dim), stop if stop is not None else 1 << 62)
-        labs = found[0].touching([found[1]]) if found else []
-        entries, atoms = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        arrays = found[0].touching([found[1]]) if found else []
+        entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         place = found[1] if found else 0
-        for lab in labs:
-            at, atom = self._necessary(slot_classes(self.solution, lab.ids, place))
-            if min(lab.dims) < place:
-                at, atom = _without_rows(at, atom, self.dense(node, dim))
+        for array in arrays:
+            at, unit = self._necessary(slot_classes(self.solution, array.ids, place))
+            if min(array.dims) < place:
+                at, unit = _without_rows(at, unit, self.dense(node, dim))
             entries.append(at[at < length])
-            atoms.append(atom[at < length])
-        return self._bag(np.concatenate(entries), np.concatenate(atoms), length)
+            units.append(unit[at < length])
+        return self._expression(np.concatenate(entries), np.concatenate(units), length)
 
     def _necessary(self, classes: Ids) -> tuple[Ids, Ids]:
-        """Pairs (entry, atom) of selectable atoms that every alternative of the entry needs."""
+        """Pairs (entry, unit) of selectable units that every alternative of the entry needs."""
         n, m = classes.shape
-        atom, at = self.solution.expand(classes.ravel(), np.repeat(np.arange(n), m))
-        keep = self.selectable[atom]
-        atom, at = atom[keep], at[keep]
-        if m == 1 or not len(atom):
-            return at, atom
-        pairs, counts = np.unique(at * len(self.selectable) + atom, return_counts=True)
-        at, atom = np.divmod(pairs[counts >= m], len(self.selectable))
-        return at, atom
+        unit, at = self.solution.expand(classes.ravel(), np.repeat(np.arange(n), m))
+        keep = self.selectable[unit]
+        unit, at = unit[keep], at[keep]
+        if m == 1 or not len(unit):
+            return at, unit
+        pairs, counts = np.unique(at * len(self.selectable) + unit, return_counts=True)
+        at, unit = np.divmod(pairs[counts >= m], len(self.selectable))
+        return at, unit
 
-    def _bag(self, entries: Ids, atoms: Ids, length: int) -> LinearExpression:
-        if not len(atoms):
+    def _expression(self, entries: Ids, units: Ids, length: int) -> LinearExpression:
+        if not len(units):
             return constant(length)
-        pairs = np.unique(entries * len(self.selectable) + atoms)
-        entries, atoms = np.divmod(pairs, len(self.selectable))
+        pairs = np.unique(entries * len(self.selectable) + units)
+        entries, units = np.divmod(pairs, len(self.selectable))
         taken = 1 + np.count_nonzero(np.diff(entries))
         if taken < len(entries):
-            raise NotLinear(LinearExpression(Fraction(0), {b"": (Fraction(1), atoms)}))
-        atoms = np.sort(atoms)
-        return LinearExpression(Fraction(length - taken), {atoms.tobytes(): (Fraction(1), atoms)})
+            raise NotLinear(LinearExpression(Fraction(0), {b"": (Fraction(1), units)}))
+        units = np.sort(units)
+        return LinearExpression(Fraction(length - taken), {units.tobytes(): (Fraction(1), units)})
 
     def rectangle(self, ids: Ids) -> list[LinearExpression]:
         """The numbers of living entries of the rows of ``ids``, apart from what a whole row needs; equal ones once."""
         rows, columns = ids.shape
         row = np.repeat(np.arange(rows), columns)
-        atom, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
-        keep = self.selectable[atom]
+        unit, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
+        keep = self.selectable[unit]
         if not keep.any():
             return []
         _, inverse, times = np.unique(
-            at[keep] * len(self.selectable) + atom[keep], return_inverse=True, return_counts=True
+            at[keep] * len(self.selectable) + unit[keep], return_inverse=True, return_counts=True
         )
         inner = times[inverse] < columns
-        at, atom, column = at[keep][inner], atom[keep][inner], column[keep][inner]
+        at, unit, column = at[keep][inner], unit[keep][inner], column[keep][inner]
         if not len(at):
             return []
         order = np.argsort(at, kind="stable")
         starts = np.searchsorted(at[order], np.arange(1, rows))
-        pieces = zip(np.split(column[order], starts), np.split(atom[order], starts), strict=True)
+        pieces = zip(np.split(column[order], starts), np.split(unit[order], starts), strict=True)
         different = {(c.tobytes(), a.tobytes()): (c, a) for c, a in pieces}
-        return [self._bag(c, a, columns) for c, a in different.values()]
+        return [self._expression(c, a, columns) for c, a in different.values()]
 
 
-def _without_rows(at: Ids, atom: Ids, entries: int) -> tuple[Ids, Ids]:
-    """Leave out atoms that every entry needs: they remove a whole row, and do not change its length."""
-    _, inverse, times = np.unique(atom, return_inverse=True, return_counts=True)
-    inner = times[inverse] < entries if len(atom) else np.zeros(0, bool)
-    return at[inner], atom[inner]
+def _without_rows(at: Ids, unit: Ids, entries: int) -> tuple[Ids, Ids]:
+    """Leave out units that every entry needs: they remove a whole row, and do not change its length."""
+    _, inverse, times = np.unique(unit, return_inverse=True, return_counts=True)
+    inner = times[inverse] < entries if len(unit) else np.zeros(0, bool)
+    return at[inner], unit[inner]
 
 
 def slot_classes(solution: Solution, ids: Ids, dim: int) -> Ids:
@@ -148,7 +148,7 @@ def living(solution: Solution, alive: Mask, value: LabelledTensor, dim: int) -> 
     Rows are equally long where they live at all, but need not keep the same entries.
     """
     mask = np.ones((1,) * value.ndim, bool)
-    for lab in value.labs:
-        mask = mask & alive[solution.of[lab.ids]]
+    for array in value.arrays:
+        mask = mask & alive[solution.of[array.ids]]
     rows = np.any(mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))), axis=2)
     return rows[int(rows.sum(axis=1).argmax())]

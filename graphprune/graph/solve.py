@@ -2,7 +2,7 @@
 
 Everything is whole-array work: unions are one call of ``connected_components``, and the rest are gathers. Labels
 that live and die together form a *class*. A class is fixed (never removed), or *composed* of two others (it lives
-where both live), or an *atom*: something that can be removed.
+where both live), or an *unit*: something that can be removed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from graphprune.rules.labels import Facts, Labels, Reason
 from graphprune.utils.arrays import Ids, Mask
 
 KINDS = ("channel", "filled", "row", "repeat", "cell", "expert")
-"""Kinds of atoms; a class with labels of several kinds is of the last of them."""
+"""Kinds of units; a class with labels of several kinds is of the last of them."""
 
 
 _FREE = np.iinfo(np.int64).max
@@ -38,12 +38,12 @@ class Solution:
     levels: tuple[Ids, ...]
 
     @property
-    def atoms(self) -> Mask:
+    def prunable(self) -> Mask:
         """Which classes can be removed."""
         return (self.reason < 0) & (self.parts[:, 0] < 0)
 
     def alive(self, removed: Ids) -> Mask:
-        """For every class, whether it lives when the atoms ``removed`` are gone."""
+        """For every class, whether it lives when the units ``removed`` are gone."""
         alive = np.ones(len(self.reason), bool)
         alive[removed] = False
         for level in self.levels:
@@ -51,7 +51,7 @@ class Solution:
         return alive
 
     def expand(self, classes: Ids, *columns: Ids) -> tuple[Ids, ...]:
-        """Replace composed classes by their atoms, and drop fixed ones; ``columns`` are carried along."""
+        """Replace composed classes by their units, and drop fixed ones; ``columns`` are carried along."""
         done: list[tuple[Ids, ...]] = []
         table = (classes, *columns)
         while len(table[0]):
@@ -111,7 +111,7 @@ def solve(labels: Labels) -> Solution:
     reason = _spread(reason, table)
     parts, levels, circular = _order(reason, table)
     if len(circular):
-        facts.reasons.append(Reason("channels that would be part of themselves", labels.site))
+        facts.reasons.append(Reason("channels that would be part of themselves", labels.node_index))
         reason[circular] = len(facts.reasons) - 1
         reason = _spread(reason, table)
         parts, levels, _ = _order(reason, table)

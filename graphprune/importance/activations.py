@@ -1,7 +1,7 @@
 """Criteria that read the activations which a unit sends to its consumers: the weights that sum over it.
 
 A group whose channels no weight sums over (keys and queries, which meet each other) has its L2 magnitude relative to
-its mean, which is what ``normalise="mean"`` makes of the others.
+its mean, which is what ``normalize="mean"`` makes of the others.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def _flap(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
 def schur(group: Group, context: Context) -> Tensor:
     """What removing a unit costs its consumers after the best repair: ||W_j||² / [(G + λI)^-1]_jj. [units]
 
-    G are the second moments of a consumer's input, centred if it has a bias, which then takes up the mean; λ is
+    G are the second moments of a consumer's input, centered if it has a bias, which then takes up the mean; λ is
     :data:`RIDGE` times the mean of G's diagonal. It is the squared error of the consumer's output when the other
     channels take over in the least squares sense. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ)
     with M = [(G + λI)^-1]_SS, the inverse of the Schur complement of what is kept. For kernels larger than 1, the taps
-    share the moments of their channel, an approximation, unless ``Statistics(taps=True)``.
+    share the moments of their channel, an approximation, unless ``Statistics(kernel_positions=True)``.
 
     Source: Meng, Ibrahim, Behdin, Hazimeh, Ponomareva and Mazumder, "OSSCAR: One-Shot Structured Pruning in Vision
     and Language Models with Combinatorial Optimization", ICML 2024; Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise

@@ -1,4 +1,4 @@
-"""From numbers for entries of parameters to one for each unit: sum, reduce, normalise. The same for all criteria."""
+"""From numbers for entries of parameters to one for each unit: sum, reduce, normalize. The same for all criteria."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Context:
         seed: for criteria that draw numbers.
         statistics: what calibration batches say; None if there are none. See :attr:`data`.
         reduce: how the axes (or consumers) that go with a unit are combined: ``sum``, ``mean`` or ``max``.
-        normalise: within each group ``none``, ``mean``, ``max`` or ``gaussian`` (:data:`NORMALIZATIONS`). None:
+        normalize: within each group ``none``, ``mean``, ``max`` or ``gaussian`` (:data:`NORMALIZATIONS`). None:
             ``none`` for criteria whose scores can be compared between groups as they are (:data:`COMPARABLE`),
             ``mean`` for all others.
     """
@@ -49,13 +49,13 @@ class Context:
     seed: int = 0
     statistics: Statistics | None = None
     reduce: str = "sum"
-    normalise: str | None = None
+    normalize: str | None = None
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         _check_known("reduce", self.reduce, REDUCTIONS)
-        if self.normalise is not None:
-            _check_known("normalise", self.normalise, NORMALIZATIONS)
+        if self.normalize is not None:
+            _check_known("normalize", self.normalize, NORMALIZATIONS)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What ``make`` returned the first time; for what all groups share."""
@@ -85,7 +85,7 @@ class Context:
         sums = self.once(
             ("norms", order), lambda: self.over_parameters(lambda _, tensor, dims: entry_norms(tensor, dims, order))
         )
-        return sums[group.atoms]
+        return sums[group.unit_ids]
 
     def saliency(self, group: Group, entry_scores: EntryScores) -> Scores:
         """For each unit the scores of its parameters' entries, summed within each coupled axis and reduced over them.
@@ -103,7 +103,7 @@ class Context:
             scores = entry_scores(name, tensor.detach())
             return None if scores is None else axis_sums(scores, dims)
 
-        return self.once(("entries", entry_scores), lambda: self.over_parameters(sums))[group.atoms]
+        return self.once(("entries", entry_scores), lambda: self.over_parameters(sums))[group.unit_ids]
 
     def over_parameters(self, sums_of: AxisSums) -> Scores:
         """One pass over all parameters, for all groups.
@@ -155,7 +155,7 @@ class Context:
     def _entries(self, group: Group, here: slice) -> Ids:
         """The entries of an axis that each unit of a group has, in order; -1 where it has fewer. [units, most]"""
         place = np.full(self._classes, -1, np.int64)
-        place[group.atoms] = np.arange(group.units)
+        place[group.unit_ids] = np.arange(group.units)
         unit, index = place[self.units.occurrences.unit[here]], self.units.occurrences.index[here]
         order = np.lexsort((index, unit))
         unit, index = unit[order], index[order]
@@ -182,7 +182,7 @@ class Context:
             InputError: there are no calibration data.
         """
         table = self.once(("consumers", scores_of), lambda: self._consumed(scores_of, products))
-        return table[0][group.atoms] if table[1][group.atoms].any() else None
+        return table[0][group.unit_ids] if table[1][group.unit_ids].any() else None
 
     def _consumed(
         self, scores_of: Callable[[ConsumerStatistics], tuple[Ids, Scores]], products: bool

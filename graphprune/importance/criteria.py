@@ -39,7 +39,7 @@ WEIGHTLESS: frozenset[Importance] = frozenset((random,))
 
 
 COMPARABLE: frozenset[Importance] = frozenset((lamp, taylor, fisher))
-"""Criteria whose scores mean the same in every group (a change of the loss, a share of the group): not normalised
+"""Criteria whose scores mean the same in every group (a change of the loss, a share of the group): not normalized
 unless that is asked for."""
 
 
@@ -60,7 +60,7 @@ def criterion(importance: str | Importance) -> Importance:
 
 
 def scored(importance: Importance, group: Group, context: Context) -> Scores:
-    """The scores of a group, checked, and normalised as the context says. [units]
+    """The scores of a group, checked, and normalized as the context says. [units]
 
     Raises:
         PlanError: the criterion gave something else than one number for each unit.
@@ -76,4 +76,4 @@ def scored(importance: Importance, group: Group, context: Context) -> Scores:
     if wrong:
         raise PlanError(f"importance: {wrong} of {group.units} scores of group {group.name!r} are not finite")
     own = "none" if any(importance is c for c in COMPARABLE) else "mean"
-    return NORMALIZATIONS[context.normalise or own](scores)
+    return NORMALIZATIONS[context.normalize or own](scores)

@@ -24,7 +24,7 @@ def taylor(group: Group, context: Context) -> Tensor:
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019.
     """
-    return torch.from_numpy(context.once("taylor", lambda: _expected_squares(context))[group.atoms])
+    return torch.from_numpy(context.once("taylor", lambda: _expected_squares(context))[group.unit_ids])
 
 
 def _expected_squares(context: Context) -> Scores:

@@ -47,7 +47,7 @@ def lamp(group: Group, context: Context) -> Tensor:
 
     s_j is the squared norm of the unit's coupled parameters. It is the share of what is left that goes with the unit,
     once all smaller ones have gone, so that the largest unit of every group has 1 and scores of groups can be compared:
-    they are not normalised unless asked. Among equal units, the earlier counts as the smaller.
+    they are not normalized unless asked. Among equal units, the earlier counts as the smaller.
 
     Source: Lee, Park, Mo, Ahn and Shin, "Layer-Adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, with
     units in place of single weights.
@@ -85,9 +85,9 @@ def _makers(group: Group, context: Context) -> list[str]:
 
 
 def bn_scale(group: Group, context: Context) -> Tensor:
-    """Scale of normalisation: sum of |gamma| of the batch, layer and group normalisations of the unit. [units]
+    """Scale of normalization: sum of |gamma| of the batch, layer and group normalizations of the unit. [units]
 
-    A group without any has its L2 magnitude relative to its mean, which is what ``normalise="mean"`` makes of the
+    A group without any has its L2 magnitude relative to its mean, which is what ``normalize="mean"`` makes of the
     others, so that the two can be compared.
 
     Source: Liu, Li, Shen, Huang, Yan and Zhang, "Learning Efficient Convolutional Networks through Network Slimming",
@@ -99,7 +99,7 @@ def bn_scale(group: Group, context: Context) -> Tensor:
     axes = context.once("scales", lambda: scale_axes(context.units.labelling))
     if not any(context.has_axis(g, axes) for g in context.units.groups):
         raise InputError(
-            "importance: 'bn_scale' reads the factors of normalisations, and none goes with any group; use 'l2'"
+            "importance: 'bn_scale' reads the factors of normalizations, and none goes with any group; use 'l2'"
         )
     if not context.has_axis(group, axes):
         return relative_magnitude(group, context)

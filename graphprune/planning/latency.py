@@ -105,7 +105,7 @@ class LatencyModel:
     def __init__(self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], table: KernelTable) -> None:
         self.table = table
         self.labelling = labelling
-        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.atoms))
+        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
         nodes = [n for n in nodes if _computes(n)]
         self._register(nodes)
         self._needs = self.dimensions.needs()
@@ -126,7 +126,7 @@ class LatencyModel:
                 self._count_number(value)
 
     def _count_number(self, value: LabelledTensor) -> int:
-        classes = [self.dimensions.sizes.solution.of[lab.ids.ravel()] for lab in value.labs if lab.dims]
+        classes = [self.dimensions.sizes.solution.of[array.ids.ravel()] for array in value.arrays if array.dims]
         return self.dimensions.line(classes[0]) if classes else 0
 
     def _kernel(self, node: fx.Node) -> Kernel:
@@ -146,7 +146,7 @@ class LatencyModel:
         return tuple(self._size(self.dimensions.number(node, d), int(size), places) for d, size in sizes)
 
     def _size(self, number: int, size: int, places: dict[object, int]) -> int:
-        """A size that may change becomes ``-1 - place``; sizes that need the same atoms are one."""
+        """A size that may change becomes ``-1 - place``; sizes that need the same units are one."""
         if number not in self._alike and number not in self.dimensions.grids:
             return size
         key = size, self._alike.get(number, f"grid {number}")
@@ -166,8 +166,8 @@ class LatencyModel:
             for dim, slope in zip(kernel.dims, self._slopes(i, tuple(counts[list(kernel.dims)].tolist())), strict=True):
                 slopes[dim] += slope
         living = alive[self._needs.entry]
-        where, atom = self._needs.dim[living], self._needs.atom[living]
-        return np.bincount(atom, slopes[where], len(alive)).astype(np.float64)
+        where, unit = self._needs.dim[living], self._needs.unit[living]
+        return np.bincount(unit, slopes[where], len(alive)).astype(np.float64)
 
     def _slopes(self, number: int, sizes: tuple[int, ...]) -> list[float]:
         """Seconds for each entry of every size, from here a step down."""
@@ -196,8 +196,8 @@ class LatencyModel:
         return self.table.seconds(kernel.name(sizes), lambda: kernel.call(sizes, self.table.device))
 
     def _between(self, kernel: Kernel, sizes: tuple[int, ...]) -> float:
-        """Linear interpolation in every size between the neighbouring points of the grid."""
-        corners = [_neighbours(self._grid(dim), size) for dim, size in zip(kernel.dims, sizes, strict=True)]
+        """Linear interpolation in every size between the neighboring points of the grid."""
+        corners = [_neighbors(self._grid(dim), size) for dim, size in zip(kernel.dims, sizes, strict=True)]
         total = 0.0
         for corner in product(*corners):
             weight = float(np.prod([w for _, w in corner]))
@@ -213,16 +213,16 @@ class LatencyModel:
 
 
 def _signatures(needs: Needs, classes: int) -> dict[int, int]:
-    """For every dimension that can change, a number that dimensions with the same atoms share."""
+    """For every dimension that can change, a number that dimensions with the same units share."""
     noise = np.random.default_rng(2).integers(1, 1 << 62, classes, dtype=np.int64)
-    pairs = np.unique(np.stack([needs.dim, needs.atom]), axis=1)
+    pairs = np.unique(np.stack([needs.dim, needs.unit]), axis=1)
     found: dict[int, int] = {}
     for dim in np.unique(pairs[0]).tolist():
         found[dim] = int(noise[pairs[1][pairs[0] == dim]].sum())
     return found
 
 
-def _neighbours(grid: list[int], size: int) -> list[tuple[int, float]]:
+def _neighbors(grid: list[int], size: int) -> list[tuple[int, float]]:
     """The points around ``size`` with their weights."""
     above = next((p for p in grid if p >= size), grid[-1])
     below = max((p for p in grid if p <= size), default=grid[0])

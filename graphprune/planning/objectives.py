@@ -60,12 +60,12 @@ class UnitBudget:
     """A ratio over all groups together: the number of units is the budget."""
 
     def __init__(self, free: Mask, kept: int, text: str) -> None:
-        self._atoms = np.flatnonzero(free)
+        self._units = np.flatnonzero(free)
         self._one = free[None].astype(float)
         self.budgets = [Budget("units", kept, text)]
 
     def costs(self, alive: Mask) -> Scores:
-        return np.array([alive[self._atoms].sum()], float)
+        return np.array([alive[self._units].sum()], float)
 
     def prices(self, alive: Mask) -> Scores:
         return self._one

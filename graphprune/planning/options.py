@@ -51,7 +51,7 @@ class Options(TypedDict, total=False):
             them, and goes through them several times: pass a list or a ``DataLoader``, not an iterator.
         loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
         reduce: how the scores of coupled parameters become one: ``"sum"`` (default), ``"mean"``, ``"max"``.
-        normalise: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; default: ``"mean"``, and
+        normalize: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; default: ``"mean"``, and
             ``"none"`` for criteria whose scores can be compared between groups (lamp, taylor, fisher).
         allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the default
             of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one ranking among
@@ -81,7 +81,7 @@ class Options(TypedDict, total=False):
     calibration: Iterable[Any] | None
     loss_fn: Callable[[Any, Any], Tensor] | None
     reduce: str
-    normalise: str | None
+    normalize: str | None
     allocation: str | Sensitivity | None
     overrides: Mapping[Any, Override]
     multiple: int | None
@@ -108,7 +108,7 @@ class Request:
     calibration: Iterable[Any] | None = None
     loss_fn: Callable[[Any, Any], Tensor] | None = None
     reduce: str = "sum"
-    normalise: str | None = None
+    normalize: str | None = None
     run_with: Runner | None = None
 
     @staticmethod

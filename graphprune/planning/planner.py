@@ -124,11 +124,11 @@ class Planner:
         sizes = graph.size_model()
         head_width, held = bool(self.request.roles.get("head_width")), dict[int, str]()
         for _ in range(12):
-            free, demands = candidates(graph, self._reached(), head_width, held)
-            removed = self._removed(free, demands)
-            chosen, verdict = validate(graph, sizes, demands, graph.solution.alive(removed))
+            free, constraints = candidates(graph, self._reached(), head_width, held)
+            removed = self._removed(free, constraints)
+            chosen, verdict = validate(graph, sizes, constraints, graph.solution.alive(removed))
             if not len(verdict.broken):
-                return self._finished(chosen, demands)
+                return self._finished(chosen, constraints)
             behind = set(graph.units.group_of[verdict.broken].tolist())
             if verdict.disorder and not behind <= self._aligned:
                 self._aligned |= behind
@@ -169,10 +169,10 @@ class Planner:
 
     # ------------------------------------------------------------ how many of each
 
-    def _removed(self, free: Mask, demands: SizeConstraints) -> Ids:
+    def _removed(self, free: Mask, constraints: SizeConstraints) -> Ids:
         """The units that go."""
-        self._members = [g.atoms[free[g.atoms]] for g in self.groups]
-        bundles = make_coupled_steps(self._members, demands.equations, self.classes)
+        self._members = [g.unit_ids[free[g.unit_ids]] for g in self.groups]
+        bundles = make_coupled_steps(self._members, constraints.equations, self.classes)
         removed = [np.zeros(0, np.int64)]
         searched = []
         for bundle in bundles:
@@ -194,18 +194,18 @@ class Planner:
         steps = np.arange(bundle.steps + 1)
         allowed, in_lanes = np.ones(len(steps), bool), np.ones(len(steps), bool)
         for part, each in zip(bundle.parts, bundle.each, strict=True):
-            others = self.groups[part.group].units - len(part.atoms)
-            whole = len(part.atoms) == len(self._members[part.group])
+            others = self.groups[part.group].units - len(part.unit_ids)
+            whole = len(part.unit_ids) == len(self._members[part.group])
             limit = self.limits[part.group]
             if self.request.in_lanes and self.groups[part.group].kind == "channel":
-                kept = len(part.atoms) - each * steps
+                kept = len(part.unit_ids) - each * steps
                 in_lanes &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
             if whole:
-                allowed &= limit.allows(len(part.atoms) + others - each * steps, self.groups[part.group].units)
+                allowed &= limit.allows(len(part.unit_ids) + others - each * steps, self.groups[part.group].units)
             else:
-                share = ceil(limit.least * len(part.atoms) / self.groups[part.group].units)
+                share = ceil(limit.least * len(part.unit_ids) / self.groups[part.group].units)
                 allowed &= Limit(least=share, multiple=limit.multiple).allows(
-                    len(part.atoms) - each * steps, len(part.atoms)
+                    len(part.unit_ids) - each * steps, len(part.unit_ids)
                 )
         fast = np.flatnonzero(allowed & in_lanes & (steps > 0))
         allowed[0] = True
@@ -217,7 +217,7 @@ class Planner:
         off = np.zeros(len(stops))
         for part, each, ratio in zip(bundle.parts, bundle.each, ratios, strict=True):
             if ratio is not None:
-                off += np.abs(len(part.atoms) - each * stops - self._share(part, ratio)) / len(part.atoms)
+                off += np.abs(len(part.unit_ids) - each * stops - self._share(part, ratio)) / len(part.unit_ids)
         steps = int(stops[off.argmin()])
         for part in bundle.parts:
             self._note(part, ratios, len(bundle.parts))
@@ -229,7 +229,7 @@ class Planner:
     def _share(self, part: SubGroup, ratio: float) -> float:
         """How many units of a part should be kept."""
         units, members = self.groups[part.group].units, len(self._members[part.group])
-        return max(share_kept(units, ratio) - (units - members), 1) * len(part.atoms) / members
+        return max(share_kept(units, ratio) - (units - members), 1) * len(part.unit_ids) / members
 
     def _values(self, bundle: CoupledStep) -> list[Scores]:
         """The scores of the units of each part.
@@ -238,15 +238,15 @@ class Planner:
         rows in one place are scored together.
         """
         own = [self._own_values(part) for part in bundle.parts]
-        keys = [(p.group, len(p.atoms)) if p.group in self._aligned else (-1, i) for i, p in enumerate(bundle.parts)]
+        keys = [(p.group, len(p.unit_ids)) if p.group in self._aligned else (-1, i) for i, p in enumerate(bundle.parts)]
         return [np.sum([v for v, k in zip(own, keys, strict=True) if k == key], axis=0) for key in keys]
 
     def _own_values(self, part: SubGroup) -> Scores:
         group = self.groups[part.group]
         if part.group not in self._scores:
             self._scores[part.group] = self._score(part.group)
-        order = np.argsort(group.atoms)
-        return self._scores[part.group][order[np.searchsorted(group.atoms, part.atoms, sorter=order)]]
+        order = np.argsort(group.unit_ids)
+        return self._scores[part.group][order[np.searchsorted(group.unit_ids, part.unit_ids, sorter=order)]]
 
     def _score(self, number: int) -> Scores:
         return scored(self.criterion, self.graph.groups[number], self._context)
@@ -263,7 +263,7 @@ class Planner:
         asked, units = self.request, self.graph.units
         batches = asked.calibration
         statistics = None if batches is None else Statistics(self.graph.model, units, batches, asked.loss_fn)
-        return Context(self.graph.model, tensors, units, asked.seed, statistics, asked.reduce, asked.normalise)
+        return Context(self.graph.model, tensors, units, asked.seed, statistics, asked.reduce, asked.normalize)
 
     # ------------------------------------------------------------ under budgets
 
@@ -356,12 +356,12 @@ class Planner:
         by = f" ({self.limits[part.group].why})" if self.limits[part.group].why else ""
         self.why[part.group] = kind + by + tied
 
-    def _reasons(self, demands: SizeConstraints, alive: Mask) -> list[str]:
+    def _reasons(self, constraints: SizeConstraints, alive: Mask) -> list[str]:
         """Why each group has as many units as it has."""
         found = []
         for number, group in enumerate(self.groups):
-            held = [demands.frozen[a] for a in group.atoms.tolist() if a in demands.frozen]
-            kept = int(alive[group.atoms].sum())
+            held = [constraints.frozen[a] for a in group.unit_ids.tolist() if a in constraints.frozen]
+            kept = int(alive[group.unit_ids].sum())
             if not self.why[number]:
                 found.append(held[0] if held else self._untouched(number))
             elif kept == self.limits[number].least and kept < group.units:
@@ -379,12 +379,12 @@ class Planner:
             "row": "heads become narrower instead" if narrower else "nothing is asked of it",
         }.get(self.groups[number].kind, "tied to sizes that cannot change")
 
-    def _finished(self, chosen: Selection, demands: SizeConstraints) -> Plan:
+    def _finished(self, chosen: Selection, constraints: SizeConstraints) -> Plan:
         shares = self.costs.shares(self.graph.units)
-        reasons = self._reasons(demands, chosen.alive)
+        reasons = self._reasons(constraints, chosen.alive)
         choices = []
         for number, group in enumerate(self.groups):
-            removed = np.flatnonzero(~chosen.alive[group.atoms])
+            removed = np.flatnonzero(~chosen.alive[group.unit_ids])
             macs, params = shares[0, number], shares[1, number]
             choices.append(
                 Choice(
@@ -416,4 +416,4 @@ class Planner:
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:
     """The ``count`` least important units of a part."""
-    return part.atoms[np.argsort(-values, kind="stable")[len(part.atoms) - count :]]
+    return part.unit_ids[np.argsort(-values, kind="stable")[len(part.unit_ids) - count :]]

@@ -33,7 +33,7 @@ class RemovalPath:
     Attributes:
         bundle: the units.
         stops: the numbers of steps after which a pause is allowed, increasing. [stations]
-        atoms: the units that go by the last station. [units]
+        unit_ids: the units that go by the last station. [units]
         station: at which station each of them goes. [units]
         scores: the mean score of the units that go at each station. [stations]
         lost: what is lost between the station before and each station, see :func:`make_track`. [stations]
@@ -42,7 +42,7 @@ class RemovalPath:
 
     bundle: CoupledStep
     stops: Ids
-    atoms: Ids
+    unit_ids: Ids
     station: Ids
     scores: Scores
     lost: Scores
@@ -63,20 +63,20 @@ def make_path(bundle: CoupledStep, stops: Ids, scores: Sequence[Scores], layers:
         layers: the number of layers that each part runs through.
     """
     count = len(stops)
-    atoms, station, total = [], [], np.zeros(count)
+    units, station, total = [], [], np.zeros(count)
     lost, gone = np.zeros(count), np.zeros(count)
     for part, each, values, number in zip(bundle.parts, bundle.each, scores, layers, strict=True):
         order = np.argsort(values, kind="stable")
         going = order[: each * int(stops[-1])] if count else order[:0]
         at = np.searchsorted(stops, np.arange(len(going)) // each + 1)
-        atoms.append(part.atoms[going])
+        units.append(part.unit_ids[going])
         station.append(at)
         total += np.bincount(at, values[going], count)
         lost += number * _losses(values, going, at, count)
-        gone += each * stops / len(part.atoms) / len(bundle.parts)
+        gone += each * stops / len(part.unit_ids) / len(bundle.parts)
     where = np.concatenate(station)
     mean = total / np.maximum(np.bincount(where, minlength=count), 1)
-    return RemovalPath(bundle, stops, np.concatenate(atoms), where, mean, lost, gone)
+    return RemovalPath(bundle, stops, np.concatenate(units), where, mean, lost, gone)
 
 
 def _losses(values: Scores, going: Ids, station: Ids, count: int) -> Scores:
@@ -96,14 +96,14 @@ class RemovalState:
         self.tracks = tracks
         self.lengths = np.array([len(t.stops) for t in tracks], np.int64)
         empty = np.zeros(0, np.int64)
-        self._atoms = np.concatenate([empty, *(t.atoms for t in tracks)])
+        self._units = np.concatenate([empty, *(t.unit_ids for t in tracks)])
         self._station = np.concatenate([empty, *(t.station for t in tracks)])
-        self._track = np.repeat(np.arange(len(tracks)), [len(t.atoms) for t in tracks])
+        self._track = np.repeat(np.arange(len(tracks)), [len(t.unit_ids) for t in tracks])
         self._lost = [np.concatenate([[0.0], np.cumsum(t.lost)]) for t in tracks]
 
     def removed(self, passed: Ids) -> Ids:
         """The units that are gone."""
-        return self._atoms[self._station < passed[self._track]]
+        return self._units[self._station < passed[self._track]]
 
     def lost(self, passed: Ids) -> float:
         """The importance that is gone."""
@@ -243,7 +243,7 @@ def cost_aware_priority(tracks: Sequence[RemovalPath], price: Scores) -> list[Sc
     """Importance lost for every unit of cost saved. ``price`` [classes] is the cost of one unit."""
     keys = []
     for track in tracks:
-        saved = np.bincount(track.station, price[track.atoms], len(track.stops))
+        saved = np.bincount(track.station, price[track.unit_ids], len(track.stops))
         keys.append(track.lost / np.maximum(saved, 1e-15))
     return keys
 
@@ -255,7 +255,7 @@ def sensitivity_priority(tracks: Sequence[RemovalPath], rises: Sequence[Scores],
     """
     keys = []
     for track, rise in zip(tracks, rises, strict=True):
-        saved = np.bincount(track.station, price[track.atoms], len(track.stops))
+        saved = np.bincount(track.station, price[track.unit_ids], len(track.stops))
         each = np.diff(rise, prepend=0.0) + 1e-6 * track.lost
         keys.append(each / np.maximum(saved, 1e-15))
     return keys

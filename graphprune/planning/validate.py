@@ -27,25 +27,27 @@ class Selection:
 
 @dataclass(frozen=True)
 class Violations:
-    """The atoms behind what would break. ``disorder``: only the order of ragged survivors would."""
+    """The units behind what would break. ``disorder``: only the order of ragged survivors would."""
 
     broken: Ids
     disorder: bool = False
 
 
-def validate(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, alive: Mask) -> tuple[Selection, Violations]:
+def validate(
+    graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, alive: Mask
+) -> tuple[Selection, Violations]:
     """The choice with its attributes and orders, and whether it is sound."""
-    chosen = Selection(alive, _attribute_values(sizes, demands, alive))
-    broken = _broken(graph, sizes, demands, chosen)
+    chosen = Selection(alive, _attribute_values(sizes, constraints, alive))
+    broken = _broken(graph, sizes, constraints, chosen)
     if len(broken):
         return chosen, Violations(broken)
     return chosen, Violations(_put_in_order(graph, sizes, chosen), disorder=True)
 
 
-def _attribute_values(sizes: SizeModel, demands: SizeConstraints, alive: Mask) -> dict[str, int]:
+def _attribute_values(sizes: SizeModel, constraints: SizeConstraints, alive: Mask) -> dict[str, int]:
     """The new value of every attribute whose value changes."""
     values: dict[str, int] = {}
-    for path, use in demands.attributes.items():
+    for path, use in constraints.attributes.items():
         attribute = next(a for a in attributes_of(use.expr) if a.path == path)
         size = sizes.count(alive, use.node, use.dim)
         new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes, alive))
@@ -83,8 +85,8 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: SizeModel, alive: Mask) 
     return sizes.count(alive, expr.node, expr.dim)
 
 
-def _broken(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, chosen: Selection) -> Ids:
-    """The atoms behind every size in the user's code that would not be the size of the slim tensor.
+def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, chosen: Selection) -> Ids:
+    """The units behind every size in the user's code that would not be the size of the slim tensor.
 
     Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
     """
@@ -93,7 +95,7 @@ def _broken(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, chosen:
         stop = use.expr.value if use.prefix else None
         wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
         if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
-            found.append(sizes.atoms(use.node, use.dim))
+            found.append(sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if chosen.alive[graph.solution.of[ids]].sum() < number:
             found.append(graph.solution.expand(graph.solution.of[ids])[0])
@@ -102,18 +104,18 @@ def _broken(graph: Analysis, sizes: SizeModel, demands: SizeConstraints, chosen:
             continue
         values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
         if COMPARISONS[symbol](*values) != outcome:
-            found.extend(_atoms_behind(sizes, demands, left, right))
+            found.extend(_units_behind(sizes, constraints, left, right))
     return np.unique(np.concatenate(found))
 
 
-def _atoms_behind(sizes: SizeModel, demands: SizeConstraints, *exprs: Expr) -> Iterable[Ids]:
+def _units_behind(sizes: SizeModel, constraints: SizeConstraints, *exprs: Expr) -> Iterable[Ids]:
     for expr in exprs:
         for dim in dims_of(expr):
-            yield sizes.atoms(dim.node, dim.dim)
+            yield sizes.units_behind(dim.node, dim.dim)
         for attribute in attributes_of(expr):
-            use = demands.attributes.get(attribute.path)
+            use = constraints.attributes.get(attribute.path)
             if use is not None:
-                yield sizes.atoms(use.node, use.dim)
+                yield sizes.units_behind(use.node, use.dim)
 
 
 def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
@@ -124,7 +126,7 @@ def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
 
 
 def _put_in_order(graph: Analysis, sizes: SizeModel, chosen: Selection) -> Ids:
-    """Find the order of the survivors; where there is none, return the atoms of the ragged rectangles."""
+    """Find the order of the survivors; where there is none, return the units of the ragged rectangles."""
     rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
     if rectangles:
         try:

@@ -46,7 +46,7 @@ class Masks:
     def __init__(self, graph: Analysis, alive: Mask) -> None:
         self.channels = graph
         self.alive = alive
-        self.inexact: dict[str, None] = {}
+        self.mixing: dict[str, None] = {}
 
     def labels(self, node: fx.Node) -> LabelledTensor | None:
         value = self.channels.labelling.values.get(self.channels.trace.original(node))
@@ -55,8 +55,8 @@ class Masks:
     def of(self, node: fx.Node) -> Tensor | None:
         """The living elements, broadcasting to the tensor's shape; None: all."""
         value, found = self.labels(node), None
-        for lab in value.labs if value is not None else ():
-            here = self.alive[self.channels.solution.of[lab.ids]]
+        for array in value.arrays if value is not None else ():
+            here = self.alive[self.channels.solution.of[array.ids]]
             found = here if found is None else found & here
         return None if found is None or found.all() else torch.from_numpy(np.ascontiguousarray(found))
 
@@ -67,13 +67,13 @@ class Masks:
 
     def statistics(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
         """The result of an operation that mixes channels some of which are dead; None: nothing to heed."""
-        site = self.channels.trace.site(node)
-        text = self.channels.labelling.labels.facts.inexact.get(site)
+        node_index = self.channels.trace.node_index(node)
+        text = self.channels.labelling.labels.facts.mixing.get(node_index)
         rule = rule_of(node.target)
         mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
         if mask is None or rule is None or rule.masked is None:
             return None
-        self.inexact[f"{text} ({node.name})"] = None
+        self.mixing[f"{text} ({node.name})"] = None
         return rule.masked(mask.expand(args[0].shape), *args, **kwargs)
 
 
@@ -142,7 +142,7 @@ def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -
     ways = {block.result: block.source for block in graph.blocks if block.path in skipped}
     with in_float64():
         outputs = MaskedInterpreter(masks, ways).run(*map(widened_tensor, inputs))
-    return list(outputs), tuple(masks.inexact)
+    return list(outputs), tuple(masks.mixing)
 
 
 # ---------------------------------------------------------------- a model that looks at values
@@ -187,8 +187,8 @@ def _alike(known: fx.Node, node: fx.Node) -> bool:
 
 def _fits(labels: LabelledTensor | None, shape: torch.Size) -> bool:
     """Do the labels still belong to the tensor? Where there are none, a dimension may have become longer."""
-    for lab in labels.labs if labels is not None else ():
-        sizes = lab.ids.shape
+    for array in labels.arrays if labels is not None else ():
+        sizes = array.ids.shape
         if len(sizes) != len(shape) or any(m not in (1, n) for m, n in zip(sizes, shape, strict=True)):
             return False
     return True
@@ -222,7 +222,7 @@ def run_masked_model(graph: Analysis, plan: Plan, args: tuple, kwargs: dict) -> 
         masks = Masks(graph, graph.alive(plan.removed))
         outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs)
         if same:
-            return outputs, tuple(masks.inexact)
+            return outputs, tuple(masks.mixing)
     raise PlanError(f"model: {type(graph.model).__name__} takes another way through its code on every masked run")
 
 

@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 class _Normed(TorchDispatchMode):
-    """Gathers the statistics of what batch norms normalise, and lets them normalise with those of the batch."""
+    """Gathers the statistics of what batch norms normalize, and lets them normalize with those of the batch."""
 
     def __init__(self, memory: ParameterMemory, leave: frozenset[str]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ def reestimate_batch_norm(
 ) -> tuple[str, ...]:
     """Set the running means and variances of all batch norms, in place, to those of calibration batches.
 
-    All at once: while a batch is run, each batch norm normalises with the statistics of that batch, and those of all
+    All at once: while a batch is run, each batch norm normalizes with the statistics of that batch, and those of all
     batches are pooled. How often statistics were updated (``num_batches_tracked``) stays.
 
     Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023, show why what is

@@ -38,11 +38,11 @@ class Consumer:
         outputs: how many it has, in all blocks.
         calls: how often each batch called it.
         after: the consumers that its inputs depend on, as a set of bits.
-        takers: what is added to its results, first of all; None for any other use of them.
+        bias_targets: what is added to its results, first of all; None for any other use of them.
         scaled: a call multiplies the product with a factor.
         adds: a call adds something to the product itself.
         sums: how many results go into a sum with what does not come from them.
-        strays: a result is used in another way.
+        used_otherwise: a result is used in another path.
         beside: the consumers that the other operands of these sums depend on, as a set of bits.
         factor: what outputs are multiplied with before. [blocks, outputs]
     """
@@ -53,18 +53,18 @@ class Consumer:
     outputs: int
     calls: list[int] = field(default_factory=list)
     after: int = 0
-    takers: set[BiasTarget | None] = field(default_factory=set)
+    bias_targets: set[BiasTarget | None] = field(default_factory=set)
     scaled: bool = False
     adds: bool = False
     sums: int = 0
-    strays: bool = False
+    used_otherwise: bool = False
     beside: int = 0
     factor: Tensor | None = None
 
     @property
     def summed(self) -> bool:
         """Does all that it returns go into sums?"""
-        return not self.strays and self.sums == sum(self.calls)
+        return not self.used_otherwise and self.sums == sum(self.calls)
 
 
 class CallRecorder(TorchDispatchMode):
@@ -73,7 +73,7 @@ class CallRecorder(TorchDispatchMode):
     Attributes:
         memory: the model's.
         names: its parameters.
-        sites: consumers by key, in order of execution.
+        consumers: consumers by key, in order of execution.
         other_uses: by parameter or buffer, an operation that used it otherwise than as a weight or what is added.
         fed_by: by what is added, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
@@ -83,12 +83,12 @@ class CallRecorder(TorchDispatchMode):
         super().__init__()
         self.memory = ParameterMemory(model)
         self.names = frozenset(n for n, t in self.memory.tensors.items() if isinstance(t, nn.Parameter))
-        self.sites: dict[CallKey, Consumer] = {}
+        self.consumers: dict[CallKey, Consumer] = {}
         self.other_uses: dict[str, str] = {}
         self.fed_by: dict[ParameterView, set[int | None]] = {}
         self.computed: set[str] = set()
-        self._flow = Dependence(self.memory)
-        self._ways = SumPaths(self.memory)
+        self._dependence = Dependence(self.memory)
+        self._paths = SumPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
         self._count: Counter[CallKey] = Counter()
         self._batches = 0
@@ -98,11 +98,11 @@ class CallRecorder(TorchDispatchMode):
         """Watch one run."""
         with self:
             yield
-        self._flow.clear()
-        self._ways.clear()
+        self._dependence.clear()
+        self._paths.clear()
         self._results.clear()
-        for key, site in self.sites.items():
-            site.calls += [0] * (self._batches - len(site.calls)) + [self._count[key]]
+        for key, consumer in self.consumers.items():
+            consumer.calls += [0] * (self._batches - len(consumer.calls)) + [self._count[key]]
         self._count.clear()
         self._batches += 1
 
@@ -110,18 +110,18 @@ class CallRecorder(TorchDispatchMode):
         kwargs = kwargs or {}
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         met = linear_call(func, args, kwargs, self.memory, self.names)
-        site = self._meet(met, operands) if met else None
+        consumer = self._meet(met, operands) if met else None
         out = func(*args, **kwargs)
         results = list(tensors_of(out))
         self._use(func, args, kwargs, operands, results, met)
-        for end in self._ways.follow(func, args, kwargs, operands, results):
+        for end in self._paths.follow(func, args, kwargs, operands, results):
             self._end(end)
-        new = self._flow.follow(func, operands, results, 1 << site.number if site else 0)
+        new = self._dependence.follow(func, operands, results, 1 << consumer.number if consumer else 0)
         self._forget(new | {address(t) for t in operands[:1] if func._schema.is_mutable})
-        if met and site:
-            self._add_own(met, site, results[0])
-            if met.form.result is not None:
-                self._ways.start(site, results[0])
+        if met and consumer:
+            self._add_own(met, consumer, results[0])
+            if met.matmul.result is not None:
+                self._paths.start(consumer, results[0])
         elif func in MATMUL_VIEWS:
             self._note_computed(func, args)
         return out
@@ -130,39 +130,39 @@ class CallRecorder(TorchDispatchMode):
 
     def _meet(self, met: LinearCall, operands: list[Tensor]) -> Consumer:
         key = met.key
-        if key not in self.sites:
+        if key not in self.consumers:
             blocks, _, outputs = met.places().shape
-            self.sites[key] = Consumer(len(self.sites), key, met.light(), blocks * outputs)
-        site = self.sites[key]
+            self.consumers[key] = Consumer(len(self.consumers), key, met.light(), blocks * outputs)
+        consumer = self.consumers[key]
         self._count[key] += 1
-        site.scaled |= met.scaled
-        site.adds |= met.bias is not None
-        site.after |= self._flow.reach(operands)
-        return site
+        consumer.scaled |= met.scaled
+        consumer.adds |= met.bias is not None
+        consumer.after |= self._dependence.reach(operands)
+        return consumer
 
     def _note_computed(self, func: Any, args: tuple) -> None:
-        for form in MATMUL_VIEWS[func]:
-            sources = self._flow.sources(args[form.weight])
+        for matmul in MATMUL_VIEWS[func]:
+            sources = self._dependence.sources(args[matmul.weight])
             if sources:
                 self.computed |= sources & self.names
                 return
 
     # ------------------------------------------------------------ what is added to results
 
-    def _add_own(self, met: LinearCall, site: Consumer, result: Tensor) -> None:
+    def _add_own(self, met: LinearCall, consumer: Consumer, result: Tensor) -> None:
         """Note the bias that the call itself adds; without one, what becomes of the result."""
         if met.bias is None:
-            self._results[address(result)] = site, tuple(result.shape)
+            self._results[address(result)] = consumer, tuple(result.shape)
             return
-        taker = own_bias(met, site.outputs, self.memory, self.names)
-        self._added(site, taker)
-        if taker is None and (name := self.memory.owner(met.bias)):
+        bias_target = own_bias(met, consumer.outputs, self.memory, self.names)
+        self._added(consumer, bias_target)
+        if bias_target is None and (name := self.memory.owner(met.bias)):
             self.other_uses.setdefault(name, short_name(met.key.op))
 
-    def _added(self, site: Consumer, taker: BiasTarget | None) -> None:
-        site.takers.add(taker)
-        if taker is not None:
-            self.fed_by.setdefault(taker.view, set()).add(site.number)
+    def _added(self, consumer: Consumer, bias_target: BiasTarget | None) -> None:
+        consumer.bias_targets.add(bias_target)
+        if bias_target is not None:
+            self.fed_by.setdefault(bias_target.view, set()).add(consumer.number)
 
     def _forget(self, places: set[int]) -> None:
         """Storages that are new, or are written to, hold no result of a consumer."""
@@ -172,17 +172,17 @@ class CallRecorder(TorchDispatchMode):
     def _end(self, end: ResidualSum | OtherUse) -> None:
         """Note a sum, unless what is added comes from the result, or from consumers that come later."""
         if isinstance(end, OtherUse):
-            end.token.strays = True
+            end.token.used_otherwise = True
             return
-        site: Consumer = end.way.token
-        reach = self._flow.reach([end.other])
-        factors = site.first.result(end.way.laid_out(end.way.factor))
+        consumer: Consumer = end.path.token
+        reach = self._dependence.reach([end.other])
+        factors = consumer.first.result(end.path.laid_out(end.path.factor))
         factor = factors[0, :, :, 0]
-        site.strays |= bool(reach >> site.number) or bool((factors != factor.unsqueeze(-1)).any())
-        site.strays |= site.factor is not None and not torch.equal(site.factor, factor)
-        site.factor = factor.clone()
-        site.beside |= reach
-        site.sums += 1
+        consumer.used_otherwise |= bool(reach >> consumer.number) or bool((factors != factor.unsqueeze(-1)).any())
+        consumer.used_otherwise |= consumer.factor is not None and not torch.equal(consumer.factor, factor)
+        consumer.factor = factor.clone()
+        consumer.beside |= reach
+        consumer.sums += 1
 
     # ------------------------------------------------------------ what tensors are used for
 
@@ -198,10 +198,10 @@ class CallRecorder(TorchDispatchMode):
         """Note how results of consumers, parameters and buffers are used; to make a view is no use."""
         views = set() if func._schema.is_mutable else {address(t) for t in results}
         found = addition(func, args, kwargs, self.memory, self.names)
-        known = [id(t) for t in ((met.args[met.form.weight], met.bias) if met else ())]
+        known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
         known += [id(found.added)] if found else []
         if found and address(found.to) not in self._results:
-            self.fed_by.setdefault(found.taker.view, set()).add(None)
+            self.fed_by.setdefault(found.bias_target.view, set()).add(None)
         for tensor in operands:
             if id(tensor) in known or address(tensor) in views:
                 continue
@@ -210,11 +210,11 @@ class CallRecorder(TorchDispatchMode):
             elif place := self._results.get(address(tensor)):
                 self._use_result(*place, tensor, found)
 
-    def _use_result(self, site: Consumer, shape: tuple[int, ...], tensor: Tensor, found: Addition | None) -> None:
-        straight = found and tensor is found.to and goes_straight(site.first, shape, site.outputs, found)
-        self._added(site, found.taker if found and straight else None)
+    def _use_result(self, consumer: Consumer, shape: tuple[int, ...], tensor: Tensor, found: Addition | None) -> None:
+        straight = found and tensor is found.to and is_added_directly(consumer.first, shape, consumer.outputs, found)
+        self._added(consumer, found.bias_target if found and straight else None)
         if found and not straight:
-            self.fed_by.setdefault(found.taker.view, set()).add(None)
+            self.fed_by.setdefault(found.bias_target.view, set()).add(None)
 
 
 _SUMS = (aten.add.Tensor, aten.add_.Tensor)
@@ -239,11 +239,11 @@ class BiasTarget:
 
 @dataclass(frozen=True)
 class Addition:
-    """A call that adds a taker's tensor to another one."""
+    """A call that adds a bias_target's tensor to another one."""
 
     to: Tensor
     added: Tensor
-    taker: BiasTarget
+    bias_target: BiasTarget
 
 
 def addition(
@@ -267,12 +267,12 @@ def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: froz
     return BiasTarget(view, 1, 0) if view is not None and view.name in names else None
 
 
-def goes_straight(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
+def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
     """Is a vector added to the result of a consumer, one entry to each output?"""
     to = sum_.to
-    if met.key.form or sum_.added.numel() != outputs or to.shape[sum_.taker.dim] != outputs:
+    if met.key.matmul or sum_.added.numel() != outputs or to.shape[sum_.bias_target.dim] != outputs:
         return False
-    if sum_.taker.dim == 1:
+    if sum_.bias_target.dim == 1:
         return tuple(to.shape) == result
     flat_rows = met.key.op is not aten.convolution.default and met.key.blocks == 1
     return flat_rows and to.is_contiguous() and to.numel() == torch.Size(result).numel()
@@ -306,13 +306,13 @@ class Dependence:
         name = self._memory.owner(tensor)
         return self._made.get(address(tensor)) if name is None else frozenset((name,))
 
-    def follow(self, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor], site: int = 0) -> set[int]:
+    def follow(self, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor], consumer: int = 0) -> set[int]:
         """Hand on what the results of a call depend on. Returns the addresses of new storages.
 
         Args:
-            site: the bit of the consumer that was called.
+            consumer: the bit of the consumer that was called.
         """
-        reach = self.reach(operands) | site
+        reach = self.reach(operands) | consumer
         made = [self.sources(t) for t in operands]
         alone = frozenset().union(*(m for m in made if m)) if made and None not in made else None
         old = {address(t) for t in operands}

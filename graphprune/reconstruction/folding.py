@@ -51,7 +51,7 @@ class Folding:
 
     Attributes:
         folded: the groups that were folded.
-        variances: running variances of batch normalisations that were corrected.
+        variances: running variances of batch normalizations that were corrected.
         left_alone: groups that were left alone, and why.
     """
 
@@ -74,16 +74,16 @@ def fold(
     """Fold removed channels into kept ones of their group, in place on ``slim``, without data.
 
     The inputs of the layers that make a group's channels are taken to be white, so that channels have the second
-    moments ``K = A Aᵀ`` of their weights, batch normalisation folded in (see :mod:`graphprune.repair.resemblance`).
+    moments ``K = A Aᵀ`` of their weights, batch normalization folded in (see :mod:`graphprune.repair.resemblance`).
     A removed channel j is replaced by ``sum over kept i of B[j, i] * channel i``, ``B = K[R, P] (K[P, P] + λI)^-1``:
     the columns that read it are added to those of the kept ones, times B. That keeps pre-activations; nonlinearities
     are taken to keep combinations, which is exact for equal channels. Folding changes variances, so where a batch
-    normalisation follows, its running variance is multiplied by the ratio of those that the moments predict after and
+    normalization follows, its running variance is multiplied by the ratio of those that the moments predict after and
     before.
 
     Sources: Srinivas and Babu, "Data-free Parameter Pruning for Deep Neural Networks", BMVC 2015 (equal channels); Kim,
     Kim, Park and Jeon, "Neuron Merging: Compensating for Pruned Neurons", NeurIPS 2020 (weights that are written by
-    others, batch normalisation included), here with all kept channels instead of one, which measures better; Jordan,
+    others, batch normalization included), here with all kept channels instead of one, which measures better; Jordan,
     Sedghi, Saukh, Entezari and Neyshabur, "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR
     2023 (variances).
 
@@ -95,7 +95,7 @@ def fold(
         ridge: λ as a fraction of the mean of K's diagonal; 0 < ridge.
 
     Returns:
-        What was folded, and which groups were left alone: those that attention, a normalisation over channels or
+        What was folded, and which groups were left alone: those that attention, a normalization over channels or
         anything else reads that columns cannot make up for.
 
     Raises:

@@ -122,7 +122,7 @@ class SourceMap:
 
     def project(self, met: LinearCall, out: Tensor) -> None:
         """``out`` is what a contraction with a parameter returned."""
-        if met.form.result is None or met.key.blocks != 1 or met.scaled:
+        if met.matmul.result is None or met.key.blocks != 1 or met.scaled:
             return
         found = output_rows(self._memory.whole(met.key.name), met.places()[0])
         if found is None:
@@ -331,7 +331,7 @@ class HeadProducts(TorchDispatchMode):
         found = output_rows(self._memory.whole(met.key.name), met.places()[0].T)
         if found is None or met.scaled or not _proportional(met.x, moved.source.values[moved.places]):
             return
-        x, places = (met.form.open(t, met.args[met.form.weight], met.args, 1)[0] for t in (met.x, moved.places))
+        x, places = (met.matmul.open(t, met.args[met.matmul.weight], met.args, 1)[0] for t in (met.x, moved.places))
         weight = flat(self._memory.tensors[met.key.name])[met.places()[0].to(x.device)].double()
         made = moved.source
         rows = torch.tensor([side.rows for side in made.sides], device=x.device)

@@ -4,7 +4,7 @@ Neither factor of the product of queries and keys is a parameter, so there is no
 are projections as they are, moved about and multiplied by a number (which is checked), a combination of queries is
 again a projection of the same input. The channels of a head have no meaning of their own: any basis of keys, with the
 dual one of queries, gives the same scores, and likewise of values and of the channels of the weight that reads them. So
-the best subspace is kept, and not the best channels. With rotary positions, or a normalisation of queries and keys,
+the best subspace is kept, and not the best channels. With rotary positions, or a normalization of queries and keys,
 this does not hold: channels that turn at different frequencies cannot stand in for each other at every distance. Such
 heads are left alone.
 """
@@ -47,7 +47,7 @@ def compensate_heads(
 
     Sources: Lin, Gao, Smith, Patel, Tuli, Shen, Jin and Hsu, "MoDeGPT: Modular Decomposition for Large Language Model
     Compression", ICLR 2025 (products of two matrices by second moments); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
-    Structured Pruning for Large Language Models", NeurIPS 2024 (compensation in closed form).
+    Structured Pruning for Large Language Models", NeurIPS 2024 (compensation in closed matmul).
 
     Args:
         slim: what ``plan.apply(dense)`` returned.
@@ -63,12 +63,12 @@ def compensate_heads(
         InputError: an argument is not what it should be, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
-    with Rollback() as undo:
-        return compensate(slim, dense, plan, calibration, ridge, undo)
+    with Rollback() as rollback:
+        return compensate(slim, dense, plan, calibration, ridge, rollback)
 
 
 def compensate(
-    slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, undo: Rollback
+    slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, rollback: Rollback
 ) -> Compensation:
     """:func:`compensate_heads`, which can be undone."""
     check_pair(slim, dense, plan)
@@ -83,7 +83,7 @@ def compensate(
     with evaluating_eagerly(dense), torch.no_grad():
         for number, batch in batches:
             run_batch(dense, number, batch, products)
-        return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(undo)
+        return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(rollback)
 
 
 class _Compensator:
@@ -100,14 +100,14 @@ class _Compensator:
         self.errors: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
         self.left: dict[str, str] = {}
 
-    def apply(self, undo: Rollback) -> Compensation:
+    def apply(self, rollback: Rollback) -> Compensation:
         for right, head in self.products.heads.items():
             self._compensate(right, head)
         for (name, dim), op in self.products.changed.items():
             if dim in self.plan.kept[name]:
                 self.left[name] = f"{op or 'the other factor'} comes between the projection and the product"
         for (name, dim), basis in self.bases.items():
-            undo.note(self.slim[name])
+            rollback.note(self.slim[name])
             self._write(name, dim, basis)
         done = tuple(_summed(right, left, errors) for (right, left), errors in self.errors.items())
         made = {name for side in self.meetings if side.made for name in (side.name, side.bias)}

@@ -65,8 +65,8 @@ def reconstruct(
         InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
-    with Rollback() as undo:
-        return fit(slim, dense, plan, calibration, ridge, undo, targets or {})
+    with Rollback() as rollback:
+        return fit(slim, dense, plan, calibration, ridge, rollback, targets or {})
 
 
 def fit(
@@ -75,7 +75,7 @@ def fit(
     plan: Plan,
     calibration: Iterable[Any],
     ridge: float | None,
-    undo: Rollback,
+    rollback: Rollback,
     targets: Mapping[str, Tensor],
 ) -> Repair:
     """:func:`reconstruct`, which can be undone."""
@@ -83,7 +83,7 @@ def fit(
     if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
     with evaluating_eagerly(slim, dense), torch.no_grad():
-        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, undo, targets).record()
+        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, rollback, targets).record()
 
 
 class _Reconstruction:
@@ -94,20 +94,20 @@ class _Reconstruction:
         plan: Plan,
         batches: Batches,
         ridge: float | None,
-        undo: Rollback,
+        rollback: Rollback,
         targets: Mapping[str, Tensor],
     ) -> None:
         self.slim = slim
         self.dense = dense
         self.batches = batches
         self.ridge = ridge
-        self.undo = undo
+        self.rollback = rollback
         self.seen, self.target = CallRecorder(slim), CallRecorder(dense)
         for number, batch in batches:
             run_batch(dense, number, batch, self.target.batch())
             run_batch(slim, number, batch, self.seen.batch())
         matcher = Matcher(self.seen, self.target, plan, targets)
-        self.matches = {site.key: matcher.match(site) for site in self.seen.sites.values()}
+        self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
 
     def record(self) -> Repair:
         """Fit all consumers."""
@@ -116,13 +116,13 @@ class _Reconstruction:
         for level in levels([m for m in self.matches.values() if isinstance(m, Match)]):
             for one in self._gathered(level):
                 if why := one.unfit:
-                    left.append(LeftAlone(one.match.site.key.name, why))
+                    left.append(LeftAlone(one.match.consumer.key.name, why))
                 else:
                     repaired.append(self._fitted(one))
         return Repair(tuple(repaired), (*left, *self._not_met()))
 
     def _gathered(self, level: Sequence[Match]) -> list[Gathered]:
-        gathered = {match.site.key: Gathered(match) for match in level}
+        gathered = {match.consumer.key: Gathered(match) for match in level}
         targets = DenseOutputs(self.target.memory, gathered.values())
         residuals = SlimResiduals(self.seen.memory, gathered)
         for number, batch in self.batches:
@@ -135,43 +135,43 @@ class _Reconstruction:
     # ------------------------------------------------------------ one consumer
 
     def _fitted(self, one: Gathered) -> Repaired:
-        site, regression, taker = one.match.site, one.regression, one.match.taker
-        places = site.first.places()
-        old = self._memory(site.key.name)[places]
+        consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
+        places = consumer.first.places()
+        old = self._memory(consumer.key.name)[places]
         factor, inverse = one.match.factors()
-        change = regression.solve(self._ridge(regression), taker is not None)
+        change = regression.solve(self._ridge(regression), bias_target is not None)
         new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
         change = (new.double() - old.double()) * factor.unsqueeze(1)  # what is left of it in the parameter's type
-        intercept = None if taker is None else regression.intercept(change) * inverse
+        intercept = None if bias_target is None else regression.intercept(change) * inverse
         before = regression.error()
         after = regression.error(change, None if intercept is None else intercept * factor)
         if after < before:
-            self._write(site.key.name, places, new)
-            if taker is not None and intercept is not None:
-                self._take(taker, intercept)
-        name = taker.view.name if taker else None
-        return Repaired(site.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
+            self._write(consumer.key.name, places, new)
+            if bias_target is not None and intercept is not None:
+                self._take(bias_target, intercept)
+        name = bias_target.view.name if bias_target else None
+        return Repaired(consumer.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
 
     def _ridge(self, regression: Regression) -> float:
         return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
-    def _take(self, taker: BiasTarget, intercept: Tensor) -> None:
+    def _take(self, bias_target: BiasTarget, intercept: Tensor) -> None:
         """Let a bias or a running mean take an intercept [blocks, outputs]."""
-        places = taker.view.places()
-        old = self._memory(taker.view.name)[places]
-        new = old.double() + taker.sign * intercept.reshape(old.shape)
-        self._write(taker.view.name, places, new.to(old.dtype))
+        places = bias_target.view.places()
+        old = self._memory(bias_target.view.name)[places]
+        new = old.double() + bias_target.sign * intercept.reshape(old.shape)
+        self._write(bias_target.view.name, places, new.to(old.dtype))
 
     def _memory(self, name: str) -> Tensor:
         return flat(self.seen.memory.tensors[name])
 
     def _write(self, name: str, places: Tensor, values: Tensor) -> None:
-        self.undo.note(self.seen.memory.tensors[name])
+        self.rollback.note(self.seen.memory.tensors[name])
         self._memory(name)[places] = values
 
     def _not_met(self) -> list[LeftAlone]:
         """Matrices and kernels of which no part is a consumer's weight."""
-        known = {key.name for key in self.seen.sites}
+        known = {key.name for key in self.seen.consumers}
         found = []
         for name in sorted(self.seen.names - known):
             if self.seen.memory.tensors[name].ndim > 1:
@@ -189,8 +189,8 @@ def levels(matches: Sequence[Match]) -> list[list[Match]]:
     """
     pending, found = list(matches), []
     while pending:
-        waiting = sum(1 << m.site.number for m in pending)
-        ready = [m for m in pending if not m.after & waiting & ~(1 << m.site.number)] or pending[:1]
+        waiting = sum(1 << m.consumer.number for m in pending)
+        ready = [m for m in pending if not m.after & waiting & ~(1 << m.consumer.number)] or pending[:1]
         found.append(ready)
         pending = [m for m in pending if m not in ready]
     return found

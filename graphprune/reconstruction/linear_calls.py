@@ -108,13 +108,13 @@ class CallKey:
     """What calls of the same consumer have in common: the operation, and the part of a parameter that it multiplies.
 
     Attributes:
-        form: which of the operation's operands is the weight: a number in ``FORMS``.
+        matmul: which of the operation's operands is the weight: a number in ``FORMS``.
         blocks: groups of a convolution, matrices of a batched product.
     """
 
     view: ParameterView
     op: Any
-    form: int
+    matmul: int
     blocks: int
     transposed: bool
 
@@ -128,7 +128,7 @@ class LinearCall:
     """One call of a consumer."""
 
     key: CallKey
-    form: MatmulView
+    matmul: MatmulView
     args: tuple
     bias: Tensor | None
     scaled: bool
@@ -137,36 +137,36 @@ class LinearCall:
         """The input as [n, blocks, channels, m], in pieces where every tap of a kernel becomes a channel."""
         taps = prod(self.key.view.size[2:]) if self.key.op is aten.convolution.default else 1
         count = self.x.shape[0] if taps == 1 else max(1, PIECE // max(self.x[:1].numel() * taps, 1))
-        weight = self.args[self.form.weight]
+        weight = self.args[self.matmul.weight]
         for start in range(0, self.x.shape[0], max(count, 1)) if taps > 1 else (0,):
             piece = slice(start, start + count) if taps > 1 else slice(None)
-            yield piece, self.form.open(self.x[piece], weight, self.args, self.key.blocks)[0]
+            yield piece, self.matmul.open(self.x[piece], weight, self.args, self.key.blocks)[0]
 
     def places(self) -> Tensor:
         """Where each entry of the weight lies in the parameter. [blocks, channels, outputs]"""
         places = self.key.view.places().to(self.x.device)
-        return self.form.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
+        return self.matmul.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
 
     def light(self) -> LinearCall:
         """The call without its tensors, but for a little of the input: all that :meth:`places` needs."""
-        x = self.form.x
+        x = self.matmul.x
         args = (a[:1].clone() if i == x else None if isinstance(a, Tensor) else a for i, a in enumerate(self.args))
         return replace(self, args=tuple(args), bias=None)
 
     def copied(self) -> LinearCall:
         """The call with a copy of its input, which may be written to afterwards."""
-        x = self.form.x
+        x = self.matmul.x
         return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
 
     @property
     def x(self) -> Tensor:
-        found: Tensor = self.args[self.form.x]
+        found: Tensor = self.args[self.matmul.x]
         return found
 
     def result(self, y: Tensor, bare: bool = False) -> Tensor:
         """What the call returned, [n, blocks, outputs, m]; ``bare``: less the bias that it added itself."""
-        assert self.form.result is not None
-        opened = self.form.result(y, self.key.blocks)
+        assert self.matmul.result is not None
+        opened = self.matmul.result(y, self.key.blocks)
         return opened - self.bias.reshape(1, *opened.shape[1:3], 1) if bare and self.bias is not None else opened
 
 
@@ -174,15 +174,15 @@ def linear_call(
     func: Any, args: tuple, kwargs: dict, memory: ParameterMemory, names: frozenset[str]
 ) -> LinearCall | None:
     """The call as one of a consumer; None where no operand is a view of one of the parameters ``names``."""
-    for number, form in enumerate(MATMUL_VIEWS.get(func, ())):
-        weight = args[form.weight]
+    for number, matmul in enumerate(MATMUL_VIEWS.get(func, ())):
+        weight = args[matmul.weight]
         view = memory.find(weight)
         if view is not None and view.name in names and weight.is_floating_point():
             transposed = func is aten.convolution.default and bool(args[6])
             key = CallKey(view, func, number, _blocks(func, args, weight), transposed)
-            bias = args[form.bias] if form.intercept(args) else None  # type: ignore[index]
+            bias = args[matmul.bias] if matmul.intercept(args) else None  # type: ignore[index]
             scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
-            return LinearCall(key, exact_view(form, args), args, bias, scaled)
+            return LinearCall(key, exact_view(matmul, args), args, bias, scaled)
     return None
 
 

@@ -30,19 +30,19 @@ class Match:
     """A consumer of the slim model and what it is repaired against.
 
     Attributes:
-        site: the consumer.
+        consumer: the consumer.
         dense: the dense model's consumer; the j-th call of the one is compared with the j-th of the other.
         rows: of the dense call's outputs (of all blocks, in order), those that the slim call has. [outputs]
-        taker: the bias or running mean that takes an intercept, if there is one.
+        bias_target: the bias or running mean that takes an intercept, if there is one.
         bare: one of the two models adds the bias afterwards, so results are compared without it.
         mixing: which combinations of those outputs are wanted instead. [outputs, outputs of the dense call]
         summed: what is compared are the sums that the results go into.
     """
 
-    site: Consumer
+    consumer: Consumer
     dense: Consumer
     rows: Tensor
-    taker: BiasTarget | None
+    bias_target: BiasTarget | None
     bare: bool
     mixing: Tensor | None
     summed: bool
@@ -50,16 +50,16 @@ class Match:
     @property
     def after(self) -> int:
         """The consumers that are to be fitted before, as a set of bits."""
-        return self.site.after | self.site.beside if self.summed else self.site.after
+        return self.consumer.after | self.consumer.beside if self.summed else self.consumer.after
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """What outputs are multiplied with before they are compared, and the inverse. [blocks, outputs] each
 
         The inverse of what is nearly nothing is 0: no weight has to grow a thousandfold for what hardly counts.
         """
-        factor = self.site.factor if self.summed else None
+        factor = self.consumer.factor if self.summed else None
         if factor is None:
-            blocks, _, outputs = self.site.first.places().shape
+            blocks, _, outputs = self.consumer.first.places().shape
             factor = torch.ones(blocks, outputs)
         factor = factor.double()
         counts = factor.abs() > SMALL * factor.abs().max()
@@ -85,51 +85,58 @@ class Matcher:
         self.dense = dense
         self.plan = plan
         self.targets = targets
-        self._crossed = _crossed(slim.sites)
+        self._crossed = _crossed(slim.consumers)
 
-    def match(self, site: Consumer) -> Match | str:
+    def match(self, consumer: Consumer) -> Match | str:
         """The match of a consumer, or why it is left alone."""
-        reason = self._unfit(site)
+        reason = self._unfit(consumer)
         if reason:
             return reason
         found = [
-            (other, rows) for other in self._others(site) for rows in [self._rows(site, other)] if rows is not None
+            (other, rows)
+            for other in self._others(consumer)
+            for rows in [self._rows(consumer, other)]
+            if rows is not None
         ]
         if not found:
             return "no call of the dense model has all of its entries"
-        other, rows = next(((o, r) for o, r in found if o.calls == site.calls), found[0])
-        if other.calls != site.calls:
-            return f"called {sum(site.calls)} times, in the dense model {sum(other.calls)} times"
-        mixing = self._mixing(site, other)
-        summed = site.summed and other.summed and mixing is None
-        bare = site.adds != other.adds and not summed
-        if bare and any(taker is None or taker.sign < 0 for taker in (*site.takers, *other.takers)):
+        other, rows = next(((o, r) for o, r in found if o.calls == consumer.calls), found[0])
+        if other.calls != consumer.calls:
+            return f"called {sum(consumer.calls)} times, in the dense model {sum(other.calls)} times"
+        mixing = self._mixing(consumer, other)
+        summed = consumer.summed and other.summed and mixing is None
+        bare = consumer.adds != other.adds and not summed
+        if bare and any(
+            bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
+        ):
             return "what is added to its product is not the same parameter in both models"
-        return Match(site, other, rows, self._taker(site), bare, mixing, summed)
+        return Match(consumer, other, rows, self._taker(consumer), bare, mixing, summed)
 
-    def _unfit(self, site: Consumer) -> str | None:
-        use = self.slim.other_uses.get(site.key.name)
+    def _unfit(self, consumer: Consumer) -> str | None:
+        use = self.slim.other_uses.get(consumer.key.name)
         if use is not None:
             return f"also used by {use}"
-        if site.first.form.result is None:
+        if consumer.first.matmul.result is None:
             return "each part of its rows has a weight of its own"
-        if site.scaled:
+        if consumer.scaled:
             return "its product is multiplied by a factor"
-        if site.key.name in self._crossed:
+        if consumer.key.name in self._crossed:
             return "used in several overlapping parts"
         return None
 
-    def _others(self, site: Consumer) -> list[Consumer]:
+    def _others(self, consumer: Consumer) -> list[Consumer]:
         return [
-            other for key, other in self.dense.sites.items() if key.name == site.key.name and other.first.form.result
+            other
+            for key, other in self.dense.consumers.items()
+            if key.name == consumer.key.name and other.first.matmul.result
         ]
 
-    def _rows(self, site: Consumer, other: Consumer) -> Tensor | None:
+    def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The outputs of a dense call whose entries a slim one has; None where it does not have them all."""
-        name = site.key.name
+        name = consumer.key.name
         kept = [(dim, torch.from_numpy(np.ascontiguousarray(i))) for dim, i in self.plan.kept.get(name, {}).items()]
         whole, dense = self.slim.memory.whole(name), self.dense.memory.whole(name)
-        wanted = dense_places(whole, dense, kept)[site.first.places()]
+        wanted = dense_places(whole, dense, kept)[consumer.first.places()]
         places = other.first.places()
         blocks, _, outputs = places.shape
         row = torch.full((dense.span,), -1)
@@ -137,34 +144,34 @@ class Matcher:
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
 
-    def _mixing(self, site: Consumer, other: Consumer) -> Tensor | None:
+    def _mixing(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The combinations that are wanted of the outputs of a dense call. [slim outputs, dense outputs]"""
-        name = site.key.name
+        name = consumer.key.name
         if name not in self.targets:
             return None
-        mine = output_rows(self.slim.memory.whole(name), site.first.places()[0])
+        mine = output_rows(self.slim.memory.whole(name), consumer.first.places()[0])
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
 
-    def _taker(self, site: Consumer) -> BiasTarget | None:
+    def _taker(self, consumer: Consumer) -> BiasTarget | None:
         """What is added to all results of a consumer, and to nothing else."""
-        taker, *others = site.takers or {None}
-        if taker is None or others or self.slim.fed_by[taker.view] != {site.number}:
+        bias_target, *others = consumer.bias_targets or {None}
+        if bias_target is None or others or self.slim.fed_by[bias_target.view] != {consumer.number}:
             return None
-        name = taker.view.name
+        name = bias_target.view.name
         places = torch.cat([view.places().flatten() for view in self.slim.fed_by if view.name == name])
-        own = name not in self.slim.other_uses and all(key.name != name for key in self.slim.sites)
-        return taker if own and len(places.unique()) == len(places) else None
+        own = name not in self.slim.other_uses and all(key.name != name for key in self.slim.consumers)
+        return bias_target if own and len(places.unique()) == len(places) else None
 
 
-def _crossed(sites: Mapping[CallKey, Consumer]) -> frozenset[str]:
+def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
     """Parameters that have entries in more than one consumer."""
     by_name: dict[str, list[Consumer]] = {}
-    for key, site in sites.items():
-        by_name.setdefault(key.name, []).append(site)
+    for key, consumer in consumers.items():
+        by_name.setdefault(key.name, []).append(consumer)
     found = set()
     for name, group in by_name.items():
-        places = [site.first.places().flatten() for site in group] if len(group) > 1 else []
+        places = [consumer.first.places().flatten() for consumer in group] if len(group) > 1 else []
         if places and len(torch.cat(places).unique()) < sum(map(len, places)):
             found.add(name)
     return frozenset(found)
@@ -198,25 +205,25 @@ class CallWatch(TorchDispatchMode):
 
     Args:
         memory: the model's.
-        sites: the consumers.
+        consumers: the consumers.
         summed: those of which not the results are to be seen, but the sums that these go into.
     """
 
-    def __init__(self, memory: ParameterMemory, sites: Iterable[Consumer], summed: Set[CallKey]) -> None:
+    def __init__(self, memory: ParameterMemory, consumers: Iterable[Consumer], summed: Set[CallKey]) -> None:
         super().__init__()
         self._memory = memory
-        self._calls = {site.key: site.calls for site in sites}
+        self._calls = {consumer.key: consumer.calls for consumer in consumers}
         self._names = frozenset(key.name for key in self._calls)
         self._last = {key: calls[0] for key, calls in self._calls.items() if len(set(calls)) == 1}
         self._summed = summed
-        self._ways = SumPaths(memory)
+        self._paths = SumPaths(memory)
         self._count: Counter[CallKey] = Counter()
         self._seen: Counter[CallKey] = Counter()
 
     def __enter__(self) -> CallWatch:
         self._count.clear()
         self._seen.clear()
-        self._ways.clear()
+        self._paths.clear()
         super().__enter__()
         return self
 
@@ -234,16 +241,16 @@ class CallWatch(TorchDispatchMode):
 
     def _follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
         operands = [*tensors_of(args), *tensors_of(kwargs)]
-        for end in self._ways.follow(func, args, kwargs, operands, list(tensors_of(out))):
+        for end in self._paths.follow(func, args, kwargs, operands, list(tensors_of(out))):
             if isinstance(end, ResidualSum):
-                met, number = end.way.token
-                self._see(met, number, end.way.laid_out(end.total))
+                met, number = end.path.token
+                self._see(met, number, end.path.laid_out(end.total))
 
     def _meet(self, met: LinearCall, out: Tensor) -> None:
         number = self._count[met.key]
         self._count[met.key] += 1
         if met.key in self._summed:
-            self._ways.start((self.kept(met), number), out)
+            self._paths.start((self.kept(met), number), out)
         else:
             self._see(met, number, out)
 
@@ -284,7 +291,7 @@ class SlimResiduals(CallWatch):
     def __init__(self, memory: ParameterMemory, gathered: Mapping[CallKey, Gathered]) -> None:
         self._gathered = gathered
         summed = {key for key, g in gathered.items() if g.match.summed}
-        super().__init__(memory, [g.match.site for g in gathered.values()], summed)
+        super().__init__(memory, [g.match.consumer for g in gathered.values()], summed)
 
     def kept(self, met: LinearCall) -> LinearCall:
         return met.copied()

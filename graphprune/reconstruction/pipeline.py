@@ -25,7 +25,7 @@ def repair(
     ridge: float | None = None,
     reestimate: bool = True,
 ) -> Repair:
-    """Make up, in place, for what was removed: without labels, in closed form.
+    """Make up, in place, for what was removed: without labels, in closed matmul.
 
     First :func:`graphprune.repair.compensate_heads`, where heads became narrower, and
     :func:`graphprune.repair.reconstruct`. Then the statistics of batch norms are estimated anew, but for those
@@ -37,7 +37,7 @@ def repair(
         dense: the model that the plan was made for; unchanged.
         plan: what was removed.
         calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
-            (positional arguments) or a dict (keyword arguments); no targets. 128 samples go a long way.
+            (positional arguments) or a dict (keyword arguments); no targets. 128 samples go a long path.
         ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square. None: 0.01,
             and more where there are few rows for each channel.
         reestimate: estimate the statistics of batch norms, too.
@@ -49,9 +49,9 @@ def repair(
     if not plan.kept and not plan.skipped:
         check_pair(slim, dense, plan)
         return Repair((), ())
-    with Rollback() as undo:
-        heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, undo)
-        record = fit(slim, dense, plan, calibration, ridge, undo, heads.targets)
+    with Rollback() as rollback:
+        heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
+        record = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)
         if not reestimate:

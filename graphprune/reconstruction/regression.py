@@ -37,7 +37,7 @@ class Regression:
             return
         self.target += float(target.double().square().sum())
         x, r = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (x, r))
-        (xs, x_mean), (rs, r_mean) = _centred(x), _centred(r)
+        (xs, x_mean), (rs, r_mean) = _centered(x), _centered(r)
         dx, dr, total = x_mean - self._x, r_mean - self._r, self.count + count
         factor = self.count * count / total
         self._xx = self._xx + (xs @ xs.mT).double() + factor * dx.unsqueeze(2) * dx.unsqueeze(1)
@@ -54,21 +54,21 @@ class Regression:
 
     # ------------------------------------------------------------ the system
 
-    def _moments(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """E[x xᵀ], E[r xᵀ] and E[r²], about the means if ``centred``."""
+    def _moments(self, centered: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """E[x xᵀ], E[r xᵀ] and E[r²], about the means if ``centered``."""
         xx, rx, rr = (torch.as_tensor(t) / self.count for t in (self._xx, self._rx, self._rr))
-        if centred:
+        if centered:
             return xx, rx, rr
         x, r = torch.as_tensor(self._x), torch.as_tensor(self._r)
         return xx + x.unsqueeze(2) * x.unsqueeze(1), rx + r.unsqueeze(2) * x.unsqueeze(1), rr + r.square()
 
-    def solve(self, ridge: float, centred: bool) -> Tensor:
+    def solve(self, ridge: float, centered: bool) -> Tensor:
         """The change of the weight [blocks, channels, outputs] that leaves the least of the residual.
 
-        It minimises E|r - D x|² + lambda |D|², lambda being ``ridge`` times the mean square of the inputs: so the
+        It minimizes E|r - D x|² + lambda |D|², lambda being ``ridge`` times the mean square of the inputs: so the
         error is at most what it is at D = 0, whatever ``ridge``.
         """
-        xx, rx, _ = self._moments(centred)
+        xx, rx, _ = self._moments(centered)
         mean = xx.diagonal(dim1=1, dim2=2).mean(1)
         system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
         system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are never there
@@ -87,7 +87,7 @@ class Regression:
         """
         if self.target == 0:
             return 0.0
-        xx, rx, rr = self._moments(centred=True)
+        xx, rx, rr = self._moments(centered=True)
         left, mean = rr.sum(), torch.as_tensor(self._r)
         if change is not None:
             left = left + (change * (xx @ change - 2 * rx.mT)).sum()
@@ -96,7 +96,7 @@ class Regression:
         return max(float(left), 0.0) * self.count / self.target
 
 
-def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
+def _centered(x: Tensor) -> tuple[Tensor, Tensor]:
     """``x`` [n, blocks, channels, m] less its means, as [blocks, channels, n * m], and the means in float64."""
     mean = x.mean(dim=(0, 3), dtype=torch.float64)
     return (x - mean.to(x.dtype).unsqueeze(-1)).permute(1, 2, 0, 3).flatten(2), mean

@@ -1,7 +1,7 @@
 """Follow the result of a consumer into the sum that it is added to: a residual stream, a shortcut.
 
-On the way it may be moved about and multiplied by what does not depend on the input, such as a batch norm's scale. What
-the sum lacks of the dense model's is then what the consumer can make up for, whoever is to blame.
+In between, it may be moved about and multiplied by what does not depend on the input, such as a batch norm's scale.
+What the sum lacks of the dense model's is then what the consumer can make up for, whatever caused it.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class SumPath:
 class ResidualSum:
     """The sum of what a result has become and ``other``."""
 
-    way: SumPath
+    path: SumPath
     other: Tensor
     total: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class OtherUse:
-    """The result of ``token`` is used in another way as well, or instead."""
+    """The result of ``token`` is used in another path as well, or instead."""
 
     token: Any
 
@@ -99,7 +99,7 @@ class SumPaths:
     def follow(
         self, func: Any, args: tuple, kwargs: dict, operands: Sequence[Tensor], results: Sequence[Tensor]
     ) -> list[ResidualSum | OtherUse]:
-        """Go on by one call. Returns where ways end in it."""
+        """Go on by one call. Returns where paths end in it."""
         for place in {address(t) for t in results} - {address(t) for t in operands}:
             self._at.pop(place, None)  # new, though there may have been another tensor
         found = [self._at[address(t)] for t in operands if address(t) in self._at]
@@ -108,26 +108,26 @@ class SumPaths:
             return []
         ends = self._ends(func, args, kwargs, results)
         if ends:
-            return [*ends, *(OtherUse(token) for token in met if all(token is not end.way.token for end in ends))]
-        way = self._next(func, args, kwargs, results)
-        if way is not None:
-            self._set(results[0], way)
+            return [*ends, *(OtherUse(token) for token in met if all(token is not end.path.token for end in ends))]
+        path = self._next(func, args, kwargs, results)
+        if path is not None:
+            self._set(results[0], path)
         elif func._schema.is_mutable or not {address(t) for t in results} <= {address(t) for t in operands}:
             for token in met:
                 self._forget(token)
             return [OtherUse(token) for token in met]
         return []
 
-    def _set(self, tensor: Tensor, way: SumPath) -> None:
+    def _set(self, tensor: Tensor, path: SumPath) -> None:
         if place := address(tensor):
-            self._at[place] = way.token
-            self._known[id(tensor)] = tensor, way
+            self._at[place] = path.token
+            self._known[id(tensor)] = tensor, path
 
     def _forget(self, token: Any) -> None:
         """Where it is stored stays known, so that a later use is seen."""
         self._known = {key: known for key, known in self._known.items() if known[1].token is not token}
 
-    def _way(self, tensor: Any) -> SumPath | None:
+    def _path(self, tensor: Any) -> SumPath | None:
         return self._known[id(tensor)][1] if id(tensor) in self._known else None
 
     # ------------------------------------------------------------ sums
@@ -135,11 +135,11 @@ class SumPaths:
     def _ends(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> list[ResidualSum]:
         found = []
         for one, other in _pairs(func, args, kwargs) if func in _SUMS else ():
-            way = self._way(one)
-            if way is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
-                found.append(ResidualSum(way, other, results[0]))
+            path = self._path(one)
+            if path is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
+                found.append(ResidualSum(path, other, results[0]))
         for end in found:
-            self._forget(end.way.token)
+            self._forget(end.path.token)
         if found and func._schema.is_mutable:
             self._at.pop(address(results[0]), None)
         return found
@@ -151,21 +151,21 @@ class SumPaths:
 
     def _next(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> SumPath | None:
         """What the first result of a call is, if it has the entries of a known tensor, moved or multiplied."""
-        way = self._way(args[0]) if args else None
-        if way is not None and func in _MOVES:
-            places, factor = (_move(t, func, args, kwargs) for t in (way.places, way.factor))
-            return replace(way, places=places, factor=factor)
-        if way is not None and func is _NORM and not args[5]:
-            return self._scaled(way, _norm_scale(args), results[0])
+        path = self._path(args[0]) if args else None
+        if path is not None and func in _MOVES:
+            places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))
+            return replace(path, places=places, factor=factor)
+        if path is not None and func is _NORM and not args[5]:
+            return self._scaled(path, _norm_scale(args), results[0])
         for one, other in _pairs(func, args, kwargs):
-            way = self._way(one)
-            if way is not None and self._constant(other):
-                return self._scaled(way, 1.0 if func in _SUMS else other, results[0])
+            path = self._path(one)
+            if path is not None and self._constant(other):
+                return self._scaled(path, 1.0 if func in _SUMS else other, results[0])
         return None
 
-    def _scaled(self, way: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
+    def _scaled(self, path: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
         self._known = {key: known for key, known in self._known.items() if address(known[0]) != address(result)}
-        return replace(way, factor=way.factor * factor) if result.shape == way.places.shape else None
+        return replace(path, factor=path.factor * factor) if result.shape == path.places.shape else None
 
 
 def _pairs(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, ...]:

@@ -1,6 +1,6 @@
 """How much the channels of a group have in common, told from parameters alone, and which weights read them.
 
-A channel that a weight makes from white inputs has the second moments of its row. A batch normalisation that follows
+A channel that a weight makes from white inputs has the second moments of its row. A batch normalization that follows
 remembers how large it is: its deviation is ``|gamma|``, its mean ``beta``. Weights beside each other (a residual sum)
 add up; a weight that each channel has for itself (a depthwise convolution) multiplies what was there.
 """
@@ -35,7 +35,7 @@ _TURNS = frozenset((aten.t.default, aten.transpose.int, aten.permute.default, at
 class ReadingWeight:
     """A weight that sums over a group's channels, along ``dim``; ``axis`` is both, ``"fc.weight[1]"``.
 
-    ``variance`` is the running variance of the batch normalisation that follows, or empty.
+    ``variance`` is the running variance of the batch normalization that follows, or empty.
     """
 
     weight: str
@@ -66,7 +66,7 @@ class _Call:
     """A contraction of an activation with a weight, which is a parameter as it is or transposed."""
 
     node: fx.Node
-    form: MatmulView
+    matmul: MatmulView
     weight: str
     bias: str
     contracted: frozenset[str]
@@ -91,7 +91,7 @@ def entries_of(units: Units, group: Group, axis: str) -> Ids:
     number = next(i for i, a in enumerate(units.axes) if a.name == axis)
     here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
     place = np.full(len(units.solution.reason), -1, np.int64)
-    place[group.atoms] = np.arange(group.units)
+    place[group.unit_ids] = np.arange(group.units)
     unit, index = place[occurrences.unit[here]], occurrences.index[here]
     order = np.lexsort((index, unit))
     unit, index = unit[order], index[order]
@@ -112,12 +112,12 @@ class SimilarityModel:
         self._names: dict[fx.Node, frozenset[str]] = {}
         self._uses: Counter[str] = Counter()
         self._refusals = _Refusals()
-        self._calls = [call for site, node in enumerate(nodes) if (call := self._visit(site, node))]
+        self._calls = [call for node_index, node in enumerate(nodes) if (call := self._visit(node_index, node))]
         self._read = Counter(axis for call in self._calls for axis in call.contracted)
 
     # ------------------------------------------------------------ one pass over the graph
 
-    def _visit(self, site: int, node: fx.Node) -> _Call | None:
+    def _visit(self, node_index: int, node: fx.Node) -> _Call | None:
         names = [self._names[n] for n in node.all_input_nodes if n in self._names]
         if node.op == "get_attr" and "tensor" in node.meta:
             self._names[node] = frozenset((node.meta["tensor"],))
@@ -125,34 +125,34 @@ class SimilarityModel:
             self._names[node] = frozenset().union(*names)
         elif node.op == "call_function":
             self._uses.update(name for found in names for name in found)
-            return self._meet(site, node)
+            return self._meet(node_index, node)
         return None
 
-    def _meet(self, site: int, node: fx.Node) -> _Call | None:
+    def _meet(self, node_index: int, node: fx.Node) -> _Call | None:
         call = self._call(node)
         allowed = self._groups_of_axes(call.contracted) if call else frozenset()
         ended = self._groups(node.all_input_nodes) - self._groups([node]) - allowed
         if ended and node.target is not operator.getitem and not _is_view(node):
             self._refusals.add(ended, f"{short_name(node.target)} reads it without a weight of its own")
-        if site in self.labelling.labels.facts.inexact:
+        if node_index in self.labelling.labels.facts.mixing:
             self._refusals.add(self._groups([*node.all_input_nodes, node]), f"{short_name(node.target)} mixes channels")
         return call
 
     def _call(self, node: fx.Node) -> _Call | None:
-        form = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in self._names), None)
-        if form is None:
+        matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in self._names), None)
+        if matmul is None:
             return None
-        weight: Any = node.args[form.weight]
-        owners = form.owners(self.labelling.values[weight], node.args, self._table)
+        weight: Any = node.args[matmul.weight]
+        owners = matmul.owners(self.labelling.values[weight], node.args, self._table)
         contracted = [self._table.names(ids) for ids in owners.contracted] if owners and owners.blocks == 1 else []
-        bias: Any = node.args[form.bias] if form.intercept(node.args) else None  # type: ignore[index]
+        bias: Any = node.args[matmul.bias] if matmul.intercept(node.args) else None  # type: ignore[index]
         return _Call(
             node,
-            form,
+            matmul,
             self._plain(weight),
             self._plain(bias),
             frozenset[str]().union(*contracted),
-            self._groups([node.args[form.x]]),
+            self._groups([node.args[matmul.x]]),
             _following(node),
         )
 
@@ -164,8 +164,8 @@ class SimilarityModel:
 
     def _groups(self, nodes: Iterable[Any]) -> frozenset[int]:
         """The groups of which channels occur in tensors."""
-        labs = all_arrays([self.labelling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
-        ids = [lab.ids.ravel() for lab in labs]
+        arrays = all_arrays([self.labelling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
+        ids = [array.ids.ravel() for array in arrays]
         return self._groups_of(self.units.solution.of[np.concatenate(ids)]) if ids else frozenset()
 
     def _groups_of_axes(self, axes: Iterable[str]) -> frozenset[int]:
@@ -173,14 +173,14 @@ class SimilarityModel:
         return self._groups_of(np.concatenate(classes)) if classes else frozenset()
 
     def _groups_of(self, classes: Ids) -> frozenset[int]:
-        atoms = self.units.solution.expand(np.unique(classes))[0]
-        return frozenset(np.unique(self.units.group_of[atoms]).tolist()) - {-1}
+        units = self.units.solution.expand(np.unique(classes))[0]
+        return frozenset(np.unique(self.units.group_of[units]).tolist()) - {-1}
 
     # ------------------------------------------------------------ one group
 
     def resemblance(self, group: Group) -> ChannelSimilarity | str:
         """Moments of a group's channels, or why they cannot be told."""
-        number = int(self.units.group_of[group.atoms[0]])
+        number = int(self.units.group_of[group.unit_ids[0]])
         makers = [
             (c, a) for c in self._calls for a in group.axes if _parameter(a) == c.weight != "" and a not in c.contracted
         ]
@@ -219,7 +219,7 @@ class SimilarityModel:
         return "its weights make different numbers of entries" if len(widths) > 1 or (chained and widths != {1}) else ""
 
     def _norm_names(self, call: _Call) -> list[str]:
-        """Weight, bias, running mean and variance of the batch normalisation after a contraction; empty if absent."""
+        """Weight, bias, running mean and variance of the batch normalization after a contraction; empty if absent."""
         return [self._plain(arg) for arg in call.norm.args[1:5]] if call.norm else [""] * 4
 
     def _variance(self, calls: list[_Call]) -> str:
@@ -235,7 +235,7 @@ class SimilarityModel:
             rows, shift = self._rows(group, call, axis)
             if number in call.inputs:
                 covariance, mean = covariance * _products(rows[:, 0]), mean * rows.sum(2) + shift
-                covariance, mean = self._normalised(group, call, covariance, mean)
+                covariance, mean = self._normalized(group, call, covariance, mean)
             else:
                 flat, shift = self._scaled(group, call, rows, shift)
                 covariance, mean = covariance + _products(flat.flatten(1)), mean + shift
@@ -254,7 +254,7 @@ class SimilarityModel:
         return precise(self.tensors[name])[entries_of(self.units, group, f"{name}[0]")].double()
 
     def _scaled(self, group: Group, call: _Call, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows and means after the batch normalisation that follows, if one does."""
+        """Rows and means after the batch normalization that follows, if one does."""
         if call.norm is None:
             return rows, shift
         gamma, beta, *_ = self._norm_names(call)
@@ -262,8 +262,8 @@ class SimilarityModel:
         factor = self._vector(group, gamma, 1.0, rows) / length
         return rows * factor.unsqueeze(2).to(rows.dtype), self._vector(group, beta, 0.0, rows)
 
-    def _normalised(self, group: Group, call: _Call, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """Moments after the batch normalisation that follows, if one does."""
+    def _normalized(self, group: Group, call: _Call, covariance: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Moments after the batch normalization that follows, if one does."""
         if call.norm is None:
             return covariance, mean
         gamma, beta, *_ = self._norm_names(call)
@@ -286,7 +286,7 @@ def _is_view(node: fx.Node) -> bool:
 
 
 def _following(node: fx.Node) -> fx.Node | None:
-    """The batch normalisation with running statistics that alone takes what ``node`` makes."""
+    """The batch normalization with running statistics that alone takes what ``node`` makes."""
     users = list(node.users)
     if len(users) != 1 or users[0].target is not aten.native_batch_norm.default or users[0].args[0] is not node:
         return None

@@ -1,4 +1,4 @@
-"""Calibration inputs for a model of which no data are at hand, made from what its batch normalisations remember."""
+"""Calibration inputs for a model of which no data are at hand, made from what its batch normalizations remember."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ def synthesize(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Any]:
-    """Inputs on which every batch normalisation sees the mean and the variance that it remembers.
+    """Inputs on which every batch normalization sees the mean and the variance that it remembers.
 
-    Random inputs are optimised with Adam until the statistics of what goes into each batch normalisation match its
+    Random inputs are optimized with Adam until the statistics of what goes into each batch normalization match its
     running ones. The loss is, for each channel, ``(m - μ)² / σ² + (s / σ - 1)²``, m and s being mean and deviation over
-    the batch and space; averaged over channels and summed over normalisations.
+    the batch and space; averaged over channels and summed over normalizations.
 
     Sources: Cai, Yao, Dong, Gholami, Mahoney and Keutzer, "ZeroQ: A Novel Zero Shot Quantization Framework", CVPR 2020;
     Yin, Molchanov, Alvarez, Li, Mallya, Hoiem, Jha and Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
     DeepInversion", CVPR 2020.
 
     Args:
-        model: with batch normalisations that keep running statistics. It is lent, and as before afterwards.
+        model: with batch normalizations that keep running statistics. It is lent, and as before afterwards.
         example_inputs: as for :func:`graphprune.trace`; None: found from the model. Floating-point tensors whose first
             dimension is that of the first of them (the batch) are made anew, starting from normal noise of the
             example's mean and deviation; integers with that first dimension are repeated; all else stays.
         samples: how many inputs to make, of all batches together.
-        steps: of the optimiser, for each batch.
+        steps: of the optimizer, for each batch.
         lr: the learning rate, in units of the example's deviation; it falls to zero like a cosine.
-        batch_size: inputs that are optimised together: their statistics are matched together.
+        batch_size: inputs that are optimized together: their statistics are matched together.
         seed: of the noise.
 
     Returns:
-        Batches, each of the same form as ``example_inputs``; pass them as ``calibration=``.
+        Batches, each of the same matmul as ``example_inputs``; pass them as ``calibration=``.
 
     Raises:
-        InputError: no batch normalisation was met, there is no floating-point input, a number is out of range, or the
+        InputError: no batch normalization was met, there is no floating-point input, a number is out of range, or the
             model failed or diverged.
     """
     _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
@@ -62,7 +62,7 @@ def synthesize(
     with evaluating_eagerly(model), torch.enable_grad():
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        return [_Batch(model, example, size, generator).optimised(steps, lr) for size in sizes]
+        return [_Batch(model, example, size, generator).optimized(steps, lr) for size in sizes]
 
 
 def _check_numbers(**numbers: float) -> None:
@@ -72,7 +72,7 @@ def _check_numbers(**numbers: float) -> None:
 
 
 class _Batch:
-    """One batch of inputs, standardised: what is optimised has mean 0 and deviation 1 at first."""
+    """One batch of inputs, standardized: what is optimized has mean 0 and deviation 1 at first."""
 
     def __init__(self, model: nn.Module, example: Any, size: int, generator: torch.Generator) -> None:
         self.model = model
@@ -81,7 +81,7 @@ class _Batch:
         floats = [t for t in tensors_of(normalize(example)) if t.is_floating_point() and t.ndim]
         if not floats:
             raise InputError(
-                f"example_inputs: {describe(example)} has no floating-point tensor to optimise; pass real inputs as "
+                f"example_inputs: {describe(example)} has no floating-point tensor to optimize; pass real inputs as "
                 "calibration= instead"
             )
         self.device = next((p.device for p in model.parameters()), floats[0].device)
@@ -93,7 +93,7 @@ class _Batch:
         }
 
     def inputs(self) -> Any:
-        """In the form of the example."""
+        """In the matmul of the example."""
         return map_tensors(self._made, self.example)
 
     def _made(self, tensor: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class _Batch:
             tensor = tensor[torch.arange(self.size, device=tensor.device) % self.rows]
         return tensor.to(self.device)
 
-    def optimised(self, steps: int, lr: float) -> Any:
+    def optimized(self, steps: int, lr: float) -> Any:
         optimizer = torch.optim.Adam([t.requires_grad_(True) for t in self.free.values()], lr)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         for _ in range(steps):
@@ -131,7 +131,7 @@ class _Batch:
         losses = [loss for loss in mismatch.losses if loss.requires_grad]
         if not losses:
             raise InputError(
-                f"model: {type(self.model).__name__} has no batch normalisation with running statistics that depends "
+                f"model: {type(self.model).__name__} has no batch normalization with running statistics that depends "
                 "on the inputs, so nothing remembers what they were like; pass real inputs as calibration= instead, or "
                 "fold(), which needs none"
             )
@@ -139,7 +139,7 @@ class _Batch:
 
 
 class _Mismatch(TorchFunctionMode):
-    """Compares what goes into batch normalisations with what they remember, while it is active."""
+    """Compares what goes into batch normalizations with what they remember, while it is active."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ class _Mismatch(TorchFunctionMode):
 
 
 def _statistics(func: Any, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, Tensor | None, float]:
-    """Input, running mean, running variance and eps of a call of a batch normalisation."""
+    """Input, running mean, running variance and eps of a call of a batch normalization."""
     if func is torch.batch_norm:
         x, _, _, mean, variance, _, _, eps, *_ = args
         return x, mean, variance, eps

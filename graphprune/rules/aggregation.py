@@ -137,7 +137,7 @@ def numbered(
     """Values and their numbers along ``dim``, in which nothing can go."""
     left = _others(call, x, [dim], "returns the number of a channel")
     gone = len(call.out) < x.ndim
-    out = LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in left))
+    out = LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in left))
     return out, out
 
 
@@ -148,7 +148,7 @@ def _others(call: Call, x: LabelledTensor, dims: Sequence[int], text: str) -> li
     """Label arrays that do not vary along ``dims``; those that do are fixed."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), text)
     gone = {d % x.ndim for d in dims}
-    return [lab for lab in x.labs if lab.dims.isdisjoint(gone)]
+    return [array for array in x.arrays if array.dims.isdisjoint(gone)]
 
 
 @rule(aten.diagonal.default, samples=[sample(t(2, 3, 3, 4), 0, 1, 2), sample(t(3, 3, 4), 1)])
@@ -156,7 +156,7 @@ def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, sec
     """The two dimensions go, and their diagonal is the last one of the result."""
     pair = first % x.ndim, second % x.ndim
     left = _others(call, x, pair, "entries with equal numbers are taken")
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(pair)[..., None]) for lab in left))
+    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(pair)[..., None]) for array in left))
 
 
 @rule(aten.diag_embed.default, samples=[sample(t(2, 3, 4)), sample(t(2, 3, 4), 0, 0, -1)])
@@ -165,7 +165,7 @@ def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, 
     rank = len(call.out)
     left = _others(call, x, [-1], "laid on a diagonal by its number")
     new = tuple(sorted((first % rank, second % rank)))
-    return LabelledTensor(call.out, tuple(lab.at(np.expand_dims(lab.ids.squeeze(-1), new)) for lab in left))
+    return LabelledTensor(call.out, tuple(array.at(np.expand_dims(array.ids.squeeze(-1), new)) for array in left))
 
 
 @rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1])])
@@ -186,7 +186,7 @@ def cross(call: Call, x: LabelledTensor, y: LabelledTensor, *, dim: int = -1) ->
 @rule(aten.log_sigmoid_forward.default, samples=[sample(t(3, 4))])
 def log_sigmoid(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, LabelledTensor]:
     rest = call.outs[1]
-    return x, LabelledTensor(rest, x.labs if rest == x.shape else ())
+    return x, LabelledTensor(rest, x.arrays if rest == x.shape else ())
 
 
 @rule(

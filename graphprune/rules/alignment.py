@@ -11,26 +11,26 @@ from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.utils.arrays import Dims, Ids, Shape
 
 
-def refined_by(labs: Sequence[LabelArray], lab: LabelArray, dims: Dims) -> bool:
-    """Is the cell array ``lab`` a refinement of rows that vary over all of ``dims``?"""
-    rows = [r.dims for r in labs if r is not lab and r.dims < lab.dims]
-    return lab.cell and dims <= frozenset[int]().union(*rows)
+def refined_by(arrays: Sequence[LabelArray], array: LabelArray, dims: Dims) -> bool:
+    """Is the cell array ``array`` a refinement of rows that vary over all of ``dims``?"""
+    rows = [r.dims for r in arrays if r is not array and r.dims < array.dims]
+    return array.cell and dims <= frozenset[int]().union(*rows)
 
 
 def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[LabelArray]:
     """The label arrays that are left when ``dims`` are summed over, still with size 1 there."""
     gone = frozenset(d % x.ndim for d in dims) if x.ndim else frozenset()
     kept = []
-    for lab in x.labs:
-        here, rest = lab.dims & gone, lab.dims - gone
+    for array in x.arrays:
+        here, rest = array.dims & gone, array.dims - gone
         if not here:
-            kept.append(lab)
-        elif rest and lab.cell and not refined_by(x.labs, lab, rest):
-            first = lab.ids[tuple(slice(0, 1) if d in here else slice(None) for d in range(x.ndim))]
-            labels.unify(lab.ids, first)
-            kept.append(lab.at(first))
-        elif rest and not lab.cell:
-            kept.append(labels.refine(lab, rest)[0])
+            kept.append(array)
+        elif rest and array.cell and not refined_by(x.arrays, array, rest):
+            first = array.ids[tuple(slice(0, 1) if d in here else slice(None) for d in range(x.ndim))]
+            labels.unify(array.ids, first)
+            kept.append(array.at(first))
+        elif rest and not array.cell:
+            kept.append(labels.refine(array, rest)[0])
     return kept
 
 
@@ -42,7 +42,7 @@ def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> l
     activations rather than those of parameters, so that a parameter can follow the order of its input.
     """
     padded = sorted((_padded(x, len(shape)) for x in operands), key=lambda x: x.movable)
-    return list(reduce(lambda a, b: _align_pair(labels, a, b), padded).labs)
+    return list(reduce(lambda a, b: _align_pair(labels, a, b), padded).arrays)
 
 
 def _padded(x: LabelledTensor, rank: int) -> LabelledTensor:
@@ -50,15 +50,15 @@ def _padded(x: LabelledTensor, rank: int) -> LabelledTensor:
     if not missing:
         return x
     ones = (1,) * missing
-    labs = (lab.at(lab.ids.reshape(ones + lab.ids.shape)) for lab in x.labs)
-    return LabelledTensor(ones + x.shape, tuple(labs), x.movable)
+    arrays = (array.at(array.ids.reshape(ones + array.ids.shape)) for array in x.arrays)
+    return LabelledTensor(ones + x.shape, tuple(arrays), x.movable)
 
 
 def _align_pair(labels: Labels, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     shape = tuple(map(max, a.shape, b.shape))
     if _same_layout(a, b):
-        labels.unify(a.labs[0].ids, b.labs[0].ids)
-        return LabelledTensor(shape, a.labs)
+        labels.unify(a.arrays[0].ids, b.arrays[0].ids)
+        return LabelledTensor(shape, a.arrays)
     shared = varying(a.shape) & varying(b.shape)
     met_a, free_a = _meeting(labels, a, shared)
     met_b, free_b = _meeting(labels, b, shared)
@@ -69,7 +69,7 @@ def _align_pair(labels: Labels, a: LabelledTensor, b: LabelledTensor) -> Labelle
 
 def _same_layout(a: LabelledTensor, b: LabelledTensor) -> bool:
     """The common case: one array each, over the same dimensions."""
-    return len(a.labs) == len(b.labs) == 1 and a.labs[0].ids.shape == b.labs[0].ids.shape
+    return len(a.arrays) == len(b.arrays) == 1 and a.arrays[0].ids.shape == b.arrays[0].ids.shape
 
 
 def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[LabelArray], list[LabelArray]]:
@@ -78,20 +78,20 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
     An array that varies over shared and unshared dimensions is refined; its outer dimensions become the rows.
     """
     met, free = [], []
-    for lab in x.labs:
-        inside, outside = lab.dims & shared, lab.dims - shared
+    for array in x.arrays:
+        inside, outside = array.dims & shared, array.dims - shared
         if not inside:
-            free.append(lab)
+            free.append(array)
         elif not outside:
-            met.append(lab)
-        elif lab.cell:
-            (free if refined_by(x.labs, lab, inside) else met).append(lab)
+            met.append(array)
+        elif array.cell:
+            (free if refined_by(x.arrays, array, inside) else met).append(array)
         elif min(inside) < min(outside):
-            row, cell = labels.refine(lab, inside)
+            row, cell = labels.refine(array, inside)
             met.append(row)
             free.append(cell)
         else:
-            row, cell = labels.refine(lab, outside)
+            row, cell = labels.refine(array, outside)
             free.append(row)
             met.append(cell)
     return met, free
@@ -100,24 +100,24 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
 def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> None:
     """Fix arrays that vary only over dimensions which the other operand has, but does not label."""
     for mine, other in ((a, b), (b, a)):
-        covered = frozenset[int]().union(*(lab.dims for lab in other))
-        lost = [lab for lab in mine if not (lab.dims & shared & covered)]
+        covered = frozenset[int]().union(*(array.dims for array in other))
+        lost = [array for array in mine if not (array.dims & shared & covered)]
         labels.fix(lost, "meets a dimension without channels (the model's input, a position, a constant)")
-        mine[:] = [lab for lab in mine if lab.dims & shared & covered]
+        mine[:] = [array for array in mine if array.dims & shared & covered]
 
 
 def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple[list[LabelArray], list[LabelArray]]:
     """Refine joint arrays by the coarser ones they meet, so that rows meet rows and cells meet cells."""
-    coarse = {lab.dims for lab in (*a, *b)}
+    coarse = {array.dims for array in (*a, *b)}
 
-    def split(labs: list[LabelArray]) -> list[LabelArray]:
+    def split(arrays: list[LabelArray]) -> list[LabelArray]:
         out: list[LabelArray] = []
-        for lab in labs:
-            rows = [d for d in coarse if d < lab.dims and min(d) == min(lab.dims)]
-            if rows and not lab.cell:
-                out.extend(labels.refine(lab, max(rows, key=len)))
+        for array in arrays:
+            rows = [d for d in coarse if d < array.dims and min(d) == min(array.dims)]
+            if rows and not array.cell:
+                out.extend(labels.refine(array, max(rows, key=len)))
             else:
-                out.append(lab)
+                out.append(array)
         return out
 
     return split(a), split(b)
@@ -126,9 +126,9 @@ def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple
 def _match(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> list[LabelArray]:
     """Declare the arrays over the same shared dimensions equal; what is left over is fixed."""
     kept, rest_a, rest_b = [], [], []
-    for dims in sorted({lab.dims & shared for lab in (*a, *b)}, key=sorted):
-        mine = [lab for lab in a if lab.dims & shared == dims]
-        other = [lab for lab in b if lab.dims & shared == dims]
+    for dims in sorted({array.dims & shared for array in (*a, *b)}, key=sorted):
+        mine = [array for array in a if array.dims & shared == dims]
+        other = [array for array in b if array.dims & shared == dims]
         if mine and other:
             kept.extend(_equate(labels, mine, other))
         else:
@@ -145,7 +145,7 @@ def _equate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> list[La
     if len(a) == len(b):
         for mine, other in zip(a, b, strict=True):
             labels.unify(mine.ids, other.ids)
-        return a if max(lab.ids.size for lab in a) >= max(lab.ids.size for lab in b) else b
+        return a if max(array.ids.size for array in a) >= max(array.ids.size for array in b) else b
     single, several = (a, b) if len(a) == 1 else (b, a)
     if len(single) != 1:
         labels.fix((*a, *b), "channels are composed differently in the two operands")
@@ -156,11 +156,11 @@ def _equate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> list[La
 
 def define_all(labels: Labels, whole: Ids, parts: list[LabelArray]) -> None:
     """``whole`` lives where all ``parts`` live; written as nested pairs, rows first."""
-    *outer, last = sorted(parts, key=lambda lab: len(lab.dims))
+    *outer, last = sorted(parts, key=lambda array: len(array.dims))
     first = outer[0].ids
-    for lab in outer[1:]:
-        both = np.broadcast_shapes(first.shape, lab.ids.shape)
+    for array in outer[1:]:
+        both = np.broadcast_shapes(first.shape, array.ids.shape)
         pair = labels.fresh(both, range(len(both)), "row")
-        labels.define(pair, first, lab.ids)
+        labels.define(pair, first, array.ids)
         first = pair
     labels.define(whole, first, last.ids)

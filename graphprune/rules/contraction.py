@@ -27,21 +27,21 @@ def placed(x: LabelledTensor, dims: Sequence[int], rank: int) -> LabelledTensor:
         return tuple(sizes)
 
     order = sorted(range(x.ndim), key=lambda i: dims[i])
-    labs = (lab.at(lab.ids.transpose(order).reshape(place(lab.ids.shape))) for lab in x.labs)
-    return LabelledTensor(place(x.shape), tuple(labs), x.movable)
+    arrays = (array.at(array.ids.transpose(order).reshape(place(array.ids.shape))) for array in x.arrays)
+    return LabelledTensor(place(x.shape), tuple(arrays), x.movable)
 
 
 def contract(labels: Labels, a: LabelledTensor, b: LabelledTensor, gone: Sequence[int]) -> LabelledTensor:
     """Multiply two operands placed in one space and sum over the dimensions ``gone``, which are dropped."""
     space = tuple(max(m, n) for m, n in zip(a.shape, b.shape, strict=True))
     product = LabelledTensor(space, tuple(align(labels, (a, b), space)))
-    labs = reduce_dims(labels, product, gone)
+    arrays = reduce_dims(labels, product, gone)
     keep = [d for d in range(len(space)) if d not in gone]
-    return LabelledTensor(tuple(space[d] for d in keep), tuple(_drop(lab, gone) for lab in labs))
+    return LabelledTensor(tuple(space[d] for d in keep), tuple(_drop(array, gone) for array in arrays))
 
 
-def _drop(lab: LabelArray, dims: Sequence[int]) -> LabelArray:
-    return lab.at(lab.ids.squeeze(tuple(dims)))
+def _drop(array: LabelArray, dims: Sequence[int]) -> LabelArray:
+    return array.at(array.ids.squeeze(tuple(dims)))
 
 
 @rule(aten.mm.default, samples=[sample(t(3, 4), t(4, 5))])
@@ -88,12 +88,12 @@ def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: Labelled
 
 @rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))])
 def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: Any) -> LabelledTensor:
-    if indices.points is not None:
-        weight = looked_up(call, weight, 0, indices.points)
+    if indices.indexed is not None:
+        weight = looked_up(call, weight, 0, indices.indexed)
     call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
     rank = len(call.out)
-    labs = [lab.at(lab.ids.reshape((1,) * (rank - 1) + (-1,))) for lab in weight.labs if lab.dims == {1}]
-    return LabelledTensor(call.out, tuple(labs))
+    arrays = [array.at(array.ids.reshape((1,) * (rank - 1) + (-1,))) for array in weight.arrays if array.dims == {1}]
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 @rule(
@@ -120,7 +120,7 @@ def embedding_bag(
     """Rows are looked up and summed, averaged or compared, column by column."""
     call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
     call.freeze(factors, "words of a bag are counted")
-    columns = tuple(lab for lab in weight.labs if lab.dims == {1})
+    columns = tuple(array for array in weight.arrays if array.dims == {1})
     bags, *rest = call.outs
     return tuple(LabelledTensor(shape, columns if len(shape) == 2 else ()) for shape in (bags, *rest))
 

@@ -22,22 +22,22 @@ def only(x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
     """The labels of ``x`` that vary within ``dims`` alone, with the other dimensions taken away."""
     kept = list(dims)
     gone = tuple(d for d in range(x.ndim) if d not in kept)
-    labs = tuple(lab.at(lab.ids.squeeze(gone)) for lab in x.labs if lab.dims <= set(kept))
-    return LabelledTensor(tuple(x.shape[d] for d in kept), labs, x.movable)
+    arrays = tuple(array.at(array.ids.squeeze(gone)) for array in x.arrays if array.dims <= set(kept))
+    return LabelledTensor(tuple(x.shape[d] for d in kept), arrays, x.movable)
 
 
 def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTensor:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
-    mixed = tuple(lab for lab in x.labs if lab.dims == {0, dim})
+    mixed = tuple(array for array in x.arrays if array.dims == {0, dim})
     call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
-    call.freeze(LabelledTensor(x.shape, tuple(lab for lab in x.labs if lab.dims - {0, dim})), text)
+    call.freeze(LabelledTensor(x.shape, tuple(array for array in x.arrays if array.dims - {0, dim})), text)
     return only(x, [dim])
 
 
 def beside(x: LabelledTensor, dim: int, rank: int) -> tuple[LabelArray, ...]:
     """The labels of a vector laid along ``dim`` of a tensor of ``rank``."""
     shape = tuple(-1 if d == dim else 1 for d in range(rank))
-    return tuple(lab.at(lab.ids.reshape(shape)) for lab in x.labs)
+    return tuple(array.at(array.ids.reshape(shape)) for array in x.arrays)
 
 
 def _groups(slim: Slim, args: Args) -> Args:
@@ -90,13 +90,13 @@ def convolution(
     groups: int,
 ) -> LabelledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
-    held = tuple(lab for lab in x.labs if not any(lab is one for one in passed))
+    held = tuple(array for array in x.arrays if not any(array is one for one in passed))
     vector = channels(call, LabelledTensor(x.shape, held), 1, _SPACE)
     kernel = _kernel(call, weight)
     out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
     if bias is not None:
         out = LabelledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
-    batch = [lab for lab in x.labs if lab.dims == {0}]
+    batch = [array for array in x.arrays if array.dims == {0}]
     return LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
 
 
@@ -108,7 +108,7 @@ def _along_space(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> list[LabelArray]:
-    """Labels of channels laid out as space that pass: those a kernel of one looks at, and of one map its neighbours.
+    """Labels of channels laid out as space that pass: those a kernel of one looks at, and of one map its neighbors.
 
     The kernel must not change their number, however many they are.
     """
@@ -118,20 +118,20 @@ def _along_space(
     for i, (step, pad, spread) in enumerate(zip(*given, strict=True)):
         width = weight.shape[2 + i]
         if step == 1 and 2 * pad == spread * (width - 1) and (width == 1 or x.shape[1] == 1):
-            passed.extend(lab for lab in x.labs if lab.dims == {2 + i})
+            passed.extend(array for array in x.arrays if array.dims == {2 + i})
             if width > 1:
-                _mix_neighbours(call, x.touching([2 + i]))
+                _mix_neighbors(call, x.touching([2 + i]))
     return passed
 
 
-def _mix_neighbours(call: Call, labs: Sequence[LabelArray]) -> None:
-    for lab in labs:
-        call.labels.inexact(f"{call.op} slides over channels, which get new neighbours")
-        call.labels.in_order(lab.ids)
+def _mix_neighbors(call: Call, arrays: Sequence[LabelArray]) -> None:
+    for array in arrays:
+        call.labels.mixes_channels(f"{call.op} slides over channels, which get new neighbors")
+        call.labels.in_order(array.ids)
 
 
 def _kernel(call: Call, weight: LabelledTensor) -> LabelledTensor:
-    call.labels.fix([lab for lab in weight.labs if lab.dims - {0, 1}], NOT_A_CHANNEL)
+    call.labels.fix([array for array in weight.arrays if array.dims - {0, 1}], NOT_A_CHANNEL)
     return only(weight, [0, 1])
 
 
@@ -159,9 +159,9 @@ def _transposed(call: Call, x: LabelledTensor, kernel: LabelledTensor, groups: i
 def _by_group(call: Call, x: LabelledTensor, weight: LabelledTensor, out: tuple[int]) -> LabelledTensor:
     """``x`` is [groups, 1, i], ``weight`` [groups, o, i]; the result is [groups * o]."""
     product = contract(call.labels, x, weight, [2])
-    rows = [lab for lab in product.labs if lab.dims == {0}]
+    rows = [array for array in product.arrays if array.dims == {0}]
     call.count("groups", only(LabelledTensor(product.shape, tuple(rows)), [0]))
-    for lab in product.labs:
-        if len(lab.dims) == 2:
-            call.labels.rectangle(lab.ids)
+    for array in product.arrays:
+        if len(array.dims) == 2:
+            call.labels.rectangle(array.ids)
     return reshape(call.labels, product, out)

@@ -27,8 +27,8 @@ def _size_after_tensor(slim: Slim, args: Args) -> Args:
 @rule(aten.new_full.default, samples=[sample(t(2, 3), [3, 4], 0.5)], resize=_size_after_tensor)
 def new_tensor(call: Call, like: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """One value everywhere: any entry can go. The example tensor only lends its type."""
-    labs = (LabelArray(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
-    return LabelledTensor(call.out, tuple(labs))
+    arrays = (LabelArray(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 def _size_first(slim: Slim, args: Args) -> Args:
@@ -58,7 +58,7 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
 )
 @rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)])
 def like(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
-    return LabelledTensor(x.shape, x.labs)
+    return LabelledTensor(x.shape, x.arrays)
 
 
 def constant(call: Call, *_: Any, **__: Any) -> Any:

@@ -63,12 +63,12 @@ def grouped_product(
         return LabelledTensor(call.out)
     call.freeze(LabelledTensor(a.shape, tuple(a.touching([0]))), "rows are counted")
     _number_of_matrices(call, b, ends)
-    for lab in (*a.touching([1]), *b.touching([1, 2])):
-        call.labels.multiple(lab.ids, ALIGNED)
-    labs = tuple(lab.at(lab.ids[0]) for lab in b.labs if 0 not in lab.dims)
-    rows = LabelledTensor(a.shape, tuple(lab for lab in a.labs if 0 not in lab.dims), a.movable)
+    for array in (*a.touching([1]), *b.touching([1, 2])):
+        call.labels.multiple(array.ids, ALIGNED)
+    arrays = tuple(array.at(array.ids[0]) for array in b.arrays if 0 not in array.dims)
+    rows = LabelledTensor(a.shape, tuple(array for array in a.arrays if 0 not in array.dims), a.movable)
     return contract(
-        call.labels, placed(rows, (0, 1), 3), placed(LabelledTensor(b.shape[1:], labs, b.movable), (1, 2), 3), [1]
+        call.labels, placed(rows, (0, 1), 3), placed(LabelledTensor(b.shape[1:], arrays, b.movable), (1, 2), 3), [1]
     )
 
 

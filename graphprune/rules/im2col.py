@@ -37,7 +37,7 @@ def _by_dim(value: Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def _stuffed(x: Tensor, stride: Sequence[int]) -> Tensor:
-    """``x`` [n, channels, ...] with ``stride - 1`` zeros between neighbours."""
+    """``x`` [n, channels, ...] with ``stride - 1`` zeros between neighbors."""
     out = x.new_zeros((*x.shape[:2], *((size - 1) * s + 1 for size, s in zip(x.shape[2:], stride, strict=True))))
     every = (slice(None), slice(None), *(slice(None, None, s) for s in stride))
     out[every] = x

@@ -62,7 +62,7 @@ AWARE = frozenset(
 
 def index_tensors(*values: Any) -> list[LabelledTensor]:
     """All integers among nested arguments that count in a pruned dimension."""
-    return [value for value in operands_of(*values) if value.points is not None]
+    return [value for value in operands_of(*values) if value.indexed is not None]
 
 
 def propagate_indexes(call: Call, op: Any, args: Sequence[Any], result: Any) -> Any:
@@ -71,28 +71,28 @@ def propagate_indexes(call: Call, op: Any, args: Sequence[Any], result: Any) -> 
     if not known or op in AWARE:
         return result
     if op in PASSING and isinstance(result, LabelledTensor):
-        return replace(result, points=known[0].points)
+        return replace(result, indexed=known[0].indexed)
     for value in known:
-        call.labels.fix([LabelArray(value.points)], f"{call.op}: numbers of channels are used as numbers")  # type: ignore[arg-type]
+        call.labels.fix([LabelArray(value.indexed)], f"{call.op}: numbers of channels are used as numbers")  # type: ignore[arg-type]
     return result
 
 
 def column(x: LabelledTensor, dim: int) -> Ids | None:
     """The one label of every entry of ``dim``; None: it has none, or several."""
-    labs = x.touching([dim])
-    if len(labs) != 1 or labs[0].dims != {dim % x.ndim}:
+    arrays = x.touching([dim])
+    if len(arrays) != 1 or arrays[0].dims != {dim % x.ndim}:
         return None
-    return labs[0].ids.ravel()
+    return arrays[0].ids.ravel()
 
 
-def looked_up(call: Call, x: LabelledTensor, dim: int, points: Ids) -> LabelledTensor:
-    """``x`` without its labels along ``dim``, whose entries are those that ``points`` labels."""
+def looked_up(call: Call, x: LabelledTensor, dim: int, indexed: Ids) -> LabelledTensor:
+    """``x`` without its labels along ``dim``, whose entries are those that ``indexed`` labels."""
     found = column(x, dim)
-    if found is None or len(found) != len(points):
-        call.labels.fix([LabelArray(points)], f"{call.op}: looked up in a table that cannot be pruned")
+    if found is None or len(found) != len(indexed):
+        call.labels.fix([LabelArray(indexed)], f"{call.op}: looked up in a table that cannot be pruned")
         return x
-    call.labels.unify(found, points)
-    return LabelledTensor(x.shape, tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims), x.movable)
+    call.labels.unify(found, indexed)
+    return LabelledTensor(x.shape, tuple(array for array in x.arrays if dim % x.ndim not in array.dims), x.movable)
 
 
 def _bins(slim: Slim, args: Args) -> Args:
@@ -109,9 +109,9 @@ def _bins(slim: Slim, args: Args) -> Args:
 def histogram(call: Call, x: LabelledTensor, bins: int = 100, low: float = 0, high: float = 0) -> LabelledTensor:
     """How often each number occurs: one bin for every entry that the numbers count."""
     call.freeze(x, "entries are counted")
-    if x.points is None:
+    if x.indexed is None:
         return LabelledTensor(call.out)
-    if (len(x.points), low, high) != (bins, 0, bins - 1):
-        call.labels.fix([LabelArray(x.points)], f"{call.op}: bins that are not the channels")
+    if (len(x.indexed), low, high) != (bins, 0, bins - 1):
+        call.labels.fix([LabelArray(x.indexed)], f"{call.op}: bins that are not the channels")
         return LabelledTensor(call.out)
-    return LabelledTensor(call.out, (LabelArray(x.points),))
+    return LabelledTensor(call.out, (LabelArray(x.indexed),))

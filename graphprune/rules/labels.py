@@ -54,14 +54,14 @@ class LabelledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
 
     ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
-    ``points``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
+    ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
     """
 
     shape: Shape
-    labs: tuple[LabelArray, ...] = ()
+    arrays: tuple[LabelArray, ...] = ()
     movable: bool = False
     repeats: Dims = frozenset()
-    points: Ids | None = None
+    indexed: Ids | None = None
 
     @property
     def ndim(self) -> int:
@@ -69,10 +69,10 @@ class LabelledTensor:
 
     def touching(self, dims: Iterable[int]) -> list[LabelArray]:
         wanted = {d % self.ndim for d in dims}
-        return [lab for lab in self.labs if any(lab.ids.shape[d] > 1 for d in wanted)]
+        return [array for array in self.arrays if any(array.ids.shape[d] > 1 for d in wanted)]
 
-    def moved(self, shape: Sequence[int], labs: Iterable[LabelArray]) -> LabelledTensor:
-        return LabelledTensor(tuple(shape), tuple(labs), self.movable, points=self.points)
+    def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
+        return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Axis:
     name: str
     start: int
     size: int
-    site: int
+    node_index: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +91,12 @@ class Reason:
     """Why labels are fixed: what happened, at which node."""
 
     text: str
-    site: int
+    node_index: int
 
 
 @dataclass(slots=True)
 class Facts:
-    """What rules wrote down: whole arrays, with the site (node number) of each."""
+    """What rules wrote down: whole arrays, with the node_index (node number) of each."""
 
     unions: list[tuple[Ids, Ids, int]] = field(default_factory=list)
     parts: list[tuple[Ids, Ids, Ids, int]] = field(default_factory=list)
@@ -106,84 +106,84 @@ class Facts:
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
     choices: list[tuple[Ids, int, int]] = field(default_factory=list)
-    inexact: dict[int, str] = field(default_factory=dict)
+    mixing: dict[int, str] = field(default_factory=dict)
 
 
 class Labels:
-    """Makes labels and collects facts about them. ``site`` is the number of the node being labelled."""
+    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled."""
 
     def __init__(self) -> None:
         self.count = 1
         self.axes: list[Axis] = []
         self.facts = Facts()
-        self.site = -1
+        self.node_index = -1
 
     def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: str = "") -> Ids:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         total = math.prod(sizes)
         ids = np.arange(self.count, self.count + total, dtype=np.int64).reshape(sizes)
-        self.axes.append(Axis(kind, name, self.count, total, self.site))
+        self.axes.append(Axis(kind, name, self.count, total, self.node_index))
         self.count += total
         return ids
 
     def parameter(self, name: str, shape: Shape) -> LabelledTensor:
         """A parameter or buffer: fresh labels for every dimension."""
-        labs = [LabelArray(self.fresh(shape, [d], "channel", f"{name}[{d}]")) for d, n in enumerate(shape) if n > 1]
-        return LabelledTensor(tuple(shape), tuple(labs), movable=True)
+        arrays = [LabelArray(self.fresh(shape, [d], "channel", f"{name}[{d}]")) for d, n in enumerate(shape) if n > 1]
+        return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def unify(self, a: Ids, b: Ids) -> None:
         """Labels at the same place (with broadcasting) live and die together."""
         if a is not b:
-            self.facts.unions.append((a, b, self.site))
+            self.facts.unions.append((a, b, self.node_index))
 
     def define(self, whole: Ids, first: Ids, second: Ids) -> None:
         """``whole`` lives where both ``first`` and ``second`` live."""
-        self.facts.parts.append((whole, first, second, self.site))
+        self.facts.parts.append((whole, first, second, self.node_index))
 
-    def fix(self, labs: Iterable[LabelArray], text: str) -> None:
+    def fix(self, arrays: Iterable[LabelArray], text: str) -> None:
         """These labels never die; ``text`` says why."""
-        labs = list(labs)
-        if labs:
-            self.facts.reasons.append(Reason(text, self.site))
+        arrays = list(arrays)
+        if arrays:
+            self.facts.reasons.append(Reason(text, self.node_index))
             number = len(self.facts.reasons) - 1
-            self.facts.fixed.extend((lab.ids, number) for lab in labs)
+            self.facts.fixed.extend((array.ids, number) for array in arrays)
 
     def multiple(self, ids: Ids, of: int) -> None:
         """The number of living entries is a multiple of ``of``, or else the operation cannot run."""
-        self.facts.multiples.append((ids, of, self.site))
+        self.facts.multiples.append((ids, of, self.node_index))
 
     def chosen(self, ids: Ids, count: int) -> None:
         """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
-        self.facts.choices.append((ids, count, self.site))
+        self.facts.choices.append((ids, count, self.node_index))
 
     def rectangle(self, ids: Ids) -> None:
         """Every row of the two-dimensional ``ids`` has equally many living entries."""
-        self.facts.rectangles.append((ids, self.site))
+        self.facts.rectangles.append((ids, self.node_index))
 
     def in_order(self, ids: Ids) -> None:
         """The operation depends on the order of ``ids``: the slim tensors must have it too."""
-        self.facts.ordered.append((ids, self.site))
+        self.facts.ordered.append((ids, self.node_index))
 
-    def inexact(self, text: str) -> None:
+    def mixes_channels(self, text: str) -> None:
         """The operation mixes channels: removing one is not the same as zeroing it."""
-        self.facts.inexact[self.site] = text
+        self.facts.mixing[self.node_index] = text
 
-    def refine(self, lab: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
+    def refine(self, array: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:
         """Split a label array that varies over ``rows`` and more into a row array and a cell array.
 
         Equal rows (a batch merged with the heads) get equal labels, so that they can be told apart from channels.
         """
-        shape = lab.ids.shape
+        shape = array.ids.shape
         order = [*sorted(rows), *(d for d in range(len(shape)) if d not in rows)]
         count = int(np.prod([shape[d] for d in rows]))
-        matrix = lab.ids.transpose(order).reshape(count, -1)
+        matrix = array.ids.transpose(order).reshape(count, -1)
         row, cell = self._rows_and_cells(matrix)
         ordered = [shape[d] for d in order]
         wide = [n if d in rows else 1 for d, n in zip(order, ordered, strict=True)]
         back = np.argsort(order)
         row, cell = row.reshape(wide).transpose(back), cell.reshape(ordered).transpose(back)
-        self.define(lab.ids, row, cell)
+        self.define(array.ids, row, cell)
         return LabelArray(row), LabelArray(cell, cell=True)
 
     def _rows_and_cells(self, matrix: Ids) -> tuple[Ids, Ids]:
@@ -210,4 +210,4 @@ def operands_of(*values: Any) -> list[LabelledTensor]:
 
 def all_arrays(*values: Any) -> list[LabelArray]:
     """Every label array in nested arguments."""
-    return [lab for value in operands_of(*values) for lab in value.labs]
+    return [array for value in operands_of(*values) for array in value.arrays]

@@ -54,6 +54,6 @@ def distance(call: Call, x: LabelledTensor, target: LabelledTensor, reduction: i
     each = elementwise(Call(call.op, call.labels, (space,)), x, target)
     if reduction == NONE:
         return each
-    if reduction == MEAN and each.labs:
-        call.labels.inexact(f"{call.op} is averaged over channels")
+    if reduction == MEAN and each.arrays:
+        call.labels.mixes_channels(f"{call.op} is averaged over channels")
     return reduced(call, each, None, keepdim=False)

@@ -1,6 +1,6 @@
 """Matrix products and convolutions seen from one operand: which of its entries meet which channels of the other.
 
-Every contraction of a weight with an input is brought into one form: blocks (groups of a convolution, matrices of a
+Every contraction of a weight with an input is brought into one matmul: blocks (groups of a convolution, matrices of a
 batched product) of a product of the input ``x`` [n, blocks, channels, m] with the weight [blocks, channels, outputs],
 summed over channels.
 """
@@ -52,9 +52,9 @@ class AxisTable:
         found: Ids = np.searchsorted(self._starts, ids, side="right") - 1
         return found
 
-    def named(self, lab: LabelArray) -> bool:
+    def named(self, array: LabelArray) -> bool:
         """Are these labels of parameters?"""
-        return bool((lab.ids > 0).all() and self._named[self.number(lab.ids)].all())
+        return bool((array.ids > 0).all() and self._named[self.number(array.ids)].all())
 
     def names(self, ids: Ids) -> set[str]:
         return {self.axes[n].name for n in np.unique(self.number(ids)).tolist()}
@@ -65,8 +65,8 @@ class MatmulView:
     """One way of seeing a call: the argument ``x`` is multiplied with the argument ``weight``.
 
     ``owners(labels of the weight, arguments, axes)`` says whose the input channels are, or None where that cannot be
-    told; ``open(x, weight, arguments, blocks)`` brings both into the form ``[n, blocks, channels, m]`` and ``[blocks,
-    channels, outputs]``; ``result(y, blocks)`` brings what the call returns into the form ``[n, blocks, outputs, m]``.
+    told; ``open(x, weight, arguments, blocks)`` views both as ``[n, blocks, channels, m]`` and ``[blocks, channels,
+    outputs]``; ``result(y, blocks)`` views what the call returns as ``[n, blocks, outputs, m]``.
     """
 
     x: int
@@ -90,14 +90,14 @@ def _matrix_owners(dim: int) -> Callable[[LabelledTensor, Sequence[Any], AxisTab
     def owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
         contracted = weight.ndim + dim
         batch = frozenset((0,)) if weight.ndim == 3 else frozenset[int]()
-        labs = weight.touching([contracted])
-        if not labs or not all(lab.dims <= batch | {contracted} and table.named(lab) for lab in labs):
+        arrays = weight.touching([contracted])
+        if not arrays or not all(array.dims <= batch | {contracted} and table.named(array) for array in arrays):
             return None
-        by_batch = [lab for lab in weight.labs if lab.dims == batch and table.named(lab)]
-        own = bool(batch) and (bool(by_batch) or any(0 in lab.dims for lab in labs))
+        by_batch = [array for array in weight.arrays if array.dims == batch and table.named(array)]
+        own = bool(batch) and (bool(by_batch) or any(0 in array.dims for array in arrays))
         blocks, channels = weight.shape[0] if own else 1, weight.shape[contracted]
-        ids = [lab.ids.reshape(-1, channels) for lab in labs]
-        ids += [lab.ids.reshape(-1, 1) for lab in by_batch]
+        ids = [array.ids.reshape(-1, channels) for array in arrays]
+        ids += [array.ids.reshape(-1, 1) for array in by_batch]
         return Owners(blocks, channels, tuple(ids))
 
     return owners
@@ -146,10 +146,10 @@ def _open_vector(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) ->
 
 def _experts_owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
     """One matrix for each part of the rows, [parts, channels, outputs]; channels that all of them share."""
-    labs = weight.touching([1]) if weight.ndim == 3 else []
-    if not labs or not all(lab.dims == {1} and table.named(lab) for lab in labs):
+    arrays = weight.touching([1]) if weight.ndim == 3 else []
+    if not arrays or not all(array.dims == {1} and table.named(array) for array in arrays):
         return None
-    return Owners(1, weight.shape[1], tuple(lab.ids.reshape(1, -1) for lab in labs))
+    return Owners(1, weight.shape[1], tuple(array.ids.reshape(1, -1) for array in arrays))
 
 
 def _open_experts(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
@@ -163,15 +163,15 @@ def _open_experts(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -
 def _convolution_owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
     """A kernel [outputs, channels of a group, ...], or [channels, outputs of a group, ...] if transposed."""
     transposed, groups = args[6], int(args[8])
-    along = {d: [lab for lab in weight.labs if d in lab.dims] for d in (0, 1)}
+    along = {d: [array for array in weight.arrays if d in array.dims] for d in (0, 1)}
     wanted = along[0] if transposed else along[1] + (along[0] if groups > 1 else [])
-    if not wanted or not all(len(lab.dims) == 1 and table.named(lab) for lab in wanted):
+    if not wanted or not all(len(array.dims) == 1 and table.named(array) for array in wanted):
         return None
     if transposed:
         channels = weight.shape[0] // groups
-        return Owners(groups, channels, tuple(lab.ids.reshape(groups, channels) for lab in along[0]))
-    contracted = tuple(lab.ids.reshape(1, -1) for lab in along[1])
-    rows = tuple(lab.ids.reshape(groups, -1) for lab in along[0]) if groups > 1 else ()
+        return Owners(groups, channels, tuple(array.ids.reshape(groups, channels) for array in along[0]))
+    contracted = tuple(array.ids.reshape(1, -1) for array in along[1])
+    rows = tuple(array.ids.reshape(groups, -1) for array in along[0]) if groups > 1 else ()
     return Owners(groups, weight.shape[1], contracted, rows)
 
 
@@ -192,22 +192,22 @@ def _positions(y: Tensor, blocks: int) -> Tensor:
 _CONVOLUTION = MatmulView(0, 1, _convolution_owners, _open_convolution, _positions, bias=2)
 
 
-def exact_view(form: MatmulView, args: Sequence[Any]) -> MatmulView:
-    """The form whose product is what the call returns: of a convolution, the one with a channel for every tap."""
-    if form is not _CONVOLUTION:
-        return form
-    return replace(form, open=im2col_transposed if args[6] else im2col)
+def exact_view(matmul: MatmulView, args: Sequence[Any]) -> MatmulView:
+    """The matmul whose product is what the call returns: of a convolution, the one with a channel for every tap."""
+    if matmul is not _CONVOLUTION:
+        return matmul
+    return replace(matmul, open=im2col_transposed if args[6] else im2col)
 
 
 def by_kernel_position(
-    form: MatmulView, owners: Owners, weight: Tensor, args: Sequence[Any]
+    matmul: MatmulView, owners: Owners, weight: Tensor, args: Sequence[Any]
 ) -> tuple[MatmulView, Owners]:
-    """The exact form of a convolution, with the labels of a channel for every tap. Other forms are as they are."""
-    if form is not _CONVOLUTION:
-        return form, owners
+    """The exact matmul of a convolution, with the labels of a channel for every tap. Other forms are as they are."""
+    if matmul is not _CONVOLUTION:
+        return matmul, owners
     taps = prod(weight.shape[2:])
     contracted = tuple(np.repeat(ids, taps, axis=1) for ids in owners.contracted)
-    return exact_view(form, args), replace(owners, channels=owners.channels * taps, contracted=contracted)
+    return exact_view(matmul, args), replace(owners, channels=owners.channels * taps, contracted=contracted)
 
 
 MATMUL_VIEWS: dict[Any, tuple[MatmulView, ...]] = {

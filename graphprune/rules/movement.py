@@ -44,20 +44,20 @@ def factor_groups(old: Shape, new: Shape) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def reshape_lab(lab: LabelArray, old: Shape, new: Shape) -> LabelArray:
+def reshape_array(array: LabelArray, old: Shape, new: Shape) -> LabelArray:
     """Reshape a label array, expanding only the dimensions that take part."""
     full, result = [1] * len(old), [1] * len(new)
     split: list[int] = []
     for before, after in factor_groups(old, new):
-        if any(lab.ids.shape[d] > 1 for d in before):
+        if any(array.ids.shape[d] > 1 for d in before):
             for d in before:
                 full[d] = old[d]
             for d in after:
                 result[d] = new[d]
             if len(after) > 1:
                 split.extend(after)
-    ids = lab.ids if lab.ids.shape == tuple(full) else np.broadcast_to(lab.ids, full)
-    return lab.at(_without_constant_dims(ids.reshape(result), split))
+    ids = array.ids if array.ids.shape == tuple(full) else np.broadcast_to(array.ids, full)
+    return array.at(_without_constant_dims(ids.reshape(result), split))
 
 
 def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
@@ -71,25 +71,25 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
 
 def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
-    reshaped = (reshape_lab(lab, x.shape, new) for lab in x.labs)
-    labs = [lab for lab in reshaped if lab.ids.size > 1 or lab.ids.any()]  # what always lives needs no label
+    reshaped = (reshape_array(array, x.shape, new) for array in x.arrays)
+    arrays = [array for array in reshaped if array.ids.size > 1 or array.ids.any()]  # what always lives needs no label
     for before, after in factor_groups(x.shape, new):
         if len([d for d in after if new[d] > 1]) > 1:
             touching = x.touching(before)
             if len([d for d in before if x.shape[d] > 1]) > 1 and len(touching) > 1:
                 labels.fix(touching, "reshaped across several dimensions with channels")
-            for lab in labs:
-                _note_rectangles(labels, lab, after)
-    return x.moved(new, labs)
+            for array in arrays:
+                _note_rectangles(labels, array, after)
+    return x.moved(new, arrays)
 
 
-def _note_rectangles(labels: Labels, lab: LabelArray, dims: Sequence[int]) -> None:
-    joint = [d for d in dims if lab.ids.shape[d] > 1]
+def _note_rectangles(labels: Labels, array: LabelArray, dims: Sequence[int]) -> None:
+    joint = [d for d in dims if array.ids.shape[d] > 1]
     if len(joint) < 2:
         return
-    ids = np.moveaxis(lab.ids, joint, range(len(joint)))
+    ids = np.moveaxis(array.ids, joint, range(len(joint)))
     for level in range(1, len(joint)):
-        rows = int(np.prod([lab.ids.shape[d] for d in joint[:level]]))
+        rows = int(np.prod([array.ids.shape[d] for d in joint[:level]]))
         labels.rectangle(ids.reshape(rows, -1))
 
 
@@ -139,7 +139,7 @@ def _squeezed(call: Call, x: LabelledTensor, dims: Iterable[int]) -> LabelledTen
     """Two entries stay wherever a dimension of size 1 would be taken away."""
     for d in dims:
         first = (slice(0, 1),) * (d % x.ndim) + (slice(0, 2),)
-        held = [lab.at(lab.ids[first].reshape(-1)) for lab in x.touching([d])]
+        held = [array.at(array.ids[first].reshape(-1)) for array in x.touching([d])]
         call.labels.fix(held, f"{call.op}: takes away a dimension that is left with one entry")
     return reshape(call.labels, x, call.out)
 
@@ -165,7 +165,7 @@ def squeeze_dims(call: Call, x: LabelledTensor, dims: Sequence[int]) -> Labelled
 def _permuted(x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
     order = [d % x.ndim for d in order]
     shape = [x.shape[d] for d in order]
-    return x.moved(shape, (lab.at(lab.ids.transpose(order)) for lab in x.labs))
+    return x.moved(shape, (array.at(array.ids.transpose(order)) for array in x.arrays))
 
 
 @rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])])
@@ -196,11 +196,11 @@ def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> Labe
     """Copies along a dimension of size 1 can be removed one by one: they get labels of their own."""
     missing = len(call.out) - x.ndim
     old = (1,) * missing + x.shape
-    labs = [lab.at(lab.ids.reshape((1,) * missing + lab.ids.shape)) for lab in x.labs]
+    arrays = [array.at(array.ids.reshape((1,) * missing + array.ids.shape)) for array in x.arrays]
     for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
         if m == 1 and n > 1:
-            labs.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(labs))
+            arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:
@@ -240,8 +240,8 @@ def _keep_periods(call: Call, x: LabelledTensor, dim: int, taken: range) -> None
     if size % step or taken.start >= step or len(taken) != size // step:
         call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "a step depends on the channels' numbers")
         return
-    for lab in x.touching([dim]):
-        along = np.moveaxis(lab.ids, dim, -1)
+    for array in x.touching([dim]):
+        along = np.moveaxis(array.ids, dim, -1)
         periods = along.reshape(*along.shape[:-1], -1, step)
         call.labels.unify(periods, periods[..., :1])
 
@@ -249,14 +249,14 @@ def _keep_periods(call: Call, x: LabelledTensor, dim: int, taken: range) -> None
 def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> LabelledTensor:
     dim %= x.ndim
     where = (slice(None),) * dim + (index,)
-    labs = []
-    for lab in x.labs:
-        piece = lab.at(lab.ids[where]) if lab.ids.shape[dim] > 1 else lab
+    arrays = []
+    for array in x.arrays:
+        piece = array.at(array.ids[where]) if array.ids.shape[dim] > 1 else array
         if piece.dims:
-            labs.append(piece)
+            arrays.append(piece)
         else:
             call.labels.fix([piece], f"{call.op}: one entry is picked by its number")
-    return x.moved(out, labs)
+    return x.moved(out, arrays)
 
 
 def _select_index(slim: Slim, args: Args) -> Args:
@@ -275,14 +275,14 @@ def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTenso
 
 
 def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
-    labs = []
-    for lab in x.labs:
-        ids: Ids = np.take(lab.ids, [index if lab.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
-        if lab.dims == {dim}:
+    arrays = []
+    for array in x.arrays:
+        ids: Ids = np.take(array.ids, [index if array.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
+        if array.dims == {dim}:
             call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")
         else:
-            labs.append(lab.at(ids))
-    return x.moved([n for d, n in enumerate(x.shape) if d != dim], labs)
+            arrays.append(array.at(ids))
+    return x.moved([n for d, n in enumerate(x.shape) if d != dim], arrays)
 
 
 @rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))])
@@ -336,31 +336,31 @@ def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> Labelled
     dim %= len(call.out)
     rest = [_without(x, dim) for x in parts]
     shape = tuple(1 if d == dim else n for d, n in enumerate(call.out))
-    labs = align(call.labels, rest, shape)
-    along = [[lab for lab in x.labs if dim in lab.dims] for x in parts]
+    arrays = align(call.labels, rest, shape)
+    along = [[array for array in x.arrays if dim in array.dims] for x in parts]
     for layer in range(max(map(len, along))):
-        labs.append(_side_by_side(parts, along, layer, dim))
-        _note_rectangles(call.labels, labs[-1], range(len(call.out)))
-    return LabelledTensor(call.out, tuple(labs), all(x.movable for x in parts))
+        arrays.append(_side_by_side(parts, along, layer, dim))
+        _note_rectangles(call.labels, arrays[-1], range(len(call.out)))
+    return LabelledTensor(call.out, tuple(arrays), all(x.movable for x in parts))
 
 
 def _without(x: LabelledTensor, dim: int) -> LabelledTensor:
     shape = tuple(1 if d == dim else n for d, n in enumerate(x.shape))
-    return LabelledTensor(shape, tuple(lab for lab in x.labs if dim not in lab.dims), x.movable)
+    return LabelledTensor(shape, tuple(array for array in x.arrays if dim not in array.dims), x.movable)
 
 
 def _side_by_side(parts: Sequence[LabelledTensor], along: list[list[LabelArray]], layer: int, dim: int) -> LabelArray:
-    chosen = [labs[layer] if layer < len(labs) else None for labs in along]
+    chosen = [arrays[layer] if layer < len(arrays) else None for arrays in along]
     rank = parts[0].ndim
     common = [1] * rank
-    for lab in chosen:
-        if lab is not None:
-            common = [max(m, n) for m, n in zip(common, lab.ids.shape, strict=True)]
+    for array in chosen:
+        if array is not None:
+            common = [max(m, n) for m, n in zip(common, array.ids.shape, strict=True)]
     pieces = []
-    for x, lab in zip(parts, chosen, strict=True):
+    for x, array in zip(parts, chosen, strict=True):
         shape = [x.shape[d] if d == dim else n for d, n in enumerate(common)]
-        pieces.append(np.broadcast_to(lab.ids if lab else np.zeros([1] * rank, np.int64), shape))
-    return LabelArray(np.concatenate(pieces, axis=dim), any(lab is not None and lab.cell for lab in chosen))
+        pieces.append(np.broadcast_to(array.ids if array else np.zeros([1] * rank, np.int64), shape))
+    return LabelArray(np.concatenate(pieces, axis=dim), any(array is not None and array.cell for array in chosen))
 
 
 @rule(aten.stack.default, samples=[sample([t(2, 3), t(2, 3)], 1)])
@@ -372,10 +372,10 @@ def stack(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> Labell
 
 @rule(aten.flip.default, samples=[sample(t(3, 4), [1])])
 def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
-    def flipped(lab: LabelArray) -> LabelArray:
-        return lab.at(np.flip(lab.ids, tuple(d % x.ndim for d in dims)))
+    def flipped(array: LabelArray) -> LabelArray:
+        return array.at(np.flip(array.ids, tuple(d % x.ndim for d in dims)))
 
-    return x.moved(x.shape, map(flipped, x.labs))
+    return x.moved(x.shape, map(flipped, x.arrays))
 
 
 def _freeze_dims(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
@@ -411,15 +411,15 @@ def _repeat_counts(slim: Slim, args: Args) -> Args:
 def repeat(call: Call, x: LabelledTensor, repeats: Sequence[int]) -> LabelledTensor:
     missing = len(repeats) - x.ndim
     shape = (1,) * missing + x.shape
-    labs: list[LabelArray] = []
-    for lab in x.labs:
-        ids = lab.ids.reshape((1,) * missing + lab.ids.shape)
+    arrays: list[LabelArray] = []
+    for array in x.arrays:
+        ids = array.ids.reshape((1,) * missing + array.ids.shape)
         times = [r if d in varying(ids.shape) else 1 for d, r in enumerate(repeats)]
-        labs.append(lab.at(np.tile(ids, times)))
+        arrays.append(array.at(np.tile(ids, times)))
     for d, r in enumerate(repeats):
         if shape[d] == 1 and r > 1:
-            labs.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(labs))
+            arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 @rule(
@@ -431,18 +431,18 @@ def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: f
     widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
     if any(left < 0 or right < 0 for left, right in widths.values()):
         _freeze_dims(call, x, [d for d, w in widths.items() if min(w) < 0], "cropped by a number")
-    labs = []
-    for lab in x.labs:
-        ids = lab.ids
-        for d in lab.dims & widths.keys():
+    arrays = []
+    for array in x.arrays:
+        ids = array.ids
+        for d in array.dims & widths.keys():
             left, right = widths[d]
             ids = ids[(slice(None),) * d + (slice(max(-left, 0), ids.shape[d] + min(right, 0)),)]
             wide = [(max(left, 0), max(right, 0)) if k == d else (0, 0) for k in range(x.ndim)]
             ids = np.pad(ids, wide, constant_values=0)
-        labs.append(lab.at(ids))
-        if lab.dims & widths.keys():
-            _note_rectangles(call.labels, labs[-1], range(x.ndim))
-    return LabelledTensor(call.out, tuple(labs))
+        arrays.append(array.at(ids))
+        if array.dims & widths.keys():
+            _note_rectangles(call.labels, arrays[-1], range(x.ndim))
+    return LabelledTensor(call.out, tuple(arrays))
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])

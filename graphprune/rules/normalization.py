@@ -1,4 +1,4 @@
-"""Normalisations. Those that take statistics over channels are pruned through, and marked as inexact."""
+"""Normalizations. Those that take statistics over channels are pruned through, and marked as inexact."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def batch_norm(
     out = per_channel(call, x, 1, weight, bias, mean, variance)
     if training:
         _mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
-    saved = only(LabelledTensor(x.shape, tuple(lab for lab in out.labs if lab.dims == {1})), [1])
+    saved = only(LabelledTensor(x.shape, tuple(array for array in out.arrays if array.dims == {1})), [1])
     return out, *(saved if shape == saved.shape else LabelledTensor(shape) for shape in call.outs[1:])
 
 
@@ -118,13 +118,13 @@ def layer_norm(
     out = LabelledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
     mixed = range(x.ndim - len(shape), x.ndim)
     _mark_mixing(call, out, mixed)
-    outer = tuple(lab for lab in out.labs if lab.dims.isdisjoint(mixed))
+    outer = tuple(array for array in out.arrays if array.dims.isdisjoint(mixed))
     return out, LabelledTensor(call.outs[1], outer), LabelledTensor(call.outs[2], outer)
 
 
 def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
     if x.touching(dims):
-        call.labels.inexact(f"{call.op} takes its statistics over channels")
+        call.labels.mixes_channels(f"{call.op} takes its statistics over channels")
 
 
 def masked_group_norm(
@@ -176,7 +176,7 @@ def group_norm(
     groups: int,
     eps: float,
 ) -> tuple[LabelledTensor, ...]:
-    """Whole normalisation groups can go (exact), or equally many channels of each group (mixing)."""
+    """Whole normalization groups can go (exact), or equally many channels of each group (mixing)."""
     channels(call, x, 1, "takes its statistics over space")
     out = per_channel(call, x, 1, weight, bias)
     rows = LabelledTensor((groups,))
@@ -190,16 +190,16 @@ def group_norm(
 
 def _in_groups(call: Call, x: LabelledTensor, groups: int) -> tuple[LabelledTensor, LabelledTensor]:
     """``x`` with its channels refined by group, and the labels of the groups."""
-    vector = only(LabelledTensor(x.shape, tuple(lab for lab in x.labs if lab.dims == {1})), [1])
+    vector = only(LabelledTensor(x.shape, tuple(array for array in x.arrays if array.dims == {1})), [1])
     parts = reshape(call.labels, vector, (groups, vector.shape[0] // groups))
-    labs: list[LabelArray] = []
-    for lab in parts.labs:
-        split = lab.dims == {0, 1} and not lab.cell
-        labs.extend(call.labels.refine(lab, frozenset([0])) if split else [lab])
-    rows = only(LabelledTensor(parts.shape, tuple(lab for lab in labs if lab.dims == {0})), [0])
+    arrays: list[LabelArray] = []
+    for array in parts.arrays:
+        split = array.dims == {0, 1} and not array.cell
+        arrays.extend(call.labels.refine(array, frozenset([0])) if split else [array])
+    rows = only(LabelledTensor(parts.shape, tuple(array for array in arrays if array.dims == {0})), [0])
     call.count("num_groups", rows)
-    flat = reshape(call.labels, LabelledTensor(parts.shape, tuple(labs)), vector.shape)
-    others = tuple(lab for lab in x.labs if lab.dims != {1})
+    flat = reshape(call.labels, LabelledTensor(parts.shape, tuple(arrays)), vector.shape)
+    others = tuple(array for array in x.arrays if array.dims != {1})
     return LabelledTensor(x.shape, (*beside(flat, 1, x.ndim), *others)), rows
 
 

@@ -18,7 +18,7 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``."""
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabelledTensor)]
     if len(operands) == 1 and operands[0].shape == call.out:
-        return LabelledTensor(call.out, operands[0].labs)
+        return LabelledTensor(call.out, operands[0].arrays)
     return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
@@ -60,7 +60,7 @@ IDENTITIES = (
 
 @rule(*IDENTITIES, samples=[sample(t(2, 6))])
 def identity(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
-    return LabelledTensor(x.shape, x.labs, x.movable)
+    return LabelledTensor(x.shape, x.arrays, x.movable)
 
 
 @rule(
@@ -80,7 +80,7 @@ def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTens
 )
 def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Elementwise, though torch does not say so."""
-    return LabelledTensor(x.shape, x.labs)
+    return LabelledTensor(x.shape, x.arrays)
 
 
 @rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)])

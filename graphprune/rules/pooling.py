@@ -19,8 +19,8 @@ def over_space(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> Any:
     space = next(int(letter) for letter in call.op if letter.isdigit())
     dims = range(x.ndim - space, x.ndim)
     call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "acts over this dimension as space")
-    labs = tuple(lab for lab in x.labs if not (lab.dims & set(dims)))
-    outs = tuple(LabelledTensor(shape, labs if len(shape) == x.ndim else ()) for shape in call.outs)
+    arrays = tuple(array for array in x.arrays if not (array.dims & set(dims)))
+    outs = tuple(LabelledTensor(shape, arrays if len(shape) == x.ndim else ()) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]
 
 
@@ -35,9 +35,11 @@ def over_windows(
     """As ``over_space``, but where windows of one entry lie side by side a dimension passes."""
     windows = zip(*(_each(v, len(size)) for v in (size, stride or size, padding)), strict=True)
     still = {x.ndim - len(size) + i for i, window in enumerate(windows) if window == (1, 1, 0)}
-    passing = tuple(lab for lab in x.labs if lab.dims and lab.dims <= still)
-    out = over_space(call, LabelledTensor(x.shape, tuple(lab for lab in x.labs if not lab.dims or lab.dims - still)))
-    return LabelledTensor(call.out, (*out.labs, *passing))
+    passing = tuple(array for array in x.arrays if array.dims and array.dims <= still)
+    out = over_space(
+        call, LabelledTensor(x.shape, tuple(array for array in x.arrays if not array.dims or array.dims - still))
+    )
+    return LabelledTensor(call.out, (*out.arrays, *passing))
 
 
 def _each(values: Sequence[int], rank: int) -> list[int]:

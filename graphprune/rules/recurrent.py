@@ -23,10 +23,10 @@ aten = torch.ops.aten
 
 def _equal_pieces(call: Call, x: LabelledTensor, dim: int, pieces: int) -> None:
     """Every piece keeps equally many entries: torch works their length out by a division."""
-    for lab in x.touching([dim]):
-        along = np.moveaxis(lab.ids, dim, 0)
+    for array in x.touching([dim]):
+        along = np.moveaxis(array.ids, dim, 0)
         if along.shape[0] % pieces:
-            call.freeze(LabelledTensor(x.shape, (lab,)), "cut into pieces of different lengths")
+            call.freeze(LabelledTensor(x.shape, (array,)), "cut into pieces of different lengths")
         else:
             call.labels.rectangle(along.reshape(pieces, -1))
 
@@ -73,8 +73,8 @@ def pack(
 ) -> tuple[LabelledTensor, LabelledTensor]:
     """[time, batch, ...] to [steps, ...]: only what lies behind time and batch can go."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching([0, 1]))), "sequences of a batch are laid one behind another")
-    labs = tuple(lab.at(lab.ids.squeeze(0)) for lab in x.labs if lab.dims.isdisjoint((0, 1)))
-    return LabelledTensor(call.outs[0], labs), LabelledTensor(call.outs[1])
+    arrays = tuple(array.at(array.ids.squeeze(0)) for array in x.arrays if array.dims.isdisjoint((0, 1)))
+    return LabelledTensor(call.outs[0], arrays), LabelledTensor(call.outs[1])
 
 
 @rule(
@@ -84,5 +84,5 @@ def pack(
 def unpack(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
     """[steps, ...] to [time, batch, ...]."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching([0]))), "sequences of a batch are laid one behind another")
-    labs = tuple(lab.at(lab.ids[None]) for lab in x.labs if 0 not in lab.dims)
-    return LabelledTensor(call.outs[0], labs), LabelledTensor(call.outs[1])
+    arrays = tuple(array.at(array.ids[None]) for array in x.arrays if 0 not in array.dims)
+    return LabelledTensor(call.outs[0], arrays), LabelledTensor(call.outs[1])

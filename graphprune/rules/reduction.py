@@ -19,15 +19,15 @@ aten = torch.ops.aten
 def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: bool) -> LabelledTensor:
     """``x`` without the labels of ``dims`` (None: all)."""
     gone = [d % x.ndim for d in dims] if dims else list(range(x.ndim))
-    labs = reduce_dims(call.labels, x, gone)
+    arrays = reduce_dims(call.labels, x, gone)
     if keepdim:
-        return LabelledTensor(call.out, tuple(labs))
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(tuple(gone))) for lab in labs))
+        return LabelledTensor(call.out, tuple(arrays))
+    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
 
 
 def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     if x.touching(dims or range(x.ndim)):
-        call.labels.inexact(f"{call.op} is taken over channels")
+        call.labels.mixes_channels(f"{call.op} is taken over channels")
 
 
 @rule(
@@ -101,8 +101,8 @@ def masked_variance(
     dims = list(dims) if dims else list(range(x.ndim))
     weight = alive.expand(x.shape).to(x.dtype)
     count = weight.sum(dims, keepdim=True)
-    centred = (x - (x * weight).sum(dims, keepdim=True) / count) * weight
-    return centred.square().sum(dims, keepdim) / (weight.sum(dims, keepdim) - correction).clamp(min=0)
+    centered = (x - (x * weight).sum(dims, keepdim=True) / count) * weight
+    return centered.square().sum(dims, keepdim) / (weight.sum(dims, keepdim) - correction).clamp(min=0)
 
 
 @rule(
@@ -161,10 +161,10 @@ def with_indices(
 ) -> tuple[LabelledTensor, LabelledTensor]:
     """Positions are returned: channels of that dimension keep theirs."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
-    left = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
+    left = tuple(array for array in x.arrays if dim % x.ndim not in array.dims)
     if len(call.out) < x.ndim:
-        left = tuple(lab.at(lab.ids.squeeze(dim)) for lab in left)
-    return LabelledTensor(call.out, left, points=x.points), LabelledTensor(call.out, left)
+        left = tuple(array.at(array.ids.squeeze(dim)) for array in left)
+    return LabelledTensor(call.out, left, indexed=x.indexed), LabelledTensor(call.out, left)
 
 
 def _masked_along(function: Callable[..., Any], fill: float) -> Callable[..., Any]:
@@ -193,6 +193,6 @@ def extreme_along(
 @rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
 def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
-    for lab in x.touching([dim]):
-        call.labels.in_order(lab.ids)
+    for array in x.touching([dim]):
+        call.labels.in_order(array.ids)
     return x

@@ -29,23 +29,23 @@ def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> Labe
     """
     gone = frozenset(d % x.ndim for d in dims)
     kept, lost = [], []
-    for lab in x.labs:
-        rest = lab.dims - gone
-        if rest == lab.dims:
-            kept.append(lab)
-        elif rest and not lab.cell:
-            row, cell = call.labels.refine(lab, rest)
+    for array in x.arrays:
+        rest = array.dims - gone
+        if rest == array.dims:
+            kept.append(array)
+        elif rest and not array.cell:
+            row, cell = call.labels.refine(array, rest)
             kept.append(row)
             lost.append(cell)
         else:
-            lost.append(lab)
+            lost.append(array)
     call.freeze(LabelledTensor(x.shape, tuple(lost)), text)
     return LabelledTensor(x.shape, tuple(kept), x.movable)
 
 
 def _flattened(x: LabelledTensor, dims: Dims) -> LabelledTensor:
     """``x``, which has no labels in ``dims``, as if these had one entry."""
-    return LabelledTensor(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.labs, x.movable)
+    return LabelledTensor(tuple(1 if d in dims else n for d, n in enumerate(x.shape)), x.arrays, x.movable)
 
 
 def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
@@ -125,8 +125,8 @@ def scatter_value(
 )
 def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: Any) -> LabelledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
-    if index.points is not None:
-        x = looked_up(call, x, dim, index.points)
+    if index.indexed is not None:
+        x = looked_up(call, x, dim, index.indexed)
     return LabelledTensor(call.out, _column_by_column(call, dim, _READ, x, index))
 
 
@@ -162,15 +162,15 @@ def index_add(
 )
 def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float) -> LabelledTensor:
     call.freeze(index, _WRITTEN)
-    return LabelledTensor(x.shape, ended(call, x, [dim], _WRITTEN).labs)
+    return LabelledTensor(x.shape, ended(call, x, [dim], _WRITTEN).arrays)
 
 
 @rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
 def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
     call.freeze(index, _READ)
-    if index.points is not None:
-        x = looked_up(call, x, dim, index.points)
-    return LabelledTensor(call.out, ended(call, x, [dim], _READ).labs, points=x.points)
+    if index.indexed is not None:
+        x = looked_up(call, x, dim, index.indexed)
+    return LabelledTensor(call.out, ended(call, x, [dim], _READ).arrays, indexed=x.indexed)
 
 
 def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> tuple[list[int], int | None]:
@@ -211,14 +211,16 @@ def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None
     call.freeze([i for i in indices if i is not None], _READ)
     counted, _ = counted_dims(x, indices)
     for dim, i in zip(counted, (i for i in indices if i is not None), strict=False):
-        if i.points is not None:
-            x = looked_up(call, x, dim, i.points)
+        if i.indexed is not None:
+            x = looked_up(call, x, dim, i.indexed)
     rest = [d for d in range(x.ndim) if d not in counted]
     new = len(call.out) - len(rest)
     at = counted[0] if _adjacent(counted) else 0
     place = [k if k < at else k + new for k in range(len(rest))]
-    labs = ended(call, x, counted, _READ).labs
-    return LabelledTensor(call.out, tuple(_moved(lab, rest, place, len(call.out)) for lab in labs), points=x.points)
+    arrays = ended(call, x, counted, _READ).arrays
+    return LabelledTensor(
+        call.out, tuple(_moved(array, rest, place, len(call.out)) for array in arrays), indexed=x.indexed
+    )
 
 
 def _adjacent(dims: Sequence[int]) -> bool:
@@ -232,12 +234,12 @@ def takes_whole_rows(x: LabelledTensor, mask: LabelledTensor) -> bool:
 
 def _rows_in_a_line(call: Call, x: LabelledTensor, mask: LabelledTensor) -> LabelledTensor:
     """The chosen rows one behind the other. [..., c] -> [rows * c]."""
-    labs = _last_dimension(call, x, mask)
-    if not labs or not call.out[0]:
+    arrays = _last_dimension(call, x, mask)
+    if not arrays or not call.out[0]:
         return LabelledTensor(call.out)
-    call.labels.fix(labs[1:], f"{call.op}: several choices in one dimension")
-    line = labs[0].ids.reshape(-1)
-    return LabelledTensor(call.out, (labs[0].at(np.tile(line, call.out[0] // len(line))),))
+    call.labels.fix(arrays[1:], f"{call.op}: several choices in one dimension")
+    line = arrays[0].ids.reshape(-1)
+    return LabelledTensor(call.out, (arrays[0].at(np.tile(line, call.out[0] // len(line))),))
 
 
 def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
@@ -245,10 +247,12 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
     rank = max(x.ndim for x in operands)
     lines = []
     for x in operands:
-        labs = ended(call, x, range(x.ndim - 1), "places are counted").labs
+        arrays = ended(call, x, range(x.ndim - 1), "places are counted").arrays
         shape = (*[1] * (rank - 1), x.shape[-1])
         lines.append(
-            LabelledTensor(shape, tuple(lab.at(lab.ids.reshape(*[1] * (rank - 1), -1)) for lab in labs), x.movable)
+            LabelledTensor(
+                shape, tuple(array.at(array.ids.reshape(*[1] * (rank - 1), -1)) for array in arrays), x.movable
+            )
         )
     return tuple(align(call.labels, lines, lines[0].shape))
 
@@ -265,8 +269,8 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
 def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
     """The source is read entry after entry: its rows where the mask takes whole rows."""
     if takes_whole_rows(x, mask) and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
-        labs = _last_dimension(call, x, mask, source)
-        return LabelledTensor(call.out, tuple(lab.at(lab.ids.reshape(*[1] * (x.ndim - 1), -1)) for lab in labs))
+        arrays = _last_dimension(call, x, mask, source)
+        return LabelledTensor(call.out, tuple(array.at(array.ids.reshape(*[1] * (x.ndim - 1), -1)) for array in arrays))
     call.freeze((x, mask, source), "entries are taken in the order of memory")
     return LabelledTensor(call.out)
 
@@ -305,14 +309,14 @@ def index_put(
     first = len(wide) - values.ndim
     numbered = [d - first for d in range(len(before), len(before) + rank) if d >= first]
     values = _flattened(ended(call, values, numbered, _WRITTEN), frozenset(numbered)) if values.ndim else values
-    spread = LabelledTensor(wide, tuple(_moved(lab, rest, place, len(wide)) for lab in x.labs), x.movable)
-    labs = align(call.labels, (spread, values), wide)
-    return LabelledTensor(x.shape, tuple(_moved(lab, place, rest, x.ndim) for lab in labs))
+    spread = LabelledTensor(wide, tuple(_moved(array, rest, place, len(wide)) for array in x.arrays), x.movable)
+    arrays = align(call.labels, (spread, values), wide)
+    return LabelledTensor(x.shape, tuple(_moved(array, place, rest, x.ndim) for array in arrays))
 
 
-def _moved(lab: LabelArray, old: Sequence[int], new: Sequence[int], rank: int) -> LabelArray:
-    """``lab`` with dimension ``old[i]`` at ``new[i]`` (both ascending) of ``rank`` dimensions."""
+def _moved(array: LabelArray, old: Sequence[int], new: Sequence[int], rank: int) -> LabelArray:
+    """``array`` with dimension ``old[i]`` at ``new[i]`` (both ascending) of ``rank`` dimensions."""
     shape = [1] * rank
     for a, b in zip(old, new, strict=True):
-        shape[b] = lab.ids.shape[a]
-    return lab.at(lab.ids.reshape(shape))
+        shape[b] = array.ids.shape[a]
+    return array.at(array.ids.reshape(shape))

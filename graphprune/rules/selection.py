@@ -49,16 +49,16 @@ def chosen_along(
         out = _without(call, x, dim)
         return out, out
     call.labels.chosen(labels, count)
-    call.labels.inexact(f"{call.op} chooses among channels")
-    rest = tuple(lab for lab in x.labs if dim % x.ndim not in lab.dims)
-    return LabelledTensor(call.out, rest), LabelledTensor(call.out, rest, points=labels)
+    call.labels.mixes_channels(f"{call.op} chooses among channels")
+    rest = tuple(array for array in x.arrays if dim % x.ndim not in array.dims)
+    return LabelledTensor(call.out, rest), LabelledTensor(call.out, rest, indexed=labels)
 
 
 def _without(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     """Labels of what is left of ``x`` when ``dim`` is chosen from; the result has it or not."""
-    kept = ended(call, x, [dim], _NUMBERS).labs
+    kept = ended(call, x, [dim], _NUMBERS).arrays
     gone = len(call.out) < x.ndim
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(dim)) if gone else lab for lab in kept))
+    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in kept))
 
 
 @rule(

@@ -28,23 +28,23 @@ _SPACE = "space that a window slides over"
 
 
 def one_to_many(x: LabelledTensor, dim: int, times: int) -> tuple[LabelArray, ...]:
-    """The labels of ``x`` where every entry of ``dim`` has become ``times`` neighbours."""
-    return tuple(lab.at(np.repeat(lab.ids, times, dim)) if dim in lab.dims else lab for lab in x.labs)
+    """The labels of ``x`` where every entry of ``dim`` has become ``times`` neighbors."""
+    return tuple(array.at(np.repeat(array.ids, times, dim)) if dim in array.dims else array for array in x.arrays)
 
 
 def many_to_one(call: Call, x: LabelledTensor, dim: int, times: int) -> tuple[LabelArray, ...]:
-    """The labels of ``x`` where every ``times`` neighbours of ``dim`` have become one entry."""
+    """The labels of ``x`` where every ``times`` neighbors of ``dim`` have become one entry."""
 
-    def merged(lab: LabelArray) -> LabelArray:
-        if dim not in lab.dims:
-            return lab
-        shape = lab.ids.shape
-        parts = lab.ids.reshape(*shape[:dim], shape[dim] // times, times, *shape[dim + 1 :])
+    def merged(array: LabelArray) -> LabelArray:
+        if dim not in array.dims:
+            return array
+        shape = array.ids.shape
+        parts = array.ids.reshape(*shape[:dim], shape[dim] // times, times, *shape[dim + 1 :])
         first = parts.take([0], dim + 1)
         call.labels.unify(parts, first)
-        return lab.at(first.squeeze(dim + 1))
+        return array.at(first.squeeze(dim + 1))
 
-    return tuple(map(merged, x.labs))
+    return tuple(map(merged, x.arrays))
 
 
 @rule(
@@ -58,8 +58,8 @@ def im2col(call: Call, x: LabelledTensor, kernel: Sequence[int], *_: Any) -> Lab
     """[b, c, h, w] to [b, c * kernel, places]."""
     dim = x.ndim - 3
     x = ended(call, x, (-1, -2), _SPACE)
-    labs = one_to_many(x, dim, math.prod(kernel))
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids.squeeze(-1)) for lab in labs))
+    arrays = one_to_many(x, dim, math.prod(kernel))
+    return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(-1)) for array in arrays))
 
 
 @rule(
@@ -71,8 +71,8 @@ def im2col(call: Call, x: LabelledTensor, kernel: Sequence[int], *_: Any) -> Lab
 )
 def col2im(call: Call, x: LabelledTensor, size: Sequence[int], kernel: Sequence[int], *_: Any) -> LabelledTensor:
     """[b, c * kernel, places] to [b, c, h, w]."""
-    labs = many_to_one(call, ended(call, x, [-1], _SPACE), x.ndim - 2, math.prod(kernel))
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids[..., None]) for lab in labs))
+    arrays = many_to_one(call, ended(call, x, [-1], _SPACE), x.ndim - 2, math.prod(kernel))
+    return LabelledTensor(call.out, tuple(array.at(array.ids[..., None]) for array in arrays))
 
 
 @rule(aten.pixel_shuffle.default, samples=[sample(t(2, 16, 3, 3), 2), sample(t(18, 3, 3, labelled=[0]), 3)])
@@ -97,18 +97,18 @@ def pixel_unshuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTenso
 def channel_shuffle(call: Call, x: LabelledTensor, groups: int) -> LabelledTensor:
     """[b, groups, c] to [b, c, groups], both seen as one dimension: equally many stay in every group that stays."""
     x = ended(call, x, range(2, x.ndim), "shuffled as one piece with its channel")
-    parts = tuple(lab.at(lab.ids[:1].reshape(groups, -1)) for lab in x.labs if 1 in lab.dims)
+    parts = tuple(array.at(array.ids[:1].reshape(groups, -1)) for array in x.arrays if 1 in array.dims)
     call.count("groups", LabelledTensor((groups, x.shape[1] // groups), parts))
 
-    def shuffled(lab: LabelArray) -> LabelArray:
-        if 1 not in lab.dims:
-            return lab
-        rows = lab.ids.reshape(len(lab.ids), groups, -1)
+    def shuffled(array: LabelArray) -> LabelArray:
+        if 1 not in array.dims:
+            return array
+        rows = array.ids.reshape(len(array.ids), groups, -1)
         for sample_rows in rows:
             call.labels.rectangle(sample_rows)
-        return lab.at(rows.swapaxes(1, 2).reshape(lab.ids.shape))
+        return array.at(rows.swapaxes(1, 2).reshape(array.ids.shape))
 
-    return LabelledTensor(x.shape, tuple(map(shuffled, x.labs)))
+    return LabelledTensor(x.shape, tuple(map(shuffled, x.arrays)))
 
 
 @rule(
@@ -120,7 +120,7 @@ def unfold(call: Call, x: LabelledTensor, dim: int, size: int, step: int) -> Lab
     if not x.ndim:
         return LabelledTensor(call.out)
     x = ended(call, x, [dim], _SPACE)
-    return LabelledTensor(call.out, tuple(lab.at(lab.ids[..., None]) for lab in x.labs))
+    return LabelledTensor(call.out, tuple(array.at(array.ids[..., None]) for array in x.arrays))
 
 
 @rule(
@@ -137,8 +137,8 @@ def grid_sampler(call: Call, x: LabelledTensor, grid: LabelledTensor, *_: Any) -
     rank = x.ndim
     x = ended(call, x, range(2, rank), "space in which places are sampled")
     grid = ended(call, grid, [-1], "coordinates of places")
-    image = LabelledTensor((*x.shape[:2], *[1] * (rank - 2)), x.labs)
-    places = LabelledTensor(grid.shape[:-1], tuple(lab.at(lab.ids.squeeze(-1)) for lab in grid.labs))
+    image = LabelledTensor((*x.shape[:2], *[1] * (rank - 2)), x.arrays)
+    places = LabelledTensor(grid.shape[:-1], tuple(array.at(array.ids.squeeze(-1)) for array in grid.arrays))
     operands = image, placed(places, (0, *range(2, rank)), rank)
     return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
@@ -178,7 +178,7 @@ def deformable(
     call.freeze((offset, mask), "places of a kernel")
     x = ended(call, x, (2, 3), _SPACE)
     groups, offset_groups = numbers[6:8]
-    for lab in x.labs:
-        if lab.dims == {1} and offset_groups > 1:
-            call.labels.rectangle(lab.ids.reshape(offset_groups, -1))
+    for array in x.arrays:
+        if array.dims == {1} and offset_groups > 1:
+            call.labels.rectangle(array.ids.reshape(offset_groups, -1))
     return convolution(call, x, weight, bias, [], [], [], False, [], groups)

@@ -22,7 +22,7 @@ def transformed(call: Call, x: LabelledTensor, dims: Sequence[int], *_: Any, **_
     """Every frequency mixes all entries of the dimensions ``dims``; the others pass."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "transforms over this dimension")
     gone = {d % x.ndim for d in dims}
-    return LabelledTensor(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint(gone)))
+    return LabelledTensor(call.out, tuple(array for array in x.arrays if array.dims.isdisjoint(gone)))
 
 
 rule(aten._fft_r2c.default, samples=[sample(t(3, 4, 6), [2], 0, True), sample(t(4, 6), [0], 2, False)])(transformed)
@@ -36,14 +36,14 @@ rule(aten._fft_c2r.default, samples=[sample(complexes(3, 4, 4), [2], 2, 6)])(tra
 @rule(aten.view_as_real.default, samples=[sample(complexes(3, 4))])
 def view_as_real(call: Call, x: LabelledTensor) -> LabelledTensor:
     """The real and the imaginary part lie in a new last dimension; both live or neither."""
-    return x.moved(call.out, (lab.at(lab.ids[..., None]) for lab in x.labs))
+    return x.moved(call.out, (array.at(array.ids[..., None]) for array in x.arrays))
 
 
 @rule(aten.view_as_complex.default, samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1]))])
 def view_as_complex(call: Call, x: LabelledTensor) -> LabelledTensor:
     call.labels.fix(x.touching([-1]), NOT_A_CHANNEL)
-    labs = (lab.at(lab.ids[..., 0]) for lab in x.labs if x.ndim - 1 not in lab.dims)
-    return x.moved(call.out, labs)
+    arrays = (array.at(array.ids[..., 0]) for array in x.arrays if x.ndim - 1 not in array.dims)
+    return x.moved(call.out, arrays)
 
 
 @rule(
@@ -67,4 +67,6 @@ def conjugate(call: Call, x: LabelledTensor) -> LabelledTensor:
 def of_a_matrix(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching([-1, -2]))), "a function of the whole matrix")
-    return LabelledTensor(call.out, tuple(lab for lab in x.labs if lab.dims.isdisjoint((x.ndim - 1, x.ndim - 2))))
+    return LabelledTensor(
+        call.out, tuple(array for array in x.arrays if array.dims.isdisjoint((x.ndim - 1, x.ndim - 2)))
+    )

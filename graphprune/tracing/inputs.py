@@ -26,7 +26,7 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     Raises:
         InputError: If it is anything else.
 
-    >>> args, kwargs = normalise(torch.zeros(1, 3, 8, 8))
+    >>> args, kwargs = normalize(torch.zeros(1, 3, 8, 8))
     >>> len(args), kwargs
     (1, {})
     """

@@ -66,13 +66,13 @@ class Trace:
         """The node of this trace that a node of :meth:`evaluation` copies."""
         return self._originals.get(node, node)
 
-    def site(self, node: fx.Node) -> int:
+    def node_index(self, node: fx.Node) -> int:
         """The number of a node in execution order."""
-        return self._sites.setdefault(self.original(node), -1)
+        return self._node_indexes.setdefault(self.original(node), -1)
 
     def __post_init__(self) -> None:
         self._originals: dict[fx.Node, fx.Node] = {}
-        self._sites = {node: i for i, node in enumerate(self.graph.nodes)}
+        self._node_indexes = {node: i for i, node in enumerate(self.graph.nodes)}
 
 
 def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None) -> list[fx.Node]:

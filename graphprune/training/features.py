@@ -52,7 +52,7 @@ class FeatureLoss:
     ICLR 2015). Where pruning has made the student narrower, its channels are first mapped to the teacher's by the
     linear map that does it best: ridge regression on running second moments, instead of FitNets' trained regressor.
     At the best map the loss has no slope with regard to it, so the student's gradient is that of the joint problem
-    (variable projection: Golub and Pereyra, 1973), and there are no weights to initialise, tune or carry along; a
+    (variable projection: Golub and Pereyra, 1973), and there are no weights to initialize, tune or carry along; a
     pruned network starts near its teacher, and a random regressor would first drag it away.
 
     Args:

@@ -47,7 +47,7 @@ class GroupLasso:
     Args:
         graph: of the model that is trained. After a pruning make a new one.
         strength: the factor.
-        groups: names of the groups that are penalised (:meth:`ChannelGraph.group` takes others for them, too); None:
+        groups: names of the groups that are penalized (:meth:`ChannelGraph.group` takes others for them, too); None:
             all that a plan without further arguments can take from, so heads but not their width.
 
     Raises:
@@ -62,7 +62,7 @@ class GroupLasso:
         chosen = _removable(graph) if groups is None else _named(graph, groups)
         self._count = int(chosen.sum())
         self._numbers = np.where(chosen, np.cumsum(chosen) - 1, -1)
-        self._groups = {g.name: g.atoms[chosen[g.atoms]] for g in graph.groups}
+        self._groups = {g.name: g.unit_ids[chosen[g.unit_ids]] for g in graph.groups}
         self._places = self._find(graph)
 
     def __call__(self) -> Tensor:
@@ -72,10 +72,10 @@ class GroupLasso:
         return self.strength * (self._sizes.sqrt().to(norms) * norms).sum()
 
     def norms(self) -> dict[str, Tensor]:
-        """By group, the norm of each unit that is penalised. [units]"""
+        """By group, the norm of each unit that is penalized. [units]"""
         with torch.no_grad():
             norms = self._squares().sqrt()
-        numbers = {name: torch.from_numpy(self._numbers[atoms]) for name, atoms in self._groups.items() if len(atoms)}
+        numbers = {name: torch.from_numpy(self._numbers[units]) for name, units in self._groups.items() if len(units)}
         return {name: norms[number.to(norms.device)] for name, number in numbers.items()}
 
     def _squares(self) -> Tensor:
@@ -117,7 +117,7 @@ class GroupLasso:
                 units, entries = self._numbers[unit[start:stop]], index[start:stop]
                 found.append(_Place(name, int(dim), torch.from_numpy(units), torch.from_numpy(entries)))
         if not found:
-            raise InputError("groups: nothing of them can be removed, so there is nothing to penalise")
+            raise InputError("groups: nothing of them can be removed, so there is nothing to penalize")
         return found
 
 
@@ -226,7 +226,7 @@ def _parameters(
 
 def _check_removes(plan: Plan) -> None:
     if not plan.kept and not plan.skipped:
-        raise InputError("plan: it removes nothing, so there is nothing to penalise")
+        raise InputError("plan: it removes nothing, so there is nothing to penalize")
 
 
 def _removable(graph: ChannelGraph) -> Mask:
@@ -240,7 +240,7 @@ def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
         raise InputError(f"groups: must be several names, but is the string {names!r}; pass [{names!r}]")
     chosen = np.zeros(len(graph.solution.reason), bool)
     for name in names:
-        chosen[graph.group(name).atoms] = True
+        chosen[graph.group(name).unit_ids] = True
     return chosen
 
 

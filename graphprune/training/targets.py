@@ -23,7 +23,7 @@ from graphprune.planning.options import BUDGETS, Options, Request
 from graphprune.planning.planner import share_kept
 from graphprune.training.schedules import Schedule, of_present, remaining_at
 
-_PASSED = "head_width importance calibration loss_fn reduce normalise allocation gentle_ends seed".split()
+_PASSED = "head_width importance calibration loss_fn reduce normalize allocation gentle_ends seed".split()
 """What every plan on the way is asked as the last one would be."""
 
 
