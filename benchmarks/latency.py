@@ -31,7 +31,7 @@ from graphprune.planning.planner import Planner
 MODELS = {"ResNet-50": "resnet50", "MobileNetV2": "mobilenet_v2", "ViT-B/16": "vit_b_16"}
 BATCHES = (1, 8)
 BUDGETS = (0.5, 0.7)
-ROUNDED = {lambda group: group.kind == "channel": graphprune.Override(multiple=ALIGNMENT)}
+ROUNDED = {lambda group: group.role in ("mlp", "width"): graphprune.Override(multiple=ALIGNMENT)}
 
 
 def main() -> int:

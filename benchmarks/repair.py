@@ -108,7 +108,7 @@ def _repaired_with(scene: Scene, plan: graphprune.Plan, samples: Iterable[Any]) 
 
 def _narrower(scene: Scene) -> nn.Module | None:
     """Heads become narrower instead of fewer, and errors count as they are, not by what a layer gives."""
-    if not any(group.kind == "cell" for group in scene.graph.groups):
+    if not any(group.role == "head_width" for group in scene.graph.groups):
         return None
     options: dict[str, Any] = {"head_width": 0.25, "normalize": "none", "max_ratio": 0.7}
     plan = scene.graph.plan(macs=SHARE, importance="schur", calibration=scene.samples, **options)

@@ -111,7 +111,7 @@ class ChannelGraph(Analysis):
         total = sum(t.numel() for _, t in named_tensors(self.model))
         lines = [f"ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, {total:,} entries"]
         width = max((len(g.name) for g in self.groups), default=0)
-        lines += [f"  {g.name:<{width}}  {g.kind:<7} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
+        lines += [f"  {g.name:<{width}}  {g.role:<10} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
         lines += ["frozen:", *(f"  {f}" for f in self.frozen)] if self.frozen else []
         return "\n".join(lines)
 

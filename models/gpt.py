@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Expected = tuple[str, int, tuple[str, ...]]  # kind, units, members: see models/__init__.py
+Expected = tuple[str, int, tuple[str, ...]]  # role, units, members: see models/__init__.py
 
 
 class RMSNorm(nn.Module):
@@ -189,18 +189,23 @@ def _stream(block: str) -> tuple[str, ...]:
 def _kv_groups(block: str, kv_heads: int) -> Expected:
     """A key/value head goes with all the query heads that use it."""
     written = (f"{block}.attn.{name}.weight[0]" for name in ("q_proj", "k_proj", "v_proj"))
-    return "row", kv_heads, (*written, f"{block}.attn.o_proj.weight[1]")
+    return "kv_groups", kv_heads, (*written, f"{block}.attn.o_proj.weight[1]")
+
+
+def _query_heads(block: str, count: int) -> Expected:
+    """One query head of every key/value head."""
+    return "heads", count, (f"{block}.attn.q_proj.weight[0]", f"{block}.attn.o_proj.weight[1]")
 
 
 def _mlp(block: str, width: int) -> Expected:
     name = f"{block}.mlp"
-    return "channel", width, (f"{name}.gate.weight[0]", f"{name}.up.weight[0]", f"{name}.down.weight[1]")
+    return "mlp", width, (f"{name}.gate.weight[0]", f"{name}.up.weight[0]", f"{name}.down.weight[1]")
 
 
 # For gpt().
 EXPECTED_GROUPS: tuple[Expected, ...] = (
     (
-        "channel",
+        "width",
         64,
         (
             "embed.weight[1]",
@@ -209,5 +214,6 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
         ),
     ),
     *(_kv_groups(f"blocks.{block}", 2) for block in range(4)),
+    *(_query_heads(f"blocks.{block}", 4) for block in range(4)),
     *(_mlp(f"blocks.{block}", 172) for block in range(4)),
 )

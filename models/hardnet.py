@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Expected = tuple[str, int, tuple[str, ...]]  # kind, units, members: see models/__init__.py
+Expected = tuple[str, int, tuple[str, ...]]  # role, units, members: see models/__init__.py
 
 
 class ConvNorm(nn.Module):
@@ -204,46 +204,46 @@ def _dense(first: int) -> tuple[str, ...]:
 def _shuffle(unit: str) -> Expected:
     """Within the transformed half, a depthwise convolution keeps channels apart."""
     written = (*_norm(f"{unit}.enter"), *_norm(f"{unit}.depthwise"))
-    return "channel", 16, (*written, f"{unit}.leave.conv.weight[1]")
+    return "mlp", 16, (*written, f"{unit}.leave.conv.weight[1]")
 
 
 def _groups(block: str) -> Expected:
     """A whole group of the grouped convolution, with its inputs and outputs."""
     excite = (f"{block}.se.squeeze.weight[1]", f"{block}.se.excite.weight[0]", f"{block}.se.excite.bias[0]")
     written = (*_norm(f"{block}.reduce"), *_norm(f"{block}.grouped"))
-    return "row", 4, (*written, *excite, f"{block}.expand.conv.weight[1]")
+    return "groups", 4, (*written, *excite, f"{block}.expand.conv.weight[1]")
 
 
 def _squeezed(block: str) -> Expected:
     name = f"{block}.se"
-    return "channel", 12, (f"{name}.squeeze.weight[0]", f"{name}.squeeze.bias[0]", f"{name}.excite.weight[1]")
+    return "mlp", 12, (f"{name}.squeeze.weight[0]", f"{name}.squeeze.bias[0]", f"{name}.excite.weight[1]")
 
 
 def _branch(last: str, width: int) -> Expected:
     """A branch's share of the concatenation, which a residual block adds to and two linear inputs read."""
     written = (*_norm(f"branches.{last}"), *_norm("residual.second"))
-    return "channel", width, (*written, "residual.first.conv.weight[1]", "fc1.weight[1]")
+    return "width", width, (*written, "residual.first.conv.weight[1]", "fc1.weight[1]")
 
 
 # For hardnet().
 EXPECTED_GROUPS: tuple[Expected, ...] = (
-    ("channel", 24, (*_norm("stem"), *_dense(0))),
-    ("channel", 8, ("dense.0.conv.weight[0]", *_dense(1))),
-    ("channel", 8, ("dense.1.conv.weight[0]", *_dense(2))),
-    ("channel", 8, ("dense.2.conv.weight[0]", *_dense(3))),
+    ("mlp", 24, (*_norm("stem"), *_dense(0))),
+    ("mlp", 8, ("dense.0.conv.weight[0]", *_dense(1))),
+    ("mlp", 8, ("dense.1.conv.weight[0]", *_dense(2))),
+    ("mlp", 8, ("dense.2.conv.weight[0]", *_dense(3))),
     _shuffle("shuffle.0"),
     _shuffle("shuffle.1"),
     # Outputs of `transition`, t0 to t31, and of the two transformed halves, u0 to u15 and v0 to v15, by use:
-    ("channel", 16, (*_norm("transition"), "shuffle.0.enter.conv.weight[1]")),  # t16 to t31
+    ("mlp", 16, (*_norm("transition"), "shuffle.0.enter.conv.weight[1]")),  # t16 to t31
     # shuffle.0 puts out t0, u0, t1, u1, ... t15, u15, so that shuffle.1 transforms t8, u8, ... t15, u15,
-    ("channel", 8, (*_norm("transition"), "shuffle.1.enter.conv.weight[1]")),
-    ("channel", 8, (*_norm("shuffle.0.leave"), "shuffle.1.enter.conv.weight[1]")),
+    ("mlp", 8, (*_norm("transition"), "shuffle.1.enter.conv.weight[1]")),
+    ("mlp", 8, (*_norm("shuffle.0.leave"), "shuffle.1.enter.conv.weight[1]")),
     # and keeps t0, u0, ... t7, u7, which go on to `widen` with v0 to v15.
-    ("channel", 8, (*_norm("transition"), "widen.conv.weight[1]")),
-    ("channel", 8, (*_norm("shuffle.0.leave"), "widen.conv.weight[1]")),
-    ("channel", 16, (*_norm("shuffle.1.leave"), "widen.conv.weight[1]")),
+    ("mlp", 8, (*_norm("transition"), "widen.conv.weight[1]")),
+    ("mlp", 8, (*_norm("shuffle.0.leave"), "widen.conv.weight[1]")),
+    ("mlp", 16, (*_norm("shuffle.1.leave"), "widen.conv.weight[1]")),
     (
-        "channel",
+        "width",
         48,
         (
             *_norm("widen"),
@@ -258,14 +258,14 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
     _squeezed("grouped.0"),
     _groups("grouped.1"),
     _squeezed("grouped.1"),
-    ("channel", 24, (*_norm("gated.fused"), "gated.project.conv.weight[1]")),
-    ("channel", 12, (*_norm("branches.medium.0"), "branches.medium.2.conv.weight[1]")),
-    ("channel", 8, (*_norm("branches.large.0"), "branches.large.2.conv.weight[1]")),
-    ("channel", 10, (*_norm("branches.large.2"), "branches.large.4.conv.weight[1]")),
+    ("mlp", 24, (*_norm("gated.fused"), "gated.project.conv.weight[1]")),
+    ("mlp", 12, (*_norm("branches.medium.0"), "branches.medium.2.conv.weight[1]")),
+    ("mlp", 8, (*_norm("branches.large.0"), "branches.large.2.conv.weight[1]")),
+    ("mlp", 10, (*_norm("branches.large.2"), "branches.large.4.conv.weight[1]")),
     _branch("point", 16),
     _branch("medium.2", 16),
     _branch("large.4", 8),
     _branch("pooled.1", 8),
-    ("channel", 20, (*_norm("residual.first"), "residual.second.conv.weight[1]")),
-    ("channel", 32, ("fc1.weight[0]", "fc1.bias[0]", "fc2.weight[1]")),
+    ("mlp", 20, (*_norm("residual.first"), "residual.second.conv.weight[1]")),
+    ("mlp", 32, ("fc1.weight[0]", "fc1.bias[0]", "fc2.weight[1]")),
 )

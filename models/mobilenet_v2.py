@@ -7,7 +7,7 @@ table 2, https://arxiv.org/abs/1801.04381.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Expected = tuple[str, int, tuple[str, ...]]  # kind, units, members: see models/__init__.py
+Expected = tuple[str, int, tuple[str, ...]]  # role, units, members: see models/__init__.py
 
 # Expansion of the hidden width, output channels, blocks, stride of the first block.
 STAGES = (
@@ -121,26 +121,27 @@ def _norm(name: str) -> tuple[str, ...]:
 def _hidden(block: int, width: int) -> Expected:
     """The widened channels of a block, which the depthwise convolution keeps apart."""
     written = (*_norm(f"blocks.{block}.expand"), *_norm(f"blocks.{block}.depthwise"))
-    return "channel", width, (*written, f"blocks.{block}.project.conv.weight[1]")
+    return "mlp", width, (*written, f"blocks.{block}.project.conv.weight[1]")
 
 
 def _outputs(blocks: range, width: int) -> Expected:
     """What the residual additions of a stage couple: its projections, and the expansions that read them."""
     written = (axis for block in blocks for axis in _norm(f"blocks.{block}.project"))
-    return "channel", width, (*written, *(f"blocks.{block + 1}.expand.conv.weight[1]" for block in blocks))
+    read = (f"blocks.{block + 1}.expand.conv.weight[1]" for block in blocks)
+    return "width" if len(blocks) > 1 else "mlp", width, (*written, *read)
 
 
 # For mobilenet_v2(). The first block has no expansion: the stem's channels are its hidden channels.
 EXPECTED_GROUPS: tuple[Expected, ...] = (
-    ("channel", 32, (*_norm("stem"), *_norm("blocks.0.depthwise"), "blocks.0.project.conv.weight[1]")),
+    ("mlp", 32, (*_norm("stem"), *_norm("blocks.0.depthwise"), "blocks.0.project.conv.weight[1]")),
     _outputs(range(1), 16),
     _outputs(range(1, 3), 24),
     _outputs(range(3, 6), 32),
     _outputs(range(6, 10), 64),
     _outputs(range(10, 13), 96),
     _outputs(range(13, 16), 160),
-    ("channel", 320, (*_norm("blocks.16.project"), "last.conv.weight[1]")),
-    ("channel", 1280, (*_norm("last"), "classifier.weight[1]")),
+    ("mlp", 320, (*_norm("blocks.16.project"), "last.conv.weight[1]")),
+    ("mlp", 1280, (*_norm("last"), "classifier.weight[1]")),
     _hidden(1, 96),
     *(_hidden(block, 144) for block in (2, 3)),
     *(_hidden(block, 192) for block in (4, 5, 6)),

@@ -7,7 +7,7 @@ Shortcuts are the paper's option B: a 1x1 convolution where the shape changes, t
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Expected = tuple[str, int, tuple[str, ...]]  # kind, units, members: see models/__init__.py
+Expected = tuple[str, int, tuple[str, ...]]  # role, units, members: see models/__init__.py
 
 
 class BasicBlock(nn.Module):
@@ -87,13 +87,13 @@ def _bn(name: str) -> tuple[str, ...]:
 
 def _inside(block: str, width: int) -> Expected:
     """Between the two convolutions of a block, channels concern nothing else."""
-    return "channel", width, (f"{block}.conv1.weight[0]", *_bn(f"{block}.bn1"), f"{block}.conv2.weight[1]")
+    return "mlp", width, (f"{block}.conv1.weight[0]", *_bn(f"{block}.bn1"), f"{block}.conv2.weight[1]")
 
 
 # For resnet20(). The residual additions of a stage make one group of everything that writes or reads them.
 EXPECTED_GROUPS: tuple[Expected, ...] = (
     (
-        "channel",
+        "width",
         16,
         (
             *("conv1.weight[0]", *_bn("bn1")),
@@ -104,7 +104,7 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
         ),
     ),
     (
-        "channel",
+        "width",
         32,
         (
             *("layer2.0.shortcut.0.weight[0]", *_bn("layer2.0.shortcut.1")),
@@ -115,7 +115,7 @@ EXPECTED_GROUPS: tuple[Expected, ...] = (
         ),
     ),
     (
-        "channel",
+        "width",
         64,
         (
             *("layer3.0.shortcut.0.weight[0]", *_bn("layer3.0.shortcut.1")),

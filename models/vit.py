@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Expected = tuple[str, int, tuple[str, ...]]  # kind, units, members: see models/__init__.py
+Expected = tuple[str, int, tuple[str, ...]]  # role, units, members: see models/__init__.py
 
 
 class Attention(nn.Module):
@@ -130,17 +130,17 @@ def _stream(block: str) -> tuple[str, ...]:
 
 
 def _heads(block: str, heads: int) -> Expected:
-    return "row", heads, (*_linear(f"{block}.attn.qkv"), f"{block}.attn.proj.weight[1]")
+    return "heads", heads, (*_linear(f"{block}.attn.qkv"), f"{block}.attn.proj.weight[1]")
 
 
 def _mlp(block: str, width: int) -> Expected:
-    return "channel", width, (*_linear(f"{block}.fc1"), f"{block}.fc2.weight[1]")
+    return "mlp", width, (*_linear(f"{block}.fc1"), f"{block}.fc2.weight[1]")
 
 
 # For vit(). The class token and the positions are added to the residual stream, so they have its channels.
 EXPECTED_GROUPS: tuple[Expected, ...] = (
     (
-        "channel",
+        "width",
         64,
         (
             *(*_linear("patch_embed"), "cls_token[2]", "pos_embed[2]"),

@@ -165,7 +165,7 @@ def test_fpgm() -> None:
 def test_fpgm_of_heads_looks_at_all_that_makes_them() -> None:
     model = made(Attention(FusedAttention(8, 4)))
     graph, context = context_of(model, tokens()[0])
-    heads = next(g for g in graph.groups if g.kind == "row")
+    heads = next(g for g in graph.groups if g.role == "heads")
     weight = model.block.qkv.weight.detach().view(3, 4, 2, 8)
     expected = []
     for j in range(4):
@@ -312,7 +312,7 @@ def test_schur_of_heads() -> None:
     x, w = recorded(model, "block.out", batches), model.block.out.weight.detach()
     moments = x.T @ x / len(x)
     expected = [after_repair(w, moments, [2 * head, 2 * head + 1]) for head in range(4)]
-    heads = next(g for g in graph.groups if g.kind == "row")
+    heads = next(g for g in graph.groups if g.role == "heads")
     found = criterion("schur")(heads, context)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=1e-12)
 
@@ -364,7 +364,7 @@ def test_consumers_are_reduced(reduce: str) -> None:
 def test_a_group_that_no_weight_reads_has_its_magnitude() -> None:
     model = made(Attention(FusedAttention(8, 4)))
     graph, context = context_of(model, tokens()[0], tokens())
-    queries = next(g for g in graph.groups if g.kind == "cell" and "block.out.weight[1]" not in g.axes)
+    queries = next(g for g in graph.groups if g.role == "head_width" and "block.out.weight[1]" not in g.axes)
     plain = criterion("l2")(queries, context)
     for name in ("wanda", "flap", "schur"):
         torch.testing.assert_close(criterion(name)(queries, context), plain / plain.mean())
@@ -391,7 +391,7 @@ def test_grouped_convolution() -> None:
         if "blocks.0.grouped.conv.weight[0]" not in group.axes and "blocks.0.grouped.conv.weight[1]" not in group.axes:
             continue
         places = [sorted(consumer.place[consumer.unit == unit].tolist()) for unit in group.unit_ids]
-        if group.kind == "row":
+        if group.role == "groups":
             assert places == [[0, 1], [2, 3], [4, 5]]
         elif "blocks.0.grouped.conv.weight[1]" in group.axes:
             assert places == [[0, 2, 4], [1, 3, 5]]

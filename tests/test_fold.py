@@ -238,7 +238,7 @@ def test_heads_are_left_alone_and_hidden_units_are_not() -> None:
     plan, slim = halves(model, x)
     folding = fold(slim, model, plan, x)
     assert [f.group for f in folding.folded] == [f"blocks.{b}.fc1" for b in range(4)]
-    assert any("kind 'row'" in one.why for one in folding.left_alone)
+    assert any("role is 'heads'" in one.why for one in folding.left_alone)
     text = str(folding)
     assert "4 groups" in text and "blocks.2.fc2.weight" in text and "left alone" in text
 

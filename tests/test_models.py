@@ -29,7 +29,7 @@ class GroupLike(Protocol):
     """What the checks below need of a group."""
 
     @property
-    def kind(self) -> str: ...
+    def role(self) -> str: ...
     @property
     def units(self) -> int: ...
     @property
@@ -40,7 +40,7 @@ class GroupLike(Protocol):
 class Stub:
     """A group that no engine found."""
 
-    kind: str
+    role: str
     units: int
     axes: tuple[str, ...]
 
@@ -57,7 +57,7 @@ def example(model: nn.Module, batch: int, size: int = 32) -> Tensor:
 
 
 def complaints(groups: Iterable[GroupLike], expected: Iterable[Expected]) -> list[str]:
-    """Expected entries that do not match exactly one group; channel and row groups that match none."""
+    """Expected entries that do not match exactly one group; groups, of heads or whole channels, that match none."""
     groups, wrong, known = tuple(groups), [], set()
     for entry in expected:
         found = [group for group in groups if fits(group, entry)]
@@ -65,14 +65,14 @@ def complaints(groups: Iterable[GroupLike], expected: Iterable[Expected]) -> lis
         if len(found) != 1:
             wrong.append(f"{len(found)} groups, not one, are {entry}")
     for group in groups:
-        if group.kind in ("channel", "row") and id(group) not in known:
-            wrong.append(f"not expected: {group.kind} x {group.units} with {group.axes}")
+        if group.role != "head_width" and id(group) not in known:
+            wrong.append(f"not expected: {group.role} x {group.units} with {group.axes}")
     return wrong
 
 
 def fits(group: GroupLike, entry: Expected) -> bool:
-    kind, units, members = entry
-    return group.kind == kind and group.units == units and set(members) <= set(group.axes)
+    role, units, members = entry
+    return group.role == role and group.units == units and set(members) <= set(group.axes)
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -225,19 +225,19 @@ def test_the_check_itself_notices_wrong_groups(file: ModuleType) -> None:
         assert complaints(right, wrong) != []
     assert complaints((*right, right[0]), file.EXPECTED_GROUPS) != []  # one group too many
     assert complaints(right[1:], file.EXPECTED_GROUPS) != []  # one too few
-    for kind, noticed in (("channel", True), ("row", True), ("repeat", False), ("cell", False)):
-        further = Stub(kind, 3, ("x.weight[0]",))
+    for role, noticed in (("mlp", True), ("width", True), ("heads", True), ("head_width", False)):
+        further = Stub(role, 3, ("x.weight[0]",))
         assert bool(complaints((*right, further), file.EXPECTED_GROUPS)) is noticed
 
 
 def distortions(expected: tuple[Expected, ...]) -> list[tuple[Expected, ...]]:
-    """The list with its first entry missing, and each entry in turn with wrong units, kind or members."""
+    """The list with its first entry missing, and each entry in turn with wrong units, role or members."""
     wrong = [expected[1:]]
-    for place, (kind, units, members) in enumerate(expected):
+    for place, (role, units, members) in enumerate(expected):
         for entry in (
-            (kind, units + 1, members),
-            ("cell", units, members),
-            (kind, units, (*members, "x.weight[0]")),
+            (role, units + 1, members),
+            ("head_width", units, members),
+            (role, units, (*members, "x.weight[0]")),
         ):
             wrong.append((*expected[:place], entry, *expected[place + 1 :]))
     return wrong

@@ -59,7 +59,7 @@ def test_group_lasso_is_what_a_loop_finds(net: str) -> None:
     for group in graph.groups:
         found = [by_loop(graph, unit) for unit in group.unit_ids.tolist()]
         if group.name not in norms:
-            assert group.kind in ("cell", "repeat")
+            assert group.role == "head_width" or graph.units.kind_of(group.unit_ids) == "repeat"
             continue
         torch.testing.assert_close(norms[group.name], torch.tensor([math.sqrt(s) for s, _ in found]))
         total += sum(math.sqrt(n * s) for s, n in found)
@@ -75,7 +75,7 @@ def test_group_lasso_of_some_groups() -> None:
     touched = {name for name, p in graph.model.named_parameters() if p.grad is not None and p.grad.any()}
     assert touched == {"6.weight", "6.bias", "8.weight"}
     whole = graphprune.trace(text_net(), WORDS)
-    assert list(GroupLasso(whole, 1.0, ["blocks.0.attention.qkv:cell"]).norms())
+    assert list(GroupLasso(whole, 1.0, ["blocks.0.attention.qkv:head_width"]).norms())
 
 
 def test_gradient() -> None:

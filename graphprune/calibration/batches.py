@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe, normalize
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors
 
 _BATCHES = (
@@ -82,7 +83,7 @@ def moved_to(model: nn.Module, value: Any) -> Any:
     return map_tensors(lambda t: t.to(device), value)
 
 
-def call_model(model: nn.Module, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], advice: str = "") -> Any:
+def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice: str = "") -> Any:
     """What the model returns for a batch.
 
     Args:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.calibration.moments import ConsumerStatistics, Moments
 from graphprune.graph.groups import Units
@@ -24,7 +23,7 @@ from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView, Ow
 from graphprune.rules.registry import Call
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids
-from graphprune.utils.operators import short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -37,7 +36,7 @@ class _Entrance:
     consumer: ConsumerStatistics
 
 
-class Observer(TorchDispatchMode):
+class Observer(DispatchMode):
     """Streams moments while it is active; see :meth:`batch`.
 
     Args:
@@ -75,7 +74,7 @@ class Observer(TorchDispatchMode):
         finally:
             self._known.clear()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if func in MATMUL_VIEWS:
             self._meet(func, args)
@@ -95,7 +94,7 @@ class Observer(TorchDispatchMode):
             self._named[id(tensor)] = self._labels.parameter(root[1], tuple(tensor.shape))
         return self._named.get(id(tensor))
 
-    def _follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+    def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         labels = [self._label(t) for t in operands]
         if labels and all(value is not None for value in labels):
@@ -106,7 +105,7 @@ class Observer(TorchDispatchMode):
         elif labels and labels[0] is not None and func._schema.is_mutable:
             self._known[id(operands[0])] = operands[0], None  # no longer what it was
 
-    def _labelled(self, func: Any, args: tuple, kwargs: dict, outs: Sequence[Any]) -> Sequence[LabelledTensor]:
+    def _labelled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabelledTensor]:
         """The labels of the results, made once for equal calls: facts that rules write down must not pile up."""
         args, kwargs = map_tensors(self._label, (args, kwargs))
         key = func, repr(map_labelled((args, kwargs)))
@@ -121,7 +120,7 @@ class Observer(TorchDispatchMode):
 
     # ------------------------------------------------------------ where it meets data
 
-    def _meet(self, func: Any, args: tuple) -> None:
+    def _meet(self, func: Any, args: Args) -> None:
         for matmul in MATMUL_VIEWS[func]:
             weight = self._label(args[matmul.weight])
             if weight is not None:
@@ -131,7 +130,7 @@ class Observer(TorchDispatchMode):
                     entrance.consumer.inputs.add(x)
                 return
 
-    def _entrance(self, matmul: MatmulView, func: Any, weight: LabelledTensor, args: tuple) -> _Entrance | None:
+    def _entrance(self, matmul: MatmulView, func: Any, weight: LabelledTensor, args: Args) -> _Entrance | None:
         key = id(weight), func, matmul.weight
         if key not in self._entrances:
             table = AxisTable(self._labels.axes)
@@ -142,7 +141,7 @@ class Observer(TorchDispatchMode):
         return self._entrances[key]
 
     def _opened(
-        self, matmul: MatmulView, owners: Owners, labels: LabelledTensor, args: tuple, table: AxisTable
+        self, matmul: MatmulView, owners: Owners, labels: LabelledTensor, args: Args, table: AxisTable
     ) -> _Entrance:
         weight = args[matmul.weight]
         if self.kernel_positions:

@@ -20,6 +20,7 @@ from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
+from graphprune.utils.operators import Args, Kwargs
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -141,7 +142,7 @@ class Statistics:
         call: tuple[tuple[Any, ...], dict[str, Any], Any] = moved_to(self.model, (args, kwargs, target))
         return call
 
-    def _forward(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
         advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn="
         return call_model(self.model, number, args, kwargs, advice)
 

@@ -36,7 +36,7 @@ def graph_data(spec: str, model: nn.Module, graph: Any) -> dict[str, Any]:
 def _group_data(group: Any) -> dict[str, Any]:
     return {
         "name": group.name,
-        "kind": group.kind,
+        "role": group.role,
         "units": group.units,
         "axes": list(group.axes),
         "couplings": [str(coupling) for coupling in group.couplings],

@@ -73,9 +73,10 @@ def _read_state(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        return load_file(path)
+        return dict(load_file(path))
     state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    found: dict[str, Any] = state.get("state_dict", state)
+    return found
 
 
 def _names_a_file(spec: str) -> bool:

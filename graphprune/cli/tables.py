@@ -55,11 +55,11 @@ def size_table(model: nn.Module, graph: Any) -> Table:
 def group_table(graph: Any, shown: int | None) -> Table:
     groups = graph.groups[:shown]
     hidden = len(graph.groups) - len(groups)
-    table = _table("What goes together", "group", "kind", "units", "axes", "couplings", left=2)
+    table = _table("What goes together", "group", "role", "units", "axes", "couplings", left=2)
     if hidden:
         table.caption = f"and {hidden} more (--all)"
     for group in groups:
-        _row(table, group.name, group.kind, group.units, len(group.axes), len(group.couplings))
+        _row(table, group.name, group.role, group.units, len(group.axes), len(group.couplings))
     return table
 
 

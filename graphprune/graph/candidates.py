@@ -47,7 +47,8 @@ def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
     if head_width:
-        return free & (kind != ROW) & (kind != REPEAT)
+        narrower: Mask = free & (kind != ROW) & (kind != REPEAT)
+        return narrower
     free[_within(graph, CELL, free & (kind != CELL))] = False
     rows = free & (kind == ROW)
     wanted = rows.copy()

@@ -18,7 +18,7 @@ from graphprune.graph.propagate import Labelling, rule_for, substitute
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
 from graphprune.rules.indexing import propagate_indexes
-from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, operands_of
+from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis, operands_of
 from graphprune.rules.registry import RULES, Call, Slim
 from graphprune.utils.arrays import Dims, Ids, Mask, Shape
 from graphprune.utils.operators import short_name
@@ -58,7 +58,7 @@ class ReplayedLabels(Labels):
         self._fresh = _by_node((a, a.node_index) for a in self._axes)
         self._ordered = _by_node(facts.ordered)
 
-    def fresh(self, shape: Shape, dims: Any, kind: str, name: str = "") -> Ids:
+    def fresh(self, shape: Shape, dims: Any, kind: str, name: ParameterAxis | None = None) -> Ids:
         (axis,) = self._next(self._fresh)
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         if int(np.prod(sizes)) != axis.size:
@@ -83,7 +83,7 @@ class ReplayedLabels(Labels):
         if not np.array_equal(dense[np.isin(dense, slim)], slim):
             raise Disorder("an operation depends on the order of its channels")
 
-    def _next(self, table: dict[int, list[tuple]]) -> tuple:
+    def _next(self, table: dict[int, list[tuple[Any, ...]]]) -> tuple[Any, ...]:
         if not table[self.node_index]:
             raise Disorder("the slim model runs through a rule differently")
         return table[self.node_index].pop(0)
@@ -136,8 +136,8 @@ class ReplayedLabels(Labels):
         self.changed = True
 
 
-def _by_node(facts: Any) -> dict[int, list[tuple]]:
-    table: dict[int, list[tuple]] = defaultdict(list)
+def _by_node(facts: Any) -> dict[int, list[tuple[Any, ...]]]:
+    table: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
     for *fact, node_index in facts:
         table[node_index].append(tuple(fact))
     return table
@@ -204,7 +204,7 @@ class SlimRun:
         name, shape = node.meta["tensor"], list(node.meta["shape"])
         arrays = []
         for d in range(len(shape)):
-            axis = self.axes.get(f"{name}[{d}]")
+            axis = self.axes.get(ParameterAxis(name, d))
             if axis is not None:
                 ids = np.arange(axis.start, axis.start + axis.size)
                 living = ids[self.alive[self.sizes.solution.of[ids]]]

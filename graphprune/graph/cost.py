@@ -19,6 +19,7 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
+from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 aten = torch.ops.aten
@@ -129,10 +130,10 @@ class CostModel:
 
     def _entries(self, tensors: Sequence[tuple[str, Tensor]], units: Units) -> list[tuple[int, list[int]]]:
         """One row for every parameter and buffer: the product of its dimensions."""
-        lines = {axis.name: self.dimensions.line(units.labels_of(axis)) for axis in units.axes}
+        lines = {axis.parameter_axis: self.dimensions.line(units.labels_of(axis)) for axis in units.axes}
         rows = []
         for name, tensor in tensors:
-            numbers = {d: lines.get(f"{name}[{d}]") for d in range(tensor.ndim)}
+            numbers = {d: lines.get(ParameterAxis(name, d)) for d in range(tensor.ndim)}
             fixed = prod(n for d, n in enumerate(tensor.shape) if numbers[d] is None)
             rows.append((fixed, [n for n in numbers.values() if n is not None]))
         return rows

@@ -22,12 +22,12 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
         fixed = (reasons >= 0) & reported[reasons]
         if fixed.any():
             number = int(reasons[fixed][0])
-            found.append(Frozen(axis.name, int(fixed.sum()), axis.size, _reason(graph, number)))
+            found.append(Frozen(axis.parameter_axis, int(fixed.sum()), axis.size, _reason(graph, number)))
         elif demanded:
             units = graph.solution.expand(classes)[0]
             held = [a for a in np.unique(units).tolist() if a in demanded]
             if held:
-                found.append(Frozen(axis.name, len(held), axis.size, demanded[held[0]]))
+                found.append(Frozen(axis.parameter_axis, len(held), axis.size, demanded[held[0]]))
     unused = ((n, s) for n in graph.trace.unreached for s in [graph.trace.shapes[n]] if len(s))
     note = f" ({graph.trace.note})" if graph.trace.note else ""
     found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]

@@ -14,11 +14,10 @@ import numpy as np
 
 from graphprune.graph.couplings import Coupling
 from graphprune.graph.propagate import Labelling
+from graphprune.graph.roles import CHANNELS, Roles
 from graphprune.graph.solve import KINDS, Solution
-from graphprune.rules.labels import Axis
+from graphprune.rules.labels import Axis, ParameterAxis
 from graphprune.utils.arrays import Ids
-
-SHOWN_KINDS = {"filled": "channel"}
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,17 @@ class Group:
     """Units that occur in the same parameter axes.
 
     Attributes:
-        name: the module (or parameter axis) that makes these channels; with ``:row`` and the like for other kinds.
-        kind: ``channel``; ``row`` (a head, a key/value group, a whole group of a convolution); ``repeat`` (a query
-            head within its key/value group); ``cell`` (a channel within each row: head width).
+        name: the module (or parameter axis) that makes these channels; with ``:heads`` and the like for other roles.
+        role: ``width`` (channels that a residual sum ties), ``mlp`` (inner channels), ``heads``, ``kv_groups`` (heads
+            of keys and values that several query heads share), ``head_width`` (a channel within each head), ``groups``
+            (of a convolution or normalization), ``experts``.
         axes: the parameter axes, ``"layer1.0.conv1.weight[0]"``.
         unit_ids: the class of each unit in the solution, in the order of the first axis.
     """
 
     name: str
-    kind: str
-    axes: tuple[str, ...]
+    role: str
+    axes: tuple[ParameterAxis, ...]
     unit_ids: Ids = field(repr=False)
     source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = field(default=None, repr=False)
 
@@ -59,7 +59,7 @@ class Group:
         return self.source(self.axes) if self.source else ()
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.units} units ({self.kind}) in {len(self.axes)} parameter axes"]
+        lines = [f"{self.name}: {self.units} units ({self.role}) in {len(self.axes)} parameter axes"]
         lines += [f"  {axis}" for axis in self.axes]
         return "\n".join([*lines, *(f"  because {c}" for c in self.couplings)])
 
@@ -84,7 +84,7 @@ class Units:
     def __init__(self, labelling: Labelling, solution: Solution) -> None:
         self.labelling = labelling
         self.solution = solution
-        self.axes: list[Axis] = [a for a in labelling.labels.axes if a.name]
+        self.axes: list[Axis] = [a for a in labelling.labels.axes if a.name is not None]
         self.occurrences = self._occurrences()
         self.groups = self._groups()
 
@@ -129,14 +129,20 @@ class Units:
         for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
             axes[number].append(axis)
         used: dict[str, int] = {}
-        return tuple(self._group(m, [self.axes[i].name for i in a], used) for m, a in zip(members, axes, strict=True))
+        self._roles = Roles(self.labelling, self.solution)
+        return tuple(
+            self._group(m, [self.axes[i].parameter_axis for i in a], used) for m, a in zip(members, axes, strict=True)
+        )
 
-    def _group(self, units: Ids, axes: list[str], used: dict[str, int]) -> Group:
-        kind = KINDS[self.solution.kind[units[0]]]
-        kind = SHOWN_KINDS.get(kind, kind)
-        name = _group_name(axes[0], kind)
+    def _group(self, units: Ids, axes: list[ParameterAxis], used: dict[str, int]) -> Group:
+        role = self._roles.role(self.kind_of(units), units)
+        name = _group_name(axes[0], role)
         used[name] = used.get(name, 0) + 1
-        return Group(name if used[name] == 1 else f"{name}#{used[name]}", kind, tuple(axes), units)
+        return Group(name if used[name] == 1 else f"{name}#{used[name]}", role, tuple(axes), units)
+
+    def kind_of(self, units: Ids) -> str:
+        """The kind that all units of a group have, of :data:`graphprune.graph.solve.KINDS`."""
+        return KINDS[self.solution.kind[units[0]]]
 
     @cached_property
     def group_of(self) -> Ids:
@@ -156,8 +162,6 @@ def _partition(units: Ids, signature: Ids, first: Ids) -> list[Ids]:
     return [pieces[i] for i in np.argsort(first[starts])]
 
 
-def _group_name(axis: str, kind: str) -> str:
-    parameter, dim = axis.rsplit("[", 1)
-    module, _, tensor = parameter.rpartition(".")
-    plain = tensor == "weight" and dim == "0]" and module
-    return (module if plain else axis) + ("" if kind == "channel" else f":{kind}")
+def _group_name(axis: ParameterAxis, role: str) -> str:
+    plain = axis.tensor == "weight" and axis.dim == 0 and axis.module
+    return str(axis.module if plain else axis) + ("" if role in CHANNELS else f":{role}")

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labelling
+from graphprune.rules.labels import ParameterAxis
 from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable
 
 aten = torch.ops.aten
@@ -36,11 +37,11 @@ def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     return found
 
 
-def consumed_axes(labelling: Labelling) -> frozenset[str]:
+def consumed_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     """Parameter axes that meet an input: columns of a linear layer's weight, as opposed to its rows."""
     known = _parameters_only(labelling.nodes)
     table = AxisTable(labelling.labels.axes)
-    found: set[str] = set()
+    found: set[ParameterAxis] = set()
     for node in labelling.nodes:
         matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in known), None)
         weight = labelling.values[node.args[matmul.weight]] if matmul else None  # type: ignore[index]
@@ -50,14 +51,14 @@ def consumed_axes(labelling: Labelling) -> frozenset[str]:
     return frozenset(found)
 
 
-def scale_axes(labelling: Labelling) -> frozenset[str]:
+def scale_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     """Axes of the factors (gamma) of batch, layer, group and instance normalizations."""
     known = _parameters_only(labelling.nodes)
     table = AxisTable(labelling.labels.axes)
-    found: set[str] = set()
+    found: set[ParameterAxis] = set()
     for node in labelling.nodes:
         scale = node.args[SCALES[node.target]] if node.target in SCALES else None
         if isinstance(scale, fx.Node) and scale in known:
             for array in labelling.values[scale].arrays:
                 found |= table.names(array.ids)
-    return frozenset(found - {""})
+    return frozenset(found)

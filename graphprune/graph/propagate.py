@@ -46,9 +46,6 @@ class Labelling:
             return None
         return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
 
-    def value(self, node: fx.Node) -> LabelledTensor:
-        return self.values[node]
-
     def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabelledTensor, int] | None:
         """The labelled tensor and dimension that a size refers to; None where there are no labels."""
         if isinstance(dim, str):

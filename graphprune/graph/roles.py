@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from graphprune.graph.groups import Group, Units
 from graphprune.graph.propagate import Labelling
-from graphprune.graph.solve import KINDS
+from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import LabelledTensor
 from graphprune.utils.arrays import Ids, Mask
 
@@ -19,38 +18,36 @@ aten = torch.ops.aten
 _SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor))
 
 
-def roles_of(labelling: Labelling, units: Units, groups: Sequence[Group]) -> list[str]:
-    """For every group one of ``graphprune.limits.ROLES``.
+class Roles:
+    """Tells the role of a set of units of one kind.
 
     Rows are ``groups`` where a convolution or norm counts them, ``kv_groups`` where query heads are nested in them,
     else ``heads``; cells are ``head_width``. Channels are ``width`` where two activations are added (a residual
     sum ties them), else ``mlp``: inner channels, which belong to one block.
     """
-    counted = _units_of(units, [v for table in labelling.counts.values() for v in table.values()])
-    summed = _units_of(units, _summed(labelling))
-    nested = _with_repeats(units)
-    return [_role(group, counted, summed, nested) for group in groups]
+
+    def __init__(self, labelling: Labelling, solution: Solution) -> None:
+        counts = [value for table in labelling.counts.values() for value in table.values()]
+        self._counted = _units_of(solution, counts)
+        self._summed = _units_of(solution, _summed(labelling))
+        self._nested = _with_repeats(solution)
+
+    def role(self, kind: str, units: Ids) -> str:
+        """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""
+        if kind == "row":
+            if self._counted[units].any():
+                return "groups"
+            return "kv_groups" if self._nested[units].any() else "heads"
+        if kind in ("channel", "filled"):
+            return "width" if self._summed[units].any() else "mlp"
+        return {"expert": "experts", "cell": "head_width", "repeat": "heads"}[kind]
 
 
-def _role(group: Group, counted: Mask, summed: Mask, nested: Mask) -> str:
-    if group.kind == "expert":
-        return "experts"
-    if group.kind == "cell":
-        return "head_width"
-    if group.kind == "repeat":
-        return "heads"
-    if group.kind == "row":
-        if counted[group.unit_ids].any():
-            return "groups"
-        return "kv_groups" if nested[group.unit_ids].any() else "heads"
-    return "width" if summed[group.unit_ids].any() else "mlp"
-
-
-def _units_of(units: Units, values: Sequence[LabelledTensor]) -> Mask:
-    found = np.zeros(len(units.solution.reason), bool)
+def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+    found = np.zeros(len(solution.reason), bool)
     arrays = [array.ids.ravel() for value in values for array in value.arrays]
     if arrays:
-        found[units.solution.expand(units.solution.of[np.concatenate(arrays)])[0]] = True
+        found[solution.expand(solution.of[np.concatenate(arrays)])[0]] = True
     return found
 
 
@@ -65,16 +62,18 @@ def _summed(labelling: Labelling) -> list[LabelledTensor]:
     return found
 
 
-def _with_repeats(units: Units) -> Mask:
+def _with_repeats(solution: Solution) -> Mask:
     """Rows that are composed with repeats: key/value groups with several query heads each."""
-    kind, parts = units.solution.kind, units.solution.parts
+    kind, parts = solution.kind, solution.parts
     found = np.zeros(len(kind), bool)
     composed = np.flatnonzero(parts[:, 0] >= 0)
     repeat = KINDS.index("repeat")
     for mine, other in ((0, 1), (1, 0)):
         rows: Ids = parts[composed[kind[parts[composed, mine]] == repeat], other]
-        found[units.solution.expand(rows)[0]] = True
+        found[solution.expand(rows)[0]] = True
     return found
 
 
+CHANNELS = ("mlp", "width")
+"""Roles of groups whose units are single channels."""
 ROLES = ("heads", "kv_groups", "head_width", "mlp", "width", "experts", "groups")

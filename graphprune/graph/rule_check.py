@@ -19,7 +19,7 @@ from torch import Tensor
 
 from graphprune.errors import RuleError
 from graphprune.graph.solve import Solution, solve
-from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
+from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
 from graphprune.rules.registry import Call, Rule, Slim, in_any_type, rule_of
 from graphprune.rules.samples import Sample, T
 from graphprune.utils.arrays import Mask
@@ -125,10 +125,10 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor
     dims = [d for d in wanted if shape[d] > 1]
     if joint(seed) and len(dims) > 1:
         i, j = dims[seed % (len(dims) - 1) :][:2]
-        ids = labels.fresh(shape, (i, j), "channel", "x")
+        ids = labels.fresh(shape, (i, j), "channel", ParameterAxis("x", i))
         labels.rectangle(ids.reshape(shape[i], -1))
         return LabelledTensor(shape, (LabelArray(ids),))
-    arrays = [LabelArray(labels.fresh(shape, [d], "channel", "x")) for d in dims]
+    arrays = [LabelArray(labels.fresh(shape, [d], "channel", ParameterAxis("x", d))) for d in dims]
     repeats = frozenset([len(shape) - 1] if placeholder.kind == "rows" else [])
     return LabelledTensor(shape, tuple(arrays), seed % 2 == 0, repeats)
 
@@ -275,6 +275,11 @@ def dense_side(op: Any, entry: Rule, found: SampleLabels, alive: Mask, args: Any
     return run_operation(lambda *a, **k: entry.masked(living, *a, **k), args, kwargs)
 
 
+def _copied(value: Any) -> Any:
+    """Nested arguments with copies of the tensors: operations may work in place."""
+    return replaced(Tensor.clone, value, Tensor)
+
+
 def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
     """Check one choice. Returns whether anything was removed.
 
@@ -283,8 +288,7 @@ def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
     """
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = replaced(lambda x: sample_tensor(x, generator), (one.args, one.kwargs), (T, Tensor))
-    copy = lambda value: replaced(Tensor.clone, value, Tensor)  # noqa: E731  (operations may work in place)
-    found = label_sample(op, entry, one, run_operation(in_any_type(op), *copy((args, kwargs))), seed)
+    found = label_sample(op, entry, one, run_operation(in_any_type(op), *_copied((args, kwargs))), seed)
     alive = choose(op, found, np.random.default_rng(seed))
     masks = iter([living_mask(x, found.solution, alive) for x in found.tensors()])
     given = [(x, next(masks)) for x in (*flatten(args, Tensor), *flatten(kwargs, Tensor))]

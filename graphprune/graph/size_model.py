@@ -151,4 +151,5 @@ def living(solution: Solution, alive: Mask, value: LabelledTensor, dim: int) -> 
     for array in value.arrays:
         mask = mask & alive[solution.of[array.ids]]
     rows = np.any(mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))), axis=2)
-    return rows[int(rows.sum(axis=1).argmax())]
+    longest: Mask = rows[int(rows.sum(axis=1).argmax())]
+    return longest

@@ -86,12 +86,14 @@ def _composition(facts: Facts) -> Ids:
     for whole, first, second, _ in facts.parts:
         rows.append(np.stack([np.ravel(v) for v in np.broadcast_arrays(whole, first, second)], axis=1))
     table = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
-    return table[table[:, 0] != 0]
+    found: Ids = table[table[:, 0] != 0]
+    return found
 
 
 def _components(count: int, x: Ids, y: Ids) -> Ids:
     graph = coo_array((np.ones(len(x), bool), (x, y)), shape=(count, count))
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    found: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found
 
 
 def solve(labels: Labels) -> Solution:

@@ -16,6 +16,7 @@ from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group, Units
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS, axis_sums, entry_norms, reduce_parts
+from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Scores
 
 EntryScores = Callable[[str, Tensor], "Tensor | None"]
@@ -135,20 +136,19 @@ class Context:
         bounds = np.searchsorted(self.units.occurrences.axis, np.arange(len(self.units.axes) + 1))
         found: dict[str, dict[int, slice]] = {}
         for axis, start, stop in zip(self.units.axes, bounds, bounds[1:], strict=False):
-            name, dim = axis.name[:-1].rsplit("[", 1)
-            if name in self.tensors and stop > start:
-                found.setdefault(name, {})[int(dim)] = slice(start, stop)
+            name = axis.parameter_axis
+            if name.parameter in self.tensors and stop > start:
+                found.setdefault(name.parameter, {})[name.dim] = slice(start, stop)
         return found
 
-    def rows(self, group: Group, axis: str) -> Tensor:
+    def rows(self, group: Group, axis: ParameterAxis) -> Tensor:
         """What each unit has of a parameter along one of its axes, ``"conv1.weight[0]"``: [units, entries], double.
 
         A unit with several entries along the axis (a head) has one after the other; fewer than others have are filled
         up with zeros.
         """
-        name, dim = axis[:-1].rsplit("[", 1)
-        entry = torch.from_numpy(self._entries(group, self._places[name][int(dim)]))
-        tensor = self.tensors[name].detach().unsqueeze(-1).movedim(int(dim), 0).flatten(1)
+        entry = torch.from_numpy(self._entries(group, self._places[axis.parameter][axis.dim]))
+        tensor = self.tensors[axis.parameter].detach().unsqueeze(-1).movedim(axis.dim, 0).flatten(1)
         entry = entry.to(tensor.device)
         return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)
 
@@ -165,9 +165,9 @@ class Context:
         entries[unit, number] = index
         return entries
 
-    def has_axis(self, group: Group, axes: frozenset[str]) -> bool:
+    def has_axis(self, group: Group, axes: frozenset[ParameterAxis]) -> bool:
         """Does a group have one of these axes, of a parameter?"""
-        return any(axis in axes and axis[:-1].rsplit("[", 1)[0] in self.tensors for axis in group.axes)
+        return any(axis in axes and axis.parameter in self.tensors for axis in group.axes)
 
     # ------------------------------------------------------------ activations
 

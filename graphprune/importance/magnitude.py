@@ -12,6 +12,7 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.graph.parameter_uses import consumed_axes, scale_axes
 from graphprune.importance.context import Context
+from graphprune.rules.labels import ParameterAxis
 
 _TINY = torch.finfo(torch.float64).tiny
 
@@ -75,11 +76,11 @@ def fpgm(group: Group, context: Context) -> Tensor:
     return squares.sqrt().sum(1)
 
 
-def _makers(group: Group, context: Context) -> list[str]:
+def _makers(group: Group, context: Context) -> list[ParameterAxis]:
     """The axes of parameters along which a group's channels are made."""
     consumed = context.once("consumed", lambda: consumed_axes(context.units.labelling))
-    names = {axis: axis.rpartition("[")[0] for axis in group.axes}
-    rank = {axis: context.tensors[name].ndim for axis, name in names.items() if name in context.tensors}
+    known = (axis for axis in group.axes if axis.parameter in context.tensors)
+    rank = {axis: context.tensors[axis.parameter].ndim for axis in known}
     makers = [axis for axis in rank if axis not in consumed] or list(rank)
     return [axis for axis in makers if rank[axis] > 1] or makers
 
@@ -103,6 +104,6 @@ def bn_scale(group: Group, context: Context) -> Tensor:
         )
     if not context.has_axis(group, axes):
         return relative_magnitude(group, context)
-    names = {axis.rpartition("[")[0] for axis in axes}
+    names = {axis.parameter for axis in axes}
     entries = context.once("gammas", lambda: lambda name, tensor: tensor.abs() if name in names else None)
     return torch.from_numpy(context.saliency(group, entries))

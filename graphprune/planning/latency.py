@@ -25,6 +25,7 @@ from graphprune.planning.kernel_table import KernelTable
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Slim, rule_of
 from graphprune.utils.arrays import Mask, Scores
+from graphprune.utils.operators import Args
 
 STEPS = 8
 """A size is measured at about this many multiples."""
@@ -75,13 +76,14 @@ class Kernel:
         op: Any = self.node.target
         return lambda: op(*args, **kwargs)
 
-    def _resized(self, args: tuple[Any, ...], sizes: tuple[int, ...]) -> tuple[Any, ...]:
+    def _resized(self, args: Args, sizes: tuple[int, ...]) -> Args:
         rule = rule_of(self.node.target)
         if rule is None or rule.resize is None or not self.outs:
             return args
         outs = tuple(tuple(_filled(shape, sizes)) for shape in self.outs)
         counts = {name: _filled((n,), sizes)[0] for name, n in self.counts.items()}
-        return rule.resize(Slim(outs, lambda dim, stop: stop, counts), args)
+        resized: Args = rule.resize(Slim(outs, lambda dim, stop: stop, counts), args)
+        return resized
 
 
 def _is_node(value: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from graphprune.planning.options import Request, Runner
 from graphprune.planning.planner import Planner, require_groups
 from graphprune.pruning.plan import Plan
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.operators import Args, Kwargs
 
 ATTEMPTS = 8
 
@@ -40,8 +40,8 @@ WATCHED, RUNS = 1.0, 7
 class Stopwatch:
     """Measures a model as the user runs it: ``runner`` is ``torch.compile`` or the like; None: eagerly."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: Args
+    kwargs: Kwargs
     runner: Runner | None = None
 
     def seconds(self, *models: nn.Module) -> list[float]:

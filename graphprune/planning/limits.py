@@ -66,7 +66,6 @@ class Limit:
 
 def group_limits(
     groups: Sequence[Group],
-    roles: Sequence[str],
     overrides: Mapping[Any, Override],
     ratios: Mapping[str, float | None],
     default: Override,
@@ -84,8 +83,8 @@ def group_limits(
             )
     used: set[Any] = set()
     found = []
-    for group, role in zip(groups, roles, strict=True):
-        asked = [(f"{role}=", Override(ratio=ratios[role]))] if ratios.get(role) is not None else []
+    for group in groups:
+        asked = [(f"{group.role}=", Override(ratio=ratios[group.role]))] if ratios.get(group.role) is not None else []
         for match, override in overrides.items():
             if matches(match, group, modules):
                 used.add(match)
@@ -138,9 +137,7 @@ def _makers(group: Group, modules: Mapping[str, type]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        name, dim = axis[:-1].rsplit("[", 1)
-        module, _, tensor = name.rpartition(".")
-        second = tensor == "weight" and issubclass(modules.get(module, nn.Module), _SECOND)
-        if int(dim) == int(second):
-            found[module] = None
+        second = axis.tensor == "weight" and issubclass(modules.get(axis.module, nn.Module), _SECOND)
+        if axis.dim == int(second):
+            found[axis.module] = None
     return list(found)

@@ -17,7 +17,7 @@ from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.coupled_steps import CoupledStep, SubGroup, make_coupled_steps
 from graphprune.graph.frozen import frozen_axes
-from graphprune.graph.roles import roles_of
+from graphprune.graph.roles import CHANNELS
 from graphprune.importance.block_influence import influence
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import WEIGHTLESS, criterion, scored
@@ -77,10 +77,7 @@ class Planner:
         self.criterion = criterion(request.importance)
         self.skipped = self._skipped_blocks()
         self.costs = graph.costs_without(self.skipped) if self.skipped else graph.costs
-        self.roles = roles_of(graph.labelling, graph.units, self.groups)
-        self.limits = group_limits(
-            self.groups, self.roles, request.overrides, request.roles, request.limits, graph.trace.modules
-        )
+        self.limits = group_limits(self.groups, request.overrides, request.roles, request.limits, graph.trace.modules)
         self._keep_multiples()
         self._keep_enough_to_choose_from()
         self.why = [""] * len(self.groups)
@@ -197,7 +194,7 @@ class Planner:
             others = self.groups[part.group].units - len(part.unit_ids)
             whole = len(part.unit_ids) == len(self._members[part.group])
             limit = self.limits[part.group]
-            if self.request.in_lanes and self.groups[part.group].kind == "channel":
+            if self.request.in_lanes and self.groups[part.group].role in CHANNELS:
                 kept = len(part.unit_ids) - each * steps
                 in_lanes &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
             if whole:
@@ -287,7 +284,7 @@ class Planner:
 
     def _layers(self, group: int) -> int:
         """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
-        names = {axis.rpartition("[")[0] for axis in self.groups[group].axes}
+        names = {axis.parameter for axis in self.groups[group].axes}
         return max(sum(len(self.graph.trace.shapes[name]) > 1 for name in names), 1)
 
     def _keys(self, network: RemovalState) -> Callable[[Scores], list[Scores]]:
@@ -321,11 +318,11 @@ class Planner:
 
     def _structure(self, bundle: CoupledStep) -> tuple[object, ...]:
         """What groups of equal structure have in common: their role and the layers that they run through."""
-        axes = [axis.rpartition("[") for part in bundle.parts for axis in self.groups[part.group].axes]
-        places = sorted((name.rpartition("."), dim) for name, _, dim in axes)
+        axes = (axis for part in bundle.parts for axis in self.groups[part.group].axes)
+        places = sorted((axis.module, axis.tensor, axis.dim) for axis in axes)
         modules = self.graph.trace.modules
-        layers = (f"{modules.get(module, nn.Module).__name__}.{tensor}[{dim}" for (module, _, tensor), dim in places)
-        return *(self.roles[part.group] for part in bundle.parts), *sorted(layers)
+        layers = (f"{modules.get(module, nn.Module).__name__}.{tensor}[{dim}]" for module, tensor, dim in places)
+        return *(self.groups[part.group].role for part in bundle.parts), *sorted(layers)
 
     def _spending(self, free: Mask) -> BudgetCosts | UnitBudget:
         """The budgets and what counts them."""
@@ -377,7 +374,7 @@ class Planner:
             "cell": "heads keep their width unless head_width is given",
             "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
             "row": "heads become narrower instead" if narrower else "nothing is asked of it",
-        }.get(self.groups[number].kind, "tied to sizes that cannot change")
+        }.get(self.graph.units.kind_of(self.groups[number].unit_ids), "tied to sizes that cannot change")
 
     def _finished(self, chosen: Selection, constraints: SizeConstraints) -> Plan:
         shares = self.costs.shares(self.graph.units)
@@ -389,10 +386,9 @@ class Planner:
             choices.append(
                 Choice(
                     group.name,
-                    group.kind,
                     group.units,
                     tuple(removed.tolist()),
-                    self.roles[number],
+                    group.role,
                     float(macs),
                     float(params),
                     reasons[number],
@@ -408,9 +404,9 @@ class Planner:
         kept: dict[str, dict[int, Ids]] = {}
         for axis in self.graph.units.axes:
             alive = chosen.alive[self.graph.units.labels_of(axis)]
-            if not alive.all() and not within(axis.name, self.skipped):
-                name, dim = axis.name[:-1].rsplit("[", 1)
-                kept.setdefault(name, {})[int(dim)] = chosen.orders.get(axis, np.flatnonzero(alive))
+            name = axis.parameter_axis
+            if not alive.all() and not within(name, self.skipped):
+                kept.setdefault(name.parameter, {})[name.dim] = chosen.orders.get(axis, np.flatnonzero(alive))
         return kept
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.rules.registry import in_any_type
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
 WIDE |= {torch.complex64: torch.complex128}
@@ -24,10 +24,10 @@ WIDE |= {torch.complex64: torch.complex128}
 # ---------------------------------------------------------------- float64
 
 
-class Widen(TorchDispatchMode):
+class Widen(DispatchMode):
     """Run a program in float64 even where it asks for a narrower type."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         return in_any_type(func)(*widen(args), **widen(kwargs or {}))
 
 
@@ -79,7 +79,7 @@ class FixedEps(TorchFunctionMode):
         super().__init__()
         self.eps = eps
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if func in (F.rms_norm, torch.rms_norm):
             given = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | kwargs

@@ -31,6 +31,7 @@ from graphprune.tracing.tracer import Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Masked = tuple[list[Tensor], tuple[str, ...]]
@@ -65,7 +66,7 @@ class Masks:
         mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
         return out if mask is None else out.masked_fill_(~mask, 0)
 
-    def statistics(self, node: fx.Node, args: tuple, kwargs: dict) -> Any:
+    def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         """The result of an operation that mixes channels some of which are dead; None: nothing to heed."""
         node_index = self.channels.trace.node_index(node)
         text = self.channels.labelling.labels.facts.mixing.get(node_index)
@@ -162,7 +163,7 @@ class MaskedRecorder(Recorder):
         self.known = list(trace.graph.nodes)[: trace.evaluated]
         self.strayed = False
 
-    def execute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))
         masked = self.masks.statistics(known, args, kwargs) if known is not None and known.target is func else None
         return masked if masked is not None else super().execute(func, args, kwargs)
@@ -209,7 +210,7 @@ def _did_the_same(known: Trace, trace: Trace) -> bool:
 _ATTEMPTS = 12
 
 
-def run_masked_model(graph: Analysis, plan: Plan, args: tuple, kwargs: dict) -> Masked:
+def run_masked_model(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
     """Run the original itself, masked, until it does what the trace that its labels come from did.
 
     A run is right up to the operation where it strays, and its recording is the trace of the next, which so comes
@@ -226,7 +227,7 @@ def run_masked_model(graph: Analysis, plan: Plan, args: tuple, kwargs: dict) -> 
     raise PlanError(f"model: {type(graph.model).__name__} takes another way through its code on every masked run")
 
 
-def _run_and_record(model: nn.Module, masks: Masks, args: tuple, kwargs: dict) -> tuple[list[Tensor], Analysis, bool]:
+def _run_and_record(model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], Analysis, bool]:
     """The outputs of a masked run, what it did, and whether that is what the known trace did."""
     results: list[Any] = []
     recorders: list[MaskedRecorder] = []
@@ -240,7 +241,7 @@ def _run_and_record(model: nn.Module, masks: Masks, args: tuple, kwargs: dict) -
         return recorders[0]
 
     with in_float64(), narrow_finfo(model), Widen():
-        wide_inputs: tuple[tuple, dict] = map_tensors(widened_tensor, (args, kwargs))
+        wide_inputs: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(widened_tensor, (args, kwargs))
         trace = record(wide_module(model), *wide_inputs, outputs=keep, abstract=False, make_recorder=recorder)
     same = not recorders[0].strayed and _did_the_same(masks.channels.trace, trace)
     return list(tensors_of(results[0])), analysis_of(model, trace), same

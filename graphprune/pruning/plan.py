@@ -18,7 +18,7 @@ from graphprune.pruning.skip import skip_blocks
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import within
 
-FORMAT = 2
+FORMAT = 3
 
 
 HISTORY = "_graphprune_plans"
@@ -35,7 +35,6 @@ class Choice:
     """
 
     group: str
-    kind: str
     units: int
     removed: tuple[int, ...]
     role: str = ""

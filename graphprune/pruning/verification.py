@@ -15,6 +15,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import normalize
 from graphprune.tracing.meta import is_float
 from graphprune.utils.contexts import eagerly
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -49,7 +50,7 @@ class Verification:
 
 
 @eagerly()
-def run_slim(slim: nn.Module, args: tuple, kwargs: dict) -> list[Tensor]:
+def run_slim(slim: nn.Module, args: Args, kwargs: Kwargs) -> list[Tensor]:
     """The outputs of a module in evaluation mode and float64; the module is not changed."""
     module = wide_module(slim)
     with in_float64(), narrow_finfo(slim), Widen():
@@ -100,7 +101,7 @@ def _compared(masked: Masked, found: list[Tensor], tolerance: float) -> Verifica
     return Verification(worst, max(absolute, default=0.0), len(pairs), tolerance, inexact)
 
 
-def _masked_outputs(graph: Analysis, plan: Plan, args: tuple, kwargs: dict) -> Masked:
+def _masked_outputs(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
     """By running the graph or, where the model looks at values, the model itself."""
     if graph.trace.abstract:
         return run_masked_graph(graph, plan, [*tensors_of(args), *tensors_of(kwargs)])

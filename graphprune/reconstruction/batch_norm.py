@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.calibration.batches import Batches
 from graphprune.calibration.moments import Moments
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_batch
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 aten = torch.ops.aten
 
 
-class _Normed(TorchDispatchMode):
+class _Normed(DispatchMode):
     """Gathers the statistics of what batch norms normalize, and lets them normalize with those of the batch."""
 
     def __init__(self, memory: ParameterMemory, leave: frozenset[str]) -> None:
@@ -27,7 +27,7 @@ class _Normed(TorchDispatchMode):
         self._memory = memory
         self._leave = leave
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         found = self._statistics(args) if func is aten.native_batch_norm.default else None
         if found is None:
             return func(*args, **kwargs or {})
@@ -36,7 +36,7 @@ class _Normed(TorchDispatchMode):
         self.moments.setdefault(found, Moments(False)).add(opened)
         return func(x, weight, bias, None, None, True, 0.0, args[7])
 
-    def _statistics(self, args: tuple) -> tuple[str, str] | None:
+    def _statistics(self, args: Args) -> tuple[str, str] | None:
         """The names of the running mean and variance that a call uses, if they are to be estimated."""
         if args[3] is None or args[4] is None or args[5]:
             return None

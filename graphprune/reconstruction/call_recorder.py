@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.reconstruction.linear_calls import (
     CallKey,
@@ -22,7 +21,7 @@ from graphprune.reconstruction.linear_calls import (
 )
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from graphprune.rules.matmul_view import MATMUL_VIEWS
-from graphprune.utils.operators import short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
 
 aten = torch.ops.aten
@@ -67,7 +66,7 @@ class Consumer:
         return not self.used_otherwise and self.sums == sum(self.calls)
 
 
-class CallRecorder(TorchDispatchMode):
+class CallRecorder(DispatchMode):
     """Watches a model; see :meth:`batch`.
 
     Attributes:
@@ -106,7 +105,7 @@ class CallRecorder(TorchDispatchMode):
         self._count.clear()
         self._batches += 1
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         met = linear_call(func, args, kwargs, self.memory, self.names)
@@ -140,7 +139,7 @@ class CallRecorder(TorchDispatchMode):
         consumer.after |= self._dependence.reach(operands)
         return consumer
 
-    def _note_computed(self, func: Any, args: tuple) -> None:
+    def _note_computed(self, func: Any, args: Args) -> None:
         for matmul in MATMUL_VIEWS[func]:
             sources = self._dependence.sources(args[matmul.weight])
             if sources:
@@ -189,8 +188,8 @@ class CallRecorder(TorchDispatchMode):
     def _use(
         self,
         func: Any,
-        args: tuple,
-        kwargs: dict,
+        args: Args,
+        kwargs: Kwargs,
         operands: list[Tensor],
         results: list[Tensor],
         met: LinearCall | None,
@@ -247,7 +246,7 @@ class Addition:
 
 
 def addition(
-    func: Any, args: tuple, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
+    func: Any, args: Args, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
 ) -> Addition | None:
     """The call as one that adds a vector of the model: a parameter of ``names``, or a batch norm's running mean."""
     if func is aten.native_batch_norm.default and args[_MEAN] is not None:

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, ParameterView, flat, linear_call
-from graphprune.utils.operators import short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
 
 aten = torch.ops.aten
@@ -137,7 +136,7 @@ class SourceMap:
         projection = Projection(met.key.name, found[0], found[1], bias, bias_rows, values, outputs)
         self.begin(out, projection)
 
-    def follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+    def follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
         """``out`` is what any other operation returned."""
         first = next(filter(None, map(self.of, tensors_of((args, kwargs)))), None)
         if first is None:
@@ -157,7 +156,7 @@ class SourceMap:
         for tensor, what in zip(results, moved, strict=True):
             self._known[id(tensor)] = tensor, what
 
-    def _biased(self, before: Moved, args: tuple, out: Tensor) -> Moved | None:
+    def _biased(self, before: Moved, args: Args, out: Tensor) -> Moved | None:
         """A projection to which the program adds its bias itself; None for any other sum."""
         made, view = before.source, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
         if before.places is None or view is None or view.name not in self._names:
@@ -217,7 +216,7 @@ class HeadMoments:
     right_moments: Tensor
 
 
-class HeadProducts(TorchDispatchMode):
+class HeadProducts(DispatchMode):
     """Finds the products of projections in one run after the other.
 
     Only views, transpositions, copies and one common factor may lie between a projection and the product, or between
@@ -248,7 +247,7 @@ class HeadProducts(TorchDispatchMode):
         self._sdpa.__exit__(*failure)
         self._sources.clear()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         met = linear_call(func, args, kwargs, self._memory, self._names)
         out = func(*args, **kwargs)

@@ -75,7 +75,7 @@ def compensate(
     if not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
     batches = Batches(calibration)
-    if not any(choice.kind == "cell" and choice.removed for choice in plan.choices):
+    if not any(choice.role == "head_width" and choice.removed for choice in plan.choices):
         return Compensation((), (), {})
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))

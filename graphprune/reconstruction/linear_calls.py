@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.rules.matmul_view import MATMUL_VIEWS, MatmulView, exact_view
 from graphprune.utils.modules import named_tensors
+from graphprune.utils.operators import Args, Kwargs
 
 aten = torch.ops.aten
 
@@ -129,7 +130,7 @@ class LinearCall:
 
     key: CallKey
     matmul: MatmulView
-    args: tuple
+    args: Args
     bias: Tensor | None
     scaled: bool
 
@@ -171,7 +172,7 @@ class LinearCall:
 
 
 def linear_call(
-    func: Any, args: tuple, kwargs: dict, memory: ParameterMemory, names: frozenset[str]
+    func: Any, args: Args, kwargs: Kwargs, memory: ParameterMemory, names: frozenset[str]
 ) -> LinearCall | None:
     """The call as one of a consumer; None where no operand is a view of one of the parameters ``names``."""
     for number, matmul in enumerate(MATMUL_VIEWS.get(func, ())):
@@ -186,7 +187,7 @@ def linear_call(
     return None
 
 
-def _blocks(func: Any, args: tuple, weight: Tensor) -> int:
+def _blocks(func: Any, args: Args, weight: Tensor) -> int:
     if func is aten.convolution.default:
         return int(args[8])
     return weight.shape[0] if weight.ndim == 3 and weight.stride(0) else 1

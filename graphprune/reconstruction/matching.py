@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
@@ -19,6 +18,7 @@ from graphprune.reconstruction.linear_calls import CallKey, LinearCall, Paramete
 from graphprune.reconstruction.passes import StopForward
 from graphprune.reconstruction.regression import Regression
 from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
 from graphprune.utils.tree import tensors_of
 
 SMALL = 1e-3
@@ -200,7 +200,7 @@ class Gathered:
         return None if self.regression.count else "no row goes through it"
 
 
-class CallWatch(TorchDispatchMode):
+class CallWatch(DispatchMode):
     """Sees the calls of some consumers, and ends the run after the last of them.
 
     Args:
@@ -227,7 +227,7 @@ class CallWatch(TorchDispatchMode):
         super().__enter__()
         return self
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         met = linear_call(func, args, kwargs, self._memory, self._names)
         out = func(*args, **kwargs)
@@ -239,7 +239,7 @@ class CallWatch(TorchDispatchMode):
             raise StopForward
         return out
 
-    def _follow(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+    def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         for end in self._paths.follow(func, args, kwargs, operands, list(tensors_of(out))):
             if isinstance(end, ResidualSum):

@@ -15,7 +15,7 @@ class StopForward(BaseException):
     """What a pass was made for has been seen: ends the run. Not an error, so that no model catches it."""
 
 
-def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager) -> None:
+def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> None:
     """Call a model with a batch while ``watch`` is active, until that has seen enough.
 
     Raises:

@@ -72,7 +72,8 @@ class Regression:
         mean = xx.diagonal(dim1=1, dim2=2).mean(1)
         system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
         system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are never there
-        return torch.linalg.solve(system, rx.mT)
+        change: Tensor = torch.linalg.solve(system, rx.mT)
+        return change
 
     def intercept(self, change: Tensor) -> Tensor:
         """What a bias has to make up for, E[r] - D E[x]. [blocks, outputs]"""

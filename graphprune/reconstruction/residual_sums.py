@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.reconstruction.linear_calls import ParameterMemory, address
+from graphprune.utils.operators import Args, Kwargs
 
 aten = torch.ops.aten
 
@@ -97,7 +98,12 @@ class SumPaths:
         self._set(result, SumPath(token, shape, places, result.new_ones(1).expand(shape)))
 
     def follow(
-        self, func: Any, args: tuple, kwargs: dict, operands: Sequence[Tensor], results: Sequence[Tensor]
+        self,
+        func: Any,
+        args: Args,
+        kwargs: Kwargs,
+        operands: Sequence[Tensor],
+        results: Sequence[Tensor],
     ) -> list[ResidualSum | OtherUse]:
         """Go on by one call. Returns where paths end in it."""
         for place in {address(t) for t in results} - {address(t) for t in operands}:
@@ -132,7 +138,7 @@ class SumPaths:
 
     # ------------------------------------------------------------ sums
 
-    def _ends(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> list[ResidualSum]:
+    def _ends(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> list[ResidualSum]:
         found = []
         for one, other in _pairs(func, args, kwargs) if func in _SUMS else ():
             path = self._path(one)
@@ -149,7 +155,7 @@ class SumPaths:
 
     # ------------------------------------------------------------ what changes entries one by one
 
-    def _next(self, func: Any, args: tuple, kwargs: dict, results: Sequence[Tensor]) -> SumPath | None:
+    def _next(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> SumPath | None:
         """What the first result of a call is, if it has the entries of a known tensor, moved or multiplied."""
         path = self._path(args[0]) if args else None
         if path is not None and func in _MOVES:
@@ -168,14 +174,14 @@ class SumPaths:
         return replace(path, factor=path.factor * factor) if result.shape == path.places.shape else None
 
 
-def _pairs(func: Any, args: tuple, kwargs: dict) -> tuple[tuple, ...]:
+def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]:
     """The operands of a sum or a product, either way round."""
     if (func in _SUMS and kwargs.get("alpha", 1) == 1) or func in _PRODUCTS:
         return args[:2], args[1::-1]
     return ()
 
 
-def _move(tensor: Tensor, func: Any, args: tuple, kwargs: dict) -> Tensor:
+def _move(tensor: Tensor, func: Any, args: Args, kwargs: Kwargs) -> Tensor:
     """A tensor moved as the call moves its first operand, which may lie in memory in another order."""
     if func in _VIEWS:
         return tensor.reshape(args[1])
@@ -183,7 +189,7 @@ def _move(tensor: Tensor, func: Any, args: tuple, kwargs: dict) -> Tensor:
     return moved
 
 
-def _norm_scale(args: tuple) -> Tensor:
+def _norm_scale(args: Args) -> Tensor:
     """What a batch norm in evaluation mode multiplies with, [1, channels, 1, ...]."""
     x, weight, _, _, variance, _, _, eps = args[:8]
     scale = torch.rsqrt(variance + eps)

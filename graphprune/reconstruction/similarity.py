@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group, Units
-from graphprune.rules.labels import all_arrays
+from graphprune.graph.roles import CHANNELS
+from graphprune.rules.labels import ParameterAxis, all_arrays
 from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import named_tensors
@@ -43,8 +44,8 @@ class ReadingWeight:
     variance: str
 
     @property
-    def axis(self) -> str:
-        return f"{self.weight}[{self.dim}]"
+    def axis(self) -> ParameterAxis:
+        return ParameterAxis(self.weight, self.dim)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class _Call:
     matmul: MatmulView
     weight: str
     bias: str
-    contracted: frozenset[str]
+    contracted: frozenset[ParameterAxis]
     inputs: frozenset[int]
     norm: fx.Node | None = None
 
@@ -85,7 +86,7 @@ class _Refusals:
             self.reasons.setdefault(number, reason)
 
 
-def entries_of(units: Units, group: Group, axis: str) -> Ids:
+def entries_of(units: Units, group: Group, axis: ParameterAxis) -> Ids:
     """The entries of a parameter axis that each unit of a group has, in order. [units, entries]; [0, 0] if ragged"""
     occurrences = units.occurrences
     number = next(i for i, a in enumerate(units.axes) if a.name == axis)
@@ -151,7 +152,7 @@ class SimilarityModel:
             matmul,
             self._plain(weight),
             self._plain(bias),
-            frozenset[str]().union(*contracted),
+            frozenset[ParameterAxis]().union(*contracted),
             self._groups([node.args[matmul.x]]),
             _following(node),
         )
@@ -168,7 +169,7 @@ class SimilarityModel:
         ids = [array.ids.ravel() for array in arrays]
         return self._groups_of(self.units.solution.of[np.concatenate(ids)]) if ids else frozenset()
 
-    def _groups_of_axes(self, axes: Iterable[str]) -> frozenset[int]:
+    def _groups_of_axes(self, axes: Collection[str]) -> frozenset[int]:
         classes = [self.units.labels_of(a) for a in self.units.axes if a.name in axes]
         return self._groups_of(np.concatenate(classes)) if classes else frozenset()
 
@@ -182,7 +183,7 @@ class SimilarityModel:
         """Moments of a group's channels, or why they cannot be told."""
         number = int(self.units.group_of[group.unit_ids[0]])
         makers = [
-            (c, a) for c in self._calls for a in group.axes if _parameter(a) == c.weight != "" and a not in c.contracted
+            (c, a) for c in self._calls for a in group.axes if a.parameter == c.weight != "" and a not in c.contracted
         ]
         readers = {axis: [c for c in self._calls if axis in c.contracted] for axis in group.axes}
         reason = self._refusal(group, number, makers, readers)
@@ -190,22 +191,24 @@ class SimilarityModel:
             return reason
         covariance, mean = self._moments(group, number, makers)
         found = (
-            ReadingWeight(_parameter(axis), _dim(axis), self._variance(calls))
-            for axis, calls in readers.items()
-            if calls
+            ReadingWeight(axis.parameter, axis.dim, self._variance(calls)) for axis, calls in readers.items() if calls
         )
         return ChannelSimilarity(covariance, mean, tuple(found))
 
     def _refusal(
-        self, group: Group, number: int, makers: list[tuple[_Call, str]], readers: dict[str, list[_Call]]
+        self,
+        group: Group,
+        number: int,
+        makers: list[tuple[_Call, ParameterAxis]],
+        readers: dict[ParameterAxis, list[_Call]],
     ) -> str:
-        if group.kind != "channel":
-            return f"its units are of kind {group.kind!r}, whose effects do not add up"
+        if group.role not in CHANNELS:
+            return f"its role is {group.role!r}, whose units' effects do not add up"
         if number in self._refusals.reasons:
             return self._refusals.reasons[number]
-        known = {name for call, axis in makers for name in (_parameter(axis), call.bias, *self._norm_names(call))}
+        known = {name for call, axis in makers for name in (axis.parameter, call.bias, *self._norm_names(call))}
         for axis, calls in readers.items():
-            name = _parameter(axis)
+            name = axis.parameter
             if calls and (self._uses[name] > self._read[axis] or name in known or not calls[0].weight):
                 return f"{name} is computed, or used otherwise than as a weight that reads it"
             if not calls and name not in known:
@@ -227,7 +230,7 @@ class SimilarityModel:
 
     # ------------------------------------------------------------ moments
 
-    def _moments(self, group: Group, number: int, makers: list[tuple[_Call, str]]) -> tuple[Tensor, Tensor]:
+    def _moments(self, group: Group, number: int, makers: list[tuple[_Call, ParameterAxis]]) -> tuple[Tensor, Tensor]:
         """Covariance [units, units] and means [units, entries], maker after maker in the order of execution."""
         covariance = torch.zeros(group.units, group.units, dtype=torch.float64)
         mean: Tensor = torch.zeros(group.units, 1, dtype=torch.float64)
@@ -241,9 +244,9 @@ class SimilarityModel:
                 covariance, mean = covariance + _products(flat.flatten(1)), mean + shift
         return covariance, mean
 
-    def _rows(self, group: Group, call: _Call, axis: str) -> tuple[Tensor, Tensor]:
+    def _rows(self, group: Group, call: _Call, axis: ParameterAxis) -> tuple[Tensor, Tensor]:
         """Weights [units, entries, inputs] and bias [units, entries]."""
-        weight = precise(self.tensors[call.weight]).movedim(_dim(axis), 0).flatten(1)
+        weight = precise(self.tensors[call.weight]).movedim(axis.dim, 0).flatten(1)
         rows = weight[entries_of(self.units, group, axis)]
         return rows, self._vector(group, call.bias, 0.0, rows)
 
@@ -251,7 +254,7 @@ class SimilarityModel:
         """What each unit has of a vector: [units, entries]."""
         if not name:
             return torch.full(rows.shape[:2], default, dtype=torch.float64)
-        return precise(self.tensors[name])[entries_of(self.units, group, f"{name}[0]")].double()
+        return precise(self.tensors[name])[entries_of(self.units, group, ParameterAxis(name, 0))].double()
 
     def _scaled(self, group: Group, call: _Call, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
         """Rows and means after the batch normalization that follows, if one does."""
@@ -291,11 +294,3 @@ def _following(node: fx.Node) -> fx.Node | None:
     if len(users) != 1 or users[0].target is not aten.native_batch_norm.default or users[0].args[0] is not node:
         return None
     return None if users[0].args[4] is None or users[0].args[5] else users[0]
-
-
-def _parameter(axis: str) -> str:
-    return axis.rpartition("[")[0]
-
-
-def _dim(axis: str) -> int:
-    return int(axis.rpartition("[")[2][:-1])

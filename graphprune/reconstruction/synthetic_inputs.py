@@ -14,6 +14,7 @@ from graphprune.errors import InputError
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -145,7 +146,7 @@ class _Mismatch(TorchFunctionMode):
         super().__init__()
         self.losses: list[Tensor] = []
 
-    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         if func in (F.batch_norm, torch.batch_norm):
             self._compare(*_statistics(func, *args, **kwargs))

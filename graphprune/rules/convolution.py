@@ -12,8 +12,9 @@ from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 
@@ -56,7 +57,8 @@ def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
     for d, index in living.items():
         wide = out.new_zeros([*out.shape[:d], alive.shape[d], *out.shape[d + 1 :]])
         out = out if len(index) == alive.shape[d] else wide.index_copy_(d, index, out)
-    return out
+    found: Tensor = out
+    return found
 
 
 @rule(

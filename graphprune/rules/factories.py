@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from graphprune.rules.labels import LabelArray, LabelledTensor
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 

@@ -15,9 +15,10 @@ import torch
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, operands_of
 from graphprune.rules.pointwise import IDENTITIES
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample
 from graphprune.utils.arrays import Ids
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 

@@ -75,15 +75,52 @@ class LabelledTensor:
         return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed)
 
 
+class ParameterAxis(str):
+    """One dimension of a parameter or buffer; as text ``"conv1.weight[0]"``.
+
+    Attributes:
+        parameter: the name of the parameter or buffer, ``"conv1.weight"``.
+        dim: the number of the dimension.
+    """
+
+    parameter: str
+    dim: int
+
+    def __new__(cls, parameter: str, dim: int) -> ParameterAxis:
+        self = super().__new__(cls, f"{parameter}[{dim}]")
+        self.parameter = parameter
+        self.dim = dim
+        return self
+
+    def __reduce__(self) -> tuple[type[ParameterAxis], tuple[str, int]]:
+        return ParameterAxis, (self.parameter, self.dim)
+
+    @property
+    def module(self) -> str:
+        """The path of the module that has the parameter."""
+        return self.parameter.rpartition(".")[0]
+
+    @property
+    def tensor(self) -> str:
+        """The parameter's name in its module."""
+        return self.parameter.rpartition(".")[2]
+
+
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A run of labels made together: a dimension of a parameter, or rows and cells made by a refinement."""
+    """A run of labels made together: a dimension of a parameter (``name``), or rows and cells made by a refinement."""
 
     kind: str
-    name: str
+    name: ParameterAxis | None
     start: int
     size: int
     node_index: int
+
+    @property
+    def parameter_axis(self) -> ParameterAxis:
+        """The dimension of a parameter that these labels are of."""
+        assert self.name is not None
+        return self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +155,7 @@ class Labels:
         self.facts = Facts()
         self.node_index = -1
 
-    def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: str = "") -> Ids:
+    def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: ParameterAxis | None = None) -> Ids:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         total = math.prod(sizes)
@@ -129,7 +166,9 @@ class Labels:
 
     def parameter(self, name: str, shape: Shape) -> LabelledTensor:
         """A parameter or buffer: fresh labels for every dimension."""
-        arrays = [LabelArray(self.fresh(shape, [d], "channel", f"{name}[{d}]")) for d, n in enumerate(shape) if n > 1]
+        arrays = [
+            LabelArray(self.fresh(shape, [d], "channel", ParameterAxis(name, d))) for d, n in enumerate(shape) if n > 1
+        ]
         return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def unify(self, a: Ids, b: Ids) -> None:

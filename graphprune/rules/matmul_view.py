@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from graphprune.rules.im2col import Opened, im2col, im2col_transposed
-from graphprune.rules.labels import Axis, LabelArray, LabelledTensor
+from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids
 
 aten = torch.ops.aten
@@ -56,8 +56,10 @@ class AxisTable:
         """Are these labels of parameters?"""
         return bool((array.ids > 0).all() and self._named[self.number(array.ids)].all())
 
-    def names(self, ids: Ids) -> set[str]:
-        return {self.axes[n].name for n in np.unique(self.number(ids)).tolist()}
+    def names(self, ids: Ids) -> set[ParameterAxis]:
+        """The parameter axes that labels are of."""
+        found = (self.axes[n].name for n in np.unique(self.number(ids)).tolist())
+        return {name for name in found if name is not None}
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ import torch
 
 from graphprune.rules.alignment import align
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.utils.arrays import Ids, Shape
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 

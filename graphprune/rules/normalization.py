@@ -13,8 +13,9 @@ from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.reduction import vector_norm
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import positive, sample, t
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from graphprune.errors import RuleError
 from graphprune.rules.labels import LabelledTensor, Labels, all_arrays
 from graphprune.rules.samples import Sample
 from graphprune.utils.arrays import Shape
-
-Args = tuple[Any, ...]
-
+from graphprune.utils.operators import Args
 
 RuleFunction = Callable[..., Any]
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 Resize = Callable[["Slim", Args], Args]
@@ -101,7 +100,7 @@ def rule(
     resize: Resize | None = None,
     masked: Masked | None = None,
     reference: Callable[..., Any] | None = None,
-) -> Callable[[RuleFunction], RuleFunction]:
+) -> Callable[[F], F]:
     """Register the rule of ATen (or custom) operator overloads; by name (``"library::operator"``) where the library
     that brings them may not be loaded.
 
@@ -114,7 +113,7 @@ def rule(
     if not samples:
         raise RuleError(f"samples: the rule of {ops[0]} has none; give at least one call that proves it")
 
-    def register(function: RuleFunction) -> RuleFunction:
+    def register(function: F) -> F:
         for op in ops:
             table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
             if op in table:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphprune.utils.arrays import Shape
+from graphprune.utils.operators import Args, Kwargs
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ def whole_rows(*shape: int) -> T:
 class Sample:
     """Arguments of one call that proves a rule (see ``tests/test_rules.py``)."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    args: Args
+    kwargs: Kwargs = field(default_factory=dict)
     used: frozenset[int] | None = None
 
     def looking_at(self, *results: int) -> Sample:

@@ -17,9 +17,10 @@ from graphprune.rules.alignment import align
 from graphprune.rules.contraction import placed
 from graphprune.rules.convolution import convolution
 from graphprune.rules.labels import LabelArray, LabelledTensor
-from graphprune.rules.registry import Args, Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.scattering import ended
+from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -42,7 +43,7 @@ class MetaExecution:
         self._twins: dict[int, tuple[Tensor, Tensor]] = {}
         self._known = KnownValues()
 
-    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
         flat = [*tensors_of(args), *tensors_of(kwargs)]
         if func in _WITHOUT_META:
@@ -57,7 +58,7 @@ class MetaExecution:
             return real
         return self._known.remember(self._run_on_meta(func, args, kwargs, flat), real)
 
-    def _run_on_meta(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
         if not all(t.device == META for t in flat):
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
@@ -67,7 +68,7 @@ class MetaExecution:
             return args[0]
         return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)
 
-    def _run_real(self, func: Any, args: tuple, kwargs: dict, flat: list[Tensor]) -> Any:
+    def _run_real(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
         device = kwargs.get("device")
         if device is not None and torch.device(device) == META:
             kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
@@ -106,7 +107,7 @@ class KnownValues:
         storage = changed.untyped_storage().data_ptr()
         self._values = {k: v for k, v in self._values.items() if v[1].untyped_storage().data_ptr() != storage}
 
-    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": torch.device("cpu")}
         args, kwargs = map_tensors(self._value, args), map_tensors(self._value, kwargs)
@@ -126,7 +127,7 @@ class KnownValues:
 _LARGEST_KNOWN = 1 << 16
 
 
-def _positions_of_masks(func: Any, args: tuple) -> tuple:
+def _positions_of_masks(func: Any, args: Args) -> tuple[Any, ...]:
     """Boolean masks with known values index a shape of known size: give ``meta`` their positions."""
     if func not in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default):
         return args
@@ -159,7 +160,7 @@ _memory: dict[_Key, Any] = {}
 _MEMORY_SIZE = 1 << 14
 
 
-def _remembered(func: Any, args: tuple, kwargs: dict) -> Any:
+def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
     key = (func, _key(args), _key(tuple(kwargs.items())))
     try:
         found = _memory.get(key)

@@ -16,13 +16,12 @@ from unittest import mock
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
-from graphprune.utils.operators import short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import map_tensors
 
 aten = torch.ops.aten
@@ -39,7 +38,7 @@ class ModuleCall:
     stop: int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
     def __init__(self, shadow: MetaCopy, log: SizeLog, abstract: bool) -> None:
@@ -145,15 +144,15 @@ class Recorder(TorchDispatchMode):
     def _node_for(self, tensor: Tensor) -> fx.Node:
         return self.lookup(tensor) or self._constant(tensor)
 
-    def execute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run a call, on shapes or on values."""
         return self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
             return self._dispatch(func, args, kwargs or {})
 
-    def _dispatch(self, func: Any, args: tuple, kwargs: dict) -> Any:
+    def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         self._line = user_line(sys._getframe(1))
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)

@@ -23,6 +23,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Outputs = Callable[[Any], Any]
@@ -75,7 +76,7 @@ class Trace:
         self._node_indexes = {node: i for i, node in enumerate(self.graph.nodes)}
 
 
-def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None) -> list[fx.Node]:
+def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> list[fx.Node]:
     seen_args = map_tensors(recorder.add_input, args)
     seen_kwargs = map_tensors(recorder.add_input, kwargs)
     with recording(recorder):
@@ -93,8 +94,8 @@ def _call(recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None
 @eagerly()
 def record(
     model: nn.Module,
-    args: tuple,
-    kwargs: dict,
+    args: Args,
+    kwargs: Kwargs,
     outputs: Outputs | None = None,
     abstract: bool = True,
     make_recorder: Callable[[MetaCopy, SizeLog, bool], Recorder] = Recorder,
@@ -147,7 +148,7 @@ def _note_declared(recorder: Recorder) -> None:
 
 
 def _record_training(
-    recorder: Recorder, args: tuple, kwargs: dict, outputs: Outputs | None, results: list[fx.Node]
+    recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None, results: list[fx.Node]
 ) -> str:
     """What only training runs is part of the model. Returns why training could not be traced, or "".
 
@@ -211,7 +212,7 @@ def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {first: tuple(rest) for first, *rest in names.values() if rest}
 
 
-def trace_model(model: nn.Module, args: tuple, kwargs: dict, outputs: Outputs | None = None) -> Trace:
+def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:
     """Trace abstractly; a model that looks at the values of floats is traced with everything real."""
     try:
         return record(model, args, kwargs, outputs)

@@ -140,10 +140,10 @@ class Accelerated:
             )
         self._model = model
         self.run, self._optimizer, dealt = self.accelerator.prepare(model, optimizer, batches)
-        return dealt
+        return cast("Iterable[Any]", dealt)
 
     def precision(self) -> AbstractContextManager[Any]:
-        return self.accelerator.autocast()
+        return cast("AbstractContextManager[Any]", self.accelerator.autocast())
 
     def update(self, loss: Tensor, clip: float | None) -> None:
         self.accelerator.backward(loss)
@@ -153,7 +153,7 @@ class Accelerated:
         self._optimizer.zero_grad()
 
     def mean(self, tensor: Tensor) -> Tensor:
-        return self.accelerator.reduce(tensor.clone(), reduction="mean")
+        return cast("Tensor", self.accelerator.reduce(tensor.clone(), reduction="mean"))
 
     def agree(self) -> None:
         from accelerate.utils import broadcast

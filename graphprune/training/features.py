@@ -93,4 +93,5 @@ class FeatureLoss:
         self.moments = new
         gram, cross = new
         ridge = _RIDGE * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-        return torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), cross)
+        found: Tensor = torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), cross)
+        return found

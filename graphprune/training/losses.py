@@ -16,6 +16,7 @@ from graphprune.errors import InputError
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.contexts import evaluating
+from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import tensors_of
 
 
@@ -70,7 +71,7 @@ class Objective:
             losses += self._soft(output, told)
         return torch.stack(losses).sum()
 
-    def _hard(self, output: Any, target: Any, kwargs: dict[str, Any]) -> Tensor:
+    def _hard(self, output: Any, target: Any, kwargs: Kwargs) -> Tensor:
         if self.loss_fn is not None:
             loss = self.loss_fn(output, kwargs if target is None else target)
         elif target is None:

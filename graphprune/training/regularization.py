@@ -112,10 +112,10 @@ class GroupLasso:
         bounds = np.searchsorted(axis, np.arange(len(axes) + 1))
         found = []
         for number, (start, stop) in enumerate(itertools.pairwise(bounds)):
-            name, dim = axes[number].name[:-1].rsplit("[", 1)
-            if stop > start and name in parameters:
+            name = axes[number].parameter_axis
+            if stop > start and name.parameter in parameters:
                 units, entries = self._numbers[unit[start:stop]], index[start:stop]
-                found.append(_Place(name, int(dim), torch.from_numpy(units), torch.from_numpy(entries)))
+                found.append(_Place(name.parameter, name.dim, torch.from_numpy(units), torch.from_numpy(entries)))
         if not found:
             raise InputError("groups: nothing of them can be removed, so there is nothing to penalize")
         return found

@@ -16,7 +16,6 @@ from typing import Any
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
-from graphprune.graph.roles import roles_of
 from graphprune.planning.budgets import parse_budgets
 from graphprune.planning.limits import Limit, Override, group_limits
 from graphprune.planning.options import BUDGETS, Options, Request
@@ -151,8 +150,7 @@ class PruningTargets:
 
 def _goals(graph: ChannelGraph, request: Request, options: Options) -> dict[str, GroupTarget]:
     groups, modules = graph.units.groups, graph.trace.modules
-    roles = roles_of(graph.labelling, graph.units, groups)
-    limits = group_limits(groups, roles, request.overrides, request.roles, request.limits, modules)
+    limits = group_limits(groups, request.overrides, request.roles, request.limits, modules)
     kept = _kept(graph, request, options)
     return {g.name: _goal(g, limit, kept) for g, limit in zip(groups, limits, strict=True)}
 

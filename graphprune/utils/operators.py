@@ -1,12 +1,34 @@
-"""Names of operators."""
+"""Operators, their arguments, and the mode that sees them called."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from typing import Any
 
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import Self
+
+Args = tuple[Any, ...]
+"""Positional arguments of a call."""
+Kwargs = dict[str, Any]
+"""Keyword arguments of a call."""
+
 
 @lru_cache(maxsize=4096)
 def short_name(op: Any) -> str:
     """``"addmm"`` for ``aten.addmm.default``."""
     return str(op._schema.name).split("::")[-1]
+
+
+class DispatchMode(TorchDispatchMode):
+    """A ``TorchDispatchMode`` whose types are declared."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *failure: Any) -> None:
+        super().__exit__(*failure)  # type: ignore[no-untyped-call]

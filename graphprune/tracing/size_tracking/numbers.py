@@ -10,15 +10,16 @@ import torch
 
 from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
+from graphprune.utils.operators import Args, Kwargs
 
 
-def other(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def other(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     for value in (*args, *kwargs.values()):
         number(value)
     return func(*args, **kwargs)
 
 
-def untouched(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def untouched(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
@@ -46,7 +47,7 @@ def product(function: Callable[..., Any]) -> Callable[..., Any]:
     return product
 
 
-def literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def literal(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.tensor(values, device=...)`` keeps its values also where the model lives on ``meta``."""
     number([*args, *kwargs.values()])
     if kwargs.get("device") is not None and torch.device(kwargs["device"]).type == "meta":
@@ -54,13 +55,13 @@ def literal(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return func(*args, **kwargs)
 
 
-def new_tensor(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def new_tensor(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``x.new_tensor(values)`` is ``torch.tensor`` with the type of ``x``."""
     x, values = args if len(args) > 1 else (args[0], kwargs["data"])
     return literal(watcher, torch.tensor, (values,), {"dtype": kwargs.get("dtype", x.dtype)})
 
 
-def attention(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def attention(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Without ``scale`` the scores are divided by the square root of the head width, as a number."""
     if kwargs.get("scale") is None:
         query = args[0] if args else kwargs["query"]

@@ -12,9 +12,10 @@ from torch import Tensor, fx
 from graphprune.tracing.size_tracking.reading import dim_of
 from graphprune.tracing.size_tracking.watcher import SizeWatcher, named
 from graphprune.tracing.sizes import BinOp, Const, Dim, Expr, SizeUse, expr_of, plain
+from graphprune.utils.operators import Args, Kwargs
 
 
-def split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def split(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     outs = func(*args, **kwargs)
     sizes = args[1] if len(args) > 1 else kwargs.get("split_size", kwargs.get("split_size_or_sections"))
     dim = args[2] if len(args) > 2 else kwargs.get("dim", 0)
@@ -25,7 +26,7 @@ def split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return outs
 
 
-def chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def chunk(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Chunks are as long as each other, or the last as much shorter: torch works that out from the slim tensor."""
     outs = func(*args, **kwargs)
     chunks = args[1] if len(args) > 1 else kwargs["chunks"]
@@ -34,12 +35,12 @@ def chunk(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return outs
 
 
-def tensor_split(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def tensor_split(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``tensor_split`` and its like: into a number of parts, or at positions."""
     outs = func(*args, **kwargs)
     given = named("input asked dim", args, kwargs)
     x, dim = given.pop("input"), given.pop("dim", 0)
-    dim = _DIMS_OF_SPLITS.get(func.__name__, lambda _: dim)(x)
+    dim = _DIMS_OF_SPLITS[func.__name__](x) if func.__name__ in _DIMS_OF_SPLITS else dim
     (asked,) = given.values()  # of several names
     asked = asked.tolist() if isinstance(asked, Tensor) else asked
     if isinstance(asked, int):
@@ -74,7 +75,7 @@ def note_equal(watcher: SizeWatcher, dims: Sequence[Dim]) -> None:
         watcher.log.equal(BinOp("-", dims[0], Const(shorter)) if shorter else dims[0], other)
 
 
-def narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def narrow(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     given = named("input dim start length", args, kwargs)
     watcher.note(given["input"], given["dim"], given["start"], prefix=True)
@@ -82,18 +83,18 @@ def narrow(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return out
 
 
-def select(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def select(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     given = named("input dim index", args, kwargs)
     x, outer = given["input"], given["dim"] % given["input"].ndim
     _note_positions(watcher, x, (slice(None),) * outer + (given["index"],))
     return func(*args, **kwargs)
 
 
-def getitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def getitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(args[0], _indices(watcher, *args))
 
 
-def setitem(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def setitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(args[0], _indices(watcher, *args[:2]), args[2])
 
 
@@ -114,7 +115,7 @@ def _listed(numbers: Sequence[Any]) -> Any:
     return torch.from_numpy(array) if array.dtype.kind in "bi" else numbers
 
 
-def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple) -> None:
+def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...]) -> None:
     node = watcher.node_of(tensor)
     if node is None:
         return
@@ -136,7 +137,7 @@ def _position(bound: int, node: fx.Node, dim: int) -> Expr:
     return BinOp("+", Dim(node, dim, node.meta["shape"][dim]), expr_of(bound))
 
 
-def _indexed_dims(index: tuple, ndim: int) -> Iterator[tuple[int, Any]]:
+def _indexed_dims(index: tuple[Any, ...], ndim: int) -> Iterator[tuple[int, Any]]:
     consumed = sum(_width(i) for i in index)
     dim = 0
     for i in index:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
+from graphprune.utils.operators import Args, Kwargs
 
 
-def shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def shape(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     tensor = args[0]
     shape = func(*args, **kwargs)
     node = watcher.node_of(tensor)
@@ -23,7 +24,7 @@ def shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return torch.Size([Size(s, Dim(node, i, s), watcher.log) for i, s in enumerate(shape)])
 
 
-def numel(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def numel(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     sizes = shape(watcher, Tensor.size, (args[0],), {})
     total: Any = 1
     for size in sizes:
@@ -31,14 +32,14 @@ def numel(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return total
 
 
-def length(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def length(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Python makes an integer of what ``len`` gives."""
     found = func(*args, **kwargs)
     size = shape(watcher, Tensor.size, (*args, 0), {})
     return size.number() if type(size) is Size else found
 
 
-def device(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def device(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A program that asks where a tensor lives must not go another way because it is traced on ``meta``."""
     device = func(*args, **kwargs)
     return torch.device("cpu") if device.type == "meta" else device

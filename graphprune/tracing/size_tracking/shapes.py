@@ -13,13 +13,14 @@ from graphprune.tracing.size_tracking.parts import note_equal
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
 from graphprune.tracing.sizes import Size, plain
+from graphprune.utils.operators import Args, Kwargs
 
 
 def _flat(sizes: Sequence[Any]) -> Sequence[Any]:
     return sizes[0] if sizes and isinstance(sizes[0], tuple | list) else sizes
 
 
-def view(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def view(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     sizes = _flat([*args[1:], *kwargs.values()])
     if sizes and isinstance(sizes[0], int):
@@ -27,14 +28,14 @@ def view(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return out
 
 
-def like_another(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def like_another(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``x.expand_as(y)`` has the sizes of ``y``, whatever becomes of ``x``."""
     out = func(*args, **kwargs)
     watcher.note_all(out, shape(watcher, Tensor.size, (args[1] if len(args) > 1 else kwargs["other"],), {}))
     return out
 
 
-def broadcast(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def broadcast(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """All results have the same sizes."""
     outs = func(*args, **kwargs)
     for dim in range(outs[0].ndim):
@@ -42,14 +43,14 @@ def broadcast(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any
     return outs
 
 
-def unflatten(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def unflatten(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     dim, sizes = (*args[1:], *kwargs.values())[:2]
     watcher.note_all(out, sizes, dim % args[0].ndim)
     return out
 
 
-def repeat(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def repeat(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``x.repeat(1, heads, 1)``; ``tile`` may be given fewer numbers than there are dimensions."""
     out = func(*args, **kwargs)
     counts = _flat([*args[1:], *kwargs.values()])
@@ -58,7 +59,7 @@ def repeat(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return out
 
 
-def repeat_interleave(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def repeat_interleave(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Without a dimension all entries are laid one behind another; counts in a tensor say nothing."""
     out = func(*args, **kwargs)
     given = named("input repeats dim", args, kwargs)
@@ -78,35 +79,35 @@ def _note_copies(watcher: SizeWatcher, out: Tensor, x: Tensor, dim: int, count: 
         watcher.note(out, dim, count if plain(size) == 1 else size * count)
 
 
-def factory(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def factory(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return _filled(watcher, func(*args, **kwargs), args[1:], kwargs)
 
 
-def made(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def made(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.zeros(2, width)``; a size may be a tensor, and says nothing then."""
     return _filled(watcher, func(*args, **kwargs), args, kwargs)
 
 
-def _filled(watcher: SizeWatcher, out: Any, args: tuple, kwargs: dict) -> Any:
+def _filled(watcher: SizeWatcher, out: Any, args: Args, kwargs: Kwargs) -> Any:
     """Sizes come first, as one argument or several; what comes after one argument is what the tensor is filled with."""
     watcher.note_all(out, _flat(args or [kwargs.get("size", ())]))
     number([*(args[1:] if args and isinstance(args[0], tuple | list) else ()), kwargs.get("fill_value")])
     return out
 
 
-def one_hot(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def one_hot(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     watcher.note_all(out, [args[1] if len(args) > 1 else kwargs.get("num_classes", -1)], out.ndim - 1)
     return out
 
 
-def histogram(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def histogram(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     watcher.note(out, 0, args[1] if len(args) > 1 else kwargs.get("bins", 100))
     return out
 
 
-def counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def counted(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.arange(n)`` is as long as ``n`` says; in any other form a size is a number."""
     out = func(*args, **kwargs)
     numbers = [a for a in (*args, *kwargs.values()) if type(a) is Size]
@@ -117,20 +118,20 @@ def counted(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
     return out
 
 
-def affine_grid(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def affine_grid(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Of the images that the grid is for only height and width matter."""
     number(list(named("theta size", args, kwargs)["size"])[2:])
     return func(*args, **kwargs)
 
 
-def normalized_shape(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def normalized_shape(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     shape = args[1] if len(args) > 1 else kwargs["normalized_shape"]
     watcher.note_all(args[0], shape, args[0].ndim - len(shape))
     return func(*args, **kwargs)
 
 
 def with_groups(position: int, name: str) -> Handler:
-    def handler(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+    def handler(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
         out = func(*args, **kwargs)
         groups = args[position] if len(args) > position else kwargs.get(name, 1)
         if plain(groups) > 1:
@@ -140,7 +141,7 @@ def with_groups(position: int, name: str) -> Handler:
     return handler
 
 
-def steps(watcher: SizeWatcher, func: Any, args: tuple, kwargs: dict) -> Any:
+def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
     switch: Any = torch.backends.mkldnn
     enabled, switch.enabled = switch.enabled, False

@@ -9,14 +9,15 @@ from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
 from graphprune.tracing.sizes import SizeLog, SizeUse, expr_of, plain
+from graphprune.utils.operators import Args, Kwargs
 
 Lookup = Callable[[Tensor], fx.Node | None]
 
 
-Handler = Callable[["SizeWatcher", Any, tuple, dict], Any]
+Handler = Callable[["SizeWatcher", Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
-def named(names: str, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+def named(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """The arguments of a function whose positional ones have these names."""
     return dict(zip(names.split(), args, strict=False)) | kwargs
 
@@ -36,7 +37,7 @@ class SizeWatcher(TorchFunctionMode):
         self.node_of = node_of
         self._handler_of = handler_of
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         return self._handler_of(func)(self, func, args, kwargs or {})
 
     def note(self, tensor: Any, dim: int | str, size: Any, prefix: bool = False) -> None:
