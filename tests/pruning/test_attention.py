@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import randomize
 from torch import Tensor, nn
 
 import graphprune
 from graphprune.pruning.attention import PrunedMultiheadAttention
+from tests.networks import randomize
 
 HEADS, WIDTH, BATCH, QUERIES, KEYS = 3, 12, 2, 4, 5
 MODULES = [

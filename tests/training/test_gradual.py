@@ -29,7 +29,7 @@ from graphprune.training.schedules import (
 )
 from models import resnet_cifar, vit
 from tests.networks import randomize
-from tests.test_latency import Counted, taken
+from tests.planning.test_latency import Counted, taken
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import (
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.api import ChannelGraph
+from graphprune.graph.candidates import candidates
+from graphprune.pruning.plan import Plan
+from tests.networks import (
     Branches,
     Concat,
     ConvNorm,
@@ -31,12 +37,6 @@ from networks import (
     Twice,
     randomize,
 )
-from torch import Tensor, nn
-
-import graphprune
-from graphprune.api import ChannelGraph
-from graphprune.graph.candidates import candidates
-from graphprune.pruning.plan import Plan
 
 SIZE = 4
 WIDTHS = st.integers(3, 9)
