@@ -21,7 +21,7 @@ from tests.training_net import accuracy, equal, loader, net, slim_net, weights
 
 accelerate = pytest.importorskip("accelerate")
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 GIVEN: dict[str, Any] = {"epochs": 3, "lr": 0.05, "weight_decay": 1e-3, "clip": 1.0}
 
 
