@@ -20,8 +20,8 @@ from rich.table import Table
 import graphprune
 from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.zoos import zoo
-from graphprune.planning import planner
-from graphprune.planning.search import search as planner_search
+from graphprune.planning import allocate
+from graphprune.planning.search import search as budget_search
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 
 MODELS = {
@@ -68,14 +68,14 @@ def _measure(zoo_name: str, name: str) -> dict[str, Any]:
     searches: list[float] = []
 
     def timed_search(*args: Any) -> Any:
-        took, found = _timed(lambda: planner_search(*args))
+        took, found = _timed(lambda: budget_search(*args))
         searches.append(took)
         return found
 
     for kind in KINDS:
         spent[kind] = []
         for share in SHARES:
-            with mock.patch.object(planner, "search", timed_search):
+            with mock.patch.object(allocate, "search", timed_search):
                 took, plan = _timed(lambda kind=kind, share=share: graph.plan(**{kind: share}))
             spent[kind].append(getattr(graph.cost(plan), kind) / getattr(dense, kind) / share)
             seconds.append(took)

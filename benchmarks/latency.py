@@ -25,8 +25,8 @@ import graphprune
 from benchmarks.common import image, keep_memory, quiet_one_thread, row, table, wide_console, write_json
 from graphprune.planning.kernel_table import measure
 from graphprune.planning.latency import ALIGNMENT
-from graphprune.planning.options import Request
-from graphprune.planning.planner import Planner
+from graphprune.planning.options import PruningOptions
+from graphprune.planning.setup import PlanSetup
 
 MODELS = {"ResNet-50": "resnet50", "MobileNetV2": "mobilenet_v2", "ViT-B/16": "vit_b_16"}
 BATCHES = (1, 8)
@@ -112,13 +112,13 @@ def _uniform(times: list[float], importance: list[tuple[float, float]], at: floa
 
 def _importance(graph: Any, plan: Any) -> tuple[float, float]:
     """The share of importance that is kept, and what the search calls the loss; means over layers."""
-    planner = Planner(graph, Request(ratio=0.5))
+    setup = PlanSetup.of(graph, PruningOptions(0.5))
     shares, layers = [], []
     for number, choice in enumerate(plan.choices):
-        scores = planner._score(number)
+        scores = setup.scores.of_group(number)
         left = np.setdiff1d(np.arange(choice.units), choice.removed)
         shares.append(scores[left].sum() / scores.sum())
-        layers.append(planner._layers(number))
+        layers.append(setup.layers(number))
     r = np.array(shares)
     return float(np.average(r, weights=layers)), float(np.average(1 / r**2 - 1, weights=layers))
 

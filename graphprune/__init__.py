@@ -4,10 +4,12 @@ from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.errors import GraphpruneError, InputError, LoadError, PlanError, RuleError, SpecError, TraceError
 from graphprune.export.bundle import load, save
+from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.planning.limits import Override
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.pruning.plan import Plan
@@ -54,6 +56,7 @@ __all__ = [
     "Override",
     "Plan",
     "PlanError",
+    "PruningOptions",
     "Repair",
     "Rewind",
     "RuleError",
@@ -61,6 +64,7 @@ __all__ = [
     "SpecError",
     "TraceError",
     "Verification",
+    "budget_kind",
     "check_rule",
     "compensate_heads",
     "errors",

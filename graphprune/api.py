@@ -28,7 +28,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
 from graphprune.planning.latency_search import plan_for_latency
-from graphprune.planning.options import Options, Request
+from graphprune.planning.options import PlanArguments, PruningOptions, takes_options
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
@@ -70,25 +70,26 @@ class ChannelGraph(Analysis):
         """Parameter axes that cannot be pruned (wholly or in part), and why."""
         return frozen_axes(self)
 
-    def plan(self, ratio: float | None = None, **options: Unpack[Options]) -> Plan:
+    @takes_options
+    def plan(self, ratio: float | None = None, **options: Unpack[PlanArguments]) -> Plan:
         """Choose what to remove.
 
         Args:
             ratio: the fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: budgets
                 (``macs=0.5``) or ratios by role are among the options.
-            options: see :class:`graphprune.planning.options.Options`.
+            options: the fields of :class:`graphprune.PruningOptions`, by name.
 
         Raises:
             InputError: an argument is not known or out of range, or an override matches nothing.
             PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
                 a budget is out of reach: the message says what the smallest reachable value is.
         """
-        request = Request.of(ratio, options)
-        timed = request.budgets.get("latency") is not None
-        return plan_for_latency(self, request) if timed else make_plan(self, request)
+        asked = PruningOptions.of(ratio, options)
+        return plan_for_latency(self, asked) if asked.latency is not None else make_plan(self, asked)
 
+    @takes_options
     def sensitivity(
-        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Unpack[Options]
+        self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Unpack[PlanArguments]
     ) -> Sensitivity:
         """Prune one group at a time, and measure the loss: one call of ``evaluate`` for each group and ratio.
 
@@ -132,6 +133,7 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[An
     return ChannelGraph(*(getattr(analysis, field.name) for field in fields(Analysis)))
 
 
+@takes_options
 def prune_model(
     model: nn.Module,
     ratio: float | None = None,
@@ -139,7 +141,7 @@ def prune_model(
     *,
     inplace: bool = False,
     repair: bool = True,
-    **options: Unpack[Options],
+    **options: Unpack[PlanArguments],
 ) -> nn.Module:
     """A smaller module of the same class, with the fraction ``ratio`` of each group's channels gone.
 
@@ -151,7 +153,7 @@ def prune_model(
         inplace: make the model itself smaller.
         repair: with ``calibration`` among the options, let what is left make up for what was removed (see
             :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
-        options: all other arguments of a plan, see :class:`graphprune.planning.options.Options`.
+        options: the fields of :class:`graphprune.PruningOptions`, by name.
 
     Raises:
         InputError: an argument is out of range, inputs cannot be guessed, or calibration batches do not fit.

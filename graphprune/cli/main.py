@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,15 +17,16 @@ from rich.text import Text
 from torch import nn
 
 import graphprune
+from graphprune.cli.arguments import make_parser, plan_arguments
 from graphprune.cli.json_output import graph_data, print_json, prune_data
-from graphprune.cli.models import SPEC_FORMS, load_spec, load_weights
+from graphprune.cli.models import load_spec, load_weights
 from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
-from graphprune.errors import GraphpruneError
-from graphprune.planning.options import ALLOCATIONS
+from graphprune.errors import GraphpruneError, InputError
+from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import Inputs
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = _parser().parse_args(argv)
+    options = make_parser(_inspect, _prune).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -59,77 +59,6 @@ def _complain(error: Exception) -> None:
     print(f"graphprune: error: {message}", file=sys.stderr)
 
 
-# ---------------------------------------------------------------- arguments
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="graphprune",
-        description="Structured pruning of PyTorch models.",
-        epilog="exit codes: 0 it worked; 1 it failed or the verification did; 2 wrong usage",
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _inspect_arguments(commands)
-    _prune_arguments(commands)
-    return parser
-
-
-def _inspect_arguments(commands: Any) -> None:
-    parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
-    _common_arguments(parser)
-    parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
-    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
-    parser.set_defaults(run=_inspect)
-
-
-def _prune_arguments(commands: Any) -> None:
-    parser = commands.add_parser("prune", help="write a smaller model")
-    _common_arguments(parser)
-    parser.add_argument("--ratio", type=_ratio, help="fraction of the channels to remove")
-    for kind, example in (("macs", "2G"), ("params", "5M"), ("bytes", "20MB"), ("latency", "5ms")):
-        parser.add_argument(
-            f"--{kind}", type=_ask, metavar="BUDGET", help=f"at most: a fraction (0.5), or an amount ({example})"
-        )
-    parser.add_argument("--allocation", choices=ALLOCATIONS, help="how the groups share it (see ChannelGraph.plan)")
-    parser.add_argument("--multiple", type=int, help="keep multiples of this many channels")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
-    parser.add_argument("--importance", default="l2", help="how channels are scored (default: l2)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of what is random (default: 0)")
-    parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
-    parser.set_defaults(run=_prune, meta=False)
-
-
-def _common_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth")
-    parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def _ratio(text: str) -> float:
-    ratio = float(text)
-    if not 0 <= ratio < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a fraction in [0, 1)")
-    return ratio
-
-
-def _ask(text: str) -> float | str:
-    """A fraction if it looks like one, else an amount with its unit."""
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    return value if value <= 1 else text
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    shape = tuple(int(size) for size in text.split(","))
-    if min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text} has a size below 1")
-    return shape
-
-
 # ---------------------------------------------------------------- commands
 
 
@@ -147,12 +76,18 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _prune(options: argparse.Namespace) -> int:
+    given = plan_arguments(options)
+    ratio = given.pop("ratio", None)
+    try:
+        PruningOptions.of(ratio, given)
+    except InputError as error:
+        options.usage_error(str(error))
     if options.output.exists() and not options.output.is_dir():
         raise FileExistsError(f"{options.output} exists and is not a directory")
     model = _model(options)
     inputs = _example_inputs(options)
     graph = graphprune.trace(model, inputs)
-    plan = graph.plan(options.ratio, **_plan_options(options))
+    plan = graph.plan(ratio, **given)
     slim = plan.apply(model)
     check = None
     if not options.no_verify:
@@ -163,11 +98,6 @@ def _prune(options: argparse.Namespace) -> int:
         graphprune.save(slim, options.output)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
-
-
-def _plan_options(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("macs", "params", "bytes", "latency", "importance", "allocation", "multiple", "seed")
-    return {name: getattr(options, name) for name in names}
 
 
 def _model(options: argparse.Namespace) -> nn.Module:

@@ -6,15 +6,14 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
-from math import prod
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from graphprune.graph.budget_kinds import Counted, Factor, Product, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
@@ -22,64 +21,38 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
 
-aten = torch.ops.aten
-
-
-Factor = tuple[fx.Node, int]
-"""One dimension of a traced tensor."""
-
-
-COSTS = ("macs", "params", "bytes")
-
 
 @dataclass(frozen=True)
 class Cost:
-    """``macs`` (1 MAC = one multiply-add) of the traced input, ``params``, and ``bytes`` of parameters and buffers."""
+    """What a model costs.
 
-    macs: int
-    params: int
-    bytes: int
+    Attributes:
+        counts: by budget kind: ``macs`` (1 MAC = one multiply-add) of the traced input, ``params``, ``bytes`` of
+            parameters and buffers, and whatever kinds are registered (:func:`graphprune.budget_kind`).
+    """
+
+    counts: Mapping[str, int]
+
+    def __getitem__(self, kind: str) -> int:
+        return self.counts[kind]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds."""
+        return self.counts["macs"]
+
+    @property
+    def params(self) -> int:
+        """Entries of parameters."""
+        return self.counts["params"]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of parameters and buffers."""
+        return self.counts["bytes"]
 
     def __str__(self) -> str:
         return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
-
-
-def _dims(value: Any, first: int = 0) -> list[Factor]:
-    assert isinstance(value, fx.Node)
-    return [(value, d) for d in range(first, len(value.meta["shape"]))]
-
-
-def _product(left: int, right: int) -> Callable[[fx.Node], list[Factor]]:
-    """Matrix product of arguments ``left`` and ``right``."""
-
-    def factors(node: fx.Node) -> list[Factor]:
-        b = _dims(node.args[right])
-        return [*_dims(node.args[left]), *(b[-1:] if len(b) > 1 else [])]
-
-    return factors
-
-
-def _linear(node: fx.Node) -> list[Factor]:
-    return [*_dims(node.args[0]), _dims(node.args[1])[0]]
-
-
-def _convolution(node: fx.Node) -> list[Factor]:
-    """Every output element (input element, if transposed) meets one kernel."""
-    transposed = node.args[6]
-    return [*_dims(node.args[0] if transposed else node), *_dims(node.args[1], first=1)]
-
-
-MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
-    aten.mm.default: _product(0, 1),
-    aten.bmm.default: _product(0, 1),
-    aten.mv.default: _product(0, 1),
-    aten.dot.default: lambda node: _dims(node.args[0]),
-    aten.addmm.default: _product(1, 2),
-    aten.baddbmm.default: _product(1, 2),
-    aten._grouped_mm.default: _product(0, 1),
-    aten.linear.default: _linear,
-    aten.convolution.default: _convolution,
-}
 
 
 @dataclass(frozen=True)
@@ -110,6 +83,8 @@ class CostModel:
     """The cost of every choice of channels of one traced model.
 
     Args:
+        labelling: the labels of its tensors.
+        units: its units.
         nodes: what evaluation runs of the trace; what only training runs costs no MACs.
         tensors: the parameters and buffers by name.
     """
@@ -118,42 +93,55 @@ class CostModel:
         self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
     ) -> None:
         self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
-        nodes = [n for n in nodes if n.target in MACS]
-        self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in MACS[n.target](n)]) for n in nodes])
-        entries = self._entries(tensors, units)
-        learned = [isinstance(t, nn.Parameter) for _, t in tensors]
-        sizes = [t.element_size() for _, t in tensors]
-        self.params = Terms.of([row for row, wanted in zip(entries, learned, strict=True) if wanted])
-        self.bytes = Terms.of([(s * size, d) for (s, d), size in zip(entries, sizes, strict=True)])
+        self._units = units
+        self._shapes = {name: tensor.shape for name, tensor in tensors}
+        counted = Counted(nodes, tensors)
+        self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
         self._needs = self.dimensions.needs()
         self.everything: Mask = np.ones(len(units.solution.reason), bool)
 
-    def _entries(self, tensors: Sequence[tuple[str, Tensor]], units: Units) -> list[tuple[int, list[int]]]:
-        """One row for every parameter and buffer: the product of its dimensions."""
-        lines = {axis.parameter_axis: self.dimensions.line(units.labels_of(axis)) for axis in units.axes}
-        rows = []
-        for name, tensor in tensors:
-            numbers = {d: lines.get(ParameterAxis(name, d)) for d in range(tensor.ndim)}
-            fixed = prod(n for d, n in enumerate(tensor.shape) if numbers[d] is None)
-            rows.append((fixed, [n for n in numbers.values() if n is not None]))
-        return rows
+    def _terms(self, products: Iterable[Product]) -> Terms:
+        return Terms.of([self._row(scale, factors) for scale, factors in products])
+
+    def _row(self, scale: int, factors: Sequence[Factor]) -> tuple[int, list[int]]:
+        """A product with sizes that never change multiplied out."""
+        numbers = []
+        for factor in factors:
+            if not isinstance(factor, ParameterAxis):
+                numbers.append(self.dimensions.number(*factor))
+            elif factor in self._lines:
+                numbers.append(self._lines[factor])
+            else:
+                scale *= self._shapes[factor.parameter][factor.dim]
+        return scale, numbers
+
+    @cached_property
+    def _lines(self) -> dict[ParameterAxis, int]:
+        """The numbers of the dimensions of parameters that can change."""
+        axes = self._units.axes
+        return {axis.parameter_axis: self.dimensions.line(self._units.labels_of(axis)) for axis in axes}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What is counted, in the order of :meth:`vector`."""
+        return tuple(self.terms)
 
     def at(self, alive: Mask) -> Cost:
         """The cost when the classes ``alive`` live."""
         counts = self.dimensions.counts(alive)
-        return Cost(*(int(terms.values(counts).sum()) for terms in (self.macs, self.params, self.bytes)))
+        return Cost({kind: int(terms.values(counts).sum()) for kind, terms in self.terms.items()})
 
     def vector(self, alive: Mask) -> Scores:
-        """The cost as floats, in the order of ``KINDS``."""
-        return np.array(astuple(self.at(alive)), np.float64)
+        """The cost as floats, in the order of ``kinds``."""
+        return np.array(list(self.at(alive).counts.values()), np.float64)
 
     def prices(self, alive: Mask) -> Scores:
-        """By how much each cost falls when one living class is removed. [KINDS, classes]"""
+        """By how much each cost falls when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
         needs, classes = self._needs, len(alive)
         living = alive[needs.entry]
         dim, unit = needs.dim[living], needs.unit[living]
-        slopes = [terms.slopes(counts)[dim] for terms in (self.macs, self.params, self.bytes)]
+        slopes = [terms.slopes(counts)[dim] for terms in self.terms.values()]
         return np.stack([np.bincount(unit, s, classes) for s in slopes])
 
     def shares(self, units: Units) -> Scores:
@@ -163,7 +151,7 @@ class CostModel:
         counts = self.dimensions.counts(self.everything)
         member = np.zeros((len(counts), len(units.groups)), bool)
         member[self._needs.dim[known], group[known]] = True
-        return np.stack([_touched(terms, counts, member) for terms in (self.macs, self.params)])
+        return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
 
 
 def _touched(terms: Terms, counts: Ids, member: Mask) -> Scores:

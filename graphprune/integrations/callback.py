@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError, LoadError
-from graphprune.planning.options import Options
+from graphprune.planning.options import PlanArguments
 from graphprune.pruning.optimizer import several
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
@@ -30,7 +30,7 @@ class PreparedPruner:
     ratio: float | None
     averages: Sequence[nn.Module]
     outputs: Callable[[Any], Any] | None
-    options: Options
+    options: PlanArguments
     pruner: GradualPruner | None = None
     saved: Mapping[str, Any] = field(default_factory=dict)
 

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.integrations.callback import PreparedPruner
-from graphprune.planning.options import Options
+from graphprune.planning.options import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
 
@@ -36,6 +36,7 @@ class PruningCallback(Callback):
         ratio, averages, outputs, options: as for :class:`graphprune.GradualPruner`.
     """
 
+    @takes_options
     def __init__(
         self,
         schedule: Schedule,
@@ -45,7 +46,7 @@ class PruningCallback(Callback):
         ratio: float | None = None,
         averages: Sequence[nn.Module] = (),
         outputs: Callable[[Any], Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PlanArguments],
     ) -> None:
         self.part = part
         self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)

@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from graphprune.errors import LoadError
 from graphprune.integrations.callback import PreparedPruner
-from graphprune.planning.options import Options
+from graphprune.planning.options import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
 from graphprune.utils.files import replace_file
@@ -47,6 +47,7 @@ class PruningCallback(TrainerCallback):
         ratio, averages, outputs, options: as for :class:`graphprune.GradualPruner`.
     """
 
+    @takes_options
     def __init__(
         self,
         schedule: Schedule,
@@ -55,7 +56,7 @@ class PruningCallback(TrainerCallback):
         ratio: float | None = None,
         averages: Sequence[nn.Module] = (),
         outputs: Callable[[Any], Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PlanArguments],
     ) -> None:
         self._prepared = PreparedPruner(schedule, example_inputs, ratio, averages, outputs, options)
 

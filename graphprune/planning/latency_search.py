@@ -11,12 +11,12 @@ from torch import nn
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
-from graphprune.planning.budgets import Budget, parse_budgets
 from graphprune.planning.kernel_table import KernelTable, measure
 from graphprune.planning.latency import LatencyModel
-from graphprune.planning.objectives import PredictedLatency
-from graphprune.planning.options import Request, Runner
-from graphprune.planning.planner import Planner, require_groups
+from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
+from graphprune.planning.options import PruningOptions, Runner
+from graphprune.planning.planner import plan_once
+from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.operators import Args, Kwargs
@@ -51,32 +51,34 @@ class Stopwatch:
             return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
 
 
-def plan_for_latency(graph: Analysis, request: Request, table: KernelTable | None = None) -> Plan:
-    """A plan whose slim model was measured to meet the latency budget of ``request``; it meets the others too.
+def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:
+    """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
-    If the caller leaves it open, numbers of channels are those that kernels are written for; where these are too coarse
+    Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
     to come near the budget, any numbers.
 
     Raises:
+        InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
-    require_groups(graph)
+    setup = PlanSetup.of(graph, options)
     if any(p.is_meta for p in graph.model.parameters()):
         raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
-    watch = Stopwatch(*graph.example, request.run_with)
+    watch = Stopwatch(*graph.example, options.run_with)
     (dense,) = watch.seconds(graph.model)
-    (asked,) = parse_budgets({"latency": request.budgets["latency"]}, lambda _: dense)
-    if asked.limit >= dense:
-        raise InputError(f"latency: {asked.text} is no less than the model takes now, {dense * 1e3:.2f} ms")
+    (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
+    if budget.limit >= dense:
+        raise InputError(f"latency: {budget.text} is no less than the model takes now, {dense * 1e3:.2f} ms")
     table = table or KernelTable(next(graph.model.parameters()).device)
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
-    for ask in (request, replace(request, multiple=1)) if request.in_lanes else (request,):
+    for number in (None, 1) if options.aligned else (options.multiple,):
+        one = setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number))
         try:
-            found.append(_LatencySearch(graph, ask, watch, asked, dense, table).plan())
+            found.append(_LatencySearch(one, watch, budget, dense, table).plan())
         except PlanError as error:
             failure = error
-        if found and found[-1][0] >= asked.limit * (1 - TOLERANCE):
+        if found and found[-1][0] >= budget.limit * (1 - TOLERANCE):
             break
     if failure is not None and not found:
         raise failure
@@ -90,22 +92,11 @@ class _LatencySearch:
     Every attempt is measured beside the dense model, and counted as if that took as long as it did at first.
     """
 
-    def __init__(
-        self,
-        graph: Analysis,
-        request: Request,
-        watch: Stopwatch,
-        asked: Budget,
-        dense: float,
-        table: KernelTable,
-    ) -> None:
-        self.graph, self.request, self.watch, self.asked = graph, request, watch, asked
-        self.table = table
-        self.planner = Planner(graph, request)
-        nodes = graph.nodes_without(self.planner.skipped)
-        self.model = LatencyModel(graph.labelling, graph.units, nodes, self.table)
+    def __init__(self, setup: PlanSetup, watch: Stopwatch, budget: Budget, dense: float, table: KernelTable) -> None:
+        self.setup, self.watch, self.budget, self.dense, self.table = setup, watch, budget, dense, table
+        graph = setup.graph
+        self.model = LatencyModel(graph.labelling, graph.units, graph.nodes_without(setup.skipped), table)
         everything = np.ones(len(graph.solution.reason), bool)
-        self.dense = dense
         self.scale = dense / self.model.seconds(everything)
         self.seen = [(dense, dense)]
         self.best: tuple[float, Plan] | None = None
@@ -116,23 +107,23 @@ class _LatencySearch:
         Raises:
             PlanError: there was none.
         """
-        aim = wanted = AIM * self.asked.limit
+        aim = wanted = AIM * self.budget.limit
         for _ in range(ATTEMPTS):
             plan = self._attempt(aim)
             if plan is None:
                 aim = (aim + min(predicted for predicted, _ in self.seen)) / 2
                 continue
             took = self.seen[-1][1]
-            if took <= self.asked.limit and (self.best is None or took > self.best[0]):
+            if took <= self.budget.limit and (self.best is None or took > self.best[0]):
                 self.best = took, plan
-            if self.asked.limit * (1 - TOLERANCE) <= took <= self.asked.limit:
+            if self.budget.limit * (1 - TOLERANCE) <= took <= self.budget.limit:
                 break
             aim = self._next(wanted)
         self.table.save()
         if self.best is None:
             least = min(took for _, took in self.seen)
             raise PlanError(
-                f"latency: {self.asked.text} is {self.asked.limit * 1e3:.2f} ms and was not reached; the fastest of "
+                f"latency: {self.budget.text} is {self.budget.limit * 1e3:.2f} ms and was not reached; the fastest of "
                 f"{len(self.seen) - 1} attempts took {least * 1e3:.2f} ms. Ask for more, or raise max_ratio"
             )
         return self.best
@@ -142,15 +133,15 @@ class _LatencySearch:
 
         None: nothing is predicted to be so fast, though something slower was: noise has led the line too low.
         """
-        timing = self.planner.timing = PredictedLatency(self.model, self.scale, replace(self.asked, limit=aim))
+        latency = PredictedLatency(self.model, self.scale, replace(self.budget, limit=aim))
         try:
-            plan = self.planner.plan()
+            plan = plan_once(self.setup, latency)
         except PlanError:
             if len(self.seen) > 1:
                 return None
             raise
-        predicted = timing.seconds(self.graph.alive(plan.removed))
-        dense, took = self.watch.seconds(self.graph.model, plan.apply(self.graph.model))
+        predicted = latency.seconds(self.setup.graph.alive(plan.removed))
+        dense, took = self.watch.seconds(self.setup.graph.model, plan.apply(self.setup.graph.model))
         self.seen.append((predicted, took * self.dense / dense))
         return plan
 
@@ -159,8 +150,8 @@ class _LatencySearch:
 
         As long as none was fast enough, further down the line through the last two, by a half at most.
         """
-        fast = [pair for pair in self.seen if pair[1] <= self.asked.limit]
-        (p, m) = min((pair for pair in self.seen if pair[1] > self.asked.limit), key=lambda pair: pair[0])
+        fast = [pair for pair in self.seen if pair[1] <= self.budget.limit]
+        (p, m) = min((pair for pair in self.seen if pair[1] > self.budget.limit), key=lambda pair: pair[0])
         (q, n) = max(fast, key=lambda pair: pair[0]) if fast else self.seen[-2]
         slope = (m - n) / (p - q) if p != q else 0.0
         guess = p + (wanted - m) / slope if slope > 0 else p * wanted / m

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,11 @@ class Override:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}: must be a whole number of units, at least 1, but is {value!r}")
+
+
+def share_kept(units: int, ratio: float) -> int:
+    """How many of ``units`` are kept when the fraction ``ratio`` is removed; at least one."""
+    return max(1, units - floor(ratio * units + 1e-9))
 
 
 Match = str | type[nn.Module] | Callable[[Group], bool]

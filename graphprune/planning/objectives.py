@@ -1,25 +1,109 @@
-"""What a search may spend, and on what: the budgets of a request beside the functions that count them."""
+"""Budgets, and what counts them."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from graphprune.graph.cost import COSTS, CostModel
-from graphprune.planning.budgets import Budget, parse_budgets
+from graphprune.errors import InputError
+from graphprune.graph.budget_kinds import BUDGET_KINDS
+from graphprune.graph.cost import CostModel
 from graphprune.planning.latency import LatencyModel
-from graphprune.planning.options import Request
 from graphprune.utils.arrays import Mask, Scores
+
+BudgetSpec = int | float | str
+"""A fraction of the dense cost (``0.5``), a number (``2_000_000``), or one with a unit (``"2G"``, ``"5ms"``)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ceiling on one kind of cost.
+
+    Attributes:
+        kind: a name in :data:`graphprune.graph.budget_kinds.BUDGET_KINDS`, or ``"units"``.
+        limit: in MACs, entries, bytes, seconds or units.
+        text: as it was given.
+    """
+
+    kind: str
+    limit: float
+    text: str
+
+    def shown(self, value: float) -> str:
+        """An amount of this kind as people read it."""
+        return BUDGET_KINDS[self.kind].shown(value) if self.kind in BUDGET_KINDS else f"{value:,.0f}"
+
+
+def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]) -> list[Budget]:
+    """The budgets as numbers.
+
+    Args:
+        given: by kind.
+        dense: what the model costs now, by kind; called for fractions only.
+
+    Raises:
+        InputError: a budget is neither a fraction in (0, 1] nor a positive number with a known unit.
+    """
+    return [Budget(kind, _limit(kind, spec, dense), f"{kind}={spec!r}") for kind, spec in given.items()]
+
+
+def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
+    if isinstance(spec, str):
+        return _with_unit(kind, spec)
+    if isinstance(spec, bool) or not isinstance(spec, int | float) or not spec > 0:
+        raise InputError(f"{kind}: must be {_needed(kind)}, but is {spec!r}")
+    if isinstance(spec, float) and spec <= 1:
+        return spec * dense(kind)
+    if "" not in BUDGET_KINDS[kind].units:
+        units = list(BUDGET_KINDS[kind].units)[:2]
+        written = ", ".join(f"{spec}{unit}" for unit in units)
+        raise InputError(f"{kind}: {spec!r} has no unit; write {written}, or a fraction of the dense {kind}")
+    return float(spec)
+
+
+def _with_unit(kind: str, spec: str) -> float:
+    units = BUDGET_KINDS[kind].units
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
+    if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= 0:
+        raise InputError(f"{kind}: must be {_needed(kind)}, but is {spec!r}")
+    return float(found[1]) * units[found[2]]
+
+
+def _needed(kind: str) -> str:
+    units = ", ".join(unit for unit in BUDGET_KINDS[kind].units if unit)
+    return f"a fraction of what the model costs now (0.5), or a positive number with one of the units {units}"
+
+
+# ---------------------------------------------------------------- what counts them
+
+
+class BudgetCosts(Protocol):
+    """Budgets, and what any choice of channels takes of them.
+
+    Attributes:
+        budgets: the ceilings, in the order of what the methods return.
+    """
+
+    budgets: list[Budget]
+
+    def costs(self, alive: Mask) -> Scores:
+        """What a choice costs. [budgets]"""
+
+    def prices(self, alive: Mask) -> Scores:
+        """What each unit costs. [budgets, classes]"""
 
 
 @dataclass(frozen=True)
 class PredictedLatency:
-    """A latency budget as the sum of kernels sees it.
+    """A latency budget as the sum of kernels predicts it.
 
     Attributes:
         model: the sum of kernels.
-        scale: what the dense model was measured to take, in parts of the sum of its kernels.
+        scale: the measured latency of the dense model, divided by the sum of its kernels.
         budget: a limit on the scaled sum, in seconds.
     """
 
@@ -28,32 +112,32 @@ class PredictedLatency:
     budget: Budget
 
     def seconds(self, alive: Mask) -> float:
-        """What a choice is predicted to take."""
+        """The predicted latency of a choice."""
         return self.scale * self.model.seconds(alive)
 
     def prices(self, alive: Mask) -> Scores:
-        """What each unit is predicted to take. [classes]"""
+        """The predicted latency of each unit. [classes]"""
         return self.scale * self.model.prices(alive)
 
 
-class BudgetCosts:
-    """Budgets on MACs, parameters, bytes and latency, in one order throughout."""
+class CountedBudgets:
+    """Budgets on what is counted, and on latency."""
 
-    def __init__(self, costs: CostModel, budgets: list[Budget], timing: PredictedLatency | None) -> None:
+    def __init__(self, costs: CostModel, budgets: list[Budget], latency: PredictedLatency | None) -> None:
         self._costs = costs
-        self._rows = [COSTS.index(b.kind) for b in budgets]
-        self._timing = timing
-        self.budgets = [*budgets, *([timing.budget] if timing else [])]
+        self._rows = [costs.kinds.index(b.kind) for b in budgets]
+        self._latency = latency
+        self.budgets = [*budgets, *([latency.budget] if latency else [])]
 
     def costs(self, alive: Mask) -> Scores:
         """What a choice costs. [budgets]"""
         counted = self._costs.vector(alive)[self._rows]
-        return counted if self._timing is None else np.append(counted, self._timing.seconds(alive))
+        return counted if self._latency is None else np.append(counted, self._latency.seconds(alive))
 
     def prices(self, alive: Mask) -> Scores:
         """What each unit costs. [budgets, classes]"""
         counted = self._costs.prices(alive)[self._rows]
-        return counted if self._timing is None else np.vstack([counted, self._timing.prices(alive)])
+        return counted if self._latency is None else np.vstack([counted, self._latency.prices(alive)])
 
 
 class UnitBudget:
@@ -65,19 +149,25 @@ class UnitBudget:
         self.budgets = [Budget("units", kept, text)]
 
     def costs(self, alive: Mask) -> Scores:
+        """How many units a choice keeps. [1]"""
         return np.array([alive[self._units].sum()], float)
 
     def prices(self, alive: Mask) -> Scores:
+        """1 for every unit that may go. [1, classes]"""
         return self._one
 
 
 def budget_costs(
-    dense_model: CostModel, model: CostModel, request: Request, timing: PredictedLatency | None
+    dense: CostModel, costs: CostModel, given: Mapping[str, BudgetSpec], latency: PredictedLatency | None
 ) -> BudgetCosts:
-    """The budgets that a request asks for; that of latency comes measured, as ``timing``.
+    """The budgets that are given, with what counts them.
 
-    Fractions are those of the dense model; what is spent is counted on ``model``, which may lack blocks.
+    Args:
+        dense: counts the dense model, whose fractions are meant.
+        costs: counts choices; it may lack blocks.
+        given: by kind; a latency comes measured, as ``latency``.
+        latency: see :class:`PredictedLatency`.
     """
-    dense = dict(zip(COSTS, dense_model.vector(dense_model.everything).tolist(), strict=True))
-    counted = {kind: ask for kind, ask in request.budgets.items() if kind in COSTS}
-    return BudgetCosts(model, parse_budgets(counted, dense.__getitem__), timing)
+    whole = dense.at(dense.everything)
+    counted = {kind: spec for kind, spec in given.items() if kind in dense.kinds}
+    return CountedBudgets(costs, parse_budgets(counted, lambda kind: float(whole[kind])), latency)

@@ -1,74 +1,257 @@
-"""What is asked of a plan, checked."""
+"""What may be asked of a plan: one record.
+
+:class:`PruningOptions` is where functions, schedules, callbacks and the command line take the names, types, defaults,
+choices and help of their arguments from. :class:`PlanArguments` repeats names and types for type checkers, which need
+them spelled out; a test compares the two.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
+from functools import cached_property
+from numbers import Real
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from graphprune.errors import InputError
+from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.roles import ROLES
-from graphprune.importance.criteria import Importance
-from graphprune.planning.budgets import BudgetSpec
+from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
+from graphprune.importance.criteria import CRITERIA, Importance
+from graphprune.planning.allocations import ALLOCATIONS
 from graphprune.planning.limits import Override
+from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
-
-
-ALLOCATIONS = ("uniform", "global", "isomorphic")
-
-
 UNDER_BUDGETS = 0.9
-"""Without a word from the caller, budgets take at most this fraction of a group."""
+"""By default, budgets take at most this fraction of a group."""
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-BUDGETS = ("macs", "params", "bytes", "latency")
+def option(
+    default: Any,
+    help: str,
+    *,
+    kind: str = "",
+    choices: Callable[[], Iterable[str]] | None = None,
+) -> Any:
+    """A field of :class:`PruningOptions`.
 
-
-class Options(TypedDict, total=False):
-    """What may be said of a plan besides a ratio.
-
-    Attributes:
-        macs, params, bytes: budgets instead of a ratio: what the slim model may cost, as a fraction of what the model
-            costs (``0.5``), a number, or a number with a unit (``"2G"``, ``"20MB"``). All given are met.
-        latency: likewise (``0.5``, ``"5ms"``), for a forward pass on the example inputs: kernels are measured where the
-            model is, tables of them are kept on disk, and the plan's slim model was measured to meet it.
-        run_with: how the model is run when it is timed, such as ``torch.compile``; default: eagerly.
-        heads, kv_groups, head_width, mlp, width, experts: ratios by role (see :mod:`graphprune.roles`), which take
-            precedence; ``mlp`` are inner channels, ``width`` those that residual sums share. With ``head_width`` heads
-            become narrower instead of fewer.
-        depth: the fraction of the residual blocks (``graph.blocks``) that are left out whole: those that change least
-            what goes through them, by ``calibration`` if given. They count towards budgets.
-        importance: the name of a criterion (see :mod:`graphprune.criteria`): ``"l1"``, ``"l2"`` (default), ``"lamp"``,
-            ``"fpgm"``, ``"bn_scale"``, ``"random"``; with ``calibration`` also ``"taylor"``, ``"fisher"``, ``"wanda"``,
-            ``"flap"``, ``"schur"``; or a callable ``(group, context) -> scores [units]``.
-        calibration: batches (a tensor, a tuple, a dict of keyword arguments, or ``(inputs, target)`` with ``loss_fn``)
-            for criteria that look at data, each of which goes through them once. ``prune_model`` also repairs with
-            them, and goes through them several times: pass a list or a ``DataLoader``, not an iterator.
-        loss_fn: ``(output, target) -> loss``, for criteria that need gradients.
-        reduce: how the scores of coupled parameters become one: ``"sum"`` (default), ``"mean"``, ``"max"``.
-        normalize: within each group: ``"none"``, ``"mean"``, ``"max"``, ``"gaussian"``; default: ``"mean"``, and
-            ``"none"`` for criteria whose scores can be compared between groups (lamp, taylor, fisher).
-        allocation: ``"uniform"`` (the default of a ratio): the same fraction of every group; ``"global"`` (the default
-            of a budget): the channels with the least importance for what they cost; ``"isomorphic"``: one ranking among
-            groups of equal structure; or what :meth:`ChannelGraph.sensitivity` measured.
-        overrides: :class:`Override` by a pattern for the names of groups or modules (``"layer1.*"``), by a module
-            class, or by a question ``(group) -> bool``.
-        multiple: the number of units kept in each group is a multiple of this, where possible. Default: 1; under a
-            latency budget, multiples of 16 channels are kept where that many are left: kernels are written for them.
-        max_ratio: at most this fraction of a group is removed (default: 1 for a ratio, 0.9 under budgets).
-        gentle_ends: first and last layers lose half of what they would.
-        seed: for ``importance="random"``; default 0.
+    Args:
+        default: its default; a dict stands for an empty mapping.
+        help: what it means, in a sentence.
+        kind: how the command line reads it: ``"fraction"``, ``"amount"``, ``"count"``, ``"flag"``, ``"name"``; empty:
+            it cannot be given there.
+        choices: the names that it takes, if these are all.
     """
+    metadata = {"help": help, "kind": kind, "choices": choices}
+    return (
+        field(default_factory=dict, metadata=metadata) if default == {} else field(default=default, metadata=metadata)
+    )
+
+
+@dataclass(frozen=True)
+class PruningOptions:
+    """What is asked of a plan. All fields but ``ratio`` are given by name.
+
+    Raises:
+        InputError: a field is out of its range, or two of them exclude each other.
+    """
+
+    ratio: float | None = option(
+        None,
+        "fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied",
+        kind="fraction",
+    )
+    _: KW_ONLY
+    macs: BudgetSpec | None = option(
+        None, "budget on multiply-adds: a fraction of the dense model's (0.5), a number, or '2G'", kind="amount"
+    )
+    params: BudgetSpec | None = option(None, "budget on parameters: a fraction, a number, or '5M'", kind="amount")
+    bytes: BudgetSpec | None = option(
+        None, "budget on bytes of parameters and buffers: a fraction, a number, or '20MB'", kind="amount"
+    )
+    latency: BudgetSpec | None = option(
+        None,
+        "budget on the time of a forward pass on the example inputs: a fraction, or '5ms'; it is measured on the slim "
+        "model, and kernels are kept in a table on disk",
+        kind="amount",
+    )
+    budgets: Mapping[str, BudgetSpec] = option(
+        {}, "budgets of kinds that were registered with graphprune.budget_kind, by name; or give them by that name"
+    )
+    run_with: Runner | None = option(
+        None, "how the model is run when it is timed, such as torch.compile; None: eagerly"
+    )
+    heads: float | None = option(None, "fraction of the attention heads that goes", kind="fraction")
+    kv_groups: float | None = option(
+        None, "fraction of the key/value heads that goes, with the query heads that share them", kind="fraction"
+    )
+    head_width: float | None = option(
+        None, "fraction of each head's width that goes; heads become narrower instead of fewer", kind="fraction"
+    )
+    mlp: float | None = option(None, "fraction of inner channels that goes: hidden units of a block", kind="fraction")
+    width: float | None = option(
+        None, "fraction of the channels that goes where residual sums share them", kind="fraction"
+    )
+    experts: float | None = option(None, "fraction of the experts that goes", kind="fraction")
+    depth: float | None = option(
+        None,
+        "fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes "
+        "through them, by calibration if given; they count towards budgets",
+        kind="fraction",
+    )
+    importance: str | Importance = option(
+        "l2",
+        "criterion that scores units, by name, or a callable (group, context) -> scores [units]",
+        kind="name",
+        choices=lambda: CRITERIA,
+    )
+    calibration: Iterable[Any] | None = option(
+        None,
+        "batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that "
+        "read data; prune_model repairs with them too, and goes through them several times: pass a list or a "
+        "DataLoader, not an iterator",
+    )
+    loss_fn: Callable[[Any, Any], Tensor] | None = option(
+        None, "(output, target) -> loss, for criteria that need gradients"
+    )
+    reduce: str = option("sum", "how scores of coupled parameters become one", kind="name", choices=lambda: REDUCTIONS)
+    normalize: str | None = option(
+        None,
+        "how scores are normalized within each group; None: 'mean', and 'none' for criteria whose scores can be "
+        "compared between groups",
+        kind="name",
+        choices=lambda: NORMALIZATIONS,
+    )
+    allocation: str | Sensitivity | None = option(
+        None,
+        "how groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global' "
+        "for a budget",
+        kind="name",
+        choices=lambda: ALLOCATIONS,
+    )
+    overrides: Mapping[Any, Override] = option(
+        {},
+        "graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by a "
+        "function (group) -> bool",
+    )
+    multiple: int | None = option(
+        None,
+        "keep a multiple of this many units in each group, where possible; None: 1, and under a latency budget 16 "
+        "where that many are left",
+        kind="count",
+    )
+    max_ratio: float | None = option(
+        None, "largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets", kind="fraction"
+    )
+    protect_ends: bool = option(False, "first and last layers lose half of what they would", kind="flag")
+    seed: int = option(0, "seed of importance='random'", kind="count")
+
+    def __post_init__(self) -> None:
+        for name in ("ratio", *ROLE_OPTIONS, "depth"):
+            object.__setattr__(self, name, _fraction(name, getattr(self, name)))
+        for one in OPTION_FIELDS:
+            _check_choice(one, getattr(self, one.name))
+        parse_budgets(self.budget_specs, lambda _: 1.0)
+        self._check_together()
+        _ = self.limits  # which checks what it is made of
+
+    def _check_together(self) -> None:
+        """Raise an InputError if fields exclude each other, or nothing is asked for."""
+        if self.ratio is not None and self.budget_specs:
+            given = ", ".join(self.budget_specs)
+            raise InputError(f"ratio: given together with {given}; give a ratio or budgets, not both")
+        roles = self.role_ratios
+        if roles.get("head_width") and (roles.get("heads") or roles.get("kv_groups")):
+            raise InputError(
+                "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
+                "narrower: apply one plan, then another"
+            )
+        asked = self.ratio is not None or self.budget_specs or self.overrides or roles or self.depth is not None
+        if not asked:
+            raise InputError("ratio: nothing is asked for; give a ratio (0.5) or a budget (macs=0.5)")
+
+    @staticmethod
+    def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:
+        """The options that keyword arguments make.
+
+        Raises:
+            InputError: a name is not known (the message says which one may be meant), or a value is out of its range.
+        """
+        given = dict(arguments)
+        registered = {name: given.pop(name) for name in BUDGET_KINDS.keys() & given.keys() - OPTION_NAMES}
+        if registered:
+            given["budgets"] = {**given.get("budgets", {}), **registered}
+        for name in given.keys() - OPTION_NAMES:
+            raise InputError(unknown_argument(name))
+        return PruningOptions(ratio, **given)
+
+    @cached_property
+    def limits(self) -> Override:
+        """What holds for every group."""
+        ceiling = UNDER_BUDGETS if self.searched else 1.0
+        return Override(
+            max_ratio=ceiling if self.max_ratio is None else self.max_ratio,
+            multiple=1 if self.multiple is None else self.multiple,
+        )
+
+    @property
+    def budget_specs(self) -> dict[str, BudgetSpec]:
+        """The budgets that are given, by kind."""
+        own = {kind: getattr(self, kind) for kind in BUDGET_KINDS if kind in OPTION_NAMES}
+        return {kind: spec for kind, spec in (own | dict(self.budgets)).items() if spec is not None}
+
+    @property
+    def role_ratios(self) -> dict[str, float]:
+        """The ratios that are given for roles."""
+        found = {role: getattr(self, role) for role in ROLE_OPTIONS}
+        return {role: ratio for role, ratio in found.items() if ratio is not None}
+
+    @property
+    def searched(self) -> bool:
+        """Is the number of units of each group left to a search?"""
+        return bool(self.budget_specs) or (self.ratio is not None and self.allocation not in (None, "uniform"))
+
+    @property
+    def aligned(self) -> bool:
+        """Are numbers of channels kept that kernels are written for, because nothing else is given?"""
+        return self.multiple is None and "latency" in self.budget_specs
+
+    @property
+    def allocation_name(self) -> str | None:
+        """The allocation by name."""
+        return "sensitivity" if isinstance(self.allocation, Sensitivity) else self.allocation
+
+    def described(self) -> dict[str, Any]:
+        """What is asked, as JSON data, for the plan's own record."""
+        name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
+        given = {"ratio": self.ratio, "importance": name, "allocation": self.allocation_name, "seed": self.seed}
+        given |= self.budget_specs | self.role_ratios | {"depth": self.depth}
+        return {key: value for key, value in given.items() if value is not None}
+
+
+ROLE_OPTIONS = tuple(role for role in ROLES if role in PruningOptions.__dataclass_fields__)
+"""Roles that have a ratio of their own."""
+OPTION_FIELDS: tuple[Field[Any], ...] = fields(PruningOptions)
+OPTION_NAMES = frozenset(one.name for one in OPTION_FIELDS if one.name != "ratio")
+"""The keyword arguments of a plan."""
+
+
+class PlanArguments(TypedDict, total=False):
+    """Names and types of the fields of :class:`PruningOptions` but ``ratio``, for type checkers and editors."""
 
     macs: BudgetSpec | None
     params: BudgetSpec | None
     bytes: BudgetSpec | None
     latency: BudgetSpec | None
+    budgets: Mapping[str, BudgetSpec]
     run_with: Runner | None
     heads: float | None
     kv_groups: float | None
@@ -86,104 +269,60 @@ class Options(TypedDict, total=False):
     overrides: Mapping[Any, Override]
     multiple: int | None
     max_ratio: float | None
-    gentle_ends: bool
+    protect_ends: bool
     seed: int
 
 
-@dataclass(frozen=True)
-class Request:
-    """What is asked of a plan: :class:`Options`, sorted."""
-
-    ratio: float | None = None
-    budgets: Mapping[str, BudgetSpec | None] = field(default_factory=dict)
-    importance: str | Importance = "l2"
-    allocation: str | Sensitivity | None = None
-    overrides: Mapping[Any, Override] = field(default_factory=dict)
-    roles: Mapping[str, float | None] = field(default_factory=dict)
-    depth: float | None = None
-    multiple: int | None = None
-    max_ratio: float | None = None
-    gentle_ends: bool = False
-    seed: int = 0
-    calibration: Iterable[Any] | None = None
-    loss_fn: Callable[[Any, Any], Tensor] | None = None
-    reduce: str = "sum"
-    normalize: str | None = None
-    run_with: Runner | None = None
-
-    @staticmethod
-    def of(ratio: float | None, options: Options) -> Request:
-        """The request that arguments make.
-
-        Raises:
-            InputError: an argument is not known, or out of its range.
-        """
-        unknown = options.keys() - Options.__annotations__.keys()
-        if unknown:
-            known = ", ".join(Options.__annotations__)
-            raise InputError(f"{min(unknown)}: is no argument of a plan; there are {known}")
-        given = cast("dict[str, Any]", dict(options))
-        budgets = {name: given.pop(name, None) for name in BUDGETS}
-        roles = {name: given.pop(name, None) for name in ROLES if name in Options.__annotations__}
-        request = Request(ratio, budgets, roles=roles, **given)
-        request.check()
-        return request
-
-    def check(self) -> None:
-        """Raise an InputError unless everything is in its range."""
-        _check_fraction("ratio", self.ratio)
-        for role, ratio in (*self.roles.items(), ("depth", self.depth)):
-            _check_fraction(role, ratio)
-        if isinstance(self.allocation, str) and self.allocation not in ALLOCATIONS:
-            known = ", ".join(map(repr, ALLOCATIONS))
-            raise InputError(f"allocation: {self.allocation!r} is not known; use one of {known}, or a Sensitivity")
-        if self.ratio is not None and self.asked:
-            raise InputError(f"ratio: given together with {', '.join(self.asked)}; give a ratio or budgets, not both")
-        if self.roles.get("head_width") and (self.roles.get("heads") or self.roles.get("kv_groups")):
-            raise InputError(
-                "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
-                "narrower: apply one plan, then another"
-            )
-        parts = (*self.roles.values(), self.depth)
-        if self.ratio is None and not self.asked and not self.overrides and all(r is None for r in parts):
-            raise InputError("ratio: nothing is asked for; give a ratio (0.5) or a budget (macs=0.5)")
-
-    @property
-    def asked(self) -> list[str]:
-        """The budgets that are given."""
-        return [kind for kind, ask in self.budgets.items() if ask is not None]
-
-    @property
-    def searched(self) -> bool:
-        """Is the number of units of each group left to a search?"""
-        return bool(self.asked) or (self.ratio is not None and self.allocation not in (None, "uniform"))
-
-    @property
-    def in_lanes(self) -> bool:
-        """Are numbers of channels that kernels are written for kept without a word from the caller?"""
-        return self.multiple is None and "latency" in self.asked
-
-    @property
-    def limits(self) -> Override:
-        """What holds for every group."""
-        ceiling = UNDER_BUDGETS if self.searched else 1.0
-        return Override(max_ratio=ceiling if self.max_ratio is None else self.max_ratio, multiple=self.multiple or 1)
-
-    @property
-    def allocated(self) -> str | None:
-        """The allocation by name."""
-        return "sensitivity" if isinstance(self.allocation, Sensitivity) else self.allocation
-
-    def described(self) -> dict[str, Any]:
-        """What was asked, for the plan's own record."""
-        name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
-        given = {"ratio": self.ratio, "importance": name, "allocation": self.allocated, "seed": self.seed}
-        given |= {kind: self.budgets[kind] for kind in self.asked} | dict(self.roles) | {"depth": self.depth}
-        return {key: value for key, value in given.items() if value is not None}
+def takes_options(function: F) -> F:
+    """Show the fields of :class:`PruningOptions` in the signature and docstring of a function with ``**options``."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shown = [p for p in _parameters() if p.name not in signature.parameters]
+    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+    documented = "\n".join(f"    {name}: {text}" for name, text in option_help().items())
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{documented}"
+    return function
 
 
-def _check_fraction(name: str, ratio: Any) -> None:
-    if ratio is None:
+def _parameters() -> Iterator[inspect.Parameter]:
+    for one in OPTION_FIELDS:
+        default = {} if one.default is MISSING else one.default
+        if one.name != "ratio":
+            yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.type)
+
+
+def option_help() -> dict[str, str]:
+    """What each keyword argument of a plan means, with its choices."""
+    return {one.name: _help(one) for one in OPTION_FIELDS if one.name != "ratio"}
+
+
+def _help(one: Field[Any]) -> str:
+    names = one.metadata["choices"]
+    choices = f" ({', '.join(map(repr, names()))})" if names else ""
+    return f"{one.metadata['help']}{choices}"
+
+
+def unknown_argument(name: str) -> str:
+    """The message about an argument that is not known."""
+    known = [*sorted(OPTION_NAMES), *sorted(BUDGET_KINDS.keys() - OPTION_NAMES)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{name}: is no argument of a plan; {hint}There are {', '.join(known)}"
+
+
+def _check_choice(one: Field[Any], value: Any) -> None:
+    """Raise an InputError if a name is none of those that the field takes; criteria are looked up elsewhere."""
+    names = one.metadata.get("choices")
+    if names is None or not isinstance(value, str) or one.name == "importance" or value in names():
         return
-    if not isinstance(ratio, int | float) or isinstance(ratio, bool) or not 0 <= ratio < 1:
+    close = difflib.get_close_matches(value, list(names()), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise InputError(f"{one.name}: {value!r} is not known; use one of {', '.join(map(repr, names()))}{hint}")
+
+
+def _fraction(name: str, ratio: Any) -> float | None:
+    if ratio is None:
+        return None
+    if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= float(ratio) < 1:
         raise InputError(f"{name}: must be a fraction of channels to remove, 0 <= ratio < 1, but is {ratio!r}")
+    return float(ratio)

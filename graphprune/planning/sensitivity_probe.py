@@ -9,30 +9,32 @@ from torch import nn
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.limits import Override
-from graphprune.planning.options import Options, Request
+from graphprune.planning.options import PlanArguments, PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 
 Evaluate = Callable[[nn.Module], float]
 
 
-def measure_sensitivity(graph: Analysis, evaluate: Evaluate, ratios: Sequence[float], options: Options) -> Sensitivity:
-    """See :meth:`graphprune.Analysis.sensitivity`."""
+def measure_sensitivity(
+    graph: Analysis, evaluate: Evaluate, ratios: Sequence[float], options: PlanArguments
+) -> Sensitivity:
+    """See :meth:`graphprune.ChannelGraph.sensitivity`."""
     if not ratios or not all(0 < r < 1 for r in ratios):
         raise InputError(f"ratios: must be fractions between 0 and 1, but are {tuple(ratios)!r}")
     ratios = tuple(sorted(ratios))
     losses: dict[str, tuple[tuple[float, float], ...]] = {}
-    for choice in make_plan(graph, Request.of(max(ratios), options)).choices:
+    for choice in make_plan(graph, PruningOptions.of(max(ratios), options)).choices:
         if choice.removed:
             points = [_one(graph, choice.group, r, evaluate, options) for r in ratios]
             losses[choice.group] = tuple(points)
     return Sensitivity(float(evaluate(graph.model)), ratios, losses)
 
 
-def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options: Options) -> tuple[float, float]:
+def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options: PlanArguments) -> tuple[float, float]:
     """The fraction of a group that goes, and the loss without it. What sizes tie to it goes too."""
     overrides = {(lambda g: g.name == group): Override(ratio=ratio)}
-    asked: Options = {**options, "overrides": overrides}
-    plan = make_plan(graph, Request.of(None, asked))
+    asked: PlanArguments = {**options, "overrides": overrides}
+    plan = make_plan(graph, PruningOptions.of(None, asked))
     (choice,) = (c for c in plan.choices if c.group == group)
     return len(choice.removed) / choice.units, float(evaluate(plan.apply(graph.model)))

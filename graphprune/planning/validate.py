@@ -37,11 +37,11 @@ def validate(
     graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, alive: Mask
 ) -> tuple[Selection, Violations]:
     """The choice with its attributes and orders, and whether it is sound."""
-    chosen = Selection(alive, _attribute_values(sizes, constraints, alive))
-    broken = _broken(graph, sizes, constraints, chosen)
+    selection = Selection(alive, _attribute_values(sizes, constraints, alive))
+    broken = _broken(graph, sizes, constraints, selection)
     if len(broken):
-        return chosen, Violations(broken)
-    return chosen, Violations(_put_in_order(graph, sizes, chosen), disorder=True)
+        return selection, Violations(broken)
+    return selection, Violations(_put_in_order(graph, sizes, selection), disorder=True)
 
 
 def _attribute_values(sizes: SizeModel, constraints: SizeConstraints, alive: Mask) -> dict[str, int]:
@@ -85,7 +85,7 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: SizeModel, alive: Mask) 
     return sizes.count(alive, expr.node, expr.dim)
 
 
-def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, chosen: Selection) -> Ids:
+def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, selection: Selection) -> Ids:
     """The units behind every size in the user's code that would not be the size of the slim tensor.
 
     Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
@@ -93,16 +93,16 @@ def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, cho
     found = [np.zeros(0, np.int64)]
     for use in _checked_uses(graph, sizes):
         stop = use.expr.value if use.prefix else None
-        wanted = sizes.count(chosen.alive, use.node, use.dim, stop)
-        if evaluate(use.expr, chosen.sizes, sizes, chosen.alive) != wanted:
+        wanted = sizes.count(selection.alive, use.node, use.dim, stop)
+        if evaluate(use.expr, selection.sizes, sizes, selection.alive) != wanted:
             found.append(sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:
-        if chosen.alive[graph.solution.of[ids]].sum() < number:
+        if selection.alive[graph.solution.of[ids]].sum() < number:
             found.append(graph.solution.expand(graph.solution.of[ids])[0])
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
-        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in chosen.sizes:
+        if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
             continue
-        values = [evaluate(e, chosen.sizes, sizes, chosen.alive) for e in (left, right)]
+        values = [evaluate(e, selection.sizes, sizes, selection.alive) for e in (left, right)]
         if COMPARISONS[symbol](*values) != outcome:
             found.extend(_units_behind(sizes, constraints, left, right))
     return np.unique(np.concatenate(found))
@@ -125,12 +125,12 @@ def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
             yield use
 
 
-def _put_in_order(graph: Analysis, sizes: SizeModel, chosen: Selection) -> Ids:
+def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Ids:
     """Find the order of the survivors; where there is none, return the units of the ragged rectangles."""
-    rectangles = ragged(graph.labelling, graph.solution, chosen.alive)
+    rectangles = ragged(graph.labelling, graph.solution, selection.alive)
     if rectangles:
         try:
-            chosen.orders = orders_of(graph.labelling, sizes, chosen.alive)
+            selection.orders = orders_of(graph.labelling, sizes, selection.alive)
         except Disorder:
             classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
             return np.unique(graph.solution.expand(classes)[0])

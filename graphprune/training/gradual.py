@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
 from graphprune.errors import InputError, LoadError, PlanError
-from graphprune.planning.options import Options
+from graphprune.planning.options import PlanArguments, takes_options
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import HISTORY, Plan
 from graphprune.pruning.rewrite import check_fits
@@ -37,7 +37,7 @@ class GradualPruner:
     """Prunes a model in place while it is trained: call :meth:`step` after every step of the optimizer.
 
     The model stays the same object, of the same class. Each pruning chooses from the channels that are there, as a
-    plan would (:class:`graphprune.request.Options`), and the optimizer's state and averages are carried along
+    plan would (:class:`graphprune.PruningOptions`), and the optimizer's state and averages are carried along
     (:func:`graphprune.carry.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
     as ``DistributedDataParallel``, must be made again.
 
@@ -58,6 +58,7 @@ class GradualPruner:
         history: what was done so far.
     """
 
+    @takes_options
     def __init__(
         self,
         model: nn.Module,
@@ -68,7 +69,7 @@ class GradualPruner:
         optimizer: Optimizers = None,
         averages: Sequence[nn.Module] = (),
         outputs: Callable[[Any], Any] | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[PlanArguments],
     ) -> None:
         if not callable(getattr(schedule, "ratio_at", None)):
             raise InputError(f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}")

@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, apply_and_repair, trace
 from graphprune.errors import InputError, LoadError
-from graphprune.planning.options import Options, Request
+from graphprune.planning.options import PlanArguments, PruningOptions, takes_options
 from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.distributed import check_accelerator, from_first_process
 from graphprune.training.finetuning import finetune
@@ -29,6 +29,7 @@ from graphprune.utils.random_state import random_numbers_kept, seed_all
 Tune = Callable[[nn.Module], object] | Mapping[str, Any]
 
 
+@takes_options
 def prune_iteratively(
     model: nn.Module,
     example_inputs: Any = None,
@@ -40,7 +41,7 @@ def prune_iteratively(
     max_drop: float | None = None,
     checkpoint: Folder | None = None,
     repair: bool = True,
-    **options: Unpack[Options],
+    **options: Unpack[PlanArguments],
 ) -> IterativeResult:
     """Prune a copy of ``model`` in rounds, and train it after each. One-shot pruning is ``rounds=1``.
 
@@ -62,7 +63,7 @@ def prune_iteratively(
         checkpoint: a folder. The run is saved there, and goes on from there when it is called again with the same
             arguments: at any step of the training if ``tune`` is a dict, else at the beginning of it.
         repair: with ``calibration`` among the options, repair before training (see :func:`graphprune.prune_model`).
-        options: all other arguments of a plan, for the end; see :class:`graphprune.request.Options`. ``calibration``
+        options: all other arguments of a plan, for the end; see :class:`graphprune.PruningOptions`. ``calibration``
             is read in every round.
 
     Raises:
@@ -81,7 +82,7 @@ def prune_iteratively(
     check_accelerator(accelerator)
     with random_numbers_kept():
         graph = trace(model, example_inputs)
-        schedule, request = Iterative(rounds), Request.of(ratio, options)
+        schedule, request = Iterative(rounds), PruningOptions.of(ratio, options)
         targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options))
         asked = _Asked(schedule, request, options, targets)
         folder = None if checkpoint is None else Path(checkpoint)
@@ -93,8 +94,8 @@ class _Asked:
     """What is asked of all rounds together."""
 
     schedule: Iterative
-    request: Request
-    options: Options
+    request: PruningOptions
+    options: PlanArguments
     targets: PruningTargets
 
     def plan(self, number: int, present: ChannelGraph) -> dict[str, Any] | None:
@@ -104,7 +105,7 @@ class _Asked:
     def described(self, number: int) -> str:
         """What this and the rounds before are to do to the dense model."""
         request, targets = self.request, self.targets
-        ratios = {"ratio": request.ratio, **request.roles, "depth": request.depth}
+        ratios = {"ratio": request.ratio, **request.role_ratios, "depth": request.depth}
         found = [f"{n} {self.schedule.ratio_at(number, r):.3f}" for n, r in ratios.items() if r is not None]
         for kind, limit in targets.budgets.items():
             share = remaining_at(self.schedule, number, limit / targets.dense[kind])

@@ -16,13 +16,12 @@ from typing import Any
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
-from graphprune.planning.budgets import parse_budgets
-from graphprune.planning.limits import Limit, Override, group_limits
-from graphprune.planning.options import BUDGETS, Options, Request
-from graphprune.planning.planner import share_kept
+from graphprune.planning.limits import Limit, Override, group_limits, share_kept
+from graphprune.planning.objectives import parse_budgets
+from graphprune.planning.options import PlanArguments, PruningOptions
 from graphprune.training.schedules import Schedule, of_present, remaining_at
 
-_PASSED = "head_width importance calibration loss_fn reduce normalize allocation gentle_ends seed".split()
+_PASSED = "head_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
 """What every plan on the way is asked as the last one would be."""
 
 
@@ -68,7 +67,7 @@ class PruningTargets:
     skipped: int
 
     @staticmethod
-    def of(graph: ChannelGraph, ratio: float | None, options: Options) -> PruningTargets:
+    def of(graph: ChannelGraph, ratio: float | None, options: PlanArguments) -> PruningTargets:
         """The targets of the plan ``graph.plan(ratio, **options)``.
 
         Raises:
@@ -76,13 +75,13 @@ class PruningTargets:
         """
         if isinstance(options.get("calibration"), Iterator):
             raise InputError("calibration: can be read only once; pass a list or a DataLoader, which every plan reads")
-        request = Request.of(ratio, options)
-        timed = request.budgets.get("latency") is not None
+        request = PruningOptions.of(ratio, options)
+        timed = request.latency is not None
         if timed and request.depth:
             raise InputError("depth: given together with latency; leave out blocks first, then prune to a latency")
         costs = graph.cost()
-        dense = {} if timed else {kind: float(getattr(costs, kind)) for kind in request.asked}
-        asked = {kind: request.budgets[kind] for kind in dense}
+        asked = {} if timed else request.budget_specs
+        dense = {kind: float(costs[kind]) for kind in asked}
         return PruningTargets(
             groups=_goals(graph, request, options),
             ratio=request.ratio if request.searched else None,
@@ -111,7 +110,7 @@ class PruningTargets:
         return any(schedule.ratio_at(step, final) > schedule.ratio_at(done, final) for final in finals)
 
     def ask(
-        self, present: ChannelGraph, options: Options, schedule: Schedule, step: int, done: int
+        self, present: ChannelGraph, options: PlanArguments, schedule: Schedule, step: int, done: int
     ) -> dict[str, Any] | None:
         """The arguments of the plan that brings the present model to where the schedule is after ``step`` steps.
 
@@ -127,14 +126,15 @@ class PruningTargets:
         goals = ((g, self.groups[g.name]) for g in present.groups if g.name in self.groups)
         overrides = {Named(g.name): goal.override(g.units, step, schedule) for g, goal in goals}
         some = any(override.ratio for override in overrides.values())
-        asked |= self._budgets(present, schedule, step)
+        budgets = self._budgets(present, schedule, step)
+        asked |= budgets
         gone = floor(schedule.ratio_at(step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
         depth = max(gone - (self.blocks - len(present.blocks)), 0) if self.blocks else 0
         if self.ratio is not None:
             asked["ratio"] = of_present(schedule.ratio_at(step, self.ratio), schedule.ratio_at(done, self.ratio))
         elif not self.budgets:
             asked["ratio"] = 0.0
-        if not (some or depth or asked.get("ratio") or any(kind in asked for kind in BUDGETS)):
+        if not (some or depth or asked.get("ratio") or budgets):
             return None
         return asked | {"overrides": overrides, "max_ratio": 1.0, "depth": depth / max(len(present.blocks), 1) or None}
 
@@ -143,14 +143,14 @@ class PruningTargets:
         costs, found = present.cost(), {}
         for kind, limit in self.budgets.items():
             wanted = self.dense[kind] * remaining_at(schedule, step, limit / self.dense[kind])
-            if wanted < getattr(costs, kind):
+            if wanted < costs[kind]:
                 found[kind] = max(wanted, 1.5)  # up to 1 it would be a fraction
         return found
 
 
-def _goals(graph: ChannelGraph, request: Request, options: Options) -> dict[str, GroupTarget]:
+def _goals(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, GroupTarget]:
     groups, modules = graph.units.groups, graph.trace.modules
-    limits = group_limits(groups, request.overrides, request.roles, request.limits, modules)
+    limits = group_limits(groups, request.overrides, request.role_ratios, request.limits, modules)
     kept = _kept(graph, request, options)
     return {g.name: _goal(g, limit, kept) for g, limit in zip(groups, limits, strict=True)}
 
@@ -162,12 +162,12 @@ def _goal(group: Group, limit: Limit, kept: Mapping[str, int] | None) -> GroupTa
     return GroupTarget(group.units, own, limit.least, limit.multiple)
 
 
-def _kept(graph: ChannelGraph, request: Request, options: Options) -> dict[str, int] | None:
+def _kept(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, int] | None:
     """How many units of each group the plan of the dense model keeps; None if that is left to searches on the way.
 
     Which of them are kept does not matter here, so they are drawn. The search is made to see that it finds something.
     """
-    if request.budgets.get("latency") is not None:
+    if request.latency is not None:
         return {choice.group: choice.kept for choice in graph.plan(request.ratio, **options).choices}
     drawn: dict[str, Any] = {**options, "importance": "random", "calibration": None, "loss_fn": None}
     if request.searched:

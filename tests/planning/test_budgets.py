@@ -11,7 +11,7 @@ from torch import nn
 import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.cost import CostModel
-from graphprune.planning.budgets import parse_budgets
+from graphprune.planning.objectives import parse_budgets
 from graphprune.pruning.plan import Plan
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
@@ -115,7 +115,7 @@ def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelG
         ({"params": True}, "params: must be a fraction"),
         ({"ratio": 0.5, "macs": 0.5}, "ratio: given together with macs"),
         ({"ratio": 0.5, "allocation": "best"}, "allocation: 'best' is not known; use one of 'uniform'"),
-        ({"ratio": 0.5, "importnace": "l1"}, "importnace: is no argument of a plan; there are macs, params"),
+        ({"ratio": 0.5, "importnace": "l1"}, "importnace: is no argument of a plan; did you mean 'importance'"),
         ({"heads": 1.5}, "heads: must be a fraction"),
         ({"heads": 0.5, "head_width": 0.5}, "head_width: given together with heads"),
         ({"ratio": 0.5, "overrides": {"nothing*": graphprune.Override()}}, r"overrides: 'nothing\*' matches no group"),
@@ -132,7 +132,7 @@ def test_what_cannot_be_asked(resnet: graphprune.ChannelGraph, asked: dict[str, 
     [("macs", "2G", 2e9), ("macs", "350 k", 3.5e5), ("bytes", "1.5MiB", 1.5 * 2**20), ("latency", "5ms", 5e-3)],
 )
 def test_units_of_budgets(kind: str, text: str, limit: float) -> None:
-    (budget,) = parse_budgets({kind: text, "params": None}, lambda _: 0.0)
+    (budget,) = parse_budgets({kind: text}, lambda _: 0.0)
     assert budget.limit == pytest.approx(limit)
 
 
@@ -238,17 +238,17 @@ def test_multiples(resnet: graphprune.ChannelGraph, asked: dict[str, float]) -> 
     assert any(c.removed for c in plan.choices)
 
 
-def test_gentle_ends(resnet: graphprune.ChannelGraph) -> None:
+def test_protect_ends(resnet: graphprune.ChannelGraph) -> None:
     names = [g.name for g in resnet.groups]
-    plain, gentle = (kept(resnet.plan(0.5, gentle_ends=g)) for g in (False, True))
+    plain, gentle = (kept(resnet.plan(0.5, protect_ends=g)) for g in (False, True))
     assert gentle[names[0]] > plain[names[0]]
     assert sum(gentle[n] != plain[n] for n in names) == 2
 
 
-def test_gentle_ends_under_a_budget(resnet: graphprune.ChannelGraph) -> None:
+def test_protect_ends_under_a_budget(resnet: graphprune.ChannelGraph) -> None:
     """Also where the even order is the one that is taken."""
     first = resnet.groups[0].name
-    plain, gentle = (kept(resnet.plan(macs=0.4, importance="random", gentle_ends=g)) for g in (False, True))
+    plain, gentle = (kept(resnet.plan(macs=0.4, importance="random", protect_ends=g)) for g in (False, True))
     assert gentle[first] > plain[first]
 
 

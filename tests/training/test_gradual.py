@@ -136,7 +136,7 @@ def units(model: nn.Module) -> dict[str, int]:
     "options",
     [
         {"ratio": 0.5},
-        {"ratio": 0.5, "multiple": 2, "gentle_ends": True},
+        {"ratio": 0.5, "multiple": 2, "protect_ends": True},
         {"ratio": 0.25, "overrides": {"3": graphprune.Override(ratio=0.75), "6": graphprune.Override(frozen=True)}},
         {"mlp": 0.6},
     ],

@@ -38,7 +38,7 @@ def kept(model: nn.Module, example: torch.Tensor = IMAGE) -> dict[str, int]:
     "asked",
     [
         {"ratio": 0.5},
-        {"ratio": 0.5, "gentle_ends": True},
+        {"ratio": 0.5, "protect_ends": True},
         {"width": 0.5},
         {"ratio": 0.25, "overrides": {"layer1.*": Override(ratio=0.75), "layer2.*": Override(frozen=True)}},
     ],

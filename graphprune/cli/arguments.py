@@ -1,0 +1,122 @@
+"""Arguments of the command line; those of a plan follow from :class:`graphprune.planning.options.PruningOptions`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+from graphprune.cli.models import SPEC_FORMS
+from graphprune.graph.budget_kinds import BUDGET_KINDS
+from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def make_parser(inspect: Command, prune: Command) -> argparse.ArgumentParser:
+    """The parser of all commands, each of which is run by a function."""
+    parser = argparse.ArgumentParser(
+        prog="graphprune",
+        description="Structured pruning of PyTorch models.",
+        epilog="exit codes: 0 it worked; 1 it failed or the verification did; 2 wrong usage",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _inspect_arguments(commands, inspect)
+    _prune_arguments(commands, prune)
+    return parser
+
+
+def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """What was given of a plan's arguments, by name."""
+    given = {name: getattr(options, name) for name in (*_plan_fields(), *_registered())}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _inspect_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
+    _common_arguments(parser)
+    parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
+    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
+    parser.set_defaults(run=run)
+
+
+def _prune_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("prune", help="write a smaller model")
+    _common_arguments(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
+    parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
+    plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
+    for name, one in _plan_fields().items():
+        plan.add_argument(_flag(name), default=None, **_KINDS[one.metadata["kind"]](one))
+    for name in _registered():
+        kind = BUDGET_KINDS[name]
+        text = f"budget on {kind.help}: a fraction (0.5), or an amount ({kind.example})"
+        plan.add_argument(_flag(name), default=None, type=_amount, metavar="AMOUNT", help=_escaped(text))
+    parser.set_defaults(run=run, meta=False, usage_error=parser.error)
+
+
+def _plan_fields() -> dict[str, Field[Any]]:
+    """The fields of the options that can be given on a command line."""
+    return {one.name: one for one in OPTION_FIELDS if one.metadata["kind"]}
+
+
+def _registered() -> list[str]:
+    """Kinds of budgets that were registered from outside."""
+    return [name for name in BUDGET_KINDS if name not in OPTION_NAMES]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _typed(type: Callable[[str], Any], metavar: str) -> Callable[[Field[Any]], dict[str, Any]]:
+    return lambda one: {"type": type, "metavar": metavar, "help": _escaped(_help(one))}
+
+
+def _named(one: Field[Any]) -> dict[str, Any]:
+    return {"choices": sorted(one.metadata["choices"]()), "help": _escaped(_help(one))}
+
+
+def _help(one: Field[Any]) -> str:
+    default = "" if one.default in (None, False) else f" (default: {one.default})"
+    return f"{one.metadata['help']}{default}"
+
+
+def _amount(text: str) -> float | str:
+    """A fraction if it looks like one, else an amount with its unit."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if value <= 1 else text
+
+
+_KINDS: dict[str, Callable[[Field[Any]], dict[str, Any]]] = {
+    "fraction": _typed(float, "FRACTION"),
+    "amount": _typed(_amount, "AMOUNT"),
+    "count": _typed(int, "N"),
+    "flag": lambda one: {"action": "store_true", "help": _escaped(_help(one))},
+    "name": _named,
+}
+"""How a field of each kind is read."""
+
+
+def _common_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth")
+    parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in text.split(","))
+    if min(shape) < 1:
+        raise argparse.ArgumentTypeError(f"{text} has a size below 1")
+    return shape

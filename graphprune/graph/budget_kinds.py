@@ -1,0 +1,176 @@
+"""What a model costs and what a budget can limit: one record for each kind.
+
+A kind is counted on the traced graph, as a sum of products of sizes, so that it is known for any choice of channels
+without building a model. Register one of your own with :func:`budget_kind`; ``graph.plan(my_kind=0.5)``,
+``graph.cost()["my_kind"]`` and the command line's ``--my-kind`` know it from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.errors import InputError
+from graphprune.rules.labels import ParameterAxis
+
+aten = torch.ops.aten
+
+Factor = tuple[fx.Node, int] | ParameterAxis
+"""A size that pruning may change: one dimension of a traced tensor, or of a parameter or buffer."""
+Product = tuple[int, Sequence[Factor]]
+"""A whole number times sizes."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What there is to count.
+
+    Attributes:
+        nodes: the calls that evaluation makes, in order; ``node.target`` is the operator, ``node.meta["shape"]`` what
+            it returned.
+        tensors: parameters and buffers by name, tied ones once.
+    """
+
+    nodes: Sequence[fx.Node]
+    tensors: Sequence[tuple[str, Tensor]]
+
+
+Count = Callable[[Counted], Iterable[Product]]
+F = TypeVar("F", bound=Count)
+
+
+@dataclass(frozen=True)
+class BudgetKind:
+    """One thing that a model costs.
+
+    Attributes:
+        name: the argument of ``graph.plan``.
+        help: what it is, in a sentence.
+        units: factors by the unit that an amount may be given in (``{"M": 1e6}``; ``""``: a plain number).
+        example: an amount, for messages and help.
+        count: the cost as a sum of products of sizes; None: it is measured (latency).
+    """
+
+    name: str
+    help: str
+    units: Mapping[str, float]
+    example: str
+    count: Count | None = None
+
+    def shown(self, value: float) -> str:
+        """An amount as people read it."""
+        return f"{value:,.0f}" if self.count is not None else f"{value * 1e3:.2f} ms"
+
+
+BUDGET_KINDS: dict[str, BudgetKind] = {}
+
+COUNTS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+"""Units of plain numbers."""
+_BYTES = {"B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30}
+BYTES = COUNTS | _BYTES | {f"{prefix}B": factor for prefix, factor in COUNTS.items()}
+SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6}
+
+
+def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: str) -> Callable[[F], F]:
+    """Register a function that counts a cost: given a :class:`Counted`, it returns products of sizes.
+
+    ``lambda counted: [(1, [(node, d) for d in range(len(node.meta["shape"]))]) for node in counted.nodes]`` counts the
+    entries of all activations.
+
+    Raises:
+        InputError: the name is taken, or is no Python identifier.
+    """
+
+    def register(count: F) -> F:
+        _add(BudgetKind(name, help, units, example, count))
+        return count
+
+    return register
+
+
+def _add(kind: BudgetKind) -> None:
+    if not kind.name.isidentifier() or kind.name in BUDGET_KINDS:
+        taken = "is taken" if kind.name in BUDGET_KINDS else "is no name of an argument"
+        raise InputError(f"name: {kind.name!r} {taken}; give the budget kind another one")
+    BUDGET_KINDS[kind.name] = kind
+
+
+def counted_kinds() -> tuple[BudgetKind, ...]:
+    """The kinds that are counted, not measured."""
+    return tuple(kind for kind in BUDGET_KINDS.values() if kind.count is not None)
+
+
+def _dims(value: Any, first: int = 0) -> list[Factor]:
+    assert isinstance(value, fx.Node)
+    return [(value, d) for d in range(first, len(value.meta["shape"]))]
+
+
+def _product(left: int, right: int) -> Callable[[fx.Node], list[Factor]]:
+    """Matrix product of arguments ``left`` and ``right``."""
+
+    def factors(node: fx.Node) -> list[Factor]:
+        b = _dims(node.args[right])
+        return [*_dims(node.args[left]), *(b[-1:] if len(b) > 1 else [])]
+
+    return factors
+
+
+def _linear(node: fx.Node) -> list[Factor]:
+    return [*_dims(node.args[0]), _dims(node.args[1])[0]]
+
+
+def _convolution(node: fx.Node) -> list[Factor]:
+    """Every output element (input element, if transposed) meets one kernel."""
+    transposed = node.args[6]
+    return [*_dims(node.args[0] if transposed else node), *_dims(node.args[1], first=1)]
+
+
+MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
+    aten.mm.default: _product(0, 1),
+    aten.bmm.default: _product(0, 1),
+    aten.mv.default: _product(0, 1),
+    aten.dot.default: lambda node: _dims(node.args[0]),
+    aten.addmm.default: _product(1, 2),
+    aten.baddbmm.default: _product(1, 2),
+    aten._grouped_mm.default: _product(0, 1),
+    aten.linear.default: _linear,
+    aten.convolution.default: _convolution,
+}
+
+
+@budget_kind("macs", units=COUNTS, example="2G", help="multiply-adds (1 MAC = one multiply-add) of the traced input")
+def count_macs(counted: Counted) -> list[Product]:
+    """Every product of matrices and every convolution that evaluation runs."""
+    return [(1, MACS[node.target](node)) for node in counted.nodes if node.target in MACS]
+
+
+@budget_kind("params", units=COUNTS | {"B": 1e9}, example="5M", help="entries of parameters")
+def count_parameters(counted: Counted) -> list[Product]:
+    """Every entry of a parameter; tied ones count once."""
+    learned = ((name, t) for name, t in counted.tensors if isinstance(t, nn.Parameter))
+    return [(1, _axes(name, tensor)) for name, tensor in learned]
+
+
+@budget_kind("bytes", units=BYTES, example="20MB", help="bytes of parameters and buffers in memory")
+def count_bytes(counted: Counted) -> list[Product]:
+    """Every entry of a parameter or buffer, in bytes of its type."""
+    return [(tensor.element_size(), _axes(name, tensor)) for name, tensor in counted.tensors]
+
+
+def _axes(name: str, tensor: Tensor) -> list[ParameterAxis]:
+    return [ParameterAxis(name, d) for d in range(tensor.ndim)]
+
+
+_add(
+    BudgetKind(
+        "latency",
+        "the time of a forward pass on the example inputs, measured on the slim model; kernels are measured where the "
+        "model is, and kept in a table on disk",
+        SECONDS,
+        "5ms",
+    )
+)

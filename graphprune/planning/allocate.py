@@ -1,0 +1,171 @@
+"""How many units of each group go, and which: by ratios, or by a search under budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+
+import numpy as np
+
+from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.coupled_steps import CoupledStep, SubGroup, make_coupled_steps
+from graphprune.graph.roles import CHANNELS
+from graphprune.planning.allocations import AllocationInputs, Priority, find_allocation, uniform
+from graphprune.planning.explain import decided_by, out_of_reach
+from graphprune.planning.latency import ALIGNMENT
+from graphprune.planning.limits import Limit, share_kept
+from graphprune.planning.objectives import BudgetCosts, PredictedLatency, UnitBudget, budget_costs
+from graphprune.planning.removal_paths import RemovalState, make_path
+from graphprune.planning.search import Problem, search
+from graphprune.planning.setup import PROTECTED, PlanSetup
+from graphprune.utils.arrays import Ids, Mask, Scores
+
+
+@dataclass(eq=False)
+class Allocator:
+    """One attempt at sharing out what is removed.
+
+    Attributes:
+        setup: the model and what is asked.
+        free: the units that may go. [classes]
+        constraints: what sizes in the program ask of them.
+        same_entries: groups of which all rows lose the same entries, because no order of the survivors could be found
+            otherwise.
+        latency: the latency budget, if there is one.
+        why: for each group that something was asked of, what decided how many stay.
+    """
+
+    setup: PlanSetup
+    free: Mask
+    constraints: SizeConstraints
+    same_entries: frozenset[int]
+    latency: PredictedLatency | None
+    why: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._members = [g.unit_ids[self.free[g.unit_ids]] for g in self.setup.groups]
+
+    def removed(self) -> Ids:
+        """The units that go.
+
+        Raises:
+            PlanError: a budget is out of reach.
+        """
+        removed = [np.zeros(0, np.int64)]
+        searched = []
+        for coupled in make_coupled_steps(self._members, self.constraints.equations, len(self.free)):
+            ratios = self._ratios(coupled)
+            for part in coupled.parts:
+                self.why[part.group] = decided_by(self.setup, part.group, ratios, len(coupled.parts))
+            if all(ratio is None for ratio in ratios):
+                searched.append(coupled)
+            else:
+                removed.extend(self._by_ratio(coupled, ratios))
+        fixed = np.concatenate(removed)
+        return np.concatenate([fixed, self._by_search(searched, fixed)]) if searched else fixed
+
+    def _ratios(self, coupled: CoupledStep) -> list[float | None]:
+        """What is asked of each part; where something is asked of some in particular, the others follow."""
+        own = [self.setup.limits[part.group].ratio for part in coupled.parts]
+        return own if any(r is not None for r in own) else [self.setup.ratio(part.group) for part in coupled.parts]
+
+    def _stops(self, coupled: CoupledStep) -> Ids:
+        """After how many repetitions a coupled step may end. Not at all (0) always is allowed."""
+        steps = np.arange(coupled.steps + 1)
+        allowed, aligned = np.ones(len(steps), bool), np.ones(len(steps), bool)
+        for part, each in zip(coupled.parts, coupled.each, strict=True):
+            kept = len(part.unit_ids) - each * steps
+            if self.setup.options.aligned and self.setup.groups[part.group].role in CHANNELS:
+                aligned &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
+            allowed &= self._allowed(part, kept)
+        fast = np.flatnonzero(allowed & aligned & (steps > 0))
+        allowed[0] = True
+        return np.append(0, fast) if len(fast) else np.flatnonzero(allowed)
+
+    def _allowed(self, part: SubGroup, kept: Ids) -> Mask:
+        """Which numbers of kept units the limits of a part's group allow."""
+        limit, units = self.setup.limits[part.group], self.setup.groups[part.group].units
+        found: Mask
+        if len(part.unit_ids) == len(self._members[part.group]):
+            found = limit.allows(kept + units - len(part.unit_ids), units)
+        else:
+            share = ceil(limit.least * len(part.unit_ids) / units)
+            found = Limit(least=share, multiple=limit.multiple).allows(kept, len(part.unit_ids))
+        return found
+
+    def _scores(self, coupled: CoupledStep) -> list[Scores]:
+        """The scores of the units of each part; of groups that lose the same entries in all rows, the sum over rows."""
+        own = [self.setup.scores.of_part(part) for part in coupled.parts]
+        keys = [
+            (part.group, len(part.unit_ids)) if part.group in self.same_entries else (-1, i)
+            for i, part in enumerate(coupled.parts)
+        ]
+        return [np.sum([v for v, k in zip(own, keys, strict=True) if k == key], axis=0) for key in keys]
+
+    # ------------------------------------------------------------ by ratios
+
+    def _by_ratio(self, coupled: CoupledStep, ratios: Sequence[float | None]) -> list[Ids]:
+        """The units that go so that every part comes nearest to its share."""
+        stops = self._stops(coupled)
+        off = np.zeros(len(stops))
+        for part, each, ratio in zip(coupled.parts, coupled.each, ratios, strict=True):
+            if ratio is not None:
+                kept = len(part.unit_ids) - each * stops
+                off += np.abs(kept - self._share(part, ratio)) / len(part.unit_ids)
+        steps = int(stops[off.argmin()])
+        if not steps:
+            return []
+        scores = zip(coupled.parts, self._scores(coupled), coupled.each, strict=True)
+        return [_lowest(part, values, each * steps) for part, values, each in scores]
+
+    def _share(self, part: SubGroup, ratio: float) -> float:
+        """How many units of a part should be kept."""
+        units, members = self.setup.groups[part.group].units, len(self._members[part.group])
+        return max(share_kept(units, ratio) - (units - members), 1) * len(part.unit_ids) / members
+
+    # ------------------------------------------------------------ under budgets
+
+    def _by_search(self, steps: Sequence[CoupledStep], fixed: Ids) -> Ids:
+        """The units that go so that all budgets are met."""
+        state = RemovalState(
+            [
+                make_path(
+                    coupled,
+                    self._stops(coupled)[1:],
+                    self._scores(coupled),
+                    [self.setup.layers(part.group) for part in coupled.parts],
+                )
+                for coupled in steps
+            ]
+        )
+        budgets = self._budgets()
+        limits = np.array([b.limit for b in budgets.budgets])
+        problem = Problem(self.setup.graph.solution, state, budgets.costs, budgets.prices, limits, fixed)
+        chosen = find_allocation(self.setup.options.allocation)
+        even = self._priority(state, uniform, np.zeros(0)) if chosen.name == "global" else None
+        passed = search(problem, lambda price: self._priority(state, chosen.priority, price), even)
+        if passed is None:
+            raise out_of_reach(problem, budgets.budgets, self.setup.options.limits.max_ratio)
+        return state.removed(passed)
+
+    def _priority(self, state: RemovalState, priority: Priority, price: Scores) -> list[Scores]:
+        """How early each stop comes; later for first and last layers, if these are protected."""
+        groups = [[self.setup.groups[part.group] for part in path.coupled.parts] for path in state.paths]
+        found = priority(AllocationInputs(state.paths, groups, price, self.setup.graph.trace.modules))
+        protected = [any(p.group in self.setup.protected for p in path.coupled.parts) for path in state.paths]
+        return [value / (PROTECTED if late else 1.0) for value, late in zip(found, protected, strict=True)]
+
+    def _budgets(self) -> BudgetCosts:
+        """The budgets, or the number of units for a ratio over all groups together."""
+        options = self.setup.options
+        if options.budget_specs:
+            return budget_costs(self.setup.graph.costs, self.setup.costs, options.budget_specs, self.latency)
+        assert options.ratio is not None
+        kept = share_kept(int(self.free.sum()), options.ratio)
+        return UnitBudget(self.free, kept, f"ratio={options.ratio}")
+
+
+def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:
+    """The ``count`` least important units of a part."""
+    return part.unit_ids[np.argsort(-values, kind="stable")[len(part.unit_ids) - count :]]

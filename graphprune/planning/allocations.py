@@ -1,0 +1,129 @@
+"""How groups share what is removed: one record for each allocation.
+
+An allocation is an order of removal; a budget says how far to go in it (:mod:`graphprune.planning.search`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from torch import nn
+
+from graphprune.errors import InputError
+from graphprune.graph.groups import Group
+from graphprune.planning.removal_paths import RemovalPath
+from graphprune.planning.sensitivity import Sensitivity
+from graphprune.utils.arrays import Scores
+
+
+@dataclass(frozen=True, eq=False)
+class AllocationInputs:
+    """What an allocation may look at.
+
+    Attributes:
+        paths: what can be removed.
+        groups: for each path, the groups that its parts belong to.
+        price: what one unit of each class takes of the budgets. [classes]
+        modules: the class of every module of the model, by path.
+    """
+
+    paths: Sequence[RemovalPath]
+    groups: Sequence[Sequence[Group]]
+    price: Scores
+    modules: Mapping[str, type]
+
+
+Priority = Callable[[AllocationInputs], list[Scores]]
+"""For each path, how early each of its stops comes: low values first."""
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """One way of sharing: its name, its priority, and what it does in a sentence."""
+
+    name: str
+    priority: Priority
+    help: str
+
+
+ALLOCATIONS: dict[str, Allocation] = {}
+
+
+def allocation(name: str, help: str) -> Callable[[Priority], Priority]:
+    """Register a priority under a name that ``plan(allocation=...)`` takes.
+
+    Raises:
+        InputError: the name is taken.
+    """
+
+    def register(priority: Priority) -> Priority:
+        if name in ALLOCATIONS:
+            raise InputError(f"name: the allocation {name!r} is registered already")
+        ALLOCATIONS[name] = Allocation(name, priority, help)
+        return priority
+
+    return register
+
+
+def find_allocation(given: str | Sensitivity | None) -> Allocation:
+    """The allocation by its name, or by what was measured; None: ``"global"``."""
+    if isinstance(given, Sensitivity):
+        return Allocation("sensitivity", partial(by_sensitivity, given), "by the measured rise of the loss")
+    return ALLOCATIONS["global" if given is None else given]
+
+
+@allocation("uniform", "the same fraction of every group (the default of a ratio)")
+def uniform(inputs: AllocationInputs) -> list[Scores]:
+    """The fraction that is gone at each stop."""
+    return [path.gone for path in inputs.paths]
+
+
+@allocation("global", "the units with the least importance for what they cost (the default of a budget)")
+def cost_aware(inputs: AllocationInputs) -> list[Scores]:
+    """Importance lost for every unit of cost saved."""
+    return [path.lost / _saved(path, inputs.price) for path in inputs.paths]
+
+
+def _saved(path: RemovalPath, price: Scores) -> Scores:
+    """What each stop saves. [stops]"""
+    return np.maximum(np.bincount(path.stop, price[path.unit_ids], len(path.stops)), 1e-15)
+
+
+def by_sensitivity(measured: Sensitivity, inputs: AllocationInputs) -> list[Scores]:
+    """The rise of a measured loss for every unit of cost saved; importance decides where nothing was seen to rise.
+
+    Of the groups of a path, the one that suffers most counts.
+    """
+    found = []
+    for path, groups in zip(inputs.paths, inputs.groups, strict=True):
+        rise = np.max([measured.rise(group.name, path.gone) for group in groups], axis=0)
+        found.append((np.diff(rise, prepend=0.0) + 1e-6 * path.lost) / _saved(path, inputs.price))
+    return found
+
+
+@allocation("isomorphic", "one ranking among groups of equal structure, and the same fraction of every structure")
+def isomorphic(inputs: AllocationInputs) -> list[Scores]:
+    """The rank of each stop among all stops of paths of equal structure, as a fraction.
+
+    Source: Fang et al., "Isomorphic Pruning for Vision Models", ECCV 2024.
+    """
+    paths = inputs.paths
+    structures = [_structure(groups, inputs.modules) for groups in inputs.groups]
+    found: list[Scores] = [path.scores for path in paths]
+    for structure in set(structures):
+        mine = [i for i, s in enumerate(structures) if s == structure]
+        each = [np.maximum.accumulate(paths[i].scores) for i in mine]
+        ranks = np.argsort(np.argsort(np.concatenate(each), kind="stable")) / max(sum(map(len, each)), 1)
+        for i, rank in zip(mine, np.split(ranks, np.cumsum([len(e) for e in each])[:-1]), strict=True):
+            found[i] = rank
+    return found
+
+
+def _structure(groups: Sequence[Group], modules: Mapping[str, type]) -> tuple[str, ...]:
+    """What groups of equal structure have in common: their roles and the layers that they run through."""
+    places = sorted((axis.module, axis.tensor, axis.dim) for group in groups for axis in group.axes)
+    layers = (f"{modules.get(module, nn.Module).__name__}.{tensor}[{dim}]" for module, tensor, dim in places)
+    return *(group.role for group in groups), *sorted(layers)

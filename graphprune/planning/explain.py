@@ -1,0 +1,77 @@
+"""Why each group keeps as many units as it does, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from graphprune.errors import PlanError
+from graphprune.graph.constraints import SizeConstraints
+from graphprune.planning.objectives import Budget
+from graphprune.planning.search import Problem
+from graphprune.planning.setup import PlanSetup
+from graphprune.utils.arrays import Mask
+
+
+def decided_by(setup: PlanSetup, group: int, ratios: Sequence[float | None], together: int) -> str:
+    """What decides how many units of a group stay.
+
+    Args:
+        setup: the model and what is asked.
+        group: its number.
+        ratios: what is asked of the groups that lose units in step with it, itself included.
+        together: how many parts of groups go in step.
+    """
+    options, limit = setup.options, setup.limits[group]
+    ratio = next((f"ratio {r:g}" for r in ratios if r is not None), None)
+    under = ", ".join(options.budget_specs) or "ratio"
+    by = f" ({limit.why})" if limit.why else ""
+    tied = f", in step with {together - 1} other groups" if together > 1 else ""
+    return (ratio or f"{options.allocation_name or 'global'} under {under}") + by + tied
+
+
+def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, str], alive: Mask) -> list[str]:
+    """Why each group has as many units as it has.
+
+    Args:
+        setup: the model and what was asked.
+        constraints: what sizes in the program ask.
+        why: what decided, by group; groups that nothing could be taken from are missing.
+        alive: which classes live.
+    """
+    found = []
+    for number, group in enumerate(setup.groups):
+        kept = int(alive[group.unit_ids].sum())
+        if number not in why:
+            held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
+            found.append(held[0] if held else _untouched(setup, number))
+        elif kept == setup.limits[number].least and kept < group.units:
+            found.append(f"{why[number]}; at its floor")
+        else:
+            found.append(why[number])
+    return found
+
+
+def _untouched(setup: PlanSetup, number: int) -> str:
+    """Why nothing was asked of a group that could lose something."""
+    narrower = bool(setup.options.head_width)
+    return {
+        "cell": "heads keep their width unless head_width is given",
+        "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
+        "row": "heads become narrower instead" if narrower else "nothing is asked of it",
+    }.get(setup.graph.units.kind_of(setup.groups[number].unit_ids), "tied to sizes that cannot change")
+
+
+def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:
+    """The error of budgets that cannot be met, which says what the smallest reachable value is."""
+    least = problem.costs(problem.alive(problem.state.lengths))
+    dense = problem.costs(np.ones(len(problem.solution.reason), bool))
+    wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
+    worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
+    left = budgets[worst].shown(least[worst])
+    return PlanError(
+        f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
+        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or more, or "
+        f"raise max_ratio (now {max_ratio:g})"
+    )

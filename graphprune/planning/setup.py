@@ -1,0 +1,138 @@
+"""What is the same for all attempts at a plan: limits of every group, scores, costs, blocks that are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import floor, lcm
+
+import numpy as np
+
+from graphprune.errors import PlanError
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.cost import CostModel
+from graphprune.graph.frozen import frozen_axes
+from graphprune.graph.groups import Group
+from graphprune.importance.block_influence import influence
+from graphprune.planning.limits import Limit, group_limits, share_kept
+from graphprune.planning.options import PruningOptions
+from graphprune.planning.unit_scores import UnitScores
+from graphprune.utils.arrays import Mask
+
+PROTECTED = 0.5
+"""Protected first and last layers lose this much of what the others lose."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSetup:
+    """A model and what is asked of a plan for it.
+
+    Attributes:
+        graph: the analyzed model.
+        options: what is asked.
+        scores: the scores of all units.
+        skipped: residual blocks that are left out, by path.
+        limits: for each group, how many units may go.
+    """
+
+    graph: Analysis
+    options: PruningOptions
+    scores: UnitScores
+    skipped: tuple[str, ...]
+    limits: Sequence[Limit]
+
+    @staticmethod
+    def of(graph: Analysis, options: PruningOptions) -> PlanSetup:
+        """Check that there is something to plan, and work out what all attempts need.
+
+        Raises:
+            InputError: an override matches nothing, or the criterion is not known.
+            PlanError: the model has nothing that can be removed, or no block that can be left out.
+        """
+        _require_groups(graph)
+        scores = UnitScores(graph, options)
+        return PlanSetup(graph, options, scores, _skipped_blocks(graph, options, scores), _limits(graph, options))
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What can be removed."""
+        return self.graph.units.groups
+
+    @cached_property
+    def costs(self) -> CostModel:
+        """The cost of any choice of channels, without the skipped blocks."""
+        return self.graph.costs_without(self.skipped) if self.skipped else self.graph.costs
+
+    @cached_property
+    def protected(self) -> frozenset[int]:
+        """The groups that first and last layers make, if they are to be protected."""
+        if not self.options.protect_ends or not self.groups:
+            return frozenset()
+        last = self.graph.units.group_of[self.graph.units.occurrences.unit]
+        return frozenset((0, int(last[last >= 0][-1])))
+
+    def layers(self, group: int) -> int:
+        """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
+        names = {axis.parameter for axis in self.groups[group].axes}
+        return max(sum(len(self.graph.trace.shapes[name]) > 1 for name in names), 1)
+
+    def ratio(self, group: int) -> float | None:
+        """The fraction asked of a group; None: left to the search."""
+        own = self.limits[group].ratio
+        if own is not None:
+            return own
+        if self.options.searched:
+            return None
+        ratio = self.options.ratio or 0.0
+        return ratio * PROTECTED if group in self.protected else ratio
+
+    @cached_property
+    def reached(self) -> Mask:
+        """The groups that something is to be taken from. [groups]"""
+        found = []
+        for number, group in enumerate(self.groups):
+            ratio = self.ratio(number)
+            wanted = group.units > self.limits[number].least
+            found.append(wanted if ratio is None else wanted and share_kept(group.units, ratio) < group.units)
+        return np.array(found, bool)
+
+
+def _require_groups(graph: Analysis) -> None:
+    """Raise a PlanError if a model has nothing that can be removed."""
+    if not graph.groups:
+        reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or "it has no parameters"
+        raise PlanError(f"model: {type(graph.model).__name__} has nothing that can be pruned:\n  {reasons}")
+
+
+def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
+    """The blocks that are left out: those with the least influence."""
+    if not options.depth:
+        return ()
+    blocks = graph.blocks
+    if not blocks:
+        raise PlanError(
+            "depth: the model has no residual block that can be left out: a module whose result is its input plus "
+            "something, and of which nothing else is used; prune channels instead"
+        )
+    weight = influence(graph.model, blocks, scores.context.statistics)
+    least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
+    return tuple(blocks[i].path for i in sorted(least.tolist()))
+
+
+def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
+    """One limit for each group: what the options ask, and what operations need."""
+    limits = group_limits(
+        graph.units.groups, options.overrides, options.role_ratios, options.limits, graph.trace.modules
+    )
+    solution, group_of = graph.solution, graph.units.group_of
+    facts = graph.labelling.labels.facts
+    for ids, number, _ in facts.multiples:  # an operation runs on multiples of a number only
+        for group in np.unique(group_of[solution.expand(solution.of[ids.ravel()])[0]]).tolist():
+            if group >= 0:
+                limits[group] = replace(limits[group], multiple=lcm(limits[group].multiple, number))
+    for ids, number, _ in facts.choices:  # an operation chooses so many of a group by value
+        for group in np.unique(group_of[solution.of[ids]]).tolist():
+            if group >= 0:
+                limits[group] = replace(limits[group], least=max(limits[group].least, number))
+    return tuple(limits)

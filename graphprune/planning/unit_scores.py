@@ -1,0 +1,64 @@
+"""Scores of units, worked out once for all attempts at a plan."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from graphprune.calibration.statistics import Statistics
+from graphprune.errors import PlanError
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.coupled_steps import SubGroup
+from graphprune.importance.context import Context
+from graphprune.importance.criteria import WEIGHTLESS, criterion, scored
+from graphprune.planning.options import PruningOptions
+from graphprune.utils.arrays import Scores
+from graphprune.utils.modules import tables
+
+
+class UnitScores:
+    """Scores by the criterion of ``options``.
+
+    Raises:
+        InputError: the criterion is not known.
+    """
+
+    def __init__(self, graph: Analysis, options: PruningOptions) -> None:
+        self._graph = graph
+        self._options = options
+        self._criterion = criterion(options.importance)
+        self._known: dict[int, Scores] = {}
+
+    @cached_property
+    def context(self) -> Context:
+        """What the criterion may look at.
+
+        Raises:
+            PlanError: the criterion reads weights, and the model is on ``meta``.
+        """
+        named = tables(self._graph.model).unique()
+        tensors = {name: t for name, t in named if isinstance(t, nn.Parameter)}
+        abstract = [n for n, t in tensors.items() if t.is_meta]
+        if abstract and self._criterion not in WEIGHTLESS:
+            raise PlanError(
+                f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
+                "load the weights first"
+            )
+        given, model, units = self._options, self._graph.model, self._graph.units
+        batches = given.calibration
+        statistics = None if batches is None else Statistics(model, units, batches, given.loss_fn)
+        return Context(model, tensors, units, given.seed, statistics, given.reduce, given.normalize)
+
+    def of_group(self, number: int) -> Scores:
+        """The scores of a group. [units]"""
+        if number not in self._known:
+            self._known[number] = scored(self._criterion, self._graph.groups[number], self.context)
+        return self._known[number]
+
+    def of_part(self, part: SubGroup) -> Scores:
+        """The scores of some units of a group. [units]"""
+        units = self._graph.groups[part.group].unit_ids
+        order = np.argsort(units)
+        return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]

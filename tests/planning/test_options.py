@@ -1,0 +1,142 @@
+"""One record of options, from which functions, callbacks and the command line take their arguments."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.cli.main import main
+from graphprune.errors import InputError
+from graphprune.graph.budget_kinds import BUDGET_KINDS, Counted, Product
+from graphprune.integrations.lightning import PruningCallback as LightningCallback
+from graphprune.integrations.transformers import PruningCallback as TransformersCallback
+from graphprune.planning.options import OPTION_NAMES, PlanArguments, PruningOptions
+
+TAKERS: list[Callable[..., Any]] = [
+    graphprune.prune_model,
+    graphprune.ChannelGraph.plan,
+    graphprune.ChannelGraph.sensitivity,
+    graphprune.prune_iteratively,
+    graphprune.GradualPruner,
+    LightningCallback,
+    TransformersCallback,
+]
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+
+
+@pytest.fixture
+def graph() -> graphprune.ChannelGraph:
+    return graphprune.trace(net(), torch.randn(2, 6))
+
+
+def test_types_for_checkers_are_those_of_the_record() -> None:
+    record = get_type_hints(PruningOptions)
+    assert get_type_hints(PlanArguments) == {name: record[name] for name in OPTION_NAMES}
+
+
+@pytest.mark.parametrize("function", TAKERS, ids=lambda f: f.__qualname__)
+def test_signature_and_help_show_every_option(function: Callable[..., Any]) -> None:
+    shown = inspect.signature(function).parameters
+    documented = (function.__init__ if inspect.isclass(function) else function).__doc__ or ""
+    for one in fields(PruningOptions):
+        assert one.name in shown or one.name == "ratio"
+        if one.name != "ratio":
+            assert f"    {one.name}: {one.metadata['help'][:30]}" in documented
+    assert shown["importance"].default == "l2"
+
+
+def test_help_of_the_command_line_has_every_option_it_can_take(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for one in fields(PruningOptions):
+        assert (f"--{one.name.replace('_', '-')} " in printed) == bool(one.metadata["kind"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mac": 0.5}, "mac: is no argument of a plan; did you mean 'macs'"),
+        ({"protect_end": True}, "did you mean 'protect_ends'"),
+        ({"ratio": 0.5, "allocation": "isomorfic"}, "did you mean 'isomorphic'"),
+        ({"ratio": 0.5, "reduce": "men"}, "did you mean 'mean'"),
+        ({"macs": "2 apples"}, "macs: must be a fraction"),
+        ({"ratio": 0.5, "max_ratio": 1.5}, "max_ratio: must be a fraction"),
+        ({"ratio": 0.5, "multiple": 0}, "multiple: must be a whole number"),
+    ],
+)
+def test_what_is_misspelled_or_out_of_range_is_answered(
+    graph: graphprune.ChannelGraph, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        graph.plan(**arguments)
+
+
+@pytest.mark.parametrize("ratio", [Fraction(1, 2), np.float32(0.5), np.float64(0.5), 0.5])
+def test_any_real_number_is_a_ratio(graph: graphprune.ChannelGraph, ratio: Any) -> None:
+    plan = graph.plan(ratio)
+    assert graphprune.Plan.from_json(plan.to_json()).shape("0.weight") == (6, 6)
+
+
+def test_the_record_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        PruningOptions(0.5).seed = 1  # type: ignore[misc]
+
+
+# ---------------------------------------------------------------- a budget kind from outside
+
+
+@pytest.fixture
+def activations() -> Any:
+    """A budget on the entries of all activations, registered as a user would, for one test."""
+
+    @graphprune.budget_kind("activations", units={"": 1.0, "k": 1e3}, example="20k", help="entries of all activations")
+    def count(counted: Counted) -> list[Product]:
+        made = [node for node in counted.nodes if node.op == "call_function"]
+        return [(1, [(node, d) for d in range(len(node.meta["shape"]))]) for node in made if "shape" in node.meta]
+
+    yield
+    del BUDGET_KINDS["activations"]
+
+
+def test_a_budget_kind_is_known_everywhere(activations: None, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = graphprune.trace(net(), torch.randn(2, 6))
+    dense = graph.cost()["activations"]
+    assert dense > 0
+    plan = graph.plan(activations=0.7)
+    assert 0.5 * dense < graph.cost(plan)["activations"] <= 0.7 * dense
+    assert plan.to_json().count("activations") >= 1
+    assert graph.cost(graph.plan(activations=f"{dense / 1e3 * 0.8}k"))["activations"] <= 0.8 * dense
+    slim = graphprune.prune_model(net(), activations=0.7, example_inputs=torch.randn(2, 6))
+    assert graphprune.trace(slim, torch.randn(2, 6)).cost()["activations"] <= 0.7 * dense
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    assert "--activations AMOUNT" in capsys.readouterr().out
+
+
+def test_a_budget_kind_that_is_not_registered_is_no_argument(graph: graphprune.ChannelGraph) -> None:
+    with pytest.raises(InputError, match="activations: is no argument"):
+        graph.plan(activations=0.5)
+
+
+def test_a_budget_kind_follows_schedules(activations: None) -> None:
+    model = net()
+    pruner = graphprune.GradualPruner(model, torch.randn(2, 6), graphprune.OneShot(1), activations=0.6)
+    dense = graphprune.trace(model, torch.randn(2, 6)).cost()["activations"]
+    assert pruner.step() is not None
+    assert graphprune.trace(model, torch.randn(2, 6)).cost()["activations"] <= 0.6 * dense
+
+
+def test_a_name_is_taken_once() -> None:
+    with pytest.raises(InputError, match="'macs' is taken"):
+        graphprune.budget_kind("macs", units={"": 1.0}, example="2", help="again")(lambda counted: [])

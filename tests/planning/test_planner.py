@@ -1,0 +1,48 @@
+"""Attempts at a plan: each knows what broke in the one before, and nothing of earlier plans."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.planning import planner
+from graphprune.planning.options import PruningOptions
+from graphprune.planning.planner import plan_once
+from graphprune.planning.setup import PlanSetup
+from graphprune.planning.validate import Violations
+
+
+@pytest.fixture
+def setup() -> PlanSetup:
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    return PlanSetup.of(graphprune.trace(net, torch.randn(2, 6)), PruningOptions(macs=0.5))
+
+
+@pytest.mark.parametrize("disorder", [False, True])
+def test_what_breaks_in_one_plan_is_not_held_in_the_next(
+    setup: PlanSetup, disorder: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = plan_once(setup).to_json()
+    check, attempts, units = planner.validate, list[tuple[int, int]](), setup.graph.groups[0].unit_ids
+
+    def broken_at_first(graph: Any, sizes: Any, constraints: Any, alive: Any) -> Any:
+        selection, violations = check(graph, sizes, constraints, alive)
+        return selection, Violations(units[:3], disorder) if len(attempts) == 1 else violations
+
+    def noted(*arguments: Any) -> Any:
+        attempts.append((len(arguments[3]), len(arguments[2].frozen)))
+        return planner_allocator(*arguments)
+
+    planner_allocator = planner.Allocator
+    monkeypatch.setattr(planner, "validate", broken_at_first)
+    monkeypatch.setattr(planner, "Allocator", noted)
+    other = plan_once(setup)
+    assert attempts == [(0, 0), (1, 0) if disorder else (0, 3)]
+    if not disorder:
+        assert not {0, 1, 2} & set(other.choices[0].removed)
+    monkeypatch.setattr(planner, "validate", check)
+    attempts.clear()
+    assert plan_once(setup).to_json() == plain
+    assert attempts == [(0, 0)]
