@@ -63,7 +63,7 @@ class Analysis:
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
-        return find_blocks(self.trace, self.model) if self.trace.abstract else ()
+        return find_blocks(self.trace, self.model) if self.trace.on_meta else ()
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""

@@ -1,8 +1,8 @@
 """Which units must go together because a size in the program ties their numbers: heads with the width they fill.
 
-The equations of :mod:`graphprune.equations` are linear in how many units of each part are kept. A *bundle* is a set of
-parts and a whole number of units of each, such that removing these keeps every equation true: one head and 32 channels
-of the width. A bundle is removed step by step; parts that no equation mentions are bundles of their own.
+The equations of :mod:`graphprune.graph.constraints` are linear in how many units of each part are kept. A *coupled
+step* is a set of parts and a whole number of units of each, such that removing these keeps every equation true: one
+head and 32 channels of the width. It is repeated; parts that no equation mentions are coupled steps of their own.
 """
 
 from __future__ import annotations

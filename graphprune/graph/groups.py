@@ -1,6 +1,6 @@
 """Units and groups: what can be removed, what goes with it, and what cannot go.
 
-A *unit* is an unit of :mod:`graphprune.solve` that reaches a parameter: the smallest thing that can be removed. A
+A *unit* is an unit of :mod:`graphprune.graph.solve` that reaches a parameter: the smallest thing that can be removed. A
 *group* is the set of units that occur in the same parameter axes, so that one can be ranked against another.
 """
 

@@ -38,11 +38,11 @@ class Labelling:
     nodes: list[fx.Node]
     values: dict[fx.Node, Any] = field(default_factory=dict)
     counts: dict[fx.Node, dict[str, LabelledTensor]] = field(default_factory=dict)
-    abstract: bool = True
+    on_meta: bool = True
 
     def used(self, node: fx.Node) -> frozenset[int] | None:
         """The results of a call that the program looks at. Where values are real it may look without a trace."""
-        if not self.abstract or "shapes" not in node.meta:
+        if not self.on_meta or "shapes" not in node.meta:
             return None
         return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
 
@@ -58,7 +58,7 @@ class Labelling:
 
 def propagate(trace: Trace) -> Labelling:
     """Label all tensors of ``trace``. Outputs of the model are fixed."""
-    labelling = Labelling(Labels(), list(trace.graph.nodes), abstract=trace.abstract)
+    labelling = Labelling(Labels(), list(trace.graph.nodes), on_meta=trace.on_meta)
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
     for node_index, node in enumerate(labelling.nodes):
         labelling.labels.node_index = node_index

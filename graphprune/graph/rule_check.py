@@ -45,11 +45,11 @@ NO_VALUES = frozenset(
 )
 
 
-# Sizes of these are demanded by the program that calls them (see graphprune.provenance), not by the rule.
+# Sizes of these are demanded by the program that calls them (see graphprune.tracing.size_tracking), not by the rule.
 EQUAL_PIECES = frozenset((aten.split.Tensor,))
 
 
-# These change the order of channels unless every row of a rectangle keeps the same (see graphprune.order).
+# These change the order of channels unless every row of a rectangle keeps the same (see channel_order).
 SHUFFLES = frozenset((aten.channel_shuffle.default, aten.native_channel_shuffle.default))
 
 
@@ -181,7 +181,7 @@ def rectangular(found: SampleLabels, alive: Mask, same: bool) -> bool:
     """Does every row of every recorded rectangle that is not removed as a whole keep equally many entries?
 
     With ``same`` they keep the same entries even: other choices change the order of channels where a tensor is
-    transposed, which is not the business of rules (see graphprune.order).
+    transposed, which is not the business of rules (see graphprune.graph.channel_order).
     """
     for ids, _ in found.call.labels.facts.rectangles:
         classes = found.solution.of[ids]

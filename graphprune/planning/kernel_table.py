@@ -43,7 +43,7 @@ def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5
 
 
 def _turn(run: Callable[[], Any], alone: bool) -> float:
-    """The median time of as many calls as there is time for; of one call, if nobody else takes turns."""
+    """The median time of as many calls as there is time for; of one call, if it is the only one that is measured."""
     times = [_seconds(run)]
     while not alone and sum(times) < TURN:
         times.append(_seconds(run))

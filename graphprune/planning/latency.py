@@ -2,7 +2,7 @@
 
 Every operation of the traced graph that computes something is a kernel with a few sizes that pruning may change. Its
 time is measured on this machine at the steps of a grid, when a search first asks for it, kept on disk, and interpolated
-between. What a whole model takes is calibrated against the model itself (see :mod:`graphprune.planner`).
+between. The sum is calibrated against the latency of the model itself (:mod:`graphprune.planning.latency_search`).
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ def _tensors(node: fx.Node) -> list[fx.Node]:
 
 
 def _first_output(node: fx.Node) -> fx.Node | None:
-    """The node of a call's (first) result; None: nobody uses it."""
+    """The node of a call's (first) result; None: it is not used."""
     if "shapes" not in node.meta:
         return node if "shape" in node.meta else None
     return next((user for user in node.users if user.target is operator.getitem and user.args[1] == 0), None)

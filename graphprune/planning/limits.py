@@ -126,7 +126,7 @@ def _check_used(overrides: Mapping[Any, Override], used: set[Any], groups: Seque
 
 
 def matches(match: Match, group: Group, modules: Mapping[str, type]) -> bool:
-    """Does a pattern, module class or question fit a group? A group is at home in the module that makes it."""
+    """Does a pattern, module class or function match a group? Modules match if they put out its channels."""
     makers = _makers(group, modules)
     if isinstance(match, str):
         return any(fnmatch.fnmatchcase(name, match) for name in (group.name, *makers))

@@ -40,10 +40,10 @@ class UnitScores:
         """
         named = tables(self._graph.model).unique()
         tensors = {name: t for name, t in named if isinstance(t, nn.Parameter)}
-        abstract = [n for n, t in tensors.items() if t.is_meta]
-        if abstract and self._criterion not in WEIGHTLESS:
+        unloaded = [n for n, t in tensors.items() if t.is_meta]
+        if unloaded and self._criterion not in WEIGHTLESS:
             raise PlanError(
-                f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
+                f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
             )
         given, model, units = self._options, self._graph.model, self._graph.units

@@ -1,4 +1,4 @@
-"""Run a program in float64, whatever types it asks for."""
+"""Run a program in float64, whatever floating-point types it names."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ WIDE |= {torch.complex64: torch.complex128}
 
 
 class Widen(DispatchMode):
-    """Run a program in float64 even where it asks for a narrower type."""
+    """Replace narrower floating-point types by float64 in all operations."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         return in_any_type(func)(*widen(args), **widen(kwargs or {}))
 
 
 def widen(value: Any) -> Any:
+    """Nested arguments with float64 in place of narrower types."""
     if isinstance(value, torch.dtype):
         return WIDE.get(value, value)
     if isinstance(value, tuple | list):
@@ -42,7 +43,7 @@ def widen(value: Any) -> Any:
 
 
 def widened_tensor(tensor: Tensor) -> Tensor:
-    """A copy of a tensor on the processor, in double precision if it is a float."""
+    """A copy of a tensor on the CPU, in double precision if it is floating-point."""
     tensor = tensor.detach().to("cpu", copy=True)
     return tensor.to(WIDE.get(tensor.dtype, tensor.dtype))
 
@@ -59,7 +60,7 @@ def _wide_like(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """What holds while a program runs in float64."""
+    """Set the default type to float64, without gradients and fused attention; restore all of that at the end."""
     default = torch.get_default_dtype()
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.set_default_dtype(torch.float64)
@@ -73,7 +74,7 @@ def in_float64() -> Iterator[None]:
 
 
 class FixedEps(TorchFunctionMode):
-    """``rms_norm`` without an ``eps`` would take that of the type of its input."""
+    """Give ``rms_norm`` the ``eps`` of the narrow type: without one it takes that of the type of its input."""
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -89,12 +90,12 @@ class FixedEps(TorchFunctionMode):
 
 @contextmanager
 def narrow_finfo(model: nn.Module) -> Iterator[None]:
-    """What a program is told about its floating-point type stays what it was before the type became float64."""
+    """Let ``torch.finfo`` answer for the type that the model had before it became float64."""
     narrow = next((t.dtype for t in all_tensors(model) if t.dtype in WIDE), torch.float64)
     finfo = torch.finfo
 
-    def told(kind: torch.dtype = torch.float64) -> torch.finfo:
+    def of_narrow(kind: torch.dtype = torch.float64) -> torch.finfo:
         return finfo(narrow if kind is torch.float64 else kind)
 
-    with mock.patch.object(torch, "finfo", told), FixedEps(finfo(narrow).eps):
+    with mock.patch.object(torch, "finfo", of_narrow), FixedEps(finfo(narrow).eps):
         yield

@@ -1,10 +1,10 @@
 """The masked original: run in float64 with the dead elements of every tensor set to zero where it is made.
 
 So they are masked where they are consumed: zeroing only what made them would be wrong (``sigmoid(0) = 0.5``).
-Operations that take statistics over channels take them over the living ones.
+Operations that take statistics over channels take them over the channels that survive.
 
-A model that was traced abstractly is run as its graph. A model that looks at the values of floats may choose
-otherwise once channels are masked, so it runs itself, and masks are applied to what its operations return.
+A model that was traced on ``meta`` is run as its graph. A model that looks at the values of floats may branch
+differently once channels are masked, so the model itself runs, and masks are applied to what its operations return.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Masked = tuple[list[Tensor], tuple[str, ...]]
-"""The outputs of the masked original, and the operations that took statistics over the living."""
+"""The outputs of the masked original, and the operations that took statistics over surviving channels."""
 
 
 # ---------------------------------------------------------------- masks
 
 
 class Masks:
-    """Which elements of every traced tensor live, and the masked forms of operations that mix channels."""
+    """Which elements of every traced tensor survive, and the masked forms of operations that mix channels."""
 
     def __init__(self, graph: Analysis, alive: Mask) -> None:
         self.channels = graph
@@ -54,7 +54,7 @@ class Masks:
         return value if isinstance(value, LabelledTensor) else None
 
     def of(self, node: fx.Node) -> Tensor | None:
-        """The living elements, broadcasting to the tensor's shape; None: all."""
+        """The surviving elements, broadcasting to the tensor's shape; None: all."""
         value, found = self.labels(node), None
         for array in value.arrays if value is not None else ():
             here = self.alive[self.channels.solution.of[array.ids]]
@@ -62,12 +62,12 @@ class Masks:
         return None if found is None or found.all() else torch.from_numpy(np.ascontiguousarray(found))
 
     def apply(self, out: Any, node: fx.Node) -> Any:
-        """Zero the dead elements of what a node made, in place. A view's are dead in what it is a view of."""
+        """Zero the dead elements of what a node made, in place. Those of a view are zeroed in its base."""
         mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
         return out if mask is None else out.masked_fill_(~mask, 0)
 
     def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-        """The result of an operation that mixes channels some of which are dead; None: nothing to heed."""
+        """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
         node_index = self.channels.trace.node_index(node)
         text = self.channels.labelling.labels.facts.mixing.get(node_index)
         rule = rule_of(node.target)
@@ -85,23 +85,23 @@ def _is_view(node: fx.Node) -> bool:
     return bool(returns and returns[0].alias_info is not None and not returns[0].alias_info.is_write)
 
 
-# ---------------------------------------------------------------- the graph of an abstract trace
+# ---------------------------------------------------------------- the graph of a trace on meta
 
 
 class MaskedInterpreter(fx.Interpreter):
     """Run the evaluation part of a traced graph in float64 with the dead elements of every tensor zeroed."""
 
-    def __init__(self, masks: Masks, ways: Mapping[fx.Node, fx.Node]) -> None:
+    def __init__(self, masks: Masks, shortcuts: Mapping[fx.Node, fx.Node]) -> None:
         self.masks = masks
-        self.ways = ways
-        self.kept: dict[fx.Node, Any] = dict.fromkeys(ways.values())
+        self.shortcuts = shortcuts
+        self.kept: dict[fx.Node, Any] = dict.fromkeys(shortcuts.values())
         self.channels = masks.channels
         self.tensors = dict(named_tensors(self.channels.model))
         super().__init__(nn.Module(), graph=self.channels.trace.evaluation())
 
     def run_node(self, n: fx.Node) -> Any:
         node = self.channels.trace.original(n)
-        out = self._run(n) if node not in self.ways else self.kept[self.ways[node]]
+        out = self._run(n) if node not in self.shortcuts else self.kept[self.shortcuts[node]]
         if node in self.kept:
             self.kept[node] = out.clone()  # what comes later may work in place
         return out
@@ -115,7 +115,7 @@ class MaskedInterpreter(fx.Interpreter):
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
         masked = self.masks.statistics(n, args, kwargs)
-        # The processor may lay a tensor out in another order than ``meta`` did, where a view is not possible.
+        # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if n.target is torch.ops.aten.view.default else in_any_type(n.target)
         out = masked if masked is not None else target(*args, **kwargs)
         return self.masks.apply(out, n)
@@ -137,12 +137,12 @@ def _on_cpu(value: Any) -> Any:
 
 @eagerly()
 def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> Masked:
-    """Run the graph of the original with the dead masked; a block that is left out gives back what it is given."""
+    """Run the graph of the original with dead channels masked; a skipped block returns its input."""
     masks = Masks(graph, graph.alive(plan.removed if plan else {}))
     skipped = plan.skipped if plan else ()
-    ways = {block.result: block.source for block in graph.blocks if block.path in skipped}
+    shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
     with in_float64():
-        outputs = MaskedInterpreter(masks, ways).run(*map(widened_tensor, inputs))
+        outputs = MaskedInterpreter(masks, shortcuts).run(*map(widened_tensor, inputs))
     return list(outputs), tuple(masks.mixing)
 
 
@@ -153,15 +153,15 @@ class MaskedRecorder(Recorder):
     """Record a model while it runs masked, as long as it does what the known trace did.
 
     Each node is compared with the known node of the same number, whose labels say what is dead in it. Once they
-    differ the run has ``strayed``: from there on nothing is masked, and what is recorded shows another way.
+    differ, the run has ``diverged``: from there on nothing is masked, and the recording is the trace of another branch.
     """
 
-    def __init__(self, shadow: MetaCopy, log: SizeLog, abstract: bool, masks: Masks) -> None:
-        super().__init__(shadow, log, abstract)
+    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool, masks: Masks) -> None:
+        super().__init__(model_copy, log, on_meta)
         self.masks = masks
         trace = masks.channels.trace
         self.known = list(trace.graph.nodes)[: trace.evaluated]
-        self.strayed = False
+        self.diverged = False
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))
@@ -172,13 +172,13 @@ class MaskedRecorder(Recorder):
         super()._bind(tensor, node)
         known = self._known(len(self.graph.nodes) - 1)
         if known is not None:
-            self.strayed = not (_alike(known, node) and _fits(self.masks.labels(known), tensor.shape))
-        if known is not None and not self.strayed:
+            self.diverged = not (_alike(known, node) and _fits(self.masks.labels(known), tensor.shape))
+        if known is not None and not self.diverged:
             with _disable_current_modes():  # masking is no part of the program
                 self.masks.apply(tensor, known)
 
     def _known(self, number: int) -> fx.Node | None:
-        return self.known[number] if not self.strayed and number < len(self.known) else None
+        return self.known[number] if not self.diverged and number < len(self.known) else None
 
 
 def _alike(known: fx.Node, node: fx.Node) -> bool:
@@ -213,18 +213,18 @@ _ATTEMPTS = 12
 def run_masked_model(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
     """Run the original itself, masked, until it does what the trace that its labels come from did.
 
-    A run is right up to the operation where it strays, and its recording is the trace of the next, which so comes
-    further.
+    A run is right up to the operation where it diverges, and its recording is the trace for the next run, which so
+    gets further.
 
     Raises:
-        PlanError: it took another way every time.
+        PlanError: it branched differently every time.
     """
     for _ in range(_ATTEMPTS):
         masks = Masks(graph, graph.alive(plan.removed))
         outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs)
         if same:
             return outputs, tuple(masks.mixing)
-    raise PlanError(f"model: {type(graph.model).__name__} takes another way through its code on every masked run")
+    raise PlanError(f"model: {type(graph.model).__name__} branches differently on every masked run")
 
 
 def _run_and_record(model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], Analysis, bool]:
@@ -236,12 +236,12 @@ def _run_and_record(model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs) 
         results.append(result)
         return result
 
-    def recorder(shadow: MetaCopy, log: SizeLog, abstract: bool) -> Recorder:
-        recorders.append(MaskedRecorder(shadow, log, abstract, masks))
+    def recorder(model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> Recorder:
+        recorders.append(MaskedRecorder(model_copy, log, on_meta, masks))
         return recorders[0]
 
     with in_float64(), narrow_finfo(model), Widen():
         wide_inputs: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(widened_tensor, (args, kwargs))
-        trace = record(wide_module(model), *wide_inputs, outputs=keep, abstract=False, make_recorder=recorder)
-    same = not recorders[0].strayed and _did_the_same(masks.channels.trace, trace)
+        trace = record(wide_module(model), *wide_inputs, outputs=keep, on_meta=False, make_recorder=recorder)
+    same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
     return list(tensors_of(results[0])), analysis_of(model, trace), same

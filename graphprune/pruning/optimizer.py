@@ -1,4 +1,4 @@
-"""Prune a model amid its training: what optimizers and averages know of its weights is pruned with them.
+"""Prune a model during its training: the state of optimizers and moving averages is pruned with its weights.
 
 Training goes on as if the entries that are gone had never been there.
 """
@@ -25,11 +25,11 @@ Optimizers = Optimizer | Sequence[Optimizer] | None
 def prune_in_place(
     model: nn.Module, plan: Plan, optimizer: Optimizers = None, averages: Sequence[nn.Module] = ()
 ) -> None:
-    """Apply a plan to ``model`` itself, and carry along what training knows of its parameters.
+    """Apply a plan to ``model`` itself, and prune the state of optimizers and averages with it.
 
     Parameters that shrink are new tensors afterwards, with the surviving entries of their gradients. Optimizers have
     them in the same groups and order, with the surviving entries of their state
-    (:func:`graphprune.optimizer_state.slim_state`). The parameters of blocks that are skipped leave their optimizer.
+    (:func:`graphprune.pruning.optimizer_state.slim_state`). Those of skipped blocks leave their optimizer.
     What holds the optimizer (schedulers of the learning rate, gradient scalers) needs nothing.
 
     Args:

@@ -1,4 +1,4 @@
-"""What an optimizer knows of a parameter, for the entries of it that survive."""
+"""Slice the state that an optimizer keeps for a parameter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The proof: the slim model against the masked original (:mod:`graphprune.masking`), both in float64."""
+"""Compare the slim model with the masked original (:mod:`graphprune.pruning.masked`), both in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verification:
     """How far the slim model is from the masked original.
 
     ``relative`` is the largest difference of an output divided by that output's largest magnitude; ``absolute``
-    the largest difference; ``inexact`` names the operations that took statistics over the living channels.
+    the largest difference; ``inexact`` names the operations that took statistics over the surviving channels.
     """
 
     relative: float
@@ -45,7 +45,9 @@ class Verification:
             f"{self.tolerance:.0e}."
         ]
         if self.inexact:
-            lines.append(f"Statistics over the living channels in {len(self.inexact)} places: {self.inexact[0]}, ...")
+            lines.append(
+                f"Statistics over the surviving channels in {len(self.inexact)} places: {self.inexact[0]}, ..."
+            )
         return "\n".join(lines)
 
 
@@ -67,7 +69,7 @@ def verify(
         model: the original; its weights must be those the slim model was made from.
         slim: the result of ``plan.apply(model)``.
         plan: what was removed.
-        example_inputs: as for :func:`graphprune.analyze`; real tensors.
+        example_inputs: as for :func:`graphprune.trace`; real tensors.
         tolerance: largest relative difference that passes.
 
     Raises:
@@ -76,7 +78,7 @@ def verify(
     args, kwargs = normalize(example_inputs)
     graph, found = analyze(model, example_inputs), run_slim(slim, args, kwargs)
     check = _compared(_masked_outputs(graph, plan, args, kwargs), found, tolerance)
-    if graph.trace.abstract and not plan.skipped and tolerance < check.relative <= ROUNDING:
+    if graph.trace.on_meta and not plan.skipped and tolerance < check.relative <= ROUNDING:
         check = _compared(run_masked_model(graph, plan, args, kwargs), found, tolerance)
     return check
 
@@ -103,6 +105,6 @@ def _compared(masked: Masked, found: list[Tensor], tolerance: float) -> Verifica
 
 def _masked_outputs(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
     """By running the graph or, where the model looks at values, the model itself."""
-    if graph.trace.abstract:
+    if graph.trace.on_meta:
         return run_masked_graph(graph, plan, [*tensors_of(args), *tensors_of(kwargs)])
     return run_masked_model(graph, plan, args, kwargs)

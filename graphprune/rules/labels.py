@@ -6,7 +6,7 @@ every label array has size 1 is *positional* (batch, time, space): it is never p
 
 Rules (``graphprune.rules``) say what an operation does to labels by calling the methods of :class:`Labels`, which only
 write down facts, as whole arrays: ``unify`` (two labels are one), ``define`` (a label lives as long as two others
-do) and ``fix`` (a label never dies). :mod:`graphprune.solve` draws the conclusions.
+do) and ``fix`` (a label never dies). :mod:`graphprune.graph.solve` draws the conclusions.
 """
 
 from __future__ import annotations

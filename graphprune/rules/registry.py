@@ -105,7 +105,7 @@ def rule(
     that brings them may not be loaded.
 
     The function is called as ``function(call, *args, **kwargs)`` with every tensor replaced by its
-    :class:`~graphprune.labels.Labelled`, and returns the result's labels (a tuple for several results).
+    :class:`~graphprune.rules.labels.LabelledTensor`, and returns the result's labels (a tuple for several results).
 
     Raises:
         RuleError: an operator has a rule already, or no samples are given.

@@ -1,4 +1,4 @@
-"""Run one ATen call on shapes: floats abstract, integers real.
+"""Run one ATen call on shapes: floats without values, integers real.
 
 ``meta`` kernels written in Python take up to several milliseconds a call, and a network repeats the same
 few shapes: results of calls that only make new tensors are remembered by the call's metadata.
@@ -40,7 +40,7 @@ class MetaExecution:
     """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
 
     def __init__(self) -> None:
-        self._twins: dict[int, tuple[Tensor, Tensor]] = {}
+        self._on_meta_copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._known = KnownValues()
 
     def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -80,17 +80,17 @@ class MetaExecution:
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.device == META:
             return tensor
-        found = self._twins.get(id(tensor))
+        found = self._on_meta_copies.get(id(tensor))
         if found is None:
-            found = self._twins[id(tensor)] = (tensor, tensor.to(META))
+            found = self._on_meta_copies[id(tensor)] = (tensor, tensor.to(META))
         return found[1]
 
 
 class KnownValues:
-    """Values of floating-point tensors that no weight and no input has a part in: a mask of ones.
+    """Values of floating-point tensors that depend on no weight and no input: a mask of ones.
 
-    Programs look at such values (is anything padded?) without depending on a weight. What is done to the abstract
-    tensors is done to their values too; large ones are let go.
+    Programs branch on such values (is anything padded?). Operations on these tensors are computed on their values too;
+    large ones are dropped.
     """
 
     def __init__(self) -> None:
@@ -116,12 +116,12 @@ class KnownValues:
     def _value(self, tensor: Tensor) -> Tensor:
         return self._values[id(tensor)][1] if tensor.device == META else tensor
 
-    def remember(self, abstract: Any, real: Any) -> Any:
-        """``abstract`` (a result without values), having noted the values of its tensors."""
-        for t, value in zip(tensors_of(abstract), tensors_of(real), strict=True):
+    def remember(self, on_meta: Any, real: Any) -> Any:
+        """``on_meta`` (a result without values), after noting the values of its tensors."""
+        for t, value in zip(tensors_of(on_meta), tensors_of(real), strict=True):
             if t.device == META and value.device != META and value.numel() <= _LARGEST_KNOWN:
                 self._values[id(t)] = t, value
-        return abstract
+        return on_meta
 
 
 _LARGEST_KNOWN = 1 << 16

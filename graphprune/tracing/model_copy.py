@@ -1,9 +1,8 @@
-"""A stand-in for the user's model that can be run without its weights and without changing it.
+"""A copy of the user's model that can be run without its weights and without changing it.
 
-The stand-in is a deep copy in which every floating-point parameter and buffer lives on ``meta`` (nothing is
-read, nothing is computed), integer buffers keep their values, and integer attributes are
-:class:`~graphprune.sizes.Size` objects that remember their name. So are those of the plain objects that modules
-hold, such as a configuration.
+It is a deep copy in which every floating-point parameter and buffer lies on ``meta`` (nothing is read, nothing is
+computed), integer buffers keep their values, and integer attributes are :class:`~graphprune.tracing.sizes.Size`
+objects that carry their name. So are those of the plain objects that modules hold, such as a configuration.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ TORCH_NN_SIZES = frozenset(
     "input_size hidden_size proj_size d_model in_features out_features in_channels out_channels embedding_dim "
     "in1_features in2_features num_channels".split()
 )
-"""Integer attributes by which torch.nn modules tell a function, or a program, a number of channels."""
+"""Integer attributes of torch.nn modules that are numbers of channels."""
 
 
 @dataclass(frozen=True)
 class MetaCopy:
-    """A stand-in and what it stands for.
+    """A copy on ``meta`` and what it is a copy of.
 
     Attributes:
-        module: the stand-in.
+        module: the copy.
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
-        originals: the tensors that its own stand for, by identity of its own.
+        originals: the user's tensors, by the identity of their copies.
     """
 
     module: nn.Module
@@ -43,11 +42,11 @@ class MetaCopy:
     originals: dict[int, torch.Tensor]
 
 
-def make_meta_copy(model: nn.Module, log: SizeLog, abstract: bool = True) -> MetaCopy:
-    """Copy ``model``; with ``abstract`` its floating-point tensors become shapes on ``meta``."""
+def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> MetaCopy:
+    """Copy ``model``; with ``on_meta`` its floating-point tensors become shapes on ``meta``."""
     tensors = {id(t): t for t in all_tensors(model)}
-    twins = {key: _stand_in(t, abstract) for key, t in tensors.items()}
-    module = copy_module(model, twins)
+    copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
+    module = copy_module(model, copies)
     modules = named_modules(module)
     for path, submodule in modules:
         _mark_sizes(submodule, f"{path}." if path else "", log)
@@ -56,7 +55,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, abstract: bool = True) -> Met
         if not _is_torchs(submodule):
             _mark_objects(submodule, f"{path}." if path else "", log, theirs)
     paths = {id(submodule): path for path, submodule in modules}
-    originals = {id(twin): tensors[key] for key, twin in twins.items()}
+    originals = {id(copied): tensors[key] for key, copied in copies.items()}
     return MetaCopy(module, named_tensors(module), paths, originals)
 
 
@@ -64,12 +63,12 @@ def _is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn")
 
 
-def _stand_in(tensor: torch.Tensor, abstract: bool) -> torch.Tensor:
-    if abstract and (tensor.is_floating_point() or tensor.is_complex()):
-        twin = torch.empty_like(tensor, device="meta", requires_grad=False)
+def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
+    if on_meta and (tensor.is_floating_point() or tensor.is_complex()):
+        copied = torch.empty_like(tensor, device="meta", requires_grad=False)
     else:
-        twin = tensor.detach().clone()
-    return nn.Parameter(twin, requires_grad=False) if isinstance(tensor, nn.Parameter) else twin
+        copied = tensor.detach().clone()
+    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:

@@ -41,15 +41,15 @@ class ModuleCall:
 class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
-    def __init__(self, shadow: MetaCopy, log: SizeLog, abstract: bool) -> None:
+    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
         self.log = log
-        self.abstract = abstract
-        self.shadow = shadow
-        self.names = {id(t): name for name, t in shadow.tensors}
-        self.shapes = {name: t.shape for name, t in shadow.tensors}
-        self.parameters = [name for name, t in shadow.tensors if isinstance(t, nn.Parameter)]
+        self.on_meta = on_meta
+        self.model_copy = model_copy
+        self.names = {id(t): name for name, t in model_copy.tensors}
+        self.shapes = {name: t.shape for name, t in model_copy.tensors}
+        self.parameters = [name for name, t in model_copy.tensors if isinstance(t, nn.Parameter)]
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self.scripts = 0
@@ -70,7 +70,7 @@ class Recorder(DispatchMode):
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module is called."""
-        self.stack.append(self.shadow.paths.get(id(module), self.stack[-1]))
+        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
         self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
 
     def leave(self, output: Any) -> None:
@@ -90,7 +90,7 @@ class Recorder(DispatchMode):
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
-        seen = tensor.to(META) if self.abstract and is_float(tensor) else tensor.detach().clone()
+        seen = tensor.to(META) if self.on_meta and is_float(tensor) else tensor.detach().clone()
         node = self.graph.placeholder(f"input_{len(self.inputs)}")
         self._bind(seen, node)
         self.inputs.append(node)
@@ -125,7 +125,7 @@ class Recorder(DispatchMode):
 
     def _constant(self, tensor: Tensor) -> fx.Node:
         name = f"constant_{len(self.constants)}"
-        self.constants[name] = self.shadow.originals.get(id(tensor), tensor)
+        self.constants[name] = self.model_copy.originals.get(id(tensor), tensor)
         return self._get_attr(name, tensor)
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
@@ -146,7 +146,7 @@ class Recorder(DispatchMode):
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run a call, on shapes or on values."""
-        return self.device.run(func, args, kwargs) if self.abstract else func(*args, **kwargs)
+        return self.device.run(func, args, kwargs) if self.on_meta else func(*args, **kwargs)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program

@@ -2,9 +2,8 @@
 
 While a model is traced, integer attributes of its modules and the entries of every ``.shape`` are :class:`Size`
 objects. They behave as plain integers, and survive ``+ - * // %``. When one reaches ``view``, ``split`` or a
-slice, the tracer writes down an :class:`SizeUse`; the planner later asks that the expression, evaluated in
-the slim model, gives the size that the slim tensor really has. Whatever else is done with one makes a number of it,
-which must stay what it is.
+slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated in the slim
+model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
 """
 
 from __future__ import annotations
@@ -168,7 +167,7 @@ def _leaves(expr: Expr) -> Iterator[Const | Attr | Dim]:
 
 
 class Size(int):
-    """An ``int`` that knows the expression it came from."""
+    """An ``int`` with the expression that it came from."""
 
     expr: Expr
     log: SizeLog

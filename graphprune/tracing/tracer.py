@@ -1,4 +1,4 @@
-"""Run a model once, abstractly, and record every ATen call as a node of a ``torch.fx`` graph.
+"""Run a model once, on ``meta``, and record every ATen call as a node of a ``torch.fx`` graph.
 
 Floating-point tensors are shapes on ``meta``: nothing is computed and no weight is read. Integer and boolean
 tensors keep their values, so that control flow that looks at them still works. A model that looks at the
@@ -33,9 +33,21 @@ Outputs = Callable[[Any], Any]
 class Trace:
     """What one model did on one input.
 
-    ``graph`` holds a ``get_attr`` node for every parameter and buffer that was used (named in
-    ``node.meta["tensor"]``), a placeholder for every input tensor, and a call for every ATen operation; each
-    node's meta has ``shape``, ``dtype``, ``module`` (path) and ``line`` (of the user's source).
+    Attributes:
+        graph: a ``get_attr`` node for every parameter and buffer that was used (named in ``node.meta["tensor"]``), a
+            placeholder for every input tensor, and a call for every ATen operation; each node's meta has ``shape``,
+            ``dtype``, ``module`` (path) and ``line`` (of the user's source).
+        shapes: of all parameters and buffers.
+        inputs, outputs: the nodes of the input tensors, and those that must keep their shape.
+        constants: tensors of unknown origin, by the name of their node.
+        sizes: what the program did with sizes.
+        modules: the class of every module, by path.
+        unreached: parameters and buffers that no run used.
+        note: why training mode could not be traced, if so.
+        evaluated: how many nodes evaluation mode ran; those after it only training runs.
+        results: how many of ``outputs`` are those of evaluation mode.
+        on_meta: floats had no values; else everything was real.
+        calls: the calls of modules in evaluation mode.
     """
 
     graph: fx.Graph
@@ -50,7 +62,7 @@ class Trace:
     note: str = ""
     evaluated: int = 0
     results: int = 0
-    abstract: bool = True
+    on_meta: bool = True
     calls: tuple[ModuleCall, ...] = ()
 
     def evaluation(self) -> fx.Graph:
@@ -80,7 +92,7 @@ def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | Non
     seen_args = map_tensors(recorder.add_input, args)
     seen_kwargs = map_tensors(recorder.add_input, kwargs)
     with recording(recorder):
-        result = recorder.shadow.module(*seen_args, **seen_kwargs)
+        result = recorder.model_copy.module(*seen_args, **seen_kwargs)
     kept = outputs(result) if outputs else result
     found = [recorder._node_for(t) for t in tensors_of(kept)]
     if not found:
@@ -97,7 +109,7 @@ def record(
     args: Args,
     kwargs: Kwargs,
     outputs: Outputs | None = None,
-    abstract: bool = True,
+    on_meta: bool = True,
     make_recorder: Callable[[MetaCopy, SizeLog, bool], Recorder] = Recorder,
 ) -> Trace:
     """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
@@ -106,8 +118,8 @@ def record(
         TraceError: the model failed in ``forward``; the original exception is the cause.
     """
     log = SizeLog()
-    recorder = make_recorder(make_meta_copy(model, log, abstract), log, abstract)
-    recorder.shadow.module.eval()
+    recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
+    recorder.model_copy.module.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
     note = ""
@@ -129,7 +141,7 @@ def record(
         note,
         evaluated,
         count,
-        abstract,
+        on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
     )
 
@@ -140,7 +152,7 @@ def _note_declared(recorder: Recorder) -> None:
     read = {a.path for expr in log.expressions() for a in attributes_of(expr)}
     owners = {path.rpartition(".")[0] for path in read}
     with watching(log, lambda t: recorder.lookup(t) if recorder.names.get(id(t)) in recorder.used else None):
-        for path, module in named_modules(recorder.shadow.module):
+        for path, module in named_modules(recorder.model_copy.module):
             for name, size in module_sizes(module).items() if path in owners else ():
                 attribute = f"{path}.{name}" if path else name
                 if attribute in read and type(size) is Size:
@@ -154,7 +166,7 @@ def _record_training(
 
     Training is tried on the example and on a batch of it twice, since BatchNorm wants more than one value.
     """
-    recorder.shadow.module.train()
+    recorder.model_copy.module.train()
     note = ""
     for times in (1, 2):
         before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
@@ -213,14 +225,14 @@ def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
 
 
 def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:
-    """Trace abstractly; a model that looks at the values of floats is traced with everything real."""
+    """Trace on ``meta``; a model that looks at the values of floats is traced with everything real."""
     try:
         return record(model, args, kwargs, outputs)
     except TraceError:
         raise
     except Exception as abstract_error:
         try:
-            return record(model, args, kwargs, outputs, abstract=False)
+            return record(model, args, kwargs, outputs, on_meta=False)
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
             raise TraceError(

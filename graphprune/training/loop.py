@@ -145,7 +145,7 @@ class Training:
             self.on_step(at.step, self.model, self.optimizer)
 
     def _settle(self) -> None:
-        """Read the losses from the device, where they could wait until somebody needs them."""
+        """Read the losses from the device, where they wait until they are needed."""
         if not self.pending:
             return
         found = self.processes.mean(torch.stack(self.pending).float()).tolist()
@@ -201,7 +201,7 @@ class Training:
 
 
 def quality_of(evaluate: Quality, model: nn.Module) -> float:
-    """What ``evaluate`` says of a model in evaluation mode without gradients; the model is lent.
+    """The result of ``evaluate`` for a model in evaluation mode without gradients; modes are restored.
 
     Raises:
         InputError: it gives no number.

@@ -67,8 +67,8 @@ class Objective:
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
             with torch.no_grad():
-                told = self.teacher(*args, **kwargs)
-            losses += self._soft(output, told)
+                teacher_output = self.teacher(*args, **kwargs)
+            losses += self._soft(output, teacher_output)
         return torch.stack(losses).sum()
 
     def _hard(self, output: Any, target: Any, kwargs: Kwargs) -> Tensor:
@@ -82,10 +82,10 @@ class Objective:
             raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}")
         return loss.reshape(())
 
-    def _soft(self, output: Any, told: Any) -> Iterator[Tensor]:
+    def _soft(self, output: Any, teacher_output: Any) -> Iterator[Tensor]:
         distill = self.distill
         if distill.alpha:
-            soft = distillation_loss(logits_of(output), logits_of(told), distill.temperature, distill.dim)
+            soft = distillation_loss(logits_of(output), logits_of(teacher_output), distill.temperature, distill.dim)
             yield distill.alpha * soft
         if self.features:
             student, teacher = self._taps
@@ -161,6 +161,6 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
             f"teacher: gives logits {list(teacher.shape)}, but the student {list(student.shape)}; "
             "distil from a network with the same classes"
         )
-    told = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
-    said = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
-    return F.kl_div(said, told, reduction="batchmean", log_target=True) * temperature**2
+    teacher_output = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
+    student_log = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
+    return F.kl_div(student_log, teacher_output, reduction="batchmean", log_target=True) * temperature**2

@@ -1,4 +1,4 @@
-"""Contexts that leave things as they were: the garbage collector, compilation, modes and gradients of a model."""
+"""Contexts that restore what they change: the garbage collector, compilation, modes and gradients of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from graphprune.utils.modules import named_modules
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Make no search for garbage within: it would look at every object of the program, over and over, for nothing."""
+    """Pause the garbage collector, which would look at all objects, for nothing, while many are made that stay."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -28,10 +28,10 @@ def gc_paused() -> Iterator[None]:
 
 @contextmanager
 def eagerly() -> Iterator[None]:
-    """Nothing is compiled meanwhile, and inference mode is left.
+    """Run models eagerly and outside inference mode.
 
-    Compiled code hides its operations from hooks and dispatch modes. In inference mode those are not taken apart before
-    a dispatch mode sees them, and tensors that are made can never be trained.
+    Compiled code hides its operations from hooks and dispatch modes. In inference mode operations are not decomposed
+    before a dispatch mode sees them, and tensors that are made can never be trained.
     """
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -46,14 +46,14 @@ def eagerly() -> Iterator[None]:
 
 
 def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Free what ``.grad`` holds."""
+    """Set ``.grad`` to None."""
     for parameter in parameters:
         parameter.grad = None
 
 
 @contextmanager
 def preserve_modes(*models: nn.Module) -> Iterator[None]:
-    """Training and evaluation modes of all submodules are afterwards as they were."""
+    """Restore the training or evaluation mode of every submodule at the end."""
     modes = [(module, module.training) for model in models for _, module in named_modules(model)]
     try:
         yield
@@ -64,7 +64,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Models in evaluation mode and without gradients; afterwards everything is as it was."""
+    """Put models in evaluation mode, without gradients and without fused attention; restore all of that at the end."""
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(_evaluating_one(model))
@@ -73,7 +73,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
-    """Lent models whose operations are all to be seen."""
+    """The same, uncompiled, so that dispatch modes see every operation."""
     with eagerly(), evaluating(*models):
         yield
 

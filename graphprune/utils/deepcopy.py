@@ -43,12 +43,12 @@ def _outermost_scripts(module: nn.Module) -> list[nn.Module]:
 
 def _copied_script(module: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
     """TorchScript copies its tensors itself; they are exchanged afterwards."""
-    twin = copy.deepcopy(module)
-    for (_, old), (_, new) in zip(named_modules(module), named_modules(twin), strict=True):
+    copied = copy.deepcopy(module)
+    for (_, old), (_, new) in zip(named_modules(module), named_modules(copied), strict=True):
         for name, tensor in (*old._parameters.items(), *old._buffers.items()):
             if id(tensor) in tensors:
                 setattr(new, name, tensors[id(tensor)])
-    return twin
+    return copied
 
 
 def _is_plain(module: nn.Module) -> bool:

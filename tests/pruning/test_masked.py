@@ -45,7 +45,7 @@ def pruned() -> tuple[nn.Module, graphprune.ChannelGraph, graphprune.Plan, nn.Mo
 
 def test_the_slim_model_equals_the_masked_one_that_chooses_otherwise() -> None:
     model, graph, plan, slim = pruned()
-    assert not graph.trace.abstract
+    assert not graph.trace.on_meta
     before, after = ([t.shape for t in tensors_of(run_slim(m, (IMAGE,), {}))] for m in (model, slim))
     assert before != after, "the pruned model finds other places, or this proves nothing"
     check = graphprune.verify(model, slim, plan, IMAGE)

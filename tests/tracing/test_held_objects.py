@@ -80,7 +80,7 @@ class Padded(nn.Module):
 def test_a_program_may_look_at_floats_that_no_weight_touches() -> None:
     x = torch.randn(2, 6, 4)
     graph = graphprune.trace(Padded(), x)
-    assert graph.trace.abstract
+    assert graph.trace.on_meta
     plan = graph.plan(0.5)
     assert graphprune.verify(graph.model, plan.apply(graph.model), plan, x).passed
 
