@@ -7,6 +7,7 @@ from graphprune.export.bundle import load, save
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
+from graphprune.importance import criterion
 from graphprune.planning.limits import Override
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.optimizer import prune_in_place
@@ -63,6 +64,7 @@ __all__ = [
     "Verification",
     "check_rule",
     "compensate_heads",
+    "criterion",
     "errors",
     "finetune",
     "fold",

@@ -20,7 +20,7 @@ from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.roles import CHANNELS
 from graphprune.importance.block_influence import influence
 from graphprune.importance.context import Context
-from graphprune.importance.criteria import WEIGHTLESS, criterion, scored
+from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.budgets import Budget
 from graphprune.planning.latency import ALIGNMENT
 from graphprune.planning.limits import Limit, group_limits
@@ -74,7 +74,7 @@ class Planner:
         self.groups = graph.units.groups
         self.tensors = tables(graph.model)
         self.classes = len(graph.solution.reason)
-        self.criterion = criterion(request.importance)
+        self.criterion = find_criterion(request.importance)
         self.skipped = self._skipped_blocks()
         self.costs = graph.costs_without(self.skipped) if self.skipped else graph.costs
         self.limits = group_limits(self.groups, request.overrides, request.roles, request.limits, graph.trace.modules)
@@ -252,7 +252,7 @@ class Planner:
     def _context(self) -> Context:
         tensors = {name: t for name, t in self.tensors.unique() if isinstance(t, nn.Parameter)}
         abstract = [n for n, t in tensors.items() if t.is_meta]
-        if abstract and self.criterion not in WEIGHTLESS:
+        if abstract and self.criterion.weights:
             raise PlanError(
                 f"importance: it reads weights, but {abstract[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
