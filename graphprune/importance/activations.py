@@ -66,10 +66,10 @@ def schur(group: Group, context: Context) -> Tensor:
     Structured Pruning for Large Language Models", NeurIPS 2024. The formula for one weight: Hassibi and Stork,
     "Second order derivatives for network pruning: Optimal Brain Surgeon", NeurIPS 1992.
     """
-    return _scored(group, context, _repaired, products=True)
+    return _scored(group, context, _schur, products=True)
 
 
-def _repaired(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+def _schur(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
     ridge = RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)

@@ -107,11 +107,11 @@ def find_criterion(importance: str | Importance) -> Criterion:
         known = (c for c in CRITERIA.values() if c.score is importance)
         return next(known, None) or Criterion(_name_of(importance), importance)
     if importance not in CRITERIA:
-        close = get_close_matches(str(importance), CRITERIA, n=1)
-        hint = f"did you mean {close[0]!r}? Use" if close else "use"
+        close = get_close_matches(str(importance), CRITERIA)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise InputError(
-            f"importance: {importance!r} is not known; {hint} one of {', '.join(map(repr, CRITERIA))}, or a callable "
-            "(group, context) -> 1-D tensor with one score per unit"
+            f"importance: {importance!r} is not known; use one of {', '.join(map(repr, CRITERIA))}, or a callable "
+            f"(group, context) -> 1-D tensor with one score per unit{hint}"
         )
     return CRITERIA[importance]
 

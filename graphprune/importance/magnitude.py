@@ -78,19 +78,19 @@ def fpgm(group: Group, context: Context) -> Tensor:
     Acceleration", CVPR 2019.
     """
     squares = torch.zeros(group.units, group.units, dtype=torch.float64)
-    for axis in _makers(group, context):
+    for axis in _output_axes(group, context):
         rows = context.rows(group, axis)
         squares += torch.cdist(rows, rows).square().cpu()
     return squares.sqrt().sum(1)
 
 
-def _makers(group: Group, context: Context) -> list[ParameterAxis]:
+def _output_axes(group: Group, context: Context) -> list[ParameterAxis]:
     """The parameter axes that have the group's channels as outputs."""
     consumed = context.once("consumed", lambda: consumed_axes(context.units.labelling))
     known = (axis for axis in group.axes if axis.parameter in context.tensors)
     rank = {axis: context.tensors[axis.parameter].ndim for axis in known}
-    makers = [axis for axis in rank if axis not in consumed] or list(rank)
-    return [axis for axis in makers if rank[axis] > 1] or makers
+    outputs = [axis for axis in rank if axis not in consumed] or list(rank)
+    return [axis for axis in outputs if rank[axis] > 1] or outputs
 
 
 @criterion("bn_scale", help="sum of |gamma| of the unit's normalizations")
