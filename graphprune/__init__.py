@@ -8,6 +8,7 @@ from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
+from graphprune.importance import criterion
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
@@ -67,6 +68,7 @@ __all__ = [
     "budget_kind",
     "check_rule",
     "compensate_heads",
+    "criterion",
     "errors",
     "finetune",
     "fold",

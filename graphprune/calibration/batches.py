@@ -1,4 +1,4 @@
-"""Calibration batches: what a batch is, how batches are gone through, how a model is called with one."""
+"""Calibration batches: what a batch is, iteration with a progress bar, and the call of a model with a batch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _BATCHES = (
 
 
 def check_calibration(calibration: Any) -> None:
-    """Raise an InputError unless this can be gone through for batches."""
+    """Raise an InputError unless ``calibration`` is an iterable of batches."""
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
 
 
 def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-    """The batches with their numbers, and a progress bar where somebody watches.
+    """The batches with their numbers, with a progress bar if stderr is a terminal.
 
     Raises:
         InputError: there are none.
@@ -40,10 +40,10 @@ def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
 
 
 def _shown(batches: Iterable[Any]) -> Iterable[Any]:
-    """With a progress bar if stderr is a terminal."""
+    """The batches, with a progress bar if stderr is a terminal."""
     if not sys.stderr.isatty():
         return batches
-    from rich.console import Console  # loading them takes longer than tracing a model
+    from rich.console import Console  # importing rich takes longer than tracing a model
     from rich.progress import track
 
     return track(batches, "calibration", console=Console(stderr=True), transient=True)
@@ -53,7 +53,7 @@ def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
     """The inputs and the target of a batch.
 
     Raises:
-        InputError: it is no pair.
+        InputError: the batch is no pair.
     """
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InputError(
@@ -64,10 +64,10 @@ def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
 
 
 def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The positional and keyword arguments that a batch is.
+    """The inputs of a batch as positional and keyword arguments.
 
     Raises:
-        InputError: it is not what a model can be called with.
+        InputError: they are neither a tensor, a tuple, a list nor a dict.
     """
     if not isinstance(inputs, Tensor | tuple | list | Mapping):
         raise InputError(f"calibration: batch {number} is a {type(inputs).__name__}; pass {_BATCHES}")
@@ -75,7 +75,7 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
 
 
 def moved_to(model: nn.Module, value: Any) -> Any:
-    """Nested tensors on the model's device, if it is on one."""
+    """Nested tensors moved to the model's device; unchanged if the model has no device or several."""
     devices = {p.device for p in model.parameters()}
     if len(devices) != 1:
         return value
@@ -84,10 +84,10 @@ def moved_to(model: nn.Module, value: Any) -> Any:
 
 
 def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice: str = "") -> Any:
-    """What the model returns for a batch.
+    """The model's output for a batch.
 
     Args:
-        advice: what to do if it fails, for the error.
+        advice: what to do about a failure, for the error message.
 
     Raises:
         InputError: the model failed.
@@ -103,7 +103,7 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
 
 @dataclass(frozen=True)
 class Batches:
-    """Calibration batches that can be gone through several times.
+    """Calibration batches that can be iterated several times.
 
     Raises:
         InputError: ``calibration`` is no iterable of batches, or can be read only once.

@@ -1,7 +1,6 @@
-"""Means, variances and second moments of what goes into a contraction, streamed batch by batch.
+"""Means, variances and second moments of the inputs of a contraction, streamed over batches.
 
-Memory is that of the results: [blocks, channels], and [blocks, channels, channels] where products of channels are
-asked for. Batches are not kept.
+Memory: [blocks, channels], and with products of channels [blocks, channels, channels]. Batches are not kept.
 """
 
 from __future__ import annotations
@@ -17,9 +16,12 @@ from graphprune.utils.arrays import Ids
 class Moments:
     """Moments of channels ``x`` [n, blocks, channels, m] over n and m, in float64.
 
-    Mean and variance of a batch are joined with those before by Chan's formula, which does not cancel as
-    E[x²] - E[x]² does (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample
-    Variances", COMPSTAT 1982).
+    The mean and variance of each batch are merged with the previous ones by Chan's formula, which avoids the
+    cancellation of E[x²] - E[x]² (Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing
+    Sample Variances", COMPSTAT 1982).
+
+    Args:
+        products: also stream the products of channels, for :attr:`covariance` and :attr:`second`.
     """
 
     def __init__(self, products: bool) -> None:
@@ -30,7 +32,7 @@ class Moments:
         self._products: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
-        """Count a batch in."""
+        """Add a batch ``x`` [n, blocks, channels, m]."""
         count = x.shape[0] * x.shape[3]
         if not count:
             return
@@ -74,15 +76,15 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class ConsumerStatistics:
-    """A weight that sums over channels, with the moments of the inputs that it met.
+    """A weight that sums over channels, and the moments of its inputs.
 
     Attributes:
-        axes: the parameter axes that are summed over, ``"fc2.weight[1]"``.
-        unit, place: removing ``unit[i]`` removes input channel ``place[i]`` of blocks * channels.
-        absolute: the sum of |w| over outputs (and the taps of a kernel). [blocks, channels]
-        squares: the sum of w² likewise. [blocks, channels]
-        products: W Wᵀ, summed over outputs, if products are asked for. [blocks, channels, channels]
-        intercept: a bias is added to the sum.
+        axes: the parameter axes that are summed over, such as ``"fc2.weight[1]"``.
+        unit, place: removing ``unit[i]`` removes input channel ``place[i]``, an index into blocks * channels.
+        absolute: the sum of |w| over outputs (and kernel positions). [blocks, channels]
+        squares: the sum of w² over the same. [blocks, channels]
+        products: W Wᵀ, summed over outputs; None unless products were requested. [blocks, channels, channels]
+        intercept: the contraction adds a bias.
         inputs: moments of the inputs.
     """
 

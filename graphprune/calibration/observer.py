@@ -1,8 +1,8 @@
-"""Watch a model's ATen calls on real data, and stream the moments of what each weight is multiplied with.
+"""Observe a model's ATen calls on calibration batches, and stream the moments of the inputs of each weight.
 
-What is computed from parameters alone (a transposed weight, a part of a fused one, a normalized one) is labelled by the
-same rules as in a trace. So each contraction knows whose channels its weight sums over, and the other operand is that
-consumer's input. Nothing is known of layers.
+Tensors computed from parameters alone (a transposed weight, a slice of a fused one, a normalized one) are labelled by
+the same rules as in a trace. The labels of a contraction's weight determine the channels that it sums over; the other
+operand is the input of this consumer. Modules are not needed for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from graphprune.utils.tree import map_tensors, tensors_of
 
 @dataclass(frozen=True)
 class _Entrance:
-    """How the inputs of one consumer are found in a call."""
+    """How to read the inputs of one consumer from a call."""
 
     matmul: MatmulView
     owners: Owners
@@ -41,9 +41,9 @@ class Observer(DispatchMode):
 
     Args:
         tensors: parameters and buffers by name.
-        units: the units of the model that they belong to.
+        units: the units of the model.
         products: also stream products of channels.
-        taps: see every tap of a kernel as a channel.
+        kernel_positions: treat every kernel position of a channel as a channel.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], units: Units, products: bool, kernel_positions: bool) -> None:
@@ -62,12 +62,12 @@ class Observer(DispatchMode):
 
     @property
     def consumers(self) -> tuple[ConsumerStatistics, ...]:
-        """All consumers that met data, in the order in which they were met. An expert may be called with no rows."""
+        """All consumers with inputs, in the order of their first call. An expert may be called with no rows."""
         return tuple(c for c in self._consumers.values() if c.inputs.count)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Watch one run; tensors that it made are forgotten afterwards."""
+        """Observe one forward pass; its tensors are dropped afterwards."""
         try:
             with self:
                 yield
@@ -82,7 +82,7 @@ class Observer(DispatchMode):
         self._follow(func, args, kwargs, out)
         return out
 
-    # ------------------------------------------------------------ what comes from parameters
+    # ------------------------------------------------------------ labels of tensors computed from parameters
 
     def _label(self, tensor: Tensor) -> LabelledTensor | None:
         """The labels of a tensor that is computed from parameters alone."""
@@ -103,10 +103,10 @@ class Observer(DispatchMode):
                 if isinstance(tensor, Tensor):
                     self._known[id(tensor)] = tensor, value
         elif labels and labels[0] is not None and func._schema.is_mutable:
-            self._known[id(operands[0])] = operands[0], None  # no longer what it was
+            self._known[id(operands[0])] = operands[0], None  # overwritten with other values
 
     def _labelled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabelledTensor]:
-        """The labels of the results, made once for equal calls: facts that rules write down must not pile up."""
+        """The labels of the results, cached for equal calls: applying a rule again would add the same facts again."""
         args, kwargs = map_tensors(self._label, (args, kwargs))
         key = func, repr(map_labelled((args, kwargs)))
         if key not in self._results:
@@ -118,7 +118,7 @@ class Observer(DispatchMode):
         found: Sequence[LabelledTensor] = self._results[key][0]
         return found
 
-    # ------------------------------------------------------------ where it meets data
+    # ------------------------------------------------------------ contractions with inputs
 
     def _meet(self, func: Any, args: Args) -> None:
         for matmul in MATMUL_VIEWS[func]:
@@ -137,7 +137,7 @@ class Observer(DispatchMode):
             owners = matmul.owners(weight, args, table)
             made = self._opened(matmul, owners, weight, args, table) if owners else None
             self._entrances[key] = made
-            self._results[key] = weight  # keeps it alive, and so its id its own
+            self._results[key] = weight  # a reference, so that its id is not reused
         return self._entrances[key]
 
     def _opened(
@@ -170,10 +170,10 @@ class Observer(DispatchMode):
             Moments(self.products),
         )
 
-    # ------------------------------------------------------------ whose channels they are
+    # ------------------------------------------------------------ units of input channels
 
     def _owned(self, owners: Owners, table: AxisTable) -> tuple[Ids, Ids]:
-        """Pairs of a unit and an input channel (of blocks * channels) that goes with it."""
+        """Pairs of a unit and an input channel (an index into blocks * channels) that is removed with it."""
         shape = owners.blocks, owners.channels
         grid = np.arange(shape[0] * shape[1]).reshape(shape)
         pairs = [np.zeros((2, 0), np.int64)]
@@ -187,7 +187,7 @@ class Observer(DispatchMode):
         return unit, place
 
     def _whole_rows(self, classes: Ids) -> tuple[Ids, Ids]:
-        """Units without which all of a row of ``classes`` [rows, n] is gone, and the rows."""
+        """Pairs of a unit and a row of ``classes`` [rows, n] that is removed entirely with it."""
         count, n = classes.shape
         units, row = self.units.solution.expand(classes.ravel(), np.repeat(np.arange(count), n))
         pairs, times = np.unique(np.stack([units, row]), axis=1, return_counts=True)
@@ -195,7 +195,7 @@ class Observer(DispatchMode):
         return unit, row
 
     def _classes(self, ids: Ids, table: AxisTable) -> Ids:
-        """The classes of labels of parameters; those of axes that the trace did not see are fixed (class 0)."""
+        """The classes of labels of parameters; axes that are missing in the trace are frozen (class 0)."""
         number = table.number(ids)
         found = np.zeros(ids.shape, np.int64)
         for n in np.unique(number).tolist():
@@ -206,7 +206,7 @@ class Observer(DispatchMode):
 
 
 def map_labelled(value: Any) -> Any:
-    """Nested arguments with every labelled tensor replaced by its identity."""
+    """Nested arguments with every labelled tensor replaced by its id, for cache keys."""
     if isinstance(value, LabelledTensor):
         return "labelled", id(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Run a model on calibration batches, and keep what criteria ask for: moments of activations, gradients of a loss.
+"""Statistics of a model on calibration batches, for criteria: moments of activations, gradients of a loss.
 
-The model is lent: modes, ``requires_grad`` and ``.grad`` are as before afterwards, whatever happens. One batch is held
-at a time.
+Training modes, ``requires_grad`` and ``.grad`` of the model are restored after each pass, also after an error. One
+batch is held in memory at a time.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ Gradients = Mapping[str, Tensor]
 
 
 class Statistics:
-    """What calibration batches say about a model; gathered when it is first asked for.
+    """Statistics of a model on calibration batches, computed on first access.
 
     Args:
         model: the model whose channels are scored. It runs in evaluation mode.
-        units: its units.
+        units: the model's units.
         calibration: any iterable of batches. A batch is a tensor, a tuple (positional arguments) or a dict (keyword
             arguments); with ``loss_fn`` it is a pair (inputs, target).
-        loss_fn: ``loss_fn(output, target)`` -> scalar. None: the ``loss`` of the model's own output is used.
-        taps: keep second moments of every tap of a kernel instead of every channel: exact for convolutions of one and
-            two dimensions, for as many times as much memory as the square of the kernel's size.
+        loss_fn: ``loss_fn(output, target)`` -> scalar. None: use the ``loss`` in the model's own output.
+        kernel_positions: keep second moments of every kernel position instead of every channel: exact for one- and
+            two-dimensional convolutions; k positions need k² times the memory.
 
     Raises:
         InputError: ``calibration`` is no iterable of batches.
@@ -64,10 +64,10 @@ class Statistics:
     def consumers(self, products: bool = False) -> tuple[ConsumerStatistics, ...]:
         """Every weight that sums over channels, with moments of its inputs; with ``products`` also second moments.
 
-        One pass over the batches without gradients, the first time.
+        The first call runs one pass over the batches, without gradients.
 
         Raises:
-            InputError: a batch does not fit, or there is none.
+            InputError: the model fails on a batch, or there is no batch.
         """
         known = self._consumers.get(True) or self._consumers.get(products)
         if known is None:
@@ -84,10 +84,10 @@ class Statistics:
         return observer.consumers
 
     def each_forward(self) -> None:
-        """Run the model on every batch, without gradients: for hooks of the caller's.
+        """Run the model on every batch without gradients, for hooks that the caller has registered.
 
         Raises:
-            InputError: a batch does not fit, or there is none.
+            InputError: the model fails on a batch, or there is no batch.
         """
         with evaluating_eagerly(self.model), torch.no_grad():
             for number, batch in self._batches():
@@ -95,12 +95,15 @@ class Statistics:
                 self._forward(number, args, kwargs)
 
     def each_backward(self, visit: Callable[[Gradients], None]) -> int:
-        """Call ``visit`` with the gradients of every batch's loss, by parameter; returns the number of batches.
+        """Call ``visit`` with the gradients of each batch's loss by parameter name; freed after the call.
 
-        Gradients are gone after the visit. Parameters that the loss does not depend on are not among them.
+        Parameters that the loss does not depend on have no gradient.
+
+        Returns:
+            The number of batches.
 
         Raises:
-            InputError: a batch does not fit, there is none, or there is no loss.
+            InputError: the model fails on a batch, or there is no batch or no loss.
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
@@ -148,7 +151,11 @@ class Statistics:
 
 
 def own_loss(output: Any) -> Tensor:
-    """The loss that a model computes itself."""
+    """The loss in a model's own output: the key or attribute ``loss``.
+
+    Raises:
+        InputError: the output has none.
+    """
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(

@@ -1,1 +1,17 @@
-"""One score for every unit."""
+"""One importance score for every unit; higher scores matter more.
+
+In reading order: ``criteria`` (the registry, :func:`criterion` to add one), ``context`` (what a criterion can read),
+``parameter_entries`` (sums over parameters), ``combining`` (reduction and normalization), then the criteria
+themselves by what they read: ``magnitude``, ``gradients``, ``activations``. ``block_influence`` scores whole residual
+blocks.
+
+Input: a :class:`~graphprune.graph.groups.Group` and a :class:`Context` (the parameters, the units, statistics of
+calibration batches). Output: an array of scores [units] for each group, by
+:func:`~graphprune.importance.criteria.scored`.
+"""
+
+from graphprune.importance import activations, gradients, magnitude  # noqa: F401  (importing registers the criteria)
+from graphprune.importance.context import Context
+from graphprune.importance.criteria import CRITERIA, Criterion, criterion
+
+__all__ = ["CRITERIA", "Context", "Criterion", "criterion"]

@@ -1,12 +1,10 @@
-"""Criteria that read the activations which a unit sends to its consumers: the weights that sum over it.
+"""Criteria that read the inputs of a unit's consumers, the weights that sum over it.
 
-A group whose channels no weight sums over (keys and queries, which meet each other) has its L2 magnitude relative to
-its mean, which is what ``normalize="mean"`` makes of the others.
+A group without consumers (queries and keys, which are multiplied with each other) is scored by its L2 magnitude divided
+by the group's mean, on the scale that ``normalize="mean"`` gives the other groups.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,19 +12,21 @@ from torch import Tensor
 
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.graph.groups import Group
-from graphprune.importance.context import Context
+from graphprune.importance.context import ConsumerScores, Context
+from graphprune.importance.criteria import criterion
 from graphprune.importance.magnitude import relative_magnitude
 from graphprune.utils.arrays import Ids, Scores
 
 RIDGE = 1e-3
-"""What is added to the diagonal of second moments, relative to its mean."""
+"""Ridge term added to the diagonal of the second moments, relative to the diagonal's mean."""
 
 
+@criterion("wanda", data=True, help="weights times the norm of their inputs")
 def wanda(group: Group, context: Context) -> Tensor:
-    """Weights times activations: sum of |W_ij| * sqrt(E[x_j²]) over outputs i of all consumers. [units]
+    """Weights times activations: sum of |W_ij| * sqrt(E[x_j²]) over the outputs i of all consumers. [units]
 
     Source: Sun, Liu, Bair and Kolter, "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024;
-    summed over outputs as An et al. (see :func:`flap`) do for whole channels.
+    summed over outputs for whole channels as by An et al. (see :func:`flap`).
     """
     return _scored(group, context, _wanda)
 
@@ -35,10 +35,11 @@ def _wanda(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
     return _by_place(consumer, consumer.absolute * consumer.inputs.square.sqrt())
 
 
+@criterion("flap", data=True, help="squared weights times the variance of their inputs")
 def flap(group: Group, context: Context) -> Tensor:
-    """Fluctuation: Var[x_j] * ||W_j||² over all consumers. [units]
+    """Fluctuation: sum of Var[x_j] * ||W_j||² over all consumers. [units]
 
-    What a channel adds to its mean, which a bias can stand in for.
+    It is the error that remains after a bias has replaced the channel by its mean.
 
     Source: An, Zhao, Yu, Tang and Wang, "Fluctuation-based Adaptive Structured Pruning for Large Language Models",
     AAAI 2024.
@@ -50,24 +51,25 @@ def _flap(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
     return _by_place(consumer, consumer.squares * consumer.inputs.variance)
 
 
+@criterion("schur", data=True, help="squared output error that remains after least squares reconstruction")
 def schur(group: Group, context: Context) -> Tensor:
-    """What removing a unit costs its consumers after the best repair: ||W_j||² / [(G + λI)^-1]_jj. [units]
+    """Output error of the consumers after removal and least squares: ||W_j||² / [(G + λI)^-1]_jj. [units]
 
-    G are the second moments of a consumer's input, centered if it has a bias, which then takes up the mean; λ is
-    :data:`RIDGE` times the mean of G's diagonal. It is the squared error of the consumer's output when the other
-    channels take over in the least squares sense. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ)
-    with M = [(G + λI)^-1]_SS, the inverse of the Schur complement of what is kept. For kernels larger than 1, the taps
-    share the moments of their channel, an approximation, unless ``Statistics(kernel_positions=True)``.
+    G are the second moments of a consumer's input, centered if the consumer has a bias, which then absorbs the mean; λ
+    is :data:`RIDGE` times the mean of G's diagonal. The score is the squared error of the consumer's output after ridge
+    regression on the remaining channels. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ) with
+    M = [(G + λI)^-1]_SS, the inverse of the Schur complement of the kept channels. For kernels larger than 1, all
+    kernel positions share the moments of their channel, an approximation, unless ``Statistics(kernel_positions=True)``.
 
     Source: Meng, Ibrahim, Behdin, Hazimeh, Ponomareva and Mazumder, "OSSCAR: One-Shot Structured Pruning in Vision
     and Language Models with Combinatorial Optimization", ICML 2024; Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
     Structured Pruning for Large Language Models", NeurIPS 2024. The formula for one weight: Hassibi and Stork,
     "Second order derivatives for network pruning: Optimal Brain Surgeon", NeurIPS 1992.
     """
-    return _scored(group, context, _repaired, products=True)
+    return _scored(group, context, _schur, products=True)
 
 
-def _repaired(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+def _schur(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
     ridge = RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
@@ -84,7 +86,7 @@ def _repaired(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
 
 
 def _parts(consumer: ConsumerStatistics) -> list[tuple[Ids, Ids, Ids]]:
-    """What units have of each block: unit [n], block [n], channels [n, size]; one item for every size."""
+    """The channels of each unit in each block: unit [n], block [n], channels [n, size]; one item for each size."""
     block, channel = np.divmod(consumer.place, consumer.absolute.shape[1])
     order = np.lexsort((channel, block, consumer.unit))
     unit, block, channel = consumer.unit[order], block[order], channel[order]
@@ -98,15 +100,10 @@ def _parts(consumer: ConsumerStatistics) -> list[tuple[Ids, Ids, Ids]]:
 
 
 def _by_place(consumer: ConsumerStatistics, scores: Tensor) -> tuple[Ids, Scores]:
-    """``scores`` [blocks, channels] for every unit that owns a channel."""
+    """Each unit's entries of ``scores`` [blocks, channels]."""
     return consumer.unit, scores.flatten().cpu().numpy()[consumer.place]
 
 
-def _scored(
-    group: Group,
-    context: Context,
-    scores_of: Callable[[ConsumerStatistics], tuple[Ids, Scores]],
-    products: bool = False,
-) -> Tensor:
+def _scored(group: Group, context: Context, scores_of: ConsumerScores, products: bool = False) -> Tensor:
     found = context.over_consumers(group, scores_of, products)
     return relative_magnitude(group, context) if found is None else torch.from_numpy(found)

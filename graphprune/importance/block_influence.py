@@ -1,4 +1,4 @@
-"""How much each residual block changes what goes through it."""
+"""The influence of each residual block on its input, for removing whole blocks (``depth=``)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from graphprune.graph.blocks import Block
 
 
 def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics | None) -> list[float]:
-    """How much each block changes what goes through it: one minus the cosine between its input and its result.
+    """Influence of each block: one minus the cosine similarity of its input and output, averaged over batches.
 
-    Without calibration batches, the mean square of its parameters.
+    Without calibration batches: the mean square of its parameters.
 
     Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024.
     """

@@ -1,71 +1,133 @@
-"""The table of criteria, and scores by one of them."""
+"""The registry of importance criteria, and the scores of a group by one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.groups import Group
-from graphprune.importance.activations import flap, schur, wanda
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
-from graphprune.importance.gradients import fisher, taylor
-from graphprune.importance.magnitude import bn_scale, fpgm, lamp, magnitude, random
 from graphprune.utils.arrays import Scores
 
-Importance = Callable[[Group, "Context"], Tensor]
+Importance = Callable[[Group, Context], Tensor]
+"""``(group, context) -> scores [units]``, higher for units that matter more."""
+
+F = TypeVar("F", bound=Importance)
 
 
-CRITERIA: dict[str, Importance] = {
-    "l1": magnitude(1),
-    "l2": magnitude(2),
-    "random": random,
-    "lamp": lamp,
-    "fpgm": fpgm,
-    "bn_scale": bn_scale,
-    "taylor": taylor,
-    "fisher": fisher,
-    "wanda": wanda,
-    "flap": flap,
-    "schur": schur,
-}
+@dataclass(frozen=True)
+class Criterion:
+    """An importance criterion.
+
+    Attributes:
+        name: its name, as in ``plan(importance="taylor")``.
+        score: ``(group, context) -> scores [units]``.
+        data: it reads :attr:`Context.data`, so it needs calibration batches.
+        comparable: its scores mean the same in every group (a change of the loss, a share of the group), so they are
+            not normalized within each group by default.
+        weights: it reads weights; False: it also works on a model on the ``meta`` device.
+        help: one line for lists of criteria.
+    """
+
+    name: str
+    score: Importance
+    data: bool = False
+    comparable: bool = False
+    weights: bool = True
+    help: str = ""
+
+    def __str__(self) -> str:
+        traits = {
+            "needs calibration batches": self.data,
+            "comparable between groups": self.comparable,
+            "reads no weights": not self.weights,
+        }
+        notes = ", ".join(trait for trait, holds in traits.items() if holds)
+        return f"{self.name}{self.help and ': '}{self.help}{notes and f' ({notes})'}"
 
 
-WEIGHTLESS: frozenset[Importance] = frozenset((random,))
-"""Criteria that read no weights: they work on a model on ``meta``."""
+CRITERIA: dict[str, Criterion] = {}
+"""All registered criteria by name."""
 
 
-COMPARABLE: frozenset[Importance] = frozenset((lamp, taylor, fisher))
-"""Criteria whose scores mean the same in every group (a change of the loss, a share of the group): not normalized
-unless that is asked for."""
+def criterion(
+    name: str, *, data: bool = False, comparable: bool = False, weights: bool = True, help: str = ""
+) -> Callable[[F], F]:
+    """Register a function ``(group, context) -> scores [units]`` as an importance criterion.
+
+    ::
+
+        @graphprune.criterion("spread", help="largest minus smallest weight")
+        def spread(group, context): ...
+
+        graph.plan(0.5, importance="spread")
+
+    Args:
+        name: the name for ``importance=``.
+        data: it reads ``context.data``, so it needs calibration batches.
+        comparable: its scores are comparable between groups: not normalized within each group by default.
+        weights: it reads weights; False: it also works on a model on the ``meta`` device.
+        help: one line for lists of criteria.
+
+    Returns:
+        A decorator that returns the function unchanged.
+
+    Raises:
+        InputError: ``name`` is not a string, is empty, or is the name of another criterion.
+    """
+    if not isinstance(name, str) or not name:
+        raise InputError(f'name: must be a string that is not empty, as in @criterion("mine"), but is {name!r}')
+
+    def register(function: F) -> F:
+        if name in CRITERIA:
+            known = CRITERIA[name].score
+            raise InputError(f"name: {name!r} is a criterion already: {known.__module__}.{_name_of(known)}")
+        CRITERIA[name] = Criterion(name, function, data, comparable, weights, help)
+        return function
+
+    return register
 
 
-WITH_DATA: frozenset[Importance] = frozenset((taylor, fisher, wanda, flap, schur))
-"""Criteria that need calibration data."""
+def find_criterion(importance: str | Importance) -> Criterion:
+    """The record of a criterion, given its name or its function.
 
+    A function that is not registered is taken to read weights, and its scores to need normalization.
 
-def criterion(importance: str | Importance) -> Importance:
-    """The criterion by name, or a callable ``(group, context) -> Tensor of shape [units]`` as it is."""
+    Raises:
+        InputError: there is no criterion of this name.
+    """
     if callable(importance):
-        return importance
+        known = (c for c in CRITERIA.values() if c.score is importance)
+        return next(known, None) or Criterion(_name_of(importance), importance)
     if importance not in CRITERIA:
+        close = get_close_matches(str(importance), CRITERIA)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise InputError(
             f"importance: {importance!r} is not known; use one of {', '.join(map(repr, CRITERIA))}, or a callable "
-            "(group, context) -> 1-D tensor with one score per unit"
+            f"(group, context) -> 1-D tensor with one score per unit{hint}"
         )
     return CRITERIA[importance]
 
 
-def scored(importance: Importance, group: Group, context: Context) -> Scores:
-    """The scores of a group, checked, and normalized as the context says. [units]
+def _name_of(function: Importance) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def scored(criterion: Criterion, group: Group, context: Context) -> Scores:
+    """The scores of a group by a criterion, checked, and normalized as the context says. [units]
 
     Raises:
-        PlanError: the criterion gave something else than one number for each unit.
+        InputError: the criterion reads data, and there are no calibration batches.
+        PlanError: the criterion did not return one finite number for each unit.
     """
-    values = importance(group, context)
+    values = criterion.score(group, context)
     if values.shape != (group.units,):
         raise PlanError(
             f"importance: returned shape {list(values.shape)} for group {group.name!r}; one score for each of its "
@@ -75,5 +137,5 @@ def scored(importance: Importance, group: Group, context: Context) -> Scores:
     wrong = int((~np.isfinite(scores)).sum())
     if wrong:
         raise PlanError(f"importance: {wrong} of {group.units} scores of group {group.name!r} are not finite")
-    own = "none" if any(importance is c for c in COMPARABLE) else "mean"
-    return NORMALIZATIONS[context.normalize or own](scores)
+    default = "none" if criterion.comparable else "mean"
+    return NORMALIZATIONS[context.normalize or default](scores)

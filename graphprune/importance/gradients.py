@@ -1,4 +1,4 @@
-"""Criteria that read gradients of a loss on calibration data."""
+"""Criteria that read gradients of a loss on calibration batches."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from torch import Tensor
 
 from graphprune.calibration.statistics import Gradients
 from graphprune.graph.groups import Group
-from graphprune.importance.combining import axis_sums
 from graphprune.importance.context import Context
+from graphprune.importance.criteria import criterion
+from graphprune.importance.parameter_entries import AxisSums, axis_sums
 from graphprune.utils.arrays import Scores
 
 
+@criterion("taylor", data=True, comparable=True, help="first-order change of the loss when the unit is removed")
 def taylor(group: Group, context: Context) -> Tensor:
-    """First-order change of the loss when a unit goes: E over batches of (sum of g * w over its parameters)². [units]
+    """First-order change of the loss without a unit: E over batches of (sum of g * w over its parameters)². [units]
 
-    g is the gradient of a batch's loss. Products are summed with their signs within each coupled axis and reduced over
-    the axes; only then squared. With batches of one sample this is twice the Fisher information of a gate on the unit
+    g is the gradient of a batch's loss. Signed products are summed within each coupled axis and reduced over the axes,
+    then squared. With batches of one sample this is twice the Fisher information of a gate on the unit
     (Theis et al. 2018, see :func:`fisher`).
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019.
@@ -37,8 +39,8 @@ def _expected_squares(context: Context) -> Scores:
     return total / batches
 
 
-def _products_with(gradients: Gradients) -> Callable[[str, Tensor, Sequence[int]], list[Scores] | None]:
-    """The sums of g * w, for every dimension of a parameter; None without a gradient."""
+def _products_with(gradients: Gradients) -> AxisSums:
+    """Sums of g * w along each dimension of a parameter; None without a gradient."""
 
     def sums(name: str, tensor: Tensor, dims: Sequence[int]) -> list[Scores] | None:
         gradient = gradients.get(name)
@@ -47,11 +49,12 @@ def _products_with(gradients: Gradients) -> Callable[[str, Tensor, Sequence[int]
     return sums
 
 
+@criterion("fisher", data=True, comparable=True, help="second-order change of the loss, with a diagonal Fisher matrix")
 def fisher(group: Group, context: Context) -> Tensor:
     """Second-order change of the loss, with a diagonal Fisher matrix for the Hessian: sum of 1/2 w² E[g²]. [units]
 
-    The sum is over the entries of all coupled parameters, the mean E over batches of the squared gradient of a
-    batch's loss: exact for batches of one sample, else an estimate that is the smaller the larger batches are.
+    The sum is over the entries of all coupled parameters. E is the mean over batches of the squared gradient of a
+    batch's loss: exact for batches of one sample, otherwise an estimate that shrinks as batches grow.
 
     Source: LeCun, Denker and Solla, "Optimal Brain Damage", NeurIPS 1989 (published 1990); with Fisher information
     Theis, Korshunova, Tejani and Huszár, "Faster gaze prediction with dense networks and Fisher pruning", 2018

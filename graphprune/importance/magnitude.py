@@ -1,8 +1,6 @@
-"""Criteria that read weights, or nothing at all."""
+"""Criteria that read only weights, and random scores."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,30 +10,38 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.graph.parameter_uses import consumed_axes, scale_axes
 from graphprune.importance.context import Context
+from graphprune.importance.criteria import criterion
 from graphprune.rules.labels import ParameterAxis
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
-def magnitude(order: float) -> Callable[[Group, Context], Tensor]:
-    """Group magnitude: the sum of |w|**order over all parameter entries that go with a unit. [units]
+@criterion("l1", help="sum of |w| over the unit's coupled parameters")
+def l1(group: Group, context: Context) -> Tensor:
+    """L1 group magnitude: the sum of |w| over all coupled parameter entries of a unit. [units]
 
     Source: Li, Kadav, Durdanovic, Samet and Graf, "Pruning Filters for Efficient ConvNets", ICLR 2017, extended to
     coupled parameters as in Fang, Ma, Song, Bi Mi and Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023.
     """
+    return torch.from_numpy(context.coupled_norms(group, 1))
 
-    def score(group: Group, context: Context) -> Tensor:
-        return torch.from_numpy(context.coupled_norms(group, order))
 
-    return score
+@criterion("l2", help="sum of w² over the unit's coupled parameters")
+def l2(group: Group, context: Context) -> Tensor:
+    """L2 group magnitude: the sum of w² over all coupled parameter entries of a unit. [units]
+
+    Source: as for :func:`l1`.
+    """
+    return torch.from_numpy(context.coupled_norms(group, 2))
 
 
 def relative_magnitude(group: Group, context: Context) -> Tensor:
-    """L2 magnitude relative to the group's mean: what criteria fall back on for groups that they cannot judge."""
+    """L2 magnitude divided by the group's mean, the fallback of criteria that do not apply to a group. [units]"""
     norms = torch.from_numpy(context.coupled_norms(group, 2))
     return norms / norms.mean().clamp(min=_TINY)
 
 
+@criterion("random", weights=False, help="random numbers that depend on seed= and the group's name")
 def random(group: Group, context: Context) -> Tensor:
     """Random scores, the same for the same seed and group name on every machine. [units]"""
     words = np.frombuffer(group.name.encode(), np.uint8)
@@ -43,12 +49,13 @@ def random(group: Group, context: Context) -> Tensor:
     return torch.from_numpy(generator.random(group.units))
 
 
+@criterion("lamp", comparable=True, help="layer-adaptive magnitude, relative to all larger units of the group")
 def lamp(group: Group, context: Context) -> Tensor:
     """Layer-adaptive magnitude: s_j / sum of s_k over all units k of the group that are no smaller. [units]
 
-    s_j is the squared norm of the unit's coupled parameters. It is the share of what is left that goes with the unit,
-    once all smaller ones have gone, so that the largest unit of every group has 1 and scores of groups can be compared:
-    they are not normalized unless asked. Among equal units, the earlier counts as the smaller.
+    s_j is the squared norm of the unit's coupled parameters. The score is the unit's share of the magnitude that is
+    left after removing all smaller units. The largest unit of every group has score 1, so scores are comparable
+    between groups. Of equal units, the earlier counts as the smaller.
 
     Source: Lee, Park, Mo, Ahn and Shin, "Layer-Adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021, with
     units in place of single weights.
@@ -59,43 +66,45 @@ def lamp(group: Group, context: Context) -> Tensor:
     return torch.empty_like(norms).index_copy_(0, order, ascending / left.clamp(min=_TINY))
 
 
+@criterion("fpgm", help="distance from the geometric median of the group's filters")
 def fpgm(group: Group, context: Context) -> Tensor:
     """Distance from the geometric median: sum over k of ||F_j - F_k||. [units]
 
-    F_j are all weights that make unit j (rows of matrices and filters that produce it), one after the other; weights
-    that read it do not count, nor do vectors (biases, norms) beside matrices. A unit near all others can be
-    replaced by them.
+    F_j concatenates the weights whose output is unit j (rows of matrices, filters). Weights that have the unit as input
+    do not count, nor do vectors (biases, normalization weights) where there are matrices. A unit near all others can
+    be replaced by them.
 
     Source: He, Liu, Wang, Hu and Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
     Acceleration", CVPR 2019.
     """
     squares = torch.zeros(group.units, group.units, dtype=torch.float64)
-    for axis in _makers(group, context):
+    for axis in _output_axes(group, context):
         rows = context.rows(group, axis)
         squares += torch.cdist(rows, rows).square().cpu()
     return squares.sqrt().sum(1)
 
 
-def _makers(group: Group, context: Context) -> list[ParameterAxis]:
-    """The axes of parameters along which a group's channels are made."""
+def _output_axes(group: Group, context: Context) -> list[ParameterAxis]:
+    """The parameter axes that have the group's channels as outputs."""
     consumed = context.once("consumed", lambda: consumed_axes(context.units.labelling))
     known = (axis for axis in group.axes if axis.parameter in context.tensors)
     rank = {axis: context.tensors[axis.parameter].ndim for axis in known}
-    makers = [axis for axis in rank if axis not in consumed] or list(rank)
-    return [axis for axis in makers if rank[axis] > 1] or makers
+    outputs = [axis for axis in rank if axis not in consumed] or list(rank)
+    return [axis for axis in outputs if rank[axis] > 1] or outputs
 
 
+@criterion("bn_scale", help="sum of |gamma| of the unit's normalizations")
 def bn_scale(group: Group, context: Context) -> Tensor:
-    """Scale of normalization: sum of |gamma| of the batch, layer and group normalizations of the unit. [units]
+    """Normalization scale: sum of |gamma| of the batch, layer and group normalizations of a unit. [units]
 
-    A group without any has its L2 magnitude relative to its mean, which is what ``normalize="mean"`` makes of the
-    others, so that the two can be compared.
+    For a group without normalization: L2 magnitude divided by the group's mean, on the scale that ``normalize="mean"``
+    gives the other groups.
 
     Source: Liu, Li, Shen, Huang, Yan and Zhang, "Learning Efficient Convolutional Networks through Network Slimming",
     ICCV 2017.
 
     Raises:
-        InputError: no group of the model has one.
+        InputError: no group of the model has a normalization.
     """
     axes = context.once("scales", lambda: scale_axes(context.units.labelling))
     if not any(context.has_axis(g, axes) for g in context.units.groups):

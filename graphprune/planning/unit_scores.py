@@ -8,11 +8,11 @@ import numpy as np
 from torch import nn
 
 from graphprune.calibration.statistics import Statistics
-from graphprune.errors import PlanError
+from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.coupled_steps import SubGroup
-from graphprune.importance.context import Context
-from graphprune.importance.criteria import WEIGHTLESS, criterion, scored
+from graphprune.importance.context import NEEDS_DATA, Context
+from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
 from graphprune.utils.arrays import Scores
 from graphprune.utils.modules import tables
@@ -22,13 +22,15 @@ class UnitScores:
     """Scores by the criterion of ``options``.
 
     Raises:
-        InputError: the criterion is not known.
+        InputError: the criterion is not known, or reads data and there are none.
     """
 
     def __init__(self, graph: Analysis, options: PruningOptions) -> None:
         self._graph = graph
         self._options = options
-        self._criterion = criterion(options.importance)
+        self._criterion = find_criterion(options.importance)
+        if self._criterion.data and options.calibration is None:
+            raise InputError(f"importance: {self._criterion.name!r} reads data; {NEEDS_DATA}")
         self._known: dict[int, Scores] = {}
 
     @cached_property
@@ -41,7 +43,7 @@ class UnitScores:
         named = tables(self._graph.model).unique()
         tensors = {name: t for name, t in named if isinstance(t, nn.Parameter)}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
-        if unloaded and self._criterion not in WEIGHTLESS:
+        if unloaded and self._criterion.weights:
             raise PlanError(
                 f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
                 "load the weights first"

@@ -1,4 +1,4 @@
-"""Estimate the statistics of batch norms anew."""
+"""Re-estimate the running statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 
 class _Normed(DispatchMode):
-    """Gathers the statistics of what batch norms normalize, and lets them normalize with those of the batch."""
+    """Collects the statistics of batch norms' inputs, and makes them normalize with those of the current batch."""
 
     def __init__(self, memory: ParameterMemory, leave: frozenset[str]) -> None:
         super().__init__()
@@ -49,19 +49,19 @@ def reestimate_batch_norm(
 ) -> tuple[str, ...]:
     """Set the running means and variances of all batch norms, in place, to those of calibration batches.
 
-    All at once: while a batch is run, each batch norm normalizes with the statistics of that batch, and those of all
-    batches are pooled. How often statistics were updated (``num_batches_tracked``) stays.
+    One pass estimates all batch norms: each normalizes with the statistics of the current batch, and the statistics of
+    all batches are pooled. ``num_batches_tracked`` is unchanged.
 
-    Jordan et al., "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023, show why what is
-    changed without training needs new statistics.
+    Source: Jordan, Sedghi, Saukh, Entezari and Neyshabur, "REPAIR: REnormalizing Permuted Activations for Interpolation
+    Repair", ICLR 2023 (why a network whose weights were changed without training needs new statistics).
 
     Args:
-        model: any module. It runs in evaluation mode but for its batch norms.
-        calibration: batches as for :func:`graphprune.repair.reconstruct`, each gone through once.
-        leave: running means, by name, of batch norms that stay as they are.
+        model: any module. It runs in evaluation mode, except for its batch norms.
+        calibration: batches as for :func:`graphprune.reconstruct`, iterated once.
+        leave: names of running means; these batch norms are unchanged.
 
     Returns:
-        The names of the running means.
+        The names of the running means that were estimated.
 
     Raises:
         InputError: the model fails on a batch, or there is none. The model is unchanged then.

@@ -1,4 +1,4 @@
-"""Run a model and note its consumers: which depend on which, how often each is called, what its bias is."""
+"""Record the consumers of a model in forward passes: dependences, numbers of calls, biases, residual sums."""
 
 from __future__ import annotations
 
@@ -29,21 +29,22 @@ aten = torch.ops.aten
 
 @dataclass(eq=False)
 class Consumer:
-    """What is known of a consumer.
+    """A weight that is multiplied with inputs, and what was recorded of its calls.
 
     Attributes:
         number: in order of first execution.
+        key: what its calls have in common.
         first: its first call.
-        outputs: how many it has, in all blocks.
-        calls: how often each batch called it.
-        after: the consumers that its inputs depend on, as a set of bits.
-        bias_targets: what is added to its results, first of all; None for any other use of them.
-        scaled: a call multiplies the product with a factor.
-        adds: a call adds something to the product itself.
-        sums: how many results go into a sum with what does not come from them.
-        used_otherwise: a result is used in another path.
-        beside: the consumers that the other operands of these sums depend on, as a set of bits.
-        factor: what outputs are multiplied with before. [blocks, outputs]
+        outputs: the number of outputs, over all blocks.
+        calls: the number of calls in each batch.
+        after: the consumers that its inputs depend on, as a bit set.
+        bias_targets: the biases and running means that are applied to its results first; None for any other first use.
+        scaled: a call multiplies the product by a factor.
+        adds: a call adds a bias to the product itself.
+        sums: the number of results that are added to a tensor that does not depend on them (a residual sum).
+        used_otherwise: a result has a use other than a residual sum.
+        beside: the consumers that the other operands of these sums depend on, as a bit set.
+        factor: the factor of each output before the sum. [blocks, outputs]
     """
 
     number: int
@@ -62,19 +63,19 @@ class Consumer:
 
     @property
     def summed(self) -> bool:
-        """Does all that it returns go into sums?"""
+        """Whether all its results are used in residual sums only."""
         return not self.used_otherwise and self.sums == sum(self.calls)
 
 
 class CallRecorder(DispatchMode):
-    """Watches a model; see :meth:`batch`.
+    """Records a model's calls; see :meth:`batch`.
 
     Attributes:
-        memory: the model's.
-        names: its parameters.
+        memory: the memory of the model's parameters.
+        names: the names of the model's parameters.
         consumers: consumers by key, in order of execution.
-        other_uses: by parameter or buffer, an operation that used it otherwise than as a weight or what is added.
-        fed_by: by what is added, the numbers of the consumers whose results it is added to; None for other tensors.
+        other_uses: for parameters and buffers that are not only weights or addends, an operation that uses them.
+        fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
     """
 
@@ -94,7 +95,7 @@ class CallRecorder(DispatchMode):
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Watch one run."""
+        """Record one forward pass."""
         with self:
             yield
         self._dependence.clear()
@@ -146,10 +147,10 @@ class CallRecorder(DispatchMode):
                 self.computed |= sources & self.names
                 return
 
-    # ------------------------------------------------------------ what is added to results
+    # ------------------------------------------------------------ biases and sums
 
     def _add_own(self, met: LinearCall, consumer: Consumer, result: Tensor) -> None:
-        """Note the bias that the call itself adds; without one, what becomes of the result."""
+        """Record the bias that the call adds; without one, keep the result, since another call may add the bias."""
         if met.bias is None:
             self._results[address(result)] = consumer, tuple(result.shape)
             return
@@ -164,12 +165,12 @@ class CallRecorder(DispatchMode):
             self.fed_by.setdefault(bias_target.view, set()).add(consumer.number)
 
     def _forget(self, places: set[int]) -> None:
-        """Storages that are new, or are written to, hold no result of a consumer."""
+        """Drop storages that are new or written to: they hold no result of a consumer."""
         for place in places:
             self._results.pop(place, None)
 
     def _end(self, end: ResidualSum | OtherUse) -> None:
-        """Note a sum, unless what is added comes from the result, or from consumers that come later."""
+        """Record a residual sum; another use, if the other operand depends on the result or on later consumers."""
         if isinstance(end, OtherUse):
             end.token.used_otherwise = True
             return
@@ -183,7 +184,7 @@ class CallRecorder(DispatchMode):
         consumer.beside |= reach
         consumer.sums += 1
 
-    # ------------------------------------------------------------ what tensors are used for
+    # ------------------------------------------------------------ uses of tensors
 
     def _use(
         self,
@@ -194,7 +195,7 @@ class CallRecorder(DispatchMode):
         results: list[Tensor],
         met: LinearCall | None,
     ) -> None:
-        """Note how results of consumers, parameters and buffers are used; to make a view is no use."""
+        """Record uses of parameters, buffers and results of consumers; creating a view does not count."""
         views = set() if func._schema.is_mutable else {address(t) for t in results}
         found = addition(func, args, kwargs, self.memory, self.names)
         known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
@@ -228,7 +229,9 @@ class BiasTarget:
     """A bias, or (``sign`` -1) the running mean that a batch norm subtracts.
 
     Attributes:
-        dim: the dimension of the tensor that it is added to which it is laid along.
+        view: the parameter or buffer.
+        sign: 1 for a bias, -1 for a running mean.
+        dim: the dimension, of the tensor that it is added to, that its entries belong to.
     """
 
     view: ParameterView
@@ -238,7 +241,7 @@ class BiasTarget:
 
 @dataclass(frozen=True)
 class Addition:
-    """A call that adds a bias_target's tensor to another one."""
+    """A call that adds a bias, or subtracts a running mean."""
 
     to: Tensor
     added: Tensor
@@ -267,7 +270,7 @@ def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: froz
 
 
 def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
-    """Is a vector added to the result of a consumer, one entry to each output?"""
+    """Whether a vector is added to the result of a consumer, with one entry for each output."""
     to = sum_.to
     if met.key.matmul or sum_.added.numel() != outputs or to.shape[sum_.bias_target.dim] != outputs:
         return False
@@ -278,10 +281,10 @@ def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, su
 
 
 class Dependence:
-    """Hands on, call by call, marks of the tensors that the calls make.
+    """Tracks, call by call, which consumers and parameters tensors depend on.
 
-    A storage's mark is that of all tensors in it. A tensor whose storage is new has the marks of the operands only,
-    though its address may be that of a tensor that is gone.
+    All tensors of a storage share one entry. A result in a new storage depends on the call's operands only, even if a
+    freed storage had the same address.
     """
 
     def __init__(self, memory: ParameterMemory) -> None:
@@ -301,12 +304,12 @@ class Dependence:
         return found
 
     def sources(self, tensor: Tensor) -> frozenset[str] | None:
-        """The parameters and buffers that a tensor was computed from, if from nothing else."""
+        """The parameters and buffers that a tensor was computed from; None if it depends on anything else."""
         name = self._memory.owner(tensor)
         return self._made.get(address(tensor)) if name is None else frozenset((name,))
 
     def follow(self, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor], consumer: int = 0) -> set[int]:
-        """Hand on what the results of a call depend on. Returns the addresses of new storages.
+        """Record the dependences of a call's results, and return the addresses of new storages.
 
         Args:
             consumer: the bit of the consumer that was called.

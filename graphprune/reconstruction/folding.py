@@ -1,7 +1,8 @@
-"""Without any data: what removed channels did is handed to the kept ones that they resemble.
+"""Folding: replace removed channels by linear combinations of similar kept channels, without data.
 
-From the parameters that make a channel follows how much it has in common with the others of its group. Each removed
-channel is written as the combination of kept ones that comes nearest, and the columns that read it are added to theirs.
+The parameters that produce the channels of a group determine their second moments, up to assumptions on the inputs.
+Each removed channel is approximated by the best linear combination of kept ones, and the columns that read it are added
+to theirs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Folded:
     Attributes:
         group: its name.
         removed: how many channels were folded.
-        explained: the fraction of their second moment, as the parameters tell it, that kept channels reproduce.
+        explained: the fraction of their second moment, computed from parameters, that the kept channels reproduce.
         parameters: the weights that were changed.
     """
 
@@ -52,7 +53,7 @@ class Folding:
     Attributes:
         folded: the groups that were folded.
         variances: running variances of batch normalizations that were corrected.
-        left_alone: groups that were left alone, and why.
+        left_alone: groups that were not folded, and why.
     """
 
     folded: tuple[Folded, ...]
@@ -73,30 +74,31 @@ def fold(
 ) -> Folding:
     """Fold removed channels into kept ones of their group, in place on ``slim``, without data.
 
-    The inputs of the layers that make a group's channels are taken to be white, so that channels have the second
-    moments ``K = A Aᵀ`` of their weights, batch normalization folded in (see :mod:`graphprune.repair.resemblance`).
-    A removed channel j is replaced by ``sum over kept i of B[j, i] * channel i``, ``B = K[R, P] (K[P, P] + λI)^-1``:
-    the columns that read it are added to those of the kept ones, times B. That keeps pre-activations; nonlinearities
-    are taken to keep combinations, which is exact for equal channels. Folding changes variances, so where a batch
-    normalization follows, its running variance is multiplied by the ratio of those that the moments predict after and
-    before.
+    The layers that produce a group's channels are assumed to have white inputs, so that the channels have the second
+    moments ``K = A Aᵀ`` of their weights A, batch normalization included (see
+    :mod:`graphprune.reconstruction.similarity`). A removed channel j is replaced by ``sum over kept i of B[j, i] *
+    channel i`` with ``B = K[R, P] (K[P, P] + λI)^-1``, R being the removed and P the kept channels: the columns that
+    read channel j, times B, are added to those that read the kept channels. This approximates pre-activations;
+    nonlinearities are assumed to preserve linear combinations, which is exact for equal channels. Folding changes
+    variances: the running variance of a batch normalization that follows is multiplied by the ratio of the predicted
+    variances after and before.
 
     Sources: Srinivas and Babu, "Data-free Parameter Pruning for Deep Neural Networks", BMVC 2015 (equal channels); Kim,
-    Kim, Park and Jeon, "Neuron Merging: Compensating for Pruned Neurons", NeurIPS 2020 (weights that are written by
-    others, batch normalization included), here with all kept channels instead of one, which measures better; Jordan,
-    Sedghi, Saukh, Entezari and Neyshabur, "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR
-    2023 (variances).
+    Kim, Park and Jeon, "Neuron Merging: Compensating for Pruned Neurons", NeurIPS 2020 (similar channels, batch
+    normalization included), here with all kept channels instead of one, which gives better results; Jordan, Sedghi,
+    Saukh, Entezari and Neyshabur, "REPAIR: REnormalizing Permuted Activations for Interpolation Repair", ICLR 2023
+    (variances).
 
     Args:
         slim: what ``plan.apply(dense)`` returned.
-        dense: the model that it was made from; not changed.
-        plan: the plan.
-        example_inputs: as for :func:`graphprune.analyze`; None: found from the model.
+        dense: the model that the plan was made for; unchanged.
+        plan: what was removed.
+        example_inputs: as for :func:`graphprune.trace`; None: found from the model.
         ridge: λ as a fraction of the mean of K's diagonal; 0 < ridge.
 
     Returns:
-        What was folded, and which groups were left alone: those that attention, a normalization over channels or
-        anything else reads that columns cannot make up for.
+        What was folded, and which groups were not: those that are read by an operation without a weight of its own,
+        such as attention or a normalization over channels.
 
     Raises:
         InputError: ``slim`` is not what the plan makes of ``dense``, there are no weights (``meta``), or ``ridge`` is
@@ -125,7 +127,7 @@ def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
 
 
 class _Folder:
-    """Works out new tensors group by group, and writes them once all are known."""
+    """Computes new tensors group by group; :meth:`write` copies all of them into the slim model."""
 
     def __init__(self, wiring: SimilarityModel, plan: Plan, slim: Mapping[str, Tensor], ridge: float) -> None:
         self.wiring = wiring
@@ -156,7 +158,7 @@ class _Folder:
         self.folded.append(Folded(group.name, len(removed), explained, tuple(r.weight for r in readers)))
 
     def _combinations(self, second: Tensor, kept: Ids, removed: Ids) -> tuple[Tensor, float]:
-        """B [removed, kept], and the fraction of the removed channels' moments that it reproduces."""
+        """B [removed, kept], and the fraction of the removed channels' second moments that it reproduces."""
         mine, cross = second[kept][:, kept], second[kept][:, removed]
         penalty = self.ridge * second.diagonal().mean().clamp(min=torch.finfo(second.dtype).tiny)
         combined = torch.linalg.solve(mine + penalty * torch.eye(len(kept), dtype=second.dtype), cross).mT
@@ -174,7 +176,7 @@ class _Folder:
         self._new[reader.weight] = new.reshape(shape).movedim(0, reader.dim)
 
     def _places(self, reader: ReadingWeight) -> Ids:
-        """Where each dense entry of the axis is in the slim weight."""
+        """The index in the slim weight of each dense index of the axis; -1 if removed."""
         order = self.plan.kept[reader.weight][reader.dim]
         place = np.full(self.plan.shapes[reader.weight][reader.dim], -1, np.int64)
         place[order] = np.arange(len(order))
@@ -184,7 +186,7 @@ class _Folder:
         return self._new[name] if name in self._new else precise(self.slim[name])
 
     def _dense_columns(self, reader: ReadingWeight) -> Tensor:
-        """The dense weight's columns for those outputs that are left. [dense entries, outputs]"""
+        """The dense weight's columns, with the kept outputs only. [dense entries, outputs]"""
         others = {d: index for d, index in self.plan.kept[reader.weight].items() if d != reader.dim}
         return self._columns(slim_tensor(precise(self.wiring.tensors[reader.weight]), others), reader)
 
@@ -207,7 +209,7 @@ class _Folder:
         self.variances.append(reader.variance)
 
     def _variances(self, columns: Tensor, reader: ReadingWeight, found: ChannelSimilarity, units: Ids) -> Tensor:
-        """Of each output, up to a factor, for ``columns`` [units, entries, outputs * taps]."""
+        """Output variances up to a common factor, for ``columns`` [units, entries, outputs * kernel positions]."""
         shape = self.plan.shape(reader.weight)
         rest = [n for d, n in enumerate(shape) if d != reader.dim]
         outputs = columns.reshape(len(units), -1, rest[0], int(np.prod(rest[1:])))

@@ -1,6 +1,7 @@
-"""Products of two projections, head by head: queries with keys, and values with the weights that read them.
+"""Products of two projections for each head: queries with keys, and values with the weight that is applied to them.
 
-Where each entry of a tensor comes from is followed from projections, and from mixed values, to where they meet."""
+The source of each entry of a tensor is tracked from the projections, and from values averaged by attention, to the
+product."""
 
 from __future__ import annotations
 
@@ -36,9 +37,9 @@ _SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
 
 @dataclass(frozen=True)
 class Factor:
-    """One factor of one head: entries of a parameter along a dimension, and those of the bias that go with them.
+    """One factor of one head: indexes along a dimension of a parameter, and the corresponding ones of its bias.
 
-    ``made``: the dimension is that of outputs, else that of channels which are summed over.
+    ``made``: the dimension is that of outputs; otherwise that of input channels, which are summed over.
     """
 
     name: str
@@ -51,13 +52,13 @@ class Factor:
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """What a contraction with a parameter returned.
+    """The result of a contraction with a parameter.
 
     Attributes:
-        name, dim: the parameter, and the dimension of it that makes outputs.
-        rows: the entry of that dimension that makes each output. [outputs]
-        bias: the vector that is added, if it is a parameter, and the entry of it for each output.
-        values: a copy of what was returned, flat.
+        name, dim: the parameter, and its dimension of outputs.
+        rows: the index along that dimension of each output. [outputs]
+        bias, bias_rows: the parameter that is added, or an empty name, and its index for each output. [outputs]
+        values: a copy of the result, flattened.
         outputs: the output that each of the values belongs to.
     """
 
@@ -72,12 +73,12 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """What a product with values returned: each row of a head is a sum of rows of one projection.
+    """Values averaged by attention: each row of a head is a weighted sum of rows of one projection.
 
     Attributes:
-        sides: what each head is made of. [heads]
+        sides: the factor that each head's values come from. [heads]
         heads, columns: the head, and its column, that each of the values belongs to.
-        values: a copy of what was returned, flat.
+        values: a copy of the result, flattened.
     """
 
     sides: list[Factor]
@@ -88,7 +89,7 @@ class Mixture:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Where each entry of a tensor is in the values of ``source``; None if it was changed, by ``op``."""
+    """The index of each entry of a tensor in the values of ``source``; None if operation ``op`` changed the values."""
 
     source: Projection | Mixture
     places: Tensor | None
@@ -96,17 +97,17 @@ class Moved:
 
     @staticmethod
     def not_at_all(source: Projection | Mixture, out: Tensor) -> Moved:
-        """``out`` is what the source returned, entry by entry."""
+        """The source of its own result ``out``, without any rearrangement."""
         return Moved(source, torch.arange(out.numel(), device=out.device).view(out.shape))
 
 
 class SourceMap:
-    """What is known of the tensors of one run."""
+    """The sources of the tensors of one forward pass."""
 
     def __init__(self, memory: ParameterMemory, names: frozenset[str]) -> None:
         self._memory = memory
         self._names = names
-        self._known: dict[int, tuple[Tensor, Moved]] = {}  # the tensors too, so that no other one gets their ids
+        self._known: dict[int, tuple[Tensor, Moved]] = {}  # with references to the tensors, so that ids are not reused
 
     def clear(self) -> None:
         self._known.clear()
@@ -116,11 +117,11 @@ class SourceMap:
         return found[1] if found is not None else None
 
     def begin(self, out: Tensor, source: Projection | Mixture) -> None:
-        """``out`` is what the source returned, entry by entry."""
+        """Track ``out``, the result of ``source``."""
         self._known[id(out)] = out, Moved.not_at_all(source, out)
 
     def project(self, met: LinearCall, out: Tensor) -> None:
-        """``out`` is what a contraction with a parameter returned."""
+        """Track the result ``out`` of a contraction with a parameter."""
         if met.matmul.result is None or met.key.blocks != 1 or met.scaled:
             return
         found = output_rows(self._memory.whole(met.key.name), met.places()[0])
@@ -137,7 +138,7 @@ class SourceMap:
         self.begin(out, projection)
 
     def follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
-        """``out`` is what any other operation returned."""
+        """Track the result ``out`` of any other operation on tracked tensors."""
         first = next(filter(None, map(self.of, tensors_of((args, kwargs)))), None)
         if first is None:
             return
@@ -157,7 +158,7 @@ class SourceMap:
             self._known[id(tensor)] = tensor, what
 
     def _biased(self, before: Moved, args: Args, out: Tensor) -> Moved | None:
-        """A projection to which the program adds its bias itself; None for any other sum."""
+        """A projection whose bias is added by a call of its own; None for any other sum."""
         made, view = before.source, self._memory.find(args[1]) if isinstance(args[1], Tensor) else None
         if before.places is None or view is None or view.name not in self._names:
             return None
@@ -178,11 +179,11 @@ class SourceMap:
 
 
 def output_rows(whole: ParameterView, places: Tensor) -> tuple[int, Tensor] | None:
-    """The dimension of a parameter along which outputs differ, and each one's entry.
+    """The dimension of a parameter that outputs belong to, and the index along it of each output. None: there is none.
 
     Args:
         whole: the parameter.
-        places: where the entries of a weight [channels, outputs] lie in it.
+        places: the places in it of the entries of a weight. [channels, outputs]
     """
     for dim in range(len(whole.size)):
         entry = torch.zeros(whole.span, dtype=torch.long)
@@ -199,7 +200,7 @@ def _is_number(value: Any) -> bool:
 
 
 _CLOSE = 1e-4
-"""How near an operand must be to the projection's output up to a factor, as a fraction of its largest entry."""
+"""Tolerance for an operand to be a multiple of the projection's output, as a fraction of its largest entry."""
 
 
 @dataclass(eq=False)
@@ -207,8 +208,8 @@ class HeadMoments:
     """Second moments [width, width] of the two factors of a head, summed over rows.
 
     Attributes:
-        left: the queries that meet keys; or the channels of weights that read values.
-        left_moments, right_moments: of these, and of the keys or (mixed) values.
+        left: the queries that are multiplied with the keys, or the input channels of weights applied to the values.
+        left_moments, right_moments: of these, and of the keys or averaged values.
     """
 
     left: dict[Factor, None]
@@ -217,14 +218,14 @@ class HeadMoments:
 
 
 class HeadProducts(DispatchMode):
-    """Finds the products of projections in one run after the other.
+    """Finds products of projections and accumulates their second moments over forward passes.
 
-    Only views, transpositions, copies and one common factor may lie between a projection and the product, or between
-    mixed values and the weight that reads them: that is checked on the numbers.
+    Between a projection and the product, or between averaged values and the weight that is applied to them, only views,
+    transpositions, copies and one common factor are allowed; this is checked on the values.
 
     Attributes:
-        heads: by keys or values, what they meet.
-        changed: projections with something else in between, and what that is.
+        heads: the other factors and the moments, by the factor of keys or values.
+        changed: projections with another operation in between, and the name of that operation.
     """
 
     def __init__(self, memory: ParameterMemory, names: frozenset[str]) -> None:
@@ -261,10 +262,10 @@ class HeadProducts(DispatchMode):
             self._sources.follow(func, args, kwargs, out)
         return out
 
-    # ------------------------------------------------------------ to products
+    # ------------------------------------------------------------ products of queries and keys
 
     def _multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
-        """``left`` [heads, queries, width] with ``right`` [heads, width, keys], or weights with values."""
+        """Queries [heads, queries, width] times keys [heads, width, keys], or attention weights times values."""
         mine, theirs = self._sources.of(left), self._sources.of(right)
         if theirs is None:
             return
@@ -284,7 +285,7 @@ class HeadProducts(DispatchMode):
 
     @staticmethod
     def _rows(operand: Tensor, side: Moved, turned: bool) -> list[Factor] | str:
-        """What each head of an operand [heads, n, width] is made of; else what changed it, empty if it is no head's."""
+        """The factor of each head of an operand [heads, n, width], or the operation that changed it; "": no heads."""
         made = side.source
         if side.places is None or isinstance(made, Mixture):
             return side.op
@@ -301,7 +302,7 @@ class HeadProducts(DispatchMode):
         return [Factor(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
 
     def _meet(self, queries: Tensor, keys: Tensor, query: list[Factor], key: list[Factor]) -> None:
-        """Count the products of queries and keys in. [heads, n, width] both"""
+        """Add the second moments of queries and keys, [heads, n, width] each."""
         moments = ((x.mT @ x).double().cpu() for x in (queries, keys))
         for left, right, mine, theirs in zip(query, key, *moments, strict=True):
             self._count(left, right, mine, theirs)
@@ -312,16 +313,16 @@ class HeadProducts(DispatchMode):
         head.left_moments += mine
         head.right_moments += theirs
 
-    # ------------------------------------------------------------ values, and what reads them
+    # ------------------------------------------------------------ values and the weights that are applied to them
 
     def _mix(self, sides: list[Factor], out: Tensor) -> None:
-        """Mixed values ``out`` [heads, n, width]."""
+        """Track values averaged by attention, ``out`` [heads, n, width]."""
         heads, _, columns = torch.meshgrid(*(torch.arange(n, device=out.device) for n in out.shape), indexing="ij")
         mixture = Mixture(sides, heads.flatten(), columns.flatten(), out.detach().clone().flatten())
         self._sources.begin(out, mixture)
 
     def _read(self, met: LinearCall) -> None:
-        """A weight that sums over mixed values: which of its channels belong to which head."""
+        """Process a weight that is applied to averaged values: add the moments of each head's input channels."""
         moved = self._sources.of(met.x)
         if moved is None or moved.places is None or not isinstance(moved.source, Mixture):
             return
@@ -349,7 +350,7 @@ class HeadProducts(DispatchMode):
 
 
 def _proportional(operand: Tensor, values: Tensor) -> bool:
-    """Is an operand a multiple of the values?"""
+    """Whether an operand is a multiple of the values."""
     a, b = operand.detach().double(), values.double()
     factor = (a * b).sum() / b.square().sum().clamp(min=torch.finfo(b.dtype).tiny)
     return bool((a - factor * b).abs().max() <= _CLOSE * a.abs().max())

@@ -1,12 +1,12 @@
-"""Narrower heads: what is left of queries and keys, of values and what reads them, spans what matters most.
+"""Narrower heads: keep the best subspace of queries and keys, and of values, instead of the best channels.
 
-Neither factor of the product of queries and keys is a parameter, so there is no column to fit. But where the factors
-are projections as they are, moved about and multiplied by a number (which is checked), a combination of queries is
-again a projection of the same input. The channels of a head have no meaning of their own: any basis of keys, with the
-dual one of queries, gives the same scores, and likewise of values and of the channels of the weight that reads them. So
-the best subspace is kept, and not the best channels. With rotary positions, or a normalization of queries and keys,
-this does not hold: channels that turn at different frequencies cannot stand in for each other at every distance. Such
-heads are left alone.
+Neither factor of the product of queries and keys is a parameter, so there is no column to fit. But if both factors are
+plain projections, rearranged and multiplied by a number (which is checked), a linear combination of queries is again a
+projection of the same input. The basis of a head's channels is arbitrary: any basis of the keys, with the dual basis of
+the queries, gives the same scores; likewise for values and the channels of the weight that is applied to them. So the
+best subspace is kept, not the best channels. This does not hold with rotary position embeddings, where channels rotate
+at different frequencies and cannot replace each other at all distances, nor with normalized queries and keys. Such
+heads are not changed.
 """
 
 from __future__ import annotations
@@ -36,31 +36,32 @@ from graphprune.utils.modules import named_tensors
 def compensate_heads(
     slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], *, ridge: float = RIDGE
 ) -> Compensation:
-    """Let narrower heads keep the best subspace of their channels, in place on ``slim``.
+    """Project narrower heads onto the best subspace of their dense channels, in place on ``slim``.
 
-    Keys k meet queries q of a head in ``q · k``. With second moments ``L = E[q qᵀ]`` and ``R = E[k kᵀ]``, the scores of
-    rank r that are nearest on average (queries and keys taken to be independent) are ``(A q) · (B k)`` with
-    ``B = Uᵀ L^½`` and ``A = Uᵀ L^-½``, U being the r leading eigenvectors of ``L^½ R L^½``. So the rows that are left
-    of both projections become A and B times the dense ones, biases too. For values R is ``E[v vᵀ]`` of the values that
-    attention has mixed, and L is ``W Wᵀ`` of the channels W that read them, which become A W. Query heads that share
-    keys or values share the subspace. Where nothing was removed nothing changes.
+    The scores of a head are ``q · k``, with queries q and keys k. With second moments ``L = E[q qᵀ]`` and
+    ``R = E[k kᵀ]``, the best scores of rank r in the mean square (for independent queries and keys) are
+    ``(A q) · (B k)`` with ``B = Uᵀ L^½`` and ``A = Uᵀ L^-½``, where U are the r leading eigenvectors of ``L^½ R L^½``.
+    So the kept rows of both projections and their biases become A and B times the dense ones. For values, R is
+    ``E[v vᵀ]`` of the values averaged by attention, and L is ``W Wᵀ`` of the channels W of the weight that is applied
+    to them, which become A W. Query heads that share keys or values share the subspace. Where nothing was removed,
+    nothing changes.
 
     Sources: Lin, Gao, Smith, Patel, Tuli, Shen, Jin and Hsu, "MoDeGPT: Modular Decomposition for Large Language Model
     Compression", ICLR 2025 (products of two matrices by second moments); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise
-    Structured Pruning for Large Language Models", NeurIPS 2024 (compensation in closed matmul).
+    Structured Pruning for Large Language Models", NeurIPS 2024 (compensation in closed form).
 
     Args:
         slim: what ``plan.apply(dense)`` returned.
         dense: the model that the plan was made for.
         plan: what was removed.
-        calibration: an iterable of batches, as for ``reconstruct``. It is gone through once.
-        ridge: what is added to the diagonal of L, as a fraction of its mean.
+        calibration: an iterable of batches, as for :func:`graphprune.reconstruct`; iterated once.
+        ridge: the ridge term added to the diagonal of L, as a fraction of the diagonal's mean.
 
     Returns:
-        What was changed. To fit these projections to slim inputs as well, ``targets`` says what they are to return.
+        What was changed, with ``targets`` for :func:`graphprune.reconstruct`, to fit these projections to slim inputs.
 
     Raises:
-        InputError: an argument is not what it should be, or the model fails on a batch. ``slim`` is unchanged then.
+        InputError: an argument is invalid, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     with Rollback() as rollback:
@@ -70,7 +71,7 @@ def compensate_heads(
 def compensate(
     slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], ridge: float, rollback: Rollback
 ) -> Compensation:
-    """:func:`compensate_heads`, which can be undone."""
+    """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
     check_pair(slim, dense, plan)
     if not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
@@ -139,7 +140,7 @@ class _Compensator:
         return np.ones(len(side.rows), np.bool_) if index is None else np.isin(np.array(side.rows), index)
 
     def _span(self, side: Factor, alive: Mask, basis: Tensor) -> None:
-        """The slim rows of a side become ``basis`` [kept, width] times the dense ones."""
+        """Set the slim rows of a factor to ``basis`` [kept, width] times the dense rows."""
         self._set(side.name, side.dim, np.array(side.rows), alive, basis)
         if side.bias:
             self._set(side.bias, 0, np.array(side.bias_rows), alive, basis)
@@ -153,7 +154,7 @@ class _Compensator:
         self.bases[name, dim][np.ix_(place[rows[alive]], rows)] = basis
 
     def _write(self, name: str, dim: int, basis: Tensor) -> None:
-        """Combine the entries of a dense parameter along a dimension to those of the slim one."""
+        """Write a slim parameter whose entries along a dimension are ``basis`` times those of the dense one."""
         tensor = self.slim[name]
         others = {d: index for d, index in self.plan.kept[name].items() if d != dim}
         source = slim_tensor(self.dense[name], others).detach().movedim(dim, 0).double()
@@ -162,9 +163,12 @@ class _Compensator:
 
 
 def _subspace(left: Tensor, right: Tensor, rank: int, ridge: float) -> tuple[Tensor, Tensor]:
-    """A and B, [rank, width] both, for which ``Aᵀ B`` is nearest to the identity between two factors.
+    """A and B, [rank, width] each: ``Aᵀ B`` is the best projection of rank ``rank`` between two factors.
 
-    Both are scaled so that what they give is of the same size.
+    Both are scaled so that the projected factors have the same magnitude.
+
+    Args:
+        left, right: second moments of the factors. [width, width] each
     """
     tiny = torch.finfo(left.dtype).tiny
     left, right = (moments / moments.diagonal().mean().clamp(min=tiny) for moments in (left, right))
@@ -178,7 +182,7 @@ def _subspace(left: Tensor, right: Tensor, rank: int, ridge: float) -> tuple[Ten
 
 
 def _errors(head: HeadMoments, alive: Mask, left: Tensor, right: Tensor) -> tuple[float, float, float]:
-    """What a head's products lack without and with these bases, and the dense products: all squared."""
+    """Squared errors of a head's products with the kept channels and with these bases; the squared dense products."""
 
     def lost(kept: Tensor) -> float:
         gone = torch.eye(len(alive), dtype=kept.dtype) - kept

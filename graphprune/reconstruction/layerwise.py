@@ -1,4 +1,4 @@
-"""Reconstruction: change the weights that are left so that outputs are nearest to those of the dense model."""
+"""Layerwise reconstruction: fit the kept weights to the outputs of the dense model by ridge regression."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.modules import named_tensors, within
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
-"""The ridge if none is given: ``RIDGE + UNCERTAIN * p / n``. Moments of n rows of p channels err by about p / n. Both
-were the best or nearly so with 128 samples, on convolutions and transformers (see docs/design.md)."""
+"""The default ridge is ``RIDGE + UNCERTAIN * p / n``: second moments of p channels from n rows have a relative error of
+about p / n. Both constants were the best or nearly the best with 128 samples, on convolutions and transformers (see
+docs/design.md)."""
 
 
 def reconstruct(
@@ -35,34 +36,35 @@ def reconstruct(
     ridge: float | None = None,
     targets: Mapping[str, Tensor] | None = None,
 ) -> Repair:
-    """Change the weights of ``slim``, in place, so that every consumer's output is nearest to the dense model's.
+    """Fit the weights of ``slim`` in place, consumer by consumer, to the outputs of the dense model.
 
-    A consumer is a linear layer, a convolution, or any other product of an input with a part of a parameter. In order
-    of execution, each is fitted by ridge regression: its input is that of the slim model, in which everything before
-    has been fitted; its target is what the same call of the dense model returns, in the outputs that are left. Where
-    all that a consumer returns is added to something else (a residual stream), the target is the dense sum. What is
-    fitted is the residual, so the ridge pulls towards the weights as they are: where nothing was removed, nothing
-    changes, and no consumer's error rises. Biases, or the running means of batch norms, take the difference of means.
+    A consumer is a linear layer, a convolution, or any other product of an input with a part of a parameter. Consumers
+    are fitted in order of execution by ridge regression. The input is that of the slim model, after the fit of all
+    consumers before; the target is the result of the same call of the dense model, restricted to the kept outputs. If
+    all results of a consumer are added to a residual stream, the target is the dense sum. The regression is on the
+    residual, so the ridge penalizes changes of the weights: where nothing was removed, nothing changes, and no
+    consumer's error rises. Biases, or the running means of batch norms, absorb the difference of means.
 
-    The batches are gone through once for each step of the longest chain of consumers; at most one batch, the outputs of
-    the consumers that are being fitted and their second moments are held.
+    The batches are iterated once for each step of the longest chain of consumers. Memory: one batch, and the outputs
+    and second moments of the consumers that are fitted in the same step.
 
-    Layerwise least squares: He, Zhang, Sun, "Channel pruning for accelerating very deep neural networks", ICCV 2017;
-    with the second moments of inputs: Ling et al., "SlimGPT", NeurIPS 2024.
+    Sources: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017 (layerwise least
+    squares); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise Structured Pruning for Large Language Models", NeurIPS 2024
+    (from second moments of inputs).
 
     Args:
         slim: what ``plan.apply(dense)`` returned.
         dense: the model that the plan was made for.
         plan: what was removed.
-        calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
-            (positional arguments) or a dict (keyword arguments); no targets.
-        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square. None: 0.01,
-            and more where there are few rows for each channel.
-        targets: by parameter, which combinations of dense outputs its outputs are to be, as ``compensate_heads``
-            returns them. [slim outputs, dense outputs]
+        calibration: an iterable of batches that can be iterated several times. A batch is a tensor, a tuple (positional
+            arguments) or a dict (keyword arguments), without targets.
+        ridge: the ridge penalty on changes of weights, as a fraction of the inputs' mean square. None: 0.01, plus the
+            number of channels divided by the number of rows of data.
+        targets: by parameter, the target outputs as linear combinations of dense outputs, as returned by
+            :func:`graphprune.compensate_heads`. [slim outputs, dense outputs]
 
     Raises:
-        InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
+        InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     with Rollback() as rollback:
@@ -78,7 +80,7 @@ def fit(
     rollback: Rollback,
     targets: Mapping[str, Tensor],
 ) -> Repair:
-    """:func:`reconstruct`, which can be undone."""
+    """:func:`reconstruct` within a :class:`Rollback` of the caller's."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
@@ -141,7 +143,7 @@ class _Reconstruction:
         factor, inverse = one.match.factors()
         change = regression.solve(self._ridge(regression), bias_target is not None)
         new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
-        change = (new.double() - old.double()) * factor.unsqueeze(1)  # what is left of it in the parameter's type
+        change = (new.double() - old.double()) * factor.unsqueeze(1)  # as rounded to the parameter's dtype
         intercept = None if bias_target is None else regression.intercept(change) * inverse
         before = regression.error()
         after = regression.error(change, None if intercept is None else intercept * factor)
@@ -156,7 +158,7 @@ class _Reconstruction:
         return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
     def _take(self, bias_target: BiasTarget, intercept: Tensor) -> None:
-        """Let a bias or a running mean take an intercept [blocks, outputs]."""
+        """Add an intercept [blocks, outputs] to a bias, or subtract it from a running mean."""
         places = bias_target.view.places()
         old = self._memory(bias_target.view.name)[places]
         new = old.double() + bias_target.sign * intercept.reshape(old.shape)
@@ -170,7 +172,7 @@ class _Reconstruction:
         self._memory(name)[places] = values
 
     def _not_met(self) -> list[LeftAlone]:
-        """Matrices and kernels of which no part is a consumer's weight."""
+        """Matrices and kernels of which no part is a consumer's weight, and how they are used."""
         known = {key.name for key in self.seen.consumers}
         found = []
         for name in sorted(self.seen.names - known):
@@ -183,9 +185,9 @@ class _Reconstruction:
 
 
 def levels(matches: Sequence[Match]) -> list[list[Match]]:
-    """Consumers that can be fitted together, in order: none depends on another that is not yet fitted.
+    """Consumers in the order of fitting: those of one level depend only on consumers of earlier levels.
 
-    Where consumers depend on each other (layers that are run through in a loop), the first of them goes alone.
+    Where consumers depend on each other (layers that are called in a loop), the first of them is a level of its own.
     """
     pending, found = list(matches), []
     while pending:

@@ -1,4 +1,4 @@
-"""Calls in which a weight that is a view of a parameter meets an input; and which parameter a tensor is a view of."""
+"""Calls that multiply an input with a view of a parameter, and lookup of the parameter that a tensor is a view of."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class ParameterView:
     """A tensor that is a view of the parameter or buffer ``name``.
 
     Attributes:
-        size, stride: as a tensor has them.
-        offset: where its first entry lies, counted in entries from the first one of the parameter.
+        size, stride: those of the tensor.
+        offset: the place of its first entry: its distance in memory, in entries, from the parameter's first entry.
     """
 
     name: str
@@ -33,21 +33,21 @@ class ParameterView:
 
     @property
     def span(self) -> int:
-        """One more than the last place that the view looks at."""
+        """One more than the last place of the view."""
         return self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True)) + 1
 
     def places(self) -> Tensor:
-        """Where each entry lies, counted from the first one of the parameter. LongTensor of the view's size."""
+        """The place of each entry in the parameter's memory. LongTensor of the view's size."""
         return torch.arange(self.span).as_strided(self.size, self.stride, self.offset)
 
 
 def address(tensor: Tensor) -> int:
-    """Where a tensor's storage begins; the same for all views of it. 0 if it has none."""
+    """The address of a tensor's storage, which all its views share; 0 if it has none."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The memory that a parameter's entries lie in, as one dimension that can be written to."""
+    """The memory of a parameter as a writable one-dimensional view."""
     whole = ParameterView("", tuple(tensor.shape), tensor.stride())
     return tensor.detach().as_strided((whole.span,), (1,), tensor.storage_offset())
 
@@ -64,7 +64,7 @@ class ParameterMemory:
                 self._at.setdefault(place, []).append((view, tensor))
 
     def find(self, tensor: Tensor) -> ParameterView | None:
-        """The parameter or buffer that a tensor is a view of, and which part of it."""
+        """The tensor as a view of a parameter or buffer; None if it is no such view."""
         for whole, owner in self._at.get(address(tensor), ()):
             offset = int(tensor.storage_offset() - owner.storage_offset())
             view = ParameterView(whole.name, tuple(tensor.shape), tensor.stride(), offset)
@@ -73,14 +73,14 @@ class ParameterMemory:
         return None
 
     def owner(self, tensor: Tensor) -> str | None:
-        """The name of a parameter or buffer in whose memory a tensor lies, however it looks at it."""
+        """The name of a parameter or buffer that shares memory with a tensor, also one of another dtype or range."""
         found = self.find(tensor)
         if found is not None:
             return found.name
         return next((whole.name for whole, _ in self._at.get(address(tensor), ())), None)
 
     def whole(self, name: str) -> ParameterView:
-        """The view that is all of a parameter."""
+        """The view of an entire parameter."""
         tensor = self.tensors[name]
         return ParameterView(name, tuple(tensor.shape), tensor.stride())
 
@@ -90,7 +90,7 @@ def dense_places(slim: ParameterView, dense: ParameterView, kept: Sequence[tuple
 
     Args:
         slim, dense: the whole parameters.
-        kept: pairs of a dimension and the entries of it that the slim parameter has.
+        kept: pairs of a dimension and the indexes along it that the slim parameter keeps.
     """
     entries = dense.places()
     for dim, index in kept:
@@ -101,12 +101,12 @@ def dense_places(slim: ParameterView, dense: ParameterView, kept: Sequence[tuple
 
 
 PIECE = 2**24
-"""At most so many entries of a convolution's input are laid out at once, each once for every tap that sees it."""
+"""The maximum number of im2col entries of a convolution's input in memory at once."""
 
 
 @dataclass(frozen=True)
 class CallKey:
-    """What calls of the same consumer have in common: the operation, and the part of a parameter that it multiplies.
+    """Identifies a consumer: the operation, and the view of a parameter that it multiplies.
 
     Attributes:
         matmul: which of the operation's operands is the weight: a number in ``FORMS``.
@@ -144,18 +144,18 @@ class LinearCall:
             yield piece, self.matmul.open(self.x[piece], weight, self.args, self.key.blocks)[0]
 
     def places(self) -> Tensor:
-        """Where each entry of the weight lies in the parameter. [blocks, channels, outputs]"""
+        """The place of each entry of the weight in the parameter's memory. [blocks, channels, outputs]"""
         places = self.key.view.places().to(self.x.device)
         return self.matmul.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
 
     def light(self) -> LinearCall:
-        """The call without its tensors, but for a little of the input: all that :meth:`places` needs."""
+        """The call without its tensors except one sample of the input, which :meth:`places` needs."""
         x = self.matmul.x
         args = (a[:1].clone() if i == x else None if isinstance(a, Tensor) else a for i, a in enumerate(self.args))
         return replace(self, args=tuple(args), bias=None)
 
     def copied(self) -> LinearCall:
-        """The call with a copy of its input, which may be written to afterwards."""
+        """The call with a copy of its input, which the model may overwrite later."""
         x = self.matmul.x
         return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
 
@@ -165,7 +165,7 @@ class LinearCall:
         return found
 
     def result(self, y: Tensor, bare: bool = False) -> Tensor:
-        """What the call returned, [n, blocks, outputs, m]; ``bare``: less the bias that it added itself."""
+        """The result ``y`` of the call as [n, blocks, outputs, m]; ``bare``: without the bias that the call added."""
         assert self.matmul.result is not None
         opened = self.matmul.result(y, self.key.blocks)
         return opened - self.bias.reshape(1, *opened.shape[1:3], 1) if bare and self.bias is not None else opened

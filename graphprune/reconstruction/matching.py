@@ -1,4 +1,4 @@
-"""Which calls of the dense model a consumer of the slim model is to agree with; and what its outputs lack, gathered."""
+"""Match consumers of the slim model with those of the dense one, and collect the residuals of their calls."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from graphprune.utils.operators import Args, DispatchMode, Kwargs
 from graphprune.utils.tree import tensors_of
 
 SMALL = 1e-3
-"""Outputs that are multiplied with less than this fraction of the largest factor are not fitted."""
+"""Outputs with a factor below this fraction of the largest factor are not fitted."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A consumer of the slim model and what it is repaired against.
+    """A consumer of the slim model and the consumer of the dense model that it is fitted to.
 
     Attributes:
-        consumer: the consumer.
+        consumer: the slim model's consumer.
         dense: the dense model's consumer; the j-th call of the one is compared with the j-th of the other.
-        rows: of the dense call's outputs (of all blocks, in order), those that the slim call has. [outputs]
-        bias_target: the bias or running mean that takes an intercept, if there is one.
-        bare: one of the two models adds the bias afterwards, so results are compared without it.
-        mixing: which combinations of those outputs are wanted instead. [outputs, outputs of the dense call]
-        summed: what is compared are the sums that the results go into.
+        rows: the outputs of the dense call, numbered over all blocks, that the slim call has. [outputs]
+        bias_target: the bias or running mean that the intercept is added to; None: there is none.
+        bare: results are compared without bias, since one of the two models adds it in a call of its own.
+        mixing: the targets as linear combinations of dense outputs, instead of ``rows``. [outputs, dense outputs]
+        summed: the residual sums that the results are added to are compared, instead of the results.
     """
 
     consumer: Consumer
@@ -49,13 +49,13 @@ class Match:
 
     @property
     def after(self) -> int:
-        """The consumers that are to be fitted before, as a set of bits."""
+        """The consumers that must be fitted before this one, as a bit set."""
         return self.consumer.after | self.consumer.beside if self.summed else self.consumer.after
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """What outputs are multiplied with before they are compared, and the inverse. [blocks, outputs] each
+        """The factor of each output before the comparison, and its inverse. [blocks, outputs] each
 
-        The inverse of what is nearly nothing is 0: no weight has to grow a thousandfold for what hardly counts.
+        The inverse of a factor near zero is 0: otherwise weights of outputs with hardly any effect would become huge.
         """
         factor = self.consumer.factor if self.summed else None
         if factor is None:
@@ -66,7 +66,7 @@ class Match:
         return factor, torch.where(counts, 1 / factor, 0.0)
 
     def target(self, y: Tensor) -> Tensor:
-        """What the slim call is to return, [n, outputs, m], if the dense one returns ``y`` [n, blocks, outputs, m]."""
+        """The target of the slim call, [n, outputs, m], given the dense call's result ``y`` [n, blocks, outputs, m]."""
         y = y.flatten(1, 2)
         if self.mixing is None:
             return y.index_select(1, self.rows.to(y.device))
@@ -74,10 +74,13 @@ class Match:
 
 
 class Matcher:
-    """Matches what two surveys found.
+    """Matches the recorded consumers of two models.
 
     Args:
-        targets: by parameter, the combinations of dense outputs that are wanted. [slim outputs, dense outputs]
+        slim: the recorded calls of the slim model.
+        dense: the recorded calls of the dense model.
+        plan: the plan that leads from the dense to the slim model.
+        targets: by parameter, the targets as linear combinations of dense outputs. [slim outputs, dense outputs]
     """
 
     def __init__(self, slim: CallRecorder, dense: CallRecorder, plan: Plan, targets: Mapping[str, Tensor]) -> None:
@@ -88,7 +91,7 @@ class Matcher:
         self._crossed = _crossed(slim.consumers)
 
     def match(self, consumer: Consumer) -> Match | str:
-        """The match of a consumer, or why it is left alone."""
+        """The match of a consumer, or why it is not fitted."""
         reason = self._unfit(consumer)
         if reason:
             return reason
@@ -132,7 +135,7 @@ class Matcher:
         ]
 
     def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
-        """The outputs of a dense call whose entries a slim one has; None where it does not have them all."""
+        """The outputs of a dense call that the slim call's outputs come from; None if it lacks some. [outputs]"""
         name = consumer.key.name
         kept = [(dim, torch.from_numpy(np.ascontiguousarray(i))) for dim, i in self.plan.kept.get(name, {}).items()]
         whole, dense = self.slim.memory.whole(name), self.dense.memory.whole(name)
@@ -145,7 +148,7 @@ class Matcher:
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
 
     def _mixing(self, consumer: Consumer, other: Consumer) -> Tensor | None:
-        """The combinations that are wanted of the outputs of a dense call. [slim outputs, dense outputs]"""
+        """The targets as linear combinations of a dense call's outputs, if any. [slim outputs, dense outputs]"""
         name = consumer.key.name
         if name not in self.targets:
             return None
@@ -154,7 +157,7 @@ class Matcher:
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
 
     def _taker(self, consumer: Consumer) -> BiasTarget | None:
-        """What is added to all results of a consumer, and to nothing else."""
+        """The bias or running mean that is added to all results of a consumer and to nothing else."""
         bias_target, *others = consumer.bias_targets or {None}
         if bias_target is None or others or self.slim.fed_by[bias_target.view] != {consumer.number}:
             return None
@@ -165,7 +168,7 @@ class Matcher:
 
 
 def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
-    """Parameters that have entries in more than one consumer."""
+    """Parameters with entries that occur in the weights of several consumers."""
     by_name: dict[str, list[Consumer]] = {}
     for key, consumer in consumers.items():
         by_name.setdefault(key.name, []).append(consumer)
@@ -179,10 +182,11 @@ def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
 
 @dataclass
 class Gathered:
-    """What a pass gathers of one consumer.
+    """The data of one consumer that a pass over the batches collects.
 
     Attributes:
-        targets: what each slim call is to return for the current batch.
+        match: the consumer and its counterpart in the dense model.
+        targets: the target of each slim call in the current batch, by the number of the call.
         regression: of the residuals on the inputs.
         rows_differ: in some batch the two calls had different numbers of rows.
     """
@@ -194,19 +198,19 @@ class Gathered:
 
     @property
     def unfit(self) -> str | None:
-        """Why there is nothing to fit, if so."""
+        """Why the consumer cannot be fitted; None if it can."""
         if self.rows_differ:
             return "other rows go through it than in the dense model"
         return None if self.regression.count else "no row goes through it"
 
 
 class CallWatch(DispatchMode):
-    """Sees the calls of some consumers, and ends the run after the last of them.
+    """Observes the calls of some consumers, and ends the forward pass after the last of them.
 
     Args:
-        memory: the model's.
+        memory: the memory of the model's parameters.
         consumers: the consumers.
-        summed: those of which not the results are to be seen, but the sums that these go into.
+        summed: the consumers whose residual sums are observed instead of their results.
     """
 
     def __init__(self, memory: ParameterMemory, consumers: Iterable[Consumer], summed: Set[CallKey]) -> None:
@@ -259,20 +263,20 @@ class CallWatch(DispatchMode):
         self.see(met, number, out)
 
     def _all_seen(self) -> bool:
-        """Every batch of the survey called every consumer as often as this one has."""
+        """Whether all consumers have been called as often as in every recorded batch."""
         return len(self._last) == len(self._calls) and all(self._seen[key] >= n for key, n in self._last.items())
 
     def see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        """One call of a consumer, its ``number``-th of this run, and what it returned or the sum of that."""
+        """Process call ``number`` of a consumer in this run; ``out`` is its result or its residual sum."""
         raise NotImplementedError
 
     def kept(self, met: LinearCall) -> LinearCall:
-        """What is needed of a call until the sum is seen."""
+        """The part of a call that is stored until its residual sum is computed."""
         return met.light()
 
 
 class DenseOutputs(CallWatch):
-    """Keeps what the dense model's calls return."""
+    """Stores the targets that the dense model's calls provide."""
 
     def __init__(self, memory: ParameterMemory, gathered: Iterable[Gathered]) -> None:
         self._gathered = list(gathered)
@@ -286,7 +290,7 @@ class DenseOutputs(CallWatch):
 
 
 class SlimResiduals(CallWatch):
-    """Counts in what the slim model's calls lack."""
+    """Adds the residuals of the slim model's calls to the regressions."""
 
     def __init__(self, memory: ParameterMemory, gathered: Mapping[CallKey, Gathered]) -> None:
         self._gathered = gathered

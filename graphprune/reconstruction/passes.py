@@ -1,4 +1,4 @@
-"""Run two models on the same calibration batches, as often as repair needs."""
+"""Forward passes on calibration batches that can end early, and rollback of changed tensors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from graphprune.calibration.batches import call_arguments, call_model, moved_to
 
 
 class StopForward(BaseException):
-    """What a pass was made for has been seen: ends the run. Not an error, so that no model catches it."""
+    """Ends a forward pass early. Not an ``Exception``, so that no handler in a model catches it."""
 
 
 def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> None:
-    """Call a model with a batch while ``watch`` is active, until that has seen enough.
+    """Run a model on a batch in the context ``watch``, which can end the run by raising :class:`StopForward`.
 
     Raises:
-        InputError: the model failed, or the batch is not what one can be called with.
+        InputError: the model failed, or the batch is neither a tensor, a tuple, a list nor a dict.
     """
     args, kwargs = moved_to(model, call_arguments(number, batch))
     with suppress(StopForward), watch:
@@ -27,13 +27,13 @@ def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextM
 
 
 class Rollback:
-    """Puts back the values of tensors that were noted, if what is done meanwhile fails."""
+    """A context that restores the values of noted tensors if its body raises."""
 
     def __init__(self) -> None:
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def note(self, tensor: Tensor) -> None:
-        """Remember a tensor's values: it is about to be written to."""
+        """Save a tensor's values before they are changed."""
         if id(tensor) not in self._before:
             self._before[id(tensor)] = tensor, tensor.detach().clone()
 

@@ -1,4 +1,4 @@
-"""Repair in one call: reconstruction, then the statistics of batch norms."""
+"""Repair in one call: heads, reconstruction, then the statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def repair(
     ridge: float | None = None,
     reestimate: bool = True,
 ) -> Repair:
-    """Make up, in place, for what was removed: without labels, in closed matmul.
+    """Compensate for removed channels in place, without labels and in closed form.
 
-    First :func:`graphprune.repair.compensate_heads`, where heads became narrower, and
-    :func:`graphprune.repair.reconstruct`. Then the statistics of batch norms are estimated anew, but for those
-    that directly follow a weight that was fitted: those see nearly what they saw in the dense model, of which they know
-    more than a few batches can say. A plan that removes nothing leaves nothing to repair.
+    First :func:`graphprune.compensate_heads`, if heads became narrower, and :func:`graphprune.reconstruct`. Then the
+    running statistics of batch norms are re-estimated, except for batch norms that directly follow a fitted weight:
+    their inputs are close to those in the dense model, and their statistics come from more data than a few batches.
+    A plan that removes nothing changes nothing.
 
     Args:
         slim: what ``plan.apply(dense)`` returned.
         dense: the model that the plan was made for; unchanged.
         plan: what was removed.
-        calibration: an iterable of batches that can be gone through several times. A batch is a tensor, a tuple
-            (positional arguments) or a dict (keyword arguments); no targets. 128 samples go a long path.
-        ridge: how strongly weights are pulled towards what they are: a fraction of the inputs' mean square. None: 0.01,
-            and more where there are few rows for each channel.
-        reestimate: estimate the statistics of batch norms, too.
+        calibration: an iterable of batches that can be iterated several times. A batch is a tensor, a tuple (positional
+            arguments) or a dict (keyword arguments), without targets. 128 samples go a long way.
+        ridge: the ridge penalty on changes of weights, as a fraction of the inputs' mean square. None: 0.01, plus the
+            number of channels divided by the number of rows of data.
+        reestimate: also re-estimate the statistics of batch norms.
 
     Raises:
-        InputError: an argument is not what it should be, or a model fails on a batch. ``slim`` is unchanged then.
+        InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     if not plan.kept and not plan.skipped:

@@ -1,4 +1,4 @@
-"""What repair did, as data that prints."""
+"""Records of what was changed and what was not; they print as tables."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class Repaired:
 
     Attributes:
         name: the parameter whose entries are its weight.
-        before, after: the root mean square of what its output lacks, as a fraction of the root mean square of the dense
-            output, on the calibration data: when its turn came, and after it was fitted.
-        intercept: the bias, or a batch norm's running mean, that took the difference of means; None: there was none.
-        summed: its output goes into a sum (a residual stream), and errors are those of the sum.
+        before, after: the root mean square error of its output before and after the fit, relative to the root mean
+            square of the dense output, on the calibration batches.
+        intercept: the bias, or a batch norm's running mean, that absorbs the difference of means; None: there is none.
+        summed: its output is added to a residual stream, and the errors are those of the sum.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Repaired:
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """A weight that was not changed, and why."""
+    """A weight or group that was not changed, and why."""
 
     name: str
     why: str
@@ -36,14 +36,14 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class Compensated:
-    """Two projections that were changed, keys and the queries that meet them, or values and what reads them.
+    """A pair of projections that was changed: keys and queries, or values and the weight that is applied to them.
 
     Attributes:
-        name: the parameter of keys or values.
-        other: that of queries, or the weight that reads the values.
+        name: the parameter of the keys or values.
+        other: the parameter of the queries, or the weight that is applied to the values.
         heads: how many heads of keys or values were changed.
-        before, after: the root mean square of what their products lack, as a fraction of that of the dense products,
-            the two factors taken to be independent.
+        before, after: the root mean square error of their products, relative to the root mean square of the dense
+            products, assuming independent factors.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Compensation:
     Attributes:
         compensated: the pairs of projections that were changed.
         left_alone: projections that lost part of their heads' width and were not changed, and why.
-        targets: for each parameter whose outputs changed, and bias, what these are now to be in terms of the dense
-            ones: row i says which combination of dense outputs slim output i is. [slim outputs, dense outputs], float64
+        targets: for each changed projection and its bias, the slim outputs as linear combinations of the dense
+            outputs. [slim outputs, dense outputs], float64
     """
 
     compensated: tuple[Compensated, ...]
@@ -82,11 +82,13 @@ class Compensation:
 
 @dataclass(frozen=True)
 class Repair:
-    """What was fitted, in order, and what was left alone.
+    """What :func:`graphprune.repair` or :func:`graphprune.reconstruct` did.
 
     Attributes:
-        norms: running means of the batch norms whose statistics were estimated anew.
-        heads: what was done for heads that became narrower.
+        repaired: the consumers that were fitted, in this order.
+        left_alone: the weights that were not changed, and why.
+        norms: running means of the batch norms whose statistics were re-estimated.
+        heads: what was done for narrower heads; None: there are none.
     """
 
     repaired: tuple[Repaired, ...]

@@ -1,4 +1,4 @@
-"""Ridge regression of what a consumer's output lacks on its input, from moments that are streamed."""
+"""Ridge regression of a consumer's residual (target minus output) on its input, from streamed second moments."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 class Regression:
     """Moments of inputs ``x`` and of residuals ``r`` (target minus output), in float64.
 
-    Means and products of batches are joined by Chan's formula (see :class:`graphprune.moments.Moments`). Memory is
-    that of [blocks, channels, channels] and [blocks, outputs, channels].
+    Means and products of batches are merged by Chan's formula (see :class:`graphprune.calibration.moments.Moments`).
+    Memory: [blocks, channels, channels] and [blocks, outputs, channels].
     """
 
     count: int = 0
@@ -25,12 +25,12 @@ class Regression:
     _rr: Tensor | float = field(default=0.0, repr=False)
 
     def add(self, x: Tensor, r: Tensor, target: Tensor) -> None:
-        """Count a batch in.
+        """Add a batch.
 
         Args:
             x: inputs [n, blocks, channels, m].
             r: residuals [n, blocks, outputs, m].
-            target: what the outputs should have been, like ``r``.
+            target: target outputs [n, blocks, outputs, m].
         """
         count = x.shape[0] * x.shape[3]
         if not count:
@@ -49,13 +49,13 @@ class Regression:
 
     @property
     def channels(self) -> int:
-        """The number of channels (taps of a kernel count each) of a block."""
+        """The number of channels of a block, counting every kernel position."""
         return torch.as_tensor(self._xx).shape[-1]
 
-    # ------------------------------------------------------------ the system
+    # ------------------------------------------------------------ solution
 
     def _moments(self, centered: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """E[x xᵀ], E[r xᵀ] and E[r²], about the means if ``centered``."""
+        """E[x xᵀ], E[r xᵀ] and E[r²], minus the means if ``centered``."""
         xx, rx, rr = (torch.as_tensor(t) / self.count for t in (self._xx, self._rx, self._rr))
         if centered:
             return xx, rx, rr
@@ -63,28 +63,34 @@ class Regression:
         return xx + x.unsqueeze(2) * x.unsqueeze(1), rx + r.unsqueeze(2) * x.unsqueeze(1), rr + r.square()
 
     def solve(self, ridge: float, centered: bool) -> Tensor:
-        """The change of the weight [blocks, channels, outputs] that leaves the least of the residual.
+        """The change D of the weight that minimizes E|r - D x|² + lambda |D|².
 
-        It minimizes E|r - D x|² + lambda |D|², lambda being ``ridge`` times the mean square of the inputs: so the
-        error is at most what it is at D = 0, whatever ``ridge``.
+        lambda is ``ridge`` times the mean square of the inputs. For any ``ridge``, the error is at most that of D = 0.
+
+        Args:
+            ridge: above 0.
+            centered: a bias absorbs the means.
+
+        Returns:
+            [blocks, channels, outputs]
         """
         xx, rx, _ = self._moments(centered)
         mean = xx.diagonal(dim1=1, dim2=2).mean(1)
         system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
-        system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are never there
+        system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are always zero
         change: Tensor = torch.linalg.solve(system, rx.mT)
         return change
 
     def intercept(self, change: Tensor) -> Tensor:
-        """What a bias has to make up for, E[r] - D E[x]. [blocks, outputs]"""
+        """The intercept, E[r] - D E[x]. [blocks, outputs]"""
         return torch.as_tensor(self._r) - (change.mT @ torch.as_tensor(self._x).unsqueeze(2)).squeeze(2)
 
     def error(self, change: Tensor | None = None, intercept: Tensor | None = None) -> float:
-        """The mean square of what is left of the residual after a change, as a fraction of the target's.
+        """The mean square residual after a change, as a fraction of the target's mean square.
 
         Args:
-            change: of the weight; None: there is none.
-            intercept: what is added besides. [blocks, outputs]
+            change: of the weight; None: none.
+            intercept: of the bias; None: none. [blocks, outputs]
         """
         if self.target == 0:
             return 0.0
@@ -98,6 +104,6 @@ class Regression:
 
 
 def _centered(x: Tensor) -> tuple[Tensor, Tensor]:
-    """``x`` [n, blocks, channels, m] less its means, as [blocks, channels, n * m], and the means in float64."""
+    """``x`` [n, blocks, channels, m] minus its means, as [blocks, channels, n * m], and the means in float64."""
     mean = x.mean(dim=(0, 3), dtype=torch.float64)
     return (x - mean.to(x.dtype).unsqueeze(-1)).permute(1, 2, 0, 3).flatten(2), mean

@@ -1,7 +1,7 @@
-"""Follow the result of a consumer into the sum that it is added to: a residual stream, a shortcut.
+"""Follow the result of a consumer to the residual sum that it is added to: a residual stream, a shortcut.
 
-In between, it may be moved about and multiplied by what does not depend on the input, such as a batch norm's scale.
-What the sum lacks of the dense model's is then what the consumer can make up for, whatever caused it.
+On the way it may be rearranged, and multiplied by factors that do not depend on the input, such as a batch norm's
+scale. The consumer can then be fitted to the residual of the sum, which includes the errors of the other operand.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _NORM = aten.native_batch_norm.default
 
 @dataclass(frozen=True, eq=False)
 class SumPath:
-    """What a result has become.
+    """The rearrangement and scaling of a followed result so far.
 
     Attributes:
-        token: whose result it is.
+        token: identifies the followed call.
         shape: of the result.
-        places: where each entry lies in the result.
-        factor: what each entry was multiplied with.
+        places: the index in the flattened result of each entry of the current tensor.
+        factor: the factor of each entry.
     """
 
     token: Any
@@ -54,7 +54,7 @@ class SumPath:
     factor: Tensor
 
     def laid_out(self, tensor: Tensor) -> Tensor:
-        """A tensor like what the result has become, in the order and shape of the result."""
+        """A tensor of the current shape, rearranged to the order and shape of the result."""
         out = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
         out[self.places.flatten()] = tensor.flatten()
         return out.view(self.shape)
@@ -62,7 +62,7 @@ class SumPath:
 
 @dataclass(frozen=True, eq=False)
 class ResidualSum:
-    """The sum of what a result has become and ``other``."""
+    """The sum ``total`` of a followed result and ``other``."""
 
     path: SumPath
     other: Tensor
@@ -71,7 +71,7 @@ class ResidualSum:
 
 @dataclass(frozen=True, eq=False)
 class OtherUse:
-    """The result of ``token`` is used in another path as well, or instead."""
+    """The result of ``token`` has a use other than a residual sum."""
 
     token: Any
 
@@ -79,7 +79,7 @@ class OtherUse:
 class SumPaths:
     """Follows results, call by call.
 
-    Tensors are known by themselves, and by the storage that they lie in: a use of any other view of it is seen, too.
+    Tensors are tracked by identity and by storage, so that uses through other views are noticed.
     """
 
     def __init__(self, memory: ParameterMemory) -> None:
@@ -105,9 +105,9 @@ class SumPaths:
         operands: Sequence[Tensor],
         results: Sequence[Tensor],
     ) -> list[ResidualSum | OtherUse]:
-        """Go on by one call. Returns where paths end in it."""
+        """Process a call, and return the ends of paths in it."""
         for place in {address(t) for t in results} - {address(t) for t in operands}:
-            self._at.pop(place, None)  # new, though there may have been another tensor
+            self._at.pop(place, None)  # a new storage, possibly at the address of a freed one
         found = [self._at[address(t)] for t in operands if address(t) in self._at]
         met = {id(token): token for token in found}.values()
         if not met:
@@ -130,7 +130,7 @@ class SumPaths:
             self._known[id(tensor)] = tensor, path
 
     def _forget(self, token: Any) -> None:
-        """Where it is stored stays known, so that a later use is seen."""
+        """Stop following a result. Its storage is still tracked, so that later uses are noticed."""
         self._known = {key: known for key, known in self._known.items() if known[1].token is not token}
 
     def _path(self, tensor: Any) -> SumPath | None:
@@ -153,10 +153,10 @@ class SumPaths:
     def _constant(self, value: Any) -> bool:
         return not isinstance(value, Tensor) or self._memory.owner(value) is not None
 
-    # ------------------------------------------------------------ what changes entries one by one
+    # ------------------------------------------------------------ rearrangements and factors
 
     def _next(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> SumPath | None:
-        """What the first result of a call is, if it has the entries of a known tensor, moved or multiplied."""
+        """The path of a call's first result, if the call only rearranges or multiplies a followed tensor."""
         path = self._path(args[0]) if args else None
         if path is not None and func in _MOVES:
             places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))

@@ -1,8 +1,9 @@
-"""How much the channels of a group have in common, told from parameters alone, and which weights read them.
+"""Second moments of a group's channels, from parameters alone, and the weights that read the channels.
 
-A channel that a weight makes from white inputs has the second moments of its row. A batch normalization that follows
-remembers how large it is: its deviation is ``|gamma|``, its mean ``beta``. Weights beside each other (a residual sum)
-add up; a weight that each channel has for itself (a depthwise convolution) multiplies what was there.
+For white inputs, the channels have the second moments of the rows of the weight that produces them. A batch
+normalization that follows determines their scale: its output has standard deviation ``|gamma|`` and mean ``beta``. The
+moments of parallel weights (a residual sum) are added; a weight of one input channel each (a depthwise convolution)
+multiplies the moments of its inputs.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class ChannelSimilarity:
 
 @dataclass
 class _Call:
-    """A contraction of an activation with a weight, which is a parameter as it is or transposed."""
+    """A contraction of an activation with a weight, which is a parameter or its transpose."""
 
     node: fx.Node
     matmul: MatmulView
@@ -77,7 +78,7 @@ class _Call:
 
 @dataclass
 class _Refusals:
-    """Why groups, by number, cannot be told from parameters; the first reason counts."""
+    """Why the moments of groups, by number, cannot be computed from parameters; the first reason is kept."""
 
     reasons: dict[int, str] = field(default_factory=dict)
 
@@ -87,7 +88,7 @@ class _Refusals:
 
 
 def entries_of(units: Units, group: Group, axis: ParameterAxis) -> Ids:
-    """The entries of a parameter axis that each unit of a group has, in order. [units, entries]; [0, 0] if ragged"""
+    """The indexes along a parameter axis of each unit of a group, in order. [units, entries]; [0, 0] if ragged"""
     occurrences = units.occurrences
     number = next(i for i, a in enumerate(units.axes) if a.name == axis)
     here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
@@ -102,7 +103,7 @@ def entries_of(units: Units, group: Group, axis: ParameterAxis) -> Ids:
 
 
 class SimilarityModel:
-    """The contractions of a traced model: what makes each group's channels, what reads them, what else meets them."""
+    """The contractions of a traced model: weights that produce each group's channels, that read them, other uses."""
 
     def __init__(self, graph: Analysis) -> None:
         self.units = graph.units
@@ -164,7 +165,7 @@ class SimilarityModel:
         return node.meta["tensor"] if isinstance(node, fx.Node) and node.op == "get_attr" else ""
 
     def _groups(self, nodes: Iterable[Any]) -> frozenset[int]:
-        """The groups of which channels occur in tensors."""
+        """The groups whose channels occur in the tensors of nodes."""
         arrays = all_arrays([self.labelling.values.get(n) for n in nodes if isinstance(n, fx.Node)])
         ids = [array.ids.ravel() for array in arrays]
         return self._groups_of(self.units.solution.of[np.concatenate(ids)]) if ids else frozenset()
@@ -180,7 +181,7 @@ class SimilarityModel:
     # ------------------------------------------------------------ one group
 
     def resemblance(self, group: Group) -> ChannelSimilarity | str:
-        """Moments of a group's channels, or why they cannot be told."""
+        """Moments of a group's channels, or why they cannot be computed."""
         number = int(self.units.group_of[group.unit_ids[0]])
         makers = [
             (c, a) for c in self._calls for a in group.axes if a.parameter == c.weight != "" and a not in c.contracted
@@ -231,7 +232,7 @@ class SimilarityModel:
     # ------------------------------------------------------------ moments
 
     def _moments(self, group: Group, number: int, makers: list[tuple[_Call, ParameterAxis]]) -> tuple[Tensor, Tensor]:
-        """Covariance [units, units] and means [units, entries], maker after maker in the order of execution."""
+        """Covariance [units, units] and means [units, entries], by the producing weights in order of execution."""
         covariance = torch.zeros(group.units, group.units, dtype=torch.float64)
         mean: Tensor = torch.zeros(group.units, 1, dtype=torch.float64)
         for call, axis in makers:
@@ -251,7 +252,7 @@ class SimilarityModel:
         return rows, self._vector(group, call.bias, 0.0, rows)
 
     def _vector(self, group: Group, name: str, default: float, rows: Tensor) -> Tensor:
-        """What each unit has of a vector: [units, entries]."""
+        """The entries of a vector of each unit; ``default`` without a vector. [units, entries]"""
         if not name:
             return torch.full(rows.shape[:2], default, dtype=torch.float64)
         return precise(self.tensors[name])[entries_of(self.units, group, ParameterAxis(name, 0))].double()

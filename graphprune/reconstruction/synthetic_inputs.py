@@ -1,4 +1,4 @@
-"""Calibration inputs for a model of which no data are at hand, made from what its batch normalizations remember."""
+"""Synthesize calibration inputs from the running statistics of a model's batch normalizations, without data."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ def synthesize(
     batch_size: int = 64,
     seed: int = 0,
 ) -> list[Any]:
-    """Inputs on which every batch normalization sees the mean and the variance that it remembers.
+    """Inputs whose statistics at every batch normalization match its running mean and variance.
 
-    Random inputs are optimized with Adam until the statistics of what goes into each batch normalization match its
-    running ones. The loss is, for each channel, ``(m - μ)² / σ² + (s / σ - 1)²``, m and s being mean and deviation over
-    the batch and space; averaged over channels and summed over normalizations.
+    Random inputs are optimized with Adam. The loss of a channel is ``(m - μ)² / σ² + (s / σ - 1)²``, with the running
+    mean μ and standard deviation σ, and m and s those of the normalization's input over the batch and space. It is
+    averaged over channels and summed over normalizations.
 
     Sources: Cai, Yao, Dong, Gholami, Mahoney and Keutzer, "ZeroQ: A Novel Zero Shot Quantization Framework", CVPR 2020;
     Yin, Molchanov, Alvarez, Li, Mallya, Hoiem, Jha and Kautz, "Dreaming to Distill: Data-free Knowledge Transfer via
     DeepInversion", CVPR 2020.
 
     Args:
-        model: with batch normalizations that keep running statistics. It is lent, and as before afterwards.
-        example_inputs: as for :func:`graphprune.trace`; None: found from the model. Floating-point tensors whose first
-            dimension is that of the first of them (the batch) are made anew, starting from normal noise of the
-            example's mean and deviation; integers with that first dimension are repeated; all else stays.
-        samples: how many inputs to make, of all batches together.
+        model: a model with batch normalizations that track running statistics; unchanged.
+        example_inputs: as for :func:`graphprune.trace`; None: found from the model. Floating-point tensors with the
+            batch size (first dimension) of the first one are synthesized, starting from normal noise of the example's
+            mean and standard deviation. Integer tensors with that batch size are repeated; all others are kept.
+        samples: the number of inputs, over all batches.
         steps: of the optimizer, for each batch.
-        lr: the learning rate, in units of the example's deviation; it falls to zero like a cosine.
-        batch_size: inputs that are optimized together: their statistics are matched together.
+        lr: the learning rate, in units of the example's standard deviation, with cosine decay to zero.
+        batch_size: the number of inputs that are optimized, and whose statistics are matched, together.
         seed: of the noise.
 
     Returns:
-        Batches, each of the same matmul as ``example_inputs``; pass them as ``calibration=``.
+        Batches, each of the structure of ``example_inputs``; pass them as ``calibration=``.
 
     Raises:
-        InputError: no batch normalization was met, there is no floating-point input, a number is out of range, or the
-            model failed or diverged.
+        InputError: no batch normalization with running statistics depends on the inputs, there is no floating-point
+            input, a number is out of range, the model failed, or the inputs diverged.
     """
     _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
     example = example_inputs_for(model) if example_inputs is None else example_inputs
@@ -73,7 +73,7 @@ def _check_numbers(**numbers: float) -> None:
 
 
 class _Batch:
-    """One batch of inputs, standardized: what is optimized has mean 0 and deviation 1 at first."""
+    """One batch of inputs. The optimized tensors are standardized: they start with mean 0 and standard deviation 1."""
 
     def __init__(self, model: nn.Module, example: Any, size: int, generator: torch.Generator) -> None:
         self.model = model
@@ -94,7 +94,7 @@ class _Batch:
         }
 
     def inputs(self) -> Any:
-        """In the matmul of the example."""
+        """The current inputs, in the structure of the example."""
         return map_tensors(self._made, self.example)
 
     def _made(self, tensor: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class _Batch:
 
 
 class _Mismatch(TorchFunctionMode):
-    """Compares what goes into batch normalizations with what they remember, while it is active."""
+    """Collects, while active, how far the inputs of batch normalizations are from their running statistics."""
 
     def __init__(self) -> None:
         super().__init__()

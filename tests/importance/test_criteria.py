@@ -18,7 +18,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.importance.activations import RIDGE
 from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
 from graphprune.importance.context import Context
-from graphprune.importance.criteria import CRITERIA, WITH_DATA, criterion, scored
+from graphprune.importance.criteria import CRITERIA, Criterion, find_criterion, scored
 from tests.networks import FusedAttention, Grouped, ImageNetwork, PooledTail, TorchAttention, randomize
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -79,7 +79,7 @@ def context_of(
 
 def raw(name: str, graph: graphprune.ChannelGraph, context: Context, group: str) -> Tensor:
     """Scores as the criterion gives them."""
-    return criterion(name)(graph.group(group), context)
+    return find_criterion(name).score(graph.group(group), context)
 
 
 def recorded(model: nn.Module, name: str, batches: Iterable[Tensor]) -> Tensor:
@@ -170,7 +170,7 @@ def test_fpgm_of_heads_looks_at_all_that_makes_them() -> None:
     expected = []
     for j in range(4):
         expected.append(sum((weight[:, j] - weight[:, k]).norm().item() for k in range(4)))
-    found = criterion("fpgm")(heads, context)
+    found = find_criterion("fpgm").score(heads, context)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
@@ -260,7 +260,7 @@ def test_fisher() -> None:
 def test_scores_that_mean_a_change_of_the_loss_are_not_normalized() -> None:
     graph, context = context_of(made(Small()), images()[0], labelled_images(), F.cross_entropy)
     group = graph.group("conv1")
-    np.testing.assert_array_equal(scored(CRITERIA["taylor"], group, context), CRITERIA["taylor"](group, context))
+    np.testing.assert_array_equal(scored(CRITERIA["taylor"], group, context), CRITERIA["taylor"].score(group, context))
     context.normalize = "mean"
     assert scored(CRITERIA["taylor"], group, context).mean() == pytest.approx(1)
 
@@ -313,7 +313,7 @@ def test_schur_of_heads() -> None:
     moments = x.T @ x / len(x)
     expected = [after_repair(w, moments, [2 * head, 2 * head + 1]) for head in range(4)]
     heads = next(g for g in graph.groups if g.role == "heads")
-    found = criterion("schur")(heads, context)
+    found = find_criterion("schur").score(heads, context)
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-7, atol=1e-12)
 
 
@@ -365,9 +365,9 @@ def test_a_group_that_no_weight_reads_has_its_magnitude() -> None:
     model = made(Attention(FusedAttention(8, 4)))
     graph, context = context_of(model, tokens()[0], tokens())
     queries = next(g for g in graph.groups if g.role == "head_width" and "block.out.weight[1]" not in g.axes)
-    plain = criterion("l2")(queries, context)
+    plain = find_criterion("l2").score(queries, context)
     for name in ("wanda", "flap", "schur"):
-        torch.testing.assert_close(criterion(name)(queries, context), plain / plain.mean())
+        torch.testing.assert_close(find_criterion(name).score(queries, context), plain / plain.mean())
 
 
 # ---------------------------------------------------------------- every way in which a weight meets its input
@@ -567,7 +567,9 @@ def test_normalized(name: str, expected: list[float] | None) -> None:
 
 def test_a_callable_is_normalized_too() -> None:
     graph, context = context_of(made(Small()), images()[0], normalize="max")
-    found = scored(lambda group, context: torch.arange(group.units) * 7.0, graph.group("conv1"), context)
+    found = scored(
+        find_criterion(lambda group, context: torch.arange(group.units) * 7.0), graph.group("conv1"), context
+    )
     np.testing.assert_allclose(found, np.arange(6) / 5)
 
 
@@ -606,8 +608,8 @@ def test_unknown_ways_to_combine() -> None:
         context_of(made(Small()), images()[0], normalize="l2")
 
 
-@pytest.mark.parametrize("criterion", [CRITERIA[n] for n in CRITERIA if CRITERIA[n] in WITH_DATA])
-def test_data_that_are_missing(criterion: Any) -> None:
+@pytest.mark.parametrize("criterion", [c for c in CRITERIA.values() if c.data], ids=lambda c: c.name)
+def test_data_that_are_missing(criterion: Criterion) -> None:
     graph, context = context_of(made(Small()), images()[0])
     with pytest.raises(InputError, match=r"importance: this criterion reads data; pass calibration="):
         scored(criterion, graph.group("conv1"), context)
@@ -616,7 +618,7 @@ def test_data_that_are_missing(criterion: Any) -> None:
 def test_scores_that_are_no_numbers() -> None:
     graph, context = context_of(made(Small()), images()[0])
     with pytest.raises(PlanError, match=r"importance: 6 of 6 scores of group 'conv1' are not finite"):
-        scored(lambda group, context: torch.full((group.units,), torch.nan), graph.group("conv1"), context)
+        scored(find_criterion(lambda group, _: torch.full((group.units,), torch.nan)), graph.group("conv1"), context)
 
 
 def test_plans_by_criteria_without_data() -> None:

@@ -1,0 +1,129 @@
+"""Sums over the entries of parameters: along each dimension of one parameter, and for every unit of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.graph.groups import Group, Units
+from graphprune.importance.combining import reduce_parts
+from graphprune.rules.labels import ParameterAxis
+from graphprune.utils.arrays import Ids, Scores
+
+AxisSums = Callable[[str, Tensor, Sequence[int]], "list[Scores] | None"]
+"""``(name, parameter, dims)`` -> for each of ``dims`` the sums over all other dimensions; None: not counted."""
+
+
+# ---------------------------------------------------------------- one parameter
+
+_BLOCK = 1 << 18
+"""Entries processed at a time, so that a block fits into the cache."""
+
+
+def axis_sums(scores: Tensor, dims: Sequence[int]) -> list[Scores]:
+    """For each of ``dims`` the sum of the scores of a parameter's entries over all other dimensions."""
+    others = ([d for d in range(scores.ndim) if d != dim] for dim in dims)
+    sums = (scores.sum(over, dtype=torch.float64) if over else scores.double() for over in others)
+    return [total.detach().cpu().numpy() for total in sums]
+
+
+def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
+    """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
+    tensor = tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
+    if tensor.ndim == 1:
+        return [_powers(tensor, order, torch.empty_like(tensor)).double().cpu().numpy()]
+    last = max(dims)
+    flat = tensor.reshape(*tensor.shape[: last + 1], -1)
+    flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
+    rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
+    space = torch.empty_like(flat[:rows])
+    sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
+    for number, block in enumerate(flat.split(rows) if rows < len(flat) else (flat,)):
+        powers = _powers(block, order, space[: len(block)])
+        powers = powers.sum(-1) if powers.ndim > last + 1 else powers
+        for dim, total in sums.items():
+            others = [d for d in range(last + 1) if d != dim]
+            part = powers.sum(others) if others else powers
+            (total[number * rows :][: len(part)] if dim == 0 else total).add_(part)
+    return [total.cpu().numpy() for total in sums.values()]
+
+
+def _powers(block: Tensor, order: float, out: Tensor) -> Tensor:
+    """|w|**order, written to ``out``: allocating memory for every block would cost more than the arithmetic."""
+    if order == 2:
+        return torch.mul(block, block, out=out)
+    torch.abs(block, out=out)
+    return out if order == 1 else out.pow_(order)
+
+
+# ---------------------------------------------------------------- all parameters of a model
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterEntries:
+    """Which entries of a model's parameters belong to which unit.
+
+    Attributes:
+        tensors: the parameters by name.
+        units: the units of the model.
+    """
+
+    tensors: Mapping[str, Tensor]
+    units: Units
+
+    @property
+    def classes(self) -> int:
+        """The number of classes of labels; a unit's id is the number of its class."""
+        return len(self.units.solution.reason)
+
+    def reduced(self, sums_of: AxisSums, reduce: str) -> Scores:
+        """Sums of entries, within each parameter axis of a unit, reduced over the axes. [classes]"""
+        occurrences = self.units.occurrences
+        values, counted = np.zeros(len(occurrences.unit)), np.zeros(len(occurrences.unit), bool)
+        for name, places in self._places.items():
+            found = sums_of(name, self.tensors[name], list(places))
+            for here, sums in zip(places.values(), found or (), strict=found is not None):
+                values[here] = sums[occurrences.index[here]]
+                counted[here] = True
+        unit, axis, values = occurrences.unit[counted], occurrences.axis[counted], values[counted]
+        return reduce_parts(reduce, unit, axis, values, self.classes)
+
+    @cached_property
+    def _places(self) -> dict[str, dict[int, slice]]:
+        """The occurrences of units in each dimension of each parameter."""
+        bounds = np.searchsorted(self.units.occurrences.axis, np.arange(len(self.units.axes) + 1))
+        found: dict[str, dict[int, slice]] = {}
+        for axis, start, stop in zip(self.units.axes, bounds, bounds[1:], strict=False):
+            name = axis.parameter_axis
+            if name.parameter in self.tensors and stop > start:
+                found.setdefault(name.parameter, {})[name.dim] = slice(start, stop)
+        return found
+
+    def rows(self, group: Group, axis: ParameterAxis) -> Tensor:
+        """The entries of one parameter that each unit has along an axis, flattened and zero-padded; float64.
+
+        Returns:
+            [units, entries]
+        """
+        entry = torch.from_numpy(self._indexes(group, self._places[axis.parameter][axis.dim]))
+        tensor = self.tensors[axis.parameter].detach().unsqueeze(-1).movedim(axis.dim, 0).flatten(1)
+        entry = entry.to(tensor.device)
+        return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)
+
+    def _indexes(self, group: Group, here: slice) -> Ids:
+        """The indexes along an axis that each unit of a group has, in order, padded with -1. [units, most]"""
+        place = np.full(self.classes, -1, np.int64)
+        place[group.unit_ids] = np.arange(group.units)
+        unit, index = place[self.units.occurrences.unit[here]], self.units.occurrences.index[here]
+        order = np.lexsort((index, unit))
+        unit, index = unit[order], index[order]
+        unit, index = unit[unit >= 0], index[unit >= 0]
+        number = np.arange(len(unit)) - np.searchsorted(unit, unit)
+        indexes = np.full((group.units, int(number.max(initial=0)) + 1), -1, np.int64)
+        indexes[unit, number] = index
+        return indexes
