@@ -106,7 +106,7 @@ def test_it_reads_data() -> None:
     graph = graphprune.trace(model, batch)
     least = model[:2](batch).square().mean(0).argsort()[:4].tolist()
     assert removed(graph.plan(0.5, importance="activity", calibration=[batch]))["0"] == sorted(least)
-    with pytest.raises(InputError, match=r"importance: this criterion reads data; pass calibration="):
+    with pytest.raises(InputError, match=r"importance: 'activity' reads data; pass calibration="):
         graph.plan(0.5, importance="activity")
 
 
