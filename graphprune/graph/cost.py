@@ -6,13 +6,11 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from graphprune.graph.dimensions import Dimensions
@@ -20,14 +18,8 @@ from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
+from graphprune.rules.registry import macs_of
 from graphprune.utils.arrays import Ids, Mask, Scores
-
-aten = torch.ops.aten
-
-
-Factor = tuple[fx.Node, int]
-"""One dimension of a traced tensor."""
-
 
 COSTS = ("macs", "params", "bytes")
 
@@ -42,44 +34,6 @@ class Cost:
 
     def __str__(self) -> str:
         return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
-
-
-def _dims(value: Any, first: int = 0) -> list[Factor]:
-    assert isinstance(value, fx.Node)
-    return [(value, d) for d in range(first, len(value.meta["shape"]))]
-
-
-def _product(left: int, right: int) -> Callable[[fx.Node], list[Factor]]:
-    """Matrix product of arguments ``left`` and ``right``."""
-
-    def factors(node: fx.Node) -> list[Factor]:
-        b = _dims(node.args[right])
-        return [*_dims(node.args[left]), *(b[-1:] if len(b) > 1 else [])]
-
-    return factors
-
-
-def _linear(node: fx.Node) -> list[Factor]:
-    return [*_dims(node.args[0]), _dims(node.args[1])[0]]
-
-
-def _convolution(node: fx.Node) -> list[Factor]:
-    """Every output element (input element, if transposed) meets one kernel."""
-    transposed = node.args[6]
-    return [*_dims(node.args[0] if transposed else node), *_dims(node.args[1], first=1)]
-
-
-MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
-    aten.mm.default: _product(0, 1),
-    aten.bmm.default: _product(0, 1),
-    aten.mv.default: _product(0, 1),
-    aten.dot.default: lambda node: _dims(node.args[0]),
-    aten.addmm.default: _product(1, 2),
-    aten.baddbmm.default: _product(1, 2),
-    aten._grouped_mm.default: _product(0, 1),
-    aten.linear.default: _linear,
-    aten.convolution.default: _convolution,
-}
 
 
 @dataclass(frozen=True)
@@ -118,8 +72,8 @@ class CostModel:
         self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
     ) -> None:
         self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
-        nodes = [n for n in nodes if n.target in MACS]
-        self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in MACS[n.target](n)]) for n in nodes])
+        counted = [macs(node) for node in nodes if (macs := macs_of(node.target)) is not None]
+        self.macs = Terms.of([(1, [self.dimensions.number(*f) for f in factors]) for factors in counted])
         entries = self._entries(tensors, units)
         learned = [isinstance(t, nn.Parameter) for _, t in tensors]
         sizes = [t.element_size() for _, t in tensors]

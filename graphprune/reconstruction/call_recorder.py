@@ -20,11 +20,10 @@ from graphprune.reconstruction.linear_calls import (
     linear_call,
 )
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
-from graphprune.rules.matmul_view import MATMUL_VIEWS
+from graphprune.rules.registry import has_trait, matmul_views, norm_call
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
-
-aten = torch.ops.aten
 
 
 @dataclass(eq=False)
@@ -121,7 +120,7 @@ class CallRecorder(DispatchMode):
             self._add_own(met, consumer, results[0])
             if met.matmul.result is not None:
                 self._paths.start(consumer, results[0])
-        elif func in MATMUL_VIEWS:
+        else:
             self._note_computed(func, args)
         return out
 
@@ -140,7 +139,7 @@ class CallRecorder(DispatchMode):
         return consumer
 
     def _note_computed(self, func: Any, args: Args) -> None:
-        for matmul in MATMUL_VIEWS[func]:
+        for matmul in matmul_views(func):
             sources = self._dependence.sources(args[matmul.weight])
             if sources:
                 self.computed |= sources & self.names
@@ -216,13 +215,6 @@ class CallRecorder(DispatchMode):
             self.fed_by.setdefault(found.bias_target.view, set()).add(None)
 
 
-_SUMS = (aten.add.Tensor, aten.add_.Tensor)
-
-
-_MEAN = 3
-"""At which argument a batch norm has the running mean."""
-
-
 @dataclass(frozen=True)
 class BiasTarget:
     """A bias, or (``sign`` -1) the running mean that a batch norm subtracts.
@@ -249,10 +241,11 @@ def addition(
     func: Any, args: Args, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
 ) -> Addition | None:
     """The call as one that adds a vector of the model: a parameter of ``names``, or a batch norm's running mean."""
-    if func is aten.native_batch_norm.default and args[_MEAN] is not None:
-        view = memory.find(args[_MEAN])
-        return Addition(args[0], args[_MEAN], BiasTarget(view, -1, 1)) if view else None
-    if func in _SUMS and kwargs.get("alpha", 1) == 1:
+    call = norm_call(func, args)
+    if call is not None and call.mean is not None:
+        view = memory.find(call.mean)
+        return Addition(call.x, call.mean, BiasTarget(view, -1, call.channels)) if view else None
+    if has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1:
         for to, added in (args[:2], args[1::-1]):
             view = memory.find(added) if isinstance(added, Tensor) and added.ndim == 1 else None
             if view is not None and view.name in names and to.ndim > 1:
@@ -271,9 +264,10 @@ def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, su
     to = sum_.to
     if met.key.matmul or sum_.added.numel() != outputs or to.shape[sum_.bias_target.dim] != outputs:
         return False
-    if sum_.bias_target.dim == 1:
-        return tuple(to.shape) == result
-    flat_rows = met.key.op is not aten.convolution.default and met.key.blocks == 1
+    kernel = met.matmul.kernel is not None
+    if sum_.bias_target.sign < 0:
+        return tuple(to.shape) == result and sum_.bias_target.dim == (1 if kernel else to.ndim - 1)
+    flat_rows = not kernel and met.key.blocks == 1
     return flat_rows and to.is_contiguous() and to.numel() == torch.Size(result).numel()
 
 

@@ -21,15 +21,13 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.roles import CHANNELS
 from graphprune.rules.labels import ParameterAxis, all_arrays
-from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView
+from graphprune.rules.matmul_view import AxisTable, MatmulView
+from graphprune.rules.norm import NormCall
+from graphprune.rules.registry import has_trait, matmul_views, norm_call
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import short_name
-
-aten = torch.ops.aten
-
-
-_TURNS = frozenset((aten.t.default, aten.transpose.int, aten.permute.default, aten.detach.default))
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ class _Call:
     bias: str
     contracted: frozenset[ParameterAxis]
     inputs: frozenset[int]
-    norm: fx.Node | None = None
+    norm: NormCall | None = None
 
 
 @dataclass
@@ -140,7 +138,7 @@ class SimilarityModel:
         return call
 
     def _call(self, node: fx.Node) -> _Call | None:
-        matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in self._names), None)
+        matmul = next((f for f in matmul_views(node.target) if node.args[f.weight] in self._names), None)
         if matmul is None:
             return None
         weight: Any = node.args[matmul.weight]
@@ -159,7 +157,7 @@ class SimilarityModel:
 
     def _plain(self, node: Any) -> str:
         """The parameter that a node is, as it is or transposed; empty if there is none or it is computed."""
-        while isinstance(node, fx.Node) and node.target in _TURNS:
+        while isinstance(node, fx.Node) and has_trait(node.target, Trait.TRANSPOSES, Trait.DETACHES):
             node = node.args[0]
         return node.meta["tensor"] if isinstance(node, fx.Node) and node.op == "get_attr" else ""
 
@@ -223,7 +221,8 @@ class SimilarityModel:
 
     def _norm_names(self, call: _Call) -> list[str]:
         """Weight, bias, running mean and variance of the batch normalization after a contraction; empty if absent."""
-        return [self._plain(arg) for arg in call.norm.args[1:5]] if call.norm else [""] * 4
+        norm = call.norm
+        return [self._plain(v) for v in (norm.weight, norm.bias, norm.mean, norm.variance)] if norm else [""] * 4
 
     def _variance(self, calls: list[_Call]) -> str:
         return self._norm_names(calls[0])[3] if len(calls) == 1 else ""
@@ -288,9 +287,8 @@ def _is_view(node: fx.Node) -> bool:
     return any(result.alias_info is not None for result in node.target._schema.returns)  # type: ignore[union-attr]
 
 
-def _following(node: fx.Node) -> fx.Node | None:
+def _following(node: fx.Node) -> NormCall | None:
     """The batch normalization with running statistics that alone takes what ``node`` makes."""
     users = list(node.users)
-    if len(users) != 1 or users[0].target is not aten.native_batch_norm.default or users[0].args[0] is not node:
-        return None
-    return None if users[0].args[4] is None or users[0].args[5] else users[0]
+    call = norm_call(users[0].target, users[0].args) if len(users) == 1 else None
+    return call if call is not None and call.x is node and call.uses_running_statistics else None

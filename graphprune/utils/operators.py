@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,11 @@ Kwargs = dict[str, Any]
 def short_name(op: Any) -> str:
     """``"addmm"`` for ``aten.addmm.default``."""
     return str(op._schema.name).split("::")[-1]
+
+
+def argument_of(op: Any, args: Sequence[Any], position: int) -> Any:
+    """One positional argument of a call; its default where the call leaves it out."""
+    return args[position] if position < len(args) else op._schema.arguments[position].default_value
 
 
 class DispatchMode(TorchDispatchMode):
