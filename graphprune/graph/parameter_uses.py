@@ -43,7 +43,7 @@ def scale_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     table = AxisTable(labelling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labelling.nodes:
-        call = norm_call(node.target, node.args)
+        call = norm_call(node.target, node.args, node.kwargs)
         scale = call.weight if call is not None else None
         if isinstance(scale, fx.Node) and scale in known:
             for array in labelling.values[scale].arrays:

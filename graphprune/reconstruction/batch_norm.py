@@ -29,13 +29,14 @@ class _Normed(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
-        call = norm_call(func, args)
+        call = norm_call(func, args, kwargs)
         found = self._statistics(call) if call is not None else None
         if call is None or found is None:
             return func(*args, **kwargs)
         x = call.x.movedim(call.channels, 1)
         self.moments.setdefault(found, Moments(False)).add(x.reshape(*x.shape[:2], -1).unsqueeze(1))
-        return func(*call.with_batch_statistics(), **kwargs)
+        args, kwargs = call.with_batch_statistics()
+        return func(*args, **kwargs)
 
     def _statistics(self, call: NormCall) -> tuple[str, str] | None:
         """The names of the running mean and variance that a call uses, if they are to be estimated."""

@@ -241,10 +241,10 @@ def addition(
     func: Any, args: Args, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
 ) -> Addition | None:
     """The call as one that adds a vector of the model: a parameter of ``names``, or a batch norm's running mean."""
-    call = norm_call(func, args)
+    call = norm_call(func, args, kwargs)
     if call is not None and call.mean is not None:
         view = memory.find(call.mean)
-        return Addition(call.x, call.mean, BiasTarget(view, -1, call.channels)) if view else None
+        return Addition(call.x, call.mean, BiasTarget(view, -1, call.norm.channels)) if view else None
     if has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1:
         for to, added in (args[:2], args[1::-1]):
             view = memory.find(added) if isinstance(added, Tensor) and added.ndim == 1 else None
@@ -261,13 +261,12 @@ def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: froz
 
 def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
     """Is a vector added to the result of a consumer, one entry to each output?"""
-    to = sum_.to
-    if met.key.matmul or sum_.added.numel() != outputs or to.shape[sum_.bias_target.dim] != outputs:
+    to, dim = sum_.to, sum_.bias_target.dim % sum_.to.ndim
+    if met.key.matmul or sum_.added.numel() != outputs or to.shape[dim] != outputs:
         return False
-    kernel = met.matmul.kernel is not None
-    if sum_.bias_target.sign < 0:
-        return tuple(to.shape) == result and sum_.bias_target.dim == (1 if kernel else to.ndim - 1)
-    flat_rows = not kernel and met.key.blocks == 1
+    if met.matmul.kernel is not None:
+        return dim == 1 and tuple(to.shape) == result
+    flat_rows = dim == to.ndim - 1 and met.key.blocks == 1
     return flat_rows and to.is_contiguous() and to.numel() == torch.Size(result).numel()
 
 

@@ -143,7 +143,7 @@ class SumPaths:
         if path is not None and has_trait(func, Trait.MOVES, Trait.SHIFTS):
             places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))
             return replace(path, places=places, factor=factor)
-        if path is not None and (call := norm_call(func, args)) is not None:
+        if path is not None and (call := norm_call(func, args, kwargs)) is not None:
             return self._scaled(path, call.scale(), results[0]) if call.uses_running_statistics else None
         for one, other in _pairs(func, args, kwargs):
             path = self._path(one)

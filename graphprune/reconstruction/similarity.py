@@ -289,6 +289,8 @@ def _is_view(node: fx.Node) -> bool:
 
 def _following(node: fx.Node) -> NormCall | None:
     """The batch normalization with running statistics that alone takes what ``node`` makes."""
-    users = list(node.users)
-    call = norm_call(users[0].target, users[0].args) if len(users) == 1 else None
+    if len(node.users) != 1:
+        return None
+    (user,) = node.users
+    call = norm_call(user.target, user.args, user.kwargs)
     return call if call is not None and call.x is node and call.uses_running_statistics else None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from graphprune.utils.operators import Args, argument_of
+from graphprune.utils.operators import Args, Kwargs, argument_of
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,14 @@ class NormCall:
     norm: Norm
     op: Any
     args: Sequence[Any]
+    kwargs: Mapping[str, Any]
 
     def _read(self, position: int | None, absent: Any = None) -> Any:
-        return absent if position is None else argument_of(self.op, self.args, position)
+        return absent if position is None else argument_of(self.op, self.args, self.kwargs, position)
 
     @property
     def x(self) -> Any:
-        return self.args[0]
+        return self._read(0)
 
     @property
     def weight(self) -> Any:
@@ -79,6 +80,10 @@ class NormCall:
         return self._read(self.norm.variance)
 
     @property
+    def eps(self) -> Any:
+        return self._read(self.norm.eps, 0.0)
+
+    @property
     def uses_running_statistics(self) -> bool:
         """Does it normalize with a mean and a variance that are handed to it?"""
         return self.mean is not None and self.variance is not None and not self._read(self.norm.training)
@@ -89,21 +94,27 @@ class NormCall:
         found: int = self.norm.channels % self.x.ndim
         return found
 
+    @property
+    def other_dims(self) -> list[int]:
+        """The dimensions of the input that statistics are taken over."""
+        return [d for d in range(self.x.ndim) if d != self.channels]
+
     def scale(self) -> Tensor:
         """What entries are multiplied with where running statistics are used, in the rank of the input."""
-        scale = torch.rsqrt(self.variance + self._read(self.norm.eps, 0.0))
+        scale = torch.rsqrt(self.variance + self.eps)
         scale = scale if self.weight is None else self.weight * scale
         return scale.view([-1 if d == self.channels else 1 for d in range(self.x.ndim)])
 
-    def with_batch_statistics(self) -> Args:
+    def with_batch_statistics(self) -> tuple[Args, Kwargs]:
         """The arguments of a call that normalizes with the statistics of its input, and leaves the running ones."""
         mean, variance = self.mean.clone(), self.variance.clone()
         new: dict[int | None, Any] = {self.norm.mean: mean, self.norm.variance: variance}
         if self.norm.training is not None:
             new[self.norm.training] = True
         else:
-            found = torch.var_mean(self.x, [d for d in range(self.x.ndim) if d != self.channels], correction=0)
+            found = torch.var_mean(self.x, self.other_dims, correction=0)
             variance.copy_(found[0])
             mean.copy_(found[1])
-        count = max(len(self.args), *(position + 1 for position in self.norm.positions))
-        return tuple(new[i] if i in new else self._read(i) for i in range(count))
+        args = tuple(new.pop(i, value) for i, value in enumerate(self.args))
+        names = {self.op._schema.arguments[i].name: value for i, value in new.items()}
+        return args, {**self.kwargs, **names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -139,10 +139,10 @@ def norm_of(op: Any) -> Norm | None:
     return found.norm if found is not None else None
 
 
-def norm_call(op: Any, args: Sequence[Any]) -> NormCall | None:
+def norm_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NormCall | None:
     """A call as one of a normalization, if the operation is one."""
     norm = norm_of(op)
-    return NormCall(norm, op, args) if norm is not None else None
+    return NormCall(norm, op, args, kwargs) if norm is not None else None
 
 
 # ---------------------------------------------------------------- registration

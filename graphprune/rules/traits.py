@@ -22,7 +22,7 @@ class Trait(Enum):
     DIVIDES = auto()
     """Divides ``x`` by the second argument, entry by entry."""
     BATCHED_PRODUCT = auto()
-    """Multiplies two stacks of matrices, neither of which need be a weight."""
+    """Multiplies two stacks of matrices, neither of which need be a weight. Its first matmul view says which."""
 
     # ------------------------------------------------------------ what becomes of the entries of x
     IDENTITY = auto()

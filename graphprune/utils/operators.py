@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +21,12 @@ def short_name(op: Any) -> str:
     return str(op._schema.name).split("::")[-1]
 
 
-def argument_of(op: Any, args: Sequence[Any], position: int) -> Any:
-    """One positional argument of a call; its default where the call leaves it out."""
-    return args[position] if position < len(args) else op._schema.arguments[position].default_value
+def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int) -> Any:
+    """The argument of a call at a position of the operator's signature; its default where the call leaves it out."""
+    if position < len(args):
+        return args[position]
+    argument = op._schema.arguments[position]
+    return kwargs.get(argument.name, argument.default_value)
 
 
 class DispatchMode(TorchDispatchMode):

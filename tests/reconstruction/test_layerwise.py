@@ -19,7 +19,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.regression import Regression
-from graphprune.rules.matmul_view import MATMUL_VIEWS, exact_view
+from graphprune.rules.registry import matmul_views
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
 
@@ -565,8 +565,7 @@ def test_a_record_prints() -> None:
 def assert_exact(func: Any, args: tuple[Any, ...], blocks: int) -> None:
     """The product of what a form opens is what the call returns."""
     y = func(*args)
-    for number, form in enumerate(MATMUL_VIEWS[func]):
-        form = exact_view(form, args)
+    for number, form in enumerate(view.exact(args) for view in matmul_views(func)):
         x, weight = form.open(args[form.x], args[form.weight], args, blocks)
         product = torch.einsum("nbcm,bco->nbom", x, weight)
         assert form.result is not None
