@@ -122,7 +122,7 @@ class MatmulView:
 # ---------------------------------------------------------------- matrix products
 
 
-def matrix_owners(dim: int) -> Callable[[LabelledTensor, Sequence[Any], AxisTable], Owners | None]:
+def _matrix_owners(dim: int) -> Callable[[LabelledTensor, Sequence[Any], AxisTable], Owners | None]:
     """A weight of one, two or three dimensions of which ``dim`` (counted from the end) is contracted."""
 
     def owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
@@ -156,7 +156,7 @@ def _rows(y: Tensor, blocks: int) -> Tensor:
 
 def right_factor(x: int, weight: int, bias: int | None = None) -> MatmulView:
     """The weight is the right factor of a matrix product, [(batch,) channels, outputs]."""
-    return MatmulView(x, weight, matrix_owners(-2), lambda x, w, _, blocks: _opened(x, w, blocks), _rows, bias)
+    return MatmulView(x, weight, _matrix_owners(-2), lambda x, w, _, blocks: _opened(x, w, blocks), _rows, bias)
 
 
 def left_factor(x: int, weight: int) -> MatmulView:
@@ -164,7 +164,7 @@ def left_factor(x: int, weight: int) -> MatmulView:
     return MatmulView(
         x,
         weight,
-        matrix_owners(-1),
+        _matrix_owners(-1),
         lambda x, w, _, blocks: _opened(x.mT, w.mT, blocks),
         lambda y, blocks: _rows(y.mT, blocks),
     )
@@ -172,7 +172,7 @@ def left_factor(x: int, weight: int) -> MatmulView:
 
 def linear_rows(x: int, weight: int, bias: int | None = None) -> MatmulView:
     """The weight has a row for each output, [outputs, channels], and the channels of ``x`` are its last dimension."""
-    return MatmulView(x, weight, matrix_owners(-1), lambda x, w, _, blocks: _opened(x, w.mT, blocks), _rows, bias)
+    return MatmulView(x, weight, _matrix_owners(-1), lambda x, w, _, blocks: _opened(x, w.mT, blocks), _rows, bias)
 
 
 def matrix_of_vector(x: int, weight: int) -> MatmulView:
@@ -180,7 +180,7 @@ def matrix_of_vector(x: int, weight: int) -> MatmulView:
     return MatmulView(
         x,
         weight,
-        matrix_owners(-1),
+        _matrix_owners(-1),
         lambda x, w, _, blocks: _opened(x[None], w.mT, blocks),
         lambda y, blocks: _rows(y[None], blocks),
     )
@@ -191,7 +191,7 @@ def vector_of_matrix(x: int, weight: int) -> MatmulView:
     return MatmulView(
         x,
         weight,
-        matrix_owners(-1),
+        _matrix_owners(-1),
         lambda x, w, _, blocks: _opened(x, w[:, None], blocks),
         lambda y, blocks: _rows(y[:, None], blocks),
     )
