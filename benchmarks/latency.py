@@ -3,7 +3,7 @@
 The result is measured beside the dense model, in turns, in a run of its own; memory is kept by the process. For the
 smaller budget it is measured in turn with three uniform plans around the same latency too (which keep multiples of 16
 channels as well), and what they keep is interpolated at the latency of the plan: the mean over layers of the share of
-the L2 scores that is left (*kept*), and what the search minimizes (*loss*, see graphprune.search).
+the L2 scores that is left (*kept*), and what the search minimizes (*loss*, see graphprune.planning.search).
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from graphprune.calibration.moments import ConsumerStatistics, Moments
 from graphprune.graph.groups import Units
-from graphprune.graph.propagate import rule_for
-from graphprune.rules.labels import LabelledTensor, Labels, operands_of
-from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView, Owners, by_kernel_position
-from graphprune.rules.registry import Call
+from graphprune.graph.propagate import call_rule
+from graphprune.rules.labels import LabelledTensor, Labels
+from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
+from graphprune.rules.registry import matmul_views
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -76,8 +76,7 @@ class Observer(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
-        if func in MATMUL_VIEWS:
-            self._meet(func, args)
+        self._record_call(func, args)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, out)
         return out
@@ -111,8 +110,7 @@ class Observer(DispatchMode):
         key = func, repr(map_labelled((args, kwargs)))
         if key not in self._results:
             shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else () for t in outs)
-            call = Call(short_name(func), self._labels, shapes or ((),))
-            made = rule_for(func, operands_of(*args, *kwargs.values()))(call, *args, **kwargs)
+            made, _ = call_rule(func, args, kwargs, self._labels, shapes or ((),))
             results = made if isinstance(made, tuple | list) else [made]
             self._results[key] = results[: len(shapes)], (args, kwargs)
         found: Sequence[LabelledTensor] = self._results[key][0]
@@ -120,8 +118,8 @@ class Observer(DispatchMode):
 
     # ------------------------------------------------------------ contractions with inputs
 
-    def _meet(self, func: Any, args: Args) -> None:
-        for matmul in MATMUL_VIEWS[func]:
+    def _record_call(self, func: Any, args: Args) -> None:
+        for matmul in matmul_views(func):
             weight = self._label(args[matmul.weight])
             if weight is not None:
                 entrance = self._entrance(matmul, func, weight, args)
@@ -145,7 +143,7 @@ class Observer(DispatchMode):
     ) -> _Entrance:
         weight = args[matmul.weight]
         if self.kernel_positions:
-            matmul, owners = by_kernel_position(matmul, owners, weight, args)
+            matmul, owners = matmul.by_kernel_position(owners, weight, args)
         key = (
             owners.blocks,
             owners.channels,

@@ -8,15 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Trace
-
-aten = torch.ops.aten
-
-
-_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
-
-
-_SAME = frozenset((aten.clone.default, aten.alias.default, aten.detach.default, aten.native_dropout.default))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +67,7 @@ def _residual(block: Block) -> bool:
         if (node, summed) in seen or node not in block.nodes:
             continue
         seen.add((node, summed))
-        stack.extend((given, summed or node.target in _SUMS) for given in _passed(node))
+        stack.extend((given, summed or has_trait(node.target, Trait.ADDS)) for given in _passed(node))
     return False
 
 
@@ -83,4 +77,5 @@ def _passed(node: fx.Node) -> list[fx.Node]:
     if node.op != "call_function":
         return []
     elementwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and len(given) == 1
-    return given if node.target in _SUMS or node.target in _SAME or elementwise else []
+    passed = has_trait(node.target, Trait.ADDS, Trait.IDENTITY, Trait.DROPS)
+    return given if passed or elementwise else []

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError
 from graphprune.rules.labels import ParameterAxis
+from graphprune.rules.macs import SizeFactor
+from graphprune.rules.registry import macs_of
 
-aten = torch.ops.aten
-
-Factor = tuple[fx.Node, int] | ParameterAxis
+Factor = SizeFactor | ParameterAxis
 """A size that pruning may change: one dimension of a traced tensor, or of a parameter or buffer."""
 Product = tuple[int, Sequence[Factor]]
 """A whole number times sizes."""
@@ -104,48 +103,11 @@ def counted_kinds() -> tuple[BudgetKind, ...]:
     return tuple(kind for kind in BUDGET_KINDS.values() if kind.count is not None)
 
 
-def _dims(value: Any, first: int = 0) -> list[Factor]:
-    assert isinstance(value, fx.Node)
-    return [(value, d) for d in range(first, len(value.meta["shape"]))]
-
-
-def _product(left: int, right: int) -> Callable[[fx.Node], list[Factor]]:
-    """Matrix product of arguments ``left`` and ``right``."""
-
-    def factors(node: fx.Node) -> list[Factor]:
-        b = _dims(node.args[right])
-        return [*_dims(node.args[left]), *(b[-1:] if len(b) > 1 else [])]
-
-    return factors
-
-
-def _linear(node: fx.Node) -> list[Factor]:
-    return [*_dims(node.args[0]), _dims(node.args[1])[0]]
-
-
-def _convolution(node: fx.Node) -> list[Factor]:
-    """Every output element (input element, if transposed) meets one kernel."""
-    transposed = node.args[6]
-    return [*_dims(node.args[0] if transposed else node), *_dims(node.args[1], first=1)]
-
-
-MACS: dict[Any, Callable[[fx.Node], list[Factor]]] = {
-    aten.mm.default: _product(0, 1),
-    aten.bmm.default: _product(0, 1),
-    aten.mv.default: _product(0, 1),
-    aten.dot.default: lambda node: _dims(node.args[0]),
-    aten.addmm.default: _product(1, 2),
-    aten.baddbmm.default: _product(1, 2),
-    aten._grouped_mm.default: _product(0, 1),
-    aten.linear.default: _linear,
-    aten.convolution.default: _convolution,
-}
-
-
 @budget_kind("macs", units=COUNTS, example="2G", help="multiply-adds (1 MAC = one multiply-add) of the traced input")
 def count_macs(counted: Counted) -> list[Product]:
     """Every product of matrices and every convolution that evaluation runs."""
-    return [(1, MACS[node.target](node)) for node in counted.nodes if node.target in MACS]
+    products = ((node, macs_of(node.target)) for node in counted.nodes)
+    return [(1, macs(node)) for node, macs in products if macs is not None]
 
 
 @budget_kind("params", units=COUNTS | {"B": 1e9}, example="5M", help="entries of parameters")

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 from torch import fx
 
-from graphprune.graph.propagate import Labelling, rule_for, substitute
+from graphprune.graph.propagate import Labelling, call_rule, result_of
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
-from graphprune.rules.indexing import propagate_indexes
-from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis, operands_of
-from graphprune.rules.registry import RULES, Call, Slim
+from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis
+from graphprune.rules.registry import Slim, rule_of
 from graphprune.utils.arrays import Dims, Ids, Mask, Shape
-from graphprune.utils.operators import short_name
 
 Orders = dict[Axis, Ids]
 
@@ -196,8 +194,7 @@ class SlimRun:
         if node.op != "call_function":
             return dense
         if node.target is operator.getitem:
-            source, item = values[node.args[0]], node.args[1]  # type: ignore[index]
-            return source[item] if isinstance(source, tuple) else source  # type: ignore[index]
+            return result_of(values[node.args[0]], node.args[1])  # type: ignore[index]
         return self._call(replay, node, values)
 
     def _parameter(self, node: fx.Node) -> LabelledTensor:
@@ -217,20 +214,15 @@ class SlimRun:
         op: Any = node.target
         dense = self.labelling.values[node]
         outs = tuple(self._shape(node, i, v) for i, v in enumerate(dense if isinstance(dense, tuple) else (dense,)))
-        args = self._resized(op, node, outs)
-        args = substitute(args, values)
-        kwargs = {k: substitute(v, values) for k, v in node.kwargs.items()}
-        operands = operands_of(args, *kwargs.values())
-        call = Call(short_name(op), replay, outs, used=self.labelling.used(node))
-        result = rule_for(op, operands)(call, *args, **kwargs)
-        pointing = any(value.indexed is not None for value in operands)
-        return propagate_indexes(call, op, operands, result) if pointing else result
+        args, used = self._resized(op, node, outs), self.labelling.used(node)
+        return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
 
     def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))
 
     def _resized(self, op: Any, node: fx.Node, outs: tuple[Shape, ...]) -> Any:
-        if op not in RULES or RULES[op].resize is None:
+        rule = rule_of(op)
+        if rule is None or rule.resize is None:
             return node.args
         first = node.args[0]
         dense = self.labelling.values[first] if isinstance(first, fx.Node) else None
@@ -243,7 +235,7 @@ class SlimRun:
             for name, value in self.labelling.counts.get(node, {}).items()
         }
         marked = (dense, *node.args[1:]) if dense is not None else node.args
-        resized = RULES[op].resize(Slim(outs, position, counts), marked)  # type: ignore[misc]
+        resized = rule.resize(Slim(outs, position, counts), marked)
         return (first, *resized[1:])
 
 

@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labelling
 from graphprune.rules.labels import ParameterAxis
-from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable
-
-aten = torch.ops.aten
-
-
-SCALES: dict[Any, int] = {
-    aten.native_batch_norm.default: 1,
-    aten.native_layer_norm.default: 2,
-    aten.native_group_norm.default: 1,
-}
-"""At which argument a normalization has the factors of its channels."""
-
-
-# ---------------------------------------------------------------- in a traced graph
+from graphprune.rules.matmul_view import AxisTable
+from graphprune.rules.registry import matmul_views, norm_call
 
 
 def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
@@ -43,7 +29,7 @@ def consumed_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     table = AxisTable(labelling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labelling.nodes:
-        matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in known), None)
+        matmul = next((f for f in matmul_views(node.target) if node.args[f.weight] in known), None)
         weight = labelling.values[node.args[matmul.weight]] if matmul else None  # type: ignore[index]
         owners = matmul.owners(weight, node.args, table) if matmul and weight is not None else None
         for ids in owners.contracted if owners else ():
@@ -57,7 +43,8 @@ def scale_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     table = AxisTable(labelling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labelling.nodes:
-        scale = node.args[SCALES[node.target]] if node.target in SCALES else None
+        call = norm_call(node.target, node.args, node.kwargs)
+        scale = call.weight if call is not None else None
         if isinstance(scale, fx.Node) and scale in known:
             for array in labelling.values[scale].arrays:
                 found |= table.names(array.ids)

@@ -1,9 +1,12 @@
-"""Run the rules over a traced graph: every tensor gets its label arrays."""
+"""Run the rules over a traced graph: every tensor gets its label arrays.
+
+:func:`call_rule` is the only place that runs a rule; whatever else labels tensors goes through it.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,20 +17,11 @@ from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
 from graphprune.rules.pointwise import elementwise
-from graphprune.rules.registry import Call, RuleFunction, rule_of
+from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
+from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
-from graphprune.utils.operators import short_name
-
-aten = torch.ops.aten
-
-
-_MAKES_LABELS = {aten.expand.default, aten.repeat.default, aten.new_zeros.default, aten.new_ones.default}
-_MAKES_LABELS |= {aten.new_empty.default, aten.new_full.default}
-
-
-_SIZED = {aten.zeros.default, aten.ones.default, aten.full.default, aten.empty.memory_format}
-_MAKES_LABELS |= _SIZED
+from graphprune.utils.operators import Args, Kwargs, short_name
 
 
 @dataclass
@@ -63,14 +57,14 @@ def propagate(trace: Trace) -> Labelling:
     for node_index, node in enumerate(labelling.nodes):
         labelling.labels.node_index = node_index
         labelling.values[node] = _label_node(labelling, trace, node)
-        if node.target in _SIZED:
+        if has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     return labelling
 
 
 def _made(node: fx.Node) -> fx.Node:
     """The call that made a tensor which Python got detached."""
-    return node.args[0] if node.target is aten.detach.default else node  # type: ignore[return-value]
+    return node.args[0] if has_trait(node.target, Trait.DETACHES) else node  # type: ignore[return-value]
 
 
 def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.Node, int | str]]) -> None:
@@ -106,36 +100,75 @@ def _label_parameter(labelling: Labelling, trace: Trace, name: str, shape: Shape
 
 def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     values = labelling.values
-    args = substitute(node.args, values)
     if node.target is operator.getitem:
-        source = args[0]
-        return source[args[1]] if isinstance(source, tuple) else source
-    kwargs = {k: substitute(v, values) for k, v in node.kwargs.items()}
+        return result_of(values[node.args[0]], node.args[1])  # type: ignore[index]
     shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
     outs = tuple(tuple(s) if s is not None else () for s in shapes)
     op: Any = node.target
-    call = Call(short_name(op), labelling.labels, outs, used=labelling.used(node))
-    operands = operands_of(args, *kwargs.values())
-    result = rule_for(op, operands)(call, *args, **kwargs)
-    if any(value.indexed is not None for value in operands):
-        result = propagate_indexes(call, op, operands, result)
-    if node.meta.get("scripted") and takes_sizes(op):
-        call.freeze([*args, *kwargs.values(), result], "sizes inside TorchScript are not followed")
-    if call.counts:
-        labelling.counts[node] = call.counts
+    result, counts = call_rule(
+        op, node.args, node.kwargs, labelling.labels, outs, values=values, used=labelling.used(node)
+    )
+    if node.meta.get("scripted") and _takes_sizes(op):
+        arrays = all_arrays([values[n] for n in node.all_input_nodes], result)
+        labelling.labels.fix(arrays, f"{short_name(op)}: sizes inside TorchScript are not followed")
+    if counts:
+        labelling.counts[node] = counts
     return result
 
 
-def takes_sizes(op: Any) -> bool:
+def result_of(value: Any, number: Any) -> Any:
+    """One of the labelled results of a call that may have but one."""
+    return value[number] if isinstance(value, tuple) else value
+
+
+def _takes_sizes(op: Any) -> bool:
     """Does the operation have arguments that are sizes?"""
     found = rule_of(op)
     return found is not None and found.resize is not None
 
 
-def rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
+# ---------------------------------------------------------------- one call
+
+
+def call_rule(
+    op: Any,
+    args: Args,
+    kwargs: Mapping[str, Any],
+    labels: Labels,
+    outs: tuple[Shape, ...],
+    *,
+    values: Mapping[fx.Node, Any] | None = None,
+    used: frozenset[int] | None = None,
+    function: RuleFunction | None = None,
+) -> tuple[Any, dict[str, LabelledTensor]]:
+    """Run the rule of an operation on one call.
+
+    Args:
+        op: the operator overload.
+        args, kwargs: of the call, with a labelled tensor for every tensor, or a node that has one in ``values``.
+        labels: where the rule writes down the facts that it finds.
+        outs: the shapes of the results.
+        values: labelled tensors of nodes.
+        used: the numbers of the results that the program looks at; None: perhaps all of them.
+        function: the rule; None: the one that is registered.
+
+    Returns:
+        The labelled result (a tuple of several), and what integer arguments count, by name.
+    """
+    given = [_substitute(value, values or {}) for value in args]
+    named: Kwargs = {k: _substitute(v, values or {}) for k, v in kwargs.items()}
+    operands = operands_of(given, *named.values())
+    call = Call(short_name(op), labels, outs, used=used)
+    result = (function or _rule_for(op, operands))(call, *given, **named)
+    if any(value.indexed is not None for value in operands):
+        result = propagate_indexes(call, op, operands, result)
+    return result, call.counts
+
+
+def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
     said = any(value.arrays or value.indexed is not None for value in operands)
-    if not said and op not in _MAKES_LABELS:
+    if not said and not has_trait(op, Trait.MAKES_LABELS):
         return constant
     found = rule_of(op)
     if found is not None:
@@ -149,18 +182,18 @@ def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:
     return constant(call)
 
 
-def substitute(value: Any, values: dict[fx.Node, Any]) -> Any:
+def _substitute(value: Any, values: Mapping[fx.Node, Any]) -> Any:
     if isinstance(value, fx.Node):
         found = values[value]
         return replace(found, repeats=_repeats(value)) if value.meta.get("dtype") is torch.bool else found
     if isinstance(value, tuple | list):
-        return [substitute(v, values) for v in value]
+        return [_substitute(v, values) for v in value]
     return value
 
 
 def _repeats(mask: fx.Node) -> Dims:
     """The dimensions along which a mask was expanded."""
-    if mask.target is not aten.expand.default:
+    if not has_trait(mask.target, Trait.EXPANDS):
         return frozenset()
     new, old = mask.meta["shape"], mask.args[0].meta["shape"]  # type: ignore[union-attr]
     old = (1,) * (len(new) - len(old)) + tuple(old)

@@ -10,12 +10,9 @@ import torch
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask
-
-aten = torch.ops.aten
-
-
-_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor))
 
 
 class Roles:
@@ -52,10 +49,10 @@ def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
 
 
 def _summed(labelling: Labelling) -> list[LabelledTensor]:
-    """The results of sums of two activations (a bias is a parameter)."""
+    """The results of sums and differences of two activations (a bias is a parameter): both tie their channels."""
     found = []
     for node in labelling.nodes:
-        if node.target in _SUMS:
+        if has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
             both = [labelling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
             if len(both) == 2 and all(isinstance(v, LabelledTensor) and v.arrays and not v.movable for v in both):
                 found.append(labelling.values[node])

@@ -18,39 +18,18 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import RuleError
+from graphprune.graph.propagate import call_rule
 from graphprune.graph.solve import Solution, solve
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
-from graphprune.rules.registry import Call, Rule, Slim, in_any_type, rule_of
+from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, rule_of
 from graphprune.rules.samples import Sample, T
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask
-
-aten = torch.ops.aten
-
 
 SEEDS = 9
 
 
 TRIES = 400
-
-
-# The values are random or undefined: only shapes can be compared.
-NO_VALUES = frozenset(
-    (
-        aten.rand_like.default,
-        aten.randn_like.default,
-        aten.empty_like.default,
-        aten.empty.memory_format,
-        aten.new_empty.default,
-    )
-)
-
-
-# Sizes of these are demanded by the program that calls them (see graphprune.tracing.size_tracking), not by the rule.
-EQUAL_PIECES = frozenset((aten.split.Tensor,))
-
-
-# These change the order of channels unless every row of a rectangle keeps the same (see channel_order).
-SHUFFLES = frozenset((aten.channel_shuffle.default, aten.native_channel_shuffle.default))
 
 
 class RuleCheckError(RuleError):
@@ -64,7 +43,8 @@ class SampleLabels:
     args: Any
     kwargs: Any
     outs: tuple[LabelledTensor, ...]
-    call: Call
+    labels: Labels
+    counts: dict[str, LabelledTensor]
     solution: Solution
     joint: bool
 
@@ -73,7 +53,7 @@ class SampleLabels:
 
     @property
     def mixes_channels(self) -> bool:
-        return bool(self.call.labels.facts.mixing)
+        return bool(self.labels.facts.mixing)
 
 
 def flatten(value: Any, kind: type) -> Iterator[Any]:
@@ -144,11 +124,10 @@ def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], s
     labels = Labels()
     args, kwargs = replaced(lambda x: sample_labels(x, labels, seed), (one.args, one.kwargs), (T, Tensor))
     shapes = tuple(tuple(out.shape) for out in dense)
-    call = Call(op._schema.name.split("::")[-1], labels, shapes, used=one.used)
     labels.node_index = 0
-    result = entry.function(call, *args, **kwargs)
+    result, counts = call_rule(op, args, kwargs, labels, shapes, used=one.used, function=entry.function)
     outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
-    return SampleLabels(args, kwargs, outs, call, solve(labels), joint(seed))
+    return SampleLabels(args, kwargs, outs, labels, counts, solve(labels), joint(seed))
 
 
 def living_mask(x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:
@@ -183,7 +162,7 @@ def rectangular(found: SampleLabels, alive: Mask, same: bool) -> bool:
     With ``same`` they keep the same entries even: other choices change the order of channels where a tensor is
     transposed, which is not the business of rules (see graphprune.graph.channel_order).
     """
-    for ids, _ in found.call.labels.facts.rectangles:
+    for ids, _ in found.labels.facts.rectangles:
         classes = found.solution.of[ids]
         rows = [alive[row] for row in classes if not removed_whole(found.solution, alive, row)]
         if len({tuple(row) if same else int(row.sum()) for row in rows}) > 1:
@@ -200,13 +179,13 @@ def removed_whole(solution: Solution, alive: Mask, row: np.ndarray) -> bool:
 def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
     tensors = (*found.tensors(), *found.outs)
     masks = [living_mask(x, found.solution, alive) for x in tensors]
-    same = found.joint or op in SHUFFLES
+    same = found.joint or has_trait(op, Trait.SHUFFLES)
     if not all(m.any() for m in masks if m.numel()) or not rectangular(found, alive, same):
         return False
-    choices = found.call.labels.facts.choices
+    choices = found.labels.facts.choices
     if any(alive[found.solution.of[ids]].sum() < count for ids, count, _ in choices):
         return False
-    if op in EQUAL_PIECES:
+    if has_trait(op, Trait.EQUAL_PIECES):
         lengths = [slim_shape(m) for m in masks[len(found.tensors()) :]]
         return len(set(lengths)) == 1
     return True
@@ -215,7 +194,7 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
 def proposals(found: SampleLabels, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Random sets of units, at times only of one axis or one row, so that the constraints of others are met."""
     units = np.flatnonzero(found.solution.prunable)
-    axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.call.labels.axes]
+    axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.labels.axes]
     arrays = [found.solution.of[array.ids] for x in found.tensors() or found.outs for array in x.arrays]
     for _ in range(TRIES if len(units) else 0):
         if arrays and rng.random() < 0.5:
@@ -259,7 +238,7 @@ def resized(entry: Rule, found: SampleLabels, alive: Mask, slim_args: Any) -> An
     outs = tuple(slim_shape(living_mask(x, found.solution, alive)) for x in found.outs)
     counts = {
         k: int(living_mask(x, found.solution, alive).reshape(x.shape[0], -1).any(1).sum())
-        for k, x in found.call.counts.items()
+        for k, x in found.counts.items()
     }
     args = entry.resize(Slim(outs, position, counts), (first, *slim_args[1:]))
     return (slim_args[0], *args[1:]) if isinstance(first, LabelledTensor) else args
@@ -320,7 +299,7 @@ def _renumbered(numbers: Tensor, x: LabelledTensor, solution: Solution, alive: M
 def compare(op: Any, expected: Tensor, actual: Tensor) -> None:
     if expected.shape != actual.shape:
         raise RuleCheckError(f"{op}: {list(actual.shape)} instead of {list(expected.shape)}")
-    if op not in NO_VALUES and not torch.allclose(expected, actual, rtol=1e-9, atol=1e-12):
+    if not has_trait(op, Trait.NO_VALUES) and not torch.allclose(expected, actual, rtol=1e-9, atol=1e-12):
         raise RuleCheckError(f"{op}: differs by {(expected - actual).abs().max():.1e}")
 
 

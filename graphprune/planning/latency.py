@@ -23,7 +23,8 @@ from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.rules.labels import LabelledTensor
-from graphprune.rules.registry import Slim, rule_of
+from graphprune.rules.registry import Slim, has_trait, rule_of
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask, Scores
 from graphprune.utils.operators import Args
 
@@ -241,7 +242,7 @@ def _computes(node: fx.Node) -> bool:
     if schema is None or not schema.returns or not _tensors(node) or dtype is None or not dtype.is_floating_point:
         return False
     alias = schema.returns[0].alias_info
-    return (alias is None or alias.is_write) and node.target is not torch.ops.aten._unsafe_view.default
+    return (alias is None or alias.is_write) and not has_trait(node.target, Trait.RESHAPES)
 
 
 def _tensors(node: fx.Node) -> list[fx.Node]:

@@ -1,7 +1,7 @@
 """How far to go in an order of removal so that all budgets are met.
 
 A budget says how far to go, which is found by bisection on the cost function, without building a model. Prices depend
-on what is gone already, so the order is made anew a few times.
+on what is gone already, so the order is recomputed a few times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from graphprune.planning.removal_paths import RemovalState
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 ROUNDS = 4
-"""How often the order is made anew, at most."""
+"""How often the order is recomputed, at most."""
 REFINEMENTS = 12
 """How many steps that are too long are passed over, at most."""
 CLOSE = 0.002

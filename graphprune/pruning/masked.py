@@ -23,7 +23,8 @@ from graphprune.graph.analysis import Analysis, analysis_of
 from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
-from graphprune.rules.registry import in_any_type, rule_of
+from graphprune.rules.registry import has_trait, in_any_type, rule_of
+from graphprune.rules.traits import Trait
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.sizes import SizeLog
@@ -116,7 +117,7 @@ class MaskedInterpreter(fx.Interpreter):
         args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
         masked = self.masks.statistics(n, args, kwargs)
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
-        target = torch.reshape if n.target is torch.ops.aten.view.default else in_any_type(n.target)
+        target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
         out = masked if masked is not None else target(*args, **kwargs)
         return self.masks.apply(out, n)
 

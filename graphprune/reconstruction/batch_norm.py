@@ -12,10 +12,10 @@ from graphprune.calibration.batches import Batches
 from graphprune.calibration.moments import Moments
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_batch
+from graphprune.rules.norm import NormCall
+from graphprune.rules.registry import norm_call
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
-
-aten = torch.ops.aten
 
 
 class _Normed(DispatchMode):
@@ -28,19 +28,21 @@ class _Normed(DispatchMode):
         self._leave = leave
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
-        found = self._statistics(args) if func is aten.native_batch_norm.default else None
-        if found is None:
-            return func(*args, **kwargs or {})
-        x, weight, bias = args[:3]
-        opened = x.reshape(*x.shape[:2], -1).unsqueeze(1)
-        self.moments.setdefault(found, Moments(False)).add(opened)
-        return func(x, weight, bias, None, None, True, 0.0, args[7])
+        kwargs = kwargs or {}
+        call = norm_call(func, args, kwargs)
+        found = self._statistics(call) if call is not None else None
+        if call is None or found is None:
+            return func(*args, **kwargs)
+        x = call.x.movedim(call.channels, 1)
+        self.moments.setdefault(found, Moments(False)).add(x.reshape(*x.shape[:2], -1).unsqueeze(1))
+        args, kwargs = call.with_batch_statistics()
+        return func(*args, **kwargs)
 
-    def _statistics(self, args: Args) -> tuple[str, str] | None:
+    def _statistics(self, call: NormCall) -> tuple[str, str] | None:
         """The names of the running mean and variance that a call uses, if they are to be estimated."""
-        if args[3] is None or args[4] is None or args[5]:
+        if not call.uses_running_statistics:
             return None
-        mean, variance = self._memory.owner(args[3]), self._memory.owner(args[4])
+        mean, variance = self._memory.owner(call.mean), self._memory.owner(call.variance)
         return (mean, variance) if mean and variance and mean not in self._leave else None
 
 

@@ -20,11 +20,10 @@ from graphprune.reconstruction.linear_calls import (
     linear_call,
 )
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
-from graphprune.rules.matmul_view import MATMUL_VIEWS
+from graphprune.rules.registry import has_trait, matmul_views, norm_call
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
-
-aten = torch.ops.aten
 
 
 @dataclass(eq=False)
@@ -110,7 +109,7 @@ class CallRecorder(DispatchMode):
         kwargs = kwargs or {}
         operands = [*tensors_of(args), *tensors_of(kwargs)]
         met = linear_call(func, args, kwargs, self.memory, self.names)
-        consumer = self._meet(met, operands) if met else None
+        consumer = self._record_call(met, operands) if met else None
         out = func(*args, **kwargs)
         results = list(tensors_of(out))
         self._use(func, args, kwargs, operands, results, met)
@@ -122,13 +121,13 @@ class CallRecorder(DispatchMode):
             self._add_own(met, consumer, results[0])
             if met.matmul.result is not None:
                 self._paths.start(consumer, results[0])
-        elif func in MATMUL_VIEWS:
+        else:
             self._note_computed(func, args)
         return out
 
     # ------------------------------------------------------------ consumers
 
-    def _meet(self, met: LinearCall, operands: list[Tensor]) -> Consumer:
+    def _record_call(self, met: LinearCall, operands: list[Tensor]) -> Consumer:
         key = met.key
         if key not in self.consumers:
             blocks, _, outputs = met.places().shape
@@ -141,7 +140,7 @@ class CallRecorder(DispatchMode):
         return consumer
 
     def _note_computed(self, func: Any, args: Args) -> None:
-        for matmul in MATMUL_VIEWS[func]:
+        for matmul in matmul_views(func):
             sources = self._dependence.sources(args[matmul.weight])
             if sources:
                 self.computed |= sources & self.names
@@ -217,13 +216,6 @@ class CallRecorder(DispatchMode):
             self.fed_by.setdefault(found.bias_target.view, set()).add(None)
 
 
-_SUMS = (aten.add.Tensor, aten.add_.Tensor)
-
-
-_MEAN = 3
-"""At which argument a batch norm has the running mean."""
-
-
 @dataclass(frozen=True)
 class BiasTarget:
     """A bias, or (``sign`` -1) the running mean that a batch norm subtracts.
@@ -252,10 +244,11 @@ def addition(
     func: Any, args: Args, kwargs: Mapping[str, Any], memory: ParameterMemory, names: frozenset[str]
 ) -> Addition | None:
     """The call as one that adds a vector of the model: a parameter of ``names``, or a batch norm's running mean."""
-    if func is aten.native_batch_norm.default and args[_MEAN] is not None:
-        view = memory.find(args[_MEAN])
-        return Addition(args[0], args[_MEAN], BiasTarget(view, -1, 1)) if view else None
-    if func in _SUMS and kwargs.get("alpha", 1) == 1:
+    call = norm_call(func, args, kwargs)
+    if call is not None and call.mean is not None:
+        view = memory.find(call.mean)
+        return Addition(call.x, call.mean, BiasTarget(view, -1, call.norm.channels)) if view else None
+    if has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1:
         for to, added in (args[:2], args[1::-1]):
             view = memory.find(added) if isinstance(added, Tensor) and added.ndim == 1 else None
             if view is not None and view.name in names and to.ndim > 1:
@@ -271,12 +264,12 @@ def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: froz
 
 def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:
     """Whether a vector is added to the result of a consumer, with one entry for each output."""
-    to = sum_.to
-    if met.key.matmul or sum_.added.numel() != outputs or to.shape[sum_.bias_target.dim] != outputs:
+    to, dim = sum_.to, sum_.bias_target.dim % sum_.to.ndim
+    if met.key.matmul or sum_.added.numel() != outputs or to.shape[dim] != outputs:
         return False
-    if sum_.bias_target.dim == 1:
-        return tuple(to.shape) == result
-    flat_rows = met.key.op is not aten.convolution.default and met.key.blocks == 1
+    if met.matmul.kernel is not None:
+        return dim == 1 and tuple(to.shape) == result
+    flat_rows = dim == to.ndim - 1 and met.key.blocks == 1
     return flat_rows and to.is_contiguous() and to.numel() == torch.Size(result).numel()
 
 

@@ -129,8 +129,8 @@ def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
 class _Folder:
     """Computes new tensors group by group; :meth:`write` copies all of them into the slim model."""
 
-    def __init__(self, wiring: SimilarityModel, plan: Plan, slim: Mapping[str, Tensor], ridge: float) -> None:
-        self.wiring = wiring
+    def __init__(self, similarity: SimilarityModel, plan: Plan, slim: Mapping[str, Tensor], ridge: float) -> None:
+        self.similarity = similarity
         self.plan = plan
         self.slim = slim
         self.ridge = ridge
@@ -144,7 +144,7 @@ class _Folder:
             self.slim[name].copy_(tensor)
 
     def fold(self, group: Group, choice: Choice) -> None:
-        found = self.wiring.resemblance(group)
+        found = self.similarity.of_group(group)
         if isinstance(found, str):
             self.left.append(LeftAlone(group.name, found))
             return
@@ -167,7 +167,7 @@ class _Folder:
         return combined, float(1 - missing / lost) if lost > 0 else 1.0
 
     def _add_columns(self, group: Group, reader: ReadingWeight, kept: Ids, removed: Ids, weights: Tensor) -> None:
-        entries, columns = entries_of(self.wiring.units, group, reader.axis), self._dense_columns(reader)
+        entries, columns = entries_of(self.similarity.units, group, reader.axis), self._dense_columns(reader)
         gone = columns[entries[removed]].flatten(1)
         new = self._columns(self._current(reader.weight), reader).clone()
         place = torch.from_numpy(self._places(reader)[entries[kept]])
@@ -188,7 +188,7 @@ class _Folder:
     def _dense_columns(self, reader: ReadingWeight) -> Tensor:
         """The dense weight's columns, with the kept outputs only. [dense entries, outputs]"""
         others = {d: index for d, index in self.plan.kept[reader.weight].items() if d != reader.dim}
-        return self._columns(slim_tensor(precise(self.wiring.tensors[reader.weight]), others), reader)
+        return self._columns(slim_tensor(precise(self.similarity.tensors[reader.weight]), others), reader)
 
     @staticmethod
     def _columns(tensor: Tensor, reader: ReadingWeight) -> Tensor:
@@ -197,7 +197,7 @@ class _Folder:
     # ------------------------------------------------------------ variances
 
     def _correct_variance(self, group: Group, reader: ReadingWeight, kept: Ids, found: ChannelSimilarity) -> None:
-        entries = entries_of(self.wiring.units, group, reader.axis)
+        entries = entries_of(self.similarity.units, group, reader.axis)
         whole = entries.size == self.plan.shapes[reader.weight][reader.dim]
         if reader.variance not in self.slim or not whole:
             return

@@ -14,25 +14,10 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, ParameterView, flat, linear_call
+from graphprune.rules.registry import has_trait, matmul_views
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
-
-aten = torch.ops.aten
-
-
-_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
-
-
-_MOVES = frozenset(
-    getattr(aten, name).default
-    for name in "permute t unsqueeze expand repeat clone alias detach squeeze split_with_sizes index_select".split()
-) | {aten.transpose.int, aten.unbind.int, aten.select.int, aten.slice.Tensor, aten.split.Tensor, aten.squeeze.dim}
-
-
-_FACTORS = frozenset((aten.mul.Scalar, aten.mul.Tensor, aten.div.Scalar, aten.div.Tensor))
-
-
-_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
 
 
 @dataclass(frozen=True)
@@ -145,12 +130,13 @@ class SourceMap:
         results = list(tensors_of(out))
         if first.places is None:
             moved: Iterator[Moved] = iter([first] * len(results))
-        elif func in _MOVES or func in _VIEWS:
-            made = first.places.reshape(args[1]) if func in _VIEWS else func(first.places, *args[1:])
+        elif has_trait(func, Trait.MOVES, Trait.PICKS):
+            reshapes = has_trait(func, Trait.RESHAPES)
+            made = first.places.reshape(args[1]) if reshapes else func(first.places, *args[1:])
             moved = (Moved(first.source, p) for p in tensors_of(made))
-        elif func in _SUMS and (biased := self._biased(first, args, out)) is not None:
+        elif has_trait(func, Trait.ADDS) and (biased := self._biased(first, args, out)) is not None:
             moved = iter([biased])
-        elif func in _FACTORS and _is_number(args[1]) and self.of(args[0]) is not None:
+        elif _multiplies(func) and _is_number(args[1]) and self.of(args[0]) is not None:
             moved = iter([first])
         else:
             moved = iter([Moved(first.source, None, short_name(func))] * len(results))
@@ -193,6 +179,11 @@ def output_rows(whole: ParameterView, places: Tensor) -> tuple[int, Tensor] | No
         if bool((rows == rows[:1]).all()) and len(rows[0].unique()) == rows.shape[1]:
             return dim, rows[0]
     return None
+
+
+def _multiplies(func: Any) -> bool:
+    """Is it a product or a quotient? Not in place: other views of the tensor would be multiplied as well."""
+    return has_trait(func, Trait.SCALES, Trait.DIVIDES) and not func._schema.is_mutable
 
 
 def _is_number(value: Any) -> bool:
@@ -255,9 +246,9 @@ class HeadProducts(DispatchMode):
         if met is not None:
             self._read(met)
             self._sources.project(met, out)
-        elif func in (aten.bmm.default, aten.baddbmm.default):
-            left, right = args[-2:]
-            self._multiply(left, right, out)
+        elif has_trait(func, Trait.BATCHED_PRODUCT):
+            usual = matmul_views(func)[0]
+            self._multiply(args[usual.x], args[usual.weight], out)
         else:
             self._sources.follow(func, args, kwargs, out)
         return out
@@ -276,7 +267,7 @@ class HeadProducts(DispatchMode):
             return
         query, key = self._rows(left, mine, turned=False), self._rows(right.mT, theirs, turned=True)
         if isinstance(query, list) and isinstance(key, list):
-            self._meet(left, right.mT, query, key)
+            self._record_product(left, right.mT, query, key)
         elif "" not in (query, key):
             for side, found in zip((mine, theirs), (query, key), strict=True):
                 if isinstance(side.source, Projection):
@@ -301,7 +292,7 @@ class HeadProducts(DispatchMode):
         rows = made.rows[one].tolist()
         return [Factor(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
 
-    def _meet(self, queries: Tensor, keys: Tensor, query: list[Factor], key: list[Factor]) -> None:
+    def _record_product(self, queries: Tensor, keys: Tensor, query: list[Factor], key: list[Factor]) -> None:
         """Add the second moments of queries and keys, [heads, n, width] each."""
         moments = ((x.mT @ x).double().cpu() for x in (queries, keys))
         for left, right, mine, theirs in zip(query, key, *moments, strict=True):
@@ -326,7 +317,7 @@ class HeadProducts(DispatchMode):
         moved = self._sources.of(met.x)
         if moved is None or moved.places is None or not isinstance(moved.source, Mixture):
             return
-        if met.key.blocks != 1 or met.key.op is aten.convolution.default:
+        if met.key.blocks != 1 or met.matmul.kernel is not None:
             return
         found = output_rows(self._memory.whole(met.key.name), met.places()[0].T)
         if found is None or met.scaled or not _proportional(met.x, moved.source.values[moved.places]):

@@ -150,14 +150,14 @@ class _Reconstruction:
         if after < before:
             self._write(consumer.key.name, places, new)
             if bias_target is not None and intercept is not None:
-                self._take(bias_target, intercept)
+                self._add_to_bias(bias_target, intercept)
         name = bias_target.view.name if bias_target else None
         return Repaired(consumer.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
 
     def _ridge(self, regression: Regression) -> float:
         return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
-    def _take(self, bias_target: BiasTarget, intercept: Tensor) -> None:
+    def _add_to_bias(self, bias_target: BiasTarget, intercept: Tensor) -> None:
         """Add an intercept [blocks, outputs] to a bias, or subtract it from a running mean."""
         places = bias_target.view.places()
         old = self._memory(bias_target.view.name)[places]

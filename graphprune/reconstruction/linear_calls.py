@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphprune.rules.matmul_view import MATMUL_VIEWS, MatmulView, exact_view
+from graphprune.rules.matmul_view import MatmulView
+from graphprune.rules.registry import matmul_views
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
-
-aten = torch.ops.aten
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,7 @@ class CallKey:
     """Identifies a consumer: the operation, and the view of a parameter that it multiplies.
 
     Attributes:
-        matmul: which of the operation's operands is the weight: a number in ``FORMS``.
+        matmul: which of the operation's operands is the weight: a number in its ``matmul_views``.
         blocks: groups of a convolution, matrices of a batched product.
     """
 
@@ -136,7 +134,7 @@ class LinearCall:
 
     def inputs(self) -> Iterator[tuple[slice, Tensor]]:
         """The input as [n, blocks, channels, m], in pieces where every tap of a kernel becomes a channel."""
-        taps = prod(self.key.view.size[2:]) if self.key.op is aten.convolution.default else 1
+        taps = self.matmul.positions(self.key.view.size)
         count = self.x.shape[0] if taps == 1 else max(1, PIECE // max(self.x[:1].numel() * taps, 1))
         weight = self.args[self.matmul.weight]
         for start in range(0, self.x.shape[0], max(count, 1)) if taps > 1 else (0,):
@@ -175,19 +173,12 @@ def linear_call(
     func: Any, args: Args, kwargs: Kwargs, memory: ParameterMemory, names: frozenset[str]
 ) -> LinearCall | None:
     """The call as one of a consumer; None where no operand is a view of one of the parameters ``names``."""
-    for number, matmul in enumerate(MATMUL_VIEWS.get(func, ())):
+    for number, matmul in enumerate(matmul_views(func)):
         weight = args[matmul.weight]
         view = memory.find(weight)
         if view is not None and view.name in names and weight.is_floating_point():
-            transposed = func is aten.convolution.default and bool(args[6])
-            key = CallKey(view, func, number, _blocks(func, args, weight), transposed)
+            key = CallKey(view, func, number, matmul.blocks(args), matmul.transposed(args))
             bias = args[matmul.bias] if matmul.intercept(args) else None  # type: ignore[index]
             scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
-            return LinearCall(key, exact_view(matmul, args), args, bias, scaled)
+            return LinearCall(key, matmul.exact(args), args, bias, scaled)
     return None
-
-
-def _blocks(func: Any, args: Args, weight: Tensor) -> int:
-    if func is aten.convolution.default:
-        return int(args[8])
-    return weight.shape[0] if weight.ndim == 3 and weight.stride(0) else 1

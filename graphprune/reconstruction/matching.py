@@ -113,7 +113,7 @@ class Matcher:
             bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
         ):
             return "what is added to its product is not the same parameter in both models"
-        return Match(consumer, other, rows, self._taker(consumer), bare, mixing, summed)
+        return Match(consumer, other, rows, self._bias_target(consumer), bare, mixing, summed)
 
     def _unfit(self, consumer: Consumer) -> str | None:
         use = self.slim.other_uses.get(consumer.key.name)
@@ -156,7 +156,7 @@ class Matcher:
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
 
-    def _taker(self, consumer: Consumer) -> BiasTarget | None:
+    def _bias_target(self, consumer: Consumer) -> BiasTarget | None:
         """The bias or running mean that is added to all results of a consumer and to nothing else."""
         bias_target, *others = consumer.bias_targets or {None}
         if bias_target is None or others or self.slim.fed_by[bias_target.view] != {consumer.number}:
@@ -238,7 +238,7 @@ class CallWatch(DispatchMode):
         if self._summed:
             self._follow(func, args, kwargs, out)
         if met is not None and met.key in self._calls:
-            self._meet(met, out)
+            self._record_call(met, out)
         if self._all_seen():
             raise StopForward
         return out
@@ -250,7 +250,7 @@ class CallWatch(DispatchMode):
                 met, number = end.path.token
                 self._see(met, number, end.path.laid_out(end.total))
 
-    def _meet(self, met: LinearCall, out: Tensor) -> None:
+    def _record_call(self, met: LinearCall, out: Tensor) -> None:
         number = self._count[met.key]
         self._count[met.key] += 1
         if met.key in self._summed:

@@ -98,7 +98,7 @@ class Repair:
 
     def __str__(self) -> str:
         lines = [
-            f"Repair: {len(self.repaired)} weights fitted, {len(self.norms)} batch norms estimated anew, "
+            f"Repair: {len(self.repaired)} weights fitted, {len(self.norms)} batch norms re-estimated, "
             f"{len(self.left_alone)} weights left alone"
         ]
         names = [one.name for one in self.repaired] + [one.name for one in self.left_alone]

@@ -14,27 +14,9 @@ import torch
 from torch import Tensor
 
 from graphprune.reconstruction.linear_calls import ParameterMemory, address
+from graphprune.rules.registry import has_trait, norm_call
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, Kwargs
-
-aten = torch.ops.aten
-
-
-_VIEWS = frozenset((aten.view.default, aten._unsafe_view.default))
-
-
-_MOVES = _VIEWS | frozenset(
-    getattr(aten, name).default for name in "permute t unsqueeze squeeze clone alias detach roll".split()
-)
-_MOVES |= {aten.transpose.int, aten.squeeze.dim}
-
-
-_SUMS = frozenset((aten.add.Tensor, aten.add_.Tensor))
-
-
-_PRODUCTS = frozenset((aten.mul.Tensor, aten.mul_.Tensor, aten.mul.Scalar))
-
-
-_NORM = aten.native_batch_norm.default
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +122,7 @@ class SumPaths:
 
     def _ends(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> list[ResidualSum]:
         found = []
-        for one, other in _pairs(func, args, kwargs) if func in _SUMS else ():
+        for one, other in _pairs(func, args, kwargs) if has_trait(func, Trait.ADDS) else ():
             path = self._path(one)
             if path is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
                 found.append(ResidualSum(path, other, results[0]))
@@ -158,15 +140,15 @@ class SumPaths:
     def _next(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> SumPath | None:
         """The path of a call's first result, if the call only rearranges or multiplies a followed tensor."""
         path = self._path(args[0]) if args else None
-        if path is not None and func in _MOVES:
+        if path is not None and has_trait(func, Trait.MOVES, Trait.SHIFTS):
             places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))
             return replace(path, places=places, factor=factor)
-        if path is not None and func is _NORM and not args[5]:
-            return self._scaled(path, _norm_scale(args), results[0])
+        if path is not None and (call := norm_call(func, args, kwargs)) is not None:
+            return self._scaled(path, call.scale(), results[0]) if call.uses_running_statistics else None
         for one, other in _pairs(func, args, kwargs):
             path = self._path(one)
             if path is not None and self._constant(other):
-                return self._scaled(path, 1.0 if func in _SUMS else other, results[0])
+                return self._scaled(path, 1.0 if has_trait(func, Trait.ADDS) else other, results[0])
         return None
 
     def _scaled(self, path: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
@@ -176,21 +158,14 @@ class SumPaths:
 
 def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]:
     """The operands of a sum or a product, either way round."""
-    if (func in _SUMS and kwargs.get("alpha", 1) == 1) or func in _PRODUCTS:
+    if (has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1) or has_trait(func, Trait.SCALES):
         return args[:2], args[1::-1]
     return ()
 
 
 def _move(tensor: Tensor, func: Any, args: Args, kwargs: Kwargs) -> Tensor:
     """A tensor moved as the call moves its first operand, which may lie in memory in another order."""
-    if func in _VIEWS:
+    if has_trait(func, Trait.RESHAPES):
         return tensor.reshape(args[1])
     moved: Tensor = func(tensor, *args[1:], **kwargs)
     return moved
-
-
-def _norm_scale(args: Args) -> Tensor:
-    """What a batch norm in evaluation mode multiplies with, [1, channels, 1, ...]."""
-    x, weight, _, _, variance, _, _, eps = args[:8]
-    scale = torch.rsqrt(variance + eps)
-    return (scale if weight is None else weight * scale).view(1, -1, *[1] * (x.ndim - 2))

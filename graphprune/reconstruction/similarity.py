@@ -22,15 +22,13 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.roles import CHANNELS
 from graphprune.rules.labels import ParameterAxis, all_arrays
-from graphprune.rules.matmul_view import MATMUL_VIEWS, AxisTable, MatmulView
+from graphprune.rules.matmul_view import AxisTable, MatmulView
+from graphprune.rules.norm import NormCall
+from graphprune.rules.registry import has_trait, matmul_views, norm_call
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import short_name
-
-aten = torch.ops.aten
-
-
-_TURNS = frozenset((aten.t.default, aten.transpose.int, aten.permute.default, aten.detach.default))
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class _Call:
     bias: str
     contracted: frozenset[ParameterAxis]
     inputs: frozenset[int]
-    norm: fx.Node | None = None
+    norm: NormCall | None = None
 
 
 @dataclass
@@ -127,10 +125,10 @@ class SimilarityModel:
             self._names[node] = frozenset().union(*names)
         elif node.op == "call_function":
             self._uses.update(name for found in names for name in found)
-            return self._meet(node_index, node)
+            return self._record_call(node_index, node)
         return None
 
-    def _meet(self, node_index: int, node: fx.Node) -> _Call | None:
+    def _record_call(self, node_index: int, node: fx.Node) -> _Call | None:
         call = self._call(node)
         allowed = self._groups_of_axes(call.contracted) if call else frozenset()
         ended = self._groups(node.all_input_nodes) - self._groups([node]) - allowed
@@ -141,7 +139,7 @@ class SimilarityModel:
         return call
 
     def _call(self, node: fx.Node) -> _Call | None:
-        matmul = next((f for f in MATMUL_VIEWS.get(node.target, ()) if node.args[f.weight] in self._names), None)
+        matmul = next((f for f in matmul_views(node.target) if node.args[f.weight] in self._names), None)
         if matmul is None:
             return None
         weight: Any = node.args[matmul.weight]
@@ -160,7 +158,7 @@ class SimilarityModel:
 
     def _plain(self, node: Any) -> str:
         """The parameter that a node is, as it is or transposed; empty if there is none or it is computed."""
-        while isinstance(node, fx.Node) and node.target in _TURNS:
+        while isinstance(node, fx.Node) and has_trait(node.target, Trait.TRANSPOSES, Trait.DETACHES):
             node = node.args[0]
         return node.meta["tensor"] if isinstance(node, fx.Node) and node.op == "get_attr" else ""
 
@@ -180,7 +178,7 @@ class SimilarityModel:
 
     # ------------------------------------------------------------ one group
 
-    def resemblance(self, group: Group) -> ChannelSimilarity | str:
+    def of_group(self, group: Group) -> ChannelSimilarity | str:
         """Moments of a group's channels, or why they cannot be computed."""
         number = int(self.units.group_of[group.unit_ids[0]])
         makers = [
@@ -224,7 +222,8 @@ class SimilarityModel:
 
     def _norm_names(self, call: _Call) -> list[str]:
         """Weight, bias, running mean and variance of the batch normalization after a contraction; empty if absent."""
-        return [self._plain(arg) for arg in call.norm.args[1:5]] if call.norm else [""] * 4
+        norm = call.norm
+        return [self._plain(v) for v in (norm.weight, norm.bias, norm.mean, norm.variance)] if norm else [""] * 4
 
     def _variance(self, calls: list[_Call]) -> str:
         return self._norm_names(calls[0])[3] if len(calls) == 1 else ""
@@ -289,9 +288,10 @@ def _is_view(node: fx.Node) -> bool:
     return any(result.alias_info is not None for result in node.target._schema.returns)  # type: ignore[union-attr]
 
 
-def _following(node: fx.Node) -> fx.Node | None:
+def _following(node: fx.Node) -> NormCall | None:
     """The batch normalization with running statistics that alone takes what ``node`` makes."""
-    users = list(node.users)
-    if len(users) != 1 or users[0].target is not aten.native_batch_norm.default or users[0].args[0] is not node:
+    if len(node.users) != 1:
         return None
-    return None if users[0].args[4] is None or users[0].args[5] else users[0]
+    (user,) = node.users
+    call = norm_call(user.target, user.args, user.kwargs)
+    return call if call is not None and call.x is node and call.uses_running_statistics else None

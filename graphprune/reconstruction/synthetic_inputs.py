@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverloadPacket
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from graphprune.errors import InputError
+from graphprune.rules.registry import norm_call
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.utils.contexts import evaluating_eagerly
@@ -148,15 +150,18 @@ class _Mismatch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
+        op = func.default if isinstance(func, OpOverloadPacket) else func
         if func in (F.batch_norm, torch.batch_norm):
-            self._compare(*_statistics(func, *args, **kwargs))
+            x, mean, variance, eps = _statistics(func, *args, **kwargs)
+            if mean is not None and variance is not None:
+                self._compare(x, mean, variance, eps, [d for d in range(x.ndim) if d != 1])
+        elif (call := norm_call(op, args, kwargs)) is not None and call.uses_running_statistics:
+            self._compare(call.x, call.mean, call.variance, call.eps, call.other_dims)
         return func(*args, **kwargs)
 
-    def _compare(self, x: Tensor, mean: Tensor | None, variance: Tensor | None, eps: float) -> None:
-        if mean is None or variance is None:
-            return
+    def _compare(self, x: Tensor, mean: Tensor, variance: Tensor, eps: float, dims: list[int]) -> None:
         deviation = (variance + eps).sqrt()
-        found, centre = torch.var_mean(x, dim=[d for d in range(x.ndim) if d != 1], correction=0)
+        found, centre = torch.var_mean(x, dim=dims, correction=0)
         terms = ((centre - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
         self.losses.append(terms.mean())
 

@@ -1,4 +1,8 @@
-"""What every ATen operation does to labels: one small function each, or one for a whole family.
+"""What is known of every ATen operation: a record each, :class:`~graphprune.rules.registry.Rule`.
+
+What it does to labels is one small function, or one for a whole family. The record may also say how its multiply-adds
+are counted (``macs``), how it is seen as a product of an input with a weight (``matmul_view``), where a normalization
+has its statistics (``norm``), and plain facts (``traits``). No other room has tables of operations, but for tracing.
 
 ==================  ====================================================================
 ``pointwise``       operands' channels are the same
@@ -45,32 +49,44 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
+from graphprune.rules.matmul_view import left_factor, linear_rows, right_factor
 from graphprune.rules.movement import reshape
+from graphprune.rules.norm import Norm
 from graphprune.rules.normalization import per_channel
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
 from graphprune.rules.registry import RULES, Call, Slim, rule
 from graphprune.rules.samples import Sample, bools, ints, positive, sample, t
 from graphprune.rules.scattering import ended
+from graphprune.rules.traits import Trait
 
 __all__ = [
     "RULES",
     "Call",
     "LabelArray",
     "LabelledTensor",
+    "Norm",
     "Sample",
     "Slim",
+    "Trait",
     "align",
     "bools",
     "contract",
     "elementwise",
+    "elementwise_macs",
     "ended",
     "ints",
+    "left_factor",
+    "linear_macs",
+    "linear_rows",
     "per_channel",
     "placed",
     "positive",
+    "product_macs",
     "reduced",
     "reshape",
+    "right_factor",
     "rule",
     "sample",
     "t",

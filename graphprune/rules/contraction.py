@@ -10,8 +10,11 @@ import torch
 from graphprune.rules.alignment import align, reduce_dims
 from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
+from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
+from graphprune.rules.matmul_view import left_factor, linear_rows, matrix_of_vector, right_factor, vector_of_matrix
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import ints, sample, t
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Shape
 
 aten = torch.ops.aten
@@ -44,39 +47,72 @@ def _drop(array: LabelArray, dims: Sequence[int]) -> LabelArray:
     return array.at(array.ids.squeeze(tuple(dims)))
 
 
-@rule(aten.mm.default, samples=[sample(t(3, 4), t(4, 5))])
+@rule(
+    aten.mm.default,
+    samples=[sample(t(3, 4), t(4, 5))],
+    macs=product_macs(0, 1),
+    matmul=(right_factor(0, 1), left_factor(1, 0)),
+)
 def mm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 3), placed(b, (1, 2), 3), [1])
 
 
-@rule(aten.addmm.default, samples=[sample(t(5), t(3, 4), t(4, 5)), sample(t(3, 5), t(3, 4), t(4, 5))])
+@rule(
+    aten.addmm.default,
+    samples=[sample(t(5), t(3, 4), t(4, 5)), sample(t(3, 5), t(3, 4), t(4, 5))],
+    macs=product_macs(1, 2),
+    matmul=(right_factor(1, 2, bias=0), left_factor(2, 1)),
+)
 def addmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
     product = mm(call, a, b)
     return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
 
 
-@rule(aten.bmm.default, samples=[sample(t(2, 3, 4), t(2, 4, 5)), sample(t(4, 3, 2, labelled=[0]), t(4, 2, 3))])
+@rule(
+    aten.bmm.default,
+    samples=[sample(t(2, 3, 4), t(2, 4, 5)), sample(t(4, 3, 2, labelled=[0]), t(4, 2, 3))],
+    macs=product_macs(0, 1),
+    matmul=(right_factor(0, 1), left_factor(1, 0)),
+    traits=[Trait.BATCHED_PRODUCT],
+)
 def bmm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1, 2), 4), placed(b, (0, 2, 3), 4), [2])
 
 
-@rule(aten.baddbmm.default, samples=[sample(t(2, 3, 5), t(2, 3, 4), t(2, 4, 5))])
+@rule(
+    aten.baddbmm.default,
+    samples=[sample(t(2, 3, 5), t(2, 3, 4), t(2, 4, 5))],
+    macs=product_macs(1, 2),
+    matmul=(right_factor(1, 2), left_factor(2, 1)),
+    traits=[Trait.BATCHED_PRODUCT],
+)
 def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
     product = bmm(call, a, b)
     return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
 
 
-@rule(aten.mv.default, samples=[sample(t(3, 4), t(4))])
+@rule(
+    aten.mv.default,
+    samples=[sample(t(3, 4), t(4))],
+    macs=product_macs(0, 1),
+    matmul=(matrix_of_vector(1, 0), vector_of_matrix(0, 1)),
+)
 def mv(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 2), placed(b, (1,), 2), [1])
 
 
-@rule(aten.dot.default, aten.vdot.default, samples=[sample(t(4), t(4))])
+@rule(aten.dot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0))
+@rule(aten.vdot.default, samples=[sample(t(4), t(4))])
 def dot(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, a, b, [0])
 
 
-@rule(aten.linear.default, samples=[sample(t(2, 3, 4), t(5, 4), t(5)), sample(t(3, 4), t(5, 4))])
+@rule(
+    aten.linear.default,
+    samples=[sample(t(2, 3, 4), t(5, 4), t(5)), sample(t(3, 4), t(5, 4))],
+    macs=linear_macs,
+    matmul=(linear_rows(0, 1, bias=2),),
+)
 def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: LabelledTensor | None = None) -> LabelledTensor:
     rank = x.ndim + 1
     product = contract(
@@ -86,7 +122,7 @@ def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: Labelled
     return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
-@rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))])
+@rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))], traits=[Trait.KNOWS_INDEXES])
 def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: Any) -> LabelledTensor:
     if indices.indexed is not None:
         weight = looked_up(call, weight, 0, indices.indexed)

@@ -10,7 +10,10 @@ from torch import Tensor
 
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
+from graphprune.rules.im2col import Opened
 from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor
+from graphprune.rules.macs import convolution_macs
+from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners, SlidingKernel
 from graphprune.rules.movement import reshape
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
@@ -61,6 +64,35 @@ def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
     return found
 
 
+def _kernel_owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
+    """A kernel [outputs, channels of a group, ...], or [channels, outputs of a group, ...] if transposed."""
+    transposed, groups = args[6], int(args[8])
+    along = {d: [array for array in weight.arrays if d in array.dims] for d in (0, 1)}
+    wanted = along[0] if transposed else along[1] + (along[0] if groups > 1 else [])
+    if not wanted or not all(len(array.dims) == 1 and table.named(array) for array in wanted):
+        return None
+    if transposed:
+        count = weight.shape[0] // groups
+        return Owners(groups, count, tuple(array.ids.reshape(groups, count) for array in along[0]))
+    contracted = tuple(array.ids.reshape(1, -1) for array in along[1])
+    rows = tuple(array.ids.reshape(groups, -1) for array in along[0]) if groups > 1 else ()
+    return Owners(groups, weight.shape[1], contracted, rows)
+
+
+def _open_channels(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    """Channels over batch and space; all positions of a kernel see the same channel."""
+    opened = x.reshape(x.shape[0], blocks, x.shape[1] // blocks, -1)
+    if args[6]:
+        return opened, weight.reshape(blocks, opened.shape[2], -1)
+    by_block = weight.reshape(blocks, weight.shape[0] // blocks, opened.shape[2], -1)
+    return opened, by_block.transpose(1, 2).flatten(2)
+
+
+def _open_result(y: Tensor, blocks: int) -> Tensor:
+    """The result of a convolution, [n, outputs, ...]."""
+    return y.reshape(y.shape[0], blocks, y.shape[1] // blocks, -1)
+
+
 @rule(
     aten.convolution.default,
     samples=[
@@ -78,6 +110,8 @@ def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
     ],
     resize=_groups,
     masked=masked_convolution,
+    macs=convolution_macs,
+    matmul=(MatmulView(0, 1, _kernel_owners, _open_channels, _open_result, 2, SlidingKernel(transposed=6, groups=8)),),
 )
 def convolution(
     call: Call,

@@ -9,6 +9,7 @@ import torch
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -20,12 +21,28 @@ def _size_after_tensor(slim: Slim, args: Args) -> Args:
 
 @rule(
     aten.new_zeros.default,
-    aten.new_ones.default,
+    samples=[sample(t(2, 3), [3, 4])],
+    resize=_size_after_tensor,
+    traits=[Trait.MAKES_LABELS, Trait.KNOWS_INDEXES],
+)
+@rule(
     aten.new_empty.default,
     samples=[sample(t(2, 3), [3, 4])],
     resize=_size_after_tensor,
+    traits=[Trait.MAKES_LABELS, Trait.KNOWS_INDEXES, Trait.NO_VALUES],
 )
-@rule(aten.new_full.default, samples=[sample(t(2, 3), [3, 4], 0.5)], resize=_size_after_tensor)
+@rule(
+    aten.new_ones.default,
+    samples=[sample(t(2, 3), [3, 4])],
+    resize=_size_after_tensor,
+    traits=[Trait.MAKES_LABELS],
+)
+@rule(
+    aten.new_full.default,
+    samples=[sample(t(2, 3), [3, 4], 0.5)],
+    resize=_size_after_tensor,
+    traits=[Trait.MAKES_LABELS],
+)
 def new_tensor(call: Call, like: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     """One value everywhere: any entry can go. The example tensor only lends its type."""
     arrays = (LabelArray(call.labels.fresh(call.out, [d], "filled")) for d, n in enumerate(call.out) if n > 1)
@@ -36,27 +53,21 @@ def _size_first(slim: Slim, args: Args) -> Args:
     return list(slim.outs[0]), *args[1:]
 
 
-@rule(
-    aten.zeros.default,
-    aten.ones.default,
-    aten.empty.memory_format,
-    samples=[sample([3, 4])],
-    resize=_size_first,
-)
-@rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first)
+_SIZED = (Trait.MAKES_LABELS, Trait.FROM_SIZES)
+
+
+@rule(aten.zeros.default, aten.ones.default, samples=[sample([3, 4])], resize=_size_first, traits=_SIZED)
+@rule(aten.empty.memory_format, samples=[sample([3, 4])], resize=_size_first, traits=[*_SIZED, Trait.NO_VALUES])
+@rule(aten.full.default, samples=[sample([3, 4], 0.5)], resize=_size_first, traits=_SIZED)
 def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
     """One value everywhere, as :func:`new_tensor`; where the code does not show a size, the dimension is fixed."""
     return new_tensor(call, LabelledTensor(()))
 
 
-@rule(
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.empty_like.default,
-    aten.rand_like.default,
-    aten.randn_like.default,
-    samples=[sample(t(2, 3))],
-)
+@rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES])
+@rule(aten.empty_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES, Trait.NO_VALUES])
+@rule(aten.rand_like.default, aten.randn_like.default, samples=[sample(t(2, 3))], traits=[Trait.NO_VALUES])
+@rule(aten.ones_like.default, samples=[sample(t(2, 3))])
 @rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)])
 def like(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     return LabelledTensor(x.shape, x.arrays)

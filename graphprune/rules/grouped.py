@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from graphprune.rules.contraction import bmm, contract, placed
+from graphprune.rules.im2col import Opened
 from graphprune.rules.indexing import column
 from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.macs import product_macs
+from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
 
@@ -38,6 +42,19 @@ def product_of_runs(
     return torch.cat([*pieces, left])
 
 
+def _owners(weight: LabelledTensor, args: Sequence[Any], table: AxisTable) -> Owners | None:
+    """One matrix for each part of the rows, [parts, channels, outputs]; channels that all of them share."""
+    arrays = weight.touching([1]) if weight.ndim == 3 else []
+    if not arrays or not all(array.dims == {1} and table.named(array) for array in arrays):
+        return None
+    return Owners(1, weight.shape[1], tuple(array.ids.reshape(1, -1) for array in arrays))
+
+
+def _open(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+    """All parts as one product: each is taken to have the moments of all rows, an approximation."""
+    return x.reshape(-1, 1, x.shape[-1], 1), weight.transpose(0, 1).flatten(1).unsqueeze(0)
+
+
 @rule(
     aten._grouped_mm.default,
     samples=[
@@ -46,6 +63,8 @@ def product_of_runs(
         sample(t(2, 3, 4), t(2, 4, 5)),
     ],
     reference=product_of_runs,
+    macs=product_macs(0, 1),
+    matmul=(MatmulView(0, 1, _owners, _open),),
 )
 def grouped_product(
     call: Call,

@@ -14,51 +14,13 @@ from typing import Any
 import torch
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, operands_of
-from graphprune.rules.pointwise import IDENTITIES
-from graphprune.rules.registry import Call, Slim, rule
+from graphprune.rules.registry import Call, Slim, has_trait, rule
 from graphprune.rules.samples import sample
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
-
-
-PASSING = frozenset(
-    (
-        aten.view.default,
-        aten._unsafe_view.default,
-        aten.reshape.default,
-        aten.unsqueeze.default,
-        aten.squeeze.default,
-        aten.squeeze.dim,
-        aten.squeeze.dims,
-        aten.permute.default,
-        aten.t.default,
-        aten.transpose.int,
-        aten.expand.default,
-        aten.slice.Tensor,
-        aten.select.int,
-        *IDENTITIES,
-    )
-)
-"""Operations after which integers still count in the same dimension."""
-
-
-AWARE = frozenset(
-    (
-        aten.sort.default,
-        aten.histc.default,
-        aten.index.Tensor,
-        aten.index_select.default,
-        aten.gather.default,
-        aten.embedding.default,
-        aten.new_zeros.default,
-        aten.new_empty.default,
-        aten.zeros_like.default,
-        aten.empty_like.default,
-    )
-)
-"""Operations whose rules know what such integers mean, or do not look at their values."""
 
 
 def index_tensors(*values: Any) -> list[LabelledTensor]:
@@ -69,9 +31,9 @@ def index_tensors(*values: Any) -> list[LabelledTensor]:
 def propagate_indexes(call: Call, op: Any, args: Sequence[Any], result: Any) -> Any:
     """``result`` as what it counts, or what the arguments count in fixed where they are used in another way."""
     known = index_tensors(*args)
-    if not known or op in AWARE:
+    if not known or has_trait(op, Trait.KNOWS_INDEXES):
         return result
-    if op in PASSING and isinstance(result, LabelledTensor):
+    if has_trait(op, Trait.KEEPS_INDEXES) and isinstance(result, LabelledTensor):
         return replace(result, indexed=known[0].indexed)
     for value in known:
         call.labels.fix([LabelArray(value.indexed)], f"{call.op}: numbers of channels are used as numbers")  # type: ignore[arg-type]
@@ -106,6 +68,7 @@ def _bins(slim: Slim, args: Args) -> Args:
     aten.histc.default,
     samples=[sample(torch.tensor([0.0, 2.0, 1.0, 2.0]), 4, 0, 3)],
     resize=_bins,
+    traits=[Trait.KNOWS_INDEXES],
 )
 def histogram(call: Call, x: LabelledTensor, bins: int = 100, low: float = 0, high: float = 0) -> LabelledTensor:
     """How often each number occurs: one bin for every entry that the numbers count."""

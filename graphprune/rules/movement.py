@@ -13,10 +13,17 @@ from graphprune.rules.alignment import align
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Shape
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
+
+
+_REARRANGES = (Trait.MOVES, Trait.KEEPS_INDEXES)
+
+
+_TRANSPOSES = (*_REARRANGES, Trait.TRANSPOSES)
 
 
 Group = tuple[tuple[int, ...], tuple[int, ...]]
@@ -111,6 +118,7 @@ def _out_shape(slim: Slim, args: Args) -> Args:
         sample(t(3, 4, 5), [12, 5]),
     ],
     resize=_out_shape,
+    traits=[*_REARRANGES, Trait.RESHAPES],
 )
 def view(call: Call, x: LabelledTensor, size: Any, *_: Any) -> LabelledTensor:
     return reshape(call.labels, x, call.out)
@@ -130,7 +138,7 @@ def reshape_alias(call: Call, x: LabelledTensor, size: Any, stride: Any) -> Labe
     return reshape(call.labels, x, call.out)
 
 
-@rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)])
+@rule(aten.unsqueeze.default, samples=[sample(t(3, 4), 1)], traits=_REARRANGES)
 @rule(aten.unsqueeze_.default, samples=[sample(t(3, 4), 1)])
 def unsqueeze(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     return reshape(call.labels, x, call.out)
@@ -145,19 +153,19 @@ def _squeezed(call: Call, x: LabelledTensor, dims: Iterable[int]) -> LabelledTen
     return reshape(call.labels, x, call.out)
 
 
-@rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))])
+@rule(aten.squeeze.default, samples=[sample(t(4, 1, 6)), sample(t(1, 3))], traits=_REARRANGES)
 @rule(aten.squeeze_.default, samples=[sample(t(4, 1, 6))])
 def squeeze_all(call: Call, x: LabelledTensor) -> LabelledTensor:
     return _squeezed(call, x, range(x.ndim))
 
 
-@rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)])
+@rule(aten.squeeze.dim, samples=[sample(t(3, 1, 4), 1), sample(t(3, 4), 1)], traits=_REARRANGES)
 @rule(aten.squeeze_.dim, samples=[sample(t(3, 1, 4), 1)])
 def squeeze_dim(call: Call, x: LabelledTensor, dim: int) -> LabelledTensor:
     return _squeezed(call, x, [dim])
 
 
-@rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])])
+@rule(aten.squeeze.dims, samples=[sample(t(3, 1, 4), [1]), sample(t(3, 1, 4), [0, 1])], traits=_REARRANGES)
 @rule(aten.squeeze_.dims, samples=[sample(t(3, 1, 4), [1])])
 def squeeze_dims(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
     return _squeezed(call, x, dims)
@@ -169,18 +177,18 @@ def _permuted(x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
     return x.moved(shape, (array.at(array.ids.transpose(order)) for array in x.arrays))
 
 
-@rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])])
+@rule(aten.permute.default, samples=[sample(t(2, 3, 4), [2, 0, 1])], traits=_TRANSPOSES)
 def permute(call: Call, x: LabelledTensor, order: Sequence[int]) -> LabelledTensor:
     return _permuted(x, order)
 
 
-@rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))])
+@rule(aten.t.default, samples=[sample(t(3, 4)), sample(t(3))], traits=_TRANSPOSES)
 @rule(aten.t_.default, samples=[sample(t(3, 4))])
 def transpose_2d(call: Call, x: LabelledTensor) -> LabelledTensor:
     return _permuted(x, range(x.ndim)[::-1])
 
 
-@rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)])
+@rule(aten.transpose.int, samples=[sample(t(2, 3, 4), 0, -1)], traits=_TRANSPOSES)
 @rule(aten.transpose_.default, samples=[sample(t(2, 3, 4), 0, -1)])
 def transpose(call: Call, x: LabelledTensor, a: int, b: int) -> LabelledTensor:
     order = list(range(x.ndim))
@@ -192,6 +200,7 @@ def transpose(call: Call, x: LabelledTensor, a: int, b: int) -> LabelledTensor:
     aten.expand.default,
     samples=[sample(t(3, 1, 4), [3, 2, 4]), sample(t(4), [2, 4])],
     resize=_out_shape,
+    traits=[Trait.EXPANDS, Trait.PICKS, Trait.MAKES_LABELS, Trait.KEEPS_INDEXES],
 )
 def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> LabelledTensor:
     """Copies along a dimension of size 1 can be removed one by one: they get labels of their own."""
@@ -226,6 +235,7 @@ def _slice_bounds(slim: Slim, args: Args) -> Args:
         sample(t(7, 4), 0, 1, 6, 2),
     ],
     resize=_slice_bounds,
+    traits=[Trait.PICKS, Trait.KEEPS_INDEXES],
 )
 def slice_(
     call: Call, x: LabelledTensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1
@@ -269,6 +279,7 @@ def _select_index(slim: Slim, args: Args) -> Args:
     aten.select.int,
     samples=[sample(t(3, 4), 0, 1), sample(t(3, 4), 1, -1)],
     resize=_select_index,
+    traits=[Trait.PICKS, Trait.KEEPS_INDEXES],
 )
 def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     dim %= x.ndim
@@ -286,7 +297,7 @@ def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTe
     return x.moved([n for d, n in enumerate(x.shape) if d != dim], arrays)
 
 
-@rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))])
+@rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))], traits=[Trait.PICKS])
 def unbind(call: Call, x: LabelledTensor, dim: int = 0) -> tuple[LabelledTensor, ...]:
     return tuple(_selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
 
@@ -306,6 +317,7 @@ def _split_size(slim: Slim, args: Args) -> Args:
     aten.split.Tensor,
     samples=[sample(t(6, 4, labelled=[1]), 2), sample(t(6, 8), 4, 1)],
     resize=_split_size,
+    traits=[Trait.PICKS, Trait.EQUAL_PIECES],
 )
 def split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[LabelledTensor, ...]:
     return _cut(call, x, dim)
@@ -315,6 +327,7 @@ def split(call: Call, x: LabelledTensor, size: int, dim: int = 0) -> tuple[Label
     aten.split_with_sizes.default,
     samples=[sample(t(6, 9), [2, 3, 4], 1)],
     resize=_split_sizes,
+    traits=[Trait.PICKS],
 )
 def split_with_sizes(call: Call, x: LabelledTensor, sizes: Sequence[int], dim: int = 0) -> tuple[LabelledTensor, ...]:
     return _cut(call, x, dim)
@@ -384,7 +397,7 @@ def _freeze_dims(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) 
     return x
 
 
-@rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])])
+@rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])], traits=[Trait.SHIFTS])
 def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> LabelledTensor:
     return _freeze_dims(call, x, dims or range(x.ndim), "the shift counts channels")
 
@@ -408,6 +421,7 @@ def _repeat_counts(slim: Slim, args: Args) -> Args:
     aten.repeat.default,
     samples=[sample(t(2, 3), [2, 1]), sample(t(1, 3), [4, 2, 1])],
     resize=_repeat_counts,
+    traits=[Trait.PICKS, Trait.MAKES_LABELS],
 )
 def repeat(call: Call, x: LabelledTensor, repeats: Sequence[int]) -> LabelledTensor:
     missing = len(repeats) - x.ndim

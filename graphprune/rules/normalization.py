@@ -12,6 +12,7 @@ from graphprune.rules.alignment import align, reduce_dims
 from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
+from graphprune.rules.norm import Norm
 from graphprune.rules.reduction import vector_norm
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import positive, sample, t
@@ -56,6 +57,7 @@ def masked_batch_norm(
         sample(t(1, 4, 6), None, None, None, None, True, 0.0, 1e-5),
     ],
     masked=masked_batch_norm,
+    norm=Norm(weight=1, bias=2, mean=3, variance=4, training=5, eps=7),
 )
 def batch_norm(
     call: Call,
@@ -106,6 +108,7 @@ def _normalized_shape(slim: Slim, args: Args) -> Args:
     ],
     resize=_normalized_shape,
     masked=masked_layer_norm,
+    norm=Norm(weight=2, bias=3),
 )
 def layer_norm(
     call: Call,
@@ -165,6 +168,7 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
     ],
     resize=_group_norm_sizes,
     masked=masked_group_norm,
+    norm=Norm(weight=1, bias=2),
 )
 def group_norm(
     call: Call,

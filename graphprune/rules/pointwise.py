@@ -9,13 +9,30 @@ import torch
 from graphprune.rules.alignment import align
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
-from graphprune.rules.samples import bools, sample, t
+from graphprune.rules.samples import bools, positive, sample, t
+from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
 
+@rule(
+    aten.add.Tensor,
+    aten.add_.Tensor,
+    samples=[sample(t(2, 6), t(6)), sample(t(2, 6), t(2, 1), alpha=2)],
+    traits=[Trait.ADDS],
+)
+@rule(aten.sub.Tensor, samples=[sample(t(2, 6, 5), t(6, 1))], traits=[Trait.SUBTRACTS])
+@rule(
+    aten.mul.Tensor,
+    aten.mul_.Tensor,
+    samples=[sample(t(2, 3, 4, labelled=[1, 2]), t(4))],
+    traits=[Trait.SCALES],
+)
+@rule(aten.mul.Scalar, samples=[sample(t(2, 6), 0.5)], traits=[Trait.SCALES])
+@rule(aten.div.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
+@rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
-    """The rule of every operation tagged ``torch.Tag.pointwise``."""
+    """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabelledTensor)]
     if len(operands) == 1 and operands[0].shape == call.out:
         return LabelledTensor(call.out, operands[0].arrays)
@@ -23,17 +40,17 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
 
 
 POINTWISE_SAMPLES = (
-    (aten.add.Tensor, sample(t(2, 6, 5), t(6, 1))),
-    (aten.mul.Tensor, sample(t(2, 3, 4, labelled=[1, 2]), t(4))),
+    (aten.maximum.default, sample(t(2, 6, 5), t(6, 1))),
     (aten.sigmoid.default, sample(t(3, 4))),
     (aten.where.self, sample(bools(4, 3), t(4, 3), t(1, 3))),
-    (aten.add_.Tensor, sample(t(2, 6), t(6))),
 )
+"""Calls that prove the rule for operations that have no record of their own."""
 
 
 @rule(
     aten.native_dropout.default,
     samples=[sample(t(4, 6), 0.0, False)],
+    traits=[Trait.DROPS],
 )
 def dropout(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
     return x, x
@@ -47,18 +64,19 @@ def copy_(call: Call, target: LabelledTensor, source: LabelledTensor, *_: Any) -
     return elementwise(call, target, source)
 
 
-IDENTITIES = (
+_SAME = (Trait.IDENTITY, Trait.MOVES, Trait.KEEPS_INDEXES)
+
+
+@rule(
     aten.clone.default,
     aten.alias.default,
-    aten.detach.default,
-    aten._to_copy.default,
     aten.lift_fresh.default,
     aten.contiguous.default,
+    samples=[sample(t(2, 6))],
+    traits=_SAME,
 )
-"""Operations that hand their values on as they are."""
-
-
-@rule(*IDENTITIES, samples=[sample(t(2, 6))])
+@rule(aten.detach.default, samples=[sample(t(2, 6))], traits=[*_SAME, Trait.DETACHES])
+@rule(aten._to_copy.default, samples=[sample(t(2, 6))], traits=[Trait.KEEPS_INDEXES])  # of another type: not the same
 def identity(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     return LabelledTensor(x.shape, x.arrays, x.movable)
 

@@ -12,6 +12,7 @@ from graphprune.rules.alignment import reduce_dims
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
+from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
@@ -155,6 +156,7 @@ def amin(call: Call, x: LabelledTensor, dims: Sequence[int] = (), keepdim: bool 
 @rule(
     aten.sort.default,
     samples=[sample(t(3, 4, 2), 1), sample(t(3, 4), -1)],
+    traits=[Trait.KNOWS_INDEXES],
 )
 def with_indices(
     call: Call, x: LabelledTensor, dim: int = -1, *args: Any, **_: Any

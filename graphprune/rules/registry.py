@@ -1,14 +1,20 @@
-"""The table of rules, and what a rule sees of the call it is about."""
+"""The table of rules: what is known of each operation, and what a rule sees of the call it is about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from torch._ops import OpOverload
+
 from graphprune.errors import RuleError
 from graphprune.rules.labels import LabelledTensor, Labels, all_arrays
+from graphprune.rules.macs import MacsFunction
+from graphprune.rules.matmul_view import MatmulView
+from graphprune.rules.norm import Norm, NormCall
 from graphprune.rules.samples import Sample
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Shape
 from graphprune.utils.operators import Args
 
@@ -59,11 +65,19 @@ class Slim:
 
 @dataclass(frozen=True)
 class Rule:
-    """How one ATen operation treats labels.
+    """All that is known of one ATen operation. Everything but the function and the samples is optional.
 
-    ``resize`` rewrites arguments that are sizes for the slim tensors; ``masked`` computes an operation that mixes
-    channels on the dense tensors, with its statistics over the living ones only; ``reference`` computes an operation
-    that torch cannot run in float64.
+    Attributes:
+        function: what the operation does to labels.
+        samples: calls that prove it.
+        resize: rewrites arguments that are sizes for the slim tensors.
+        masked: computes an operation that mixes channels on the dense tensors, with its statistics over the living
+            entries only.
+        reference: computes an operation that torch cannot run in float64.
+        macs: the dimensions whose product is how many multiply-adds a call takes; None: it takes none.
+        matmul: the ways of seeing it as a product of an input with a weight, the usual one first.
+        norm: where a normalization has its statistics and factors.
+        traits: facts about it.
     """
 
     function: RuleFunction
@@ -71,6 +85,10 @@ class Rule:
     resize: Resize | None = None
     masked: Masked | None = None
     reference: Callable[..., Any] | None = None
+    macs: MacsFunction | None = None
+    matmul: tuple[MatmulView, ...] = ()
+    norm: Norm | None = None
+    traits: frozenset[Trait] = frozenset()
 
 
 RULES: dict[Any, Rule] = {}
@@ -80,10 +98,13 @@ PENDING: dict[str, Rule] = {}
 """Rules of operators of other libraries, by name, until one of them is seen."""
 
 
+# ---------------------------------------------------------------- lookups: also called for every operation that runs
+
+
 def rule_of(op: Any) -> Rule | None:
-    """The rule of an operator overload."""
+    """The rule of an operator overload; None for anything else that a node may call."""
     found = RULES.get(op)
-    if found is None and PENDING and op.name() in PENDING:
+    if found is None and PENDING and isinstance(op, OpOverload) and op.name() in PENDING:
         found = RULES[op] = PENDING.pop(op.name())
     return found
 
@@ -94,18 +115,56 @@ def in_any_type(op: Any) -> Callable[..., Any]:
     return found.reference if found is not None and found.reference is not None else op
 
 
+def has_trait(op: Any, *traits: Trait) -> bool:
+    """Is one of these facts true of an operation?"""
+    found = rule_of(op)
+    return found is not None and not found.traits.isdisjoint(traits)
+
+
+def macs_of(op: Any) -> MacsFunction | None:
+    """How the multiply-adds of an operation are counted; None: it has none."""
+    found = rule_of(op)
+    return found.macs if found is not None else None
+
+
+def matmul_views(op: Any) -> tuple[MatmulView, ...]:
+    """The ways of seeing an operation as a product of an input with a weight, the usual one first."""
+    found = rule_of(op)
+    return found.matmul if found is not None else ()
+
+
+def norm_of(op: Any) -> Norm | None:
+    """Where an operation has its statistics and factors, if it is a normalization."""
+    found = rule_of(op)
+    return found.norm if found is not None else None
+
+
+def norm_call(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> NormCall | None:
+    """A call as one of a normalization, if the operation is one."""
+    norm = norm_of(op)
+    return NormCall(norm, op, args, kwargs) if norm is not None else None
+
+
+# ---------------------------------------------------------------- registration
+
+
 def rule(
     *ops: Any,
     samples: Sequence[Sample],
     resize: Resize | None = None,
     masked: Masked | None = None,
     reference: Callable[..., Any] | None = None,
+    macs: MacsFunction | None = None,
+    matmul: Sequence[MatmulView] = (),
+    norm: Norm | None = None,
+    traits: Collection[Trait] = (),
 ) -> Callable[[F], F]:
-    """Register the rule of ATen (or custom) operator overloads; by name (``"library::operator"``) where the library
-    that brings them may not be loaded.
+    """Register what is known of ATen (or custom) operator overloads; by name (``"library::operator"``) where the
+    library that brings them may not be loaded.
 
     The function is called as ``function(call, *args, **kwargs)`` with every tensor replaced by its
-    :class:`~graphprune.rules.labels.LabelledTensor`, and returns the result's labels (a tuple for several results).
+    :class:`~graphprune.rules.LabelledTensor`, and returns the result's labels (a tuple for several results). The other
+    arguments are those of :class:`Rule`.
 
     Raises:
         RuleError: an operator has a rule already, or no samples are given.
@@ -114,11 +173,12 @@ def rule(
         raise RuleError(f"samples: the rule of {ops[0]} has none; give at least one call that proves it")
 
     def register(function: F) -> F:
+        record = Rule(function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, frozenset(traits))
         for op in ops:
             table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
             if op in table:
                 raise RuleError(f"{op} has a rule already: {table[op].function.__qualname__}")
-            table[op] = Rule(function, tuple(samples), resize, masked, reference)
+            table[op] = record
         return function
 
     return register

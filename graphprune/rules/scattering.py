@@ -17,6 +17,7 @@ from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import ints, sample, t, whole_rows
+from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Dims
 
 aten = torch.ops.aten
@@ -122,6 +123,7 @@ def scatter_value(
         sample(t(4, 3, 2), 0, _HEADS),
         sample(t(6, 4), 1, torch.tensor([[2, 1, 0]])),
     ],
+    traits=[Trait.KNOWS_INDEXES],
 )
 def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: Any) -> LabelledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
@@ -165,7 +167,11 @@ def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, v
     return LabelledTensor(x.shape, ended(call, x, [dim], _WRITTEN).arrays)
 
 
-@rule(aten.index_select.default, samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))])
+@rule(
+    aten.index_select.default,
+    samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))],
+    traits=[Trait.PICKS, Trait.KNOWS_INDEXES],
+)
 def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
     call.freeze(index, _READ)
     if index.indexed is not None:
@@ -202,6 +208,7 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
         sample(t(2, 3, 3, 4), [torch.tensor([[True, False, False], [False, True, False]]), torch.tensor([0, 2])]),
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
     ],
+    traits=[Trait.KNOWS_INDEXES],
 )
 def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None]) -> LabelledTensor:
     """Dimensions that are indexed are fixed; the others keep their labels in their new place."""

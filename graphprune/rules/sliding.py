@@ -20,6 +20,7 @@ from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.scattering import ended
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -94,6 +95,7 @@ def pixel_unshuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTenso
     aten.native_channel_shuffle.default,
     samples=[sample(t(2, 8, 3), 2), sample(t(2, 12, 3, 3, labelled=[1]), 3)],
     resize=lambda slim, args: (args[0], slim.counts.get("groups", args[1])),
+    traits=[Trait.SHUFFLES],
 )
 def channel_shuffle(call: Call, x: LabelledTensor, groups: int) -> LabelledTensor:
     """[b, groups, c] to [b, c, groups], both seen as one dimension: equally many stay in every group that stays."""

@@ -38,7 +38,7 @@ class GradualPruner:
 
     The model stays the same object, of the same class. Each pruning chooses from the channels that are there, as a
     plan would (:class:`graphprune.PruningOptions`), and the optimizer's state and averages are carried along
-    (:func:`graphprune.carry.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
+    (:func:`graphprune.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
     as ``DistributedDataParallel``, must be made again.
 
     Args:

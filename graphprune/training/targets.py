@@ -2,7 +2,7 @@
 
 Numbers of channels are those of the dense model throughout, and rounded once: a layer of eight channels that is to
 lose half of them in ten rounds would otherwise lose none, because no round would take a whole one. What is chosen is
-chosen anew each time, from what is there. Budgets that are counted are met on the way, by searches. A latency is
+chosen again each time, from what is there. Budgets that are counted are met on the way, by searches. A latency is
 measured once: clocks would make a training that is taken up again go another way.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +19,14 @@ Kwargs = dict[str, Any]
 def short_name(op: Any) -> str:
     """``"addmm"`` for ``aten.addmm.default``."""
     return str(op._schema.name).split("::")[-1]
+
+
+def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int) -> Any:
+    """The argument of a call at a position of the operator's signature; its default where the call leaves it out."""
+    if position < len(args):
+        return args[position]
+    argument = op._schema.arguments[position]
+    return kwargs.get(argument.name, argument.default_value)
 
 
 class DispatchMode(TorchDispatchMode):

@@ -19,7 +19,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.regression import Regression
-from graphprune.rules.matmul_view import MATMUL_VIEWS, exact_view
+from graphprune.rules.registry import matmul_views
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
 
@@ -555,7 +555,7 @@ def test_a_record_prints() -> None:
     model, batch = randomize(Layers()).eval(), torch.randn(9, 4)
     plan, slim = pruned(model, batch)
     text = str(graphprune.repair(slim, model, plan, [batch]))
-    assert text.startswith("Repair: 3 weights fitted, 0 batch norms estimated anew, 0 weights left alone")
+    assert text.startswith("Repair: 3 weights fitted, 0 batch norms re-estimated, 0 weights left alone")
     assert "two.weight" in text and "two.bias" in text and "->" in text
 
 
@@ -565,8 +565,7 @@ def test_a_record_prints() -> None:
 def assert_exact(func: Any, args: tuple[Any, ...], blocks: int) -> None:
     """The product of what a form opens is what the call returns."""
     y = func(*args)
-    for number, form in enumerate(MATMUL_VIEWS[func]):
-        form = exact_view(form, args)
+    for number, form in enumerate(view.exact(args) for view in matmul_views(func)):
         x, weight = form.open(args[form.x], args[form.weight], args, blocks)
         product = torch.einsum("nbcm,bco->nbom", x, weight)
         assert form.result is not None

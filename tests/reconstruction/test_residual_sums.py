@@ -55,6 +55,10 @@ def moved(model: Stream, x: Tensor, y: Tensor) -> Tensor:
     return (x.t() + y).t()
 
 
+def squeezed(model: Stream, x: Tensor, y: Tensor) -> Tensor:
+    return x + model.outer(y[:, None, None]).squeeze((1, 2))
+
+
 def scaled(model: Stream, x: Tensor, y: Tensor) -> Tensor:
     return x + model.scale * model.outer(y) * 2
 
@@ -68,6 +72,7 @@ JOINS = {
     "in place": in_place,
     "onto the result": onto_the_result,
     "moved": moved,
+    "squeezed": squeezed,
     "scaled": scaled,
     "normed": normed,
 }

@@ -1,0 +1,61 @@
+"""Facts about operations that stages of the library ask for, beside what a rule says of labels."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+
+class Trait(Enum):
+    """One fact about an operation. ``x`` is its first argument.
+
+    Some facts are finer than one stage needs, because another stage has to tell them apart: ``roll`` moves entries
+    too, but along a dimension, so it is ``SHIFTS`` and not ``MOVES``.
+    """
+
+    # ------------------------------------------------------------ arithmetic of the first two arguments
+    ADDS = auto()
+    """Adds the second argument (times ``alpha``) to ``x``, entry by entry."""
+    SUBTRACTS = auto()
+    """Subtracts the second argument from ``x``, entry by entry."""
+    SCALES = auto()
+    """Multiplies ``x`` with the second argument, entry by entry."""
+    DIVIDES = auto()
+    """Divides ``x`` by the second argument, entry by entry."""
+    BATCHED_PRODUCT = auto()
+    """Multiplies two stacks of matrices, neither of which need be a weight. Its first matmul view says which."""
+
+    # ------------------------------------------------------------ what becomes of the entries of x
+    IDENTITY = auto()
+    """The result equals ``x``."""
+    DETACHES = auto()
+    """The result is ``x`` itself, without its history."""
+    DROPS = auto()
+    """The result equals ``x`` in evaluation mode."""
+    MOVES = auto()
+    """The result has every entry of ``x`` once: its dimensions are reordered, split or merged."""
+    RESHAPES = auto()
+    """The result has the entries of ``x``, in their order, in the shape that is the second argument."""
+    TRANSPOSES = auto()
+    """The result has the dimensions of ``x`` in another order."""
+    SHIFTS = auto()
+    """The result has every entry of ``x`` once, at another place of the same dimension."""
+    PICKS = auto()
+    """The results have entries of ``x``: a part of them, or some of them several times."""
+    EXPANDS = auto()
+    """Dimensions of size 1 are repeated up to the shape that is the second argument."""
+    SHUFFLES = auto()
+    """Channels change their order, unless every row of a rectangle keeps the same ones."""
+    EQUAL_PIECES = auto()
+    """All results but the last are equally long, which the program that calls it demands and not the rule."""
+
+    # ------------------------------------------------------------ labels
+    MAKES_LABELS = auto()
+    """Results have labels even where no argument has any: their entries can be removed one by one."""
+    FROM_SIZES = auto()
+    """Makes a tensor from sizes and numbers alone."""
+    NO_VALUES = auto()
+    """The values of the result are random or undefined."""
+    KEEPS_INDEXES = auto()
+    """Integers that count entries of a dimension still count the same ones in the result."""
+    KNOWS_INDEXES = auto()
+    """The rule knows what integers mean that count entries of a dimension, or does not look at their values."""
