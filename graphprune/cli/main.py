@@ -26,7 +26,7 @@ from graphprune.planning.options import ALLOCATIONS
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import Inputs
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, INTERRUPTED = 0, 1, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:

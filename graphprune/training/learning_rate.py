@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import check_count, check_known, check_positive
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
@@ -66,11 +67,9 @@ def check_rates(schedule: Schedule, lr: float | None) -> None:
         if lr is not None:
             raise InputError(f"lr: is {lr}, but schedule=Rewind(...) has rates of its own; leave out one of the two")
         return
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        raise InputError(f"lr: must be the highest learning rate, a positive number, but is {lr!r}")
-    if not callable(schedule) and schedule not in SHAPES:
-        known = ", ".join(map(repr, SHAPES))
-        raise InputError(f"schedule: {schedule!r} is not known; use one of {known}, a Rewind or a function")
+    check_positive("lr", lr, "the highest learning rate, a positive number")
+    if not callable(schedule):
+        check_known("schedule", schedule, SHAPES, ", a Rewind or a function")
 
 
 def learning_rates(schedule: Schedule, lr: float | None, warmup: int, total: int) -> Rates:
@@ -87,7 +86,7 @@ def learning_rates(schedule: Schedule, lr: float | None, warmup: int, total: int
         InputError: an argument is out of its range.
     """
     check_rates(schedule, lr)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or not 0 <= warmup <= total:
+    if check_count("warmup", warmup, 0) > total:
         raise InputError(f"warmup: must be a number of steps, at most the {total} of the training, but is {warmup!r}")
     rates = schedule.by_step(total) if isinstance(schedule, Rewind) else _shaped(schedule, lr or 0.0, total)
     return lambda step: rates(step) * min(1.0, (step + 1) / (warmup + 1))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import graphprune
-from graphprune.cli.main import FAILED, INTERRUPTED, OK, USAGE, main
+from graphprune.cli.main import FAILED, INTERRUPTED, OK, main
 from graphprune.cli.models import load_spec
 from graphprune.cli.tables import human
 
@@ -239,7 +239,7 @@ def test_interrupt(spec, monkeypatch):
     ],
 )
 def test_wrong_usage(arguments, capsys):
-    assert usage_error(*arguments) == USAGE
+    assert usage_error(*arguments) == 2
     assert "usage: graphprune" in capsys.readouterr().err
 
 

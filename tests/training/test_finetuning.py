@@ -6,6 +6,7 @@ import io
 import math
 import random
 import sys
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,17 @@ def test_mistakes_are_explained_and_change_nothing(given: dict[str, Any], messag
     with pytest.raises(InputError, match=message):
         finetune(**arguments)
     assert equal(weights(model), before) and model.training
+
+
+def test_numbers_of_other_libraries_count(tmp_path: Path) -> None:
+    """It is the same training with numpy's numbers, in its checkpoint too."""
+    given: dict[str, Any] = {"steps": np.int64(2), "lr": Fraction(1, 20), "seed": np.int32(3), "warmup": np.uint8(1)}
+    plain: dict[str, Any] = {"steps": 2, "lr": 0.05, "seed": 3, "warmup": 1}
+    model, twin, resumed = net(), net(), net()
+    finetune(model, BATCHES, **plain)
+    finetune(twin, BATCHES, **given, checkpoint=tmp_path)
+    finetune(resumed, BATCHES, **plain, checkpoint=tmp_path)
+    assert equal(weights(model), weights(twin)) and equal(weights(model), weights(resumed))
 
 
 def test_nothing_to_train() -> None:

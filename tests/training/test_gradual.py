@@ -22,7 +22,6 @@ from graphprune.training.schedules import (
     Iterative,
     OneShot,
     after,
-    budget_of_present,
     of_present,
     per_round,
     remaining_at,
@@ -55,14 +54,13 @@ def test_compounding() -> None:
 
 def test_examples_in_the_documentation() -> None:
     found = doctest.testmod(schedules)
-    assert found.attempted == 4 and not found.failed
+    assert found.attempted == 3 and not found.failed
 
 
 def test_of_present() -> None:
     assert of_present(0.75, done=0.5) == 0.5
     assert of_present(0.6, done=0.6) == 0.0
     assert of_present(0.3, done=0.0) == pytest.approx(0.3)
-    assert budget_of_present(0.25, done=0.5) == 0.5
     left = 1.0
     for total, done in ((0.2, 0.0), (0.5, 0.2), (0.9, 0.5)):
         left *= 1 - of_present(total, done)
@@ -98,8 +96,6 @@ def test_budgets_go_from_one_to_the_target() -> None:
         (lambda: per_round(0.5, 0), "rounds: must be a whole number, at least 1"),
         (lambda: after(-0.1, 2), "gamma: must be a fraction"),
         (lambda: of_present(0.3, 0.5), "total: 0.3 is less than the 0.5 that is gone"),
-        (lambda: budget_of_present(0.5, 0.3), "remaining: 0.5 is more than the 0.3"),
-        (lambda: budget_of_present(0.0, 0.3), "remaining: must be a fraction"),
         (lambda: remaining_at(OneShot(), 1, 0.0), "target: must be a fraction"),
         (lambda: Gradual(5, 5), "end: must be a step after begin=5"),
         (lambda: Gradual(0, 5, 0), "frequency: must be a whole number"),
