@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import math
 import random
 import sys
@@ -22,6 +24,7 @@ import graphprune
 from graphprune import History, Rewind, finetune
 from graphprune.errors import InputError, LoadError
 from graphprune.training.learning_rate import learning_rates
+from tests.damage import damaged
 from tests.training_net import Net, accuracy, equal, loader, net, slim_net, weights
 
 QUICK: dict[str, Any] = {"epochs": 2, "lr": 0.05}
@@ -268,6 +271,25 @@ def test_a_checkpoint_of_another_training(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="checkpoint: is not one of finetune"):
         finetune(model, loader(), **QUICK, checkpoint=tmp_path)
     assert equal(weights(model), before)
+
+
+def test_damaged_histories() -> None:
+    history = History((0.5, 0.25), (0.1, 0.1), {2: math.inf}, (2,))
+    text = history.to_json()
+    assert History.from_json(text) == history
+    for seed in range(100):
+        with contextlib.suppress(LoadError):
+            assert str(History.from_json(damaged(text, seed))).startswith("epoch")
+    for change, message in (
+        ({"loss": [0.5]}, "loss: has 1 steps, but lr has 2"),
+        ({"epochs": [3]}, "there is step 3, but there are 2 steps in all"),
+        ({"metrics": {"first": 0.5}}, "Expected `int`, got `str`"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+    ):
+        with pytest.raises(LoadError, match=f"text: .*{message}"):
+            History.from_json(json.dumps(json.loads(text) | change))
+    with pytest.raises(LoadError, match="text: Object missing required field `metrics`"):
+        History.from_json('{"loss": [], "lr": [], "epochs": []}')
 
 
 # ------------------------------------------------------------ mistakes
