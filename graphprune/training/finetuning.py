@@ -18,7 +18,7 @@ from graphprune.training.checkpoint import Folder
 from graphprune.training.data import check_training_data
 from graphprune.training.distributed import processes_for
 from graphprune.training.history import History
-from graphprune.training.learning_rate import Schedule, check_rates, learning_rates
+from graphprune.training.learning_rate import RateSchedule, check_rates, learning_rates
 from graphprune.training.loop import OnStep, Quality, Training
 from graphprune.training.losses import Distillation, Objective
 from graphprune.utils.checks import check_count, check_known, is_number
@@ -43,7 +43,7 @@ def finetune(
     loss_fn: LossFunction | None = None,
     teacher: nn.Module | None = None,
     distill: Distillation | None = None,
-    schedule: Schedule = "cosine",
+    schedule: RateSchedule = "cosine",
     warmup: int = 0,
     precision: str = "fp32",
     evaluate: Quality | None = None,

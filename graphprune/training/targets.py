@@ -29,7 +29,7 @@ from graphprune.utils.typed_json import Count, Positive, convert_data
 _PASSED = "head_width importance calibration loss_fn reduce normalize allocation gentle_ends seed".split()
 """What every plan on the way is asked as the last one would be."""
 
-Cost = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+Amount = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 """MACs, parameters or bytes."""
 
 
@@ -73,8 +73,8 @@ class PruningTargets:
 
     groups: Mapping[str, GroupTarget]
     ratio: Annotated[float, Meta(ge=0, lt=1)] | None
-    dense: Mapping[str, Cost]
-    budgets: Mapping[str, Cost]
+    dense: Mapping[str, Amount]
+    budgets: Mapping[str, Amount]
     blocks: Count
     skipped: Count
 
