@@ -28,8 +28,8 @@ def prune_in_place(
 
     Parameters that shrink are new tensors afterwards, with the surviving entries of their gradients. Optimizers have
     them in the same groups and order, with the surviving entries of their state
-    (:func:`graphprune.optimizer_state.slim_state`). The parameters of blocks that are skipped leave their optimizer.
-    What holds the optimizer (schedulers of the learning rate, gradient scalers) needs nothing.
+    (:func:`graphprune.pruning.optimizer_state.slim_state`). The parameters of blocks that are skipped leave their
+    optimizer. What holds the optimizer (schedulers of the learning rate, gradient scalers) needs nothing.
 
     Args:
         model: what the plan was made for.

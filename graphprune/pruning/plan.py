@@ -27,7 +27,7 @@ class Choice:
     """What is removed of one group: the numbers of the units.
 
     Attributes:
-        role: what the group is in its network (see :mod:`graphprune.roles`).
+        role: what the group is in its network (see :mod:`graphprune.graph.roles`).
         macs, params: the fraction of the model's MACs and parameters in which the group takes part.
         why: what decided the number that is kept.
     """
@@ -58,7 +58,7 @@ class Plan:
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
-        skipped: modules that are left out whole (see :mod:`graphprune.depth`).
+        skipped: modules that are left out whole (see :mod:`graphprune.pruning.skip`).
         requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
     """
 

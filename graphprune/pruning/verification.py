@@ -1,4 +1,4 @@
-"""The proof: the slim model against the masked original (:mod:`graphprune.masking`), both in float64."""
+"""The proof: the slim model against the masked original (:mod:`graphprune.pruning.masked`), both in float64."""
 
 from __future__ import annotations
 

@@ -57,8 +57,8 @@ class GradualPruner:
     """Prunes a model in place while it is trained: call :meth:`step` after every step of the optimizer.
 
     The model stays the same object, of the same class. Each pruning chooses from the channels that are there, as a
-    plan would (:class:`graphprune.request.Options`), and the optimizer's state and averages are carried along
-    (:func:`graphprune.carry.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
+    plan would (:class:`graphprune.planning.options.Options`), and the optimizer's state and averages are carried along
+    (:func:`graphprune.prune_in_place`). Tensors of the model are new afterwards: a wrapper that keeps them, such
     as ``DistributedDataParallel``, must be made again.
 
     Args:

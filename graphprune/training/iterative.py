@@ -64,8 +64,8 @@ def prune_iteratively(
         checkpoint: a folder. The run is saved there, and goes on from there when it is called again with the same
             arguments: at any step of the training if ``tune`` is a dict, else at the beginning of it.
         repair: with ``calibration`` among the options, repair before training (see :func:`graphprune.prune_model`).
-        options: all other arguments of a plan, for the end; see :class:`graphprune.request.Options`. ``calibration``
-            is read in every round.
+        options: all other arguments of a plan, for the end; see :class:`graphprune.planning.options.Options`.
+            ``calibration`` is read in every round.
 
     Raises:
         InputError: an argument is not what is needed.
