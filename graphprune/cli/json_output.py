@@ -48,7 +48,7 @@ def prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan: 
     return {
         "spec": options.spec,
         "class": type(model).__qualname__,
-        "asked": dict(plan.asked),
+        "requested": dict(plan.requested),
         "before": _cost_data(graph.cost()),
         "after": _cost_data(graph.cost(plan)),
         "frozen": _frozen_data(graph),

@@ -6,7 +6,6 @@ Only ``hf:`` with a hub id can download anything, and leaves that to Transformer
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import sys
 import warnings
@@ -19,6 +18,7 @@ import torch
 from torch import nn
 
 from graphprune.errors import SpecError
+from graphprune.utils.checks import did_you_mean
 
 SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:MODEL_TYPE_OR_CLASS_OR_PATH or path/to/file.py:FACTORY"
 
@@ -93,9 +93,7 @@ def _library(name: str) -> ModuleType:
 
 
 def _unknown(spec: str, name: str, what: str, known: Iterable[str]) -> SpecError:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    return SpecError(f"{spec!r}: {name!r} is not {what}{hint}")
+    return SpecError(f"{spec!r}: {name!r} is not {what}{did_you_mean(name, known)}")
 
 
 def _built(spec: str, build: Callable[[], Any]) -> Any:

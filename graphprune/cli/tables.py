@@ -73,7 +73,7 @@ def frozen_table(graph: Any) -> Table:
 
 
 def before_after_table(model: nn.Module, plan: Any, before: Any, after: Any) -> Table:
-    asked = ", ".join(f"{name} {value}" for name, value in plan.asked.items() if name not in ("importance", "seed"))
+    asked = ", ".join(f"{name} {value}" for name, value in plan.requested.items() if name not in ("importance", "seed"))
     title = f"{type(model).__name__}, {asked}"
     table = _table(title, "", "before", "after", "removed")
     for label, name, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("bytes", "bytes", "B")):

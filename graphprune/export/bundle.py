@@ -11,13 +11,17 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from graphprune.errors import LoadError, PlanError
-from graphprune.pruning.plan import HISTORY, Plan
+from graphprune.pruning.plan import Plan, plans_of
 from graphprune.utils.files import replace_file
+from graphprune.utils.typed_json import read_json
 
 WEIGHTS = "model.safetensors"
 
 
 PLANS = "plan-{number}.json"
+
+
+_ADVICE = "pass the directory that graphprune.save wrote"
 
 
 def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
@@ -30,7 +34,7 @@ def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
     """
-    plans: tuple[Plan, ...] = getattr(slim, HISTORY, ())
+    plans = plans_of(slim)
     if not plans:
         raise PlanError(
             f"slim: this {type(slim).__name__} carries no plan; pass the module that prune_model(...) or "
@@ -57,15 +61,13 @@ def load(directory: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     folder = Path(directory)
     paths = [folder / PLANS.format(number=i) for i in range(len(list(folder.glob(PLANS.format(number="*")))))]
     if not paths or not (folder / WEIGHTS).is_file():
-        raise LoadError(
-            f"directory: {folder} holds no saved model ({PLANS.format(number=0)} and {WEIGHTS}); "
-            "pass the directory that graphprune.save wrote"
-        )
+        raise LoadError(f"directory: {folder} holds no saved model ({PLANS.format(number=0)} and {WEIGHTS}); {_ADVICE}")
     slim = model
     for path in paths:
+        plan = Plan.from_data(read_json(path, f"directory: {path}", _ADVICE), f"directory: {path}")
         try:
-            slim = Plan.from_json(path.read_text()).apply(slim)
-        except (LoadError, PlanError, OSError) as error:
+            slim = plan.apply(slim)
+        except PlanError as error:
             raise LoadError(f"model: {path} does not apply to this {type(model).__name__}: {error}") from error
     try:
         load_model(slim, str(folder / WEIGHTS))

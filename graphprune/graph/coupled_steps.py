@@ -14,7 +14,6 @@ from functools import reduce
 from math import gcd, lcm
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -162,6 +161,8 @@ def _subtract(row: Row, other: Row, factor: Fraction) -> None:
 
 def _smallest(columns: list[int], rows: list[Row], sizes: list[int], moving: Mask) -> list[int] | None:
     """The fewest units of every part that can move at all: a small integer program."""
+    from scipy.optimize import Bounds, LinearConstraint, milp  # loading it takes a third of the time of importing this
+
     matrix = np.zeros((len(rows), len(columns)))
     for r, row in enumerate(rows):
         scale = lcm(*(v.denominator for v in row.values()))

@@ -67,7 +67,7 @@ class Solution:
         return tuple(np.concatenate(column) for column in zip(*done, strict=True))
 
 
-def _broadcast_pairs(facts: Facts, count: int) -> tuple[Ids, Ids, list[tuple[Ids, int]]]:
+def _broadcast_pairs(facts: Facts) -> tuple[Ids, Ids, list[tuple[Ids, int]]]:
     """All unions as two flat arrays; a union with label 0 is a fix, for the reason that label 0 is fixed."""
     left, right = [], []
     for a, b, _ in facts.unions:
@@ -99,7 +99,7 @@ def _components(count: int, x: Ids, y: Ids) -> Ids:
 def solve(labels: Labels) -> Solution:
     """Close the facts: parts of equal labels are equal, parts of fixed labels are fixed."""
     facts = labels.facts
-    x, y, zeros = _broadcast_pairs(facts, labels.count)
+    x, y, zeros = _broadcast_pairs(facts)
     fixed = [(np.zeros(1, np.int64), 0), *((ids.ravel(), number) for ids, number in facts.fixed), *zeros]
     of = _components(labels.count, x, y)
     reason = _first_reason(of, fixed)

@@ -15,12 +15,12 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
-from graphprune.errors import LoadError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.options import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
 from graphprune.utils.files import replace_file
+from graphprune.utils.typed_json import convert_data, read_json
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -71,10 +71,8 @@ class PruningCallback(TrainerCallback):
         Raises:
             LoadError: the folder is not a checkpoint of a training with this callback, or of another model.
         """
-        try:
-            state = json.loads((Path(checkpoint) / STATE).read_text())
-        except (OSError, ValueError) as error:
-            raise LoadError(f"checkpoint: {checkpoint} is not of a training with this callback ({error})") from error
+        what, advice = f"checkpoint: {checkpoint} is not of a training with this callback", "pass a folder checkpoint-N"
+        state = convert_data(read_json(Path(checkpoint) / STATE, what, advice), dict[str, Any], what, advice)
         self._prepared.resume(model, state, str(checkpoint))
 
     def on_train_begin(

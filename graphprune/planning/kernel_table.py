@@ -5,18 +5,24 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 
 from graphprune.utils.files import replace_file
+from graphprune.utils.typed_json import convert_data, read_json
 
 SHORTEST = 5e-3
 """Seconds that one measurement takes at least."""
+
+
+Seconds = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
 
 
 TURN = 0.1
@@ -81,7 +87,7 @@ class KernelTable:
         if self.path is None:
             self.path = _cache_folder() / f"{_machine(self.device)}.json"
         if self.path.exists():
-            self.times = json.loads(self.path.read_text())
+            self.times = _read(self.path)
 
     def seconds(self, name: str, call: Callable[[], Callable[[], Any]]) -> float:
         """The time of the kernel ``name``; ``call()`` prepares its tensors and returns what is to be timed."""
@@ -95,10 +101,16 @@ class KernelTable:
         """Write what was measured since the last time. Another process's new entries are kept."""
         if self.measured and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            known = json.loads(self.path.read_text()) if self.path.exists() else {}
+            known = _read(self.path) if self.path.exists() else {}
             text = json.dumps(known | self.times)
             replace_file(self.path, lambda path: path.write_text(text))
             self.measured = 0
+
+
+def _read(path: Path) -> dict[str, float]:
+    """Seconds by the name of the kernel. LoadError: the file is damaged."""
+    what, advice = f"latency: the table of kernels {path}", "delete it, and they are measured again"
+    return convert_data(read_json(path, what, advice), dict[str, Seconds], what, advice)
 
 
 def _cache_folder() -> Path:

@@ -83,7 +83,7 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
     if failure is not None and not found:
         raise failure
     took, plan = max(found, key=lambda pair: pair[0])
-    return replace(plan, asked={**plan.asked, "measured latency": f"{took * 1e3:.2f} ms"})
+    return replace(plan, requested={**plan.requested, "measured latency": f"{took * 1e3:.2f} ms"})
 
 
 class _LatencySearch:

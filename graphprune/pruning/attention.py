@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_PARAMETERS = "in_proj_weight q_proj_weight k_proj_weight v_proj_weight in_proj_bias bias_k bias_v".split()
-
 
 class PrunedMultiheadAttention(nn.Module):
     """Multi-head attention whose heads need not add up to the width of the tensors it attends to.

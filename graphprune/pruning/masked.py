@@ -35,8 +35,8 @@ from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
-Masked = tuple[list[Tensor], tuple[str, ...]]
-"""The outputs of the masked original, and the operations that took statistics over surviving channels."""
+MaskedOutputs = tuple[list[Tensor], tuple[str, ...]]
+"""The outputs of the masked original, and the operations that took statistics over the living."""
 
 
 # ---------------------------------------------------------------- masks
@@ -137,7 +137,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 @eagerly()
-def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> Masked:
+def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedOutputs:
     """Run the graph of the original with dead channels masked; a skipped block returns its input."""
     masks = Masks(graph, graph.alive(plan.removed if plan else {}))
     skipped = plan.skipped if plan else ()
@@ -211,7 +211,7 @@ def _did_the_same(known: Trace, trace: Trace) -> bool:
 _ATTEMPTS = 12
 
 
-def run_masked_model(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
+def run_masked_model(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> MaskedOutputs:
     """Run the original itself, masked, until it does what the trace that its labels come from did.
 
     A run is right up to the operation where it diverges, and its recording is the trace for the next run, which so

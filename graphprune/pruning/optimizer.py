@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError, PlanError
-from graphprune.pruning.optimizer_state import Kept, slim_state
+from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.rewrite import check_fits, slim_tensor
+from graphprune.pruning.rewrite import KeptEntries, slim_tensor
 from graphprune.utils.modules import tables, within
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
@@ -88,17 +87,9 @@ def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
 def _check(model: nn.Module, plan: Plan, prefix: str) -> None:
     """Raise a PlanError unless the plan can be applied to the end."""
     try:
-        check_fits(model, plan.shapes)
+        plan.check(model)
     except PlanError as error:
         raise PlanError(f"{prefix}{error}") from error
-    for path in (*plan.sizes, *plan.skipped):
-        try:
-            reduce(getattr, path.partition("[")[0].split("."), model)
-        except AttributeError as error:
-            raise PlanError(f"{prefix}model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
-
-
-_OWN = "apply a plan to the architecture it was made for"
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +98,7 @@ class _Weight:
 
     parameter: nn.Parameter
     names: tuple[str, ...]
-    kept: Kept
+    kept: KeptEntries
     gone: bool
 
 

@@ -9,15 +9,11 @@ from typing import Any
 from torch import Size, Tensor
 
 from graphprune.errors import InputError
-from graphprune.pruning.rewrite import slim_tensor
-from graphprune.utils.arrays import Ids
+from graphprune.pruning.rewrite import KeptEntries, slim_tensor
 from graphprune.utils.tree import tensors_of
 
-Kept = Mapping[int, Ids]
-"""By dimension, the entries that survive."""
 
-
-def slim_state(state: Mapping[str, Any], shape: Size, kept: Kept, where: str) -> dict[str, Any]:
+def slim_state(state: Mapping[str, Any], shape: Size, kept: KeptEntries, where: str) -> dict[str, Any]:
     """The state of a parameter of this shape, for the entries ``kept``.
 
     A tensor of the parameter's shape is taken to be about its entries, one by one. A tensor over some of the
@@ -34,7 +30,7 @@ def slim_state(state: Mapping[str, Any], shape: Size, kept: Kept, where: str) ->
     return {name: _slim_value(name, value, shape, kept, where) for name, value in state.items()}
 
 
-def _slim_value(name: str, value: Any, shape: Size, kept: Kept, where: str) -> Any:
+def _slim_value(name: str, value: Any, shape: Size, kept: KeptEntries, where: str) -> Any:
     if isinstance(value, Tensor):
         dims = _dimensions(name, value, shape, kept, where)
         sliced = {here: kept[dim] for here, dim in dims.items() if dim in kept}
@@ -52,7 +48,7 @@ _NEEDED = (
 )
 
 
-def _dimensions(name: str, tensor: Tensor, shape: Size, kept: Kept, where: str) -> dict[int, int]:
+def _dimensions(name: str, tensor: Tensor, shape: Size, kept: KeptEntries, where: str) -> dict[int, int]:
     """For the dimensions of a state tensor, those of the parameter that they are."""
     if tensor.shape == shape:
         return {d: d for d in range(tensor.ndim)}

@@ -5,23 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, LoadError
-from graphprune.pruning.rewrite import Kept, check_fits, rewrite
-from graphprune.pruning.skip import skip_blocks
-from graphprune.utils.arrays import Ids
+from graphprune.errors import InputError
+from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
+from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, rewrite
+from graphprune.pruning.runs import Runs
+from graphprune.pruning.skip import check_blocks, skip_blocks
+from graphprune.utils.checks import did_you_mean
 from graphprune.utils.modules import within
-
-FORMAT = 3
-
-
-HISTORY = "_graphprune_plans"
+from graphprune.utils.typed_json import parse_json
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,14 @@ class Plan:
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
         skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks`).
-        asked: how the plan was made: ratio, budgets, importance, seed, as JSON data.
+        requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
     """
 
     kept: Kept
     shapes: Mapping[str, tuple[int, ...]]
     sizes: Mapping[str, int]
     choices: tuple[Choice, ...]
-    asked: Mapping[str, Any]
+    requested: Mapping[str, Any]
     skipped: tuple[str, ...] = ()
 
     def mask(self, name: str) -> Tensor:
@@ -76,7 +74,7 @@ class Plan:
         if name not in self.shapes:
             raise InputError(
                 f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
-                f"{next(iter(self.shapes), None)!r}"
+                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}"
             )
         shape = self.shapes[name]
         mask = torch.full(shape, not within(name, self.skipped))
@@ -90,14 +88,20 @@ class Plan:
         """A new, smaller module of the same class; with ``inplace`` the model itself becomes smaller.
 
         Raises:
-            PlanError: the model does not have the parameters that the plan was made for. It is unchanged then.
+            PlanError: the model does not have what the plan was made for. It is unchanged then.
         """
-        check_fits(model, self.shapes)
-        history = (*getattr(model, HISTORY, ()), self)
+        self.check(model)
+        plans = (*plans_of(model), self)
         slim = rewrite(model, self.kept, self.sizes, inplace)
         skip_blocks(slim, self.skipped)
-        object.__setattr__(slim, HISTORY, history)
+        record_plans(slim, plans)
         return slim
+
+    def check(self, model: nn.Module) -> None:
+        """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
+        check_fits(model, self.shapes)
+        check_sizes(model, self.sizes)
+        check_blocks(model, self.skipped)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The slim shape of a parameter or buffer."""
@@ -117,9 +121,9 @@ class Plan:
 
     def __str__(self) -> str:
         before, after = self.entries
-        asked = ", ".join(f"{key} {value}" for key, value in self.asked.items())
+        requested = ", ".join(f"{key} {value}" for key, value in self.requested.items())
         lines = [
-            f"Plan: {asked}; {len(self.choices)} groups, "
+            f"Plan: {requested}; {len(self.choices)} groups, "
             f"{before:,} -> {after:,} parameter and buffer entries ({after / max(before, 1):.1%})"
         ]
         width = max((len(c.group) for c in self.choices), default=5)
@@ -129,68 +133,69 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON; indices are runs such as ``"0-31 40"``."""
-        data = {
-            "format": FORMAT,
-            "asked": dict(self.asked),
-            "choices": [_choice_data(c) for c in self.choices],
-            "sizes": dict(self.sizes),
-            "skipped": list(self.skipped),
-            "shapes": {n: list(s) for n, s in self.shapes.items()},
-            "kept": {n: {str(d): to_runs(i) for d, i in dims.items()} for n, dims in self.kept.items()},
-        }
-        return json.dumps(data, indent=1)
+        return json.dumps(self.to_data(), indent=1)
 
     @staticmethod
     def from_json(text: str) -> Plan:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            LoadError: the text is not a plan of a format that this version reads.
+            LoadError: the text is not a plan of a format that this version reads, is damaged or contradicts itself.
         """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise LoadError(f"text: not JSON ({error}); pass what Plan.to_json() returned") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise LoadError(f"text: plan format {found!r}; this version reads format {FORMAT}")
-        return _plan_of(data)
+        return Plan.from_data(parse_json(text, "text", "pass what Plan.to_json() returned"))
+
+    def to_data(self) -> dict[str, Any]:
+        """The plan as JSON data, to be part of other data."""
+        return write_plan_data(
+            PlanData(
+                format=PLAN_FORMAT,
+                requested=dict(self.requested),
+                choices=tuple(_choice_data(choice) for choice in self.choices),
+                sizes=dict(self.sizes),
+                skipped=self.skipped,
+                shapes=dict(self.shapes),
+                kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
+            )
+        )
+
+    @staticmethod
+    def from_data(data: object, what: str = "text") -> Plan:
+        """The inverse of :meth:`to_data`; ``what`` names the data in messages.
+
+        Raises:
+            LoadError: as for :meth:`from_json`.
+        """
+        found = read_plan_data(data, what)
+        return Plan(
+            kept={n: {d: runs.indices() for d, runs in dims.items()} for n, dims in found.kept.items()},
+            shapes=found.shapes,
+            sizes=found.sizes,
+            choices=tuple(_choice_of(choice) for choice in found.choices),
+            requested=found.requested,
+            skipped=found.skipped,
+        )
 
 
-def _choice_data(choice: Choice) -> dict[str, Any]:
-    return vars(choice) | {"removed": to_runs(np.array(choice.removed, np.int64))}
+def _choice_data(choice: Choice) -> ChoiceData:
+    return ChoiceData(**vars(choice) | {"removed": Runs.of(np.array(choice.removed, np.int64))})
 
 
-def _plan_of(data: dict[str, Any]) -> Plan:
-    choices = (Choice(**c | {"removed": tuple(from_runs(c["removed"]).tolist())}) for c in data["choices"])
-    return Plan(
-        kept={n: {int(d): from_runs(r) for d, r in dims.items()} for n, dims in data["kept"].items()},
-        shapes={n: tuple(s) for n, s in data["shapes"].items()},
-        sizes=data["sizes"],
-        choices=tuple(choices),
-        asked=data["asked"],
-        skipped=tuple(data["skipped"]),
-    )
+def _choice_of(data: ChoiceData) -> Choice:
+    return Choice(**structs.asdict(data) | {"removed": tuple(data.removed.indices().tolist())})
 
 
-def to_runs(index: Ids) -> str:
-    """Indices as runs of consecutive numbers.
+# ---------------------------------------------------------------- the plans that a model has gone through
 
-    >>> to_runs(np.array([0, 1, 2, 7, 5, 6]))
-    '0-2 7 5-6'
-    """
-    if not len(index):
-        return ""
-    cuts = np.flatnonzero(np.diff(index) != 1) + 1
-    bounds = [0, *cuts.tolist(), len(index)]
-    ends = [(int(index[a]), int(index[b - 1])) for a, b in pairwise(bounds)]
-    return " ".join(str(a) if a == b else f"{a}-{b}" for a, b in ends)
+_APPLIED = "_graphprune_plans"
+"""An attribute of modules: it is copied with them."""
 
 
-def from_runs(text: str) -> Ids:
-    """The inverse of :func:`to_runs`."""
-    pieces = []
-    for run in text.split():
-        first, _, last = run.partition("-")
-        pieces.append(np.arange(int(first), int(last or first) + 1, dtype=np.int64))
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+def plans_of(model: nn.Module) -> tuple[Plan, ...]:
+    """The plans that a model has gone through, in order."""
+    plans: tuple[Plan, ...] = getattr(model, _APPLIED, ())
+    return plans
+
+
+def record_plans(model: nn.Module, plans: tuple[Plan, ...]) -> None:
+    """Note which plans a model has gone through; past ``__setattr__``, which classes override."""
+    object.__setattr__(model, _APPLIED, plans)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -21,8 +22,11 @@ from graphprune.utils.contexts import eagerly
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 
-Kept = Mapping[str, Mapping[int, Ids]]
-"""By parameter or buffer name and dimension, the entries that survive, in their new order."""
+KeptEntries = Mapping[int, Ids]
+"""By dimension of one tensor, the entries that survive, in their new order."""
+
+Kept = Mapping[str, KeptEntries]
+"""The same by the name of the parameter or buffer."""
 
 
 def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -32,17 +36,30 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     if missing:
         raise PlanError(
             f"model: the plan names {missing[0]!r}, which this {type(model).__name__} does not have "
-            f"({len(missing)} such names); apply a plan to the architecture it was made for"
+            f"({len(missing)} such names); {_OWN}"
         )
     for name, shape in shapes.items():
         if found[name] != shape:
             raise PlanError(
-                f"model: {name} has shape {list(found[name])}, the plan was made for {list(shape)}; "
-                "apply a plan to the architecture it was made for, once"
+                f"model: {name} has shape {list(found[name])}, the plan was made for {list(shape)}; {_OWN}, once"
             )
 
 
-def slim_tensor(tensor: Tensor, kept: Mapping[int, Ids]) -> Tensor:
+def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
+    """Raise a PlanError unless the model has an integer at each of these paths."""
+    for path in paths:
+        try:
+            size = _SizePlace.of(model, path).value
+        except (AttributeError, IndexError, TypeError) as error:
+            raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
+
+
+_OWN = "apply a plan to the architecture it was made for"
+
+
+def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     """The surviving entries of a tensor, as an independent one of the same type."""
     with torch.no_grad():
         small = tensor.detach()
@@ -64,7 +81,7 @@ def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: boo
     if inplace:
         _swap_tensors(model, replaced)
     for path, value in sizes.items():
-        _set_size(slim, path, value)
+        _SizePlace.of(slim, path).change(value)
     _resize_modules(slim, {_owner(name) for name in kept}, sizes)
     return slim
 
@@ -79,19 +96,35 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
                     value[:] = [replaced.get(id(item), item) for item in value]
 
 
-def _set_size(model: nn.Module, path: str, value: int) -> None:
-    """Set an integer, or one entry of a tuple, of a module or of an object that a module holds."""
-    prefix, _, name = path.rpartition(".")
-    holder = reduce(getattr, prefix.split(".") if prefix else [], model)
-    new: Any = value
-    if entry := re.fullmatch(r"(\w+)\[(\d+)\]", name):
-        name, position = entry[1], int(entry[2])
-        old = getattr(holder, name)
-        new = type(old)([*old[:position], value, *old[position + 1 :]])
-    if isinstance(holder, nn.Module):
-        setattr(holder, name, new)
-    else:
-        vars(holder)[name] = new  # where it was found, past the hooks of its class
+@dataclass(frozen=True)
+class _SizePlace:
+    """An integer attribute, or one entry of a tuple or list, of a module or of an object that a module holds."""
+
+    holder: Any
+    name: str
+    position: int | None
+
+    @staticmethod
+    def of(model: nn.Module, path: str) -> _SizePlace:
+        prefix, _, name = path.rpartition(".")
+        holder = reduce(getattr, prefix.split(".") if prefix else [], model)
+        entry = re.fullmatch(r"(\w+)\[(\d+)\]", name)
+        return _SizePlace(holder, entry[1], int(entry[2])) if entry else _SizePlace(holder, name, None)
+
+    @property
+    def value(self) -> Any:
+        found = getattr(self.holder, self.name)
+        return found if self.position is None else found[self.position]
+
+    def change(self, value: int) -> None:
+        new: Any = value
+        if self.position is not None:
+            old = getattr(self.holder, self.name)
+            new = type(old)([*old[: self.position], value, *old[self.position + 1 :]])
+        if isinstance(self.holder, nn.Module):
+            setattr(self.holder, self.name, new)
+        else:
+            vars(self.holder)[self.name] = new  # where it was found, past the hooks of its class
 
 
 def _owner(name: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.errors import PlanError
+
 
 class Skip(nn.Module):
     """In the place of a block that was left out: returns its first argument.
@@ -22,6 +24,18 @@ class Skip(nn.Module):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return x
+
+
+def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
+    """Raise a PlanError unless the model has a submodule at each of these paths."""
+    for path in paths:
+        try:
+            model.get_submodule(path)
+        except AttributeError as error:
+            raise PlanError(
+                f"model: has no {path!r} for the plan to leave out ({error}); "
+                "apply a plan to the architecture it was made for"
+            ) from error
 
 
 def skip_blocks(model: nn.Module, paths: Iterable[str]) -> None:

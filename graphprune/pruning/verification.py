@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widened_tensor
-from graphprune.pruning.masked import Masked, run_masked_graph, run_masked_model
+from graphprune.pruning.masked import MaskedOutputs, run_masked_graph, run_masked_model
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import normalize
 from graphprune.tracing.meta import is_float
@@ -88,7 +88,7 @@ ROUNDING = 1e-5
 epsilon in float32. Where that may be all the difference, the model itself is run in float64 and works them out anew."""
 
 
-def _compared(masked: Masked, found: list[Tensor], tolerance: float) -> Verification:
+def _compared(masked: MaskedOutputs, found: list[Tensor], tolerance: float) -> Verification:
     expected, inexact = masked
     if [t.shape for t in expected] != [t.shape for t in found]:
         raise PlanError(
@@ -103,7 +103,7 @@ def _compared(masked: Masked, found: list[Tensor], tolerance: float) -> Verifica
     return Verification(worst, max(absolute, default=0.0), len(pairs), tolerance, inexact)
 
 
-def _masked_outputs(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> Masked:
+def _masked_outputs(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> MaskedOutputs:
     """By running the graph or, where the model looks at values, the model itself."""
     if graph.trace.on_meta:
         return run_masked_graph(graph, plan, [*tensors_of(args), *tensors_of(kwargs)])

@@ -22,7 +22,7 @@ from graphprune.tracing.recorder import ModuleCall, Recorder, recording
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.modules import named_modules
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -57,7 +57,6 @@ class Trace:
     constants: dict[str, Tensor]
     sizes: SizeLog
     modules: dict[str, type]
-    aliases: dict[str, tuple[str, ...]]
     unreached: tuple[str, ...] = ()
     note: str = ""
     evaluated: int = 0
@@ -136,7 +135,6 @@ def record(
         recorder.constants,
         log,
         {path: type(m) for path, m in named_modules(model)},
-        _aliases(model),
         unreached,
         note,
         evaluated,
@@ -212,16 +210,6 @@ def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
     if hasattr(expr, "left"):
         return mentions(expr.left, nodes) or mentions(expr.right, nodes)
     return getattr(expr, "node", None) in nodes
-
-
-def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """For every tied tensor, by its first name, the other names it has."""
-    names: dict[int, list[str]] = {}
-    found = tables(model)
-    for table in (found.parameters, found.buffers):
-        for name, tensor in table.items():
-            names.setdefault(id(tensor), []).append(name)
-    return {first: tuple(rest) for first, *rest in names.values() if rest}
 
 
 def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:

@@ -13,22 +13,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
+from msgspec import Struct, convert
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import TypedDict
 
-from graphprune.errors import LoadError, PlanError
+from graphprune.errors import LoadError
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
-from graphprune.pruning.plan import HISTORY, Plan
-from graphprune.training.packing import Packer, unpack
-from graphprune.utils.deepcopy import copy_module
+from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.resuming import remaining_plans, replayed_without_data
+from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.files import ADVICE, check_version, latest_version, write_version
-from graphprune.utils.modules import all_tensors
-from graphprune.utils.random_state import random_state, set_random_state
+from graphprune.utils.random_state import check_random_state, random_state, set_random_state
+from graphprune.utils.typed_json import Count, convert_data, read_json
 
 TENSORS = "tensors.safetensors"
 
@@ -36,7 +38,7 @@ TENSORS = "tensors.safetensors"
 DATA = "state.json"
 
 
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 
 
 Folder = str | os.PathLike[str]
@@ -73,8 +75,8 @@ def save_checkpoint(
         "state": dict(state or {}),
     }
     data = {
-        "format": FORMAT,
-        "plans": [json.loads(plan.to_json()) for plan in getattr(model, HISTORY, ())],
+        "format": CHECKPOINT_FORMAT,
+        "plans": [plan.to_data() for plan in plans_of(model)],
         "parts": {name: packer.pack(part, name) for name, part in parts.items()},
     }
     write_version(Path(directory), partial(_write, data=json.dumps(data), tensors=packer.tensors))
@@ -113,19 +115,19 @@ def load_checkpoint(
     optimizers = several(optimizer)
     saved = _read(Path(directory))
     if check is not None:
-        check(saved.parts["state"])
-    plans = _remaining(saved.plans, model)
+        check(saved.parts.state)
+    plans = remaining_plans(model, saved.plans, "checkpoint")
     _check_model(saved, model, plans)
     _check_companions(saved, optimizers, averages, plans)
     for plan in plans:
         prune_in_place(model, plan, optimizers, averages)
-    _fill(model, saved.parts["model"])
-    for average, tensors in zip(averages, saved.parts["averages"], strict=True):
+    _fill(model, saved.parts.model)
+    for average, tensors in zip(averages, saved.parts.averages, strict=True):
         _fill(average, tensors)
-    for one, data in zip(optimizers, saved.parts["optimizers"], strict=True):
+    for one, data in zip(optimizers, saved.parts.optimizers, strict=True):
         one.load_state_dict(data)
-    set_random_state(saved.parts["random"])
-    return cast("dict[str, Any]", saved.parts["state"])
+    set_random_state(saved.parts.random)
+    return saved.parts.state
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -146,13 +148,53 @@ def fingerprint(model: nn.Module) -> int:
 # ---------------------------------------------------------------- reading
 
 
+class _Data(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON of a checkpoint."""
+
+    format: int
+    plans: list[dict[str, Any]]
+    parts: dict[str, Any]
+
+
+class _ParamGroup(TypedDict):
+    """What every group of an optimizer's state has, among other things."""
+
+    params: list[Count]
+
+
+class _OptimizerState(TypedDict):
+    state: dict[Any, Any]
+    param_groups: list[_ParamGroup]
+
+
+class _Parts(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint holds, by name. ``kinds`` are the classes of the optimizers."""
+
+    model: dict[str, Tensor]
+    averages: list[dict[str, Tensor]]
+    optimizers: list[dict[str, Any]]
+    kinds: list[str]
+    random: dict[str, Any]
+    state: dict[Any, Any]
+
+    def __post_init__(self) -> None:
+        convert(self.optimizers, list[_OptimizerState])
+        convert(self.random.get("cuda"), list[Tensor])
+        check_random_state(self.random)
+        if len(self.kinds) != len(self.optimizers):
+            raise ValueError(f"there are {len(self.kinds)} kinds, but {len(self.optimizers)} optimizers")
+        for parameter, found in ((p, s) for one in self.optimizers for p, s in one["state"].items()):
+            if isinstance(parameter, int) and not isinstance(found, dict):
+                raise ValueError(f"the state of parameter {parameter} is a {type(found).__name__}, needed is a dict")
+
+
 @dataclass(frozen=True, eq=False)
 class _Saved:
-    """What a checkpoint holds."""
+    """A checkpoint that was read."""
 
     version: Path
     plans: tuple[Plan, ...]
-    parts: dict[str, Any]
+    parts: _Parts
 
 
 def _write(folder: Path, data: str, tensors: dict[str, Tensor]) -> None:
@@ -165,49 +207,28 @@ def _read(folder: Path) -> _Saved:
     if version is None:
         raise LoadError(f"directory: {folder} holds no checkpoint; pass the directory that save_checkpoint wrote")
     check_version(version)
+    what = f"directory: {version} is no checkpoint"
+    data = read_json(version / DATA, what, ADVICE)
+    found = data.get("format") if isinstance(data, dict) else type(data).__name__
+    if found != CHECKPOINT_FORMAT:
+        raise LoadError(f"directory: {version} has format {found!r}; this version reads format {CHECKPOINT_FORMAT}")
+    saved = convert_data(data, _Data, what, ADVICE)
     try:
-        data = json.loads((version / DATA).read_text())
-        if data["format"] != FORMAT:
-            raise LoadError(f"directory: {version} has format {data['format']}; this version reads format {FORMAT}")
         tensors = load_file(version / TENSORS)
-        plans = tuple(Plan.from_json(json.dumps(plan)) for plan in data["plans"])
-        parts = {name: unpack(part, tensors) for name, part in data["parts"].items()}
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, LoadError):
-            raise
-        raise LoadError(f"directory: {version} is no checkpoint ({type(error).__name__}: {error}); {ADVICE}") from error
-    return _Saved(version, plans, parts)
+        parts = {name: unpack_data(part, tensors) for name, part in saved.parts.items()}
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise LoadError(f"{what} ({type(error).__name__}: {error}); {ADVICE}") from error
+    plans = tuple(Plan.from_data(plan, what) for plan in saved.plans)
+    return _Saved(version, plans, convert_data(parts, _Parts, what, ADVICE))
 
 
 # ---------------------------------------------------------------- does it fit?
 
 
-def _remaining(saved: Sequence[Plan], model: nn.Module) -> tuple[Plan, ...]:
-    """The plans of the checkpoint that the model has still before it."""
-    done: tuple[Plan, ...] = getattr(model, HISTORY, ())
-    same = len(done) <= len(saved) and all(a.to_json() == b.to_json() for a, b in zip(done, saved, strict=False))
-    if not same:
-        raise LoadError(
-            f"model: was pruned {len(done)} times, but not as the checkpoint's model was (pruned {len(saved)} times); "
-            "pass the dense model that the training began with"
-        )
-    return tuple(saved[len(done) :])
-
-
 def _check_model(saved: _Saved, model: nn.Module, plans: Sequence[Plan]) -> None:
     """Replay the plans on a copy without data, and compare every tensor with the checkpoint's."""
-    twin = copy_module(model, {id(t): _without_data(t) for t in all_tensors(model)})
-    try:
-        for plan in plans:
-            twin = plan.apply(twin, inplace=True)
-    except PlanError as error:
-        raise LoadError(f"model: {saved.version} is not of this {type(model).__name__}: {error}") from error
-    _check_tensors(f"model: this {type(model).__name__}", own_tensors(twin), saved.parts["model"])
-
-
-def _without_data(tensor: Tensor) -> Tensor:
-    empty = torch.empty_like(tensor, device="meta")
-    return nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    copy = replayed_without_data(model, plans, str(saved.version))
+    _check_tensors(f"model: this {type(model).__name__}", own_tensors(copy), saved.parts.model)
 
 
 def _check_tensors(what: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
@@ -227,17 +248,17 @@ _OTHER = "pass the model that the training began with, or another directory"
 def _check_companions(
     saved: _Saved, optimizers: Sequence[Optimizer], averages: Sequence[nn.Module], plans: Sequence[Plan]
 ) -> None:
-    kinds, needed = [type(o).__name__ for o in optimizers], saved.parts["kinds"]
+    kinds, needed = [type(o).__name__ for o in optimizers], saved.parts.kinds
     if kinds != needed:
         raise LoadError(f"optimizer: the checkpoint was saved with {needed}, but given are {kinds}")
-    if len(averages) != len(saved.parts["averages"]):
+    if len(averages) != len(saved.parts.averages):
         raise LoadError(
-            f"averages: the checkpoint was saved with {len(saved.parts['averages'])}, but given are {len(averages)}"
+            f"averages: the checkpoint was saved with {len(saved.parts.averages)}, but given are {len(averages)}"
         )
-    for one, data in zip(optimizers, saved.parts["optimizers"], strict=True):
+    for one, data in zip(optimizers, saved.parts.optimizers, strict=True):
         _check_groups(one.param_groups, data["param_groups"], exact=not plans)
     if not plans:
-        for average, tensors in zip(averages, saved.parts["averages"], strict=True):
+        for average, tensors in zip(averages, saved.parts.averages, strict=True):
             _check_tensors(f"averages: a {type(average).__name__}", own_tensors(average), tensors)
 
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import check_known
 
 T = TypeVar("T")
 
@@ -67,8 +68,7 @@ class Alone:
     rank = 0
 
     def __init__(self, model: nn.Module, precision: str) -> None:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision: {precision!r} is not known; use one of {', '.join(map(repr, PRECISIONS))}")
+        check_known("precision", precision, PRECISIONS)
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.dtype = PRECISIONS[precision]
         scaled = self.dtype is torch.float16

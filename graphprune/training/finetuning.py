@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from graphprune.training.checkpoint import Folder
 from graphprune.training.data import check_training_data
 from graphprune.training.distributed import processes_for
 from graphprune.training.history import History
-from graphprune.training.learning_rate import Schedule, check_rates, learning_rates
+from graphprune.training.learning_rate import RateSchedule, check_rates, learning_rates
 from graphprune.training.loop import OnStep, Quality, Training
 from graphprune.training.losses import Distillation, Objective
+from graphprune.utils.checks import check_count, check_known, is_number
 from graphprune.utils.random_state import random_numbers_kept
 
 Factory = Callable[..., Optimizer]
@@ -41,7 +43,7 @@ def finetune(
     loss_fn: LossFunction | None = None,
     teacher: nn.Module | None = None,
     distill: Distillation | None = None,
-    schedule: Schedule = "cosine",
+    schedule: RateSchedule = "cosine",
     warmup: int = 0,
     precision: str = "fp32",
     evaluate: Quality | None = None,
@@ -92,11 +94,11 @@ def finetune(
     check_training_data(batches)
     _check_model(model, teacher, distill)
     check_rates(schedule, lr)
-    _check_counts(epochs, steps, every)
+    _check_counts(epochs, steps, every, seed)
     with random_numbers_kept():
         processes = processes_for(model, accelerator, precision)
         asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "lr": lr, "weight_decay": weight_decay, "clip": clip}
-        asked |= {"warmup": warmup, "precision": precision, "seed": _seed(seed), "processes": processes.count}
+        asked |= {"warmup": warmup, "precision": precision, "seed": seed, "processes": processes.count}
         asked |= {"optimizer": optimizer, "schedule": schedule, "distill": distill}
         return Training(
             model=model,
@@ -129,26 +131,19 @@ def _check_model(model: Any, teacher: Any, distill: Any) -> None:
         raise InputError("distill: is given without a teacher; pass teacher=, the dense model")
 
 
-def _check_counts(epochs: Any, steps: Any, every: Any) -> None:
+def _check_counts(epochs: Any, steps: Any, every: Any, seed: Any) -> None:
     for name, count in (("epochs", epochs), ("steps", steps), ("every", every)):
-        if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-            raise InputError(f"{name}: must be a whole number, at least 1, but is {count!r}")
+        if count is not None:
+            check_count(name, count, 1)
+    check_count("seed", seed, 0)
     if (epochs is None) == (steps is None):
         raise InputError(f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two")
 
 
-def _seed(seed: Any) -> int:
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise InputError(f"seed: must be a whole number, at least 0, but is {seed!r}")
-    return seed
-
-
 def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, weight_decay: float) -> Optimizer:
     """Over two groups of parameters: those that decay, and those of one dimension. The schedule sets the rate later."""
-    factory = OPTIMIZERS.get(optimizer) if isinstance(optimizer, str) else optimizer
-    if not callable(factory):
-        known = ", ".join(map(repr, OPTIMIZERS))
-        raise InputError(f"optimizer: {optimizer!r} is not known; use one of {known}, or what makes one")
+    others = ", or what makes one"
+    factory = optimizer if callable(optimizer) else OPTIMIZERS[check_known("optimizer", optimizer, OPTIMIZERS, others)]
     learned = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": [p for p in learned if p.ndim > 1]}]
     groups.append({"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0})
@@ -162,6 +157,8 @@ def _described(value: Any) -> Any:
     """What a checkpoint remembers of an argument, to tell it from another one: numbers, and what else is called."""
     if value is None or isinstance(value, int | float):
         return value
+    if is_number(value):
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, partial):
         return f"{_described(value.func)}{value.args}{value.keywords}"
     text = value if isinstance(value, str) else getattr(value, "__qualname__", None) or repr(value)

@@ -2,35 +2,55 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
+from msgspec import Struct, to_builtins
 from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
-from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.errors import InputError
 from graphprune.planning.options import PlanArguments, takes_options
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
-from graphprune.pruning.plan import HISTORY, Plan
-from graphprune.pruning.rewrite import check_fits
+from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.schedules import Schedule
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.typed_json import Count, convert_data
 
 
 @dataclass(frozen=True)
 class Cut:
     """What one pruning did: after ``step`` steps, the parameters and MACs (multiply-adds) that are left."""
 
-    step: int
-    params: int
-    macs: int
+    step: Count
+    params: Count
+    macs: Count
 
     def __str__(self) -> str:
         return f"after step {self.step}: {self.params:,} parameters, {self.macs:,} MACs"
+
+
+class PrunerState(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a :class:`GradualPruner` stands.
+
+    Attributes:
+        steps: how many were counted.
+        looked: the last step at which something was due.
+        cut: the last one at which there was a whole channel to remove.
+        earlier: how many plans the model had gone through before.
+        plans: those since then, as JSON data.
+    """
+
+    steps: Count
+    looked: Count
+    cut: Count
+    earlier: Count
+    targets: PruningTargets
+    history: tuple[Cut, ...]
+    plans: tuple[dict[str, Any], ...]
 
 
 class GradualPruner:
@@ -85,7 +105,7 @@ class GradualPruner:
         self.history: tuple[Cut, ...] = ()
         self._looked = 0  # the last step at which something was due
         self._cut = 0  # the last one at which there was a whole channel to remove
-        self._earlier = len(_plans(model))
+        self._earlier = len(plans_of(model))
         self._targets = PruningTargets.of(self._trace(), ratio, options)
 
     def step(self) -> Plan | None:
@@ -127,15 +147,17 @@ class GradualPruner:
 
     def state(self) -> dict[str, Any]:
         """Where the pruning stands, with the plans so far, as JSON data."""
-        return {
-            "steps": self.steps,
-            "looked": self._looked,
-            "cut": self._cut,
-            "earlier": self._earlier,
-            "targets": self._targets.data(),
-            "history": [asdict(cut) for cut in self.history],
-            "plans": [json.loads(plan.to_json()) for plan in _plans(self.model)[self._earlier :]],
-        }
+        state = PrunerState(
+            steps=self.steps,
+            looked=self._looked,
+            cut=self._cut,
+            earlier=self._earlier,
+            targets=self._targets,
+            history=self.history,
+            plans=tuple(plan.to_data() for plan in plans_of(self.model)[self._earlier :]),
+        )
+        data: dict[str, Any] = to_builtins(state)
+        return data
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where :meth:`state` was called; before an optimizer's state or the model's weights are loaded.
@@ -145,43 +167,17 @@ class GradualPruner:
         Raises:
             LoadError: the state is none of a pruner, or was that of another model. Nothing is changed then.
         """
-        targets, plans = _read(state)
-        for plan in _remaining(plans, state["earlier"], self.model):
+        saved = convert_data(state, PrunerState, "state", "pass what GradualPruner.state() returned")
+        plans = [Plan.from_data(plan, "state") for plan in saved.plans]
+        remaining = remaining_plans(self.model, plans, "state", saved.earlier)
+        replayed_without_data(self.model, remaining, "the state")
+        for plan in remaining:
             prune_in_place(self.model, plan, self.optimizers, self.averages)
-        self.steps, self._looked, self._cut = state["steps"], state["looked"], state["cut"]
-        self._earlier = state["earlier"]
-        self._targets = targets
-        self.history = tuple(Cut(**cut) for cut in state["history"])
+        self.steps, self._looked, self._cut = saved.steps, saved.looked, saved.cut
+        self._earlier = saved.earlier
+        self._targets = saved.targets
+        self.history = saved.history
 
     def __str__(self) -> str:
         lines = [f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"]
         return "\n".join([*lines, *(f"  {cut}" for cut in self.history)])
-
-
-def _plans(model: nn.Module) -> tuple[Plan, ...]:
-    plans: tuple[Plan, ...] = getattr(model, HISTORY, ())
-    return plans
-
-
-def _read(state: Mapping[str, Any]) -> tuple[PruningTargets, list[Plan]]:
-    missing = {"steps", "looked", "cut", "earlier", "targets", "history", "plans"} - set(state)
-    if missing:
-        raise LoadError(f"state: lacks {', '.join(sorted(missing))}; pass what GradualPruner.state() returned")
-    return PruningTargets.from_data(state["targets"]), [Plan.from_json(json.dumps(plan)) for plan in state["plans"]]
-
-
-def _remaining(plans: Sequence[Plan], earlier: int, model: nn.Module) -> Sequence[Plan]:
-    """The plans that the model has still before it, checked."""
-    done = _plans(model)[earlier:]
-    same = len(done) <= len(plans) and all(a.to_json() == b.to_json() for a, b in zip(done, plans, strict=False))
-    if not same or len(_plans(model)) < earlier:
-        raise LoadError("state: the model was pruned by other plans; restore into the dense model")
-    left = plans[len(done) :]
-    try:
-        check_fits(model, left[0].shapes if left else {})
-    except PlanError as error:
-        raise LoadError(f"state: is of another model: {error}") from error
-    for first, second in pairwise(left):
-        if any(name in first.shapes and first.shape(name) != shape for name, shape in second.shapes.items()):
-            raise LoadError("state: its plans do not follow from each other; pass what GradualPruner.state() returned")
-    return left

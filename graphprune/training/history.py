@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+
+from graphprune.errors import InputError
+from graphprune.utils.typed_json import Count, convert_data, parse_json
+
+_ADVICE = "pass what History.to_json() returned"
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,15 @@ class History:
 
     loss: tuple[float, ...] = ()
     lr: tuple[float, ...] = ()
-    metrics: Mapping[int, float] = field(default_factory=dict)
-    epochs: tuple[int, ...] = ()
+    metrics: Mapping[Count, float] = field(default_factory=dict)
+    epochs: tuple[Count, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.loss) != len(self.lr):
+            raise InputError(f"loss: has {len(self.loss)} steps, but lr has {len(self.lr)}")
+        beyond = [step for step in (*self.epochs, *self.metrics) if step > self.steps]
+        if beyond:
+            raise InputError(f"epochs, metrics: there is step {beyond[0]}, but there are {self.steps} steps in all")
 
     @property
     def steps(self) -> int:
@@ -40,14 +51,12 @@ class History:
 
     @staticmethod
     def from_json(text: str) -> History:
-        """The inverse of :meth:`to_json`."""
-        return History.of(json.loads(text))
+        """The inverse of :meth:`to_json`.
 
-    @staticmethod
-    def of(data: Mapping[str, Any]) -> History:
-        """The history that :func:`dataclasses.asdict` took apart."""
-        metrics = {int(step): float(value) for step, value in data["metrics"].items()}
-        return History(tuple(data["loss"]), tuple(data["lr"]), metrics, tuple(data["epochs"]))
+        Raises:
+            LoadError: the text is no history, or is damaged.
+        """
+        return convert_data(parse_json(text, "text", _ADVICE), History, "text", _ADVICE)
 
     def __str__(self) -> str:
         ends = [*self.epochs, *([self.steps] if self.steps > max(self.epochs, default=0) else [])]

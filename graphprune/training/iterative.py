@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta, Struct
 from torch import nn
 from typing_extensions import Unpack
 
@@ -25,6 +26,7 @@ from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
 from graphprune.utils.random_state import random_numbers_kept, seed_all
+from graphprune.utils.typed_json import convert_data
 
 Tune = Callable[[nn.Module], object] | Mapping[str, Any]
 
@@ -111,6 +113,15 @@ class _Asked:
             share = remaining_at(self.schedule, number, limit / targets.dense[kind])
             found.append(f"{kind} {share:.3f}")
         return ", ".join(found)
+
+
+class _SavedRun(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint says of the run: what tells it from another one, the rounds so far, and where they lead."""
+
+    asked: dict[str, Any]
+    dense: int
+    rounds: Annotated[tuple[Round, ...], Meta(min_length=1)]
+    targets: PruningTargets
 
 
 @dataclass(eq=False)
@@ -234,23 +245,24 @@ class _Run:
         if self.folder is None or not has_checkpoint(self.folder / name):
             return None
         model = copy.deepcopy(self.dense)
-        state = load_checkpoint(self.folder / name, model, check=self._check_identity)
-        self.asked = replace(
-            self.asked, targets=PruningTargets.from_data(state["targets"])
-        )  # a latency is measured once
-        return model, [Round.of(r) for r in state["rounds"]]
+        saved = self._checked(load_checkpoint(self.folder / name, model, check=self._checked))
+        self.asked = replace(self.asked, targets=saved.targets)  # a latency is measured once
+        return model, list(saved.rounds)
 
-    def _check_identity(self, state: Mapping[str, Any]) -> None:
-        if state.get("asked") != self._identity["asked"]:
+    def _checked(self, state: Mapping[str, Any]) -> _SavedRun:
+        """The state of a checkpoint, which must be one of this run."""
+        saved = convert_data(state, _SavedRun, f"checkpoint: {self.folder}", "pass another folder")
+        if saved.asked != self._identity["asked"]:
             raise LoadError(
-                f"checkpoint: {self.folder} is of a run with {state.get('asked')}, but asked for is "
+                f"checkpoint: {self.folder} is of a run with {saved.asked}, but asked for is "
                 f"{self._identity['asked']}; ask for the same to go on with it, or pass another folder"
             )
-        if state.get("dense") != self._identity["dense"]:
+        if saved.dense != self._identity["dense"]:
             raise LoadError(
                 f"model: has other weights than the model with which the run in {self.folder} began; pass that one, "
                 "or another folder"
             )
+        return saved
 
     def _forget(self, number: int) -> None:
         """What only an unfinished round needs."""

@@ -7,26 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import check_count, check_known, check_positive
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
 
 
-Shape = Callable[[float], float]
+RateCurve = Callable[[float], float]
 """The learning rate as a fraction of the highest one, by the part of the training that is done (0 to 1)."""
 
 
-def cosine(done: float) -> float:
+def _cosine(done: float) -> float:
     """Half a cosine, 1 to 0: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017."""
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def constant(done: float) -> float:
+def _constant(done: float) -> float:
     """1 throughout."""
     return 1.0
 
 
-def linear(done: float) -> float:
+def _linear(done: float) -> float:
     """A line from 1 to 0."""
     return 1 - done
 
@@ -54,26 +55,24 @@ class Rewind:
         return lambda step: float(self.rates[len(self.rates) - total + step])
 
 
-Schedule = str | Rewind | Shape
+RateSchedule = str | Rewind | RateCurve
 
 
-SHAPES: dict[str, Shape] = {"cosine": cosine, "constant": constant, "linear": linear}
+CURVES: dict[str, RateCurve] = {"cosine": _cosine, "constant": _constant, "linear": _linear}
 
 
-def check_rates(schedule: Schedule, lr: float | None) -> None:
+def check_rates(schedule: RateSchedule, lr: float | None) -> None:
     """Raise an InputError unless the two make learning rates."""
     if isinstance(schedule, Rewind):
         if lr is not None:
             raise InputError(f"lr: is {lr}, but schedule=Rewind(...) has rates of its own; leave out one of the two")
         return
-    if not isinstance(lr, int | float) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        raise InputError(f"lr: must be the highest learning rate, a positive number, but is {lr!r}")
-    if not callable(schedule) and schedule not in SHAPES:
-        known = ", ".join(map(repr, SHAPES))
-        raise InputError(f"schedule: {schedule!r} is not known; use one of {known}, a Rewind or a function")
+    check_positive("lr", lr, "the highest learning rate, a positive number")
+    if not callable(schedule):
+        check_known("schedule", schedule, CURVES, ", a Rewind or a function")
 
 
-def learning_rates(schedule: Schedule, lr: float | None, warmup: int, total: int) -> Rates:
+def learning_rates(schedule: RateSchedule, lr: float | None, warmup: int, total: int) -> Rates:
     """The learning rate by step.
 
     Args:
@@ -87,12 +86,12 @@ def learning_rates(schedule: Schedule, lr: float | None, warmup: int, total: int
         InputError: an argument is out of its range.
     """
     check_rates(schedule, lr)
-    if isinstance(warmup, bool) or not isinstance(warmup, int) or not 0 <= warmup <= total:
+    if check_count("warmup", warmup, 0) > total:
         raise InputError(f"warmup: must be a number of steps, at most the {total} of the training, but is {warmup!r}")
-    rates = schedule.by_step(total) if isinstance(schedule, Rewind) else _shaped(schedule, lr or 0.0, total)
+    rates = schedule.by_step(total) if isinstance(schedule, Rewind) else _scaled(schedule, lr or 0.0, total)
     return lambda step: rates(step) * min(1.0, (step + 1) / (warmup + 1))
 
 
-def _shaped(schedule: str | Shape, lr: float, total: int) -> Rates:
-    shape = SHAPES[schedule] if isinstance(schedule, str) else schedule
-    return lambda step: lr * shape(step / total)
+def _scaled(schedule: str | RateCurve, lr: float, total: int) -> Rates:
+    curve = CURVES[schedule] if isinstance(schedule, str) else schedule
+    return lambda step: lr * curve(step / total)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,6 +25,7 @@ from graphprune.training.losses import Objective
 from graphprune.utils.contexts import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.random_state import seed_all
+from graphprune.utils.typed_json import Count, convert_data
 
 Quality = Callable[[nn.Module], float]
 """How good a model is: a number that is higher for a better one."""
@@ -41,12 +43,12 @@ class Position:
         loss, lr, metrics, epochs: as in :class:`History`; the latest losses may still be in ``pending``.
     """
 
-    epoch: int = 0
-    taken: int = 0
+    epoch: Count = 0
+    taken: Count = 0
     loss: list[float] = field(default_factory=list)
     lr: list[float] = field(default_factory=list)
-    metrics: dict[int, float] = field(default_factory=dict)
-    epochs: list[int] = field(default_factory=list)
+    metrics: dict[Count, float] = field(default_factory=dict)
+    epochs: list[Count] = field(default_factory=list)
 
     @property
     def step(self) -> int:
@@ -56,6 +58,20 @@ class Position:
     @property
     def history(self) -> History:
         return History(tuple(self.loss), tuple(self.lr), dict(self.metrics), tuple(self.epochs))
+
+
+class _SavedTraining(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a checkpoint says of a training; ``objective`` is :meth:`Objective.state`."""
+
+    asked: dict[str, Any]
+    position: Position
+    objective: dict[str, list[Tensor]]
+    scaler: dict[str, Any] | None
+
+    def __post_init__(self) -> None:
+        at = self.position
+        if len(at.loss) != at.step:
+            raise ValueError(f"position: there are {len(at.loss)} losses, but {at.step} learning rates")
 
 
 @dataclass(eq=False)
@@ -182,22 +198,24 @@ class Training:
             save_checkpoint(self.checkpoint, self.model, state, optimizer=self.optimizer)
 
     def _resume(self, folder: Path) -> None:
-        state = load_checkpoint(folder, self.model, optimizer=self.optimizer, check=self._check_asked)
-        self.position = Position(**state["position"])
-        self.objective.restore(state["objective"], self.processes.device)
-        if self.processes.scaler is not None:
-            self.processes.scaler.load_state_dict(state["scaler"])
+        state = load_checkpoint(folder, self.model, optimizer=self.optimizer, check=self._checked)
+        saved = self._checked(state)
+        self.position = saved.position
+        self.objective.restore(saved.objective, self.processes.device)
+        if self.processes.scaler is not None and saved.scaler is not None:
+            self.processes.scaler.load_state_dict(saved.scaler)
 
-    def _check_asked(self, state: Mapping[str, Any]) -> None:
-        found = state.get("asked")
-        if not isinstance(found, Mapping):
-            raise LoadError("checkpoint: is not one of finetune; pass another folder")
+    def _checked(self, state: Mapping[str, Any]) -> _SavedTraining:
+        """The state of a checkpoint, which must be one of this training."""
+        saved = convert_data(state, _SavedTraining, "checkpoint: is not one of finetune", "pass another folder")
         for name, value in self.asked.items():
-            if found.get(name) != value:
+            found = saved.asked.get(name)
+            if found != value:
                 raise LoadError(
-                    f"checkpoint: is of a training with {name}={found.get(name)!r}, but asked for is {name}={value!r}; "
+                    f"checkpoint: is of a training with {name}={found!r}, but asked for is {name}={value!r}; "
                     "ask for the same to go on with it, or pass another folder"
                 )
+        return saved
 
 
 def quality_of(evaluate: Quality, model: nn.Module) -> float:

@@ -15,6 +15,7 @@ from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
+from graphprune.utils.checks import check_positive, is_number
 from graphprune.utils.contexts import evaluating
 from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import tensors_of
@@ -125,13 +126,12 @@ class Distillation:
     dim: int = -1
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature: must be positive, but is {self.temperature!r}")
-        if not 0 <= self.alpha <= 1:
+        check_positive("temperature", self.temperature, "positive")
+        if not is_number(self.alpha) or not 0 <= self.alpha <= 1:
             raise InputError(f"alpha: must be between 0 and 1, but is {self.alpha!r}")
         if isinstance(self.features, str):
             raise InputError(f"features: is the string {self.features!r}; pass a tuple of names of modules")
-        if not self.feature_weight >= 0:
+        if not is_number(self.feature_weight) or not self.feature_weight >= 0:
             raise InputError(f"feature_weight: must not be negative, but is {self.feature_weight!r}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,16 +66,41 @@ class Packer:
         return tensor
 
 
-def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of :meth:`Packer.pack`. KeyError: a tensor is missing."""
+def unpack_data(data: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of :meth:`Packer.pack`.
+
+    Raises:
+        ValueError: this is not what it returned, or a tensor is missing.
+    """
     if isinstance(data, list):
-        return [unpack(item, tensors) for item in data]
+        return [unpack_data(item, tensors) for item in data]
     if not isinstance(data, dict):
         return data
-    if "tensor" in data:
-        return tensors[data["tensor"]]
-    if "array" in data:
-        return tensors[data["array"]].numpy()
-    if "tuple" in data:
-        return tuple(unpack(item, tensors) for item in data["tuple"])
-    return {unpack(k, tensors): unpack(v, tensors) for k, v in data["dict"]}
+    if len(data) != 1:
+        raise ValueError(f"found an object with the keys {sorted(data)[:5]}, needed is one of {_FORMS}")
+    ((form, value),) = data.items()
+    if form in ("tensor", "array"):
+        return _unpacked_tensor(form, value, tensors)
+    if form == "tuple" and isinstance(value, list):
+        return tuple(unpack_data(item, tensors) for item in value)
+    if form == "dict" and isinstance(value, list):
+        return dict(_unpacked_item(item, tensors) for item in value)
+    raise ValueError(f"found {form!r} with a {type(value).__name__}, needed is one of {_FORMS}")
+
+
+_FORMS = "'tensor' and 'array' with a name, 'tuple' and 'dict' with a list"
+
+
+def _unpacked_tensor(form: str, name: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(name, str) or name not in tensors:
+        raise ValueError(f"there is no tensor {name!r} among the {len(tensors)} that were saved")
+    return tensors[name] if form == "tensor" else tensors[name].numpy()
+
+
+def _unpacked_item(item: Any, tensors: Mapping[str, Tensor]) -> tuple[Any, Any]:
+    if not isinstance(item, list) or len(item) != 2:
+        raise ValueError(f"found {item!r:.40} in a dict, needed is a pair of a key and its value")
+    key = unpack_data(item[0], tensors)
+    if not isinstance(key, Hashable):
+        raise ValueError(f"found a {type(key).__name__} as a key, needed is a number, a string or a tuple of them")
+    return key, unpack_data(item[1], tensors)

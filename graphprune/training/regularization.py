@@ -21,6 +21,7 @@ from graphprune.graph.candidates import candidates
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.arrays import Mask
+from graphprune.utils.checks import check_count, check_positive
 from graphprune.utils.modules import tables, within
 
 
@@ -55,7 +56,7 @@ class GroupLasso:
     """
 
     def __init__(self, graph: ChannelGraph, strength: float, groups: Collection[str] | None = None) -> None:
-        _check_positive("strength", strength)
+        check_positive("strength", strength)
         self.model = graph.model
         self.strength = strength
         self._shapes = graph.trace.shapes
@@ -153,11 +154,10 @@ class GrowingRegularization:
         ceiling: float = 1.0,
         steps: int = 0,
     ) -> None:
-        _check_positive("growth", growth)
-        _check_positive("ceiling", ceiling)
-        for name, count, least in (("every", every, 1), ("steps", steps, 0)):
-            if not isinstance(count, int) or isinstance(count, bool) or count < least:
-                raise InputError(f"{name}: must be a whole number, at least {least}, but is {count!r}")
+        check_positive("growth", growth)
+        check_positive("ceiling", ceiling)
+        check_count("every", every, 1)
+        check_count("steps", steps, 0)
         check_fits(model, plan.shapes)
         _check_removes(plan)
         self.model, self.plan = model, plan
@@ -247,8 +247,3 @@ def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
 def _at_least_float(tensor: Tensor) -> Tensor:
     """Sums of squares overflow or vanish in half precision."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise InputError(f"{name}: must be a positive number, but is {value!r}")

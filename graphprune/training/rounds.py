@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from graphprune.training.history import History
+from graphprune.utils.typed_json import Count
 
 
 @dataclass(frozen=True)
@@ -25,21 +24,15 @@ class Round:
         tuning: the history of the training, if :func:`graphprune.finetune` did it.
     """
 
-    number: int
+    number: Count
     asked: str
     removed: float
-    params: int
-    macs: int
+    params: Count
+    macs: Count
     before: float | None = None
     after: float | None = None
     good: bool = True
     tuning: History | None = None
-
-    @staticmethod
-    def of(data: Mapping[str, Any]) -> Round:
-        """The round that :func:`dataclasses.asdict` took apart."""
-        tuning = data["tuning"]
-        return Round(**{**data, "tuning": None if tuning is None else History.of(tuning)})
 
 
 @dataclass(frozen=True, eq=False)

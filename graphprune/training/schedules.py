@@ -8,9 +8,10 @@ it a total means.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import check_count, check_fraction
 
 
 class Schedule(Protocol):
@@ -28,11 +29,11 @@ class OneShot:
     step: int = 0
 
     def __post_init__(self) -> None:
-        _check_count("step", self.step, 0)
+        check_count("step", self.step, 0)
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps."""
-        return _fraction("final", final) if step >= self.step else 0.0
+        return check_fraction("final", final) if step >= self.step else 0.0
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Iterative:
     frequency: int = 1
 
     def __post_init__(self) -> None:
-        _check_count("rounds", self.rounds, 1)
-        _check_count("begin", self.begin, 0)
-        _check_count("frequency", self.frequency, 1)
+        check_count("rounds", self.rounds, 1)
+        check_count("begin", self.begin, 0)
+        check_count("frequency", self.frequency, 1)
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps: of ``k`` rounds, ``1 - (1 - final) ** (k / rounds)``."""
@@ -76,14 +77,14 @@ class Gradual:
     frequency: int = 1
 
     def __post_init__(self) -> None:
-        _check_count("begin", self.begin, 0)
-        _check_count("frequency", self.frequency, 1)
-        if not isinstance(self.end, int) or self.end <= self.begin:
+        check_count("begin", self.begin, 0)
+        check_count("frequency", self.frequency, 1)
+        if check_count("end", self.end, 0) <= self.begin:
             raise InputError(f"end: must be a step after begin={self.begin}, but is {self.end!r}")
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps."""
-        _fraction("final", final)
+        check_fraction("final", final)
         since = max(step - self.begin, 0)
         if step < self.end:
             since -= since % self.frequency
@@ -97,8 +98,8 @@ def per_round(final: float, rounds: int) -> float:
     >>> per_round(0.75, 2)
     0.5
     """
-    _check_count("rounds", rounds, 1)
-    return float(1 - (1 - _fraction("final", final)) ** (1 / rounds))
+    check_count("rounds", rounds, 1)
+    return float(1 - (1 - check_fraction("final", final)) ** (1 / rounds))
 
 
 def after(gamma: float, rounds: int) -> float:
@@ -107,8 +108,8 @@ def after(gamma: float, rounds: int) -> float:
     >>> after(0.5, 2)
     0.75
     """
-    _check_count("rounds", rounds, 0)
-    return float(1 - (1 - _fraction("gamma", gamma)) ** rounds)
+    check_count("rounds", rounds, 0)
+    return float(1 - (1 - check_fraction("gamma", gamma)) ** rounds)
 
 
 def of_present(total: float, done: float) -> float:
@@ -117,38 +118,12 @@ def of_present(total: float, done: float) -> float:
     >>> of_present(0.75, done=0.5)
     0.5
     """
-    if _fraction("total", total) < _fraction("done", done):
+    if check_fraction("total", total) < check_fraction("done", done):
         raise InputError(f"total: {total!r} is less than the {done!r} that is gone already; pruning cannot be undone")
     return 1 - (1 - total) / (1 - done)
 
 
-def budget_of_present(remaining: float, done: float) -> float:
-    """The same for a budget: ``remaining`` and ``done`` are fractions of the dense cost, wanted and there now.
-
-    >>> budget_of_present(0.25, done=0.5)
-    0.5
-    """
-    for name, value in (("remaining", remaining), ("done", done)):
-        if not isinstance(value, int | float) or not 0 < value <= 1:
-            raise InputError(f"{name}: must be a fraction of the dense cost, 0 < {name} <= 1, but is {value!r}")
-    if remaining > done:
-        raise InputError(f"remaining: {remaining!r} is more than the {done!r} that is there; pruning cannot be undone")
-    return remaining / done
-
-
 def remaining_at(schedule: Schedule, step: int, target: float) -> float:
     """The fraction of the dense cost that remains after ``step`` steps, on the way from 1 to ``target``."""
-    if not 0 < target <= 1:
-        raise InputError(f"target: must be a fraction of the dense cost, 0 < target <= 1, but is {target!r}")
+    check_fraction("target", target, "a fraction of the dense cost", zero=False, one=True)
     return 1 - schedule.ratio_at(step, 1 - target)
-
-
-def _fraction(name: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-        raise InputError(f"{name}: must be a fraction, 0 <= {name} < 1, but is {value!r}")
-    return float(value)
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name}: must be a whole number, at least {least}, but is {value!r}")

@@ -8,10 +8,13 @@ measured once: clocks would make a training that is taken up again go another wa
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import floor
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
@@ -20,9 +23,13 @@ from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PlanArguments, PruningOptions
 from graphprune.training.schedules import Schedule, of_present, remaining_at
+from graphprune.utils.typed_json import Count, Positive, convert_data
 
 _PASSED = "head_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
 """What every plan on the way is asked as the last one would be."""
+
+Amount = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+"""MACs, parameters or bytes."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,14 @@ class GroupTarget:
     ``kept`` is None where that is left to the search of every plan.
     """
 
-    units: int
-    kept: int | None
-    least: int
-    multiple: int
+    units: Positive
+    kept: Count | None
+    least: Count
+    multiple: Positive
+
+    def __post_init__(self) -> None:
+        if max(self.least, self.kept or 0) > self.units:
+            raise ValueError(f"least is {self.least} and kept is {self.kept}, but there are {self.units} units")
 
     def override(self, units: int, step: int, schedule: Schedule) -> Override:
         """What a plan after ``step`` steps is asked of the group, which has ``units`` by now."""
@@ -60,11 +71,18 @@ class PruningTargets:
     """
 
     groups: Mapping[str, GroupTarget]
-    ratio: float | None
-    dense: Mapping[str, float]
-    budgets: Mapping[str, float]
-    blocks: int
-    skipped: int
+    ratio: Annotated[float, Meta(ge=0, lt=1)] | None
+    dense: Mapping[str, Amount]
+    budgets: Mapping[str, Amount]
+    blocks: Count
+    skipped: Count
+
+    def __post_init__(self) -> None:
+        for kind, limit in self.budgets.items():
+            if limit > self.dense.get(kind, 0.0):
+                raise ValueError(f"budgets: {kind} is {limit}, but dense is {dict(self.dense)}")
+        if self.skipped > self.blocks:
+            raise ValueError(f"skipped: is {self.skipped}, but there are {self.blocks} blocks")
 
     @staticmethod
     def of(graph: ChannelGraph, ratio: float | None, options: PlanArguments) -> PruningTargets:
@@ -92,11 +110,13 @@ class PruningTargets:
         )
 
     @staticmethod
-    def from_data(data: Mapping[str, Any]) -> PruningTargets:
-        """The inverse of :meth:`data`."""
-        return PruningTargets(
-            **{**data, "groups": {name: GroupTarget(**goal) for name, goal in data["groups"].items()}}
-        )
+    def from_data(data: object) -> PruningTargets:
+        """The inverse of :meth:`data`.
+
+        Raises:
+            LoadError: these are no targets, or contradict each other.
+        """
+        return convert_data(data, PruningTargets, "targets", "pass what PruningTargets.data() returned")
 
     def data(self) -> dict[str, Any]:
         """JSON data."""

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from graphprune.errors import LoadError
+from graphprune.utils.typed_json import convert_data, read_json
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
@@ -72,11 +73,12 @@ def latest_version(folder: Path) -> Path | None:
 
 def check_version(version: Path) -> None:
     """Raise a LoadError unless every file has the bytes that were written."""
+    what = f"directory: {version} is incomplete"
+    sums = convert_data(read_json(version / CHECKSUMS, what, ADVICE), dict[str, int], what, ADVICE)
     try:
-        sums = json.loads((version / CHECKSUMS).read_text())
         damaged = [name for name, known in sums.items() if _checksum(version / name) != known]
-    except (OSError, ValueError, AttributeError) as error:
-        raise LoadError(f"directory: {version} is incomplete ({error}); {ADVICE}") from error
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{what} ({error}); {ADVICE}") from error
     if damaged:
         raise LoadError(f"directory: {version / damaged[0]} is damaged: its checksum differs; {ADVICE}")
 

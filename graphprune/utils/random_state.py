@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,17 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def set_random_state(state: dict[str, Any]) -> None:
+def check_random_state(state: Mapping[str, Any]) -> None:
+    """Raise a ValueError unless generators can go on from a state. The global ones are not touched."""
+    try:
+        torch.Generator().set_state(state["torch"])
+        np.random.RandomState().set_state(state["numpy"])
+        random.Random().setstate(state["python"])
+    except (LookupError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"no state of random numbers: {error}") from error
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
     """Go on from a state that :func:`random_state` gave. Devices that are not there any more are passed over."""
     torch.set_rng_state(state["torch"])
     for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):

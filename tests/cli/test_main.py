@@ -112,7 +112,7 @@ def test_prune_json(spec, tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["after"]["parameters"] < data["before"]["parameters"]
     assert data["verified"]["passed"] and data["verified"]["relative"] < 1e-10
-    assert data["saved"] == str(out) and data["asked"]["ratio"] == 0.25
+    assert data["saved"] == str(out) and data["requested"]["ratio"] == 0.25
 
 
 def test_prune_to_budgets(spec, tmp_path, capsys):
@@ -121,7 +121,7 @@ def test_prune_to_budgets(spec, tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     assert data["after"]["macs"] <= 0.6 * data["before"]["macs"]
     assert data["after"]["parameters"] <= 1000
-    assert data["asked"] == {"macs": 0.6, "params": "1k", "allocation": "uniform", "importance": "l2", "seed": 0}
+    assert data["requested"] == {"macs": 0.6, "params": "1k", "allocation": "uniform", "importance": "l2", "seed": 0}
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,19 @@ def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(LoadError, match="does not hold the weights of this model"):
         graphprune.load(tmp_path, model=resnet_cifar.resnet20())
-    (tmp_path / "plan-0.json").write_text("{")
-    with pytest.raises(LoadError, match="not JSON"):
-        graphprune.load(tmp_path, model=resnet_cifar.resnet20())
+    plan = (tmp_path / "plan-0.json").read_text()
+    for data, message in (
+        (b"{", "not JSON"),
+        (b"\xff", "cannot be read"),
+        (
+            plan.replace('"sizes"', '"size"').encode(),
+            "Object contains unknown field `size`|missing required field `sizes`",
+        ),
+        (plan.replace('"kept": {', '"kept": {"x": {"0": "0-999999999"}, ').encode(), "'x' is not among the"),
+    ):
+        (tmp_path / "plan-0.json").write_bytes(data)
+        with pytest.raises(LoadError, match=rf"directory: .*plan-0.json: .*({message})"):
+            graphprune.load(tmp_path, model=resnet_cifar.resnet20())
 
 
 def test_a_failing_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

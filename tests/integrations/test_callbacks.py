@@ -21,6 +21,7 @@ from graphprune.errors import InputError, LoadError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.integrations.lightning import PruningCallback as LightningCallback
 from graphprune.integrations.transformers import PruningCallback as TransformersCallback
+from graphprune.pruning.plan import plans_of
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Gradual
 
@@ -121,7 +122,7 @@ def test_lightning_goes_on_from_a_checkpoint(tmp_path: Path, epoch: int) -> None
     assert callback.pruner.steps == 4 * (epoch + 1)
     trainer.fit(module, loader(), ckpt_path=path)
     assert equal(module, whole)
-    with pytest.raises(LoadError, match="is of another model"):
+    with pytest.raises(LoadError, match="the state is not of this Sequential"):
         started()[1].resume(_Wider(), path)
 
 
@@ -182,7 +183,7 @@ def test_transformers_carries_the_optimizer(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, model, before, callback, after)
     trainer.train()
     assert [cut.step for cut in callback.pruner.history] == [2, 4, 6]
-    plan = getattr(model, "_graphprune_plans")[1]  # noqa: B009
+    plan = plans_of(model)[1]
     for name, moments in before.seen[0].items():
         wanted = moments[plan.mask(name)].reshape(plan.shape(name))
         assert torch.equal(after.seen[0][name], wanted) and wanted.any()
@@ -208,6 +209,15 @@ def test_transformers_goes_on_from_a_checkpoint(tmp_path: Path, step: int) -> No
     assert equal(model, whole)
     with pytest.raises(LoadError, match="is not of a training with this callback"):
         callback.resume(model, tmp_path)
+    for text in (
+        "",
+        "[]",
+        '{"steps": 3}',
+        (checkpoint / "graphprune.json").read_text().replace('"steps": ', '"steps": -'),
+    ):
+        (tmp_path / "graphprune.json").write_text(text)
+        with pytest.raises(LoadError):
+            callback.resume(model, tmp_path)
 
 
 @pytest.mark.parametrize(("library", "what"), [("lightning", "lightning.pytorch"), ("transformers", "transformers")])

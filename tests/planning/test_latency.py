@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.planning import kernel_table, latency, latency_search
 from graphprune.planning.kernel_table import KernelTable, measure
 from graphprune.planning.latency import LatencyModel
@@ -93,6 +93,14 @@ def test_tables_are_kept_and_merged(tmp_path: Path) -> None:
     assert json.loads(path.read_text()).keys() == {"a sum", "a product", "of another process"}
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"mm": "fast"}', '{"mm": -1}', '{"mm": NaN}', '{"mm": Infinity}'])
+def test_damaged_tables(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kernels.json"
+    path.write_text(text)
+    with pytest.raises(LoadError, match=r"latency: the table of kernels .*kernels.json.*; delete it, and they are"):
+        KernelTable(CPU, path)
+
+
 def test_the_table_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = KernelTable(CPU).path
@@ -161,7 +169,7 @@ def test_a_latency_is_met(clock: None, asked: float | str) -> None:
     took = taken(slim)
     budget = 1.3e-3 if asked == "1.3ms" else 0.8 * taken(model)
     assert 0.95 * budget <= took <= budget
-    assert plan.asked["measured latency"] == f"{took * 1e3:.2f} ms"
+    assert plan.requested["measured latency"] == f"{took * 1e3:.2f} ms"
     assert graph.cost(plan).params <= 0.9 * graph.cost().params
     assert graphprune.verify(model, slim, plan, IMAGE).passed
 

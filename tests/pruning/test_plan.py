@@ -1,6 +1,15 @@
 """Plans: masks, JSON, application, and what the slim module keeps of the original."""
 
+import contextlib
 import copy
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.pruning.plan import Plan, from_runs, to_runs
+from graphprune.errors import LoadError, PlanError
+from graphprune.pruning.plan import Plan, plans_of
+from graphprune.pruning.runs import Runs
 from models import gpt, resnet_cifar
+from tests.damage import damaged
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -44,17 +56,144 @@ def test_json_round_trip(model: nn.Module) -> None:
     assert torch.equal(again.apply(model)(IMAGE), plan.apply(model)(IMAGE))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}'])
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 99}', "[" * 100_000, "1" * 5000])
 def test_json_that_is_no_plan(text: str) -> None:
-    with pytest.raises(graphprune.errors.LoadError, match="text: "):
+    with pytest.raises(LoadError, match="text: "):
         Plan.from_json(text)
+
+
+def small_plan(**changed: Any) -> str:
+    """The JSON of a plan that removes half of eight channels."""
+    choice = {"group": "0", "units": 8, "removed": "4-7", "role": "mlp", "macs": 0.5, "params": 0.5, "why": "ratio 0.5"}
+    data = {
+        "format": 3,
+        "requested": {"ratio": 0.5},
+        "choices": [choice],
+        "sizes": {"0.out_features": 4},
+        "skipped": [],
+        "shapes": {"0.weight": [8, 4], "0.bias": [8]},
+        "kept": {"0.weight": {"0": "0-3"}, "0.bias": {"0": "2-3 0-1"}},
+    }
+    return json.dumps(data | changed)
+
+
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels else 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"format": "3"}, "plan format '3'; this version reads format 3"),
+        (
+            {"kept": {"0.weight": {"0": "0-999999999"}}},
+            "dimension 0 of '0.weight': found index 999999999, needed are",
+        ),
+        ({"kept": {"0.weight": {"0": "3-0"}}}, "the run '3-0' ends before it begins"),
+        ({"kept": {"0.weight": {"0": "0-3 3"}}}, "found index 3 twice, needed is each index at most once"),
+        ({"kept": {"0.weight": {"0": ""}}}, "nothing is left of dimension 0 of '0.weight'"),
+        ({"kept": {"0.weight": {"0": "-1"}}}, "found '-1', needed is an index such as '40' or a run such as '0-31'"),
+        ({"kept": {"0.weight": {"0": [0, 1]}}}, "found a list, needed are runs of indices such as '0-31 40'"),
+        ({"kept": {"0.weight": {"2": "0"}}}, "'0.weight' has the shape [8, 4], so there is no dimension 2"),
+        ({"kept": {"0.weight": {"-1": "0"}}}, "so there is no dimension -1"),
+        ({"kept": {"0.weight": {"first": "0"}}}, "Expected `int`, got `str`"),
+        ({"kept": {"1.weight": {"0": "0"}}}, "'1.weight' is not among the 2 names in shapes"),
+        ({"shapes": {"0.weight": [8, -4]}}, "Expected `int` >= 0"),
+        ({"shapes": {"0.weight": [1 << 40, 1 << 40]}}, "needed are at most 281474976710656 entries"),
+        (
+            {"shapes": {"x": [1 << 40]}, "kept": {"x": {"0": "0-999999999"}}},
+            "kept: there are 1000000004 indices in all, needed are at most 536870912",
+        ),
+        ({"sizes": {"0..out": 4}}, "'0..out' is no path of a module or attribute"),
+        ({"sizes": {"__class__.x": 4}}, "'__class__.x' is no path"),
+        ({"sizes": ["0.out_features"]}, "Expected `object`, got `array` - at `$.sizes`"),
+        ({"sizes": {"0.out_features": 4.5}}, "Expected `int`, got `float`"),
+        ({"sizes": {"0.out_features": -4}}, "Expected `int` >= 0"),
+        ({"skipped": ["1", "1"]}, "skipped: '1' is there twice"),
+        ({"skipped": [""]}, "'' is no path"),
+        ({"choices": [{"group": "0", "units": 8, "removed": "4-7"}]}, "Object missing required field `role`"),
+        ({"requested": {"ratio": float("nan")}}, "requested: found the number nan, needed is a finite one"),
+        ({"requested": {"ratio": nested(99)}}, "requested: is nested deeper than 16 levels"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+    ],
+)
+def test_json_that_contradicts_itself(changed: dict[str, Any], message: str) -> None:
+    assert Plan.from_json(small_plan()).to_json() == json.dumps(json.loads(small_plan()), indent=1)
+    with pytest.raises(LoadError, match=rf"text: .*{re.escape(message)}"):
+        Plan.from_json(small_plan(**changed))
+
+
+def expanded(runs: str) -> list[int]:
+    bounds = [[int(b) for b in run.split("-")] for run in runs.split()]
+    return [i for b in bounds for i in range(b[0], b[-1] + 1)]
+
+
+def test_damaged_json() -> None:
+    """Whatever happens to a plan's JSON, it is refused, or the plan is what it says, and applies or does not fit."""
+    model = gpt.gpt(tied=True).eval()
+    text = graphprune.trace(model, torch.arange(12)[None]).plan(0.5, depth=0.5).to_json()
+    refused = 0
+    for seed in range(200):
+        damage = damaged(text, seed)
+        try:
+            plan = Plan.from_json(damage)
+        except LoadError:
+            refused += 1
+            continue
+        data = json.loads(damage)
+        found = {n: {str(d): i.tolist() for d, i in dims.items()} for n, dims in plan.kept.items()}
+        assert found == {n: {d: expanded(runs) for d, runs in dims.items()} for n, dims in data["kept"].items()}
+        assert [list(c.removed) for c in plan.choices] == [expanded(c["removed"]) for c in data["choices"]]
+        assert (plan.requested, plan.sizes, list(plan.skipped)) == (data["requested"], data["sizes"], data["skipped"])
+        assert Plan.from_json(plan.to_json()).to_json() == plan.to_json()
+        with contextlib.suppress(PlanError):
+            plan.apply(model)
+    assert 100 < refused < 200
+
+
+def test_numbers_of_other_libraries_become_numbers(model: nn.Module) -> None:
+    requested = {"ratio": np.float32(0.5), "macs": Fraction(1, 2), "seed": np.int64(3), "params": np.float64(0.25)}
+    text = replace(plan_of(model), requested=requested).to_json()
+    assert Plan.from_json(text).requested == {"ratio": 0.5, "macs": 0.5, "seed": 3, "params": 0.25}
+
+
+def test_a_plan_is_data_and_needs_only_the_rooms_below() -> None:
+    """Without the package's own imports, what ``graphprune.pruning.plan`` loads is neither graph nor calibration."""
+    code = """
+import sys, types
+package = types.ModuleType("graphprune")
+package.__path__ = [sys.argv[1]]
+sys.modules["graphprune"] = package
+import graphprune.pruning.plan, graphprune.pruning.plan_json
+print(*{name.split(".")[1] for name in sys.modules if name.startswith("graphprune.")})
+"""
+    folder = str(Path(graphprune.__file__).parent)
+    found = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert set(found.stdout.split()) == {"errors", "pruning", "tracing", "utils"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"sizes": {"0.nothing": 4}}, "has no '0.nothing' for the plan to change"),
+        ({"sizes": {"0.weight": 4}}, "'0.weight' is a Parameter, and the plan changes an integer"),
+        ({"sizes": {"0.out_features[1]": 4}}, r"has no '0.out_features\[1\]' for the plan to change"),
+        ({"skipped": ["7"]}, "has no '7' for the plan to leave out"),
+        ({"shapes": {"0.weight": [8, 5], "0.bias": [8]}}, r"has shape \[8, 4\], the plan was made for \[8, 5\]"),
+    ],
+)
+def test_a_plan_for_something_else_changes_nothing(changed: dict[str, Any], message: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 8))
+    with pytest.raises(PlanError, match=message):
+        Plan.from_json(small_plan(**changed)).apply(model, inplace=True)
+    assert model[0].weight.shape == (8, 4) and model[0].out_features == 8 and not plans_of(model)
 
 
 def test_runs() -> None:
     index = np.array([3, 4, 5, 1, 9, 7])
-    assert to_runs(index) == "3-5 1 9 7"
-    assert np.array_equal(from_runs(to_runs(index)), index)
-    assert len(from_runs("")) == 0
+    assert str(Runs.of(index)) == "3-5 1 9 7"
+    assert np.array_equal(Runs.parse("3-5 1 9 7").indices(), index)
+    assert len(Runs.parse("").indices()) == 0 and str(Runs.of(index[:0])) == ""
 
 
 def test_the_same_seed_gives_the_same_plan(model: nn.Module) -> None:
@@ -104,7 +243,7 @@ def test_pruning_twice() -> None:
     twice = graphprune.prune_model(once, 0.5, IMAGE)
     counts = [sum(p.numel() for p in m.parameters()) for m in (model, once, twice)]
     assert counts[0] > 3 * counts[1] > 9 * counts[2]
-    assert len(copy.deepcopy(twice)._graphprune_plans) == 2
+    assert len(plans_of(copy.deepcopy(twice))) == 2
 
 
 def test_the_slim_model_trains() -> None:

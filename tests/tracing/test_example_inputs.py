@@ -10,7 +10,7 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.tracing.example_inputs.from_configs import _dummy_inputs
-from graphprune.tracing.example_inputs.guess import candidates, example_inputs_for, first_that_runs
+from graphprune.tracing.example_inputs.guess import candidate_inputs, example_inputs_for, first_that_runs
 from graphprune.tracing.inputs import describe, normalize
 
 
@@ -82,13 +82,13 @@ def test_guess_from_the_first_layer(model, expected):
 def test_image_size_of_an_attribute_comes_first():
     model = nn.Conv2d(3, 4, 3)
     model.image_size = 48
-    assert describe(next(candidates(model))) == "f32[1, 3, 48, 48]"
+    assert describe(next(candidate_inputs(model))) == "f32[1, 3, 48, 48]"
 
 
 def test_timm_configuration_is_used_and_the_real_channels_win():
     model = nn.Sequential(nn.Conv2d(1, 4, 3))
     model.pretrained_cfg = {"input_size": (3, 96, 96)}
-    assert [describe(guess) for guess in candidates(model)][:2] == ["f32[1, 3, 96, 96]", "f32[1, 1, 96, 96]"]
+    assert [describe(guess) for guess in candidate_inputs(model)][:2] == ["f32[1, 3, 96, 96]", "f32[1, 1, 96, 96]"]
     assert guessed(model) == "f32[1, 1, 96, 96]"
 
 
@@ -101,17 +101,17 @@ def test_token_ids_avoid_special_ones_and_end_with_end_of_sequence():
 
 def test_short_position_table_shortens_the_sequence():
     model = Configured("input_ids", vocab_size=9, max_position_embeddings=4)
-    assert describe(next(candidates(model))) == "input_ids=i64[1, 4]"
+    assert describe(next(candidate_inputs(model))) == "input_ids=i64[1, 4]"
 
 
 def test_image_size_of_a_configuration_may_be_a_pair():
     model = Configured("pixel_values", image_size=(16, 24), num_channels=1)
-    assert describe(next(candidates(model))) == "pixel_values=f32[1, 1, 16, 24]"
+    assert describe(next(candidate_inputs(model))) == "pixel_values=f32[1, 1, 16, 24]"
 
 
 def test_encoder_decoder_gets_decoder_tokens_first():
     model = Configured("input_ids", vocab_size=9, is_encoder_decoder=True)
-    first, second, *_ = candidates(model)
+    first, second, *_ = candidate_inputs(model)
     assert sorted(first) == ["decoder_input_ids", "input_ids"]
     assert sorted(second) == ["input_ids"]
 
@@ -120,13 +120,13 @@ def test_text_and_image_model_gets_both():
     parts = {"text_config": SimpleNamespace(model_type="text", vocab_size=9)}
     parts["vision_config"] = SimpleNamespace(model_type="vision", image_size=8)
     model = Configured("input_ids", **parts)
-    assert describe(next(candidates(model))) == "input_ids=i64[1, 16], pixel_values=f32[1, 3, 8, 8]"
+    assert describe(next(candidate_inputs(model))) == "input_ids=i64[1, 16], pixel_values=f32[1, 3, 8, 8]"
 
 
 def test_dummy_inputs_are_the_last_resort():
     model = Configured("input_ids", vocab_size=9)
     model.dummy_inputs = {"input_ids": torch.zeros(3, 5, dtype=torch.long)}
-    assert "input_ids=i64[3, 5]" in [describe(guess) for guess in candidates(model)]
+    assert "input_ids=i64[3, 5]" in [describe(guess) for guess in candidate_inputs(model)]
 
 
 @pytest.mark.parametrize(

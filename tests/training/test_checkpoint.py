@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from graphprune.errors import InputError, LoadError
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.training import checkpoint
 from graphprune.training.checkpoint import fingerprint, has_checkpoint
-from graphprune.training.packing import Packer, unpack
+from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils import files
 from models import gpt
+from tests.damage import damaged
 from tests.training_net import Net, equal, examples, net, slim_net, weights
 
 
@@ -102,7 +104,7 @@ def test_nested_data() -> None:
     data = {"a": [1, (2.5, None, True)], 3: OrderedDict(x=one, same=one, part=one[2:4]), "n": np.arange(3, dtype="u4")}
     packer = Packer()
     text = json.dumps(packer.pack(data | {"f": np.float64(0.1)}, "data"))
-    back = unpack(json.loads(text), packer.tensors)
+    back = unpack_data(json.loads(text), packer.tensors)
     assert back["a"] == [1, (2.5, None, True)] and back["f"] == 0.1
     assert back[3]["same"] is back[3]["x"] and back[3]["part"].tolist() == [2, 3]
     assert back["n"].dtype == np.uint32 and back["n"].tolist() == [0, 1, 2]
@@ -189,6 +191,30 @@ def test_damage_is_seen_and_changes_nothing(tmp_path: Path, name: str, damage: s
     with pytest.raises(LoadError, match=r"directory: .*(damaged|incomplete).*; restore the folder from a copy"):
         load_checkpoint(tmp_path, model)
     assert equal(weights(model), before)
+
+
+def test_damaged_data_with_the_right_checksum(tmp_path: Path) -> None:
+    """A hand that edits the JSON is no better than a broken disk: it loads, or nothing is changed."""
+    saved = slim_net()
+    save_checkpoint(tmp_path, saved, {"step": 3, "more": (1, [2.5, None])}, optimizer=Adam(saved.parameters()))
+    version = tmp_path / "version-00000000"
+    text, sums = (version / checkpoint.DATA).read_text(), json.loads((version / files.CHECKSUMS).read_text())
+    model, messages = net(), []
+    before = weights(model)
+    for seed in range(100):
+        damage = damaged(text, seed)
+        (version / checkpoint.DATA).write_text(damage)
+        known = sums | {checkpoint.DATA: zlib.crc32(damage.encode())}
+        (version / files.CHECKSUMS).write_text(json.dumps(known))
+        try:
+            load_checkpoint(tmp_path, model, optimizer=Adam(model.parameters()))
+        except LoadError as error:
+            messages.append(str(error))
+        else:
+            model = net()
+        assert equal(weights(model), before)
+    assert 50 < len(messages) < 100
+    assert all(message.startswith(("directory: ", "model: ", "optimizer: ")) for message in messages)
 
 
 class Wider(Net):

@@ -16,7 +16,7 @@ from torch import nn
 
 from graphprune import Distillation, IterativeResult, finetune, prune_iteratively
 from graphprune.errors import InputError, PlanError
-from graphprune.pruning.plan import HISTORY
+from graphprune.pruning.plan import plans_of
 from tests.training_net import accuracy, equal, loader, net, slim_net, weights
 
 accelerate = pytest.importorskip("accelerate")
@@ -91,7 +91,7 @@ def in_rounds_resumed(accelerator: Any, folder: Path) -> IterativeResult:
 
 def said_of(found: IterativeResult) -> dict[str, Any]:
     """What was removed, and what is said of the rounds."""
-    plans = [plan.to_json() for plan in getattr(found.model, HISTORY)]
+    plans = [plan.to_json() for plan in plans_of(found.model)]
     return {"plans": plans, "rounds": [[r.params, r.before, r.after, r.good] for r in (found.dense, *found.rounds)]}
 
 

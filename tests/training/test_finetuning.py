@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import json
 import math
 import random
 import sys
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ import graphprune
 from graphprune import History, Rewind, finetune
 from graphprune.errors import InputError, LoadError
 from graphprune.training.learning_rate import learning_rates
+from tests.damage import damaged
 from tests.training_net import Net, accuracy, equal, loader, net, slim_net, weights
 
 QUICK: dict[str, Any] = {"epochs": 2, "lr": 0.05}
@@ -269,6 +273,25 @@ def test_a_checkpoint_of_another_training(tmp_path: Path) -> None:
     assert equal(weights(model), before)
 
 
+def test_damaged_histories() -> None:
+    history = History((0.5, 0.25), (0.1, 0.1), {2: math.inf}, (2,))
+    text = history.to_json()
+    assert History.from_json(text) == history
+    for seed in range(100):
+        with contextlib.suppress(LoadError):
+            assert str(History.from_json(damaged(text, seed))).startswith("epoch")
+    for change, message in (
+        ({"loss": [0.5]}, "loss: has 1 steps, but lr has 2"),
+        ({"epochs": [3]}, "there is step 3, but there are 2 steps in all"),
+        ({"metrics": {"first": 0.5}}, "Expected `int`, got `str`"),
+        ({"more": 1}, "Object contains unknown field `more`"),
+    ):
+        with pytest.raises(LoadError, match=f"text: .*{message}"):
+            History.from_json(json.dumps(json.loads(text) | change))
+    with pytest.raises(LoadError, match="text: Object missing required field `metrics`"):
+        History.from_json('{"loss": [], "lr": [], "epochs": []}')
+
+
 # ------------------------------------------------------------ mistakes
 
 
@@ -308,6 +331,17 @@ def test_mistakes_are_explained_and_change_nothing(given: dict[str, Any], messag
     with pytest.raises(InputError, match=message):
         finetune(**arguments)
     assert equal(weights(model), before) and model.training
+
+
+def test_numbers_of_other_libraries_count(tmp_path: Path) -> None:
+    """It is the same training with numpy's numbers, in its checkpoint too."""
+    given: dict[str, Any] = {"steps": np.int64(2), "lr": Fraction(1, 20), "seed": np.int32(3), "warmup": np.uint8(1)}
+    plain: dict[str, Any] = {"steps": 2, "lr": 0.05, "seed": 3, "warmup": 1}
+    model, twin, resumed = net(), net(), net()
+    finetune(model, BATCHES, **plain)
+    finetune(twin, BATCHES, **given, checkpoint=tmp_path)
+    finetune(resumed, BATCHES, **plain, checkpoint=tmp_path)
+    assert equal(weights(model), weights(twin)) and equal(weights(model), weights(resumed))
 
 
 def test_nothing_to_train() -> None:

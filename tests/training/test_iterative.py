@@ -15,6 +15,7 @@ import graphprune
 from benchmarks.resume import attempt
 from graphprune import Distillation, Override, prune_iteratively
 from graphprune.errors import InputError, LoadError
+from graphprune.pruning.plan import plans_of
 from models.resnet_cifar import resnet20
 from tests.training_net import Net, accuracy, equal, examples, loader, net, weights
 
@@ -97,7 +98,7 @@ def test_scores_are_those_of_the_trained_model() -> None:
     found = prune_iteratively(net().eval(), EXAMPLE, rounds=2, tune=tune, ratio=0.3)
     small = (found.model.enter.weight.norm(dim=1) < 1e-2).sum()
     assert seen == [14, 12] and small == 2
-    removed = found.model._graphprune_plans[-1].choices[0].removed
+    removed = plans_of(found.model)[-1].choices[0].removed
     assert removed == (12, 13)
 
 

@@ -51,7 +51,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
     """
     tried: list[str] = []
     failure: Exception | None = None
-    for inputs in islice(candidates(model), _MAX_CANDIDATES):
+    for inputs in islice(candidate_inputs(model), _MAX_CANDIDATES):
         try:
             return inputs, run(inputs)
         except Exception as error:
@@ -98,7 +98,7 @@ def _one_line(error: Exception | None, limit: int = 300) -> str:
 # ---------------------------------------------------------------- the guesses
 
 
-def candidates(model: nn.Module) -> Iterator[Inputs]:
+def candidate_inputs(model: nn.Module) -> Iterator[Inputs]:
     """Guesses for the inputs of ``model``, the most likely first; each a tuple (args) or a dict (kwargs).
 
     The order is: what Transformers or timm record about the model, then what its first layers accept. Random

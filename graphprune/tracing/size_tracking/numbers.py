@@ -37,14 +37,14 @@ def of_numbers(function: Callable[..., float]) -> Callable[..., float]:
     return lambda *values: function(*(x.number() if type(x) is Size else x for x in values))
 
 
-def product(function: Callable[..., Any]) -> Callable[..., Any]:
+def product_of_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
     """``np.prod(x.shape[1:])`` is a size."""
 
-    def product(values: Any, *args: Any, **kwargs: Any) -> Any:
+    def multiply(values: Any, *args: Any, **kwargs: Any) -> Any:
         sizes = isinstance(values, tuple | list) and any(type(x) is Size for x in values)
         return math.prod(values) if sizes and not args and not kwargs else function(values, *args, **kwargs)
 
-    return product
+    return multiply
 
 
 def literal(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import torch.nn.functional as F
 
-from graphprune.tracing.size_tracking.numbers import of_numbers, product
+from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_sizes
 from graphprune.tracing.size_tracking.table import handler_of
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
@@ -29,7 +29,7 @@ def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     with (
         mock.patch.multiple(F, **quiet),
         mock.patch.multiple(math, **logarithms),
-        mock.patch.object(np, "prod", product(np.prod)),
+        mock.patch.object(np, "prod", product_of_sizes(np.prod)),
         SizeWatcher(log, node_of, handler_of),
     ):
         yield

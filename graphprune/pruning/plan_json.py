@@ -1,0 +1,147 @@
+"""What a plan is in JSON, and what must hold there. Nothing is allocated for it that the file does not justify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from graphprune.errors import LoadError
+from graphprune.pruning.runs import Runs
+from graphprune.utils.typed_json import Count, convert_data
+
+PLAN_FORMAT = 3
+
+MOST_INDICES = 1 << 29
+"""Indices that are expanded at most, all of a plan together: 4 GiB."""
+
+MOST_ENTRIES = 1 << 48
+"""Entries that a parameter has at most."""
+
+DEEPEST = 16
+"""Levels of lists and dicts in what was requested, at most."""
+
+Share = Annotated[float, Meta(ge=0, le=1 + 1e-9)]
+
+
+class ChoiceData(Struct, frozen=True, forbid_unknown_fields=True):
+    """A :class:`graphprune.pruning.plan.Choice`."""
+
+    group: str
+    units: Annotated[int, Meta(ge=1, le=MOST_ENTRIES)]
+    removed: Runs
+    role: str
+    macs: Share
+    params: Share
+    why: str
+
+    def __post_init__(self) -> None:
+        _check_runs(self.removed, self.units, f"removed of group {self.group!r}")
+
+
+class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
+    """A :class:`graphprune.Plan`. The structure and everything that can be told without a model is checked."""
+
+    format: int
+    requested: dict[str, Any]
+    choices: tuple[ChoiceData, ...]
+    sizes: dict[str, Count]
+    skipped: tuple[str, ...]
+    shapes: dict[str, tuple[Count, ...]]
+    kept: dict[str, dict[int, Runs]]
+
+    def __post_init__(self) -> None:
+        _check_json(self.requested, DEEPEST)
+        _check_different([c.group for c in self.choices], "choices")
+        _check_different(self.skipped, "skipped")
+        for path in (*self.sizes, *self.skipped):
+            _check_path(path)
+        for name, shape in self.shapes.items():
+            if math.prod(shape) > MOST_ENTRIES:
+                raise ValueError(f"shapes: {name!r} has {list(shape)}, needed are at most {MOST_ENTRIES} entries")
+        for name, dims in self.kept.items():
+            self._check_kept(name, dims)
+        runs = [*(c.removed for c in self.choices), *(r for dims in self.kept.values() for r in dims.values())]
+        if (count := sum(r.count for r in runs)) > MOST_INDICES:
+            raise ValueError(f"kept: there are {count} indices in all, needed are at most {MOST_INDICES}")
+
+    def _check_kept(self, name: str, dims: Mapping[int, Runs]) -> None:
+        if name not in self.shapes:
+            raise ValueError(f"kept: {name!r} is not among the {len(self.shapes)} names in shapes")
+        shape = self.shapes[name]
+        for dim, runs in dims.items():
+            if not 0 <= dim < len(shape):
+                raise ValueError(f"kept: {name!r} has the shape {list(shape)}, so there is no dimension {dim}")
+            if not runs.count:
+                raise ValueError(f"kept: nothing is left of dimension {dim} of {name!r}, needed is one entry at least")
+            _check_runs(runs, shape[dim], f"kept of dimension {dim} of {name!r}")
+
+
+def read_plan_data(data: object, what: str) -> PlanData:
+    """Parsed JSON as the data of a plan; ``what`` names the argument it came with.
+
+    Raises:
+        LoadError: it is not a plan of a format that this version reads, or contradicts itself.
+    """
+    if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
+        found = data.get("format") if isinstance(data, dict) else type(data).__name__
+        raise LoadError(f"{what}: plan format {found!r}; this version reads format {PLAN_FORMAT}")
+    return convert_data(data, PlanData, what, "pass what Plan.to_json() returned", _parsed)
+
+
+def write_plan_data(data: PlanData) -> dict[str, Any]:
+    """The inverse of :func:`read_plan_data`."""
+    written: dict[str, Any] = msgspec.to_builtins(data, str_keys=True, enc_hook=_written)
+    return written
+
+
+def _parsed(kind: type, data: Any) -> Any:
+    if kind is not Runs or not isinstance(data, str):
+        raise ValueError(f"found a {type(data).__name__}, needed are runs of indices such as '0-31 40'")
+    return Runs.parse(data)
+
+
+def _written(value: Any) -> str | int | float:
+    """What JSON has no form for: runs, and the numbers of other libraries."""
+    if isinstance(value, Runs):
+        return str(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    raise TypeError(f"requested: a plan holds numbers and strings, but there is a {type(value).__name__}: {value!r}")
+
+
+def _check_runs(runs: Runs, size: int, where: str) -> None:
+    try:
+        runs.check(size)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _check_different(names: list[str] | tuple[str, ...], where: str) -> None:
+    if len(set(names)) < len(names):
+        again = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"{where}: {again!r} is there twice")
+
+
+def _check_path(path: str) -> None:
+    """Names of attributes with dots between them, without the ones that Python itself uses."""
+    for name in path.split("."):
+        if not name or (name.startswith("__") and name.endswith("__")):
+            raise ValueError(f"{path!r} is no path of a module or attribute, such as 'blocks.0.attn.num_heads'")
+
+
+def _check_json(value: Any, levels: int) -> None:
+    """Raise a ValueError for what is nested deeper than ``levels``, or a number that is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"requested: found the number {value}, needed is a finite one")
+    if isinstance(value, dict | list):
+        if not levels:
+            raise ValueError(f"requested: is nested deeper than {DEEPEST} levels")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_json(item, levels - 1)

@@ -1,0 +1,78 @@
+"""Checks of arguments: the message says which argument it is, what is needed and what was found.
+
+Numbers are those of Python, numpy and ``fractions``; truth values are none.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import TypeGuard
+
+from graphprune.errors import InputError
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Is this a real number? It need not be a ``float`` but behaves as one."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_fraction(
+    name: str, value: object, what: str = "a fraction", *, zero: bool = True, one: bool = False
+) -> float:
+    """A fraction between 0 and 1; ``zero`` and ``one`` say which of the ends are allowed, ``what`` it is a fraction of.
+
+    Raises:
+        InputError: the value is no number, or out of this range.
+    """
+    if is_number(value) and (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
+        return float(value)
+    bounds = f"0 {'<=' if zero else '<'} {name} {'<=' if one else '<'} 1"
+    raise InputError(f"{name}: must be {what}, {bounds}, but is {value!r}")
+
+
+def check_count(name: str, value: object, least: int, what: str = "a whole number") -> int:
+    """A whole number, at least ``least``.
+
+    Raises:
+        InputError: the value is no whole number, or less.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
+        return int(value)
+    raise InputError(f"{name}: must be {what}, at least {least}, but is {value!r}")
+
+
+def check_positive(name: str, value: object, what: str = "a positive number") -> float:
+    """A finite number above zero.
+
+    Raises:
+        InputError: the value is no number, zero, negative, infinite or not a number.
+    """
+    if is_number(value) and 0 < value < math.inf:
+        return float(value)
+    raise InputError(f"{name}: must be {what}, but is {value!r}")
+
+
+def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
+    """One of several names; ``others`` says what else would do (``", or a function"``).
+
+    Raises:
+        InputError: the value is none of them.
+    """
+    names = list(known)
+    if isinstance(value, str) and value in names:
+        return value
+    needed = ", ".join(map(repr, names))
+    raise InputError(f"{name}: {value!r} is not known; use one of {needed}{others}{did_you_mean(value, names)}")
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: up to three that resemble it, or nothing.
+
+    >>> did_you_mean("consine", ["cosine", "linear"])
+    '; did you mean cosine?'
+    """
+    close = difflib.get_close_matches(str(value), list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,92 @@
+"""Read JSON as types. What does not fit is a LoadError that says where, what was found and what is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from graphprune.errors import LoadError
+
+LONGEST = 1 << 30
+"""Characters that are read at most: the plan of a model with 30,000 channels in each of 1,000 layers has fewer."""
+
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+"""A whole number of something, which fits into 64 bits."""
+
+Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+"""The same, and not none of it."""
+
+_T = TypeVar("_T")
+
+
+def read_json(path: Path, what: str, advice: str) -> Any:
+    """The JSON data in a file.
+
+    Args:
+        what: names the argument, and the file, at the beginning of a message.
+        advice: what to do, at its end.
+
+    Raises:
+        LoadError: the file cannot be read, is too large or is no JSON.
+    """
+    try:
+        if path.stat().st_size > LONGEST:
+            raise LoadError(f"{what}: has {path.stat().st_size} bytes, more than the {LONGEST} that are read; {advice}")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoadError(f"{what}: cannot be read ({error}); {advice}") from error
+    return parse_json(text, what, advice)
+
+
+def parse_json(text: str, what: str, advice: str) -> Any:
+    """The JSON data in a string; ``what`` and ``advice`` as for :func:`read_json`.
+
+    Raises:
+        LoadError: it is no JSON, too long, or nested too deeply for Python.
+    """
+    if len(text) > LONGEST:
+        raise LoadError(f"{what}: has {len(text)} characters, more than the {LONGEST} that are read; {advice}")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{what}: not JSON ({error}); {advice}") from error
+
+
+def convert_data(
+    data: object,
+    kind: type[_T],
+    what: str,
+    advice: str,
+    convert: Callable[[type, Any], Any] | None = None,
+) -> _T:
+    """Data as a type that msgspec knows; ``what`` and ``advice`` as for :func:`read_json`.
+
+    A dataclass needs each of its fields, also those that have defaults.
+
+    Args:
+        data: of lists, dicts, strings, numbers and the like. Keys that are strings count as the numbers in them.
+        convert: makes what msgspec does not know: ``(type, data) -> value``, or a ValueError.
+
+    Raises:
+        LoadError: something is missing, too many, of another type or out of range.
+    """
+    try:
+        if is_dataclass(kind) and isinstance(data, dict):
+            _check_fields(data, {f.name for f in fields(kind)})
+        return msgspec.convert(data, kind, str_keys=True, dec_hook=convert)
+    except (ValueError, RecursionError) as error:
+        raise LoadError(f"{what}: {error}; {advice}") from error
+
+
+def _check_fields(data: dict[Any, Any], needed: set[str]) -> None:
+    missing, unknown = sorted(needed - data.keys()), sorted(map(str, data.keys() - needed))
+    if missing:
+        raise ValueError(f"Object missing required field `{missing[0]}`")
+    if unknown:
+        raise ValueError(f"Object contains unknown field `{unknown[0]}`")
