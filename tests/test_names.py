@@ -18,6 +18,7 @@ OPERATION = "the rule of an operation and the reading of the sizes that it is gi
 ALLOWED: dict[str, tuple[str, str]] = {
     "aten": ("*", "short for torch.ops.aten"),
     "T": ("*", "a type variable, or a tensor among the samples of rules, where dozens stand in a line"),
+    "F": ("*", "a type variable: a function that a decorator returns as it is"),
     "PruningCallback": (
         "integrations/lightning.py integrations/transformers.py",
         "the callback of a library is imported from the module of that library",
@@ -30,17 +31,6 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "view": ("rules/movement.py tracing/size_tracking/shapes.py", OPERATION),
 }
 """By name the files that may define it, and why."""
-
-TO_BE_RESOLVED: dict[str, tuple[str, str]] = {
-    "Factor": ("graph/cost.py reconstruction/head_products.py", "to be resolved: rename the one in head_products"),
-    "Group": ("graph/groups.py rules/movement.py", "to be resolved: rename the one in movement"),
-    "Match": ("planning/limits.py reconstruction/matching.py", "to be resolved: rename the one in limits"),
-    "RIDGE": ("importance/activations.py reconstruction/layerwise.py", "to be resolved: one constant, or two names"),
-    "constant": ("graph/linear_expressions.py rules/factories.py", "to be resolved: rename the one in expressions"),
-    "im2col": ("rules/im2col.py rules/sliding.py", "to be resolved: the rule and what it is computed with"),
-    "numbered": ("calibration/batches.py rules/aggregation.py", "to be resolved: rename the rule"),
-}
-"""The same for names that should be defined once; an entry that is no longer needed may be deleted."""
 
 
 def top_level_names(tree: ast.Module) -> Iterator[str]:
@@ -92,13 +82,13 @@ def test_no_module_is_named_like_something_public() -> None:
 
 
 def test_no_public_name_is_defined_twice() -> None:
-    assert unexpected(duplicates(PACKAGE), ALLOWED | TO_BE_RESOLVED) == {}
+    assert unexpected(duplicates(PACKAGE), ALLOWED) == {}
 
 
 def test_what_is_allowed_is_needed_and_explained() -> None:
     found = duplicates(PACKAGE)
     assert ALLOWED.keys() <= found.keys()
-    assert all(reason for _, reason in (ALLOWED | TO_BE_RESOLVED).values())
+    assert all(reason for _, reason in (ALLOWED).values())
 
 
 @pytest.fixture

@@ -38,8 +38,8 @@ class Counted:
     tensors: Sequence[tuple[str, Tensor]]
 
 
-Count = Callable[[Counted], Iterable[Product]]
-F = TypeVar("F", bound=Count)
+CountFunction = Callable[[Counted], Iterable[Product]]
+F = TypeVar("F", bound=CountFunction)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class BudgetKind:
     help: str
     units: Mapping[str, float]
     example: str
-    count: Count | None = None
+    count: CountFunction | None = None
 
     def shown(self, value: float) -> str:
         """An amount as people read it."""

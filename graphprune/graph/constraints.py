@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import fx, nn
 
-from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant
+from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
@@ -122,7 +122,7 @@ class ConstraintBuilder:
             return self.sizes.expression(use.node, use.dim)
         except NotLinear as error:
             self._freeze(error.units, use.line, "two choices in one size")
-            return constant(self.sizes.dense(use.node, use.dim))
+            return constant_expression(self.sizes.dense(use.node, use.dim))
 
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
@@ -164,7 +164,7 @@ class ConstraintBuilder:
         if not labelled and isinstance(use.expr, Const):
             return
         try:
-            size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant(use.expr.value)
+            size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant_expression(use.expr.value)
             self._require(size, use.expr, use.line)
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
@@ -200,9 +200,9 @@ class ConstraintBuilder:
 
     def _evaluate(self, expr: Expr) -> LinearExpression:
         if isinstance(expr, Const):
-            return constant(expr.value)
+            return constant_expression(expr.value)
         if isinstance(expr, Attr):
-            return self.expressions.get(expr.path, constant(expr.value))
+            return self.expressions.get(expr.path, constant_expression(expr.value))
         if isinstance(expr, Dim):
             return self.sizes.expression(expr.node, expr.dim)
         left, right = self._evaluate(expr.left), self._evaluate(expr.right)
@@ -215,7 +215,7 @@ class ConstraintBuilder:
         if right.terms or (expr.op in "//%" and (not right.constant or (expr.op == "%" and left.terms))):
             raise NotLinear(left, right)
         if expr.op in "//%" and not left.terms:
-            return constant(OPERATORS[expr.op](int(left.constant), int(right.constant)))
+            return constant_expression(OPERATORS[expr.op](int(left.constant), int(right.constant)))
         return left.times(right.constant if expr.op == "*" else 1 / right.constant)
 
     def _kept_quotient(self, expr: BinOp, left: LinearExpression, right: LinearExpression) -> LinearExpression:
@@ -226,14 +226,14 @@ class ConstraintBuilder:
         difference = left.plus(right, -quotient)
         if difference.terms:
             self.constraints.equations.append(Equation(difference, None))
-        return constant(quotient)
+        return constant_expression(quotient)
 
     def _constrain_number(self, expr: Expr, line: Line | None) -> None:
         """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""
         text = f"the size {expr} is used as a number"
         try:
             if isinstance(expr, BinOp):
-                self._require(constant(expr.value), expr, line)
+                self._require(constant_expression(expr.value), expr, line)
             else:
                 self._freeze(self._evaluate(expr).units, line, text)
         except NotLinear as error:

@@ -34,7 +34,7 @@ class LinearExpression:
         return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
-def constant(value: int) -> LinearExpression:
+def constant_expression(value: int) -> LinearExpression:
     return LinearExpression(Fraction(value))
 
 

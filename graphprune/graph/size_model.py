@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 from torch import fx
 
-from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant
+from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import LabelledTensor
@@ -98,7 +98,7 @@ class SizeModel:
 
     def _expression(self, entries: Ids, units: Ids, length: int) -> LinearExpression:
         if not len(units):
-            return constant(length)
+            return constant_expression(length)
         pairs = np.unique(entries * len(self.selectable) + units)
         entries, units = np.divmod(pairs, len(self.selectable))
         taken = 1 + np.count_nonzero(np.diff(entries))

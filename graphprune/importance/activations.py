@@ -17,7 +17,7 @@ from graphprune.importance.criteria import criterion
 from graphprune.importance.magnitude import relative_magnitude
 from graphprune.utils.arrays import Ids, Scores
 
-RIDGE = 1e-3
+SCHUR_RIDGE = 1e-3
 """Ridge term added to the diagonal of the second moments, relative to the diagonal's mean."""
 
 
@@ -56,8 +56,8 @@ def schur(group: Group, context: Context) -> Tensor:
     """Output error of the consumers after removal and least squares: ||W_j||² / [(G + λI)^-1]_jj. [units]
 
     G are the second moments of a consumer's input, centered if the consumer has a bias, which then absorbs the mean; λ
-    is :data:`RIDGE` times the mean of G's diagonal. The score is the squared error of the consumer's output after ridge
-    regression on the remaining channels. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ) with
+    is :data:`SCHUR_RIDGE` times the mean of G's diagonal. The score is the squared error of the consumer's output after
+    ridge regression on the remaining channels. A unit with several channels S (a head) has trace(W_S M^-1 W_Sᵀ) with
     M = [(G + λI)^-1]_SS, the inverse of the Schur complement of the kept channels. For kernels larger than 1, all
     kernel positions share the moments of their channel, an approximation, unless ``Statistics(kernel_positions=True)``.
 
@@ -72,7 +72,7 @@ def schur(group: Group, context: Context) -> Tensor:
 def _schur(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
-    ridge = RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
+    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
     identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
     inverse = torch.linalg.inv(moments + ridge[:, None, None] * identity)
     assert consumer.products is not None

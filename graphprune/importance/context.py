@@ -18,6 +18,7 @@ from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS, reduce_p
 from graphprune.importance.parameter_entries import AxisSums, ParameterEntries, axis_sums, entry_norms
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Scores
+from graphprune.utils.checks import check_known
 
 EntryScores = Callable[[str, Tensor], "Tensor | None"]
 """``(name, parameter) -> scores`` of the parameter's shape; None: not counted."""
@@ -64,9 +65,9 @@ class Context:
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        _check_known("reduce", self.reduce, REDUCTIONS)
+        check_known("reduce", self.reduce, REDUCTIONS)
         if self.normalize is not None:
-            _check_known("normalize", self.normalize, NORMALIZATIONS)
+            check_known("normalize", self.normalize, NORMALIZATIONS)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """The cached result of ``make``, for what all groups share; ``make`` is called once for each key."""
@@ -174,8 +175,3 @@ class Context:
         unit, part, classes = np.concatenate(units), np.concatenate(parts), self._parameters.classes
         total = reduce_parts(self.reduce, unit, part, np.concatenate(values), classes)
         return total, np.bincount(unit, minlength=classes)
-
-
-def _check_known(argument: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> None:
-    if name not in known:
-        raise InputError(f"{argument}: {name!r} is not known; use one of {', '.join(map(repr, known))}")

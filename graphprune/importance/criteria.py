@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
 from graphprune.utils.arrays import Scores
+from graphprune.utils.checks import check_known
 
 Importance = Callable[[Group, Context], Tensor]
 """``(group, context) -> scores [units]``, higher for units that matter more."""
@@ -106,14 +106,8 @@ def find_criterion(importance: str | Importance) -> Criterion:
     if callable(importance):
         known = (c for c in CRITERIA.values() if c.score is importance)
         return next(known, None) or Criterion(_name_of(importance), importance)
-    if importance not in CRITERIA:
-        close = get_close_matches(str(importance), CRITERIA)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise InputError(
-            f"importance: {importance!r} is not known; use one of {', '.join(map(repr, CRITERIA))}, or a callable "
-            f"(group, context) -> 1-D tensor with one score per unit{hint}"
-        )
-    return CRITERIA[importance]
+    others = ", or a callable (group, context) -> 1-D tensor with one score per unit"
+    return CRITERIA[check_known("importance", importance, CRITERIA, others)]
 
 
 def _name_of(function: Importance) -> str:

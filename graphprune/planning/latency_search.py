@@ -21,7 +21,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.operators import Args, Kwargs
 
-ATTEMPTS = 8
+LATENCY_ATTEMPTS = 8
 
 
 TOLERANCE = 0.04
@@ -108,7 +108,7 @@ class _LatencySearch:
             PlanError: there was none.
         """
         aim = wanted = AIM * self.budget.limit
-        for _ in range(ATTEMPTS):
+        for _ in range(LATENCY_ATTEMPTS):
             plan = self._attempt(aim)
             if plan is None:
                 aim = (aim + min(predicted for predicted, _ in self.seen)) / 2

@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
+from graphprune.utils.checks import check_count, check_fraction
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,11 @@ class Override:
     frozen: bool = False
 
     def __post_init__(self) -> None:
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise InputError(f"ratio: an override's ratio is a fraction, 0 <= ratio < 1, but is {self.ratio!r}")
-        if not 0 <= self.max_ratio <= 1:
-            raise InputError(f"max_ratio: must be a fraction, 0 <= max_ratio <= 1, but is {self.max_ratio!r}")
+        if self.ratio is not None:
+            check_fraction("ratio", self.ratio, "a fraction of units to remove")
+        check_fraction("max_ratio", self.max_ratio, one=True)
         for name in ("min_units", "multiple"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}: must be a whole number of units, at least 1, but is {value!r}")
+            check_count(name, getattr(self, name), 1, "a whole number of units")
 
 
 def share_kept(units: int, ratio: float) -> int:
@@ -52,7 +50,7 @@ def share_kept(units: int, ratio: float) -> int:
     return max(1, units - floor(ratio * units + 1e-9))
 
 
-Match = str | type[nn.Module] | Callable[[Group], bool]
+OverrideKey = str | type[nn.Module] | Callable[[Group], bool]
 """A pattern for the names of groups or modules (``"layer1.*"``), a module class, or a question about a group."""
 
 
@@ -125,7 +123,7 @@ def _check_used(overrides: Mapping[Any, Override], used: set[Any], groups: Seque
             raise InputError(f"overrides: {_described(match)} matches no group; there are {names}, ...")
 
 
-def matches(match: Match, group: Group, modules: Mapping[str, type]) -> bool:
+def matches(match: OverrideKey, group: Group, modules: Mapping[str, type]) -> bool:
     """Does a pattern, module class or function match a group? Modules match if they put out its channels."""
     makers = _makers(group, modules)
     if isinstance(match, str):

@@ -7,12 +7,10 @@ them spelled out; a test compares the two.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
 from functools import cached_property
-from numbers import Real
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -27,6 +25,7 @@ from graphprune.planning.allocations import ALLOCATIONS
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.utils.checks import check_fraction, check_known, did_you_mean
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
 UNDER_BUDGETS = 0.9
@@ -305,24 +304,15 @@ def _help(one: Field[Any]) -> str:
 def unknown_argument(name: str) -> str:
     """The message about an argument that is not known."""
     known = [*sorted(OPTION_NAMES), *sorted(BUDGET_KINDS.keys() - OPTION_NAMES)]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{name}: is no argument of a plan; {hint}There are {', '.join(known)}"
+    return f"{name}: is no argument of a plan, which are {', '.join(known)}{did_you_mean(name, known)}"
 
 
 def _check_choice(one: Field[Any], value: Any) -> None:
     """Raise an InputError if a name is none of those that the field takes; criteria are looked up elsewhere."""
     names = one.metadata.get("choices")
-    if names is None or not isinstance(value, str) or one.name == "importance" or value in names():
-        return
-    close = difflib.get_close_matches(value, list(names()), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise InputError(f"{one.name}: {value!r} is not known; use one of {', '.join(map(repr, names()))}{hint}")
+    if names is not None and isinstance(value, str) and one.name != "importance":
+        check_known(one.name, value, names())
 
 
 def _fraction(name: str, ratio: Any) -> float | None:
-    if ratio is None:
-        return None
-    if not isinstance(ratio, Real) or isinstance(ratio, bool) or not 0 <= float(ratio) < 1:
-        raise InputError(f"{name}: must be a fraction of channels to remove, 0 <= ratio < 1, but is {ratio!r}")
-    return float(ratio)
+    return None if ratio is None else check_fraction(name, ratio, "a fraction of channels to remove")

@@ -19,7 +19,7 @@ from graphprune.pruning.plan import Choice, Plan
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import tables, within
 
-ATTEMPTS = 12
+PLANNING_ATTEMPTS = 12
 """How often a choice is made, each time without what broke in the one before."""
 
 
@@ -39,7 +39,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
         PlanError: there is none, or a budget is out of reach.
     """
     attempt = _Attempt(setup, latency, {}, frozenset())
-    for _ in range(ATTEMPTS):
+    for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if not len(violations.broken):
             return attempt.plan()

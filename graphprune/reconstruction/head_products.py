@@ -21,7 +21,7 @@ from graphprune.utils.tree import tensors_of
 
 
 @dataclass(frozen=True)
-class Factor:
+class HeadFactor:
     """One factor of one head: indexes along a dimension of a parameter, and the corresponding ones of its bias.
 
     ``made``: the dimension is that of outputs; otherwise that of input channels, which are summed over.
@@ -66,7 +66,7 @@ class Mixture:
         values: a copy of the result, flattened.
     """
 
-    sides: list[Factor]
+    sides: list[HeadFactor]
     heads: Tensor
     columns: Tensor
     values: Tensor
@@ -203,7 +203,7 @@ class HeadMoments:
         left_moments, right_moments: of these, and of the keys or averaged values.
     """
 
-    left: dict[Factor, None]
+    left: dict[HeadFactor, None]
     left_moments: Tensor
     right_moments: Tensor
 
@@ -224,7 +224,7 @@ class HeadProducts(DispatchMode):
         self._memory = memory
         self._names = names
         self._sources = SourceMap(memory, names)
-        self.heads: dict[Factor, HeadMoments] = {}
+        self.heads: dict[HeadFactor, HeadMoments] = {}
         self.changed: dict[tuple[str, int], str] = {}
 
     def __enter__(self) -> HeadProducts:
@@ -275,7 +275,7 @@ class HeadProducts(DispatchMode):
                     self.changed.setdefault(where, found if isinstance(found, str) else "")
 
     @staticmethod
-    def _rows(operand: Tensor, side: Moved, turned: bool) -> list[Factor] | str:
+    def _rows(operand: Tensor, side: Moved, turned: bool) -> list[HeadFactor] | str:
         """The factor of each head of an operand [heads, n, width], or the operation that changed it; "": no heads."""
         made = side.source
         if side.places is None or isinstance(made, Mixture):
@@ -290,15 +290,15 @@ class HeadProducts(DispatchMode):
         one = one.cpu()
         bias = made.bias_rows[one].tolist() if made.bias else [[]] * len(one)
         rows = made.rows[one].tolist()
-        return [Factor(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
+        return [HeadFactor(made.name, made.dim, tuple(r), made.bias, tuple(b)) for r, b in zip(rows, bias, strict=True)]
 
-    def _record_product(self, queries: Tensor, keys: Tensor, query: list[Factor], key: list[Factor]) -> None:
+    def _record_product(self, queries: Tensor, keys: Tensor, query: list[HeadFactor], key: list[HeadFactor]) -> None:
         """Add the second moments of queries and keys, [heads, n, width] each."""
         moments = ((x.mT @ x).double().cpu() for x in (queries, keys))
         for left, right, mine, theirs in zip(query, key, *moments, strict=True):
             self._count(left, right, mine, theirs)
 
-    def _count(self, left: Factor, right: Factor, mine: Tensor, theirs: Tensor) -> None:
+    def _count(self, left: HeadFactor, right: HeadFactor, mine: Tensor, theirs: Tensor) -> None:
         head = self.heads.setdefault(right, HeadMoments({}, torch.zeros_like(mine), torch.zeros_like(theirs)))
         head.left[left] = None
         head.left_moments += mine
@@ -306,7 +306,7 @@ class HeadProducts(DispatchMode):
 
     # ------------------------------------------------------------ values and the weights that are applied to them
 
-    def _mix(self, sides: list[Factor], out: Tensor) -> None:
+    def _mix(self, sides: list[HeadFactor], out: Tensor) -> None:
         """Track values averaged by attention, ``out`` [heads, n, width]."""
         heads, _, columns = torch.meshgrid(*(torch.arange(n, device=out.device) for n in out.shape), indexing="ij")
         mixture = Mixture(sides, heads.flatten(), columns.flatten(), out.detach().clone().flatten())
@@ -334,7 +334,7 @@ class HeadProducts(DispatchMode):
             mine = (head == number).nonzero().flatten()
             mine = mine[column[mine].argsort()]
             if len(mine) == rows.shape[1] and bool((column[mine].diff() == 1).all()):
-                left = Factor(met.key.name, found[0], tuple(found[1][mine.cpu()].tolist()), made=False)
+                left = HeadFactor(met.key.name, found[0], tuple(found[1][mine.cpu()].tolist()), made=False)
                 values = x[:, 0, mine].double().transpose(0, 1).flatten(1)
                 read = weight[mine]
                 self._count(left, made.sides[number], (read @ read.T).cpu(), (values @ values.T).cpu())

@@ -23,7 +23,7 @@ from graphprune.calibration.batches import Batches
 from graphprune.errors import InputError
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import slim_tensor
-from graphprune.reconstruction.head_products import Factor, HeadMoments, HeadProducts
+from graphprune.reconstruction.head_products import HeadFactor, HeadMoments, HeadProducts
 from graphprune.reconstruction.layerwise import RIDGE, check_pair
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import Rollback, run_batch
@@ -117,7 +117,7 @@ class _Compensator:
 
     # ------------------------------------------------------------ one head
 
-    def _compensate(self, right: Factor, head: HeadMoments) -> None:
+    def _compensate(self, right: HeadFactor, head: HeadMoments) -> None:
         alive = self._alive(right)
         if alive.all() or not alive.any():
             return
@@ -135,11 +135,11 @@ class _Compensator:
             for left in head.left:
                 self._span(left, alive, mine)
 
-    def _alive(self, side: Factor) -> Mask:
+    def _alive(self, side: HeadFactor) -> Mask:
         index = self.plan.kept.get(side.name, {}).get(side.dim)
         return np.ones(len(side.rows), np.bool_) if index is None else np.isin(np.array(side.rows), index)
 
-    def _span(self, side: Factor, alive: Mask, basis: Tensor) -> None:
+    def _span(self, side: HeadFactor, alive: Mask, basis: Tensor) -> None:
         """Set the slim rows of a factor to ``basis`` [kept, width] times the dense rows."""
         self._set(side.name, side.dim, np.array(side.rows), alive, basis)
         if side.bias:

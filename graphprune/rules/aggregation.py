@@ -131,7 +131,7 @@ def running(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor
 
 @rule(aten.cummax.default, aten.cummin.default, samples=[sample(t(3, 4, 2), 1)])
 @rule(aten.median.dim, aten.nanmedian.dim, aten.mode.default, samples=[sample(t(3, 5), 1), sample(t(3, 5), 0, True)])
-def numbered(
+def with_positions(
     call: Call, x: LabelledTensor, dim: int = -1, keepdim: bool = False
 ) -> tuple[LabelledTensor, LabelledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""

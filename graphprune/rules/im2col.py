@@ -12,14 +12,14 @@ from torch.nn import functional as F
 Opened = tuple[Tensor, Tensor]
 
 
-def im2col(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+def open_convolution(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
     """Every tap of the kernel [outputs, channels, ...] is a channel of its own."""
     stride, padding, dilation = (_by_dim(args[i], weight.ndim - 2) for i in (3, 4, 5))
     opened = _patches(x, [(p, p) for p in padding], weight.shape[2:], stride, dilation, blocks)
     return opened, weight.reshape(blocks, weight.shape[0] // blocks, -1).transpose(1, 2)
 
 
-def im2col_transposed(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
+def open_transposed_convolution(x: Tensor, weight: Tensor, args: Sequence[Any], blocks: int) -> Opened:
     """A transposed convolution is a plain one of the input with zeros between its entries and the flipped kernel."""
     stride, padding, dilation, extra = (_by_dim(args[i], weight.ndim - 2) for i in (3, 4, 5, 7))
     sides = [

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from graphprune.rules.im2col import Opened, im2col, im2col_transposed
+from graphprune.rules.im2col import Opened, open_convolution, open_transposed_convolution
 from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids
 
@@ -108,7 +108,7 @@ class MatmulView:
         """The view whose product is what the call returns: of a convolution, with a channel for every position."""
         if self.kernel is None:
             return self
-        return replace(self, open=im2col_transposed if self.transposed(args) else im2col)
+        return replace(self, open=open_transposed_convolution if self.transposed(args) else open_convolution)
 
     def by_kernel_position(self, owners: Owners, weight: Tensor, args: Sequence[Any]) -> tuple[MatmulView, Owners]:
         """The exact view, with the labels of its channels."""

@@ -26,17 +26,17 @@ _REARRANGES = (Trait.MOVES, Trait.KEEPS_INDEXES)
 _TRANSPOSES = (*_REARRANGES, Trait.TRANSPOSES)
 
 
-Group = tuple[tuple[int, ...], tuple[int, ...]]
+AxisGroup = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @lru_cache(maxsize=4096)
-def factor_groups(old: Shape, new: Shape) -> tuple[Group, ...]:
+def factor_groups(old: Shape, new: Shape) -> tuple[AxisGroup, ...]:
     """The finest split of a reshape into independent ones.
 
     >>> factor_groups((2, 12, 5), (2, 3, 4, 5))
     (((0,), (0,)), ((1,), (1, 2)), ((2,), (3,)))
     """
-    groups: list[Group] = []
+    groups: list[AxisGroup] = []
     i = j = 0
     while i < len(old) or j < len(new):
         left, right = [i] if i < len(old) else [], [j] if j < len(new) else []

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import graphprune
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
-from graphprune.importance.activations import RIDGE
+from graphprune.importance.activations import SCHUR_RIDGE
 from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, Criterion, find_criterion, scored
@@ -283,7 +283,7 @@ def test_wanda_and_flap() -> None:
 
 def after_repair(weight: Tensor, moments: Tensor, gone: list[int]) -> float:
     """What is left of the error when the channels that stay do all they can. ``weight`` [outputs, channels]"""
-    moments = moments + RIDGE * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
+    moments = moments + SCHUR_RIDGE * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
     kept = [i for i in range(len(moments)) if i not in gone]
     repaired = torch.zeros_like(weight)
     if kept:

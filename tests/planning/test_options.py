@@ -66,10 +66,10 @@ def test_help_of_the_command_line_has_every_option_it_can_take(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mac": 0.5}, "mac: is no argument of a plan; did you mean 'macs'"),
-        ({"protect_end": True}, "did you mean 'protect_ends'"),
-        ({"ratio": 0.5, "allocation": "isomorfic"}, "did you mean 'isomorphic'"),
-        ({"ratio": 0.5, "reduce": "men"}, "did you mean 'mean'"),
+        ({"mac": 0.5}, "mac: is no argument of a plan, which are .*; did you mean macs"),
+        ({"protect_end": True}, "did you mean protect_ends"),
+        ({"ratio": 0.5, "allocation": "isomorfic"}, "did you mean isomorphic"),
+        ({"ratio": 0.5, "reduce": "men"}, "did you mean mean"),
         ({"macs": "2 apples"}, "macs: must be a fraction"),
         ({"ratio": 0.5, "max_ratio": 1.5}, "max_ratio: must be a fraction"),
         ({"ratio": 0.5, "multiple": 0}, "multiple: must be a whole number"),
