@@ -178,10 +178,8 @@ def test_vectors_do_not_depend_on_what_is_filled_up() -> None:
 
 
 def test_docstrings_are_short_first_paragraphs() -> None:
-    source = 'def f():\n    """One two three\n    four five six.\n\n    Not this."""\n'
-    assert [sentences._first_paragraph(d) for d in sentences._docstrings(source) if d] == [
-        "One two three four five six."
-    ]
+    source = 'def f():\n    """One two three\n    four five six.\n\n    Not this."""\n\n\ndef g():\n    """Too short."""\n'
+    assert list(sentences.first_paragraphs(source)) == ["One two three four five six."]
 
 
 # ---------------------------------------------------------------- libraries
