@@ -19,10 +19,11 @@ demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency
 test: $(DEV_READY) ## run the tests
 	$(PYTHON) -m pytest
 
-lint: $(DEV_READY) ## check style and types
+lint: $(DEV_READY) ## check style, types, and that imports run one way
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache --no-logo
 
 bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, and accuracy against other libraries (hours)
 	$(PYTHON) -m benchmarks.speed

@@ -138,8 +138,12 @@ def with_data(name: str, model: nn.Module, graph: graphprune.ChannelGraph) -> di
     for criterion in ("schur", "wanda", "flap"):
         plan = graph.plan(macs=0.5, importance=criterion, calibration=batches)
         found[criterion] = of_plan(plan)
-    narrow = graph.plan(head_width=0.5, mlp=0.5) if name == "llama" else graph.plan(0.5)
-    for kind, plan in {"repaired": graph.plan(0.5), "narrow": narrow}.items():
+    plans = {"repaired": graph.plan(0.5)}
+    if name == "llama":
+        plans["narrow"] = graph.plan(head_width=0.5, mlp=0.5)
+    else:
+        plans["schur, repaired"] = graph.plan(0.5, importance="schur", calibration=batches)
+    for kind, plan in plans.items():
         slim = plan.apply(model)
         graphprune.repair(slim, model, plan, batches)
         found[kind] = of_weights(slim)
@@ -162,9 +166,8 @@ def main() -> int:
         for case, digest in found[name].items():
             same = not known or known[name].get(case) == digest
             different += not same
-            print(
-                f"{name:<20} {case:<12} {digest}  {'' if not known else 'equal' if same else 'DIFFERENT'}", flush=True
-            )
+            said = "" if not known else "equal" if same else "DIFFERENT"
+            print(f"{name:<20} {case:<16} {digest}  {said}", flush=True)
     if options.write:
         options.write.write_text(json.dumps(found, indent=1) + "\n")
     if known:

@@ -1,7 +1,12 @@
 """Two hypothesis profiles: the default draws the same few networks every time; the other searches for trouble.
 
-pytest tests/test_random_networks.py --hypothesis-profile=thorough --hypothesis-seed=1
+pytest tests/pruning/test_random_networks.py --hypothesis-profile=thorough --hypothesis-seed=1
 """
+
+import subprocess
+import sys
+from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -17,3 +22,14 @@ settings.load_profile("quick")
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the wheel holds, as if it were installed there."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, capture_output=True)
+    (file,) = folder.glob("*.whl")
+    ZipFile(file).extractall(folder / "site")
+    return folder / "site"

@@ -1,4 +1,7 @@
-"""torch-kirigami, called as its documentation calls it."""
+"""torch-kirigami, called as its documentation calls it: a graph, candidates, a plan with a budget, and its application.
+
+The candidates are its own, each once, and put together in blocks where there are many.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from unittest import mock
 from torch import Tensor, nn
 
 from benchmarks.libraries.case import Case, Method
-from benchmarks.libraries.remembered import Answers
 from models import gpt
 
 LIBRARY = "torch-kirigami"
@@ -45,57 +47,29 @@ def _pruning() -> Any:
 
 
 def _prune(case: Case, metric: str, scope: str) -> nn.Module:
-    """Each plan is applied to a copy."""
+    """Each plan is made of one graph, and applied to a copy."""
     strategy = _pruning().Greedy(METRICS[metric][0]())
     with mock.patch.object(gpt.GPT, "forward", _unchecked):
-        known = _analyzed(case, case.gradients if metric == "taylor" else {})
-        space = _in_blocks(known.space, scope)
+        pruner, space = _analyzed(case, case.gradients if metric == "taylor" else None)
+        space = _in_blocks(space, scope)
 
         def at(ratio: float) -> nn.Module:
             budget = _pruning().ChannelRatio(ratio, scope=SCOPES[scope])
-            plan = known.pruner.plan(space, budget=budget, strategy=strategy)
-            slim, _ = _pruning().Pruner(case.copy_with()).apply(plan)
+            slim, _ = _pruning().Pruner(case.copy_with()).apply(pruner.plan(space, budget=budget, strategy=strategy))
             return slim
 
-        with known.answers.remembering():
-            return case.largest(at, f"{metric}, {scope}", 1 / len(space.candidates))
+        return case.largest(at, f"{metric}, {scope}", 1 / len(space.candidates))
 
 
-class Analyzed:
-    """A model of one structure, its graph and what may be removed: other weights are put into it.
+def _analyzed(case: Case, gradients: Mapping[str, Tensor] | None) -> tuple[Any, Any]:
+    """A pruner of a copy of the dense network with these gradients, and the candidates."""
+    from torch_kirigami import DependencyGraph
 
-    Attributes:
-        model: in eval mode; its weights and gradients are the last case's.
-        space: the candidates.
-        answers: what the library said of the graph.
-    """
-
-    def __init__(self, case: Case) -> None:
-        from torch_kirigami import DependencyGraph
-
-        self.model = case.copy_with().eval()
-        example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
-        graph = DependencyGraph.build(self.model, args=(example,))
-        self.answers = Answers()
-        self.pruner = _pruning().Pruner(self.model, graph=graph)
-        with self.answers.remembering():
-            self.space = _distinct(self.pruner.discover_candidates(), graph)
-
-
-_last: dict[str, Analyzed] = {}
-
-
-def _analyzed(case: Case, gradients: Mapping[str, Tensor]) -> Analyzed:
-    """The case's network with these gradients (none: of no parameter); only the last structure is kept."""
-    structure = f"{case.task.name}: {case.dense}"
-    if structure not in _last:
-        _last.clear()
-        _last[structure] = Analyzed(case)
-    known = _last[structure]
-    known.model.load_state_dict(case.dense.state_dict())
-    for name, parameter in known.model.named_parameters():
-        parameter.grad = gradients.get(name)
-    return known
+    model = case.copy_with(gradients).eval()
+    example = case.example if case.example.is_floating_point() else case.example[:, :TOKENS]
+    graph = DependencyGraph.build(model, args=(example,))
+    pruner = _pruning().Pruner(model, graph=graph)
+    return pruner, _distinct(pruner.discover_candidates(), graph)
 
 
 def _distinct(space: Any, graph: Any) -> Any:

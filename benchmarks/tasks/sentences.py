@@ -65,11 +65,12 @@ def folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def encoder() -> Encoder:
-    """MiniLM as published: six layers of twelve heads, 384 channels wide."""
+def encoder(layers: int = 6) -> Encoder:
+    """MiniLM as published, six layers of twelve heads, 384 channels wide; or its first ``layers``."""
     from transformers import AutoConfig, AutoModel
 
-    model = AutoModel.from_config(AutoConfig.from_pretrained(folder()), add_pooling_layer=False)
+    config = AutoConfig.from_pretrained(folder(), num_hidden_layers=layers)
+    model = AutoModel.from_config(config, add_pooling_layer=False)
     weights = load_file(folder() / "model.safetensors")
     model.load_state_dict({name: weights[name] for name in model.state_dict()})
     return Encoder(model).eval()
@@ -91,19 +92,17 @@ def tokens(sentences: Sequence[str]) -> Tokens:
 @cache
 def load(held_out: bool) -> tuple[str, ...]:
     """First paragraphs of docstrings, each once, of the held-out files or of the others."""
-    found = (_first_paragraph(text) for source in source_files(held_out) for text in _docstrings(source))
-    return tuple(dict.fromkeys(text for text in found if len(text.split()) in WORDS))
+    return tuple(dict.fromkeys(text for source in source_files(held_out) for text in first_paragraphs(source)))
 
 
-def _docstrings(source: str) -> Iterator[str]:
+def first_paragraphs(source: str) -> Iterator[str]:
+    """Of the docstrings in Python source: first paragraphs on one line, where they are of a sentence's length."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, documented):
-            yield ast.get_docstring(node) or ""
-
-
-def _first_paragraph(text: str) -> str:
-    return " ".join(text.strip().split("\n\n")[0].split())
+            text = " ".join((ast.get_docstring(node) or "").strip().split("\n\n")[0].split())
+            if len(text.split()) in WORDS:
+                yield text
 
 
 @dataclass(frozen=True)

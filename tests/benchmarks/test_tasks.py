@@ -9,7 +9,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -20,8 +19,7 @@ pytest.importorskip("sklearn")
 
 from benchmarks import compare
 from benchmarks.compare import Result
-from benchmarks.libraries import METHODS, Case, TooLong, kirigami, macs
-from benchmarks.libraries.remembered import Answers
+from benchmarks.libraries import METHODS, Case, Method, TooLong, kirigami, macs
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
 from benchmarks.tasks import task as tasks
@@ -178,10 +176,8 @@ def test_vectors_do_not_depend_on_what_is_filled_up() -> None:
 
 
 def test_docstrings_are_short_first_paragraphs() -> None:
-    source = 'def f():\n    """One two three\n    four five six.\n\n    Not this."""\n'
-    assert [sentences._first_paragraph(d) for d in sentences._docstrings(source) if d] == [
-        "One two three four five six."
-    ]
+    source = 'def f():\n    """One two three\n    four five six.\n\n    Not this."""\ndef g():\n    """Too short."""\n'
+    assert list(sentences.first_paragraphs(source)) == ["One two three four five six."]
 
 
 # ---------------------------------------------------------------- libraries
@@ -239,24 +235,11 @@ def test_layers_share_the_blocks_and_all_channels_have_blocks_of_one_size(monkey
     monkeypatch.setattr(kirigami, "BLOCKS", 8)
     widths = (3072, 8, 32, 16, 10)
     layers = (layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU()))
-    space = kirigami._analyzed(replace(case(), dense=nn.Sequential(nn.Flatten(), *layers).eval()), {}).space
+    space = kirigami._analyzed(replace(case(), dense=nn.Sequential(nn.Flatten(), *layers).eval()), None)[1]
     found = {scope: kirigami._in_blocks(space, scope).candidates for scope in kirigami.SCOPES}
     assert sorted(Counter(c.axis for c in found["each layer"]).values()) == [4, 4, 4]
     assert sorted(Counter(c.axis for c in found["channels"]).values()) == [1, 2, 4]
     assert [len(c.remove) for c in found["channels"]] == [8] * 7
-
-
-def test_other_weights_in_the_same_structure_are_pruned_as_if_analyzed_anew() -> None:
-    pytest.importorskip("torch_kirigami")
-    method = next(m for m in METHODS if m.name == "taylor, channels")
-    first, second = case(), case()
-    method.prune(first)
-    reused = method.prune(second)
-    kirigami._last.clear()
-    anew = method.prune(replace(second, hints={}))
-    pairs = list(zip(reused.parameters(), anew.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in pairs)
-    assert pairs[0][0].shape != next(second.dense.parameters()).shape
 
 
 class Separable(nn.Module):
@@ -274,26 +257,9 @@ class Separable(nn.Module):
 
 def test_a_channel_is_one_candidate() -> None:
     pytest.importorskip("torch_kirigami")
-    known = kirigami._analyzed(replace(case(), dense=Separable().eval()), {})
-    assert len(known.pruner.discover_candidates().candidates) == 16
-    assert len(known.space.candidates) == 8
-
-
-def test_what_is_remembered_changes_no_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch_kirigami")
-    from torch_kirigami.pruning import rewrite
-
-    method = next(m for m in METHODS if m.name == "group magnitude, channels")
-    given = replace(case(), dense=Separable().eval())
-    asked = mock.Mock(side_effect=rewrite.validate_recipe)
-    monkeypatch.setattr(rewrite, "validate_recipe", asked)
-    quick = method.prune(given)
-    few = asked.call_count
-    kirigami._last.clear()
-    monkeypatch.setattr(Answers, "remembering", contextlib.nullcontext)
-    slow = method.prune(replace(given, hints={}))
-    assert 0 < few < asked.call_count - few
-    assert all(torch.equal(a, b) for a, b in zip(quick.parameters(), slow.parameters(), strict=True))
+    pruner, space = kirigami._analyzed(replace(case(), dense=Separable().eval()), None)
+    assert len(pruner.discover_candidates().candidates) == 16
+    assert len(space.candidates) == 8
 
 
 def test_variants_have_the_length_of_a_text_and_words_of_all() -> None:
@@ -383,6 +349,20 @@ def test_medians_are_over_seeds_and_a_failure_counts() -> None:
     assert compare.medians(failed, "digits-resnet20", 0.5)[1].error == "ValueError: no"
 
 
+def test_a_run_over_the_limit_is_shown_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(_: Case) -> nn.Module:
+        while True:
+            sum(range(10_000))
+
+    late = compare._run(Method("other", "x", endless), case(), 1, Notes(None))
+    assert late.error == "over 1 s"
+    assert compare._cells(late) == ["", "", "over 1 s", ""]
+    made, broken = TASKS["digits-resnet20"](quick=True), replace(late, error="ValueError: no")
+    assert compare._bests(made, [late], compare.FINE) == "over 1 s"
+    assert compare._bests(made, [broken], compare.FINE) == "failed"
+    assert compare._bests(made, [late, *results()[:1]], compare.FINE) == "0.9000 / 0.9500"
+
+
 def test_ahead_means_at_once_and_after_tuning() -> None:
     made = TASKS["digits-resnet20"](quick=True)
     assert not compare._ahead(made, 0.5, results())
@@ -429,5 +409,5 @@ def test_the_limit_ends_what_takes_longer_even_if_errors_are_caught() -> None:
             with contextlib.suppress(Exception):
                 sum(range(10_000))
 
-    with pytest.raises(TooLong, match="longer than 1 s"), compare._limited(1):
+    with pytest.raises(TooLong, match="over 1 s"), compare._limited(1):
         catches_all()

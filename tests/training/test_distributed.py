@@ -103,7 +103,7 @@ def interrupt(step: int, *_: Any) -> None:
 def launch(folder: Path) -> subprocess.CompletedProcess[str]:
     """``--multi_gpu`` is how two processes are started; on a machine without GPUs they talk through gloo."""
     command = f"{sys.executable} -m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 "
-    command += "--mixed_precision no --dynamo_backend no --main_process_port 0 -m tests.test_accelerate"
+    command += "--mixed_precision no --dynamo_backend no --main_process_port 0 -m tests.training.test_distributed"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"}
     whole = [*command.split(), str(folder)]
     return subprocess.run(whole, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
