@@ -1,1 +1,4 @@
-"""A model run on data: batches, statistics of activations, gradients."""
+"""A model run on data: batches, statistics of activations, gradients.
+
+Words: docs/glossary.md.
+"""

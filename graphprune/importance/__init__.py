@@ -1,1 +1,4 @@
-"""One score for every unit."""
+"""One score for every unit.
+
+Words: docs/glossary.md.
+"""

@@ -20,6 +20,8 @@
 ``spectral``        Fourier transforms, complex numbers, functions of matrices
 ``detection``       what torchvision adds to torch
 ==================  ====================================================================
+
+Words: docs/glossary.md.
 """
 
 from graphprune.rules import (  # noqa: F401  (importing a module registers its rules)
