@@ -39,7 +39,7 @@ sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; S
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)
 
 clean: ## remove the environment, caches and unfinished results
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist benchmarks/results/sweep
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist benchmarks/results/sweep
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

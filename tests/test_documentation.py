@@ -86,7 +86,9 @@ def test_files_that_documents_name_exist() -> None:
     assert [(document, file) for document, file in sorted(named) if not (ROOT / file).exists()] == []
 
 
-def test_the_glossary_is_short() -> None:
+def test_the_glossary_is_short_and_every_room_refers_to_it() -> None:
+    rooms = sorted((ROOT / "graphprune").glob("*/__init__.py"))
+    assert [room for room in rooms if "\nWords: docs/glossary.md.\n" not in room.read_text()] == []
     assert 15 < len(re.findall(r"^\| \*\*", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)) <= 25
 
 

@@ -5,4 +5,6 @@ second moments, streamed), ``observer`` (the inputs of each weight), ``statistic
 
 Input: a model, its :class:`~graphprune.graph.groups.Units`, and an iterable of batches. Output:
 :class:`~graphprune.calibration.statistics.Statistics`, computed on first access.
+
+Words: docs/glossary.md.
 """

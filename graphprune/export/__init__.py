@@ -1,1 +1,4 @@
-"""Slim models as files."""
+"""Slim models as files.
+
+Words: docs/glossary.md.
+"""

@@ -8,6 +8,8 @@ blocks.
 Input: a :class:`~graphprune.graph.groups.Group` and a :class:`Context` (the parameters, the units, statistics of
 calibration batches). Output: an array of scores [units] for each group, by
 :func:`~graphprune.importance.criteria.scored`.
+
+Words: docs/glossary.md.
 """
 
 from graphprune.importance import activations, gradients, magnitude  # noqa: F401  (importing registers the criteria)

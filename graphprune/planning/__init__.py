@@ -1,1 +1,4 @@
-"""How many units of each group stay: options, budgets, allocation, validation, the plan."""
+"""How many units of each group stay: options, budgets, allocation, validation, the plan.
+
+Words: docs/glossary.md.
+"""

@@ -1,1 +1,4 @@
-"""From a plan to a smaller module, and the proof that it is right."""
+"""From a plan to a smaller module, and the proof that it is right.
+
+Words: docs/glossary.md.
+"""

@@ -9,4 +9,6 @@ on an input), ``passes`` and ``records``.
 
 Input: the slim model, the dense model, the plan between them, and calibration batches. Output: the slim model, changed
 in place, and a record of the changes.
+
+Words: docs/glossary.md.
 """

@@ -24,6 +24,8 @@ has its statistics (``norm``), and plain facts (``traits``). No other room has t
 ``spectral``        Fourier transforms, complex numbers, functions of matrices
 ``detection``       what torchvision adds to torch
 ==================  ====================================================================
+
+Words: docs/glossary.md.
 """
 
 from graphprune.rules import (  # noqa: F401  (importing a module registers its rules)

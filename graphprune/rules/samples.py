@@ -51,7 +51,7 @@ def whole_rows(*shape: int) -> T:
 
 @dataclass(frozen=True)
 class Sample:
-    """Arguments of one call that proves a rule (see ``tests/test_rules.py``)."""
+    """Arguments of one call that proves a rule (see ``tests/rules/test_rules.py``)."""
 
     args: Args
     kwargs: Kwargs = field(default_factory=dict)

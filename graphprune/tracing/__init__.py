@@ -1,1 +1,4 @@
-"""From a model and example inputs to a :class:`~graphprune.tracing.tracer.Trace`: one run, on shapes."""
+"""From a model and example inputs to a :class:`~graphprune.tracing.tracer.Trace`: one run, on shapes.
+
+Words: docs/glossary.md.
+"""

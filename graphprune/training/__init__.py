@@ -1,1 +1,4 @@
-"""Train a pruned network again, and prune amid training or in rounds."""
+"""Train a pruned network again, and prune amid training or in rounds.
+
+Words: docs/glossary.md.
+"""
