@@ -27,8 +27,9 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.latency_search import plan_for_latency
-from graphprune.planning.options import PlanArguments, PruningOptions, takes_options
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity

@@ -1,4 +1,4 @@
-"""Slim models as files.
+"""Slim models as files: ``bundle`` is one of safetensors and JSON.
 
 Words: docs/glossary.md.
 """

@@ -1,4 +1,5 @@
-"""Pruning inside training loops of other libraries: one module each, which imports the library.
+"""Pruning inside training loops of other libraries: one module each, which imports the library; ``callback`` is what
+they share.
 
 Words: docs/glossary.md.
 """

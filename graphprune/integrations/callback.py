@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError, LoadError
-from graphprune.planning.options import PlanArguments
+from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.pruning.optimizer import several
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule

@@ -11,7 +11,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.integrations.callback import PreparedPruner
-from graphprune.planning.options import PlanArguments, takes_options
+from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
 

@@ -1,20 +1,17 @@
 """What may be asked of a plan: one record.
 
 :class:`PruningOptions` is where functions, schedules, callbacks and the command line take the names, types, defaults,
-choices and help of their arguments from. :class:`PlanArguments` repeats names and types for type checkers, which need
-them spelled out; a test compares the two.
+choices and help of their arguments from (see :mod:`graphprune.planning.keyword_arguments`).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, MISSING, Field, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
@@ -138,8 +135,8 @@ class PruningOptions:
     )
     overrides: Mapping[Any, Override] = option(
         {},
-        "graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by a "
-        "function (group) -> bool",
+        "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by "
+        "a function (group) -> bool",
     )
     multiple: int | None = option(
         None,
@@ -241,64 +238,6 @@ ROLE_OPTIONS = tuple(role for role in ROLES if role in PruningOptions.__dataclas
 OPTION_FIELDS: tuple[Field[Any], ...] = fields(PruningOptions)
 OPTION_NAMES = frozenset(one.name for one in OPTION_FIELDS if one.name != "ratio")
 """The keyword arguments of a plan."""
-
-
-class PlanArguments(TypedDict, total=False):
-    """Names and types of the fields of :class:`PruningOptions` but ``ratio``, for type checkers and editors."""
-
-    macs: BudgetSpec | None
-    params: BudgetSpec | None
-    bytes: BudgetSpec | None
-    latency: BudgetSpec | None
-    budgets: Mapping[str, BudgetSpec]
-    run_with: Runner | None
-    heads: float | None
-    kv_groups: float | None
-    head_width: float | None
-    mlp: float | None
-    width: float | None
-    experts: float | None
-    depth: float | None
-    importance: str | Importance
-    calibration: Iterable[Any] | None
-    loss_fn: Callable[[Any, Any], Tensor] | None
-    reduce: str
-    normalize: str | None
-    allocation: str | Sensitivity | None
-    overrides: Mapping[Any, Override]
-    multiple: int | None
-    max_ratio: float | None
-    protect_ends: bool
-    seed: int
-
-
-def takes_options(function: F) -> F:
-    """Show the fields of :class:`PruningOptions` in the signature and docstring of a function with ``**options``."""
-    signature = inspect.signature(function)
-    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    shown = [p for p in _parameters() if p.name not in signature.parameters]
-    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
-    documented = "\n".join(f"    {name}: {text}" for name, text in option_help().items())
-    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{documented}"
-    return function
-
-
-def _parameters() -> Iterator[inspect.Parameter]:
-    for one in OPTION_FIELDS:
-        default = {} if one.default is MISSING else one.default
-        if one.name != "ratio":
-            yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.type)
-
-
-def option_help() -> dict[str, str]:
-    """What each keyword argument of a plan means, with its choices."""
-    return {one.name: _help(one) for one in OPTION_FIELDS if one.name != "ratio"}
-
-
-def _help(one: Field[Any]) -> str:
-    names = one.metadata["choices"]
-    choices = f" ({', '.join(map(repr, names()))})" if names else ""
-    return f"{one.metadata['help']}{choices}"
 
 
 def unknown_argument(name: str) -> str:

@@ -8,8 +8,9 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
+from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Override
-from graphprune.planning.options import PlanArguments, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 

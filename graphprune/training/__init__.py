@@ -1,4 +1,8 @@
 """Train a pruned network again, and prune amid training or in rounds.
 
+In reading order: ``finetuning``, with ``data``, ``losses``, ``features``, ``learning_rate``, ``loop`` and ``history``;
+``iterative`` (rounds), with ``rounds``; ``gradual`` (amid a loop of the user's), with ``schedules`` and ``targets``;
+``regularization``; ``checkpoint`` and ``packing``; ``distributed``.
+
 Words: docs/glossary.md.
 """

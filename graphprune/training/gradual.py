@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
 from graphprune.errors import InputError
-from graphprune.planning.options import PlanArguments, takes_options
+from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data

@@ -19,9 +19,10 @@ from msgspec import Meta
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
+from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
-from graphprune.planning.options import PlanArguments, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.training.schedules import Schedule, of_present, remaining_at
 from graphprune.utils.typed_json import Count, Positive, convert_data
 

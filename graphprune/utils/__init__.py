@@ -1,4 +1,8 @@
-"""What torch and Python lack: walks over modules and nested data, copies, contexts, whole files, random state.
+"""What torch and Python lack.
+
+In no order: ``modules``, ``tree`` and ``operators`` (walks over modules, nested data and calls), ``deepcopy``,
+``contexts`` and ``random_state`` (what is restored), ``files`` and ``typed_json``, ``checks`` (of arguments),
+``arrays`` (names of types).
 
 Words: docs/glossary.md.
 """

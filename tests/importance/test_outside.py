@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.cli.main import main
 from graphprune.errors import InputError, PlanError
 from graphprune.importance import CRITERIA, Context, Criterion
 from graphprune.importance.criteria import find_criterion
@@ -114,6 +115,13 @@ def test_a_function_has_the_record_that_it_is_registered_with() -> None:
     assert find_criterion(rising) == Criterion("rising", rising, data=False, comparable=False, weights=True)
     graphprune.criterion("mine", data=True, comparable=True, weights=False, help="rises")(rising)
     assert find_criterion(rising) == find_criterion("mine") == Criterion("mine", rising, True, True, False, "rises")
+
+
+def test_the_command_line_offers_it(capsys: pytest.CaptureFixture[str]) -> None:
+    graphprune.criterion("rising")(rising)
+    with pytest.raises(SystemExit):
+        main(["prune", "--help"])
+    assert "rising" in capsys.readouterr().out
 
 
 def test_two_criteria_of_one_name() -> None:

@@ -1,9 +1,11 @@
 """One record of options, from which functions, callbacks and the command line take their arguments."""
 
+import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -17,7 +19,8 @@ from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS, Counted, Product
 from graphprune.integrations.lightning import PruningCallback as LightningCallback
 from graphprune.integrations.transformers import PruningCallback as TransformersCallback
-from graphprune.planning.options import OPTION_NAMES, PlanArguments, PruningOptions
+from graphprune.planning.keyword_arguments import PlanArguments
+from graphprune.planning.options import OPTION_NAMES, PruningOptions
 
 TAKERS: list[Callable[..., Any]] = [
     graphprune.prune_model,
@@ -42,6 +45,15 @@ def graph() -> graphprune.ChannelGraph:
 def test_types_for_checkers_are_those_of_the_record() -> None:
     record = get_type_hints(PruningOptions)
     assert get_type_hints(PlanArguments) == {name: record[name] for name in OPTION_NAMES}
+
+
+def test_help_for_editors_is_that_of_the_record() -> None:
+    (record,) = ast.parse(inspect.getsource(PlanArguments)).body
+    assert isinstance(record, ast.ClassDef)
+    pairs = [(a, b) for a, b in pairwise(record.body) if isinstance(a, ast.AnnAssign) and isinstance(b, ast.Expr)]
+    spelled = {ast.unparse(a.target): " ".join(str(ast.literal_eval(b.value)).split()) for a, b in pairs}
+    known = {one.name: one.metadata["help"] for one in fields(PruningOptions) if one.name != "ratio"}
+    assert spelled == {name: f"{text[0].upper()}{text[1:]}." for name, text in known.items()}
 
 
 @pytest.mark.parametrize("function", TAKERS, ids=lambda f: f.__qualname__)

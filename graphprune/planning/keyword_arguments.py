@@ -1,0 +1,113 @@
+"""The fields of :class:`~graphprune.planning.options.PruningOptions` as the keyword arguments of functions.
+
+:class:`PlanArguments` repeats names, types and help for type checkers and editors, which do not run code and need them
+spelled out; a test compares the two. :func:`takes_options` shows them in ``help()``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field
+from typing import Any, TypeVar
+
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from graphprune.importance.criteria import Importance
+from graphprune.planning.limits import Override
+from graphprune.planning.objectives import BudgetSpec
+from graphprune.planning.options import OPTION_FIELDS, Runner
+from graphprune.planning.sensitivity import Sensitivity
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class PlanArguments(TypedDict, total=False):
+    """Names, types and meaning of the fields of :class:`PruningOptions` but ``ratio``."""
+
+    macs: BudgetSpec | None
+    """Budget on multiply-adds: a fraction of the dense model's (0.5), a number, or '2G'."""
+    params: BudgetSpec | None
+    """Budget on parameters: a fraction, a number, or '5M'."""
+    bytes: BudgetSpec | None
+    """Budget on bytes of parameters and buffers: a fraction, a number, or '20MB'."""
+    latency: BudgetSpec | None
+    """Budget on the time of a forward pass on the example inputs: a fraction, or '5ms'; it is measured on the slim
+    model, and kernels are kept in a table on disk."""
+    budgets: Mapping[str, BudgetSpec]
+    """Budgets of kinds that were registered with graphprune.budget_kind, by name; or give them by that name."""
+    run_with: Runner | None
+    """How the model is run when it is timed, such as torch.compile; None: eagerly."""
+    heads: float | None
+    """Fraction of the attention heads that goes."""
+    kv_groups: float | None
+    """Fraction of the key/value heads that goes, with the query heads that share them."""
+    head_width: float | None
+    """Fraction of each head's width that goes; heads become narrower instead of fewer."""
+    mlp: float | None
+    """Fraction of inner channels that goes: hidden units of a block."""
+    width: float | None
+    """Fraction of the channels that goes where residual sums share them."""
+    experts: float | None
+    """Fraction of the experts that goes."""
+    depth: float | None
+    """Fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes
+    through them, by calibration if given; they count towards budgets."""
+    importance: str | Importance
+    """Criterion that scores units, by name, or a callable (group, context) -> scores [units]."""
+    calibration: Iterable[Any] | None
+    """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that
+    read data; prune_model repairs with them too, and goes through them several times: pass a list or a DataLoader,
+    not an iterator."""
+    loss_fn: Callable[[Any, Any], Tensor] | None
+    """(output, target) -> loss, for criteria that need gradients."""
+    reduce: str
+    """How scores of coupled parameters become one."""
+    normalize: str | None
+    """How scores are normalized within each group; None: 'mean', and 'none' for criteria whose scores can be
+    compared between groups."""
+    allocation: str | Sensitivity | None
+    """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
+    for a budget."""
+    overrides: Mapping[Any, Override]
+    """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by a
+    function (group) -> bool."""
+    multiple: int | None
+    """Keep a multiple of this many units in each group, where possible; None: 1, and under a latency budget 16
+    where that many are left."""
+    max_ratio: float | None
+    """Largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets."""
+    protect_ends: bool
+    """First and last layers lose half of what they would."""
+    seed: int
+    """Seed of importance='random'."""
+
+
+def takes_options(function: F) -> F:
+    """Show the fields of :class:`PruningOptions` in the signature and docstring of a function with ``**options``."""
+    signature = inspect.signature(function)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    shown = [p for p in _parameters() if p.name not in signature.parameters]
+    function.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+    documented = "\n".join(f"    {name}: {text}" for name, text in _option_help().items())
+    function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nOptions:\n{documented}"
+    return function
+
+
+def _parameters() -> Iterator[inspect.Parameter]:
+    for one in OPTION_FIELDS:
+        default = {} if one.default is MISSING else one.default
+        if one.name != "ratio":
+            yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=one.type)
+
+
+def _option_help() -> dict[str, str]:
+    """What each keyword argument of a plan means, with its choices."""
+    return {one.name: _help(one) for one in OPTION_FIELDS if one.name != "ratio"}
+
+
+def _help(one: Field[Any]) -> str:
+    names = one.metadata["choices"]
+    choices = f" ({', '.join(map(repr, names()))})" if names else ""
+    return f"{one.metadata['help']}{choices}"
