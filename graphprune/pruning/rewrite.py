@@ -68,7 +68,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
         small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=tensor.requires_grad)
-    return small.requires_grad_(tensor.requires_grad)
+    return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 
 
 @eagerly()

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from graphprune.tracing.sizes import Attr, Size, SizeLog
+from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 
@@ -46,7 +47,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     """Copy ``model``; with ``on_meta`` its floating-point tensors become shapes on ``meta``."""
     tensors = {id(t): t for t in all_tensors(model)}
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
-    module = copy_module(model, copies)
+    module = copy_module(model, copies, stand_in, everything=True)
     modules = named_modules(module)
     for path, submodule in modules:
         _mark_sizes(submodule, f"{path}." if path else "", log)

@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from graphprune.errors import TraceError
+from graphprune.errors import InputError, TraceError
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall, Recorder, recording
+from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
@@ -90,7 +91,7 @@ class Trace:
 def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> list[fx.Node]:
     seen_args = map_tensors(recorder.add_input, args)
     seen_kwargs = map_tensors(recorder.add_input, kwargs)
-    with recording(recorder):
+    with recording(recorder), restored_globals(recorder.model_copy.module):
         result = recorder.model_copy.module(*seen_args, **seen_kwargs)
     kept = outputs(result) if outputs else result
     found = [recorder._node_for(t) for t in tensors_of(kept)]
@@ -216,11 +217,13 @@ def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs |
     """Trace on ``meta``; a model that looks at the values of floats is traced with everything real."""
     try:
         return record(model, args, kwargs, outputs)
-    except TraceError:
+    except (TraceError, InputError):
         raise
     except Exception as abstract_error:
         try:
             return record(model, args, kwargs, outputs, on_meta=False)
+        except (TraceError, InputError):
+            raise
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
             raise TraceError(

@@ -1,6 +1,7 @@
 """What torch and Python lack.
 
-In no order: ``modules``, ``tree`` and ``operators`` (walks over modules, nested data and calls), ``deepcopy``,
+In no order: ``modules``, ``tree`` and ``operators`` (walks over modules, nested data and calls), ``deepcopy`` with
+``copier`` (values) and ``held`` (what objects hold),
 ``contexts`` and ``random_state`` (what is restored), ``files`` and ``typed_json``, ``checks`` (of arguments),
 ``arrays`` (names of types).
 

@@ -3,36 +3,61 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from graphprune.utils.copier import Copier, Substitute, refuse
+from graphprune.utils.held import globals_read, held_functions, parts_of
 from graphprune.utils.modules import named_modules
 
-_ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device))
 
-
-_FLAT = frozenset((tuple, list, set))
-
-
-def copy_module(model: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
+def copy_module(
+    model: nn.Module, tensors: dict[int, Tensor], substitute: Substitute = refuse, everything: bool = False
+) -> nn.Module:
     """A deep copy of ``model`` in which the tensor ``t`` is replaced by ``tensors[id(t)]``.
 
-    Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast: the shells of plain modules are
-    copied directly, and only what is neither module, tensor nor constant goes through ``deepcopy``.
+    Equal to ``copy.deepcopy(model, memo=tensors)``, several times as fast; and functions whose closures or defaults
+    hold the model or its parts, which ``deepcopy`` shares, hold the copy and its parts instead.
+
+    Args:
+        model: what is copied.
+        tensors: the copies of its tensors.
+        substitute: what stands for an attribute that cannot be copied.
+        everything: copy whatever functions hold, also what is no part of the model, so that nothing the copy runs
+            writes to it.
+
+    Raises:
+        InputError: an attribute cannot be copied, or a function finds a part of the model under a global name and
+            assigns to globals.
     """
     memo: dict[int, Any] = dict(tensors)
     for module in _outermost_scripts(model):
         memo[id(module)] = _copied_script(module, tensors)
-    plain = [m for _, m in named_modules(model) if _is_plain(m)]
-    for module in plain:
+    plain = [(path, m) for path, m in named_modules(model) if _is_plain(m)]
+    for _, module in plain:
         memo[id(module)] = module.__new__(type(module))
-    for module in reversed(plain):  # what a module of another kind holds is there when it is copied
-        _fill(memo[id(module)], module, memo)
-    return copy.deepcopy(model, memo)
+    parts = cache(lambda: parts_of(model))
+    memo.update(_global_containers(model, parts))
+    copier = Copier(memo, parts, substitute, everything)
+    for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
+        with copier.at(f".{path}" if path else ""):
+            state = module.__getstate__()  # without what was compiled of this very module
+            memo[id(module)].__dict__.update(copier.attributes(state.items()))
+    return copier.copied(model)  # type: ignore[no-any-return]
+
+
+def _global_containers(model: nn.Module, parts: Callable[[], set[int]]) -> dict[int, Any]:
+    """Dictionaries and lists that a function of the model finds under a global name, and the model has as attributes.
+
+    They are one for all models, as when each is built anew: a function cannot be given another global.
+    """
+    functions = [f for _, f in held_functions(model)]
+    shared = (v for f in functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
+    return {id(v): v for v in shared if id(v) in parts()}
 
 
 def _outermost_scripts(module: nn.Module) -> list[nn.Module]:
@@ -41,7 +66,7 @@ def _outermost_scripts(module: nn.Module) -> list[nn.Module]:
     return [found for child in module.children() for found in _outermost_scripts(child)]
 
 
-def _copied_script(module: nn.Module, tensors: dict[int, torch.Tensor]) -> nn.Module:
+def _copied_script(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
     """TorchScript copies its tensors itself; they are exchanged afterwards."""
     copied = copy.deepcopy(module)
     for (_, old), (_, new) in zip(named_modules(module), named_modules(copied), strict=True):
@@ -61,25 +86,3 @@ def _is_plain_class(kind: type[nn.Module]) -> bool:
     same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
     reads_old_files = kind.__setstate__.__module__.startswith("torch.nn")
     return same and reads_old_files and kind.__new__ is object.__new__
-
-
-def _fill(shell: nn.Module, module: nn.Module, memo: dict[int, Any]) -> None:
-    attributes = module.__getstate__().items()  # without what was compiled of this very module
-    shell.__dict__.update((n, v if type(v) in _ATOMIC else _copied(v, memo)) for n, v in attributes)
-
-
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    kind = type(value)
-    if kind in _ATOMIC:
-        return value
-    known = memo.get(id(value))
-    if known is not None:
-        return known
-    if kind is dict or kind is OrderedDict:
-        if not value:
-            return kind()
-        if all(type(k) in _ATOMIC for k in value):
-            return kind((k, _copied(v, memo)) for k, v in value.items())
-    elif kind in _FLAT and all(type(v) in _ATOMIC for v in value):
-        return kind(value)
-    return copy.deepcopy(value, memo)

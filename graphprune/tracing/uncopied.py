@@ -1,0 +1,37 @@
+"""What the traced copy of a model has in place of attributes that cannot be copied."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NoReturn
+
+from graphprune.errors import TraceError
+
+
+def stand_in(path: str, value: Any, error: Exception) -> Any:
+    """The very file, which the traced run writes to as any run does; of anything else an :class:`Uncopied`."""
+    return value if isinstance(value, io.IOBase) else Uncopied(path, value, error)
+
+
+class Uncopied:
+    """An attribute that could not be copied. Nobody can tell what it would have answered: using it is an error."""
+
+    def __init__(self, path: str, value: Any, error: Exception) -> None:
+        self._what = f"{path}: forward uses this {type(value).__name__}, which cannot be copied ({error})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Uncopied:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # what Python looks for by itself
+        self._refuse()
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TraceError(
+            f"{self._what}, so that tracing would change the model's own; make it in forward, or pass it as an input"
+        )
+
+
+for _name in "call iter next enter exit len getitem setitem contains bool float int array".split():
+    setattr(Uncopied, f"__{_name}__", Uncopied._refuse)

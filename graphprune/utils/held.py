@@ -1,0 +1,122 @@
+"""What objects hold: walks through containers, attributes and functions, without running anything."""
+
+from __future__ import annotations
+
+import dis
+import functools
+import weakref
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONTAINERS = (list, tuple, set, frozenset, deque)
+_LEAVES = (str, bytes, int, float, complex, type, ModuleType, Tensor, type(None))
+
+
+def held_by(value: Any) -> Iterator[Any]:
+    """What an object holds directly: entries, attributes, and of functions the closure and the defaults."""
+    if isinstance(value, _LEAVES):
+        return
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, _CONTAINERS):
+        yield from value
+    elif isinstance(value, FunctionType):
+        yield from held_by_function(value)
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, weakref.ref):
+        yield value()
+    yield from getattr(value, "__dict__", {}).values()
+
+
+def held_by_function(function: FunctionType) -> Iterator[Any]:
+    """The contents of the closure and the defaults of a function."""
+    for cell in function.__closure__ or ():
+        yield from contents(cell)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+
+
+def contents(cell: Any) -> tuple[Any, ...]:
+    """What a closure's cell holds, as a tuple: nothing while the variable is not assigned."""
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def reachable(roots: Iterable[Any], through_functions: bool = True) -> Iterator[Any]:
+    """All objects that can be reached from ``roots``, these included, each once."""
+    seen: dict[int, Any] = {}
+    stack = list(roots)
+    while stack:
+        value = stack.pop()
+        if id(value) in seen or _is_leaf(value):
+            continue
+        seen[id(value)] = value
+        yield value
+        if through_functions or not isinstance(value, FunctionType | MethodType | functools.partial | weakref.ref):
+            stack.extend(held_by(value))
+
+
+def _is_leaf(value: Any) -> bool:
+    return type(value) in weakref.ProxyTypes or (isinstance(value, _LEAVES) and not isinstance(value, Tensor))
+
+
+def parts_of(model: nn.Module) -> set[int]:
+    """The identities of modules, tensors, containers and objects that a model holds, but for what functions hold."""
+    found = reachable([model], through_functions=False)
+    return {id(v) for v in found if not isinstance(v, FunctionType | tuple) and not _is_shared(v)}
+
+
+def _is_shared(value: Any) -> bool:
+    return isinstance(value, MethodType | functools.partial | weakref.ref) or not (
+        isinstance(value, Tensor | dict | list | set | deque) or hasattr(value, "__dict__")
+    )
+
+
+@lru_cache(maxsize=4096)
+def global_names(code: CodeType, operations: str = "LOAD_GLOBAL LOAD_NAME") -> frozenset[str]:
+    """The global names that a function and the functions within it read; with ``"STORE_GLOBAL"``, that they assign."""
+    own = {i.argval for i in dis.get_instructions(code) if i.opname in operations.split()}
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(own).union(*(global_names(c, operations) for c in inner))
+
+
+def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The globals that a function reads, by name; what torch's functions read is torch's."""
+    found = function.__globals__
+    if str(found.get("__name__", "")).partition(".")[0] != "torch":
+        for name in sorted(global_names(function.__code__)):
+            try:
+                yield name, found[name]
+            except KeyError:  # a builtin, or not assigned yet
+                continue
+
+
+def held_functions(model: nn.Module) -> list[tuple[str, FunctionType]]:
+    """Plain functions that modules hold as attributes or hooks, with their paths."""
+    found = []
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            entries = value.items() if name.endswith("_hooks") and isinstance(value, dict) else ((None, value),)
+            for key, entry in entries:
+                where = ".".join(p for p in (path, name) if p) + (f"[{key}]" if key is not None else "")
+                found += [(where, f) for f in _unwrapped(entry)]
+    return found
+
+
+def _unwrapped(value: Any) -> list[FunctionType]:
+    if isinstance(value, functools.partial):
+        return _unwrapped(value.func)
+    if not isinstance(value, FunctionType):
+        return []
+    inner = (c for cell in value.__closure__ or () for c in contents(cell) if isinstance(c, FunctionType))
+    return [value, *inner]

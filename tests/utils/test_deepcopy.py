@@ -1,0 +1,237 @@
+"""Copies are what ``copy.deepcopy`` gives, with functions and references that belong to the copy."""
+
+from __future__ import annotations
+
+import functools
+import io
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.errors import InputError, TraceError
+
+X, OTHER = torch.randn(2, 4), torch.randn(2, 4)
+SEEN: dict[str, Tensor] = {}
+
+
+class Net(nn.Module):
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 32), nn.Linear(32, 3)
+        self.calls = 0
+        vars(self).update(attributes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.b(torch.relu(self.a(x)))
+        return out
+
+    def count(self, *_: Any) -> None:
+        self.calls += 1
+
+
+def slim_of(model: nn.Module) -> Any:
+    """Pruned, working, and working once more after a second round."""
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert slim(X).shape == (2, 3)
+    graphprune.prune_model(slim, 0.25, X)
+    return slim
+
+
+def test_a_hook_handle_removes_the_hook_of_the_copy() -> None:
+    model: Any = Net()
+    model.handle = model.a.register_forward_hook(model.count)
+    slim = slim_of(model)
+    assert (slim.calls, model.calls) == (1, 0)
+    slim.handle.remove()
+    slim(X), model(X)
+    assert (slim.calls, model.calls) == (1, 1)
+
+
+def test_what_is_held_twice_is_held_twice_by_the_copy() -> None:
+    shared: dict[str, Any] = {"list": []}
+    model = Net(one=shared, other=shared["list"], push=shared["list"].append)
+    vars(model.a)["two"] = shared
+    slim = slim_of(model)
+    slim.push(1)
+    assert (
+        slim.one is slim.a.two is not shared and slim.other is slim.one["list"] and slim.other == [1] != shared["list"]
+    )
+
+
+def test_weak_references_refer_to_the_copy() -> None:
+    model: Any = Net()
+    vars(model).update(ref=weakref.ref(model.a), proxy=weakref.proxy(model.b), outside=weakref.ref(X))
+    slim = slim_of(model)
+    assert slim.ref() is slim.a and slim.proxy.weight is slim.b.weight and slim.outside() is X
+
+
+def with_closure(model: Any) -> Callable[..., Tensor]:
+    return lambda x: model.b(torch.relu(model.a(x)))
+
+
+def with_default(model: Any) -> Callable[..., Tensor]:
+    def run(x: Tensor, net: Any = model) -> Tensor:
+        return with_closure(net)(x)
+
+    return run
+
+
+def with_keyword(model: Any) -> Callable[..., Tensor]:
+    def run(x: Tensor, *, layers: Any = (model.a, model.b)) -> Tensor:
+        out: Tensor = layers[1](torch.relu(layers[0](x)))
+        return out
+
+    return run
+
+
+def with_partial(model: Any) -> Callable[..., Tensor]:
+    return functools.partial(lambda net, x: net.b(torch.relu(net.a(x))), model)
+
+
+def with_method(model: Any) -> Callable[..., Tensor]:
+    class Runner:
+        def run(self, x: Tensor) -> Tensor:
+            return with_closure(model)(x)
+
+    runner = Runner()
+    vars(runner)["model"] = model
+    return lambda x: runner.model.b(torch.relu(runner.model.a(x)))
+
+
+NET: Any = None
+
+
+def with_global(model: Any) -> Callable[..., Tensor]:
+    global NET
+    NET = model
+    return lambda x: NET.b(torch.relu(NET.a(x)))
+
+
+@pytest.mark.parametrize("make", [with_closure, with_default, with_keyword, with_partial, with_method, with_global])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_functions_run_the_layers_of_the_copy(make: Callable[[Any], Callable[..., Tensor]], inplace: bool) -> None:
+    class Calling(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.run(x)
+            return out
+
+    model: Any = Calling()
+    model.run = make(model)
+    slim: Any = graphprune.prune_model(model, 0.5, X, inplace=inplace)
+    slim(X).sum().backward()
+    assert slim.a.weight.shape == slim.a.weight.grad.shape == (16, 4)
+    assert (slim is model) is inplace and (inplace or model.a.weight.grad is None)
+
+
+def test_a_function_that_assigns_to_globals_is_refused_by_name() -> None:
+    model: Any = Net()
+
+    def hook(*_: Any) -> None:
+        global NET
+        NET = (NET.a, 0)[0] and NET
+
+    with_global(model)
+    model.a.register_forward_hook(hook)
+    with pytest.raises(InputError, match=r"model\.a\._forward_hooks\[\d+\].*global name 'NET'"):
+        graphprune.prune_model(model, 0.5, X)
+
+
+class Tapped(nn.Module):
+    """The features come by way of a dictionary that a hook fills."""
+
+    def __init__(self, found: dict[str, Tensor], hook: Callable[..., None]) -> None:
+        super().__init__()
+        self.a, self.b, self.found = nn.Linear(4, 32), nn.Linear(32, 3), found
+        self.a.register_forward_hook(hook)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.a(x)
+        out: Tensor = self.b(self.found["a"])
+        return out
+
+
+def tapped(glob: bool) -> Tapped:
+    local: dict[str, Tensor] = {}
+    if glob:
+        return Tapped(SEEN, lambda m, i, o: SEEN.__setitem__("a", o))
+    return Tapped(local, lambda m, i, o: local.__setitem__("a", o))
+
+
+@pytest.mark.parametrize("glob", [False, True])
+@pytest.mark.parametrize("used", [False, True])
+def test_hooks_fill_the_dictionary_that_the_copy_reads(glob: bool, used: bool) -> None:
+    SEEN.clear()
+    model = tapped(glob)
+    if used:
+        model(X)
+    before = dict(model.found)
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert model.found.keys() == before.keys() and all(model.found[key] is before[key] for key in before)
+    assert not torch.equal(slim(X), slim(OTHER))
+
+
+def test_tracing_leaves_what_closures_write_to_alone() -> None:
+    found: dict[str, Tensor] = {}
+    count = 0
+
+    def hook(module: nn.Module, args: Any, output: Tensor, times: list[int] = []) -> None:  # noqa: B006
+        nonlocal count
+        count += 1
+        found["a"] = output
+        times.append(1)
+
+    model = Net()
+    model.a.register_forward_hook(hook)
+    plan = graphprune.trace(model, X).plan(0.5)
+    assert not found and count == 0 and hook.__defaults__ == ([],)
+    plan.apply(model)(X)
+    assert found["a"].shape == (2, 16)  # no part of the model: one for all copies, as copy.deepcopy has it
+    assert count == 1
+
+
+class Locked(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        with self.lock:
+            self.last = super().forward(x)
+            return self.last
+
+
+@pytest.mark.parametrize("lock", [threading.Lock, threading.RLock, threading.Condition])
+def test_locks_and_activations_of_earlier_runs_are_copied(lock: Callable[[], Any]) -> None:
+    model = Locked(lock=lock(), seen={})
+    model.seen["y"] = model(X)
+    slim = slim_of(model)
+    assert slim.lock is not model.lock and not slim.seen["y"].requires_grad
+    with model.lock:
+        slim(X)  # does not wait
+
+
+def endless() -> Iterator[int]:
+    while True:
+        yield 1
+
+
+@pytest.mark.parametrize("make", [endless, io.BytesIO().getbuffer, lambda: io.TextIOWrapper(io.BytesIO())])
+def test_what_cannot_be_copied_is_refused_by_its_path(make: Callable[[], Any]) -> None:
+    model = Net(settings={"things": [make()]})
+    with pytest.raises(InputError, match=r"^model\.settings\['things'\]\[0\]: a \w+ cannot be copied.*inplace=True"):
+        graphprune.prune_model(model, 0.5, X)
+    assert graphprune.prune_model(model, 0.5, X, inplace=True)(X).shape == (2, 3)
+    assert model.a.out_features == 16
+
+
+def test_a_traced_run_does_not_use_up_a_generator() -> None:
+    class Drawing(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * next(self.draw)
+
+    numbers = iter(n for n in (1, 2))
+    with pytest.raises(TraceError, match=r"^model\.draw: forward uses this generator"):
+        graphprune.trace(Drawing(draw=numbers), X)
+    assert next(numbers) == 1
