@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
@@ -256,6 +257,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
+            stack.enter_context(bypassed_caches(recorder.model_copy.module))
             stack.enter_context(watching(recorder.log, recorder.lookup))
             yield
     finally:

@@ -114,6 +114,8 @@ class SizeLog:
     comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
+    closed: bool = False
+    """The trace has ended: what is done with its sizes from now on is no part of the program."""
 
     def expressions(self) -> Iterator[Expr]:
         """All that were given, compared or used as numbers."""
@@ -124,6 +126,8 @@ class SizeLog:
 
     def equal(self, left: Expr, right: Expr) -> None:
         """The program compared two sizes and found them equal: it may insist on that."""
+        if self.closed:
+            return
         if has_remainder(left) or has_remainder(right):
             self.compared("==", left, right, True)  # no equation that could be solved
         elif left != right:
@@ -131,11 +135,13 @@ class SizeLog:
 
     def compared(self, symbol: str, left: Expr, right: Expr, outcome: bool) -> None:
         """The program may have gone one way because of this outcome: the slim model must go there too."""
-        self.comparisons[symbol, left, right] = outcome
+        if not self.closed:
+            self.comparisons[symbol, left, right] = outcome
 
     def number(self, expr: Expr) -> None:
         """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
-        self.numbers.append((expr, *self.where()))
+        if not self.closed:
+            self.numbers.append((expr, *self.where()))
 
 
 def has_remainder(expr: Expr) -> bool:

@@ -126,6 +126,7 @@ def record(
     if any(name not in recorder.used for name in recorder.parameters):
         note = _record_training(recorder, args, kwargs, outputs, results)
     _note_declared(recorder)
+    log.closed = True
     unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
     recorder.graph.output(tuple(results))
     return Trace(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copyreg
 import dis
+import functools
 import queue
 import sys
 import threading
@@ -11,7 +12,6 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -75,6 +75,7 @@ class Copier:
             FunctionType: self._function,
             MethodType: self._method,
             BuiltinMethodType: self._builtin,
+            functools._lru_cache_wrapper: self._cached,
             weakref.ref: self._reference,
             weakref.ReferenceType: self._reference,
             weakref.WeakMethod: self._weak_method,
@@ -275,6 +276,12 @@ class Copier:
         copied = owner if owner is None else self.copied(owner)
         return method if copied is owner else getattr(copied, method.__name__)
 
+    def _cached(self, function: Any) -> Any:
+        """A function with a cache; another function has another cache."""
+        wrapped = self.copied(function.__wrapped__)
+        same = wrapped is function.__wrapped__ and not self._everything
+        return function if same else functools.lru_cache(**function.cache_parameters())(wrapped)
+
     # ------------------------------------------------------------ references
 
     def _target(self, value: Any) -> Any:
@@ -332,7 +339,7 @@ def _is_importable(function: FunctionType) -> bool:
     return found is function
 
 
-@lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)
 def _assigns(code: CodeType) -> bool:
     """Does a function assign to variables of the function around it?"""
     own = any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))

@@ -1,0 +1,92 @@
+"""Caches of other people's functions, which neither keep a watched size nor answer for one.
+
+A ``functools.lru_cache`` that was filled by an earlier run compares a size with a plain integer and gives what was
+worked out from that; one that is filled while a model is traced keeps the sizes.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.tracing.sizes import Size
+
+_Cached = functools._lru_cache_wrapper
+_OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
+
+
+@contextmanager
+def bypassed_caches(model: nn.Module) -> Iterator[None]:
+    """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
+    places: list[tuple[Mapping[str, Any], Any, str]] = [
+        (vars(module), module, name) for module, name in _modules_caches()
+    ]
+    classes = {base for m in model.modules() for base in type(m).__mro__ if not _is_own(base.__module__)}
+    places += [(vars(kind), kind, name) for kind in classes for name, v in vars(kind).items() if _function_of(v)]
+    changed: list[tuple[Any, str, Any]] = []
+    try:
+        for attributes, holder, name in places:
+            changed.append((holder, name, attributes[name]))
+            setattr(holder, name, _bypassing(attributes[name]))
+        yield
+    finally:
+        for holder, name, value in changed:
+            setattr(holder, name, value)
+
+
+def _is_own(module: str) -> bool:
+    return module.partition(".")[0] in _OWN
+
+
+def _function_of(value: Any) -> Any:
+    """The cached function that a class has as method, class method or static method."""
+    function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+    return function if type(function) is _Cached else None
+
+
+def _bypassing(value: Any) -> Any:
+    if isinstance(value, staticmethod | classmethod):
+        return type(value)(_bypassing(value.__func__))
+
+    @functools.wraps(value)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (value.__wrapped__ if _is_traced((args, kwargs)) else value)(*args, **kwargs)
+
+    return _with_methods(call, value)
+
+
+def _with_methods(call: Callable[..., Any], cached: Any) -> Callable[..., Any]:
+    for name in ("cache_info", "cache_clear", "cache_parameters", "__wrapped__"):
+        setattr(call, name, getattr(cached, name))
+    return call
+
+
+def _is_traced(value: Any) -> bool:
+    """Is anything among nested arguments a watched size, or a tensor or module that may have such?"""
+    if isinstance(value, tuple | list | frozenset):
+        return any(map(_is_traced, value))
+    if isinstance(value, dict):
+        return any(map(_is_traced, value.values()))
+    return isinstance(value, Size | Tensor | nn.Module)
+
+
+_seen: dict[str, tuple[int, int, tuple[str, ...]]] = {}
+"""By the name of a module its identity, how many names it had when it was looked through, and those of caches."""
+
+
+def _modules_caches() -> Iterable[tuple[ModuleType, str]]:
+    """The cached functions among the globals of all modules that are loaded."""
+    for name, module in list(sys.modules.items()):
+        if isinstance(module, ModuleType) and not _is_own(name):
+            found = vars(module)
+            known = _seen.get(name)
+            if known is None or known[:2] != (id(module), len(found)) or name == "__main__":
+                names = tuple(key for key, value in list(found.items()) if type(value) is _Cached)
+                known = _seen[name] = (id(module), len(found), names)
+            yield from ((module, key) for key in known[2] if type(found.get(key)) is _Cached)

@@ -1,0 +1,98 @@
+"""Cached functions of a program: heads are found whether the model ever ran or not, and no cache keeps a size."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.tracing.sizes import Size
+from graphprune.tracing.tracer import record
+
+X = torch.randn(2, 5, 32)
+KEPT: list[tuple[int, ...]] = []
+
+
+@functools.lru_cache(256)
+def split_shape(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
+    KEPT.append(shape)
+    return (*shape[:-1], 3, heads, shape[-1] // (3 * heads))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.own: Any = functools.lru_cache(split_shape.__wrapped__)
+
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return split_shape(shape, self.heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.qkv(x)
+        q, k, v = y.view(self.split(tuple(y.shape))).permute(2, 0, 3, 1, 4)
+        mixed = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return x + self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class InMethod(Attention):
+    @functools.lru_cache  # noqa: B019
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return split_shape.__wrapped__(shape, self.heads)
+
+
+class InStaticMethod(Attention):
+    @staticmethod
+    @functools.lru_cache
+    def shape_of(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
+        return split_shape.__wrapped__(shape, heads)
+
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return self.shape_of(shape, self.heads)
+
+
+class InAttribute(Attention):
+    def split(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        found: tuple[int, ...] = self.own(shape, self.heads)
+        return found
+
+
+@pytest.mark.parametrize("make", [Attention, InMethod, InStaticMethod, InAttribute])
+def test_plans_are_equal_whether_or_not_the_model_ever_ran(make: Callable[[], Attention]) -> None:
+    split_shape.cache_clear()
+    cold, hot = make(), make()
+    first = graphprune.trace(cold, X).plan(0.5)
+    hot(X)
+    graph = graphprune.trace(hot, X)
+    hot(X)
+    plan = graph.plan(0.5)
+    assert plan.entries == first.entries and ("heads", 2) in [(c.role, c.kept) for c in plan.choices]
+    assert graphprune.verify(hot, plan.apply(hot), plan, X).passed
+
+
+def test_no_cache_keeps_a_size_and_functions_are_put_back() -> None:
+    split_shape.cache_clear()
+    before = split_shape
+    graphprune.trace(Attention(), X)
+    assert split_shape is before and split_shape.cache_info().currsize == 0
+    assert any(type(n) is Size for n in KEPT[-1])
+
+
+def test_the_log_of_sizes_ends_with_the_trace() -> None:
+    seen: list[Any] = []
+
+    class Keeping(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.shape[-1])
+            return super().forward(x)
+
+    log = record(Keeping(4, 3), (torch.randn(2, 4),), {}).sizes
+    before = (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
+    assert type(seen[0]) is Size and seen[0] == 4 and seen[0] > 3 and float(seen[0]) == 4.0
+    assert before == (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
