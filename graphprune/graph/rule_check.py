@@ -25,6 +25,7 @@ from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, rule_o
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask
+from graphprune.utils.contexts import changing_globals
 
 SEEDS = 9
 
@@ -114,7 +115,7 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
-    with warnings.catch_warnings():
+    with changing_globals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says of some operations that they may change
         result = op(*args, **kwargs)
     return (result,) if isinstance(result, Tensor) else tuple(result)

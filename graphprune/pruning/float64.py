@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from graphprune.rules.registry import in_any_type
+from graphprune.utils.contexts import changing_globals
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
@@ -61,16 +63,17 @@ def _wide_like(tensor: Tensor) -> Tensor:
 @contextmanager
 def in_float64() -> Iterator[None]:
     """Set the default type to float64, without gradients and fused attention; restore all of that at the end."""
-    default = torch.get_default_dtype()
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.set_default_dtype(torch.float64)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        torch.set_default_dtype(default)
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with changing_globals():
+        default = torch.get_default_dtype()
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.set_default_dtype(torch.float64)
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            torch.set_default_dtype(default)
+            torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
 class FixedEps(TorchFunctionMode):
@@ -92,10 +95,12 @@ class FixedEps(TorchFunctionMode):
 def narrow_finfo(model: nn.Module) -> Iterator[None]:
     """Let ``torch.finfo`` answer for the type that the model had before it became float64."""
     narrow = next((t.dtype for t in all_tensors(model) if t.dtype in WIDE), torch.float64)
-    finfo = torch.finfo
+    finfo, thread = torch.finfo, threading.get_ident()
 
-    def of_narrow(kind: torch.dtype = torch.float64) -> torch.finfo:
-        return finfo(narrow if kind is torch.float64 else kind)
+    def of_narrow(kind: torch.dtype | None = None) -> torch.finfo:
+        if threading.get_ident() != thread:
+            return finfo() if kind is None else finfo(kind)
+        return finfo(narrow if kind in (None, torch.float64) else kind)
 
-    with mock.patch.object(torch, "finfo", of_narrow), FixedEps(finfo(narrow).eps):
+    with changing_globals(), mock.patch.object(torch, "finfo", of_narrow), FixedEps(finfo(narrow).eps):
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
+from graphprune.utils.contexts import changing_globals
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import map_tensors
 
@@ -62,12 +64,22 @@ class Recorder(DispatchMode):
         self._line: Line | None = None
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
+        self.thread = threading.get_ident()
         log.where = lambda: (user_line(sys._getframe(2)), self.stack[-1])
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
         """Nothing is compiled while tracing; this spares every call a detour through the compiler's guards."""
         return True
+
+    def in_its_thread(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """A global hook that modules which other threads run meanwhile do not call."""
+
+        def call(*given: Any) -> None:
+            if threading.get_ident() == self.thread:
+                hook(*given)
+
+        return call
 
     def enter(self, module: nn.Module, args: Any) -> None:
         """A module is called."""
@@ -212,8 +224,10 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
 
     handles = (
-        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
-        nn.modules.module.register_module_forward_hook(lambda module, args, output: recorder.leave(output)),
+        nn.modules.module.register_module_forward_pre_hook(recorder.in_its_thread(recorder.enter)),
+        nn.modules.module.register_module_forward_hook(
+            recorder.in_its_thread(lambda module, args, output: recorder.leave(output))
+        ),
     )
     try:
         yield
@@ -228,6 +242,8 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
     def noticing(run: Callable[..., Any]) -> Callable[..., Any]:
         def call(script: Any, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != recorder.thread:
+                return run(script, *args, **kwargs)
             recorder.scripts += 1
             try:
                 return run(script, *args, **kwargs)
@@ -247,6 +263,11 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Everything that must hold while a model is traced; all of it is undone afterwards."""
+    with changing_globals():
+        yield from _recording(recorder)
+
+
+def _recording(recorder: Recorder) -> Iterator[None]:
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

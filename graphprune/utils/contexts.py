@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,18 @@ import torch
 from torch import nn
 
 from graphprune.utils.modules import named_modules
+
+_GLOBAL_STATE = threading.RLock()
+
+
+@contextmanager
+def changing_globals() -> Iterator[None]:
+    """Let one thread at a time change what is global in torch and Python, and restore it.
+
+    Threads that restored in another order than they changed would leave the process changed for good.
+    """
+    with _GLOBAL_STATE:
+        yield
 
 
 @contextmanager
@@ -33,7 +46,7 @@ def eagerly() -> Iterator[None]:
     Compiled code hides its operations from hooks and dispatch modes. In inference mode operations are not decomposed
     before a dispatch mode sees them, and tensors that are made can never be trained.
     """
-    with ExitStack() as stack:
+    with changing_globals(), ExitStack() as stack:
         if torch.is_inference_mode_enabled():
             gradients = torch.is_grad_enabled()
             stack.enter_context(torch.inference_mode(False))  # which would turn gradients on
@@ -65,7 +78,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Put models in evaluation mode, without gradients and without fused attention; restore all of that at the end."""
-    with ExitStack() as stack:
+    with changing_globals(), ExitStack() as stack:
         for model in models:
             stack.enter_context(_evaluating_one(model))
         yield

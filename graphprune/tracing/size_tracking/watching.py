@@ -7,7 +7,8 @@ remember their tensor, and notes every size given to a function that takes one. 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -19,14 +20,23 @@ from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_size
 from graphprune.tracing.size_tracking.table import handler_of
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
+from graphprune.utils.contexts import changing_globals
+
+
+def _quiet_here(asked: Callable[..., bool]) -> Callable[..., bool]:
+    """Always False in this thread; others are answered as ever."""
+    thread = threading.get_ident()
+    return lambda *args: threading.get_ident() != thread and asked(*args)
 
 
 @contextmanager
 def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
-    quiet: dict[str, Any] = {name: lambda *_: False for name in vars(F) if name.startswith("has_torch_function")}
+    names = [name for name in vars(F) if name.startswith("has_torch_function")]
+    quiet: dict[str, Any] = {name: _quiet_here(getattr(F, name)) for name in names}
     logarithms: dict[str, Any] = {name: of_numbers(getattr(math, name)) for name in ("log", "log2", "log10")}
     with (
+        changing_globals(),
         mock.patch.multiple(F, **quiet),
         mock.patch.multiple(math, **logarithms),
         mock.patch.object(np, "prod", product_of_sizes(np.prod)),

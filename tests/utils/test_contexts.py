@@ -1,0 +1,106 @@
+"""What is global is changed by one thread at a time, restored, and not noticed by threads that run other models."""
+
+from __future__ import annotations
+
+import gc
+import math
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+
+ROUNDS = 6
+
+
+def global_state() -> list[Any]:
+    module = nn.modules.module
+    return [
+        torch.get_default_dtype(),
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.cuda.math_sdp_enabled(),
+        torch.is_grad_enabled(),
+        torch.finfo,
+        torch.jit.ScriptFunction.__call__,
+        math.log,
+        np.prod,
+        F.has_torch_function,
+        F.has_torch_function_unary,
+        gc.isenabled(),
+        list(warnings.filters),
+        [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()],
+    ]
+
+
+def in_threads(jobs: list[Callable[[], None]]) -> None:
+    """Run all at once; the first error of any is raised."""
+    errors: list[BaseException] = []
+
+    def run(job: Callable[[], None]) -> None:
+        try:
+            job()
+        except BaseException as error:  # an assertion too
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+class Tagged(Tensor):
+    """A tensor that is watched by its class, as torch functions must go on noticing in other threads."""
+
+    seen = 0
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        cls.seen += func is F.relu
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_threads_prune_while_another_infers() -> None:
+    x, image = torch.randn(2, 5), torch.randn(1, 3, 8, 8)
+    graphprune.prune_model(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), 0.5, x)  # modules that are imported late
+    before = global_state()
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3)).eval()
+    expected = other(image)
+    done = threading.Event()
+    running = [2]
+
+    def prune(width: int) -> Callable[[], None]:
+        def job() -> None:
+            try:
+                for _ in range(ROUNDS):
+                    model = nn.Sequential(nn.Linear(5, width), nn.ReLU(), nn.Linear(width, 3)).float().eval()
+                    plan = graphprune.trace(model, x).plan(0.5)
+                    slim = plan.apply(model)
+                    assert slim.get_submodule("0").weight.shape == (width // 2, 5)
+                    assert graphprune.verify(model, slim, plan, x).passed
+                    assert graphprune.trace(model, x).trace.modules.keys() == {"", "0", "1", "2"}
+            finally:
+                running[0] -= 1
+                if not running[0]:
+                    done.set()
+
+        return job
+
+    def infer() -> None:
+        while not done.is_set():
+            assert torch.allclose(other(image), expected, atol=1e-6)
+            seen = Tagged.seen
+            F.relu(image.as_subclass(Tagged))
+            assert Tagged.seen == seen + 1
+
+    in_threads([prune(16), prune(24), infer])
+    assert [a == b for a, b in zip(global_state(), before, strict=True)] == [True] * len(before)
