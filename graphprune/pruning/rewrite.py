@@ -20,6 +20,7 @@ from graphprune.tracing.module_sizes import module_sizes
 from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.held import contents, held_functions
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 
 KeptEntries = Mapping[int, Ids]
@@ -80,6 +81,7 @@ def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: boo
     slim = model if inplace else copy_module(model, replaced)
     if inplace:
         _swap_tensors(model, replaced)
+        _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         _SizePlace.of(slim, path).change(value)
     _resize_modules(slim, {_owner(name) for name in kept}, sizes)
@@ -94,6 +96,18 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
                     table[name] = replaced[id(value)]  # type: ignore[assignment]
                 elif type(value) is list:
                     value[:] = [replaced.get(id(item), item) for item in value]
+
+
+def _swap_in_functions(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+    """Functions that the model holds have its tensors in their closures and defaults."""
+    for _, function in held_functions(model):
+        for cell in function.__closure__ or ():
+            for value in contents(cell):
+                cell.cell_contents = replaced.get(id(value), value)
+        if function.__defaults__:
+            function.__defaults__ = tuple(replaced.get(id(value), value) for value in function.__defaults__)
+        if function.__kwdefaults__:
+            function.__kwdefaults__ = {n: replaced.get(id(v), v) for n, v in function.__kwdefaults__.items()}
 
 
 @dataclass(frozen=True)

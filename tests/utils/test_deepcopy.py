@@ -104,6 +104,15 @@ def with_method(model: Any) -> Callable[..., Tensor]:
     return lambda x: runner.model.b(torch.relu(runner.model.a(x)))
 
 
+def with_tensors(model: Any) -> Callable[..., Tensor]:
+    first = model.a.weight
+
+    def run(x: Tensor, second: Tensor = model.b.weight, *, bias: Tensor = model.a.bias) -> Tensor:
+        return torch.relu(x @ first.T + bias) @ second.T
+
+    return run
+
+
 NET: Any = None
 
 
@@ -113,7 +122,9 @@ def with_global(model: Any) -> Callable[..., Tensor]:
     return lambda x: NET.b(torch.relu(NET.a(x)))
 
 
-@pytest.mark.parametrize("make", [with_closure, with_default, with_keyword, with_partial, with_method, with_global])
+@pytest.mark.parametrize(
+    "make", [with_closure, with_default, with_keyword, with_partial, with_method, with_tensors, with_global]
+)
 @pytest.mark.parametrize("inplace", [False, True])
 def test_functions_run_the_layers_of_the_copy(make: Callable[[Any], Callable[..., Tensor]], inplace: bool) -> None:
     class Calling(Net):
