@@ -103,6 +103,8 @@ class ReplayedLabels(Labels):
         order = np.argsort(whole, kind="stable")
         at = order[np.searchsorted(whole[order], array.ids)]
         first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(array.ids.ndim))
+        if (row[at] != row[at][first]).any():
+            raise Disorder("entries of several rows stand in one")
         return LabelArray(row[at][first]), LabelArray(cell[at], cell=True)
 
     def _agree(self, dense: Any, slim: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
@@ -127,6 +127,7 @@ def layer_norm(
 
 
 def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
+    tie(call.labels, x, dims)
     if x.touching(dims):
         call.labels.mixes_channels(f"{call.op} takes its statistics over channels")
 
