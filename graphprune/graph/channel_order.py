@@ -101,6 +101,8 @@ class ReplayedLabels(Labels):
             self._next(self._fresh)
         whole, row, cell = (v.ravel() for v in np.broadcast_arrays(*self._next(self._parts)))
         order = np.argsort(whole, kind="stable")
+        if not np.isin(array.ids, whole).all():
+            raise Disorder("a channel stands where it did not stand before")
         at = order[np.searchsorted(whole[order], array.ids)]
         first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(array.ids.ndim))
         if (row[at] != row[at][first]).any():

@@ -137,7 +137,7 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
             met.append(array)
         elif array.cell:
             (free if refined_by(x.arrays, array, inside) else met).append(array)
-        elif min(inside) < min(outside):
+        elif outer_first(array)[0] in inside:
             row, cell = labels.refine(array, inside)
             met.append(row)
             free.append(cell)

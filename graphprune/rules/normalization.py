@@ -272,4 +272,5 @@ def weight_norm(
 @rule(aten.renorm.default, samples=[sample(t(3, 4, 2), 2, 0, 1.0), sample(t(3, 4), 1, -1, 1.0)])
 def renorm(call: Call, x: LabelledTensor, order: float, dim: int, longest: float) -> LabelledTensor:
     """Slices along ``dim`` that are too long become shorter."""
+    tie(call.labels, x, [d for d in range(x.ndim) if d != dim % x.ndim])
     return x
