@@ -219,7 +219,10 @@ class SlimRun:
         dense = self.labelling.values[node]
         outs = tuple(self._shape(node, i, v) for i, v in enumerate(dense if isinstance(dense, tuple) else (dense,)))
         args, used = self._resized(op, node, outs), self.labelling.used(node)
-        return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
+        try:
+            return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
+        except (IndexError, ValueError) as error:  # rows of a transposed grid that keep other columns
+            raise Disorder(f"{op} does not fit the slim shapes: {error}") from error
 
     def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))

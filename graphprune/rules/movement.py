@@ -301,9 +301,14 @@ def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTenso
 def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     arrays = []
     for array in x.arrays:
-        _note_pieces(
-            call.labels, array, dim, slice(index, index + 1) if index >= 0 else slice(index, index + 1 or None)
-        )
+        rest, place = array.dims - {dim}, index % x.shape[dim]
+        _note_pieces(call.labels, array, dim, slice(place, place + 1))
+        if rest and dim in array.dims and not array.cell and outer_first(array)[-1] == dim:
+            row, cell = call.labels.refine(array, rest)
+            picked = cell.at(np.take(cell.ids, [place], axis=dim))
+            call.labels.fix([picked], f"{call.op}: one entry of every row is picked by its number")
+            arrays.append(row.at(row.ids.squeeze(dim)))
+            continue
         ids: Ids = np.take(array.ids, [index if array.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
         if array.dims == {dim}:
             call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")

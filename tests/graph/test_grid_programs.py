@@ -1,4 +1,4 @@
-"""One-line programs that see channels as a grid of heads and widths, pruned at half with random scores, and verified."""
+"""One-line programs that see channels as a grid of heads and widths, pruned at half and verified."""
 
 from __future__ import annotations
 
