@@ -79,6 +79,9 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
 
 def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
+    if 0 in x.shape:
+        labels.fix(x.arrays, "a tensor without entries is reshaped")
+        return x.moved(new, ())
     reshaped = (reshape_array(array, x.shape, new) for array in x.arrays)
     arrays = [array for array in reshaped if array.ids.size > 1 or array.ids.any()]  # what always lives needs no label
     for before, after in factor_groups(x.shape, new):
