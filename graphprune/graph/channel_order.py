@@ -101,8 +101,12 @@ class ReplayedLabels(Labels):
             self._next(self._fresh)
         whole, row, cell = (v.ravel() for v in np.broadcast_arrays(*self._next(self._parts)))
         order = np.argsort(whole, kind="stable")
+        if not np.isin(array.ids, whole).all():
+            raise Disorder("a channel stands where it did not stand before")
         at = order[np.searchsorted(whole[order], array.ids)]
         first = tuple(slice(None) if d in rows else slice(0, 1) for d in range(array.ids.ndim))
+        if (row[at] != row[at][first]).any():
+            raise Disorder("entries of several rows stand in one")
         return LabelArray(row[at][first]), LabelArray(cell[at], cell=True)
 
     def _agree(self, dense: Any, slim: Any) -> None:
@@ -215,7 +219,10 @@ class SlimRun:
         dense = self.labelling.values[node]
         outs = tuple(self._shape(node, i, v) for i, v in enumerate(dense if isinstance(dense, tuple) else (dense,)))
         args, used = self._resized(op, node, outs), self.labelling.used(node)
-        return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
+        try:
+            return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
+        except (IndexError, ValueError) as error:  # rows of a transposed grid that keep other columns
+            raise Disorder(f"{op} does not fit the slim shapes: {error}") from error
 
     def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
         return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graphprune.errors import RuleError
 from graphprune.graph.propagate import call_rule
+from graphprune.graph.size_model import living as living_entries
 from graphprune.graph.solve import Solution, solve
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
 from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, rule_of
@@ -57,7 +58,7 @@ class SampleLabels:
         return bool(self.labels.facts.mixing)
 
 
-def flatten(value: Any, kind: type) -> Iterator[Any]:
+def flatten(value: Any, kind: Any) -> Iterator[Any]:
     if isinstance(value, kind):
         yield value
     elif isinstance(value, dict):
@@ -233,8 +234,7 @@ def resized(entry: Rule, found: SampleLabels, alive: Mask, slim_args: Any) -> An
     first = found.args[0]
 
     def position(dim: int, stop: int) -> int:
-        living = living_mask(first, found.solution, alive).movedim(dim, 0)
-        return int(living.reshape(len(living), -1).any(dim=1)[:stop].sum())
+        return int(living_entries(found.solution, alive, first, dim % first.ndim)[:stop].sum())
 
     outs = tuple(slim_shape(living_mask(x, found.solution, alive)) for x in found.outs)
     counts = {

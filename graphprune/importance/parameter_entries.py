@@ -33,7 +33,11 @@ def axis_sums(scores: Tensor, dims: Sequence[int]) -> list[Scores]:
 
 
 def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Scores]:
-    """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor."""
+    """For each of ``dims`` the sum of |w|**order over all others, in one pass and without a copy of the tensor.
+
+    Of complex entries |w| is the modulus.
+    """
+    tensor = tensor.abs() if tensor.is_complex() else tensor
     tensor = tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
     if tensor.ndim == 1:
         return [_powers(tensor, order, torch.empty_like(tensor)).double().cpu().numpy()]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import _mixing, masked_mean, masked_variance, reduced, variance, variance_and_mean
@@ -125,6 +125,7 @@ rule(
 @rule(aten.logcumsumexp.default, samples=[sample(t(2, 4, 3), 1)], masked=filled(aten.logcumsumexp.default, -INFINITY))
 def running(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """The dead are passed over; those behind keep their order."""
+    tie(call.labels, x, [dim])
     _mixing(call, x, [dim])
     return x
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import takewhile
 
 import numpy as np
 
@@ -26,12 +27,62 @@ def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[
         if not here:
             kept.append(array)
         elif rest and array.cell and not refined_by(x.arrays, array, rest):
-            first = array.ids[tuple(slice(0, 1) if d in here else slice(None) for d in range(x.ndim))]
+            first = _first_along(array.ids, here)
             labels.unify(array.ids, first)
             kept.append(array.at(first))
         elif rest and not array.cell:
-            kept.append(labels.refine(array, rest)[0])
+            kept.extend(_left_of_grid(labels, array, gone))
     return kept
+
+
+def tie(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> None:
+    """Entries along ``dims`` meet, each at the place of its column: every row of a grid keeps the same columns."""
+    gone = frozenset(d % x.ndim for d in dims) if x.ndim else frozenset()
+    for array in x.arrays:
+        here, rest = array.dims & gone, array.dims - gone
+        if not here or not rest:
+            continue
+        if array.cell and not refined_by(x.arrays, array, rest):
+            labels.unify(array.ids, _first_along(array.ids, here))
+        elif not array.cell and frozenset(outer_first(array)[-len(here) :]) != here:
+            _left_of_grid(labels, array, gone)
+
+
+def outer_first(array: LabelArray) -> list[int]:
+    """The dimensions that an array varies over, those first whose neighbors lie far apart in the parameter.
+
+    A dimension of channels that was seen as a grid keeps whole rows, or equally many entries of every row. Which of
+    its dimensions counts rows is not told by their order once they are transposed.
+    """
+
+    def distance(d: int) -> float:
+        return float(np.abs(np.diff(array.ids, axis=d)).mean())
+
+    return sorted(sorted(array.dims), key=distance, reverse=True)
+
+
+def _first_along(ids: Ids, dims: Dims) -> Ids:
+    return ids[tuple(slice(0, 1) if d in dims else slice(None) for d in range(ids.ndim))]
+
+
+def _left_of_grid(labels: Labels, array: LabelArray, gone: Dims) -> list[LabelArray]:
+    """The labels of a grid that are left when ``gone`` are summed over.
+
+    Where these are rows, what remains are the columns, which must be the same in every row. Where they are columns, the
+    rows remain.
+    """
+    here, rest = array.dims & gone, array.dims - gone
+    if not here or not rest:
+        return [array] if rest else []
+    order = outer_first(array)
+    inner = list(takewhile(lambda d: (d in gone) == (order[-1] in gone), reversed(order)))
+    row, cell = labels.refine(array, array.dims - frozenset(inner))
+    rows = _left_of_grid(labels, row, gone)
+    if order[-1] in gone:
+        return rows
+    columns = _first_along(cell.ids, here)
+    labels.unify(cell.ids, columns)
+    return [*rows, LabelArray(columns, cell=bool(rows))]
 
 
 def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> list[LabelArray]:
@@ -86,7 +137,7 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
             met.append(array)
         elif array.cell:
             (free if refined_by(x.arrays, array, inside) else met).append(array)
-        elif min(inside) < min(outside):
+        elif outer_first(array)[0] in inside:
             row, cell = labels.refine(array, inside)
             met.append(row)
             free.append(cell)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
 from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
@@ -180,6 +180,9 @@ def trilinear(
     *_: Any,
 ) -> LabelledTensor:
     """The product of three operands, each with new dimensions ``expand``, summed over ``gone``."""
+    for x in (a, b, c):
+        for d in range(x.ndim):
+            tie(call.labels, x, [d])
     rank = a.ndim + len(expand_a)
     spaces = [[d for d in range(rank) if d not in new] for new in (expand_a, expand_b, expand_c)]
     a, b, c = (placed(x, space, rank) for x, space in zip((a, b, c), spaces, strict=True))

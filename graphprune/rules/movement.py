@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from graphprune.rules.alignment import align
+from graphprune.rules.alignment import align, outer_first
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
@@ -79,6 +79,9 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
 
 def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
+    if 0 in x.shape:
+        labels.fix(x.arrays, "a tensor without entries is reshaped")
+        return x.moved(new, ())
     reshaped = (reshape_array(array, x.shape, new) for array in x.arrays)
     arrays = [array for array in reshaped if array.ids.size > 1 or array.ids.any()]  # what always lives needs no label
     for before, after in factor_groups(x.shape, new):
@@ -262,12 +265,24 @@ def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> 
     where = (slice(None),) * dim + (index,)
     arrays = []
     for array in x.arrays:
+        _note_pieces(call.labels, array, dim, index)
         piece = array.at(array.ids[where]) if array.ids.shape[dim] > 1 else array
         if piece.dims:
             arrays.append(piece)
         else:
             call.labels.fix([piece], f"{call.op}: one entry is picked by its number")
     return x.moved(out, arrays)
+
+
+def _note_pieces(labels: Labels, array: LabelArray, dim: int, index: slice) -> None:
+    """A piece of every row is taken: as many entries live in it, and before it, in every row."""
+    if array.ids.shape[dim] == 1 or len(array.dims) < 2 or outer_first(array)[-1] != dim:
+        return
+    start, stop, _ = index.indices(array.ids.shape[dim])
+    along = np.moveaxis(array.ids, dim, -1).reshape(-1, array.ids.shape[dim])
+    for piece in (along[:, :start], along[:, start:stop]):
+        if piece.shape[1]:
+            labels.rectangle(piece)
 
 
 def _select_index(slim: Slim, args: Args) -> Args:
@@ -289,6 +304,14 @@ def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTenso
 def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     arrays = []
     for array in x.arrays:
+        rest, place = array.dims - {dim}, index % x.shape[dim]
+        _note_pieces(call.labels, array, dim, slice(place, place + 1))
+        if rest and dim in array.dims and not array.cell and outer_first(array)[-1] == dim:
+            row, cell = call.labels.refine(array, rest)
+            picked = cell.at(np.take(cell.ids, [place], axis=dim))
+            call.labels.fix([picked], f"{call.op}: one entry of every row is picked by its number")
+            arrays.append(row.at(row.ids.squeeze(dim)))
+            continue
         ids: Ids = np.take(array.ids, [index if array.ids.shape[dim] > 1 else 0], axis=dim).squeeze(dim)
         if array.dims == {dim}:
             call.labels.fix([LabelArray(ids.reshape(-1))], f"{call.op}: one entry is picked by its number")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import align, reduce_dims
+from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
@@ -127,6 +127,7 @@ def layer_norm(
 
 
 def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
+    tie(call.labels, x, dims)
     if x.touching(dims):
         call.labels.mixes_channels(f"{call.op} takes its statistics over channels")
 
@@ -271,4 +272,5 @@ def weight_norm(
 @rule(aten.renorm.default, samples=[sample(t(3, 4, 2), 2, 0, 1.0), sample(t(3, 4), 1, -1, 1.0)])
 def renorm(call: Call, x: LabelledTensor, order: float, dim: int, longest: float) -> LabelledTensor:
     """Slices along ``dim`` that are too long become shorter."""
+    tie(call.labels, x, [d for d in range(x.ndim) if d != dim % x.ndim])
     return x

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import reduce_dims
+from graphprune.rules.alignment import reduce_dims, tie
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
@@ -195,6 +195,7 @@ def extreme_along(
 @rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
 def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
+    tie(call.labels, x, [dim])
     for array in x.touching([dim]):
         call.labels.in_order(array.ids)
     return x

@@ -1,0 +1,123 @@
+"""One-line programs that see channels as a grid of heads and widths, pruned at half and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+
+Function = Callable[[Tensor], Tensor]
+
+# [batch, heads, width] to the same, or to something to be flattened
+ALONG_HEADS: dict[str, Function] = {
+    "softmax": lambda v: v.softmax(1),
+    "log_softmax": lambda v: v.log_softmax(1),
+    "cumsum": lambda v: v.cumsum(1),
+    "cumprod": lambda v: v.cumprod(1),
+    "logcumsumexp": lambda v: v.logcumsumexp(1),
+    "mean": lambda v: v - v.mean(1, keepdim=True),
+    "norm": lambda v: v / v.norm(dim=1, keepdim=True),
+    "amax": lambda v: v - v.amax(1, keepdim=True),
+    "logsumexp": lambda v: v - v.logsumexp(1, keepdim=True),
+    "std": lambda v: v / v.std(1, keepdim=True),
+    "sum": lambda v: v * v.sum(1, keepdim=True),
+    "prod": lambda v: v * v.prod(1, keepdim=True),
+    "flip": lambda v: v.flip(1) * v,
+    "diff": lambda v: v.diff(dim=1),
+    "glu": lambda v: F.glu(v, 1),
+    "sum only": lambda v: v.sum(1),
+    "layer norm by permute": lambda v: F.layer_norm(v.mT, (v.shape[1],)).mT,
+    "softmax by permute": lambda v: v.permute(0, 2, 1).softmax(-1).permute(0, 2, 1),
+    "cumsum by permute": lambda v: v.permute(0, 2, 1).cumsum(2).permute(0, 2, 1),
+}
+
+ALONG_WIDTH: dict[str, Function] = {
+    "softmax": lambda v: v.softmax(2),
+    "cumsum": lambda v: v.cumsum(-1),
+    "cumprod": lambda v: v.cumprod(-1),
+    "mean": lambda v: v - v.mean(-1, keepdim=True),
+    "amax": lambda v: v - v.amax(-1, keepdim=True),
+    "sum": lambda v: v * v.sum(2, keepdim=True),
+    "norm by permute": lambda v: v.permute(0, 2, 1).div(v.norm(dim=2)[:, None]).permute(0, 2, 1),
+    "softmax by permute": lambda v: v.permute(0, 2, 1).softmax(1).permute(0, 2, 1),
+}
+
+ALONG_BOTH: dict[str, Function] = {
+    "softmax, then sum": lambda v: v * v.softmax(1).sum(2, keepdim=True),
+    "both softmax": lambda v: v.softmax(1) * v.softmax(2),
+    "mean": lambda v: v - v.mean((1, 2), keepdim=True),
+    "cumsum": lambda v: v.cumsum(1).cumsum(2),
+    "softmax of a permuted grid times the grid": lambda v: v.permute(0, 2, 1).softmax(2).permute(0, 2, 1) * v,
+}
+
+PROGRAMS = {
+    f"{name} along {kind}": function
+    for kind, table in (("heads", ALONG_HEADS), ("width", ALONG_WIDTH), ("both", ALONG_BOTH))
+    for name, function in table.items()
+}
+
+# What freezes the grid, or may: right, whatever is removed.
+MAY_FREEZE: dict[str, Function] = {
+    "sort": lambda v: v.sort(1).values,
+    "median": lambda v: v - v.median(1, keepdim=True)[0],
+    "roll": lambda v: v.roll(1, 1) + v,
+    "topk": lambda v: v.topk(2, 1).values,
+    "product": lambda v: (v @ v.mT).softmax(-1) @ v,
+    "one column": lambda v: v * v[:, :, 2:3],
+    "sum of one column": lambda v: v * v[:, :, 2].sum(1)[:, None, None],
+    "first columns": lambda v: v[:, :, :2],
+    "renorm": lambda v: v.renorm(2, 2, 0.5),
+}
+
+
+class Grid(nn.Module):
+    """A width of 16 that is seen as four heads of four."""
+
+    def __init__(self, function: Function, split: str) -> None:
+        super().__init__()
+        width = function(torch.ones(1, 4, 4)).flatten(1).shape[1]
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(width, 3)
+        self.function, self.split, self.heads = function, split, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if self.split == "unflatten":
+            grid = y.unflatten(1, (self.heads, -1))
+        elif self.split == "view":
+            grid = y.view(y.shape[0], self.heads, y.shape[1] // self.heads)
+        else:  # the width first
+            grid = y.view(y.shape[0], -1, self.heads).permute(0, 2, 1)
+        return self.leave(self.function(grid).flatten(1))
+
+
+def pruned(function: Function, split: str, seed: int) -> tuple[bool, int]:
+    """Is the slim model right, and how many channels are left of 16?"""
+    torch.manual_seed(seed)
+    net, x = Grid(function, split).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(net, x).plan(0.5, importance="random", seed=seed)
+    slim = plan.apply(net)
+    return graphprune.verify(net, slim, plan, x).passed, slim.enter.out_features
+
+
+@pytest.mark.parametrize("split", ["view", "unflatten", "permute"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_on_a_grid_is_pruned_right(name: str, split: str) -> None:
+    for seed in range(3):
+        passed, left = pruned(PROGRAMS[name], split, seed)
+        assert passed
+        assert left < 16 or split == "permute"
+
+
+@pytest.mark.parametrize("split", ["view", "unflatten", "permute"])
+@pytest.mark.parametrize("name", MAY_FREEZE)
+def test_a_program_that_may_freeze_its_grid_is_right(name: str, split: str) -> None:
+    for seed in range(3):
+        try:
+            assert pruned(MAY_FREEZE[name], split, seed)[0]
+        except graphprune.PlanError as error:
+            assert "nothing that can be pruned" in str(error)  # noqa: PT017
