@@ -2,7 +2,16 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.errors import GraphpruneError, InputError, LoadError, PlanError, RuleError, SpecError, TraceError
+from graphprune.errors import (
+    GraphpruneError,
+    InputError,
+    LoadError,
+    PlanError,
+    RuleError,
+    SpecError,
+    TraceError,
+    VerificationError,
+)
 from graphprune.export.bundle import load, save
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
@@ -65,6 +74,7 @@ __all__ = [
     "SpecError",
     "TraceError",
     "Verification",
+    "VerificationError",
     "budget_kind",
     "check_rule",
     "compensate_heads",

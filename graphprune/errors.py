@@ -19,6 +19,10 @@ class PlanError(GraphpruneError, ValueError):
     """A plan cannot be made, or does not fit the model it is applied to."""
 
 
+class VerificationError(GraphpruneError, RuntimeError):
+    """A slim model is not the masked original, or nothing shows that it is. The message is the whole comparison."""
+
+
 class LoadError(GraphpruneError, ValueError):
     """Saved files do not describe the model that they are loaded into."""
 

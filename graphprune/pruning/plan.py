@@ -13,6 +13,7 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, rewrite
 from graphprune.pruning.runs import Runs
@@ -93,6 +94,7 @@ class Plan:
         self.check(model)
         plans = (*plans_of(model), self)
         slim = rewrite(model, self.kept, self.sizes, inplace)
+        empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_plans(slim, plans)
         return slim
