@@ -17,8 +17,8 @@ def reparametrized(net: "Drawing", h: Tensor) -> Tensor:
     return net.mean(h) + torch.randn_like(h) * net.mean(h).exp()
 
 
-def drawn_by_shape(net: "Drawing", h: Tensor) -> Tensor:
-    return net.mean(h) * torch.rand(h.shape) + torch.rand_like(h)
+def uniform(net: "Drawing", h: Tensor) -> Tensor:
+    return net.mean(h) * torch.rand_like(h) + torch.rand(3, 1)
 
 
 def dropped(net: "Drawing", h: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def looked_at(net: "Drawing", h: Tensor) -> Tensor:
     return net.mean(noisy) if noisy.sum() > -1e9 else noisy
 
 
-WAYS = [reparametrized, drawn_by_shape, dropped, of_probabilities, by_chance, looked_at]
+WAYS = [reparametrized, uniform, dropped, of_probabilities, by_chance, looked_at]
 
 
 class Drawing(nn.Module):
