@@ -27,10 +27,10 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import plan_for_latency
+from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.pruning.plan import Plan
@@ -83,12 +83,19 @@ class ChannelGraph(Analysis):
             options: the fields of :class:`graphprune.PruningOptions`, by name.
 
         Raises:
-            InputError: an argument is not known or out of range, or an override matches nothing.
+            InputError: an argument is not known or out of range, an override matches nothing, or no group has a role
+                of which something is to be removed.
             PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
                 a budget is out of reach: the message says what the smallest reachable value is.
+
+        Warns:
+            NothingRemovedWarning: nothing is removed of what an argument asks for: a ratio is less than one unit, the
+                model is within its budget.
         """
         asked = PruningOptions.of(ratio, options)
-        return plan_for_latency(self, asked) if asked.latency is not None else make_plan(self, asked)
+        plan = choose_plan(self, asked)
+        warn_of_empty_requests(self, asked, plan)
+        return plan
 
     @takes_options
     def sensitivity(

@@ -1,4 +1,4 @@
-"""Every error that graphprune raises on purpose, so that callers can catch one base class."""
+"""Every error that graphprune raises on purpose, so that callers can catch one base class, and its warnings."""
 
 from __future__ import annotations
 
@@ -33,3 +33,7 @@ class SpecError(GraphpruneError, ValueError):
 
 class RuleError(GraphpruneError, RuntimeError):
     """A rule contradicts itself or another one: a mistake in graphprune or in a user's rule."""
+
+
+class NothingRemovedWarning(UserWarning):
+    """Something was asked for, and the plan removes nothing for it; the message says why."""
