@@ -20,6 +20,7 @@ from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.tracer import Outputs
 from graphprune.utils.contexts import eagerly
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.random_state import random_numbers_kept
@@ -121,6 +122,8 @@ def verify(
         InputError: the weights of one of the models are on ``meta``.
         PlanError: the plan is not for this model, or the slim outputs differ in number or shape.
     """
+    for argument, module in (("model", model), ("slim", slim)):
+        check_model(module, argument)
     dense = without_later_buffers(model, plan.shapes)
     with random_numbers_kept():
         graph = analyze(dense, example_inputs, outputs)
@@ -166,8 +169,6 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
 def _require_values(**models: nn.Module) -> None:
     """Raise an InputError if a model has no values that could be compared."""
     for argument, model in models.items():
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{argument}: must be a torch.nn.Module, but is a {type(model).__name__}")
         without = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
         if without is not None:
             raise InputError(f"{argument}: {without} is on meta and has no values to compare; load the weights first")
@@ -224,17 +225,23 @@ class _Check:
         """Why the outputs cannot show that something is wrong; empty: they change with the weights that were cut."""
         if not any(t.numel() for t in found):
             return "the outputs are empty; pass example inputs for which they are not"
-        cut = [n for n in self.plan.kept if n in dict(self.slim.named_parameters())]
-        names = cut or [name for name, _ in self.slim.named_parameters()]
         scales = RESPONSE_SCALES[: 1 if any(map(is_float, found)) else None]
-        for scale in scales:
-            changed = self._slim_outputs(with_noise(self.slim, noise_on_all(self.slim, names, scale)), masked)
-            if not _identical(found, changed):
-                return ""
+        for names in self._weights():
+            for scale in scales:
+                changed = self._slim_outputs(with_noise(self.slim, noise_on_all(self.slim, names, scale)), masked)
+                if not _identical(found, changed):
+                    return ""
         return (
-            f"the outputs stay the same whatever the {len(names)} parameters are that lost entries (they are constant, "
-            "or cut off from them); pass other example inputs or weights"
+            "the outputs stay the same whatever the weights are (they are constant, or cut off from them); pass other "
+            "example inputs or weights"
         )
+
+    def _weights(self) -> list[list[str]]:
+        """The parameters that lost entries, and all that multiply channels: some of them must have an effect."""
+        own = dict(self.slim.named_parameters())
+        matrices = [name for name, tensor in own.items() if tensor.ndim > 1] or list(own)
+        cut = [name for name in self.plan.kept if name in own]
+        return [cut, matrices] if cut else [matrices]
 
 
 def _identical(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:

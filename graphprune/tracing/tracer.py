@@ -7,6 +7,8 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
+import linecache
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import TraceError
+from graphprune.tracing.inputs import advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.recorder import ModuleCall, Recorder, recording
+from graphprune.tracing.recorder import ModuleCall, Recorder, is_library, recording
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
@@ -223,9 +226,19 @@ def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs |
             return record(model, args, kwargs, outputs, on_meta=False)
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
+            shown = f"of shape {shapes}" if shapes else "without a tensor"
             raise TraceError(
-                f"model: {type(model).__name__}.forward failed on example_inputs of shape {shapes}:\n"
-                f"  {type(error).__name__}: {error}\n"
-                "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional "
-                "arguments, or a dict of keyword arguments."
+                f"model: {type(model).__name__}.forward failed on example_inputs {shown}:\n"
+                f"  {type(error).__name__}: {error}{_raised_at(error)}\n"
+                f"{advice_on(args, kwargs)}"
             ) from (error if type(error) is type(abstract_error) else abstract_error)
+
+
+def _raised_at(error: Exception) -> str:
+    """The innermost line of the user's program in a traceback, for messages; empty: there is none."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if not is_library(file)]
+    if not own:
+        return ""
+    file, line = own[-1]
+    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}"
