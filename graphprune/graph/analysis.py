@@ -28,7 +28,7 @@ from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Analysis:
     """A trace, the labels of its tensors, what follows from them, and what all of that costs.
 
@@ -47,6 +47,9 @@ class Analysis:
     solution: Solution
     units: Units
     example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
