@@ -2,7 +2,17 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.errors import GraphpruneError, InputError, LoadError, PlanError, RuleError, SpecError, TraceError
+from graphprune.errors import (
+    GraphpruneError,
+    InputError,
+    LoadError,
+    NothingRemovedWarning,
+    PlanError,
+    RuleError,
+    SpecError,
+    TraceError,
+    VerificationError,
+)
 from graphprune.export.bundle import load, save
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
@@ -53,6 +63,7 @@ __all__ = [
     "Iterative",
     "IterativeResult",
     "LoadError",
+    "NothingRemovedWarning",
     "OneShot",
     "Override",
     "Plan",
@@ -65,6 +76,7 @@ __all__ = [
     "SpecError",
     "TraceError",
     "Verification",
+    "VerificationError",
     "budget_kind",
     "check_rule",
     "compensate_heads",

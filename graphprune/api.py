@@ -22,19 +22,21 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
 from graphprune.calibration.batches import Batches, InputsOnly
-from graphprune.errors import InputError
+from graphprune.errors import InputError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import plan_for_latency
+from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.pruning.plan import Plan
+from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
+from graphprune.tracing.tracer import Outputs
 from graphprune.utils.modules import named_tensors
 
 
@@ -81,12 +83,19 @@ class ChannelGraph(Analysis):
             options: the fields of :class:`graphprune.PruningOptions`, by name.
 
         Raises:
-            InputError: an argument is not known or out of range, or an override matches nothing.
+            InputError: an argument is not known or out of range, an override matches nothing, or no group has a role
+                of which something is to be removed.
             PlanError: the model has nothing that can be removed, or is on ``meta`` and the criterion reads weights, or
                 a budget is out of reach: the message says what the smallest reachable value is.
+
+        Warns:
+            NothingRemovedWarning: nothing is removed of what an argument asks for: a ratio is less than one unit, the
+                model is within its budget.
         """
         asked = PruningOptions.of(ratio, options)
-        return plan_for_latency(self, asked) if asked.latency is not None else make_plan(self, asked)
+        plan = choose_plan(self, asked)
+        warn_of_empty_requests(self, asked, plan)
+        return plan
 
     @takes_options
     def sensitivity(
@@ -118,7 +127,7 @@ class ChannelGraph(Analysis):
         return "\n".join(lines)
 
 
-def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Callable[[Any], Any] | None = None) -> ChannelGraph:
+def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | None = None) -> ChannelGraph:
     """Trace a model once and infer its channel graph. The model is not changed and no weight is read.
 
     Args:
@@ -140,8 +149,10 @@ def prune_model(
     ratio: float | None = None,
     example_inputs: Any = None,
     *,
+    outputs: Outputs | None = None,
     inplace: bool = False,
     repair: bool = True,
+    verify: bool = False,
     **options: Unpack[PlanArguments],
 ) -> nn.Module:
     """A smaller module of the same class, with the fraction ``ratio`` of each group's channels gone.
@@ -151,24 +162,37 @@ def prune_model(
         ratio: fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: ``options`` give
             budgets (``macs=0.5``).
         example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
+        outputs: picks from the model's result what must keep its shape; None: everything.
         inplace: make the model itself smaller.
         repair: with ``calibration`` among the options, let what is left make up for what was removed (see
             :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
+        verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name.
 
     Raises:
         InputError: an argument is out of range, inputs cannot be guessed, or calibration batches do not fit.
         TraceError: the model failed in ``forward``.
         PlanError: the model has nothing to prune, or a budget is out of reach.
+        VerificationError: with ``verify``, the slim model did not pass; the model is unchanged.
     """
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
-    plan = trace(model, example_inputs).plan(ratio, **options)
+    graph = trace(model, example_inputs, outputs=outputs)
+    plan = graph.plan(ratio, **options)
+    if verify:
+        _require_equal(graph, plan, outputs)
     if calibration is None:
         return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
     return _take_over(model, plan, slim) if inplace else slim
+
+
+def _require_equal(graph: ChannelGraph, plan: Plan, outputs: Outputs | None) -> None:
+    """Raise a VerificationError unless a slim copy passes."""
+    check = compare_slim(graph, plan.apply(graph.model), plan, outputs)
+    if not check.passed:
+        raise VerificationError(str(check))
 
 
 def apply_and_repair(

@@ -1,4 +1,4 @@
-"""Every error that graphprune raises on purpose, so that callers can catch one base class."""
+"""Every error that graphprune raises on purpose, so that callers can catch one base class, and its warnings."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ class PlanError(GraphpruneError, ValueError):
     """A plan cannot be made, or does not fit the model it is applied to."""
 
 
+class VerificationError(GraphpruneError, RuntimeError):
+    """A slim model is not the masked original, or nothing shows that it is. The message is the whole comparison."""
+
+
 class LoadError(GraphpruneError, ValueError):
     """Saved files do not describe the model that they are loaded into."""
 
@@ -29,3 +33,7 @@ class SpecError(GraphpruneError, ValueError):
 
 class RuleError(GraphpruneError, RuntimeError):
     """A rule contradicts itself or another one: a mistake in graphprune or in a user's rule."""
+
+
+class NothingRemovedWarning(UserWarning):
+    """Something was asked for, and the plan removes nothing for it; the message says why."""

@@ -125,4 +125,5 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
     if check is None or check.passed:
         console.print(Text(f"saved in {options.output}"))
     else:
-        print("graphprune: error: the slim model differs from the masked original; not saved", file=sys.stderr)
+        wrong = "nothing was verified" if check.vacuous else "the slim model differs from the masked original"
+        print(f"graphprune: error: {wrong}; not saved", file=sys.stderr)

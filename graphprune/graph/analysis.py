@@ -11,7 +11,7 @@ import networkx as nx
 import numpy as np
 from torch import fx, nn
 
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
@@ -24,10 +24,11 @@ from graphprune.tracing.inputs import normalize
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import gc_paused
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Analysis:
     """A trace, the labels of its tensors, what follows from them, and what all of that costs.
 
@@ -46,6 +47,9 @@ class Analysis:
     solution: Solution
     units: Units
     example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -109,8 +113,7 @@ class Analysis:
 @gc_paused()
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model: must be a torch.nn.Module, but is a {type(model).__name__}")
+    check_model(model)
     if example_inputs is None:
         example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, *normalize(i), outputs))
     else:

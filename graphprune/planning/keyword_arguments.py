@@ -71,8 +71,8 @@ class PlanArguments(TypedDict, total=False):
     """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
     for a budget."""
     overrides: Mapping[Any, Override]
-    """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by a
-    function (group) -> bool."""
+    """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the
+    model, by a module class, or by a function (group) -> bool."""
     multiple: int | None
     """Keep a multiple of this many units in each group, where possible; None: 1, and under a latency budget 16
     where that many are left."""

@@ -15,7 +15,7 @@ from graphprune.planning.kernel_table import KernelTable, measure
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
-from graphprune.planning.planner import plan_once
+from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.utils.contexts import preserve_modes
@@ -49,6 +49,11 @@ class Stopwatch:
         with preserve_modes(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
             return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
+
+
+def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
+    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of."""
+    return plan_for_latency(graph, options) if options.latency is not None else make_plan(graph, options)
 
 
 def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:

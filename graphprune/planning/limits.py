@@ -16,6 +16,7 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import check_count, check_fraction
+from graphprune.utils.modules import named_modules
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ def share_kept(units: int, ratio: float) -> int:
     return max(1, units - floor(ratio * units + 1e-9))
 
 
-OverrideKey = str | type[nn.Module] | Callable[[Group], bool]
-"""A pattern for the names of groups or modules (``"layer1.*"``), a module class, or a question about a group."""
+OverrideKey = str | nn.Module | type[nn.Module] | Callable[[Group], bool]
+"""A pattern for the names of groups or modules (``"layer1.*"``), a module of the model (with all that it holds), a
+module class, or a question about a group."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,19 @@ def group_limits(
     overrides: Mapping[Any, Override],
     ratios: Mapping[str, float | None],
     default: Override,
-    modules: Mapping[str, type],
+    model: nn.Module,
 ) -> list[Limit]:
     """One limit for each group: of its role's ratio, the defaults, and every override that matches.
 
     Raises:
-        InputError: an override matches no group.
+        InputError: an override matches no group, or no group has a role of which something is to be removed.
     """
+    modules = dict(named_modules(model))
     for match, override in overrides.items():
         if not isinstance(override, Override):
             raise InputError(
-                f"overrides: {match!r} maps to a {type(override).__name__}; map it to a graphprune.Override"
+                f"overrides: {described(match, modules)} maps to a {type(override).__name__}; map it to a "
+                "graphprune.Override"
             )
     used: set[Any] = set()
     found = []
@@ -92,9 +96,10 @@ def group_limits(
         for match, override in overrides.items():
             if matches(match, group, modules):
                 used.add(match)
-                asked.append((_described(match), override))
+                asked.append((described(match, modules), override))
         found.append(_limit(group, default, asked))
-    _check_used(overrides, used, groups)
+    _check_used(overrides, used, groups, modules)
+    _check_roles(ratios, groups)
     return found
 
 
@@ -112,24 +117,52 @@ def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]
     return Limit(values["ratio"], min(least, group.units), values["multiple"], why)
 
 
-def _described(match: Any) -> str:
+def described(match: Any, modules: Mapping[str, nn.Module]) -> str:
+    """The key of an override, for messages."""
+    if isinstance(match, nn.Module):
+        path = _path(match, modules)
+        return f"the {type(match).__name__} given (not in this model)" if path is None else repr(path)
     return repr(match) if isinstance(match, str) else str(getattr(match, "__name__", match))
 
 
-def _check_used(overrides: Mapping[Any, Override], used: set[Any], groups: Sequence[Group]) -> None:
+def _path(module: nn.Module, modules: Mapping[str, nn.Module]) -> str | None:
+    """Where a module is in the model; None: it is another model's."""
+    return next((path for path, own in modules.items() if own is module), None)
+
+
+def _check_used(
+    overrides: Mapping[Any, Override], used: set[Any], groups: Sequence[Group], modules: Mapping[str, nn.Module]
+) -> None:
     for match in overrides:
         if match not in used:
             names = ", ".join(repr(g.name) for g in groups[:4])
-            raise InputError(f"overrides: {_described(match)} matches no group; there are {names}, ...")
+            raise InputError(f"overrides: {described(match, modules)} matches no group; there are {names}, ...")
 
 
-def matches(match: OverrideKey, group: Group, modules: Mapping[str, type]) -> bool:
-    """Does a pattern, module class or function match a group? Modules match if they put out its channels."""
+def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) -> None:
+    """Raise an InputError if something is to be removed of a role that no group has."""
+    there = sorted({group.role for group in groups})
+    for role, ratio in ratios.items():
+        if ratio and role not in there:
+            raise InputError(
+                f"{role}: {ratio:g} is asked of {role}, of which nothing can be removed from this model; there are "
+                f"groups of {', '.join(there)}. print(graph) lists them, and what is frozen and why"
+            )
+
+
+def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) -> bool:
+    """Does a pattern, a module, a module class or a function match a group?
+
+    Modules match if they, or modules that they hold, put out its channels.
+    """
     makers = _makers(group, modules)
     if isinstance(match, str):
         return any(fnmatch.fnmatchcase(name, match) for name in (group.name, *makers))
+    if isinstance(match, nn.Module):
+        inside = {id(module) for module in match.modules()}
+        return any(id(modules.get(name)) in inside for name in makers)
     if isinstance(match, type):
-        return any(issubclass(modules.get(name, nn.Module), match) for name in makers)
+        return any(isinstance(modules.get(name), match) for name in makers)
     return bool(match(group))
 
 
@@ -137,11 +170,11 @@ _SECOND = nn.Embedding | _ConvTransposeNd
 """Modules whose weight's second dimension is what they put out."""
 
 
-def _makers(group: Group, modules: Mapping[str, type]) -> list[str]:
+def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        second = axis.tensor == "weight" and issubclass(modules.get(axis.module, nn.Module), _SECOND)
+        second = axis.tensor == "weight" and isinstance(modules.get(axis.module), _SECOND)
         if axis.dim == int(second):
             found[axis.module] = None
     return list(found)

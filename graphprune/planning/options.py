@@ -135,8 +135,8 @@ class PruningOptions:
     )
     overrides: Mapping[Any, Override] = option(
         {},
-        "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module class, or by "
-        "a function (group) -> bool",
+        "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, "
+        "by a module class, or by a function (group) -> bool",
     )
     multiple: int | None = option(
         None,

@@ -122,9 +122,7 @@ def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores
 
 def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
     """One limit for each group: what the options ask, and what operations need."""
-    limits = group_limits(
-        graph.units.groups, options.overrides, options.role_ratios, options.limits, graph.trace.modules
-    )
+    limits = group_limits(graph.units.groups, options.overrides, options.role_ratios, options.limits, graph.model)
     solution, group_of = graph.solution, graph.units.group_of
     facts = graph.labelling.labels.facts
     for ids, number, _ in facts.multiples:  # an operation runs on multiples of a number only

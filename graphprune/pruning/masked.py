@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,34 @@ from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis, analysis_of
 from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
 from graphprune.pruning.plan import Plan
+from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_read
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.sizes import SizeLog
-from graphprune.tracing.tracer import Trace, record
+from graphprune.tracing.tracer import Outputs, Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
-MaskedOutputs = tuple[list[Tensor], tuple[str, ...]]
-"""The outputs of the masked original, and the operations that took statistics over the living."""
+
+@dataclass(frozen=True)
+class MaskedRun:
+    """What the masked original did.
+
+    Attributes:
+        outputs: its output tensors.
+        inexact: the operations that took statistics over the surviving channels.
+        draws: the random numbers that it drew, in order.
+    """
+
+    outputs: list[Tensor]
+    inexact: tuple[str, ...]
+    draws: tuple[Draw, ...]
 
 
 # ---------------------------------------------------------------- masks
@@ -45,10 +59,12 @@ MaskedOutputs = tuple[list[Tensor], tuple[str, ...]]
 class Masks:
     """Which elements of every traced tensor survive, and the masked forms of operations that mix channels."""
 
-    def __init__(self, graph: Analysis, alive: Mask) -> None:
+    def __init__(self, graph: Analysis, plan: Plan | None) -> None:
         self.channels = graph
-        self.alive = alive
+        self.alive: Mask = graph.alive(plan.removed if plan else {})
+        self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
+        self.draws: list[Draw] = []
 
     def labels(self, node: fx.Node) -> LabelledTensor | None:
         value = self.channels.labelling.values.get(self.channels.trace.original(node))
@@ -56,7 +72,10 @@ class Masks:
 
     def of(self, node: fx.Node) -> Tensor | None:
         """The surviving elements, broadcasting to the tensor's shape; None: all."""
-        value, found = self.labels(node), None
+        return self._surviving(self.labels(node))
+
+    def _surviving(self, value: LabelledTensor | None) -> Tensor | None:
+        found = None
         for array in value.arrays if value is not None else ():
             here = self.alive[self.channels.solution.of[array.ids]]
             found = here if found is None else found & here
@@ -66,6 +85,24 @@ class Masks:
         """Zero the dead elements of what a node made, in place. Those of a view are zeroed in its base."""
         mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
         return out if mask is None else out.masked_fill_(~mask, 0)
+
+    def note_draw(self, node: fx.Node, args: Args, kwargs: Kwargs, out: Any) -> None:
+        """Keep what survives of the random numbers that a node of an unskipped block drew."""
+        node = self.channels.trace.original(node)
+        if not is_random(node.target) or node not in self.kept_nodes:
+            return
+        read: list[fx.Node] = []
+        fx.node.map_arg(values_read(node.target, node.args, node.kwargs), read.append)
+        values = self.channels.labelling.values
+        drawn = values.get(node)
+        labels = [*map(values.get, read), *(drawn if isinstance(drawn, tuple | list) else (drawn,))]
+
+        def survivors(number: int, tensor: Tensor) -> Tensor:
+            value = labels[number] if number < len(labels) else None
+            mask = self._surviving(value) if isinstance(value, LabelledTensor) else None
+            return tensor.flatten() if mask is None else tensor[mask.expand(tensor.shape)]
+
+        self.draws.append(draw_of(node.target, args, kwargs, out, survivors))
 
     def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
@@ -119,6 +156,7 @@ class MaskedInterpreter(fx.Interpreter):
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
         out = masked if masked is not None else target(*args, **kwargs)
+        self.masks.note_draw(n, args, kwargs, out)
         return self.masks.apply(out, n)
 
     def _load(self, node: fx.Node) -> Tensor:
@@ -137,14 +175,14 @@ def _on_cpu(value: Any) -> Any:
 
 
 @eagerly()
-def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedOutputs:
+def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedRun:
     """Run the graph of the original with dead channels masked; a skipped block returns its input."""
-    masks = Masks(graph, graph.alive(plan.removed if plan else {}))
+    masks = Masks(graph, plan)
     skipped = plan.skipped if plan else ()
     shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
     with in_float64():
         outputs = MaskedInterpreter(masks, shortcuts).run(*map(widened_tensor, inputs))
-    return list(outputs), tuple(masks.mixing)
+    return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
 
 
 # ---------------------------------------------------------------- a model that looks at values
@@ -166,8 +204,12 @@ class MaskedRecorder(Recorder):
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         known = self._known(len(self.graph.nodes))
-        masked = self.masks.statistics(known, args, kwargs) if known is not None and known.target is func else None
-        return masked if masked is not None else super().execute(func, args, kwargs)
+        if known is None or known.target is not func:
+            return super().execute(func, args, kwargs)
+        masked = self.masks.statistics(known, args, kwargs)
+        out = masked if masked is not None else super().execute(func, args, kwargs)
+        self.masks.note_draw(known, args, kwargs, out)
+        return out
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         super()._bind(tensor, node)
@@ -211,31 +253,35 @@ def _did_the_same(known: Trace, trace: Trace) -> bool:
 _ATTEMPTS = 12
 
 
-def run_masked_model(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> MaskedOutputs:
+def run_masked_model(
+    graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs, select: Outputs | None = None
+) -> MaskedRun:
     """Run the original itself, masked, until it does what the trace that its labels come from did.
 
     A run is right up to the operation where it diverges, and its recording is the trace for the next run, which so
-    gets further.
+    gets further. ``select`` picks the outputs from the result; None: all tensors.
 
     Raises:
         PlanError: it branched differently every time.
     """
     for _ in range(_ATTEMPTS):
-        masks = Masks(graph, graph.alive(plan.removed))
-        outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs)
+        masks = Masks(graph, plan)
+        outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs, select)
         if same:
-            return outputs, tuple(masks.mixing)
+            return MaskedRun(outputs, tuple(masks.mixing), tuple(masks.draws))
     raise PlanError(f"model: {type(graph.model).__name__} branches differently on every masked run")
 
 
-def _run_and_record(model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs) -> tuple[list[Tensor], Analysis, bool]:
+def _run_and_record(
+    model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs, select: Outputs | None
+) -> tuple[list[Tensor], Analysis, bool]:
     """The outputs of a masked run, what it did, and whether that is what the known trace did."""
     results: list[Any] = []
     recorders: list[MaskedRecorder] = []
 
     def keep(result: Any) -> Any:
-        results.append(result)
-        return result
+        results.append(select(result) if select is not None else result)
+        return results[-1]
 
     def recorder(model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> Recorder:
         recorders.append(MaskedRecorder(model_copy, log, on_meta, masks))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, rewrite
 from graphprune.pruning.runs import Runs
@@ -34,7 +35,7 @@ class Choice:
 
     group: str
     units: int
-    removed: tuple[int, ...]
+    removed: tuple[int, ...] = field(repr=False)
     role: str = ""
     macs: float = 0.0
     params: float = 0.0
@@ -49,7 +50,7 @@ class Choice:
         return f"{self.role:<10}  {self.units:>6} -> {self.kept:>5}  {shares}  {self.why}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
     """Which channels survive, by parameter and dimension.
 
@@ -93,6 +94,7 @@ class Plan:
         self.check(model)
         plans = (*plans_of(model), self)
         slim = rewrite(model, self.kept, self.sizes, inplace)
+        empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_plans(slim, plans)
         return slim
@@ -119,13 +121,20 @@ class Plan:
         before = sum(int(np.prod(s)) for s in self.shapes.values())
         return before, sum(int(np.prod(self.shape(n))) for n in self.shapes if not within(n, self.skipped))
 
-    def __str__(self) -> str:
+    @property
+    def _summary(self) -> str:
         before, after = self.entries
         requested = ", ".join(f"{key} {value}" for key, value in self.requested.items())
-        lines = [
-            f"Plan: {requested}; {len(self.choices)} groups, "
+        return (
+            f"{requested}; {len(self.choices)} groups, "
             f"{before:,} -> {after:,} parameter and buffer entries ({after / max(before, 1):.1%})"
-        ]
+        )
+
+    def __repr__(self) -> str:
+        return f"<Plan: {self._summary}>"
+
+    def __str__(self) -> str:
+        lines = [f"Plan: {self._summary}"]
         width = max((len(c.group) for c in self.choices), default=5)
         lines.append(f"  {'group':<{width}}  {'role':<10}  {'units':>6}    kept   MACs  params  why")
         lines += [f"  without {path}" for path in self.skipped]

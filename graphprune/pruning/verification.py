@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.errors import PlanError
+from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analyze
-from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widened_tensor
-from graphprune.pruning.masked import MaskedOutputs, run_masked_graph, run_masked_model
+from graphprune.pruning.comparison import difference
+from graphprune.pruning.float64 import in_float64, narrow_finfo, wide_module, widened_tensor
+from graphprune.pruning.lazy_buffers import without_later_buffers
+from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model
+from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
-from graphprune.tracing.inputs import normalize
+from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.meta import is_float
+from graphprune.tracing.tracer import Outputs
 from graphprune.utils.contexts import eagerly
+from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -23,8 +31,16 @@ from graphprune.utils.tree import map_tensors, tensors_of
 class Verification:
     """How far the slim model is from the masked original.
 
-    ``relative`` is the largest difference of an output divided by that output's largest magnitude; ``absolute``
-    the largest difference; ``inexact`` names the operations that took statistics over the surviving channels.
+    Attributes:
+        relative: the largest difference of an output divided by that output's largest magnitude; infinite where
+            integers, truth values or the places of infinities differ.
+        absolute: the largest difference.
+        outputs: how many output tensors were compared.
+        tolerance: the largest relative difference that passes.
+        inexact: the operations that took statistics over the surviving channels.
+        perturbed: all-zero parameters that got the same random values in copies of both models, so that they hide
+            nothing.
+        vacuous: why the comparison shows nothing; empty: it does.
     """
 
     relative: float
@@ -32,18 +48,24 @@ class Verification:
     outputs: int
     tolerance: float
     inexact: tuple[str, ...]
+    perturbed: tuple[str, ...] = ()
+    vacuous: str = ""
 
     @property
     def passed(self) -> bool:
-        return self.relative <= self.tolerance
+        """The models are equal, and what was compared depends on what is left of the weights."""
+        return not self.vacuous and self.relative <= self.tolerance
 
     def __str__(self) -> str:
-        verdict = "equal to" if self.passed else "DIFFERENT from"
-        lines = [
+        lines = [f"Nothing was verified: {self.vacuous}."] if self.vacuous else []
+        verdict = "equal to" if self.relative <= self.tolerance else "DIFFERENT from"
+        lines.append(
             f"The slim model is {verdict} the masked original: largest relative difference {self.relative:.1e} "
             f"(absolute {self.absolute:.1e}) over {self.outputs} output tensors in float64, tolerance "
             f"{self.tolerance:.0e}."
-        ]
+        )
+        if self.perturbed:
+            lines.append(f"All-zero parameters got random values in copies of both: {_some(self.perturbed)}.")
         if self.inexact:
             lines.append(
                 f"Statistics over the surviving channels in {len(self.inexact)} places: {self.inexact[0]}, ..."
@@ -51,60 +73,180 @@ class Verification:
         return "\n".join(lines)
 
 
+def _some(names: Sequence[str], shown: int = 3) -> str:
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 @eagerly()
-def run_slim(slim: nn.Module, args: Args, kwargs: Kwargs) -> list[Tensor]:
-    """The outputs of a module in evaluation mode and float64; the module is not changed."""
+def run_slim(
+    slim: nn.Module, args: Args, kwargs: Kwargs, draws: Sequence[Draw] = (), outputs: Outputs | None = None
+) -> list[Tensor]:
+    """The outputs of a module in evaluation mode and float64; the module is not changed.
+
+    Args:
+        slim: the module.
+        args, kwargs: its inputs.
+        draws: the random numbers that it gets; after them, it draws its own.
+        outputs: picks from the result what is returned; None: all tensors.
+    """
     module = wide_module(slim)
-    with in_float64(), narrow_finfo(slim), Widen():
+    with random_numbers_kept(), in_float64(), narrow_finfo(slim), DrawsReplayed(draws):
         result = module(*map_tensors(widened_tensor, args), **map_tensors(widened_tensor, kwargs))
-    return list(tensors_of(result))
+    return list(tensors_of(result if outputs is None else outputs(result)))
 
 
 def verify(
-    model: nn.Module, slim: nn.Module, plan: Plan, example_inputs: Any, *, tolerance: float = 1e-10
+    model: nn.Module,
+    slim: nn.Module,
+    plan: Plan,
+    example_inputs: Any,
+    *,
+    outputs: Outputs | None = None,
+    tolerance: float = 1e-10,
 ) -> Verification:
     """Compare the slim model with the masked original, both in evaluation mode and float64.
+
+    Integers and truth values are compared exactly. Random numbers that the original draws are given to the slim
+    model too, without the entries that are gone.
 
     Args:
         model: the original; its weights must be those the slim model was made from.
         slim: the result of ``plan.apply(model)``.
         plan: what was removed.
         example_inputs: as for :func:`graphprune.trace`; real tensors.
+        outputs: picks from a result what is compared, as for :func:`graphprune.trace`; None: everything.
         tolerance: largest relative difference that passes.
 
     Raises:
+        InputError: the weights of one of the models are on ``meta``.
         PlanError: the plan is not for this model, or the slim outputs differ in number or shape.
     """
-    args, kwargs = normalize(example_inputs)
-    graph, found = analyze(model, example_inputs), run_slim(slim, args, kwargs)
-    check = _compared(_masked_outputs(graph, plan, args, kwargs), found, tolerance)
-    if graph.trace.on_meta and not plan.skipped and tolerance < check.relative <= ROUNDING:
-        check = _compared(run_masked_model(graph, plan, args, kwargs), found, tolerance)
-    return check
+    for argument, module in (("model", model), ("slim", slim)):
+        check_model(module, argument)
+    dense = without_later_buffers(model, plan.shapes)
+    with random_numbers_kept():
+        graph = analyze(dense, example_inputs, outputs)
+    _require_known(graph, plan)
+    return compare_slim(graph, without_later_buffers(slim, plan.shapes), plan, outputs, tolerance)
+
+
+def compare_slim(
+    graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None = None, tolerance: float = 1e-10
+) -> Verification:
+    """The same for a model that is analyzed, on the example inputs of its trace.
+
+    Raises:
+        InputError, PlanError: as for :func:`verify`.
+    """
+    _require_values(model=graph.model, slim=slim)
+    noise = noise_on_zeros(graph.model, slim, plan)
+    check = _Check(
+        replace(graph, model=with_noise(graph.model, noise)),
+        with_noise(slim, slim_noise(noise, plan)),
+        plan,
+        outputs,
+        tolerance,
+        tuple(noise),
+    )
+    result = check.compared(check.masked_graph() if graph.trace.on_meta else check.masked_model())
+    if graph.trace.on_meta and not plan.skipped and tolerance < result.relative <= ROUNDING:
+        result = check.compared(check.masked_model())
+    return result
+
+
+def _require_known(graph: Analysis, plan: Plan) -> None:
+    """Raise a PlanError if a plan speaks of groups that were not found: other outputs make other groups."""
+    own = {group.name for group in graph.groups}
+    other = next((name for name in plan.removed if name not in own), None)
+    if other is not None:
+        raise PlanError(
+            f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}; pass the "
+            "model that the plan was made for, and outputs= if trace was given it"
+        )
+
+
+def _require_values(**models: nn.Module) -> None:
+    """Raise an InputError if a model has no values that could be compared."""
+    for argument, model in models.items():
+        without = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
+        if without is not None:
+            raise InputError(f"{argument}: {without} is on meta and has no values to compare; load the weights first")
 
 
 ROUNDING = 1e-5
 """A graph holds numbers that the program worked out in its own precision: a table that it keeps between calls, an
 epsilon in float32. Where that may be all the difference, the model itself is run in float64 and works them out anew."""
 
+RESPONSE_SCALES = (1e-3, 0.3, 1.0, 3.0)
+"""How much weights are changed, relative to their size, to see whether the outputs depend on them. Integers that were
+chosen by value need much."""
 
-def _compared(masked: MaskedOutputs, found: list[Tensor], tolerance: float) -> Verification:
-    expected, inexact = masked
-    if [t.shape for t in expected] != [t.shape for t in found]:
-        raise PlanError(
-            f"slim: its outputs have shapes {[list(t.shape) for t in found]}, the original's are "
-            f"{[list(t.shape) for t in expected]}; pass the module that plan.apply(model) returned"
+
+@dataclass(frozen=True, eq=False)
+class _Check:
+    """Copies of both models in which nothing is hidden behind zeros, and what is compared."""
+
+    graph: Analysis
+    slim: nn.Module
+    plan: Plan
+    select: Outputs | None
+    tolerance: float
+    perturbed: tuple[str, ...]
+
+    def masked_graph(self) -> MaskedRun:
+        """The masked original as its graph."""
+        args, kwargs = self.graph.example
+        return run_masked_graph(self.graph, self.plan, [*tensors_of(args), *tensors_of(kwargs)])
+
+    def masked_model(self) -> MaskedRun:
+        """The masked original as its own program."""
+        with random_numbers_kept():
+            return run_masked_model(self.graph, self.plan, *self.graph.example, self.select)
+
+    def compared(self, masked: MaskedRun) -> Verification:
+        """The slim model, with the same random numbers, against a run of the masked original."""
+        found = self._slim_outputs(self.slim, masked)
+        apart = difference(masked.outputs, found)
+        return Verification(
+            apart.relative,
+            apart.absolute,
+            apart.compared,
+            self.tolerance,
+            masked.inexact,
+            self.perturbed,
+            self._vacuous(masked, found),
         )
-    pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
-    absolute = [float((a - b).abs().max()) if is_float(a) else float((a != b).any()) for a, b in pairs]
-    relative = [d / max(float(a.abs().max()), 1e-300) for d, (a, _) in zip(absolute, pairs, strict=True)]
-    worst = max(relative, default=float("nan"))  # nothing to compare proves nothing
-    worst = worst if all(r == r for r in relative) else float("nan")
-    return Verification(worst, max(absolute, default=0.0), len(pairs), tolerance, inexact)
+
+    def _slim_outputs(self, slim: nn.Module, masked: MaskedRun) -> list[Tensor]:
+        return run_slim(slim, *self.graph.example, masked.draws, self.select)
+
+    def _vacuous(self, masked: MaskedRun, found: Sequence[Tensor]) -> str:
+        """Why the outputs cannot show that something is wrong; empty: they change with the weights that were cut."""
+        if not any(t.numel() for t in found):
+            return "the outputs are empty; pass example inputs for which they are not"
+        scales = RESPONSE_SCALES[: 1 if any(map(is_float, found)) else None]
+        for names in self._weights():
+            for scale in scales:
+                changed = self._slim_outputs(with_noise(self.slim, noise_on_all(self.slim, names, scale)), masked)
+                if not _identical(found, changed):
+                    return ""
+        return (
+            "the outputs stay the same whatever the weights are (they are constant, or cut off from them); pass other "
+            "example inputs or weights"
+        )
+
+    def _weights(self) -> list[list[str]]:
+        """The parameters that lost entries, and all that multiply channels: some of them must have an effect."""
+        own = dict(self.slim.named_parameters())
+        matrices = [name for name, tensor in own.items() if tensor.ndim > 1] or list(own)
+        cut = [name for name in self.plan.kept if name in own]
+        return [cut, matrices] if cut else [matrices]
 
 
-def _masked_outputs(graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs) -> MaskedOutputs:
-    """By running the graph or, where the model looks at values, the model itself."""
-    if graph.trace.on_meta:
-        return run_masked_graph(graph, plan, [*tensors_of(args), *tensors_of(kwargs)])
-    return run_masked_model(graph, plan, args, kwargs)
+def _identical(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(_same_bits, some, others))
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())

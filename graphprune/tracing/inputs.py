@@ -54,6 +54,26 @@ def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(mapping)
 
 
+def advice_on(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """What is wrong with the inputs of a call that failed, and what to pass instead."""
+    given = [*args, *kwargs.values()]
+    arrays = [
+        value for value in given if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "shape")
+    ]
+    if arrays and not any(isinstance(value, Tensor) for value in given):
+        return "example_inputs holds numpy arrays and no tensor: make tensors of them with torch.from_numpy(array)"
+    if len(args) > 1 and all(type(value) is int for value in given):
+        shape = ", ".join(map(str, args))
+        return (
+            f"example_inputs is {tuple(args)}, {len(args)} integers that are passed as {len(args)} arguments; if it is "
+            f"the shape of the input, pass a tensor of that shape: torch.randn({shape})"
+        )
+    return (
+        "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional arguments, or a "
+        "dict of keyword arguments."
+    )
+
+
 def describe(inputs: Any) -> str:
     """Inputs in a word: dtype and shape of each tensor.
 

@@ -209,14 +209,18 @@ _is_library: dict[str, bool] = {}
 def user_line(frame: FrameType | None) -> Line | None:
     """The innermost line that is neither torch's nor this library's."""
     while frame is not None:
-        file = frame.f_code.co_filename
-        library = _is_library.get(file)
-        if library is None:
-            library = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
-        if not library:
-            return file, frame.f_lineno
+        if not is_library(frame.f_code.co_filename):
+            return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None
+
+
+def is_library(file: str) -> bool:
+    """Is a source file torch's or this library's?"""
+    known = _is_library.get(file)
+    if known is None:
+        known = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
+    return known
 
 
 @contextmanager

@@ -7,6 +7,9 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
+import linecache
+import re
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,9 +19,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
+from graphprune.tracing.inputs import advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.recorder import ModuleCall, Recorder, recording
+from graphprune.tracing.recorder import ModuleCall, Recorder, is_library, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
@@ -227,9 +231,30 @@ def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs |
             raise
         except Exception as error:
             shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
+            shown = f"of shape {shapes}" if shapes else "without a tensor"
             raise TraceError(
-                f"model: {type(model).__name__}.forward failed on example_inputs of shape {shapes}:\n"
-                f"  {type(error).__name__}: {error}\n"
-                "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional "
-                "arguments, or a dict of keyword arguments."
+                f"model: {type(model).__name__}.forward failed on example_inputs {shown}:\n"
+                f"  {type(error).__name__}: {_message(error)}{_raised_at(error)}\n"
+                f"{advice_on(args, kwargs)}"
             ) from (error if type(error) is type(abstract_error) else abstract_error)
+
+
+def _message(error: Exception) -> str:
+    """What an error says; of an operator that takes functions, what it means for the user."""
+    operator = re.search(r"HigherOrderOperator (\w+)", str(error))
+    if operator is None:
+        return str(error)
+    return (
+        f"the program calls {operator[1]}, an operator that runs functions given to it, which tracing cannot follow; "
+        "let the model do the same with plain operations (attention: F.scaled_dot_product_attention) while it is pruned"
+    )
+
+
+def _raised_at(error: Exception) -> str:
+    """The innermost line of the user's program in a traceback, for messages; empty: there is none."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if not is_library(file)]
+    if not own:
+        return ""
+    file, line = own[-1]
+    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}"

@@ -13,6 +13,8 @@ from typing_extensions import Unpack
 from graphprune.api import ChannelGraph, trace
 from graphprune.errors import InputError
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
+from graphprune.planning.latency_search import choose_plan
+from graphprune.planning.options import PruningOptions
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
@@ -130,7 +132,7 @@ class GradualPruner:
     def _pruned(self, step: int) -> Plan | None:
         graph = self._trace()
         asked = self._targets.ask(graph, self.options, self.schedule, step, self._cut)
-        plan = None if asked is None else graph.plan(**asked)
+        plan = None if asked is None else choose_plan(graph, PruningOptions.of(asked.pop("ratio", None), asked))
         self._looked = step
         if plan is None or not (plan.kept or plan.skipped):
             return None

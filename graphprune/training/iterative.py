@@ -17,6 +17,7 @@ from typing_extensions import Unpack
 from graphprune.api import ChannelGraph, apply_and_repair, trace
 from graphprune.errors import InputError, LoadError
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
+from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.distributed import check_accelerator, from_first_process
@@ -173,7 +174,8 @@ class _Run:
         return slim, self._counted(number, trace(slim, self._example), self._quality(slim))
 
     def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
-        plan = from_first_process(self.accelerator, lambda: graph.plan(**asked))
+        options = PruningOptions.of(asked.pop("ratio", None), asked)
+        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options))
         calibration = asked.get("calibration")
         if not self.repair or calibration is None:
             return plan.apply(self.model)

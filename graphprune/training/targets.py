@@ -20,6 +20,7 @@ from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.planning.keyword_arguments import PlanArguments
+from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions
@@ -170,8 +171,8 @@ class PruningTargets:
 
 
 def _goals(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, GroupTarget]:
-    groups, modules = graph.units.groups, graph.trace.modules
-    limits = group_limits(groups, request.overrides, request.role_ratios, request.limits, modules)
+    groups = graph.units.groups
+    limits = group_limits(groups, request.overrides, request.role_ratios, request.limits, graph.model)
     kept = _kept(graph, request, options)
     return {g.name: _goal(g, limit, kept) for g, limit in zip(groups, limits, strict=True)}
 
@@ -189,12 +190,16 @@ def _kept(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) 
     Which of them are kept does not matter here, so they are drawn. The search is made to see that it finds something.
     """
     if request.latency is not None:
-        return {choice.group: choice.kept for choice in graph.plan(request.ratio, **options).choices}
+        return {
+            choice.group: choice.kept
+            for choice in choose_plan(graph, PruningOptions.of(request.ratio, options)).choices
+        }
     drawn: dict[str, Any] = {**options, "importance": "random", "calibration": None, "loss_fn": None}
     if request.searched:
-        graph.plan(request.ratio, **drawn)
+        choose_plan(graph, PruningOptions.of(request.ratio, drawn))
         return None
-    return {choice.group: choice.kept for choice in graph.plan(request.ratio or 0.0, **drawn | {"depth": None}).choices}
+    asked = PruningOptions.of(request.ratio or 0.0, drawn | {"depth": None})
+    return {choice.group: choice.kept for choice in choose_plan(graph, asked).choices}
 
 
 @dataclass(frozen=True)

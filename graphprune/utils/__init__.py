@@ -1,9 +1,8 @@
 """What torch and Python lack.
 
 In no order: ``modules``, ``tree`` and ``operators`` (walks over modules, nested data and calls), ``deepcopy`` with
-``copier`` (values) and ``held`` (what objects hold),
-``contexts`` and ``random_state`` (what is restored), ``files`` and ``typed_json``, ``checks`` (of arguments),
-``arrays`` (names of types).
+``copier`` (values) and ``held`` (what objects hold), ``contexts`` and ``random_state`` (what is restored), ``files``
+and ``typed_json``, ``checks`` and ``model_checks`` (of arguments), ``arrays`` (names of types).
 
 Words: docs/glossary.md.
 """

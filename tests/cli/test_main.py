@@ -157,7 +157,7 @@ def test_prune_without_verification_says_so(spec, tmp_path, capsys):
 
 
 def test_failed_verification_fails_and_saves_nothing(spec, tmp_path, capsys, monkeypatch):
-    wrong = SimpleNamespace(passed=False, relative=0.3, absolute=1.0, inexact=())
+    wrong = SimpleNamespace(passed=False, vacuous="", relative=0.3, absolute=1.0, inexact=())
     monkeypatch.setattr(graphprune, "verify", lambda *_: wrong)
     out = tmp_path / "slim"
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), *INPUT]) == FAILED
@@ -166,7 +166,7 @@ def test_failed_verification_fails_and_saves_nothing(spec, tmp_path, capsys, mon
 
 
 def test_failed_verification_in_json(spec, tmp_path, capsys, monkeypatch):
-    wrong = SimpleNamespace(passed=False, relative=0.3, absolute=1.0, inexact=())
+    wrong = SimpleNamespace(passed=False, vacuous="", relative=0.3, absolute=1.0, inexact=())
     monkeypatch.setattr(graphprune, "verify", lambda *_: wrong)
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(tmp_path / "slim"), "--json", *INPUT]) == FAILED
     data = json.loads(capsys.readouterr().out)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.errors import InputError
+from graphprune.errors import InputError, NothingRemovedWarning
 
 TOKENS = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +87,8 @@ def test_runs_of_sorted_tokens() -> None:
     model = Sorted().eval()
     graph = graphprune.trace(model, torch.randn(5, 12))
     assert group_of_experts(graph) is None or group_of_experts(graph).units == 6
-    plan = graph.plan(experts=0.5)
+    with pytest.warns(NothingRemovedWarning, match="experts=0.5: nothing is removed"):
+        plan = graph.plan(experts=0.5)
     slim = plan.apply(model)
     assert graphprune.verify(model, slim, plan, TOKENS).passed
 

@@ -287,3 +287,13 @@ def test_what_only_training_runs_is_pruned_too() -> None:
     assert slim.extra.weight.shape == (4, 4)
     main, extra = slim.train()(IMAGE)
     assert main.shape == extra.shape == (1, 4)
+
+
+def test_a_plan_and_a_graph_are_shown_in_a_line() -> None:
+    model, inputs = resnet_cifar.resnet20(), IMAGE
+    graph = graphprune.trace(model, inputs)
+    plan = graph.plan(0.5)
+    assert repr(graph) == f"<ChannelGraph of ResNet: {len(graph.groups)} groups>"
+    for shown in (repr(plan), repr(plan.choices[0])):
+        assert len(shown) < 200
+        assert "\n" not in shown

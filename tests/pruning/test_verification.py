@@ -51,10 +51,10 @@ def test_slim_equals_masked(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_interpreter_is_the_model(name: str) -> None:
     model, inputs, graph, _, _ = pruned(name)
-    found, inexact = run_masked_graph(graph, None, [inputs])
+    masked = run_masked_graph(graph, None, [inputs])
     (expected,) = tensors_of(run_slim(model, (inputs,), {}))
-    assert inexact == ()
-    torch.testing.assert_close(found[0], expected, rtol=1e-12, atol=1e-12)
+    assert masked.inexact == ()
+    torch.testing.assert_close(masked.outputs[0], expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -145,6 +145,7 @@ class Biased(nn.Module):
         return self.leave((weights @ v).transpose(1, 2).reshape(n, length, -1))
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
 @pytest.mark.parametrize(
     ("heads", "copies"),
     [

@@ -48,3 +48,10 @@ def device(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 def dim_of(watcher: SizeWatcher, tensor: Tensor, dim: int) -> Dim | None:
     node = watcher.node_of(tensor)
     return None if node is None else Dim(node, dim, plain(tensor.shape[dim]))
+
+
+def storage(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """A program that pickles a tensor reads its memory. There is none on ``meta``, and to read it there crashes."""
+    if args[0].is_meta:
+        raise NotImplementedError("the program reads the memory of a tensor, which on meta has none")
+    return func(*args, **kwargs)

@@ -38,6 +38,7 @@ HANDLERS: dict[Any, Handler] = {
     Tensor.size: reading.shape,
     Tensor.device.__get__: reading.device,
     Tensor.__len__: reading.length,
+    Tensor.untyped_storage: reading.storage,
     **_either("numel nelement", reading.numel),
     **_either("view reshape expand broadcast_to sum_to_size", shapes.view),
     **_either("expand_as view_as reshape_as", shapes.like_another),

@@ -1,0 +1,76 @@
+"""Requests of which nothing came: a plan that removes nothing of what it was asked for is warned of."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Iterator
+from types import FrameType
+
+from graphprune.errors import NothingRemovedWarning
+from graphprune.graph.analysis import Analysis
+from graphprune.planning.limits import described, matches
+from graphprune.planning.options import PruningOptions
+from graphprune.pruning.plan import Choice, Plan
+from graphprune.utils.modules import named_modules
+
+SHOWN = 3
+"""How many groups a warning names."""
+
+
+def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan) -> None:
+    """Warn of everything that was asked for and of which the plan removes nothing."""
+    for asked, choices in _requests(graph, options, plan):
+        if not any(choice.removed for choice in choices):
+            _warn("\n  ".join([f"{asked}: nothing is removed; {_hint(options, choices)}", *_shown(choices)]))
+    if options.depth and not plan.skipped:
+        blocks = len(graph.blocks)
+        _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
+
+
+def _shown(choices: list[Choice]) -> list[str]:
+    lines = [f"{c.group} keeps all of its {c.units} units: {c.why}" for c in choices[:SHOWN]]
+    return [*lines, f"and {len(choices) - SHOWN} more groups"] if len(choices) > SHOWN else lines
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, NothingRemovedWarning, stacklevel=_frames_of_this_package())
+
+
+def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[tuple[str, list[Choice]]]:
+    """What something is to be removed for, in words, and the groups that it names."""
+    by_name = {choice.group: choice for choice in plan.choices}
+    budgets = {kind: spec for kind, spec in options.budget_specs.items() if spec != 1.0}
+    everything = budgets | ({"ratio": options.ratio} if options.ratio else {})
+    if everything and not plan.skipped:
+        yield ", ".join(f"{name}={value}" for name, value in everything.items()), list(plan.choices)
+    for role, ratio in options.role_ratios.items():
+        if ratio:
+            yield f"{role}={ratio:g}", [choice for choice in plan.choices if choice.role == role]
+    modules = dict(named_modules(graph.model))
+    for match, override in options.overrides.items():
+        if override.ratio and not override.frozen:
+            named = [by_name[group.name] for group in graph.units.groups if matches(match, group, modules)]
+            yield f"overrides of {described(match, modules)}, ratio={override.ratio:g}", named
+
+
+def _hint(options: PruningOptions, choices: list[Choice]) -> str:
+    """What can be done about it."""
+    largest = max((choice.units for choice in choices), default=1)
+    if options.max_ratio is not None and options.max_ratio * largest < 1:
+        return f"max_ratio={options.max_ratio:g} lets less than one unit of each group go"
+    if options.multiple is not None and options.multiple >= largest:
+        return f"no group has more than multiple={options.multiple} units: ask for a smaller multiple"
+    if options.budget_specs:
+        return "the model is within the budget as it is, or nothing may be removed"
+    return f"the ratio is less than one unit of the groups, or they are held (the largest has {largest} units)"
+
+
+def _frames_of_this_package() -> int:
+    """The ``stacklevel`` of the first caller outside this package."""
+    package = __name__.partition(".")[0]
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        frame, level = frame.f_back, level + 1
+    return level

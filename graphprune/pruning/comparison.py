@@ -1,0 +1,60 @@
+"""How far two lists of output tensors are apart: floats by value, integers and truth values exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+
+from graphprune.errors import PlanError
+from graphprune.tracing.meta import is_float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest relative and absolute difference over ``compared`` outputs that are not empty."""
+
+    relative: float
+    absolute: float
+    compared: int
+
+
+def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Difference:
+    """Compare outputs of the masked original with those of the slim model.
+
+    A difference is relative to the largest finite magnitude of its output; an integer that differs, or another place
+    of infinities and NaN, is infinitely far.
+
+    Raises:
+        PlanError: they differ in number, shape or kind.
+    """
+    if [_kind(t) for t in expected] != [_kind(t) for t in found]:
+        raise PlanError(
+            f"slim: its outputs have shapes {', '.join(map(_kind, found)) or 'none'}, the original's are "
+            f"{', '.join(map(_kind, expected)) or 'none'}; pass the module that plan.apply(model) returned"
+        )
+    pairs = [_apart(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
+    return Difference(max((p[0] for p in pairs), default=0.0), max((p[1] for p in pairs), default=0.0), len(pairs))
+
+
+def _kind(tensor: Tensor) -> str:
+    kind = "" if is_float(tensor) else "bool" if tensor.dtype == torch.bool else "integer"
+    return f"{kind}{list(tensor.shape)}"
+
+
+def _apart(expected: Tensor, found: Tensor) -> tuple[float, float]:
+    """The relative and the absolute difference of two tensors of one shape."""
+    if not is_float(expected):
+        return (0.0, 0.0) if torch.equal(expected, found.to(expected.dtype)) else (inf, inf)
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return inf, inf
+    if not torch.allclose(expected[~finite], found[~finite], equal_nan=True):
+        return inf, inf
+    if not finite.any():
+        return 0.0, 0.0
+    absolute = float((expected - found)[finite].abs().max())
+    return absolute / max(float(expected[finite].abs().max()), 1e-300), absolute

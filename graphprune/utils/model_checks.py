@@ -1,0 +1,78 @@
+"""Check that an argument is a model whose own modules can be seen, and say what to pass instead if it is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from graphprune.errors import InputError
+from graphprune.utils.modules import named_modules
+
+_HOLDS_A_MODEL = {
+    ("torch.nn.parallel", "DistributedDataParallel"),
+    ("torch.nn.parallel", "DataParallel"),
+    ("torch.optim.swa_utils", "AveragedModel"),
+    ("torch.distributed", "FullyShardedDataParallel"),
+}
+"""Wrappers that keep the model in their attribute ``module``: where they are defined, and their names."""
+
+
+def check_model(model: Any, name: str = "model") -> None:
+    """Raise an InputError unless ``model`` is a module that is neither wrapped nor sharded, to the last submodule.
+
+    Args:
+        model: what a caller passed.
+        name: the argument, for the message.
+    """
+    if isinstance(model, type):
+        raise InputError(
+            f"{name}: must be a torch.nn.Module, but is the class {model.__name__}; pass an instance: "
+            f"{model.__name__}(...)"
+        )
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{name}: must be a torch.nn.Module, but is {_found(model)}")
+    for path, module in named_modules(model):
+        where = f"{name}.{path}" if path else name
+        wrapper = _defined_as(module)
+        if wrapper & _HOLDS_A_MODEL:
+            _, kind = min(wrapper & _HOLDS_A_MODEL)
+            raise InputError(
+                f"{where}: is {_a(kind)} around a model, not the model itself; {_instead(where, kind, path)}"
+            )
+        if ("torch.distributed", "FSDPModule") in wrapper:
+            raise InputError(
+                f"{where}: is sharded by fully_shard, and its parameters are spread over processes; prune the model "
+                "before fully_shard, then shard the slim one"
+            )
+
+
+def _found(value: Any) -> str:
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return f"{_a(kind)}, such as a state dict; build the model, then model.load_state_dict(...)"
+    if isinstance(value, str):
+        return f"the str {value[:60]!r}; load the model first"
+    return _a(kind)
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+
+
+def _defined_as(module: nn.Module) -> set[tuple[str, str]]:
+    """The classes of a module by the packages that define them, of which torch names wrappers differently."""
+    packages = ("torch.nn.parallel", "torch.optim.swa_utils", "torch.distributed")
+    return {
+        (package, kind.__name__)
+        for kind in type(module).__mro__
+        for package in packages
+        if kind.__module__ == package or kind.__module__.startswith(f"{package}.")
+    }
+
+
+def _instead(where: str, kind: str, path: str) -> str:
+    if kind == "FullyShardedDataParallel":
+        return "prune the model before it is sharded, then shard the slim one"
+    again = "" if kind == "AveragedModel" else f", and wrap the slim model in {kind} again"
+    return f"put {where}.module in its place{again}" if path else f"pass {where}.module{again}"

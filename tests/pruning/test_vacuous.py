@@ -1,0 +1,139 @@
+"""A comparison that shows nothing does not pass: zeros are made to show what they hide, constants are named."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.errors import PlanError, VerificationError
+
+X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Branches(nn.Module):
+    """A residual branch and a head whose last layers are zero, as they are initialized; or a live head."""
+
+    def __init__(self, zero_head: bool) -> None:
+        super().__init__()
+        self.stem, self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 24), nn.Linear(24, 16)
+        self.head = nn.Linear(16, 5)
+        self.scale = nn.Parameter(torch.zeros(16))
+        if zero_head:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).relu()
+        return self.head(x + self.scale * self.outer(self.inner(x).relu()))
+
+
+@pytest.mark.parametrize("zero_head", [True, False])
+@pytest.mark.parametrize("wrecked", [None, "stem", "inner", "outer"])
+def test_zeros_hide_nothing(zero_head: bool, wrecked: str | None) -> None:
+    torch.manual_seed(0)
+    model = Branches(zero_head).eval()
+    plan = graphprune.trace(model, X).plan(0.5)
+    slim = plan.apply(model)
+    if wrecked is not None:
+        with torch.no_grad():
+            slim.get_parameter(f"{wrecked}.weight").normal_()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    check = graphprune.verify(model, slim, plan, X)
+    assert check.passed == (wrecked is None)
+    assert check.perturbed == (("scale", "head.weight") if zero_head else ("scale",))
+    assert "All-zero parameters got random values in copies of both: scale" in str(check)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not slim.get_parameter("scale").any()
+
+
+class Constant(nn.Module):
+    """Puts out zeros, ones, one number, or its bias whatever it computes."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.first, self.last = kind, nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x).relu()
+        if self.kind == "zeros":
+            return self.last(h).abs().neg().relu()
+        if self.kind == "ones":
+            return self.last(h).sum(1, keepdim=True).softmax(1)
+        return self.last((h - 1000.0).relu())
+
+
+@pytest.mark.parametrize("kind", ["zeros", "ones", "bias"])
+def test_constant_outputs_do_not_pass(kind: str) -> None:
+    model = Constant(kind).eval()
+    plan = graphprune.trace(model, X).plan(0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, X)
+    assert not check.passed
+    assert check.relative == 0
+    assert str(check).startswith("Nothing was verified: the outputs stay the same whatever the weights are")
+    with pytest.raises(VerificationError, match="Nothing was verified"):
+        graphprune.prune_model(model, 0.5, X, verify=True)
+
+
+class Several(nn.Module):
+    """Logits, a padding mask and the class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        logits = self.last(self.first(x).relu())
+        return {"logits": logits, "mask": x > 0, "class": logits.argmax(-1), "hidden": self.first(x)}
+
+
+def logits_and_more(result: dict[str, Tensor]) -> list[Tensor]:
+    return [result["logits"], result["mask"], result["class"]]
+
+
+def only_class(result: dict[str, Tensor]) -> Tensor:
+    return result["class"]
+
+
+@pytest.mark.parametrize("outputs", [logits_and_more, only_class])
+def test_outputs_are_picked_and_integers_compared(outputs: Any) -> None:
+    torch.manual_seed(0)
+    model, x = Several().eval(), torch.randn(64, 8)
+    plan = graphprune.trace(model, x, outputs=outputs).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x, outputs=outputs).passed
+    with torch.no_grad():
+        slim.get_parameter("last.bias").copy_(torch.tensor([9.0, 0.0, 0.0, 0.0]))
+    check = graphprune.verify(model, slim, plan, x, outputs=outputs)
+    assert not check.passed
+    assert check.relative == float("inf")
+    with pytest.raises(PlanError, match=r"group 'first', which was not found in this Several.* and outputs= if"):
+        graphprune.verify(model, slim, plan, x)
+
+
+def test_infinities_at_the_same_places_are_equal() -> None:
+    class Masked(Constant):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x)).masked_fill(torch.eye(3, 4, dtype=torch.bool), float("-inf"))
+
+    model = Masked("").eval()
+    plan = graphprune.trace(model, X).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, X).passed
+    with torch.no_grad():
+        slim.get_parameter("last.bias")[0] = float("nan")
+    assert not graphprune.verify(model, slim, plan, X).passed
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_prune_model_verifies(inplace: bool) -> None:
+    model = Several().eval()
+    slim = graphprune.prune_model(model, 0.5, X, outputs=logits_and_more, verify=True, inplace=inplace)
+    assert slim.get_parameter("first.weight").shape == (8, 8)
+    assert (slim is model) == inplace
+
+
+def test_weights_on_meta_cannot_be_verified() -> None:
+    model = Several().to("meta")
+    with pytest.raises(graphprune.InputError, match=r"model: first.weight is on meta.*load the weights first"):
+        graphprune.prune_model(model, 0.5, X, outputs=only_class, verify=True, importance="random")
