@@ -59,10 +59,12 @@ def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
 _OWN = "apply a plan to the architecture it was made for"
 
 
-def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
-    """The surviving entries of a tensor, as an independent one of the same type."""
+def slim_tensor(tensor: Tensor, kept: KeptEntries, on_meta: bool = False) -> Tensor:
+    """The surviving entries of a tensor, as an independent one of the same type; ``on_meta`` floats are shapes only."""
     with torch.no_grad():
         small = tensor.detach()
+        if on_meta and (small.is_floating_point() or small.is_complex()):
+            small = torch.empty_like(small, device="meta")
         for dim, index in kept.items():
             small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
         small = small if kept else small.clone()
@@ -72,11 +74,16 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
 
 
 @eagerly()
-def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False) -> nn.Module:
-    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed."""
+def rewrite(
+    model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False, on_meta: bool = False
+) -> nn.Module:
+    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed.
+
+    ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
+    """
     names = {id(t): name for name, t in named_tensors(model)}
     touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
-    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {}), on_meta) for t in touched}
     slim = model if inplace else copy_module(model, replaced)
     if inplace:
         _swap_tensors(model, replaced)

@@ -41,8 +41,9 @@ class ModuleCall:
 class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
-    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
+    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool, watched: bool = True) -> None:
         super().__init__()
+        self.watched = watched
         self.graph = fx.Graph()
         self.log = log
         self.on_meta = on_meta
@@ -256,7 +257,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
-            stack.enter_context(watching(recorder.log, recorder.lookup))
+            if recorder.watched:
+                stack.enter_context(watching(recorder.log, recorder.lookup))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -22,7 +22,7 @@ from graphprune.tracing.recorder import ModuleCall, Recorder, recording
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -48,6 +48,7 @@ class Trace:
         results: how many of ``outputs`` are those of evaluation mode.
         on_meta: floats had no values; else everything was real.
         calls: the calls of modules in evaluation mode.
+        pick: chose ``outputs`` from the model's result; None: all of it.
     """
 
     graph: fx.Graph
@@ -63,6 +64,7 @@ class Trace:
     results: int = 0
     on_meta: bool = True
     calls: tuple[ModuleCall, ...] = ()
+    pick: Outputs | None = None
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -117,14 +119,31 @@ def record(
         TraceError: the model failed in ``forward``; the original exception is the cause.
     """
     log = SizeLog()
-    recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
-    recorder.model_copy.module.eval()
+    return _recorded(make_recorder(make_meta_copy(model, log, on_meta), log, on_meta), args, kwargs, outputs)
+
+
+@eagerly()
+def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:
+    """Trace a model whose floating-point tensors are on ``meta``, itself instead of a copy. Sizes are not noted.
+
+    Raises:
+        TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
+    """
+    paths = {id(submodule): path for path, submodule in named_modules(model)}
+    recorder = Recorder(MetaCopy(model, named_tensors(model), paths, {}), SizeLog(), on_meta=True, watched=False)
+    return _recorded(recorder, args, kwargs, outputs)
+
+
+def _recorded(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> Trace:
+    model = recorder.model_copy.module
+    model.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
     note = ""
     if any(name not in recorder.used for name in recorder.parameters):
         note = _record_training(recorder, args, kwargs, outputs, results)
-    _note_declared(recorder)
+    if recorder.watched:
+        _note_declared(recorder)
     unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
     recorder.graph.output(tuple(results))
     return Trace(
@@ -133,14 +152,15 @@ def record(
         recorder.inputs,
         results,
         recorder.constants,
-        log,
+        recorder.log,
         {path: type(m) for path, m in named_modules(model)},
         unreached,
         note,
         evaluated,
         count,
-        on_meta,
+        recorder.on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
+        outputs,
     )
 
 
