@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
+from graphprune.tracing.call_list import ListedCall
 from graphprune.tracing.sizes import Line
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.modules import within
@@ -18,10 +20,13 @@ from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
-"""What these do to a tensor depends on its strides and on dimensions of size 1, and is seen in the shapes of the next step."""
+"""What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
 
 
-@dataclass(frozen=True)
+Node = fx.Node | ListedCall
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One call of an operation.
 
@@ -31,7 +36,7 @@ class Step:
         line: of the user's code.
         numbers: the arguments that are numbers, by name, but for sizes that follow the tensors.
         sources: where its operands come from: the number of a step, or the name of a parameter, input or constant.
-        node: of the trace.
+        node: of the trace or replay.
     """
 
     operation: str
@@ -39,14 +44,15 @@ class Step:
     line: Line | None
     numbers: tuple[tuple[str, Any], ...]
     sources: tuple[Hashable, ...]
-    node: fx.Node
+    node: Node
 
 
 class StepReader:
-    """Reads the steps of a trace.
+    """Reads the steps of a trace or replay.
 
     Args:
-        trace: of the program.
+        nodes: what the program did.
+        constants: tensors of unknown origin, by name.
         opaque: modules whose own program may be another one; their results are known by their path.
         without: nodes that are passed over.
         shortcuts: nodes that stand for others.
@@ -54,37 +60,39 @@ class StepReader:
 
     def __init__(
         self,
-        trace: Trace,
+        nodes: Iterable[Node],
+        constants: Mapping[str, Tensor],
         opaque: Collection[str],
-        without: Collection[fx.Node] = (),
-        shortcuts: Mapping[fx.Node, fx.Node] | None = None,
+        without: Collection[Node] = (),
+        shortcuts: Mapping[Node, fx.Node] | None = None,
     ) -> None:
-        self._trace = trace
+        self._nodes = nodes
+        self._values = constants
         self._opaque = tuple(opaque)
         self._without = without
         self._shortcuts = shortcuts or {}
         self._constants: dict[str, int] = {}
-        self._places: dict[fx.Node, Hashable] = {}
+        self._places: dict[Node, Hashable] = {}
 
     def read(self) -> list[Step]:
         """The steps in the order of execution."""
         found: list[Step] = []
-        for node in self._trace.graph.nodes:
+        for node in self._nodes:
             if node.op == "call_function" and node not in self._without:
-                self._places[node] = self._place(node, len(found))
-                if self._places[node] == len(found):
+                place = self._places[node] = self._place(node, len(found))
+                if place == len(found):
                     found.append(self._step(node))
         return found
 
     def constants(self) -> list[Tensor]:
         """The tensors of unknown origin, in the order in which steps use them."""
-        return [self._trace.constants[name] for name in self._constants]
+        return [self._values[name] for name in self._constants]
 
-    def outputs(self) -> list[Hashable]:
-        """Where the results of the model come from."""
-        return [self._source(node) for node in self._trace.outputs]
+    def sources(self, nodes: Iterable[Node]) -> list[Hashable]:
+        """Where tensors come from."""
+        return [self._source(node) for node in nodes]
 
-    def _place(self, node: fx.Node, number: int) -> Hashable:
+    def _place(self, node: Node, number: int) -> Hashable:
         """The step that a call is, or what it is known by instead."""
         module = node.meta.get("module") or ""
         if within(module, self._opaque):
@@ -94,35 +102,52 @@ class StepReader:
         return self._source(node.args[0]) if has_trait(node.target, *_LAYOUT) and node.args else number
 
     def _source(self, value: Any) -> Hashable:
-        if not isinstance(value, fx.Node):
+        if not isinstance(value, Node):
             return None
-        node = self._shortcuts.get(value, value)
-        if node is not value:
-            return self._source(node)
+        node: Node = value
+        if node in self._shortcuts:
+            return self._source(self._shortcuts[node])
         if node.op == "call_function":
             return self._places.get(node)
         if node.op == "get_attr" and "tensor" not in node.meta:
             return f"constant {self._constants.setdefault(str(node.target), len(self._constants))}"
         return str(node.meta.get("tensor", node.target))
 
-    def _step(self, node: fx.Node) -> Step:
-        operands = tuple(self._source(operand) for operand in node.all_input_nodes)
+    def _step(self, node: Node) -> Step:
+        operands = tuple(self._source(operand) for operand in _operands((node.args, node.kwargs)))
         module, line = node.meta.get("module") or "", node.meta.get("line")
         return Step(short_name(node.target), module, line, tuple(_numbers(node)), operands, node)
 
 
-def _numbers(node: fx.Node) -> Iterator[tuple[str, Any]]:
-    """Arguments that are numbers; integers only of operations that do not have their sizes among them."""
-    op: Any = node.target
+def _operands(value: Any) -> Iterator[Node]:
+    """The tensors among nested arguments."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _operands(item)
+    elif isinstance(value, Mapping):
+        yield from _operands(tuple(value.values()))
+
+
+def _numbers(node: Node) -> Iterator[tuple[str, Any]]:
+    for place, name in _number_arguments(node.target):
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        if isinstance(value, int | float | complex) and not isinstance(value, bool):
+            yield name, value
+
+
+@lru_cache(maxsize=4096)
+def _number_arguments(op: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of arguments that may be numbers; integers only of operations without sizes among them."""
     known = rule_of(op)
     sized = known is not None and known.resize is not None
-    for place, argument in enumerate(op._schema.arguments):
-        value = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-        kind = str(argument.type).removeprefix("Optional[").removesuffix("]")
-        if isinstance(value, bool) or not isinstance(value, int | float | complex):
-            continue
-        if kind in _NUMBERS or not sized:
-            yield argument.name, value
+    arguments = enumerate(op._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
+
+
+def _takes_number(kind: Any) -> bool:
+    return str(kind).removeprefix("Optional[").removesuffix("]") in _NUMBERS
 
 
 def opaque_modules(trace: Trace) -> tuple[str, ...]:

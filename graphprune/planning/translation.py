@@ -1,7 +1,7 @@
 """Check that the slim model runs the program that was traced: it is built without values, run, and compared.
 
-Sizes reach programs in ways without end. Whatever the way, the slim model's own run shows it: another operation, number,
-constant or shape than the plan says. What it depends on then stays as it is.
+Sizes reach programs in ways without end. Whatever the way, the slim model's own run shows it: another operation,
+number, constant or shape than the plan says. What it depends on then stays as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
-from graphprune.tracing.tracer import Trace, replay
+from graphprune.tracing.tracer import Replay, replay
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -48,9 +48,11 @@ class Translation:
         blocks = [block for block in graph.blocks if block.path in skipped] if skipped else []
         gone = {node for block in blocks for node in block.nodes}
         self._opaque = opaque_modules(graph.trace)
-        reader = StepReader(graph.trace, self._opaque, gone, {block.result: block.source for block in blocks})
+        reader = StepReader(
+            graph.trace.graph.nodes, graph.trace.constants, self._opaque, gone, {b.result: b.source for b in blocks}
+        )
         self._steps = reader.read()
-        self._outputs = reader.outputs()
+        self._outputs = reader.sources(graph.trace.outputs)
         self._constants = reader.constants()
         self._dimensions = Dimensions(graph.size_model())
         self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
@@ -63,23 +65,23 @@ class Translation:
             alive: the classes that live.
         """
         try:
-            trace = replay(plan.shapes_only(self.graph.model), *self.graph.example, self.graph.trace.pick)
+            run = replay(plan.shapes_only(self.graph.model), *self.graph.example, self.graph.trace.pick)
         except Exception as error:
             return Difference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
-        return self._compared(trace, self._dimensions.counts(alive))
+        return self._compared(run, self._dimensions.counts(alive))
 
-    def _compared(self, trace: Trace, counts: Ids) -> Difference | None:
-        reader = StepReader(trace, self._opaque)
+    def _compared(self, run: Replay, counts: Ids) -> Difference | None:
+        reader = StepReader(run.calls, run.constants, self._opaque)
         steps = reader.read()
         for expected, step, numbers in zip_longest(self._steps, steps, self._numbers):
             found = _first_difference(expected, step, numbers, counts)
             if found is not None:
                 return found
-        if reader.outputs() != self._outputs:
+        if reader.sources(run.outputs) != self._outputs:
             return Difference("the model returns something else", "its forward")
         return next((d for d in map(_constant_difference, self._constants, reader.constants()) if d), None)
 
-    def _dimension_numbers(self, node: fx.Node) -> list[list[int | None]]:
+    def _dimension_numbers(self, node: Any) -> list[list[int | None]]:
         """For every result of a call, the numbers of its dimensions; None where the size does not change."""
         value = self.graph.labelling.values.get(node)
         if isinstance(value, LabelledTensor):

@@ -59,18 +59,25 @@ def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
 _OWN = "apply a plan to the architecture it was made for"
 
 
-def slim_tensor(tensor: Tensor, kept: KeptEntries, on_meta: bool = False) -> Tensor:
-    """The surviving entries of a tensor, as an independent one of the same type; ``on_meta`` floats are shapes only."""
+def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
+    """The surviving entries of a tensor, as an independent one of the same type."""
     with torch.no_grad():
         small = tensor.detach()
-        if on_meta and (small.is_floating_point() or small.is_complex()):
-            small = torch.empty_like(small, device="meta")
         for dim, index in kept.items():
             small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
         small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=tensor.requires_grad)
     return small.requires_grad_(tensor.requires_grad)
+
+
+def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
+    """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return slim_tensor(tensor, kept)
+    shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
+    small = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    return nn.Parameter(small, requires_grad=False) if isinstance(tensor, nn.Parameter) else small
 
 
 @eagerly()
@@ -83,7 +90,8 @@ def rewrite(
     """
     names = {id(t): name for name, t in named_tensors(model)}
     touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
-    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {}), on_meta) for t in touched}
+    slimmed = slim_meta_tensor if on_meta else slim_tensor
+    replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
     slim = model if inplace else copy_module(model, replaced)
     if inplace:
         _swap_tensors(model, replaced)

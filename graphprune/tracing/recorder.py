@@ -41,9 +41,11 @@ class ModuleCall:
 class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
-    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool, watched: bool = True) -> None:
+    watched = True
+    """Are sizes noted?"""
+
+    def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
-        self.watched = watched
         self.graph = fx.Graph()
         self.log = log
         self.on_meta = on_meta

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import TraceError
+from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall, Recorder, recording
@@ -119,31 +120,15 @@ def record(
         TraceError: the model failed in ``forward``; the original exception is the cause.
     """
     log = SizeLog()
-    return _recorded(make_recorder(make_meta_copy(model, log, on_meta), log, on_meta), args, kwargs, outputs)
+    recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
 
-
-@eagerly()
-def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:
-    """Trace a model whose floating-point tensors are on ``meta``, itself instead of a copy. Sizes are not noted.
-
-    Raises:
-        TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
-    """
-    paths = {id(submodule): path for path, submodule in named_modules(model)}
-    recorder = Recorder(MetaCopy(model, named_tensors(model), paths, {}), SizeLog(), on_meta=True, watched=False)
-    return _recorded(recorder, args, kwargs, outputs)
-
-
-def _recorded(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> Trace:
-    model = recorder.model_copy.module
-    model.eval()
+    recorder.model_copy.module.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
     note = ""
     if any(name not in recorder.used for name in recorder.parameters):
         note = _record_training(recorder, args, kwargs, outputs, results)
-    if recorder.watched:
-        _note_declared(recorder)
+    _note_declared(recorder)
     unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
     recorder.graph.output(tuple(results))
     return Trace(
@@ -152,16 +137,55 @@ def _recorded(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs |
         recorder.inputs,
         results,
         recorder.constants,
-        recorder.log,
+        log,
         {path: type(m) for path, m in named_modules(model)},
         unreached,
         note,
         evaluated,
         count,
-        recorder.on_meta,
+        on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
         outputs,
     )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a model did, without what is known of sizes.
+
+    Attributes:
+        calls: as the nodes of :class:`Trace`.
+        outputs: the calls that made the results.
+        constants: as of :class:`Trace`.
+    """
+
+    calls: list[ListedCall]
+    outputs: list[ListedCall]
+    constants: dict[str, Tensor]
+
+
+class _Replayer(Recorder):
+    watched = False
+
+    def __init__(self, model_copy: MetaCopy) -> None:
+        super().__init__(model_copy, SizeLog(), on_meta=True)
+        self.graph: Any = CallList()
+
+
+@eagerly()
+def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
+    """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
+
+    Raises:
+        TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
+    """
+    paths = {id(submodule): path for path, submodule in named_modules(model)}
+    recorder = _Replayer(MetaCopy(model, named_tensors(model), paths, {}))
+    model.eval()
+    results: list[Any] = _call(recorder, args, kwargs, outputs)
+    if any(name not in recorder.used for name in recorder.parameters):
+        _record_training(recorder, args, kwargs, outputs, results)
+    return Replay(recorder.graph.nodes, results, recorder.constants)
 
 
 def _note_declared(recorder: Recorder) -> None:
