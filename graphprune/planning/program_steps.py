@@ -15,7 +15,6 @@ from graphprune.rules.traits import Trait
 from graphprune.tracing.call_list import ListedCall
 from graphprune.tracing.sizes import Line
 from graphprune.tracing.tracer import Trace
-from graphprune.utils.modules import within
 from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
@@ -95,8 +94,9 @@ class StepReader:
     def _place(self, node: Node, number: int) -> Hashable:
         """The step that a call is, or what it is known by instead."""
         module = node.meta.get("module") or ""
-        if within(module, self._opaque):
-            return f"module {module}"
+        inside = next((path for path in self._opaque if f"{module}.".startswith(f"{path}." if path else "")), None)
+        if inside is not None:
+            return f"module {inside}"
         if node.target is operator.getitem:
             return (self._source(node.args[0]), node.args[1])
         return self._source(node.args[0]) if has_trait(node.target, *_LAYOUT) and node.args else number

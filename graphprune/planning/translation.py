@@ -12,7 +12,7 @@ from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
@@ -20,7 +20,7 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
-from graphprune.tracing.tracer import Replay, replay
+from graphprune.tracing.tracer import Replay, record, replay
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -64,11 +64,17 @@ class Translation:
             plan: of the choice.
             alive: the classes that live.
         """
+        slim, counts = plan.shapes_only(self.graph.model), self._dimensions.counts(alive)
+        if self._difference_in(replay, slim, counts) is None:
+            return None
+        return self._difference_in(_recorded, slim, counts)
+
+    def _difference_in(self, run: Callable[..., Replay], slim: nn.Module, counts: Ids) -> Difference | None:
         try:
-            run = replay(plan.shapes_only(self.graph.model), *self.graph.example, self.graph.trace.pick)
+            done = run(slim, *self.graph.example, self.graph.trace.pick)
         except Exception as error:
             return Difference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
-        return self._compared(run, self._dimensions.counts(alive))
+        return self._compared(done, counts)
 
     def _compared(self, run: Replay, counts: Ids) -> Difference | None:
         reader = StepReader(run.calls, run.constants, self._opaque)
@@ -90,6 +96,12 @@ class Translation:
 
     def _of_tensor(self, node: fx.Node, value: LabelledTensor) -> list[int | None]:
         return [self._dimensions.number(node, d) if value.touching([d]) else None for d in range(value.ndim)]
+
+
+def _recorded(slim: nn.Module, *run: Any) -> Replay:
+    """The same as :func:`replay` with sizes noted, which takes longer: lists that index then have values too."""
+    trace = record(slim, *run)
+    return Replay(trace.graph.nodes, trace.outputs, trace.constants)
 
 
 def _first_difference(

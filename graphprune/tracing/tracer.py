@@ -7,7 +7,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -159,8 +159,8 @@ class Replay:
         constants: as of :class:`Trace`.
     """
 
-    calls: list[ListedCall]
-    outputs: list[ListedCall]
+    calls: Iterable[fx.Node | ListedCall]
+    outputs: Sequence[fx.Node | ListedCall]
     constants: dict[str, Tensor]
 
 
