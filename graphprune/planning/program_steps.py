@@ -14,7 +14,7 @@ from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.call_list import ListedCall
 from graphprune.tracing.sizes import Line
-from graphprune.tracing.tracer import Trace
+from graphprune.tracing.tracer import Replay, Trace
 from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
@@ -50,8 +50,7 @@ class StepReader:
     """Reads the steps of a trace or replay.
 
     Args:
-        nodes: what the program did.
-        constants: tensors of unknown origin, by name.
+        run: what the program did.
         opaque: modules whose own program may be another one; their results are known by their path.
         without: nodes that are passed over.
         shortcuts: nodes that stand for others.
@@ -59,14 +58,12 @@ class StepReader:
 
     def __init__(
         self,
-        nodes: Iterable[Node],
-        constants: Mapping[str, Tensor],
+        run: Replay,
         opaque: Collection[str],
         without: Collection[Node] = (),
         shortcuts: Mapping[Node, fx.Node] | None = None,
     ) -> None:
-        self._nodes = nodes
-        self._values = constants
+        self._run = run
         self._opaque = tuple(opaque)
         self._without = without
         self._shortcuts = shortcuts or {}
@@ -76,7 +73,7 @@ class StepReader:
     def read(self) -> list[Step]:
         """The steps in the order of execution."""
         found: list[Step] = []
-        for node in self._nodes:
+        for node in self._run.calls:
             if node.op == "call_function" and node not in self._without:
                 place = self._places[node] = self._place(node, len(found))
                 if place == len(found):
@@ -85,7 +82,7 @@ class StepReader:
 
     def constants(self) -> list[Tensor]:
         """The tensors of unknown origin, in the order in which steps use them."""
-        return [self._values[name] for name in self._constants]
+        return [self._run.constants[name] for name in self._constants]
 
     def sources(self, nodes: Iterable[Node]) -> list[Hashable]:
         """Where tensors come from."""

@@ -6,6 +6,7 @@ number, constant or shape than the plan says. What it depends on then stays as i
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -20,6 +21,8 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Replay, record, replay
 from graphprune.utils.arrays import Ids, Mask
 
@@ -48,11 +51,10 @@ class Translation:
         blocks = [block for block in graph.blocks if block.path in skipped] if skipped else []
         gone = {node for block in blocks for node in block.nodes}
         self._opaque = opaque_modules(graph.trace)
-        reader = StepReader(
-            graph.trace.graph.nodes, graph.trace.constants, self._opaque, gone, {b.result: b.source for b in blocks}
-        )
+        traced = Replay.of(graph.trace)
+        reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
         self._steps = reader.read()
-        self._outputs = reader.sources(graph.trace.outputs)
+        self._outputs = reader.sources(traced.outputs)
         self._constants = reader.constants()
         self._dimensions = Dimensions(graph.size_model())
         self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
@@ -77,7 +79,7 @@ class Translation:
         return self._compared(done, counts)
 
     def _compared(self, run: Replay, counts: Ids) -> Difference | None:
-        reader = StepReader(run.calls, run.constants, self._opaque)
+        reader = StepReader(run, self._opaque)
         steps = reader.read()
         for expected, step, numbers in zip_longest(self._steps, steps, self._numbers):
             found = _first_difference(expected, step, numbers, counts)
@@ -100,8 +102,7 @@ class Translation:
 
 def _recorded(slim: nn.Module, *run: Any) -> Replay:
     """The same as :func:`replay` with sizes noted, which takes longer: lists that index then have values too."""
-    trace = record(slim, *run)
-    return Replay(trace.graph.nodes, trace.outputs, trace.constants)
+    return Replay.of(record(slim, *run))
 
 
 def _first_difference(
@@ -117,16 +118,29 @@ def _first_difference(
     for (name, old), (_, new) in zip(expected.numbers, step.numbers, strict=False):
         if old != new and not (old != old and new != new):
             return Difference(f"the number {old!r} ({name} of {step.operation}) becomes {new!r}", _where(step))
-    if expected.sources != step.sources:
+    if not _same_sources(expected, step):
         return Difference(f"{step.operation} is given other tensors", _where(step))
     return _shape_difference(expected, step, numbers or [], counts)
 
 
+def _same_sources(expected: Step, step: Step) -> bool:
+    if _arranged_by_torch(expected):
+        return Counter(expected.sources) == Counter(step.sources)
+    return expected.sources == step.sources
+
+
+def _arranged_by_torch(step: Step) -> bool:
+    """Is it a product of einsum, which swaps operands as it likes where dimensions have size 1?"""
+    return has_trait(step.node.target, Trait.BATCHED_PRODUCT)
+
+
 def _shape_difference(expected: Step, step: Step, numbers: list[list[int | None]], counts: Ids) -> Difference | None:
     for dims in numbers:
+        if 0 in expected.node.meta["shape"]:
+            continue  # entries of an empty tensor cannot be counted
         dense, slim = tuple(expected.node.meta["shape"]), tuple(step.node.meta.get("shape", ()))
         wanted = tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True))
-        if wanted != slim:
+        if wanted != slim and not (_arranged_by_torch(expected) and Counter(wanted) == Counter(slim)):
             text = f"{step.operation} makes a tensor of shape {list(slim)}, not {list(wanted)}"
             return Difference(text, _where(step))
     return None

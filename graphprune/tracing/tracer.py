@@ -151,7 +151,7 @@ def record(
 
 @dataclass(frozen=True)
 class Replay:
-    """What a model did, without what is known of sizes.
+    """What a model did in evaluation mode, without what is known of sizes.
 
     Attributes:
         calls: as the nodes of :class:`Trace`.
@@ -162,6 +162,11 @@ class Replay:
     calls: Iterable[fx.Node | ListedCall]
     outputs: Sequence[fx.Node | ListedCall]
     constants: dict[str, Tensor]
+
+    @staticmethod
+    def of(trace: Trace) -> Replay:
+        """The part of a trace that evaluation mode ran."""
+        return Replay(list(trace.graph.nodes)[: trace.evaluated], trace.outputs[: trace.results], trace.constants)
 
 
 class _Replayer(Recorder):
@@ -176,6 +181,8 @@ class _Replayer(Recorder):
 def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
 
+    Only in evaluation mode: training may draw random numbers and go another way each time.
+
     Raises:
         TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
     """
@@ -183,8 +190,6 @@ def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None
     recorder = _Replayer(MetaCopy(model, named_tensors(model), paths, {}))
     model.eval()
     results: list[Any] = _call(recorder, args, kwargs, outputs)
-    if any(name not in recorder.used for name in recorder.parameters):
-        _record_training(recorder, args, kwargs, outputs, results)
     return Replay(recorder.graph.nodes, results, recorder.constants)
 
 
