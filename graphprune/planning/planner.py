@@ -109,9 +109,7 @@ class _Attempt:
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
         if unchanged is not None:
-            raise PlanError(
-                f"model: it does not run the same program twice, so that no plan can be checked: {unchanged}"
-            )
+            raise PlanError(_unchecked(self.setup, unchanged))
         reason = f"the program would be another one: {difference}"
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
@@ -135,6 +133,13 @@ class _Attempt:
         """The plan of a choice that nothing is wrong with."""
         why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
         return _recorded(self.setup, self.selection, why)
+
+
+def _unchecked(setup: PlanSetup, difference: Difference) -> str:
+    """Why no plan can be checked, if the program is another one already where no channel is removed."""
+    if setup.skipped:
+        return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"
+    return f"model: it does not run the same program twice, so that no plan can be checked: {difference}"
 
 
 def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:

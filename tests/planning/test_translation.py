@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable
@@ -100,11 +101,19 @@ def test_programs_without_leaks_are_not_held() -> None:
 def test_heads_blocks_and_attention_of_torch() -> None:
     """Modules that pruning exchanges, and blocks that are left out, are no differences."""
     layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
-    model, x = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False).eval(), torch.randn(2, 6, 16)
+    model, x = nn.Sequential(*(copy.deepcopy(layer) for _ in range(3))).eval(), torch.randn(2, 6, 16)
     plan = graphprune.trace(model, x).plan(0.5, depth=0.4)
     assert len(plan.skipped) == 1
     assert all("program" not in choice.why for choice in plan.choices)
     assert plan.entries[1] < 0.6 * plan.entries[0]
+
+
+def test_a_block_that_the_program_looks_into() -> None:
+    """``nn.TransformerEncoder`` asks its first layer how it is made."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with pytest.raises(graphprune.PlanError, match=r"depth: the program would be another one without layers\.\d.*Skip"):
+        graphprune.trace(model, torch.randn(2, 6, 16)).plan(depth=0.9)
 
 
 class Counting(nn.Module):
