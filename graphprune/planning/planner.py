@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,10 @@ from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.setup import PlanSetup
+from graphprune.planning.translation import Difference, responsible
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
-from graphprune.utils.arrays import Ids
+from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
 PLANNING_ATTEMPTS = 12
@@ -41,13 +43,18 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     attempt = _Attempt(setup, latency, {}, frozenset())
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
-        if not len(violations.broken):
-            return attempt.plan()
-        attempt = attempt.without(violations)
-    groups = setup.graph.units.group_of[violations.broken]
+        if len(violations.broken):
+            attempt = attempt.without(violations)
+            continue
+        plan = attempt.plan()
+        held = attempt.mistranslated(plan)
+        if not held:
+            return plan
+        attempt = attempt.holding(held)
+    units = violations.broken if len(violations.broken) else list(held)
     raise PlanError(
         "ratio: no choice of channels satisfies the sizes that the code asks for; "
-        f"still broken: {setup.groups[int(groups[0])].name}"
+        f"still broken: {setup.groups[int(setup.graph.units.group_of[units[0]])].name}"
     )
 
 
@@ -86,10 +93,53 @@ class _Attempt:
         stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
         return _Attempt(self.setup, self.latency, self.held | stuck, self.same_entries)
 
+    def holding(self, held: Mapping[int, str]) -> _Attempt:
+        """The next attempt, in which these units stay too, and why."""
+        return _Attempt(self.setup, self.latency, {**self.held, **held}, self.same_entries)
+
+    def mistranslated(self, plan: Plan) -> dict[int, str]:
+        """The units without which the slim model would run another program, and what would be different.
+
+        Raises:
+            PlanError: the program is another one even if nothing is removed.
+        """
+        difference = self._difference(plan, self.selection.alive)
+        if difference is None:
+            return {}
+        groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
+        unchanged = self._difference_of(())
+        if unchanged is not None:
+            raise PlanError(_unchecked(self.setup, unchanged))
+        reason = f"the program would be another one: {difference}"
+        found = responsible(groups, self._difference_of)
+        return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
+
+    def _difference(self, plan: Plan, alive: Mask) -> Difference | None:
+        translation = self.setup.translation
+        return translation.difference(plan, alive) if translation is not None else None
+
+    def _difference_of(self, groups: Sequence[int]) -> Difference | None:
+        """What differs if only these groups lose what they do in this choice."""
+        graph = self.setup.graph
+        gone = [g.unit_ids[~self.selection.alive[g.unit_ids]] for g in (self.setup.groups[n] for n in groups)]
+        alive = graph.solution.alive(np.concatenate([np.zeros(0, np.int64), *gone]))
+        selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
+        if len(violations.broken):
+            return None
+        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
+        return self._difference(plan, selection.alive)
+
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
         why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
         return _recorded(self.setup, self.selection, why)
+
+
+def _unchecked(setup: PlanSetup, difference: Difference) -> str:
+    """Why no plan can be checked, if the program is another one already where no channel is removed."""
+    if setup.skipped:
+        return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"
+    return f"model: it does not run the same program twice, so that no plan can be checked: {difference}"
 
 
 def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:

@@ -17,6 +17,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.block_influence import influence
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Mask
 
@@ -63,6 +64,11 @@ class PlanSetup:
     def costs(self) -> CostModel:
         """The cost of any choice of channels, without the skipped blocks."""
         return self.graph.costs_without(self.skipped) if self.skipped else self.graph.costs
+
+    @cached_property
+    def translation(self) -> Translation | None:
+        """The program that slim models must run; None if the model looks at values, which slim models do not have."""
+        return Translation(self.graph, self.skipped) if self.graph.trace.on_meta else None
 
     @cached_property
     def protected(self) -> frozenset[int]:

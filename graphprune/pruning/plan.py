@@ -99,6 +99,12 @@ class Plan:
         record_plans(slim, plans)
         return slim
 
+    def shapes_only(self, model: nn.Module) -> nn.Module:
+        """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
+        slim = rewrite(model, self.kept, self.sizes, on_meta=True)
+        skip_blocks(slim, self.skipped)
+        return slim
+
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
         check_fits(model, self.shapes)

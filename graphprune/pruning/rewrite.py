@@ -72,12 +72,27 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 
 
+def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
+    """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return slim_tensor(tensor, kept)
+    shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
+    small = torch.empty(shape, dtype=tensor.dtype, device="meta")
+    return nn.Parameter(small, requires_grad=False) if isinstance(tensor, nn.Parameter) else small
+
+
 @eagerly()
-def rewrite(model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False) -> nn.Module:
-    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed."""
+def rewrite(
+    model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False, on_meta: bool = False
+) -> nn.Module:
+    """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed.
+
+    ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
+    """
     names = {id(t): name for name, t in named_tensors(model)}
     touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
-    replaced = {id(t): slim_tensor(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    slimmed = slim_meta_tensor if on_meta else slim_tensor
+    replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
     slim = model if inplace else copy_module(model, replaced)
     if inplace:
         _swap_tensors(model, replaced)

@@ -44,6 +44,9 @@ class ModuleCall:
 class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
+    watched = True
+    """Are sizes noted?"""
+
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
@@ -283,7 +286,8 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
             stack.enter_context(bypassed_caches(recorder.model_copy.module))
-            stack.enter_context(watching(recorder.log, recorder.lookup))
+            if recorder.watched:
+                stack.enter_context(watching(recorder.log, recorder.lookup))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import linecache
 import re
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
+from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
@@ -27,7 +28,7 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -53,6 +54,7 @@ class Trace:
         results: how many of ``outputs`` are those of evaluation mode.
         on_meta: floats had no values; else everything was real.
         calls: the calls of modules in evaluation mode.
+        pick: chose ``outputs`` from the model's result; None: all of it.
     """
 
     graph: fx.Graph
@@ -68,6 +70,7 @@ class Trace:
     results: int = 0
     on_meta: bool = True
     calls: tuple[ModuleCall, ...] = ()
+    pick: Outputs | None = None
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -123,6 +126,7 @@ def record(
     """
     log = SizeLog()
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
+
     recorder.model_copy.module.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
@@ -147,7 +151,52 @@ def record(
         count,
         on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
+        outputs,
     )
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a model did in evaluation mode, without what is known of sizes.
+
+    Attributes:
+        calls: as the nodes of :class:`Trace`.
+        outputs: the calls that made the results.
+        constants: as of :class:`Trace`.
+    """
+
+    calls: Iterable[fx.Node | ListedCall]
+    outputs: Sequence[fx.Node | ListedCall]
+    constants: dict[str, Tensor]
+
+    @staticmethod
+    def of(trace: Trace) -> Replay:
+        """The part of a trace that evaluation mode ran."""
+        return Replay(list(trace.graph.nodes)[: trace.evaluated], trace.outputs[: trace.results], trace.constants)
+
+
+class _Replayer(Recorder):
+    watched = False
+
+    def __init__(self, model_copy: MetaCopy) -> None:
+        super().__init__(model_copy, SizeLog(), on_meta=True)
+        self.graph: Any = CallList()
+
+
+@eagerly()
+def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
+    """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
+
+    Only in evaluation mode: training may draw random numbers and go another way each time.
+
+    Raises:
+        TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
+    """
+    paths = {id(submodule): path for path, submodule in named_modules(model)}
+    recorder = _Replayer(MetaCopy(model, named_tensors(model), paths, {}))
+    model.eval()
+    results: list[Any] = _call(recorder, args, kwargs, outputs)
+    return Replay(recorder.graph.nodes, results, recorder.constants)
 
 
 def _note_declared(recorder: Recorder) -> None:

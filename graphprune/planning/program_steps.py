@@ -1,0 +1,152 @@
+"""What a traced program does, call by call, in a form in which two runs of it can be compared."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from graphprune.rules.registry import has_trait, rule_of
+from graphprune.rules.traits import Trait
+from graphprune.tracing.call_list import ListedCall
+from graphprune.tracing.sizes import Line
+from graphprune.tracing.tracer import Replay, Trace
+from graphprune.utils.operators import short_name
+
+_NUMBERS = ("number", "float", "Tensor")
+_LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
+"""What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
+
+
+Node = fx.Node | ListedCall
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of an operation.
+
+    Attributes:
+        operation: its name.
+        module: the path of the module that runs it.
+        line: of the user's code.
+        numbers: the arguments that are numbers, by name, but for sizes that follow the tensors.
+        sources: where its operands come from: the number of a step, or the name of a parameter, input or constant.
+        node: of the trace or replay.
+    """
+
+    operation: str
+    module: str
+    line: Line | None
+    numbers: tuple[tuple[str, Any], ...]
+    sources: tuple[Hashable, ...]
+    node: Node
+
+
+class StepReader:
+    """Reads the steps of a trace or replay.
+
+    Args:
+        run: what the program did.
+        opaque: modules whose own program may be another one; their results are known by their path.
+        without: nodes that are passed over.
+        shortcuts: nodes that stand for others.
+    """
+
+    def __init__(
+        self,
+        run: Replay,
+        opaque: Collection[str],
+        without: Collection[Node] = (),
+        shortcuts: Mapping[Node, fx.Node] | None = None,
+    ) -> None:
+        self._run = run
+        self._opaque = tuple(opaque)
+        self._without = without
+        self._shortcuts = shortcuts or {}
+        self._constants: dict[str, int] = {}
+        self._places: dict[Node, Hashable] = {}
+
+    def read(self) -> list[Step]:
+        """The steps in the order of execution."""
+        found: list[Step] = []
+        for node in self._run.calls:
+            if node.op == "call_function" and node not in self._without:
+                place = self._places[node] = self._place(node, len(found))
+                if place == len(found):
+                    found.append(self._step(node))
+        return found
+
+    def constants(self) -> list[Tensor]:
+        """The tensors of unknown origin, in the order in which steps use them."""
+        return [self._run.constants[name] for name in self._constants]
+
+    def sources(self, nodes: Iterable[Node]) -> list[Hashable]:
+        """Where tensors come from."""
+        return [self._source(node) for node in nodes]
+
+    def _place(self, node: Node, number: int) -> Hashable:
+        """The step that a call is, or what it is known by instead."""
+        module = node.meta.get("module") or ""
+        inside = next((path for path in self._opaque if f"{module}.".startswith(f"{path}." if path else "")), None)
+        if inside is not None:
+            return f"module {inside}"
+        if node.target is operator.getitem:
+            return (self._source(node.args[0]), node.args[1])
+        return self._source(node.args[0]) if has_trait(node.target, *_LAYOUT) and node.args else number
+
+    def _source(self, value: Any) -> Hashable:
+        if not isinstance(value, Node):
+            return None
+        node: Node = value
+        if node in self._shortcuts:
+            return self._source(self._shortcuts[node])
+        if node.op == "call_function":
+            return self._places.get(node)
+        if node.op == "get_attr" and "tensor" not in node.meta:
+            return f"constant {self._constants.setdefault(str(node.target), len(self._constants))}"
+        return str(node.meta.get("tensor", node.target))
+
+    def _step(self, node: Node) -> Step:
+        operands = tuple(self._source(operand) for operand in _operands((node.args, node.kwargs)))
+        module, line = node.meta.get("module") or "", node.meta.get("line")
+        return Step(short_name(node.target), module, line, tuple(_numbers(node)), operands, node)
+
+
+def _operands(value: Any) -> Iterator[Node]:
+    """The tensors among nested arguments."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _operands(item)
+    elif isinstance(value, Mapping):
+        yield from _operands(tuple(value.values()))
+
+
+def _numbers(node: Node) -> Iterator[tuple[str, Any]]:
+    for place, name in _number_arguments(node.target):
+        value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        if isinstance(value, int | float | complex) and not isinstance(value, bool):
+            yield name, value
+
+
+@lru_cache(maxsize=4096)
+def _number_arguments(op: Any) -> tuple[tuple[int, str], ...]:
+    """Places and names of arguments that may be numbers; integers only of operations without sizes among them."""
+    known = rule_of(op)
+    sized = known is not None and known.resize is not None
+    arguments = enumerate(op._schema.arguments)
+    return tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
+
+
+def _takes_number(kind: Any) -> bool:
+    return str(kind).removeprefix("Optional[").removesuffix("]") in _NUMBERS
+
+
+def opaque_modules(trace: Trace) -> tuple[str, ...]:
+    """The modules that pruning may put one of another class in the place of."""
+    return tuple(path for path, kind in trace.modules.items() if issubclass(kind, nn.MultiheadAttention))

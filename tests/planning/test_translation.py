@@ -1,0 +1,168 @@
+"""Slim models run the program that was traced, however sizes reach it."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.planning.setup import PlanSetup
+from graphprune.planning.translation import responsible
+from graphprune.tracing.tracer import replay
+
+
+class Net(nn.Module):
+    """Two hidden layers, with a program of the test's on the first. [n, 5] -> [n, 3]"""
+
+    def __init__(self, then: Callable[[Any, Tensor], Any], inputs: int = 16) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(5, 16), nn.Linear(inputs, 8), nn.Linear(8, 3)
+        self.width = 16
+        self.then = then
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.leave(self.middle(self.then(self, self.enter(x))).relu())
+        return y
+
+
+LEAKS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "float on the left": lambda m, y: y * (1.0 / y.shape[1]),
+    "a product": lambda m, y: y * (0.5 * y.shape[1]),
+    "a difference": lambda m, y: y * (40.0 - y.shape[1]),
+    "a quotient": lambda m, y: y * (64.0 // y.shape[1]),
+    "a logarithm": lambda m, y: y * (math.log(1e4) / y.shape[1]),
+    "an attribute": lambda m, y: y.view(-1, m.width) * (1.0 / m.width),
+    "a comparison": lambda m, y: y * (2.0 if (12.0).__lt__(y.shape[1]) else 1.0),
+    "an equality": lambda m, y: y * (2.0 if y.shape[1] == 16.0 else 1.0),
+    "a complex number": lambda m, y: y * abs(1j * y.shape[1]),
+    "a whole root": lambda m, y: y * math.isqrt(y.shape[1]),
+    "text": lambda m, y: y * float(f"{y.shape[1]:d}"),
+    "a key": lambda m, y: y * {"16": 2.0}.get(str(int(y.shape[1])), 1.0),
+    "numpy": lambda m, y: y * float(np.array([y.shape[1]]).mean()),
+    "a binary length": lambda m, y: y * int(y.shape[1]).bit_length(),
+    "a formatted branch": lambda m, y: y.tanh() if f"{y.size(1)}" == "16" else y.sigmoid(),
+}
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_a_size_that_became_a_number(name: str) -> None:
+    """The layer whose size it is stays, with the reason; the other one is pruned."""
+    model, x = Net(LEAKS[name]).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed, check
+    assert slim.middle.out_features == 4
+    assert slim.enter.out_features == 16
+
+
+def test_the_reason_says_what_would_change_and_where() -> None:
+    plan = graphprune.trace(Net(LEAKS["a product"]).eval(), torch.randn(4, 5)).plan(0.5)
+    why = {choice.group: choice.why for choice in plan.choices}
+    changed = r"the number 8\.0 \(other of mul\) becomes 4\.0, at .*test_translation\.py:\d+: "
+    assert re.match(f"the program would be another one: {changed}", why["enter"])
+    assert why["middle"] == "ratio 0.5"
+
+
+def test_without_the_check_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PlanSetup, "translation", None)
+    model, x = Net(LEAKS["a product"]).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert not graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
+def test_a_slim_model_that_would_fail() -> None:
+    """A length that was cut by a number: the slim model's next layer does not fit."""
+    model, x = Net(lambda m, y: y[:, : int(0.75 * y.shape[1])], inputs=12).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
+def test_programs_without_leaks_are_not_held() -> None:
+    for then in (
+        torch.tanh,
+        lambda y: y.view(-1, 4, 4).flatten(1),
+        lambda y: y / y.norm(),
+        lambda y: y.clone().relu_(),
+    ):
+        model = Net(lambda m, y, then=then: then(y)).eval()
+        plan = graphprune.trace(model, torch.randn(4, 5)).plan(0.5)
+        assert all("program" not in choice.why for choice in plan.choices)
+
+
+def test_heads_blocks_and_attention_of_torch() -> None:
+    """Modules that pruning exchanges, and blocks that are left out, are no differences."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
+    model, x = nn.Sequential(*(copy.deepcopy(layer) for _ in range(3))).eval(), torch.randn(2, 6, 16)
+    plan = graphprune.trace(model, x).plan(0.5, depth=0.4)
+    assert len(plan.skipped) == 1
+    assert all("program" not in choice.why for choice in plan.choices)
+    assert plan.entries[1] < 0.6 * plan.entries[0]
+
+
+def test_a_block_that_the_program_looks_into() -> None:
+    """``nn.TransformerEncoder`` asks its first layer how it is made."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, norm_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    with pytest.raises(graphprune.PlanError, match=r"depth: the program would be another one without layers\.\d.*Skip"):
+        graphprune.trace(model, torch.randn(2, 6, 16)).plan(depth=0.9)
+
+
+class Counting(nn.Module):
+    """Another factor in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+        self.calls = [0.0]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Counting:
+        other = Counting()
+        other.calls = self.calls
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls[0] += 1
+        y: Tensor = self.leave(self.enter(x) * self.calls[0])
+        return y
+
+
+def test_a_program_that_is_another_one_each_time_is_refused() -> None:
+    with pytest.raises(graphprune.PlanError, match=r"does not run the same program twice.*the number"):
+        graphprune.trace(Counting().eval(), torch.randn(4, 5)).plan(0.5)
+
+
+@pytest.mark.parametrize("guilty", [{3}, {0, 7}, {1, 2, 5}, set(range(8))])
+def test_the_responsible_are_found(guilty: set[int]) -> None:
+    assert set(responsible(range(8), lambda groups: bool(guilty & set(groups)))) == guilty
+
+
+def test_what_only_several_do_together_holds_them_all() -> None:
+    assert responsible([1, 2, 3], lambda groups: {1, 2, 3} <= set(groups)) == [1, 2, 3]
+
+
+def test_nothing_of_the_users_model_is_changed() -> None:
+    model, x = Net(LEAKS["a product"]), torch.randn(4, 5)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graphprune.trace(model, x).plan(0.5)
+    assert model.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_replay_is_a_trace_without_sizes() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).to("meta")
+    run = replay(model, (torch.randn(3, 5),), {})
+    traced = graphprune.trace(
+        nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.randn(3, 5)
+    ).trace
+    targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
+    assert [call.target for call in run.calls if call.op == "call_function"] == targets
+    assert [tuple(call.meta["shape"]) for call in run.outputs] == [(3, 2)]
