@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
@@ -69,13 +69,14 @@ def _class_restores(kind: type) -> Iterator[Restore]:
 
 def _container_restores(value: Any) -> Iterator[Restore]:
     """What gives a container back the entries that it has now."""
-    if isinstance(value, dict):
+    kind = type(value)  # classes of one's own may give other entries than they hold
+    if kind in (dict, OrderedDict, defaultdict):
         items = dict(value)
         yield lambda: _refill_dict(value, items)
-    elif isinstance(value, list | deque):
+    elif kind in (list, deque):
         entries = list(value)
         yield lambda: _refill_list(value, entries)
-    elif isinstance(value, set):
+    elif kind is set:
         members = set(value)
         yield lambda: _refill_set(value, members)
 

@@ -246,3 +246,23 @@ def test_a_traced_run_does_not_use_up_a_generator() -> None:
     with pytest.raises(TraceError, match=r"^model\.draw: forward uses this generator"):
         graphprune.trace(Drawing(draw=numbers), X)
     assert next(numbers) == 1
+
+
+class Building(dict[str, Any]):
+    """A table whose entries are made when they are asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return super().__getitem__(name)()
+
+
+LAYERS = Building(relu=nn.ReLU)
+
+
+def test_a_table_that_makes_its_entries_is_left_alone() -> None:
+    class Asking(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(LAYERS["relu"](self.a(x)))
+            return out
+
+    slim_of(Asking())
+    assert dict.__getitem__(LAYERS, "relu") is nn.ReLU
