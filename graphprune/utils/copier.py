@@ -31,6 +31,9 @@ _NEW: dict[type, Callable[[], Any]] = {
 }
 """What cannot be copied, but has nothing in it that a copy would want."""
 
+_MISSING = object()
+_DICTS = frozenset((dict, OrderedDict))
+
 Substitute = Callable[[str, Any, Exception], Any]
 """From the path of an attribute, its value and the error: what the copy has in its place."""
 
@@ -98,13 +101,20 @@ class Copier:
     def copied(self, value: Any) -> Any:
         """The copy of a value."""
         kind = type(value)
-        if kind in ATOMIC or isinstance(value, _SHARED):
+        if kind in ATOMIC:
             return value
-        if id(value) in self.memo:
-            return self.memo[id(value)]
+        known = self.memo.get(id(value), _MISSING)
+        if known is not _MISSING:
+            return known
+        copy_kind = self._kinds.get(kind)
+        if copy_kind is None and isinstance(value, _SHARED):
+            return value
         self._originals.append(value)  # its identity must not become that of another object
+        if not value and kind in _DICTS:  # most of what a module holds
+            made = self.memo[id(value)] = kind()
+            return made
         try:
-            made = self._kinds.get(kind, self._object)(value)
+            made = (copy_kind or self._object)(value)
         except GraphpruneError:
             raise
         except Exception as error:
@@ -118,16 +128,22 @@ class Copier:
         for name, value in attributes:
             if type(value) in ATOMIC:
                 found[name] = value
-            else:
-                with self.at(f".{name}"):
-                    found[name] = self.copied(value)
+                continue
+            self._path.append(f".{name}")
+            try:
+                found[name] = self.copied(value)
+            finally:
+                self._path.pop()
         return found
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         made = self.memo[id(value)] = type(value)()
         for key, item in value.items():
-            with self.at(f"[{key!r}]" if type(key) in (str, int) else "[...]"):
+            self._path.append(f"[{key!r}]" if type(key) in (str, int) else "[...]")
+            try:
                 made[self.copied(key)] = self.copied(item)
+            finally:
+                self._path.pop()
         return made
 
     def _list(self, value: list[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
+_HOLD_FUNCTIONS = (dict, FunctionType, functools.partial)
 _LEAVES = (str, bytes, int, float, complex, type, ModuleType, Tensor, type(None))
 
 
@@ -106,10 +107,13 @@ def held_functions(model: nn.Module) -> list[tuple[str, FunctionType]]:
     found = []
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            entries = value.items() if name.endswith("_hooks") and isinstance(value, dict) else ((None, value),)
-            for key, entry in entries:
-                where = ".".join(p for p in (path, name) if p) + (f"[{key}]" if key is not None else "")
-                found += [(where, f) for f in _unwrapped(entry)]
+            if not isinstance(value, _HOLD_FUNCTIONS) or not value:
+                continue
+            where = f"{path}.{name}" if path else name
+            if not isinstance(value, dict):
+                found += [(where, f) for f in _unwrapped(value)]
+            elif name.endswith("_hooks"):
+                found += [(f"{where}[{key}]", f) for key, entry in value.items() for f in _unwrapped(entry)]
     return found
 
 

@@ -70,7 +70,7 @@ def in_order_only(call: Call, x: LabelledTensor, dim: int, **_: Any) -> Labelled
         (aten.cumsum.default, in_order_only, sample(t(3, 6), 0)),
         (aten.renorm.default, untied, sample(t(3, 6), 2, 1, 1.0)),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_the_square_notices_a_rule_that_leaves_columns_untied(op: Any, wrong: Any, one: Sample) -> None:
     entry = replace(RULES[op], function=wrong, masked=RULES[op].masked or (lambda _, *args: op(*args)))
