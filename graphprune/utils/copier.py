@@ -110,7 +110,7 @@ class Copier:
         if copy_kind is None and isinstance(value, _SHARED):
             return value
         self._originals.append(value)  # its identity must not become that of another object
-        if not value and kind in _DICTS:  # most of what a module holds
+        if kind in _DICTS and not value:  # most of what a module holds
             made = self.memo[id(value)] = kind()
             return made
         try:
