@@ -15,7 +15,7 @@ from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.setup import PlanSetup
-from graphprune.planning.translation import Difference, responsible
+from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
 from graphprune.utils.arrays import Ids, Mask
@@ -114,11 +114,11 @@ class _Attempt:
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
 
-    def _difference(self, plan: Plan, alive: Mask) -> Difference | None:
+    def _difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
         translation = self.setup.translation
         return translation.difference(plan, alive) if translation is not None else None
 
-    def _difference_of(self, groups: Sequence[int]) -> Difference | None:
+    def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
         graph = self.setup.graph
         gone = [g.unit_ids[~self.selection.alive[g.unit_ids]] for g in (self.setup.groups[n] for n in groups)]
@@ -135,7 +135,7 @@ class _Attempt:
         return _recorded(self.setup, self.selection, why)
 
 
-def _unchecked(setup: PlanSetup, difference: Difference) -> str:
+def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     """Why no plan can be checked, if the program is another one already where no channel is removed."""
     if setup.skipped:
         return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"

@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
@@ -23,12 +25,15 @@ from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
-from graphprune.tracing.tracer import Replay, record, replay
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.tracing.tracer import Replay, record, replay_program
+from graphprune.utils.arrays import Mask
+from graphprune.utils.random_state import random_numbers_kept, set_random_state
+
+Shapes = Sequence[tuple[int, ...] | int | None]
 
 
 @dataclass(frozen=True)
-class Difference:
+class ProgramDifference:
     """Where a slim model's program is another one, in words."""
 
     text: str
@@ -59,68 +64,88 @@ class Translation:
         self._dimensions = Dimensions(graph.size_model())
         self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
 
-    def difference(self, plan: Plan, alive: Mask) -> Difference | None:
+    def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
+        """The shape of every step's result; of a grid whose rows may keep other columns, the number of entries."""
+        counts, grids = self._dimensions.counts(alive), self._dimensions.grids
+        found: list[tuple[int, ...] | int | None] = []
+        for step, dims in zip(self._steps, self._numbers, strict=True):
+            if dims is None:
+                found.append(None)
+            elif grids.isdisjoint(dims):
+                dense = step.node.meta["shape"]
+                found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
+            else:
+                found.append(self._entries(self.graph.labelling.values[step.node], alive))  # type: ignore[index]
+        return found
+
+    def _entries(self, value: LabelledTensor, alive: Mask) -> int:
+        """The number of entries that live."""
+        mask = np.ones((1,) * value.ndim, bool)
+        for array in value.arrays:
+            mask = mask & alive[self.graph.solution.of[array.ids]]
+        return int(mask.sum()) * (prod(value.shape) // mask.size)
+
+    def difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
         """The first difference between the slim model's program and what the plan says of it.
 
         Args:
             plan: of the choice.
             alive: the classes that live.
         """
-        slim, counts = plan.shapes_only(self.graph.model), self._dimensions.counts(alive)
-        if self._difference_in(replay, slim, counts) is None:
+        slim, shapes = plan.shapes_only(self.graph.model), self._shapes(alive)
+        if self._difference_in(replay_program, slim, shapes) is None:
             return None
-        return self._difference_in(_recorded, slim, counts)
+        return self._difference_in(_recorded, slim, shapes)
 
-    def _difference_in(self, run: Callable[..., Replay], slim: nn.Module, counts: Ids) -> Difference | None:
+    def _difference_in(self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes) -> ProgramDifference | None:
         try:
-            done = run(slim, *self.graph.example, self.graph.trace.pick)
+            with random_numbers_kept():
+                set_random_state(self.graph.trace.random)
+                done = run(slim, *self.graph.example, self.graph.trace.pick)
         except Exception as error:
-            return Difference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
-        return self._compared(done, counts)
+            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
+        return self._compared(done, shapes)
 
-    def _compared(self, run: Replay, counts: Ids) -> Difference | None:
+    def _compared(self, run: Replay, shapes: Shapes) -> ProgramDifference | None:
         reader = StepReader(run, self._opaque)
         steps = reader.read()
-        for expected, step, numbers in zip_longest(self._steps, steps, self._numbers):
-            found = _first_difference(expected, step, numbers, counts)
+        for expected, step, shape in zip_longest(self._steps, steps, shapes):
+            found = _first_difference(expected, step, shape)
             if found is not None:
                 return found
         if reader.sources(run.outputs) != self._outputs:
-            return Difference("the model returns something else", "its forward")
+            return ProgramDifference("the model returns something else", "its forward")
         return next((d for d in map(_constant_difference, self._constants, reader.constants()) if d), None)
 
-    def _dimension_numbers(self, node: Any) -> list[list[int | None]]:
-        """For every result of a call, the numbers of its dimensions; None where the size does not change."""
+    def _dimension_numbers(self, node: Any) -> list[int | None] | None:
+        """The numbers of a result's dimensions; None where the size does not change, or nothing can be said."""
         value = self.graph.labelling.values.get(node)
-        if isinstance(value, LabelledTensor) and "shape" in node.meta:
-            return [self._of_tensor(node, value)]
-        return []
-
-    def _of_tensor(self, node: fx.Node, value: LabelledTensor) -> list[int | None]:
+        if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
+            return None
         return [self._dimensions.number(node, d) if value.touching([d]) else None for d in range(value.ndim)]
 
 
 def _recorded(slim: nn.Module, *run: Any) -> Replay:
-    """The same as :func:`replay` with sizes noted, which takes longer: lists that index then have values too."""
+    """As :func:`replay_program`, with sizes noted. That takes longer, and lists that index have values then."""
     return Replay.of(record(slim, *run))
 
 
 def _first_difference(
-    expected: Step | None, step: Step | None, numbers: list[list[int | None]] | None, counts: Ids
-) -> Difference | None:
+    expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None
+) -> ProgramDifference | None:
     """How one step of the slim program differs from what is expected of it."""
     if expected is None or step is None:
         there = expected or step
         assert there is not None
-        return Difference(f"{there.operation} is {'not ' if step is None else ''}run in addition", _where(there))
+        return ProgramDifference(f"{there.operation} is {'not ' if step is None else ''}run in addition", _where(there))
     if (expected.operation, expected.module) != (step.operation, step.module):
-        return Difference(f"{expected.operation} becomes {step.operation}", _where(step))
+        return ProgramDifference(f"{expected.operation} becomes {step.operation}", _where(step))
     for (name, old), (_, new) in zip(expected.numbers, step.numbers, strict=False):
         if old != new and not (old != old and new != new):
-            return Difference(f"the number {old!r} ({name} of {step.operation}) becomes {new!r}", _where(step))
+            return ProgramDifference(f"the number {old!r} ({name} of {step.operation}) becomes {new!r}", _where(step))
     if not _same_sources(expected, step):
-        return Difference(f"{step.operation} is given other tensors", _where(step))
-    return _shape_difference(expected, step, numbers or [], counts)
+        return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
+    return _shape_difference(expected, step, shape)
 
 
 def _same_sources(expected: Step, step: Step) -> bool:
@@ -134,28 +159,29 @@ def _arranged_by_torch(step: Step) -> bool:
     return has_trait(step.node.target, Trait.BATCHED_PRODUCT)
 
 
-def _shape_difference(expected: Step, step: Step, numbers: list[list[int | None]], counts: Ids) -> Difference | None:
-    for dims in numbers:
-        if 0 in expected.node.meta["shape"]:
-            continue  # entries of an empty tensor cannot be counted
-        dense, slim = tuple(expected.node.meta["shape"]), tuple(step.node.meta.get("shape", ()))
-        wanted = tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True))
-        if wanted != slim and not (_arranged_by_torch(expected) and Counter(wanted) == Counter(slim)):
-            text = f"{step.operation} makes a tensor of shape {list(slim)}, not {list(wanted)}"
-            return Difference(text, _where(step))
-    return None
+def _shape_difference(expected: Step, step: Step, wanted: tuple[int, ...] | int | None) -> ProgramDifference | None:
+    """How a result's shape differs, or, where only that is known, the number of its entries."""
+    if wanted is None:
+        return None
+    slim = tuple(step.node.meta.get("shape", ()))
+    if isinstance(wanted, int):
+        same = prod(slim) == wanted
+    else:
+        same = slim == wanted or (_arranged_by_torch(expected) and Counter(wanted) == Counter(slim))
+    text = f"{step.operation} makes a tensor of shape {list(slim)}, not {wanted}"
+    return None if same else ProgramDifference(text, _where(step))
 
 
 def _where(step: Step) -> str:
     return describe_line(step.line)
 
 
-def _constant_difference(old: Tensor, new: Tensor) -> Difference | None:
+def _constant_difference(old: Tensor, new: Tensor) -> ProgramDifference | None:
     if old.shape != new.shape or old.dtype != new.dtype:
-        return Difference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
+        return ProgramDifference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
     if old.is_meta or new.is_meta or torch.equal(old, new):
         return None
-    return Difference("the values of a constant change", "its forward")
+    return ProgramDifference("the values of a constant change", "its forward")
 
 
 def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) -> list[int]:

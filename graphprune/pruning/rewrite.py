@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from graphprune.errors import PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.module_sizes import module_sizes
+from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.deepcopy import copy_module
@@ -93,7 +94,7 @@ def rewrite(
     touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
     slimmed = slim_meta_tensor if on_meta else slim_tensor
     replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
-    slim = model if inplace else copy_module(model, replaced)
+    slim = model if inplace else _copied(model, replaced, on_meta)
     if inplace:
         _swap_tensors(model, replaced)
         _swap_in_functions(model, replaced)
@@ -101,6 +102,11 @@ def rewrite(
         _SizePlace.of(slim, path).change(value)
     _resize_modules(slim, {_owner(name) for name in kept}, sizes)
     return slim
+
+
+def _copied(model: nn.Module, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
+    """A copy with other tensors; one that is only run on shapes shares nothing that its run could write to."""
+    return copy_module(model, replaced, stand_in, everything=True) if on_meta else copy_module(model, replaced)
 
 
 def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:

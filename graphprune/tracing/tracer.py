@@ -10,8 +10,8 @@ from __future__ import annotations
 import linecache
 import re
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_modules, named_tensors
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.random_state import random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Outputs = Callable[[Any], Any]
@@ -55,6 +56,7 @@ class Trace:
         on_meta: floats had no values; else everything was real.
         calls: the calls of modules in evaluation mode.
         pick: chose ``outputs`` from the model's result; None: all of it.
+        random: the state of random numbers at its beginning.
     """
 
     graph: fx.Graph
@@ -71,6 +73,7 @@ class Trace:
     on_meta: bool = True
     calls: tuple[ModuleCall, ...] = ()
     pick: Outputs | None = None
+    random: Mapping[str, Any] = field(default_factory=dict)
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -126,7 +129,7 @@ def record(
     """
     log = SizeLog()
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
-
+    random = random_state()
     recorder.model_copy.module.eval()
     results = _call(recorder, args, kwargs, outputs)
     evaluated, count = len(recorder.graph.nodes), len(results)
@@ -152,6 +155,7 @@ def record(
         on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
         outputs,
+        random,
     )
 
 
@@ -184,7 +188,7 @@ class _Replayer(Recorder):
 
 
 @eagerly()
-def replay(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
+def replay_program(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
 
     Only in evaluation mode: training may draw random numbers and go another way each time.

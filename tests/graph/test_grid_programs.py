@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 import graphprune
 
+pytestmark = pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+"""Some layouts may freeze; those that must be smaller say so."""
+
 Function = Callable[[Tensor], Tensor]
 
 # [batch, heads, width] to the same, or to something to be flattened

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.translation import responsible
-from graphprune.tracing.tracer import replay
+from graphprune.tracing.tracer import replay_program
 
 
 class Net(nn.Module):
@@ -159,7 +159,7 @@ def test_nothing_of_the_users_model_is_changed() -> None:
 
 def test_a_replay_is_a_trace_without_sizes() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).to("meta")
-    run = replay(model, (torch.randn(3, 5),), {})
+    run = replay_program(model, (torch.randn(3, 5),), {})
     traced = graphprune.trace(
         nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.randn(3, 5)
     ).trace
