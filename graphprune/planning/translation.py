@@ -27,6 +27,7 @@ from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Replay, record, replay_program
 from graphprune.utils.arrays import Mask
+from graphprune.utils.contexts import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]
@@ -99,7 +100,7 @@ class Translation:
 
     def _difference_in(self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes) -> ProgramDifference | None:
         try:
-            with random_numbers_kept():
+            with changing_globals(), random_numbers_kept():
                 set_random_state(self.graph.trace.random)
                 done = run(slim, *self.graph.example, self.graph.trace.pick)
         except Exception as error:
@@ -189,7 +190,8 @@ def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) 
 
     Args:
         groups: that make one together.
-        differs: do these groups, pruned alone, make a difference? None: that cannot be told.
+        differs: do these groups, pruned alone, make a difference? False or None where they do not, or cannot be pruned
+            alone.
     """
     if len(groups) == 1:
         return list(groups)

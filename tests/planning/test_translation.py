@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,16 @@ def test_nothing_of_the_users_model_is_changed() -> None:
     graphprune.trace(model, x).plan(0.5)
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_threads_that_plan_leave_random_numbers_as_they_were() -> None:
+    """The check starts from the state that the trace started from, and puts back what was there."""
+    graphs = [graphprune.trace(Net(LEAKS["a product"]).eval(), torch.randn(4, 5)) for _ in range(3)]
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda graph: graph.plan(0.5), graphs))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_replay_is_a_trace_without_sizes() -> None:
