@@ -115,8 +115,7 @@ class _Attempt:
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
 
     def _difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
-        translation = self.setup.translation
-        return translation.difference(plan, alive) if translation is not None else None
+        return self.setup.check.difference(plan, alive)
 
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
@@ -139,7 +138,7 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     """Why no plan can be checked, if the program is another one already where no channel is removed."""
     if setup.skipped:
         return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"
-    return f"model: it does not run the same program twice, so that no plan can be checked: {difference}"
+    return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
 
 
 def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:

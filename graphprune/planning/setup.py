@@ -16,6 +16,7 @@ from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Group
 from graphprune.importance.block_influence import influence
 from graphprune.planning.limits import Limit, group_limits, share_kept
+from graphprune.planning.masked_comparison import MaskedComparison
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
@@ -66,9 +67,9 @@ class PlanSetup:
         return self.graph.costs_without(self.skipped) if self.skipped else self.graph.costs
 
     @cached_property
-    def translation(self) -> Translation | None:
-        """The program that slim models must run; None if the model looks at values, which slim models do not have."""
-        return Translation(self.graph, self.skipped) if self.graph.trace.on_meta else None
+    def check(self) -> Translation | MaskedComparison:
+        """What slim models must do: the traced program, or, of a model that looks at values, what it does masked."""
+        return Translation(self.graph, self.skipped) if self.graph.trace.on_meta else MaskedComparison(self.graph)
 
     @cached_property
     def protected(self) -> frozenset[int]:

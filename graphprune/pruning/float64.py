@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
+from graphprune.utils.tree import map_tensors, tensors_of
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
 WIDE |= {torch.complex64: torch.complex128}
@@ -76,8 +79,16 @@ def in_float64() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-class FixedEps(TorchFunctionMode):
-    """Give ``rms_norm`` the ``eps`` of the narrow type: without one it takes that of the type of its input."""
+_IN_PLACE = re.compile(r"[a-z0-9]_$|^__(set|i\w+__)")
+"""Names of functions that write to their first argument."""
+
+
+class WideArguments(TorchFunctionMode):
+    """What functions of torch are given in float64 in the place of what the program gives them.
+
+    Numpy makes arrays of types that the program names; they become float64 where they meet it. ``rms_norm`` is given
+    the ``eps`` of the narrow type: without one it takes that of the type of its input.
+    """
 
     def __init__(self, eps: float) -> None:
         super().__init__()
@@ -85,10 +96,20 @@ class FixedEps(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
+        if len({t.dtype in WIDE for t in tensors_of((args, kwargs)) if t.is_floating_point()}) > 1:
+            first = args[:1] if _IN_PLACE.search(getattr(func, "__name__", "")) else map_tensors(_wide, args[:1])
+            args, kwargs = (*first, *map_tensors(_wide, args[1:])), map_tensors(_wide, kwargs)
         if func in (F.rms_norm, torch.rms_norm):
             given = dict(zip(("input", "normalized_shape", "weight", "eps"), args, strict=False)) | kwargs
             return func(**{**given, "eps": self.eps if given.get("eps") is None else given["eps"]})
         return func(*args, **kwargs)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    if tensor.dtype not in WIDE:
+        return tensor
+    with _disable_current_modes():  # this is no part of the program
+        return tensor.to(WIDE[tensor.dtype])
 
 
 @contextmanager
@@ -102,5 +123,5 @@ def narrow_finfo(model: nn.Module) -> Iterator[None]:
             return finfo() if kind is None else finfo(kind)
         return finfo(narrow if kind in (None, torch.float64) else kind)
 
-    with changing_globals(), mock.patch.object(torch, "finfo", of_narrow), FixedEps(finfo(narrow).eps):
+    with changing_globals(), mock.patch.object(torch, "finfo", of_narrow), WideArguments(finfo(narrow).eps):
         yield

@@ -149,8 +149,9 @@ def compare_slim(
         tolerance,
         tuple(noise),
     )
-    result = check.compared(check.masked_graph() if graph.trace.on_meta else check.masked_model())
-    if graph.trace.on_meta and not plan.skipped and tolerance < result.relative <= ROUNDING:
+    has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
+    result = check.compared(check.masked_graph() if has_program else check.masked_model())
+    if has_program and not plan.skipped and tolerance < result.relative <= ROUNDING:
         result = check.compared(check.masked_model())
     return result
 

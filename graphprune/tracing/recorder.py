@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.size_tracking.caches import bypassed_caches
@@ -63,6 +64,8 @@ class Recorder(DispatchMode):
         self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._alive: list[Tensor] = []
+        self._seen = Aliases()
+        self._of_model = Aliases(tensor for _, tensor in model_copy.tensors)
         self.device = MetaExecution()
         self._line: Line | None = None
         self.inputs: list[fx.Node] = []
@@ -101,8 +104,7 @@ class Recorder(DispatchMode):
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
         if not isinstance(value, Tensor) or id(value) not in self._nodes:
             return None
-        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
-            return self.lookup(value)
+        return self.lookup(value)
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
@@ -114,10 +116,21 @@ class Recorder(DispatchMode):
 
     def lookup(self, tensor: Tensor) -> fx.Node | None:
         """The node that made ``tensor``, or None where its origin is unknown."""
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor)
+
+    def _made_by(self, tensor: Tensor) -> fx.Node | None:
         found = self._nodes.get(id(tensor))
-        if isinstance(found, tuple):
-            found = self._item(tensor, *found)
-        return found if found is not None else self._parameter(tensor)
+        if found is None or self._seen.moved(tensor):
+            return None
+        return self._item(tensor, *found) if isinstance(found, tuple) else found
+
+    def _alias(self, tensor: Tensor) -> fx.Node | None:
+        """The node of another Python object with the same elements."""
+        other = self._seen.find(tensor)
+        if other is None:
+            other = self._of_model.find(tensor)
+        return None if other is None else self._made_by(other) or self._parameter(other)
 
     def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
         item = self.graph.call_function(operator.getitem, (node, index))
@@ -127,7 +140,7 @@ class Recorder(DispatchMode):
 
     def _parameter(self, tensor: Tensor) -> fx.Node | None:
         name = self.names.get(id(tensor))
-        if name is None:
+        if name is None or self._of_model.moved(tensor):
             return None
         self.used.add(name)
         node = self._get_attr(name.replace(".", "_"), tensor)
@@ -146,11 +159,15 @@ class Recorder(DispatchMode):
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
-        self._alive.append(tensor)
+        self._keep(tensor)
         node.meta["shape"] = tensor.shape
         node.meta["dtype"] = tensor.dtype
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
+
+    def _keep(self, tensor: Tensor) -> None:
+        self._alive.append(tensor)
+        self._seen.add(tensor)
 
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
@@ -190,7 +207,7 @@ class Recorder(DispatchMode):
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
-                    self._alive.append(tensor)
+                    self._keep(tensor)
         return out
 
 

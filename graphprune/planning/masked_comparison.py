@@ -1,0 +1,42 @@
+"""Check the slim model of a model that looks at values: it is built for real and compared with the masked original.
+
+Such a model has no one program that every slim model must run: what it does depends on its weights too. What it gives
+on the example inputs must be what the original gives with the removed channels masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from graphprune.graph.analysis import Analysis
+from graphprune.planning.translation import ProgramDifference
+from graphprune.pruning.plan import Plan
+from graphprune.pruning.verification import ROUNDING, compare_slim
+from graphprune.utils.arrays import Mask
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedComparison:
+    """The outputs that slim models must have.
+
+    Attributes:
+        graph: the analyzed model, traced with real values.
+    """
+
+    graph: Analysis
+
+    def difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
+        """How the slim model's outputs differ from the masked original's; None: not more than rounding.
+
+        Args:
+            plan: of the choice.
+            alive: the classes that live; the plan says the same.
+        """
+        slim = plan.apply(self.graph.model)
+        try:
+            found = compare_slim(self.graph, slim, plan, self.graph.trace.pick, ROUNDING)
+        except Exception as error:
+            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
+        if found.relative <= ROUNDING:
+            return None
+        return ProgramDifference(f"the outputs differ from the masked original's by {found.relative:.1g}", "its result")

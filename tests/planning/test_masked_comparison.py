@@ -1,0 +1,91 @@
+"""Models that look at values: their slim models do on real runs what the masked original does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.planning.masked_comparison import MaskedComparison
+
+
+class Net(nn.Module):
+    """Two convolutions with a program of the test's between them and at the end. [n, 3, 6, 6] -> [n, 10]"""
+
+    def __init__(
+        self, between: Callable[[Tensor], Tensor] | None = None, end: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self.enter, self.middle = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.leave = nn.Linear(8, 10)
+        self.between, self.end = between, end
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.enter(x))
+        y = self.between(y) if self.between else y
+        y = self.leave(F.relu(self.middle(y)).mean((2, 3)))
+        return self.end(y) if self.end else y
+
+
+class NumpyTanh(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return torch.from_numpy(np.tanh(x.detach().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def softmax_over_channels(y: Tensor) -> Tensor:
+    powers = np.exp(y.detach().numpy())
+    return torch.from_numpy(powers / powers.sum(1, keepdims=True))
+
+
+BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "numpy": lambda y: torch.from_numpy(np.tanh(y.detach().numpy())),
+    "numpy in its own precision": lambda y: torch.from_numpy(np.tanh(y.detach().numpy()).astype(np.float32)),
+    "a function of autograd": lambda y: NumpyTanh.apply(y),  # type: ignore[no-any-return]
+    "lists": lambda y: torch.tensor(y.tolist()),
+    "softmax": softmax_over_channels,
+    "reversed": lambda y: torch.from_numpy(np.ascontiguousarray(y.detach().numpy()[:, ::-1])),
+}
+
+
+def removed(plan: graphprune.Plan) -> dict[str, int]:
+    return {choice.group: len(choice.removed) for choice in plan.choices}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_leaves_torch_and_comes_back_stays(name: str) -> None:
+    model, x = Net(BETWEEN[name]).eval(), torch.randn(2, 3, 6, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert removed(plan) == {"enter": 0, "middle": 4}
+    assert "the program would be another one" in next(c.why for c in plan.choices if c.group == "enter")
+    check = graphprune.verify(model, plan.apply(model), plan, x)
+    assert check.passed, check
+
+
+def test_class_scores_stay() -> None:
+    model, x = Net(end=softmax_over_channels).eval(), torch.randn(2, 3, 6, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    assert removed(plan) == {"enter": 4, "middle": 4, "leave": 0}
+    assert plan.apply(model)(x).shape == (2, 10)
+
+
+def test_without_the_check_it_would_be_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MaskedComparison, "difference", lambda *choice: None)
+    model, x = Net(end=softmax_over_channels).eval(), torch.randn(2, 3, 6, 6)
+    assert graphprune.prune_model(model, 0.5, x)(x).shape == (2, 5)
+
+
+def test_branches_on_values_are_pruned() -> None:
+    """To look at values is no reason to keep anything."""
+    model = Net(lambda y: y * 2 if bool((y > 0.5).any()) else y).eval()
+    assert removed(graphprune.trace(model, torch.randn(2, 3, 6, 6)).plan(0.5)) == {"enter": 4, "middle": 4}
