@@ -139,21 +139,31 @@ def compare_slim(
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    _require_values(model=graph.model, slim=slim)
-    noise = noise_on_zeros(graph.model, slim, plan)
-    check = _Check(
-        replace(graph, model=with_noise(graph.model, noise)),
-        with_noise(slim, slim_noise(noise, plan)),
-        plan,
-        outputs,
-        tolerance,
-        tuple(noise),
-    )
+    check = _check_of(graph, slim, plan, outputs, tolerance)
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     result = check.compared(check.masked_graph() if has_program else check.masked_model())
     if has_program and not plan.skipped and tolerance < result.relative <= ROUNDING:
         result = check.compared(check.masked_model())
     return result
+
+
+def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
+    """The largest relative difference of an output of a model that looks at values, on the example inputs of its trace.
+
+    Raises:
+        InputError, PlanError: as for :func:`verify`.
+    """
+    check = _check_of(graph, slim, plan, graph.trace.pick, ROUNDING)
+    masked = check.masked_model()
+    return difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
+
+
+def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:
+    """Copies of both models with the same random values in the place of all-zero parameters."""
+    _require_values(model=graph.model, slim=slim)
+    noise = noise_on_zeros(graph.model, slim, plan)
+    dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
+    return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise))
 
 
 def _require_known(graph: Analysis, plan: Plan) -> None:
@@ -207,7 +217,7 @@ class _Check:
 
     def compared(self, masked: MaskedRun) -> Verification:
         """The slim model, with the same random numbers, against a run of the masked original."""
-        found = self._slim_outputs(self.slim, masked)
+        found = self.slim_outputs(self.slim, masked)
         apart = difference(masked.outputs, found)
         return Verification(
             apart.relative,
@@ -219,7 +229,8 @@ class _Check:
             self._vacuous(masked, found),
         )
 
-    def _slim_outputs(self, slim: nn.Module, masked: MaskedRun) -> list[Tensor]:
+    def slim_outputs(self, slim: nn.Module, masked: MaskedRun) -> list[Tensor]:
+        """What a slim model gives with the random numbers that a masked run drew."""
         return run_slim(slim, *self.graph.example, masked.draws, self.select)
 
     def _vacuous(self, masked: MaskedRun, found: Sequence[Tensor]) -> str:
@@ -229,7 +240,7 @@ class _Check:
         scales = RESPONSE_SCALES[: 1 if any(map(is_float, found)) else None]
         for names in self._weights():
             for scale in scales:
-                changed = self._slim_outputs(with_noise(self.slim, noise_on_all(self.slim, names, scale)), masked)
+                changed = self.slim_outputs(with_noise(self.slim, noise_on_all(self.slim, names, scale)), masked)
                 if not _identical(found, changed):
                     return ""
         return (
