@@ -12,6 +12,7 @@ goes with it) with the questions that people ask of it. Its :meth:`~ChannelGraph
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
@@ -37,6 +38,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.tracing.tracer import Outputs
+from graphprune.utils.contexts import gc_paused
 from graphprune.utils.modules import named_tensors
 
 
@@ -143,6 +145,10 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | No
     return ChannelGraph(*(getattr(analysis, field.name) for field in fields(Analysis)))
 
 
+_MEASURES = frozenset(("calibration", "latency"))
+"""Options with which planning runs the model, perhaps for minutes."""
+
+
 @takes_options
 def prune_model(
     model: nn.Module,
@@ -178,12 +184,13 @@ def prune_model(
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
-    graph = trace(model, example_inputs, outputs=outputs)
-    plan = graph.plan(ratio, **options)
-    if verify:
-        _require_equal(graph, plan, outputs)
-    if calibration is None:
-        return plan.apply(model, inplace=inplace)
+    with nullcontext() if _MEASURES & options.keys() else gc_paused():
+        graph = trace(model, example_inputs, outputs=outputs)
+        plan = graph.plan(ratio, **options)
+        if verify:
+            _require_equal(graph, plan, outputs)
+        if calibration is None:
+            return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
     return _take_over(model, plan, slim) if inplace else slim
 

@@ -33,6 +33,7 @@ class Dimensions:
 
     sizes: SizeModel
     _numbers: dict[object, int] = field(default_factory=dict)
+    _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
     _lines: list[tuple[int, Ids]] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -42,6 +43,12 @@ class Dimensions:
 
     def number(self, node: fx.Node, dim: int) -> int:
         """The number of one dimension of a traced tensor; the same for dimensions with the same labels."""
+        known = self._of_nodes.get((node, dim))
+        if known is None:
+            known = self._of_nodes[node, dim] = self._number(node, dim)
+        return known
+
+    def _number(self, node: fx.Node, dim: int) -> int:
         value = self.sizes.labelling.values[node]
         dim %= len(node.meta["shape"])
         arrays = value.touching([dim]) if isinstance(value, LabelledTensor) else []

@@ -22,6 +22,7 @@ _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
 
 
+NODES = (fx.Node, ListedCall)
 Node = fx.Node | ListedCall
 
 
@@ -99,7 +100,7 @@ class StepReader:
         return self._source(node.args[0]) if has_trait(node.target, *_LAYOUT) and node.args else number
 
     def _source(self, value: Any) -> Hashable:
-        if not isinstance(value, Node):
+        if not isinstance(value, NODES):
             return None
         node: Node = value
         if node in self._shortcuts:
@@ -111,20 +112,22 @@ class StepReader:
         return str(node.meta.get("tensor", node.target))
 
     def _step(self, node: Node) -> Step:
-        operands = tuple(self._source(operand) for operand in _operands((node.args, node.kwargs)))
+        operands = tuple(self._source(operand) for operand in _operands((*node.args, *node.kwargs.values())))
         module, line = node.meta.get("module") or "", node.meta.get("line")
         return Step(short_name(node.target), module, line, tuple(_numbers(node)), operands, node)
 
 
-def _operands(value: Any) -> Iterator[Node]:
+def _operands(arguments: Iterable[Any]) -> list[Node]:
     """The tensors among nested arguments."""
-    if isinstance(value, Node):
-        yield value
-    elif isinstance(value, tuple | list):
-        for item in value:
-            yield from _operands(item)
-    elif isinstance(value, Mapping):
-        yield from _operands(tuple(value.values()))
+    found: list[Node] = []
+    for value in arguments:
+        if isinstance(value, NODES):
+            found.append(value)
+        elif isinstance(value, tuple | list):  # of an fx graph these are of classes of its own
+            found += _operands(value)
+        elif isinstance(value, dict):
+            found += _operands(value.values())
+    return found
 
 
 def _numbers(node: Node) -> Iterator[tuple[str, Any]]:

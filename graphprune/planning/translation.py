@@ -27,7 +27,7 @@ from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Replay, record, replay_program
 from graphprune.utils.arrays import Mask
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.contexts import changing_globals, gc_paused
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]
@@ -86,6 +86,7 @@ class Translation:
             mask = mask & alive[self.graph.solution.of[array.ids]]
         return int(mask.sum()) * (prod(value.shape) // mask.size)
 
+    @gc_paused()
     def difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
         """The first difference between the slim model's program and what the plan says of it.
 

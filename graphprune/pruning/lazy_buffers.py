@@ -16,13 +16,11 @@ from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 
 def later_buffers(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[nn.Module, str]]:
     """The buffers that are not saved and that a plan for tensors of these ``shapes`` does not know: owner and name."""
+    unsaved = [(module, name) for _, module in named_modules(model) for name in module._non_persistent_buffers_set]
+    if not unsaved:
+        return []
     unknown = {id(tensor) for name, tensor in named_tensors(model) if name not in shapes}
-    return [
-        (module, name)
-        for _, module in named_modules(model)
-        for name, buffer in module._buffers.items()
-        if id(buffer) in unknown and name in module._non_persistent_buffers_set
-    ]
+    return [(module, name) for module, name in unsaved if id(module._buffers[name]) in unknown]
 
 
 def empty_later_buffers(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

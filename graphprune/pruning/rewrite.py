@@ -19,7 +19,7 @@ from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
@@ -63,11 +63,10 @@ _OWN = "apply a plan to the architecture it was made for"
 
 def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     """The surviving entries of a tensor, as an independent one of the same type."""
-    with torch.no_grad():
-        small = tensor.detach()
-        for dim, index in kept.items():
-            small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
-        small = small if kept else small.clone()
+    small = tensor.detach()
+    for dim, index in kept.items():
+        small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
+    small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=tensor.requires_grad)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
@@ -82,6 +81,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     return nn.Parameter(small, requires_grad=False) if isinstance(tensor, nn.Parameter) else small
 
 
+@gc_paused()
 @eagerly()
 def rewrite(
     model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False, on_meta: bool = False
@@ -121,7 +121,7 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
 
 def _swap_in_functions(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
     """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in held_functions(model):
+    for _, function in held_functions(named_modules(model)):
         for cell in function.__closure__ or ():
             for value in contents(cell):
                 cell.cell_contents = replaced.get(id(value), value)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 
-import torch
 from torch import Tensor
 
 
 class Aliases:
-    """The tensor that was seen last of each place and layout in memory. They must be kept alive elsewhere."""
+    """Tensors that were seen; those that have memory of their own are found by it. All of them are kept alive.
+
+    Places in memory are looked at only when one is asked for.
+    """
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        self._last: dict[Hashable, Tensor] = {}
+        self._seen: list[Tensor] = []
         self._storages: dict[int, int] = {}
+        self._last: dict[Hashable, Tensor] = {}
+        self._indexed = 0
         for tensor in tensors:
             self.add(tensor)
 
     def add(self, tensor: Tensor) -> None:
         """A tensor is seen."""
-        self._last[_place(tensor)] = tensor
+        self._seen.append(tensor)
         self._storages[id(tensor)] = _storage(tensor)
 
     def moved(self, tensor: Tensor) -> bool:
@@ -33,19 +37,28 @@ class Aliases:
     def find(self, tensor: Tensor) -> Tensor | None:
         """The tensor seen last that has the same elements; None: there is no other."""
         place = _place(tensor)
-        found = self._last.get(place) if place is not None else None
+        if place is None:
+            return None
+        for other in self._seen[self._indexed :]:
+            self._last[_place(other)] = other
+        self._indexed = len(self._seen)
+        found = self._last.get(place)
         return None if found is tensor else found
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tells storages apart; 0 for tensors without one."""
-    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else 0
+    """What tells storages apart; 0 for tensors without one of their own: sparse, batched, nested ones."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except NotImplementedError:
+        return 0
 
 
 def _place(tensor: Tensor) -> Hashable:
     """Where the elements are; None where they have no memory of their own, or are none."""
-    if tensor.layout is not torch.strided or not tensor.numel() or tensor.is_nested:
+    memory = _storage(tensor)
+    if not memory or tensor.is_nested or not tensor.numel():
         return None
-    storage = tensor.untyped_storage()
-    memory = storage._cdata if tensor.is_meta else storage.data_ptr()
+    if not tensor.is_meta:
+        memory = tensor.untyped_storage().data_ptr()
     return memory, tensor.dtype, tensor.shape, tensor.stride(), tensor.storage_offset()

@@ -36,6 +36,17 @@ def _any_values(tensor: Tensor) -> Tensor:
     return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.device == META else tensor
 
 
+def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
+    """The tensors among the arguments of a call. Most are given as such."""
+    found: list[Tensor] = []
+    for argument in (*args, *kwargs.values()):
+        if isinstance(argument, Tensor):
+            found.append(argument)
+        else:
+            found.extend(tensors_of(argument))
+    return found
+
+
 class MetaExecution:
     """Run ATen calls with floating-point tensors on ``meta`` and all others with their values."""
 
@@ -45,11 +56,11 @@ class MetaExecution:
 
     def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
-        flat = [*tensors_of(args), *tensors_of(kwargs)]
+        flat = _operands(args, kwargs)
         if func in _WITHOUT_META:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
-            flat = [*tensors_of(args), *tensors_of(kwargs)]
-        if not any(t.device == META for t in flat):
+            flat = _operands(args, kwargs)
+        if not any(t.is_meta for t in flat):
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
             return self._run_on_meta(func, args, kwargs, flat)
@@ -59,7 +70,7 @@ class MetaExecution:
         return self._known.remember(self._run_on_meta(func, args, kwargs, flat), real)
 
     def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
-        if not all(t.device == META for t in flat):
+        if not all(t.is_meta for t in flat):
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
@@ -98,7 +109,7 @@ class KnownValues:
 
     def covers(self, func: Any, tensors: list[Tensor]) -> bool:
         """Are all values known? If not, a tensor that ``func`` changes in place is not known any more."""
-        unknown = any(t.device == META and id(t) not in self._values for t in tensors)
+        unknown = any(t.is_meta and id(t) not in self._values for t in tensors)
         if unknown and tensors and id(tensors[0]) in self._values and func._schema.is_mutable:
             self._forget(self._values[id(tensors[0])][1])
         return not unknown and torch.Tag.nondeterministic_seeded not in func.tags

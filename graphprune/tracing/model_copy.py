@@ -32,12 +32,14 @@ class MetaCopy:
 
     Attributes:
         module: the copy.
+        modules: its submodules by path.
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
         originals: the user's tensors, by the identity of their copies.
     """
 
     module: nn.Module
+    modules: list[tuple[str, nn.Module]]
     tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
@@ -57,7 +59,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
             _mark_objects(submodule, f"{path}." if path else "", log, theirs)
     paths = {id(submodule): path for path, submodule in modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
-    return MetaCopy(module, named_tensors(module), paths, originals)
+    return MetaCopy(module, modules, named_tensors(module), paths, originals)
 
 
 def _is_torchs(module: nn.Module) -> bool:

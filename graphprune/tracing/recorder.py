@@ -46,7 +46,7 @@ class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
     watched = True
-    """Are sizes noted?"""
+    """Are sizes noted, and lines?"""
 
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
@@ -63,7 +63,6 @@ class Recorder(DispatchMode):
         self.calls: list[ModuleCall] = []
         self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
-        self._alive: list[Tensor] = []
         self._seen = Aliases()
         self._of_model = Aliases(tensor for _, tensor in model_copy.tensors)
         self.device = MetaExecution()
@@ -104,7 +103,8 @@ class Recorder(DispatchMode):
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
         if not isinstance(value, Tensor) or id(value) not in self._nodes:
             return None
-        return self.lookup(value)
+        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
+            return self.lookup(value)
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
@@ -116,8 +116,7 @@ class Recorder(DispatchMode):
 
     def lookup(self, tensor: Tensor) -> fx.Node | None:
         """The node that made ``tensor``, or None where its origin is unknown."""
-        with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
-            return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor)
+        return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor)
 
     def _made_by(self, tensor: Tensor) -> fx.Node | None:
         found = self._nodes.get(id(tensor))
@@ -159,15 +158,11 @@ class Recorder(DispatchMode):
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
-        self._keep(tensor)
+        self._seen.add(tensor)
         node.meta["shape"] = tensor.shape
         node.meta["dtype"] = tensor.dtype
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
-
-    def _keep(self, tensor: Tensor) -> None:
-        self._alive.append(tensor)
-        self._seen.add(tensor)
 
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
@@ -186,7 +181,8 @@ class Recorder(DispatchMode):
             return self._dispatch(func, args, kwargs or {})
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        self._line = user_line(sys._getframe(1))
+        if self.watched:
+            self._line = user_line(sys._getframe(1))
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
@@ -207,7 +203,7 @@ class Recorder(DispatchMode):
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
-                    self._keep(tensor)
+                    self._seen.add(tensor)
         return out
 
 
@@ -229,8 +225,9 @@ _is_library: dict[str, bool] = {}
 def user_line(frame: FrameType | None) -> Line | None:
     """The innermost line that is neither torch's nor this library's."""
     while frame is not None:
-        if not is_library(frame.f_code.co_filename):
-            return frame.f_code.co_filename, frame.f_lineno
+        file = frame.f_code.co_filename
+        if not (_is_library.get(file) or is_library(file)):
+            return file, frame.f_lineno
         frame = frame.f_back
     return None
 
@@ -302,7 +299,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
-            stack.enter_context(bypassed_caches(recorder.model_copy.module))
+            stack.enter_context(bypassed_caches(recorder.model_copy.modules))
             if recorder.watched:
                 stack.enter_context(watching(recorder.log, recorder.lookup))
             yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -11,16 +11,16 @@ from typing import Any
 from torch import nn
 
 from graphprune.utils.held import global_names, globals_read, held_functions
-from graphprune.utils.modules import named_modules
 
 Restore = Callable[[], None]
+Submodules = Sequence[tuple[str, nn.Module]]
 
 
 @contextmanager
-def restored_globals(model: nn.Module) -> Iterator[None]:
+def restored_globals(submodules: Submodules) -> Iterator[None]:
     """Undo what a traced run does to containers and names in the globals and defaults of the model's functions."""
-    restores = [restore for function in _functions(model) for restore in _restores(function)]
-    restores += [restore for kind in _classes(model) for restore in _class_restores(kind)]
+    restores = [restore for function in _functions(submodules) for restore in _restores(function)]
+    restores += [restore for kind in _classes(submodules) for restore in _class_restores(kind)]
     try:
         yield
     finally:
@@ -28,14 +28,15 @@ def restored_globals(model: nn.Module) -> Iterator[None]:
             restore()
 
 
-def _classes(model: nn.Module) -> list[type]:
-    kinds = {base for _, m in named_modules(model) for base in type(m).__mro__}
+def _classes(submodules: Submodules) -> list[type]:
+    own = {type(m) for _, m in submodules}
+    kinds = {base for kind in own for base in kind.__mro__}
     return [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
-def _functions(model: nn.Module) -> list[FunctionType]:
-    methods = [v for kind in _classes(model) for v in vars(kind).values() if isinstance(v, FunctionType)]
-    found = {id(f): f for f in methods + [f for _, f in held_functions(model)]}
+def _functions(submodules: Submodules) -> list[FunctionType]:
+    methods = [v for kind in _classes(submodules) for v in vars(kind).values() if isinstance(v, FunctionType)]
+    found = {id(f): f for f in methods + [f for _, f in held_functions(submodules)]}
     for function in list(found.values()):
         found.update((id(v), v) for _, v in globals_read(function) if _is_neighbor(v, function))
     return list(found.values())

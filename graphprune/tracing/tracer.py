@@ -101,7 +101,7 @@ class Trace:
 def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> list[fx.Node]:
     seen_args = map_tensors(recorder.add_input, args)
     seen_kwargs = map_tensors(recorder.add_input, kwargs)
-    with recording(recorder), restored_globals(recorder.model_copy.module):
+    with recording(recorder), restored_globals(recorder.model_copy.modules):
         result = recorder.model_copy.module(*seen_args, **seen_kwargs)
     kept = outputs(result) if outputs else result
     found = [recorder._node_for(t) for t in tensors_of(kept)]
@@ -180,11 +180,19 @@ class Replay:
 
 
 class _Replayer(Recorder):
+    """Record what was called where, without sizes, lines and the calls of modules."""
+
     watched = False
 
     def __init__(self, model_copy: MetaCopy) -> None:
         super().__init__(model_copy, SizeLog(), on_meta=True)
         self.graph: Any = CallList()
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
+
+    def leave(self, output: Any) -> None:
+        self.stack.pop()
 
 
 @eagerly()
@@ -196,8 +204,9 @@ def replay_program(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Output
     Raises:
         TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
     """
-    paths = {id(submodule): path for path, submodule in named_modules(model)}
-    recorder = _Replayer(MetaCopy(model, named_tensors(model), paths, {}))
+    modules = named_modules(model)
+    paths = {id(submodule): path for path, submodule in modules}
+    recorder = _Replayer(MetaCopy(model, modules, named_tensors(model), paths, {}))
     model.eval()
     results: list[Any] = _call(recorder, args, kwargs, outputs)
     return Replay(recorder.graph.nodes, results, recorder.constants)
@@ -209,7 +218,7 @@ def _note_declared(recorder: Recorder) -> None:
     read = {a.path for expr in log.expressions() for a in attributes_of(expr)}
     owners = {path.rpartition(".")[0] for path in read}
     with watching(log, lambda t: recorder.lookup(t) if recorder.names.get(id(t)) in recorder.used else None):
-        for path, module in named_modules(recorder.model_copy.module):
+        for path, module in recorder.model_copy.modules:
             for name, size in module_sizes(module).items() if path in owners else ():
                 attribute = f"{path}.{name}" if path else name
                 if attribute in read and type(size) is Size:

@@ -29,14 +29,38 @@ def changing_globals() -> Iterator[None]:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Pause the garbage collector, which would look at all objects, for nothing, while many are made that stay."""
-    enabled = gc.isenabled()
-    gc.disable()
+    """Pause the garbage collector, which would look at all objects, for nothing, while many are made that stay.
+
+    It goes on when the last thread that paused it is done.
+    """
+    _pauses.begin()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        _pauses.end()
+
+
+class _Pauses:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._enabled = False
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._running == 0:
+                self._enabled = gc.isenabled()
+                gc.disable()
+            self._running += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._running -= 1
+            if self._running == 0 and self._enabled:
+                gc.enable()
+
+
+_pauses = _Pauses()
 
 
 @contextmanager

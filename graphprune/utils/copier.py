@@ -32,7 +32,7 @@ _NEW: dict[type, Callable[[], Any]] = {
 """What cannot be copied, but has nothing in it that a copy would want."""
 
 _MISSING = object()
-_DICTS = frozenset((dict, OrderedDict))
+_CONTAINERS = frozenset((dict, OrderedDict, set))
 
 Substitute = Callable[[str, Any, Exception], Any]
 """From the path of an attribute, its value and the error: what the copy has in its place."""
@@ -110,9 +110,6 @@ class Copier:
         if copy_kind is None and isinstance(value, _SHARED):
             return value
         self._originals.append(value)  # its identity must not become that of another object
-        if kind in _DICTS and not value:  # most of what a module holds
-            made = self.memo[id(value)] = kind()
-            return made
         try:
             made = (copy_kind or self._object)(value)
         except GraphpruneError:
@@ -124,17 +121,34 @@ class Copier:
 
     def attributes(self, attributes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         """Copies by name."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in attributes:
-            if type(value) in ATOMIC:
+            kind = type(value)
+            if kind in ATOMIC:
                 found[name] = value
-                continue
-            self._path.append(f".{name}")
-            try:
-                found[name] = self.copied(value)
-            finally:
-                self._path.pop()
+            elif kind in _CONTAINERS and not value:  # most of what a module holds
+                found[name] = self._empty(value)
+            else:
+                found[name] = self._attribute(name, value)
         return found
+
+    def _attribute(self, name: str, value: Any) -> Any:
+        known = self.memo.get(id(value), _MISSING)
+        if known is not _MISSING:
+            return known
+        self._path.append(f".{name}")
+        try:
+            return self.copied(value)
+        finally:
+            self._path.pop()
+
+    def _empty(self, value: Any) -> Any:
+        """A container of the same kind, one for every one that there is."""
+        made = self.memo.get(id(value))
+        if made is None:
+            made = self.memo[id(value)] = type(value)()
+            self._originals.append(value)
+        return made
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         made = self.memo[id(value)] = type(value)()

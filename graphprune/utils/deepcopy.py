@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from graphprune.utils.copier import Copier, Substitute, refuse
 from graphprune.utils.held import globals_read, held_functions, parts_of
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, within
+
+Modules = Sequence[tuple[str, nn.Module]]
 
 
 def copy_module(
@@ -35,13 +37,14 @@ def copy_module(
             assigns to globals.
     """
     memo: dict[int, Any] = dict(tensors)
-    for module in _outermost_scripts(model):
+    modules = named_modules(model)
+    for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
-    plain = [(path, m) for path, m in named_modules(model) if _is_plain(m)]
+    plain = [(path, m) for path, m in modules if _is_plain(m)]
     for _, module in plain:
         memo[id(module)] = module.__new__(type(module))
     parts = cache(lambda: parts_of(model))
-    memo.update(_global_containers(model, parts))
+    memo.update(_global_containers(modules, parts))
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         with copier.at(f".{path}" if path else ""):
@@ -50,20 +53,20 @@ def copy_module(
     return copier.copied(model)  # type: ignore[no-any-return]
 
 
-def _global_containers(model: nn.Module, parts: Callable[[], set[int]]) -> dict[int, Any]:
+def _global_containers(modules: Modules, parts: Callable[[], set[int]]) -> dict[int, Any]:
     """Dictionaries and lists that a function of the model finds under a global name, and the model has as attributes.
 
     They are one for all models, as when each is built anew: a function cannot be given another global.
     """
-    functions = [f for _, f in held_functions(model)]
+    functions = [f for _, f in held_functions(modules)]
     shared = (v for f in functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
     return {id(v): v for v in shared if id(v) in parts()}
 
 
-def _outermost_scripts(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, torch.jit.ScriptModule):
-        return [module]
-    return [found for child in module.children() for found in _outermost_scripts(child)]
+def _outermost_scripts(modules: Modules) -> list[nn.Module]:
+    scripts = [(path, m) for path, m in modules if isinstance(m, torch.jit.ScriptModule)]
+    paths = [path for path, _ in scripts]
+    return [m for path, m in scripts if not ("" in paths and path) and not within(path, paths)]
 
 
 def _copied_script(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:

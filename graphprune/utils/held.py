@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import functools
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _HOLD_FUNCTIONS = (dict, FunctionType, functools.partial)
+_HOLD_NONE = frozenset((bool, int, float, str, tuple, type(None), set))
+"""What most attributes of modules are, but for dictionaries."""
+_DICTS = frozenset((dict, OrderedDict))
 _LEAVES = (str, bytes, int, float, complex, type, ModuleType, Tensor, type(None))
 
 
@@ -102,11 +105,14 @@ def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def held_functions(model: nn.Module) -> list[tuple[str, FunctionType]]:
+def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, FunctionType]]:
     """Plain functions that modules hold as attributes or hooks, with their paths."""
     found = []
-    for path, module in model.named_modules():
+    for path, module in submodules:
         for name, value in vars(module).items():
+            kind = type(value)
+            if kind in _HOLD_NONE or (kind in _DICTS and not value):  # nearly all
+                continue
             if not isinstance(value, _HOLD_FUNCTIONS) or not value:
                 continue
             where = f"{path}.{name}" if path else name

@@ -22,12 +22,13 @@ _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdl
 
 
 @contextmanager
-def bypassed_caches(model: nn.Module) -> Iterator[None]:
+def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
     """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
     places: list[tuple[Mapping[str, Any], Any, str]] = [
         (vars(module), module, name) for module, name in _modules_caches()
     ]
-    classes = {base for m in model.modules() for base in type(m).__mro__ if not _is_own(base.__module__)}
+    kinds = {type(m) for _, m in submodules}
+    classes = {base for kind in kinds for base in kind.__mro__ if not _is_own(base.__module__)}
     places += [(vars(kind), kind, name) for kind in classes for name, v in vars(kind).items() if _function_of(v)]
     changed: list[tuple[Any, str, Any]] = []
     try:
@@ -76,17 +77,29 @@ def _is_traced(value: Any) -> bool:
     return isinstance(value, Size | Tensor | nn.Module)
 
 
+_foreign: tuple[list[str], list[str]] = ([], [])
+"""The names of all modules that were loaded at the last look, and of those among them that may hold caches."""
+
 _seen: dict[str, tuple[int, int, tuple[str, ...]]] = {}
 """By the name of a module its identity, how many names it had when it was looked through, and those of caches."""
 
 
+def _foreign_modules() -> list[str]:
+    global _foreign
+    names = list(sys.modules)
+    if names != _foreign[0]:
+        _foreign = names, [name for name in names if not _is_own(name)]
+    return _foreign[1]
+
+
 def _modules_caches() -> Iterable[tuple[ModuleType, str]]:
     """The cached functions among the globals of all modules that are loaded."""
-    for name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and not _is_own(name):
+    for name in _foreign_modules():
+        module = sys.modules.get(name)
+        if isinstance(module, ModuleType):
             found = vars(module)
-            known = _seen.get(name)
-            if known is None or known[:2] != (id(module), len(found)) or name == "__main__":
+            identity, count, names = _seen.get(name, (0, 0, ()))
+            if identity != id(module) or count != len(found) or name == "__main__":
                 names = tuple(key for key, value in list(found.items()) if type(value) is _Cached)
-                known = _seen[name] = (id(module), len(found), names)
-            yield from ((module, key) for key in known[2] if type(found.get(key)) is _Cached)
+                _seen[name] = (id(module), len(found), names)
+            yield from ((module, key) for key in names if type(found.get(key)) is _Cached)

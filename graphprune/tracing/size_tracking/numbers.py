@@ -12,10 +12,14 @@ from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
 from graphprune.utils.operators import Args, Kwargs
 
+_SIZES = frozenset((Size, tuple, list, torch.Size))
+"""What may be or hold sizes."""
+
 
 def other(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    for value in (*args, *kwargs.values()):
-        number(value)
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if type(value) in _SIZES:
+            number(value)
     return func(*args, **kwargs)
 
 
