@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.random_networks import images, tokens, vectors  # noqa: F401  (they register their blocks)
+from tests.random_networks import images, published_images, published_tokens, tokens, vectors  # noqa: F401  (registered)
 from tests.random_networks.writer import BLOCKS, Facts, Layer, Value
 
 IMPORTS = """\

@@ -59,6 +59,7 @@ def similarities(layer: Layer, x: Value) -> Value:
     prototypes = layer.parameter("prototypes", count, c)
     way = layer.pick("cosine", "cdist", "dot", "squares")
     layer.facts.mixes |= way == "cosine"
+    layer.facts.offsets |= way in ("cdist", "squares")
     layer.facts.contracts = True
     layer.line(
         {
