@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import ismodule
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -257,7 +258,7 @@ def traced(case: Case, model: nn.Module) -> tuple[ChannelGraph, Plan]:
 
 def pruned(case: Case) -> Outcome:
     """Prune, compare, and see that nothing else has changed."""
-    model, inputs = case.dense(), case.inputs()
+    model, inputs = case.dense().train(case.program.seed % 5 == 0), case.inputs()
     before, world = snapshot(model), of_torch()
     graph, plan = traced(case, model)
     slim = plan.apply(model)
@@ -276,8 +277,7 @@ def pruned(case: Case) -> Outcome:
         second_opinion(case, plan)
     trains(case, plan)
     runs_on_more(case, plan)
-    if case.program.seed % 4 == 0 or "state_of_its_own" in case.program.blocks:
-        alike_when_hot(case, plan)
+    one_of_many(case, graph, plan)
     return summary(graph, plan, exact)
 
 
@@ -289,6 +289,60 @@ def alike_when_hot(case: Case, plan: Plan) -> None:
     hot = traced(case, model)[1]
     if not equal_plans(plan, hot):
         fail("another plan after a run", f"{plan}\n{hot}")
+
+
+def one_of_many(case: Case, graph: ChannelGraph, plan: Plan) -> None:
+    """What is checked on some seeds only, because it costs as much as all the rest."""
+    number = case.program.seed % 8
+    counted_right(graph, plan, case.slim(plan))
+    if number % 4 == 0 or "state_of_its_own" in case.program.blocks:
+        alike_when_hot(case, plan)
+    if number == 1:
+        prunable_again(case, graph, plan)
+    if number == 2:
+        alike_in_place(case, plan)
+    if number == 3:
+        alike_after_saving(case, plan)
+
+
+def counted_right(graph: ChannelGraph, plan: Plan, slim: nn.Module) -> None:
+    """The parameters that the plan promises are there."""
+    promised, found = graph.cost(plan).params, sum(p.numel() for p in slim.parameters())
+    if promised != found:
+        fail("wrong cost", f"the plan says {promised} parameters, there are {found}")
+
+
+def prunable_again(case: Case, graph: ChannelGraph, plan: Plan) -> None:
+    """The slim model can be pruned in turn, and costs what the plan says."""
+    slim = case.slim(plan)
+    again = graphprune.trace(slim, case.inputs())
+    if again.cost().macs != graph.cost(plan).macs:
+        fail("wrong cost", f"the plan says {graph.cost(plan).macs} MACs, the slim model has {again.cost().macs}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NothingRemovedWarning)
+        second = again.plan(0.3, importance="random")
+    check = graphprune.verify(slim, second.apply(slim), second, case.inputs())
+    if not check.passed and not check.vacuous:
+        fail("wrong, pruned again", f"{check}\n{second}")
+
+
+def alike_in_place(case: Case, plan: Plan) -> None:
+    """A model that is made smaller itself, in training mode, becomes the same."""
+    model = case.dense().train()
+    small = plan.apply(model, inplace=True)
+    one, other = small.state_dict(), case.slim(plan).state_dict()
+    if small is not model or not all(m.training for m in model.modules()) or not same(dict(one), dict(other)):
+        fail("another model in place")
+
+
+def alike_after_saving(case: Case, plan: Plan) -> None:
+    """A saved model is the same when it is loaded."""
+    slim = case.slim(plan)
+    with TemporaryDirectory() as folder:
+        graphprune.save(slim, folder)
+        loaded = graphprune.load(folder, case.dense())
+    if not same(dict(slim.state_dict()), dict(loaded.state_dict())):
+        fail("another model after saving")
 
 
 def summary(graph: ChannelGraph, plan: Plan, compared: bool) -> Outcome:

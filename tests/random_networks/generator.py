@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.random_networks import images, published_images, published_tokens, tokens, vectors  # noqa: F401  (registered)
+from tests.random_networks import algebra, images, published_images, published_tokens, tokens, vectors  # noqa: F401  (registered)
 from tests.random_networks.writer import BLOCKS, Facts, Layer, Value
 
 IMPORTS = """\
@@ -242,7 +242,9 @@ def program_of(seed: int, most: int = 5) -> Program:
     rng = random.Random(seed)
     writer = _Writer(rng, smooth=rng.random() < 0.6)
     arguments, example = writer.start()
+    walks = rng.random() < 0.25
     for _ in range(rng.randint(1, most)):
-        writer.add(rng.choice(list(BLOCKS[writer.value.kind])))
+        names = list(BLOCKS[writer.value.kind])
+        writer.add(rng.choice([name for name in names if name.startswith("walk")] * walks or names))
     writer.finish()
     return Program(seed, writer.source(arguments, example), options_of(rng), writer.facts, tuple(writer.blocks))

@@ -16,7 +16,9 @@ def self_attention_with_methods(layer: Layer, x: Value) -> Value:
     out = layer.module("dense", f"nn.Linear({dim}, {x.channels})")
     norm = layer.module("norm", f"nn.LayerNorm({x.channels})")
     layer.line(f"split = lambda z: z.view(z.size()[:-1] + ({n}, {layer.pick(w, '-1')})).permute(0, 2, 1, 3)")
-    layer.line(f"qs, ks, vs = split({q}(x)), split({k}(x)), split({v}(x))", f"a = qs @ ks.transpose(-1, -2) / math.sqrt({w})")
+    layer.line(
+        f"qs, ks, vs = split({q}(x)), split({k}(x)), split({v}(x))", f"a = qs @ ks.transpose(-1, -2) / math.sqrt({w})"
+    )
     layer.line("a = F.dropout(a.softmax(-1), 0.1, self.training)", "y = (a @ vs).permute(0, 2, 1, 3).contiguous()")
     layer.line(f"y = y.view(y.size()[:-2] + ({layer.pick(total, '-1')},))", f"x = {norm}({out}(y) + x)")
     return x
@@ -29,18 +31,29 @@ def biased_attention(layer: Layer, x: Value) -> Value:
     dim = heads * width
     layer.facts.contracts = True
     n = layer.constant(heads)
-    qkv, out = layer.module("qkv", f"nn.Linear({x.channels}, {3 * dim}, bias=False)"), layer.module("out", f"nn.Linear({dim}, {x.channels})")
+    qkv, out = (
+        layer.module("qkv", f"nn.Linear({x.channels}, {3 * dim}, bias=False)"),
+        layer.module("out", f"nn.Linear({dim}, {x.channels})"),
+    )
     layer.line("b, t, _ = x.shape", f"q, k, v = (z.view(b, t, {n}, -1).transpose(1, 2) for z in {qkv}(x).chunk(3, -1))")
     layer.line("s = q @ k.transpose(-2, -1)")
-    way = layer.pick("buckets", "slopes", "slopes_made", "talking", "talking_conv", "gate", "temperature", "sigmoid", "sink")
+    way = layer.pick(
+        "buckets", "slopes", "slopes_made", "talking", "talking_conv", "gate", "temperature", "sigmoid", "sink"
+    )
     if way == "buckets":
         table = layer.module("table", f"nn.Embedding(7, {heads})")
-        layer.line("d = (torch.arange(t)[None] - torch.arange(t)[:, None]).clamp(-3, 3) + 3", f"s = s + {table}(d).permute(2, 0, 1)")
+        layer.line(
+            "d = (torch.arange(t)[None] - torch.arange(t)[:, None]).clamp(-3, 3) + 3",
+            f"s = s + {table}(d).permute(2, 0, 1)",
+        )
     elif way == "slopes":
         slopes = layer.buffer("slopes", f"torch.tensor([2.0 ** -(i + 1) for i in range({heads})]).view({heads}, 1, 1)")
         layer.line(f"s = s - {slopes} * (torch.arange(t)[None] - torch.arange(t)[:, None]).abs()")
     elif way == "slopes_made":
-        layer.line(f"m = 2.0 ** -torch.arange(1, {layer.pick(n, 's.shape[1]')} + 1, dtype=x.dtype)", "s = s - m[:, None, None] * torch.arange(t)")
+        layer.line(
+            f"m = 2.0 ** -torch.arange(1, {layer.pick(n, 's.shape[1]')} + 1, dtype=x.dtype)",
+            "s = s - m[:, None, None] * torch.arange(t)",
+        )
     elif way == "talking":
         layer.facts.mixes = True
         layer.line(f"s = torch.einsum('bhij,hg->bgij', s, {layer.parameter('talk', heads, heads)})")
@@ -56,7 +69,10 @@ def biased_attention(layer: Layer, x: Value) -> Value:
         layer.line("s = torch.log(torch.sigmoid(s) + 1e-4)")
     else:
         sink = layer.parameter("sink", heads)
-        layer.line(f"s = torch.cat([s, {sink}.view(1, -1, 1, 1).expand(b, -1, t, 1)], -1)", "v = torch.cat([v, torch.zeros_like(v[:, :, :1])], 2)")
+        layer.line(
+            f"s = torch.cat([s, {sink}.view(1, -1, 1, 1).expand(b, -1, t, 1)], -1)",
+            "v = torch.cat([v, torch.zeros_like(v[:, :, :1])], 2)",
+        )
     layer.line("y = (s.softmax(-1) @ v).transpose(1, 2).flatten(2)", f"x = x + {out}(y)")
     return x
 
@@ -65,10 +81,12 @@ def biased_attention(layer: Layer, x: Value) -> Value:
 def latent_queries(layer: Layer, x: Value) -> Value:
     """Learned queries that read the tokens (Perceiver, DETR, pooling by attention)."""
     c, count = x.channels, layer.rng.choice([2, 3])
-    layer.facts.contracts = True
+    layer.facts.mixes = True
     queries = layer.parameter("queries", count, c)
     k, v = layer.module("k", f"nn.Linear({c}, {c})"), layer.module("v", f"nn.Linear({c}, {c})")
-    expand = layer.pick("{}.expand(x.size(0), -1, -1)", "{}.unsqueeze(0).repeat(x.shape[0], 1, 1)", "{}[None].expand(len(x), *{}.shape)")
+    expand = layer.pick(
+        "{}.expand(x.size(0), -1, -1)", "{}.unsqueeze(0).repeat(x.shape[0], 1, 1)", "{}[None].expand(len(x), *{}.shape)"
+    )
     layer.line(f"q = {expand.replace('{}', queries)}")
     if layer.chance(0.3):
         layer.line(f"x = F.scaled_dot_product_attention(q, {k}(x), {v}(x))")
@@ -86,7 +104,11 @@ def modulation(layer: Layer, x: Value) -> Value:
     norm = layer.module("norm", f"nn.LayerNorm({c}, elementwise_affine=False, eps=1e-6)")
     fc = layer.module("mlp", f"nn.Sequential(nn.Linear({c}, 7), nn.GELU(), nn.Linear(7, {c}))")
     layer.facts.mixes = True
-    ways = ["{}(s).chunk(3, dim=1)", "{}(s).view(s.size(0), 3, -1).unbind(1)", "torch.split({}(s), x.shape[-1], dim=-1)"]
+    ways = [
+        "{}(s).chunk(3, dim=1)",
+        "{}(s).view(s.size(0), 3, -1).unbind(1)",
+        "torch.split({}(s), x.shape[-1], dim=-1)",
+    ]
     layer.line("s = x.mean(1)", f"shift, scale, gate = {layer.pick(*ways).format(ada)}")
     layer.line(f"y = {norm}(x) * (1 + scale.unsqueeze(1)) + shift[:, None]", f"x = x + gate.unsqueeze(1) * {fc}(y)")
     return x
@@ -99,11 +121,22 @@ def shifted(layer: Layer, x: Value) -> Value:
     if layer.chance(0.5):
         mu = layer.parameter("mu", c)
         fc, gate = layer.module("fc", f"nn.Linear({c}, {c})"), layer.module("gate", f"nn.Linear({c}, {c})")
-        before = layer.pick("F.pad(x, (0, 0, 1, -1))", "torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)", "F.pad(x[:, :-1], (0, 0, 1, 0))")
-        layer.line(f"prev = {before}", f"y = x * {mu} + prev * (1 - {mu})", f"x = x + torch.sigmoid({gate}(y)) * {fc}(y)")
+        before = layer.pick(
+            "F.pad(x, (0, 0, 1, -1))",
+            "torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)",
+            "F.pad(x[:, :-1], (0, 0, 1, 0))",
+        )
+        layer.line(
+            f"prev = {before}", f"y = x * {mu} + prev * (1 - {mu})", f"x = x + torch.sigmoid({gate}(y)) * {fc}(y)"
+        )
         return x
     fold = layer.constant(max(1, c // 4)) if layer.chance(0.5) else "x.shape[-1] // 4"
-    layer.line(f"n = {fold}", "y = torch.zeros_like(x)", "y[:, :-1, :n] = x[:, 1:, :n]", "y[:, 1:, n : 2 * n] = x[:, :-1, n : 2 * n]")
+    layer.line(
+        f"n = {fold}",
+        "y = torch.zeros_like(x)",
+        "y[:, :-1, :n] = x[:, 1:, :n]",
+        "y[:, 1:, n : 2 * n] = x[:, :-1, n : 2 * n]",
+    )
     layer.line("y[:, :, 2 * n :] = x[:, :, 2 * n :]", f"x = {layer.module('fc', f'nn.Linear({c}, {c})')}(y)")
     return x
 
@@ -113,14 +146,35 @@ def state_space(layer: Layer, x: Value) -> Value:
     """A selective state space, scanned in a loop (Mamba)."""
     inner, state = layer.rng.choice([4, 6]), 2
     layer.facts.mixes = True
-    enter, out = layer.module("enter", f"nn.Linear({x.channels}, {2 * inner})"), layer.module("out", f"nn.Linear({inner}, {x.channels})")
+    enter, out = (
+        layer.module("enter", f"nn.Linear({x.channels}, {2 * inner})"),
+        layer.module("out", f"nn.Linear({inner}, {x.channels})"),
+    )
     proj, log = layer.module("proj", f"nn.Linear({inner}, {2 * state + 1})"), layer.parameter("a_log", inner, state)
     skip, dt = layer.parameter("d", inner), layer.module("dt", f"nn.Linear(1, {inner})")
-    layer.line(f"u, z = {enter}(x).chunk(2, dim=-1)", "u = F.silu(u)", f"delta, B, C = torch.split({proj}(u), [1, {state}, {state}], dim=-1)")
-    layer.line(f"delta = F.softplus({dt}(delta))", f"A = -torch.exp({log})", "dA = torch.exp(delta.unsqueeze(-1) * A)", "dB = delta.unsqueeze(-1) * B.unsqueeze(2)")
-    zeros = layer.pick("torch.zeros(x.size(0), u.shape[-1], A.shape[1], dtype=x.dtype)", "u.new_zeros(u.shape[0], u.shape[2], dA.shape[-1])")
-    layer.line(f"h = {zeros}", "ys = []", "for i in range(u.shape[1]):", "    h = dA[:, i] * h + dB[:, i] * u[:, i, :, None]")
-    layer.line("    ys.append((h * C[:, i, None, :]).sum(-1))", f"y = torch.stack(ys, 1) + u * {skip}", f"x = x + {out}(y * F.silu(z))")
+    layer.line(
+        f"u, z = {enter}(x).chunk(2, dim=-1)",
+        "u = F.silu(u)",
+        f"delta, B, C = torch.split({proj}(u), [1, {state}, {state}], dim=-1)",
+    )
+    layer.line(
+        f"delta = F.softplus({dt}(delta))",
+        f"A = -torch.exp({log})",
+        "dA = torch.exp(delta.unsqueeze(-1) * A)",
+        "dB = delta.unsqueeze(-1) * B.unsqueeze(2)",
+    )
+    zeros = layer.pick(
+        "torch.zeros(x.size(0), u.shape[-1], A.shape[1], dtype=x.dtype)",
+        "u.new_zeros(u.shape[0], u.shape[2], dA.shape[-1])",
+    )
+    layer.line(
+        f"h = {zeros}", "ys = []", "for i in range(u.shape[1]):", "    h = dA[:, i] * h + dB[:, i] * u[:, i, :, None]"
+    )
+    layer.line(
+        "    ys.append((h * C[:, i, None, :]).sum(-1))",
+        f"y = torch.stack(ys, 1) + u * {skip}",
+        f"x = x + {out}(y * F.silu(z))",
+    )
     return x
 
 
@@ -129,8 +183,12 @@ def long_convolution(layer: Layer, x: Value) -> Value:
     """A convolution over all positions, by Fourier transforms."""
     c, t = x.channels, x.length
     kernel = layer.parameter("kernel", c, t)
-    layer.line("u = x.transpose(1, 2)", f"n = 2 * u.shape[-1]", f"y = torch.fft.irfft(torch.fft.rfft(u, n=n) * torch.fft.rfft({kernel}, n=n), n=n)")
-    layer.line(f"y = y[..., : u.shape[-1]]", f"x = x + {layer.module('out', f'nn.Linear({c}, {c})')}(y.transpose(1, 2))")
+    layer.line(
+        "u = x.transpose(1, 2)",
+        "n = 2 * u.shape[-1]",
+        f"y = torch.fft.irfft(torch.fft.rfft(u, n=n) * torch.fft.rfft({kernel}, n=n), n=n)",
+    )
+    layer.line("y = y[..., : u.shape[-1]]", f"x = x + {layer.module('out', f'nn.Linear({c}, {c})')}(y.transpose(1, 2))")
     return x
 
 
@@ -140,7 +198,9 @@ def fourier_mixing(layer: Layer, x: Value) -> Value:
     c = x.channels
     both = layer.chance(0.5)
     layer.facts.mixes |= both
-    layer.line("y = torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real" if both else "y = torch.fft.fft(x, dim=1).real")
+    layer.line(
+        "y = torch.fft.fft(torch.fft.fft(x, dim=-1), dim=-2).real" if both else "y = torch.fft.fft(x, dim=1).real"
+    )
     layer.line(f"x = {layer.module('norm', f'nn.LayerNorm({c})')}(x + y)")
     return x
 
@@ -149,7 +209,10 @@ def fourier_mixing(layer: Layer, x: Value) -> Value:
 def spatial_gate(layer: Layer, x: Value) -> Value:
     """Half of the channels, mixed over positions, gates the other half (gMLP)."""
     inner, t = layer.rng.choice([3, 4]), x.length
-    up, down = layer.module("up", f"nn.Linear({x.channels}, {2 * inner})"), layer.module("down", f"nn.Linear({inner}, {x.channels})")
+    up, down = (
+        layer.module("up", f"nn.Linear({x.channels}, {2 * inner})"),
+        layer.module("down", f"nn.Linear({inner}, {x.channels})"),
+    )
     norm, mix = layer.module("norm", f"nn.LayerNorm({inner})"), layer.module("mix", f"nn.Conv1d({t}, {t}, 1)")
     layer.line(f"u, v = F.gelu({up}(x)).chunk(2, -1)", f"v = {mix}({norm}(v))", f"x = x + {down}(u * v)")
     return x
@@ -159,9 +222,16 @@ def spatial_gate(layer: Layer, x: Value) -> Value:
 def convolution_module(layer: Layer, x: Value) -> Value:
     """Pointwise, gated, depthwise, normalized (Conformer)."""
     c = x.channels
-    first, depth = layer.module("first", f"nn.Conv1d({c}, {2 * c}, 1)"), layer.module("depth", f"nn.Conv1d({c}, {c}, 3, padding=1, groups={c})")
+    first, depth = (
+        layer.module("first", f"nn.Conv1d({c}, {2 * c}, 1)"),
+        layer.module("depth", f"nn.Conv1d({c}, {c}, 3, padding=1, groups={c})"),
+    )
     norm, last = layer.module("norm", f"nn.BatchNorm1d({c})"), layer.module("last", f"nn.Conv1d({c}, {c}, 1)")
-    layer.line(f"y = F.glu({first}(x.transpose(1, 2)), dim=1)", f"y = {last}(F.silu({norm}({depth}(y))))", "x = x + y.transpose(1, 2)")
+    layer.line(
+        f"y = F.glu({first}(x.transpose(1, 2)), dim=1)",
+        f"y = {last}(F.silu({norm}({depth}(y))))",
+        "x = x + y.transpose(1, 2)",
+    )
     return x
 
 
@@ -172,8 +242,15 @@ def dilated(layer: Layer, x: Value) -> Value:
     layer.init.append(f"self.gates = nn.ModuleList(nn.Conv1d({c}, {2 * c}, 2, dilation=2**i) for i in range(2))")
     layer.init.append(f"self.skips = nn.ModuleList(nn.Conv1d({c}, {skip}, 1) for _ in range(2))")
     layer.init.append(f"self.res = nn.ModuleList(nn.Conv1d({c}, {c}, 1) for _ in range(2))")
-    layer.line("y, total = x.transpose(1, 2), 0", "for i, (g, s, r) in enumerate(zip(self.gates, self.skips, self.res)):")
-    layer.line("    a, b = g(F.pad(y, (2**i, 0))).chunk(2, 1)", "    z = a.tanh() * b.sigmoid()", "    total = total + s(z)", "    y = y + r(z)")
+    layer.line(
+        "y, total = x.transpose(1, 2), 0", "for i, (g, s, r) in enumerate(zip(self.gates, self.skips, self.res)):"
+    )
+    layer.line(
+        "    a, b = g(F.pad(y, (2**i, 0))).chunk(2, 1)",
+        "    z = a.tanh() * b.sigmoid()",
+        "    total = total + s(z)",
+        "    y = y + r(z)",
+    )
     layer.line("x = F.relu(total).transpose(1, 2)")
     return x.with_channels(skip)
 
@@ -185,9 +262,16 @@ def chosen_experts(layer: Layer, x: Value) -> Value:
     layer.facts.mixes = True
     router = layer.module("router", f"nn.Linear({c}, {count}, bias=False)")
     layer.init.append(f"self.experts = nn.ModuleList(nn.Linear({c}, {c}) for _ in range({count}))")
-    layer.line("flat = x.flatten(0, 1)", f"p, chosen = {router}(flat).softmax(-1).topk(2, dim=-1)", "p = p / p.sum(-1, keepdim=True)")
+    layer.line(
+        "flat = x.flatten(0, 1)",
+        f"p, chosen = {router}(flat).softmax(-1).topk(2, dim=-1)",
+        "p = p / p.sum(-1, keepdim=True)",
+    )
     if layer.chance(0.5):
-        layer.line("out = torch.stack([e(flat) for e in self.experts], 1)", "y = torch.gather(out, 1, chosen.unsqueeze(-1).expand(-1, -1, out.shape[-1]))")
+        layer.line(
+            "out = torch.stack([e(flat) for e in self.experts], 1)",
+            "y = torch.gather(out, 1, chosen.unsqueeze(-1).expand(-1, -1, out.shape[-1]))",
+        )
         layer.line("x = x + (y * p.unsqueeze(-1)).sum(1).view_as(x)")
     else:
         layer.line("mask = F.one_hot(chosen, len(self.experts)).to(p.dtype)", "w = (mask * p.unsqueeze(-1)).sum(1)")
@@ -201,7 +285,11 @@ def quantized(layer: Layer, x: Value) -> Value:
     c = x.channels
     book = layer.parameter("codebook", 6, c)
     layer.facts.mixes = True
-    layer.line(f"d = torch.cdist(x, {book}[None].expand(x.size(0), -1, -1))", f"q = F.embedding(d.argmin(-1), {book})", "x = x + (q - x).detach()")
+    layer.line(
+        f"d = torch.cdist(x, {book}[None].expand(x.size(0), -1, -1))",
+        f"q = F.embedding(d.argmin(-1), {book})",
+        "x = x + (q - x).detach()",
+    )
     return x
 
 
@@ -213,8 +301,12 @@ def graph_attention(layer: Layer, x: Value) -> Value:
     src, dst = layer.parameter("src", 1, 1, heads, width), layer.parameter("dst", 1, 1, heads, width)
     n = layer.constant(heads)
     layer.facts.contracts = True
-    layer.line("b, t, _ = x.shape", f"h = {fc}(x).view(b, t, {n}, -1)", f"s, d = (h * {src}).sum(-1), (h * {dst}).sum(-1)")
-    layer.line("e = F.leaky_relu(s.unsqueeze(2) + d.unsqueeze(1), 0.2).softmax(2)", "y = torch.einsum('bijh,bjhd->bihd', e, h)")
+    layer.line(
+        "b, t, _ = x.shape", f"h = {fc}(x).view(b, t, {n}, -1)", f"s, d = (h * {src}).sum(-1), (h * {dst}).sum(-1)"
+    )
+    layer.line(
+        "e = F.leaky_relu(s.unsqueeze(2) + d.unsqueeze(1), 0.2).softmax(2)", "y = torch.einsum('bijh,bjhd->bihd', e, h)"
+    )
     if layer.chance(0.5):
         layer.line("x = F.elu(y.flatten(2))")
         return x.with_channels(heads * width)
@@ -229,8 +321,13 @@ def clusters(layer: Layer, x: Value) -> Value:
     c, k = x.channels, 3
     assign, centers = layer.module("assign", f"nn.Linear({c}, {k})"), layer.parameter("centers", k, c)
     layer.facts.mixes = True
-    layer.line(f"a = {assign}(x).softmax(-1)", f"v = torch.einsum('btk,btc->bkc', a, x) - a.sum(1).unsqueeze(-1) * {centers}")
-    layer.line("v = F.normalize(v, dim=-1)", "x = F.normalize(v.flatten(1), dim=-1)" if layer.chance(0.5) else "x = v.reshape(v.size(0), -1)")
+    layer.line(
+        f"a = {assign}(x).softmax(-1)", f"v = torch.einsum('btk,btc->bkc', a, x) - a.sum(1).unsqueeze(-1) * {centers}"
+    )
+    layer.line(
+        "v = F.normalize(v, dim=-1)",
+        "x = F.normalize(v.flatten(1), dim=-1)" if layer.chance(0.5) else "x = v.reshape(v.size(0), -1)",
+    )
     layer.line(f"x = {layer.module('fc', f'nn.Linear({k * c}, 8)')}(x)")
     return Value("vector", 8)
 
@@ -244,8 +341,13 @@ def slots(layer: Layer, x: Value) -> Value:
     cell = layer.module("gru", f"nn.GRUCell({c}, {c})")
     layer.facts.mixes = True
     layer.line(f"s, keys, values = {start}.expand(x.size(0), -1, -1), {k}(x), {v}(x)", "for _ in range(2):")
-    layer.line(f"    a = ({q}(s) @ keys.mT * keys.shape[-1] ** -0.5).softmax(1)", "    a = a / a.sum(-1, keepdim=True)", "    u = a @ values")
-    layer.line(f"    s = {cell}(u.reshape(-1, {layer.pick('u.shape[-1]', str(c), 'x.size(2)')}), s.reshape(-1, s.size(-1))).view(x.size(0), 2, -1)", "x = s")
+    layer.line(
+        f"    a = ({q}(s) @ keys.mT * keys.shape[-1] ** -0.5).softmax(1)",
+        "    a = a / a.sum(-1, keepdim=True)",
+        "    u = a @ values",
+    )
+    layer.line(f"    u = u.reshape(-1, {layer.pick('u.shape[-1]', str(c), 'x.size(2)')})")
+    layer.line(f"    s = {cell}(u, s.reshape(-1, s.size(-1))).view(x.size(0), 2, -1)", "x = s")
     return Value("tokens", c, 2)
 
 
@@ -256,7 +358,10 @@ def hyper(layer: Layer, x: Value) -> Value:
     net = layer.module("net", f"nn.Linear({c}, {c * out})")
     back = layer.module("back", f"nn.Linear({out}, {c})")
     layer.facts.contracts = True
-    layer.line(f"w = {net}(x.mean(1)).view(x.size(0), {layer.size('x', 2, c, 3)}, {layer.pick('-1', layer.constant(out))})", f"x = x + {back}(torch.relu(torch.bmm(x, w)))")
+    layer.line(
+        f"w = {net}(x.mean(1)).view(x.size(0), {layer.size('x', 2, c, 3)}, {layer.pick('-1', layer.constant(out))})",
+        f"x = x + {back}(torch.relu(torch.bmm(x, w)))",
+    )
     return x
 
 
@@ -276,7 +381,12 @@ def reversible(layer: Layer, x: Value) -> Value:
         return highway(layer, x)
     c = x.channels // 2
     f, g = layer.module("f", f"nn.Linear({c}, {c})"), layer.module("g", f"nn.Linear({c}, {c})")
-    layer.line("a, b = torch.chunk(x, 2, dim=2)", f"a = a + torch.tanh({f}(b))", f"b = b + F.relu({g}(a))", "x = torch.cat([a, b], dim=2)")
+    layer.line(
+        "a, b = torch.chunk(x, 2, dim=2)",
+        f"a = a + torch.tanh({f}(b))",
+        f"b = b + F.relu({g}(a))",
+        "x = torch.cat([a, b], dim=2)",
+    )
     return x
 
 
@@ -286,7 +396,9 @@ def sampled(layer: Layer, x: Value) -> Value:
     c, z = x.channels, layer.rng.choice([3, 4])
     stats, back = layer.module("stats", f"nn.Linear({c}, {2 * z})"), layer.module("back", f"nn.Linear({z}, {c})")
     layer.line(f"mu, logvar = {stats}(x).chunk(2, -1)")
-    noise = layer.pick("torch.randn_like(mu)", "torch.randn(mu.shape, dtype=mu.dtype)", "mu.new_empty(mu.size()).normal_()")
+    noise = layer.pick(
+        "torch.randn_like(mu)", "torch.randn(mu.shape, dtype=mu.dtype)", "mu.new_empty(mu.size()).normal_()"
+    )
     layer.facts.mixes = True
     layer.line(f"s = mu + {noise} * torch.exp(0.5 * logvar)", f"x = {back}(s)")
     return x
@@ -298,7 +410,10 @@ def padded_lengths(layer: Layer, x: Value) -> Value:
     c = x.channels
     layer.facts.mixes = True
     score = layer.module("score", f"nn.Linear({c}, 1)")
-    layer.line(f"keep = ({score}(x) > 0).to(x.dtype)", "x = torch.cat([x, (x * keep).sum(1, keepdim=True) / (keep.sum(1, keepdim=True) + 1)], 1)")
+    layer.line(
+        f"keep = ({score}(x) > 0).to(x.dtype)",
+        "x = torch.cat([x, (x * keep).sum(1, keepdim=True) / (keep.sum(1, keepdim=True) + 1)], 1)",
+    )
     return Value("tokens", c, x.length + 1)
 
 
@@ -311,7 +426,11 @@ def interactions(layer: Layer, x: Value) -> Value:
     way = layer.rng.randrange(3)
     layer.facts.contracts = True
     if way == 0:
-        layer.line("z = torch.bmm(f, f.transpose(1, 2))", "i, j = torch.tril_indices(3, 3, offset=-1)", "x = torch.cat([f[:, 0], z[:, i, j]], dim=1)")
+        layer.line(
+            "z = torch.bmm(f, f.transpose(1, 2))",
+            "i, j = torch.tril_indices(3, 3, offset=-1)",
+            "x = torch.cat([f[:, 0], z[:, i, j]], dim=1)",
+        )
         return x.with_channels(width + 3)
     if way == 1:
         layer.line("x = 0.5 * (f.sum(1) ** 2 - (f**2).sum(1))")
@@ -337,7 +456,11 @@ def sines(layer: Layer, x: Value) -> Value:
     if layer.chance(0.5):
         layer.line(f"x = torch.sin(30.0 * {layer.module('fc', f'nn.Linear({x.channels}, 6)')}(x))")
         return x.with_channels(6)
-    layer.line("f = 2.0 ** torch.arange(2, dtype=x.dtype)", "y = (x[..., None] * f).flatten(-2)", "x = torch.cat([x, y.sin(), y.cos()], -1)")
+    layer.line(
+        "f = 2.0 ** torch.arange(2, dtype=x.dtype)",
+        "y = (x[..., None] * f).flatten(-2)",
+        "x = torch.cat([x, y.sin(), y.cos()], -1)",
+    )
     return x.with_channels(5 * x.channels)
 
 
@@ -347,7 +470,9 @@ def splines(layer: Layer, x: Value) -> Value:
     outputs = 5
     grid, weight = layer.buffer("grid", "torch.linspace(-1, 1, 4)"), layer.parameter("weight", outputs, x.channels, 4)
     layer.facts.contracts = layer.facts.offsets = True
-    layer.line(f"basis = torch.exp(-((x.unsqueeze(-1) - {grid}) ** 2))", f"x = torch.einsum('bik,oik->bo', basis, {weight})")
+    layer.line(
+        f"basis = torch.exp(-((x.unsqueeze(-1) - {grid}) ** 2))", f"x = torch.einsum('bik,oik->bo', basis, {weight})"
+    )
     return x.with_channels(outputs)
 
 
@@ -357,7 +482,11 @@ def backcast(layer: Layer, x: Value) -> Value:
     c, out = x.channels, 4
     layer.init.append(f"self.stacks = nn.ModuleList(nn.Linear({c}, {c + out}) for _ in range(2))")
     n = layer.size("x", 1, c, 2)
-    layer.line("total = 0", "for m in self.stacks:", f"    back, ahead = torch.split(F.relu(m(x)), [{n}, {layer.constant(out)}], dim=1)")
+    layer.line(
+        "total = 0",
+        "for m in self.stacks:",
+        f"    back, ahead = torch.split(F.relu(m(x)), [{n}, {layer.constant(out)}], dim=1)",
+    )
     layer.line("    x = x - back", "    total = total + ahead", "x = torch.cat([x, total], 1)")
     return x.with_channels(c + out)
 
@@ -368,7 +497,11 @@ def capsules(layer: Layer, x: Value) -> Value:
     fc = layer.module("fc", f"nn.Linear({x.channels}, 12)")
     weight = layer.parameter("route", 4, 2, 3, 3)
     layer.facts.mixes = True
-    layer.line(f"u = {fc}(x).view(x.size(0), 4, 3)", "n = (u**2).sum(-1, keepdim=True)", "u = u * n / (1 + n) / (n + 1e-6).sqrt()")
+    layer.line(
+        f"u = {fc}(x).view(x.size(0), 4, 3)",
+        "n = (u**2).sum(-1, keepdim=True)",
+        "u = u * n / (1 + n) / (n + 1e-6).sqrt()",
+    )
     layer.line(f"p = torch.einsum('bid,ijde->bije', u, {weight})", "x = p.sum(1).flatten(1)")
     return x.with_channels(6)
 
@@ -379,7 +512,9 @@ def recurrent_vector(layer: Layer, x: Value) -> Value:
     hidden = layer.rng.choice([4, 5])
     if layer.chance(0.5):
         rnn = layer.module("rnn", f"nn.GRU({x.channels}, {hidden}, batch_first=True)")
-        layer.line(f"y, _ = {rnn}(x.unsqueeze(1).{layer.pick('expand(-1, 3, -1)', 'repeat(1, 3, 1)')})", "x = y.flatten(1)")
+        layer.line(
+            f"y, _ = {rnn}(x.unsqueeze(1).{layer.pick('expand(-1, 3, -1)', 'repeat(1, 3, 1)')})", "x = y.flatten(1)"
+        )
         return x.with_channels(3 * hidden)
     rnn = layer.module("rnn", f"nn.LSTM(1, {hidden}, batch_first=True)")
     layer.facts.mixes = True
