@@ -8,7 +8,7 @@ DEV_READY := .venv/.dev
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench sweep clean
+.PHONY: help demo test lint bench sweep fuzz clean
 
 help: ## list what one can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)
+
+fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour; FUZZ='--start 0 --count 500' for others)
+	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
 
 clean: ## remove the environment, caches and unfinished results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist benchmarks/results/sweep

@@ -1,6 +1,6 @@
 """Two hypothesis profiles: the default draws the same few networks every time; the other searches for trouble.
 
-pytest tests/pruning/test_random_networks.py --hypothesis-profile=thorough --hypothesis-seed=1
+pytest tests/reconstruction/test_layerwise.py --hypothesis-profile=thorough --hypothesis-seed=1
 """
 
 import subprocess

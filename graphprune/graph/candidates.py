@@ -49,13 +49,21 @@ def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping
     if head_width:
         narrower: Mask = free & (kind != ROW) & (kind != REPEAT)
         return narrower
-    free[_within(graph, CELL, free & (kind != CELL))] = False
+    free[_within(graph, CELL, free & (kind != CELL) & ~_alone(graph))] = False
     rows = free & (kind == ROW)
     wanted = rows.copy()
     wanted[rows] = reached[graph.units.group_of[rows]]
     free[_within(graph, REPEAT, wanted)] = False
     free[rows & ~wanted] = False
     return free
+
+
+def _alone(graph: Analysis) -> Mask:
+    """Units that are all there is of their group, and so can never go."""
+    alone = np.zeros(len(graph.solution.kind), bool)
+    for group in graph.units.groups:
+        alone[group.unit_ids] = group.units == 1
+    return alone
 
 
 def _within(graph: Analysis, inner: int, outer: Mask) -> Ids:

@@ -38,7 +38,7 @@ class PrunedMultiheadAttention(nn.Module):
         self.dropout = source.dropout
         self.batch_first = source.batch_first
         self.add_zero_attn = source.add_zero_attn
-        self._qkv_same_embed_dim = source._qkv_same_embed_dim
+        self._qkv_same_embed_dim = False  # or torch's encoder layers would call their fused kernels in inference
         parameters: dict[str, Any] = {**source._parameters, "bias_k": source.bias_k, "bias_v": source.bias_v}
         for name, parameter in parameters.items():
             self.register_parameter(name, parameter)

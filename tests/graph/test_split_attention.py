@@ -34,3 +34,27 @@ def test_split_attention_is_pruned_right(seed: int, options: dict[str, float]) -
     slim = plan.apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert slim.enter.out_channels < 16
+
+
+class SelectiveKernels(nn.Module):
+    """Three convolutions whose results are weighted by a softmax over them and summed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(nn.Conv2d(3, 8, 1) for _ in range(3))
+        self.squeeze, self.excite, self.leave = nn.Linear(8, 4), nn.Linear(4, 24), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = torch.stack([path(x) for path in self.paths], 1)
+        s = self.excite(self.squeeze(u.sum(1).mean((2, 3))).relu())
+        return self.leave((u * s.view(len(x), 3, -1).softmax(1)[..., None, None]).sum(1))
+
+
+def test_channels_of_branches_that_only_go_together_are_pruned() -> None:
+    """The branches are one unit that can never go, so that nothing is gained by keeping their width."""
+    net, x = SelectiveKernels().eval(), torch.randn(2, 3, 4, 4)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert [path.out_channels for path in slim.paths] == [4, 4, 4]
+    assert slim.excite.out_features == 12

@@ -145,3 +145,16 @@ def test_heads_go_where_torch_fills_in_zeros_of_their_number() -> None:
 
 def test_description_names_the_sizes() -> None:
     assert "embed_dim=12, num_heads=3, head_dim=4" in repr(replacement(attention()))
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_encoder_layers_do_not_call_fused_kernels(stack: bool) -> None:
+    """In inference, torch's encoder layers pass by their attention where they can; not by one without all heads."""
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    model = nn.Sequential(nn.Linear(5, 16), nn.TransformerEncoder(layer, 2) if stack else layer, nn.Linear(16, 3))
+    x = torch.randn(2, 6, 5)
+    slim = graphprune.prune_model(randomize(model).eval(), None, x, heads=0.5)
+    assert any(isinstance(module, PrunedMultiheadAttention) for module in slim.modules())
+    with torch.no_grad():
+        fused = slim(x)
+    torch.testing.assert_close(fused, slim(x))
