@@ -19,6 +19,7 @@ from graphprune.graph.groups import Group, Units
 from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
+from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import normalize
 from graphprune.tracing.tracer import Trace, trace_model
@@ -72,6 +73,12 @@ class Analysis:
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
         return SizeModel(self.labelling, self.solution, self.solution.prunable)
+
+    @cached_property
+    def scales(self) -> StatisticScales:
+        """Which calls of the evaluated program scale statistics over channels by numbers."""
+        nodes = self.labelling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
+        return StatisticScales(nodes, self.labelling, self.solution)
 
     @cached_property
     def costs(self) -> CostModel:

@@ -24,6 +24,7 @@ from graphprune.graph.analysis import Analysis, analysis_of
 from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_read
+from graphprune.pruning.slim_factors import slim_factors
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
@@ -34,7 +35,7 @@ from graphprune.tracing.tracer import Outputs, Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -64,6 +65,7 @@ class Masks:
         self.alive: Mask = graph.alive(plan.removed if plan else {})
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
+        self.factors = slim_factors(graph, plan) if plan else {}
         self.draws: list[Draw] = []
 
     def labels(self, node: fx.Node) -> LabelledTensor | None:
@@ -103,6 +105,15 @@ class Masks:
             return tensor.flatten() if mask is None else tensor[mask.expand(tensor.shape)]
 
         self.draws.append(draw_of(node.target, args, kwargs, out, survivors))
+
+    def with_factor(self, node: fx.Node, args: Args) -> Args:
+        """The arguments of a call, with the number by which the slim model scales its statistic over channels."""
+        original = self.channels.trace.original(node)
+        if original not in self.factors:
+            return args
+        text = f"{short_name(node.target)} scales by a number that is worked out from a count of channels"
+        self.mixing[f"{text} ({node.name})"] = None
+        return (args[0], self.factors[original], *args[2:])
 
     def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
@@ -151,7 +162,7 @@ class MaskedInterpreter(fx.Interpreter):
             out = super().run_node(n)
             return self.masks.apply(out, n) if n.op == "call_function" else out
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
+        args, kwargs = widen(_on_cpu(self.masks.with_factor(n, args))), widen(_on_cpu(kwargs))
         masked = self.masks.statistics(n, args, kwargs)
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
@@ -206,6 +217,7 @@ class MaskedRecorder(Recorder):
         known = self._known(len(self.graph.nodes))
         if known is None or known.target is not func:
             return super().execute(func, args, kwargs)
+        args = self.masks.with_factor(known, args)
         masked = self.masks.statistics(known, args, kwargs)
         out = masked if masked is not None else super().execute(func, args, kwargs)
         self.masks.note_draw(known, args, kwargs, out)

@@ -15,6 +15,7 @@ from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import _mixing, masked_mean, masked_variance, reduced, variance, variance_and_mean
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
+from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
@@ -110,11 +111,13 @@ rule(
     aten.std.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
     masked=masked_deviation,
+    traits=[Trait.STATISTIC],
 )(variance)
 rule(
     aten.std_mean.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True)],
     masked=masked_deviation_and_mean,
+    traits=[Trait.STATISTIC],
 )(variance_and_mean)
 
 

@@ -16,6 +16,7 @@ from graphprune.rules.norm import Norm
 from graphprune.rules.reduction import vector_norm
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import positive, sample, t
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -248,8 +249,12 @@ def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) ->
 # ---------------------------------------------------------------- norms of weights: zeros add nothing
 
 
-@rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)])
-@rule(aten.norm.ScalarOpt_dim, samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)])
+@rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)], traits=[Trait.STATISTIC])
+@rule(
+    aten.norm.ScalarOpt_dim,
+    samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)],
+    traits=[Trait.STATISTIC],
+)
 def norm(
     call: Call, x: LabelledTensor, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False
 ) -> LabelledTensor:

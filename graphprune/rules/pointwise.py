@@ -29,7 +29,7 @@ aten = torch.ops.aten
     traits=[Trait.SCALES],
 )
 @rule(aten.mul.Scalar, samples=[sample(t(2, 6), 0.5)], traits=[Trait.SCALES])
-@rule(aten.div.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
+@rule(aten.div.Tensor, aten.div_.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
 @rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""

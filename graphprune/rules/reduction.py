@@ -34,6 +34,7 @@ def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
 @rule(
     aten.sum.dim_IntList,
     samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3), None)],
+    traits=[Trait.STATISTIC],
 )
 def sum_(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
@@ -49,6 +50,7 @@ def sum_(
         sample(t(2, 3, 4), 1, [-1], True),
         sample(t(3, 4, labelled=[0]), -1, [1]),
     ],
+    traits=[Trait.STATISTIC],
 )
 def vector_norm(
     call: Call,
@@ -64,7 +66,7 @@ def vector_norm(
     return reduced(call, x, dims, keepdim)
 
 
-@rule(aten.sum.default, samples=[sample(t(2, 3))])
+@rule(aten.sum.default, samples=[sample(t(2, 3))], traits=[Trait.STATISTIC])
 def sum_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     return reduced(call, x, None, False)
 
@@ -82,6 +84,7 @@ def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, kee
         sample(t(2, 3, 4, 4, labelled=[1]), [2, 3]),
     ],
     masked=masked_mean,
+    traits=[Trait.STATISTIC],
 )
 def mean(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
@@ -90,7 +93,12 @@ def mean(
     return reduced(call, x, dims, keepdim)
 
 
-@rule(aten.mean.default, samples=[sample(t(2, 3))], masked=lambda alive, x, **_: masked_mean(alive, x))
+@rule(
+    aten.mean.default,
+    samples=[sample(t(2, 3))],
+    masked=lambda alive, x, **_: masked_mean(alive, x),
+    traits=[Trait.STATISTIC],
+)
 def mean_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     _mixing(call, x, None)
     return reduced(call, x, None, False)
@@ -110,6 +118,7 @@ def masked_variance(
     aten.var.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
     masked=masked_variance,
+    traits=[Trait.STATISTIC],
 )
 def variance(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
@@ -125,6 +134,7 @@ def variance(
         masked_variance(alive, x, dims, correction, keepdim),
         masked_mean(alive, x, dims, keepdim),
     ),
+    traits=[Trait.STATISTIC],
 )
 def variance_and_mean(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False

@@ -24,6 +24,9 @@ class Trait(Enum):
     BATCHED_PRODUCT = auto()
     """Multiplies two stacks of matrices, neither of which need be a weight. Its first matmul view says which."""
 
+    STATISTIC = auto()
+    """Makes one number of the entries of ``x`` along some dimensions: their sum, norm, mean or deviation."""
+
     # ------------------------------------------------------------ what becomes of the entries of x
     IDENTITY = auto()
     """The result equals ``x``."""
