@@ -119,12 +119,19 @@ class Masks:
         """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
         node_index = self.channels.trace.node_index(node)
         text = self.channels.labelling.labels.facts.mixing.get(node_index)
+        self._note_count(node, node_index)
         rule = rule_of(node.target)
         mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
         if mask is None or rule is None or rule.masked is None:
             return None
         self.mixing[f"{text} ({node.name})"] = None
         return rule.masked(mask.expand(args[0].shape), *args, **kwargs)
+
+    def _note_count(self, node: fx.Node, node_index: int) -> None:
+        """Name an operation that counts channels of which some are dead."""
+        text = self.channels.counted.get(node_index)
+        if text and any(self.of(x) is not None for x in node.all_input_nodes):
+            self.mixing[f"{text} ({node.name})"] = None
 
 
 def _is_view(node: fx.Node) -> bool:

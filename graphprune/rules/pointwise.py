@@ -95,23 +95,28 @@ def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTens
     aten.relu6_.default,
     aten.mish_.default,
     samples=[sample(t(2, 6))],
+    traits=[Trait.ENTRYWISE],
 )
 def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Elementwise, though torch does not say so."""
     return LabelledTensor(x.shape, x.arrays)
 
 
-@rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)])
+@rule(
+    aten.masked_fill_.Scalar,
+    samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)],
+    traits=[Trait.ENTRYWISE],
+)
 def masked_fill_(call: Call, x: LabelledTensor, mask: LabelledTensor, value: float) -> LabelledTensor:
     return elementwise(call, x, mask)
 
 
-@rule(aten.zero_.default, samples=[sample(t(2, 6))])
+@rule(aten.zero_.default, samples=[sample(t(2, 6))], traits=[Trait.ENTRYWISE])
 def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x
 
 
-@rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)])
+@rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)], traits=[Trait.ENTRYWISE])
 def fill_(call: Call, x: LabelledTensor, value: float) -> LabelledTensor:
     return x
 

@@ -26,6 +26,11 @@ def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: 
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
 
 
+def summed_dims(x: Any, dims: Any = None, *_: Any, **__: Any) -> list[tuple[int, Sequence[int]]]:
+    """A sum over ``dims``, or over all dimensions."""
+    return [(0, [dims] if isinstance(dims, int) else dims or range(len(x.meta["shape"])))]
+
+
 def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     if x.touching(dims or range(x.ndim)):
         call.labels.mixes_channels(f"{call.op} is taken over channels")
@@ -34,6 +39,7 @@ def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
 @rule(
     aten.sum.dim_IntList,
     samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3), None)],
+    sums=summed_dims,
     traits=[Trait.STATISTIC],
 )
 def sum_(
@@ -50,6 +56,7 @@ def sum_(
         sample(t(2, 3, 4), 1, [-1], True),
         sample(t(3, 4, labelled=[0]), -1, [1]),
     ],
+    sums=lambda x, order=2, dims=None, *_, **__: summed_dims(x, dims),
     traits=[Trait.STATISTIC],
 )
 def vector_norm(
@@ -66,7 +73,12 @@ def vector_norm(
     return reduced(call, x, dims, keepdim)
 
 
-@rule(aten.sum.default, samples=[sample(t(2, 3))], traits=[Trait.STATISTIC])
+@rule(
+    aten.sum.default,
+    samples=[sample(t(2, 3))],
+    sums=lambda x, **_: summed_dims(x),
+    traits=[Trait.STATISTIC],
+)
 def sum_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     return reduced(call, x, None, False)
 
@@ -202,7 +214,7 @@ def extreme_along(
     return out, out
 
 
-@rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
+@rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)], sums=summed_dims)
 def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
     tie(call.labels, x, [dim])
