@@ -17,8 +17,10 @@ from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.propagate import Labelling, propagate
+from graphprune.graph.removed_values import RemovedValues
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
+from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import normalize
 from graphprune.tracing.tracer import Trace, trace_model
@@ -72,6 +74,17 @@ class Analysis:
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
         return SizeModel(self.labelling, self.solution, self.solution.prunable)
+
+    @cached_property
+    def scales(self) -> StatisticScales:
+        """Which calls of the evaluated program scale statistics over channels by numbers."""
+        nodes = self.labelling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
+        return StatisticScales(nodes, self.labelling, self.solution)
+
+    @cached_property
+    def counted(self) -> dict[int, str]:
+        """By number, the nodes that add up entries which are not zero in removed channels, and what they do."""
+        return RemovedValues(self.trace, self.labelling, self.solution, self.units).counted
 
     @cached_property
     def costs(self) -> CostModel:

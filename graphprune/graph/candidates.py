@@ -35,7 +35,7 @@ def candidates(
     frozen: dict[int, str] = dict(held)
     while True:
         free = _outermost(graph, reached, head_width, frozen)
-        constraints = read_constraints(graph.trace, graph.labelling, graph.solution, free)
+        constraints = read_constraints(graph.trace, graph.labelling, graph.solution, free, graph.scales)
         if constraints.frozen.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
             return free, constraints

@@ -63,7 +63,7 @@ class ReplayedLabels(Labels):
             raise Disorder(f"{axis.kind} labels are made again in another size")
         return np.arange(axis.start, axis.start + axis.size).reshape(sizes)
 
-    def fix(self, arrays: Any, text: str) -> None:
+    def fix(self, arrays: Any, text: str, line: Any = None) -> None:
         """Said before."""
 
     def rectangle(self, ids: Ids) -> None:

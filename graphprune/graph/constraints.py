@@ -19,7 +19,8 @@ from graphprune.graph.linear_expressions import LinearExpression, NotLinear, con
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
-from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of
+from graphprune.graph.statistic_scales import StatisticScales
+from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
 
@@ -57,8 +58,9 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
 class ConstraintBuilder:
     """Reads the size log of one trace and collects its constraints."""
 
-    def __init__(self, trace: Trace, sizes: SizeModel) -> None:
+    def __init__(self, trace: Trace, sizes: SizeModel, scales: StatisticScales) -> None:
         self.sizes = sizes
+        self.scales = scales
         self.trace = trace
         self.constraints = SizeConstraints()
         self.expressions: dict[str, LinearExpression] = {}
@@ -75,8 +77,9 @@ class ConstraintBuilder:
         for left, right, line, module in log.equalities:
             if not self._rebuilt(module):
                 self._constrain(left, right, line)
+        counts = {(line, module) for expr, line, module in log.numbers if self._counts(expr, module)}
         for expr, line, module in log.numbers:
-            if not self._rebuilt(module):
+            if not self._rebuilt(module) and (line, module) not in counts:
                 self._constrain_number(expr, line)
         for ids, _ in self.sizes.labelling.labels.facts.rectangles:
             self._constrain_rectangle(ids)
@@ -228,6 +231,18 @@ class ConstraintBuilder:
             self.constraints.equations.append(Equation(difference, None))
         return constant_expression(quotient)
 
+    def _counts(self, expr: Expr, module: str) -> bool:
+        """Is a number worked out from the count of channels that the module takes a statistic over?
+
+        The check of the slim model's run sees what else the number is used for, and whether it changes as it may.
+        """
+        try:
+            units = self._evaluate(expr).units
+        except NotLinear:
+            return False
+        evaluated = all(self.trace.node_index(dim.node) < self.trace.evaluated for dim in dims_of(expr))
+        return bool(len(units)) and evaluated and bool(np.isin(units, self.scales.units(module)).all())
+
     def _constrain_number(self, expr: Expr, line: Line | None) -> None:
         """A size that is used as a number (``1 / sqrt(d)``) must stay what it is."""
         text = f"the size {expr} is used as a number"
@@ -256,6 +271,8 @@ class ConstraintBuilder:
             self.constraints.frozen.setdefault(unit, text + where)
 
 
-def read_constraints(trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask) -> SizeConstraints:
+def read_constraints(
+    trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask, scales: StatisticScales
+) -> SizeConstraints:
     """Collect what the sizes of a traced program demand of the ``selectable`` units."""
-    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable)).read()
+    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable), scales).read()

@@ -46,5 +46,5 @@ def _reported(graph: Analysis) -> Mask:
 
 def _reason(graph: Analysis, number: int) -> str:
     reason = graph.labelling.labels.facts.reasons[number]
-    line = graph.labelling.nodes[reason.node_index].meta.get("line")
+    line = reason.line or graph.labelling.nodes[reason.node_index].meta.get("line")
     return f"{reason.text}, at {describe_line(line)}" if line else reason.text

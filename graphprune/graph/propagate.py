@@ -59,7 +59,27 @@ def propagate(trace: Trace) -> Labelling:
         labelling.values[node] = _label_node(labelling, trace, node)
         if has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
+    _fix_read_values(labelling, trace)
     return labelling
+
+
+def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
+    """Tensors whose entries the program reads as numbers stay whole, and the buffers that these are worked out from."""
+    for node, line in trace.sizes.values_read:
+        for tensor in {node, *_buffers_behind(node, trace)} & labelling.values.keys():
+            labelling.labels.node_index = trace.node_index(tensor)
+            labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
+
+
+def _buffers_behind(node: fx.Node, trace: Trace) -> set[fx.Node]:
+    """The buffers that a tensor is worked out from; none if inputs or parameters are among what it is made of."""
+    found, left = {node}, [node]
+    while left:
+        new = set(left.pop().all_input_nodes) - found
+        found |= new
+        left += new
+    made = [n for n in found if n.op != "call_function"]
+    return set(made) if all(n.op == "get_attr" and not n.meta.get("parameter") for n in made) else set()
 
 
 def _made(node: fx.Node) -> fx.Node:

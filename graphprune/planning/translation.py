@@ -13,13 +13,13 @@ from itertools import zip_longest
 from math import prod
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.dimensions import Dimensions
+from graphprune.graph.statistic_scales import living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
@@ -76,15 +76,9 @@ class Translation:
                 dense = step.node.meta["shape"]
                 found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
             else:
-                found.append(self._entries(self.graph.labelling.values[step.node], alive))  # type: ignore[index]
+                value = self.graph.labelling.values[step.node]  # type: ignore[index]
+                found.append(living_entries(self.graph.solution, value, alive))
         return found
-
-    def _entries(self, value: LabelledTensor, alive: Mask) -> int:
-        """The number of entries that live."""
-        mask = np.ones((1,) * value.ndim, bool)
-        for array in value.arrays:
-            mask = mask & alive[self.graph.solution.of[array.ids]]
-        return int(mask.sum()) * (prod(value.shape) // mask.size)
 
     @gc_paused()
     def difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
@@ -95,29 +89,59 @@ class Translation:
             alive: the classes that live.
         """
         slim, shapes = plan.shapes_only(self.graph.model), self._shapes(alive)
-        if self._difference_in(replay_program, slim, shapes) is None:
+        if self._difference_in(replay_program, slim, shapes, alive) is None:
             return None
-        return self._difference_in(_recorded, slim, shapes)
+        return self._difference_in(_recorded, slim, shapes, alive)
 
-    def _difference_in(self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes) -> ProgramDifference | None:
+    def _difference_in(
+        self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes, alive: Mask
+    ) -> ProgramDifference | None:
         try:
             with changing_globals(), random_numbers_kept():
                 set_random_state(self.graph.trace.random)
                 done = run(slim, *self.graph.example, self.graph.trace.pick)
         except Exception as error:
             return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
-        return self._compared(done, shapes)
+        return self._compared(done, shapes, alive)
 
-    def _compared(self, run: Replay, shapes: Shapes) -> ProgramDifference | None:
+    def _compared(self, run: Replay, shapes: Shapes, alive: Mask) -> ProgramDifference | None:
         reader = StepReader(run, self._opaque)
         steps = reader.read()
         for expected, step, shape in zip_longest(self._steps, steps, shapes):
-            found = _first_difference(expected, step, shape)
+            found = self._first_difference(expected, step, shape, alive)
             if found is not None:
                 return found
         if reader.sources(run.outputs) != self._outputs:
             return ProgramDifference("the model returns something else", "its forward")
         return next((d for d in map(_constant_difference, self._constants, reader.constants()) if d), None)
+
+    def _first_difference(
+        self, expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None, alive: Mask
+    ) -> ProgramDifference | None:
+        """How one step of the slim program differs from what is expected of it."""
+        if expected is None or step is None:
+            there = expected or step
+            assert there is not None
+            return ProgramDifference(
+                f"{there.operation} is {'not ' if step is None else ''}run in addition", _where(there)
+            )
+        if (expected.operation, expected.module) != (step.operation, step.module):
+            return ProgramDifference(f"{expected.operation} becomes {step.operation}", _where(step))
+        number = self._number_difference(expected, step, alive)
+        if number is not None:
+            return number
+        if not _same_sources(expected, step):
+            return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
+        return _shape_difference(expected, step, shape)
+
+    def _number_difference(self, expected: Step, step: Step, alive: Mask) -> ProgramDifference | None:
+        """The first number that is another one, but for counts of channels that statistics are taken over."""
+        for (name, old), (_, new) in zip(expected.numbers, step.numbers, strict=False):
+            same = old == new or (old != old and new != new)
+            if not same and not self.graph.scales.explains(expected.node, old, new, alive):  # type: ignore[arg-type]
+                text = f"the number {old!r} ({name} of {step.operation}) becomes {new!r}"
+                return ProgramDifference(text, _where(step))
+        return None
 
     def _dimension_numbers(self, node: Any) -> list[int | None] | None:
         """The numbers of a result's dimensions; None where the size does not change, or nothing can be said."""
@@ -130,24 +154,6 @@ class Translation:
 def _recorded(slim: nn.Module, *run: Any) -> Replay:
     """As :func:`replay_program`, with sizes noted. That takes longer, and lists that index have values then."""
     return Replay.of(record(slim, *run))
-
-
-def _first_difference(
-    expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None
-) -> ProgramDifference | None:
-    """How one step of the slim program differs from what is expected of it."""
-    if expected is None or step is None:
-        there = expected or step
-        assert there is not None
-        return ProgramDifference(f"{there.operation} is {'not ' if step is None else ''}run in addition", _where(there))
-    if (expected.operation, expected.module) != (step.operation, step.module):
-        return ProgramDifference(f"{expected.operation} becomes {step.operation}", _where(step))
-    for (name, old), (_, new) in zip(expected.numbers, step.numbers, strict=False):
-        if old != new and not (old != old and new != new):
-            return ProgramDifference(f"the number {old!r} ({name} of {step.operation}) becomes {new!r}", _where(step))
-    if not _same_sources(expected, step):
-        return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
-    return _shape_difference(expected, step, shape)
 
 
 def _same_sources(expected: Step, step: Step) -> bool:

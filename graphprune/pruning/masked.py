@@ -24,6 +24,7 @@ from graphprune.graph.analysis import Analysis, analysis_of
 from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_read
+from graphprune.pruning.slim_factors import slim_factors
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
@@ -34,7 +35,7 @@ from graphprune.tracing.tracer import Outputs, Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -64,6 +65,7 @@ class Masks:
         self.alive: Mask = graph.alive(plan.removed if plan else {})
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
+        self.factors = slim_factors(graph, plan) if plan else {}
         self.draws: list[Draw] = []
 
     def labels(self, node: fx.Node) -> LabelledTensor | None:
@@ -104,16 +106,32 @@ class Masks:
 
         self.draws.append(draw_of(node.target, args, kwargs, out, survivors))
 
+    def with_factor(self, node: fx.Node, args: Args) -> Args:
+        """The arguments of a call, with the number by which the slim model scales its statistic over channels."""
+        original = self.channels.trace.original(node)
+        if original not in self.factors:
+            return args
+        text = f"{short_name(node.target)} scales by a number that is worked out from a count of channels"
+        self.mixing[f"{text} ({node.name})"] = None
+        return (args[0], self.factors[original], *args[2:])
+
     def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
         node_index = self.channels.trace.node_index(node)
         text = self.channels.labelling.labels.facts.mixing.get(node_index)
+        self._note_count(node, node_index)
         rule = rule_of(node.target)
         mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
         if mask is None or rule is None or rule.masked is None:
             return None
         self.mixing[f"{text} ({node.name})"] = None
         return rule.masked(mask.expand(args[0].shape), *args, **kwargs)
+
+    def _note_count(self, node: fx.Node, node_index: int) -> None:
+        """Name an operation that counts channels of which some are dead."""
+        text = self.channels.counted.get(node_index)
+        if text and any(self.of(x) is not None for x in node.all_input_nodes):
+            self.mixing[f"{text} ({node.name})"] = None
 
 
 def _is_view(node: fx.Node) -> bool:
@@ -151,7 +169,7 @@ class MaskedInterpreter(fx.Interpreter):
             out = super().run_node(n)
             return self.masks.apply(out, n) if n.op == "call_function" else out
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
+        args, kwargs = widen(_on_cpu(self.masks.with_factor(n, args))), widen(_on_cpu(kwargs))
         masked = self.masks.statistics(n, args, kwargs)
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
@@ -206,6 +224,7 @@ class MaskedRecorder(Recorder):
         known = self._known(len(self.graph.nodes))
         if known is None or known.target is not func:
             return super().execute(func, args, kwargs)
+        args = self.masks.with_factor(known, args)
         masked = self.masks.statistics(known, args, kwargs)
         out = masked if masked is not None else super().execute(func, args, kwargs)
         self.masks.note_draw(known, args, kwargs, out)

@@ -12,9 +12,18 @@ from torch import Tensor
 from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.pointwise import elementwise
-from graphprune.rules.reduction import _mixing, masked_mean, masked_variance, reduced, variance, variance_and_mean
+from graphprune.rules.reduction import (
+    _mixing,
+    masked_mean,
+    masked_variance,
+    reduced,
+    summed_dims,
+    variance,
+    variance_and_mean,
+)
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
+from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
@@ -38,20 +47,25 @@ def _all_or_some(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool 
 # ---------------------------------------------------------------- what zeros do not change
 
 
-@rule(aten.any.default, samples=[sample(bools(3, 4))])
-@rule(aten.any.dim, samples=[sample(bools(3, 4), 1), sample(bools(3, 4), 0, True)])
-@rule(aten.any.dims, samples=[sample(bools(3, 4, 2), [1])])
+@rule(aten.any.default, samples=[sample(bools(3, 4))], sums=summed_dims)
+@rule(aten.any.dim, samples=[sample(bools(3, 4), 1), sample(bools(3, 4), 0, True)], sums=summed_dims)
+@rule(aten.any.dims, samples=[sample(bools(3, 4, 2), [1])], sums=summed_dims)
 def any_(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
     return _all_or_some(call, x, dims, keepdim)
 
 
-@rule(aten.count_nonzero.default, samples=[sample(t(3, 4)), sample(t(3, 4), 1)])
-@rule(aten.count_nonzero.dim_IntList, samples=[sample(t(3, 4, 2), [1, 2])])
+@rule(aten.count_nonzero.default, samples=[sample(t(3, 4)), sample(t(3, 4), 1)], sums=summed_dims)
+@rule(aten.count_nonzero.dim_IntList, samples=[sample(t(3, 4, 2), [1, 2])], sums=summed_dims)
 def count_nonzero(call: Call, x: LabelledTensor, dims: Any = None) -> LabelledTensor:
     return _all_or_some(call, x, dims)
 
 
-@rule(aten.dist.default, samples=[sample(t(3, 4), t(3, 4), 2), sample(t(3, 4), t(4), 1)])
+@rule(
+    aten.dist.default,
+    samples=[sample(t(3, 4), t(3, 4), 2), sample(t(3, 4), t(4), 1)],
+    sums=lambda x, y, *_: [*summed_dims(x), (1, range(len(y.meta["shape"])))],
+    traits=[Trait.COMPARES],
+)
 def dist(call: Call, x: LabelledTensor, y: LabelledTensor, order: float = 2) -> LabelledTensor:
     shape = tuple(np.broadcast_shapes(x.shape, y.shape))
     difference = LabelledTensor(shape, tuple(align(call.labels, (x, y), shape)))
@@ -110,11 +124,13 @@ rule(
     aten.std.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
     masked=masked_deviation,
+    traits=[Trait.STATISTIC],
 )(variance)
 rule(
     aten.std_mean.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True)],
     masked=masked_deviation_and_mean,
+    traits=[Trait.STATISTIC],
 )(variance_and_mean)
 
 
@@ -199,7 +215,7 @@ def rrelu(call: Call, x: LabelledTensor, noise: LabelledTensor, *_: Any) -> Labe
     return elementwise(call, x, noise)
 
 
-@rule(aten.threshold_.default, samples=[sample(t(3, 4), 0.1, 2.0)])
+@rule(aten.threshold_.default, samples=[sample(t(3, 4), 0.1, 2.0)], traits=[Trait.ENTRYWISE])
 def threshold_(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     return x
 

@@ -12,7 +12,7 @@ from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
 from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
 from graphprune.rules.matmul_view import left_factor, linear_rows, matrix_of_vector, right_factor, vector_of_matrix
-from graphprune.rules.registry import Call, rule
+from graphprune.rules.registry import Call, Sums, rule
 from graphprune.rules.samples import ints, sample, t
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Shape
@@ -47,9 +47,15 @@ def _drop(array: LabelArray, dims: Sequence[int]) -> LabelArray:
     return array.at(array.ids.squeeze(tuple(dims)))
 
 
+def _products(left: int, right: int) -> Sums:
+    """Matrices at these positions are multiplied."""
+    return lambda *_, **__: [(left, [-1]), (right, [-2])]
+
+
 @rule(
     aten.mm.default,
     samples=[sample(t(3, 4), t(4, 5))],
+    sums=_products(0, 1),
     macs=product_macs(0, 1),
     matmul=(right_factor(0, 1), left_factor(1, 0)),
 )
@@ -60,6 +66,7 @@ def mm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
 @rule(
     aten.addmm.default,
     samples=[sample(t(5), t(3, 4), t(4, 5)), sample(t(3, 5), t(3, 4), t(4, 5))],
+    sums=_products(1, 2),
     macs=product_macs(1, 2),
     matmul=(right_factor(1, 2, bias=0), left_factor(2, 1)),
 )
@@ -71,6 +78,7 @@ def addmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor
 @rule(
     aten.bmm.default,
     samples=[sample(t(2, 3, 4), t(2, 4, 5)), sample(t(4, 3, 2, labelled=[0]), t(4, 2, 3))],
+    sums=_products(0, 1),
     macs=product_macs(0, 1),
     matmul=(right_factor(0, 1), left_factor(1, 0)),
     traits=[Trait.BATCHED_PRODUCT],
@@ -82,6 +90,7 @@ def bmm(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
 @rule(
     aten.baddbmm.default,
     samples=[sample(t(2, 3, 5), t(2, 3, 4), t(2, 4, 5))],
+    sums=_products(1, 2),
     macs=product_macs(1, 2),
     matmul=(right_factor(1, 2), left_factor(2, 1)),
     traits=[Trait.BATCHED_PRODUCT],
@@ -94,6 +103,7 @@ def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTens
 @rule(
     aten.mv.default,
     samples=[sample(t(3, 4), t(4))],
+    sums=lambda *_: [(0, [1]), (1, [0])],
     macs=product_macs(0, 1),
     matmul=(matrix_of_vector(1, 0), vector_of_matrix(0, 1)),
 )
@@ -101,8 +111,8 @@ def mv(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 2), placed(b, (1,), 2), [1])
 
 
-@rule(aten.dot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0))
-@rule(aten.vdot.default, samples=[sample(t(4), t(4))])
+@rule(aten.dot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0), sums=lambda *_: [(0, [0]), (1, [0])])
+@rule(aten.vdot.default, samples=[sample(t(4), t(4))], sums=lambda *_: [(0, [0]), (1, [0])])
 def dot(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, a, b, [0])
 
@@ -110,6 +120,7 @@ def dot(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
 @rule(
     aten.linear.default,
     samples=[sample(t(2, 3, 4), t(5, 4), t(5)), sample(t(3, 4), t(5, 4))],
+    sums=lambda *_: [(0, [-1]), (1, [1])],
     macs=linear_macs,
     matmul=(linear_rows(0, 1, bias=2),),
 )
@@ -192,8 +203,15 @@ def trilinear(
 @rule(
     aten._cdist_forward.default,
     samples=[sample(t(2, 3, 4), t(2, 5, 4), 1.0, None), sample(t(3, 4), t(5, 4), 2.0, None)],
+    sums=lambda *_: [(0, [-1]), (1, [-1])],
+    traits=[Trait.COMPARES],
 )
-@rule(aten._euclidean_dist.default, samples=[sample(t(3, 4), t(5, 4))])
+@rule(
+    aten._euclidean_dist.default,
+    samples=[sample(t(3, 4), t(5, 4))],
+    sums=lambda *_: [(0, [-1]), (1, [-1])],
+    traits=[Trait.COMPARES],
+)
 def distances(call: Call, x: LabelledTensor, y: LabelledTensor, *_: Any) -> LabelledTensor:
     """[..., P, M] and [..., R, M] to [..., P, R]: where both have lost an entry, it adds nothing."""
     rank = len(call.out) + 1
@@ -202,7 +220,7 @@ def distances(call: Call, x: LabelledTensor, y: LabelledTensor, *_: Any) -> Labe
     return contract(call.labels, a, b, [rank - 1])
 
 
-@rule(aten._pdist_forward.default, samples=[sample(t(3, 4), 2.0)])
+@rule(aten._pdist_forward.default, samples=[sample(t(3, 4), 2.0)], sums=lambda *_: [(0, [1])])
 def distances_within(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     """[N, M] to the N (N - 1) / 2 distances of its rows."""
     call.freeze(LabelledTensor(x.shape, tuple(x.touching([0]))), "pairs of rows are counted")

@@ -111,6 +111,7 @@ def _open_result(y: Tensor, blocks: int) -> Tensor:
     resize=_groups,
     masked=masked_convolution,
     macs=convolution_macs,
+    sums=lambda *args: [(0, [1]), (1, [0 if args[6] else 1])],
     matmul=(MatmulView(0, 1, _kernel_owners, _open_channels, _open_result, 2, SlidingKernel(transposed=6, groups=8)),),
 )
 def convolution(

@@ -64,11 +64,11 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
     return new_tensor(call, LabelledTensor(()))
 
 
-@rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES])
+@rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.KNOWS_INDEXES])
 @rule(aten.empty_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES, Trait.NO_VALUES])
 @rule(aten.rand_like.default, aten.randn_like.default, samples=[sample(t(2, 3))], traits=[Trait.NO_VALUES])
-@rule(aten.ones_like.default, samples=[sample(t(2, 3))])
-@rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)])
+@rule(aten.ones_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE])
+@rule(aten.full_like.default, samples=[sample(t(2, 3), 0.5)], traits=[Trait.ENTRYWISE])
 def like(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> LabelledTensor:
     return LabelledTensor(x.shape, x.arrays)
 

@@ -125,10 +125,11 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why labels are fixed: what happened, at which node."""
+    """Why labels are fixed: what happened, at which node, and on which line if that is not the node's."""
 
     text: str
     node_index: int
+    line: tuple[str, int] | None = None
 
 
 @dataclass(slots=True)
@@ -180,11 +181,11 @@ class Labels:
         """``whole`` lives where both ``first`` and ``second`` live."""
         self.facts.parts.append((whole, first, second, self.node_index))
 
-    def fix(self, arrays: Iterable[LabelArray], text: str) -> None:
-        """These labels never die; ``text`` says why."""
+    def fix(self, arrays: Iterable[LabelArray], text: str, line: tuple[str, int] | None = None) -> None:
+        """These labels never die; ``text`` says why, and ``line`` where if it is not where the node was made."""
         arrays = list(arrays)
         if arrays:
-            self.facts.reasons.append(Reason(text, self.node_index))
+            self.facts.reasons.append(Reason(text, self.node_index, line))
             number = len(self.facts.reasons) - 1
             self.facts.fixed.extend((array.ids, number) for array in arrays)
 

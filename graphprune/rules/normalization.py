@@ -13,9 +13,10 @@ from graphprune.rules.convolution import beside, channels, only
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.norm import Norm
-from graphprune.rules.reduction import vector_norm
+from graphprune.rules.reduction import summed_dims, vector_norm
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import positive, sample, t
+from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -248,8 +249,13 @@ def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) ->
 # ---------------------------------------------------------------- norms of weights: zeros add nothing
 
 
-@rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)])
-@rule(aten.norm.ScalarOpt_dim, samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)])
+@rule(aten.norm.Scalar, samples=[sample(t(3, 4), 2)], sums=lambda x, *_: summed_dims(x), traits=[Trait.STATISTIC])
+@rule(
+    aten.norm.ScalarOpt_dim,
+    samples=[sample(t(3, 4, 2), 2, [1]), sample(t(3, 4), 1, [-1], True)],
+    sums=lambda x, order=2, dims=None, *_: summed_dims(x, dims),
+    traits=[Trait.STATISTIC],
+)
 def norm(
     call: Call, x: LabelledTensor, order: float | None = 2, dims: Sequence[int] = (), keepdim: bool = False
 ) -> LabelledTensor:

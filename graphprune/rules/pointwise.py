@@ -29,7 +29,7 @@ aten = torch.ops.aten
     traits=[Trait.SCALES],
 )
 @rule(aten.mul.Scalar, samples=[sample(t(2, 6), 0.5)], traits=[Trait.SCALES])
-@rule(aten.div.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
+@rule(aten.div.Tensor, aten.div_.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
 @rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""
@@ -95,23 +95,28 @@ def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTens
     aten.relu6_.default,
     aten.mish_.default,
     samples=[sample(t(2, 6))],
+    traits=[Trait.ENTRYWISE],
 )
 def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Elementwise, though torch does not say so."""
     return LabelledTensor(x.shape, x.arrays)
 
 
-@rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)])
+@rule(
+    aten.masked_fill_.Scalar,
+    samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)],
+    traits=[Trait.ENTRYWISE],
+)
 def masked_fill_(call: Call, x: LabelledTensor, mask: LabelledTensor, value: float) -> LabelledTensor:
     return elementwise(call, x, mask)
 
 
-@rule(aten.zero_.default, samples=[sample(t(2, 6))])
+@rule(aten.zero_.default, samples=[sample(t(2, 6))], traits=[Trait.ENTRYWISE])
 def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x
 
 
-@rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)])
+@rule(aten.fill_.Scalar, samples=[sample(t(2, 6), 3.0)], traits=[Trait.ENTRYWISE])
 def fill_(call: Call, x: LabelledTensor, value: float) -> LabelledTensor:
     return x
 

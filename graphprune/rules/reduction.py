@@ -26,6 +26,11 @@ def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: 
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
 
 
+def summed_dims(x: Any, dims: Any = None, *_: Any, **__: Any) -> list[tuple[int, Sequence[int]]]:
+    """A sum over ``dims``, or over all dimensions."""
+    return [(0, [dims] if isinstance(dims, int) else dims or range(len(x.meta["shape"])))]
+
+
 def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     if x.touching(dims or range(x.ndim)):
         call.labels.mixes_channels(f"{call.op} is taken over channels")
@@ -34,6 +39,8 @@ def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
 @rule(
     aten.sum.dim_IntList,
     samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3), None)],
+    sums=summed_dims,
+    traits=[Trait.STATISTIC],
 )
 def sum_(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
@@ -49,6 +56,8 @@ def sum_(
         sample(t(2, 3, 4), 1, [-1], True),
         sample(t(3, 4, labelled=[0]), -1, [1]),
     ],
+    sums=lambda x, order=2, dims=None, *_, **__: summed_dims(x, dims),
+    traits=[Trait.STATISTIC],
 )
 def vector_norm(
     call: Call,
@@ -64,7 +73,12 @@ def vector_norm(
     return reduced(call, x, dims, keepdim)
 
 
-@rule(aten.sum.default, samples=[sample(t(2, 3))])
+@rule(
+    aten.sum.default,
+    samples=[sample(t(2, 3))],
+    sums=lambda x, **_: summed_dims(x),
+    traits=[Trait.STATISTIC],
+)
 def sum_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     return reduced(call, x, None, False)
 
@@ -82,6 +96,7 @@ def masked_mean(alive: Tensor, x: Tensor, dims: Sequence[int] | None = None, kee
         sample(t(2, 3, 4, 4, labelled=[1]), [2, 3]),
     ],
     masked=masked_mean,
+    traits=[Trait.STATISTIC],
 )
 def mean(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
@@ -90,7 +105,12 @@ def mean(
     return reduced(call, x, dims, keepdim)
 
 
-@rule(aten.mean.default, samples=[sample(t(2, 3))], masked=lambda alive, x, **_: masked_mean(alive, x))
+@rule(
+    aten.mean.default,
+    samples=[sample(t(2, 3))],
+    masked=lambda alive, x, **_: masked_mean(alive, x),
+    traits=[Trait.STATISTIC],
+)
 def mean_all(call: Call, x: LabelledTensor, **_: Any) -> LabelledTensor:
     _mixing(call, x, None)
     return reduced(call, x, None, False)
@@ -110,6 +130,7 @@ def masked_variance(
     aten.var.correction,
     samples=[sample(t(2, 6, 4), [1], correction=0, keepdim=True), sample(t(3, 5, 4, labelled=[0]), [1, 2])],
     masked=masked_variance,
+    traits=[Trait.STATISTIC],
 )
 def variance(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
@@ -125,6 +146,7 @@ def variance(
         masked_variance(alive, x, dims, correction, keepdim),
         masked_mean(alive, x, dims, keepdim),
     ),
+    traits=[Trait.STATISTIC],
 )
 def variance_and_mean(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, correction: Any = 1, keepdim: bool = False
@@ -192,7 +214,7 @@ def extreme_along(
     return out, out
 
 
-@rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)])
+@rule(aten.cumsum.default, samples=[sample(t(3, 4), 1)], sums=summed_dims)
 def cumsum(call: Call, x: LabelledTensor, dim: int, **_: Any) -> LabelledTensor:
     """A removed entry adds zero to those behind it: exact, as long as they stay behind it."""
     tie(call.labels, x, [dim])

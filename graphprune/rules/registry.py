@@ -28,6 +28,10 @@ Resize = Callable[["Slim", Args], Args]
 Masked = Callable[..., Any]
 
 
+Sums = Callable[..., Sequence[tuple[int, Sequence[int]]]]
+"""Called with the arguments of a call, of which tensors are nodes of a graph."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One ATen call while it is labelled. ``out`` is the shape of its (first) result, ``outs`` of all.
@@ -77,6 +81,8 @@ class Rule:
         macs: the dimensions whose product is how many multiply-adds a call takes; None: it takes none.
         matmul: the ways of seeing it as a product of an input with a weight, the usual one first.
         norm: where a normalization has its statistics and factors.
+        sums: of a call, what it multiplies and adds up: the positions of operands, and the dimensions of each over
+            which the sum runs. A reduction to which zeros add nothing has one operand.
         traits: facts about it.
     """
 
@@ -88,6 +94,7 @@ class Rule:
     macs: MacsFunction | None = None
     matmul: tuple[MatmulView, ...] = ()
     norm: Norm | None = None
+    sums: Sums | None = None
     traits: frozenset[Trait] = frozenset()
 
 
@@ -157,6 +164,7 @@ def rule(
     macs: MacsFunction | None = None,
     matmul: Sequence[MatmulView] = (),
     norm: Norm | None = None,
+    sums: Sums | None = None,
     traits: Collection[Trait] = (),
 ) -> Callable[[F], F]:
     """Register what is known of ATen (or custom) operator overloads; by name (``"library::operator"``) where the
@@ -173,7 +181,9 @@ def rule(
         raise RuleError(f"samples: the rule of {ops[0]} has none; give at least one call that proves it")
 
     def register(function: F) -> F:
-        record = Rule(function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, frozenset(traits))
+        record = Rule(
+            function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, sums, frozenset(traits)
+        )
         for op in ops:
             table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
             if op in table:

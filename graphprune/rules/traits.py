@@ -24,6 +24,13 @@ class Trait(Enum):
     BATCHED_PRODUCT = auto()
     """Multiplies two stacks of matrices, neither of which need be a weight. Its first matmul view says which."""
 
+    COMPARES = auto()
+    """Adds up how far ``x`` and the second argument are apart, entry by entry."""
+    ENTRYWISE = auto()
+    """Every entry of the result is a function of the entries at its place, though torch does not say so."""
+    STATISTIC = auto()
+    """Makes one number of the entries of ``x`` along some dimensions: their sum, norm, mean or deviation."""
+
     # ------------------------------------------------------------ what becomes of the entries of x
     IDENTITY = auto()
     """The result equals ``x``."""

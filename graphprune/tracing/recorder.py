@@ -144,6 +144,7 @@ class Recorder(DispatchMode):
         self.used.add(name)
         node = self._get_attr(name.replace(".", "_"), tensor)
         node.meta["tensor"] = name
+        node.meta["parameter"] = isinstance(tensor, nn.Parameter)
         return node
 
     def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:

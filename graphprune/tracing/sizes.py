@@ -113,6 +113,8 @@ class SizeLog:
     equalities: list[tuple[Expr, Expr, Line | None, str]] = field(default_factory=list)
     comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
+    values_read: list[tuple[fx.Node, Line | None]] = field(default_factory=list)
+    """Tensors whose entries the program read as numbers, past torch, and where."""
     where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
     closed: bool = False
     """The trace has ended: what is done with its sizes from now on is no part of the program."""
@@ -142,6 +144,11 @@ class SizeLog:
         """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
         if not self.closed:
             self.numbers.append((expr, *self.where()))
+
+    def values(self, node: fx.Node) -> None:
+        """The program read the entries of a tensor as numbers."""
+        if not self.closed:
+            self.values_read.append((node, self.where()[0]))
 
 
 def has_remainder(expr: Expr) -> bool:

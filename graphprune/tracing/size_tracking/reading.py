@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.tracing.size_tracking.numbers import number, other
 from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
 from graphprune.utils.operators import Args, Kwargs
@@ -54,4 +55,19 @@ def storage(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A program that pickles a tensor reads its memory. There is none on ``meta``, and to read it there crashes."""
     if args[0].is_meta:
         raise NotImplementedError("the program reads the memory of a tensor, which on meta has none")
-    return func(*args, **kwargs)
+    return values(watcher, func, args, kwargs)
+
+
+def values(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """A program that makes numbers, text or an array of a tensor looks at its entries one by one."""
+    node = watcher.node_of(args[0])
+    if node is not None:
+        watcher.log.values(node)
+    return other(watcher, func, args, kwargs)
+
+
+def shape_tensor(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """The shape as a tensor of numbers: a constant, since what torch writes to its memory is not seen."""
+    sizes = shape(watcher, Tensor.size, (args[0],), {})
+    number(sizes)
+    return torch.tensor([plain(size) for size in sizes], device="cpu")

@@ -33,12 +33,22 @@ def _either(names: str, handler: Handler) -> dict[Any, Handler]:
 CONVOLUTIONS = "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d"
 
 
+READERS = (
+    "tolist item numpy __array__ __float__ __int__ __bool__ __index__ __complex__ __format__ __repr__ __contains__ "
+    "__reduce_ex__ __dlpack__"
+)
+"""Methods of tensors that give their entries to Python."""
+
+
 HANDLERS: dict[Any, Handler] = {
     Tensor.shape.__get__: reading.shape,  # type: ignore[attr-defined]
     Tensor.size: reading.shape,
     Tensor.device.__get__: reading.device,
     Tensor.__len__: reading.length,
     Tensor.untyped_storage: reading.storage,
+    Tensor.storage: reading.storage,
+    torch._shape_as_tensor: reading.shape_tensor,
+    **{getattr(Tensor, name): reading.values for name in READERS.split()},
     **_either("numel nelement", reading.numel),
     **_either("view reshape expand broadcast_to sum_to_size", shapes.view),
     **_either("expand_as view_as reshape_as", shapes.like_another),

@@ -1,0 +1,157 @@
+"""Where channels are counted: sums over entries that are not zero where a channel is removed.
+
+A channel that is set to zero in all parameters is zero in what layers make, but not in ``sigmoid(y)`` or
+``ones_like(y)``. A weight that has lost the channel too makes up for that, a sum over channels does not: without the
+channel it is another one than with zeros in the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import getitem
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from graphprune.graph.groups import Units
+from graphprune.graph.propagate import Labelling
+from graphprune.graph.solve import Solution
+from graphprune.rules.labels import LabelArray, LabelledTensor, all_arrays
+from graphprune.rules.registry import has_trait, norm_call, rule_of
+from graphprune.rules.traits import Trait
+from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
+from graphprune.tracing.tracer import Trace
+from graphprune.utils.operators import short_name
+
+aten = torch.ops.aten
+
+Groups = frozenset[int]
+NONE: Groups = frozenset()
+
+
+class RemovedValues:
+    """For every tensor of a trace, the groups whose removed units have zeros in it.
+
+    Args:
+        trace: of the program.
+        labelling: the labels of the trace.
+        solution: what follows from them.
+        units: the groups.
+    """
+
+    def __init__(self, trace: Trace, labelling: Labelling, solution: Solution, units: Units) -> None:
+        self._labelling = labelling
+        self._solution = solution
+        self._units = units
+        self._constants = trace.constants
+        self._all: Groups = frozenset(range(len(units.groups)))
+        self._known: dict[int, Groups] = {}
+        self._zeros: dict[fx.Node, Groups] = {}
+        self.counted: dict[int, str] = {}
+        """By the number of a call that adds up entries of removed channels that are not zero, what it does."""
+        for number, node in enumerate(labelling.nodes):
+            self._zeros[node] = self._zeros_of(number, node)
+            self._written(node)
+
+    def _zeros_of(self, number: int, node: fx.Node) -> Groups:
+        own = self._groups(all_arrays(self._labelling.values[node]))
+        if node.op == "get_attr" and "tensor" not in node.meta:
+            return self._all if _is_zero(self._constants[str(node.target)]) else NONE
+        if node.op != "call_function":
+            return own if "tensor" in node.meta else NONE
+        if node.target is aten.scalar_tensor.default:
+            return self._all if node.args[0] == 0 else NONE
+        if node.target is getitem:
+            return self._zeros[node.args[0]] & own  # type: ignore[index]
+        return self._of_call(number, node, own) & own
+
+    def _of_call(self, number: int, node: fx.Node, own: Groups) -> Groups:
+        """The groups whose removed units have zeros in the result of a call."""
+        known = rule_of(node.target)
+        norm = norm_call(node.target, node.args, node.kwargs)
+        if norm is not None:
+            return self._zeros.get(norm.weight, NONE) & (own if norm.bias is None else self._zeros[norm.bias])
+        if known is not None and known.sums is not None:
+            return self._of_sum(number, node, known.sums(*node.args, **node.kwargs))
+        if number in self._labelling.labels.facts.mixing:
+            return NONE
+        if is_pointwise(node.target):
+            return frozenset(g for g in own if self._zero_at(node, g))
+        if not keeps_zeros(node.target) or not all(self._may_be_zero(x) for x in _values(node)):
+            return NONE
+        if not node.all_input_nodes or node.target is aten.new_zeros.default:
+            return own
+        read = NONE.union(*map(self._labels, node.all_input_nodes))
+        filled = read.difference(*(self._labels(x) - self._zeros[x] for x in node.all_input_nodes))
+        return own & filled
+
+    def _zero_at(self, node: fx.Node, group: int) -> bool:
+        operands: list[fx.Node] = []
+        fx.node.map_arg((node.args, node.kwargs), operands.append)
+        return zero_at_zero(node, [group in self._zeros[x] for x in operands])
+
+    def _of_sum(self, number: int, node: fx.Node, sums: Iterable[tuple[int, Any]]) -> Groups:
+        """The zeros of a sum of products; note the groups over which it counts."""
+        factors = [(node.args[position], dims) for position, dims in sums]
+        zeros = NONE.union(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
+        if has_trait(node.target, Trait.COMPARES):
+            zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
+        over = NONE.union(*(self._groups(self._value(x).touching(dims)) for x, dims in factors))
+        if over - zeros:
+            self.counted[number] = f"{short_name(node.target)} adds up entries that are not zero in removed channels"
+        others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
+        running = len(factors) == 1 and node.meta["shape"] == factors[0][0].meta["shape"]  # type: ignore[union-attr]
+        return zeros.intersection(*(self._zeros[x] for x in others)) - (over if running else NONE)
+
+    def _written(self, node: fx.Node) -> None:
+        """What is written to a view is in the tensor that it is a view of, too."""
+        target = node.target
+        if node.op != "call_function" or target is getitem or not target._schema.is_mutable:  # type: ignore[union-attr]
+            return
+        x: Any = node.args[0]
+        while isinstance(x, fx.Node) and x.op == "call_function":
+            self._zeros[x] = self._zeros[x] & self._zeros[node]
+            x = x.args[0] if x.args and _is_alias(x) else None
+
+    def _may_be_zero(self, value: Any) -> bool:
+        """Nothing that an operation without a tensor in its place writes anywhere: a number, or a tensor of one."""
+        if isinstance(value, fx.Node):
+            single = value.meta["dtype"].is_floating_point and value.meta["shape"].numel() == 1
+            return not single or bool(self._labels(value))
+        return not isinstance(value, float) or value == 0
+
+    def _labels(self, node: fx.Node) -> Groups:
+        return self._groups(self._value(node).arrays)
+
+    def _value(self, node: Any) -> LabelledTensor:
+        value = self._labelling.values[node]
+        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+
+    def _groups(self, arrays: Iterable[LabelArray]) -> Groups:
+        return NONE.union(*(self._of_array(array) for array in arrays))
+
+    def _of_array(self, array: LabelArray) -> Groups:
+        key = id(array.ids)  # the labelling keeps all of them
+        if key not in self._known:
+            units = self._solution.expand(np.unique(self._solution.of[array.ids]))[0]
+            self._known[key] = frozenset(np.unique(self._units.group_of[units]).tolist()) - {-1}
+        return self._known[key]
+
+
+def _values(node: fx.Node) -> Iterable[Any]:
+    yield from node.args
+    yield from node.kwargs.values()
+
+
+def _is_zero(tensor: Tensor) -> bool:
+    return not tensor.is_meta and not bool((tensor != 0).any())
+
+
+def _is_alias(node: fx.Node) -> bool:
+    """Is the result the memory of the first argument, or a part of it?"""
+    if node.target is getitem:
+        return True
+    returns = node.target._schema.returns  # type: ignore[union-attr]
+    return bool(returns and returns[0].alias_info is not None)

@@ -1,0 +1,111 @@
+"""What operations make of zeros: of the entries that removed channels would have had."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from graphprune.rules.registry import has_trait, in_any_type, rule_of
+from graphprune.rules.samples import T
+from graphprune.rules.traits import Trait
+from graphprune.utils.tree import tensors_of
+
+_PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}
+_PLACES = ("device", "layout", "memory_format", "pin_memory", "non_blocking")
+
+
+@dataclass(frozen=True)
+class _Operand:
+    """The number of a tensor among the arguments of a call."""
+
+    number: int
+
+
+def is_pointwise(op: Any) -> bool:
+    """Is every entry of the result a function of the operands' entries at its place, and not random?"""
+    if not isinstance(op, OpOverload) or op.namespace != "aten" or torch.Tag.nondeterministic_seeded in op.tags:
+        return False
+    return torch.Tag.pointwise in op.tags or has_trait(op, Trait.ENTRYWISE)
+
+
+def zero_at_zero(call: fx.Node, zeros: Sequence[bool]) -> bool:
+    """Is the result of a pointwise call zero at a place where some operands are, whatever the others are there?
+
+    Args:
+        call: of the operation.
+        zeros: for every tensor among the arguments, in their order, whether it is zero.
+    """
+    kinds: list[torch.dtype] = []
+
+    def known(value: Any) -> Hashable:
+        if isinstance(value, fx.Node):
+            kinds.append(_kind(value.meta["dtype"]))
+            return _Operand(len(kinds) - 1)
+        return tuple(map(known, value)) if isinstance(value, tuple | list) else value
+
+    args = tuple(map(known, call.args))
+    kwargs = tuple((name, known(value)) for name, value in call.kwargs.items() if name not in _PLACES)
+    return _probed(call.target, args, kwargs, tuple(kinds), tuple(zeros))
+
+
+def _kind(dtype: torch.dtype) -> torch.dtype:
+    if dtype == torch.bool:
+        return dtype
+    return torch.float64 if dtype.is_floating_point or dtype.is_complex else torch.int64
+
+
+@lru_cache(maxsize=4096)
+def _probed(
+    op: Any,
+    args: tuple[Any, ...],
+    kwargs: tuple[tuple[str, Any], ...],
+    kinds: tuple[torch.dtype, ...],
+    zeros: tuple[bool, ...],
+) -> bool:
+    rows = list(product(*((0,) if zero else _PROBES[kind] for kind, zero in zip(kinds, zeros, strict=True))))
+    columns = [torch.tensor(column).to(kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
+
+    def given(value: Any) -> Any:
+        if isinstance(value, _Operand):
+            return columns[value.number]
+        return [given(item) for item in value] if isinstance(value, tuple) else value
+
+    return _all_zero(op(*map(given, args), **{name: given(value) for name, value in kwargs}))
+
+
+@lru_cache(maxsize=4096)
+def keeps_zeros(op: Any) -> bool:
+    """Does an operation of torch make zeros of zeros, as far as the samples of its rule show?"""
+    known = rule_of(op)
+    if known is None or op.namespace != "aten":
+        return False
+
+    def zeros(value: Any) -> Any:
+        if isinstance(value, T):
+            kinds = {"bool": torch.bool, "rows": torch.bool, "complex": torch.complex128}
+            whole = torch.int64 if value.kind.startswith("int") else torch.float64
+            return torch.zeros(value.shape, dtype=kinds.get(value.kind, whole))
+        if isinstance(value, tuple | list):
+            return type(value)(map(zeros, value))
+        return value.clone() if isinstance(value, Tensor) else value
+
+    with torch.random.fork_rng(devices=[]):
+        results = [
+            in_any_type(op)(*map(zeros, one.args), **{name: zeros(value) for name, value in one.kwargs.items()})
+            for one in known.samples
+        ]
+    return all(map(_all_zero, results))
+
+
+def _all_zero(result: Any) -> bool:
+    """Are all values zero? Positions beside the values (of a maximum) do not matter."""
+    tensors = list(tensors_of(result))
+    values = [t for t in tensors if t.is_floating_point() or t.is_complex()] or tensors
+    return not any(bool((t != 0).any()) for t in values)
