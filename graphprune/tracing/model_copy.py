@@ -21,7 +21,7 @@ from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
     "input_size hidden_size proj_size d_model in_features out_features in_channels out_channels embedding_dim "
-    "in1_features in2_features num_channels".split()
+    "in1_features in2_features num_channels unflattened_size".split()
 )
 """Integer attributes of torch.nn modules that are numbers of channels."""
 
