@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.size_places import attributes_held, steps_into, same_pairs, write
+from graphprune.tracing.size_places import attributes_held, same_pairs, steps_into, write
 from graphprune.tracing.sizes import Attr, Size, SizeLog
 
 
