@@ -23,7 +23,7 @@ from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import matmul_views
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids
-from graphprune.utils.operators import Args, DispatchMode, Kwargs
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -101,7 +101,7 @@ class Observer(DispatchMode):
             for tensor, value in zip(outs, self._labelled(func, args, kwargs, outs), strict=True):
                 if isinstance(tensor, Tensor):
                     self._known[id(tensor)] = tensor, value
-        elif labels and labels[0] is not None and func._schema.is_mutable:
+        elif labels and labels[0] is not None and is_mutable(func):
             self._known[id(operands[0])] = operands[0], None  # overwritten with other values
 
     def _labelled(self, func: Any, args: Args, kwargs: Kwargs, outs: Sequence[Any]) -> Sequence[LabelledTensor]:

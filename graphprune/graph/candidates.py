@@ -24,8 +24,8 @@ def candidates(
     """The units that may be removed, and what sizes demand of them.
 
     Of nested kinds it is the outermost that the plan reaches: key/value groups, else query heads within them; cells
-    where nothing around them can go. What the sizes freeze may pass the choice on to the next kind, so the
-    question is asked until the answer stays.
+    where nothing around them can go, as in the only head of an attention. What the sizes freeze may pass the choice on
+    to the next kind, so the question is asked until the answer stays.
 
     Args:
         reached: which groups the plan means to take something from. [groups]
@@ -46,10 +46,11 @@ def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping
     kind = graph.solution.kind
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
+    free[_only_ones(graph)] = False
     if head_width:
         narrower: Mask = free & (kind != ROW) & (kind != REPEAT)
         return narrower
-    free[_within(graph, CELL, free & (kind != CELL) & ~_alone(graph))] = False
+    free[_within(graph, CELL, free & (kind != CELL))] = False
     rows = free & (kind == ROW)
     wanted = rows.copy()
     wanted[rows] = reached[graph.units.group_of[rows]]
@@ -58,12 +59,10 @@ def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping
     return free
 
 
-def _alone(graph: Analysis) -> Mask:
-    """Units that are all there is of their group, and so can never go."""
-    alone = np.zeros(len(graph.solution.kind), bool)
-    for group in graph.units.groups:
-        alone[group.unit_ids] = group.units == 1
-    return alone
+def _only_ones(graph: Analysis) -> list[int]:
+    """Rows and repeats that are alone in their group: one must stay."""
+    kind, groups = graph.solution.kind, graph.units.groups
+    return [g.unit_ids[0] for g in groups if g.units == 1 and kind[g.unit_ids[0]] in (ROW, REPEAT)]
 
 
 def _within(graph: Analysis, inner: int, outer: Mask) -> Ids:

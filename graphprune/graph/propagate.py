@@ -19,6 +19,7 @@ from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arra
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
+from graphprune.tracing.opaque import is_opaque
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
@@ -193,12 +194,20 @@ def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     found = rule_of(op)
     if found is not None:
         return found.function
+    if is_opaque(op):
+        return opaque
     return elementwise if torch.Tag.pointwise in op.tags else unknown
 
 
 def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Nothing is known of the operation: nothing that goes in can be removed."""
     call.freeze([*args, *kwargs.values()], "operation without a rule")
+    return constant(call)
+
+
+def opaque(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Functions run inside of the operation: nothing that these read can be removed."""
+    call.freeze([*args, *kwargs.values()], "runs functions that are not looked into")
     return constant(call)
 
 

@@ -182,6 +182,9 @@ def _kinds(labels: Labels, of: Ids, count: int) -> Ids:
     sizes = [axis.size for axis in labels.axes]
     codes = np.repeat([number[axis.kind] for axis in labels.axes], sizes)
     np.maximum.at(kinds, of[1:], codes)
+    for ids in labels.facts.maps:
+        maps = of[ids.ravel()]
+        kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]
     for ids, _, _ in labels.facts.choices:
         kinds[of[ids]] = number["expert"]
     return kinds

@@ -35,7 +35,7 @@ from graphprune.tracing.tracer import Outputs, Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs, short_name
+from graphprune.utils.operators import Args, Kwargs, returns_view, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -137,8 +137,7 @@ class Masks:
 def _is_view(node: fx.Node) -> bool:
     if node.op != "call_function" or node.target is operator.getitem:
         return False
-    returns = node.target._schema.returns  # type: ignore[union-attr]
-    return bool(returns and returns[0].alias_info is not None and not returns[0].alias_info.is_write)
+    return returns_view(node.target)
 
 
 # ---------------------------------------------------------------- the graph of a trace on meta

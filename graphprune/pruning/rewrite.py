@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import reduce
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from graphprune.errors import PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.module_sizes import module_sizes
+from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
@@ -51,8 +48,8 @@ def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
     """Raise a PlanError unless the model has an integer at each of these paths."""
     for path in paths:
         try:
-            size = _SizePlace.of(model, path).value
-        except (AttributeError, IndexError, TypeError) as error:
+            size = SizePlace.of(model, path).value
+        except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
         if not isinstance(size, int) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
@@ -99,7 +96,7 @@ def rewrite(
         _swap_tensors(model, replaced)
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
-        _SizePlace.of(slim, path).change(value)
+        SizePlace.of(slim, path).change(value)
     _resize_modules(slim, {_owner(name) for name in kept}, sizes)
     return slim
 
@@ -129,37 +126,6 @@ def _swap_in_functions(model: nn.Module, replaced: Mapping[int, Tensor]) -> None
             function.__defaults__ = tuple(replaced.get(id(value), value) for value in function.__defaults__)
         if function.__kwdefaults__:
             function.__kwdefaults__ = {n: replaced.get(id(v), v) for n, v in function.__kwdefaults__.items()}
-
-
-@dataclass(frozen=True)
-class _SizePlace:
-    """An integer attribute, or one entry of a tuple or list, of a module or of an object that a module holds."""
-
-    holder: Any
-    name: str
-    position: int | None
-
-    @staticmethod
-    def of(model: nn.Module, path: str) -> _SizePlace:
-        prefix, _, name = path.rpartition(".")
-        holder = reduce(getattr, prefix.split(".") if prefix else [], model)
-        entry = re.fullmatch(r"(\w+)\[(\d+)\]", name)
-        return _SizePlace(holder, entry[1], int(entry[2])) if entry else _SizePlace(holder, name, None)
-
-    @property
-    def value(self) -> Any:
-        found = getattr(self.holder, self.name)
-        return found if self.position is None else found[self.position]
-
-    def change(self, value: int) -> None:
-        new: Any = value
-        if self.position is not None:
-            old = getattr(self.holder, self.name)
-            new = type(old)([*old[: self.position], value, *old[self.position + 1 :]])
-        if isinstance(self.holder, nn.Module):
-            setattr(self.holder, self.name, new)
-        else:
-            vars(self.holder)[self.name] = new  # where it was found, past the hooks of its class
 
 
 def _owner(name: str) -> str:

@@ -22,7 +22,7 @@ from graphprune.reconstruction.linear_calls import (
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
 from graphprune.utils.tree import tensors_of
 
 
@@ -116,7 +116,7 @@ class CallRecorder(DispatchMode):
         for end in self._paths.follow(func, args, kwargs, operands, results):
             self._end(end)
         new = self._dependence.follow(func, operands, results, 1 << consumer.number if consumer else 0)
-        self._forget(new | {address(t) for t in operands[:1] if func._schema.is_mutable})
+        self._forget(new | {address(t) for t in operands[:1] if is_mutable(func)})
         if met and consumer:
             self._add_own(met, consumer, results[0])
             if met.matmul.result is not None:
@@ -195,7 +195,7 @@ class CallRecorder(DispatchMode):
         met: LinearCall | None,
     ) -> None:
         """Record uses of parameters, buffers and results of consumers; creating a view does not count."""
-        views = set() if func._schema.is_mutable else {address(t) for t in results}
+        views = set() if is_mutable(func) else {address(t) for t in results}
         found = addition(func, args, kwargs, self.memory, self.names)
         known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
         known += [id(found.added)] if found else []
@@ -311,7 +311,7 @@ class Dependence:
         made = [self.sources(t) for t in operands]
         alone = frozenset().union(*(m for m in made if m)) if made and None not in made else None
         old = {address(t) for t in operands}
-        written = operands[:1] if func._schema.is_mutable else ()
+        written = operands[:1] if is_mutable(func) else ()
         new = {address(t) for t in results} - old - {0}
         for place in (new | {address(t) for t in (*results, *written)}) - {0}:
             self._reach[place] = reach | (0 if place in new else self._reach.get(place, 0))

@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, ParameterView, flat, linear_call
 from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
 from graphprune.utils.tree import tensors_of
 
 
@@ -183,7 +183,7 @@ def output_rows(whole: ParameterView, places: Tensor) -> tuple[int, Tensor] | No
 
 def _multiplies(func: Any) -> bool:
     """Is it a product or a quotient? Not in place: other views of the tensor would be multiplied as well."""
-    return has_trait(func, Trait.SCALES, Trait.DIVIDES) and not func._schema.is_mutable
+    return has_trait(func, Trait.SCALES, Trait.DIVIDES) and not is_mutable(func)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from graphprune.reconstruction.linear_calls import ParameterMemory, address
 from graphprune.rules.registry import has_trait, norm_call
 from graphprune.rules.traits import Trait
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, is_mutable
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ class SumPaths:
         path = self._next(func, args, kwargs, results)
         if path is not None:
             self._set(results[0], path)
-        elif func._schema.is_mutable or not {address(t) for t in results} <= {address(t) for t in operands}:
+        elif is_mutable(func) or not {address(t) for t in results} <= {address(t) for t in operands}:
             for token in met:
                 self._forget(token)
             return [OtherUse(token) for token in met]
@@ -128,7 +128,7 @@ class SumPaths:
                 found.append(ResidualSum(path, other, results[0]))
         for end in found:
             self._forget(end.path.token)
-        if found and func._schema.is_mutable:
+        if found and is_mutable(func):
             self._at.pop(address(results[0]), None)
         return found
 

@@ -285,7 +285,8 @@ def _products(rows: Tensor) -> Tensor:
 
 
 def _is_view(node: fx.Node) -> bool:
-    return any(result.alias_info is not None for result in node.target._schema.returns)  # type: ignore[union-attr]
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
 
 
 def _following(node: fx.Node) -> NormCall | None:

@@ -50,6 +50,7 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
 )
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
+from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
 from graphprune.rules.matmul_view import left_factor, linear_rows, right_factor
@@ -60,7 +61,6 @@ from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import reduced
 from graphprune.rules.registry import RULES, Call, Slim, rule
 from graphprune.rules.samples import Sample, bools, ints, positive, sample, t
-from graphprune.rules.scattering import ended
 from graphprune.rules.traits import Trait
 
 __all__ = [

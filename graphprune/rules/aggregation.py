@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from graphprune.rules.alignment import align, reduce_dims, tie
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.ending import ended
+from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.reduction import (
     _mixing,
@@ -152,7 +153,7 @@ def with_positions(
     call: Call, x: LabelledTensor, dim: int = -1, keepdim: bool = False
 ) -> tuple[LabelledTensor, LabelledTensor]:
     """Values and their numbers along ``dim``, in which nothing can go."""
-    left = _others(call, x, [dim], "returns the number of a channel")
+    left = ended(call, x, [dim], "returns the number of a channel").arrays
     gone = len(call.out) < x.ndim
     out = LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(dim)) if gone else array for array in left))
     return out, out
@@ -161,18 +162,11 @@ def with_positions(
 # ---------------------------------------------------------------- diagonals, rotations, cross products
 
 
-def _others(call: Call, x: LabelledTensor, dims: Sequence[int], text: str) -> list[LabelArray]:
-    """Label arrays that do not vary along ``dims``; those that do are fixed."""
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), text)
-    gone = {d % x.ndim for d in dims}
-    return [array for array in x.arrays if array.dims.isdisjoint(gone)]
-
-
 @rule(aten.diagonal.default, samples=[sample(t(2, 3, 3, 4), 0, 1, 2), sample(t(3, 3, 4), 1)])
 def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, second: int = 1) -> LabelledTensor:
     """The two dimensions go, and their diagonal is the last one of the result."""
     pair = first % x.ndim, second % x.ndim
-    left = _others(call, x, pair, "entries with equal numbers are taken")
+    left = ended(call, x, pair, "entries with equal numbers are taken").arrays
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(pair)[..., None]) for array in left))
 
 
@@ -180,21 +174,19 @@ def diagonal(call: Call, x: LabelledTensor, offset: int = 0, first: int = 0, sec
 def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, second: int = -1) -> LabelledTensor:
     """The last dimension becomes the diagonal of two new ones."""
     rank = len(call.out)
-    left = _others(call, x, [-1], "laid on a diagonal by its number")
+    left = ended(call, x, [-1], "laid on a diagonal by its number").arrays
     new = tuple(sorted((first % rank, second % rank)))
     return LabelledTensor(call.out, tuple(array.at(np.expand_dims(array.ids.squeeze(-1), new)) for array in left))
 
 
 @rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1])])
 def rot90(call: Call, x: LabelledTensor, times: int, dims: Sequence[int]) -> LabelledTensor:
-    return LabelledTensor(call.out, tuple(_others(call, x, dims, "turned as a plane")))
+    return LabelledTensor(call.out, ended(call, x, dims, "turned as a plane").arrays)
 
 
 @rule(aten.linalg_cross.default, samples=[sample(t(4, 3), t(4, 3)), sample(t(3, 4), t(3, 4), dim=0)])
 def cross(call: Call, x: LabelledTensor, y: LabelledTensor, *, dim: int = -1) -> LabelledTensor:
-    for v in (x, y):
-        call.freeze(LabelledTensor(v.shape, tuple(v.touching([dim]))), "the three coordinates of a vector")
-    return elementwise(call, x, y)
+    return elementwise(call, *(ended(call, v, [dim], "the three coordinates of a vector") for v in (x, y)))
 
 
 # ---------------------------------------------------------------- elementwise, though torch does not say so

@@ -27,9 +27,7 @@ def reduce_dims(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> list[
         if not here:
             kept.append(array)
         elif rest and array.cell and not refined_by(x.arrays, array, rest):
-            first = _first_along(array.ids, here)
-            labels.unify(array.ids, first)
-            kept.append(array.at(first))
+            kept.append(array.at(tied_along(labels, array.ids, here)))
         elif rest and not array.cell:
             kept.extend(_left_of_grid(labels, array, gone))
     return kept
@@ -43,7 +41,7 @@ def tie(labels: Labels, x: LabelledTensor, dims: Iterable[int]) -> None:
         if not here or not rest:
             continue
         if array.cell and not refined_by(x.arrays, array, rest):
-            labels.unify(array.ids, _first_along(array.ids, here))
+            tied_along(labels, array.ids, here)
         elif not array.cell and frozenset(outer_first(array)[-len(here) :]) != here:
             _left_of_grid(labels, array, gone)
 
@@ -61,8 +59,11 @@ def outer_first(array: LabelArray) -> list[int]:
     return sorted(sorted(array.dims), key=distance, reverse=True)
 
 
-def _first_along(ids: Ids, dims: Dims) -> Ids:
-    return ids[tuple(slice(0, 1) if d in dims else slice(None) for d in range(ids.ndim))]
+def tied_along(labels: Labels, ids: Ids, dims: Dims) -> Ids:
+    """Labels that are made the same along ``dims``, where they are left with size 1."""
+    first = ids[tuple(slice(0, 1) if d in dims else slice(None) for d in range(ids.ndim))]
+    labels.unify(ids, first)
+    return first
 
 
 def _left_of_grid(labels: Labels, array: LabelArray, gone: Dims) -> list[LabelArray]:
@@ -80,8 +81,7 @@ def _left_of_grid(labels: Labels, array: LabelArray, gone: Dims) -> list[LabelAr
     rows = _left_of_grid(labels, row, gone)
     if order[-1] in gone:
         return rows
-    columns = _first_along(cell.ids, here)
-    labels.unify(cell.ids, columns)
+    columns = tied_along(labels, cell.ids, here)
     return [*rows, LabelArray(columns, cell=bool(rows))]
 
 

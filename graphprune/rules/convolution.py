@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import contract, placed
+from graphprune.rules.ending import maps_over_space
 from graphprune.rules.im2col import Opened
 from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor
 from graphprune.rules.macs import convolution_macs
@@ -32,9 +33,9 @@ def only(x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
 
 def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTensor:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
+    x = maps_over_space(call, x, [d for d in range(x.ndim) if d not in (0, dim)], text)
     mixed = tuple(array for array in x.arrays if array.dims == {0, dim})
     call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
-    call.freeze(LabelledTensor(x.shape, tuple(array for array in x.arrays if array.dims - {0, dim})), text)
     return only(x, [dim])
 
 
@@ -128,7 +129,8 @@ def convolution(
 ) -> LabelledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple(array for array in x.arrays if not any(array is one for one in passed))
-    vector = channels(call, LabelledTensor(x.shape, held), 1, _SPACE)
+    x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), _SPACE)
+    vector = channels(call, x, 1, _SPACE)
     kernel = _kernel(call, weight)
     out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
     if bias is not None:

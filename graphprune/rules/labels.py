@@ -144,6 +144,7 @@ class Facts:
     ordered: list[tuple[Ids, int]] = field(default_factory=list)
     multiples: list[tuple[Ids, int, int]] = field(default_factory=list)
     choices: list[tuple[Ids, int, int]] = field(default_factory=list)
+    maps: list[Ids] = field(default_factory=list)
     mixing: dict[int, str] = field(default_factory=dict)
 
 
@@ -196,6 +197,10 @@ class Labels:
     def chosen(self, ids: Ids, count: int) -> None:
         """The operation chooses ``count`` of ``ids`` by their values: so many must live."""
         self.facts.choices.append((ids, count, self.node_index))
+
+    def whole_maps(self, ids: Ids) -> None:
+        """Each of ``ids`` stands for a map over space: they are channels, though they were found as rows of a view."""
+        self.facts.maps.append(ids)
 
     def rectangle(self, ids: Ids) -> None:
         """Every row of the two-dimensional ``ids`` has equally many living entries."""

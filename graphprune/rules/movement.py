@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 
-from graphprune.rules.alignment import align, outer_first
+from graphprune.rules.alignment import align, outer_first, tied_along
+from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
@@ -415,14 +416,9 @@ def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
     return x.moved(x.shape, map(flipped, x.arrays))
 
 
-def _freeze_dims(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), text)
-    return x
-
-
 @rule(aten.roll.default, samples=[sample(t(2, 4, 3), [1], [1])], traits=[Trait.SHIFTS])
 def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[int] = ()) -> LabelledTensor:
-    return _freeze_dims(call, x, dims or range(x.ndim), "the shift counts channels")
+    return ended(call, x, dims or range(x.ndim), "the shift counts channels")
 
 
 @rule(
@@ -431,7 +427,7 @@ def roll(call: Call, x: LabelledTensor, shifts: Sequence[int], dims: Sequence[in
     samples=[sample(t(3, 4, 4))],
 )
 def triangle(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
-    return _freeze_dims(call, x, (-1, -2), "the diagonal depends on the channels' numbers")
+    return ended(call, x, (-1, -2), "the diagonal depends on the channels' numbers")
 
 
 def _repeat_counts(slim: Slim, args: Args) -> Args:
@@ -468,9 +464,9 @@ def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: f
     """Padding has no channels of its own: it is always there."""
     widths = {x.ndim - 1 - i: (padding[2 * i], padding[2 * i + 1]) for i in range(len(padding) // 2)}
     if any(left < 0 or right < 0 for left, right in widths.values()):
-        _freeze_dims(call, x, [d for d, w in widths.items() if min(w) < 0], "cropped by a number")
+        x = ended(call, x, [d for d, w in widths.items() if min(w) < 0], "cropped by a number")
     arrays = []
-    for array in x.arrays:
+    for array in _padded_rows(call, x, widths.keys()):
         ids = array.ids
         for d in array.dims & widths.keys():
             left, right = widths[d]
@@ -481,6 +477,23 @@ def constant_pad(call: Call, x: LabelledTensor, padding: Sequence[int], value: f
         if array.dims & widths.keys():
             _note_rectangles(call.labels, arrays[-1], range(x.ndim))
     return LabelledTensor(call.out, tuple(arrays))
+
+
+def _padded_rows(call: Call, x: LabelledTensor, dims: Collection[int]) -> Iterator[LabelArray]:
+    """The arrays of ``x``; of a grid only one side of which is padded, rows and columns are told apart.
+
+    What is padded with rows has the same columns in each of them.
+    """
+    for array in x.arrays:
+        padded, rest = array.dims.intersection(dims), array.dims.difference(dims)
+        if array.cell or not padded or not rest:
+            yield array
+        elif outer_first(array)[0] in rest:
+            yield from call.labels.refine(array, rest)
+        else:
+            row, cell = call.labels.refine(array, padded)
+            yield row
+            yield LabelArray(tied_along(call.labels, cell.ids, padded), cell=True)
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])

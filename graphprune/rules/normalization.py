@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.convolution import beside, channels, only
+from graphprune.rules.ending import maps_over_space
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
 from graphprune.rules.norm import Norm
@@ -73,6 +74,9 @@ def batch_norm(
     out = per_channel(call, x, 1, weight, bias, mean, variance)
     if training:
         _mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
+    for array in out.arrays if any({1} < array.dims for array in x.arrays) else ():
+        if array.dims == {1}:
+            call.labels.whole_maps(array.ids)
     saved = only(LabelledTensor(x.shape, tuple(array for array in out.arrays if array.dims == {1})), [1])
     return out, *(saved if shape == saved.shape else LabelledTensor(shape) for shape in call.outs[1:])
 
@@ -184,7 +188,9 @@ def group_norm(
     eps: float,
 ) -> tuple[LabelledTensor, ...]:
     """Whole normalization groups can go (exact), or equally many channels of each group (mixing)."""
-    channels(call, x, 1, "takes its statistics over space")
+    text = "takes its statistics over space"
+    x = maps_over_space(call, x, range(2, x.ndim), text)
+    channels(call, x, 1, text)
     out = per_channel(call, x, 1, weight, bias)
     rows = LabelledTensor((groups,))
     if groups > 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from graphprune.rules.ending import maps_over_space
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
@@ -18,8 +19,7 @@ def over_space(call: Call, x: LabelledTensor, *_: Any, **__: Any) -> Any:
     """Batch and channel dimensions pass; a label in one of the last 1, 2 or 3 dimensions is fixed."""
     space = next(int(letter) for letter in call.op if letter.isdigit())
     dims = range(x.ndim - space, x.ndim)
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "acts over this dimension as space")
-    arrays = tuple(array for array in x.arrays if not (array.dims & set(dims)))
+    arrays = maps_over_space(call, x, dims, "acts over this dimension as space").arrays
     outs = tuple(LabelledTensor(shape, arrays if len(shape) == x.ndim else ()) for shape in call.outs)
     return outs if len(outs) > 1 else outs[0]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.rules.alignment import reduce_dims, tie
+from graphprune.rules.ending import ended
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
@@ -184,8 +185,7 @@ def with_indices(
     call: Call, x: LabelledTensor, dim: int = -1, *args: Any, **_: Any
 ) -> tuple[LabelledTensor, LabelledTensor]:
     """Positions are returned: channels of that dimension keep theirs."""
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching([dim]))), "returns the number of a channel")
-    left = tuple(array for array in x.arrays if dim % x.ndim not in array.dims)
+    left = ended(call, x, [dim], "returns the number of a channel").arrays
     if len(call.out) < x.ndim:
         left = tuple(array.at(array.ids.squeeze(dim)) for array in left)
     return LabelledTensor(call.out, left, indexed=x.indexed), LabelledTensor(call.out, left)

@@ -6,13 +6,14 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from graphprune.rules.alignment import align
+from graphprune.rules.ending import ended
 from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, rule
@@ -21,27 +22,6 @@ from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Dims
 
 aten = torch.ops.aten
-
-
-def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> LabelledTensor:
-    """``x`` with every entry of ``dims`` kept, and without labels there.
-
-    Of an array that varies over other dimensions too, the rows (what is not in ``dims``) can still go.
-    """
-    gone = frozenset(d % x.ndim for d in dims)
-    kept, lost = [], []
-    for array in x.arrays:
-        rest = array.dims - gone
-        if rest == array.dims:
-            kept.append(array)
-        elif rest and not array.cell:
-            row, cell = call.labels.refine(array, rest)
-            kept.append(row)
-            lost.append(cell)
-        else:
-            lost.append(array)
-    call.freeze(LabelledTensor(x.shape, tuple(lost)), text)
-    return LabelledTensor(x.shape, tuple(kept), x.movable)
 
 
 def _flattened(x: LabelledTensor, dims: Dims) -> LabelledTensor:

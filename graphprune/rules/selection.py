@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.rules.ending import ended
 from graphprune.rules.indexing import column
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import bools, sample, t
-from graphprune.rules.scattering import ended
 
 aten = torch.ops.aten
 

@@ -16,10 +16,10 @@ import torch
 from graphprune.rules.alignment import align
 from graphprune.rules.contraction import placed
 from graphprune.rules.convolution import convolution
+from graphprune.rules.ending import ended, maps_over_space
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
-from graphprune.rules.scattering import ended
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args
 
@@ -59,7 +59,7 @@ def many_to_one(call: Call, x: LabelledTensor, dim: int, times: int) -> tuple[La
 def im2col(call: Call, x: LabelledTensor, kernel: Sequence[int], *_: Any) -> LabelledTensor:
     """[b, c, h, w] to [b, c * kernel, places]."""
     dim = x.ndim - 3
-    x = ended(call, x, (-1, -2), _SPACE)
+    x = maps_over_space(call, x, (-1, -2), _SPACE)
     arrays = one_to_many(x, dim, math.prod(kernel))
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(-1)) for array in arrays))
 
@@ -80,13 +80,13 @@ def col2im(call: Call, x: LabelledTensor, size: Sequence[int], kernel: Sequence[
 @rule(aten.pixel_shuffle.default, samples=[sample(t(2, 16, 3, 3), 2), sample(t(18, 3, 3, labelled=[0]), 3)])
 def pixel_shuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTensor:
     """[..., c * factor**2, h, w] to [..., c, h * factor, w * factor]."""
-    x = ended(call, x, (-1, -2), _SPACE)
+    x = maps_over_space(call, x, (-1, -2), _SPACE)
     return LabelledTensor(call.out, many_to_one(call, x, x.ndim - 3, factor**2))
 
 
 @rule(aten.pixel_unshuffle.default, samples=[sample(t(2, 4, 4, 6), 2), sample(t(4, 6, 3, labelled=[0]), 3)])
 def pixel_unshuffle(call: Call, x: LabelledTensor, factor: int) -> LabelledTensor:
-    x = ended(call, x, (-1, -2), _SPACE)
+    x = maps_over_space(call, x, (-1, -2), _SPACE)
     return LabelledTensor(call.out, one_to_many(x, x.ndim - 3, factor**2))
 
 
@@ -138,7 +138,7 @@ def unfold(call: Call, x: LabelledTensor, dim: int, size: int, step: int) -> Lab
 def grid_sampler(call: Call, x: LabelledTensor, grid: LabelledTensor, *_: Any) -> LabelledTensor:
     """``x`` [b, c, space] at the places ``grid`` [b, places, coordinates]: [b, c, places]."""
     rank = x.ndim
-    x = ended(call, x, range(2, rank), "space in which places are sampled")
+    x = maps_over_space(call, x, range(2, rank), "space in which places are sampled")
     grid = ended(call, grid, [-1], "coordinates of places")
     image = LabelledTensor((*x.shape[:2], *[1] * (rank - 2)), x.arrays)
     places = LabelledTensor(grid.shape[:-1], tuple(array.at(array.ids.squeeze(-1)) for array in grid.arrays))
@@ -179,7 +179,7 @@ def deformable(
 ) -> LabelledTensor:
     """A convolution at places that are computed; each group of offsets moves equally many channels."""
     call.freeze((offset, mask), "places of a kernel")
-    x = ended(call, x, (2, 3), _SPACE)
+    x = maps_over_space(call, x, (2, 3), _SPACE)
     groups, offset_groups = numbers[6:8]
     for array in x.arrays:
         if array.dims == {1} and offset_groups > 1:

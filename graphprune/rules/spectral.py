@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from graphprune.rules.ending import ended
 from graphprune.rules.labels import NOT_A_CHANNEL, LabelledTensor
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, rule
@@ -20,9 +21,7 @@ aten = torch.ops.aten
 
 def transformed(call: Call, x: LabelledTensor, dims: Sequence[int], *_: Any, **__: Any) -> LabelledTensor:
     """Every frequency mixes all entries of the dimensions ``dims``; the others pass."""
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching(dims))), "transforms over this dimension")
-    gone = {d % x.ndim for d in dims}
-    return LabelledTensor(call.out, tuple(array for array in x.arrays if array.dims.isdisjoint(gone)))
+    return LabelledTensor(call.out, ended(call, x, dims, "transforms over this dimension").arrays)
 
 
 rule(aten._fft_r2c.default, samples=[sample(t(3, 4, 6), [2], 0, True), sample(t(4, 6), [0], 2, False)])(transformed)
@@ -66,7 +65,4 @@ def conjugate(call: Call, x: LabelledTensor) -> LabelledTensor:
 @rule(aten.linalg_matrix_exp.default, samples=[sample(t(4, 3, 3))])
 def of_a_matrix(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Every entry of the result depends on the whole matrix; a batch of matrices is independent."""
-    call.freeze(LabelledTensor(x.shape, tuple(x.touching([-1, -2]))), "a function of the whole matrix")
-    return LabelledTensor(
-        call.out, tuple(array for array in x.arrays if array.dims.isdisjoint((x.ndim - 1, x.ndim - 2)))
-    )
+    return LabelledTensor(call.out, ended(call, x, (-1, -2), "a function of the whole matrix").arrays)

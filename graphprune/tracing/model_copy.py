@@ -8,12 +8,13 @@ objects that carry their name. So are those of the plain objects that modules ho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
-from graphprune.tracing.sizes import Attr, Size, SizeLog
+from graphprune.tracing.size_marks import SizeMarker, holders_within
+from graphprune.tracing.size_places import attributes_held
+from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
@@ -21,7 +22,7 @@ from graphprune.utils.modules import all_tensors, named_modules, named_tensors
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
     "input_size hidden_size proj_size d_model in_features out_features in_channels out_channels embedding_dim "
-    "in1_features in2_features num_channels".split()
+    "in1_features in2_features num_channels unflattened_size".split()
 )
 """Integer attributes of torch.nn modules that are numbers of channels."""
 
@@ -51,15 +52,26 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
     module = copy_module(model, copies, stand_in, everything=True)
     modules = named_modules(module)
+    marker = SizeMarker(log, _holders_in(model))
     for path, submodule in modules:
-        _mark_sizes(submodule, f"{path}." if path else "", log)
-    theirs = {id(value) for _, m in named_modules(model) if not _is_torchs(m) for value in vars(m).values()}
-    for path, submodule in modules:
-        if not _is_torchs(submodule):
-            _mark_objects(submodule, f"{path}." if path else "", log, theirs)
+        prefix = f"{path}." if path else ""
+        if _is_torchs(submodule):
+            _mark_sizes(submodule, prefix, log)
+        elif "[" not in path:
+            marker.mark_attributes(submodule, prefix)
     paths = {id(submodule): path for path, submodule in modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     return MetaCopy(module, modules, named_tensors(module), paths, originals)
+
+
+def _holders_in(model: nn.Module) -> set[int]:
+    """The identities of the containers and objects that a model holds: some of them a copy may share."""
+    found: set[int] = set()
+    for _, module in named_modules(model):
+        if not _is_torchs(module):
+            for value in attributes_held(module).values():
+                found.update(id(holder) for holder in holders_within(value, found))
+    return found
 
 
 def _is_torchs(module: nn.Module) -> bool:
@@ -75,37 +87,8 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:
+    """Mark the sizes that a module of torch.nn keeps."""
     attributes = vars(module)
-    names = TORCH_NN_SIZES & attributes.keys() if _is_torchs(module) else list(attributes)
-    for name in names:
-        attributes[name] = _marked(attributes[name], prefix + name, log)
-
-
-def _marked(value: Any, path: str, log: SizeLog) -> Any:
-    """An integer, or a tuple or list of integers, as sizes; anything else as it is."""
-    if type(value) is int:
-        return Size(value, Attr(path, value), log)
-    if type(value) in (tuple, list) and value and all(type(v) is int for v in value):
-        return type(value)(Size(v, Attr(f"{path}[{i}]", v), log) for i, v in enumerate(value))
-    return value
-
-
-def _mark_objects(holder: Any, prefix: str, log: SizeLog, known: set[int]) -> None:
-    """Mark the integers of plain objects that ``holder`` holds: one that several hold goes by its first name.
-
-    ``known`` are objects that are marked already, or that the copy shares with the user's model.
-    """
-    for name, value in list(vars(holder).items()):
-        if _is_plain_object(value) and id(value) not in known:
-            known.add(id(value))
-            attributes = vars(value)
-            for inner in [n for n in attributes if n.isidentifier()]:
-                attributes[inner] = _marked(attributes[inner], f"{prefix}{name}.{inner}", log)
-            _mark_objects(value, f"{prefix}{name}.", log, known)
-
-
-def _is_plain_object(value: Any) -> bool:
-    """An instance of a user's class that keeps its attributes in a dictionary, such as a configuration."""
-    if isinstance(value, nn.Module | torch.Tensor | type) or callable(value) or not hasattr(value, "__dict__"):
-        return False
-    return type(value).__module__.partition(".")[0] not in ("torch", "builtins", "collections")
+    marker = SizeMarker(log, set())
+    for name in TORCH_NN_SIZES & attributes.keys():
+        attributes[name] = marker.marked(attributes[name], prefix + name)

@@ -21,12 +21,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.opaque import ReadTensors, is_opaque, watched_functions
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
-from graphprune.utils.tree import map_tensors
+from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
 
@@ -184,12 +185,30 @@ class Recorder(DispatchMode):
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if self.watched:
             self._line = user_line(sys._getframe(1))
+        if is_opaque(func):
+            return self._dispatch_opaque(func, args, kwargs)
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
+        return self._note_call(func, node_args, node_kwargs, out)
+
+    def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
+        if self.on_meta:
+            raise NotImplementedError(f"{short_name(func)} runs functions that may look at values")
+        reads = ReadTensors()
+        operands = {id(t): t for t in tensors_of((args, kwargs))}
+        given = {key: self._node_for(t) for key, t in operands.items()}
+        out = self.execute(func, watched_functions(args, reads), watched_functions(kwargs, reads))
+        known = [t for key, t in reads.found.items() if key in self.names or key in self._nodes]
+        given.update((id(t), self._node_for(t)) for t in known if id(t) not in given)
+        return self._note_call(func, tuple(given.values()), {}, out)
+
+    def _note_call(self, func: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
+        """The node of a call, and its results."""
         node = self.graph.create_node("call_function", func, name=short_name(func))
         node.args = node_args  # given to create_node, every number in them is looked at
         if node_kwargs:

@@ -8,7 +8,6 @@ values of floats (a detector choosing boxes) is run once more with everything re
 from __future__ import annotations
 
 import linecache
-import re
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -296,20 +295,9 @@ def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs |
             shown = f"of shape {shapes}" if shapes else "without a tensor"
             raise TraceError(
                 f"model: {type(model).__name__}.forward failed on example_inputs {shown}:\n"
-                f"  {type(error).__name__}: {_message(error)}{_raised_at(error)}\n"
+                f"  {type(error).__name__}: {error}{_raised_at(error)}\n"
                 f"{advice_on(args, kwargs)}"
             ) from (error if type(error) is type(abstract_error) else abstract_error)
-
-
-def _message(error: Exception) -> str:
-    """What an error says; of an operator that takes functions, what it means for the user."""
-    operator = re.search(r"HigherOrderOperator (\w+)", str(error))
-    if operator is None:
-        return str(error)
-    return (
-        f"the program calls {operator[1]}, an operator that runs functions given to it, which tracing cannot follow; "
-        "let the model do the same with plain operations (attention: F.scaled_dot_product_attention) while it is pruned"
-    )
 
 
 def _raised_at(error: Exception) -> str:

@@ -191,8 +191,9 @@ class Copier:
             and not isinstance(value, nn.Module | Tensor)
         ):
             return value
-        if hasattr(value, "__deepcopy__"):
-            return value.__deepcopy__(self.memo)
+        own = getattr(value, "__deepcopy__", None)  # None of a dictionary that answers any name
+        if own is not None:
+            return own(self.memo)
         reduced = copyreg.dispatch_table[kind](value) if kind in copyreg.dispatch_table else value.__reduce_ex__(4)
         return value if isinstance(reduced, str) else self._rebuilt(value, *reduced)
 
@@ -230,7 +231,8 @@ class Copier:
             made.__setstate__(state)
         else:
             attributes, slots = state if isinstance(state, tuple) and len(state) == 2 else (state, None)
-            vars(made).update(attributes or {})
+            if attributes:
+                vars(made).update(attributes)
             for name, item in (slots or {}).items():
                 setattr(made, name, item)
 

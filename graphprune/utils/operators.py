@@ -18,7 +18,21 @@ Kwargs = dict[str, Any]
 @lru_cache(maxsize=4096)
 def short_name(op: Any) -> str:
     """``"addmm"`` for ``aten.addmm.default``."""
-    return str(op._schema.name).split("::")[-1]
+    schema = getattr(op, "_schema", None)  # operators that run functions have none
+    return str(op.name() if schema is None else schema.name).split("::")[-1]
+
+
+def is_mutable(op: Any) -> bool:
+    """Does an operator write to one of its arguments?"""
+    schema = getattr(op, "_schema", None)
+    return schema is not None and bool(schema.is_mutable)
+
+
+def returns_view(op: Any) -> bool:
+    """Is the first result of an operator a view of an argument, which it does not write to?"""
+    schema = getattr(op, "_schema", None)
+    alias = schema.returns[0].alias_info if schema is not None and schema.returns else None
+    return alias is not None and not alias.is_write
 
 
 def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], position: int) -> Any:
@@ -30,7 +44,9 @@ def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], positio
 
 
 class DispatchMode(TorchDispatchMode):
-    """A ``TorchDispatchMode`` whose types are declared."""
+    """A ``TorchDispatchMode`` whose types are declared. It sees operators that run functions as one call."""
+
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import flex_attention
 from torch.optim.swa_utils import AveragedModel
 
 import graphprune
@@ -114,17 +113,3 @@ def test_a_program_that_saves_what_it_computes(look: str) -> None:
     model = Net(LOOKS[look]).eval()
     slim = graphprune.prune_model(model, 0.5, X, verify=True)
     assert slim.get_parameter("first.weight").shape == (8, 4)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_operator_that_runs_functions() -> None:
-    class Flex(Net):
-        def forward(self, x: Tensor) -> Tensor:
-            hidden = self.first(x)[:, None, None]
-            out: Tensor = self.last(flex_attention(hidden, hidden, hidden).flatten(1))
-            return out
-
-    with pytest.raises(
-        TraceError, match=r"calls flex_attention, an operator that runs functions .*\n  at .*hidden, hid"
-    ):
-        graphprune.trace(Flex().requires_grad_(False), X)

@@ -1,0 +1,52 @@
+"""Operators that run functions (``flex_attention``, ``cond``, ``scan``): one call each, which is not looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch._ops import HigherOrderOperator
+
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
+from graphprune.utils.tree import tensors_of
+
+
+def is_opaque(op: Any) -> bool:
+    """Does an operator run functions that it is given?"""
+    return isinstance(op, HigherOrderOperator)
+
+
+class ReadTensors(DispatchMode):
+    """Note every tensor that operations read.
+
+    Attributes:
+        found: the tensors by identity.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        self.found.update((id(t), t) for t in tensors_of((args, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
+def watched_functions(value: Any, mode: ReadTensors) -> Any:
+    """Nested arguments with every function among them run under ``mode``: what it reads is an input of the operator."""
+    if type(value) in (tuple, list):
+        return type(value)([watched_functions(item, mode) for item in value])
+    if type(value) is dict:
+        return {name: watched_functions(item, mode) for name, item in value.items()}
+    if callable(value) and not isinstance(value, Tensor | type):
+        return _watched(value, mode)
+    return value
+
+
+def _watched(function: Callable[..., Any], mode: ReadTensors) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return function(*args, **kwargs)
+
+    return call

@@ -1,0 +1,60 @@
+"""Make integers that a copied model holds into sizes that remember their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from graphprune.tracing.size_places import attributes_held, same_pairs, steps_into, write
+from graphprune.tracing.sizes import Attr, Size, SizeLog
+
+
+def holders_within(value: Any, seen: set[int]) -> Iterator[Any]:
+    """The containers and plain objects within a value, itself included, but for those ``seen`` already."""
+    stack = [value]
+    while stack:
+        holder = stack.pop()
+        entries = steps_into(holder) if id(holder) not in seen else []
+        if entries:
+            yield holder
+            seen.add(id(holder))
+            stack.extend(item for _, item in entries)
+
+
+class SizeMarker:
+    """Marks integers in attributes, and in what these hold.
+
+    Args:
+        log: where the sizes note what is done with them.
+        known: the identities of what is not to be written to: the user's, or marked already. One that several modules
+            hold goes by its first name.
+    """
+
+    def __init__(self, log: SizeLog, known: set[int]) -> None:
+        self.log = log
+        self.known = known
+
+    def mark_attributes(self, module: nn.Module, prefix: str) -> None:
+        """Mark what a module holds."""
+        repeated = list(same_pairs(module))
+        for name, value in attributes_held(module).items():
+            vars(module)[name] = self.marked(value, prefix + name)
+        for name, table in repeated:
+            vars(module)[name] = type(vars(module)[name])(vars(module)[table].items())
+
+    def marked(self, value: Any, path: str) -> Any:
+        """An integer as a size, a tuple with its integers as sizes; any other holder is written to and returned."""
+        if type(value) is int:
+            return Size(value, Attr(path, value), self.log)
+        if id(value) in self.known and not isinstance(value, tuple):
+            return value
+        if not isinstance(value, tuple):
+            self.known.add(id(value))
+        made = value
+        for step, item in steps_into(value):
+            new = self.marked(item, path + step)
+            if new is not item:
+                made = write(made, step, new)
+        return made

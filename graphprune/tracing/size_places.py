@@ -1,0 +1,177 @@
+"""Where integers stand that may be sizes: attributes of modules, and entries of what modules hold, at any depth.
+
+A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, ``"settings.sizes['heads']"``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+MOST_HELD = 256
+"""A container with more entries is a vocabulary or a log rather than a list of sizes."""
+
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
+
+_OWN = ("torch", "builtins", "collections")
+
+_MODULES_OWN = frozenset(vars(nn.Module()))
+
+
+# ---------------------------------------------------------------- one step
+
+
+def attributes_held(holder: Any) -> dict[str, Any]:
+    """The attributes of a module or plain object, those in slots too; of a module not what torch keeps for itself."""
+    found = dict(getattr(holder, "__dict__", {}))
+    if isinstance(holder, nn.Module):
+        return {name: value for name, value in found.items() if name not in _MODULES_OWN}
+    for name in _slots(type(holder)):
+        if hasattr(holder, name):
+            found[name] = getattr(holder, name)
+    return {name: value for name, value in found.items() if name.isidentifier()}
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__ if kind.__module__.partition(".")[0] not in sys.stdlib_module_names else ():
+        slots = vars(base).get("__slots__", ())
+        yield from (s for s in ((slots,) if isinstance(slots, str) else slots) if not s.startswith("__"))
+
+
+def is_plain_object(value: Any) -> bool:
+    """An instance of a user's class that keeps attributes, such as a configuration."""
+    if isinstance(value, nn.Module | Tensor | type | tuple) or callable(value):
+        return False
+    slotted = any(_slots(type(value)))
+    return (hasattr(value, "__dict__") or slotted) and type(value).__module__.partition(".")[0] not in _OWN
+
+
+def is_container(value: Any) -> bool:
+    """A list or dictionary of a kind that can be written to, or a tuple, of not too many entries."""
+    known = isinstance(value, dict | list) or type(value) is tuple or is_named_tuple(value)
+    return known and 0 < len(value) <= MOST_HELD
+
+
+def is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
+
+
+def steps_into(value: Any) -> list[tuple[str, Any]]:
+    """What a container or plain object holds, each with the step that leads there."""
+    found: list[tuple[str, Any]] = []
+    if is_container(value):
+        if isinstance(value, dict):
+            found += [(f"[{key!r}]", item) for key, item in dict.items(value) if _is_writable_key(key)]
+        else:
+            found += [(f"[{i}]", item) for i, item in enumerate(value)]
+    if is_plain_object(value):
+        repeated = value if isinstance(value, dict) else {}
+        attributes = attributes_held(value).items()
+        found += [(f".{name}", item) for name, item in attributes if dict.get(repeated, name, found) is not item]
+    return found
+
+
+def _is_writable_key(key: Any) -> bool:
+    return (type(key) is int and key >= 0) or (type(key) is str and repr(key) == f"'{key}'")
+
+
+def write(holder: Any, step: str, item: Any) -> Any:
+    """Write an entry or attribute, past the hooks of its class; returns the holder, or the tuple in its place."""
+    match = _STEP.fullmatch(step)
+    assert match is not None
+    name, position, key = match.groups()
+    if name is not None:
+        _write_attribute(holder, name, item)
+    elif isinstance(holder, dict):
+        _write_entry(holder, int(position) if key is None else key, item)
+    elif isinstance(holder, list):
+        list.__setitem__(holder, int(position), item)
+    else:
+        items = [item if i == int(position) else old for i, old in enumerate(holder)]
+        return type(holder)._make(items) if is_named_tuple(holder) else tuple(items)
+    return holder
+
+
+def _write_entry(holder: dict[Any, Any], key: str | int, item: Any) -> None:
+    """Also write the attribute of a dictionary that has its entries as attributes too."""
+    attributes, old = getattr(holder, "__dict__", {}), dict.get(holder, key)
+    dict.__setitem__(holder, key, item)
+    if key in attributes and attributes[key] is old:
+        attributes[key] = item
+
+
+def _write_attribute(holder: Any, name: str, item: Any) -> None:
+    if isinstance(holder, nn.Module):
+        setattr(holder, name, item)
+    elif name in getattr(holder, "__dict__", {}):
+        vars(holder)[name] = item
+    else:
+        object.__setattr__(holder, name, item)
+
+
+def same_pairs(holder: Any) -> Iterator[tuple[str, str]]:
+    """Attributes that are the pairs of a dictionary in another attribute, with that one's name.
+
+    What keeps both reads one of them, and is built anew from the other one when it is copied.
+    """
+    attributes = attributes_held(holder)
+    tables = {name: list(value.items()) for name, value in attributes.items() if type(value) is dict and value}
+    for name, value in attributes.items() if tables else ():
+        if type(value) in (tuple, list):
+            yield from ((name, table) for table, pairs in tables.items() if list(value) == pairs)
+
+
+# ---------------------------------------------------------------- a whole path
+
+
+@dataclass(frozen=True)
+class SizePlace:
+    """The place of an integer in a model: what it is reached through, and the last step."""
+
+    holders: tuple[Any, ...]
+    steps: tuple[str, ...]
+
+    @staticmethod
+    def of(model: nn.Module, path: str) -> SizePlace:
+        """The place that a path names.
+
+        Raises:
+            AttributeError, LookupError, TypeError: there is none.
+        """
+        steps = tuple(match[0] for match in _STEP.finditer(path))
+        holders = [model]
+        for step in steps[:-1]:
+            holders.append(_read(holders[-1], step))
+        return SizePlace(tuple(holders), steps)
+
+    @property
+    def value(self) -> Any:
+        return _read(self.holders[-1], self.steps[-1])
+
+    def change(self, value: int) -> None:
+        """Write another integer; tuples on the way are replaced, and so are pairs that repeat a dictionary."""
+        pairs = list(same_pairs(self.holders[-2])) if isinstance(self.holders[-1], dict) else []
+        new: Any = value
+        for holder, step in zip(reversed(self.holders), reversed(self.steps), strict=True):
+            new = write(holder, step, new)
+            if new is holder:
+                break
+        for name, table in pairs:
+            attributes = attributes_held(self.holders[-2])
+            _write_attribute(self.holders[-2], name, type(attributes[name])(attributes[table].items()))
+
+
+def _read(holder: Any, step: str) -> Any:
+    match = _STEP.fullmatch(step)
+    if match is None:
+        raise AttributeError(f"no attribute or entry {step!r}")
+    name, position, key = match.groups()
+    if name is None:
+        return holder[int(position) if key is None else key]
+    attributes = {} if isinstance(holder, nn.Module) else attributes_held(holder)
+    return attributes[name] if name in attributes else getattr(holder, name)
