@@ -9,6 +9,7 @@ dimension that tells its value.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -52,6 +53,15 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
     if op == "*":
         return size.times(1 / known.constant)
     return size.times(known.constant) if left else None
+
+
+def _literal_tail(use: SizeUse) -> int:
+    """``x[:, -8:]``: the position is where so many entries are left, as a literal says; 0: it is another one."""
+    expr = use.expr
+    if not (use.prefix and isinstance(expr, BinOp) and expr.op == "+" and isinstance(expr.right, Const)):
+        return 0
+    whole = isinstance(expr.left, Dim) and (expr.left.node, expr.left.dim) == (use.node, use.dim)
+    return -expr.right.value if whole else 0
 
 
 class ConstraintBuilder:
@@ -165,7 +175,12 @@ class ConstraintBuilder:
             return
         try:
             size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant_expression(use.expr.value)
-            self._require(size, use.expr, use.line)
+            if labelled and (tail := _literal_tail(use)):
+                whole = self.sizes.expression(use.node, use.dim)
+                after = Counter(whole.units.tolist()) - Counter(size.units.tolist())
+                self._freeze(np.array([*after], np.int64), use.line, f"the size {tail} is a literal")
+            else:
+                self._require(size, use.expr, use.line)
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
                 self._freeze(error.units, use.line, f"size {use.expr}")

@@ -60,10 +60,14 @@ def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor
     return tuple(align(call.labels, left, left[0].shape))
 
 
-_WRITTEN = "entries are written by number"
+BY_NUMBER = "by number"
+"""How the reasons end for fixing a dimension in which entries are counted."""
 
 
-_READ = "entries are looked up by number"
+_WRITTEN = f"entries are written {BY_NUMBER}"
+
+
+_READ = f"entries are looked up {BY_NUMBER}"
 
 
 _INDEX = ints(4, 6, below=4, labelled=[1])
