@@ -17,6 +17,7 @@ import numpy as np
 from torch import fx, nn
 
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
+from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
@@ -178,9 +179,9 @@ class ConstraintBuilder:
             if labelled and (tail := _literal_tail(use)):
                 whole = self.sizes.expression(use.node, use.dim)
                 after = Counter(whole.units.tolist()) - Counter(size.units.tolist())
-                self._freeze(np.array([*after], np.int64), use.line, f"the size {tail} is a literal")
+                self._freeze_literal(np.array([*after], np.int64), tail, use.line, used_size(use))
             else:
-                self._require(size, use.expr, use.line)
+                self._require(size, use.expr, use.line, used_size(use))
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
                 self._freeze(error.units, use.line, f"size {use.expr}")
@@ -199,7 +200,7 @@ class ConstraintBuilder:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
                 self._freeze(error.units, line, f"{left} == {right}")
 
-    def _require(self, size: LinearExpression, expr: Expr, line: Line | None) -> None:
+    def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
             if size.terms:
                 raise NotLinear(size, divisor)
@@ -209,7 +210,7 @@ class ConstraintBuilder:
         if not difference.terms:
             return
         if isinstance(expr, Const):
-            self._freeze(difference.units, line, f"the size {expr} is a literal")
+            self._freeze_literal(difference.units, expr.value, line, use)
         else:
             self.constraints.equations.append(Equation(difference, line))
 
@@ -264,6 +265,11 @@ class ConstraintBuilder:
             difference = row.plus(rows[0], -1)
             if difference.terms:
                 self.constraints.equations.append(Equation(difference, None))
+
+    def _freeze_literal(self, units: Ids, size: int, line: Line | None, use: UsedSize) -> None:
+        if not self.constraints.frozen.keys() >= set(units.tolist()):
+            text, written = literal_reason(size, line, use)
+            self._freeze(units, written, text)
 
     def _freeze(self, units: Ids, line: Line | None, text: str) -> None:
         where = f" ({line[0]}:{line[1]})" if line else ""
