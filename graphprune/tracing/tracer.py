@@ -311,4 +311,4 @@ def _raised_at(error: Exception) -> str:
     if not own:
         return ""
     file, line = own[-1]
-    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}"
+    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}".rstrip(": ")
