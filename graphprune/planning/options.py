@@ -196,9 +196,11 @@ class PruningOptions:
                 "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
                 "narrower: apply one plan, then another"
             )
-        asked = self.ratio is not None or self.budget_specs or self.overrides or roles or self.depth is not None
+        by_group = any(getattr(override, "ratio", 0) is not None for override in self.overrides.values())
+        asked = self.ratio is not None or self.budget_specs or by_group or roles or self.depth is not None
         if not asked:
-            raise InputError("ratio: nothing is asked for; give a ratio (0.5) or a budget (macs=0.5)")
+            held = ", and overrides= say only what stays" if self.overrides else ""
+            raise InputError(f"ratio: nothing is asked for{held}; give a ratio (0.5) or a budget (macs=0.5)")
 
     @staticmethod
     def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:
