@@ -78,8 +78,8 @@ def literal_reason(size: int, line: Line | None, use: UsedSize) -> tuple[str, Li
     file, expression = running[0] if running else ("", None)
     if expression is None:
         return f"the size {size} is a literal; {_flattened('x') if use.flattens else _READ}", line
-    text = f"the size {size} is a plain number (in {_text(file, expression)}); {_advice(expression, file, size, use)}"
-    return text, line
+    advice = _advice(expression, file, size, use) if use.flattens or isinstance(expression, ast.Compare) else _READ
+    return f"the size {size} is a plain number (in {_text(file, expression)}); {advice}", line
 
 
 # ---------------------------------------------------------------- source

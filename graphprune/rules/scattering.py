@@ -60,14 +60,14 @@ def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor
     return tuple(align(call.labels, left, left[0].shape))
 
 
-BY_NUMBER = "by number"
+_WRITTEN = "entries are written by number"
+
+
+_READ = "entries are looked up by number"
+
+
+BY_NUMBER = (_WRITTEN, _READ)
 """How the reasons end for fixing a dimension in which entries are counted."""
-
-
-_WRITTEN = f"entries are written {BY_NUMBER}"
-
-
-_READ = f"entries are looked up {BY_NUMBER}"
 
 
 _INDEX = ints(4, 6, below=4, labelled=[1])
