@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 
 from graphprune.graph.propagate import Labelling
@@ -22,8 +23,9 @@ def constant_operand(labelling: Labelling, node: fx.Node) -> str:
     sources = [list(_sources(operand)) for operand in operands]
     if not sources or any(source.op == "placeholder" for found in sources for source in found):
         return ""
+    operand = operands[0]
     made = [source for source in sources[0] if source.op == "call_function"]
-    return _made(operands[0], made[0]) if made else _kept(operands[0], sources[0][0])
+    return _made(operand, made[0]) if made else _kept(operand, sources[0][0])
 
 
 def _unlabelled(labelling: Labelling, node: fx.Node) -> bool:
@@ -46,20 +48,27 @@ def _sources(node: fx.Node) -> Iterator[fx.Node]:
 def _made(operand: fx.Node, source: fx.Node) -> str:
     line = source.meta.get("line")
     where = f", {line[0]}:{line[1]}" if line else ""
-    advice = "made once and registered as a buffer, it would follow" if _is_float(operand) else _STAYS
+    advice = _advice(operand, "made once and ")
     return f"a constant that the program makes ({short_name(source.target)}{where}); {advice}"
 
 
 def _kept(operand: fx.Node, source: fx.Node) -> str:
     name = source.meta.get("tensor")
-    if name is not None:
-        return f"the buffer {name} of {source.meta['dtype']}; {_STAYS}"
-    advice = "registered as a buffer, it would follow" if _is_float(operand) else _STAYS
-    return f"a constant tensor that is neither a parameter nor a buffer; {advice}"
+    if name is None:
+        return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
+    needed = "looked up with alone, and name every channel" if _counts(operand) else "of floating-point numbers"
+    return f"the buffer {name} of {source.meta['dtype']}; to follow, it would have to be {needed}"
 
 
-_STAYS = "no entry of it can be removed, as it holds no floating-point numbers"
+def _advice(operand: fx.Node, first: str = "") -> str:
+    if operand.meta["dtype"].is_floating_point:
+        return f"{first}registered as a buffer, it would follow"
+    if _counts(operand):
+        return f"{first}registered as a buffer, it would follow if it names every channel"
+    return f"{first}registered as a buffer of floating-point numbers, it would follow"
 
 
-def _is_float(node: fx.Node) -> bool:
-    return bool(node.meta["dtype"].is_floating_point)
+def _counts(operand: fx.Node) -> bool:
+    """Are channels looked up by it?"""
+    calls = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
+    return operand.meta["dtype"] is not torch.bool and any(user.target in calls for user in operand.users)

@@ -130,6 +130,8 @@ class Recorder(DispatchMode):
         self.used.add(name)
         node = self._get_attr(name.replace(".", "_"), tensor)
         node.meta["tensor"] = name
+        if tensor.ndim == 1 and not is_float(tensor):
+            node.meta["values"] = tensor
         return node
 
     def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import graphprune
 
 X = torch.randn(2, 3, 8)
+ORDER = torch.arange(15, -1, -1)
 TABLE = torch.linspace(0, 1, 16)
 
 
@@ -37,9 +38,13 @@ def _encoded(net: Net, x: Tensor) -> Tensor:
 REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     "positions": (_encoded, "a constant that the program makes (arange, "),
     "gates": (lambda net, x: x * torch.linspace(0, 1, x.shape[-1]), "made once and registered as a buffer, it would"),
-    "mask": (lambda net, x: x * net.mask, "meets the buffer mask of torch.bool; no entry of it can be removed"),
+    "mask": (
+        lambda net, x: x * net.mask,
+        "the buffer mask of torch.bool; to follow, it would have to be of floating",
+    ),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
     "numbers": (lambda net, x: x[..., torch.arange(15, -1, -1)], "looked up by number: a constant that the program"),
+    "order": (lambda net, x: x[..., ORDER], "registered as a buffer, it would follow if it names every channel"),
 }
 
 
