@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 import torch
 from torch import fx
@@ -18,10 +19,10 @@ from graphprune.utils.operators import short_name
 
 
 def constant_operand(labelling: Labelling, node: fx.Node) -> str:
-    """What the operand of a call is that has no channels, in words; empty where it depends on an input."""
+    """What the operand of a call is that has no channels, in words; empty where it depends on inputs or parameters."""
     operands = [operand for operand in node.all_input_nodes if _unlabelled(labelling, operand)]
     sources = [list(_sources(operand)) for operand in operands]
-    if not sources or any(source.op == "placeholder" for found in sources for source in found):
+    if not sources or not all(map(_is_constant, chain.from_iterable(sources))):
         return ""
     operand = operands[0]
     made = [source for source in sources[0] if source.op == "call_function"]
@@ -31,6 +32,12 @@ def constant_operand(labelling: Labelling, node: fx.Node) -> str:
 def _unlabelled(labelling: Labelling, node: fx.Node) -> bool:
     value = labelling.values.get(node)
     return isinstance(value, LabelledTensor) and not value.arrays and math.prod(value.shape) > 1
+
+
+def _is_constant(source: fx.Node) -> bool:
+    """Is a tensor that was not computed from others no input, and no parameter or buffer that has channels?"""
+    follows = "tensor" in source.meta and (source.meta["dtype"].is_floating_point or source.meta["dtype"].is_complex)
+    return source.op != "placeholder" and not follows
 
 
 def _sources(node: fx.Node) -> Iterator[fx.Node]:

@@ -184,7 +184,9 @@ class ConstraintBuilder:
                 self._require(size, use.expr, use.line, used_size(use))
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
-                self._freeze(error.units, use.line, f"size {use.expr}")
+                self._freeze(
+                    error.units, use.line, f"the size {use.expr} multiplies or divides sizes that may both change"
+                )
 
     def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
         """Is the expression the size of a dimension of which the same entries live?"""

@@ -75,7 +75,8 @@ def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.N
     floats = dtype.is_floating_point or dtype.is_complex
     seen = {d for d in range(value.ndim) if floats and (node, d) in noted}
     held = [array for array in value.arrays if not array.dims <= seen]
-    labelling.labels.fix(held, f"{short_name(node.target)}: made with a size that was not followed")
+    why = "made with a size that was not followed" if floats else f"made of {dtype}, which does not follow channels"
+    labelling.labels.fix(held, f"{short_name(node.target)}: {why}")
 
 
 def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:

@@ -66,3 +66,12 @@ def test_an_input_is_no_constant() -> None:
     net = Net(lambda net, x: x)
     reasons = {str(f.axis): f.reason for f in graphprune.trace(net, X).frozen}
     assert "the model's input" in reasons["a.weight[1]"]
+
+
+@pytest.mark.parametrize("table", [lambda net: net.b.bias.diag(), lambda net: torch.linalg.inv(net.b.weight[:, :4])])
+def test_what_depends_on_parameters_is_no_constant(table: Callable[[Net], Tensor]) -> None:
+    net = Net(lambda net, x: x.unflatten(-1, (4, 4)) @ table(net))
+    net.b = nn.Linear(4, 4)
+    for frozen in graphprune.trace(net, X).frozen:
+        assert "a constant that" not in frozen.reason
+        assert "the buffer" not in frozen.reason
