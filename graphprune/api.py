@@ -38,6 +38,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.tracing.tracer import Outputs
+from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import gc_paused
 from graphprune.utils.modules import named_tensors
 
@@ -117,6 +118,8 @@ class ChannelGraph(Analysis):
 
     def cost(self, plan: Plan | None = None) -> Cost:
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
+        if plan is not None:
+            check_type("plan", plan, Plan, "a graphprune.Plan")
         costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
         return costs.at(self.alive(plan.removed if plan else {}))
 
@@ -181,6 +184,8 @@ def prune_model(
         PlanError: the model has nothing to prune, or a budget is out of reach.
         VerificationError: with ``verify``, the slim model did not pass; the model is unchanged.
     """
+    for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
+        check_flag(name, flag)
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)

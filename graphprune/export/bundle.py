@@ -12,7 +12,7 @@ from torch import nn
 
 from graphprune.errors import LoadError, PlanError
 from graphprune.pruning.plan import Plan, plans_of
-from graphprune.utils.files import replace_file
+from graphprune.utils.files import check_path, replace_file
 from graphprune.utils.typed_json import read_json
 
 WEIGHTS = "model.safetensors"
@@ -40,7 +40,7 @@ def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
             f"slim: this {type(slim).__name__} carries no plan; pass the module that prune_model(...) or "
             "plan.apply(...) returned"
         )
-    folder = Path(directory)
+    folder = check_path("directory", directory)
     folder.mkdir(parents=True, exist_ok=True)
     for number, plan in enumerate(plans):
         text = plan.to_json()
@@ -58,7 +58,7 @@ def load(directory: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     Raises:
         LoadError: files are missing or damaged, or describe another architecture.
     """
-    folder = Path(directory)
+    folder = check_path("directory", directory)
     paths = [folder / PLANS.format(number=i) for i in range(len(list(folder.glob(PLANS.format(number="*")))))]
     if not paths or not (folder / WEIGHTS).is_file():
         raise LoadError(f"directory: {folder} holds no saved model ({PLANS.format(number=0)} and {WEIGHTS}); {_ADVICE}")

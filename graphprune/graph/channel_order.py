@@ -212,7 +212,11 @@ class SlimRun:
                 ids = axis.start + self.orders[axis] if axis in self.orders else living
                 shape[d] = len(ids)
                 arrays.append(LabelArray(ids.reshape([-1 if k == d else 1 for k in range(len(shape))])))
-        return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
+        numbers = self.labelling.values[node].numbers
+        if numbers is not None:  # those of the channels that are left
+            left = arrays[0].ids - self.axes[ParameterAxis(name, 0)].start
+            numbers = np.unique(numbers[left], return_inverse=True)[1]
+        return LabelledTensor(tuple(shape), tuple(arrays), movable=True, numbers=numbers)
 
     def _call(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         op: Any = node.target

@@ -9,6 +9,7 @@ dimension that tells its value.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ import numpy as np
 from torch import fx, nn
 
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
+from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution
@@ -53,6 +55,15 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
     if op == "*":
         return size.times(1 / known.constant)
     return size.times(known.constant) if left else None
+
+
+def _literal_tail(use: SizeUse) -> int:
+    """``x[:, -8:]``: the position is where so many entries are left, as a literal says; 0: it is another one."""
+    expr = use.expr
+    if not (use.prefix and isinstance(expr, BinOp) and expr.op == "+" and isinstance(expr.right, Const)):
+        return 0
+    whole = isinstance(expr.left, Dim) and (expr.left.node, expr.left.dim) == (use.node, use.dim)
+    return -expr.right.value if whole else 0
 
 
 class ConstraintBuilder:
@@ -168,10 +179,17 @@ class ConstraintBuilder:
             return
         try:
             size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant_expression(use.expr.value)
-            self._require(size, use.expr, use.line)
+            if labelled and (tail := _literal_tail(use)):
+                whole = self.sizes.expression(use.node, use.dim)
+                after = Counter(whole.units.tolist()) - Counter(size.units.tolist())
+                self._freeze_literal(np.array([*after], np.int64), tail, use.line, used_size(use))
+            else:
+                self._require(size, use.expr, use.line, used_size(use))
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
-                self._freeze(error.units, use.line, f"size {use.expr}")
+                self._freeze(
+                    error.units, use.line, f"the size {use.expr} multiplies or divides sizes that may both change"
+                )
 
     def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
         """Is the expression the size of a dimension of which the same entries live?"""
@@ -187,7 +205,7 @@ class ConstraintBuilder:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
                 self._freeze(error.units, line, f"{left} == {right}")
 
-    def _require(self, size: LinearExpression, expr: Expr, line: Line | None) -> None:
+    def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
             if size.terms:
                 raise NotLinear(size, divisor)
@@ -197,7 +215,7 @@ class ConstraintBuilder:
         if not difference.terms:
             return
         if isinstance(expr, Const):
-            self._freeze(difference.units, line, f"the size {expr} is a literal")
+            self._freeze_literal(difference.units, expr.value, line, use)
         else:
             self.constraints.equations.append(Equation(difference, line))
 
@@ -264,6 +282,11 @@ class ConstraintBuilder:
             difference = row.plus(rows[0], -1)
             if difference.terms:
                 self.constraints.equations.append(Equation(difference, None))
+
+    def _freeze_literal(self, units: Ids, size: int, line: Line | None, use: UsedSize) -> None:
+        if not self.constraints.frozen.keys() >= set(units.tolist()):
+            text, written = literal_reason(size, line, use)
+            self._freeze(units, written, text)
 
     def _freeze(self, units: Ids, line: Line | None, text: str) -> None:
         where = f" ({line[0]}:{line[1]})" if line else ""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from torch import fx
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
+from graphprune.graph.constant_operands import constant_operand
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
+from graphprune.rules.alignment import MEETS_NO_CHANNELS
+from graphprune.rules.scattering import BY_NUMBER
 from graphprune.utils.arrays import Mask
 
 
@@ -46,5 +50,18 @@ def _reported(graph: Analysis) -> Mask:
 
 def _reason(graph: Analysis, number: int) -> str:
     reason = graph.labelling.labels.facts.reasons[number]
-    line = reason.line or graph.labelling.nodes[reason.node_index].meta.get("line")
-    return f"{reason.text}, at {describe_line(line)}" if line else reason.text
+    node = graph.labelling.nodes[reason.node_index]
+    line = reason.line or node.meta.get("line")
+    text = _with_constant(graph, reason.text, node)
+    return f"{text}, at {describe_line(line)}" if line else text
+
+
+def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:
+    """The reason with the constant that channels meet, or whose numbers they are looked up by."""
+    if text == MEETS_NO_CHANNELS:
+        found = constant_operand(graph.labelling, node)
+        return f"meets {found}" if found else text
+    if text.endswith(BY_NUMBER):
+        found = constant_operand(graph.labelling, node)
+        return f"{text}: {found}" if found else text
+    return text

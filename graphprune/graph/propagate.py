@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 
+from graphprune.graph.index_buffers import names_every_channel
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
@@ -94,7 +96,8 @@ def _fix_unseen_sizes(labelling: Labelling, node: fx.Node, noted: set[tuple[fx.N
     floats = dtype.is_floating_point or dtype.is_complex
     seen = {d for d in range(value.ndim) if floats and (node, d) in noted}
     held = [array for array in value.arrays if not array.dims <= seen]
-    labelling.labels.fix(held, f"{short_name(node.target)}: made with a size that was not followed")
+    why = "made with a size that was not followed" if floats else f"made of {dtype}, which does not follow channels"
+    labelling.labels.fix(held, f"{short_name(node.target)}: {why}")
 
 
 def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
@@ -104,6 +107,9 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
         name = node.meta.get("tensor")
         if name is not None and (node.meta["dtype"].is_floating_point or node.meta["dtype"].is_complex):
             return _label_parameter(labelling, trace, name, tuple(node.meta["shape"]))
+        if name is not None and names_every_channel(node, labelling.values):
+            value = labelling.labels.parameter(name, tuple(node.meta["shape"]))
+            return replace(value, numbers=np.asarray(node.meta["values"].cpu()))
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -104,10 +105,26 @@ def find_criterion(importance: str | Importance) -> Criterion:
         InputError: there is no criterion of this name.
     """
     if callable(importance):
+        _check_signature(importance)
         known = (c for c in CRITERIA.values() if c.score is importance)
         return next(known, None) or Criterion(_name_of(importance), importance)
     others = ", or a callable (group, context) -> 1-D tensor with one score per unit"
     return CRITERIA[check_known("importance", importance, CRITERIA, others)]
+
+
+def _check_signature(function: Importance) -> None:
+    """Raise an InputError if a function cannot be called with a group and a context."""
+    try:
+        parameters = inspect.signature(function)
+    except (TypeError, ValueError):  # builtins have none
+        return
+    try:
+        parameters.bind(None, None)
+    except TypeError:
+        raise InputError(
+            f"importance: {_name_of(function)}{parameters} is called as {_name_of(function)}(group, context), which it "
+            "does not take; see graphprune.criterion"
+        ) from None
 
 
 def _name_of(function: Importance) -> str:
@@ -122,6 +139,11 @@ def scored(criterion: Criterion, group: Group, context: Context) -> Scores:
         PlanError: the criterion did not return one finite number for each unit.
     """
     values = criterion.score(group, context)
+    if not isinstance(values, Tensor):
+        raise PlanError(
+            f"importance: {criterion.name} returned a {type(values).__name__} for group {group.name!r}; a tensor with "
+            f"one score for each of its {group.units} units is needed"
+        )
     if values.shape != (group.units,):
         raise PlanError(
             f"importance: returned shape {list(values.shape)} for group {group.name!r}; one score for each of its "

@@ -42,6 +42,8 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
     if tensor.ndim == 1:
         return [_powers(tensor, order, torch.empty_like(tensor)).double().cpu().numpy()]
     last = max(dims)
+    if not tensor.numel():
+        return [np.zeros(tensor.shape[dim]) for dim in dims]
     flat = tensor.reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))

@@ -23,6 +23,8 @@ def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan)
     for asked, choices in _requests(graph, options, plan):
         if not any(choice.removed for choice in choices):
             _warn("\n  ".join([f"{asked}: nothing is removed; {_hint(options, choices)}", *_shown(choices)]))
+    for asked in _beyond_all_groups(graph, options):
+        _warn(asked)
     if options.depth and not plan.skipped:
         blocks = len(graph.blocks)
         _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
@@ -52,6 +54,20 @@ def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[
         if override.ratio and not override.frozen:
             named = [by_name[group.name] for group in graph.units.groups if matches(match, group, modules)]
             yield f"overrides of {described(match, modules)}, ratio={override.ratio:g}", named
+
+
+def _beyond_all_groups(graph: Analysis, options: PruningOptions) -> Iterator[str]:
+    """Floors and multiples of overrides that are larger than every group that they are for."""
+    modules = dict(named_modules(graph.model))
+    for match, override in options.overrides.items():
+        largest = max(group.units for group in graph.units.groups if matches(match, group, modules))
+        for name in ("min_units", "multiple"):
+            value = getattr(override, name)
+            if value > largest and not override.frozen:
+                yield (
+                    f"overrides of {described(match, modules)}, {name}={value}: no group that it is for has more than "
+                    f"{largest} units, so nothing of them is removed; ask for less, or for frozen=True"
+                )
 
 
 def _hint(options: PruningOptions, choices: list[Choice]) -> str:

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import check_count, check_fraction
+from graphprune.utils.checks import check_count, check_flag, check_fraction
 from graphprune.utils.modules import named_modules
 
 
@@ -42,6 +42,7 @@ class Override:
         if self.ratio is not None:
             check_fraction("ratio", self.ratio, "a fraction of units to remove")
         check_fraction("max_ratio", self.max_ratio, one=True)
+        check_flag("frozen", self.frozen)
         for name in ("min_units", "multiple"):
             check_count(name, getattr(self, name), 1, "a whole number of units")
 
@@ -84,6 +85,11 @@ def group_limits(
     """
     modules = dict(named_modules(model))
     for match, override in overrides.items():
+        if not isinstance(match, str | nn.Module) and not callable(match):
+            raise InputError(
+                f"overrides: {match!r} is no key; give a pattern for names ('layer1.*'), a module of the model, a "
+                "module class, or a function (group) -> bool"
+            )
         if not isinstance(override, Override):
             raise InputError(
                 f"overrides: {described(match, modules)} maps to a {type(override).__name__}; map it to a "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.cost import CostModel
 from graphprune.planning.latency import LatencyModel
 from graphprune.utils.arrays import Mask, Scores
+from graphprune.utils.checks import is_number, shown
 
 BudgetSpec = int | float | str
 """A fraction of the dense cost (``0.5``), a number (``2_000_000``), or one with a unit (``"2G"``, ``"5ms"``)."""
@@ -54,10 +56,10 @@ def parse_budgets(given: Mapping[str, BudgetSpec], dense: Callable[[str], float]
 def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
     if isinstance(spec, str):
         return _with_unit(kind, spec)
-    if isinstance(spec, bool) or not isinstance(spec, int | float) or not spec > 0:
-        raise InputError(f"{kind}: must be {_needed(kind)}, but is {spec!r}")
-    if isinstance(spec, float) and spec <= 1:
-        return spec * dense(kind)
+    if not is_number(spec) or not spec > 0:
+        raise InputError(f"{kind}: must be {_needed(kind)}, but is {shown(spec)}")
+    if not isinstance(spec, Integral) and spec <= 1:
+        return float(spec) * dense(kind)
     if "" not in BUDGET_KINDS[kind].units:
         units = list(BUDGET_KINDS[kind].units)[:2]
         written = ", ".join(f"{spec}{unit}" for unit in units)
@@ -69,7 +71,7 @@ def _with_unit(kind: str, spec: str) -> float:
     units = BUDGET_KINDS[kind].units
     found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
     if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= 0:
-        raise InputError(f"{kind}: must be {_needed(kind)}, but is {spec!r}")
+        raise InputError(f"{kind}: must be {_needed(kind)}, but is {shown(spec)}")
     return float(found[1]) * units[found[2]]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from functools import cached_property
+from numbers import Integral
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -22,7 +23,15 @@ from graphprune.planning.allocations import ALLOCATIONS
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
-from graphprune.utils.checks import check_fraction, check_known, did_you_mean
+from graphprune.utils.checks import (
+    check_callable,
+    check_flag,
+    check_fraction,
+    check_known,
+    check_type,
+    did_you_mean,
+    is_number,
+)
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
 UNDER_BUDGETS = 0.9
@@ -155,9 +164,26 @@ class PruningOptions:
             object.__setattr__(self, name, _fraction(name, getattr(self, name)))
         for one in OPTION_FIELDS:
             _check_choice(one, getattr(self, one.name))
+        self._check_types()
+        for name in ("seed", *(kind for kind in BUDGET_KINDS if kind in OPTION_NAMES)):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
+        object.__setattr__(self, "budgets", {kind: _plain(spec) for kind, spec in self.budgets.items()})
         parse_budgets(self.budget_specs, lambda _: 1.0)
         self._check_together()
         _ = self.limits  # which checks what it is made of
+
+    def _check_types(self) -> None:
+        """Raise an InputError if a field is no mapping, function, truth value or whole number, as it must be."""
+        for name in ("budgets", "overrides"):
+            check_type(name, getattr(self, name), Mapping, "a dict")
+        for name in ("loss_fn", "run_with"):
+            if getattr(self, name) is not None:
+                check_callable(name, getattr(self, name))
+        check_flag("protect_ends", self.protect_ends)
+        if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
+            raise InputError(f"seed: must be a whole number, but is {self.seed!r}")
+        for kind in self.budgets:
+            check_known("budgets", kind, BUDGET_KINDS)
 
     def _check_together(self) -> None:
         """Raise an InputError if fields exclude each other, or nothing is asked for."""
@@ -170,9 +196,11 @@ class PruningOptions:
                 "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
                 "narrower: apply one plan, then another"
             )
-        asked = self.ratio is not None or self.budget_specs or self.overrides or roles or self.depth is not None
+        by_group = any(getattr(override, "ratio", 0) is not None for override in self.overrides.values())
+        asked = self.ratio is not None or self.budget_specs or by_group or roles or self.depth is not None
         if not asked:
-            raise InputError("ratio: nothing is asked for; give a ratio (0.5) or a budget (macs=0.5)")
+            held = ", and overrides= say only what stays" if self.overrides else ""
+            raise InputError(f"ratio: nothing is asked for{held}; give a ratio (0.5) or a budget (macs=0.5)")
 
     @staticmethod
     def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:
@@ -249,8 +277,16 @@ def unknown_argument(name: str) -> str:
 def _check_choice(one: Field[Any], value: Any) -> None:
     """Raise an InputError if a name is none of those that the field takes; criteria are looked up elsewhere."""
     names = one.metadata.get("choices")
-    if names is not None and isinstance(value, str) and one.name != "importance":
-        check_known(one.name, value, names())
+    if names is None or one.name == "importance" or value is None or isinstance(value, Sensitivity):
+        return
+    check_known(one.name, value, names(), ", or what graph.sensitivity measured" if one.name == "allocation" else "")
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or ``fractions`` as one of Python, which JSON can hold; anything else as it is."""
+    if not is_number(value) or isinstance(value, int | float):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _fraction(name: str, ratio: Any) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
@@ -13,6 +13,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.utils.checks import check_callable, check_type, is_number, shown
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -21,7 +22,9 @@ def measure_sensitivity(
     graph: Analysis, evaluate: Evaluate, ratios: Sequence[float], options: PlanArguments
 ) -> Sensitivity:
     """See :meth:`graphprune.ChannelGraph.sensitivity`."""
-    if not ratios or not all(0 < r < 1 for r in ratios):
+    check_callable("evaluate", evaluate, "a function (model) -> loss")
+    check_type("ratios", ratios, Iterable, "a tuple of fractions between 0 and 1")
+    if not ratios or not all(is_number(r) and 0 < r < 1 for r in ratios):
         raise InputError(f"ratios: must be fractions between 0 and 1, but are {tuple(ratios)!r}")
     ratios = tuple(sorted(ratios))
     losses: dict[str, tuple[tuple[float, float], ...]] = {}
@@ -29,7 +32,15 @@ def measure_sensitivity(
         if choice.removed:
             points = [_one(graph, choice.group, r, evaluate, options) for r in ratios]
             losses[choice.group] = tuple(points)
-    return Sensitivity(float(evaluate(graph.model)), ratios, losses)
+    return Sensitivity(_loss(evaluate, graph.model), ratios, losses)
+
+
+def _loss(evaluate: Evaluate, model: nn.Module) -> float:
+    loss = evaluate(model)
+    number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
+    if not is_number(number):
+        raise InputError(f"evaluate: must return a loss, one number, but returned {shown(loss)}")
+    return float(number)
 
 
 def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options: PlanArguments) -> tuple[float, float]:
@@ -38,4 +49,4 @@ def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options:
     asked: PlanArguments = {**options, "overrides": overrides}
     plan = make_plan(graph, PruningOptions.of(None, asked))
     (choice,) = (c for c in plan.choices if c.group == group)
-    return len(choice.removed) / choice.units, float(evaluate(plan.apply(graph.model)))
+    return len(choice.removed) / choice.units, _loss(evaluate, plan.apply(graph.model))

@@ -8,6 +8,7 @@ from functools import cached_property
 from math import floor, lcm
 
 import numpy as np
+from torch import nn
 
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
@@ -21,6 +22,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Mask
+from graphprune.utils.modules import named_modules
 
 PROTECTED = 0.5
 """Protected first and last layers lose this much of what the others lose."""
@@ -108,8 +110,17 @@ class PlanSetup:
 def _require_groups(graph: Analysis) -> None:
     """Raise a PlanError if a model has nothing that can be removed."""
     if not graph.groups:
-        reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or "it has no parameters"
+        reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or _no_parameters(graph.model)
         raise PlanError(f"model: {type(graph.model).__name__} has nothing that can be pruned:\n  {reasons}")
+
+
+def _no_parameters(model: nn.Module) -> str:
+    """Why a model without parameters has none, if that can be told."""
+    kinds = (type(module) for _, module in named_modules(model))
+    packed = next((kind for kind in kinds if ".quantized." in kind.__module__), None)
+    if packed is None:
+        return "it has no parameters"
+    return f"its layers are quantized ({packed.__module__}.{packed.__name__}); prune the model, then quantize it"
 
 
 def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:

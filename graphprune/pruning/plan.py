@@ -18,7 +18,8 @@ from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
-from graphprune.utils.checks import did_you_mean
+from graphprune.utils.checks import check_flag, did_you_mean
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import within
 from graphprune.utils.typed_json import parse_json
 
@@ -91,6 +92,8 @@ class Plan:
         Raises:
             PlanError: the model does not have what the plan was made for. It is unchanged then.
         """
+        check_model(model)
+        check_flag("inplace", inplace)
         self.check(model)
         plans = (*plans_of(model), self)
         slim = rewrite(model, self.kept, self.sizes, inplace)

@@ -12,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from graphprune.errors import PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
+from graphprune.tracing.meta import is_float
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.uncopied import stand_in
@@ -59,10 +60,15 @@ _OWN = "apply a plan to the architecture it was made for"
 
 
 def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
-    """The surviving entries of a tensor, as an independent one of the same type."""
+    """The surviving entries of a tensor, as an independent one of the same type.
+
+    Integers of which entries go are numbers of channels: those that are left are numbered anew.
+    """
     small = tensor.detach()
     for dim, index in kept.items():
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
+    if kept and not is_float(small):
+        small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=tensor.requires_grad)
@@ -71,7 +77,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
 
 def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+    if not is_float(tensor):
         return slim_tensor(tensor, kept)
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")

@@ -19,6 +19,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.tracer import Outputs
+from graphprune.utils.checks import check_type
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
@@ -124,6 +125,7 @@ def verify(
     """
     for argument, module in (("model", model), ("slim", slim)):
         check_model(module, argument)
+    check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
     dense = without_later_buffers(model, plan.shapes)
     with random_numbers_kept():
         graph = analyze(dense, example_inputs, outputs)

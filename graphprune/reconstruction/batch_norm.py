@@ -15,6 +15,7 @@ from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 
@@ -68,6 +69,7 @@ def reestimate_batch_norm(
     Raises:
         InputError: the model fails on a batch, or there is none. The model is unchanged then.
     """
+    check_model(model)
     memory = ParameterMemory(model)
     watch = _Normed(memory, frozenset(leave))
     with evaluating_eagerly(model), torch.no_grad():

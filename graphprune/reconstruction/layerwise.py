@@ -18,7 +18,9 @@ from graphprune.reconstruction.matching import DenseOutputs, Gathered, Match, Ma
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
+from graphprune.utils.checks import check_type
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
@@ -199,7 +201,14 @@ def levels(matches: Sequence[Match]) -> list[list[Match]]:
 
 
 def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
-    """Raise a PlanError unless the plan leads from the dense model to the slim one."""
+    """Raise a PlanError unless the plan leads from the dense model to the slim one.
+
+    Raises:
+        InputError: these are no models and no plan.
+    """
+    check_model(slim, "slim")
+    check_model(dense, "dense")
+    check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
     check_fits(dense, plan.shapes)
     found = {name: tuple(t.shape) for name, t in named_tensors(slim)}
     for name in plan.shapes:

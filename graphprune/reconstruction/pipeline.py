@@ -46,8 +46,8 @@ def repair(
         InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_pair(slim, dense, plan)
     if not plan.kept and not plan.skipped:
-        check_pair(slim, dense, plan)
         return Repair((), ())
     with Rollback() as rollback:
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)

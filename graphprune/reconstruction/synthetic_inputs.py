@@ -16,6 +16,7 @@ from graphprune.rules.registry import norm_call
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -58,6 +59,7 @@ def synthesize(
         InputError: no batch normalization with running statistics depends on the inputs, there is no floating-point
             input, a number is out of range, the model failed, or the inputs diverged.
     """
+    check_model(model)
     _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
     example = example_inputs_for(model) if example_inputs is None else example_inputs
     generator = torch.Generator().manual_seed(seed)

@@ -11,6 +11,9 @@ import numpy as np
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.utils.arrays import Dims, Ids, Shape
 
+MEETS_NO_CHANNELS = "meets a dimension without channels (the model's input, a position, a constant)"
+"""The reason for fixing channels that an operand without labels has too."""
+
 
 def refined_by(arrays: Sequence[LabelArray], array: LabelArray, dims: Dims) -> bool:
     """Is the cell array ``array`` a refinement of rows that vary over all of ``dims``?"""
@@ -153,7 +156,7 @@ def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], sha
     for mine, other in ((a, b), (b, a)):
         covered = frozenset[int]().union(*(array.dims for array in other))
         lost = [array for array in mine if not (array.dims & shared & covered)]
-        labels.fix(lost, "meets a dimension without channels (the model's input, a position, a constant)")
+        labels.fix(lost, MEETS_NO_CHANNELS)
         mine[:] = [array for array in mine if array.dims & shared & covered]
 
 

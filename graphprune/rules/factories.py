@@ -64,6 +64,14 @@ def sized_tensor(call: Call, *_: Any, **__: Any) -> LabelledTensor:
     return new_tensor(call, LabelledTensor(()))
 
 
+@rule(aten.eye.default, samples=[sample(4)], resize=lambda slim, args: (slim.outs[0][0], *args[1:]), traits=_SIZED)
+def identity_matrix(call: Call, *_: Any, **__: Any) -> LabelledTensor:
+    """Rows and columns go together, and what is left is a smaller one."""
+    rows = call.labels.fresh(call.out, [0], "filled")
+    arrays = (rows, rows.reshape(1, -1)) if rows.size > 1 else ()
+    return LabelledTensor(call.out, tuple(map(LabelArray, arrays)))
+
+
 @rule(aten.zeros_like.default, samples=[sample(t(2, 3))], traits=[Trait.ENTRYWISE, Trait.KNOWS_INDEXES])
 @rule(aten.empty_like.default, samples=[sample(t(2, 3))], traits=[Trait.KNOWS_INDEXES, Trait.NO_VALUES])
 @rule(aten.rand_like.default, aten.randn_like.default, samples=[sample(t(2, 3))], traits=[Trait.NO_VALUES])

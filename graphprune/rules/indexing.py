@@ -58,6 +58,23 @@ def looked_up(call: Call, x: LabelledTensor, dim: int, indexed: Ids) -> Labelled
     return LabelledTensor(x.shape, tuple(array for array in x.arrays if dim % x.ndim not in array.dims), x.movable)
 
 
+def permuted(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor | None:
+    """``x`` with the channels of ``dim`` in the order of a buffer that names every one of them.
+
+    An entry of the buffer goes with the channel that it names, and the others are numbered anew. None: it has no
+    labels, or the channels are those of a grid.
+    """
+    found = column(x, dim)
+    if index.numbers is None or found is None:
+        return None
+    (array,) = index.arrays
+    call.labels.in_order(found)
+    call.labels.unify(found[index.numbers], array.ids)
+    along = array.ids.reshape([-1 if d == dim % x.ndim else 1 for d in range(x.ndim)])
+    rest = (array for array in x.arrays if dim % x.ndim not in array.dims)
+    return LabelledTensor(call.out, (*rest, LabelArray(along)))
+
+
 def _bins(slim: Slim, args: Args) -> Args:
     x, bins, low, high = (*args, 100, 0, 0)[:4]
     count = slim.outs[0][0]

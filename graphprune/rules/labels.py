@@ -55,6 +55,7 @@ class LabelledTensor:
 
     ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
+    ``numbers``: the values of a buffer of integers that names every channel of another dimension and has labels itself.
     """
 
     shape: Shape
@@ -62,6 +63,7 @@ class LabelledTensor:
     movable: bool = False
     repeats: Dims = frozenset()
     indexed: Ids | None = None
+    numbers: Ids | None = None
 
     @property
     def ndim(self) -> int:

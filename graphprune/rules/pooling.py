@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from graphprune.rules.ending import maps_over_space
+from graphprune.rules.alignment import align
+from graphprune.rules.ending import ended, maps_over_space
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
-from graphprune.rules.samples import sample, t
+from graphprune.rules.samples import ints, sample, t
 
 aten = torch.ops.aten
 
@@ -83,3 +84,24 @@ rule(aten.upsample_trilinear3d.default, samples=[sample(VOLUME, [8, 8, 8], False
 rule(aten.reflection_pad3d.default, samples=[sample(VOLUME, [1, 1, 1, 1, 1, 1])])(over_space)
 rule(aten.replication_pad1d.default, samples=[sample(WAVE, [1, 1])])(over_space)
 rule(aten.replication_pad3d.default, samples=[sample(VOLUME, [1, 1, 1, 1, 1, 1])])(over_space)
+
+
+@rule(
+    aten.max_unpool2d.default,
+    samples=[
+        sample(t(2, 4, 3, 3), ints(2, 4, 3, 3, below=36, labelled=[1]), [6, 6]),
+        sample(t(4, 3, 3), ints(4, 3, 3, below=36, labelled=[0]), [6, 6]),
+    ],
+)
+@rule(
+    aten.max_unpool3d.default,
+    samples=[
+        sample(t(2, 4, 2, 2, 2), ints(2, 4, 2, 2, 2, below=64, labelled=[1]), [4, 4, 4], [2, 2, 2], [0, 0, 0]),
+    ],
+)
+def max_unpool(call: Call, x: LabelledTensor, places: LabelledTensor, size: Sequence[int], *_: Any) -> LabelledTensor:
+    """Every entry goes to its place in the plane (or volume) of its channel. [..., c, h, w] to [..., c, H, W]."""
+    space = range(x.ndim - len(size), x.ndim)
+    operands = [ended(call, operand, space, "places in space") for operand in (x, places)]
+    arrays = [array for array in align(call.labels, operands, x.shape) if not array.dims & set(space)]
+    return LabelledTensor(call.out, tuple(arrays))

@@ -14,7 +14,7 @@ import torch
 
 from graphprune.rules.alignment import align
 from graphprune.rules.ending import ended
-from graphprune.rules.indexing import looked_up
+from graphprune.rules.indexing import looked_up, permuted
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import ints, sample, t, whole_rows
@@ -44,6 +44,10 @@ _WRITTEN = "entries are written by number"
 
 
 _READ = "entries are looked up by number"
+
+
+BY_NUMBER = (_WRITTEN, _READ)
+"""How the reasons end for fixing a dimension in which entries are counted."""
 
 
 _INDEX = ints(4, 6, below=4, labelled=[1])
@@ -153,6 +157,9 @@ def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, v
     traits=[Trait.PICKS, Trait.KNOWS_INDEXES],
 )
 def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
+    followed = permuted(call, x, dim, index)
+    if followed is not None:
+        return followed
     call.freeze(index, _READ)
     if index.indexed is not None:
         x = looked_up(call, x, dim, index.indexed)
@@ -195,7 +202,11 @@ def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None
     first = indices[0]
     if first is not None and takes_whole_rows(x, first):
         return _rows_in_a_line(call, x, first)
-    call.freeze([i for i in indices if i is not None], _READ)
+    given = [(dim, i) for dim, i in enumerate(indices) if i is not None]
+    followed = permuted(call, x, *given[0]) if len(given) == 1 else None
+    if followed is not None:
+        return followed
+    call.freeze([i for _, i in given], _READ)
     counted, _ = counted_dims(x, indices)
     for dim, i in zip(counted, (i for i in indices if i is not None), strict=False):
         if i.indexed is not None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import operator
-import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -22,6 +19,7 @@ from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import ReadTensors, is_opaque, watched_functions
+from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
@@ -71,7 +69,7 @@ class Recorder(DispatchMode):
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.thread = threading.get_ident()
-        log.where = lambda: (user_line(sys._getframe(2)), self.stack[-1])
+        log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
@@ -146,6 +144,8 @@ class Recorder(DispatchMode):
         node = self._get_attr(name.replace(".", "_"), tensor)
         node.meta["tensor"] = name
         node.meta["parameter"] = isinstance(tensor, nn.Parameter)
+        if tensor.ndim == 1 and not is_float(tensor):
+            node.meta["values"] = tensor
         return node
 
     def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:
@@ -231,33 +231,6 @@ def _layout(tensor: Tensor) -> Any:
     """Where a tensor's elements are; the strides of dimensions of size 1 say nothing."""
     strides = [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
     return tensor.shape, strides, tensor.storage_offset()
-
-
-_LIBRARY = (torch.__path__[0] + "/", str(Path(__file__).parents[1]) + "/")
-
-
-_BETWEEN = re.compile(r"/unittest/|/contextlib\.py$|^<")
-
-
-_is_library: dict[str, bool] = {}
-
-
-def user_line(frame: FrameType | None) -> Line | None:
-    """The innermost line that is neither torch's nor this library's."""
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not (_is_library.get(file) or is_library(file)):
-            return file, frame.f_lineno
-        frame = frame.f_back
-    return None
-
-
-def is_library(file: str) -> bool:
-    """Is a source file torch's or this library's?"""
-    known = _is_library.get(file)
-    if known is None:
-        known = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
-    return known
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.recorder import ModuleCall, Recorder, is_library, recording
+from graphprune.tracing.places import is_library
+from graphprune.tracing.recorder import ModuleCall, Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
@@ -307,4 +308,4 @@ def _raised_at(error: Exception) -> str:
     if not own:
         return ""
     file, line = own[-1]
-    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}"
+    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}".rstrip(": ")

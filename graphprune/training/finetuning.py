@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -21,7 +20,8 @@ from graphprune.training.history import History
 from graphprune.training.learning_rate import RateSchedule, check_rates, learning_rates
 from graphprune.training.loop import OnStep, Quality, Training
 from graphprune.training.losses import Distillation, Objective
-from graphprune.utils.checks import check_count, check_known, is_number
+from graphprune.utils.checks import check_callable, check_count, check_known, is_number
+from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept
 
 Factory = Callable[..., Optimizer]
@@ -93,6 +93,8 @@ def finetune(
     """
     check_training_data(batches)
     _check_model(model, teacher, distill)
+    if loss_fn is not None:
+        check_callable("loss_fn", loss_fn, "a function (output, target) -> loss")
     check_rates(schedule, lr)
     _check_counts(epochs, steps, every, seed)
     with random_numbers_kept():
@@ -111,7 +113,7 @@ def finetune(
             clip=clip,
             evaluate=evaluate,
             on_step=on_step,
-            checkpoint=None if checkpoint is None else Path(checkpoint),
+            checkpoint=None if checkpoint is None else check_path("checkpoint", checkpoint),
             every=every,
             shown=progress,
         ).run()

@@ -27,6 +27,7 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
 
@@ -89,7 +90,7 @@ def prune_iteratively(
         schedule, request = Iterative(rounds), PruningOptions.of(ratio, options)
         targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options))
         asked = _Asked(schedule, request, options, targets)
-        folder = None if checkpoint is None else Path(checkpoint)
+        folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
         return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
 
 

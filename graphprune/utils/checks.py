@@ -9,7 +9,11 @@ import difflib
 import math
 from collections.abc import Iterable
 from numbers import Integral, Real
+from types import UnionType
 from typing import TypeGuard
+
+import numpy as np
+from torch import Tensor
 
 from graphprune.errors import InputError
 
@@ -17,6 +21,34 @@ from graphprune.errors import InputError
 def is_number(value: object) -> TypeGuard[float]:
     """Is this a real number? It need not be a ``float`` but behaves as one."""
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def shown(value: object) -> str:
+    """A value as messages show it: tensors by their shape, and nothing that fills the screen."""
+    if isinstance(value, Tensor):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+
+
+_LONGEST_SHOWN = 120
+
+
+def check_type(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Raise an InputError unless a value is of a type, which ``what`` is in words (``"a graphprune.Plan"``)."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise an InputError unless a value is a truth value; a string is none."""
+    check_type(name, value, bool | np.bool_, "True or False")
+
+
+def check_callable(name: str, value: object, what: str = "a function") -> None:
+    """Raise an InputError unless a value can be called."""
+    if not callable(value):
+        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
 
 
 def check_fraction(
@@ -30,7 +62,7 @@ def check_fraction(
     if is_number(value) and (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
         return float(value)
     bounds = f"0 {'<=' if zero else '<'} {name} {'<=' if one else '<'} 1"
-    raise InputError(f"{name}: must be {what}, {bounds}, but is {value!r}")
+    raise InputError(f"{name}: must be {what}, {bounds}, but is {shown(value)}")
 
 
 def check_count(name: str, value: object, least: int, what: str = "a whole number") -> int:
@@ -41,7 +73,7 @@ def check_count(name: str, value: object, least: int, what: str = "a whole numbe
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
-    raise InputError(f"{name}: must be {what}, at least {least}, but is {value!r}")
+    raise InputError(f"{name}: must be {what}, at least {least}, but is {shown(value)}")
 
 
 def check_positive(name: str, value: object, what: str = "a positive number") -> float:
@@ -52,7 +84,7 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
     """
     if is_number(value) and 0 < value < math.inf:
         return float(value)
-    raise InputError(f"{name}: must be {what}, but is {value!r}")
+    raise InputError(f"{name}: must be {what}, but is {shown(value)}")
 
 
 def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
@@ -65,7 +97,7 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
     if isinstance(value, str) and value in names:
         return value
     needed = ", ".join(map(repr, names))
-    raise InputError(f"{name}: {value!r} is not known; use one of {needed}{others}{did_you_mean(value, names)}")
+    raise InputError(f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}")
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:

@@ -11,8 +11,20 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from graphprune.errors import LoadError
+from graphprune.errors import InputError, LoadError
+from graphprune.utils.checks import shown
 from graphprune.utils.typed_json import convert_data, read_json
+
+
+def check_path(name: str, value: object) -> Path:
+    """The path of a file or folder that an argument gives.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(f"{name}: must be a path, a string or a pathlib.Path, but is {shown(value)}")
+    return Path(os.fsdecode(value))
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from graphprune.errors import InputError
 from graphprune.utils.modules import named_modules
@@ -32,8 +33,12 @@ def check_model(model: Any, name: str = "model") -> None:
         )
     if not isinstance(model, nn.Module):
         raise InputError(f"{name}: must be a torch.nn.Module, but is {_found(model)}")
+    if "_modules" not in vars(model):
+        kind = type(model).__name__
+        raise InputError(f"{name}: is {_a(kind)} that is no module yet; call super().__init__() in {kind}.__init__")
     for path, module in named_modules(model):
         where = f"{name}.{path}" if path else name
+        _check_shapes(module, where)
         wrapper = _defined_as(module)
         if wrapper & _HOLDS_A_MODEL:
             _, kind = min(wrapper & _HOLDS_A_MODEL)
@@ -44,6 +49,16 @@ def check_model(model: Any, name: str = "model") -> None:
             raise InputError(
                 f"{where}: is sharded by fully_shard, and its parameters are spread over processes; prune the model "
                 "before fully_shard, then shard the slim one"
+            )
+
+
+def _check_shapes(module: nn.Module, where: str) -> None:
+    """Raise an InputError if a lazy module has not seen an input yet."""
+    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
+        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+            raise InputError(
+                f"{where}: is {_a(type(module).__name__)} whose {key} has no shape yet; run the model once on an input "
+                "before it is pruned, model(example)"
             )
 
 

@@ -50,6 +50,8 @@ def parse_json(text: str, what: str, advice: str) -> Any:
     Raises:
         LoadError: it is no JSON, too long, or nested too deeply for Python.
     """
+    if not isinstance(text, str):
+        raise LoadError(f"{what}: is a {type(text).__name__}, not a string; {advice}")
     if len(text) > LONGEST:
         raise LoadError(f"{what}: has {len(text)} characters, more than the {LONGEST} that are read; {advice}")
     try:

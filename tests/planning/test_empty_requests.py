@@ -50,6 +50,14 @@ Asked = dict[str, Any]
             r"overrides of 'stem', ratio=0.01: nothing is removed; .*\n  stem keeps all of its 12 units",
         ),
         ({"ratio": 0.5, "overrides": {"*": graphprune.Override(frozen=True)}}, r"ratio=0.5: nothing is removed"),
+        (
+            {"ratio": 0.5, "overrides": {"stem": graphprune.Override(min_units=13)}},
+            r"overrides of 'stem', min_units=13: no group that it is for has more than 12 units",
+        ),
+        (
+            {"ratio": 0.5, "overrides": {"stem": graphprune.Override(multiple=16)}},
+            r"overrides of 'stem', multiple=16: no group that it is for has more than 12 units",
+        ),
     ],
 )
 def test_nothing_removed_is_warned_of(model: Net, asked: Asked, message: str) -> None:
@@ -70,6 +78,8 @@ def test_nothing_removed_is_warned_of(model: Net, asked: Asked, message: str) ->
         {"macs": 0.5},
         {"mlp": 0.0, "ratio": 0.5},
         {"heads": 0.0, "ratio": 0.5},
+        {"ratio": 0.5, "overrides": {"stem": graphprune.Override(min_units=12)}},
+        {"ratio": 0.5, "overrides": {"*": graphprune.Override(multiple=4)}},
     ],
 )
 def test_what_is_met_is_not_warned_of(model: Net, asked: Asked) -> None:
@@ -130,3 +140,9 @@ class TestModulesAsKeys:
     def test_a_module_that_makes_no_group(self, model: Net) -> None:
         with pytest.raises(InputError, match=r"overrides: 'head' matches no group; there are 'stem', 'block.0'"):
             graphprune.trace(model, X).plan(0.5, overrides={model.head: graphprune.Override(frozen=True)})
+
+
+@pytest.mark.parametrize("override", [graphprune.Override(frozen=True), graphprune.Override(min_units=3)])
+def test_overrides_that_only_hold_ask_for_nothing(model: Net, override: graphprune.Override) -> None:
+    with pytest.raises(InputError, match=r"ratio: nothing is asked for, and overrides= say only what stays"):
+        graphprune.trace(model, X).plan(overrides={"*": override})

@@ -47,7 +47,7 @@ def tensor_split(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) ->
         _note_parts(watcher, x, outs, dim, asked)
     else:
         for position in asked:
-            _note_positions(watcher, x, (slice(None),) * (dim % x.ndim) + (slice(position),))
+            note_positions(watcher, x, (slice(None),) * (dim % x.ndim) + (slice(position),))
     return outs
 
 
@@ -78,7 +78,9 @@ def note_equal(watcher: SizeWatcher, dims: Sequence[Dim]) -> None:
 def narrow(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     given = named("input dim start length", args, kwargs)
-    watcher.note(given["input"], given["dim"], given["start"], prefix=True)
+    x, start = given["input"], given["start"]
+    if isinstance(start, int):
+        note_positions(watcher, x, (slice(None),) * (given["dim"] % x.ndim) + (slice(start, None),))
     watcher.note(out, given["dim"], given["length"])
     return out
 
@@ -86,7 +88,7 @@ def narrow(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 def select(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     given = named("input dim index", args, kwargs)
     x, outer = given["input"], given["dim"] % given["input"].ndim
-    _note_positions(watcher, x, (slice(None),) * outer + (given["index"],))
+    note_positions(watcher, x, (slice(None),) * outer + (given["index"],))
     return func(*args, **kwargs)
 
 
@@ -102,7 +104,7 @@ def _indices(watcher: SizeWatcher, tensor: Tensor, given: Any) -> Any:
     """The same with tensors in place of lists, of which torch would make such on ``meta``, without values."""
     index = given if isinstance(given, tuple) else (given,)
     if any(isinstance(i, slice | int) for i in index):
-        _note_positions(watcher, tensor, index)
+        note_positions(watcher, tensor, index)
     made = tuple(_listed(i) if isinstance(i, list | tuple | range) else i for i in index)
     return made if isinstance(given, tuple) else made[0]
 
@@ -115,7 +117,7 @@ def _listed(numbers: Sequence[Any]) -> Any:
     return torch.from_numpy(array) if array.dtype.kind in "bi" else numbers
 
 
-def _note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...]) -> None:
+def note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...]) -> None:
     node = watcher.node_of(tensor)
     if node is None:
         return

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from graphprune.tracing.size_tracking.numbers import number
-from graphprune.tracing.size_tracking.parts import note_equal
+from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
-from graphprune.tracing.sizes import Size, plain
+from graphprune.tracing.sizes import Const, Size, SizeUse, plain
 from graphprune.utils.operators import Args, Kwargs
 
 
@@ -67,9 +67,20 @@ def repeat_interleave(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwarg
     if isinstance(count := given.get("repeats"), int):
         if dim is None:
             watcher.note(out, 0, numel(watcher, func, (x,), {}) * count)
+        elif type(count) is int and count > 1 and x.shape[dim] > 1:
+            _note_neighbors(watcher, out, dim % x.ndim + 1, count)
         else:
             _note_copies(watcher, out, x, dim if dim < 0 else dim - x.ndim, count)
     return out
+
+
+def _note_neighbors(watcher: SizeWatcher, out: Tensor, dim: int, count: int) -> None:
+    """Every entry was repeated ``count`` times along a dimension of its own, before that was merged with the last."""
+    node = watcher.node_of(out)
+    while node is not None and node.target is not torch.ops.aten.expand.default:
+        node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    if node is not None:
+        watcher.log.uses.append(SizeUse(node, dim, Const(count), *watcher.log.where()))
 
 
 def _note_copies(watcher: SizeWatcher, out: Tensor, x: Tensor, dim: int, count: int) -> None:
@@ -108,10 +119,12 @@ def histogram(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> An
 
 
 def counted(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    """``torch.arange(n)`` is as long as ``n`` says; in any other form a size is a number."""
+    """``torch.arange(n)`` and ``torch.eye(n)`` are as long as ``n`` says; in any other form a size is a number."""
     out = func(*args, **kwargs)
     numbers = [a for a in (*args, *kwargs.values()) if type(a) is Size]
-    if func is torch.arange and len(args) == 1 and len(numbers) == 1:
+    if func is torch.eye and len(args) == 1:
+        watcher.note_all(out, [args[0], args[0]])
+    elif func is torch.arange and len(args) == 1 and len(numbers) == 1:
         watcher.note(out, 0, args[0])
     else:
         number(numbers)
@@ -149,3 +162,16 @@ def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
         return func(*args, **kwargs)
     finally:
         switch.enabled = enabled
+
+
+def pad(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``F.pad``. Circular padding copies as many entries from either end as it is told to."""
+    given = named("input pad mode value", args, kwargs)
+    x, widths = given["input"], given["pad"]
+    number(widths)
+    if given.get("mode") == "circular":
+        for i, width in enumerate(widths):
+            outer = (slice(None),) * (x.ndim - 1 - i // 2)
+            if width > 0:
+                note_positions(watcher, x, (*outer, slice(plain(width)) if i % 2 else slice(-plain(width), None)))
+    return func(*args, **kwargs)

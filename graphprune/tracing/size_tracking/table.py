@@ -65,6 +65,7 @@ HANDLERS: dict[Any, Handler] = {
     F.layer_norm: shapes.normalized_shape,
     F.rms_norm: shapes.normalized_shape,
     F.one_hot: shapes.one_hot,
+    torch._C._nn.pad: shapes.pad,
     **_either(CONVOLUTIONS, shapes.with_groups(6, "groups")),
     **_either("group_norm", shapes.with_groups(1, "num_groups")),
     **_either("channel_shuffle native_channel_shuffle", shapes.with_groups(1, "groups")),

@@ -1,0 +1,81 @@
+"""Constants that channels meet: numbers made in ``forward``, buffers of integers, tensors that no module owns.
+
+Such tensors have no labels, because nothing of them can be removed: a table made anew from a smaller width has other
+values. Reasons say which one it is, and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import chain
+
+import torch
+from torch import fx
+
+from graphprune.graph.propagate import Labelling
+from graphprune.rules.labels import LabelledTensor
+from graphprune.utils.operators import short_name
+
+
+def constant_operand(labelling: Labelling, node: fx.Node) -> str:
+    """What the operand of a call is that has no channels, in words; empty where it depends on inputs or parameters."""
+    operands = [operand for operand in node.all_input_nodes if _unlabelled(labelling, operand)]
+    sources = [list(_sources(operand)) for operand in operands]
+    if not sources or not all(map(_is_constant, chain.from_iterable(sources))):
+        return ""
+    operand = operands[0]
+    made = [source for source in sources[0] if source.op == "call_function"]
+    return _made(operand, made[0]) if made else _kept(operand, sources[0][0])
+
+
+def _unlabelled(labelling: Labelling, node: fx.Node) -> bool:
+    value = labelling.values.get(node)
+    return isinstance(value, LabelledTensor) and not value.arrays and math.prod(value.shape) > 1
+
+
+def _is_constant(source: fx.Node) -> bool:
+    """Is a tensor that was not computed from others no input, and no parameter or buffer that has channels?"""
+    follows = "tensor" in source.meta and (source.meta["dtype"].is_floating_point or source.meta["dtype"].is_complex)
+    return source.op != "placeholder" and not follows
+
+
+def _sources(node: fx.Node) -> Iterator[fx.Node]:
+    """The nodes without operands from which a tensor was computed."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        one = waiting.pop()
+        before = one.all_input_nodes
+        if not before:
+            yield one
+        waiting += [other for other in before if other not in seen]
+        seen.update(before)
+
+
+def _made(operand: fx.Node, source: fx.Node) -> str:
+    line = source.meta.get("line")
+    where = f", {line[0]}:{line[1]}" if line else ""
+    advice = _advice(operand, "made once and ")
+    return f"a constant that the program makes ({short_name(source.target)}{where}); {advice}"
+
+
+def _kept(operand: fx.Node, source: fx.Node) -> str:
+    name = source.meta.get("tensor")
+    if name is None:
+        return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
+    needed = "looked up with alone, and name every channel" if _counts(operand) else "of floating-point numbers"
+    return f"the buffer {name} of {source.meta['dtype']}; to follow, it would have to be {needed}"
+
+
+def _advice(operand: fx.Node, first: str = "") -> str:
+    if operand.meta["dtype"].is_floating_point:
+        return f"{first}registered as a buffer, it would follow"
+    if _counts(operand):
+        return f"{first}registered as a buffer, it would follow if it names every channel"
+    return f"{first}registered as a buffer of floating-point numbers, it would follow"
+
+
+def _counts(operand: fx.Node) -> bool:
+    """Are channels looked up by it?"""
+    calls = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
+    return operand.meta["dtype"] is not torch.bool and any(user.target in calls for user in operand.users)

@@ -1,0 +1,147 @@
+"""Wrong arguments of the public functions: an error of this library names what was found, and nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune import Override, Plan, PruningOptions
+from graphprune.errors import GraphpruneError, InputError
+
+X = torch.randn(2, 3, 8, 8)
+BATCHES = [(X, torch.zeros(2, dtype=torch.long))]
+FULL: Any = {"epochs": 1, "lr": 0.1, "progress": False}
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)).relu().mean((2, 3)))
+
+
+class Unfinished(nn.Module):
+    def __init__(self) -> None:
+        self.width = 3
+
+
+NET = Net().eval()
+GRAPH = graphprune.trace(NET, X)
+PLAN = GRAPH.plan(0.5)
+SLIM = PLAN.apply(NET)
+ANY: Any = 3
+CLASS: Any = Net
+NOTHING: Any = None
+
+CALLS: dict[str, tuple[Callable[[], object], str]] = {
+    "allocation": (lambda: GRAPH.plan(0.5, allocation=ANY), "allocation: 3 is not known; use one of 'uniform'"),
+    "overrides": (lambda: GRAPH.plan(0.5, overrides=ANY), "overrides: must be a dict, but is 3"),
+    "key": (lambda: GRAPH.plan(0.5, overrides={3: Override()}), "overrides: 3 is no key; give a pattern"),
+    "frozen": (lambda: Override(frozen="no"), "frozen: must be True or False, but is 'no'"),  # type: ignore[arg-type]
+    "budgets": (lambda: GRAPH.plan(budgets=ANY), "budgets: must be a dict"),
+    "budget kind": (lambda: GRAPH.plan(budgets={"flops": 0.5}), "budgets: 'flops' is not known; use one of 'macs'"),
+    "loss": (lambda: GRAPH.plan(0.5, loss_fn=ANY), "loss_fn: must be a function, but is 3"),
+    "run_with": (lambda: GRAPH.plan(0.5, run_with=ANY), "run_with: must be a function"),
+    "protect_ends": (lambda: GRAPH.plan(0.5, protect_ends="yes"), "protect_ends: must be True or False"),  # type: ignore[arg-type]
+    "seed": (lambda: GRAPH.plan(0.5, seed=1.5), "seed: must be a whole number, but is 1.5"),  # type: ignore[arg-type]
+    "criterion": (lambda: GRAPH.plan(0.5, importance=lambda: 0), "which it does not take"),  # type: ignore[arg-type,misc]
+    "scores": (lambda: GRAPH.plan(0.5, importance=lambda g, c: NOTHING), "returned a NoneType for group 'a'"),
+    "tensor for a ratio": (lambda: GRAPH.plan(X), "but is a Tensor of shape (2, 3, 8, 8)"),  # type: ignore[arg-type]
+    "evaluate": (lambda: GRAPH.sensitivity(ANY), "evaluate: must be a function (model) -> loss"),
+    "ratios": (lambda: GRAPH.sensitivity(lambda m: 0.0, ANY), "ratios: must be a tuple of fractions"),
+    "no loss": (lambda: GRAPH.sensitivity(lambda m: NOTHING), "must return a loss, one number, but returned None"),
+    "cost": (lambda: GRAPH.cost(ANY), "plan: must be a graphprune.Plan"),
+    "outputs": (lambda: graphprune.trace(NET, X, outputs=ANY), "outputs: must be a function that picks"),
+    "unfinished": (
+        lambda: graphprune.trace(Unfinished.__new__(Unfinished), X),
+        "call super().__init__() in ",
+    ),
+    "lazy": (
+        lambda: graphprune.trace(nn.Sequential(nn.LazyLinear(3)), X),
+        "LazyLinear whose weight has no",
+    ),
+    "inplace": (lambda: graphprune.prune_model(NET, 0.5, X, inplace="a"), "inplace: must be True or"),  # type: ignore[arg-type]
+    "apply": (lambda: PLAN.apply(CLASS), "is the class Net; pass an instance: Net(...)"),
+    "verify": (lambda: graphprune.verify(NET, SLIM, NOTHING, X), "plan: must be the graphprune.Plan that"),
+    "repair": (lambda: graphprune.repair(CLASS, NET, PLAN, [X]), "slim: must be a torch.nn.Module"),
+    "reconstruct": (lambda: graphprune.reconstruct(SLIM, NOTHING, PLAN, [X]), "dense: must be a torch.nn.Module"),
+    "heads": (lambda: graphprune.compensate_heads(SLIM, NET, NOTHING, [X]), "plan: must be the graphprune.Plan"),
+    "fold": (lambda: graphprune.fold(SLIM, CLASS, PLAN), "dense: must be a torch.nn.Module"),
+    "statistics": (lambda: graphprune.reestimate_batch_norm(CLASS, [X]), "is the class Net"),
+    "synthesize": (lambda: graphprune.synthesize(CLASS), "is the class Net"),
+    "save": (lambda: graphprune.save(SLIM, ANY), "directory: must be a path"),
+    "load": (lambda: graphprune.load(NOTHING, NET), "directory: must be a path"),
+    "text": (lambda: Plan.from_json(NOTHING), "text: is a NoneType, not a string"),
+    "objective": (lambda: graphprune.finetune(Net(), BATCHES, loss_fn=ANY, **FULL), "loss_fn: must be a function"),
+    "checkpoint": (lambda: graphprune.finetune(Net(), BATCHES, checkpoint=ANY, **FULL), "checkpoint: must be a path"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_message_says_what_was_found(name: str) -> None:
+    call, expected = CALLS[name]
+    before = {key: value.clone() for key, value in NET.state_dict().items()}
+    with pytest.raises(GraphpruneError) as caught:
+        call()
+    assert expected in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in NET.state_dict().items())
+
+
+@pytest.mark.parametrize("half", [0.5, np.float32(0.5), np.float64(0.5), Fraction(1, 2)])
+def test_any_real_number_is_a_budget(half: Any) -> None:
+    plan = GRAPH.plan(macs=half)
+    assert plan.entries[1] < plan.entries[0]
+    assert Plan.from_json(plan.to_json()).requested["macs"] == 0.5
+
+
+def test_numbers_of_numpy_go_into_json() -> None:
+    options = PruningOptions(0.5, seed=np.int64(3))  # type: ignore[arg-type]
+    assert type(options.seed) is int
+
+
+def test_quantized_layers_are_named() -> None:
+    kind = type("Linear", (nn.Identity,), {"__module__": "torch.ao.nn.quantized.dynamic.modules.linear"})
+    packed = nn.Sequential(kind(), nn.ReLU())
+    with pytest.raises(GraphpruneError, match=r"its layers are quantized .* prune the model, then quantize it"):
+        graphprune.prune_model(packed, 0.5, torch.randn(2, 8))
+
+
+class Prompted(nn.Module):
+    """A prompt of no rows, as prompt tuning has it when it is turned off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 16), nn.Linear(16, 3)
+        self.prompt = nn.Parameter(torch.zeros(0, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.cat([self.prompt, self.a(x)]))
+
+
+@pytest.mark.parametrize("importance", ["l1", "l2", "lamp", "fpgm", "wanda", "flap", "schur"])
+def test_a_parameter_without_entries(importance: str) -> None:
+    x = torch.randn(2, 4)
+    slim = graphprune.prune_model(Prompted(), 0.5, x, importance=importance, calibration=[x], verify=True)
+    assert slim.prompt.shape == (0, 8)
+    assert slim(x).shape == (2, 3)
+
+
+def test_a_path_may_be_of_any_kind(tmp_path: Path) -> None:
+    for directory in (tmp_path / "a", str(tmp_path / "b")):
+        graphprune.save(SLIM, directory)
+        assert graphprune.load(directory, Net())(X).shape == (2, 4)
+
+
+def test_a_wrong_budget_names_the_kinds() -> None:
+    with pytest.raises(InputError, match="did you mean macs"):
+        GRAPH.plan(budgets={"mac": 0.5})
