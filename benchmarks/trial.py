@@ -1,4 +1,4 @@
-"""One model of a sweep: pruned, compared with the masked original, and trained for a step."""
+"""One model of a sweep: pruned cold and hot, compared with the masked original, and trained for a step."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ TOLERANCE = 1e-10
 BATCHES = (1, 4)
 COVERED = 0.1
 """A reason that freezes more than this fraction of the parameters is a missing rule."""
+
+LITTLE = RATIO / 3
+"""A plan that removes a smaller fraction of the parameters leaves the model mostly frozen."""
 
 T = TypeVar("T")
 
@@ -57,21 +60,22 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
     slim = clock("apply", lambda: plan.apply(model))
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
+    heated = clock("hot", lambda: _heated(model, inputs, plan))
     batch = made[0] if made else partial(_batch, inputs)
     steps = clock("train", lambda: {str(size): _train_step(slim, model, batch(size)) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
-    stuck, error = _stuck(model, graph, plan), _error(check, steps)
+    stuck, wrong, sizes = _stuck(model, graph, plan), _error(check, steps), [_parameters(model), _parameters(slim)]
     return {
         "zoo": zoo_name,
         "model": name,
-        "status": _status(error, stuck),
-        "error": error,
+        "status": "wrong" if wrong else "hot" if heated else _status(sizes, stuck),
+        "error": wrong or heated,
         "inputs": describe(inputs),
         "relative": check.relative,
         "inexact": [str(item) for item in check.inexact],
         "train": steps,
         "unseen": _unseen(slim, inputs),
-        "parameters": [_parameters(model), _parameters(slim)],
+        "parameters": sizes,
         "macs": [int(before.macs), int(after.macs)],
         "prunable": _prunable(model, plan),
         "groups": len(graph.groups),
@@ -88,9 +92,41 @@ def _unseen(slim: nn.Module, inputs: Any) -> float:
     return unseen / max(_parameters(slim), 1)
 
 
-def _status(error: str, stuck: dict[str, float]) -> str:
-    if error:
-        return "failed"
+def _heated(model: nn.Module, inputs: Any, cold: graphprune.Plan) -> str:
+    """What differs from the cold plan when the model is traced after an ordinary forward; empty if nothing does."""
+    with torch.no_grad():
+        call(model, inputs)
+    try:
+        hot = graphprune.trace(model, inputs).plan(RATIO, seed=0)
+        return _difference(model, inputs, cold, hot)
+    except Exception as error:
+        return f"after a forward: {type(error).__name__}: {error}"
+
+
+def _difference(model: nn.Module, inputs: Any, cold: graphprune.Plan, hot: graphprune.Plan) -> str:
+    if hot.sizes != cold.sizes:
+        return "after a forward other sizes change"
+    others = [name for name in cold.shapes if not _same(cold, hot, name)]
+    if others:
+        return f"after a forward other channels of {len(others)} parameters go, such as {others[0]}"
+    if hot.shapes.keys() == cold.shapes.keys():
+        return ""
+    # The forward made buffers, which are not in the cold plan.
+    check = graphprune.verify(model, hot.apply(model), hot, inputs)
+    return "" if check.relative <= TOLERANCE else f"after a forward it differs by {check.relative:.2g}"
+
+
+def _same(cold: graphprune.Plan, hot: graphprune.Plan, name: str) -> bool:
+    """Whether both plans keep the same entries; buffers whose shape a forward changes have no counterpart."""
+    if hot.shapes.get(name) != cold.shapes[name]:
+        return name in hot.shapes and name not in cold.kept
+    return torch.equal(hot.mask(name), cold.mask(name))
+
+
+def _status(parameters: list[int], stuck: dict[str, float]) -> str:
+    before, after = parameters
+    if before - after < LITTLE * before:
+        return "frozen"
     return "partly" if any(share > COVERED for share in stuck.values()) else "passed"
 
 

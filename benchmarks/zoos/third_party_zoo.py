@@ -1,0 +1,27 @@
+"""Models of other libraries, as small as their options permit; what is not installed is listed as skipped.
+
+``requirements.txt`` beside this file names the libraries, ``CONTRIBUTING.md`` says how they are installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from benchmarks.zoos.common import Builder, Example
+from benchmarks.zoos.third_party import changed, diffusion, images, medical, science, sequences, sound
+
+_TABLES = (images, sequences, medical, sound, science, diffusion, changed)
+
+
+def models() -> dict[str, Builder]:
+    """Every model of the tables, whether its library is there or not."""
+    entries = {name: entry for table in _TABLES for name, entry in table.TABLE.items()}
+    return {name: partial(_example, *entry) for name, entry in entries.items()}
+
+
+def _example(make: Callable[[], nn.Module], inputs: Callable[[], Any]) -> Example:
+    return make(), inputs()
