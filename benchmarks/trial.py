@@ -26,7 +26,8 @@ COVERED = 0.1
 """A reason that freezes more than this fraction of the parameters is a missing rule."""
 
 LITTLE = RATIO / 3
-"""A plan that removes a smaller fraction of the parameters leaves the model mostly frozen."""
+"""A plan that removes a smaller fraction of the parameters leaves the model mostly frozen. What the traced run does not
+use does not count, nor what is whole because it is as wide as an output."""
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     return {
         "zoo": zoo_name,
         "model": name,
-        "status": "wrong" if wrong else "hot" if heated else _status(sizes, stuck),
+        "status": "wrong" if wrong else "hot" if heated else _status(sizes, stuck, _out_of_reach(model, graph, plan)),
         "error": wrong or heated,
         "inputs": describe(inputs),
         "relative": check.relative,
@@ -123,11 +124,19 @@ def _same(cold: graphprune.Plan, hot: graphprune.Plan, name: str) -> bool:
     return torch.equal(hot.mask(name), cold.mask(name))
 
 
-def _status(parameters: list[int], stuck: dict[str, float]) -> str:
+def _status(parameters: list[int], stuck: dict[str, float], out_of_reach: int) -> str:
     before, after = parameters
-    if before - after < LITTLE * before:
+    if before - after < LITTLE * (before - out_of_reach):
         return "frozen"
     return "partly" if any(share > COVERED for share in stuck.values()) else "passed"
+
+
+def _out_of_reach(model: nn.Module, graph: Any, plan: Any) -> int:
+    """Entries of parameters that lose nothing because nothing uses them, or because they make an output."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    reasons = _why_whole(graph, plan)
+    whole = sizes.keys() - _pruned_names(plan)
+    return sum(sizes[name] for name in whole if reasons.get(name, "").startswith(_UNREACHED))
 
 
 def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
@@ -148,6 +157,9 @@ def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
 
 _INTENDED = ("output of the model", "embedding: rows", "heads keep their width", "a single unit")
 """Interfaces of the model, and what a plan leaves alone unless it is told not to."""
+
+_UNREACHED = ("output of the model", "not used in the traced run")
+"""What no ratio can take."""
 
 
 def _pruned_names(plan: Any) -> set[str]:
