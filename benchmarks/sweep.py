@@ -117,7 +117,8 @@ def _run(jobs: list[Job], limit: int, timeout: float) -> None:
     """Light models several at a time, then the heavy ones alone."""
     context = multiprocessing.get_context("forkserver")
     # Imported once by the server and inherited by every process, which then starts in milliseconds.
-    context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize"])
+    libraries = sorted({model.partition(".")[0] for zoo_name, model in jobs if zoo_name == "third_party"})
+    context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize", *libraries])
     light = [job for job in jobs if job[1] not in HEAVY]
     heavy = [job for job in jobs if job[1] in HEAVY]
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())

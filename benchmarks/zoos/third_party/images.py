@@ -389,7 +389,9 @@ def _coca() -> nn.Module:
     vision |= {"attn_pooler_heads": 4, "output_tokens": True}
     text = _CLIP_TEXT | {"embed_cls": True, "output_tokens": True, "context_length": 15}
     multimodal = {"width": 64, "heads": 4, "layers": 1, "context_length": 15, "vocab_size": 64}
-    return found_in_library("open_clip:CoCa")(64, multimodal, text, vision)
+    model = found_in_library("open_clip:CoCa")(64, multimodal, text, vision)
+    nn.init.normal_(model.text_decoder.text_projection, std=0.1)  # it is left as memory was
+    return model
 
 
 _CLIP_TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 64, "width": 64, "heads": 4, "layers": 2}
@@ -400,6 +402,13 @@ _OPEN_CLIP: Table = {
 }
 
 # ---------------------------------------------------------------- others
+
+
+def _between_convolutions(layer: Later) -> Later:
+    """A layer of 32 channels, so that its width is inside the model."""
+    convolution = "torch.nn:Conv2d"
+    return later("torch.nn:Sequential", later(convolution, 3, 32, 1), layer, later(convolution, 32, 3, 1))
+
 
 _HIERA: dict[str, Any] = {
     "input_size": (64, 64),
@@ -429,12 +438,14 @@ _OTHERS: Table = {
         _PATCH,
     ),
     "lambda_networks.layer": (
-        later("lambda_networks:LambdaLayer", 32, dim_k=8, r=5, heads=4),
-        partial(noise, 1, 32, 16, 16),
+        _between_convolutions(later("lambda_networks:LambdaLayer", 32, dim_k=8, r=5, heads=4)),
+        _TINY,
     ),
     "halonet_pytorch.attention": (
-        later("halonet_pytorch:HaloAttention", dim=32, block_size=8, halo_size=4, dim_head=16, heads=2),
-        partial(noise, 1, 32, 16, 16),
+        _between_convolutions(
+            later("halonet_pytorch:HaloAttention", dim=32, block_size=8, halo_size=4, dim_head=16, heads=2)
+        ),
+        _TINY,
     ),
     "bottleneck_transformer_pytorch.stack": (
         later(
