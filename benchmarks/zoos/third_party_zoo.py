@@ -23,5 +23,7 @@ def models() -> dict[str, Builder]:
     return {name: partial(_example, *entry) for name, entry in entries.items()}
 
 
-def _example(make: Callable[[], nn.Module], inputs: Callable[[], Any]) -> Example:
-    return make(), inputs()
+def _example(
+    make: Callable[[], nn.Module], inputs: Callable[[], Any], batch: Callable[[int], Any] | None = None
+) -> Example:
+    return (make(), inputs()) if batch is None else (make(), inputs(), batch)

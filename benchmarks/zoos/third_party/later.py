@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from benchmarks.zoos.common import NotInstalled
 
-Table = dict[str, tuple[Callable[[], nn.Module], Callable[[], Any]]]
-"""A model's name, which begins with its library, to what builds it and its inputs."""
+Make = Callable[[], nn.Module]
+Table = dict[str, tuple[Make, Callable[[], Any]] | tuple[Make, Callable[[], Any], Callable[[int], Any]]]
+"""A model's name, which begins with its library, to what builds it and its inputs, and if need be training batches."""
 
 
 @dataclass(frozen=True)

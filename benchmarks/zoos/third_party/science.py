@@ -13,15 +13,28 @@ from benchmarks.zoos.third_party.later import Later, Table, found_in_library, la
 # ---------------------------------------------------------------- torch-geometric
 
 
-def _edges() -> Tensor:
-    """A ring of ten nodes with chords, in both directions. [2, 40]."""
+def _edges(graphs: int = 1) -> Tensor:
+    """For each graph a ring of ten nodes with chords, in both directions. [2, 40 * graphs]."""
     first = torch.arange(10)
     pairs = torch.cat([torch.stack([first, (first + step) % 10]) for step in (1, 3)], 1)
-    return torch.cat([pairs, pairs.flip(0)], 1)
+    ring = torch.cat([pairs, pairs.flip(0)], 1)
+    return torch.cat([ring + 10 * graph for graph in range(graphs)], 1)
 
 
-def _graph() -> tuple[Tensor, Tensor]:
-    return noise(10, 12), _edges()
+def _graph(graphs: int = 1) -> tuple[Tensor, Tensor]:
+    """Features of the nodes, and the edges."""
+    return noise(10 * graphs, 12), _edges(graphs)
+
+
+def _graph_of_nodes(graphs: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Also which graph a node is of."""
+    return (*_graph(graphs), torch.arange(graphs).repeat_interleave(10))
+
+
+def _molecule(graphs: int = 1) -> tuple[Tensor, ...]:
+    """Also features of the edges."""
+    nodes, edges, graph = _graph_of_nodes(graphs)
+    return nodes, edges, noise(40 * graphs, 4), graph
 
 
 class Layers(nn.Module):
@@ -79,18 +92,19 @@ _LAYERS: dict[str, dict[str, Any]] = {
 }
 
 _GEOMETRIC: Table = {
-    **{name: (partial(Layers, name, **options), _graph) for name, options in _LAYERS.items()},
-    "GINConv": (partial(PlainLayers, "GINConv"), _graph),
-    "EdgeConv": (partial(PlainLayers, "EdgeConv", 24), _graph),
-    "GCN": (_whole("GCN", norm="BatchNorm"), _graph),
-    "GraphSAGE": (_whole("GraphSAGE", jk="cat"), _graph),
-    "GAT": (_whole("GAT", heads=4, v2=True), _graph),
-    "GIN": (_whole("GIN"), _graph),
-    "PMLP": (_whole("PMLP"), _graph),
+    **{name: (partial(Layers, name, **options), _graph, _graph) for name, options in _LAYERS.items()},
+    "GINConv": (partial(PlainLayers, "GINConv"), _graph, _graph),
+    "EdgeConv": (partial(PlainLayers, "EdgeConv", 24), _graph, _graph),
+    "GCN": (_whole("GCN", norm="BatchNorm"), _graph, _graph),
+    "GraphSAGE": (_whole("GraphSAGE", jk="cat"), _graph, _graph),
+    "GAT": (_whole("GAT", heads=4, v2=True), _graph, _graph),
+    "GIN": (_whole("GIN"), _graph, _graph),
+    "PMLP": (_whole("PMLP"), _graph, _graph),
     "MLP": (_whole("MLP"), partial(noise, 10, 12)),
     "SGFormer": (
         later("torch_geometric.nn.models:SGFormer", 12, 32, 5),
-        lambda: (*_graph(), torch.zeros(10, dtype=torch.long)),
+        _graph_of_nodes,
+        _graph_of_nodes,
     ),
     "AttentiveFP": (
         later(
@@ -102,7 +116,8 @@ _GEOMETRIC: Table = {
             num_layers=2,
             num_timesteps=2,
         ),
-        lambda: (*_graph(), noise(40, 4), torch.zeros(10, dtype=torch.long)),
+        _molecule,
+        _molecule,
     ),
 }
 
