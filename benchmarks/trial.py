@@ -87,8 +87,14 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
 
 
 def _unseen(slim: nn.Module, inputs: Any) -> float:
-    """Fraction of the parameters that the output does not depend on: there a verification proves nothing."""
-    _forward_backward(slim.eval(), inputs, train=False)
+    """Fraction of the parameters that the output does not depend on: there a verification proves nothing.
+
+    All of them where the model has no gradients outside of training.
+    """
+    try:
+        _forward_backward(slim.eval(), inputs, train=False)
+    except RuntimeError:
+        slim.zero_grad(set_to_none=True)
     unseen = sum(p.numel() for p in slim.parameters() if p.grad is None or not p.grad.any())
     return unseen / max(_parameters(slim), 1)
 

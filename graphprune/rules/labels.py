@@ -53,13 +53,14 @@ class LabelArray(NamedTuple):
 class LabelledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
 
-    ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
+    ``boolean``: a mask. ``repeats``: the dimensions along which it is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
     """
 
     shape: Shape
     arrays: tuple[LabelArray, ...] = ()
     movable: bool = False
+    boolean: bool = False
     repeats: Dims = frozenset()
     indexed: Ids | None = None
 
