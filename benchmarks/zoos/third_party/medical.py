@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.zoos.third_party.later import Later, Table, later, noise
 
@@ -25,6 +25,17 @@ _DIFFUSION: dict[str, Any] = {
 
 def _net(name: str, **options: Any) -> Later:
     return later(f"monai.networks.nets:{name}", **options)
+
+
+class LastOutput(nn.Module):
+    """A model without its intermediate results."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x)[-1]
 
 
 _MONAI: Table = {
@@ -182,7 +193,10 @@ _MONAI: Table = {
         _FLAT,
     ),
     "patch_discriminator": (
-        _net("PatchDiscriminator", spatial_dims=2, channels=16, in_channels=1, out_channels=1, num_layers_d=2),
+        Later(
+            "benchmarks.zoos.third_party.medical:LastOutput",
+            (_net("PatchDiscriminator", spatial_dims=2, channels=16, in_channels=1, out_channels=1, num_layers_d=2),),
+        ),
         _FLAT,
     ),
     "decoder_only": (
