@@ -40,7 +40,7 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.trial import RATIO, TOLERANCE, Clock, trial
-from benchmarks.zoos import HEAVY, SAMPLE, ZOOS, zoo
+from benchmarks.zoos import HEAVY, SAMPLE, ZOOS, third_party_zoo, zoo
 from benchmarks.zoos.common import NotInstalled
 from graphprune.errors import InputError, PlanError, TraceError
 
@@ -117,7 +117,7 @@ def _run(jobs: list[Job], limit: int, timeout: float) -> None:
     """Light models several at a time, then the heavy ones alone."""
     context = multiprocessing.get_context("forkserver")
     # Imported once by the server and inherited by every process, which then starts in milliseconds.
-    libraries = sorted({model.partition(".")[0] for zoo_name, model in jobs if zoo_name == "third_party"})
+    libraries = third_party_zoo.modules(model for zoo_name, model in jobs if zoo_name == "third_party")
     context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize", *libraries])
     light = [job for job in jobs if job[1] not in HEAVY]
     heavy = [job for job in jobs if job[1] in HEAVY]

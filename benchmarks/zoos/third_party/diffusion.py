@@ -30,13 +30,14 @@ def _conditioned(*shape: int, text: int = 24, **more: Any) -> dict[str, Any]:
     return {"hidden_states": noise(*shape), "timestep": _TIME, "encoder_hidden_states": noise(1, 7, text)} | more
 
 
-def _flux() -> dict[str, Any]:
+def _flux(images: int = 1) -> dict[str, Any]:
+    """Places are the same for all images."""
     tokens, text = 16, 7
     return {
-        "hidden_states": noise(1, tokens, 16),
-        "encoder_hidden_states": noise(1, text, 24),
-        "pooled_projections": noise(1, 24),
-        "timestep": _TIME,
+        "hidden_states": noise(images, tokens, 16),
+        "encoder_hidden_states": noise(images, text, 24),
+        "pooled_projections": noise(images, 24),
+        "timestep": _TIME.repeat(images),
         "img_ids": torch.zeros(tokens, 3),
         "txt_ids": torch.zeros(text, 3),
     }
@@ -175,6 +176,7 @@ _DIFFUSERS: Table = {
             pooled_projection_dim=24,
             axes_dims_rope=(4, 6, 6),
         ),
+        _flux,
         _flux,
     ),
     "sana": (
