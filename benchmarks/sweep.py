@@ -1,9 +1,13 @@
 """``make sweep``: prune every model of the zoos by half, train each a step, and prove it right.
 
 A model has *passed* when the slim model ran forward and backward in train mode at batch 1 and 4, and its
-largest difference from the masked original, in float64, is at most 1e-10 of the largest output. It is
-*partly* pruned when it did, but one reason keeps more than a tenth of its parameters from losing anything
-(those as wide as an output or a vocabulary aside). Else it *failed*.
+largest difference from the masked original, in float64, is at most 1e-10 of the largest output, and when
+tracing it again after an ordinary forward gave the same plan. It is *partly* pruned when it did, but one
+reason keeps more than a tenth of its parameters from losing anything (those as wide as an output or a
+vocabulary aside), and *frozen* when less than a third of the parameters that the ratio asks for went.
+Else it failed: *refused* by an error that graphprune raises on purpose, *crashed* by another one or too
+slow, *hot* where only the plan after a forward differs, *wrong* where the slim model does. A model whose
+library is not installed is *skipped*.
 
 Every model has a process of its own, so that its memory comes back and a hang ends at ``--timeout``. A
 model whose result is on disk is not run again, so that an interrupted sweep goes on where it stopped;
@@ -36,9 +40,25 @@ from rich.table import Table
 
 from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.trial import RATIO, TOLERANCE, Clock, trial
-from benchmarks.zoos import HEAVY, SAMPLE, ZOOS, zoo
+from benchmarks.zoos import HEAVY, SAMPLE, ZOOS, third_party_zoo, zoo
+from benchmarks.zoos.common import NotInstalled
+from graphprune.errors import InputError, PlanError, TraceError
 
-STYLES = {"passed": "", "partly": "yellow", "failed": "red"}
+STYLES = {
+    "passed": "",
+    "skipped": "dim",
+    "partly": "yellow",
+    "frozen": "yellow",
+    "refused": "red",
+    "hot": "red",
+    "crashed": "red",
+    "wrong": "red",
+}
+"""What became of a model, from good to bad."""
+
+FAILED = frozenset(("refused", "hot", "crashed", "wrong"))
+
+REFUSALS = (InputError, TraceError, PlanError)
 
 Job = tuple[str, str]
 """A zoo and a model's name."""
@@ -59,9 +79,10 @@ def main() -> int:
     console = wide_console()
     for name in options.zoo:
         console.print(_table(name, [result for result in results if result["zoo"] == name]))
-    if not options.only and not options.sample and len(options.zoo) == len(ZOOS):
-        write_json("sweep.json", _summary(results))
-    return 1 if any(result["status"] == "failed" for result in results) else 0
+        console.print(_share(name, [result for result in results if result["zoo"] == name]))
+    if not options.only and not options.sample:
+        write_json("sweep.json", _summary(results, options.zoo))
+    return 1 if any(result["status"] in FAILED for result in results) else 0
 
 
 def _options() -> argparse.Namespace:
@@ -96,7 +117,8 @@ def _run(jobs: list[Job], limit: int, timeout: float) -> None:
     """Light models several at a time, then the heavy ones alone."""
     context = multiprocessing.get_context("forkserver")
     # Imported once by the server and inherited by every process, which then starts in milliseconds.
-    context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize"])
+    libraries = third_party_zoo.modules(model for zoo_name, model in jobs if zoo_name == "third_party")
+    context.set_forkserver_preload(["torch", "torchvision", "timm", "transformers", "scipy.optimize", *libraries])
     light = [job for job in jobs if job[1] not in HEAVY]
     heavy = [job for job in jobs if job[1] in HEAVY]
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn())
@@ -121,10 +143,10 @@ def _finished(context: Any, jobs: list[Job], limit: int, timeout: float) -> Iter
             if time.monotonic() - started > timeout and process.is_alive():
                 process.kill()
                 process.join()
-                _write(job, _failure(job, f"TimeoutError: not done after {timeout:.0f} s", traceback=_stack(job)))
+                _write(job, _ended(job, f"TimeoutError: not done after {timeout:.0f} s", traceback=_stack(job)))
             if not process.is_alive():
                 if not _path(job).exists():
-                    _write(job, _failure(job, f"the process ended with exit code {process.exitcode}"))
+                    _write(job, _ended(job, f"the process ended with exit code {process.exitcode}"))
                 del running[job]
                 yield job
 
@@ -139,16 +161,20 @@ def _worker(zoo_name: str, name: str, timeout: float) -> None:
         with stack.open("w") as file:
             faulthandler.dump_traceback_later(max(timeout - 2, 1), file=file)
             result = trial(zoo_name, name, clock)
+    except NotInstalled as error:
+        result = _ended(job, str(error), "skipped")
     except Exception as error:
         text = "".join(traceback.format_exception(error))[-4000:]
-        result = _failure(job, f"{type(error).__name__}: {error}", stage=clock.stage, traceback=text)
+        status = "refused" if isinstance(error, REFUSALS) else "crashed"
+        result = _ended(job, f"{type(error).__name__}: {error}", status, stage=clock.stage, traceback=text)
     finally:
         faulthandler.cancel_dump_traceback_later()
     _write(job, result)
 
 
-def _failure(job: Job, error: str, **more: Any) -> dict[str, Any]:
-    return {"zoo": job[0], "model": job[1], "status": "failed", "error": error} | more
+def _ended(job: Job, error: str, status: str = "crashed", **more: Any) -> dict[str, Any]:
+    """The result of a model of which nothing came."""
+    return {"zoo": job[0], "model": job[1], "status": status, "error": error} | more
 
 
 def _stack_path(job: Job) -> Path:
@@ -174,7 +200,7 @@ def _write(job: Job, result: dict[str, Any]) -> None:
 
 def _table(name: str, results: list[dict[str, Any]]) -> Table:
     counts = Counter(result["status"] for result in results)
-    said = ", ".join(f"{counts[status]} {status}" for status in STYLES)
+    said = ", ".join(f"{counts[status]} {status}" for status in STYLES if counts[status])
     made = table(
         f"{name}: {said}",
         "model",
@@ -192,6 +218,13 @@ def _table(name: str, results: list[dict[str, Any]]) -> Table:
     for result in sorted(results, key=lambda r: list(STYLES).index(r["status"]), reverse=True):
         row(made, *_cells(result), style=STYLES[result["status"]])
     return made
+
+
+def _share(name: str, results: list[dict[str, Any]]) -> str:
+    """How many failed or stayed mostly frozen, of those that ran."""
+    ran = [result for result in results if result["status"] != "skipped"]
+    bad = sum(result["status"] in FAILED | {"frozen"} for result in ran)
+    return f"{name}: {len(ran)} ran; {bad} failed or mostly frozen, {bad / max(len(ran), 1):.1%}"
 
 
 def _cells(result: dict[str, Any]) -> tuple[str, ...]:
@@ -217,7 +250,11 @@ def _remark(result: dict[str, Any]) -> str:
     return "; ".join([*stuck, *trained])[:240]
 
 
-def _summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(results: list[dict[str, Any]], zoos: list[str]) -> dict[str, Any]:
+    """The new results of these zoos, and of the others what was written before."""
+    path = RESULTS / "sweep.json"
+    earlier = json.loads(path.read_text())["models"] if path.exists() else []
+    results = [result for result in earlier if result["zoo"] not in zoos] + results
     counts = {name: Counter(r["status"] for r in results if r["zoo"] == name) for name in ZOOS}
     rows = [{key: value for key, value in result.items() if key != "traceback"} for result in results]
     return {

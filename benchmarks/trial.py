@@ -1,4 +1,4 @@
-"""One model of a sweep: pruned, compared with the masked original, and trained for a step."""
+"""One model of a sweep: pruned cold and hot, compared with the masked original, and trained for a step."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ TOLERANCE = 1e-10
 BATCHES = (1, 4)
 COVERED = 0.1
 """A reason that freezes more than this fraction of the parameters is a missing rule."""
+
+LITTLE = RATIO / 3
+"""A plan that removes a smaller fraction of the parameters leaves the model mostly frozen. What the traced run does not
+use does not count, nor what is whole because it is as wide as an output."""
 
 T = TypeVar("T")
 
@@ -57,21 +61,22 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
     plan = clock("plan", lambda: graph.plan(RATIO, seed=0))
     slim = clock("apply", lambda: plan.apply(model))
     check = clock("verify", lambda: graphprune.verify(model, slim, plan, inputs))
+    heated = clock("hot", lambda: _heated(model, inputs, plan))
     batch = made[0] if made else partial(_batch, inputs)
     steps = clock("train", lambda: {str(size): _train_step(slim, model, batch(size)) for size in BATCHES})
     before, after = graph.cost(), graph.cost(plan)
-    stuck, error = _stuck(model, graph, plan), _error(check, steps)
+    stuck, wrong, sizes = _stuck(model, graph, plan), _error(check, steps), [_parameters(model), _parameters(slim)]
     return {
         "zoo": zoo_name,
         "model": name,
-        "status": _status(error, stuck),
-        "error": error,
+        "status": "wrong" if wrong else "hot" if heated else _status(sizes, stuck, _out_of_reach(model, graph, plan)),
+        "error": wrong or heated,
         "inputs": describe(inputs),
         "relative": check.relative,
         "inexact": [str(item) for item in check.inexact],
         "train": steps,
         "unseen": _unseen(slim, inputs),
-        "parameters": [_parameters(model), _parameters(slim)],
+        "parameters": sizes,
         "macs": [int(before.macs), int(after.macs)],
         "prunable": _prunable(model, plan),
         "groups": len(graph.groups),
@@ -82,16 +87,62 @@ def trial(zoo_name: str, name: str, clock: Clock) -> dict[str, Any]:
 
 
 def _unseen(slim: nn.Module, inputs: Any) -> float:
-    """Fraction of the parameters that the output does not depend on: there a verification proves nothing."""
-    _forward_backward(slim.eval(), inputs, train=False)
+    """Fraction of the parameters that the output does not depend on: there a verification proves nothing.
+
+    All of them where the model has no gradients outside of training.
+    """
+    try:
+        _forward_backward(slim.eval(), inputs, train=False)
+    except RuntimeError:
+        slim.zero_grad(set_to_none=True)
     unseen = sum(p.numel() for p in slim.parameters() if p.grad is None or not p.grad.any())
     return unseen / max(_parameters(slim), 1)
 
 
-def _status(error: str, stuck: dict[str, float]) -> str:
-    if error:
-        return "failed"
+def _heated(model: nn.Module, inputs: Any, cold: graphprune.Plan) -> str:
+    """What differs from the cold plan when the model is traced after an ordinary forward; empty if nothing does."""
+    with torch.no_grad():
+        call(model, inputs)
+    try:
+        hot = graphprune.trace(model, inputs).plan(RATIO, seed=0)
+        return _difference(model, inputs, cold, hot)
+    except Exception as error:
+        return f"after a forward: {type(error).__name__}: {error}"
+
+
+def _difference(model: nn.Module, inputs: Any, cold: graphprune.Plan, hot: graphprune.Plan) -> str:
+    if hot.sizes != cold.sizes:
+        return "after a forward other sizes change"
+    others = [name for name in cold.shapes if not _same(cold, hot, name)]
+    if others:
+        return f"after a forward other channels of {len(others)} parameters go, such as {others[0]}"
+    if hot.shapes.keys() == cold.shapes.keys():
+        return ""
+    # The forward made buffers, which are not in the cold plan.
+    check = graphprune.verify(model, hot.apply(model), hot, inputs)
+    return "" if check.relative <= TOLERANCE else f"after a forward it differs by {check.relative:.2g}"
+
+
+def _same(cold: graphprune.Plan, hot: graphprune.Plan, name: str) -> bool:
+    """Whether both plans keep the same entries; buffers whose shape a forward changes have no counterpart."""
+    if hot.shapes.get(name) != cold.shapes[name]:
+        return name in hot.shapes and name not in cold.kept
+    return torch.equal(hot.mask(name), cold.mask(name))
+
+
+def _status(parameters: list[int], stuck: dict[str, float], out_of_reach: int) -> str:
+    before, after = parameters
+    if before - after < LITTLE * (before - out_of_reach):
+        return "frozen"
     return "partly" if any(share > COVERED for share in stuck.values()) else "passed"
+
+
+def _out_of_reach(model: nn.Module, graph: Any, plan: Any) -> int:
+    """Entries of parameters that lose nothing because nothing uses them, or because they make an output."""
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    reasons = _why_whole(graph, plan)
+    whole = sizes.keys() - _pruned_names(plan)
+    return sum(sizes[name] for name in whole if reasons.get(name, "").startswith(_UNREACHED))
 
 
 def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
@@ -112,6 +163,9 @@ def _stuck(model: nn.Module, graph: Any, plan: Any) -> dict[str, float]:
 
 _INTENDED = ("output of the model", "embedding: rows", "heads keep their width", "a single unit")
 """Interfaces of the model, and what a plan leaves alone unless it is told not to."""
+
+_UNREACHED = ("output of the model", "not used in the traced run")
+"""What no ratio can take."""
 
 
 def _pruned_names(plan: Any) -> set[str]:

@@ -6,7 +6,7 @@ the architecture permits, because a sweep asks whether pruning is right, not how
 
 from __future__ import annotations
 
-from benchmarks.zoos import layers_zoo, networks_zoo, timm_zoo, torchvision_zoo, transformers_zoo
+from benchmarks.zoos import layers_zoo, networks_zoo, third_party_zoo, timm_zoo, torchvision_zoo, transformers_zoo
 from benchmarks.zoos.common import Builder
 
 _ZOOS = {
@@ -15,6 +15,7 @@ _ZOOS = {
     "transformers": transformers_zoo.models,
     "layers": layers_zoo.models,
     "networks": networks_zoo.models,
+    "third_party": third_party_zoo.models,
 }
 ZOOS = tuple(_ZOOS)
 
@@ -36,6 +37,8 @@ SAMPLE = {
     "attention_bias_kv_weights transformer_norm_first fourier_operator group_norm twice channels_last".split(),
     "networks": "unet c2f gat espcn fold_unfold deformable einsums nerf autograd_function scripted_module wavenet "
     "hypernetwork soft_experts".split(),
+    "third_party": "timm.repvgg_a0-merged timm.mobileone_s0-merged timm.resnet18-reset timm.regnety_002-reset "
+    "vit_pytorch.vit x_transformers.rotary monai.unet vector_quantize_pytorch.fsq torch_geometric.GCNConv".split(),
 }
 """A fixed sample of every zoo, for the tests and a sweep of a few minutes."""
 

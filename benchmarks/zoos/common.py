@@ -22,3 +22,7 @@ SMALL_IMAGE = 64
 def image(size: int, batch: int = 1, channels: int = 3) -> Tensor:
     """A square image of noise, the same every time. [batch, channels, size, size]."""
     return torch.randn(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class NotInstalled(Exception):
+    """A model of a library that is not there: it is listed as skipped."""

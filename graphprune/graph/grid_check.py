@@ -126,7 +126,7 @@ def cut_labels(x: LabelledTensor, places: Tensor) -> LabelledTensor:
     for array in x.arrays:
         ids = np.broadcast_to(array.ids, x.shape).ravel()[places.numpy()]
         arrays.append(array.at(ids[tuple(slice(None) if d in array.dims else slice(0, 1) for d in range(x.ndim))]))
-    return LabelledTensor(tuple(places.shape), tuple(arrays), x.movable, x.repeats)
+    return LabelledTensor(tuple(places.shape), tuple(arrays), x.movable, x.boolean, x.repeats)
 
 
 def identities(x: LabelledTensor, dims: list[frozenset[int]]) -> Ids:

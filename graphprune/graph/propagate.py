@@ -220,7 +220,8 @@ def opaque(call: Call, *args: Any, **kwargs: Any) -> Any:
 def _substitute(value: Any, values: Mapping[fx.Node, Any]) -> Any:
     if isinstance(value, fx.Node):
         found = values[value]
-        return replace(found, repeats=_repeats(value)) if value.meta.get("dtype") is torch.bool else found
+        is_mask = value.meta.get("dtype") is torch.bool
+        return replace(found, boolean=True, repeats=_repeats(value)) if is_mask else found
     if isinstance(value, tuple | list):
         return [_substitute(v, values) for v in value]
     return value

@@ -102,17 +102,18 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor
     """Fresh labels of every labelled dimension, or of two of them together."""
     shape = tuple(placeholder.shape)
     if isinstance(placeholder, Tensor):
-        return LabelledTensor(shape)
+        return LabelledTensor(shape, boolean=placeholder.dtype == torch.bool)
     wanted = range(len(shape)) if placeholder.labelled is None else placeholder.labelled
     dims = [d for d in wanted if shape[d] > 1]
+    mask = placeholder.kind in ("bool", "rows")
     if joint(seed) and len(dims) > 1:
         i, j = dims[seed % (len(dims) - 1) :][:2]
         ids = labels.fresh(shape, (i, j), "channel", ParameterAxis("x", i))
         labels.rectangle(ids.reshape(shape[i], -1))
-        return LabelledTensor(shape, (LabelArray(ids),))
+        return LabelledTensor(shape, (LabelArray(ids),), boolean=mask)
     arrays = [LabelArray(labels.fresh(shape, [d], "channel", ParameterAxis("x", d))) for d in dims]
     repeats = frozenset([len(shape) - 1] if placeholder.kind == "rows" else [])
-    return LabelledTensor(shape, tuple(arrays), seed % 2 == 0, repeats)
+    return LabelledTensor(shape, tuple(arrays), seed % 2 == 0, mask, repeats)
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:

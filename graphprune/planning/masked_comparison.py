@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.translation import ProgramDifference
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import ROUNDING, largest_difference
+from graphprune.pruning.verification import largest_difference
 from graphprune.utils.arrays import Mask
+
+
+ROUNDING = 1e-5
+"""The largest relative difference that passes: numpy may compute in float32."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ class UnitScores:
             PlanError: the criterion reads weights, and the model is on ``meta``.
         """
         named = tables(self._graph.model).unique()
-        tensors = {name: t for name, t in named if isinstance(t, nn.Parameter)}
+        tensors = {name: t for name, t in named if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         if unloaded and self._criterion.weights:
             raise PlanError(

@@ -144,7 +144,9 @@ def compare_slim(
     check = _check_of(graph, slim, plan, outputs, tolerance)
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     result = check.compared(check.masked_graph() if has_program else check.masked_model())
-    if has_program and not plan.skipped and tolerance < result.relative <= ROUNDING:
+    if has_program and not plan.skipped and not result.relative <= tolerance:
+        # A graph holds numbers that the program worked out in its own precision (a table that it keeps between calls)
+        # or chose by it (an epsilon for float32): the model itself, run in float64, does what the slim one does.
         result = check.compared(check.masked_model())
     return result
 
@@ -155,7 +157,7 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    check = _check_of(graph, slim, plan, graph.trace.pick, ROUNDING)
+    check = _check_of(graph, slim, plan, graph.trace.pick, tolerance=0.0)
     masked = check.masked_model()
     return difference(masked.outputs, check.slim_outputs(check.slim, masked)).relative
 
@@ -186,10 +188,6 @@ def _require_values(**models: nn.Module) -> None:
         if without is not None:
             raise InputError(f"{argument}: {without} is on meta and has no values to compare; load the weights first")
 
-
-ROUNDING = 1e-5
-"""A graph holds numbers that the program worked out in its own precision: a table that it keeps between calls, an
-epsilon in float32. Where that may be all the difference, the model itself is run in float64 and works them out anew."""
 
 RESPONSE_SCALES = (1e-3, 0.3, 1.0, 3.0)
 """How much weights are changed, relative to their size, to see whether the outputs depend on them. Integers that were

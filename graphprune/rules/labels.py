@@ -53,7 +53,7 @@ class LabelArray(NamedTuple):
 class LabelledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
 
-    ``repeats``: the dimensions along which a mask, given to an operation, is known to have one value.
+    ``boolean``: a mask. ``repeats``: the dimensions along which it is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
     ``numbers``: the values of a buffer of integers that names every channel of another dimension and has labels itself.
     """
@@ -61,6 +61,7 @@ class LabelledTensor:
     shape: Shape
     arrays: tuple[LabelArray, ...] = ()
     movable: bool = False
+    boolean: bool = False
     repeats: Dims = frozenset()
     indexed: Ids | None = None
     numbers: Ids | None = None

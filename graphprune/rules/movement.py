@@ -81,8 +81,7 @@ def _without_constant_dims(ids: Ids, dims: Iterable[int]) -> Ids:
 def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
     """``x`` in a new shape; a channel dimension that is split must stay rectangular."""
     if 0 in x.shape:
-        labels.fix(x.arrays, "a tensor without entries is reshaped")
-        return x.moved(new, ())
+        return _reshape_of_nothing(labels, x, new)
     reshaped = (reshape_array(array, x.shape, new) for array in x.arrays)
     arrays = [array for array in reshaped if array.ids.size > 1 or array.ids.any()]  # what always lives needs no label
     for before, after in factor_groups(x.shape, new):
@@ -93,6 +92,19 @@ def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
             for array in arrays:
                 _note_rectangles(labels, array, after)
     return x.moved(new, arrays)
+
+
+def _reshape_of_nothing(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
+    """Dimensions of size 1 may come and go; otherwise the sizes do not say which entries go where."""
+    if [size for size in x.shape if size != 1] != [size for size in new if size != 1]:
+        labels.fix(x.arrays, "a tensor without entries is reshaped")
+        return x.moved(new, ())
+    return x.moved(new, (_with_other_ones(array, x.shape, new) for array in x.arrays))
+
+
+def _with_other_ones(array: LabelArray, old: Shape, new: Shape) -> LabelArray:
+    sizes = iter([array.ids.shape[d] for d, size in enumerate(old) if size != 1])
+    return array.at(array.ids.reshape([next(sizes) if size != 1 else 1 for size in new]))
 
 
 def _note_rectangles(labels: Labels, array: LabelArray, dims: Sequence[int]) -> None:

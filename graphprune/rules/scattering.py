@@ -17,7 +17,7 @@ from graphprune.rules.ending import ended
 from graphprune.rules.indexing import looked_up, permuted
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.registry import Call, rule
-from graphprune.rules.samples import ints, sample, t, whole_rows
+from graphprune.rules.samples import bools, ints, sample, t, whole_rows
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Dims
 
@@ -284,6 +284,9 @@ def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: 
         sample(t(3, 2, 4), [torch.tensor([2, 0]), None, torch.tensor([1, 0])], t(2, 2, labelled=[1])),
         sample(t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]])], t(4, 4, labelled=[1])),
         sample(t(4, 3, 2), [None, torch.tensor([True, False, True])], t(2)),
+        sample(t(2, 4, 3), [bools(2, 4, 3)], torch.tensor(0.5, dtype=torch.float64)),
+        sample(t(2, 4, 3), [bools(2, 4)], torch.tensor([0.5], dtype=torch.float64)),
+        sample(t(2, 4, 3), [None, bools(4)], torch.tensor(0.5, dtype=torch.float64)),
     ],
 )
 def index_put(
@@ -294,6 +297,8 @@ def index_put(
     *_: Any,
 ) -> LabelledTensor:
     """Values are laid over the dimensions that are left, which may have moved behind those of the numbers."""
+    if (mask := _fills_a_mask(x, index, values)) is not None:
+        return LabelledTensor(x.shape, tuple(align(call.labels, (x, mask), x.shape)))
     counted, rank = counted_dims(x, index)
     rest = [d for d in range(x.ndim) if d not in counted]
     call.freeze([i for i in index if i is not None], _WRITTEN)
@@ -310,6 +315,18 @@ def index_put(
     spread = LabelledTensor(wide, tuple(_moved(array, rest, place, len(wide)) for array in x.arrays), x.movable)
     arrays = align(call.labels, (spread, values), wide)
     return LabelledTensor(x.shape, tuple(_moved(array, place, rest, x.ndim) for array in arrays))
+
+
+def _fills_a_mask(
+    x: LabelledTensor, index: Sequence[LabelledTensor | None], values: LabelledTensor
+) -> LabelledTensor | None:
+    """The mask of ``x[:, mask] = number``, which counts nothing, laid over ``x``; None for other writes."""
+    place, mask = next((place, i) for place, i in enumerate(index) if i is not None)
+    if not mask.boolean or any(i is not None for i in index[place + 1 :]) or np.prod(values.shape) != 1:
+        return None
+    before, after = (1,) * place, (1,) * (x.ndim - place - mask.ndim)
+    arrays = (array.at(array.ids.reshape(before + array.ids.shape + after)) for array in mask.arrays)
+    return LabelledTensor(before + mask.shape + after, tuple(arrays), boolean=True)
 
 
 def _moved(array: LabelArray, old: Sequence[int], new: Sequence[int], rank: int) -> LabelArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ class EmptyMemory(nn.Module):
         h = self.enter(x)
         empty = h.new_zeros(1, 0, 16)
         h = torch.cat([h, empty], 1)
-        return self.leave(self.hidden(h).relu()) + empty.unsqueeze(1).sum()
+        return self.leave(self.hidden(h).relu()) + empty.view(2, 8, 0).sum()
 
 
 def test_a_reshaped_empty_tensor_freezes_only_its_own_channels() -> None:
@@ -28,3 +29,26 @@ def test_a_reshaped_empty_tensor_freezes_only_its_own_channels() -> None:
     slim = plan.apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert (slim.enter.out_features, slim.hidden.out_features) == (16, 6)
+
+
+class NoTokens(nn.Module):
+    """As many tokens of its own as it is told, here none, before those of the input."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(torch.randn(tokens, 16))
+        self.enter, self.leave = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.tokens.unsqueeze(0).expand(x.shape[0], -1, -1)
+        return self.leave(torch.cat([tokens, self.enter(x)], 1).relu())
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+@pytest.mark.parametrize("importance", ["l1", "l2", "lamp", "fpgm", "random"])
+def test_an_empty_parameter_is_as_wide_as_what_it_is_joined_to(tokens: int, importance: str) -> None:
+    net, x = NoTokens(tokens).eval(), torch.randn(2, 3, 8)
+    plan = graphprune.trace(net, x).plan(0.5, importance=importance)
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert slim.tokens.shape == (tokens, 8)

@@ -113,3 +113,25 @@ def test_a_slim_model_of_another_shape_is_refused() -> None:
     model, inputs, _, plan, _ = pruned("resnet")
     with pytest.raises(graphprune.errors.PlanError, match="slim: its outputs have shapes"):
         graphprune.verify(model, resnet_cifar.resnet20(num_classes=7), plan, inputs)
+
+
+class EpsilonByType(nn.Module):
+    """A normalization whose epsilon depends on the type that it is given: in float64 it is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        eps = 1e-5 if h.dtype == torch.float32 else 1e-1
+        return self.leave(h * (h.square().sum(0, keepdim=True) + eps).rsqrt())
+
+
+def test_a_program_that_chooses_by_the_type_is_compared_in_the_type_of_the_comparison() -> None:
+    net, x = EpsilonByType().eval(), torch.randn(3, 6)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    slim.leave.weight.data[0, 0] += 1e-3
+    assert not graphprune.verify(net, slim, plan, x).passed

@@ -1,0 +1,58 @@
+"""``x[mask] = number``: a write that counts no entries is elementwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+
+def everywhere(h: Tensor) -> None:
+    h[h == 0] = 1e-6
+    h[h < 0] = 0.1
+
+
+def rows(h: Tensor) -> None:
+    h[h.sum(-1) > 0] = 0.3
+
+
+def columns(h: Tensor) -> None:
+    h[:, h.sum(0) > 0] = 0.3
+
+
+def one_number_in_a_vector(h: Tensor) -> None:
+    h[h < 0] = torch.full((1,), 0.2)
+
+
+def numbers(h: Tensor) -> None:
+    """Entries are counted: the third and the first."""
+    h[:, torch.tensor([2, 0])] = 0.3
+
+
+class Filled(nn.Module):
+    def __init__(self, fill: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.fill, self.enter, self.leave = fill, nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.enter(x)
+        self.fill(h)
+        return self.leave(h)
+
+
+@pytest.mark.parametrize("fill", [everywhere, rows, columns, one_number_in_a_vector])
+def test_what_a_mask_fills_loses_channels(fill: Callable[[Tensor], None]) -> None:
+    net, x = Filled(fill).eval(), torch.randn(4, 6)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert slim.enter.out_features == 4
+    assert graphprune.verify(net, slim, plan, x).passed
+
+
+def test_what_numbers_fill_stays() -> None:
+    with pytest.raises(graphprune.PlanError, match="entries are written by number"):
+        graphprune.trace(Filled(numbers).eval(), torch.randn(4, 6)).plan(0.5)
