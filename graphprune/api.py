@@ -36,7 +36,7 @@ from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
-from graphprune.tracing.tracer import Outputs
+from graphprune.tracing.running import Outputs
 from graphprune.utils.modules import named_tensors
 
 

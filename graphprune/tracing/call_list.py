@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from torch import fx
 
 
 class ListedCall:
@@ -46,3 +48,17 @@ class CallList:
     def erase_node(self, call: ListedCall) -> None:
         """Drop a call."""
         self.nodes.remove(call)
+
+
+Node = fx.Node | ListedCall
+
+
+def operands(value: Any) -> Iterator[Node]:
+    """The tensors among nested arguments."""
+    if isinstance(value, Node):
+        yield value
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from operands(item)
+    elif isinstance(value, Mapping):
+        yield from operands(tuple(value.values()))

@@ -157,7 +157,7 @@ class Recorder(DispatchMode):
         made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}
         self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
 
-    def _node_for(self, tensor: Tensor) -> fx.Node:
+    def node_for(self, tensor: Tensor) -> fx.Node:
         return self.lookup(tensor) or self._constant(tensor)
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -170,8 +170,8 @@ class Recorder(DispatchMode):
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         self._line = user_line(sys._getframe(1))
-        node_args = map_tensors(self._node_for, args)
-        node_kwargs = map_tensors(self._node_for, kwargs)
+        node_args = map_tensors(self.node_for, args)
+        node_kwargs = map_tensors(self.node_for, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
