@@ -20,7 +20,7 @@ from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
 from graphprune.tracing.example_inputs.guess import first_that_runs
-from graphprune.tracing.inputs import Call, calls_of
+from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import gc_paused
@@ -46,7 +46,7 @@ class Analysis:
     labelling: Labelling
     solution: Solution
     units: Units
-    examples: tuple[Call, ...] = ()
+    examples: tuple[MethodCall, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
@@ -121,7 +121,7 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     return analysis_of(model, traced, calls_of(example_inputs))
 
 
-def analysis_of(model: nn.Module, traced: Trace, examples: tuple[Call, ...] = ()) -> Analysis:
+def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = ()) -> Analysis:
     """What a trace of ``model`` says about its channels."""
     labelling = propagate(traced)
     solution = solve(labelling.labels)

@@ -20,7 +20,7 @@ from graphprune.planning.options import PruningOptions, Runner
 from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
-from graphprune.tracing.inputs import Call
+from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.contexts import preserve_modes
 
 LATENCY_ATTEMPTS = 8
@@ -42,7 +42,7 @@ WATCHED, RUNS = 1.0, 7
 class Stopwatch:
     """Measures a model as the user runs it: ``runner`` is ``torch.compile`` or the like; None: eagerly."""
 
-    calls: Sequence[Call]
+    calls: Sequence[MethodCall]
     runner: Runner | None = None
 
     def seconds(self, *models: nn.Module) -> list[float]:

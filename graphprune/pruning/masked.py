@@ -27,7 +27,7 @@ from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_rea
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
-from graphprune.tracing.inputs import Call
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs
@@ -274,7 +274,7 @@ def run_masked_model(graph: Analysis, plan: Plan, select: Outputs | None = None)
 
 
 def _run_and_record(
-    model: nn.Module, masks: Masks, examples: Sequence[Call], select: Outputs | None
+    model: nn.Module, masks: Masks, examples: Sequence[MethodCall], select: Outputs | None
 ) -> tuple[list[Tensor], Analysis, bool]:
     """The outputs of a masked run, what it did, and whether that is what the known trace did."""
     results: list[Any] = []

@@ -17,7 +17,7 @@ from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_mo
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
-from graphprune.tracing.inputs import Call
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.running import Outputs
 from graphprune.utils.contexts import eagerly
@@ -80,7 +80,7 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 
 @eagerly()
 def run_slim(
-    slim: nn.Module, calls: Sequence[Call], draws: Sequence[Draw] = (), outputs: Outputs | None = None
+    slim: nn.Module, calls: Sequence[MethodCall], draws: Sequence[Draw] = (), outputs: Outputs | None = None
 ) -> list[Tensor]:
     """The outputs of a module in evaluation mode and float64; the module is not changed.
 

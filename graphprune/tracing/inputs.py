@@ -17,8 +17,8 @@ Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
 # ---------------------------------------------------------------- calls
 
 
-class Call:
-    """One call of a model: ``Call("decode", z, scale=2)`` stands for ``model.decode(z, scale=2)``.
+class MethodCall:
+    """One call of a model: ``MethodCall("decode", z, scale=2)`` stands for ``model.decode(z, scale=2)``.
 
     Args:
         method: its name; ``"forward"`` calls the model itself.
@@ -31,7 +31,7 @@ class Call:
         self.kwargs = kwargs
 
     def __repr__(self) -> str:
-        return f"Call({', '.join(filter(None, (repr(self.method), describe(self.args), describe(self.kwargs))))})"
+        return f"MethodCall({', '.join(filter(None, (repr(self.method), describe(self.args), describe(self.kwargs))))})"
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -43,10 +43,10 @@ class Call:
         """The tensors among the arguments, in order."""
         return [*tensors_of(self.args), *tensors_of(self.kwargs)]
 
-    def mapped(self, function: Callable[[Tensor], Tensor]) -> Call:
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> MethodCall:
         """The same call with other tensors."""
         args, kwargs = map_tensors(function, (self.args, self.kwargs))
-        return Call(self.method, *args, **kwargs)
+        return MethodCall(self.method, *args, **kwargs)
 
     def run(self, model: Callable[..., Any]) -> Any:
         """What ``model`` returns."""
@@ -54,7 +54,7 @@ class Call:
         return called(*self.args, **self.kwargs)
 
 
-def calls_of(example_inputs: Any) -> tuple[Call, ...]:
+def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
     """The calls that example inputs stand for: one, or one for each entry of a list.
 
     Args:
@@ -63,8 +63,8 @@ def calls_of(example_inputs: Any) -> tuple[Call, ...]:
     Raises:
         InputError: something is no example, or the list is empty.
 
-    >>> calls_of([torch.zeros(1, 8), {"x": torch.zeros(1, 8), "task": "depth"}, Call("decode", torch.zeros(1, 2))])
-    (Call('forward', f32[1, 8]), Call('forward', x=f32[1, 8], task='depth'), Call('decode', f32[1, 2]))
+    >>> calls_of([{"x": torch.zeros(1, 8), "task": "depth"}, MethodCall("decode", torch.zeros(1, 2))])
+    (MethodCall('forward', x=f32[1, 8], task='depth'), MethodCall('decode', f32[1, 2]))
     """
     if not isinstance(example_inputs, list):
         return (_call_of(example_inputs),)
@@ -73,11 +73,11 @@ def calls_of(example_inputs: Any) -> tuple[Call, ...]:
     return tuple(map(_call_of, example_inputs))
 
 
-def _call_of(example: Any) -> Call:
-    if isinstance(example, Call):
+def _call_of(example: Any) -> MethodCall:
+    if isinstance(example, MethodCall):
         return example
     args, kwargs = normalize(example)
-    return Call("forward", *args, **kwargs)
+    return MethodCall("forward", *args, **kwargs)
 
 
 # ---------------------------------------------------------------- what a user passed
@@ -105,7 +105,7 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), _keyword_arguments(example_inputs)
     raise InputError(
         f"example_inputs is {_a(type(example_inputs).__name__)}; needed is a tensor (the only argument of "
-        "forward), a tuple or list of the positional arguments, or a dict of the keyword arguments, "
+        "forward), a tuple of the positional arguments, or a dict of the keyword arguments, "
         "for instance example_inputs=torch.randn(1, 3, 224, 224)"
     )
 
@@ -121,7 +121,7 @@ def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(mapping)
 
 
-def advice_on(call: Call) -> str:
+def advice_on(call: MethodCall) -> str:
     """What is wrong with the inputs of a call that failed, and what to pass instead."""
     args = call.args
     given = [*args, *call.kwargs.values()]

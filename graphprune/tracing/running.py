@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.errors import TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
-from graphprune.tracing.inputs import Call
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
@@ -22,7 +22,7 @@ from graphprune.utils.tree import tensors_of
 Outputs = Callable[[Any], Any]
 
 
-def run_recorded(recorder: Recorder, call: Call, outputs: Outputs | None) -> list[Any]:
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> list[Any]:
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
@@ -66,7 +66,7 @@ class _Replayer(Recorder):
         self.graph: Any = CallList()
 
 
-def replay_copy(model_copy: MetaCopy, calls: Iterable[Call], outputs: Outputs | None) -> Replay:
+def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:
     """Run a copy in the mode that it is in, and note no sizes."""
     recorder = _Replayer(model_copy)
     results = [result for call in calls for result in run_recorded(recorder, call, outputs)]
@@ -75,7 +75,7 @@ def replay_copy(model_copy: MetaCopy, calls: Iterable[Call], outputs: Outputs | 
 
 @eagerly()
 def replay_program(
-    model: nn.Module, calls: Iterable[Call], outputs: Outputs | None = None, training: bool = False
+    model: nn.Module, calls: Iterable[MethodCall], outputs: Outputs | None = None, training: bool = False
 ) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as a trace would.
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
-from graphprune.tracing.inputs import Call, advice_on
+from graphprune.tracing.inputs import MethodCall, advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall, Recorder, is_library
@@ -70,7 +70,7 @@ class Trace:
     calls: tuple[ModuleCall, ...] = ()
     pick: Outputs | None = None
     random: Mapping[str, Any] = field(default_factory=dict)
-    trained: tuple[Call, ...] = ()
+    trained: tuple[MethodCall, ...] = ()
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -102,7 +102,7 @@ class Trace:
 @eagerly()
 def record(
     model: nn.Module,
-    calls: Iterable[Call],
+    calls: Iterable[MethodCall],
     outputs: Outputs | None = None,
     on_meta: bool = True,
     make_recorder: Callable[[MetaCopy, SizeLog, bool], Recorder] = Recorder,
@@ -155,13 +155,13 @@ def _note_declared(recorder: Recorder) -> None:
                     log.equal(Attr(attribute, plain(size)), size.expr)
 
 
-def trace_model(model: nn.Module, calls: Sequence[Call], outputs: Outputs | None = None) -> Trace:
+def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs | None = None) -> Trace:
     """Trace on ``meta``; a model that looks at the values of floats is traced with everything real.
 
     Raises:
         TraceError: a call failed in the model; the original exception is the cause.
     """
-    begun: list[Call] = []
+    begun: list[MethodCall] = []
     try:
         return record(model, _noted(calls, begun), outputs)
     except (TraceError, InputError):
@@ -176,14 +176,14 @@ def trace_model(model: nn.Module, calls: Sequence[Call], outputs: Outputs | None
             raise TraceError(_failure(model, begun[-1], error)) from cause
 
 
-def _noted(calls: Iterable[Call], begun: list[Call]) -> Iterator[Call]:
+def _noted(calls: Iterable[MethodCall], begun: list[MethodCall]) -> Iterator[MethodCall]:
     """The calls, each of which is put down when its turn comes."""
     for call in calls:
         begun.append(call)
         yield call
 
 
-def _failure(model: nn.Module, call: Call, error: Exception) -> str:
+def _failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
     """What a user is told of an error in a call."""
     shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
     shown = f"of shape {shapes}" if shapes else "without a tensor"

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.tracing.call_list import Node
-from graphprune.tracing.inputs import Call
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.reach import Reach
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
@@ -31,7 +31,7 @@ from graphprune.utils.modules import named_modules
 class Run:
     """One recorded call: what it did, and its results."""
 
-    call: Call
+    call: MethodCall
     done: Replay
     results: list[fx.Node]
 
@@ -46,12 +46,12 @@ class Trained:
         note: why a call could not be traced, or "".
     """
 
-    calls: tuple[Call, ...] = ()
+    calls: tuple[MethodCall, ...] = ()
     results: tuple[fx.Node, ...] = ()
     note: str = ""
 
 
-def record_run(recorder: Recorder, call: Call, outputs: Outputs | None) -> Run:
+def record_run(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Run:
     """Run a call under a recorder."""
     start = len(recorder.graph.nodes)
     results = run_recorded(recorder, call, outputs)
@@ -145,7 +145,7 @@ def _repeated(times: int, tensor: Tensor) -> Tensor:
     return torch.cat([tensor] * times) if tensor.ndim else tensor
 
 
-def _tried(recorder: Recorder, call: Call, outputs: Outputs | None) -> Replay:
+def _tried(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Replay:
     """What a call does, without noting it."""
     recorder.log.closed = True
     try:
