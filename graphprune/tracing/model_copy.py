@@ -51,16 +51,16 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     modules = named_modules(module)
     for path, submodule in modules:
         _mark_sizes(submodule, f"{path}." if path else "", log)
-    theirs = {id(value) for _, m in named_modules(model) if not _is_torchs(m) for value in vars(m).values()}
+    theirs = {id(value) for _, m in named_modules(model) if not is_torchs(m) for value in vars(m).values()}
     for path, submodule in modules:
-        if not _is_torchs(submodule):
+        if not is_torchs(submodule):
             _mark_objects(submodule, f"{path}." if path else "", log, theirs)
     paths = {id(submodule): path for path, submodule in modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     return MetaCopy(module, named_tensors(module), paths, originals)
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn")
 
 
@@ -74,7 +74,7 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:
     attributes = vars(module)
-    names = TORCH_NN_SIZES & attributes.keys() if _is_torchs(module) else list(attributes)
+    names = TORCH_NN_SIZES & attributes.keys() if is_torchs(module) else list(attributes)
     for name in names:
         attributes[name] = _marked(attributes[name], prefix + name, log)
 
@@ -94,7 +94,7 @@ def _mark_objects(holder: Any, prefix: str, log: SizeLog, known: set[int]) -> No
     ``known`` are objects that are marked already, or that the copy shares with the user's model.
     """
     for name, value in list(vars(holder).items()):
-        if _is_plain_object(value) and id(value) not in known:
+        if is_plain_object(value) and id(value) not in known:
             known.add(id(value))
             attributes = vars(value)
             for inner in [n for n in attributes if n.isidentifier()]:
@@ -102,7 +102,7 @@ def _mark_objects(holder: Any, prefix: str, log: SizeLog, known: set[int]) -> No
             _mark_objects(value, f"{prefix}{name}.", log, known)
 
 
-def _is_plain_object(value: Any) -> bool:
+def is_plain_object(value: Any) -> bool:
     """An instance of a user's class that keeps its attributes in a dictionary, such as a configuration."""
     if isinstance(value, nn.Module | torch.Tensor | type) or callable(value) or not hasattr(value, "__dict__"):
         return False
