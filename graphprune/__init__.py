@@ -33,6 +33,7 @@ from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.rules import rule
+from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.training.finetuning import finetune
 from graphprune.training.gradual import GradualPruner
@@ -63,6 +64,7 @@ __all__ = [
     "Iterative",
     "IterativeResult",
     "LoadError",
+    "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
     "Override",

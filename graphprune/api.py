@@ -37,7 +37,7 @@ from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
-from graphprune.tracing.tracer import Outputs
+from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import gc_paused
 from graphprune.utils.modules import named_tensors
@@ -133,12 +133,14 @@ class ChannelGraph(Analysis):
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | None = None) -> ChannelGraph:
-    """Trace a model once and infer its channel graph. The model is not changed and no weight is read.
+    """Trace a model and infer its channel graph. The model is not changed and no weight is read.
 
     Args:
         model: any ``nn.Module``, on any device (``meta`` too).
-        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments; None: found from the model.
-        outputs: picks from the model's result what must keep its shape; None: everything.
+        example_inputs: a tensor, a tuple of positional or a dict of keyword arguments, or a
+            :class:`graphprune.MethodCall` of another method; a list of several of these, one for each task, optional
+            input or method that is to go on working; None: found from the model.
+        outputs: picks from a result what must keep its shape; None: everything.
 
     Raises:
         InputError: ``model`` is no module, or the inputs are of a wrong type or cannot be guessed.
@@ -170,7 +172,8 @@ def prune_model(
         model: any ``nn.Module``; unchanged unless ``inplace``.
         ratio: fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: ``options`` give
             budgets (``macs=0.5``).
-        example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
+        example_inputs: a tensor, a tuple, a dict of keyword arguments, a :class:`graphprune.MethodCall`, or a list of
+            these; None: found from the model.
         outputs: picks from the model's result what must keep its shape; None: everything.
         inplace: make the model itself smaller.
         repair: with ``calibration`` among the options, let what is left make up for what was removed (see

@@ -22,7 +22,7 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.example_inputs.guess import first_that_runs
-from graphprune.tracing.inputs import normalize
+from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
@@ -37,11 +37,11 @@ class Analysis:
 
     Attributes:
         model: what was traced; only its shapes were looked at.
-        trace: what it did on one input.
+        trace: what it did on its example inputs.
         labelling: the label arrays of every traced tensor.
         solution: classes of labels that live and die together.
         units: what can be removed, grouped.
-        example: the inputs of the trace, positional and by keyword.
+        examples: the calls that were traced.
     """
 
     model: nn.Module
@@ -49,7 +49,7 @@ class Analysis:
     labelling: Labelling
     solution: Solution
     units: Units
-    example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    examples: tuple[MethodCall, ...] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
@@ -131,16 +131,14 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     if outputs is not None:
         check_callable("outputs", outputs, "a function that picks tensors from the model's result")
     if example_inputs is None:
-        example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, *normalize(i), outputs))
+        example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, calls_of(i), outputs))
     else:
-        traced = trace_model(model, *normalize(example_inputs), outputs)
-    return analysis_of(model, traced, normalize(example_inputs))
+        traced = trace_model(model, calls_of(example_inputs), outputs)
+    return analysis_of(model, traced, calls_of(example_inputs))
 
 
-def analysis_of(
-    model: nn.Module, traced: Trace, example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
-) -> Analysis:
+def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = ()) -> Analysis:
     """What a trace of ``model`` says about its channels."""
     labelling = propagate(traced)
     solution = solve(labelling.labels)
-    return Analysis(model, traced, labelling, solution, Units(labelling, solution), example)
+    return Analysis(model, traced, labelling, solution, Units(labelling, solution), examples)

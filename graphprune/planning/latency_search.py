@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +20,8 @@ from graphprune.planning.options import PruningOptions, Runner
 from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
+from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.contexts import preserve_modes
-from graphprune.utils.operators import Args, Kwargs
 
 LATENCY_ATTEMPTS = 8
 
@@ -40,15 +42,18 @@ WATCHED, RUNS = 1.0, 7
 class Stopwatch:
     """Measures a model as the user runs it: ``runner`` is ``torch.compile`` or the like; None: eagerly."""
 
-    args: Args
-    kwargs: Kwargs
+    calls: Sequence[MethodCall]
     runner: Runner | None = None
 
     def seconds(self, *models: nn.Module) -> list[float]:
-        """The median times of a forward pass of each, in turn, in evaluation mode, without gradients."""
+        """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
         with preserve_modes(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
-            return measure(*(partial(run, *self.args, **self.kwargs) for run in runs), shortest=WATCHED, least=RUNS)
+            return measure(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
+
+    def _run(self, model: Callable[..., Any]) -> None:
+        for call in self.calls:
+            call.run(model)
 
 
 def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
@@ -69,7 +74,7 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
     setup = PlanSetup.of(graph, options)
     if any(p.is_meta for p in graph.model.parameters()):
         raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
-    watch = Stopwatch(*graph.example, options.run_with)
+    watch = Stopwatch(graph.examples, options.run_with)
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
     if budget.limit >= dense:

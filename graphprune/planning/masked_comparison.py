@@ -14,7 +14,6 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import largest_difference
 from graphprune.utils.arrays import Mask
 
-
 ROUNDING = 1e-5
 """The largest relative difference that passes: numpy may compute in float32."""
 

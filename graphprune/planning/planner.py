@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.translation import ProgramDifference, responsible
+from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
 from graphprune.utils.arrays import Ids, Mask
@@ -46,10 +47,10 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan = attempt.plan()
-        held = attempt.mistranslated(plan)
-        if not held:
+        plan, difference = attempt.checked(attempt.plan())
+        if difference is None:
             return plan
+        held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
     units = violations.broken if len(violations.broken) else list(held)
     raise PlanError(
@@ -97,15 +98,12 @@ class _Attempt:
         """The next attempt, in which these units stay too, and why."""
         return _Attempt(self.setup, self.latency, {**self.held, **held}, self.same_entries)
 
-    def mistranslated(self, plan: Plan) -> dict[int, str]:
-        """The units without which the slim model would run another program, and what would be different.
+    def mistranslated(self, plan: Plan, difference: ProgramDifference) -> dict[int, str]:
+        """The units without which the slim model runs another program, and what is different.
 
         Raises:
             PlanError: the program is another one even if nothing is removed.
         """
-        difference = self._difference(plan, self.selection.alive)
-        if difference is None:
-            return {}
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
         if unchanged is not None:
@@ -127,6 +125,19 @@ class _Attempt:
             return None
         plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
         return self._difference(plan, selection.alive)
+
+    def checked(self, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
+        """The plan with the sizes that follow although forward does not read them, and how its program differs.
+
+        If only these sizes make it differ, forward reads one of them after all, and they stay.
+        """
+        followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
+        kept = replace(plan, stale=(*followed, *stale))
+        for candidate in (replace(plan, unread=followed, stale=stale), *([kept] if followed else [])):
+            difference = self._difference(candidate, self.selection.alive)
+            if difference is None:
+                break
+        return candidate, difference
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""

@@ -12,18 +12,15 @@ from torch import Tensor, fx, nn
 
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
-from graphprune.tracing.call_list import ListedCall
+from graphprune.tracing.call_list import NODES, Node, operands
+from graphprune.tracing.running import Replay
 from graphprune.tracing.sizes import Line
-from graphprune.tracing.tracer import Replay, Trace
+from graphprune.tracing.tracer import Trace
 from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
-
-
-NODES = (fx.Node, ListedCall)
-Node = fx.Node | ListedCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,22 +109,9 @@ class StepReader:
         return str(node.meta.get("tensor", node.target))
 
     def _step(self, node: Node) -> Step:
-        operands = tuple(self._source(operand) for operand in _operands((*node.args, *node.kwargs.values())))
+        sources = tuple(self._source(operand) for operand in operands((*node.args, *node.kwargs.values())))
         module, line = node.meta.get("module") or "", node.meta.get("line")
-        return Step(short_name(node.target), module, line, tuple(_numbers(node)), operands, node)
-
-
-def _operands(arguments: Iterable[Any]) -> list[Node]:
-    """The tensors among nested arguments."""
-    found: list[Node] = []
-    for value in arguments:
-        if isinstance(value, NODES):
-            found.append(value)
-        elif isinstance(value, tuple | list):  # of an fx graph these are of classes of its own
-            found += _operands(value)
-        elif isinstance(value, dict):
-            found += _operands(value.values())
-    return found
+        return Step(short_name(node.target), module, line, tuple(_numbers(node)), sources, node)
 
 
 def _numbers(node: Node) -> Iterator[tuple[str, Any]]:

@@ -25,7 +25,8 @@ from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
-from graphprune.tracing.tracer import Replay, record, replay_program
+from graphprune.tracing.running import Replay, replay_program
+from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import changing_globals, gc_paused
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
@@ -57,7 +58,7 @@ class Translation:
         blocks = [block for block in graph.blocks if block.path in skipped] if skipped else []
         gone = {node for block in blocks for node in block.nodes}
         self._opaque = opaque_modules(graph.trace)
-        traced = Replay.of(graph.trace)
+        traced = graph.trace.replayed()
         reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
         self._steps = reader.read()
         self._outputs = reader.sources(traced.outputs)
@@ -90,8 +91,21 @@ class Translation:
         """
         slim, shapes = plan.shapes_only(self.graph.model), self._shapes(alive)
         if self._difference_in(replay_program, slim, shapes, alive) is None:
-            return None
+            return self._training_failure(slim)
         return self._difference_in(_recorded, slim, shapes, alive)
+
+    def _training_failure(self, slim: nn.Module) -> ProgramDifference | None:
+        """What the slim model raises in training mode, if the model was traced in that too."""
+        if not self.graph.trace.trained:
+            return None
+        try:
+            with changing_globals(), random_numbers_kept():
+                replay_program(slim, self.graph.trace.trained, self.graph.trace.pick, training=True)
+        except Exception as error:
+            return ProgramDifference(
+                f"the slim model fails in training: {type(error).__name__}: {error}", "its forward"
+            )
+        return None
 
     def _difference_in(
         self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes, alive: Mask
@@ -99,7 +113,7 @@ class Translation:
         try:
             with changing_globals(), random_numbers_kept():
                 set_random_state(self.graph.trace.random)
-                done = run(slim, *self.graph.example, self.graph.trace.pick)
+                done = run(slim, self.graph.examples, self.graph.trace.pick)
         except Exception as error:
             return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
         return self._compared(done, shapes, alive)
@@ -153,7 +167,7 @@ class Translation:
 
 def _recorded(slim: nn.Module, *run: Any) -> Replay:
     """As :func:`replay_program`, with sizes noted. That takes longer, and lists that index have values then."""
-    return Replay.of(record(slim, *run))
+    return record(slim, *run).replayed()
 
 
 def _same_sources(expected: Step, step: Step) -> bool:

@@ -10,7 +10,7 @@ differently once channels are masked, so the model itself runs, and masks are ap
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,17 @@ from graphprune.pruning.slim_factors import slim_factors
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.traits import Trait
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
+from graphprune.tracing.running import Outputs
 from graphprune.tracing.sizes import SizeLog
-from graphprune.tracing.tracer import Outputs, Trace, record
+from graphprune.tracing.tracer import Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, returns_view, short_name
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import tensors_of
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,7 @@ def _did_the_same(known: Trace, trace: Trace) -> bool:
 _ATTEMPTS = 12
 
 
-def run_masked_model(
-    graph: Analysis, plan: Plan, args: Args, kwargs: Kwargs, select: Outputs | None = None
-) -> MaskedRun:
+def run_masked_model(graph: Analysis, plan: Plan, select: Outputs | None = None) -> MaskedRun:
     """Run the original itself, masked, until it does what the trace that its labels come from did.
 
     A run is right up to the operation where it diverges, and its recording is the trace for the next run, which so
@@ -282,16 +282,17 @@ def run_masked_model(
     Raises:
         PlanError: it branched differently every time.
     """
+    examples = graph.examples
     for _ in range(_ATTEMPTS):
         masks = Masks(graph, plan)
-        outputs, graph, same = _run_and_record(graph.model, masks, args, kwargs, select)
+        outputs, graph, same = _run_and_record(graph.model, masks, examples, select)
         if same:
             return MaskedRun(outputs, tuple(masks.mixing), tuple(masks.draws))
     raise PlanError(f"model: {type(graph.model).__name__} branches differently on every masked run")
 
 
 def _run_and_record(
-    model: nn.Module, masks: Masks, args: Args, kwargs: Kwargs, select: Outputs | None
+    model: nn.Module, masks: Masks, examples: Sequence[MethodCall], select: Outputs | None
 ) -> tuple[list[Tensor], Analysis, bool]:
     """The outputs of a masked run, what it did, and whether that is what the known trace did."""
     results: list[Any] = []
@@ -306,7 +307,7 @@ def _run_and_record(
         return recorders[0]
 
     with in_float64(), narrow_finfo(model), Widen():
-        wide_inputs: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(widened_tensor, (args, kwargs))
-        trace = record(wide_module(model), *wide_inputs, outputs=keep, on_meta=False, make_recorder=recorder)
+        calls = [call.mapped(widened_tensor) for call in examples]
+        trace = record(wide_module(model), calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
-    return list(tensors_of(results[0])), analysis_of(model, trace), same
+    return list(tensors_of(results[: len(examples)])), analysis_of(model, trace), same

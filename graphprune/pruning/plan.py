@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
-from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, rewrite
+from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.utils.checks import check_flag, did_you_mean
@@ -61,6 +61,9 @@ class Plan:
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
         skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks`).
+        unread: the new values of integer attributes that ``forward`` does not read, but other methods may.
+        stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
+            tell; ``forward`` does not read them.
         requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
     """
 
@@ -70,6 +73,8 @@ class Plan:
     choices: tuple[Choice, ...]
     requested: Mapping[str, Any]
     skipped: tuple[str, ...] = ()
+    unread: Mapping[str, int] = field(default_factory=dict)
+    stale: tuple[str, ...] = ()
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -96,7 +101,7 @@ class Plan:
         check_flag("inplace", inplace)
         self.check(model)
         plans = (*plans_of(model), self)
-        slim = rewrite(model, self.kept, self.sizes, inplace)
+        slim = rewrite(model, self.kept, self._all_sizes(model), inplace)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_plans(slim, plans)
@@ -104,9 +109,13 @@ class Plan:
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
-        slim = rewrite(model, self.kept, self.sizes, on_meta=True)
+        slim = rewrite(model, self.kept, self._all_sizes(model), on_meta=True)
         skip_blocks(slim, self.skipped)
         return slim
+
+    def _all_sizes(self, model: nn.Module) -> dict[str, int]:
+        """The integers that change in ``model``; what ``forward`` does not read, it need not have."""
+        return {**self.sizes, **{path: size for path, size in self.unread.items() if has_size(model, path)}}
 
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
@@ -147,7 +156,10 @@ class Plan:
         width = max((len(c.group) for c in self.choices), default=5)
         lines.append(f"  {'group':<{width}}  {'role':<10}  {'units':>6}    kept   MACs  params  why")
         lines += [f"  without {path}" for path in self.skipped]
-        return "\n".join([*lines, *(f"  {choice.group:<{width}}  {choice}" for choice in self.choices)])
+        lines += [f"  {choice.group:<{width}}  {choice}" for choice in self.choices]
+        if self.stale:
+            lines.append(f"stale (sizes that forward does not read, as they were): {', '.join(self.stale)}")
+        return "\n".join(lines)
 
     def to_json(self) -> str:
         """The plan as JSON; indices are runs such as ``"0-31 40"``."""
@@ -172,6 +184,8 @@ class Plan:
                 sizes=dict(self.sizes),
                 skipped=self.skipped,
                 shapes=dict(self.shapes),
+                unread=dict(self.unread),
+                stale=self.stale,
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
             )
         )
@@ -191,6 +205,8 @@ class Plan:
             choices=tuple(_choice_of(choice) for choice in found.choices),
             requested=found.requested,
             skipped=found.skipped,
+            unread=found.unread,
+            stale=found.stale,
         )
 
 

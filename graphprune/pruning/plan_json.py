@@ -53,12 +53,14 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     skipped: tuple[str, ...]
     shapes: dict[str, tuple[Count, ...]]
     kept: dict[str, dict[int, Runs]]
+    unread: dict[str, Count] = {}
+    stale: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_json(self.requested, DEEPEST)
         _check_different([c.group for c in self.choices], "choices")
         _check_different(self.skipped, "skipped")
-        for path in (*self.sizes, *self.skipped):
+        for path in (*self.sizes, *self.unread, *self.skipped):
             _check_path(path)
         for name, shape in self.shapes.items():
             if math.prod(shape) > MOST_ENTRIES:

@@ -45,6 +45,14 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
             )
 
 
+def has_size(model: nn.Module, path: str) -> bool:
+    """Has the model an integer at this path?"""
+    try:
+        return type(SizePlace.of(model, path).value) is int
+    except (AttributeError, IndexError, TypeError):
+        return False
+
+
 def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
     """Raise a PlanError unless the model has an integer at each of these paths."""
     for path in paths:

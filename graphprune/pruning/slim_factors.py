@@ -14,7 +14,7 @@ from torch import fx
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.statistic_scales import factor_of
 from graphprune.pruning.plan import Plan
-from graphprune.tracing.tracer import replay_program
+from graphprune.tracing.running import replay_program
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
@@ -25,7 +25,7 @@ def slim_factors(graph: Analysis, plan: Plan) -> dict[fx.Node, float]:
         return {}
     with changing_globals(), random_numbers_kept():
         set_random_state(graph.trace.random)
-        run = replay_program(plan.shapes_only(graph.model), *graph.example, graph.trace.pick)
+        run = replay_program(plan.shapes_only(graph.model), graph.examples, graph.trace.pick)
     slim = {place: factor_of(call) for place, call in _places(run.calls)}
     pairs = ((node, slim.get(place)) for place, node in _places(graph.nodes_without(())))
     return {n: new for n, new in pairs if n in graph.scales.of and new is not None and new != factor_of(n)}

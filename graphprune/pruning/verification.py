@@ -17,15 +17,15 @@ from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_mo
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.meta import is_float
-from graphprune.tracing.tracer import Outputs
+from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_type
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.random_state import random_numbers_kept
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import tensors_of
 
 
 @dataclass(frozen=True)
@@ -81,20 +81,20 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 
 @eagerly()
 def run_slim(
-    slim: nn.Module, args: Args, kwargs: Kwargs, draws: Sequence[Draw] = (), outputs: Outputs | None = None
+    slim: nn.Module, calls: Sequence[MethodCall], draws: Sequence[Draw] = (), outputs: Outputs | None = None
 ) -> list[Tensor]:
     """The outputs of a module in evaluation mode and float64; the module is not changed.
 
     Args:
         slim: the module.
-        args, kwargs: its inputs.
+        calls: what is run, one after the other.
         draws: the random numbers that it gets; after them, it draws its own.
         outputs: picks from the result what is returned; None: all tensors.
     """
     module = wide_module(slim)
     with random_numbers_kept(), in_float64(), narrow_finfo(slim), DrawsReplayed(draws):
-        result = module(*map_tensors(widened_tensor, args), **map_tensors(widened_tensor, kwargs))
-    return list(tensors_of(result if outputs is None else outputs(result)))
+        results = [call.mapped(widened_tensor).run(module) for call in calls]
+    return [t for result in results for t in tensors_of(result if outputs is None else outputs(result))]
 
 
 def verify(
@@ -207,13 +207,13 @@ class _Check:
 
     def masked_graph(self) -> MaskedRun:
         """The masked original as its graph."""
-        args, kwargs = self.graph.example
-        return run_masked_graph(self.graph, self.plan, [*tensors_of(args), *tensors_of(kwargs)])
+        inputs = [tensor for call in self.graph.examples for tensor in call.tensors]
+        return run_masked_graph(self.graph, self.plan, inputs)
 
     def masked_model(self) -> MaskedRun:
         """The masked original as its own program."""
         with random_numbers_kept():
-            return run_masked_model(self.graph, self.plan, *self.graph.example, self.select)
+            return run_masked_model(self.graph, self.plan, self.select)
 
     def compared(self, masked: MaskedRun) -> Verification:
         """The slim model, with the same random numbers, against a run of the masked original."""
@@ -231,7 +231,7 @@ class _Check:
 
     def slim_outputs(self, slim: nn.Module, masked: MaskedRun) -> list[Tensor]:
         """What a slim model gives with the random numbers that a masked run drew."""
-        return run_slim(slim, *self.graph.example, masked.draws, self.select)
+        return run_slim(slim, self.graph.examples, masked.draws, self.select)
 
     def _vacuous(self, masked: MaskedRun, found: Sequence[Tensor]) -> str:
         """Why the outputs cannot show that something is wrong; empty: they change with the weights that were cut."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from torch import fx
 
 
 class ListedCall:
@@ -46,3 +48,20 @@ class CallList:
     def erase_node(self, call: ListedCall) -> None:
         """Drop a call."""
         self.nodes.remove(call)
+
+
+NODES = (fx.Node, ListedCall)
+Node = fx.Node | ListedCall
+
+
+def operands(arguments: Iterable[Any]) -> list[Node]:
+    """The tensors among nested arguments."""
+    found: list[Node] = []
+    for value in arguments:
+        if isinstance(value, NODES):
+            found.append(value)
+        elif isinstance(value, tuple | list):  # of an fx graph these are of classes of its own
+            found += operands(value)
+        elif isinstance(value, Mapping):
+            found += operands(value.values())
+    return found

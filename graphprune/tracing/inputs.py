@@ -2,15 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.utils.tree import map_tensors, tensors_of
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
+
+
+# ---------------------------------------------------------------- calls
+
+
+class MethodCall:
+    """One call of a model: ``MethodCall("decode", z, scale=2)`` stands for ``model.decode(z, scale=2)``.
+
+    Args:
+        method: its name; ``"forward"`` calls the model itself.
+        args, kwargs: the arguments.
+    """
+
+    def __init__(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        self.method = method
+        self.args = args
+        self.kwargs = kwargs
+
+    def __repr__(self) -> str:
+        return f"MethodCall({', '.join(filter(None, (repr(self.method), describe(self.args), describe(self.kwargs))))})"
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The tensors among the arguments, in order."""
+        return [*tensors_of(self.args), *tensors_of(self.kwargs)]
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> MethodCall:
+        """The same call with other tensors."""
+        args, kwargs = map_tensors(function, (self.args, self.kwargs))
+        return MethodCall(self.method, *args, **kwargs)
+
+    def run(self, model: Callable[..., Any]) -> Any:
+        """What ``model`` returns."""
+        called = model if self.method == "forward" else getattr(model, self.method)
+        return called(*self.args, **self.kwargs)
+
+
+def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
+    """The calls that example inputs stand for: one, or one for each entry of a list.
+
+    Args:
+        example_inputs: as for :func:`graphprune.trace`.
+
+    Raises:
+        InputError: something is no example, or the list is empty.
+
+    >>> calls_of([{"x": torch.zeros(1, 8), "task": "depth"}, MethodCall("decode", torch.zeros(1, 2))])
+    (MethodCall('forward', x=f32[1, 8], task='depth'), MethodCall('decode', f32[1, 2]))
+    """
+    if not isinstance(example_inputs, list):
+        return (_call_of(example_inputs),)
+    if not example_inputs:
+        raise InputError("example_inputs is an empty list; a list holds several examples, each a tensor, tuple or dict")
+    return tuple(map(_call_of, example_inputs))
+
+
+def _call_of(example: Any) -> MethodCall:
+    if isinstance(example, MethodCall):
+        return example
+    args, kwargs = normalize(example)
+    return MethodCall("forward", *args, **kwargs)
 
 
 # ---------------------------------------------------------------- what a user passed
@@ -38,7 +105,7 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), _keyword_arguments(example_inputs)
     raise InputError(
         f"example_inputs is {_a(type(example_inputs).__name__)}; needed is a tensor (the only argument of "
-        "forward), a tuple or list of the positional arguments, or a dict of the keyword arguments, "
+        "forward), a tuple of the positional arguments, or a dict of the keyword arguments, "
         "for instance example_inputs=torch.randn(1, 3, 224, 224)"
     )
 
@@ -54,9 +121,10 @@ def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     return dict(mapping)
 
 
-def advice_on(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+def advice_on(call: MethodCall) -> str:
     """What is wrong with the inputs of a call that failed, and what to pass instead."""
-    given = [*args, *kwargs.values()]
+    args = call.args
+    given = [*args, *call.kwargs.values()]
     arrays = [
         value for value in given if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "shape")
     ]
@@ -70,7 +138,7 @@ def advice_on(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         )
     return (
         "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional arguments, or a "
-        "dict of keyword arguments."
+        "dict of keyword arguments. (A list holds several examples, one for each call.)"
     )
 
 

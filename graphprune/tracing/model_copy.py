@@ -55,7 +55,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     marker = SizeMarker(log, _holders_in(model))
     for path, submodule in modules:
         prefix = f"{path}." if path else ""
-        if _is_torchs(submodule):
+        if is_torchs(submodule):
             _mark_sizes(submodule, prefix, log)
         elif "[" not in path:
             marker.mark_attributes(submodule, prefix)
@@ -68,13 +68,13 @@ def _holders_in(model: nn.Module) -> set[int]:
     """The identities of the containers and objects that a model holds: some of them a copy may share."""
     found: set[int] = set()
     for _, module in named_modules(model):
-        if not _is_torchs(module):
+        if not is_torchs(module):
             for value in attributes_held(module).values():
                 found.update(id(holder) for holder in holders_within(value, found))
     return found
 
 
-def _is_torchs(module: nn.Module) -> bool:
+def is_torchs(module: nn.Module) -> bool:
     return type(module).__module__.startswith("torch.nn")
 
 

@@ -171,7 +171,7 @@ class Recorder(DispatchMode):
         made_by = {k: v[0] if isinstance(v, tuple) else v for k, v in self._nodes.items()}
         self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
 
-    def _node_for(self, tensor: Tensor) -> fx.Node:
+    def node_for(self, tensor: Tensor) -> fx.Node:
         return self.lookup(tensor) or self._constant(tensor)
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -187,8 +187,8 @@ class Recorder(DispatchMode):
             self._line = user_line(sys._getframe(1))
         if is_opaque(func):
             return self._dispatch_opaque(func, args, kwargs)
-        node_args = map_tensors(self._node_for, args)
-        node_kwargs = map_tensors(self._node_for, kwargs)
+        node_args = map_tensors(self.node_for, args)
+        node_kwargs = map_tensors(self.node_for, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
@@ -201,10 +201,10 @@ class Recorder(DispatchMode):
             raise NotImplementedError(f"{short_name(func)} runs functions that may look at values")
         reads = ReadTensors()
         operands = {id(t): t for t in tensors_of((args, kwargs))}
-        given = {key: self._node_for(t) for key, t in operands.items()}
+        given = {key: self.node_for(t) for key, t in operands.items()}
         out = self.execute(func, watched_functions(args, reads), watched_functions(kwargs, reads))
         known = [t for key, t in reads.found.items() if key in self.names or key in self._nodes]
-        given.update((id(t), self._node_for(t)) for t in known if id(t) not in given)
+        given.update((id(t), self.node_for(t)) for t in known if id(t) not in given)
         return self._note_call(func, tuple(given.values()), {}, out)
 
     def _note_call(self, func: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:

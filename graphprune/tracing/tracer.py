@@ -9,36 +9,31 @@ from __future__ import annotations
 
 import linecache
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
-from graphprune.tracing.call_list import CallList, ListedCall
-from graphprune.tracing.inputs import advice_on
+from graphprune.tracing.inputs import MethodCall, advice_on
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import is_library
-from graphprune.tracing.recorder import ModuleCall, Recorder, recording
-from graphprune.tracing.side_effects import restored_globals
+from graphprune.tracing.recorder import ModuleCall, Recorder
+from graphprune.tracing.running import Outputs, Replay
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
+from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, named_tensors
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.modules import named_modules
 from graphprune.utils.random_state import random_state
-from graphprune.utils.tree import map_tensors, tensors_of
-
-Outputs = Callable[[Any], Any]
 
 
 @dataclass
 class Trace:
-    """What one model did on one input.
+    """What one model did on its example inputs.
 
     Attributes:
         graph: a ``get_attr`` node for every parameter and buffer that was used (named in ``node.meta["tensor"]``), a
@@ -57,6 +52,7 @@ class Trace:
         calls: the calls of modules in evaluation mode.
         pick: chose ``outputs`` from the model's result; None: all of it.
         random: the state of random numbers at its beginning.
+        trained: the calls that were traced in training mode too.
     """
 
     graph: fx.Graph
@@ -74,6 +70,7 @@ class Trace:
     calls: tuple[ModuleCall, ...] = ()
     pick: Outputs | None = None
     random: Mapping[str, Any] = field(default_factory=dict)
+    trained: tuple[MethodCall, ...] = ()
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -84,6 +81,10 @@ class Trace:
             self._originals[copies[node]] = node
         graph.output(tuple(copies[n] for n in self.outputs[: self.results]))
         return graph
+
+    def replayed(self) -> Replay:
+        """The part of it that evaluation mode ran."""
+        return Replay(list(self.graph.nodes)[: self.evaluated], self.outputs[: self.results], self.constants)
 
     def original(self, node: fx.Node) -> fx.Node:
         """The node of this trace that a node of :meth:`evaluation` copies."""
@@ -98,118 +99,47 @@ class Trace:
         self._node_indexes = {node: i for i, node in enumerate(self.graph.nodes)}
 
 
-def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> list[fx.Node]:
-    seen_args = map_tensors(recorder.add_input, args)
-    seen_kwargs = map_tensors(recorder.add_input, kwargs)
-    with recording(recorder), restored_globals(recorder.model_copy.modules):
-        result = recorder.model_copy.module(*seen_args, **seen_kwargs)
-    kept = outputs(result) if outputs else result
-    found = [recorder._node_for(t) for t in tensors_of(kept)]
-    if not found:
-        raise TraceError(
-            f"model: its output is a {type(kept).__name__}, in which no tensor was found; pass outputs=, a function "
-            "that picks the tensors that must keep their shape"
-        )
-    return found
-
-
 @eagerly()
 def record(
     model: nn.Module,
-    args: Args,
-    kwargs: Kwargs,
+    calls: Iterable[MethodCall],
     outputs: Outputs | None = None,
     on_meta: bool = True,
     make_recorder: Callable[[MetaCopy, SizeLog, bool], Recorder] = Recorder,
 ) -> Trace:
-    """Trace ``model(*args, **kwargs)`` in eval mode, and in train mode too where eval leaves weights unused.
+    """Trace calls of a model in eval mode, and in train mode too where that reaches something else.
 
     Raises:
-        TraceError: the model failed in ``forward``; the original exception is the cause.
+        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
     """
     log = SizeLog()
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     recorder.model_copy.module.eval()
-    results = _call(recorder, args, kwargs, outputs)
-    evaluated, count = len(recorder.graph.nodes), len(results)
-    note = ""
-    if any(name not in recorder.used for name in recorder.parameters):
-        note = _record_training(recorder, args, kwargs, outputs, results)
+    runs = [record_run(recorder, call, outputs) for call in calls]
+    evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
+    trained = record_training(recorder, runs, outputs)
     _note_declared(recorder)
     log.closed = True
-    unreached = tuple(n for n in recorder.shapes if n not in recorder.used)
-    recorder.graph.output(tuple(results))
+    recorder.graph.output((*results, *trained.results))
     return Trace(
         recorder.graph,
         recorder.shapes,
         recorder.inputs,
-        results,
+        [*results, *trained.results],
         recorder.constants,
         log,
         {path: type(m) for path, m in named_modules(model)},
-        unreached,
-        note,
+        tuple(n for n in recorder.shapes if n not in recorder.used),
+        trained.note,
         evaluated,
-        count,
+        len(results),
         on_meta,
         tuple(call for call in recorder.calls if call.stop <= evaluated),
         outputs,
         random,
+        trained.calls,
     )
-
-
-@dataclass(frozen=True)
-class Replay:
-    """What a model did in evaluation mode, without what is known of sizes.
-
-    Attributes:
-        calls: as the nodes of :class:`Trace`.
-        outputs: the calls that made the results.
-        constants: as of :class:`Trace`.
-    """
-
-    calls: Iterable[fx.Node | ListedCall]
-    outputs: Sequence[fx.Node | ListedCall]
-    constants: dict[str, Tensor]
-
-    @staticmethod
-    def of(trace: Trace) -> Replay:
-        """The part of a trace that evaluation mode ran."""
-        return Replay(list(trace.graph.nodes)[: trace.evaluated], trace.outputs[: trace.results], trace.constants)
-
-
-class _Replayer(Recorder):
-    """Record what was called where, without sizes, lines and the calls of modules."""
-
-    watched = False
-
-    def __init__(self, model_copy: MetaCopy) -> None:
-        super().__init__(model_copy, SizeLog(), on_meta=True)
-        self.graph: Any = CallList()
-
-    def enter(self, module: nn.Module, args: Any) -> None:
-        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
-
-    def leave(self, output: Any) -> None:
-        self.stack.pop()
-
-
-@eagerly()
-def replay_program(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
-    """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
-
-    Only in evaluation mode: training may draw random numbers and go another way each time.
-
-    Raises:
-        TraceError: its result has no tensor. Whatever its ``forward`` raises is passed on.
-    """
-    modules = named_modules(model)
-    paths = {id(submodule): path for path, submodule in modules}
-    recorder = _Replayer(MetaCopy(model, modules, named_tensors(model), paths, {}))
-    model.eval()
-    results: list[Any] = _call(recorder, args, kwargs, outputs)
-    return Replay(recorder.graph.nodes, results, recorder.constants)
 
 
 def _note_declared(recorder: Recorder) -> None:
@@ -225,80 +155,43 @@ def _note_declared(recorder: Recorder) -> None:
                     log.equal(Attr(attribute, plain(size)), size.expr)
 
 
-def _record_training(
-    recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None, results: list[fx.Node]
-) -> str:
-    """What only training runs is part of the model. Returns why training could not be traced, or "".
+def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs | None = None) -> Trace:
+    """Trace on ``meta``; a model that looks at the values of floats is traced with everything real.
 
-    Training is tried on the example and on a batch of it twice, since BatchNorm wants more than one value.
+    Raises:
+        TraceError: a call failed in the model; the original exception is the cause.
     """
-    recorder.model_copy.module.train()
-    note = ""
-    for times in (1, 2):
-        before, inputs = len(recorder.graph.nodes), len(recorder.inputs)
-        used = set(recorder.used)
-        longer_args, longer_kwargs = map_tensors(partial(_repeated, times), (args, kwargs))
-        try:
-            trained = _call(recorder, longer_args, longer_kwargs, outputs)
-        except Exception as error:
-            note = f"training mode could not be traced: {type(error).__name__}: {error}"
-        else:
-            if recorder.used != used:
-                results.extend(trained)
-                return ""
-            note = ""
-        _forget(recorder, before, inputs, used)
-    return note
-
-
-def _repeated(times: int, tensor: Tensor) -> Tensor:
-    return torch.cat([tensor] * times) if tensor.ndim else tensor
-
-
-def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
-    """Drop the nodes that a training run added, and the sizes it noted."""
-    dropped = list(recorder.graph.nodes)[nodes:]
-    gone = set(dropped)
-    log = recorder.log
-    log.uses[:] = [u for u in log.uses if u.node not in gone]
-    log.equalities[:] = [e for e in log.equalities if not any(mentions(x, gone) for x in e[:2])]
-    log.numbers[:] = [n for n in log.numbers if not mentions(n[0], gone)]
-    log.comparisons = {
-        key: outcome for key, outcome in log.comparisons.items() if not any(mentions(x, gone) for x in key[1:])
-    }
-    recorder.forget(gone)
-    for node in reversed(dropped):
-        recorder.graph.erase_node(node)
-    del recorder.inputs[inputs:]
-    recorder.used = used
-
-
-def mentions(expr: Any, nodes: set[fx.Node]) -> bool:
-    """Does a size expression refer to one of ``nodes``?"""
-    if hasattr(expr, "left"):
-        return mentions(expr.left, nodes) or mentions(expr.right, nodes)
-    return getattr(expr, "node", None) in nodes
-
-
-def trace_model(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Trace:
-    """Trace on ``meta``; a model that looks at the values of floats is traced with everything real."""
+    begun: list[MethodCall] = []
     try:
-        return record(model, args, kwargs, outputs)
+        return record(model, _noted(calls, begun), outputs)
     except (TraceError, InputError):
         raise
     except Exception as abstract_error:
         try:
-            return record(model, args, kwargs, outputs, on_meta=False)
+            return record(model, _noted(calls, begun), outputs, on_meta=False)
         except (TraceError, InputError):
             raise
         except Exception as error:
-            shapes = ", ".join(str(tuple(t.shape)) for t in (*tensors_of(args), *tensors_of(kwargs)))
-            shown = f"of shape {shapes}" if shapes else "without a tensor"
-            raise TraceError(
-                f"model: {type(model).__name__}.forward failed on example_inputs {shown}:\n"
-                f"  {type(error).__name__}: {error}{_raised_at(error)}\n"
-                f"{advice_on(args, kwargs)}"
-            ) from (error if type(error) is type(abstract_error) else abstract_error)
+            cause = error if type(error) is type(abstract_error) else abstract_error
+            raise TraceError(_failure(model, begun[-1], error)) from cause
+
+
+def _noted(calls: Iterable[MethodCall], begun: list[MethodCall]) -> Iterator[MethodCall]:
+    """The calls, each of which is put down when its turn comes."""
+    for call in calls:
+        begun.append(call)
+        yield call
+
+
+def _failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
+    """What a user is told of an error in a call."""
+    shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
+    shown = f"of shape {shapes}" if shapes else "without a tensor"
+    return (
+        f"model: {type(model).__name__}.{call.method} failed on example_inputs {shown}:\n"
+        f"  {type(error).__name__}: {error}{_raised_at(error)}\n"
+        f"{advice_on(call)}"
+    )
 
 
 def _raised_at(error: Exception) -> str:

@@ -212,8 +212,7 @@ class _Run:
 
     @property
     def _example(self) -> Any:
-        args, kwargs = self.graph.example
-        return kwargs or args
+        return list(self.graph.examples)
 
     @property
     def _seed(self) -> int:

@@ -17,6 +17,7 @@ from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.planning import kernel_table, latency, latency_search
 from graphprune.planning.kernel_table import KernelTable, measure
 from graphprune.planning.latency import LatencyModel
+from graphprune.tracing.inputs import MethodCall
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -216,7 +217,7 @@ def test_the_model_is_timed_as_it_is_run() -> None:
 
         return run
 
-    assert latency_search.Stopwatch((torch.ones(2, 4),), {}, runner).seconds(model)[0] > 0
+    assert latency_search.Stopwatch((MethodCall("forward", torch.ones(2, 4)),), runner).seconds(model)[0] > 0
     assert set(seen) == {(False, torch.Size([2, 4]))}
     assert [m.training for m in model.modules()] == [True, False, True]
 

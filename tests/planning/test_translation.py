@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.planning.translation import Translation, responsible
-from graphprune.tracing.tracer import replay_program
+from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.running import replay_program
 
 
 class Net(nn.Module):
@@ -169,7 +170,7 @@ def test_threads_that_plan_leave_random_numbers_as_they_were() -> None:
 
 def test_a_replay_is_a_trace_without_sizes() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).to("meta")
-    run = replay_program(model, (torch.randn(3, 5),), {})
+    run = replay_program(model, [MethodCall("forward", torch.randn(3, 5))])
     traced = graphprune.trace(
         nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).eval(), torch.randn(3, 5)
     ).trace

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.pruning.masked import Masks, _run_and_record
 from graphprune.pruning.verification import run_slim
+from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
 
 IMAGE = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -46,7 +47,7 @@ def pruned() -> tuple[nn.Module, graphprune.ChannelGraph, graphprune.Plan, nn.Mo
 def test_the_slim_model_equals_the_masked_one_that_chooses_otherwise() -> None:
     model, graph, plan, slim = pruned()
     assert not graph.trace.on_meta
-    before, after = ([t.shape for t in tensors_of(run_slim(m, (IMAGE,), {}))] for m in (model, slim))
+    before, after = ([t.shape for t in tensors_of(run_slim(m, [MethodCall("forward", IMAGE)]))] for m in (model, slim))
     assert before != after, "the pruned model finds other places, or this proves nothing"
     check = graphprune.verify(model, slim, plan, IMAGE)
     assert check.passed
@@ -70,9 +71,9 @@ def test_one_wrong_weight_is_seen(path: str) -> None:
 
 def test_a_run_that_goes_another_way_is_noticed() -> None:
     _, graph, plan, _ = pruned()
-    _, other, same = _run_and_record(graph.model, Masks(graph, plan), (IMAGE,), {}, None)
+    _, other, same = _run_and_record(graph.model, Masks(graph, plan), graph.examples, None)
     assert not same
-    assert _run_and_record(graph.model, Masks(other, plan), (IMAGE,), {}, None)[2]
+    assert _run_and_record(graph.model, Masks(other, plan), graph.examples, None)[2]
 
 
 class Nothing(nn.Module):

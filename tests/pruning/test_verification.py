@@ -12,6 +12,7 @@ from graphprune.api import ChannelGraph
 from graphprune.pruning.masked import run_masked_graph
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import run_slim
+from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.tree import tensors_of
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
 
@@ -52,7 +53,7 @@ def test_slim_equals_masked(name: str) -> None:
 def test_the_interpreter_is_the_model(name: str) -> None:
     model, inputs, graph, _, _ = pruned(name)
     masked = run_masked_graph(graph, None, [inputs])
-    (expected,) = tensors_of(run_slim(model, (inputs,), {}))
+    (expected,) = tensors_of(run_slim(model, [MethodCall("forward", inputs)]))
     assert masked.inexact == ()
     torch.testing.assert_close(masked.outputs[0], expected, rtol=1e-12, atol=1e-12)
 

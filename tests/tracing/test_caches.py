@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.sizes import Size
 from graphprune.tracing.tracer import record
 
@@ -92,7 +93,7 @@ def test_the_log_of_sizes_ends_with_the_trace() -> None:
             seen.append(x.shape[-1])
             return super().forward(x)
 
-    log = record(Keeping(4, 3), (torch.randn(2, 4),), {}).sizes
+    log = record(Keeping(4, 3), [MethodCall("forward", torch.randn(2, 4))]).sizes
     before = (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
     assert type(seen[0]) is Size and seen[0] == 4 and seen[0] > 3 and float(seen[0]) == 4.0
     assert before == (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))

@@ -1,0 +1,248 @@
+"""Integer attributes that ``forward`` does not read but other methods do: a head that is made anew, branches that are
+merged.
+
+They follow where the evidence is unambiguous: the attribute is named like a number of channels, heads or groups, and
+all that has its value in its module shrank to the same size. The others that some of this holds for are *stale*.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.graph.analysis import Analysis
+from graphprune.pruning.plan import Plan
+from graphprune.tracing.model_copy import is_torchs
+from graphprune.tracing.module_sizes import module_sizes
+from graphprune.tracing.recorder import ModuleCall
+from graphprune.tracing.size_places import attributes_held, is_plain_object
+from graphprune.tracing.sizes import attributes_of
+from graphprune.utils.arrays import Mask
+from graphprune.utils.modules import named_modules
+
+_WIDTHS = frozenset(
+    "channel channels ch chs feature features feat feats filters plane planes inplanes outplanes dim dims width widths "
+    "hidden embed embd embedding inner intermediate model ff ffn mlp nf inp oup".split()
+)
+_OTHERS = frozenset(
+    "layer layers block blocks class classes label labels depth depths ratio factor stride kernel patch patches "
+    "image img window vocab position positions token tokens max min stage stages level levels".split()
+)
+_FEATURES = frozenset("feature features feat feats embed embd embedding hidden model".split())
+"""Names of the width that a model hands to its classifier."""
+
+
+def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The new values of attributes that forward does not read and that follow, and the names of stale ones.
+
+    Args:
+        graph: the analyzed model.
+        plan: what is removed from it.
+        alive: the classes of labels that live then.
+    """
+    evidence = _Evidence(graph, plan, alive)
+    read = {attribute.path for expr in graph.trace.sizes.expressions() for attribute in attributes_of(expr)}
+    followed: dict[str, int] = {}
+    stale = []
+    for attribute in _attributes(graph.model):
+        if attribute.path in read or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
+            continue
+        found = evidence.of(attribute)
+        if found == {attribute.value} or not found:
+            continue
+        if attribute.kind and len(found) == 1:
+            followed[attribute.path] = found.pop()
+        elif attribute.kind or len(found) == 1:
+            stale.append(attribute.path)
+    return followed, tuple(stale)
+
+
+# ---------------------------------------------------------------- the attributes of a model
+
+
+@dataclass(frozen=True)
+class _Attribute:
+    """An integer attribute of a module, or of an object that it holds: its path, name and value, and the module."""
+
+    path: str
+    name: str
+    value: int
+    owner: str
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of its name."""
+        return _words(self.name)
+
+    @property
+    def kind(self) -> str:
+        """What it is named like: ``heads``, ``head_width``, ``groups`` or ``width``; empty: something else."""
+        return _kind(self.name)
+
+
+@lru_cache(maxsize=4096)
+def _words(name: str) -> frozenset[str]:
+    return frozenset(re.sub(r"[\d\[\]]+", "", name).lower().split("_"))
+
+
+@lru_cache(maxsize=4096)
+def _kind(name: str) -> str:
+    words = _words(name)
+    if words & _OTHERS:
+        return ""
+    if words & {"head", "heads", "nhead"} and not words & {"all", "hidden"}:
+        return "head_width" if words & {"dim", "dims", "size", "width", "channels"} else "heads"
+    if "groups" in words:
+        return "groups"
+    return "width" if words & _WIDTHS else ""
+
+
+def _attributes(model: nn.Module) -> Iterator[_Attribute]:
+    """The integers above 1 of modules that are not torch's, and of the objects that they hold."""
+    known: set[int] = set()
+    for path, module in named_modules(model):
+        if not is_torchs(module):
+            own = module_sizes(module)  # of a class derived from one of torch's
+            yield from (a for a in _attributes_of(module, path, f"{path}." if path else "", known) if a.name not in own)
+
+
+def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[_Attribute]:
+    for name, value in attributes_held(holder).items():
+        if type(value) is int:
+            if value > 1 and name.isidentifier():
+                yield _Attribute(prefix + name, name, value, owner)
+        elif type(value) in (tuple, list):
+            if value and all(type(v) is int for v in value) and name.isidentifier():
+                yield from (_Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in enumerate(value) if v > 1)
+        elif is_plain_object(value) and id(value) not in known:
+            known.add(id(value))
+            yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
+
+
+# ---------------------------------------------------------------- what shrank
+
+
+class _Evidence:
+    """What became of everything that has a certain size."""
+
+    def __init__(self, graph: Analysis, plan: Plan, alive: Mask) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._alive = alive
+        self._axes: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        for name, shape in plan.shapes.items():
+            slim = plan.shape(name)
+            for dim in range(min(len(shape), 2) if self._is_kernel(name, shape) else len(shape)):
+                self._axes[shape[dim]].append((name, slim[dim]))
+
+    @cached_property
+    def shrunk(self) -> frozenset[int]:
+        """The sizes of which something is gone."""
+        axes = (size for size, found in self._axes.items() if any(new != size for _, new in found))
+        attributes = (old for path, old in self._read.items() if self._plan.sizes.get(path, old) != old)
+        return frozenset((*axes, *attributes, *(c.units for c in self._plan.choices if c.removed)))
+
+    def of(self, attribute: _Attribute) -> set[int]:
+        """What became of all that the attribute may be the size of; several: nobody can tell which it is."""
+        if attribute.kind in ("heads", "head_width"):
+            return self._read_alike(attribute) or self._chosen(attribute)
+        if attribute.kind == "groups" and (alike := self._read_alike(attribute)):
+            return alike
+        found = self._passed(attribute) or self._owned(attribute, "direct") or self._owned(attribute, "within")
+        if len(found) > 1 and attribute.words & _FEATURES and "[" not in attribute.path:
+            return self._classified(attribute) or found
+        return found
+
+    def _is_kernel(self, name: str, shape: tuple[int, ...]) -> bool:
+        kind = self._graph.trace.modules.get(name.rpartition(".")[0], nn.Module)
+        return len(shape) > 2 and issubclass(kind, _ConvNd)
+
+    @cached_property
+    def _read(self) -> dict[str, int]:
+        """The attributes that forward reads, with their values."""
+        expressions = self._graph.trace.sizes.expressions()
+        return {a.path: a.value for expr in expressions for a in attributes_of(expr)}
+
+    def _read_alike(self, attribute: _Attribute) -> set[int]:
+        """What became of attributes of the same value and kind that forward reads."""
+        alike = (
+            path
+            for path, old in self._read.items()
+            if old == attribute.value and _inside(path, attribute.owner)
+            if _kind(path.rpartition(".")[2]) == attribute.kind
+        )
+        return {self._plan.sizes.get(path, attribute.value) for path in alike}
+
+    def _chosen(self, attribute: _Attribute) -> set[int]:
+        """What is left of groups of heads, or of channels in a head; of query heads that share a key, in proportion."""
+        roles = ("head_width",) if attribute.kind == "head_width" else ("heads", "kv_groups")
+        if attribute.words & {"kv", "key"}:
+            roles = ("kv_groups",)
+        groups = {group.name: group for group in self._graph.units.groups}
+        choices = [
+            choice
+            for choice in self._plan.choices
+            if choice.role in roles
+            if any(_inside(axis.parameter, attribute.owner) for axis in groups[choice.group].axes)
+        ]
+        same = {choice.kept for choice in choices if choice.units == attribute.value}
+        shared = (c for c in choices if c.role == "kv_groups" and attribute.value % c.units == 0)
+        return same or {attribute.value // choice.units * choice.kept for choice in shared}
+
+    def _passed(self, attribute: _Attribute) -> set[int]:
+        """What became of channels that go into its module, or come out of it, if the name says which."""
+        into, out = attribute.words & {"in", "inp", "input"}, attribute.words & {"out", "oup", "output"}
+        if bool(into) == bool(out):
+            return set()
+        nodes = [call.source if into else call.result for call in self._calls[attribute.owner]]
+        return {new for node in nodes for new in self._channels(node, attribute.value)}
+
+    def _owned(self, attribute: _Attribute, how: str) -> set[int]:
+        """What became of parameter axes of its module (``direct``), or of that and all within."""
+        return {
+            new
+            for name, new in self._axes[attribute.value]
+            if (name.rpartition(".")[0] == attribute.owner if how == "direct" else _inside(name, attribute.owner))
+        }
+
+    def _classified(self, attribute: _Attribute) -> set[int]:
+        """What became of the channels that the last layers of its module read, if these end in a classifier."""
+        kinds = self._graph.trace.modules
+        calls = (c for c in reversed(self._graph.trace.calls) if _inside(c.path, attribute.owner))
+        layers = [c for c in calls if issubclass(kinds.get(c.path, nn.Module), (nn.Linear, _ConvNd))]
+        if not layers or not self._is_whole(layers[0].result):
+            return set()
+        return next(filter(None, (self._channels(layer.source, attribute.value) for layer in layers)), set())
+
+    def _is_whole(self, node: fx.Node) -> bool:
+        """Is nothing of a tensor gone?"""
+        shape = node.meta.get("shape", ())
+        return all(self._sizes.count(self._alive, node, d) == n for d, n in enumerate(shape))
+
+    @cached_property
+    def _calls(self) -> dict[str, list[ModuleCall]]:
+        found: dict[str, list[ModuleCall]] = defaultdict(list)
+        for call in self._graph.trace.calls:
+            found[call.path].append(call)
+        return found
+
+    @cached_property
+    def _sizes(self) -> Any:
+        return self._graph.size_model()
+
+    def _channels(self, node: fx.Node, size: int) -> set[int]:
+        """How many are left of the channels of a tensor, if it has ``size`` of them."""
+        shape = node.meta.get("shape", ())
+        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.labelled(node, d))
+        return {self._sizes.count(self._alive, node, d) for d in dims}
+
+
+def _inside(path: str, owner: str) -> bool:
+    return not owner or path == owner or path.startswith(f"{owner}.")

@@ -1,0 +1,102 @@
+"""Run a model, or a copy of it, under a recorder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from graphprune.errors import TraceError
+from graphprune.tracing.call_list import CallList, ListedCall
+from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.recorder import Recorder, recording
+from graphprune.tracing.side_effects import restored_globals
+from graphprune.tracing.sizes import SizeLog
+from graphprune.utils.contexts import eagerly
+from graphprune.utils.modules import named_modules, named_tensors
+from graphprune.utils.tree import tensors_of
+
+Outputs = Callable[[Any], Any]
+
+
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> list[Any]:
+    """Run the recorder's copy of the model; the nodes of its results.
+
+    Raises:
+        TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
+    """
+    seen = call.mapped(recorder.add_input)
+    with recording(recorder), restored_globals(recorder.model_copy.modules):
+        result = seen.run(recorder.model_copy.module)
+    kept = outputs(result) if outputs else result
+    found = [recorder.node_for(t) for t in tensors_of(kept)]
+    if not found:
+        raise TraceError(
+            f"model: its output is a {type(kept).__name__}, in which no tensor was found; pass outputs=, a function "
+            "that picks the tensors that must keep their shape"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What a model did, without what is known of sizes.
+
+    Attributes:
+        calls: as the nodes of :class:`graphprune.tracing.tracer.Trace`.
+        outputs: the calls that made the results.
+        constants: tensors of unknown origin, by the name of their call.
+        used: parameters and buffers that were used.
+    """
+
+    calls: Iterable[fx.Node | ListedCall]
+    outputs: Sequence[fx.Node | ListedCall]
+    constants: dict[str, Tensor]
+    used: frozenset[str] = frozenset()
+
+
+class _Replayer(Recorder):
+    """Record what was called where, without sizes, lines and the calls of modules."""
+
+    watched = False
+
+    def __init__(self, model_copy: MetaCopy) -> None:
+        super().__init__(model_copy, SizeLog(), on_meta=True)
+        self.graph: Any = CallList()
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
+
+    def leave(self, output: Any) -> None:
+        self.stack.pop()
+
+
+def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:
+    """Run a copy in the mode that it is in, and note no sizes."""
+    recorder = _Replayer(model_copy)
+    results = [result for call in calls for result in run_recorded(recorder, call, outputs)]
+    return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
+
+
+@eagerly()
+def replay_program(
+    model: nn.Module, calls: Iterable[MethodCall], outputs: Outputs | None = None, training: bool = False
+) -> Replay:
+    """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as a trace would.
+
+    Args:
+        model: is put into evaluation or training mode.
+        calls: what is run, one after the other.
+        outputs: picks from a result what is returned; None: all tensors.
+        training: in training mode. It may draw random numbers and go another way each time.
+
+    Raises:
+        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
+    """
+    modules = named_modules(model)
+    paths = {id(submodule): path for path, submodule in modules}
+    model.train(training)
+    return replay_copy(MetaCopy(model, modules, named_tensors(model), paths, {}), calls, outputs)

@@ -1,0 +1,218 @@
+"""Trace what only training does: auxiliary heads, buffers of moving averages, additional outputs.
+
+Most models do the same in both modes, but for dropout and batch norms. So training is only looked at if some class
+of the model reads ``training`` or evaluation left parameters unused. Then it is run once without noting sizes, and
+traced if that run reaches something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import CodeType, FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+
+from graphprune.tracing.call_list import Node
+from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.reach import Reach
+from graphprune.tracing.recorder import Recorder
+from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
+from graphprune.utils.held import held_by_function, held_functions
+from graphprune.utils.modules import named_modules
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded call: what it did, and its results."""
+
+    call: MethodCall
+    done: Replay
+    results: list[fx.Node]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What was traced in training mode.
+
+    Attributes:
+        calls: those that reach something there that evaluation does not.
+        results: theirs.
+        note: why a call could not be traced, or "".
+    """
+
+    calls: tuple[MethodCall, ...] = ()
+    results: tuple[fx.Node, ...] = ()
+    note: str = ""
+
+
+def record_run(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Run:
+    """Run a call under a recorder."""
+    start = len(recorder.graph.nodes)
+    results = run_recorded(recorder, call, outputs)
+    done = Replay(list(recorder.graph.nodes)[start:], results, {}, frozenset(recorder.used))
+    return Run(call, done, results)
+
+
+def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None) -> Trained:
+    """Trace the calls in training mode too that reach something there that evaluation does not."""
+    model = recorder.model_copy.module
+    if not reads_training(model) and all(name in recorder.used for name in recorder.parameters):
+        return Trained()
+    model.train()
+    found = [_record_trained(recorder, run, outputs) for run in runs]
+    calls = tuple(call for trained in found for call in trained.calls)
+    results = tuple(node for trained in found for node in trained.results)
+    return Trained(calls, results, next((trained.note for trained in found if trained.note), ""))
+
+
+# ---------------------------------------------------------------- does a model know of training?
+
+_reading: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+
+def reads_training(model: nn.Module) -> bool:
+    """Does a class of the model, or a function that it holds, mention ``training``? Those of torch are passed over."""
+    modules = named_modules(model)
+    kinds = {type(module) for _, module in modules}
+    return any(map(_class_reads, kinds)) or any(_mentions_training(f) for _, f in held_functions(modules))
+
+
+def _class_reads(kind: type) -> bool:
+    known = _reading.get(kind)
+    if known is None:
+        own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
+        known = _reading[kind] = any(_mentions_training(f) for base in own for f in _functions_of(base))
+    return known
+
+
+def _functions_of(kind: type) -> Iterator[FunctionType]:
+    """The functions of a class, with those that decorators hide."""
+    found = [getattr(value, "fget", getattr(value, "__func__", value)) for value in vars(kind).values()]
+    seen: set[int] = set()
+    while found:
+        function = found.pop()
+        if isinstance(function, FunctionType) and id(function) not in seen:
+            seen.add(id(function))
+            yield function
+            found.extend(held_by_function(function))
+
+
+def _mentions_training(function: FunctionType) -> bool:
+    return _code_mentions(function.__code__)
+
+
+def _code_mentions(code: CodeType) -> bool:
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return "training" in code.co_names or "training" in code.co_consts or any(map(_code_mentions, inner))
+
+
+# ---------------------------------------------------------------- does training reach something else?
+
+
+def _record_trained(recorder: Recorder, run: Run, outputs: Outputs | None) -> Trained:
+    """As :func:`record_training`, for one call.
+
+    It is tried on the example and on a batch of it twice, since BatchNorm wants more than one value.
+    """
+    note = ""
+    for times in (1, 2):
+        call = run.call.mapped(partial(_repeated, times))
+        before, inputs, used = len(recorder.graph.nodes), len(recorder.inputs), set(recorder.used)
+        try:
+            if recorder.on_meta and not _differs(recorder, run.done, _tried(recorder, call, outputs), times):
+                return Trained()
+            trained = record_run(recorder, call, outputs)
+            if recorder.on_meta or _differs(recorder, run.done, trained.done, times):
+                return Trained((call,), tuple(trained.results))
+            _forget(recorder, before, inputs, used)
+            return Trained()
+        except Exception as error:
+            note = f"training mode could not be traced: {type(error).__name__}: {_first_line(error)}"
+            _forget(recorder, before, inputs, used)
+    return Trained(note=note)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _repeated(times: int, tensor: Tensor) -> Tensor:
+    return torch.cat([tensor] * times) if tensor.ndim else tensor
+
+
+def _tried(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Replay:
+    """What a call does, without noting it."""
+    recorder.log.closed = True
+    try:
+        with _restored_attributes(recorder.model_copy.module):
+            return replay_copy(recorder.model_copy, [call], outputs)
+    finally:
+        recorder.log.closed = False
+
+
+def _differs(recorder: Recorder, evaluated: Replay, trained: Replay, times: int) -> bool:
+    """Does a call in training mode reach what evaluation did not, or return something else?"""
+    shaped = {name for name, shape in recorder.shapes.items() if len(shape)}
+    return (
+        bool((trained.used - evaluated.used) & shaped)
+        or _shapes(trained.outputs, times) != _shapes(evaluated.outputs, times)
+        or _reaches_more(recorder, evaluated, trained, shaped)
+    )
+
+
+def _reaches_more(recorder: Recorder, evaluated: Replay, trained: Replay, shaped: set[str]) -> bool:
+    """Are results made from other ``shaped`` tensors in training, or is data moved or mixed that else is not?"""
+    kinds = {path: type(m) for path, m in named_modules(recorder.model_copy.module)}
+    before, after = Reach.of(evaluated, kinds), Reach.of(trained, kinds)
+    return bool((after.origins - before.origins) & shaped or after.mixing - before.mixing)
+
+
+@contextmanager
+def _restored_attributes(model: nn.Module) -> Iterator[None]:
+    """Give modules back the attributes and buffers that a run exchanges: their tensors are known to the recorder."""
+    found = [(table, dict(table)) for _, m in named_modules(model) for table in (vars(m), m._buffers)]
+    try:
+        yield
+    finally:
+        for table, before in found:
+            table.clear()
+            table.update(before)
+
+
+def _shapes(nodes: Iterable[Node], times: int) -> list[tuple[int, ...]]:
+    """The shapes of results, apart from the batch if that was repeated."""
+    return [tuple(node.meta["shape"])[0 if times == 1 else 1 :] for node in nodes]
+
+
+# ---------------------------------------------------------------- a run that failed
+
+
+def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None:
+    """Drop the nodes that a training run added, and the sizes it noted."""
+    dropped = list(recorder.graph.nodes)[nodes:]
+    gone = set(dropped)
+    log = recorder.log
+    log.uses[:] = [u for u in log.uses if u.node not in gone]
+    log.equalities[:] = [e for e in log.equalities if not any(_refers(x, gone) for x in e[:2])]
+    log.numbers[:] = [n for n in log.numbers if not _refers(n[0], gone)]
+    log.comparisons = {
+        key: outcome for key, outcome in log.comparisons.items() if not any(_refers(x, gone) for x in key[1:])
+    }
+    recorder.forget(gone)
+    for node in reversed(dropped):
+        recorder.graph.erase_node(node)
+    del recorder.inputs[inputs:]
+    recorder.used = used
+
+
+def _refers(expr: Any, nodes: set[fx.Node]) -> bool:
+    """Does a size expression refer to one of ``nodes``?"""
+    if hasattr(expr, "left"):
+        return _refers(expr.left, nodes) or _refers(expr.right, nodes)
+    return getattr(expr, "node", None) in nodes

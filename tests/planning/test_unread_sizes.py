@@ -1,0 +1,150 @@
+"""Sizes that forward does not read follow where nothing else can be meant; the others are listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+IMAGE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Block(nn.Module):
+    """A depthwise and a pointwise convolution that can be made one."""
+
+    def __init__(self, in_chs: int, out_chs: int) -> None:
+        super().__init__()
+        self.in_chs, self.out_chs, self.groups = in_chs, out_chs, in_chs
+        self.depth = nn.Conv2d(in_chs, in_chs, 3, padding=1, groups=in_chs, bias=False)
+        self.point = nn.Conv2d(in_chs, out_chs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.point(self.depth(x))
+
+    def merge(self) -> nn.Conv2d:
+        merged = nn.Conv2d(self.in_chs, self.out_chs, 3, padding=1, bias=False)
+        merged.weight.data = self.point.weight.data * self.depth.weight.data.view(1, self.groups, 3, 3)
+        return merged
+
+
+class Net(nn.Module):
+    """The classifier can be made anew. ``num_classes`` and ``depth`` are numbers of other things."""
+
+    def __init__(self, num_classes: int = 16, inner: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.blocks = nn.Sequential(Block(16, inner), Block(inner, 24))
+        self.num_features = 24
+        self.dims = [16, 24]
+        self.num_classes = num_classes
+        self.image_size = 24
+        self.depth = 2
+        self.reset_classifier(num_classes)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        self.head = nn.Linear(self.num_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(self.stem(x)).mean((2, 3)))
+
+
+def _plan(model: nn.Module, **options: Any) -> graphprune.Plan:
+    return graphprune.trace(model, IMAGE).plan(**options)
+
+
+def test_sizes_that_other_methods_read_follow() -> None:
+    torch.manual_seed(0)
+    model = Net()
+    plan = _plan(model, ratio=0.5)
+    slim = plan.apply(model)
+    assert slim.num_features == 12
+    assert [(b.in_chs, b.out_chs, b.groups) for b in slim.blocks] == [(8, 8, 8), (8, 12, 8)]
+    slim.reset_classifier(5)
+    assert slim(IMAGE).shape == (1, 5)
+    features = slim.stem(IMAGE)
+    torch.testing.assert_close(slim.blocks[0].merge()(features), slim.blocks[0](features))
+    assert (model.num_features, model.blocks[0].groups, model.dims) == (24, 16, [16, 24])
+
+
+def test_what_has_the_value_by_chance_stays() -> None:
+    """The number of classes is a width's too; no channel is called an image size, so that is listed."""
+    model = Net()
+    plan = _plan(model, ratio=0.5)
+    slim = plan.apply(model)
+    assert (slim.num_classes, slim.depth, slim.image_size) == (16, 2, 24)
+    assert plan.stale == ("dims[0]", "image_size")
+    assert slim.dims == [16, 12]
+    assert "stale (sizes that forward does not read, as they were): dims[0], image_size" in str(plan)
+
+
+def test_equal_widths_that_shrink_differently() -> None:
+    """``in_chs`` is what comes in and ``out_chs`` what goes out, though both were 16; a list entry cannot be told."""
+    plan = _plan(Net(10), ratio=0.5, overrides={"stem": graphprune.Override(ratio=0.25)})
+    slim = plan.apply(Net(10))
+    assert [(b.in_chs, b.out_chs, b.groups) for b in slim.blocks] == [(12, 8, 12), (8, 12, 8)]
+    assert slim.num_features == 12
+    assert plan.stale == ("dims[0]", "image_size")
+
+
+class Reading(Net):
+    """Forward reads the size after all, past the methods of integers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1.0 if f"{self.num_features}" == "24" else 2.0)
+
+
+class Attention(nn.Module):
+    """Three widths of 32, and heads whose number forward works out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed_dim, self.num_heads = 32, 4
+        self.norm = nn.LayerNorm(32)
+        self.qkv = nn.Linear(32, 96)
+        self.out = nn.Linear(32, 32)
+        self.inner = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 32))
+        self.stem, self.head = nn.Linear(3, 32), nn.Linear(32, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x.flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(self.norm(x)).view(1, 64, 3, -1, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.out((q @ k.transpose(2, 3)).softmax(3).matmul(v).transpose(1, 2).flatten(2))
+        return self.head(x + self.inner(x)).mean(1)
+
+
+def test_heads_and_the_width_of_the_classifier() -> None:
+    """All of 32 is the stream's width, the heads' and the inner layer's; the classifier reads the stream."""
+    model = Attention()
+    plan = _plan(model, ratio=0.5, overrides={"stem": graphprune.Override(ratio=0.25)})
+    slim = plan.apply(model)
+    assert (slim.num_heads, slim.embed_dim) == (2, 24)
+    assert (slim.out.in_features, slim.inner[0].out_features) == (16, 16)
+    assert plan.stale == ()
+
+
+def test_a_size_that_forward_reads_after_all_stays() -> None:
+    model = Reading()
+    plan = _plan(model, ratio=0.5)
+    assert "num_features" in plan.stale
+    assert plan.unread == {}
+    check = graphprune.verify(model, plan.apply(model), plan, IMAGE)
+    assert check.passed
+
+
+def test_plans_keep_them_as_json() -> None:
+    model = Net()
+    plan = _plan(model, ratio=0.5)
+    again = graphprune.Plan.from_json(plan.to_json())
+    assert (again.unread, again.stale) == (plan.unread, plan.stale)
+    del (other := Net()).image_size
+    del other.num_features
+    assert not hasattr(again.apply(other), "num_features")
+
+
+def test_inplace_too() -> None:
+    model = Net()
+    graphprune.prune_model(model, 0.5, IMAGE, inplace=True)
+    assert model.num_features == 12

@@ -1,0 +1,189 @@
+"""What only training does is traced too: auxiliary heads, additional outputs, buffers of moving averages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.tracing import training_mode
+
+X = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Linear 8 -> 16 -> 4, an auxiliary head 16 -> 4, a moving average and a mask of the 16 features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, 16)
+        self.head = nn.Linear(16, 4)
+        self.aux = nn.Linear(16, 4)
+        self.register_buffer("ema", torch.zeros(16))
+        self.register_buffer("masks", torch.ones(16))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.top(self.body(x).relu())
+
+    def top(self, h: Tensor) -> Any:
+        raise NotImplementedError
+
+
+class Stacked(Net):
+    def top(self, h: Tensor) -> Any:
+        aux, y = self.aux(h), self.head(h)
+        return torch.stack([y, aux]) if self.training else y
+
+
+class Added(Net):
+    def top(self, h: Tensor) -> Any:
+        aux, y = self.aux(h), self.head(h)
+        return y + aux if self.training else y
+
+
+def _wrapped(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(forward)
+    def call(*args: Any) -> Any:
+        return forward(*args)
+
+    return call
+
+
+class Decorated(Net):
+    @_wrapped
+    def top(self, h: Tensor) -> Any:
+        return (self.head(h), self.aux(h)) if self.training else self.head(h)
+
+
+class InPlace(Net):
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.ema.mul_(0.9).add_(h.detach().mean(0), alpha=0.1)
+        return self.head(h)
+
+
+class Rebound(Net):
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.ema = self.ema * 0.9 + h.detach().mean(0) * 0.1
+        return self.head(h)
+
+
+class ThroughData(Net):
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.ema.data.copy_(self.ema * 0.9 + h.detach().mean(0) * 0.1)
+        return self.head(h)
+
+
+class Masked(Net):
+    def top(self, h: Tensor) -> Any:
+        return self.head(h * self.masks if self.training else h)
+
+
+class Permuted(Net):
+    """The same tensors in both modes, in another order."""
+
+    def top(self, h: Tensor) -> Any:
+        return self.head(h.flip(1)) if self.training else self.head(h)
+
+
+class Targets(Net):
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
+        y = self.head(self.body(x).relu())
+        assert not self.training or target is not None, "training needs targets"
+        return y
+
+
+class Dropped(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.aux
+        self.norm = nn.BatchNorm1d(16)
+
+    def top(self, h: Tensor) -> Any:
+        keep = torch.rand(len(h), 1).add(0.9).floor() if self.training else 1.0
+        return self.head(F.dropout(self.norm(h) * keep, 0.1, self.training))
+
+
+@pytest.mark.parametrize(
+    ("kind", "tensor", "shape"),
+    [
+        (Stacked, "aux.weight", (4, 8)),
+        (Added, "aux.weight", (4, 8)),
+        (Decorated, "aux.weight", (4, 8)),
+        (InPlace, "ema", (8,)),
+        (Rebound, "ema", (8,)),
+        (ThroughData, "ema", (8,)),
+        (Masked, "masks", (8,)),
+    ],
+)
+def test_what_only_training_reaches_follows(kind: type[Net], tensor: str, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    graph = graphprune.trace(model, X)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.state_dict()[tensor].shape == shape
+    assert graphprune.verify(model, slim, plan, X).passed
+    dense, trained = model.train()(X.expand(2, 8)), slim.train()(X.expand(2, 8))
+    assert [t.shape for t in dense] == [t.shape for t in trained]
+
+
+def test_an_order_that_only_training_has_is_kept() -> None:
+    """Features i and 15 - i are multiplied with the same column of the head's weight, each in one mode."""
+    torch.manual_seed(0)
+    model = Permuted()
+    slim = graphprune.prune_model(model, 0.5, X)
+    kept = [i for i in range(16) if (slim.body.weight[:, None] == model.body.weight[i]).all(-1).any()]
+    assert len(kept) < 16
+    assert sorted(15 - i for i in kept) == kept
+    masked = model.body(X).relu() * torch.tensor([float(i in kept) for i in range(16)])
+    torch.testing.assert_close(slim.train()(X), model.head(masked.flip(1)))
+
+
+def test_training_that_needs_targets_is_left_out() -> None:
+    graph = graphprune.trace(Targets(), X)
+    assert graph.trace.note == "training mode could not be traced: AssertionError: training needs targets"
+    assert not graph.trace.trained
+
+
+def test_dropout_and_batch_norm_make_no_second_trace() -> None:
+    assert training_mode.reads_training(Dropped())
+    assert not graphprune.trace(Dropped(), X).trace.trained
+
+
+def test_models_that_do_not_ask_are_not_run_in_training() -> None:
+    assert not training_mode.reads_training(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout()))
+
+
+@pytest.mark.parametrize("kind", [InPlace, Rebound, ThroughData, Stacked])
+def test_the_users_model_is_not_changed(kind: type[Net]) -> None:
+    model = kind()
+    before, random = {k: v.clone() for k, v in model.state_dict().items()}, torch.get_rng_state()
+    graphprune.trace(model.eval(), X).plan(0.5)
+    assert not any(m.training for m in model.modules())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+class Sized(Net):
+    """A size that only training has as a number, past all methods of sizes."""
+
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.ema.view(int(f"{h.shape[1]}") // 16, 16).add_(h.detach().mean(0))
+        return self.head(h)
+
+
+def test_a_slim_model_that_cannot_train_is_not_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graphprune.trace(Sized(), X)
+    with pytest.warns(graphprune.NothingRemovedWarning):
+        slim = graph.plan(0.5).apply(graph.model)
+    assert slim.train()(X).shape == (1, 4)
