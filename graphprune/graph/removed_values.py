@@ -23,7 +23,6 @@ from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.tracer import Trace
-from graphprune.utils.operators import short_name
 
 aten = torch.ops.aten
 
@@ -49,8 +48,8 @@ class RemovedValues:
         self._all: Groups = frozenset(range(len(units.groups)))
         self._known: dict[int, Groups] = {}
         self._zeros: dict[fx.Node, Groups] = {}
-        self.counted: dict[int, str] = {}
-        """By the number of a call that adds up entries of removed channels that are not zero, what it does."""
+        self.counted: dict[int, Groups] = {}
+        """By the number of a call that adds up channels, the groups whose removed entries are not zero there."""
         for number, node in enumerate(labelling.nodes):
             self._zeros[node] = self._zeros_of(number, node)
             self._written(node)
@@ -98,9 +97,9 @@ class RemovedValues:
         zeros = NONE.union(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
         if has_trait(node.target, Trait.COMPARES):
             zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
-        over = NONE.union(*(self._groups(self._value(x).touching(dims)) for x, dims in factors))
+        over = NONE.union(*(self._groups_along(self._value(x), dims) for x, dims in factors))
         if over - zeros:
-            self.counted[number] = f"{short_name(node.target)} adds up entries that are not zero in removed channels"
+            self.counted[number] = over - zeros
         others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
         running = len(factors) == 1 and node.meta["shape"] == factors[0][0].meta["shape"]  # type: ignore[union-attr]
         return zeros.intersection(*(self._zeros[x] for x in others)) - (over if running else NONE)
@@ -128,6 +127,18 @@ class RemovedValues:
     def _value(self, node: Any) -> LabelledTensor:
         value = self._labelling.values[node]
         return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+
+    def _groups_along(self, value: LabelledTensor, dims: Iterable[int]) -> Groups:
+        """The groups whose units come and go along some dimensions. (A head is needed by all columns in it.)"""
+        wanted = {d % value.ndim for d in dims}
+        found = NONE
+        for array in value.touching(wanted):
+            ids = array.ids[tuple(slice(None) if d in wanted else slice(0, 1) for d in range(value.ndim))]
+            unit, entry = self._solution.expand(self._solution.of[ids.ravel()], np.arange(ids.size))
+            pairs = np.unique(np.stack([unit, entry]), axis=1)
+            units, times = np.unique(pairs[0], return_counts=True)
+            found |= frozenset(self._units.group_of[units[times < ids.size]].tolist()) - {-1}
+        return found
 
     def _groups(self, arrays: Iterable[LabelArray]) -> Groups:
         return NONE.union(*(self._of_array(array) for array in arrays))
