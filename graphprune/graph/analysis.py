@@ -83,8 +83,8 @@ class Analysis:
         return StatisticScales(nodes, self.labelling, self.solution)
 
     @cached_property
-    def counted(self) -> dict[int, str]:
-        """By number, the nodes that add up entries which are not zero in removed channels, and what they do."""
+    def counted(self) -> dict[int, frozenset[int]]:
+        """By number, the nodes that add up entries of channels: the groups whose removed ones are not zero there."""
         return RemovedValues(self.trace, self.labelling, self.solution, self.units).counted
 
     @cached_property

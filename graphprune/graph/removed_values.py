@@ -23,12 +23,11 @@ from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.tracer import Trace
-from graphprune.utils.operators import short_name
 
 aten = torch.ops.aten
 
 Groups = frozenset[int]
-NONE: Groups = frozenset()
+NO_GROUP: Groups = frozenset()
 
 
 class RemovedValues:
@@ -49,8 +48,8 @@ class RemovedValues:
         self._all: Groups = frozenset(range(len(units.groups)))
         self._known: dict[int, Groups] = {}
         self._zeros: dict[fx.Node, Groups] = {}
-        self.counted: dict[int, str] = {}
-        """By the number of a call that adds up entries of removed channels that are not zero, what it does."""
+        self.counted: dict[int, Groups] = {}
+        """By the number of a call that adds up channels, the groups whose removed entries are not zero there."""
         for number, node in enumerate(labelling.nodes):
             self._zeros[node] = self._zeros_of(number, node)
             self._written(node)
@@ -58,11 +57,11 @@ class RemovedValues:
     def _zeros_of(self, number: int, node: fx.Node) -> Groups:
         own = self._groups(all_arrays(self._labelling.values[node]))
         if node.op == "get_attr" and "tensor" not in node.meta:
-            return self._all if _is_zero(self._constants[str(node.target)]) else NONE
+            return self._all if _is_zero(self._constants[str(node.target)]) else NO_GROUP
         if node.op != "call_function":
-            return own if "tensor" in node.meta else NONE
+            return own if "tensor" in node.meta else NO_GROUP
         if node.target is aten.scalar_tensor.default:
-            return self._all if node.args[0] == 0 else NONE
+            return self._all if node.args[0] == 0 else NO_GROUP
         if node.target is getitem:
             return self._zeros[node.args[0]] & own  # type: ignore[index]
         return self._of_call(number, node, own) & own
@@ -72,18 +71,18 @@ class RemovedValues:
         known = rule_of(node.target)
         norm = norm_call(node.target, node.args, node.kwargs)
         if norm is not None:
-            return self._zeros.get(norm.weight, NONE) & (own if norm.bias is None else self._zeros[norm.bias])
+            return self._zeros.get(norm.weight, NO_GROUP) & (own if norm.bias is None else self._zeros[norm.bias])
         if known is not None and known.sums is not None:
             return self._of_sum(number, node, known.sums(*node.args, **node.kwargs))
         if number in self._labelling.labels.facts.mixing:
-            return NONE
+            return NO_GROUP
         if is_pointwise(node.target):
             return frozenset(g for g in own if self._zero_at(node, g))
         if not keeps_zeros(node.target) or not all(self._may_be_zero(x) for x in _values(node)):
-            return NONE
+            return NO_GROUP
         if not node.all_input_nodes or node.target is aten.new_zeros.default:
             return own
-        read = NONE.union(*map(self._labels, node.all_input_nodes))
+        read = NO_GROUP.union(*map(self._labels, node.all_input_nodes))
         filled = read.difference(*(self._labels(x) - self._zeros[x] for x in node.all_input_nodes))
         return own & filled
 
@@ -95,15 +94,15 @@ class RemovedValues:
     def _of_sum(self, number: int, node: fx.Node, sums: Iterable[tuple[int, Any]]) -> Groups:
         """The zeros of a sum of products; note the groups over which it counts."""
         factors = [(node.args[position], dims) for position, dims in sums]
-        zeros = NONE.union(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
+        zeros = NO_GROUP.union(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
         if has_trait(node.target, Trait.COMPARES):
             zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
-        over = NONE.union(*(self._groups(self._value(x).touching(dims)) for x, dims in factors))
+        over = NO_GROUP.union(*(self._groups_along(self._value(x), dims) for x, dims in factors))
         if over - zeros:
-            self.counted[number] = f"{short_name(node.target)} adds up entries that are not zero in removed channels"
+            self.counted[number] = over - zeros
         others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
         running = len(factors) == 1 and node.meta["shape"] == factors[0][0].meta["shape"]  # type: ignore[union-attr]
-        return zeros.intersection(*(self._zeros[x] for x in others)) - (over if running else NONE)
+        return zeros.intersection(*(self._zeros[x] for x in others)) - (over if running else NO_GROUP)
 
     def _written(self, node: fx.Node) -> None:
         """What is written to a view is in the tensor that it is a view of, too."""
@@ -129,8 +128,20 @@ class RemovedValues:
         value = self._labelling.values[node]
         return value if isinstance(value, LabelledTensor) else LabelledTensor(())
 
+    def _groups_along(self, value: LabelledTensor, dims: Iterable[int]) -> Groups:
+        """The groups whose units come and go along some dimensions. (A head is needed by all columns in it.)"""
+        wanted = {d % value.ndim for d in dims}
+        found = NO_GROUP
+        for array in value.touching(wanted):
+            ids = array.ids[tuple(slice(None) if d in wanted else slice(0, 1) for d in range(value.ndim))]
+            unit, entry = self._solution.expand(self._solution.of[ids.ravel()], np.arange(ids.size))
+            pairs = np.unique(np.stack([unit, entry]), axis=1)
+            units, times = np.unique(pairs[0], return_counts=True)
+            found |= frozenset(self._units.group_of[units[times < ids.size]].tolist()) - {-1}
+        return found
+
     def _groups(self, arrays: Iterable[LabelArray]) -> Groups:
-        return NONE.union(*(self._of_array(array) for array in arrays))
+        return NO_GROUP.union(*(self._of_array(array) for array in arrays))
 
     def _of_array(self, array: LabelArray) -> Groups:
         key = id(array.ids)  # the labelling keeps all of them

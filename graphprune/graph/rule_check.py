@@ -90,7 +90,8 @@ def sample_tensor(placeholder: Any, generator: torch.Generator) -> Tensor:
     values = torch.randn(shape, generator=generator, dtype=torch.float64)
     if kind == "rows":
         return (values[..., :1] > 0).expand(shape)
-    return {"float": values, "positive": values.square() + 0.1, "bool": values > 0}[kind]
+    kinds = {"float": values, "positive": values.square() + 0.1, "fraction": values.sigmoid(), "bool": values > 0}
+    return kinds[kind]
 
 
 def joint(seed: int) -> bool:

@@ -39,7 +39,7 @@ class Statistic:
     result: fx.Node
 
 
-Statistics = frozenset[Statistic]
+StatisticSet = frozenset[Statistic]
 
 
 class StatisticScales:
@@ -54,13 +54,13 @@ class StatisticScales:
     def __init__(self, nodes: Sequence[fx.Node], labelling: Labelling, solution: Solution) -> None:
         self._labelling = labelling
         self._solution = solution
-        self._pure: dict[fx.Node, Statistics] = {}
-        self._normalized: dict[fx.Node, Statistics] = {}
+        self._pure: dict[fx.Node, StatisticSet] = {}
+        self._normalized: dict[fx.Node, StatisticSet] = {}
         calls = [node for node in nodes if node.op == "call_function"]
         for node in calls:
             self._follow(node)
         found = {node: self._scaled(node) for node in calls if factor_of(node) is not None}
-        self.of: dict[fx.Node, Statistics] = {node: statistics for node, statistics in found.items() if statistics}
+        self.of: dict[fx.Node, StatisticSet] = {node: statistics for node, statistics in found.items() if statistics}
         """By the call that scales, the statistics that it may scale."""
 
     def _follow(self, node: fx.Node) -> None:
@@ -79,13 +79,13 @@ class StatisticScales:
             elif has_trait(node.target, *_FACTORS):
                 self._note(self._normalized, node, operands)
 
-    def _note(self, known: dict[fx.Node, Statistics], node: fx.Node, operands: Iterable[fx.Node]) -> None:
+    def _note(self, known: dict[fx.Node, StatisticSet], node: fx.Node, operands: Iterable[fx.Node]) -> None:
         statistics = self._behind(operands)
         if statistics:
             known[node] = statistics
 
-    def _behind(self, nodes: Iterable[fx.Node]) -> Statistics:
-        nothing: Statistics = frozenset()
+    def _behind(self, nodes: Iterable[fx.Node]) -> StatisticSet:
+        nothing: StatisticSet = frozenset()
         return nothing.union(*(self._pure.get(n, nothing) | self._normalized.get(n, nothing) for n in nodes))
 
     def _taken(self, node: fx.Node) -> Statistic | None:
@@ -98,7 +98,7 @@ class StatisticScales:
         gone = {array.ids.tobytes() for array in source.arrays} - {array.ids.tobytes() for array in result.arrays}
         return found if gone else None
 
-    def _scaled(self, node: fx.Node) -> Statistics:
+    def _scaled(self, node: fx.Node) -> StatisticSet:
         """The statistics that a call scales, or that everything it is used for is multiplied with or divided by."""
         own = self._behind(node.all_input_nodes)
         if own or not node.users:

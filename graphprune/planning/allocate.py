@@ -139,7 +139,7 @@ class Allocator:
                 for coupled in steps
             ]
         )
-        budgets = self._budgets()
+        budgets = self._budgets(steps)
         limits = np.array([b.limit for b in budgets.budgets])
         problem = Problem(self.setup.graph.solution, state, budgets.costs, budgets.prices, limits, fixed)
         chosen = find_allocation(self.setup.options.allocation)
@@ -156,14 +156,16 @@ class Allocator:
         protected = [any(p.group in self.setup.protected for p in path.coupled.parts) for path in state.paths]
         return [value / (PROTECTED if late else 1.0) for value, late in zip(found, protected, strict=True)]
 
-    def _budgets(self) -> BudgetCosts:
-        """The budgets, or the number of units for a ratio over all groups together."""
+    def _budgets(self, steps: Sequence[CoupledStep]) -> BudgetCosts:
+        """The budgets, or for a ratio over all groups together the number of units of those that steps can remove."""
         options = self.setup.options
         if options.budget_specs:
             return budget_costs(self.setup.graph.costs, self.setup.costs, options.budget_specs, self.latency)
         assert options.ratio is not None
-        kept = share_kept(int(self.free.sum()), options.ratio)
-        return UnitBudget(self.free, kept, f"ratio={options.ratio}")
+        movable = np.zeros(len(self.free), bool)
+        for step in steps:
+            movable[np.concatenate([part.unit_ids for part in step.parts])] = True
+        return UnitBudget(movable, share_kept(int(movable.sum()), options.ratio), f"ratio={options.ratio}")
 
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:

@@ -131,8 +131,9 @@ class Masks:
 
     def _note_count(self, node: fx.Node, node_index: int) -> None:
         """Name an operation that counts channels of which some are dead."""
-        text = self.channels.counted.get(node_index)
-        if text and any(self.of(x) is not None for x in node.all_input_nodes):
+        groups = [self.channels.units.groups[g] for g in self.channels.counted.get(node_index, ())]
+        if not all(self.alive[group.unit_ids].all() for group in groups):
+            text = f"{short_name(node.target)} adds up entries that are not zero in removed channels"
             self.mixing[f"{text} ({node.name})"] = None
 
 

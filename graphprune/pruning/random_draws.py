@@ -60,9 +60,9 @@ def is_random(func: Any) -> bool:
 
 def values_read(func: Any, args: Args, kwargs: Kwargs) -> list[Any]:
     """The arguments on whose values a draw depends: not what is overwritten, nor what only gives a shape."""
-    name = func.overloadpacket.__name__
-    only_shape = name.endswith("_like") or func._schema.is_mutable
-    return [*args[1:], *kwargs.values()] if only_shape else [*args, *kwargs.values()]
+    written = {i for i, a in enumerate(func._schema.arguments) if a.alias_info is not None and a.alias_info.is_write}
+    only_shape = {0} if func.overloadpacket.__name__.endswith("_like") else written
+    return [*(value for i, value in enumerate(args) if i not in only_shape), *kwargs.values()]
 
 
 def draw_of(func: Any, args: Args, kwargs: Kwargs, drawn: Any, survivors: Callable[[int, Tensor], Tensor]) -> Draw:

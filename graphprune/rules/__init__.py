@@ -22,6 +22,7 @@ has its statistics (``norm``), and plain facts (``traits``). No other room has t
 ``aggregation``     extremes, products, counts; running ones; diagonals
 ``recurrent``       gates of recurrent layers, packed batches
 ``spectral``        Fourier transforms, complex numbers, functions of matrices
+``draws``           random numbers, each by the values at its place
 ``detection``       what torchvision adds to torch
 ==================  ====================================================================
 
@@ -33,6 +34,7 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     contraction,
     convolution,
     detection,
+    draws,
     factories,
     grouped,
     indexing,

@@ -48,7 +48,7 @@ def _all_or_some(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool 
 # ---------------------------------------------------------------- what zeros do not change
 
 
-@rule(aten.any.default, samples=[sample(bools(3, 4))], sums=summed_dims)
+@rule(aten.any.default, aten._is_any_true.default, samples=[sample(bools(3, 4))], sums=summed_dims)
 @rule(aten.any.dim, samples=[sample(bools(3, 4), 1), sample(bools(3, 4), 0, True)], sums=summed_dims)
 @rule(aten.any.dims, samples=[sample(bools(3, 4, 2), [1])], sums=summed_dims)
 def any_(call: Call, x: LabelledTensor, dims: Any = None, keepdim: bool = False) -> LabelledTensor:
@@ -80,6 +80,7 @@ def dist(call: Call, x: LabelledTensor, y: LabelledTensor, order: float = 2) -> 
 
 
 @rule(aten.all.default, samples=[sample(bools(3, 4))], masked=filled(aten.all.default, True))
+@rule(aten._is_all_true.default, samples=[sample(bools(3, 4))], masked=filled(aten._is_all_true.default, True))
 @rule(aten.all.dim, samples=[sample(bools(3, 4), 1)], masked=filled(aten.all.dim, True))
 @rule(aten.all.dims, samples=[sample(bools(3, 4, 2), [1])], masked=filled(aten.all.dims, True))
 @rule(aten.max.default, samples=[sample(t(3, 4))], masked=filled(aten.max.default, -INFINITY))

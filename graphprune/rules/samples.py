@@ -34,6 +34,11 @@ def positive(*shape: int) -> T:
     return T(shape, kind="positive")
 
 
+def fractions(*shape: int) -> T:
+    """A float tensor argument of a sample with values between zero and one (a probability)."""
+    return T(shape, kind="fraction")
+
+
 def complexes(*shape: int, labelled: Sequence[int] | None = None) -> T:
     """A complex tensor argument of a sample."""
     return T(shape, None if labelled is None else tuple(labelled), kind="complex")

@@ -131,3 +131,30 @@ def test_operations_that_keep_zeros() -> None:
     kept = [aten.view.default, aten.cat.default, aten.avg_pool2d.default, aten.index.Tensor]
     assert all(map(keeps_zeros, kept))
     assert not any(map(keeps_zeros, [aten._softmax.default, aten.logsumexp.default, aten.ones.default]))
+
+
+class LinearAttention(nn.Module):
+    """Four heads whose features are positive. [n, t, 8] -> [n, t, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.leave = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 3)
+        self.heads = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (f(x).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        found = q @ (k.transpose(-1, -2) @ v) / (q @ k.sum(-2)[..., None])
+        y: Tensor = self.leave(found.transpose(1, 2).flatten(2))
+        return y
+
+
+@pytest.mark.parametrize(("options", "counts"), [({"heads": 0.5}, False), ({"head_width": 0.5}, True)])
+def test_a_sum_within_heads_counts_their_columns_only(options: dict[str, float], counts: bool) -> None:
+    model, x = LinearAttention().eval(), torch.randn(2, 5, 8)
+    plan = graphprune.trace(model, x).plan(**options)
+    slim = plan.apply(model)
+    assert slim.q.out_features == 8
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed
+    assert bool(check.inexact) is counts

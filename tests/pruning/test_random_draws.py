@@ -78,3 +78,36 @@ def test_another_distribution_is_seen() -> None:
     slim = plan.apply(model)
     slim.way = lambda net, h: F.dropout(net.mean(F.dropout(h, 0.2, training=True)), 0.5, training=True)
     assert not graphprune.verify(model, slim, plan, X).passed
+
+
+DRAWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "probabilities": lambda h: h * torch.bernoulli(h.sigmoid()),
+    "probabilities in place": lambda h: h * torch.empty_like(h).bernoulli_(h.sigmoid()),
+    "rates": lambda h: h * torch.poisson(h.relu()),
+    "means": lambda h: torch.normal(h, 0.5),
+    "deviations": lambda h: torch.normal(0.5, h.abs() + 1.0),
+    "means and deviations": lambda h: torch.normal(h, h.abs() + 1.0),
+    "counts": lambda h: torch.binomial(torch.full_like(h, 5.0), h.sigmoid()),
+    "gamma": lambda h: h * torch._standard_gamma(h.abs() + 1.0),
+    "a softmax with noise": lambda h: h * F.gumbel_softmax(h, dim=1),
+    "integers": lambda h: h * torch.randint_like(h, 3),
+    "slopes": lambda h: F.rrelu(h, training=True),
+    "a distribution": lambda h: torch.distributions.Normal(h, h.abs() + 1.0).rsample(),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_entry_by_entry_are_pruned(name: str) -> None:
+    model = Drawing(lambda net, h: net.mean(DRAWS[name](h))).eval()
+    plan = graphprune.trace(model, X).plan(0.5, importance="random")
+    slim = plan.apply(model)
+    assert slim.mean.in_features < model.mean.in_features
+    assert graphprune.verify(model, slim, plan, X).passed
+
+
+def test_draws_among_channels_stay() -> None:
+    model = Drawing(lambda net, h: net.mean(h * torch.multinomial(h.softmax(1), 2).sum(1, keepdim=True))).eval()
+    plan = graphprune.trace(model, X).plan(0.5, importance="random")
+    slim = plan.apply(model)
+    assert slim.mean.in_features == model.mean.in_features
+    assert graphprune.verify(model, slim, plan, X).passed

@@ -154,6 +154,15 @@ def with_groups(position: int, name: str) -> Handler:
     return handler
 
 
+def cell(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """One step of a recurrent network: torch asks for as many old states as new ones."""
+    out = func(*args, **kwargs)
+    given = named("input hx w_ih", args, kwargs)
+    sizes = dim_of(watcher, given["hx"], given["hx"].ndim - 1), dim_of(watcher, given["w_ih"], 0)
+    note_equal(watcher, [size for size in sizes if size])
+    return out
+
+
 def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
     switch: Any = torch.backends.mkldnn

@@ -70,6 +70,7 @@ HANDLERS: dict[Any, Handler] = {
     **_either("group_norm", shapes.with_groups(1, "num_groups")),
     **_either("channel_shuffle native_channel_shuffle", shapes.with_groups(1, "groups")),
     **_either("lstm", shapes.steps),
+    **_either("rnn_tanh_cell rnn_relu_cell", shapes.cell),
     Tensor.__getitem__: parts.getitem,
     Tensor.__setitem__: parts.setitem,
     **_either("select", parts.select),
