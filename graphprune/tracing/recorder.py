@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
-from graphprune.tracing.opaque import ReadTensors, is_opaque, watched_functions
+from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
@@ -120,6 +120,10 @@ class Recorder(DispatchMode):
             found = self._item(tensor, *found)
         return found if found is not None else self._parameter(tensor)
 
+    def lookup_sized(self, tensor: Tensor) -> fx.Node | None:
+        """As :meth:`lookup`, but for nested tensors, which have no sizes that could be followed."""
+        return None if tensor.is_nested else self.lookup(tensor)
+
     def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
         item = self.graph.call_function(operator.getitem, (node, index))
         item.meta.update(node.meta)
@@ -148,7 +152,7 @@ class Recorder(DispatchMode):
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
-        node.meta["shape"] = tensor.shape
+        node.meta["shape"] = _shape_of(tensor)
         node.meta["dtype"] = tensor.dtype
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
@@ -171,7 +175,7 @@ class Recorder(DispatchMode):
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         self._line = user_line(sys._getframe(1))
-        if is_opaque(func):
+        if is_opaque(func) or any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
@@ -179,19 +183,26 @@ class Recorder(DispatchMode):
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
+        if any_nested(out):
+            self._need_values("makes a nested tensor")
+            func = OnNested(func)
         return self._note_call(func, node_args, node_kwargs, out)
 
     def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
-        if self.on_meta:
-            raise NotImplementedError(f"{short_name(func)} runs functions that may look at values")
+        self._need_values(f"{short_name(func)} is not looked into")
         reads = ReadTensors()
         operands = {id(t): t for t in tensors_of((args, kwargs))}
         given = {key: self._node_for(t) for key, t in operands.items()}
         out = self.execute(func, watched_functions(args, reads), watched_functions(kwargs, reads))
         known = [t for key, t in reads.found.items() if key in self.names or key in self._nodes]
         given.update((id(t), self._node_for(t)) for t in known if id(t) not in given)
-        return self._note_call(func, tuple(given.values()), {}, out)
+        return self._note_call(func if is_opaque(func) else OnNested(func), tuple(given.values()), {}, out)
+
+    def _need_values(self, text: str) -> None:
+        """End a trace without values."""
+        if self.on_meta:
+            raise NotImplementedError(text)
 
     def _note_call(self, func: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
         """The node of a call, and its results."""
@@ -205,12 +216,17 @@ class Recorder(DispatchMode):
         if isinstance(out, Tensor):
             self._bind(out, node)
         elif isinstance(out, tuple | list):
-            node.meta["shapes"] = [t.shape if isinstance(t, Tensor) else None for t in out]
+            node.meta["shapes"] = [_shape_of(t) if isinstance(t, Tensor) else None for t in out]
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
                     self._alive.append(tensor)
         return out
+
+
+def _shape_of(tensor: Tensor) -> torch.Size:
+    """The shape; of a nested tensor, none."""
+    return torch.Size() if tensor.is_nested else tensor.shape
 
 
 def _layout(tensor: Tensor) -> Any:
@@ -306,7 +322,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(recorder)
             stack.enter_context(bypassed_caches(recorder.model_copy.module))
             if recorder.watched:
-                stack.enter_context(watching(recorder.log, recorder.lookup))
+                stack.enter_context(watching(recorder.log, recorder.lookup_sized))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -114,6 +114,8 @@ class SizeLog:
     comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
+    on_meta: bool = True
+    """The trace has no values of floats; else a tensor on ``meta`` is the program's own."""
     closed: bool = False
     """The trace has ended: what is done with its sizes from now on is no part of the program."""
 

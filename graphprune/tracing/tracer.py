@@ -126,7 +126,7 @@ def record(
     Raises:
         TraceError: the model failed in ``forward``; the original exception is the cause.
     """
-    log = SizeLog()
+    log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     recorder.model_copy.module.eval()
