@@ -66,6 +66,7 @@ class Recorder(DispatchMode):
         self._alive: list[Tensor] = []
         self.device = MetaExecution()
         self._line: Line | None = None
+        self._nested = False  # has there been a nested tensor?
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.thread = threading.get_ident()
@@ -153,6 +154,7 @@ class Recorder(DispatchMode):
         self._nodes[id(tensor)] = node
         self._alive.append(tensor)
         node.meta["shape"] = _shape_of(tensor)
+        self._nested |= tensor.is_nested
         node.meta["dtype"] = tensor.dtype
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
@@ -175,15 +177,18 @@ class Recorder(DispatchMode):
 
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         self._line = user_line(sys._getframe(1))
-        if is_opaque(func) or any_nested((args, kwargs)):
+        if is_opaque(func):
             return self._dispatch_opaque(func, args, kwargs)
         node_args = map_tensors(self._node_for, args)
         node_kwargs = map_tensors(self._node_for, kwargs)
+        if self._nested and any_nested((args, kwargs)):
+            return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
         if any_nested(out):
+            self._nested = True
             self._need_values("makes a nested tensor")
             func = OnNested(func)
         return self._note_call(func, node_args, node_kwargs, out)
