@@ -21,7 +21,7 @@ from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arra
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
-from graphprune.tracing.opaque import is_opaque
+from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
@@ -201,7 +201,7 @@ def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     if found is not None:
         return found.function
     if is_opaque(op):
-        return opaque
+        return on_nested if isinstance(op, OnNested) else opaque
     return elementwise if torch.Tag.pointwise in op.tags else unknown
 
 
@@ -214,6 +214,12 @@ def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:
 def opaque(call: Call, *args: Any, **kwargs: Any) -> Any:
     """Functions run inside of the operation: nothing that these read can be removed."""
     call.freeze([*args, *kwargs.values()], "runs functions that are not looked into")
+    return constant(call)
+
+
+def on_nested(call: Call, *args: Any, **kwargs: Any) -> Any:
+    """Nested tensors have no sizes: nothing that meets them, or that they are made of, can be removed."""
+    call.freeze([*args, *kwargs.values()], "nested tensors have no sizes that could be followed")
     return constant(call)
 
 

@@ -236,7 +236,7 @@ class MaskedRecorder(Recorder):
         super()._bind(tensor, node)
         known = self._known(len(self.graph.nodes) - 1)
         if known is not None:
-            self.diverged = not (_alike(known, node) and _fits(self.masks.labels(known), tensor.shape))
+            self.diverged = not (_alike(known, node) and _fits(self.masks.labels(known), node.meta["shape"]))
         if known is not None and not self.diverged:
             with _disable_current_modes():  # masking is no part of the program
                 self.masks.apply(tensor, known)

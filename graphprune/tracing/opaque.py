@@ -1,8 +1,9 @@
-"""Operators that run functions (``flex_attention``, ``cond``, ``scan``): one call each, which is not looked into."""
+"""Calls that are not looked into: operators that run functions (``flex_attention``, ``cond``), and nested tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +13,28 @@ from graphprune.utils.operators import Args, DispatchMode, Kwargs
 from graphprune.utils.tree import tensors_of
 
 
+@dataclass(frozen=True)
+class OnNested:
+    """An operator called with nested tensors, or that makes some: these have no sizes, and so no channels."""
+
+    operator: Any
+
+    def name(self) -> str:
+        """The name of the operator."""
+        return str(self.operator.name())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.operator(*args, **kwargs)
+
+
 def is_opaque(op: Any) -> bool:
-    """Does an operator run functions that it is given?"""
-    return isinstance(op, HigherOrderOperator)
+    """Is a call of an operator not looked into? One that runs functions, or has to do with nested tensors."""
+    return isinstance(op, HigherOrderOperator | OnNested)
+
+
+def any_nested(value: Any) -> bool:
+    """Is one of the tensors in nested arguments a nested tensor?"""
+    return any(t.is_nested for t in tensors_of(value))
 
 
 class ReadTensors(DispatchMode):

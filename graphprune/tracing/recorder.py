@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
-from graphprune.tracing.opaque import ReadTensors, is_opaque, watched_functions
+from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
@@ -66,6 +66,7 @@ class Recorder(DispatchMode):
         self._of_model = Aliases(tensor for _, tensor in model_copy.tensors)
         self.device = MetaExecution()
         self._line: Line | None = None
+        self._nested = False  # has there been a nested tensor?
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.thread = threading.get_ident()
@@ -130,6 +131,10 @@ class Recorder(DispatchMode):
             other = self._of_model.find(tensor)
         return None if other is None else self._made_by(other) or self._parameter(other)
 
+    def lookup_sized(self, tensor: Tensor) -> fx.Node | None:
+        """As :meth:`lookup`, but for nested tensors, which have no sizes that could be followed."""
+        return None if tensor.is_nested else self.lookup(tensor)
+
     def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
         item = self.graph.call_function(operator.getitem, (node, index))
         item.meta.update(node.meta)
@@ -161,7 +166,8 @@ class Recorder(DispatchMode):
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._seen.add(tensor)
-        node.meta["shape"] = tensor.shape
+        node.meta["shape"] = _shape_of(tensor)
+        self._nested |= tensor.is_nested
         node.meta["dtype"] = tensor.dtype
         node.meta.setdefault("module", self.stack[-1])
         node.meta.setdefault("line", self._line)
@@ -189,23 +195,33 @@ class Recorder(DispatchMode):
             return self._dispatch_opaque(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs)
+        if self._nested and any_nested((args, kwargs)):
+            return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
+        if any_nested(out):
+            self._nested = True
+            self._need_values("makes a nested tensor")
+            func = OnNested(func)
         return self._note_call(func, node_args, node_kwargs, out)
 
     def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
-        if self.on_meta:
-            raise NotImplementedError(f"{short_name(func)} runs functions that may look at values")
+        self._need_values(f"{short_name(func)} is not looked into")
         reads = ReadTensors()
         operands = {id(t): t for t in tensors_of((args, kwargs))}
         given = {key: self.node_for(t) for key, t in operands.items()}
         out = self.execute(func, watched_functions(args, reads), watched_functions(kwargs, reads))
         known = [t for key, t in reads.found.items() if key in self.names or key in self._nodes]
         given.update((id(t), self.node_for(t)) for t in known if id(t) not in given)
-        return self._note_call(func, tuple(given.values()), {}, out)
+        return self._note_call(func if is_opaque(func) else OnNested(func), tuple(given.values()), {}, out)
+
+    def _need_values(self, text: str) -> None:
+        """End a trace without values."""
+        if self.on_meta:
+            raise NotImplementedError(text)
 
     def _note_call(self, func: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
         """The node of a call, and its results."""
@@ -219,12 +235,17 @@ class Recorder(DispatchMode):
         if isinstance(out, Tensor):
             self._bind(out, node)
         elif isinstance(out, tuple | list):
-            node.meta["shapes"] = [t.shape if isinstance(t, Tensor) else None for t in out]
+            node.meta["shapes"] = [_shape_of(t) if isinstance(t, Tensor) else None for t in out]
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
                     self._seen.add(tensor)
         return out
+
+
+def _shape_of(tensor: Tensor) -> torch.Size:
+    """The shape; of a nested tensor, none."""
+    return torch.Size() if tensor.is_nested else tensor.shape
 
 
 def _layout(tensor: Tensor) -> Any:
@@ -294,7 +315,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(recorder)
             stack.enter_context(bypassed_caches(recorder.model_copy.modules))
             if recorder.watched:
-                stack.enter_context(watching(recorder.log, recorder.lookup))
+                stack.enter_context(watching(recorder.log, recorder.lookup_sized))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -116,6 +116,8 @@ class SizeLog:
     values_read: list[tuple[fx.Node, Line | None]] = field(default_factory=list)
     """Tensors whose entries the program read as numbers, past torch, and where."""
     where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
+    on_meta: bool = True
+    """The trace has no values of floats; else a tensor on ``meta`` is the program's own."""
     closed: bool = False
     """The trace has ended: what is done with its sizes from now on is no part of the program."""
 

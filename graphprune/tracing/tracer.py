@@ -112,7 +112,7 @@ def record(
     Raises:
         TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
     """
-    log = SizeLog()
+    log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     recorder.model_copy.module.eval()

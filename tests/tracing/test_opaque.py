@@ -1,4 +1,4 @@
-"""Operators that run functions: what they read stays, the rest of the model is pruned."""
+"""Operators that run functions, or on nested tensors: what they read stays, the rest of the model is pruned."""
 
 from __future__ import annotations
 
@@ -71,7 +71,29 @@ def test_what_goes_in_stays_and_the_rest_is_pruned(name: str) -> None:
 def test_parameters_that_only_a_function_reads_stay() -> None:
     net, x = Net(repeated).eval().requires_grad_(False), torch.randn(2, 6, 5)
     reasons = {f.axis: f.reason for f in graphprune.trace(net, x).frozen}
-    assert "while_loop: runs functions" in reasons["second.weight[0]"]
+    assert "while_loop: runs functions that are not looked into" in reasons["second.weight[0]"]
     net = Net(flexible).eval().requires_grad_(False)
     reasons = {f.axis: f.reason for f in graphprune.trace(net, x).frozen}
-    assert "flex_attention: runs functions" in reasons["slopes[0]"]
+    assert "flex_attention: runs functions that are not looked into" in reasons["slopes[0]"]
+
+
+def padded(net: Net, y: Tensor) -> Tensor:
+    nested = torch.nested.as_nested_tensor([y[0, :3], y[1]])
+    return torch.nested.to_padded_tensor(net.second(nested), 0.0)
+
+
+def jagged(net: Net, y: Tensor) -> Tensor:
+    nested = torch.nested.nested_tensor_from_jagged(y.flatten(0, 1), torch.tensor([0, 3, 12]))
+    return net.second(nested).relu().values().view(y.shape)
+
+
+@pytest.mark.parametrize("middle", [padded, jagged])
+def test_what_becomes_nested_stays(middle: Callable[[Net, Tensor], Tensor]) -> None:
+    net, x = Net(middle).eval(), torch.randn(2, 6, 5)
+    graph = graphprune.trace(net, x)
+    reasons = {f.axis: f.reason for f in graph.frozen}
+    assert "nested tensors have no sizes" in reasons["first.weight[0]"]
+    plan = graph.plan(0.5, importance="random")
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert (slim.enter.out_features, slim.second.out_features, slim.up.out_features) == (8, 16, 12)
