@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from graphprune.errors import InputError, TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import advice_on
+from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall, Recorder, is_library, recording
@@ -101,8 +102,9 @@ class Trace:
 def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | None) -> list[fx.Node]:
     seen_args = map_tensors(recorder.add_input, args)
     seen_kwargs = map_tensors(recorder.add_input, kwargs)
-    with recording(recorder), restored_globals(recorder.model_copy.module):
-        result = recorder.model_copy.module(*seen_args, **seen_kwargs)
+    module = recorder.model_copy.module
+    with recording(recorder), restored_globals(module), emptied_tables(module):
+        result = module(*seen_args, **seen_kwargs)
     kept = outputs(result) if outputs else result
     found = [recorder._node_for(t) for t in tensors_of(kept)]
     if not found:
@@ -113,6 +115,7 @@ def _call(recorder: Recorder, args: Args, kwargs: Kwargs, outputs: Outputs | Non
     return found
 
 
+@from_empty_tables
 @eagerly()
 def record(
     model: nn.Module,
@@ -187,6 +190,7 @@ class _Replayer(Recorder):
         self.graph: Any = CallList()
 
 
+@from_empty_tables
 @eagerly()
 def replay_program(model: nn.Module, args: Args, kwargs: Kwargs, outputs: Outputs | None = None) -> Replay:
     """Run a model whose floating-point tensors are on ``meta``, itself instead of a copy, as :func:`record` would.
