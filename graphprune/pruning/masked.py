@@ -304,7 +304,8 @@ def _run_and_record(
         return results[-1]
 
     def recorder(model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> Recorder:
-        recorders.append(MaskedRecorder(model_copy, log, on_meta, masks))
+        results.clear()  # a run may be repeated
+        recorders[:] = [MaskedRecorder(model_copy, log, on_meta, masks)]
         return recorders[0]
 
     with in_float64(), narrow_finfo(model), Widen():

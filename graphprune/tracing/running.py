@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from graphprune.errors import TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
@@ -29,7 +30,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
-    with recording(recorder), restored_globals(recorder.model_copy.modules):
+    modules = recorder.model_copy.modules
+    with recording(recorder), restored_globals(modules), emptied_tables(modules):
         result = seen.run(recorder.model_copy.module)
     kept = outputs(result) if outputs else result
     found = [recorder.node_for(t) for t in tensors_of(kept)]
@@ -81,6 +83,7 @@ def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outp
     return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
 
 
+@from_empty_tables
 @eagerly()
 def replay_program(
     model: nn.Module, calls: Iterable[MethodCall], outputs: Outputs | None = None, training: bool = False

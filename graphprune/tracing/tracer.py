@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
 from graphprune.tracing.inputs import MethodCall, advice_on
+from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import is_library
@@ -99,6 +100,7 @@ class Trace:
         self._node_indexes = {node: i for i, node in enumerate(self.graph.nodes)}
 
 
+@from_empty_tables
 @eagerly()
 def record(
     model: nn.Module,
@@ -163,12 +165,12 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
     """
     begun: list[MethodCall] = []
     try:
-        return record(model, _noted(calls, begun), outputs)
+        return record(model, _Noted(calls, begun), outputs)
     except (TraceError, InputError):
         raise
     except Exception as abstract_error:
         try:
-            return record(model, _noted(calls, begun), outputs, on_meta=False)
+            return record(model, _Noted(calls, begun), outputs, on_meta=False)
         except (TraceError, InputError):
             raise
         except Exception as error:
@@ -176,11 +178,17 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
             raise TraceError(_failure(model, begun[-1], error)) from cause
 
 
-def _noted(calls: Iterable[MethodCall], begun: list[MethodCall]) -> Iterator[MethodCall]:
-    """The calls, each of which is put down when its turn comes."""
-    for call in calls:
-        begun.append(call)
-        yield call
+@dataclass(frozen=True)
+class _Noted:
+    """Calls, each of which is put down in ``begun`` whenever its turn comes."""
+
+    calls: Sequence[MethodCall]
+    begun: list[MethodCall]
+
+    def __iter__(self) -> Iterator[MethodCall]:
+        for call in self.calls:
+            self.begun.append(call)
+            yield call
 
 
 def _failure(model: nn.Module, call: MethodCall, error: Exception) -> str:

@@ -1,0 +1,111 @@
+"""Dictionaries in which a model keeps tensors by size between calls (masks, tables of positions).
+
+A model that has run before holds entries for the sizes it had then. They would be compared with sizes that are watched,
+which then could not change, and what a slim model works out anew would differ from what the trace takes from there. So
+each traced run begins with empty ones, as if the model had never run. A program that asks for an entry and goes on
+without making it has not merely kept it: then the run is repeated with the dictionaries as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from graphprune.tracing.sizes import plain
+
+Result = TypeVar("Result")
+
+_emptied: ContextVar[list[KeptTable] | None] = ContextVar("emptied tables", default=None)
+"""The tables that this thread's run has emptied; None: it is to leave them as they are."""
+
+
+class KeptTable(dict[Any, Any]):
+    """Finds what was put in since it was made; earlier entries only where one is taken without asking."""
+
+    def __init__(self, earlier: dict[Any, Any]) -> None:
+        super().__init__()
+        self.earlier = earlier
+        self.asked: list[Any] = []
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.append(key)
+        return super().__contains__(key)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.asked.append(key)
+        return super().get(key, default)
+
+    def __missing__(self, key: Any) -> Any:
+        return self.earlier[key]
+
+    @property
+    def recomputed(self) -> bool:
+        """Was everything made anew that was asked for and known before?"""
+        made = {_plain_key(key) for key in self}
+        return all(key in made or key not in self.earlier for key in map(_plain_key, self.asked))
+
+
+class _NotRecomputed(BaseException):
+    """A program did without an entry that it had asked for. No error of its run, which may be handled elsewhere."""
+
+
+def from_empty_tables(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Let a function run models with their tables empty; again with what they hold, where that is another run."""
+
+    @functools.wraps(run)
+    def call(*args: Any, **kwargs: Any) -> Result:
+        tables: list[KeptTable] = []
+        token = _emptied.set(tables)
+        try:
+            return run(*args, **kwargs)
+        except (Exception, _NotRecomputed):
+            if not tables:
+                raise
+        finally:
+            _emptied.reset(token)
+        return run(*args, **kwargs)
+
+    return call
+
+
+@contextmanager
+def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
+    """Within, the tables of modules are empty; afterwards they are what they were."""
+    emptied = _emptied.get()
+    places = [(vars(m), name) for _, m in submodules for name in vars(m)] if emptied is not None else []
+    found = [(attributes, name, attributes[name]) for attributes, name in places if _is_table(attributes[name])]
+    tables = [KeptTable(value) for _, _, value in found]
+    for (attributes, name, _), table in zip(found, tables, strict=True):
+        attributes[name] = table
+    if emptied is not None:
+        emptied += tables
+    try:
+        yield
+    finally:
+        for attributes, name, value in found:
+            attributes[name] = value
+    if not all(table.recomputed for table in tables):
+        raise _NotRecomputed
+
+
+def _is_table(value: Any) -> bool:
+    """Is it a dictionary of tensors by integers, or by tuples with integers?"""
+    if type(value) is not dict or not value:
+        return False
+    return all(isinstance(v, Tensor) for v in value.values()) and all(map(_has_number, value))
+
+
+def _has_number(key: Any) -> bool:
+    return isinstance(key, int) or (isinstance(key, tuple) and any(map(_has_number, key)))
+
+
+def _plain_key(key: Any) -> Any:
+    """A key with integers instead of sizes."""
+    if isinstance(key, tuple):
+        return tuple(map(_plain_key, key))
+    return plain(key) if isinstance(key, int) else key

@@ -1,0 +1,86 @@
+"""Tables that a model keeps by size do not decide what is pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+
+class Net(nn.Module):
+    """Two linear layers with something between them."""
+
+    def __init__(self, between: Callable[[Net, Tensor], Tensor], tables: dict[Any, Tensor] | None = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.tables: dict[Any, Tensor] = tables or {}
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.between(self, self.first(x)))
+
+
+def asked(net: Net, x: Tensor) -> Tensor:
+    key = (x.shape[0], x.shape[-1])
+    if key not in net.tables:
+        net.tables[key] = torch.ones(key)
+    return x * net.tables[key]
+
+
+def gotten(net: Net, x: Tensor) -> Tensor:
+    table = net.tables.get(x.shape[-1])
+    if table is None:
+        table = net.tables[x.shape[-1]] = torch.ones(x.shape[-1])
+    return x + table
+
+
+def positions(net: Net, x: Tensor) -> Tensor:
+    if len(x) not in net.tables:
+        net.tables[len(x)] = torch.arange(len(x), dtype=x.dtype)[:, None]
+    return x + net.tables[len(x)]
+
+
+def chosen(net: Net, x: Tensor) -> Tensor:
+    """No cache: only some widths have a table."""
+    return x * net.tables[x.shape[-1]] if x.shape[-1] in net.tables else x
+
+
+def taken(net: Net, x: Tensor) -> Tensor:
+    return x * net.tables[len(x)]
+
+
+@pytest.mark.parametrize("between", [asked, gotten, positions])
+def test_a_model_that_has_run_is_pruned_like_one_that_has_not(between: Callable[[Net, Tensor], Tensor]) -> None:
+    net, x = Net(between), torch.randn(2, 5)
+    cold = graphprune.trace(net, x).plan(0.5)
+    assert net.tables == {}
+    net(x)
+    before = dict(net.tables)
+    hot = graphprune.trace(net, x).plan(0.5)
+    slim = hot.apply(net)
+    assert hot.to_json() == cold.to_json()
+    assert slim.first.out_features == 4
+    assert graphprune.verify(net, slim, hot, x).passed
+    assert net.tables == before and type(net.tables) is dict
+
+
+TABLES = {8: torch.full((8,), 2.0), 2: torch.full((1,), 3.0)}
+
+
+def test_tables_that_are_no_caches_are_read() -> None:
+    net, x = Net(taken, dict(TABLES)), torch.randn(2, 5)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert slim.first.out_features == 4
+
+
+def test_a_program_that_asks_and_does_not_make_an_entry_is_run_with_what_there_is() -> None:
+    net, x = Net(chosen, dict(TABLES)), torch.randn(2, 5)
+    with pytest.raises(graphprune.PlanError, match=r"first.weight\[0\]: meets a dimension without channels"):
+        graphprune.trace(net, x).plan(0.5)
