@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from graphprune.graph.unread import fix_unread_entries
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
@@ -59,6 +60,7 @@ def propagate(trace: Trace) -> Labelling:
         labelling.values[node] = _label_node(labelling, trace, node)
         if has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
+    fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
     return labelling
 
 
