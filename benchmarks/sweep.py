@@ -254,11 +254,11 @@ def _summary(results: list[dict[str, Any]], zoos: list[str]) -> dict[str, Any]:
     """The new results of these zoos, and of the others what was written before."""
     path = RESULTS / "sweep.json"
     earlier = json.loads(path.read_text())["models"] if path.exists() else []
+    results = [{"torch": torch.__version__} | result for result in results]
     results = [result for result in earlier if result["zoo"] not in zoos] + results
     counts = {name: Counter(r["status"] for r in results if r["zoo"] == name) for name in ZOOS}
     rows = [{key: value for key, value in result.items() if key != "traceback"} for result in results]
     return {
-        "torch": torch.__version__,
         "ratio": RATIO,
         "tolerance": TOLERANCE,
         "counts": counts,

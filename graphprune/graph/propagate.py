@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from graphprune.graph.index_buffers import names_every_channel
+from graphprune.graph.unread import fix_unread_entries
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
@@ -63,6 +64,7 @@ def propagate(trace: Trace) -> Labelling:
         if has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
+    fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
     return labelling
 
 

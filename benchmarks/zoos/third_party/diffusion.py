@@ -74,7 +74,7 @@ _DIFFUSERS: Table = {
             block_out_channels=(16, 32, 32),
             down_block_types=("DownBlock1DNoSkip", "DownBlock1D", "AttnDownBlock1D"),
             up_block_types=("AttnUpBlock1D", "UpBlock1D", "UpBlock1DNoSkip"),
-            extra_in_channels=16,
+            extra_in_channels=32,
         ),
         lambda: (noise(1, 2, 32), _TIME),
     ),
