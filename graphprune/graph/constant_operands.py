@@ -64,10 +64,13 @@ def _kept(operand: fx.Node, source: fx.Node) -> str:
     if name is None:
         return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
     needed = "looked up with alone, and name every channel" if _counts(operand) else "of floating-point numbers"
-    return f"the buffer {name} of {source.meta['dtype']}; to follow, it would have to be {needed}"
+    advice = "nothing of it can be removed" if _writes(operand) else f"to follow, it would have to be {needed}"
+    return f"the buffer {name} of {source.meta['dtype']}; {advice}"
 
 
 def _advice(operand: fx.Node, first: str = "") -> str:
+    if _writes(operand):
+        return "nothing of it can be removed"
     if operand.meta["dtype"].is_floating_point:
         return f"{first}registered as a buffer, it would follow"
     if _counts(operand):
@@ -79,3 +82,9 @@ def _counts(operand: fx.Node) -> bool:
     """Are channels looked up by it?"""
     calls = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
     return operand.meta["dtype"] is not torch.bool and any(user.target in calls for user in operand.users)
+
+
+def _writes(operand: fx.Node) -> bool:
+    """Are entries written by it, or gathered?"""
+    names = (short_name(user.target) for user in operand.users if user.op == "call_function")
+    return any(name.startswith(("index_", "scatter", "gather")) and name != "index_select" for name in names)

@@ -135,7 +135,7 @@ class ConstraintBuilder:
         try:
             return self.sizes.expression(use.node, use.dim)
         except NotLinear as error:
-            self._freeze(error.units, use.line, "two choices in one size")
+            self._freeze(error.units, use.line, "its size multiplies or divides sizes that may both change")
             return constant_expression(self.sizes.dense(use.node, use.dim))
 
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:

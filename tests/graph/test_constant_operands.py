@@ -23,6 +23,7 @@ class Net(nn.Module):
         self.a, self.b = nn.Linear(8, 16), nn.Linear(16, 4)
         self.between = between
         self.register_buffer("mask", torch.arange(16) < 12)
+        self.register_buffer("numbers", ORDER.clone())
         self.register_buffer("floats", TABLE.clone())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,6 +45,10 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     ),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
     "numbers": (lambda net, x: x[..., torch.arange(15, -1, -1)], "looked up by number: a constant that the program"),
+    "written": (
+        lambda net, x: torch.zeros_like(x).index_copy(-1, net.numbers, x),
+        "written by number: the buffer numbers of torch.int64; nothing of it can be removed",
+    ),
     "order": (lambda net, x: x[..., ORDER], "registered as a buffer, it would follow if it names every channel"),
 }
 

@@ -110,3 +110,9 @@ def test_warnings_show_it() -> None:
 
     with pytest.warns(graphprune.NothingRemovedWarning, match=r"16 \* 36 in self\.a\(x\)\.view"):
         graphprune.prune_model(Net(), 0.5, torch.randn(2, 3, 8, 8))
+
+
+def test_without_columns_the_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Python 3.10."""
+    monkeypatch.setattr("graphprune.graph.literals._span", lambda code, instruction: None)
+    assert _reason(lambda x: x.view(-1, 16 * 5 * 5)).startswith(f"the size 400 is a literal; {FLATTEN} ({__file__}:")
