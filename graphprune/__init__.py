@@ -11,6 +11,7 @@ from graphprune.errors import (
     RuleError,
     SpecError,
     TraceError,
+    UnreachedWarning,
     VerificationError,
 )
 from graphprune.export.bundle import load, save
@@ -77,6 +78,7 @@ __all__ = [
     "Sensitivity",
     "SpecError",
     "TraceError",
+    "UnreachedWarning",
     "Verification",
     "VerificationError",
     "budget_kind",

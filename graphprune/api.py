@@ -34,6 +34,7 @@ from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
+from graphprune.planning.unreached import warn_of_unreached
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
@@ -94,10 +95,13 @@ class ChannelGraph(Analysis):
         Warns:
             NothingRemovedWarning: nothing is removed of what an argument asks for: a ratio is less than one unit, the
                 model is within its budget.
+            UnreachedWarning: no example runs what uses some parameters, and channels that they may belong to are
+                removed.
         """
         asked = PruningOptions.of(ratio, options)
         plan = choose_plan(self, asked)
         warn_of_empty_requests(self, asked, plan)
+        warn_of_unreached(self, plan)
         return plan
 
     @takes_options
@@ -186,6 +190,9 @@ def prune_model(
         TraceError: the model failed in ``forward``.
         PlanError: the model has nothing to prune, or a budget is out of reach.
         VerificationError: with ``verify``, the slim model did not pass; the model is unchanged.
+
+    Warns:
+        NothingRemovedWarning, UnreachedWarning: as for :meth:`ChannelGraph.plan`.
     """
     for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
         check_flag(name, flag)

@@ -37,3 +37,8 @@ class RuleError(GraphpruneError, RuntimeError):
 
 class NothingRemovedWarning(UserWarning):
     """Something was asked for, and the plan removes nothing for it; the message says why."""
+
+
+class UnreachedWarning(UserWarning):
+    """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
+    them."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Iterator
-from types import FrameType
 
 from graphprune.errors import NothingRemovedWarning
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.limits import described, matches
 from graphprune.planning.options import PruningOptions
 from graphprune.pruning.plan import Choice, Plan
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.modules import named_modules
 
 SHOWN = 3
@@ -36,7 +35,7 @@ def _shown(choices: list[Choice]) -> list[str]:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, NothingRemovedWarning, stacklevel=_frames_of_this_package())
+    warnings.warn(message, NothingRemovedWarning, stacklevel=frames_of_this_package())
 
 
 def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[tuple[str, list[Choice]]]:
@@ -80,13 +79,3 @@ def _hint(options: PruningOptions, choices: list[Choice]) -> str:
     if options.budget_specs:
         return "the model is within the budget as it is, or nothing may be removed"
     return f"the ratio is less than one unit of the groups, or they are held (the largest has {largest} units)"
-
-
-def _frames_of_this_package() -> int:
-    """The ``stacklevel`` of the first caller outside this package."""
-    package = __name__.partition(".")[0]
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        frame, level = frame.f_back, level + 1
-    return level

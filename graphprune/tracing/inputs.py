@@ -66,10 +66,10 @@ def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
     >>> calls_of([{"x": torch.zeros(1, 8), "task": "depth"}, MethodCall("decode", torch.zeros(1, 2))])
     (MethodCall('forward', x=f32[1, 8], task='depth'), MethodCall('decode', f32[1, 2]))
     """
-    if not isinstance(example_inputs, list):
-        return (_call_of(example_inputs),)
-    if not example_inputs:
+    if isinstance(example_inputs, list) and not example_inputs:
         raise InputError("example_inputs is an empty list; a list holds several examples, each a tensor, tuple or dict")
+    if not isinstance(example_inputs, list) or all(type(value) is int for value in example_inputs):
+        return (_call_of(example_inputs),)  # integers are no examples: a shape by mistake
     return tuple(map(_call_of, example_inputs))
 
 

@@ -1,8 +1,8 @@
 """Trace what only training does: auxiliary heads, buffers of moving averages, additional outputs.
 
 Most models do the same in both modes, but for dropout and batch norms. So training is only looked at if some class
-of the model reads ``training`` or evaluation left parameters unused. Then it is run once without noting sizes, and
-traced if that run reaches something else.
+of the model reads ``training`` for something else, or evaluation left parameters unused. Then it is run once without
+noting sizes, and traced if that run reaches something else.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,7 +21,7 @@ from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.reach import Reach
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
-from graphprune.utils.held import held_by_function, held_functions
+from graphprune.tracing.training_reads import reads_training
 from graphprune.utils.modules import named_modules
 
 
@@ -69,47 +67,6 @@ def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | 
     calls = tuple(call for trained in found for call in trained.calls)
     results = tuple(node for trained in found for node in trained.results)
     return Trained(calls, results, next((trained.note for trained in found if trained.note), ""))
-
-
-# ---------------------------------------------------------------- does a model know of training?
-
-_reading: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
-
-
-def reads_training(model: nn.Module) -> bool:
-    """Does a class of the model, or a function that it holds, mention ``training``? Those of torch are passed over."""
-    modules = named_modules(model)
-    kinds = {type(module) for _, module in modules}
-    return any(map(_class_reads, kinds)) or any(_mentions_training(f) for _, f in held_functions(modules))
-
-
-def _class_reads(kind: type) -> bool:
-    known = _reading.get(kind)
-    if known is None:
-        own = (base for base in kind.__mro__ if base.__module__.partition(".")[0] not in ("torch", "builtins"))
-        known = _reading[kind] = any(_mentions_training(f) for base in own for f in _functions_of(base))
-    return known
-
-
-def _functions_of(kind: type) -> Iterator[FunctionType]:
-    """The functions of a class, with those that decorators hide."""
-    found = [getattr(value, "fget", getattr(value, "__func__", value)) for value in vars(kind).values()]
-    seen: set[int] = set()
-    while found:
-        function = found.pop()
-        if isinstance(function, FunctionType) and id(function) not in seen:
-            seen.add(id(function))
-            yield function
-            found.extend(held_by_function(function))
-
-
-def _mentions_training(function: FunctionType) -> bool:
-    return _code_mentions(function.__code__)
-
-
-def _code_mentions(code: CodeType) -> bool:
-    inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return "training" in code.co_names or "training" in code.co_consts or any(map(_code_mentions, inner))
 
 
 # ---------------------------------------------------------------- does training reach something else?

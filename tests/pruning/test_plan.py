@@ -73,6 +73,8 @@ def small_plan(**changed: Any) -> str:
         "skipped": [],
         "shapes": {"0.weight": [8, 4], "0.bias": [8]},
         "kept": {"0.weight": {"0": "0-3"}, "0.bias": {"0": "2-3 0-1"}},
+        "unread": {"width": 4},
+        "stale": ["depth"],
     }
     return json.dumps(data | changed)
 
@@ -106,6 +108,7 @@ def nested(levels: int) -> Any:
         ),
         ({"sizes": {"0..out": 4}}, "'0..out' is no path of a module or attribute"),
         ({"sizes": {"__class__.x": 4}}, "'__class__.x' is no path"),
+        ({"unread": {"__class__.x": 4}}, "'__class__.x' is no path"),
         ({"sizes": ["0.out_features"]}, "Expected `object`, got `array` - at `$.sizes`"),
         ({"sizes": {"0.out_features": 4.5}}, "Expected `int`, got `float`"),
         ({"sizes": {"0.out_features": -4}}, "Expected `int` >= 0"),

@@ -19,6 +19,8 @@ from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPa
 from tests.networks import randomize
 
 aten = torch.ops.aten
+pytestmark = pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+"""Of layers that only some networks use."""
 
 
 def pruned(model: nn.Module, x: Tensor, **options: Any) -> tuple[Plan, nn.Module]:

@@ -106,6 +106,7 @@ def test_costs_are_those_of_all_examples() -> None:
     assert both == a + b
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
 def test_a_number_that_leaks_in_one_example_only() -> None:
     """The slim model's program is checked on every example."""
 

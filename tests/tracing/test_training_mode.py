@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.tracing import training_mode
+from graphprune.tracing.training_reads import reads_training
+
+pytestmark = pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+"""Of what a kind of network does not use."""
 
 X = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
 
@@ -155,12 +158,55 @@ def test_training_that_needs_targets_is_left_out() -> None:
 
 
 def test_dropout_and_batch_norm_make_no_second_trace() -> None:
-    assert training_mode.reads_training(Dropped())
+    assert reads_training(Dropped())
     assert not graphprune.trace(Dropped(), X).trace.trained
 
 
+class Branching(nn.Module):
+    """Each method reads ``training`` in one way."""
+
+    def dropout(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.1, training=self.training)
+
+    def probability(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=0.0 if not self.training else self.drop.p)
+
+    def checkpointing(self, x: Tensor) -> Tensor:
+        return self.recomputed(x) if self.gradient_checkpointing and self.training else x
+
+    def head(self, x: Tensor) -> Tensor:
+        return self.aux(x) if self.training else x
+
+    def chosen(self, x: Tensor) -> Tensor:
+        return (self.aux if self.training else self.main)(x)
+
+    def added(self, x: Tensor) -> Tensor:
+        aux = self.aux(x)
+        return x + (aux if self.training else 0.0)
+
+    def stored(self, x: Tensor) -> Tensor:
+        training = self.training
+        return F.dropout(x, 0.1, training)
+
+    def got(self, x: Tensor) -> Tensor:
+        return x if getattr(self, "training") else x + 1  # noqa: B009
+
+    def both(self, x: Tensor) -> Tensor:
+        return F.dropout(self.aux(x) if self.training else x, 0.1, self.training)
+
+
+@pytest.mark.parametrize("method", ["dropout", "probability", "checkpointing"])
+def test_dropout_is_no_question(method: str) -> None:
+    assert not reads_training(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})())
+
+
+@pytest.mark.parametrize("method", ["head", "chosen", "added", "stored", "got", "both"])
+def test_anything_else_may_be(method: str) -> None:
+    assert reads_training(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})())
+
+
 def test_models_that_do_not_ask_are_not_run_in_training() -> None:
-    assert not training_mode.reads_training(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout()))
+    assert not reads_training(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout()))
 
 
 @pytest.mark.parametrize("kind", [InPlace, Rebound, ThroughData, Stacked])

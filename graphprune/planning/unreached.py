@@ -1,0 +1,54 @@
+"""Parameters that no call reached, beside channels that are gone: what uses them may not fit any more."""
+
+from __future__ import annotations
+
+import warnings
+from math import isqrt
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from graphprune.errors import UnreachedWarning
+from graphprune.graph.analysis import Analysis
+from graphprune.pruning.plan import Plan
+from graphprune.utils.callers import frames_of_this_package
+from graphprune.utils.modules import named_tensors
+
+NAMED = 4
+"""How many parameters a warning names."""
+
+
+def warn_of_unreached(graph: Analysis, plan: Plan) -> None:
+    """Warn of parameters and buffers that stay as they are and may be used with channels that are gone."""
+    names = _unreached(graph, plan)
+    if not names:
+        return
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    note = f" ({graph.trace.note})" if graph.trace.note else ""
+    message = (
+        f"{', '.join(names[:NAMED])}{more}: no example runs what uses this{note}, and it has the size of channels of "
+        "which some are removed, so it may not fit them any more. Pass a list of examples that run all of the model, "
+        "example_inputs=[first, second] (graphprune.MethodCall for methods other than forward); if nothing uses it, "
+        "ignore this warning"
+    )
+    warnings.warn(message, UnreachedWarning, stacklevel=frames_of_this_package())
+
+
+def _unreached(graph: Analysis, plan: Plan) -> list[str]:
+    """The names of floating-point tensors that no call reached, with a size of which something is gone."""
+    kept = [(plan.shapes[name][dim], len(index)) for name, dims in plan.kept.items() for dim, index in dims.items()]
+    shrunk = {size for size, left in kept if left < size}
+    floats = {name for name, tensor in named_tensors(graph.model) if tensor.is_floating_point()}
+    missed = (name for name in graph.trace.unreached if name in plan.shapes and name in floats)
+    return [name for name in missed if any(_fits(size, shrunk) for size in _sizes(graph, plan, name))]
+
+
+def _sizes(graph: Analysis, plan: Plan, name: str) -> tuple[int, ...]:
+    """The sizes of a tensor, without those of kernels."""
+    kind = graph.trace.modules.get(name.rpartition(".")[0], nn.Module)
+    return plan.shapes[name][: 2 if issubclass(kind, _ConvNd) else None]
+
+
+def _fits(size: int, shrunk: set[int]) -> bool:
+    """Is it a number of channels, or that times a square: a flattened map?"""
+    return any(size % n == 0 and isqrt(size // n) ** 2 == size // n for n in shrunk if n > 1)
