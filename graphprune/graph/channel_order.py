@@ -16,9 +16,9 @@ from torch import fx
 
 from graphprune.graph.propagate import Labelling, call_rule, result_of
 from graphprune.graph.size_model import SizeModel
+from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis
-from graphprune.rules.registry import Slim, rule_of
 from graphprune.utils.arrays import Dims, Ids, Mask, Shape
 
 Orders = dict[Axis, Ids]
@@ -220,34 +220,12 @@ class SlimRun:
 
     def _call(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
         op: Any = node.target
-        dense = self.labelling.values[node]
-        outs = tuple(self._shape(node, i, v) for i, v in enumerate(dense if isinstance(dense, tuple) else (dense,)))
-        args, used = self._resized(op, node, outs), self.labelling.used(node)
+        outs = slim_shapes(self.sizes, self.alive, node)
+        args, used = slim_arguments(self.sizes, self.alive, node, outs), self.labelling.used(node)
         try:
             return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
         except (IndexError, ValueError) as error:  # rows of a transposed grid that keep other columns
             raise Disorder(f"{op} does not fit the slim shapes: {error}") from error
-
-    def _shape(self, node: fx.Node, output: int, dense: LabelledTensor) -> Shape:
-        return tuple(self.sizes.count_in(self.alive, dense, d) for d in range(dense.ndim))
-
-    def _resized(self, op: Any, node: fx.Node, outs: tuple[Shape, ...]) -> Any:
-        rule = rule_of(op)
-        if rule is None or rule.resize is None:
-            return node.args
-        first = node.args[0]
-        dense = self.labelling.values[first] if isinstance(first, fx.Node) else None
-
-        def position(dim: int, stop: int) -> int:
-            return self.sizes.count_in(self.alive, dense, dim % dense.ndim, stop) if dense else stop
-
-        counts = {
-            name: self.sizes.count_in(self.alive, value, 0)
-            for name, value in self.labelling.counts.get(node, {}).items()
-        }
-        marked = (dense, *node.args[1:]) if dense is not None else node.args
-        resized = rule.resize(Slim(outs, position, counts), marked)
-        return (first, *resized[1:])
 
 
 def _free_labels(labelling: Labelling) -> Mask:

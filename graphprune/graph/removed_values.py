@@ -23,6 +23,7 @@ from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
 
@@ -106,8 +107,7 @@ class RemovedValues:
 
     def _written(self, node: fx.Node) -> None:
         """What is written to a view is in the tensor that it is a view of, too."""
-        target = node.target
-        if node.op != "call_function" or target is getitem or not target._schema.is_mutable:  # type: ignore[union-attr]
+        if node.op != "call_function" or not is_mutable(node.target):
             return
         x: Any = node.args[0]
         while isinstance(x, fx.Node) and x.op == "call_function":
@@ -157,12 +157,12 @@ def _values(node: fx.Node) -> Iterable[Any]:
 
 
 def _is_zero(tensor: Tensor) -> bool:
-    return not tensor.is_meta and not bool((tensor != 0).any())
+    return not (tensor.is_meta or tensor.is_nested) and not bool((tensor != 0).any())
 
 
 def _is_alias(node: fx.Node) -> bool:
     """Is the result the memory of the first argument, or a part of it?"""
     if node.target is getitem:
         return True
-    returns = node.target._schema.returns  # type: ignore[union-attr]
-    return bool(returns and returns[0].alias_info is not None)
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and bool(schema.returns) and schema.returns[0].alias_info is not None

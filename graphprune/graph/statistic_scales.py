@@ -8,7 +8,7 @@ operation that takes the whole statistic does (``F.rms_norm``). Any other number
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isclose, prod
 from operator import getitem
 from typing import Any
@@ -29,14 +29,21 @@ aten = torch.ops.aten
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
 _FACTORS = (Trait.SCALES, Trait.DIVIDES)
 _POWERS = (0.5, 1.0, 2.0)
+_SUMS = (aten.sum,)
+_ROOTS = (aten.sqrt, aten.rsqrt, aten.pow, aten.sqrt_, aten.rsqrt_, aten.pow_)
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """A sum, norm or mean of the tensor ``source`` over channels, which is ``result``."""
+    """A sum, norm or mean of the tensor ``source`` over channels, which is ``result``.
+
+    A plain sum belongs with the count itself (a mean). Only its root, or a norm, belongs with the root of the count: a
+    sum of products that is divided by that is no statistic, but the score of an attention.
+    """
 
     source: fx.Node
     result: fx.Node
+    rooted: bool
 
 
 StatisticSet = frozenset[Statistic]
@@ -81,6 +88,8 @@ class StatisticScales:
 
     def _note(self, known: dict[fx.Node, StatisticSet], node: fx.Node, operands: Iterable[fx.Node]) -> None:
         statistics = self._behind(operands)
+        if getattr(node.target, "overloadpacket", None) in _ROOTS:
+            statistics = frozenset(replace(s, rooted=True) for s in statistics)
         if statistics:
             known[node] = statistics
 
@@ -93,7 +102,7 @@ class StatisticScales:
         call: Any = node.args[0] if node.target is getitem else node
         if not has_trait(call.target, Trait.STATISTIC) or (call is node and "shapes" in node.meta):
             return None
-        found = Statistic(call.args[0], node)
+        found = Statistic(call.args[0], node, rooted=call.target.overloadpacket not in _SUMS)
         source, result = self._labels(found.source), self._labels(node)
         gone = {array.ids.tobytes() for array in source.arrays} - {array.ids.tobytes() for array in result.arrays}
         return found if gone else None
@@ -124,7 +133,8 @@ class StatisticScales:
         """
         if not all(isinstance(x, int | float) and x for x in (old, new)):
             return False
-        return any(_is_power(new / old, *self._counts(s, alive)) for s in self.of.get(node, ()))
+        statistics = self.of.get(node, ())
+        return any(_is_power(new / old, *self._counts(s, alive), _POWERS if s.rooted else (1.0,)) for s in statistics)
 
     def _counts(self, statistic: Statistic, alive: Mask) -> tuple[int, int]:
         """How many entries every value of a statistic is taken over, in the original and in the slim model."""
@@ -139,11 +149,11 @@ class StatisticScales:
         return value if isinstance(value, LabelledTensor) else LabelledTensor(())
 
 
-def _is_power(ratio: float, dense: int, slim: int) -> bool:
-    """Is a ratio a power of that of two counts? (Counts less one are the divisors of variances.)"""
+def _is_power(ratio: float, dense: int, slim: int, powers: Sequence[float]) -> bool:
+    """Is a ratio one of these powers of that of two counts? (Counts less one are the divisors of variances.)"""
     pairs = [(dense, slim)] + [(dense - 1, slim - 1)] * (slim > 1)
     return any(
-        isclose(ratio, (b / a) ** (sign * p), rel_tol=1e-6) for a, b in pairs for p in _POWERS for sign in (1, -1)
+        isclose(ratio, (b / a) ** (sign * p), rel_tol=1e-6) for a, b in pairs for p in powers for sign in (1, -1)
     )
 
 

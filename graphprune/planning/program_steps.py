@@ -19,6 +19,7 @@ from graphprune.tracing.tracer import Trace
 from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
+_SIZES = ("int", "SymInt", "Optional[int", "Optional[SymInt")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
 
@@ -32,6 +33,7 @@ class Step:
         module: the path of the module that runs it.
         line: of the user's code.
         numbers: the arguments that are numbers, by name, but for sizes that follow the tensors.
+        sizes: those that are one size, count or place each, by position.
         sources: where its operands come from: the number of a step, or the name of a parameter, input or constant.
         node: of the trace or replay.
     """
@@ -40,6 +42,7 @@ class Step:
     module: str
     line: Line | None
     numbers: tuple[tuple[str, Any], ...]
+    sizes: tuple[tuple[int, int], ...]
     sources: tuple[Hashable, ...]
     node: Node
 
@@ -111,7 +114,8 @@ class StepReader:
     def _step(self, node: Node) -> Step:
         sources = tuple(self._source(operand) for operand in operands((*node.args, *node.kwargs.values())))
         module, line = node.meta.get("module") or "", node.meta.get("line")
-        return Step(short_name(node.target), module, line, tuple(_numbers(node)), sources, node)
+        numbers, sizes = tuple(_numbers(node)), tuple(_sizes(node))
+        return Step(short_name(node.target), module, line, numbers, sizes, sources, node)
 
 
 def _numbers(node: Node) -> Iterator[tuple[str, Any]]:
@@ -128,6 +132,25 @@ def _number_arguments(op: Any) -> tuple[tuple[int, str], ...]:
     sized = known is not None and known.resize is not None
     arguments = enumerate(op._schema.arguments)
     return tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
+
+
+def _sizes(node: Node) -> Iterator[tuple[int, int]]:
+    for place in _size_arguments(node.target):
+        value = node.args[place] if place < len(node.args) else None
+        if isinstance(value, int):
+            yield place, value
+
+
+@lru_cache(maxsize=4096)
+def _size_arguments(op: Any) -> tuple[int, ...]:
+    """Places of arguments that are one size, count or place each. Where a slice ends, its result shows."""
+    known = rule_of(op)
+    if known is None or known.resize is None:
+        return ()
+    arguments = enumerate(op._schema.arguments)
+    return tuple(
+        i for i, a in arguments if str(a.type).startswith(("int", "SymInt", "Optional[int")) and a.name != "end"
+    )
 
 
 def _takes_number(kind: Any) -> bool:

@@ -14,17 +14,19 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.dimensions import Dimensions
+from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
+from graphprune.tracing.call_list import NODES
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
@@ -63,7 +65,8 @@ class Translation:
         self._steps = reader.read()
         self._outputs = reader.sources(traced.outputs)
         self._constants = reader.constants()
-        self._dimensions = Dimensions(graph.size_model())
+        self._sizes = graph.size_model()
+        self._dimensions = Dimensions(self._sizes)
         self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
@@ -144,6 +147,10 @@ class Translation:
         number = self._number_difference(expected, step, alive)
         if number is not None:
             return number
+        if expected.sizes != step.sizes:
+            size = self._size_difference(expected, step, alive)
+            if size is not None:
+                return size
         if not _same_sources(expected, step):
             return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
         return _shape_difference(expected, step, shape)
@@ -154,6 +161,18 @@ class Translation:
             same = old == new or (old != old and new != new)
             if not same and not self.graph.scales.explains(expected.node, old, new, alive):  # type: ignore[arg-type]
                 text = f"the number {old!r} ({name} of {step.operation}) becomes {new!r}"
+                return ProgramDifference(text, _where(step))
+        return None
+
+    def _size_difference(self, expected: Step, step: Step, alive: Mask) -> ProgramDifference | None:
+        """The first size, count or place that is not what the operation's rule makes of it."""
+        node = expected.node
+        if not isinstance(node, fx.Node) or not _is_labelled(self.graph.labelling.values.get(node)):
+            return None
+        wanted = slim_arguments(self._sizes, alive, node, slim_shapes(self._sizes, alive, node))
+        for place, value in step.sizes:
+            if place < len(wanted) and _place(value, step) != _place(wanted[place], step):
+                text = f"the size {wanted[place]} of {step.operation} is {value} in the slim model"
                 return ProgramDifference(text, _where(step))
         return None
 
@@ -192,6 +211,19 @@ def _shape_difference(expected: Step, step: Step, wanted: tuple[int, ...] | int 
         same = slim == wanted or (_arranged_by_torch(expected) and Counter(wanted) == Counter(slim))
     text = f"{step.operation} makes a tensor of shape {list(slim)}, not {wanted}"
     return None if same else ProgramDifference(text, _where(step))
+
+
+def _is_labelled(value: Any) -> bool:
+    return all(isinstance(one, LabelledTensor) for one in (value if isinstance(value, tuple) else (value,)))
+
+
+def _place(value: int | None, step: Step) -> int:
+    """A place counted from the end, as one from the beginning."""
+    value = value or 0
+    tensor, dim, *_ = step.node.args
+    if value >= 0 or not isinstance(tensor, NODES) or not isinstance(dim, int):
+        return value
+    return value + int(tensor.meta["shape"][dim])
 
 
 def _where(step: Step) -> str:

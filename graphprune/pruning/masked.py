@@ -64,6 +64,7 @@ class Masks:
 
     def __init__(self, graph: Analysis, plan: Plan | None) -> None:
         self.channels = graph
+        self._counted = graph.counted  # worked out here, as it runs operations
         self.alive: Mask = graph.alive(plan.removed if plan else {})
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
@@ -131,7 +132,7 @@ class Masks:
 
     def _note_count(self, node: fx.Node, node_index: int) -> None:
         """Name an operation that counts channels of which some are dead."""
-        groups = [self.channels.units.groups[g] for g in self.channels.counted.get(node_index, ())]
+        groups = [self.channels.units.groups[g] for g in self._counted.get(node_index, ())]
         if not all(self.alive[group.unit_ids].all() for group in groups):
             text = f"{short_name(node.target)} adds up entries that are not zero in removed channels"
             self.mixing[f"{text} ({node.name})"] = None

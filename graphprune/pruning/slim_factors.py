@@ -14,7 +14,8 @@ from torch import fx
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.statistic_scales import factor_of
 from graphprune.pruning.plan import Plan
-from graphprune.tracing.running import replay_program
+from graphprune.tracing.running import Replay, replay_program
+from graphprune.tracing.tracer import record
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
@@ -25,10 +26,17 @@ def slim_factors(graph: Analysis, plan: Plan) -> dict[fx.Node, float]:
         return {}
     with changing_globals(), random_numbers_kept():
         set_random_state(graph.trace.random)
-        run = replay_program(plan.shapes_only(graph.model), graph.examples, graph.trace.pick)
+        run = _slim_run(graph, plan)
     slim = {place: factor_of(call) for place, call in _places(run.calls)}
     pairs = ((node, slim.get(place)) for place, node in _places(graph.nodes_without(())))
     return {n: new for n, new in pairs if n in graph.scales.of and new is not None and new != factor_of(n)}
+
+
+def _slim_run(graph: Analysis, plan: Plan) -> Replay:
+    """What the slim model does: on shapes, or, if the model looks at values, with them."""
+    if graph.trace.on_meta:
+        return replay_program(plan.shapes_only(graph.model), graph.examples, graph.trace.pick)
+    return record(plan.apply(graph.model), graph.examples, graph.trace.pick, on_meta=False).replayed()
 
 
 def _places(calls: Iterable[Any]) -> Iterable[tuple[tuple[str, Any, int], Any]]:

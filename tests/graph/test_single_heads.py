@@ -51,7 +51,7 @@ def test_one_head_becomes_narrower_and_two_become_one(heads: int, left: tuple[in
 def test_a_width_that_scales_the_scores_stays() -> None:
     slim, plan = halved(GraphAttention(1, 16, scale=None))
     assert slim.q.out_features == 16
-    assert any("used as a number" in c.why for c in plan.choices)
+    assert any("the number 0.25" in c.why for c in plan.choices)
 
 
 class SelectiveKernel(nn.Module):

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.planning.setup import PlanSetup
+from graphprune.planning.translation import Translation
+
+pytestmark = pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")  # not all programs use all there is
 
 Then = Callable[[Any, Tensor], Tensor]
 
@@ -89,6 +91,7 @@ def test_other_statistics(name: str) -> None:
 OTHERS: dict[str, Then] = {
     "no statistic": lambda m, x: x * x.shape[-1] ** -0.5,
     "no count": lambda m, x: F.normalize(x, dim=-1) * (x.shape[-1] + 3.0),
+    "a score": lambda m, x: x * ((x * m.gain).sum(-1, keepdim=True) / x.shape[-1] ** 0.5),
     "a summand": lambda m, x: F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 + 1.0 * x.shape[-1],
     "a statistic of other dimensions": lambda m, x: F.normalize(x, dim=0) * x.shape[-1] ** 0.5,
 }
@@ -107,7 +110,7 @@ def test_numbers_that_are_no_part_of_a_statistic(name: str) -> None:
 
 
 def test_without_the_check_other_uses_would_be_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PlanSetup, "translation", None)
+    monkeypatch.setattr(Translation, "difference", lambda *choice: None)
     model, x = net(OTHERS["a summand"]), torch.randn(4, 5)
     plan = graphprune.trace(model, x).plan(0.5)
     assert not graphprune.verify(model, plan.apply(model), plan, x).passed

@@ -177,3 +177,20 @@ def test_a_replay_is_a_trace_without_sizes() -> None:
     targets = [node.target for node in traced.graph.nodes if node.op == "call_function"]
     assert [call.target for call in run.calls if call.op == "call_function"] == targets
     assert [tuple(call.meta["shape"]) for call in run.outputs] == [(3, 2)]
+
+
+COUNTS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "groups": lambda m, y: nn.functional.group_norm(y, math.gcd(6, y.shape[1])),
+    "shuffled groups": lambda m, y: torch.channel_shuffle(y[..., None], math.gcd(6, y.shape[1])).flatten(1),
+    "a place": lambda m, y: y[:, int(np.sqrt(y.shape[1])) :][:, :4].repeat(1, 4) + 0 * y[:, :1],
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_a_size_that_became_a_count_or_a_place(name: str) -> None:
+    """What has the right shape may still have other groups, or begin elsewhere."""
+    model, x = Net(COUNTS[name]).eval(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    check = graphprune.verify(model, plan.apply(model), plan, x)
+    assert check.passed, check
+    assert any(choice.removed for choice in plan.choices)

@@ -57,7 +57,8 @@ def test_sizes_of_a_shared_object_follow_in_the_slim_model_alone() -> None:
     plan = graphprune.trace(model, x).plan(0.5)
     slim = plan.apply(model)
     assert plan.sizes == {"settings.sizes.heads": 2, "settings.sizes.widths[0]": 8}
-    assert slim.settings.sizes == Sizes(16, 2, [8, 3])
+    assert plan.unread == {"settings.sizes.width": 8}
+    assert slim.settings.sizes == Sizes(8, 2, [8, 3])
     assert slim.blocks[1].settings is slim.settings
     assert model.settings == Settings(Sizes(16, 4, [16, 3]))
     assert type(slim.settings.sizes.heads) is int

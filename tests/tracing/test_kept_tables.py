@@ -82,5 +82,5 @@ def test_tables_that_are_no_caches_are_read() -> None:
 
 def test_a_program_that_asks_and_does_not_make_an_entry_is_run_with_what_there_is() -> None:
     net, x = Net(chosen, dict(TABLES)), torch.randn(2, 5)
-    with pytest.raises(graphprune.PlanError, match=r"first.weight\[0\]: meets a dimension without channels"):
+    with pytest.raises(graphprune.PlanError, match=r"first.weight\[0\]: meets a constant tensor"):
         graphprune.trace(net, x).plan(0.5)

@@ -68,7 +68,7 @@ def test_every_example_is_verified(broken: int) -> None:
     class Broken(Tasks):
         def __init__(self) -> None:
             super().__init__()
-            self.calls = 0
+            self.calls, self.wrong = 0, False
 
         def forward(self, *args: Any, **kwargs: Any) -> Tensor:
             return self._counted(super().forward(*args, **kwargs))
@@ -78,18 +78,16 @@ def test_every_example_is_verified(broken: int) -> None:
 
         def _counted(self, y: Tensor) -> Tensor:
             self.calls += 1
-            return y + 1 if wrong and (self.calls - 1) % len(EXAMPLES) == broken else y
+            return y + 1 if self.wrong and (self.calls - 1) % len(EXAMPLES) == broken else y
 
     torch.manual_seed(0)
-    wrong = False
     model = Broken()
     graph = graphprune.trace(model, EXAMPLES)
     plan = graph.plan(0.5)
     slim = plan.apply(model)
     graph.model.calls = slim.calls = 0
     assert graphprune.pruning.verification.compare_slim(graph, slim, plan).passed
-    wrong = True
-    slim.calls = 0
+    slim.calls, slim.wrong = 0, True
     assert not graphprune.pruning.verification.compare_slim(graph, slim, plan).passed
 
 
