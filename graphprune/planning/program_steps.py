@@ -20,6 +20,7 @@ from graphprune.utils.operators import short_name
 
 _NUMBERS = ("number", "float", "Tensor")
 _SIZES = ("int", "SymInt", "Optional[int", "Optional[SymInt")
+_NO_SIZES = ("dim", "end", "step")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
 
@@ -149,7 +150,7 @@ def _size_arguments(op: Any) -> tuple[int, ...]:
         return ()
     arguments = enumerate(op._schema.arguments)
     return tuple(
-        i for i, a in arguments if str(a.type).startswith(("int", "SymInt", "Optional[int")) and a.name != "end"
+        i for i, a in arguments if str(a.type).startswith(("int", "SymInt", "Optional[int")) and a.name not in _NO_SIZES
     )
 
 

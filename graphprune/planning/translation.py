@@ -26,7 +26,6 @@ from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
-from graphprune.tracing.call_list import NODES
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
@@ -220,10 +219,10 @@ def _is_labelled(value: Any) -> bool:
 def _place(value: int | None, step: Step) -> int:
     """A place counted from the end, as one from the beginning."""
     value = value or 0
-    tensor, dim, *_ = step.node.args
-    if value >= 0 or not isinstance(tensor, NODES) or not isinstance(dim, int):
+    if value >= 0 or not has_trait(step.node.target, Trait.PICKS):
         return value
-    return value + int(tensor.meta["shape"][dim])
+    tensor, dim, *_ = step.node.args
+    return value + int(tensor.meta["shape"][dim])  # type: ignore[union-attr]
 
 
 def _where(step: Step) -> str:
