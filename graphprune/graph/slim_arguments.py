@@ -42,4 +42,4 @@ def slim_arguments(sizes: SizeModel, alive: Mask, node: fx.Node, outs: tuple[Sha
     counts = {name: sizes.count_in(alive, value, 0) for name, value in labelling.counts.get(node, {}).items()}
     marked = (dense, *node.args[1:]) if dense is not None else node.args
     resized = rule.resize(Slim(outs, position, counts), marked)
-    return (first, *resized[1:])
+    return (first, *resized[1:]) if dense is not None else resized
