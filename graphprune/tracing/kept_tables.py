@@ -77,8 +77,9 @@ def from_empty_tables(run: Callable[..., Result]) -> Callable[..., Result]:
 def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
     """Within, the tables of modules are empty; afterwards they are what they were."""
     emptied = _emptied.get()
-    places = [(vars(m), name) for _, m in submodules for name in vars(m)] if emptied is not None else []
-    found = [(attributes, name, attributes[name]) for attributes, name in places if _is_table(attributes[name])]
+    attributes_of_all = [vars(m) for _, m in submodules] if emptied is not None else []
+    places = ((held, name, value) for held in attributes_of_all for name, value in held.items() if type(value) is dict)
+    found = [place for place in places if _is_table(place[2])]
     tables = [KeptTable(value) for _, _, value in found]
     for (attributes, name, _), table in zip(found, tables, strict=True):
         attributes[name] = table
@@ -93,11 +94,9 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
         raise _NotRecomputed
 
 
-def _is_table(value: Any) -> bool:
+def _is_table(value: dict[Any, Any]) -> bool:
     """Is it a dictionary of tensors by integers, or by tuples with integers?"""
-    if type(value) is not dict or not value:
-        return False
-    return all(isinstance(v, Tensor) for v in value.values()) and all(map(_has_number, value))
+    return bool(value) and all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def _has_number(key: Any) -> bool:
