@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from graphprune.rules.registry import has_trait, rule_of
@@ -17,6 +18,8 @@ from graphprune.tracing.running import Replay
 from graphprune.tracing.sizes import Line
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.operators import short_name
+
+aten = torch.ops.aten
 
 _NUMBERS = ("number", "float", "Tensor")
 _SIZES = ("int", "SymInt", "Optional[int", "Optional[SymInt")
@@ -98,7 +101,7 @@ class StepReader:
             return f"module {inside}"
         if node.target is operator.getitem:
             return (self._source(node.args[0]), node.args[1])
-        return self._source(node.args[0]) if has_trait(node.target, *_LAYOUT) and node.args else number
+        return self._source(node.args[0]) if node.args and _keeps_entries(node) else number
 
     def _source(self, value: Any) -> Hashable:
         if not isinstance(value, NODES):
@@ -117,6 +120,14 @@ class StepReader:
         module, line = node.meta.get("module") or "", node.meta.get("line")
         numbers, sizes = tuple(_numbers(node)), tuple(_sizes(node))
         return Step(short_name(node.target), module, line, numbers, sizes, sources, node)
+
+
+def _keeps_entries(node: Node) -> bool:
+    """Does a call only arrange entries, or copy them to where a device is asked for (which is another on ``meta``)?"""
+    if node.target is not aten._to_copy.default:
+        return has_trait(node.target, *_LAYOUT)
+    source: Any = node.args[0]
+    return bool(source.meta.get("dtype") == node.meta.get("dtype"))
 
 
 def _numbers(node: Node) -> Iterator[tuple[str, Any]]:

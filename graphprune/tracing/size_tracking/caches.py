@@ -54,7 +54,11 @@ def _function_of(value: Any) -> Any:
 def _bypassing(value: Any) -> Any:
     if isinstance(value, staticmethod | classmethod):
         return type(value)(_bypassing(value.__func__))
+    return _wrapper(value)
 
+
+@functools.lru_cache(maxsize=4096)  # there may be thousands, at every run
+def _wrapper(value: Any) -> Callable[..., Any]:
     @functools.wraps(value)
     def call(*args: Any, **kwargs: Any) -> Any:
         return (value.__wrapped__ if _is_traced((args, kwargs)) else value)(*args, **kwargs)
