@@ -17,7 +17,7 @@ demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency
 	$(PYTHON) -m benchmarks.demo
 
 test: $(DEV_READY) ## run the tests
-	$(PYTHON) -m pytest -n auto
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
 lint: $(DEV_READY) ## check style, types, and that imports run one way
 	$(PYTHON) -m ruff check .
