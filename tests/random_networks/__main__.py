@@ -9,18 +9,13 @@ Every failure is written as a program that reproduces it. The exit status is 1 i
 from __future__ import annotations
 
 import argparse
-import logging
-import multiprocessing
 import sys
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import torch
 
 from tests.random_networks.checker import Outcome, check
 from tests.random_networks.generator import Program, program_of
+from tests.random_networks.processes import outcomes, quiet
 from tests.random_networks.shrinking import shrink
 
 MAIN = """
@@ -44,28 +39,6 @@ def standalone(program: Program, outcome: Outcome) -> str:
     said = "\n".join(f"# {line}" for line in outcome.detail.splitlines())
     asked = repr(program.options)
     return f"{program.source}{MAIN.format(kind=outcome.kind, seed=program.seed, options=asked)}\n{said}\n"
-
-
-def one(seed: int) -> tuple[int, tuple[str, ...], Outcome]:
-    """The outcome of a seed."""
-    program = program_of(seed)
-    return seed, program.blocks, check(program)
-
-
-def quiet() -> None:
-    """One thread, and no warnings of torch."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-
-
-def outcomes(seeds: Iterable[int], workers: int) -> Iterator[tuple[int, tuple[str, ...], Outcome]]:
-    """The outcomes, as they come; each process ends after some hundred networks, so that memory stays small."""
-    if workers < 2:
-        yield from map(one, seeds)
-        return
-    with multiprocessing.get_context("spawn").Pool(workers, quiet, maxtasksperchild=500) as pool:
-        yield from pool.imap_unordered(one, seeds)
 
 
 class Table:
