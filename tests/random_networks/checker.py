@@ -254,6 +254,8 @@ def traced(case: Case, model: nn.Module) -> tuple[ChannelGraph, Plan]:
     for frozen in graph.frozen:
         if not frozen.reason.strip():
             fail("frozen without a reason", frozen)
+        if not 0 < frozen.count <= frozen.size:
+            fail("more is frozen than there is", frozen)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingRemovedWarning)
         return graph, graph.plan(**case.program.options)
