@@ -3,6 +3,7 @@
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.errors import (
+    ExportError,
     GraphpruneError,
     InputError,
     LoadError,
@@ -15,6 +16,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -52,6 +54,7 @@ __all__ = [
     "Compensation",
     "Cost",
     "Distillation",
+    "ExportError",
     "Folding",
     "Frozen",
     "Gradual",
@@ -86,6 +89,7 @@ __all__ = [
     "compensate_heads",
     "criterion",
     "errors",
+    "export_source",
     "finetune",
     "fold",
     "load",
