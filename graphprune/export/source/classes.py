@@ -14,6 +14,7 @@ from torch import nn
 from graphprune.export.source.collecting import Collector, Scope, class_source, functions_of, is_of_torch, unwritable
 from graphprune.export.source.constructors import is_torch_class
 from graphprune.export.source.names import Names
+from graphprune.export.source.other_methods import other_methods
 from graphprune.export.source.references import references_in
 from graphprune.export.source.source_files import SourceFile
 from graphprune.export.source.values import scalar_text
@@ -110,6 +111,12 @@ class ModuleClasses:
             for record, name, value in wanted:
                 self._done.add((record.kind, name))
                 self._copy(record, name, value)
+
+    def add_other_methods(self, model: nn.Module) -> None:
+        """Copy public methods of the model that ``forward`` does not run and that need nothing more."""
+        records = [self.by_kind[k] for k in type(model).__mro__ if k in self.by_kind]
+        kept = [name for record in records for name in record.members]
+        self.collector.read |= other_methods(model, kept, self.collector)
 
     def _members(self) -> list[tuple[ModuleClass, str, Any]]:
         own = [r for r in self.by_kind.values() if not r.of_torch]

@@ -98,6 +98,11 @@ class Collector:
         """Does the copied source read or set an attribute of this name?"""
         return name in self.read or any(re.fullmatch(pattern, name) for pattern in self.patterns)
 
+    def has(self, value: Any) -> bool:
+        """Does the file define this function or class?"""
+        function = plain_function(value)
+        return self.names.has(("object", id(value if function is None else function)))
+
     # ------------------------------------------------------------ functions
 
     def function_text(self, value: Any, where: str, needs: list[str], indent: int, name: str = "") -> str:
@@ -187,11 +192,13 @@ class Collector:
         for longer in links[1:]:
             if not isinstance(value, ModuleType) or is_importable(value.__name__):
                 break
+            file = module_file(value.__name__)
+            scope = Scope(file, vars(value), scope.where) if file is not None else scope
             value, link = getattr(value, longer.attr), longer  # type: ignore[attr-defined]
         self._check_operators(links, value, scope)
         name = link.attr if isinstance(link, ast.Attribute) else root.id
         text = self.resolve(name, value, scope, needs)
-        return [] if text == scope.file.text(link) else [Edit.of(link, text)]
+        return [] if text == ast.unparse(link) else [Edit.of(link, text)]
 
     def _check_operators(self, links: list[ast.expr], value: Any, scope: Scope) -> None:
         """Operators that other libraries register with torch are not there without them."""
@@ -290,7 +297,7 @@ class Collector:
         edits = self.edits(found, scope, made.needs, node)
         for _, annotation in fields:  # of a dataclass: it has to stay
             roots = [n.id for n in ast.walk(annotation) if isinstance(n, ast.Name)]
-            known = all(self._is_known(root, scope) for root in roots)
+            known = all(self._is_known(r, scope) or isinstance(scope.values.get(r), type) for r in roots)
             chains = references_in(annotation).names if known else []
             edits += [e for c in chains for e in self._reference(c, scope, made.needs)]
             edits += [] if known else [Edit.of(annotation, "object")]
@@ -302,7 +309,7 @@ class Collector:
         """A named tuple or an enumeration that is made by a call stands in an assignment."""
         file = module_file(kind.__module__)
         if file is None or kind.__name__ not in file.assignments:
-            raise unwritable(f"uses the class {kind.__module__}.{kind.__qualname__}, whose source is not there,", where)
+            raise unwritable(f"uses the class {kind.__module__}.{kind.__qualname__}, whose source is not there", where)
         scope = Scope(file, vars(sys.modules[kind.__module__]), where)
         return self.define_constant(kind.__name__, kind, scope, needs)
 
@@ -368,13 +375,18 @@ def is_of_torch(value: Any) -> bool:
 
 def class_source(kind: type) -> tuple[SourceFile | None, ast.ClassDef | None]:
     """The file and the statement that define a class, if there is source."""
-    methods = [f for value in vars(kind).values() for f in functions_of(value) if f.__module__ == kind.__module__]
+    methods = [f for value in vars(kind).values() for f in functions_of(value) if _is_written(f, kind)]
     first = methods[0] if methods else None
     file = source_file(first.__code__.co_filename, first.__globals__) if first else module_file(kind.__module__)
     nodes = file.classes.get(kind.__qualname__, []) if file is not None else []
     lines = {m.__code__.co_firstlineno for m in methods}
     fitting = [n for n in nodes if all(n.lineno <= line <= (n.end_lineno or 0) for line in lines)]
     return file, (fitting or nodes or [None])[-1]  # type: ignore[list-item]
+
+
+def _is_written(function: FunctionType, kind: type) -> bool:
+    """Was it written with the class, and not made by a decorator such as ``dataclass``?"""
+    return function.__module__ == kind.__module__ and function.__code__.co_filename != "<string>"
 
 
 def functions_of(member: Any) -> list[FunctionType]:

@@ -61,8 +61,10 @@ def constructor_arguments(module: nn.Module, kind: type[nn.Module]) -> dict[str,
     """
     parameters = constructor_parameters(kind)
     for values in _candidates(module, parameters):
-        if _builds(kind, values, module):
-            return _simplified(module, kind, parameters, values)
+        lean = {n: v for n, v in values.items() if not _equal(v, parameters[n].default)}
+        for chosen in (lean, values):
+            if _builds(kind, chosen, module):
+                return _simplified(module, kind, parameters, chosen)
     return None
 
 

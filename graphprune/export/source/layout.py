@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from graphprune.export.source.expressions import LINE_LENGTH
+from graphprune.export.source.expressions import LINE_LENGTH, render
 from graphprune.export.source.names import is_importable
 from graphprune.export.source.program import Program
 
@@ -87,19 +87,22 @@ def _wrapped(text: str) -> list[str]:
 
 def _loader(program: Program) -> str:
     root = program.classes.by_kind[type(program.model)].name
+    conversions = _conversions(program)
     lines = [
         f'def load(path: str | Path = Path(__file__).with_name("{SOURCE_WEIGHTS}"), device: str = "cpu") -> {root}:',
         '    """The network with its weights, in evaluation mode."""',
-        f"    model = {root}(){_conversions(program)}",
+        f"    model = {render(program.root_expression(), 4, 8, len(conversions))}{conversions}",
+        *([] if program.is_unique else (f"    {line}" for line in program.endings("model"))),
         "    state = load_file(path)",
         *_sharing(program),
         *_unsaved(program),
         "    model.load_state_dict(state)",
         "    return model.to(device).eval()",
     ]
-    if len(lines) == 6:
-        lines[3:5] = ["    model.load_state_dict(load_file(path))"]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text.replace(
+        "    state = load_file(path)\n    model.load_state_dict(state)", "    model.load_state_dict(load_file(path))"
+    )
 
 
 def _conversions(program: Program) -> str:

@@ -58,6 +58,10 @@ class Names:
         """All names so far."""
         return set(self._taken)
 
+    def has(self, key: Hashable) -> bool:
+        """Is there a name for what ``key`` stands for?"""
+        return key in self._given
+
     def module(self, module: ModuleType, preferred: str) -> str:
         """Import a module of torch or Python; ``preferred`` is what the author calls it."""
         target = module.__name__
@@ -134,7 +138,7 @@ def _merged(statements: Iterable[str]) -> list[str]:
     members: dict[str, list[str]] = {}
     found = []
     for statement in statements:
-        if statement.startswith("from "):
+        if statement.startswith("from ") and " as " not in statement:
             module, _, name = statement.removeprefix("from ").partition(" import ")
             members.setdefault(module, []).append(name)
         else:

@@ -48,6 +48,8 @@ class Program:
         self._kinds = self._find_classes(root_name)
         self._check_hooks()
         self.classes.collect(methods)
+        self.classes.add_other_methods(model)
+        self.classes.collect(methods)
         self.values = Values(self.classes.collector, self.paths, self._build)
         self._initializers = Initializers(
             self.classes.collector,
@@ -162,7 +164,9 @@ class Program:
         """The texts of all definitions, each after those that it refers to."""
         made: Mapping[str, Definition] = {**self.classes.collector.definitions, **self._class_definitions()}
         root = self.classes.by_kind[type(self.model)].name
-        return [made[name].text for name in _ordered(made, root)]
+        names = _ordered(made, root)
+        first = _constants(made, names)
+        return [made[name].text for name in (*first, *(n for n in names if n not in first))]
 
     def _class_definitions(self) -> dict[str, Definition]:
         found = {}
@@ -175,7 +179,7 @@ class Program:
     def _class_text(self, record: ModuleClass, template: Template | None) -> str:
         if template is not None:
             template = self._with_later_parts(self._with_own_base(record, template))
-        extra = self._endings() if record.kind is type(self.model) else []
+        extra = self.endings("self") if record.kind is type(self.model) and self.is_unique else []
         return class_text(record, template, self.classes.in_order(record), extra)
 
     def _with_own_base(self, record: ModuleClass, template: Template) -> Template:
@@ -206,10 +210,19 @@ class Program:
         arguments = (Argument(a.name, self._put_later_parts(a.value), a.default, a.keyword) for a in value.arguments)
         return Invocation(value.callee, tuple(arguments))
 
-    def _endings(self) -> list[str]:
-        """What the constructor of the model does at the end: share what is shared, freeze what is frozen."""
-        shared = [f"self{self._access(again)} = self{self._access(first)}" for first, again in self.shared]
-        frozen = [f"self{self._access(path)}.requires_grad_(False)" for path in _frozen(self.model)]
+    def root_expression(self) -> Expression:
+        """The expression that builds the model."""
+        return self._put_later_parts(self._made[id(self.model)])
+
+    @property
+    def is_unique(self) -> bool:
+        """Is the model the only module of its class?"""
+        return len(self.classes.by_kind[type(self.model)].modules) == 1
+
+    def endings(self, name: str) -> list[str]:
+        """What has to be done once the model called ``name`` is built: share what is shared, freeze what is frozen."""
+        shared = [f"{name}{self._access(again)} = {name}{self._access(first)}" for first, again in self.shared]
+        frozen = [f"{name}{self._access(path)}.requires_grad_(False)" for path in _frozen(self.model)]
         return [*shared, *frozen]
 
     def _access(self, path: str) -> str:
@@ -219,6 +232,16 @@ class Program:
         except AttributeError:
             return f"{access(self.model, parent)}.{name}"
         return access(self.model, path)
+
+
+def _constants(made: Mapping[str, Definition], names: Iterable[str]) -> list[str]:
+    """Constants that need nothing but constants: they stand first."""
+    found: list[str] = []
+    for name in names:
+        text, needs = made[name].text, made[name].needs
+        if text.startswith(f"{name} =") and all(n in found or n not in made for n in needs):
+            found.append(name)
+    return found
 
 
 def _ordered(made: Mapping[str, Definition], root: str) -> list[str]:

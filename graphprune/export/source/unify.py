@@ -62,6 +62,8 @@ class Variable:
 
 def _kind(value: Expression) -> str:
     if isinstance(value, Invocation):
+        if value.callee == "nn.Parameter":
+            return value.callee
         return "nn.Module" if value.callee.startswith("nn.") and value.callee[3:4].isupper() else ""
     if isinstance(value, Display):
         return {"()": "tuple", "[]": "list"}.get(value.brackets, "")
