@@ -27,7 +27,8 @@ from graphprune.export.source.source_files import Edit, FunctionNode, SourceFile
 from graphprune.utils.held import contents, global_names
 
 OTHER_WAY = (
-    "graphprune.save keeps the model as a bundle, and torch.save(slim, path) works where its classes can be imported"
+    "export_loader(slim, directory) writes a loader that needs the library of the model as well, and "
+    "graphprune.save keeps the model as a bundle"
 )
 
 _JIT = ("torch.jit.", "torch.fx.wrap")
@@ -59,9 +60,10 @@ class Scope:
     """The global names that it reads; None: all that ``values`` has."""
 
 
-def unwritable(what: str, where: str) -> ExportError:
+def unwritable(what: str, where: str, advice: str = "") -> ExportError:
     """The error for what cannot be written with torch alone."""
-    return ExportError(f"slim: {where} {what}, which a file that needs torch alone cannot hold; {OTHER_WAY}")
+    text = f"slim: {where} {what}, which a file that needs torch alone cannot hold"
+    return ExportError("; ".join(filter(None, (text, advice, OTHER_WAY))))
 
 
 def plain_function(value: Any) -> FunctionType | None:
@@ -160,6 +162,9 @@ class Collector:
         """Write what source refers to under the names of this file, and define or import it."""
         if found.imports:
             self._check_imports(found, scope)
+        if found.globals_set:
+            name = min(found.globals_set)
+            raise unwritable(f"assigns the global name {name}", scope.where, "make it an attribute of the module")
         dropped = [d for d in getattr(node, "decorator_list", ()) if self._is_left_out(d, scope)]
         unseen = {id(child) for d in dropped for child in ast.walk(d)}
         self.read |= found.attributes
@@ -263,7 +268,7 @@ class Collector:
         function = plain_function(value)
         assert function is not None
         if function.__name__ == "<lambda>":
-            raise unwritable(f"uses a lambda ({_place(function)}); write it as a function with a name", where)
+            raise unwritable(f"uses a lambda ({_place(function)})", where, "write it as a function with a name")
         made, new = self._definition(function.__name__, ("object", id(function)))
         self._alive.append(function)
         needs.append(made.name)
@@ -343,9 +348,7 @@ class Collector:
         simple = literal_text(value)
         if statement is None or (isinstance(statement, ast.Assign) and not isinstance(statement.targets[0], ast.Name)):
             if simple is None:
-                raise unwritable(
-                    f"uses {made.name}, {_kind(value)} that no statement of its module assigns", scope.where
-                )
+                raise unwritable(f"uses {scope.values.get('__name__', '')}.{made.name}", scope.where)
             return simple
         if simple is not None and not _evaluates_to(statement.value, value) and _is_changed(statement.value, value):
             return simple

@@ -95,9 +95,7 @@ class Initializers:
         extra = [name for name in own_attributes(module) if name not in built and self._collector.reads(name)]
         if extra:
             where = self._where(module)
-            raise unwritable(
-                f"was given the attribute {extra[0]!r}, which the model reads; make it one of a class", where
-            )
+            raise unwritable(f"was given the attribute {extra[0]!r}, which is read", where, "make it one of a class")
 
     def _arguments(
         self, module: nn.Module, kind: type[nn.Module], values: dict[str, Any], needs: list[str]
@@ -194,7 +192,7 @@ class Initializers:
             if name in known or not (everything or bypassed or self._collector.reads(name)):
                 continue
             if name == "forward":
-                raise unwritable("has a forward of its own, put on the instance; make it a method", self._where(module))
+                raise unwritable("has a forward that was put on the instance", self._where(module), "make it a method")
             where = f"{self._where(module)}.{name}"
             if isinstance(value, Tensor) and value.numel() > 1 and self._paths.get(id(value)) == _joined(path, name):
                 made.statements[name] = Statement("tensor", name, self._empty(value))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import networkx as nx
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.export.source.classes import ModuleClass, ModuleClasses
 from graphprune.export.source.collecting import Definition, unwritable
@@ -45,8 +46,8 @@ class Program:
         self.paths, self.shared = all_paths(model)
         self.classes = ModuleClasses(self.names)
         self.dtype = _only_dtype(model)
-        self._kinds = self._find_classes(root_name)
         self._check_hooks()
+        self._kinds = self._find_classes(root_name)
         self.classes.collect(methods)
         self.classes.add_other_methods(model)
         self.classes.collect(methods)
@@ -87,16 +88,17 @@ class Program:
 
     def _check_hooks(self) -> None:
         for path, module in named_modules(self.model):
+            where = f"the {type(module).__name__} {path!r}" if path else f"the {type(module).__name__}"
+            if is_parametrized(module):
+                advice = "torch.nn.utils.parametrize.remove_parametrizations puts the values in their place"
+                raise unwritable("has parametrized weights", where, advice)
             tables = {k: v for k, v in vars(module).items() if k.endswith("_hooks") and isinstance(v, dict) and v}
             tables = {k: v for k, v in tables.items() if "state_dict" not in k}
-            if tables:
-                name, hooks = next(iter(tables.items()))
+            for name, hooks in tables.items():
                 hook = next(iter(hooks.values()))
                 shown = getattr(hook, "__qualname__", type(hook).__name__)
-                where = f"the {type(module).__name__} {path!r}" if path else f"the {type(module).__name__}"
-                raise unwritable(
-                    f"has the hook {shown} ({name.strip('_')}); remove it, or make it a part of forward", where
-                )
+                advice = "remove it, or make what it does a part of forward"
+                raise unwritable(f"has the hook {shown} ({name.strip('_')})", where, advice)
 
     # ------------------------------------------------------------ constructors
 

@@ -1,11 +1,12 @@
 """Networks. Each is called with the example that stands in EXAMPLES, images [2, 3, 16, 16] if there is none."""
 
+# ruff: noqa: B905, B008, UP031, E501
+
 import argparse
 import functools
 import math
 import operator
 import types
-import typing as t
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from functools import partial
@@ -56,7 +57,7 @@ class Derived(Base):
 
 class DerivedTwice(Derived):
     def forward(self, x):
-        return super(DerivedTwice, self).forward(x) * 2
+        return super().forward(x) * 2
 
 
 class BaseAndDerived(nn.Module):
@@ -82,7 +83,7 @@ class HelperFunctions(Base):
 
 
 class AliasedImports(Base):
-    def forward(self, x: t.Optional[Tensor] = None) -> "t.Union[Tensor, None]":
+    def forward(self, x: Tensor | None = None) -> "Tensor | None":
         y = smooth(self.conv(x)) if isinstance(self.conv, Conv2d) else x
         return self.fc(functools.reduce(operator.add, [y, y]).mean(dim=(2, 3)) * math.pi)
 
@@ -449,7 +450,11 @@ class UsesSequentialSubclass(nn.Module):
         super().__init__()
         self.body = nn.Sequential(
             OrderedDict(
-                [("first", SequentialSubclass(3, 8)), ("second", SequentialSubclass(8, 8, 2.0)), ("third-1", nn.ReLU6())]
+                [
+                    ("first", SequentialSubclass(3, 8)),
+                    ("second", SequentialSubclass(8, 8, 2.0)),
+                    ("third-1", nn.ReLU6()),
+                ]
             )
         )
 
@@ -657,7 +662,9 @@ _VECTORS = torch.linspace(-1, 1, 160).view(2, 5, 16)
 _TOKENS = torch.arange(10).view(2, 5)
 
 EXAMPLES = {
-    **dict.fromkeys("WithConfig SameNames SharedLayers Buffers Parameters ConcreteBlock UsesLayerSubclass".split(), _VECTORS),
+    **dict.fromkeys(
+        "WithConfig SameNames SharedLayers Buffers Parameters ConcreteBlock UsesLayerSubclass".split(), _VECTORS
+    ),
     **dict.fromkeys("Recurrent Attentive".split(), _VECTORS),
     **dict.fromkeys("Tied Generator".split(), _TOKENS),
     "Training": _VECTORS[:, 0],
