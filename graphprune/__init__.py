@@ -2,7 +2,9 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.compaction.compacting import compact
 from graphprune.errors import (
+    ChannelsKeptWarning,
     ExportError,
     GraphpruneError,
     InputError,
@@ -50,6 +52,7 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
+    "ChannelsKeptWarning",
     "Compensation",
     "Cost",
     "Distillation",
@@ -85,6 +88,7 @@ __all__ = [
     "VerificationError",
     "budget_kind",
     "check_rule",
+    "compact",
     "compensate_heads",
     "criterion",
     "errors",

@@ -43,6 +43,10 @@ class NothingRemovedWarning(UserWarning):
     """Something was asked for, and the plan removes nothing for it; the message says why."""
 
 
+class ChannelsKeptWarning(UserWarning):
+    """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
+
+
 class UnreachedWarning(UserWarning):
     """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
     them."""

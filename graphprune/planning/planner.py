@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
+from graphprune.graph.constraints import SizeConstraints
 from graphprune.planning.allocate import Allocator
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
@@ -19,7 +20,7 @@ from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
-from graphprune.utils.arrays import Ids
+from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
 PLANNING_ATTEMPTS = 12
@@ -29,6 +30,22 @@ PLANNING_ATTEMPTS = 12
 def make_plan(graph: Analysis, options: PruningOptions) -> Plan:
     """See :meth:`graphprune.ChannelGraph.plan`."""
     return plan_once(PlanSetup.of(graph, options))
+
+
+@dataclass(frozen=True, eq=False)
+class Chooser:
+    """Who decides which units go.
+
+    Attributes:
+        reached: the groups that lose something. [groups]
+        head_width: do heads become narrower?
+        choose: given the units that may go, what sizes in the program ask of them, and groups of which all rows have to
+            lose the same entries, returns the units that go, and for each group that lost some what decided it.
+    """
+
+    reached: Mask
+    head_width: bool
+    choose: Callable[[Mask, SizeConstraints, frozenset[int]], tuple[Ids, dict[int, str]]]
 
 
 def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan:
@@ -41,15 +58,29 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     Raises:
         PlanError: there is none, or a budget is out of reach.
     """
-    attempt = _Attempt(setup, latency, {}, frozenset())
+
+    def allocate(free: Mask, constraints: SizeConstraints, same: frozenset[int]) -> tuple[Ids, dict[int, str]]:
+        allocator = Allocator(setup, free, constraints, same, latency)
+        return allocator.removed(), allocator.why
+
+    return planned(setup, Chooser(setup.reached, bool(setup.options.head_width), allocate))[0]
+
+
+def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
+    """A plan that satisfies every size and comparison in the program, and why units had to stay that nobody held.
+
+    Raises:
+        PlanError: there is none.
+    """
+    attempt = _Attempt(setup, chooser, {}, frozenset())
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference = checked_plan(setup, attempt.selection, attempt.plan())
+        plan, difference = _checked(setup, attempt.selection, attempt.plan())
         if difference is None:
-            return plan
+            return plan, attempt.constraints.frozen
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
     units = violations.broken if len(violations.broken) else list(held)
@@ -65,23 +96,22 @@ class _Attempt:
 
     Attributes:
         setup: the model and what is asked.
-        latency: the latency budget, if there is one.
+        chooser: who decides.
         held: units that must stay, and why.
         same_entries: groups of which all rows lose the same entries.
     """
 
     setup: PlanSetup
-    latency: PredictedLatency | None
+    chooser: Chooser
     held: dict[int, str]
     same_entries: frozenset[int]
 
     def run(self) -> Violations:
         """Choose, and check the choice."""
-        setup, graph = self.setup, self.setup.graph
-        head_width = bool(setup.options.head_width)
-        self.free, self.constraints = candidates(graph, setup.reached, head_width, self.held)
-        self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency)
-        alive = graph.solution.alive(self.allocator.removed())
+        graph, chooser = self.setup.graph, self.chooser
+        self.free, self.constraints = candidates(graph, chooser.reached, chooser.head_width, self.held)
+        removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries)
+        alive = graph.solution.alive(removed)
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         return violations
 
@@ -90,13 +120,13 @@ class _Attempt:
         broken = violations.broken
         behind = frozenset(self.setup.graph.units.group_of[broken].tolist())
         if violations.disorder and not behind <= self.same_entries:
-            return _Attempt(self.setup, self.latency, self.held, self.same_entries | behind)
+            return _Attempt(self.setup, self.chooser, self.held, self.same_entries | behind)
         stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
-        return _Attempt(self.setup, self.latency, self.held | stuck, self.same_entries)
+        return _Attempt(self.setup, self.chooser, self.held | stuck, self.same_entries)
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
-        return _Attempt(self.setup, self.latency, {**self.held, **held}, self.same_entries)
+        return _Attempt(self.setup, self.chooser, {**self.held, **held}, self.same_entries)
 
     def mistranslated(self, plan: Plan, difference: ProgramDifference) -> dict[int, str]:
         """The units without which the slim model runs another program, and what is different.
@@ -120,13 +150,13 @@ class _Attempt:
         selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         if len(violations.broken):
             return None
-        plan = recorded_plan(self.setup, selection, [""] * len(self.setup.groups))
+        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
         return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
-        why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
-        return recorded_plan(self.setup, self.selection, why)
+        why = reasons(self.setup, self.constraints, self.why, self.selection.alive)
+        return _recorded(self.setup, self.selection, why)
 
 
 def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
@@ -136,7 +166,7 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
 
 
-def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
+def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
     """The plan with the sizes that follow although forward does not read them, and how its program differs.
 
     If only these sizes make it differ, forward reads one of them after all, and they stay.
@@ -150,7 +180,7 @@ def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> tuple[Pl
     return candidate, difference
 
 
-def recorded_plan(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
+def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []

@@ -21,6 +21,7 @@ from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
 from graphprune.utils.modules import all_tensors, named_modules, named_tensors
+from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
 """By dimension of one tensor, the entries that survive, in their new order."""
@@ -165,6 +166,9 @@ def _renew_weights(module: nn.Module) -> None:
             extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
             with torch.no_grad():
                 setattr(module, hook.name, hook.compute_weight(module, **extra))
+    with torch.no_grad():
+        for name, mask in prune_masks(module):
+            setattr(module, name, getattr(module, f"{name}{ORIGINAL}") * mask)
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
 
