@@ -27,6 +27,10 @@ class LoadError(GraphpruneError, ValueError):
     """Saved files do not describe the model that they are loaded into."""
 
 
+class SaveError(GraphpruneError, ValueError):
+    """A model cannot be written such that it can be read again; nothing was written. The message says what to do."""
+
+
 class SpecError(GraphpruneError, ValueError):
     """A model specification on the command line names nothing that can be built."""
 

@@ -65,6 +65,8 @@ class Plan:
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
         requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
+        costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
+        inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
     """
 
     kept: Kept
@@ -75,6 +77,8 @@ class Plan:
     skipped: tuple[str, ...] = ()
     unread: Mapping[str, int] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: tuple[dict[str, Any], ...] = ()
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -120,7 +124,7 @@ class Plan:
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
         check_fits(model, self.shapes)
-        check_sizes(model, self.sizes)
+        check_sizes(model, self._all_sizes(model))
         check_blocks(model, self.skipped)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -186,6 +190,8 @@ class Plan:
                 shapes=dict(self.shapes),
                 unread=dict(self.unread),
                 stale=self.stale,
+                costs=dict(self.costs),
+                inputs=self.inputs,
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
             )
         )
@@ -207,6 +213,8 @@ class Plan:
             skipped=found.skipped,
             unread=found.unread,
             stale=found.stale,
+            costs=found.costs,
+            inputs=found.inputs,
         )
 
 
