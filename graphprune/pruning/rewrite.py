@@ -84,7 +84,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     small = tensor.detach()
     for dim, index in kept.items():
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
-    if kept and not is_float(small):
+    if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):

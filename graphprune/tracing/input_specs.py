@@ -16,7 +16,7 @@ _LONGEST_TEXT = 200
 def input_specs(calls: Iterable[MethodCall]) -> tuple[dict[str, Any], ...]:
     """What each call is given.
 
-    A tensor is ``{"dtype": "float32", "shape": [1, 3, 8, 8]}``, a tuple ``{"tuple": [...]}``, a dict ``{"dict": {...}}``;
+    A tensor is ``{"dtype": "float32", "shape": [1, 3, 8]}``, a tuple ``{"tuple": [...]}``, a dict ``{"dict": {...}}``;
     lists, numbers, strings, truth values and None are themselves, and of anything else ``{"class": name}`` is known.
 
     >>> import torch
