@@ -20,6 +20,7 @@ from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
+from graphprune.tracing.input_specs import input_specs
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
@@ -193,7 +194,10 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     cached = own.plain.keys() - kept.keys()
     shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in cached}
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}
-    return Plan(kept, shapes, sizes, tuple(choices), setup.options.described(), setup.skipped)
+    before, after = setup.graph.costs.at(setup.graph.costs.everything), setup.costs.at(selection.alive)
+    costs = {kind: (before[kind], after[kind]) for kind in before.counts}
+    asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
+    return Plan(kept, shapes, sizes, tuple(choices), asked, setup.skipped, costs=costs, inputs=inputs)
 
 
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -50,19 +50,28 @@ def has_size(model: nn.Module, path: str) -> bool:
     """Has the model an integer at this path?"""
     try:
         return type(SizePlace.of(model, path).value) is int
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, IndexError, KeyError, TypeError):
         return False
 
 
-def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths."""
-    for path in paths:
+def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be."""
+    for path, new in sizes.items():
         try:
-            size = SizePlace.of(model, path).value
+            place = SizePlace.of(model, path)
+            size = place.value
         except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
         if not isinstance(size, int) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
+        if not place.is_own:
+            raise PlanError(f"model: {path!r} is no attribute or entry of the model's own; {_OWN}")
+        if new > max(size, MOST_GROWTH):
+            raise PlanError(f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to")
+
+
+MOST_GROWTH = 1 << 16
+"""Sizes shrink. What is worked out from them, such as a number of repetitions, may grow, but not without bounds."""
 
 
 _OWN = "apply a plan to the architecture it was made for"
@@ -76,7 +85,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     small = tensor.detach()
     for dim, index in kept.items():
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
-    if kept and not is_float(small):
+    if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):

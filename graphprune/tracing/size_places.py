@@ -20,7 +20,9 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
 
 _OWN = ("torch", "builtins", "collections")
 
-_MODULES_OWN = frozenset(vars(nn.Module()))
+_BARE = nn.Module()
+
+_MODULES_OWN = frozenset(vars(_BARE))
 
 
 # ---------------------------------------------------------------- one step
@@ -153,6 +155,11 @@ class SizePlace:
     def value(self) -> Any:
         return _read(self.holders[-1], self.steps[-1])
 
+    @property
+    def is_own(self) -> bool:
+        """Does every step lead to what a model holds, rather than to what torch or Python keep for themselves?"""
+        return all(_is_own(holder, step) for holder, step in zip(self.holders, self.steps, strict=True))
+
     def change(self, value: int) -> None:
         """Write another integer; tuples on the way are replaced, and so are pairs that repeat a dictionary."""
         pairs = list(same_pairs(self.holders[-2])) if isinstance(self.holders[-1], dict) else []
@@ -164,6 +171,13 @@ class SizePlace:
         for name, table in pairs:
             attributes = attributes_held(self.holders[-2])
             _write_attribute(self.holders[-2], name, type(attributes[name])(attributes[table].items()))
+
+
+def _is_own(holder: Any, step: str) -> bool:
+    if isinstance(holder, nn.Module):
+        name = step.removeprefix(".")
+        return name in attributes_held(holder) or not hasattr(_BARE, name)
+    return is_plain_object(holder) or isinstance(holder, dict | list | tuple)
 
 
 def _read(holder: Any, step: str) -> Any:
