@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphprune.errors import ExportError
 
-ALIGNMENT = 64
+_ALIGNMENT = 64
 
 _TYPES = {
     torch.float64: "F64",
@@ -48,7 +48,7 @@ def write_aligned(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
     Raises:
         ExportError: the format has no name for a tensor's type.
     """
-    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT != 0, -tensors[name].element_size()))
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % _ALIGNMENT != 0, -tensors[name].element_size()))
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     offset = 0
     for name in order:
@@ -58,7 +58,7 @@ def write_aligned(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
         place = [offset, offset := offset + tensor.nbytes]
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
     text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
