@@ -19,7 +19,7 @@ from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import tables, within
 
 PLANNING_ATTEMPTS = 12
@@ -47,7 +47,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference = attempt.checked(attempt.plan())
+        plan, difference = checked_plan(setup, attempt.selection, attempt.plan())
         if difference is None:
             return plan
         held = attempt.mistranslated(plan, difference)
@@ -112,9 +112,6 @@ class _Attempt:
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
 
-    def _difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
-        return self.setup.check.difference(plan, alive)
-
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
         graph = self.setup.graph
@@ -123,26 +120,13 @@ class _Attempt:
         selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         if len(violations.broken):
             return None
-        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
-        return self._difference(plan, selection.alive)
-
-    def checked(self, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
-        """The plan with the sizes that follow although forward does not read them, and how its program differs.
-
-        If only these sizes make it differ, forward reads one of them after all, and they stay.
-        """
-        followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
-        kept = replace(plan, stale=(*followed, *stale))
-        for candidate in (replace(plan, unread=followed, stale=stale), *([kept] if followed else [])):
-            difference = self._difference(candidate, self.selection.alive)
-            if difference is None:
-                break
-        return candidate, difference
+        plan = recorded_plan(self.setup, selection, [""] * len(self.setup.groups))
+        return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
         why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
-        return _recorded(self.setup, self.selection, why)
+        return recorded_plan(self.setup, self.selection, why)
 
 
 def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
@@ -152,7 +136,21 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
 
 
-def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
+def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
+    """The plan with the sizes that follow although forward does not read them, and how its program differs.
+
+    If only these sizes make it differ, forward reads one of them after all, and they stay.
+    """
+    followed, stale = unread_sizes(setup.graph, plan, selection.alive)
+    kept = replace(plan, stale=(*followed, *stale))
+    for candidate in (replace(plan, unread=followed, stale=stale), *([kept] if followed else [])):
+        difference = setup.check.difference(candidate, selection.alive)
+        if difference is None:
+            break
+    return candidate, difference
+
+
+def recorded_plan(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []
