@@ -70,13 +70,6 @@ def replace_modules(model: nn.Module, paths: list[str], make: Callable[[Any], nn
         owner._modules[name] = make(owner._modules[name])
 
 
-def identity_for(block: nn.Module) -> nn.Module:
-    """What is in the place of a block that is left out: programs may read its plain attributes."""
-    made = nn.Identity()
-    vars(made).update({name: value for name, value in vars(block).items() if type(value) in (bool, int, float, str)})
-    return made
-
-
 def set_tensors(model: nn.Module, tensors: dict[str, Tensor | None], tied: dict[str, str]) -> None:
     """Put tensors where parameters, buffers, attributes or what these hold have those names; tied ones are one."""
     modules = dict(model.named_modules(remove_duplicate=False))
