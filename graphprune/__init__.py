@@ -19,6 +19,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.loader import export_loader
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -94,6 +95,7 @@ __all__ = [
     "compensate_heads",
     "criterion",
     "errors",
+    "export_loader",
     "finetune",
     "fold",
     "load",
