@@ -10,7 +10,9 @@ import numpy as np
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
+from graphprune.graph.equal_layers import equal_layers
 from graphprune.planning.allocate import Allocator
+from graphprune.planning.config_sizes import config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
@@ -41,15 +43,18 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     Raises:
         PlanError: there is none, or a budget is out of reach.
     """
-    attempt = _Attempt(setup, latency, {}, frozenset())
+    attempt = _Attempt(setup, latency, {}, frozenset(), frozenset())
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
         plan, difference = attempt.checked(attempt.plan())
-        if difference is None:
+        if difference is None and attempt.expressed:
             return plan
+        if difference is None:
+            attempt = attempt.in_proportion()
+            continue
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
     units = violations.broken if len(violations.broken) else list(held)
@@ -68,18 +73,22 @@ class _Attempt:
         latency: the latency budget, if there is one.
         held: units that must stay, and why.
         same_entries: groups of which all rows lose the same entries.
+        joined: sets of fields of a configuration that are changed in proportion.
     """
 
     setup: PlanSetup
     latency: PredictedLatency | None
     held: dict[int, str]
     same_entries: frozenset[int]
+    joined: frozenset[frozenset[str]]
 
     def run(self) -> Violations:
         """Choose, and check the choice."""
         setup, graph = self.setup, self.setup.graph
         head_width = bool(setup.options.head_width)
         self.free, self.constraints = candidates(graph, setup.reached, head_width, self.held)
+        if setup.options.layers == "equal":
+            self.constraints.equations += equal_layers(graph, self.free, self.constraints, self.joined)
         self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency)
         alive = graph.solution.alive(self.allocator.removed())
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
@@ -90,13 +99,34 @@ class _Attempt:
         broken = violations.broken
         behind = frozenset(self.setup.graph.units.group_of[broken].tolist())
         if violations.disorder and not behind <= self.same_entries:
-            return _Attempt(self.setup, self.latency, self.held, self.same_entries | behind)
+            return replace(self, same_entries=self.same_entries | behind)
         stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
-        return _Attempt(self.setup, self.latency, self.held | stuck, self.same_entries)
+        return replace(self, held=self.held | stuck)
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
-        return _Attempt(self.setup, self.latency, {**self.held, **held}, self.same_entries)
+        return replace(self, held={**self.held, **held})
+
+    @property
+    def expressed(self) -> bool:
+        """Can the configuration say what the choice is, as far as that is asked for?"""
+        asked = self.setup.options.layers == "equal" and self.setup.graph.config_fields is not None
+        return not asked or self.followed.expressed
+
+    def in_proportion(self) -> _Attempt:
+        """The next attempt, in which fields that the class refuses otherwise are changed in proportion.
+
+        Raises:
+            PlanError: there are no such fields.
+        """
+        fields = self.setup.graph.config_fields
+        found = fields.in_proportion(self.followed.scales) if fields is not None else frozenset()
+        if found <= self.joined:
+            raise PlanError(
+                f"layers: no values of its configuration make {type(self.setup.graph.model).__name__} build the slim "
+                "model; ask for other ratios, or leave layers='equal' out"
+            )
+        return replace(self, joined=self.joined | found)
 
     def mistranslated(self, plan: Plan, difference: ProgramDifference) -> dict[int, str]:
         """The units without which the slim model runs another program, and what is different.
@@ -132,8 +162,10 @@ class _Attempt:
         If only these sizes make it differ, forward reads one of them after all, and they stay.
         """
         followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
-        kept = replace(plan, stale=(*followed, *stale))
-        for candidate in (replace(plan, unread=followed, stale=stale), *([kept] if followed else [])):
+        self.followed = config_sizes(self.setup.graph, plan, followed, stale)
+        unread, stale = self.followed.unread, self.followed.stale
+        kept = replace(plan, stale=(*unread, *stale))
+        for candidate in (replace(plan, unread=unread, stale=stale), *([kept] if unread else [])):
             difference = self._difference(candidate, self.selection.alive)
             if difference is None:
                 break
