@@ -8,7 +8,7 @@ only sizes that may change, and all of them linearly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import combinations
@@ -26,7 +26,7 @@ from graphprune.tracing.configured import (
     configurations,
     rebuilt,
 )
-from graphprune.tracing.sizes import attributes_of
+from graphprune.tracing.sizes import Expr, attributes_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.modules import tables, within
 
@@ -244,18 +244,23 @@ class ConfigFields:
             found |= direction.at(scale) or {}
         return found
 
-    def in_proportion(self, scales: Sequence[tuple[Direction, Fraction]]) -> frozenset[frozenset[str]]:
-        """The fields of pairs of directions of which the class refuses one alone, but takes both in proportion."""
+    def in_proportion(
+        self, scales: Sequence[tuple[Direction, Fraction]], directions: Sequence[Direction]
+    ) -> frozenset[frozenset[str]]:
+        """The fields of pairs of directions of which the class refuses one alone, but takes both in proportion.
+
+        Args:
+            scales: those that are not to be as they are, and how far they go.
+            directions: all that a plan has.
+        """
+        wanted = {frozenset(direction.fields): scale for direction, scale in scales}
         found = set()
-        for one, scale in scales:
-            for factor in (scale, *map(Fraction, (3, 5, 7))):
-                if self._builds((one, factor)):
-                    continue
-                others = (other for other, _ in scales if other is not one)
-                pairs = [other for other in others if self._builds((one, factor), (other, factor))]
-                found |= {frozenset((*one.fields, *other.fields)) for other in pairs}
-                if pairs:
-                    break
+        for one in directions:
+            for factor in (wanted.get(frozenset(one.fields), Fraction(1)), *map(Fraction, (3, 5, 7))):
+                if not self._builds((one, factor)):
+                    others = (other for other in directions if other is not one)
+                    pairs = [other for other in others if self._builds((one, factor), (other, factor))]
+                    found |= {frozenset((*one.fields, *other.fields)) for other in pairs}
         return frozenset(found)
 
     def _builds(self, *scales: tuple[Direction, Fraction]) -> bool:
@@ -268,10 +273,38 @@ class ConfigFields:
         return True
 
 
+def undivided(
+    scales: Sequence[tuple[Direction, Fraction]], directions: Sequence[Direction]
+) -> Iterator[tuple[Direction, int]]:
+    """Directions of which a field was a multiple of another direction's field and is none any more, with that one's.
+
+    A width that is no multiple of the number of heads, which classes refuse although the width of heads has a field.
+    """
+    new = {name: value for direction, scale in scales for name, value in (direction.at(scale) or {}).items()}
+    for one, _ in scales:
+        for other in directions:
+            for name, value in one.fields.items():
+                for divisor, number in other.fields.items() if not one.fields.keys() & other.fields.keys() else ():
+                    if value % number == 0 and new[name] % new.get(divisor, number):
+                        yield one, new.get(divisor, number)
+
+
 def read_attributes(trace: Trace, model: nn.Module) -> list[str]:
-    """The paths of the integers of a model that ``forward`` reads, but for those of configurations."""
+    """The paths of the integers of a model that ``forward`` works with, but for those of configurations."""
+    log = trace.sizes
+    worked = (*(u.expr for u in log.uses), *(n[0] for n in log.numbers), *(s for e in log.equalities for s in e[:2]))
+    return _paths(worked, model)
+
+
+def compared_attributes(trace: Trace, model: nn.Module) -> list[str]:
+    """The paths of those that ``forward`` only compares."""
+    read = set(read_attributes(trace, model))
+    return [path for path in _paths(trace.sizes.expressions(), model) if path not in read]
+
+
+def _paths(expressions: Iterable[Expr], model: nn.Module) -> list[str]:
     held = tuple(path for path, _ in configurations(model))
-    paths = {a.path: None for expr in trace.sizes.expressions() for a in attributes_of(expr)}
+    paths = {a.path: None for expr in expressions for a in attributes_of(expr)}
     return [path for path in paths if not within(path, held)]
 
 

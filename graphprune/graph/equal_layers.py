@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
@@ -29,24 +30,31 @@ _NUMBER = re.compile(r"(?<![^.])(\d+)(?![^.:\[#])")
 """A component of a path that is a number."""
 
 
-def equal_layers(
-    graph: Analysis,
-    free: Mask,
-    constraints: SizeConstraints,
-    joined: Iterable[frozenset[str]] = (),
-) -> list[Equation]:
-    """The equations for a choice among the units that are ``free``.
+@dataclass(frozen=True)
+class EqualLayers:
+    """The equations for one choice, and the directions in which fields of a configuration may change."""
 
-    Args:
-        graph: the analyzed model.
-        free: the units that may go. [classes]
-        constraints: what sizes in the program demand of them.
-        joined: sets of fields of the configuration that are changed in proportion.
-    """
-    found = list(_alike(graph, free))
-    if graph.config_fields is not None:
-        found += _ConfigEquations(graph, free, constraints, graph.config_fields).read(joined)
-    return found
+    equations: list[Equation]
+    directions: list[Direction]
+
+    @staticmethod
+    def of(
+        graph: Analysis, free: Mask, constraints: SizeConstraints, joined: Iterable[frozenset[str]] = ()
+    ) -> EqualLayers:
+        """The equations for a choice among the units that are ``free``.
+
+        Args:
+            graph: the analyzed model.
+            free: the units that may go. [classes]
+            constraints: what sizes in the program demand of them.
+            joined: sets of fields of the configuration that are changed in proportion.
+        """
+        alike = list(_alike(graph, free))
+        if graph.config_fields is None:
+            return EqualLayers(alike, [])
+        sizes = _ConfigSizes(graph, free, constraints, graph.config_fields)
+        directions = graph.config_fields.directions(sizes.may_move, sizes.interesting(), joined)
+        return EqualLayers([*alike, *_eliminated(sizes.expressions, directions, sizes.names)], directions)
 
 
 # ---------------------------------------------------------------- repeated layers
@@ -90,8 +98,8 @@ def _kept(group: Group, free: Mask) -> LinearExpression:
 # ---------------------------------------------------------------- a configuration
 
 
-class _ConfigEquations:
-    """The sizes of parameters that values of fields can give, as equations between them."""
+class _ConfigSizes:
+    """The sizes of parameters that change with a choice of units, and which of all sizes may change."""
 
     def __init__(self, graph: Analysis, free: Mask, constraints: SizeConstraints, fields: ConfigFields) -> None:
         self.graph, self.free, self.constraints, self.fields = graph, free, constraints, fields
@@ -109,11 +117,6 @@ class _ConfigEquations:
         self.names = first_names(own)
         saved = graph.model.state_dict(keep_vars=True).keys()
         self.made_anew = {name for name, b in own.buffers.items() if name not in saved and is_float(b)}
-
-    def read(self, joined: Iterable[frozenset[str]]) -> list[Equation]:
-        """The equations."""
-        directions = self.fields.directions(self.may_move, self.interesting(), joined)
-        return list(_eliminated(self.expressions, directions, self.names))
 
     def may_move(self, column: Column) -> bool:
         """May this size be another one? Of buffers that the class makes anew, with other values, it may not."""

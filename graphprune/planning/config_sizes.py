@@ -13,7 +13,7 @@ from fractions import Fraction
 from torch import nn
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.config_fields import Direction, read_attributes
+from graphprune.graph.config_fields import Direction, compared_attributes, read_attributes
 from graphprune.graph.equal_layers import unit_numbers
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.configured import (
@@ -68,7 +68,7 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
     if built is not None and not plan.skipped:
-        settled, left = _settled(graph.model, built, others, left)
+        settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
     partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
     return FollowedSizes({**others, **(_fields(graph.model, partly) if partly else {})}, left, False, scales)
@@ -110,11 +110,11 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
 
 
 def _settled(
-    model: nn.Module, built: nn.Module, unread: Mapping[str, int], stale: Sequence[str]
+    graph: Analysis, built: nn.Module, unread: Mapping[str, int], stale: Sequence[str]
 ) -> tuple[dict[str, int], tuple[str, ...]]:
-    """The integers that names suggest, with the values that they have in the model that was built."""
-    found, left = dict(unread), []
-    for path in (*unread, *stale):
+    """The integers that names suggest or that are only compared, with their values in the model that was built."""
+    model, found, left = graph.model, dict(unread), []
+    for path in (*unread, *stale, *compared_attributes(graph.trace, graph.model)):
         try:
             value = SizePlace.of(built, path).value
         except (AttributeError, LookupError, TypeError):

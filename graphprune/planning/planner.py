@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
-from graphprune.graph.equal_layers import equal_layers
+from graphprune.graph.config_fields import undivided
+from graphprune.graph.equal_layers import EqualLayers
 from graphprune.planning.allocate import Allocator
-from graphprune.planning.config_sizes import config_sizes
+from graphprune.planning.config_sizes import FollowedSizes, config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
@@ -24,6 +25,8 @@ from graphprune.pruning.plan import Choice, Plan
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
+ROUNDINGS = 4
+"""How often widths are made multiples of the numbers of heads of the attempt before, which may change too."""
 PLANNING_ATTEMPTS = 12
 """How often a choice is made, each time without what broke in the one before."""
 
@@ -43,7 +46,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     Raises:
         PlanError: there is none, or a budget is out of reach.
     """
-    attempt = _Attempt(setup, latency, {}, frozenset(), frozenset())
+    attempt = _Attempt(setup, latency)
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if len(violations.broken):
@@ -53,7 +56,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
         if difference is None and attempt.expressed:
             return plan
         if difference is None:
-            attempt = attempt.in_proportion()
+            attempt = attempt.in_whole_parts() or attempt.in_proportion()
             continue
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
@@ -74,13 +77,17 @@ class _Attempt:
         held: units that must stay, and why.
         same_entries: groups of which all rows lose the same entries.
         joined: sets of fields of a configuration that are changed in proportion.
+        multiples: by group, what the number of units that stay is a multiple of, because a class insists on it.
+        roundings: how often these were others.
     """
 
     setup: PlanSetup
     latency: PredictedLatency | None
-    held: dict[int, str]
-    same_entries: frozenset[int]
-    joined: frozenset[frozenset[str]]
+    held: Mapping[int, str] = field(default_factory=dict)
+    same_entries: frozenset[int] = frozenset()
+    joined: frozenset[frozenset[str]] = frozenset()
+    multiples: Mapping[int, int] = field(default_factory=dict)
+    roundings: int = 0
 
     def run(self) -> Violations:
         """Choose, and check the choice."""
@@ -88,8 +95,10 @@ class _Attempt:
         head_width = bool(setup.options.head_width)
         self.free, self.constraints = candidates(graph, setup.reached, head_width, self.held)
         if setup.options.layers == "equal":
-            self.constraints.equations += equal_layers(graph, self.free, self.constraints, self.joined)
-        self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency)
+            alike = EqualLayers.of(graph, self.free, self.constraints, self.joined)
+            self.constraints.equations += alike.equations
+            self.directions = alike.directions
+        self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency, self.multiples)
         alive = graph.solution.alive(self.allocator.removed())
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         return violations
@@ -101,7 +110,7 @@ class _Attempt:
         if violations.disorder and not behind <= self.same_entries:
             return replace(self, same_entries=self.same_entries | behind)
         stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
-        return replace(self, held=self.held | stuck)
+        return replace(self, held={**self.held, **stuck})
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
@@ -113,6 +122,20 @@ class _Attempt:
         asked = self.setup.options.layers == "equal" and self.setup.graph.config_fields is not None
         return not asked or self.followed.expressed
 
+    def in_whole_parts(self) -> _Attempt | None:
+        """The next attempt, in which widths are multiples of the numbers of heads of this one, as they were before.
+
+        None: they are, or that has been tried often enough.
+        """
+        found = dict(self.multiples)
+        for direction, divisor in undivided(self.followed.scales, self.directions):
+            for number, group in enumerate(self.setup.groups):
+                if any((axis.parameter, axis.dim) in direction.moves for axis in group.axes):
+                    found[number] = divisor
+        if self.roundings == ROUNDINGS or found == self.multiples:
+            return None
+        return replace(self, multiples=found, roundings=self.roundings + 1)
+
     def in_proportion(self) -> _Attempt:
         """The next attempt, in which fields that the class refuses otherwise are changed in proportion.
 
@@ -120,7 +143,7 @@ class _Attempt:
             PlanError: there are no such fields.
         """
         fields = self.setup.graph.config_fields
-        found = fields.in_proportion(self.followed.scales) if fields is not None else frozenset()
+        found = fields.in_proportion(self.followed.scales, self.directions) if fields is not None else frozenset()
         if found <= self.joined:
             raise PlanError(
                 f"layers: no values of its configuration make {type(self.setup.graph.model).__name__} build the slim "
@@ -164,11 +187,12 @@ class _Attempt:
         followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
         self.followed = config_sizes(self.setup.graph, plan, followed, stale)
         unread, stale = self.followed.unread, self.followed.stale
-        kept = replace(plan, stale=(*unread, *stale))
-        for candidate in (replace(plan, unread=unread, stale=stale), *([kept] if unread else [])):
+        candidate = replace(plan, unread=unread, stale=stale)
+        difference = self._difference(candidate, self.selection.alive)
+        if difference is not None and unread:
+            self.followed = FollowedSizes({}, (*unread, *stale))
+            candidate = replace(plan, stale=self.followed.stale)
             difference = self._difference(candidate, self.selection.alive)
-            if difference is None:
-                break
         return candidate, difference
 
     def plan(self) -> Plan:
