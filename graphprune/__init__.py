@@ -3,6 +3,7 @@
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.errors import (
+    ExportError,
     GraphpruneError,
     InputError,
     LoadError,
@@ -52,6 +53,7 @@ __all__ = [
     "Compensation",
     "Cost",
     "Distillation",
+    "ExportError",
     "Folding",
     "Frozen",
     "Gradual",

@@ -27,6 +27,10 @@ class LoadError(GraphpruneError, ValueError):
     """Saved files do not describe the model that they are loaded into."""
 
 
+class ExportError(GraphpruneError, ValueError):
+    """A form of file cannot hold a model; the message says why, and which other way there is."""
+
+
 class SpecError(GraphpruneError, ValueError):
     """A model specification on the command line names nothing that can be built."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import tables, within
 
 ROUNDINGS = 4
@@ -52,11 +53,11 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference = attempt.checked(attempt.plan())
-        if difference is None and attempt.expressed:
+        plan, difference, followed = checked_plan(setup, attempt.selection, attempt.plan())
+        if difference is None and attempt.expressed(followed):
             return plan
         if difference is None:
-            attempt = attempt.in_whole_parts() or attempt.in_proportion()
+            attempt = attempt.in_whole_parts(followed) or attempt.in_proportion(followed)
             continue
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
@@ -116,19 +117,18 @@ class _Attempt:
         """The next attempt, in which these units stay too, and why."""
         return replace(self, held={**self.held, **held})
 
-    @property
-    def expressed(self) -> bool:
+    def expressed(self, followed: FollowedSizes) -> bool:
         """Can the configuration say what the choice is, as far as that is asked for?"""
         asked = self.setup.options.layers == "equal" and self.setup.graph.config_fields is not None
-        return not asked or self.followed.expressed
+        return not asked or followed.expressed
 
-    def in_whole_parts(self) -> _Attempt | None:
+    def in_whole_parts(self, followed: FollowedSizes) -> _Attempt | None:
         """The next attempt, in which widths are multiples of the numbers of heads of this one, as they were before.
 
         None: they are, or that has been tried often enough.
         """
         found = dict(self.multiples)
-        for direction, divisor in undivided(self.followed.scales, self.directions):
+        for direction, divisor in undivided(followed.scales, self.directions):
             for number, group in enumerate(self.setup.groups):
                 if any((axis.parameter, axis.dim) in direction.moves for axis in group.axes):
                     found[number] = divisor
@@ -136,14 +136,14 @@ class _Attempt:
             return None
         return replace(self, multiples=found, roundings=self.roundings + 1)
 
-    def in_proportion(self) -> _Attempt:
+    def in_proportion(self, followed: FollowedSizes) -> _Attempt:
         """The next attempt, in which fields that the class refuses otherwise are changed in proportion.
 
         Raises:
             PlanError: there are no such fields.
         """
         fields = self.setup.graph.config_fields
-        found = fields.in_proportion(self.followed.scales, self.directions) if fields is not None else frozenset()
+        found = fields.in_proportion(followed.scales, self.directions) if fields is not None else frozenset()
         if found <= self.joined:
             raise PlanError(
                 f"layers: no values of its configuration make {type(self.setup.graph.model).__name__} build the slim "
@@ -165,9 +165,6 @@ class _Attempt:
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
 
-    def _difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
-        return self.setup.check.difference(plan, alive)
-
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
         graph = self.setup.graph
@@ -176,29 +173,13 @@ class _Attempt:
         selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         if len(violations.broken):
             return None
-        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
-        return self._difference(plan, selection.alive)
-
-    def checked(self, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
-        """The plan with the sizes that follow although forward does not read them, and how its program differs.
-
-        If only these sizes make it differ, forward reads one of them after all, and they stay.
-        """
-        followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
-        self.followed = config_sizes(self.setup.graph, plan, followed, stale)
-        unread, stale = self.followed.unread, self.followed.stale
-        candidate = replace(plan, unread=unread, stale=stale)
-        difference = self._difference(candidate, self.selection.alive)
-        if difference is not None and unread:
-            self.followed = FollowedSizes({}, (*unread, *stale))
-            candidate = replace(plan, stale=self.followed.stale)
-            difference = self._difference(candidate, self.selection.alive)
-        return candidate, difference
+        plan = recorded_plan(self.setup, selection, [""] * len(self.setup.groups))
+        return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
         why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
-        return _recorded(self.setup, self.selection, why)
+        return recorded_plan(self.setup, self.selection, why)
 
 
 def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
@@ -208,7 +189,30 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
 
 
-def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
+class CheckedPlan(NamedTuple):
+    """A plan with the sizes that follow, how its program differs, and what became of the configuration."""
+
+    plan: Plan
+    difference: ProgramDifference | None
+    followed: FollowedSizes
+
+
+def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> CheckedPlan:
+    """The plan with the sizes that follow although forward does not read them, and how its program differs.
+
+    If only these sizes make it differ, forward reads one of them after all, and they stay.
+    """
+    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive))
+    candidate = replace(plan, unread=followed.unread, stale=followed.stale)
+    difference = setup.check.difference(candidate, selection.alive)
+    if difference is not None and followed.unread:
+        followed = FollowedSizes({}, (*followed.unread, *followed.stale))
+        candidate = replace(plan, stale=followed.stale)
+        difference = setup.check.difference(candidate, selection.alive)
+    return CheckedPlan(candidate, difference, followed)
+
+
+def recorded_plan(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []
