@@ -207,7 +207,9 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
     last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
     reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
 
-    def choose(free: Mask, constraints: SizeConstraints, same: frozenset[int]) -> tuple[Ids, dict[int, str]]:
+    def choose(
+        free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
+    ) -> tuple[Ids, dict[int, str]]:
         going = dead & free
         going[list(last)] = False
         return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
