@@ -20,6 +20,7 @@ from graphprune.errors import (
 )
 from graphprune.export.bundle import load, save
 from graphprune.export.loader import export_loader
+from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -96,6 +97,7 @@ __all__ = [
     "criterion",
     "errors",
     "export_loader",
+    "export_source",
     "finetune",
     "fold",
     "load",
