@@ -46,6 +46,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
+    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
@@ -109,7 +110,14 @@ _KINDS: dict[str, Callable[[Field[Any]], dict[str, Any]]] = {
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="a state dict, or a checkpoint that holds one: .safetensors, .pt, .pth, an index of shards, a folder",
+    )
+    weights.add_argument("--pretrained", action="store_true", help="with the weights that torchvision or timm publish")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

@@ -19,8 +19,10 @@ from torch import nn
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
 from graphprune.cli.json_output import graph_data, print_json, prune_data
-from graphprune.cli.models import load_spec, load_weights
+from graphprune.cli.models import has_random_weights, load_spec
+from graphprune.cli.output import check_output
 from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
+from graphprune.cli.weights import load_weights
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
@@ -80,10 +82,10 @@ def _prune(options: argparse.Namespace) -> int:
     ratio = given.pop("ratio", None)
     try:
         PruningOptions.of(ratio, given)
+        check_output(options.output, options.spec, options.weights, options.force)
     except InputError as error:
         options.usage_error(str(error))
-    if options.output.exists() and not options.output.is_dir():
-        raise FileExistsError(f"{options.output} exists and is not a directory")
+    _warn_of_random_weights(options)
     model = _model(options)
     inputs = _example_inputs(options)
     graph = graphprune.trace(model, inputs)
@@ -101,10 +103,21 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _model(options: argparse.Namespace) -> nn.Module:
-    model = load_spec(options.spec, device="meta" if options.meta else None)
+    model = load_spec(options.spec, device="meta" if options.meta else None, pretrained=options.pretrained)
     if options.weights is not None:
         load_weights(model, options.weights)
     return model.eval()
+
+
+def _warn_of_random_weights(options: argparse.Namespace) -> None:
+    """Say that nothing learned is in what is about to be pruned."""
+    if options.weights is not None or options.pretrained or not has_random_weights(options.spec):
+        return
+    said = f"{options.spec} has RANDOM weights, and so will the slim model; {_TRAINED}"
+    Console(stderr=True).print(Text("graphprune: warning: ", "bold yellow"), Text(said), sep="", soft_wrap=True)
+
+
+_TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
 
 
 def _example_inputs(options: argparse.Namespace) -> Inputs | None:

@@ -12,7 +12,7 @@ import torch
 from msgspec import structs
 from torch import Tensor, nn
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, LoadError
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
@@ -224,12 +224,47 @@ _APPLIED = "_graphprune_plans"
 """An attribute of modules: it is copied with them."""
 
 
+class _Applied:
+    """Plans as an attribute of a module.
+
+    In a pickle they are a string, the JSON of their list, so that ``torch.load`` needs no class of graphprune.
+    """
+
+    __slots__ = ("plans",)
+
+    def __init__(self, plans: tuple[Plan, ...]) -> None:
+        self.plans = plans
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (json.dumps([plan.to_data() for plan in self.plans]),)
+
+    def __copy__(self) -> _Applied:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Applied:
+        return self
+
+
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
-    """The plans that a model has gone through, in order."""
-    plans: tuple[Plan, ...] = getattr(model, _APPLIED, ())
-    return plans
+    """The plans that a model has gone through, in order.
+
+    Raises:
+        LoadError: the model was read from a pickle in which they are damaged.
+    """
+    found: _Applied | str | None = getattr(model, _APPLIED, None)
+    if isinstance(found, str):
+        record_plans(model, _read_plans(found, f"model: the plans of this {type(model).__name__}"))
+        return plans_of(model)
+    return found.plans if found is not None else ()
 
 
 def record_plans(model: nn.Module, plans: tuple[Plan, ...]) -> None:
     """Note which plans a model has gone through; past ``__setattr__``, which classes override."""
-    object.__setattr__(model, _APPLIED, plans)
+    object.__setattr__(model, _APPLIED, _Applied(plans))
+
+
+def _read_plans(text: str, what: str) -> tuple[Plan, ...]:
+    data = parse_json(text, what, "load another copy")
+    if not isinstance(data, list):
+        raise LoadError(f"{what}: a {type(data).__name__}, not a list of plans; load another copy")
+    return tuple(Plan.from_data(one, what) for one in data)

@@ -46,9 +46,9 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def has_size(model: nn.Module, path: str) -> bool:
-    """Has the model an integer at this path?"""
+    """Has the model an integer at this path, or a field that holds nothing yet?"""
     try:
-        return type(SizePlace.of(model, path).value) is int
+        return type(SizePlace.of(model, path).value) in (int, type(None))
     except (AttributeError, IndexError, TypeError):
         return False
 

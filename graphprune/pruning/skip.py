@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,8 +19,7 @@ class Skip(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        plain = {k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str) and k != "training"}
-        vars(self).update(plain)
+        vars(self).update(_plain_attributes(block))
         self.train(block.training)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -39,8 +39,29 @@ def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
 
 
 def skip_blocks(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put a :class:`Skip` in the place of each block."""
+    """Put what returns its argument in the place of each block: ``nn.Identity`` where torch says how it is called."""
     for path in paths:
         parent, _, name = path.rpartition(".")
-        owner = model.get_submodule(parent)
-        owner._modules[name] = Skip(model.get_submodule(path))
+        owner, block = model.get_submodule(parent), model.get_submodule(path)
+        owner._modules[name] = _identity(block) if _takes_one(owner, block) else Skip(block)
+
+
+def _takes_one(owner: nn.Module, block: nn.Module) -> bool:
+    """Is a block called with one argument only? An ``nn.Sequential`` does, and its signature allows no other."""
+    try:
+        parameters = inspect.signature(block.forward).parameters.values()
+    except (TypeError, ValueError):  # a TorchScript method has none
+        return False
+    one = len(parameters) == 1 and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)
+    return one and type(owner).forward is nn.Sequential.forward
+
+
+def _identity(block: nn.Module) -> nn.Identity:
+    made = nn.Identity()
+    vars(made).update(_plain_attributes(block))
+    made.train(block.training)
+    return made
+
+
+def _plain_attributes(block: nn.Module) -> dict[str, Any]:
+    return {k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str) and k != "training"}

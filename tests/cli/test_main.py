@@ -202,9 +202,40 @@ def test_error_when_no_inputs_can_be_guessed(spec, capsys):
 def test_output_that_is_a_file_is_refused_before_work(spec, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("kept")
-    assert main(["prune", spec, "--ratio", "0.5", "-o", str(file)]) == FAILED
-    assert "is not a directory" in capsys.readouterr().err
+    assert usage_error("prune", spec, "--ratio", "0.5", "-o", str(file)) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
     assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("way", ["file", "weights", "hf"])
+def test_output_that_is_the_source_is_refused_before_work(spec, tmp_path, capsys, way):
+    (tmp_path / "weights.pt").write_bytes(b"dense")
+    source = {"hf": f"hf:{tmp_path}", "file": spec, "weights": "torchvision:resnet18"}[way]
+    weights = ("--weights", str(tmp_path / "weights.pt")) if way == "weights" else ()
+    assert usage_error("prune", source, *weights, "--ratio", "0.5", "-o", f"{tmp_path}/.") == 2
+    assert "is where the model comes from" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.py", "weights.pt"]
+
+
+@pytest.mark.parametrize("options", [(), ("--weights", "none.pt")])
+def test_random_weights_are_said_loudly(tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr(graphprune, "trace", lambda *_: 1 / 0)
+    assert main(["prune", "torchvision:squeezenet1_1", *options, "--ratio", "0.5", "-o", str(tmp_path)]) == FAILED
+    assert ("has RANDOM weights" in capsys.readouterr().err) is not bool(options)
+
+
+def test_published_weights_are_asked_of_the_library(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torchvision.models.get_model", lambda name, **given: asked.append(given) or 1 / 0)
+    arguments = ["prune", "torchvision:squeezenet1_1", "--pretrained", "--ratio", "0.5", "-o", str(tmp_path)]
+    assert main(arguments) == FAILED
+    assert asked == [{"weights": "DEFAULT"}]
+    assert "RANDOM" not in capsys.readouterr().err
+
+
+def test_a_factory_has_no_published_weights(spec, tmp_path, capsys):
+    assert main(["prune", spec, "--pretrained", "--ratio", "0.5", "-o", str(tmp_path / "slim")]) == FAILED
+    assert "names no model with published weights" in capsys.readouterr().err
 
 
 def test_unexpected_error_is_named_and_debug_raises_it(spec, capsys, monkeypatch):

@@ -249,6 +249,38 @@ def test_pruning_twice() -> None:
     assert len(plans_of(copy.deepcopy(twice))) == 2
 
 
+_WITHOUT_GRAPHPRUNE = """
+import sys, torch
+sys.modules["graphprune"] = None
+model = torch.load(sys.argv[1], weights_only=False)
+assert "graphprune" not in {type(m).__module__.partition(".")[0] for m in model.modules()}
+torch.save(model(torch.load(sys.argv[2])), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("asked", [{"ratio": 0.5}, {"ratio": 0.3, "depth": 0.4}])
+def test_a_pickle_opens_without_graphprune(tmp_path: Path, asked: dict[str, Any]) -> None:
+    once = graphprune.prune_model(resnet_cifar.resnet20().eval(), 0.25, IMAGE)
+    slim = graphprune.prune_model(once, example_inputs=IMAGE, **asked)
+    model_file, inputs, outputs = (tmp_path / name for name in ("slim.pt", "in.pt", "out.pt"))
+    torch.save(slim, model_file)
+    torch.save(IMAGE, inputs)
+    code = [sys.executable, "-c", _WITHOUT_GRAPHPRUNE, *map(str, (model_file, inputs, outputs))]
+    subprocess.run(code, check=True, cwd=Path(__file__).parents[2])
+    assert torch.equal(torch.load(outputs), slim(IMAGE))
+    again = torch.load(model_file, weights_only=False)
+    assert [plan.to_json() for plan in plans_of(again)] == [plan.to_json() for plan in plans_of(slim)]
+    assert plans_of(again)[0] is plans_of(copy.deepcopy(again))[0]
+
+
+def test_damaged_plans_in_a_pickle() -> None:
+    model = nn.Linear(2, 2)
+    for text, message in (("{}", "not a list of plans"), ("[{}]", "plan format None"), ("[", "not JSON")):
+        object.__setattr__(model, "_graphprune_plans", text)
+        with pytest.raises(LoadError, match=f"model: the plans of this Linear: .*{message}"):
+            plans_of(model)
+
+
 def test_the_slim_model_trains() -> None:
     slim = graphprune.prune_model(resnet_cifar.resnet20(), 0.5, IMAGE).train()
     optimizer = torch.optim.SGD(slim.parameters(), 0.1)
