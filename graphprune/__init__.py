@@ -16,6 +16,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.huggingface.stock_folder import save_pretrained
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -101,6 +102,7 @@ __all__ = [
     "rule",
     "save",
     "save_checkpoint",
+    "save_pretrained",
     "synthesize",
     "trace",
     "verify",
