@@ -19,6 +19,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.huggingface.stock_folder import save_pretrained
 from graphprune.export.loader import export_loader
 from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
@@ -111,6 +112,7 @@ __all__ = [
     "rule",
     "save",
     "save_checkpoint",
+    "save_pretrained",
     "synthesize",
     "trace",
     "verify",

@@ -214,3 +214,48 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a new folder beside ``folder``, and move it there when it is complete.
+
+    Raises:
+        InputError: there is something that this function did not write.
+    """
+    _check_own(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        write(temporary)
+        sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+        (temporary / CHECKSUMS).write_text(json.dumps(sums))
+        mode = (temporary / CHECKSUMS).stat().st_mode  # some writers make files that only their owner can read
+        for path in temporary.iterdir():
+            path.chmod(mode)
+        for path in (*temporary.iterdir(), temporary):
+            _to_disk(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _to_disk(folder.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise an InputError unless a folder is missing, empty, or as :func:`replace_folder` left it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    advice = "give another folder, or delete it first"
+    if not (folder / CHECKSUMS).is_file():
+        raise InputError(f"directory: {folder} holds what graphprune did not write; {advice}")
+    try:
+        check_version(folder)
+    except LoadError as error:
+        raise InputError(f"directory: {folder} was changed since graphprune wrote it ({error}); {advice}") from error
+    names = json.loads((folder / CHECKSUMS).read_text()).keys() | {CHECKSUMS}
+    for path in folder.iterdir():
+        if path.name not in names:
+            raise InputError(f"directory: {path} is nothing that graphprune wrote; {advice}")
