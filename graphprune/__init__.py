@@ -15,6 +15,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.gguf.writing import GgufFile, export_gguf
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -54,6 +55,7 @@ __all__ = [
     "Distillation",
     "Folding",
     "Frozen",
+    "GgufFile",
     "Gradual",
     "GradualPruner",
     "GraphpruneError",
@@ -86,6 +88,7 @@ __all__ = [
     "compensate_heads",
     "criterion",
     "errors",
+    "export_gguf",
     "finetune",
     "fold",
     "load",
