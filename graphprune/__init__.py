@@ -19,6 +19,7 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.gguf.writing import GgufFile, export_gguf
 from graphprune.export.huggingface.stock_folder import save_pretrained
 from graphprune.export.loader import export_loader
 from graphprune.export.source.exporting import export_source
@@ -63,6 +64,7 @@ __all__ = [
     "ExportError",
     "Folding",
     "Frozen",
+    "GgufFile",
     "Gradual",
     "GradualPruner",
     "GraphpruneError",
@@ -97,6 +99,7 @@ __all__ = [
     "compensate_heads",
     "criterion",
     "errors",
+    "export_gguf",
     "export_loader",
     "export_source",
     "finetune",
