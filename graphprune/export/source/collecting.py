@@ -27,7 +27,7 @@ from graphprune.export.source.source_files import Edit, FunctionNode, SourceFile
 from graphprune.utils.held import contents, global_names
 
 OTHER_WAY = (
-    "export_loader(slim, directory) writes a loader that needs the library of the model as well, and "
+    "graphprune.export_loader writes a loader that needs the library of the model as well, and "
     "graphprune.save keeps the model as a bundle"
 )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {
     "_flat_weights",  # the list that recurrent layers keep of their weights
@@ -107,12 +108,27 @@ def _simplified(
 
 def _builds(kind: type[nn.Module], values: dict[str, Any], module: nn.Module) -> bool:
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            built = kind(**values)
+        built = build_on_meta(kind, values)
     except Exception:  # whatever a constructor says to arguments that are not its own
         return False
     return is_like(built, module, exactly=type(module) is kind)
+
+
+def build_on_meta(kind: type[nn.Module], values: dict[str, Any]) -> nn.Module:
+    """A module whose tensors are shapes."""
+    with warnings.catch_warnings(), torch.device("meta"), _NothingInitialized():
+        warnings.simplefilter("ignore")
+        return kind(**values)
+
+
+class _NothingInitialized(TorchFunctionMode):
+    """Skips the functions of ``nn.init``, whose first use on meta takes torch seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def is_like(built: nn.Module, module: nn.Module, exactly: bool) -> bool:

@@ -19,6 +19,7 @@ from graphprune.tracing.inputs import calls_of
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.files import check_path
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.random_state import random_numbers_kept
 
 SOURCE = "model.py"
 
@@ -48,7 +49,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     folder = check_path("directory", directory)
     slim = getattr(slim, "_orig_mod", slim)
     _check_weights(slim)
-    with eagerly():
+    with eagerly(), random_numbers_kept():
         calls = calls_of(example_inputs_for(slim) if example_inputs is None else example_inputs)
         program = Program(slim, {call.method for call in calls})
         text = formatted(file_text(program))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError
 from graphprune.export.source.collecting import Collector, unwritable
 from graphprune.export.source.constructors import (
+    build_on_meta,
     constructor_arguments,
     constructor_parameters,
     own_attributes,
@@ -90,8 +91,7 @@ class Initializers:
         return Invocation(self._names.torch_object(kind), self._arguments(module, kind, arguments, needs))
 
     def _check_extras(self, module: nn.Module, kind: type[nn.Module], arguments: dict[str, Any]) -> None:
-        with torch.device("meta"):
-            built = own_attributes(kind(**arguments))
+        built = own_attributes(build_on_meta(kind, arguments))
         extra = [name for name in own_attributes(module) if name not in built and self._collector.reads(name)]
         if extra:
             where = self._where(module)
@@ -179,8 +179,7 @@ class Initializers:
         if arguments is None:
             self._names.code("nn.Module")
             return Invocation("nn.Module.__init__", many([Code("self")])), nn.Module()
-        with torch.device("meta"):
-            built = base(**arguments)
+        built = build_on_meta(base, arguments)
         return Invocation("super().__init__", self._arguments(module, base, arguments, needs)), built
 
     def _attributes(self, module: nn.Module, made: Initializer, built: nn.Module | None, everything: bool) -> None:

@@ -21,7 +21,6 @@ from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import tensors_of
 
 _SEED = 0
@@ -57,7 +56,7 @@ def imported(path: Path) -> Iterator[ModuleType]:
 def check_file(path: Path, slim: nn.Module, calls: Sequence[MethodCall]) -> None:
     """Raise an ExportError unless the network of a file is the slim model: tensors, and outputs for ``calls``."""
     check_imports(path.read_text(encoding="utf-8"))
-    with random_numbers_kept(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with imported(path) as module:

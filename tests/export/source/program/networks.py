@@ -1,6 +1,6 @@
 """Networks. Each is called with the example that stands in EXAMPLES, images [2, 3, 16, 16] if there is none."""
 
-# ruff: noqa: B905, B008, UP031, E501
+# ruff: noqa: B905, B008, UP031
 
 import argparse
 import functools
