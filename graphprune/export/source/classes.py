@@ -102,6 +102,23 @@ class ModuleClasses:
             else:
                 yield self._names.torch_object(base)
 
+    def drop_empty_bases(self) -> None:
+        """Leave out base classes that have nothing of their own and that nothing refers to."""
+        for record in list(self.by_kind.values()):
+            if record.modules or record.members or ", " in record.bases or not self._is_only_a_base(record):
+                continue
+            del self.by_kind[record.kind]
+            for derived in self.by_kind.values():
+                if record.kind in derived.kind.__bases__:
+                    bases = [record.bases if b == record.name else b for b in derived.bases.split(", ")]
+                    derived.bases = ", ".join(filter(None, bases))
+                    derived.needs = [n for n in derived.needs if n != record.name] + record.needs
+
+    def _is_only_a_base(self, record: ModuleClass) -> bool:
+        uses = sum(definition.needs.count(record.name) for definition in self.collector.definitions.values())
+        uses += sum(other.needs.count(record.name) for other in self.by_kind.values())
+        return uses == sum(record.kind in other.kind.__bases__ for other in self.by_kind.values())
+
     # ------------------------------------------------------------ members
 
     def collect(self, roots: Iterable[str]) -> None:

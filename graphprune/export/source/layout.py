@@ -174,9 +174,10 @@ def state_tensors(model: nn.Module) -> dict[str, Tensor]:
 def unsaved_tensors(program: Program) -> dict[str, Tensor]:
     """Tensors that the constructors leave empty and that no state has: by the name of the first place."""
     found = {}
-    for kind, template in program.templates.items():
-        names = [s.name for s in template.statements if s.kind in ("unsaved", "tensor")]
-        for module in program.classes.by_kind[kind].modules:
+    for part in program.parts:
+        statements = part.template.statements if part.template is not None else []
+        names = [s.name for s in statements if s.kind in ("unsaved", "tensor")]
+        for module in part.modules:
             path = program.paths[id(module)]
             for name in names:
                 tensor = getattr(module, name, None)

@@ -18,7 +18,7 @@ from graphprune.export.source.source_files import SourceFile, source_file
 from graphprune.utils.held import global_names
 
 _SETTING_UP = re.compile(
-    r"_*(init|reset|load|save|from|build|make|freeze|set)(_|$)|.*(weights|pretrained|checkpoint).*"
+    r"_*(reset|load|save|from|build|make|freeze|set)(_|$)|.*(init|weights|pretrained|checkpoint).*"
 )
 """Methods that set a model up or deal with files."""
 

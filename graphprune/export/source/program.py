@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import networkx as nx
 import torch
@@ -18,12 +19,28 @@ from graphprune.export.source.names import Names
 from graphprune.export.source.paths import access, all_paths
 from graphprune.export.source.templates import Template, class_text, unified
 from graphprune.export.source.values import Values
+from graphprune.export.source.variants import variants
 from graphprune.utils.modules import named_modules
 
 _LATER = "\0later "
 """Stands for a module of a class that is being written: one that contains modules of its own class."""
 
 _MOST_ROUNDS = 5
+
+
+@dataclass
+class Part:
+    """A class of the file with the constructor that builds some modules of it.
+
+    Attributes:
+        template: None for a base class without modules of its own.
+        original: the class that it is a variant of.
+    """
+
+    record: ModuleClass
+    template: Template | None
+    modules: list[nn.Module]
+    original: ModuleClass | None = None
 
 
 class Program:
@@ -60,9 +77,11 @@ class Program:
             needs_dtype=self.dtype is None,
             read_by_torch=self._read_by_torch(),
         )
-        self.templates: dict[type, Template] = {}
+        self.parts: list[Part] = []
         self._made: dict[int, Expression] = {}
+        self._class_names: dict[int, str] = {}
         self._make_all(methods)
+        self.classes.drop_empty_bases()
 
     # ------------------------------------------------------------ classes
 
@@ -112,7 +131,7 @@ class Program:
                 return
 
     def _make_once(self) -> None:
-        self.templates.clear()
+        self.parts.clear()
         self._made.clear()
         for kinds in self._in_order():
             self._busy = kinds
@@ -141,18 +160,28 @@ class Program:
 
     def _make(self, record: ModuleClass) -> None:
         made = [self._initializers.initializer(module) for module in record.modules]
-        template = unified(made, reserved={*self.names.taken, "self"})
-        self.templates[record.kind] = template
-        for i, module in enumerate(record.modules):
-            self._made[id(module)] = Invocation(record.name, template.arguments(i))
+        groups = variants(made) if record.modules[0] is not self.model else [list(range(len(made)))]
+        for number, group in enumerate(groups):
+            modules = [record.modules[i] for i in group]
+            template = unified([made[i] for i in group], reserved={*self.names.taken, "self"})
+            found = self._variant(record, number) if number else record
+            self.parts.append(Part(found, template, modules, record if number else None))
+            for i, module in enumerate(modules):
+                self._made[id(module)] = Invocation(found.name, template.arguments(i))
+                self._class_names[id(module)] = found.name
+
+    def _variant(self, record: ModuleClass, number: int) -> ModuleClass:
+        name = self.names.claim(f"{record.name}{number + 1}", ("variant", record.kind, number))
+        return ModuleClass(record.kind, name, needs=[record.name], bases=record.name)
 
     def _build(self, module: nn.Module, needs: list[str]) -> Expression:
         """The expression that builds a submodule."""
         kind = self._kinds.get(id(module))
         if kind is not None:
-            needs.append(self.classes.by_kind[kind].name)
             if kind in self._busy:
+                needs.append(self.classes.by_kind[kind].name)
                 return Code(f"{_LATER}{id(module)}")
+            needs.append(self._class_names[id(module)])
             return self._made[id(module)]
         call = self._initializers.torch_call(module, needs)
         if call is None:
@@ -171,36 +200,43 @@ class Program:
         return [made[name].text for name in (*first, *(n for n in names if n not in first))]
 
     def _class_definitions(self) -> dict[str, Definition]:
+        there = {part.record.name for part in self.parts}
+        bases = [Part(r, None, []) for r in self.classes.by_kind.values() if r.name not in there]
         found = {}
-        for record in self.classes.by_kind.values():
-            template = self.templates.get(record.kind)
-            needs = [*record.needs, *(template.needs if template is not None else [])]
-            found[record.name] = Definition(record.name, self._class_text(record, template), needs)
+        for part in (*self.parts, *bases):
+            needs = [*part.record.needs, *(part.template.needs if part.template is not None else [])]
+            found[part.record.name] = Definition(part.record.name, self._class_text(part), needs)
         return found
 
-    def _class_text(self, record: ModuleClass, template: Template | None) -> str:
+    def _class_text(self, part: Part) -> str:
+        template = part.template
         if template is not None:
-            template = self._with_later_parts(self._with_own_base(record, template))
+            template = self._with_later_parts(self._with_own_base(part, template))
+        record = part.record
         extra = self.endings("self") if record.kind is type(self.model) and self.is_unique else []
-        return class_text(record, template, self.classes.in_order(record), extra)
+        members = self.classes.in_order(record) if part.original is None else []
+        return class_text(record, template, members, extra, part.original is None)
 
-    def _with_own_base(self, record: ModuleClass, template: Template) -> Template:
-        """Invocation torch's constructor by name where a base class of the file has one for its own instances."""
-        bases = [self.classes.by_kind[k] for k in record.kind.__mro__[1:] if k in self.classes.by_kind]
+    def _with_own_base(self, part: Part, template: Template) -> Template:
+        """Call torch's constructor by name where a base class of the file has one for its own instances."""
+        kind = part.record.kind
+        bases = [self.classes.by_kind[k] for k in kind.__mro__[1:] if k in self.classes.by_kind]
         base = template.base
-        if base is None or base.callee != "super().__init__" or not any(b.modules for b in bases):
+        is_own = part.original is None and not any(b.modules for b in bases)
+        if base is None or base.callee != "super().__init__" or is_own:
             return template
-        name = self.names.torch_object(next(k for k in record.kind.__mro__ if is_torch_class(k)))
+        name = self.names.torch_object(next(k for k in kind.__mro__ if is_torch_class(k)))
         call = Invocation(f"{name}.__init__", (Argument("", Code("self")), *base.arguments))
-        return Template(**{**vars(template), "base": call})
+        return replace(template, base=call)
 
     def _with_later_parts(self, template: Template) -> Template:
         def put(value: Expression) -> Expression:
             return self._put_later_parts(value)
 
         statements = [type(s)(s.kind, s.name, put(s.value)) for s in template.statements]
-        base = template.base if template.base is None else put(template.base)
-        return Template(**{**vars(template), "statements": statements, "base": base})
+        base = None if template.base is None else put(template.base)
+        assert base is None or isinstance(base, Invocation)
+        return replace(template, statements=statements, base=base)
 
     def _put_later_parts(self, value: Expression) -> Expression:
         if isinstance(value, Code):

@@ -103,7 +103,8 @@ class Unifier:
         return replace(calls[0], arguments=tuple(arguments))
 
     def _variable(self, values: tuple[Expression, ...], path: tuple[str, ...]) -> Expression:
-        role = "width" if _is_width(path) else path[-1]
+        is_depthwise = path[-1] == "groups" and ("width", *values) in self._variables
+        role = "width" if _is_width(path) or is_depthwise else path[-1]
         known = self._variables.setdefault((role, *values), Variable(len(self._variables), values))
         known.paths.append(path)
         known.places.append(sum(len(v.places) for v in self._variables.values()))
