@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -58,6 +58,8 @@ class Scope:
     where: str
     names: frozenset[str] | None = None
     """The global names that it reads; None: all that ``values`` has."""
+    local: frozenset[str] = frozenset()
+    """The names that it binds itself."""
 
 
 def unwritable(what: str, where: str, advice: str = "") -> ExportError:
@@ -171,12 +173,13 @@ class Collector:
         self.patterns |= found.patterns
         outside = {id(n) for d in _outside_of_body(node) for n in ast.walk(d)}
         edits = [Edit.of(statement, "") for statement in found.telemetry]
+        scope = replace(scope, local=frozenset(names_bound_in(node)))
         for chain in found.names:
             root = root_of(chain)
             if root is None or id(root) in unseen or not isinstance(root.ctx, ast.Load):
                 continue
             if id(root) in outside or scope.names is None or root.id in scope.names:
-                edits += self._reference(chain, scope, needs)
+                edits += self._not_hidden(self._reference(chain, scope, needs), scope)
         return edits + [e for owner, a in found.annotations for e in self._annotation(owner, a, scope, needs)]
 
     def _check_imports(self, found: References, scope: Scope) -> None:
@@ -198,12 +201,22 @@ class Collector:
             if not isinstance(value, ModuleType) or is_importable(value.__name__):
                 break
             file = module_file(value.__name__)
-            scope = Scope(file, vars(value), scope.where) if file is not None else scope
+            scope = replace(scope, file=file, values=vars(value)) if file is not None else scope
             value, link = getattr(value, longer.attr), longer  # type: ignore[attr-defined]
         self._check_operators(links, value, scope)
         name = link.attr if isinstance(link, ast.Attribute) else root.id
         text = self.resolve(name, value, scope, needs)
         return [] if text == ast.unparse(link) else [Edit.of(link, text)]
+
+    def _not_hidden(self, edits: list[Edit], scope: Scope) -> list[Edit]:
+        """Names that are put into a function must not be those of its variables."""
+        for edit in edits:
+            root = edit.text.partition(".")[0]
+            if root in scope.local:
+                raise unwritable(
+                    f"has a variable {root}, which is a name that its file needs", scope.where, "rename it"
+                )
+        return edits
 
     def _check_operators(self, links: list[ast.expr], value: Any, scope: Scope) -> None:
         """Operators that other libraries register with torch are not there without them."""
@@ -218,7 +231,7 @@ class Collector:
             return name
         if isinstance(value, ModuleType):
             if is_importable(value.__name__):
-                return self.names.module(value, name)
+                return self.names.module(value, name, scope.local)
             raise unwritable(f"uses {value.__name__}", scope.where)
         imported = imported_from(scope.file, name)
         if imported is not None and imported[1] is not None:

@@ -19,6 +19,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {
     "_graphprune_plans",
 }
 
+_PASSED_ON = {nn.RNN: inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")}
+"""What a constructor takes out of its keyword arguments before it passes them on."""
+
+_FILL = ("uniform_", "normal_", "fill_", "zero_")
+"""Methods that give a tensor its first values."""
+
 _NOT_GIVEN = ("device", "dtype")
 
 _MOST_UNKNOWN = 4
@@ -47,10 +53,12 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             continue
         found = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
         variadic = any(p.kind is p.VAR_POSITIONAL for p in found)
-        if not variadic:
-            named = (p for p in found if p.kind is not p.VAR_KEYWORD)
-            skipped = () if base is kind else ("mode",)
-            return {p.name: p for p in named if not p.name.startswith("_") and p.name not in (*_NOT_GIVEN, *skipped)}
+        if variadic:
+            continue
+        skipped = _NOT_GIVEN if base is kind else (*_NOT_GIVEN, "mode")
+        named = [p for p in found if p.kind is not p.VAR_KEYWORD and not p.name.startswith("_")]
+        named += [_PASSED_ON[kind]] if kind in _PASSED_ON else []
+        return {p.name: p for p in named if p.name not in skipped}
     return {}
 
 
@@ -126,7 +134,7 @@ class _NothingInitialized(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if getattr(function, "__module__", "") == "torch.nn.init":
+        if getattr(function, "__module__", "") == "torch.nn.init" or getattr(function, "__name__", "") in _FILL:
             return args[0] if args else kwargs["tensor"]
         return function(*args, **kwargs)
 

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError
-from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, formatted, state_tensors, unsaved_tensors
+from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, formatted
 from graphprune.export.source.program import Program
 from graphprune.export.source.proof import check_file
+from graphprune.export.source.state import state_tensors, unsaved_tensors
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.contexts import eagerly

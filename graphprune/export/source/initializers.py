@@ -194,7 +194,7 @@ class Initializers:
                 raise unwritable("has a forward that was put on the instance", self._where(module), "make it a method")
             where = f"{self._where(module)}.{name}"
             if isinstance(value, Tensor) and value.numel() > 1 and self._paths.get(id(value)) == _joined(path, name):
-                made.statements[name] = Statement("tensor", name, self._empty(value))
+                made.statements[name] = Statement("tensor", name, self._empty(value, is_plain=True))
                 continue
             if isinstance(value, Tensor) and self._paths.get(id(value)) == _joined(path, name):
                 made.statements[name] = Statement("attribute", name, self._values.tensor_literal(value))
@@ -227,10 +227,11 @@ class Initializers:
         )
         return Invocation(self._names.code("nn.Parameter"), (*many([self._empty(parameter)]), *extra))
 
-    def _empty(self, tensor: Tensor) -> Expression:
+    def _empty(self, tensor: Tensor, is_plain: bool = False) -> Expression:
+        """``torch.empty`` of the shape; ``is_plain``: no parameter or buffer, so that ``Module.to`` passes it by."""
         sizes = [Argument(f"size{d}", Code(str(n))) for d, n in enumerate(tensor.shape)]
         sizes = sizes or [Argument("", Code("()"))]
-        plain = tensor.dtype == torch.float32 or (tensor.is_floating_point() and not self._needs_dtype)
+        plain = tensor.dtype == torch.float32 or (tensor.is_floating_point() and not self._needs_dtype and not is_plain)
         typed = () if plain else (Argument("dtype", Code(str(tensor.dtype)), keyword=True),)
         return Invocation(self._names.code("torch.empty"), (*sizes, *typed))
 

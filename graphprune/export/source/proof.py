@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError
 from graphprune.export.source.collecting import OTHER_WAY
 from graphprune.export.source.names import is_importable
+from graphprune.export.source.state import state_tensors
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.deepcopy import copy_module
@@ -75,6 +76,9 @@ def _shown(error: Exception) -> str:
 
 def _check_tensors(slim: nn.Module, written: nn.Module) -> None:
     expected, found = _tensors(slim), _tensors(written)
+    saved = {name for name, tensor in written.state_dict().items() if isinstance(tensor, Tensor)}
+    if saved != set(state_tensors(slim)):
+        raise ExportError(f"slim: the file that was written for it saves other tensors; {OTHER_WAY}")
     wrong = sorted(expected.keys() ^ found.keys())
     wrong += [name for name, tensor in expected.items() if name in found and not _same_tensor(tensor, found[name])]
     if wrong:

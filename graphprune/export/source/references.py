@@ -164,7 +164,7 @@ def _counts_usage(node: ast.stmt) -> bool:
 
 
 def names_bound_in(node: ast.AST) -> Iterator[str]:
-    """Names that a class body or an expression binds itself."""
+    """Names that a class body, a function or an expression binds itself."""
     for child in ast.walk(node):
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
             yield child.id

@@ -14,7 +14,6 @@ from functools import partial
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import Tensor
 from torch.nn import Conv2d, init
 from torch.nn.functional import gelu as smooth
@@ -488,13 +487,6 @@ class Decorated(Base):
         return super().features(x) / (1 + self.statistics(x))
 
 
-class Checkpointed(Base):
-    def features(self, x):
-        if self.training:
-            return torch.utils.checkpoint.checkpoint(self.conv, x, use_reentrant=False)
-        return self.conv(x)
-
-
 class FunctionOfAutograd(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -674,7 +666,7 @@ NETWORKS = (
     "Base Derived DerivedTwice BaseAndDerived GlobalConstants HelperFunctions AliasedImports ListOfLayers DictOfLayers "
     "NamesOfLayers Properties WithConfig WithEnum WithNamespace WithObject NormLayer LambdaAttribute OuterClass "
     "LocalClass SameNames Tied SharedLayers Buffers Parameters Training ConcreteBlock WithMixin Tree Optional "
-    "UsesSequentialSubclass UsesLayerSubclass Decorated Checkpointed StraightThrough BoundMethod ListOfReferences "
+    "UsesSequentialSubclass UsesLayerSubclass Decorated StraightThrough BoundMethod ListOfReferences "
     "Dispatch IsInstance Strings Recurrent Attentive Upsampling Frozen HalfPrecision MixedPrecision WhileAndGlobals "
     "Generator"
 ).split()
