@@ -236,7 +236,8 @@ def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> _CheckedPlan
 
     If only these sizes make it differ, forward reads one of them after all, and they stay.
     """
-    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive))
+    probe = setup.options.layers == "equal"
+    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive), probe)
     candidate = replace(plan, unread=followed.unread, stale=followed.stale)
     difference = setup.check.difference(candidate, selection.alive)
     if difference is not None and followed.unread:
