@@ -71,7 +71,7 @@ def config_sizes(
     if fields is not None:
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
-    if built is not None and not plan.skipped:
+    if built is not None:
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
     if fields is None:
@@ -84,6 +84,7 @@ def _wanted(graph: Analysis, plan: Plan) -> Columns:
     """The sizes that a slim model has."""
     reads = read_attributes(graph.trace, graph.model)
     found = columns(graph.model, reads)
+    found = {column: size for column, size in found.items() if not within(column[0], plan.skipped)}
     for name, first in first_names(tables(graph.model)).items():
         if not within(name, plan.skipped) and first in plan.shapes:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
@@ -104,12 +105,11 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     built = _rebuilt(graph.model, values)
     if built is None:
         return None
-    own = tables(graph.model)
-    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
     found = columns(built, read_attributes(graph.trace, graph.model))
-    both = found.keys() & wanted.keys()
-    whole = parameters <= both and all(found[c] == wanted[c] for c in both)
-    return built if whole else None
+    own = tables(graph.model)
+    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
+    same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())
+    return built if same and parameters <= found.keys() else None
 
 
 # ---------------------------------------------------------------- integers that follow
