@@ -50,10 +50,14 @@ class FollowedSizes:
     scales: Sequence[tuple[Direction, Fraction]] = ()
 
 
-def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str]) -> FollowedSizes:
+def config_sizes(
+    graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str], probe: bool
+) -> FollowedSizes:
     """What becomes of integers, where names suggest ``unread`` and ``stale`` ones.
 
-    Of the fields of configurations only those follow that the class needs to build the sizes of a plan.
+    Of the fields of configurations only those follow that the class needs to build the sizes of a plan. They are what
+    names suggest, if the class builds these sizes from them; else, with ``probe``, what building it with other values
+    tells, which takes longer than all the rest of planning.
     """
     if config_of(graph.model) is None:
         return FollowedSizes(dict(unread), tuple(stale))
@@ -63,14 +67,16 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
     suggested = {p.removeprefix(CONFIG): n for p, n in unread.items() if p.startswith(CONFIG)}
     wanted = _wanted(graph, plan)
     built, scales = _built(graph, suggested, wanted), []
-    fields = graph.config_fields if built is None else None
+    fields = graph.config_fields if built is None and probe else None
     if fields is not None:
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
-    if built is not None and not plan.skipped:
+    if built is not None:
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
-    partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
+    if fields is None:
+        return FollowedSizes(dict(unread), tuple(stale))
+    partly = _rebuilt(graph.model, fields.values(scales)) if scales else None
     return FollowedSizes({**others, **(_fields(graph.model, partly) if partly else {})}, left, False, scales)
 
 
@@ -78,6 +84,7 @@ def _wanted(graph: Analysis, plan: Plan) -> Columns:
     """The sizes that a slim model has."""
     reads = read_attributes(graph.trace, graph.model)
     found = columns(graph.model, reads)
+    found = {column: size for column, size in found.items() if not within(column[0], plan.skipped)}
     for name, first in first_names(tables(graph.model)).items():
         if not within(name, plan.skipped) and first in plan.shapes:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
@@ -98,12 +105,11 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     built = _rebuilt(graph.model, values)
     if built is None:
         return None
-    own = tables(graph.model)
-    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
     found = columns(built, read_attributes(graph.trace, graph.model))
-    both = found.keys() & wanted.keys()
-    whole = parameters <= both and all(found[c] == wanted[c] for c in both)
-    return built if whole else None
+    own = tables(graph.model)
+    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
+    same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())
+    return built if same and parameters <= found.keys() else None
 
 
 # ---------------------------------------------------------------- integers that follow
@@ -129,9 +135,9 @@ def _settled(
 
 def _fields(model: nn.Module, built: nn.Module) -> dict[str, int]:
     """The fields of all configurations of a model that have other values in the one that was built."""
-    new = _all_fields(built)
-    changed = {path: new.get(path, value) for path, value in _all_fields(model).items()}
-    return {path: size for path, size in changed.items() if size is not None and size != _all_fields(model)[path]}
+    new, old = _all_fields(built), _all_fields(model)
+    changed = {path: new.get(path, value) for path, value in old.items()}
+    return {path: size for path, size in changed.items() if size is not None and size != old[path]}
 
 
 def _all_fields(model: nn.Module) -> dict[str, int | None]:

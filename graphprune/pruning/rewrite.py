@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, named_modules, named_tensors
+from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -121,7 +121,8 @@ def rewrite(
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    _resize_modules(slim, {_owner(name) for name in kept}, sizes)
+    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
+    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
     return slim
 
 
