@@ -26,7 +26,7 @@ from graphprune.export.source.references import (
 from graphprune.export.source.source_files import Edit, FunctionNode, SourceFile, module_file, source_file
 from graphprune.utils.held import contents, global_names
 
-OTHER_WAY = (
+OTHER_EXPORTS = (
     "graphprune.export_loader writes a loader that needs the library of the model as well, and "
     "graphprune.save keeps the model as a bundle"
 )
@@ -65,7 +65,7 @@ class Scope:
 def unwritable(what: str, where: str, advice: str = "") -> ExportError:
     """The error for what cannot be written with torch alone."""
     text = f"slim: {where} {what}, which a file that needs torch alone cannot hold"
-    return ExportError("; ".join(filter(None, (text, advice, OTHER_WAY))))
+    return ExportError("; ".join(filter(None, (text, advice, OTHER_EXPORTS))))
 
 
 def plain_function(value: Any) -> FunctionType | None:
@@ -135,7 +135,7 @@ class Collector:
             raise ExportError(
                 f"slim: the source of {where} is not there ({code.co_filename}, line {code.co_firstlineno}): it was "
                 "typed at a prompt, made by a program, or has changed since it was imported; define it in a file, "
-                f"import it from there, and export again. Otherwise {OTHER_WAY}"
+                f"import it from there, and export again. Otherwise {OTHER_EXPORTS}"
             )
         return file, node
 

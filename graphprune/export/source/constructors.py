@@ -41,7 +41,7 @@ def torch_base(kind: type) -> type[nn.Module]:
     return next(k for k in kind.__mro__ if is_torch_class(k) and issubclass(k, nn.Module))
 
 
-def own_attributes(module: nn.Module) -> dict[str, Any]:
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """The plain attributes of a module, without those that every module has."""
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
@@ -116,13 +116,13 @@ def _simplified(
 
 def _builds(kind: type[nn.Module], values: dict[str, Any], module: nn.Module) -> bool:
     try:
-        built = build_on_meta(kind, values)
+        built = built_with(kind, values)
     except Exception:  # whatever a constructor says to arguments that are not its own
         return False
     return is_like(built, module, exactly=type(module) is kind)
 
 
-def build_on_meta(kind: type[nn.Module], values: dict[str, Any]) -> nn.Module:
+def built_with(kind: type[nn.Module], values: dict[str, Any]) -> nn.Module:
     """A module whose tensors are shapes."""
     with warnings.catch_warnings(), torch.device("meta"), _NothingInitialized():
         warnings.simplefilter("ignore")
@@ -155,8 +155,8 @@ def is_like(built: nn.Module, module: nn.Module, exactly: bool) -> bool:
         other = module._modules[name]
         if type(child) is not type(other) or (child is not None and not is_like(child, other, True)):  # type: ignore[arg-type]
             return False
-    attributes = own_attributes(module)
-    return all(name in attributes and _equal(v, attributes[name]) for name, v in own_attributes(built).items())
+    attributes = plain_attributes(module)
+    return all(name in attributes and _equal(v, attributes[name]) for name, v in plain_attributes(built).items())
 
 
 def _same_keys(built: Mapping[str, Any], found: Mapping[str, Any], exactly: bool) -> bool:

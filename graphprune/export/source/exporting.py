@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError
-from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, formatted
+from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, laid_out
 from graphprune.export.source.program import Program
 from graphprune.export.source.proof import check_file
 from graphprune.export.source.state import state_tensors, unsaved_tensors
@@ -53,7 +53,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     with eagerly(), random_numbers_kept():
         calls = calls_of(example_inputs_for(slim) if example_inputs is None else example_inputs)
         program = Program(slim, {call.method for call in calls})
-        text = formatted(file_text(program))
+        text = laid_out(file_text(program))
         tensors = _saved_tensors(program)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:

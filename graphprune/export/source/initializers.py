@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError
 from graphprune.export.source.collecting import Collector, unwritable
 from graphprune.export.source.constructors import (
-    build_on_meta,
+    built_with,
     constructor_arguments,
     constructor_parameters,
-    own_attributes,
+    plain_attributes,
     torch_base,
 )
 from graphprune.export.source.expressions import NO_VALUE, Argument, Code, Display, Expression, Invocation, many
@@ -91,8 +91,8 @@ class Initializers:
         return Invocation(self._names.torch_object(kind), self._arguments(module, kind, arguments, needs))
 
     def _check_extras(self, module: nn.Module, kind: type[nn.Module], arguments: dict[str, Any]) -> None:
-        built = own_attributes(build_on_meta(kind, arguments))
-        extra = [name for name in own_attributes(module) if name not in built and self._collector.reads(name)]
+        built = plain_attributes(built_with(kind, arguments))
+        extra = [name for name in plain_attributes(module) if name not in built and self._collector.reads(name)]
         if extra:
             where = self._where(module)
             raise unwritable(f"was given the attribute {extra[0]!r}, which is read", where, "make it one of a class")
@@ -179,15 +179,15 @@ class Initializers:
         if arguments is None:
             self._names.code("nn.Module")
             return Invocation("nn.Module.__init__", many([Code("self")])), nn.Module()
-        built = build_on_meta(base, arguments)
+        built = built_with(base, arguments)
         return Invocation("super().__init__", self._arguments(module, base, arguments, needs)), built
 
     def _attributes(self, module: nn.Module, made: Initializer, built: nn.Module | None, everything: bool) -> None:
         """Plain attributes that are read; of a class of torch whose constructor is passed by, all."""
-        known = own_attributes(built) if built is not None else {}
+        known = plain_attributes(built) if built is not None else {}
         path = self._paths[id(module)]
         bypassed = made.base is not None and made.base.callee == "nn.Module.__init__"
-        for name, value in own_attributes(module).items():
+        for name, value in plain_attributes(module).items():
             if name in known or not (everything or bypassed or self._collector.reads(name)):
                 continue
             if name == "forward":

@@ -165,7 +165,7 @@ def _string(text: str) -> str:
 # ---------------------------------------------------------------- formatting
 
 
-def formatted(text: str) -> str:
+def laid_out(text: str) -> str:
     """The text as ``ruff format`` lays it out, where ruff is there; else as it is, with the author's line breaks."""
     beside = Path(sys.executable).with_name("ruff")
     ruff = str(beside) if beside.exists() else shutil.which("ruff")
