@@ -236,8 +236,7 @@ def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> _CheckedPlan
 
     If only these sizes make it differ, forward reads one of them after all, and they stay.
     """
-    probe = setup.options.layers == "equal"
-    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive), probe)
+    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive))
     candidate = replace(plan, unread=followed.unread, stale=followed.stale)
     difference = setup.check.difference(candidate, selection.alive)
     if difference is not None and followed.unread:
