@@ -55,18 +55,21 @@ def has_size(model: nn.Module, path: str) -> bool:
 
 
 def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be."""
+    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be.
+
+    A field of a configuration that holds nothing yet counts as one.
+    """
     for path, new in sizes.items():
         try:
             place = SizePlace.of(model, path)
             size = place.value
         except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not isinstance(size, int | None) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
         if not place.is_own:
             raise PlanError(f"model: {path!r} is no attribute or entry of the model's own; {_OWN}")
-        if new > max(size, MOST_GROWTH):
+        if new > max(size or 0, MOST_GROWTH):
             raise PlanError(f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to")
 
 
