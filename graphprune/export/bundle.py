@@ -139,8 +139,8 @@ def load(
     if problems:
         more = f" ({len(problems)} such differences)" if len(problems) > 1 else ""
         raise LoadError(f"model: is not what was saved in {version}: {problems[0]}{more}; {_OWN}")
-    classes = {module.path: module.kind for module in manifest.structure.modules}
-    record_history(slim, History(plans, manifest.config, classes))
+    kinds = {module.path: module.kind for module in manifest.structure.modules}
+    record_history(slim, History(plans, manifest.config, kinds))
     return slim
 
 
@@ -231,4 +231,5 @@ def _needed(structure: Structure) -> dict[str, tuple[tuple[int, ...], torch.dtyp
 
 
 def _laid_out(tensor: Tensor, data: TensorData) -> Tensor:
-    return tensor.contiguous(memory_format=LAYOUTS[data.layout]) if data.layout else tensor
+    """The tensor with the strides that it had, also where dimensions of one entry leave a choice."""
+    return torch.empty_like(tensor, memory_format=LAYOUTS[data.layout]).copy_(tensor) if data.layout else tensor
