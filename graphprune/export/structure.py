@@ -73,7 +73,7 @@ class Structure(Struct, frozen=True, forbid_unknown_fields=True):
     tensors: dict[str, TensorData]
 
 
-def describe(model: nn.Module) -> tuple[Structure, dict[str, Tensor]]:
+def describe_structure(model: nn.Module) -> tuple[Structure, dict[str, Tensor]]:
     """The structure of a model, and its tensors by name; those that share memory once.
 
     Raises:
