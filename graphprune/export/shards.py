@@ -86,7 +86,7 @@ def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tenso
     yield shard
 
 
-ALIGNMENT = 64
+TENSOR_ALIGNMENT = 64
 """Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
 
 _TYPES = {
@@ -119,7 +119,7 @@ def check_types(tensors: Mapping[str, Tensor]) -> None:
 
 def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too."""
-    order = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT > 0)
+    order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name in order:
@@ -127,7 +127,7 @@ def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
         end += tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
@@ -137,7 +137,7 @@ def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
 
 
 class ShardReader:

@@ -91,6 +91,22 @@ def all_tensors(model: nn.Module) -> Iterator[Tensor]:
                 yield value
 
 
+def class_name(kind: type) -> str:
+    """The name by which a class can be found."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def module_kind(module: nn.Module) -> str:
+    """The class of a module, with the hooks of ``torch.nn.utils`` that make its weights before each call.
+
+    >>> module_kind(nn.ReLU())
+    'torch.nn.modules.activation.ReLU'
+    """
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
+    return " with ".join((class_name(type(module)), *torchs))
+
+
 def within(name: str, paths: Sequence[str]) -> bool:
     """Is a parameter or module inside one of these modules?"""
     return any(name.startswith(f"{path}.") for path in paths)
