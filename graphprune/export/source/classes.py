@@ -14,6 +14,7 @@ from torch import nn
 from graphprune.export.source.collecting import Collector, Scope, class_source, functions_of, is_of_torch, unwritable
 from graphprune.export.source.constructors import is_torch_class
 from graphprune.export.source.names import Names
+from graphprune.export.source.other_methods import other_methods
 from graphprune.export.source.references import references_in
 from graphprune.export.source.source_files import SourceFile
 from graphprune.export.source.values import scalar_text
@@ -101,6 +102,23 @@ class ModuleClasses:
             else:
                 yield self._names.torch_object(base)
 
+    def drop_empty_bases(self) -> None:
+        """Leave out base classes that have nothing of their own and that nothing refers to."""
+        for record in list(self.by_kind.values()):
+            if record.modules or record.members or ", " in record.bases or not self._is_only_a_base(record):
+                continue
+            del self.by_kind[record.kind]
+            for derived in self.by_kind.values():
+                if record.kind in derived.kind.__bases__:
+                    bases = [record.bases if b == record.name else b for b in derived.bases.split(", ")]
+                    derived.bases = ", ".join(filter(None, bases))
+                    derived.needs = [n for n in derived.needs if n != record.name] + record.needs
+
+    def _is_only_a_base(self, record: ModuleClass) -> bool:
+        uses = sum(definition.needs.count(record.name) for definition in self.collector.definitions.values())
+        uses += sum(other.needs.count(record.name) for other in self.by_kind.values())
+        return uses == sum(record.kind in other.kind.__bases__ for other in self.by_kind.values())
+
     # ------------------------------------------------------------ members
 
     def collect(self, roots: Iterable[str]) -> None:
@@ -110,6 +128,12 @@ class ModuleClasses:
             for record, name, value in wanted:
                 self._done.add((record.kind, name))
                 self._copy(record, name, value)
+
+    def add_other_methods(self, model: nn.Module) -> None:
+        """Copy public methods of the model that ``forward`` does not run and that need nothing more."""
+        records = [self.by_kind[k] for k in type(model).__mro__ if k in self.by_kind]
+        kept = [name for record in records for name in record.members]
+        self.collector.read |= other_methods(model, kept, self.collector)
 
     def _members(self) -> list[tuple[ModuleClass, str, Any]]:
         own = [r for r in self.by_kind.values() if not r.of_torch]
