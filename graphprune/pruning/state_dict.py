@@ -16,7 +16,7 @@ from graphprune.utils.modules import within
 Renaming = Callable[[str], str]
 
 
-def slim_state(
+def cut_state_dict(
     state: Mapping[str, Any],
     kept: Kept,
     shapes: Mapping[str, tuple[int, ...]],
