@@ -43,9 +43,9 @@ class Builder:
 
     def _function(self) -> str:
         if not self.on_meta:
-            doc = "The architecture, in its original sizes."
+            doc = "The architecture, with sizes and values of its own."
             return f'def build() -> nn.Module:\n    """{doc}"""\n    return {self.expression}\n'
-        doc = "The architecture, in its original sizes; nothing is stored."
+        doc = "The architecture, with sizes of its own; nothing is stored."
         body = f'    with torch.device("meta"):\n        return {self.expression}\n'
         return f'def build() -> nn.Module:\n    """{doc}"""\n{body}'
 

@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
+from graphprune.utils.modules import all_tensors, named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -81,7 +81,7 @@ _OWN = "apply a plan to the architecture it was made for"
 
 
 def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
-    """The surviving entries of a tensor, as an independent one of the same type.
+    """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
     Integers of which entries go are numbers of channels: those that are left are numbered anew.
     """
@@ -90,10 +90,36 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
-    small = small if kept else small.clone()
+    small = _laid_out_as(tensor, small) if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(small, requires_grad=tensor.requires_grad)
+        return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
+
+
+def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
+    """The same entries in the order in memory of another tensor, such as ``channels_last``."""
+    strides = tensor.stride() if tensor.layout == torch.strided else ()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    if 0 in strides or order == list(range(len(strides))):
+        return small
+    made = torch.empty_permuted(small.shape, order, dtype=small.dtype, device=small.device)
+    return made.copy_(small)
+
+
+def _parameter_as(tensor: nn.Parameter, small: Tensor) -> nn.Parameter:
+    """A parameter of the same class, with the marks that programs put on parameters (no decay, a learning rate)."""
+    made: nn.Parameter
+    if type(tensor) is nn.Parameter or not issubclass(type(tensor), nn.Parameter):
+        made = nn.Parameter(small, requires_grad=tensor.requires_grad)
+    else:
+        made = Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
+    for name, value in vars(tensor).items():
+        if isinstance(value, _MARKS):
+            setattr(made, name, value)
+    return made
+
+
+_MARKS = (bool, int, float, str, dict)
 
 
 def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
@@ -124,8 +150,8 @@ def rewrite(
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
-    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
+    changed = {id(replaced[number]) for number, name in names.items() if name in kept and number in replaced}
+    _resize_modules(slim, _owners(slim, changed), sizes)
     return slim
 
 
@@ -160,6 +186,13 @@ def _owner(name: str) -> str:
     """The path of the module that a parameter makes a weight of."""
     path, parametrized, _ = f".{name}".partition(".parametrizations.")
     return path[1:] if parametrized else name.rpartition(".")[0]
+
+
+def _owners(model: nn.Module, changed: set[int]) -> set[str]:
+    """The paths of the modules that have these tensors, tied ones too."""
+    found = tables(model)
+    named = (*found.parameters.items(), *found.buffers.items(), *found.plain.items())
+    return {_owner(name) for name, tensor in named if id(tensor) in changed}
 
 
 def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
