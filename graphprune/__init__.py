@@ -16,6 +16,7 @@ from graphprune.errors import (
 )
 from graphprune.export.bundle import load, save
 from graphprune.export.gguf.writing import GgufFile, export_gguf
+from graphprune.export.onnx import OnnxFile, export_onnx
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -70,6 +71,7 @@ __all__ = [
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
+    "OnnxFile",
     "Override",
     "Plan",
     "PlanError",
@@ -89,6 +91,7 @@ __all__ = [
     "criterion",
     "errors",
     "export_gguf",
+    "export_onnx",
     "finetune",
     "fold",
     "load",
