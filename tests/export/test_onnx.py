@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune import MethodCall, export_onnx
@@ -66,18 +66,6 @@ def llama() -> nn.Module:
     return LlamaForCausalLM(config).eval()
 
 
-def bert() -> nn.Module:
-    config = BertConfig(
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        intermediate_size=48,
-        vocab_size=100,
-        max_position_embeddings=32,
-    )
-    return BertModel(config).eval()
-
-
 def images(batch: int, length: int) -> Tensor:
     return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
 
@@ -101,7 +89,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any], di
     "convolutional": (lambda: Convolutional().eval(), images, {"output": ("batch", 10)}),
     "ViT": (small_vit, images, {"output": ("batch", 10)}),
     "Llama": (llama, tokens, {"logits": ("batch", "sequence", 100)}),
-    "BERT": (bert, tokens, {"pooler_output": ("batch", 32), "last_hidden_state": ("batch", "sequence", 32)}),
 }
 
 
