@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, named_modules, named_tensors, tables
+from graphprune.utils.modules import named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -140,10 +140,12 @@ def rewrite(
 
     ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
     """
-    names = {id(t): name for name, t in named_tensors(model)}
-    touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
+    own = tables(model)
+    kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
-    replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    replaced = {
+        key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
+    }
     slim = model if inplace else _copied(model, replaced, on_meta)
     if inplace:
         _swap_tensors(model, replaced)
