@@ -142,6 +142,7 @@ def rewrite(
     """
     own = tables(model)
     kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
+    changed = {_owner(name) for name, tensor in own.named() if kept_of.get(id(tensor))}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
     replaced = {
         key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
@@ -152,8 +153,7 @@ def rewrite(
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    changed = {id(replaced[number]) for number, name in names.items() if name in kept and number in replaced}
-    _resize_modules(slim, _owners(slim, changed), sizes)
+    _resize_modules(slim, changed, sizes)
     return slim
 
 
@@ -188,13 +188,6 @@ def _owner(name: str) -> str:
     """The path of the module that a parameter makes a weight of."""
     path, parametrized, _ = f".{name}".partition(".parametrizations.")
     return path[1:] if parametrized else name.rpartition(".")[0]
-
-
-def _owners(model: nn.Module, changed: set[int]) -> set[str]:
-    """The paths of the modules that have these tensors, tied ones too."""
-    found = tables(model)
-    named = (*found.parameters.items(), *found.buffers.items(), *found.plain.items())
-    return {_owner(name) for name, tensor in named if id(tensor) in changed}
 
 
 def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:

@@ -47,10 +47,14 @@ class Tables:
     plain: dict[str, Tensor] = field(default_factory=dict)
     listed: list[Tensor] = field(default_factory=list)
 
+    def named(self) -> Iterable[tuple[str, Tensor]]:
+        """All tensors that have names, parameters first; tied ones under each of theirs."""
+        return (*self.parameters.items(), *self.buffers.items(), *self.plain.items())
+
     def unique(self) -> list[tuple[str, Tensor]]:
         """All tensors, parameters first; tied ones once, under their first name."""
         first: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in (*self.parameters.items(), *self.buffers.items(), *self.plain.items()):
+        for name, tensor in self.named():
             first.setdefault(id(tensor), (name, tensor))
         return list(first.values())
 
