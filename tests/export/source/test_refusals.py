@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -134,17 +135,52 @@ def test_wrong_arguments(tmp_path: Path) -> None:
 def test_a_file_that_computes_something_else_is_not_put_in_place(tmp_path: Path) -> None:
     graphprune.export_source(Reads(), tmp_path, torch.randn(2, 6))
     before = (tmp_path / "model.py").read_text()
-    Reads.calls += 1
+    _LOG.append("something")
     with pytest.raises(ExportError, match=r"the file that was written for it computes something else in evaluation"):
         graphprune.export_source(Reads(), tmp_path, torch.randn(2, 6))
     assert (tmp_path / "model.py").read_text() == before
     assert len(list(tmp_path.iterdir())) == 2
 
 
-class Reads(Layer):
-    """Depends on an attribute of its class, which is not what its source says once somebody has set it."""
+_LOG: list[str] = []
 
-    calls = 0
+
+class Reads(Layer):
+    """Has an attribute that its source makes anew, of what has another value by then."""
+
+    calls = len(_LOG)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x) + self.calls
+        return self.fc(x) + self.calls + len(_LOG) * 0
+
+
+def test_what_was_set_on_a_class_afterwards_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Changed, "gain", 3)
+    monkeypatch.setattr(Changed, "forward", replacement)
+    text = graphprune.export_source(Changed(), tmp_path, torch.randn(2, 6)).read_text()
+    assert "    gain = 3\n" in text
+    assert "    def forward(self: Any, x: Tensor) -> Tensor:\n        return F.relu(self.fc(x)) * self.gain\n" in text
+
+
+class Changed(Layer):
+    gain = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x)
+
+
+def replacement(self: Any, x: Tensor) -> Tensor:
+    return F.relu(self.fc(x)) * self.gain
+
+
+def test_functions_of_torch_as_attributes_of_a_class(tmp_path: Path) -> None:
+    text = graphprune.export_source(WithFunction(), tmp_path, torch.randn(2, 6)).read_text()
+    assert "    shape = staticmethod(F.gelu)\n    again = Layer.forward\n" in text
+
+
+class WithFunction(Layer):
+    shape = staticmethod(F.gelu)
+    again = Layer.forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shape(self.again(x))
