@@ -11,7 +11,6 @@ import numpy as np
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
-from graphprune.graph.config_fields import undivided
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.equal_layers import EqualLayers
 from graphprune.planning.allocate import Allocator
@@ -162,7 +161,8 @@ class _Attempt:
         None: they are, or that has been tried often enough.
         """
         found = dict(self.multiples)
-        for direction, divisor in undivided(followed.scales, self.directions):
+        fields = self.setup.graph.config_fields
+        for direction, divisor in fields.undivided(followed.scales) if fields is not None else ():
             for number, group in enumerate(self.setup.groups):
                 if any((axis.parameter, axis.dim) in direction.moves for axis in group.axes):
                     found[number] = divisor

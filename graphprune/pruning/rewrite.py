@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, named_modules, named_tensors, tables
+from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -147,8 +147,8 @@ def rewrite(
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    changed = {id(replaced[number]) for number, name in names.items() if name in kept and number in replaced}
-    _resize_modules(slim, _owners(slim, changed), sizes)
+    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
+    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
     return slim
 
 
@@ -183,13 +183,6 @@ def _owner(name: str) -> str:
     """The path of the module that a parameter makes a weight of."""
     path, parametrized, _ = f".{name}".partition(".parametrizations.")
     return path[1:] if parametrized else name.rpartition(".")[0]
-
-
-def _owners(model: nn.Module, changed: set[int]) -> set[str]:
-    """The paths of the modules that have these tensors, tied ones too."""
-    found = tables(model)
-    named = (*found.parameters.items(), *found.buffers.items(), *found.plain.items())
-    return {_owner(name) for name, tensor in named if id(tensor) in changed}
 
 
 def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:

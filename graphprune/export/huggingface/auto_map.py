@@ -11,7 +11,7 @@ import copy
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,13 @@ from torch import nn
 from graphprune.errors import ExportError, InputError
 from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, nested_fields
 from graphprune.export.huggingface.generated_module import GeneratedModule, base_class
-from graphprune.export.huggingface.layer_sizes import layer_sizes
 from graphprune.export.huggingface.processing_files import Processing, write_processing
-from graphprune.export.huggingface.reading_back import OTHER_WAY, differing_buffers, is_size
+from graphprune.export.huggingface.reading_back import OTHER_WAY, differing_buffers, is_size, same_outputs
+from graphprune.export.huggingface.stock_folder import MAX_SHARD_SIZE
+from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_folder
-
-MAX_SHARD = "5GB"
 
 SlimSizes = dict[str, dict[str, Any]]
 """By the path of a module, shapes of its tensors and values of its attributes."""
@@ -41,11 +40,12 @@ def write_auto_map(
     directory: str | os.PathLike[str],
     *,
     processing: Processing = None,
-    max_shard_size: int | str = MAX_SHARD,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Write a folder that ``AutoModel...from_pretrained(directory, trust_remote_code=True)`` loads without graphprune.
 
-    The folder is read once before it takes its place, to see that it is the same model.
+    The folder is loaded before it takes its place, which takes the memory of another model, to see that weights,
+    buffers, sizes and outputs are the same.
 
     Args:
         slim: a model of Transformers that was pruned, trained further or not.
@@ -61,10 +61,9 @@ def write_auto_map(
     export = _Export.of(slim)
 
     def write(temporary: Path) -> None:
-        kept = export.resized_buffers
-        differing = export.write(temporary, max_shard_size, kept)
-        if differing and export.write(temporary, max_shard_size, sorted({*kept, *differing})):
-            raise ExportError(f"slim: {differing[0]} has other values when the folder is loaded; {OTHER_WAY}")
+        left = export.write(temporary, max_shard_size)
+        if left is not None and left.write(temporary, max_shard_size) is not None:
+            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {OTHER_WAY}")
         write_processing(processing, temporary)
 
     replace_folder(folder, write)
@@ -78,13 +77,17 @@ class _Export:
         slim: the model, as an instance of the class of Transformers.
         dense: what it was before pruning.
         record: what distinguishes the two.
+        true: fields with slim sizes that the configuration of the slim model may have otherwise.
         module: the Python file.
+        kept: buffers that are written too, though the class says that it makes them itself.
     """
 
     slim: Any
     dense: DenseModel
     record: SlimRecord
+    true: TrueFields
     module: GeneratedModule
+    kept: tuple[str, ...]
 
     @staticmethod
     def of(model: nn.Module) -> _Export:
@@ -95,55 +98,52 @@ class _Export:
         record = slim_record(slim, dense.model)
         if record.attention:
             raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {OTHER_WAY}")
-        config = base_class(type(model.config))
-        module = GeneratedModule(type(slim), config, bool(dense.fields), bool(record.skipped))
-        return _Export(slim, dense, record, module)
+        true = true_fields(slim, dense.model)
+        exchanged = bool(dense.fields or true.dense)
+        config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
+        module = GeneratedModule(type(slim), config, exchanged, bool(record.skipped), layered)
+        return _Export(slim, dense, record, true, module, _resized_buffers(slim, dense.model))
 
-    @property
-    def resized_buffers(self) -> list[str]:
-        """Buffers of modules that would make one in another size; they are not saved with the model."""
-        dense = dict(self.dense.model.named_buffers(remove_duplicate=False))
-        saved = self.slim.state_dict().keys()
-        buffers = self.slim.named_buffers(remove_duplicate=False)
-        unsaved = {n: n in dense and t.shape != dense[n].shape for n, t in buffers if n not in saved}
-        owners = {name.rpartition(".")[0] for name, resized in unsaved.items() if resized}
-        return [name for name in unsaved if name.rpartition(".")[0] in owners]
-
-    def write(self, folder: Path, shard: int | str, kept: Sequence[str]) -> list[str]:
-        """Write all but the files of tokenizers, and read them.
-
-        Args:
-            kept: buffers that are written too, though the class says that it makes them itself.
+    def write(self, folder: Path, shard: int | str) -> _Export | None:
+        """Write all but the files of tokenizers, and load it.
 
         Returns:
-            The buffers that the class makes otherwise than the slim model has them.
+            What to write instead, because buffers or outputs differ; None: all is the same.
+
+        Raises:
+            ExportError: something else differs.
         """
         path = folder / f"{self.module.name}.py"
-        names = sorted({name.rpartition(".")[2] for name in kept})
+        names = sorted({name.rpartition(".")[2] for name in self.kept})
         path.write_text(replace(self.module, float32=tuple(names)).source)
         with _imported(self.module.name, path) as generated:
-            config = getattr(generated, self.module.config_class).from_dict(self._fields(kept))
+            config = getattr(generated, self.module.config_class).from_dict(self._fields())
             model = self._with_weights(getattr(generated, self.module.model_class), config)
             model.save_pretrained(folder, max_shard_size=shard)
-            loaded = type(model).from_pretrained(folder, dtype=self.slim.dtype)
-        loaded.__class__ = type(self.slim)
-        return differing_buffers(self.slim, loaded, kept)
+        return self._compared(type(model).from_pretrained(folder, dtype=self.slim.dtype))
 
-    def _fields(self, kept: Sequence[str]) -> dict[str, Any]:
+    def _compared(self, loaded: Any) -> _Export | None:
+        loaded.__class__ = type(self.slim)
+        differing = differing_buffers(self.slim, loaded, self.kept, self.true.dense)
+        if differing:
+            return replace(self, kept=tuple(sorted({*self.kept, *differing})))
+        return None if same_outputs(self.slim, loaded) else self.without_true_fields()
+
+    def _fields(self) -> dict[str, Any]:
         """The contents of ``config.json``."""
         fields: dict[str, Any] = self.slim.config.to_dict()
         fields |= {"model_type": self.module.model_type, "auto_map": _auto_map(self.module)}
-        fields |= layer_sizes(self.slim, self.dense.model.config)
-        if self.dense.fields:
-            fields["dense_sizes"] = nested_fields(self.dense.fields)
+        fields |= self.true.fields
+        if self.module.dense:
+            fields["dense_sizes"] = nested_fields(self.dense.fields | self.true.dense)
         if self.record.skipped:
             fields["skipped_blocks"] = list(self.record.skipped)
-        return fields | {"slim_sizes": self._sizes(kept)}
+        return fields | {"slim_sizes": self._sizes()}
 
-    def _sizes(self, kept: Sequence[str]) -> SlimSizes:
+    def _sizes(self) -> SlimSizes:
         """What differs between the dense and the slim model, by module, in the order of the modules."""
         sizes: SlimSizes = {path: {} for path, _ in self.slim.named_modules(remove_duplicate=False)}
-        buffers = {name: list(self.slim.get_buffer(name).shape) for name in kept}
+        buffers = {name: list(self.slim.get_buffer(name).shape) for name in self.kept}
         for name, shape in (self.record.shapes | buffers).items():
             owner, _, tensor = name.rpartition(".")
             sizes[owner][tensor] = shape
@@ -163,6 +163,17 @@ class _Export:
         if owner is not self.slim.config and is_size(value):
             sizes.setdefault(".".join(filter(None, (path, *inner))), {})[name] = value
 
+    def without_true_fields(self) -> _Export:
+        """The same with the fields that the configuration of the slim model has.
+
+        Raises:
+            ExportError: it is that already.
+        """
+        if not self.true.dense:
+            raise ExportError(f"slim: it has other outputs when the folder is loaded; {OTHER_WAY}")
+        module = replace(self.module, dense=bool(self.dense.fields))
+        return replace(self, true=self.true.without_exchange(), module=module)
+
     def _with_weights(self, kind: Any, config: Any) -> Any:
         """A model of the generated class that shares its tensors with the slim one."""
         with torch.device("meta"):
@@ -174,6 +185,16 @@ class _Export:
         if getattr(self.slim, "generation_config", None) is not None:
             model.generation_config = copy.deepcopy(self.slim.generation_config)
         return model
+
+
+def _resized_buffers(slim: nn.Module, dense: nn.Module) -> tuple[str, ...]:
+    """Buffers of modules that would make one in another size; they are not saved with the model."""
+    others = dict(dense.named_buffers(remove_duplicate=False))
+    saved = slim.state_dict().keys()
+    buffers = slim.named_buffers(remove_duplicate=False)
+    unsaved = {n: n in others and t.shape != others[n].shape for n, t in buffers if n not in saved}
+    owners = {name.rpartition(".")[0] for name, resized in unsaved.items() if resized}
+    return tuple(name for name in unsaved if name.rpartition(".")[0] in owners)
 
 
 def _as_stock(slim: nn.Module) -> Any:

@@ -13,7 +13,7 @@ from string import Template
 PREFIX = "Slim"
 """Classes are called as those that they extend, with this in front."""
 
-OWN_FIELDS = ("dense_sizes", "slim_sizes", "skipped_blocks")
+OWN_FIELDS = ("dense_sizes", "layer_sizes", "slim_sizes", "skipped_blocks")
 """The fields of ``config.json`` that only such classes read."""
 
 _FILE = "modeling_slim_"
@@ -21,7 +21,7 @@ _FILE = "modeling_slim_"
 _TOP = '''\
 """$model with the sizes that pruning left: `slim_sizes` in config.json, by module."""
 
-from functools import reduce
+${copy}from functools import reduce
 
 import torch
 from torch import nn
@@ -71,20 +71,35 @@ class $prefix$config($config):
     model_type = "$model_type"
 """
 
+_DENSE_CONFIG = """\
+class $prefix$config($config):
+    model_type = "$model_type"
+$layers"""
+
 _DENSE_CONFIG = '''\
 class $prefix$config($config):
     """Layers are built with `dense_sizes`, and then cut."""
 
     model_type = "$model_type"
 
-    def __init__(self, dense_sizes=None, per_layer_config=None, **fields):
+    def __init__(self, dense_sizes=None, **fields):
         sizes = exchange(fields, dense_sizes or {})
         super().__init__(dense_sizes=dense_sizes, **fields)
         exchange(vars(self), sizes)
-        self.per_layer_config = per_layer_config
 
     def validate(self):
         """The sizes that are left need not be multiples of each other."""
+$layers'''
+
+_LAYERS = '''\
+
+    @property
+    def per_layer_config(self):
+        """The configuration of each layer, for caches."""
+        layers = [copy(self) for _ in range(self.num_hidden_layers)]
+        for layer, sizes in zip(layers, self.layer_sizes):
+            vars(layer).update(sizes)
+        return layers
 '''
 
 _MODEL = """\
@@ -102,19 +117,13 @@ _FLOAT32 = """\
 """
 
 _BUILD = """\
-        layers = config.to_dict().get("per_layer_config")
-        config.per_layer_config = None
         super().__init__(config)
-        config.per_layer_config = layers
 """
 
 _DENSE_BUILD = """\
-        layers = config.to_dict().get("per_layer_config")
-        config.per_layer_config = None
         sizes = exchange(vars(config), config.dense_sizes)
         super().__init__(config)
         exchange(vars(config), sizes)
-        config.per_layer_config = layers
 """
 
 _SKIPPING = """\
@@ -131,6 +140,7 @@ class GeneratedModule:
         model, config: the classes of Transformers that are extended.
         dense: layers are built with other sizes than the configuration has (``dense_sizes``).
         skipped: blocks are left out (``skipped_blocks``).
+        layered: layers have sizes of their own (``layer_sizes``).
         float32: names of buffers that are read from the weights and keep their precision.
     """
 
@@ -138,6 +148,7 @@ class GeneratedModule:
     config: type
     dense: bool
     skipped: bool
+    layered: bool = False
     float32: tuple[str, ...] = ()
 
     @property
@@ -166,12 +177,13 @@ class GeneratedModule:
         parts += [_SKIP] if self.skipped else []
         parts += [_DENSE_CONFIG if self.dense else _CONFIG, _MODEL]
         names = ", ".join(f'"{name}"' for name in self.float32)
-        return Template(
-            Template("\n\n".join(parts)).safe_substitute(
-                build=(_DENSE_BUILD if self.dense else _BUILD) + (_SKIPPING if self.skipped else ""),
-                float32=_FLOAT32 if self.float32 else "",
-            )
-        ).substitute(
+        with_parts = Template("\n\n".join(parts)).safe_substitute(
+            build=(_DENSE_BUILD if self.dense else _BUILD) + (_SKIPPING if self.skipped else ""),
+            copy="from copy import copy\n" if self.layered else "",
+            float32=_FLOAT32 if self.float32 else "",
+            layers=_LAYERS if self.layered else "",
+        )
+        return Template(with_parts).substitute(
             prefix=PREFIX,
             model=self.model.__name__,
             config=self.config.__name__,

