@@ -25,11 +25,12 @@ from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, 
 from graphprune.export.huggingface.generated_module import GeneratedModule, base_class
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import OTHER_WAY, differing_buffers, is_size, same_outputs
-from graphprune.export.huggingface.stock_folder import MAX_SHARD_SIZE
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_folder
+
+MAX_SHARD_SIZE = "5GB"
 
 SlimSizes = dict[str, dict[str, Any]]
 """By the path of a module, shapes of its tensors and values of its attributes."""
