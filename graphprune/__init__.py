@@ -2,7 +2,9 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.compaction.compacting import compact
 from graphprune.errors import (
+    ChannelsKeptWarning,
     ExportError,
     GraphpruneError,
     InputError,
@@ -10,13 +12,17 @@ from graphprune.errors import (
     NothingRemovedWarning,
     PlanError,
     RuleError,
+    SaveError,
     SpecError,
     TraceError,
     UnreachedWarning,
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.gguf.writing import GgufFile, export_gguf
 from graphprune.export.huggingface.stock_folder import save_pretrained
+from graphprune.export.loader import export_loader
+from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -51,12 +57,14 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
+    "ChannelsKeptWarning",
     "Compensation",
     "Cost",
     "Distillation",
     "ExportError",
     "Folding",
     "Frozen",
+    "GgufFile",
     "Gradual",
     "GradualPruner",
     "GraphpruneError",
@@ -78,6 +86,7 @@ __all__ = [
     "Repair",
     "Rewind",
     "RuleError",
+    "SaveError",
     "Sensitivity",
     "SpecError",
     "TraceError",
@@ -86,9 +95,13 @@ __all__ = [
     "VerificationError",
     "budget_kind",
     "check_rule",
+    "compact",
     "compensate_heads",
     "criterion",
     "errors",
+    "export_gguf",
+    "export_loader",
+    "export_source",
     "finetune",
     "fold",
     "load",

@@ -68,3 +68,25 @@ def replace_modules(model: nn.Module, paths: list[str], make: Callable[[Any], nn
         parent, _, name = path.rpartition(".")
         owner = model.get_submodule(parent)
         owner._modules[name] = make(owner._modules[name])
+
+
+def set_tensors(model: nn.Module, tensors: dict[str, Tensor | None], tied: dict[str, str]) -> None:
+    """Put tensors where parameters, buffers, attributes or what these hold have those names; tied ones are one."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for name in [*tensors, *tied]:
+        path, _, last = name.rpartition(".")
+        module, first = modules.get(path), tied.get(name, name)
+        tensor = tensors[first]
+        if module is not None and last in module._parameters:
+            if tensor is not None and not isinstance(tensor, nn.Parameter):
+                tensor = tensors[first] = nn.Parameter(tensor, tensor.is_floating_point() or tensor.is_complex())
+            module._parameters[last] = tensor
+        elif module is not None and last in module._buffers:
+            module._buffers[last] = tensor
+        else:
+            set_place(model, name, tensor)
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where its memory is not as torch allocates it: kernels would round otherwise."""
+    return tensor.clone() if tensor.data_ptr() % 64 else tensor

@@ -6,8 +6,8 @@ afterwards. Attributes that a fresh module does not have are notes and caches of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from graphprune.errors import ExportError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.skip import Skip
 from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
+from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.modules import named_modules, within
 
 Attributes = dict[str, dict[str, Any]]
@@ -29,12 +30,14 @@ class SlimRecord:
     ``graphprune.export.resizing`` has functions that apply it, which need torch alone.
 
     Attributes:
-        attributes: numbers, strings and lists of these that differ, by module and place; ``training`` where it is not
-            that of the whole model.
+        attributes: numbers, strings and lists of these that differ, by module and place; ``training`` where a module
+            has another mode than ``train(training)`` puts it in.
         shapes: the slim shapes of parameters and buffers whose dense ones differ.
         skipped: blocks that are left out (:class:`graphprune.pruning.skip.Skip` stands there).
+        identities: modules that are ``nn.Identity`` instead of another one.
         attention: modules that are :class:`graphprune.pruning.attention.PrunedMultiheadAttention` instead of torch's.
         tied: names of tensors that are the same as another one, with the name of that one.
+        absent: tensors of the dense module in whose places the slim one has None.
         frozen: parameters that take no gradients, and modules that have only such (``""``: the whole model).
         training: is the model in training mode?
         unsaved: tensors that ``state_dict`` does not hold (tables of positions, relative indices, masks), by name or
@@ -44,20 +47,22 @@ class SlimRecord:
     attributes: Attributes
     shapes: dict[str, list[int]]
     skipped: tuple[str, ...]
+    identities: tuple[str, ...]
     attention: tuple[str, ...]
     tied: dict[str, str]
+    absent: tuple[str, ...]
     frozen: tuple[str, ...]
     training: bool
     unsaved: dict[str, Tensor] = field(repr=False)
 
     def __bool__(self) -> bool:
         """Is there any difference in sizes?"""
-        return bool(self.attributes or self.shapes or self.skipped or self.attention)
+        return bool(self.attributes or self.shapes or self.skipped or self.identities or self.attention)
 
     def to_data(self) -> dict[str, Any]:
         """The record as JSON data, but for the tensors in ``unsaved``."""
-        data = asdict(self) | {"skipped": list(self.skipped), "attention": list(self.attention)}
-        return {name: value for name, value in data.items() if name != "unsaved"} | {"frozen": list(self.frozen)}
+        fields = {name: value for name, value in vars(self).items() if name != "unsaved"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def slim_record(slim: nn.Module, dense: nn.Module) -> SlimRecord:
@@ -67,17 +72,23 @@ def slim_record(slim: nn.Module, dense: nn.Module) -> SlimRecord:
         ExportError: the slim module has parts of another kind than the dense one, or parameters and buffers that it
             does not have, or the other way round.
     """
-    skipped = _check_modules(slim, dense)
+    emptied = _check_modules(slim, dense)
     known, others = _saved(slim), _saved(dense)
-    _check_saved(known, others, skipped)
+    there = others | dict(_held_tensors(dense))
+    absent = tuple(name for name in sorted(there.keys() & _empty_places(slim)) if not within(name, emptied))
+    _check_saved(known, others.keys() - set(absent), emptied)
     held = _lasting(dict(_held_tensors(slim)), dense)
     first = {id(tensor): name for name, tensor in reversed((known | held).items())}
     return SlimRecord(
         attributes=_differing_attributes(slim, dense),
         shapes={n: list(t.shape) for n, t in known.items() if n in others and t.shape != others[n].shape},
-        skipped=skipped,
-        attention=tuple(path for path, module in named_modules(slim) if _is_replaced(module, dense, path)),
+        skipped=tuple(path for path in emptied if _name(slim.get_submodule(path)) == "Skip"),
+        identities=tuple(path for path in emptied if isinstance(slim.get_submodule(path), nn.Identity)),
+        attention=tuple(
+            path for path, module in named_modules(slim) if _is_replaced(module, dense.get_submodule(path))
+        ),
         tied={n: first[id(t)] for n, t in (known | held).items() if first[id(t)] != n},
+        absent=absent,
         frozen=_frozen(slim),
         training=slim.training,
         unsaved={n: t for n, t in held.items() if first[id(t)] == n},
@@ -94,22 +105,27 @@ _OTHER_WAY = (
 
 
 def _check_modules(slim: nn.Module, dense: nn.Module) -> tuple[str, ...]:
-    """The paths of blocks that are left out.
+    """The paths of modules in whose place is one that does nothing.
 
     Raises:
         ExportError: there is a module of another kind somewhere.
     """
     new, old = (dict(model.named_modules(remove_duplicate=False)) for model in (slim, dense))
-    skipped = tuple(p for p, module in new.items() if _name(module) == "Skip" and _name(old.get(p)) != "Skip")
-    for path in [*new, *(path for path in old if path not in new and not within(path, skipped))]:
+    emptied = tuple(path for path, module in new.items() if path in old and _is_emptied(module, old[path]))
+    for path in [*new, *(path for path in old if path not in new and not within(path, emptied))]:
         found, wanted = new.get(path), old.get(path)
-        alike = _name(found) == _name(wanted) or (found is not None and _is_replaced(found, dense, path))
-        if found is None or wanted is None or not (alike or path in skipped):
+        alike = _name(found) == _name(wanted) or _is_replaced(found, wanted)
+        if found is None or wanted is None or not (alike or path in emptied):
             raise ExportError(
                 f"slim: {path or 'the model'} is {_name(found)}, and the architecture that it is rebuilt from has "
                 f"{_name(wanted)} there; {_OTHER_WAY}"
             )
-    return skipped
+    return emptied
+
+
+def _is_emptied(new: nn.Module, old: nn.Module) -> bool:
+    empty = (Skip.__name__, f"{nn.Identity.__module__}.{nn.Identity.__qualname__}")
+    return _name(new) in empty and _name(old) != _name(new)
 
 
 def _name(module: nn.Module | None) -> str:
@@ -119,9 +135,8 @@ def _name(module: nn.Module | None) -> str:
     return "nothing" if module is None else kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _is_replaced(module: nn.Module, dense: nn.Module, path: str) -> bool:
-    pruned = _name(module) == PrunedMultiheadAttention.__name__
-    return pruned and isinstance(dense.get_submodule(path), nn.MultiheadAttention)
+def _is_replaced(new: nn.Module | None, old: nn.Module | None) -> bool:
+    return _name(new) == PrunedMultiheadAttention.__name__ and isinstance(old, nn.MultiheadAttention)
 
 
 def _frozen(slim: nn.Module) -> tuple[str, ...]:
@@ -177,17 +192,22 @@ def _tensors_in(value: Any, place: str, seen: set[int]) -> Iterator[tuple[str, T
 
 def _lasting(held: dict[str, Tensor], dense: nn.Module) -> dict[str, Tensor]:
     """Those that a fresh module has too, or has an empty place for; there, what a run worked out is not meant."""
-    there = {name for name, _ in _held_tensors(dense)}
-    empty: set[str] = set()
-    for path, module in named_modules(dense):
-        own = {**attributes_held(module), **module._buffers}
-        empty |= {f"{path}.{name}" if path else name for name, value in own.items() if value is None}
+    there, empty = dict(_held_tensors(dense)), _empty_places(dense)
     return {name: t for name, t in held.items() if name in there or (name in empty and t.is_leaf)}
 
 
-def _check_saved(new: dict[str, Tensor], old: dict[str, Tensor], skipped: tuple[str, ...]) -> None:
-    """Raise an ExportError unless both have the same parameters and buffers."""
-    for name in sorted(new.keys() ^ {name for name in old if not within(name, skipped)}):
+def _empty_places(model: nn.Module) -> set[str]:
+    """The names of parameters, buffers and attributes that are None."""
+    found: set[str] = set()
+    for path, module in named_modules(model):
+        own = {**attributes_held(module), **module._parameters, **module._buffers}
+        found |= {f"{path}.{name}" if path else name for name, value in own.items() if value is None}
+    return found
+
+
+def _check_saved(new: Iterable[str], old: Iterable[str], emptied: tuple[str, ...]) -> None:
+    """Raise an ExportError unless both have parameters and buffers of the same names."""
+    for name in sorted({*new} ^ {name for name in old if not within(name, emptied)}):
         has, lacks = ("slim model", "architecture") if name in new else ("architecture", "slim model")
         raise ExportError(f"slim: the {has} has the parameter or buffer {name}, which the {lacks} lacks; {_OTHER_WAY}")
 
@@ -200,14 +220,24 @@ _SCALARS = (bool, int, float, str, type(None))
 def _differing_attributes(slim: nn.Module, dense: nn.Module) -> Attributes:
     found: Attributes = {}
     seen: set[int] = set()
+    modes = _modes(dense, slim.training)
     for path, module in named_modules(slim):
         new, old = attributes_held(module), attributes_held(dense.get_submodule(path))
+        if _is_replaced(module, dense.get_submodule(path)):
+            old = dict.fromkeys(new)
         differing = {place: value for n in new if n in old for place, value in _differing(n, new[n], old[n], seen)}
-        if module.training != slim.training:
+        if module.training != modes[path]:
             differing["training"] = module.training
         if differing:
             found[path] = differing
     return found
+
+
+def _modes(dense: nn.Module, training: bool) -> dict[str, bool]:
+    """By path, the modes of modules when the whole model is put in one."""
+    with preserve_modes(dense):
+        dense.train(training)
+        return {path: module.training for path, module in dense.named_modules(remove_duplicate=False)}
 
 
 def _differing(place: str, new: Any, old: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -218,12 +218,12 @@ class ConfigFields:
         A direction of which sizes do not agree is left out.
 
         Args:
-            wanted: the sizes of a slim model.
+            wanted: the sizes of a slim model; what it does not have may be anything.
             units: numbers that fields may count (heads), which no size of a tensor is.
         """
         change = {c: Fraction(size) - Fraction(self.base[c]) for c, size in wanted.items() if c in self.base}
         sizes = {int(self.base[c]) for c, delta in change.items() if delta}.union(units)
-        directions = self.directions(lambda c: bool(change.get(c)), sizes)
+        directions = self.directions(lambda c: c not in change or bool(change[c]), sizes)
         left = dict(change)
         found = []
         while directions:
@@ -233,8 +233,8 @@ class ConfigFields:
             directions.remove(direction)
             if direction.at(scale) is not None:
                 found.append((direction, scale))
-                for column, move in direction.moves.items():
-                    left[column] = left.get(column, Fraction(0)) - move * (scale - 1)
+                for column in direction.moves.keys() & left.keys():
+                    left[column] -= direction.moves[column] * (scale - 1)
         return found
 
     def values(self, scales: Iterable[tuple[Direction, Fraction]]) -> dict[str, int]:
@@ -263,30 +263,33 @@ class ConfigFields:
                     found |= {frozenset((*one.fields, *other.fields)) for other in pairs}
         return frozenset(found)
 
+    def undivided(self, scales: Sequence[tuple[Direction, Fraction]]) -> Iterator[tuple[Direction, int]]:
+        """Directions of which a field has to be a multiple of another field and is none, with that one's new value.
+
+        A width that is no multiple of the number of heads, which classes refuse even if the width of heads has a field.
+        """
+        new = self.values(scales)
+        numbers = {n: v for n, v in config_fields(config_of(self.model)).items() if v is not None and v > 1}
+        for one, _ in scales:
+            for name, value in one.fields.items():
+                others = {n: new.get(n, v) for n, v in numbers.items() if n not in one.fields and value % v == 0}
+                for divisor in sorted({d for d in others.values() if new[name] % d}):
+                    if self._accepts({**new, name: max(new[name] // divisor, 1) * divisor}):
+                        yield one, divisor
+                        break
+
     def _builds(self, *scales: tuple[Direction, Fraction]) -> bool:
-        if any(direction.at(scale) is None for direction, scale in scales):
-            return False
+        return all(direction.at(scale) is not None for direction, scale in scales) and self._accepts(
+            self.values(scales)
+        )
+
+    def _accepts(self, values: Mapping[str, int]) -> bool:
+        """Does the class build a model from these values of fields?"""
         try:
-            rebuilt(self.model, self.values(scales))
+            rebuilt(self.model, values)
         except Refused:
             return False
         return True
-
-
-def undivided(
-    scales: Sequence[tuple[Direction, Fraction]], directions: Sequence[Direction]
-) -> Iterator[tuple[Direction, int]]:
-    """Directions of which a field was a multiple of another direction's field and is none any more, with that one's.
-
-    A width that is no multiple of the number of heads, which classes refuse although the width of heads has a field.
-    """
-    new = {name: value for direction, scale in scales for name, value in (direction.at(scale) or {}).items()}
-    for one, _ in scales:
-        for other in directions:
-            for name, value in one.fields.items():
-                for divisor, number in other.fields.items() if not one.fields.keys() & other.fields.keys() else ():
-                    if value % number == 0 and new[name] % new.get(divisor, number):
-                        yield one, new.get(divisor, number)
 
 
 def read_attributes(trace: Trace, model: nn.Module) -> list[str]:
@@ -340,7 +343,7 @@ def _next_scale(directions: Sequence[Direction], left: Mapping[Column, Fraction]
     """A direction of which sizes that no other one moves tell the scale, and that scale."""
     for direction in directions:
         others = {c for d in directions if d is not direction for c in d.moves}
-        scales = {left.get(c, Fraction(0)) / move + 1 for c, move in direction.moves.items() if c not in others}
+        scales = {left[c] / move + 1 for c, move in direction.moves.items() if c in left and c not in others}
         if len(scales) == 1:
             return scales.pop(), direction
     return Fraction(1), None

@@ -139,8 +139,11 @@ class _ConfigSizes:
 
     def interesting(self) -> list[int]:
         """The sizes that fields may have the values of."""
-        axes = [int(self.fields.base[c]) for c in self.expressions if c in self.fields.base]
-        return list(dict.fromkeys((*axes, *unit_numbers(self.graph))))
+        base = self.fields.base
+        axes = [int(base[c]) for c in self.expressions if c in base]
+        attributes = (path for path in self.constraints.attributes if (path, ATTRIBUTE) in base)
+        counts = [int(base[path, ATTRIBUTE]) for path in attributes if self.may_move((path, ATTRIBUTE))]
+        return list(dict.fromkeys((*axes, *counts, *unit_numbers(self.graph))))
 
 
 def unit_numbers(graph: Analysis) -> list[int]:

@@ -6,7 +6,7 @@ The choice is completed by what goes with it, and refused where it cannot be car
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,15 +15,13 @@ from torch import Tensor
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.candidates import CELL, candidates
+from graphprune.graph.candidates import CELL
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.groups import Group
-from graphprune.graph.parameter_uses import consumed_axes
-from graphprune.graph.solve import Solution
+from graphprune.graph.parameter_uses import consumed_axes, scale_axes
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.planner import checked_plan, recorded_plan
+from graphprune.planning.planner import Chooser, planned
 from graphprune.planning.setup import PlanSetup
-from graphprune.planning.validate import Selection, validate
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask
@@ -38,13 +36,33 @@ def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> 
     for group, gone in removed.items():
         if isinstance(group, Group):
             dead[group.unit_ids[gone]] = True
-    return _plan(graph, dead, "the numbers given")
+    return _whole_plan(graph, dead, "the numbers given")
 
 
 def plan_of_masks(graph: Analysis, masks: Mapping[str, Tensor]) -> Plan:
     """A plan without the channels that masks of parameters leave nothing of; see ``plan_from_masks``."""
-    choice = _Entries(graph)
-    return _plan(graph, choice.masked({name: _empty(graph, name, mask) for name, mask in masks.items()}), "the masks")
+    return _whole_plan(graph, masked_units(graph, masks), "the masks")
+
+
+def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
+    """The units that are masked in all weights that make them, in all that read them, or in all scales. [classes]
+
+    Args:
+        graph: the analyzed model.
+        masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked.
+
+    Raises:
+        InputError: there is no such parameter, or it has another shape.
+    """
+    return _Entries(graph).masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
+
+
+def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
+    """The units that are masked in some weight or scale: what it multiplies is zero, what is added to it need not be.
+
+    Args, returns and raises: as :func:`masked_units`.
+    """
+    return _Entries(graph).partly_masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
 
 
 def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
@@ -114,38 +132,41 @@ class _Entries:
         return dead
 
     def masked(self, empty: Mapping[str, Sequence[Ids]]) -> Mask:
-        """The units that are empty in all weights that make them, in all that read them, or in a vector. [classes]"""
+        """The units of which nothing is left on one side: making them, reading them, or scaling them. [classes]"""
         found = np.zeros(self._classes, bool)
-        for side in (self._making, self._reading):
-            some, all_of_them = np.zeros(self._classes, bool), np.ones(self._classes, bool)
+        for side in self._sides:
+            out, left = np.zeros(self._classes, bool), np.zeros(self._classes, bool)
             for axis in side:
-                unit, entry = self._needed(axis)
-                dims = empty.get(axis.parameter, ())
-                out = np.isin(entry, dims[axis.dim]) if dims else np.zeros(len(entry), bool)
-                some[unit] = True
-                all_of_them[unit[~out]] = False
-            found |= some & all_of_them
-        return found | self._in_vectors(empty)
-
-    def _in_vectors(self, empty: Mapping[str, Sequence[Ids]]) -> Mask:
-        found = np.zeros(self._classes, bool)
-        for name, dims in empty.items():
-            if len(dims) == 1 and (axis := ParameterAxis(name, 0)) in self._axes:
-                unit, entry = self._needed(axis)
-                out = np.isin(entry, dims[0])
-                found |= _only(unit[out], unit[~out], self._classes)
+                gone, others = self._masked_on(axis, empty)
+                out |= gone
+                left |= others
+            found |= out & ~left
         return found
 
-    @cached_property
-    def _reading(self) -> list[ParameterAxis]:
-        read = consumed_axes(self._graph.labelling)
-        return [axis for axis in self._axes if axis in read]
+    def partly_masked(self, empty: Mapping[str, Sequence[Ids]]) -> Mask:
+        """The units of which nothing is left on some axis that makes, reads or scales them. [classes]"""
+        found = np.zeros(self._classes, bool)
+        for axis in (axis for side in self._sides for axis in side):
+            gone, others = self._masked_on(axis, empty)
+            found |= gone & ~others
+        return found
+
+    def _masked_on(self, axis: ParameterAxis, empty: Mapping[str, Sequence[Ids]]) -> tuple[Mask, Mask]:
+        """The units of which entries on an axis are masked, and those of which some are not. [classes]"""
+        unit, entry = self._needed(axis)
+        gone = np.isin(entry, empty[axis.parameter][axis.dim]) if axis.parameter in empty else entry < 0
+        out, left = np.zeros(self._classes, bool), np.zeros(self._classes, bool)
+        out[unit[gone]] = True
+        left[unit[~gone]] = True
+        return out, left
 
     @cached_property
-    def _making(self) -> list[ParameterAxis]:
-        """Axes of matrices and kernels that do not meet an input."""
-        shapes = self._graph.trace.shapes
-        return [a for a in self._axes if a not in set(self._reading) and len(shapes[a.parameter]) > 1]
+    def _sides(self) -> tuple[list[ParameterAxis], ...]:
+        """Axes of matrices that make channels, of those that read them, and of the scales of normalizations."""
+        shapes, labelling = self._graph.trace.shapes, self._graph.labelling
+        read, scales = consumed_axes(labelling), scale_axes(labelling)
+        matrices = [axis for axis in self._axes if len(shapes[axis.parameter]) > 1]
+        return [a for a in matrices if a not in read], [a for a in matrices if a in read], list(scales)
 
     def _needed(self, axis: ParameterAxis) -> tuple[Ids, Ids]:
         """The units that entries of an axis need, and these entries."""
@@ -171,92 +192,60 @@ class _Entries:
         )
 
 
-def _only(some: Ids, others: Ids, classes: int) -> Mask:
-    """The units that are among some and not among others. [classes]"""
-    found = np.zeros(classes, bool)
-    found[some] = True
-    found[others] = False
-    return found
-
-
 # ---------------------------------------------------------------- the plan
 
 
-@dataclass(frozen=True, eq=False)
-class _Choice:
-    """Units that somebody wants removed. [classes]"""
+def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, dict[int, str]]:
+    """A plan that removes as many of these units as can go, and why others stay.
 
-    setup: PlanSetup
-    dead: Mask
-
-    @property
-    def units(self) -> Ids:
-        return np.flatnonzero(self.dead)
-
-    @property
-    def reached(self) -> Mask:
-        """The groups that lose something. [groups]"""
-        return np.array([bool(self.dead[g.unit_ids].any()) for g in self.setup.groups], bool)
-
-    @property
-    def narrower(self) -> bool:
-        """Do heads become narrower?"""
-        return bool((self.setup.graph.solution.kind[self.units] == CELL).any())
-
-
-def _plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
-    """The plan that removes these units and nothing else.
-
-    Raises:
-        PlanError: they cannot be removed, or not without others.
+    Args:
+        graph: the analyzed model.
+        dead: the units that are to go. [classes]
+        chosen_by: who says so, for the plan's record.
     """
     setup = PlanSetup.of(graph, PruningOptions(0.0))
-    choice = _Choice(setup, dead)
-    free, constraints = candidates(graph, choice.reached, choice.narrower)
-    _require_free(choice, free, constraints)
-    selection, violations = validate(graph, graph.size_model(), constraints, _alive(graph.solution, choice))
-    if len(violations.broken):
-        raise PlanError(_broken(choice, violations.broken))
-    why = [chosen_by if touched else "all of it was to stay" for touched in choice.reached]
-    plan = replace(recorded_plan(setup, selection, why), requested={"chosen by": chosen_by})
-    return _checked(setup, selection, plan)
+    last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
+    reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
+
+    def choose(
+        free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
+    ) -> tuple[Ids, dict[int, str]]:
+        going = dead & free
+        going[list(last)] = False
+        return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
+
+    narrower = bool((graph.solution.kind[dead] == CELL).any())
+    plan, held = planned(setup, Chooser(reached, narrower, choose))
+    plan = replace(plan, requested={"chosen by": chosen_by})
+    gone = ~graph.alive(plan.removed)
+    staying = np.flatnonzero(dead & ~gone).tolist()
+    return plan, {unit: last.get(unit) or held.get(unit) or _NESTED for unit in staying}
 
 
-def _alive(solution: Solution, choice: _Choice) -> Mask:
-    """The classes that live.
+_NESTED = "heads either go whole or become narrower: make one plan, then another"
+
+
+def _whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
+    """The plan that removes all of these units.
 
     Raises:
-        PlanError: nothing would be left of a group.
+        PlanError: some of them cannot go, or not without others.
     """
-    empty = next((g for g in choice.setup.groups if choice.dead[g.unit_ids].all()), None)
-    if empty is not None:
-        raise PlanError(f"kept: nothing of {empty.name} ({empty.units} units) would stay; keep at least one")
-    return solution.alive(choice.units)
+    plan, staying = plan_of_units(graph, dead, chosen_by)
+    if staying:
+        by_group = units_by_group(graph, staying)
+        named = "; ".join(f"{name} cannot lose {len(units)} units: {staying[units[0]]}" for name, units in by_group)
+        raise PlanError(f"kept: {named}; choose others, or let graph.plan choose")
+    return plan
 
 
-def _require_free(choice: _Choice, free: Mask, constraints: SizeConstraints) -> None:
-    held = [unit for unit in choice.units.tolist() if not free[unit]]
-    if not held:
-        return
-    number = int(choice.setup.graph.units.group_of[held[0]])
-    group = choice.setup.groups[number] if number >= 0 else None
-    why = constraints.frozen.get(held[0], "heads either go whole or become narrower: make one plan, then another")
-    raise PlanError(f"kept: units of {group.name if group else 'a parameter'} cannot go: {why}")
-
-
-def _broken(choice: _Choice, broken: Iterable[int]) -> str:
-    """Which numbers do not fit each other."""
-    numbers = dict.fromkeys(choice.setup.graph.units.group_of[list(broken)].tolist())
-    groups = [choice.setup.groups[n] for n in numbers if n >= 0]
-    left = ", ".join(f"{g.name} keeps {int((~choice.dead[g.unit_ids]).sum())} of {g.units}" for g in groups[:6])
-    return f"kept: sizes in the code do not allow these numbers together: {left}; choose others, or use graph.plan"
-
-
-def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> Plan:
-    checked, difference, _ = checked_plan(setup, selection, plan)
-    if difference is not None:
-        raise PlanError(f"kept: the program would be another one: {difference}; keep what it depends on")
-    return checked
+def units_by_group(graph: Analysis, units: Iterable[int]) -> list[tuple[str, list[int]]]:
+    """Units by the name of their group."""
+    found: dict[str, list[int]] = {}
+    for unit in units:
+        number = int(graph.units.group_of[unit])
+        found.setdefault(graph.units.groups[number].name if number >= 0 else "a parameter", []).append(unit)
+    return list(found.items())
 
 
 def indices(name: str, value: object) -> Ids:

@@ -53,7 +53,9 @@ class FollowedSizes:
 def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str]) -> FollowedSizes:
     """What becomes of integers, where names suggest ``unread`` and ``stale`` ones.
 
-    Of the fields of configurations only those follow that the class needs to build the sizes of a plan.
+    Of the fields of configurations only those follow that the class needs to build the sizes of a plan. Values are
+    guessed first, from names and from what became of sizes of that value; only where the class builds something else
+    from them, it is built with other values of each field, which takes longer than all the rest of planning.
     """
     if config_of(graph.model) is None:
         return FollowedSizes(dict(unread), tuple(stale))
@@ -62,12 +64,13 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
     left = tuple(path for path in stale if not within(path, held))
     suggested = {p.removeprefix(CONFIG): n for p, n in unread.items() if p.startswith(CONFIG)}
     wanted = _wanted(graph, plan)
-    built, scales = _built(graph, suggested, wanted), []
+    guesses = ({**_by_size(graph, wanted), **suggested}, suggested)
+    built, scales = next(filter(None, (_built(graph, guess, wanted) for guess in guesses)), None), []
     fields = graph.config_fields if built is None else None
     if fields is not None:
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
-    if built is not None and not plan.skipped:
+    if built is not None:
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
     partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
@@ -78,11 +81,22 @@ def _wanted(graph: Analysis, plan: Plan) -> Columns:
     """The sizes that a slim model has."""
     reads = read_attributes(graph.trace, graph.model)
     found = columns(graph.model, reads)
+    found = {column: size for column, size in found.items() if not within(column[0], plan.skipped)}
     for name, first in first_names(tables(graph.model)).items():
         if not within(name, plan.skipped) and first in plan.shapes:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
     found.update({(path, ATTRIBUTE): plan.sizes[path] for path in reads if path in plan.sizes})
     return found
+
+
+def _by_size(graph: Analysis, wanted: Columns) -> dict[str, int]:
+    """The fields whose value is a size that became the same other one everywhere."""
+    became: dict[float, set[float]] = {}
+    for column, size in columns(graph.model, read_attributes(graph.trace, graph.model)).items():
+        became.setdefault(size, set()).add(wanted.get(column, size))
+    fields = config_fields(config_of(graph.model))
+    new = {name: became.get(value, {value}) for name, value in fields.items() if value is not None}
+    return {name: int(*sizes) for name, sizes in new.items() if len(sizes) == 1 and sizes != {fields[name]}}
 
 
 def _rebuilt(model: nn.Module, values: Mapping[str, int]) -> nn.Module | None:
@@ -98,12 +112,11 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     built = _rebuilt(graph.model, values)
     if built is None:
         return None
-    own = tables(graph.model)
-    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
     found = columns(built, read_attributes(graph.trace, graph.model))
-    both = found.keys() & wanted.keys()
-    whole = parameters <= both and all(found[c] == wanted[c] for c in both)
-    return built if whole else None
+    own = tables(graph.model)
+    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
+    same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())
+    return built if same and parameters <= found.keys() else None
 
 
 # ---------------------------------------------------------------- integers that follow
@@ -129,9 +142,9 @@ def _settled(
 
 def _fields(model: nn.Module, built: nn.Module) -> dict[str, int]:
     """The fields of all configurations of a model that have other values in the one that was built."""
-    new = _all_fields(built)
-    changed = {path: new.get(path, value) for path, value in _all_fields(model).items()}
-    return {path: size for path, size in changed.items() if size is not None and size != _all_fields(model)[path]}
+    new, old = _all_fields(built), _all_fields(model)
+    changed = {path: new.get(path, value) for path, value in old.items()}
+    return {path: size for path, size in changed.items() if size is not None and size != old[path]}
 
 
 def _all_fields(model: nn.Module) -> dict[str, int | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
-from graphprune.graph.config_fields import undivided
+from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.equal_layers import EqualLayers, alike_layers
 from graphprune.planning.allocate import Allocator
 from graphprune.planning.config_sizes import FollowedSizes, config_sizes
@@ -24,7 +24,8 @@ from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
-from graphprune.utils.arrays import Ids
+from graphprune.tracing.input_specs import input_specs
+from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
 ROUNDINGS = 4
@@ -38,6 +39,23 @@ def make_plan(graph: Analysis, options: PruningOptions) -> Plan:
     return plan_once(PlanSetup.of(graph, options))
 
 
+@dataclass(frozen=True, eq=False)
+class Chooser:
+    """Who decides which units go.
+
+    Attributes:
+        reached: the groups that lose something. [groups]
+        head_width: do heads become narrower?
+        choose: given the units that may go, what sizes in the program ask of them, groups of which all rows have to
+            lose the same entries, and by group what the number of units that stay is a multiple of, returns the units
+            that go, and for each group that lost some what decided it.
+    """
+
+    reached: Mask
+    head_width: bool
+    choose: Callable[[Mask, SizeConstraints, frozenset[int], Mapping[int, int]], tuple[Ids, dict[int, str]]]
+
+
 def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan:
     """A plan that satisfies every size and comparison in the program.
 
@@ -48,15 +66,31 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     Raises:
         PlanError: there is none, or a budget is out of reach.
     """
-    attempt = _Attempt(setup, latency)
+
+    def allocate(
+        free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
+    ) -> tuple[Ids, dict[int, str]]:
+        allocator = Allocator(setup, free, constraints, same_entries, latency, multiples)
+        return allocator.removed(), allocator.why
+
+    return planned(setup, Chooser(setup.reached, bool(setup.options.head_width), allocate))[0]
+
+
+def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
+    """A plan that satisfies every size and comparison in the program, and why units had to stay that nobody held.
+
+    Raises:
+        PlanError: there is none.
+    """
+    attempt = _Attempt(setup, chooser)
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference, followed = checked_plan(setup, attempt.selection, attempt.plan())
+        plan, difference, followed = _checked(setup, attempt.selection, attempt.plan())
         if difference is None and attempt.expressed(followed):
-            return plan
+            return plan, attempt.constraints.frozen
         if difference is None:
             attempt = attempt.in_whole_parts(followed) or attempt.in_proportion(followed)
             continue
@@ -75,7 +109,7 @@ class _Attempt:
 
     Attributes:
         setup: the model and what is asked.
-        latency: the latency budget, if there is one.
+        chooser: who decides.
         held: units that must stay, and why.
         same_entries: groups of which all rows lose the same entries.
         joined: sets of fields of a configuration that are changed in proportion.
@@ -84,7 +118,7 @@ class _Attempt:
     """
 
     setup: PlanSetup
-    latency: PredictedLatency | None
+    chooser: Chooser
     held: Mapping[int, str] = field(default_factory=dict)
     same_entries: frozenset[int] = frozenset()
     joined: frozenset[frozenset[str]] = frozenset()
@@ -93,17 +127,16 @@ class _Attempt:
 
     def run(self) -> Violations:
         """Choose, and check the choice."""
-        setup, graph = self.setup, self.setup.graph
-        head_width = bool(setup.options.head_width)
-        self.free, self.constraints = candidates(graph, setup.reached, head_width, self.held)
-        if setup.options.layers == "equal":
+        graph, chooser = self.setup.graph, self.chooser
+        self.free, self.constraints = candidates(graph, chooser.reached, chooser.head_width, self.held)
+        if self.setup.options.layers == "equal":
             alike = EqualLayers.of(graph, self.free, self.constraints, self.joined)
             self.constraints.equations += alike.equations
             self.directions = alike.directions
-        if setup.options.serve is not None:
+        if self.setup.options.serve is not None:
             self.constraints.equations += alike_layers(graph, self.free, HEADS)
-        self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency, self.multiples)
-        alive = graph.solution.alive(self.allocator.removed())
+        removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self.multiples)
+        alive = graph.solution.alive(removed)
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         return violations
 
@@ -131,7 +164,8 @@ class _Attempt:
         None: they are, or that has been tried often enough.
         """
         found = dict(self.multiples)
-        for direction, divisor in undivided(followed.scales, self.directions):
+        fields = self.setup.graph.config_fields
+        for direction, divisor in fields.undivided(followed.scales) if fields is not None else ():
             for number, group in enumerate(self.setup.groups):
                 if any((axis.parameter, axis.dim) in direction.moves for axis in group.axes):
                     found[number] = divisor
@@ -176,13 +210,13 @@ class _Attempt:
         selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         if len(violations.broken):
             return None
-        plan = recorded_plan(self.setup, selection, [""] * len(self.setup.groups))
+        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
         return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
-        why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
-        return recorded_plan(self.setup, self.selection, why)
+        why = reasons(self.setup, self.constraints, self.why, self.selection.alive)
+        return _recorded(self.setup, self.selection, why)
 
 
 def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
@@ -192,7 +226,7 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
 
 
-class CheckedPlan(NamedTuple):
+class _CheckedPlan(NamedTuple):
     """A plan with the sizes that follow, how its program differs, and what became of the configuration."""
 
     plan: Plan
@@ -200,7 +234,7 @@ class CheckedPlan(NamedTuple):
     followed: FollowedSizes
 
 
-def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> CheckedPlan:
+def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> _CheckedPlan:
     """The plan with the sizes that follow although forward does not read them, and how its program differs.
 
     If only these sizes make it differ, forward reads one of them after all, and they stay.
@@ -212,10 +246,10 @@ def checked_plan(setup: PlanSetup, selection: Selection, plan: Plan) -> CheckedP
         followed = FollowedSizes({}, (*followed.unread, *followed.stale))
         candidate = replace(plan, stale=followed.stale)
         difference = setup.check.difference(candidate, selection.alive)
-    return CheckedPlan(candidate, difference, followed)
+    return _CheckedPlan(candidate, difference, followed)
 
 
-def recorded_plan(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
+def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []
@@ -228,7 +262,10 @@ def recorded_plan(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
     cached = own.plain.keys() - kept.keys()
     shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in cached}
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}
-    return Plan(kept, shapes, sizes, tuple(choices), setup.options.described(), setup.skipped)
+    before, after = setup.graph.costs.at(setup.graph.costs.everything), setup.costs.at(selection.alive)
+    costs = {kind: (before[kind], after[kind]) for kind in before.counts}
+    asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
+    return Plan(kept, shapes, sizes, tuple(choices), asked, setup.skipped, costs=costs, inputs=inputs)
 
 
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:

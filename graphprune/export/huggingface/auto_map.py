@@ -20,7 +20,7 @@ from graphprune.errors import ExportError, InputError
 from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, nested_fields
 from graphprune.export.huggingface.generated_module import GeneratedModule, base_class, imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
-from graphprune.export.huggingface.reading_back import OTHER_WAY, differing_buffers, is_size, same_outputs
+from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_buffers, is_size, same_outputs
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown
@@ -58,7 +58,7 @@ def write_auto_map(
     def write(temporary: Path) -> None:
         left = export.write(temporary, max_shard_size)
         if left is not None and left.write(temporary, max_shard_size) is not None:
-            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {OTHER_WAY}")
+            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {SAVE_INSTEAD}")
         write_processing(processing, temporary)
 
     replace_folder(folder, write)
@@ -87,12 +87,12 @@ class _Export:
     @staticmethod
     def of(model: nn.Module) -> _Export:
         if not hasattr(model, "config") or not hasattr(type(model), "from_pretrained"):
-            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {OTHER_WAY}")
+            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {SAVE_INSTEAD}")
         dense = dense_model(model)
         slim = _as_stock(model)
         record = slim_record(slim, dense.model)
         if record.attention:
-            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {OTHER_WAY}")
+            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {SAVE_INSTEAD}")
         true = true_fields(slim, dense.model)
         exchanged = bool(dense.fields or true.dense)
         config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
@@ -165,7 +165,7 @@ class _Export:
             ExportError: it is that already.
         """
         if not self.true.dense:
-            raise ExportError(f"slim: it has other outputs when the folder is loaded; {OTHER_WAY}")
+            raise ExportError(f"slim: it has other outputs when the folder is loaded; {SAVE_INSTEAD}")
         module = replace(self.module, dense=bool(self.dense.fields))
         return replace(self, true=self.true.without_exchange(), module=module)
 

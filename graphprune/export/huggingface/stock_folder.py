@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
+from graphprune.export.huggingface.fewer_layers import with_fewer_layers
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import (
@@ -61,7 +62,8 @@ def save_pretrained(
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
-    difference = stock_difference(slim)
+    model = with_fewer_layers(slim)
+    difference = stock_difference(model)
     if difference is not None:
         raise ExportError(
             f"slim: its configuration cannot say what this {type(slim).__name__} is: {difference}; plan with "
@@ -69,7 +71,7 @@ def save_pretrained(
         )
 
     def write(temporary: Path) -> None:
-        _write_weights(slim, temporary, max_shard_size, read_back)
+        _write_weights(model, temporary, max_shard_size, read_back)
         write_processing(source, temporary)
 
     replace_folder(folder, write)
