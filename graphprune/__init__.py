@@ -2,13 +2,17 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.compaction.compacting import compact
 from graphprune.errors import (
+    ChannelsKeptWarning,
+    ExportError,
     GraphpruneError,
     InputError,
     LoadError,
     NothingRemovedWarning,
     PlanError,
     RuleError,
+    SaveError,
     SpecError,
     TraceError,
     UnreachedWarning,
@@ -16,7 +20,10 @@ from graphprune.errors import (
 )
 from graphprune.export.bundle import load, save
 from graphprune.export.gguf.writing import GgufFile, export_gguf
+from graphprune.export.huggingface.stock_folder import save_pretrained
+from graphprune.export.loader import export_loader
 from graphprune.export.onnx import OnnxFile, export_onnx
+from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -51,9 +58,11 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
+    "ChannelsKeptWarning",
     "Compensation",
     "Cost",
     "Distillation",
+    "ExportError",
     "Folding",
     "Frozen",
     "GgufFile",
@@ -79,6 +88,7 @@ __all__ = [
     "Repair",
     "Rewind",
     "RuleError",
+    "SaveError",
     "Sensitivity",
     "SpecError",
     "TraceError",
@@ -87,11 +97,14 @@ __all__ = [
     "VerificationError",
     "budget_kind",
     "check_rule",
+    "compact",
     "compensate_heads",
     "criterion",
     "errors",
     "export_gguf",
+    "export_loader",
     "export_onnx",
+    "export_source",
     "finetune",
     "fold",
     "load",
@@ -105,6 +118,7 @@ __all__ = [
     "rule",
     "save",
     "save_checkpoint",
+    "save_pretrained",
     "synthesize",
     "trace",
     "verify",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
@@ -11,6 +12,12 @@ from typing import Any
 NUMBERS = [-1, 0, 1, 7, 2.5, 10**9, 10**18, 10**30, -(10**12), float("nan"), float("inf"), True]
 OTHERS = [None, True, "", "text", 3, 0.5, [], {}, [1, "a"], {"a": 1}, [[[]]], "0-999999999", "5-2", "-3", "1 1", "٣"]
 RUNS = ["0", "3", "0-2", "9-1", "99999", "0-999999999", "-1", "1-", "x"]
+
+
+def sum_of(data: bytes) -> dict[str, Any]:
+    """What ``checksums.json`` says of a file."""
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
 
 Place = tuple[Any, Any]
 """A list or dict, and an index or key of it."""

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
+from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
 from graphprune.graph.groups import Group, Units
@@ -71,6 +72,11 @@ class Analysis:
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
         return find_blocks(self.trace, self.model) if self.trace.on_meta else ()
+
+    @cached_property
+    def config_fields(self) -> ConfigFields | None:
+        """The fields of the configuration that the model's class builds it from; None: there is none."""
+        return ConfigFields.of(self.model, read_attributes(self.trace, self.model))
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""

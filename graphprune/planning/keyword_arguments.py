@@ -70,6 +70,10 @@ class PlanArguments(TypedDict, total=False):
     allocation: str | Sensitivity | None
     """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
     for a budget."""
+    layers: str | None
+    """How many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it
+    from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
+    layer its own number."""
     overrides: Mapping[Any, Override]
     """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the
     model, by a module class, or by a function (group) -> bool."""

@@ -142,6 +142,14 @@ class PruningOptions:
         kind="name",
         choices=lambda: ALLOCATIONS,
     )
+    layers: str | None = option(
+        None,
+        "how many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it "
+        "from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: "
+        "every layer its own number",
+        kind="name",
+        choices=lambda: ("equal",),
+    )
     overrides: Mapping[Any, Override] = option(
         {},
         "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, "
@@ -257,7 +265,7 @@ class PruningOptions:
         """What is asked, as JSON data, for the plan's own record."""
         name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
         given = {"ratio": self.ratio, "importance": name, "allocation": self.allocation_name, "seed": self.seed}
-        given |= self.budget_specs | self.role_ratios | {"depth": self.depth}
+        given |= self.budget_specs | self.role_ratios | {"depth": self.depth, "layers": self.layers}
         return {key: value for key, value in given.items() if value is not None}
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec import structs
+from msgspec import Struct, structs
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, LoadError
+from graphprune.errors import InputError
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
@@ -20,8 +20,8 @@ from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.utils.checks import check_flag, did_you_mean
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import within
-from graphprune.utils.typed_json import parse_json
+from graphprune.utils.modules import named_modules, within
+from graphprune.utils.typed_json import convert_data, parse_json
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,8 @@ class Plan:
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
         requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
+        costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
+        inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
     """
 
     kept: Kept
@@ -75,6 +77,8 @@ class Plan:
     skipped: tuple[str, ...] = ()
     unread: Mapping[str, int] = field(default_factory=dict)
     stale: tuple[str, ...] = ()
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    inputs: tuple[dict[str, Any], ...] = ()
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -100,11 +104,11 @@ class Plan:
         check_model(model)
         check_flag("inplace", inplace)
         self.check(model)
-        plans = (*plans_of(model), self)
+        history = history_of(model)
         slim = rewrite(model, self.kept, self._all_sizes(model), inplace)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
-        record_plans(slim, plans)
+        record_history(slim, history.after(self, slim))
         return slim
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
@@ -120,7 +124,7 @@ class Plan:
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
         check_fits(model, self.shapes)
-        check_sizes(model, self.sizes)
+        check_sizes(model, self._all_sizes(model))
         check_blocks(model, self.skipped)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -186,6 +190,8 @@ class Plan:
                 shapes=dict(self.shapes),
                 unread=dict(self.unread),
                 stale=self.stale,
+                costs=dict(self.costs),
+                inputs=self.inputs,
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
             )
         )
@@ -207,6 +213,8 @@ class Plan:
             skipped=found.skipped,
             unread=found.unread,
             stale=found.stale,
+            costs=found.costs,
+            inputs=found.inputs,
         )
 
 
@@ -220,29 +228,48 @@ def _choice_of(data: ChoiceData) -> Choice:
 
 # ---------------------------------------------------------------- the plans that a model has gone through
 
-_APPLIED = "_graphprune_plans"
+_HISTORY = "_graphprune_plans"
 """An attribute of modules: it is copied with them."""
 
 
-class _Applied:
-    """Plans as an attribute of a module.
+@dataclass(frozen=True, slots=True)
+class History:
+    """How a model came to be as it is, as an attribute of the module.
 
-    In a pickle they are a string, the JSON of their list, so that ``torch.load`` needs no class of graphprune.
+    In a pickle it is a string, its JSON, so that ``torch.load`` needs no class of graphprune.
+
+    Attributes:
+        plans: those that were applied, in order.
+        config: the configuration of the dense model as data, if its class keeps one as Transformers' do.
+        classes: the class of every module after the last plan, by path.
     """
 
-    __slots__ = ("plans",)
+    plans: tuple[Plan, ...] = ()
+    config: Mapping[str, Any] | None = None
+    classes: Mapping[str, str] = field(default_factory=dict)
 
-    def __init__(self, plans: tuple[Plan, ...]) -> None:
-        self.plans = plans
+    def after(self, plan: Plan, slim: nn.Module) -> History:
+        """The history of what a plan made of a model that has this one."""
+        classes = {path: class_name(type(module)) for path, module in named_modules(slim)}
+        return History((*self.plans, plan), self.config, classes)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (json.dumps([plan.to_data() for plan in self.plans]),)
+        plans = [plan.to_data() for plan in self.plans]
+        return str, (json.dumps({"plans": plans, "config": self.config, "classes": self.classes}),)
 
-    def __copy__(self) -> _Applied:
+    def __copy__(self) -> History:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Applied:
+    def __deepcopy__(self, memo: dict[int, Any]) -> History:
         return self
+
+
+class _HistoryData(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON of a history."""
+
+    plans: list[Any]
+    config: dict[str, Any] | None
+    classes: dict[str, str]
 
 
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
@@ -251,20 +278,48 @@ def plans_of(model: nn.Module) -> tuple[Plan, ...]:
     Raises:
         LoadError: the model was read from a pickle in which they are damaged.
     """
-    found: _Applied | str | None = getattr(model, _APPLIED, None)
+    found: History | str | None = getattr(model, _HISTORY, None)
     if isinstance(found, str):
-        record_plans(model, _read_plans(found, f"model: the plans of this {type(model).__name__}"))
-        return plans_of(model)
+        return history_of(model).plans
     return found.plans if found is not None else ()
 
 
-def record_plans(model: nn.Module, plans: tuple[Plan, ...]) -> None:
-    """Note which plans a model has gone through; past ``__setattr__``, which classes override."""
-    object.__setattr__(model, _APPLIED, _Applied(plans))
+def history_of(model: nn.Module) -> History:
+    """The history of a model; that of one which was never pruned has no plans.
+
+    Raises:
+        LoadError: the model was read from a pickle in which it is damaged.
+    """
+    found: History | str | None = getattr(model, _HISTORY, None)
+    if isinstance(found, str):
+        found = _read_history(found, f"model: the plans of this {type(model).__name__}")
+        record_history(model, found)
+    return found if found is not None else History(config=_configuration(model))
 
 
-def _read_plans(text: str, what: str) -> tuple[Plan, ...]:
-    data = parse_json(text, what, "load another copy")
-    if not isinstance(data, list):
-        raise LoadError(f"{what}: a {type(data).__name__}, not a list of plans; load another copy")
-    return tuple(Plan.from_data(one, what) for one in data)
+def record_history(model: nn.Module, history: History) -> None:
+    """Note how a model came to be; past ``__setattr__``, which classes override."""
+    object.__setattr__(model, _HISTORY, history)
+
+
+def class_name(kind: type) -> str:
+    """The name by which a class can be found."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _read_history(text: str, what: str) -> History:
+    advice = "load another copy"
+    data = convert_data(parse_json(text, what, advice), _HistoryData, what, advice)
+    return History(tuple(Plan.from_data(one, what) for one in data.plans), data.config, data.classes)
+
+
+def _configuration(model: nn.Module) -> dict[str, Any] | None:
+    """What a model says it was built from, as JSON data."""
+    config: Any = getattr(model, "config", None)
+    if not all(hasattr(type(config), name) for name in ("model_type", "to_dict", "from_dict")):
+        return None
+    try:
+        data: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    except (TypeError, ValueError):  # it holds what is no data, so that nothing can be built from it
+        return None
+    return data

@@ -16,8 +16,11 @@ from graphprune.utils.typed_json import Count, convert_data
 
 PLAN_FORMAT = 3
 
-MOST_INDICES = 1 << 29
-"""Indices that are expanded at most, all of a plan together: 4 GiB."""
+MOST_INDICES = 1 << 26
+"""Indices that are expanded at most, all of a plan together: 512 MiB."""
+
+MOST_REMOVED = 1 << 24
+"""Units that groups lose at most, all together: as Python's numbers these are 512 MiB, too."""
 
 MOST_ENTRIES = 1 << 48
 """Entries that a parameter has at most."""
@@ -55,9 +58,12 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     kept: dict[str, dict[int, Runs]]
     unread: dict[str, Count] = {}
     stale: tuple[str, ...] = ()
+    costs: dict[str, tuple[int, int]] = {}
+    inputs: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        _check_json(self.requested, DEEPEST)
+        _check_json("requested", self.requested, DEEPEST)
+        _check_json("inputs", list(self.inputs), DEEPEST)
         _check_different([c.group for c in self.choices], "choices")
         _check_different(self.skipped, "skipped")
         for path in (*self.sizes, *self.unread, *self.skipped):
@@ -67,9 +73,15 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"shapes: {name!r} has {list(shape)}, needed are at most {MOST_ENTRIES} entries")
         for name, dims in self.kept.items():
             self._check_kept(name, dims)
-        runs = [*(c.removed for c in self.choices), *(r for dims in self.kept.values() for r in dims.values())]
-        if (count := sum(r.count for r in runs)) > MOST_INDICES:
+        if (count := self.indices) > MOST_INDICES:
             raise ValueError(f"kept: there are {count} indices in all, needed are at most {MOST_INDICES}")
+        if (count := sum(choice.removed.count for choice in self.choices)) > MOST_REMOVED:
+            raise ValueError(f"choices: {count} units are removed in all, needed are at most {MOST_REMOVED}")
+
+    @property
+    def indices(self) -> int:
+        """How many indices survive, of all dimensions together."""
+        return sum(runs.count for dims in self.kept.values() for runs in dims.values())
 
     def _check_kept(self, name: str, dims: Mapping[int, Runs]) -> None:
         if name not in self.shapes:
@@ -138,12 +150,12 @@ def _check_path(path: str) -> None:
             raise ValueError(f"{path!r} is no path of a module or attribute, such as 'blocks.0.attn.num_heads'")
 
 
-def _check_json(value: Any, levels: int) -> None:
+def _check_json(where: str, value: Any, levels: int) -> None:
     """Raise a ValueError for what is nested deeper than ``levels``, or a number that is none."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"requested: found the number {value}, needed is a finite one")
+        raise ValueError(f"{where}: found the number {value}, needed is a finite one")
     if isinstance(value, dict | list):
         if not levels:
-            raise ValueError(f"requested: is nested deeper than {DEEPEST} levels")
+            raise ValueError(f"{where}: is nested deeper than {DEEPEST} levels")
         for item in value.values() if isinstance(value, dict) else value:
-            _check_json(item, levels - 1)
+            _check_json(where, item, levels - 1)

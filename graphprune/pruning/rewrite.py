@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, named_modules, named_tensors
+from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
+from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
 """By dimension of one tensor, the entries that survive, in their new order."""
@@ -46,22 +47,31 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 
 def has_size(model: nn.Module, path: str) -> bool:
-    """Has the model an integer at this path?"""
+    """Has the model an integer at this path, or a field that holds nothing yet?"""
     try:
-        return type(SizePlace.of(model, path).value) is int
-    except (AttributeError, IndexError, TypeError):
+        return type(SizePlace.of(model, path).value) in (int, type(None))
+    except (AttributeError, IndexError, KeyError, TypeError):
         return False
 
 
-def check_sizes(model: nn.Module, paths: Iterable[str]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths."""
-    for path in paths:
+def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
+    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be."""
+    for path, new in sizes.items():
         try:
-            size = SizePlace.of(model, path).value
+            place = SizePlace.of(model, path)
+            size = place.value
         except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
         if not isinstance(size, int) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
+        if not place.is_own:
+            raise PlanError(f"model: {path!r} is no attribute or entry of the model's own; {_OWN}")
+        if new > max(size, MOST_GROWTH):
+            raise PlanError(f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to")
+
+
+MOST_GROWTH = 1 << 16
+"""Sizes shrink. What is worked out from them, such as a number of repetitions, may grow, but not without bounds."""
 
 
 _OWN = "apply a plan to the architecture it was made for"
@@ -75,7 +85,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     small = tensor.detach()
     for dim, index in kept.items():
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
-    if kept and not is_float(small):
+    if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = small if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
@@ -111,7 +121,8 @@ def rewrite(
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    _resize_modules(slim, {_owner(name) for name in kept}, sizes)
+    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
+    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
     return slim
 
 
@@ -165,6 +176,9 @@ def _renew_weights(module: nn.Module) -> None:
             extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
             with torch.no_grad():
                 setattr(module, hook.name, hook.compute_weight(module, **extra))
+    with torch.no_grad():
+        for name, mask in prune_masks(module):
+            setattr(module, name, getattr(module, f"{name}{ORIGINAL}") * mask)
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
 

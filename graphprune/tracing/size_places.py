@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 MOST_HELD = 256
@@ -20,7 +21,9 @@ _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]|\['([^'\\]*)'\]")
 
 _OWN = ("torch", "builtins", "collections")
 
-_MODULES_OWN = frozenset(vars(nn.Module()))
+_BARE = nn.Module()
+
+_MODULES_OWN = frozenset(vars(_BARE))
 
 
 # ---------------------------------------------------------------- one step
@@ -52,8 +55,8 @@ def is_plain_object(value: Any) -> bool:
 
 
 def is_container(value: Any) -> bool:
-    """A list or dictionary of a kind that can be written to, or a tuple, of not too many entries."""
-    known = isinstance(value, dict | list) or type(value) is tuple or is_named_tuple(value)
+    """A list or dictionary of a kind that can be written to, a tuple or a shape, of not too many entries."""
+    known = isinstance(value, dict | list) or type(value) in (tuple, torch.Size) or is_named_tuple(value)
     return known and 0 < len(value) <= MOST_HELD
 
 
@@ -81,7 +84,7 @@ def _is_writable_key(key: Any) -> bool:
 
 
 def write(holder: Any, step: str, item: Any) -> Any:
-    """Write an entry or attribute, past the hooks of its class; returns the holder, or the tuple in its place."""
+    """Write an entry or attribute, past the hooks of its class; returns the holder, or a tuple in its place."""
     match = _STEP.fullmatch(step)
     assert match is not None
     name, position, key = match.groups()
@@ -93,7 +96,7 @@ def write(holder: Any, step: str, item: Any) -> Any:
         list.__setitem__(holder, int(position), item)
     else:
         items = [item if i == int(position) else old for i, old in enumerate(holder)]
-        return type(holder)._make(items) if is_named_tuple(holder) else tuple(items)
+        return type(holder)._make(items) if is_named_tuple(holder) else type(holder)(items)
     return holder
 
 
@@ -131,13 +134,13 @@ def same_pairs(holder: Any) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SizePlace:
-    """The place of an integer in a model: what it is reached through, and the last step."""
+    """The place of an integer in a model or object: what it is reached through, and the last step."""
 
     holders: tuple[Any, ...]
     steps: tuple[str, ...]
 
     @staticmethod
-    def of(model: nn.Module, path: str) -> SizePlace:
+    def of(model: Any, path: str) -> SizePlace:
         """The place that a path names.
 
         Raises:
@@ -153,6 +156,11 @@ class SizePlace:
     def value(self) -> Any:
         return _read(self.holders[-1], self.steps[-1])
 
+    @property
+    def is_own(self) -> bool:
+        """Does every step lead to what a model holds, rather than to what torch or Python keep for themselves?"""
+        return all(_is_own(holder, step) for holder, step in zip(self.holders, self.steps, strict=True))
+
     def change(self, value: int) -> None:
         """Write another integer; tuples on the way are replaced, and so are pairs that repeat a dictionary."""
         pairs = list(same_pairs(self.holders[-2])) if isinstance(self.holders[-1], dict) else []
@@ -164,6 +172,13 @@ class SizePlace:
         for name, table in pairs:
             attributes = attributes_held(self.holders[-2])
             _write_attribute(self.holders[-2], name, type(attributes[name])(attributes[table].items()))
+
+
+def _is_own(holder: Any, step: str) -> bool:
+    if isinstance(holder, nn.Module):
+        name = step.removeprefix(".")
+        return name in attributes_held(holder) or not hasattr(_BARE, name)
+    return is_plain_object(holder) or isinstance(holder, dict | list | tuple)
 
 
 def _read(holder: Any, step: str) -> Any:

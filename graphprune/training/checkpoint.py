@@ -28,7 +28,7 @@ from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
-from graphprune.utils.files import ADVICE, check_version, latest_version, write_version
+from graphprune.utils.files import ADVICE, Versions, check_version
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -38,7 +38,7 @@ TENSORS = "tensors.safetensors"
 DATA = "state.json"
 
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 
 
 Folder = str | os.PathLike[str]
@@ -79,12 +79,12 @@ def save_checkpoint(
         "plans": [plan.to_data() for plan in plans_of(model)],
         "parts": {name: packer.pack(part, name) for name, part in parts.items()},
     }
-    write_version(Path(directory), partial(_write, data=json.dumps(data), tensors=packer.tensors))
+    _versions(Path(directory)).write(partial(_write, data=json.dumps(data), tensors=packer.tensors))
 
 
 def has_checkpoint(directory: Folder) -> bool:
     """Is there anything to go on from?"""
-    return latest_version(Path(directory)) is not None
+    return _versions(Path(directory)).latest() is not None
 
 
 def load_checkpoint(
@@ -128,6 +128,10 @@ def load_checkpoint(
         one.load_state_dict(data)
     set_random_state(saved.parts.random)
     return saved.parts.state
+
+
+def _versions(folder: Path) -> Versions:
+    return Versions(folder, DATA, "a checkpoint")
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -203,7 +207,7 @@ def _write(folder: Path, data: str, tensors: dict[str, Tensor]) -> None:
 
 
 def _read(folder: Path) -> _Saved:
-    version = latest_version(folder)
+    version = _versions(folder).latest()
     if version is None:
         raise LoadError(f"directory: {folder} holds no checkpoint; pass the directory that save_checkpoint wrote")
     check_version(version)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
-import tempfile
+import stat
 import uuid
-import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec import Struct
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import shown
-from graphprune.utils.typed_json import convert_data, read_json
+from graphprune.utils.typed_json import Count, convert_data, read_json
 
 
 def check_path(name: str, value: object) -> Path:
@@ -28,12 +32,16 @@ def check_path(name: str, value: object) -> Path:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside ``path`` and move into place, so that a reader sees the old file or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Write beside ``path`` and move into place, so that a reader sees the old file or the new one.
+
+    It has the permissions of any new file, whatever ``write`` gives it.
+    """
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -45,74 +53,156 @@ CHECKSUMS = "checksums.json"
 _VERSION = "version-{number:08d}"
 
 
+_VERSIONS = re.compile(r"version-[0-9]{8,}")
+
+
 _WRITING = ".writing-"
 
 
 _CHUNK = 1 << 22
 
 
-def write_version(folder: Path, write: Callable[[Path], None]) -> Path:
-    """Let ``write`` fill a new folder; only when it is complete, and on disk, does it take the place of the last one.
+@dataclass(frozen=True)
+class Versions:
+    """A folder in which something is written again and again, each time whole, as a folder of its own.
 
-    At every moment there is either the old version or the new one, or both: the latest counts.
+    Args:
+        folder: holds the versions, and nothing else that is written here.
+        marker: a file that every version has, by which those of something else are told apart.
+        what: names the argument and what is written, in messages.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    number = max((_version_number(path) for path in _versions(folder)), default=-1) + 1
-    temporary = folder / f"{_WRITING}{uuid.uuid4().hex}"
-    temporary.mkdir()
-    try:
-        write(temporary)
-        sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
-        (temporary / CHECKSUMS).write_text(json.dumps(sums))
-        for path in (*temporary.iterdir(), temporary):
-            _to_disk(path)
-        final = folder / _VERSION.format(number=number)
-        temporary.rename(final)
-        _to_disk(folder)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
-    for path in (*_versions(folder), *folder.glob(f"{_WRITING}*")):
-        if path != final:
+
+    folder: Path
+    marker: str
+    what: str
+
+    def check_own(self) -> None:
+        """Raise an InputError if the folder holds anything that was not written here."""
+        if not self.folder.exists():
+            return
+        if not self.folder.is_dir():
+            raise InputError(f"directory: {self.folder} is a file; pass a new or empty folder for {self.what}")
+        for path in sorted(self.folder.iterdir()):
+            leftover = path.name.startswith(_WRITING) and path.is_dir()
+            if not leftover and not (_is_version(path) and (path / self.marker).is_file()):
+                raise InputError(
+                    f"directory: {self.folder} holds {path.name!r}, which is not part of {self.what}; nothing was "
+                    "changed; pass a new or empty folder"
+                )
+
+    def write(self, write: Callable[[Path], None]) -> Path:
+        """Let ``write`` fill a new folder; only when it is complete, and on disk, does it take the place of the last.
+
+        At every moment there is either the old version or the new one, or both: the latest counts. Files have the
+        permissions of any new file. What a killed process left is removed.
+
+        Raises:
+            InputError: there are versions of something else.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        old = self._all()
+        for path in old:
+            if not (path / self.marker).is_file():
+                raise InputError(f"directory: {path} is not of {self.what}; nothing was changed; pass another folder")
+        temporary = self.folder / f"{_WRITING}{uuid.uuid4().hex}"
+        temporary.mkdir()
+        try:
+            write(temporary)
+            _finish(temporary)
+            final = self.folder / _VERSION.format(number=max(map(_number, old), default=-1) + 1)
+            temporary.rename(final)
+            _to_disk(self.folder)
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary)
+        for path in old:  # renamed first, so that what is called a version is whole whenever this is interrupted
+            path.rename(self.folder / f"{_WRITING}{uuid.uuid4().hex}")
+        for path in self.folder.glob(f"{_WRITING}*"):
             shutil.rmtree(path)
-    return final
+        return final
+
+    def latest(self) -> Path | None:
+        """The last version that was written whole, if there is one."""
+        return max(self._all(), key=_number, default=None)
+
+    def _all(self) -> list[Path]:
+        return [path for path in self.folder.glob("version-*") if _is_version(path)]
 
 
-def latest_version(folder: Path) -> Path | None:
-    """The last version that was written whole, if there is one."""
-    return max(_versions(folder), key=_version_number, default=None)
+def _finish(folder: Path) -> None:
+    """Add checksums, set permissions, and wait until everything is on disk."""
+    files = sorted(folder.iterdir())
+    sums = {path.name: {"bytes": path.stat().st_size, "sha256": _checksum(path)} for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
+    mode = folder.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)
+    for path in (*files, folder / CHECKSUMS, folder):
+        _to_disk(path)
 
 
-def check_version(version: Path) -> None:
-    """Raise a LoadError unless every file has the bytes that were written."""
+class FileSum(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file must be."""
+
+    bytes: Count
+    sha256: str
+
+
+def check_version(version: Path) -> dict[str, Path]:
+    """The files of a version, by name.
+
+    Raises:
+        LoadError: one of them does not have the bytes that were written, or is not a plain file of the folder.
+    """
     what = f"directory: {version} is incomplete"
-    sums = convert_data(read_json(version / CHECKSUMS, what, ADVICE), dict[str, int], what, ADVICE)
-    try:
-        damaged = [name for name, known in sums.items() if _checksum(version / name) != known]
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{what} ({error}); {ADVICE}") from error
-    if damaged:
-        raise LoadError(f"directory: {version / damaged[0]} is damaged: its checksum differs; {ADVICE}")
+    data = read_json(version / CHECKSUMS, what, ADVICE, _LONGEST_SUMS)
+    sums = convert_data(data, dict[str, FileSum], what, ADVICE)
+    found = {}
+    for name, known in sums.items():
+        path = version / name
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
+            raise LoadError(f"{what}: {name!r} is no name of a file in it; {ADVICE}")
+        try:
+            _check_file(path, known)
+        except (OSError, ValueError) as error:
+            raise LoadError(f"{what} ({error}); {ADVICE}") from error
+        found[name] = path
+    return found
+
+
+def _check_file(path: Path, known: FileSum) -> None:
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
+        raise LoadError(f"directory: {path} is no plain file; {ADVICE}")
+    if found.st_size != known.bytes:
+        raise LoadError(
+            f"directory: {path} is damaged: it has {found.st_size} bytes, written were {known.bytes}; {ADVICE}"
+        )
+    if _checksum(path) != known.sha256:
+        raise LoadError(f"directory: {path} is damaged: its checksum differs; {ADVICE}")
 
 
 ADVICE = "restore the folder from a copy, or delete it to start again"
 
 
-def _versions(folder: Path) -> list[Path]:
-    return [path for path in folder.glob("version-*") if path.name.removeprefix("version-").isdigit()]
+_LONGEST_SUMS = 1 << 24
 
 
-def _version_number(path: Path) -> int:
-    return int(path.name.removeprefix("version-"))
+def _is_version(path: Path) -> bool:
+    return _VERSIONS.fullmatch(path.name) is not None and path.is_dir() and not path.is_symlink()
 
 
-def _checksum(path: Path) -> int:
-    """CRC-32 of a file's bytes."""
-    found = 0
+def _number(version: Path) -> int:
+    return int(version.name.removeprefix("version-"))
+
+
+def _checksum(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    found = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
-            found = zlib.crc32(chunk, found)
-    return found
+            found.update(chunk)
+    return found.hexdigest()
 
 
 def _to_disk(path: Path) -> None:
@@ -124,3 +214,48 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a new folder beside ``folder``, and move it there when it is complete.
+
+    Raises:
+        InputError: there is something that this function did not write.
+    """
+    _check_own(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
+    temporary.mkdir()
+    try:
+        write(temporary)
+        sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
+        (temporary / CHECKSUMS).write_text(json.dumps(sums))
+        mode = (temporary / CHECKSUMS).stat().st_mode  # some writers make files that only their owner can read
+        for path in temporary.iterdir():
+            path.chmod(mode)
+        for path in (*temporary.iterdir(), temporary):
+            _to_disk(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+        _to_disk(folder.parent)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise an InputError unless a folder is missing, empty, or as :func:`replace_folder` left it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    advice = "give another folder, or delete it first"
+    if not (folder / CHECKSUMS).is_file():
+        raise InputError(f"directory: {folder} holds what graphprune did not write; {advice}")
+    try:
+        check_version(folder)
+    except LoadError as error:
+        raise InputError(f"directory: {folder} was changed since graphprune wrote it ({error}); {advice}") from error
+    names = json.loads((folder / CHECKSUMS).read_text()).keys() | {CHECKSUMS}
+    for path in folder.iterdir():
+        if path.name not in names:
+            raise InputError(f"directory: {path} is nothing that graphprune wrote; {advice}")

@@ -69,6 +69,13 @@ def tables(model: nn.Module) -> Tables:
     return found
 
 
+def first_names(own: Tables) -> dict[str, str]:
+    """For the name of every parameter and buffer, the first one that this tensor has."""
+    first: dict[int, str] = {}
+    named = (*own.parameters.items(), *own.buffers.items())
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
+
+
 def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     """All tensors by qualified name, parameters first; tied ones once, under their first name."""
     return tables(model).unique()

@@ -13,8 +13,11 @@ from msgspec import Meta
 
 from graphprune.errors import LoadError
 
-LONGEST = 1 << 30
-"""Characters that are read at most: the plan of a model with 30,000 channels in each of 1,000 layers has fewer."""
+LONGEST = 1 << 28
+"""Characters that are read at most: the plan of a model with 10,000 channels in each of 1,000 layers has fewer."""
+
+MOST_VALUES = 1 << 23
+"""Values that are read at most: Python needs some hundred bytes for some of them, which have two characters in JSON."""
 
 Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 """A whole number of something, which fits into 64 bits."""
@@ -25,19 +28,20 @@ Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 _T = TypeVar("_T")
 
 
-def read_json(path: Path, what: str, advice: str) -> Any:
+def read_json(path: Path, what: str, advice: str, longest: int = LONGEST) -> Any:
     """The JSON data in a file.
 
     Args:
         what: names the argument, and the file, at the beginning of a message.
         advice: what to do, at its end.
+        longest: bytes that are read at most.
 
     Raises:
         LoadError: the file cannot be read, is too large or is no JSON.
     """
     try:
-        if path.stat().st_size > LONGEST:
-            raise LoadError(f"{what}: has {path.stat().st_size} bytes, more than the {LONGEST} that are read; {advice}")
+        if path.stat().st_size > longest:
+            raise LoadError(f"{what}: has {path.stat().st_size} bytes, more than the {longest} that are read; {advice}")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise LoadError(f"{what}: cannot be read ({error}); {advice}") from error
@@ -54,6 +58,8 @@ def parse_json(text: str, what: str, advice: str) -> Any:
         raise LoadError(f"{what}: is a {type(text).__name__}, not a string; {advice}")
     if len(text) > LONGEST:
         raise LoadError(f"{what}: has {len(text)} characters, more than the {LONGEST} that are read; {advice}")
+    if (count := sum(map(text.count, ",[{"))) > MOST_VALUES:
+        raise LoadError(f"{what}: has {count} values, more than the {MOST_VALUES} that are read; {advice}")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -75,6 +75,8 @@ def small_plan(**changed: Any) -> str:
         "kept": {"0.weight": {"0": "0-3"}, "0.bias": {"0": "2-3 0-1"}},
         "unread": {"width": 4},
         "stale": ["depth"],
+        "costs": {"params": [72, 36]},
+        "inputs": [{"method": "forward", "args": [{"dtype": "float32", "shape": [1, 4]}], "kwargs": {}}],
     }
     return json.dumps(data | changed)
 
@@ -104,7 +106,7 @@ def nested(levels: int) -> Any:
         ({"shapes": {"0.weight": [1 << 40, 1 << 40]}}, "needed are at most 281474976710656 entries"),
         (
             {"shapes": {"x": [1 << 40]}, "kept": {"x": {"0": "0-999999999"}}},
-            "kept: there are 1000000004 indices in all, needed are at most 536870912",
+            "kept: there are 1000000000 indices in all, needed are at most 67108864",
         ),
         ({"sizes": {"0..out": 4}}, "'0..out' is no path of a module or attribute"),
         ({"sizes": {"__class__.x": 4}}, "'__class__.x' is no path"),
@@ -117,6 +119,8 @@ def nested(levels: int) -> Any:
         ({"choices": [{"group": "0", "units": 8, "removed": "4-7"}]}, "Object missing required field `role`"),
         ({"requested": {"ratio": float("nan")}}, "requested: found the number nan, needed is a finite one"),
         ({"requested": {"ratio": nested(99)}}, "requested: is nested deeper than 16 levels"),
+        ({"inputs": [{"args": nested(99)}]}, "inputs: is nested deeper than 16 levels"),
+        ({"costs": {"macs": [1]}}, "Expected `array` of length 2"),
         ({"more": 1}, "Object contains unknown field `more`"),
     ],
 )
@@ -124,6 +128,30 @@ def test_json_that_contradicts_itself(changed: dict[str, Any], message: str) -> 
     assert Plan.from_json(small_plan()).to_json() == json.dumps(json.loads(small_plan()), indent=1)
     with pytest.raises(LoadError, match=rf"text: .*{re.escape(message)}"):
         Plan.from_json(small_plan(**changed))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"training": 0}, "'training' is a bool"),
+        ({"0._version": 7}, "'0._version' is no attribute or entry of the model's own"),
+        ({"0._modules": 7}, "'0._modules' is a dict"),
+        ({"0.forward.size": 7}, "has no '0.forward.size'"),
+        ({"0.out_features": 1 << 40}, "'0.out_features' is 8, and the plan makes 1099511627776 of it"),
+    ],
+)
+@pytest.mark.parametrize("table", ["sizes", "unread"])
+def test_what_is_no_size_of_the_model_is_not_set(sizes: dict[str, int], message: str, table: str) -> None:
+    model = (
+        nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 8)) if "_version" in message else nn.Sequential(nn.Linear(8, 8))
+    )
+    shapes = {name: tuple(t.shape) for name, t in (*model.named_parameters(), *model.named_buffers())}
+    plan = Plan({}, shapes, **{"sizes": {}, table: sizes}, choices=(), requested={})
+    if table == "sizes" or "no attribute" in message or "makes" in message:
+        with pytest.raises(PlanError, match=re.escape(message)):
+            plan.apply(model)
+    else:  # what a model lacks of these it need not have
+        assert plan.apply(model).training
 
 
 def expanded(runs: str) -> list[int]:
@@ -275,7 +303,11 @@ def test_a_pickle_opens_without_graphprune(tmp_path: Path, asked: dict[str, Any]
 
 def test_damaged_plans_in_a_pickle() -> None:
     model = nn.Linear(2, 2)
-    for text, message in (("{}", "not a list of plans"), ("[{}]", "plan format None"), ("[", "not JSON")):
+    for text, message in (
+        ("[]", "Expected `object`"),
+        ('{"plans": [{}], "config": null, "classes": {}}', "format None"),
+        ("[", "not"),
+    ):
         object.__setattr__(model, "_graphprune_plans", text)
         with pytest.raises(LoadError, match=f"model: the plans of this Linear: .*{message}"):
             plans_of(model)

@@ -1,4 +1,4 @@
-"""The command line: ``graphprune inspect SPEC`` and ``graphprune prune SPEC --ratio 0.5 -o DIR``.
+"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -18,6 +18,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.models import has_random_weights, load_spec
 from graphprune.cli.output import check_output
@@ -40,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune).parse_args(argv)
+    options = make_parser(_inspect, _prune, export_bundle).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
