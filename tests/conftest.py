@@ -3,14 +3,20 @@
 pytest tests/reconstruction/test_layerwise.py --hypothesis-profile=thorough --hypothesis-seed=1
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+os.environ["YOLO_OFFLINE"] = "true"  # Ultralytics reads these when it is imported
+os.environ["YOLO_AUTOINSTALL"] = "false"
+os.environ["YOLO_CONFIG_DIR"] = os.path.join(tempfile.gettempdir(), "graphprune-tests")
 
 settings.register_profile(
     "quick", deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=50, derandomize=True

@@ -63,12 +63,12 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int) -> None
     """Write tensors into as many files as are needed for at most ``most`` bytes each; a larger one has its own."""
     shards = list(_split(tensors, most))
     if len(shards) == 1:
-        _write_shard(folder / SINGLE, shards[0])
+        write_tensors(folder / SINGLE, shards[0])
         return
     names = {}
     for number, shard in enumerate(shards, 1):
         name = _SHARD.format(number=number, count=len(shards))
-        _write_shard(folder / name, shard)
+        write_tensors(folder / name, shard)
         names.update(dict.fromkeys(shard, name))
     size = sum(tensor.nbytes for tensor in tensors.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=1))
@@ -117,10 +117,16 @@ def check_types(tensors: Mapping[str, Tensor]) -> None:
             raise SaveError(f"slim: {name} is of {tensor.dtype}, which safetensors does not have; use torch.save(slim)")
 
 
-def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
+
+    Args:
+        path: where.
+        tensors: strided ones with storage, on any device, of types that the format has.
+        notes: strings by name, for the file's metadata.
+    """
     order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
     for name in order:
         tensor, begin = tensors[name], end

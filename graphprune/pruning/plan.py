@@ -18,7 +18,8 @@ from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
-from graphprune.utils.checks import check_flag, did_you_mean
+from graphprune.pruning.state_dict import Renaming, cut_state_dict
+from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import module_kind, named_modules, within
 from graphprune.utils.typed_json import convert_data, parse_json
@@ -56,7 +57,9 @@ class Plan:
     """Which channels survive, by parameter and dimension.
 
     Attributes:
-        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order.
+        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
+            else goes with a weight, such as an adapter that was trained for the dense model, is cut by
+            ``kept["layer.weight"][0]`` along the layer's outputs and ``kept["layer.weight"][1]`` along its inputs.
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
@@ -110,6 +113,28 @@ class Plan:
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
         return slim
+
+    def apply_to_state_dict(
+        self, state: Mapping[str, Any], *, prefix: str = "", rename: Renaming | None = None
+    ) -> dict[str, Any]:
+        """The state dict of a dense model, such as averaged weights or an older checkpoint, for the slim one.
+
+        Args:
+            state: tensors by name; a part of the model, such as an adapter, will do.
+            prefix: what names in ``state`` begin with and names in the model do not (``"module."``).
+            rename: the name in the model for a name in ``state`` without the prefix; None: the same.
+
+        Returns:
+            The tensors under the names in ``state``; those of blocks that are left out are not there.
+
+        Raises:
+            InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+        """
+        check_type("prefix", prefix, str, "a string")
+        renamed = rename if rename is not None else str
+        return cut_state_dict(
+            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix))
+        )
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 MOST_HELD = 256
@@ -54,8 +55,8 @@ def is_plain_object(value: Any) -> bool:
 
 
 def is_container(value: Any) -> bool:
-    """A list or dictionary of a kind that can be written to, or a tuple, of not too many entries."""
-    known = isinstance(value, dict | list) or type(value) is tuple or is_named_tuple(value)
+    """A list or dictionary of a kind that can be written to, a tuple or a shape, of not too many entries."""
+    known = isinstance(value, dict | list) or type(value) in (tuple, torch.Size) or is_named_tuple(value)
     return known and 0 < len(value) <= MOST_HELD
 
 
@@ -95,7 +96,7 @@ def write(holder: Any, step: str, item: Any) -> Any:
         list.__setitem__(holder, int(position), item)
     else:
         items = [item if i == int(position) else old for i, old in enumerate(holder)]
-        return type(holder)._make(items) if is_named_tuple(holder) else tuple(items)
+        return type(holder)._make(items) if is_named_tuple(holder) else type(holder)(items)
     return holder
 
 
@@ -133,13 +134,13 @@ def same_pairs(holder: Any) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SizePlace:
-    """The place of an integer in a model: what it is reached through, and the last step."""
+    """The place of an integer in a model or object: what it is reached through, and the last step."""
 
     holders: tuple[Any, ...]
     steps: tuple[str, ...]
 
     @staticmethod
-    def of(model: nn.Module, path: str) -> SizePlace:
+    def of(model: Any, path: str) -> SizePlace:
         """The place that a path names.
 
         Raises:

@@ -67,6 +67,7 @@ HOLDERS: dict[str, Holder] = {
     "dictionary": (lambda h: {"heads": h}, lambda c: c["heads"]),
     "list": (lambda h: [h, None], lambda c: c[0]),
     "tuple": (lambda h: ("a", h), lambda c: c[1]),
+    "shape": (lambda h: torch.Size([1, h]), lambda c: c[1]),
     "pairs": (lambda h: (("heads", h),), lambda c: dict(c)["heads"]),
     "dataclass": (Settings, lambda c: c.heads),
     "frozen": (Frozen, lambda c: c.heads),
