@@ -12,7 +12,7 @@ from graphprune.export import resizing
 from graphprune.export.python_text import Expressions, assigned
 from graphprune.export.slim_record import SlimRecord
 from graphprune.pruning.attention import PrunedMultiheadAttention
-from graphprune.pruning.skip import Skip, identity_in_place, plain_attributes
+from graphprune.pruning.skip import Skip, identity_in_place, plain_settings
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _functions(record: SlimRecord) -> Iterator[str]:
     yield f"STEP = re.compile({_raw(resizing.STEP.pattern)})\n"
     used: list[Any] = [resizing.aligned, resizing.set_tensors, resizing.set_attributes, resizing.set_place]
     used += [resizing.replace_modules] if record.skipped or record.identities or record.attention else []
-    used += [plain_attributes] if record.skipped or record.identities else []
+    used += [plain_settings] if record.skipped or record.identities else []
     used += [identity_in_place] if record.identities else []
     used += [Skip] if record.skipped else []
     used += [PrunedMultiheadAttention] if record.attention else []

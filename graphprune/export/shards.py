@@ -86,7 +86,7 @@ def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tenso
     yield shard
 
 
-ALIGNMENT = 64
+TENSOR_ALIGNMENT = 64
 """Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
 
 _TYPES = {
@@ -125,7 +125,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
         tensors: strided ones with storage, on any device, of types that the format has.
         notes: strings by name, for the file's metadata.
     """
-    order = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT > 0)
+    order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
     for name in order:
@@ -133,7 +133,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
         end += tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
@@ -143,7 +143,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str,
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
 
 
 class ShardReader:

@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
+from graphprune.utils.modules import named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -55,18 +55,21 @@ def has_size(model: nn.Module, path: str) -> bool:
 
 
 def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be."""
+    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be.
+
+    A field of a configuration that holds nothing yet counts as one.
+    """
     for path, new in sizes.items():
         try:
             place = SizePlace.of(model, path)
             size = place.value
         except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not isinstance(size, int | None) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
         if not place.is_own:
             raise PlanError(f"model: {path!r} is no attribute or entry of the model's own; {_OWN}")
-        if new > max(size, MOST_GROWTH):
+        if new > max(size or 0, MOST_GROWTH):
             raise PlanError(f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to")
 
 
@@ -137,18 +140,20 @@ def rewrite(
 
     ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
     """
-    names = {id(t): name for name, t in named_tensors(model)}
-    touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
+    own = tables(model)
+    kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
+    changed = {_owner(name) for name, tensor in own.named() if kept_of.get(id(tensor))}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
-    replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    replaced = {
+        key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
+    }
     slim = model if inplace else _copied(model, replaced, on_meta)
     if inplace:
         _swap_tensors(model, replaced)
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
-    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
+    _resize_modules(slim, changed, sizes)
     return slim
 
 
