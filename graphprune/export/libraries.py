@@ -20,7 +20,8 @@ MOST = 1 << 24
 
 _DEEPEST = 12
 
-_OPTIONS = {"torchvision": ("num_classes",), "timm": ("num_classes", "in_chans", "img_size")}
+_LOADED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+"""Arguments of timm that read weights or files."""
 
 _LOADS_MORE = ("auto_map", "quantization_config", "_attn_implementation", "attn_implementation")
 """Entries of configurations that name code or other files."""
@@ -64,7 +65,7 @@ def build_torchvision(name: str, arguments: dict[str, Any]) -> Any:
     """
     from torchvision import models
 
-    _check_options("torchvision", name, arguments, name in models.list_models())
+    _check_options("torchvision", name, arguments, name in models.list_models(), arguments.keys() <= {"num_classes"})
     builder: Callable[..., Any] = models.get_model_builder(name)
     extra = {"weights_backbone": None} if "weights_backbone" in builder.__annotations__ else {}
     return builder(weights=None, **extra, **arguments)
@@ -89,12 +90,13 @@ def timm_arguments(slim: nn.Module, plan: Plan) -> Iterator[tuple[str, dict[str,
         return
     tag = found.get("tag") if isinstance(found, dict) else None
     first = next((shape for shape in plan.shapes.values() if len(shape) == 4), None)
+    given: Any = getattr(slim, "_model_args", None)
+    made = dict(given) if isinstance(given, dict) else {}
     known: dict[str, Any] = {"num_classes": slim.num_classes} if type(getattr(slim, "num_classes", None)) is int else {}
     if first is not None and first[1] != 3:
         known["in_chans"] = first[1]
     for full in (f"{name}.{tag}" if tag else name, name):
-        for size in (None, *_image_sizes(plan)):
-            yield full, known if size is None else {**known, "img_size": size}
+        yield from ((full, made | known | size) for size in ({}, *_image_sizes(plan)))
 
 
 def build_timm(name: str, arguments: dict[str, Any]) -> Any:
@@ -105,13 +107,14 @@ def build_timm(name: str, arguments: dict[str, Any]) -> Any:
     """
     import timm
 
-    _check_options("timm", name, arguments, ":" not in name and "/" not in name and timm.is_model(name))
+    known = ":" not in name and "/" not in name and timm.is_model(name)
+    _check_options("timm", name, arguments, known, not arguments.keys() & set(_LOADED))
     return timm.create_model(name, pretrained=False, **arguments)
 
 
-def _image_sizes(plan: Plan) -> list[Any]:
+def _image_sizes(plan: Plan) -> list[dict[str, Any]]:
     shapes = [arg.get("shape", []) for call in plan.inputs for arg in call.get("args", []) if isinstance(arg, dict)]
-    return [list(shape[2:]) for shape in shapes if len(shape) == 4][:1]
+    return [{"img_size": list(shape[2:])} for shape in shapes if len(shape) == 4][:1]
 
 
 # ---------------------------------------------------------------- Transformers
@@ -187,12 +190,19 @@ def _check_config(value: Any, name: str = "") -> None:
 # ---------------------------------------------------------------- arguments
 
 
-def _check_options(library: str, name: str, arguments: Mapping[str, Any], known: bool) -> None:
+def _check_options(library: str, name: str, arguments: Mapping[str, Any], known: bool, allowed: bool) -> None:
     if not known:
         raise LoadError(
             f"directory: {library} has no model {name[:80]!r}; install the version that the bundle was saved with"
         )
-    for key, value in arguments.items():
-        values = value if key == "img_size" and isinstance(value, list) and len(value) == 2 else [value]
-        if key not in _OPTIONS[library] or any(type(v) is not int or not 0 <= v <= MOST for v in values):
-            raise LoadError(f"directory: {library}'s {name} may not be given {key[:80]!r}: {str(value)[:80]}")
+    if not allowed or not _is_modest(list(arguments.values())):
+        raise LoadError(f"directory: {library}'s {name} may not be given {str(dict(arguments))[:200]}")
+
+
+def _is_modest(value: Any) -> bool:
+    """Only numbers that are not too large, and names of parts of a library."""
+    if isinstance(value, list):
+        return all(map(_is_modest, value))
+    if isinstance(value, str):
+        return not value or value.isidentifier()
+    return value is None or (isinstance(value, int | float) and abs(value) <= MOST)

@@ -14,6 +14,8 @@ from graphprune.utils.modules import named_modules
 _NOTES = frozenset(
     (
         "pretrained_cfg",
+        "pretrained_model_args",
+        "_model_args",
         "default_cfg",
         "name_or_path",
         "transformers_version",
@@ -23,7 +25,7 @@ _NOTES = frozenset(
         "torch_dtype",
     )
 )
-"""What libraries note of where weights are from and what type they have. It changes nothing that a model does."""
+"""What libraries note of where a model and its weights are from, and of their type. It changes nothing that it does."""
 
 _DEEPEST = 12
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.aligned_tensors import bytes_of, write_aligned
 from graphprune.export.builders import find_builder
 from graphprune.export.loader_text import loader_text
+from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.checks import shown
@@ -63,6 +63,7 @@ def export_loader(
 
     Raises:
         ExportError: no architecture was found, or what is rebuilt from it is not the slim network; nothing is written.
+        SaveError: a tensor is of a type that safetensors does not have.
     """
     check_model(slim)
     folder = check_path("directory", directory)
@@ -88,7 +89,9 @@ def _write(slim: nn.Module, folder: Path, name: str, factory: Callable[[], nn.Mo
     text = loader_text(builder, record, _title(slim), weights, _memory_format(slim))
     stamp = f"{zlib.crc32(text.encode()):08x}"
     (folder / f"{name}.py").write_text(text.replace("STAMP", stamp), encoding="utf-8")
-    write_aligned(dict(_tensors(slim, record)), folder / weights, {"format": "pt", "sizes": stamp})
+    tensors = dict(_tensors(slim, record))
+    check_types(tensors)
+    write_tensors(folder / weights, tensors, {"sizes": stamp})
     return dense
 
 
@@ -162,9 +165,12 @@ def _states(model: nn.Module, record: SlimRecord) -> Iterator[tuple[str, Tensor]
 
 def _same(one: Tensor, other: Tensor) -> bool:
     alike = one.dtype == other.dtype and one.requires_grad == other.requires_grad and type(one) is type(other)
-    return (
-        alike and not other.is_meta and one.shape == other.shape and bool(torch.equal(bytes_of(one), bytes_of(other)))
-    )
+    return alike and not other.is_meta and one.shape == other.shape and torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """By bytes NaN is equal to itself."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _check_reached(loaded: nn.Module) -> None:

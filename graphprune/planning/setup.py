@@ -110,7 +110,7 @@ class PlanSetup:
 
 def _require_groups(graph: Analysis) -> None:
     """Raise a PlanError if a model has nothing that can be removed."""
-    if not graph.groups:
+    if not graph.units.groups:
         reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or _no_parameters(graph.model)
         raise PlanError(f"model: {type(graph.model).__name__} has nothing that can be pruned:\n  {reasons}")
 

@@ -164,7 +164,7 @@ def check_version(version: Path) -> dict[str, Path]:
             raise LoadError(f"{what}: {name!r} is no name of a file in it; {ADVICE}")
         try:
             _check_file(path, known)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise LoadError(f"{what} ({error}); {ADVICE}") from error
         found[name] = path
     return found

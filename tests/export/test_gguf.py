@@ -334,6 +334,10 @@ def unigram() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram([("a", 0.0)])))
 
 
+def no_merges() -> Any:
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])))
+
+
 def word_merges() -> Any:
     """SentencePiece by its looks, with merges that SentencePiece would not make."""
     data = json.loads(sentencepiece_tokenizer().backend_tokenizer.to_str())
@@ -347,6 +351,7 @@ def word_merges() -> Any:
     [
         (unknown_split, r"its pre-tokenizer .* is none of dbrx, gpt-2.*pass its name as pretokenizer="),
         (unigram, "its model is Unigram, and only BPE"),
+        (no_merges, "it has no merges"),
         (word_merges, "SentencePiece would make the token"),
         (lambda: "nowhere", "'nowhere' is no folder"),
         (lambda: 3, "must be a fast tokenizer of Transformers"),

@@ -9,13 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
 import graphprune
 from graphprune.errors import ExportError, InputError
-from graphprune.export.aligned_tensors import write_aligned
-from graphprune.export.python_text import Expressions, formatted
+from graphprune.export.python_text import Expressions, literal_lines
 from models import gpt, resnet_cifar
 from tests.export.loader_networks import Recurrent, attention
 
@@ -160,16 +158,6 @@ def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
         loaded(path)
 
 
-def test_weights_are_mapped_where_kernels_expect_them(tmp_path: Path) -> None:
-    tensors = {"odd": torch.ones(3), "even": torch.arange(32.0), "flags": torch.ones(5, dtype=torch.bool)}
-    write_aligned(tensors | {"next": torch.ones(2, 16)}, tmp_path / "w.safetensors", {"a": "b"})
-    with safe_open(tmp_path / "w.safetensors", "pt") as file:
-        found = {name: file.get_tensor(name) for name in list(file.keys())}
-        assert file.metadata() == {"a": "b"}
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    assert found["even"].data_ptr() % 64 == found["next"].data_ptr() % 64 == 0
-
-
 def test_values_as_python() -> None:
     writer = Expressions()
     value = {"a": (1,), "b": [None, True, "x", 'q"'], "c": torch.float16, "d": float("inf")}
@@ -179,6 +167,6 @@ def test_values_as_python() -> None:
         "from functools import partial",
         "from torch.nn.modules.linear import Linear",
     ]
-    assert formatted({"a": list(range(60))}).count("\n") == 63
+    assert literal_lines({"a": list(range(60))}).count("\n") == 63
     with pytest.raises(ExportError, match="an argument is a Tensor"):
         writer.of(torch.ones(1))

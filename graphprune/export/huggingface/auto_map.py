@@ -26,6 +26,8 @@ from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_folder
 
+MAX_SHARD_SIZE = "5GB"
+
 SlimSizes = dict[str, dict[str, Any]]
 """By the path of a module, shapes of its tensors and values of its attributes."""
 

@@ -99,10 +99,17 @@ def _form(call: Invocation) -> tuple[object, ...]:
 # ---------------------------------------------------------------- text
 
 
-def class_text(record: ModuleClass, template: Template | None, members: Sequence[str], extra: Sequence[str]) -> str:
-    """The statement that defines a class. ``extra``: what the constructor does at the end."""
+def class_text(
+    record: ModuleClass, template: Template | None, members: Sequence[str], extra: Sequence[str], described: bool = True
+) -> str:
+    """The statement that defines a class.
+
+    Args:
+        extra: what the constructor does at the end.
+        described: with the author's docstring.
+    """
     parts = []
-    summary = record.summary()
+    summary = record.summary() if described else f"{record.bases} with other layers."
     if summary:
         parts.append(_docstring(summary))
     attributes = [m for m in members if not m.lstrip().startswith(("def ", "async def ", "@", "class "))]

@@ -62,6 +62,8 @@ class Variable:
 
 def _kind(value: Expression) -> str:
     if isinstance(value, Invocation):
+        if value.callee == "nn.Parameter":
+            return value.callee
         return "nn.Module" if value.callee.startswith("nn.") and value.callee[3:4].isupper() else ""
     if isinstance(value, Display):
         return {"()": "tuple", "[]": "list"}.get(value.brackets, "")
@@ -101,7 +103,8 @@ class Unifier:
         return replace(calls[0], arguments=tuple(arguments))
 
     def _variable(self, values: tuple[Expression, ...], path: tuple[str, ...]) -> Expression:
-        role = "width" if _is_width(path) else path[-1]
+        is_depthwise = path[-1] == "groups" and ("width", *values) in self._variables
+        role = "width" if _is_width(path) or is_depthwise else path[-1]
         known = self._variables.setdefault((role, *values), Variable(len(self._variables), values))
         known.paths.append(path)
         known.places.append(sum(len(v.places) for v in self._variables.values()))
