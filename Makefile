@@ -25,7 +25,7 @@ lint: $(DEV_READY) ## check style, types, and that imports run one way
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache --no-logo
 
-bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, and accuracy against other libraries (hours)
+bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, accuracy against other libraries, and runtimes (hours)
 	$(PYTHON) -m benchmarks.speed
 	$(PYTHON) -m benchmarks.memory
 	$(PYTHON) -m benchmarks.budgets
@@ -34,6 +34,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.resume
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare
+	$(PYTHON) -m benchmarks.export_runtimes
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)

@@ -2,7 +2,10 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.compaction.compacting import compact
 from graphprune.errors import (
+    ChannelsKeptWarning,
+    ExportError,
     GraphpruneError,
     InputError,
     LoadError,
@@ -16,6 +19,11 @@ from graphprune.errors import (
     VerificationError,
 )
 from graphprune.export.bundle import load, save
+from graphprune.export.gguf.writing import GgufFile, export_gguf
+from graphprune.export.huggingface.stock_folder import save_pretrained
+from graphprune.export.loader import export_loader
+from graphprune.export.onnx import OnnxFile, export_onnx
+from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
@@ -50,11 +58,14 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
+    "ChannelsKeptWarning",
     "Compensation",
     "Cost",
     "Distillation",
+    "ExportError",
     "Folding",
     "Frozen",
+    "GgufFile",
     "Gradual",
     "GradualPruner",
     "GraphpruneError",
@@ -69,6 +80,7 @@ __all__ = [
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
+    "OnnxFile",
     "Override",
     "Plan",
     "PlanError",
@@ -85,9 +97,14 @@ __all__ = [
     "VerificationError",
     "budget_kind",
     "check_rule",
+    "compact",
     "compensate_heads",
     "criterion",
     "errors",
+    "export_gguf",
+    "export_loader",
+    "export_onnx",
+    "export_source",
     "finetune",
     "fold",
     "load",
@@ -101,6 +118,7 @@ __all__ = [
     "rule",
     "save",
     "save_checkpoint",
+    "save_pretrained",
     "synthesize",
     "trace",
     "verify",

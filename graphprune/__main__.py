@@ -2,7 +2,7 @@
 
 import sys
 
-from graphprune.cli.main import main
+from graphprune.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,14 +11,14 @@ goes with it) with the questions that people ask of it. Its :meth:`~ChannelGraph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
@@ -28,6 +28,8 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.roles import CHANNELS
+from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.latency_search import choose_plan
@@ -38,6 +40,7 @@ from graphprune.planning.unreached import warn_of_unreached
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
+from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import gc_paused
@@ -59,9 +62,7 @@ class ChannelGraph(Analysis):
         for group in self.groups:
             if group.name == name:
                 return group
-        kind = self.trace.modules.get(name, nn.Module)
-        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
-        axes = (name, f"{name}[0]", f"{name}.weight[{out}]", f"{name}.in_proj_weight[0]")
+        axes = self._axes_called(name)
         for axis in axes:
             for group in self.groups:
                 if axis in group.axes:
@@ -71,6 +72,14 @@ class ChannelGraph(Analysis):
             f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
         )
         raise InputError(f"name: no group {name!r}; {why}")
+
+    def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
+        """The parameter axes that a name may stand for."""
+        kind = self.trace.modules.get(name, nn.Module)
+        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
+        named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
+        given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
+        return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
@@ -103,6 +112,48 @@ class ChannelGraph(Analysis):
         warn_of_empty_requests(self, asked, plan)
         warn_of_unreached(self, plan)
         return plan
+
+    def plan_from_kept(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
+        """The plan that keeps these channels, for criteria of one's own.
+
+        Args:
+            kept: by the name of a module, the numbers of its output channels that stay (``{"layer1.0.conv1": [0, 2,
+                5]}``); by that of a parameter axis (``"fc.weight[1]"``), the entries; by that of a group of
+                ``print(graph)`` (``"blocks.0.attn.qkv:heads"``), the units. A sequence, an array, a tensor, or a mask
+                of truth values. Whatever goes with a channel goes too; what is not named stays.
+
+        Raises:
+            InputError: there is no such name, or it does not have these numbers.
+            PlanError: these channels cannot go, or not without others: the message says what else.
+        """
+        named = {self._channels(name): indices(name, value) for name, value in kept.items()}
+        return self._warned(plan_of_kept(self, named))
+
+    def plan_from_masks(self, masks: Mapping[str, Tensor]) -> Plan:
+        """The plan without the channels of which masks leave nothing, as ``torch.nn.utils.prune`` makes them.
+
+        Args:
+            masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked. A channel
+                goes if its rows are masked in all weights that make it, or its columns in all that read it, or if it is
+                masked in a vector (the scale of a normalization). What a masked channel would still pass on (a bias) is
+                not looked at.
+
+        Raises:
+            InputError: there is no such parameter, or it has another shape.
+            PlanError: these channels cannot go, or not without others: the message says what else.
+        """
+        return self._warned(plan_of_masks(self, masks))
+
+    def _warned(self, plan: Plan) -> Plan:
+        warn_of_unreached(self, plan)
+        return plan
+
+    def _channels(self, name: str) -> ParameterAxis | Group:
+        """What a name stands for: a group, a parameter axis, or what a module puts out."""
+        group = self.group(name)
+        if name == group.name and group.role not in CHANNELS:
+            return group
+        return next((axis for axis in self._axes_called(name) if axis in group.axes), group)
 
     @takes_options
     def sensitivity(

@@ -27,6 +27,10 @@ class LoadError(GraphpruneError, ValueError):
     """Saved files do not describe the model that they are loaded into."""
 
 
+class ExportError(GraphpruneError, ValueError):
+    """A form of file cannot hold a model; the message says why, and which other way there is."""
+
+
 class SaveError(GraphpruneError, ValueError):
     """A model cannot be written such that it can be read again; nothing was written. The message says what to do."""
 
@@ -41,6 +45,10 @@ class RuleError(GraphpruneError, RuntimeError):
 
 class NothingRemovedWarning(UserWarning):
     """Something was asked for, and the plan removes nothing for it; the message says why."""
+
+
+class ChannelsKeptWarning(UserWarning):
+    """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
 
 
 class UnreachedWarning(UserWarning):

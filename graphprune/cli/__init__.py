@@ -1,7 +1,11 @@
 """The command line.
 
-In reading order: ``main`` (the commands), ``arguments`` (those of a plan follow from its options), ``models`` (by
-name), ``tables`` and ``json_output`` (results).
+In reading order: ``commands`` (with ``export``), ``arguments`` (those of a plan follow from its options), ``models``
+(by name), ``weights``, ``output``, ``tables`` and ``json_output`` (results).
 
 Words: docs/glossary.md.
 """
+
+from graphprune.cli.commands import main
+
+__all__ = ["main"]

@@ -8,6 +8,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES
@@ -15,7 +16,7 @@ from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command) -> argparse.ArgumentParser:
+def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -25,6 +26,7 @@ def make_parser(inspect: Command, prune: Command) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _inspect_arguments(commands, inspect)
     _prune_arguments(commands, prune)
+    _export_arguments(commands, export)
     return parser
 
 
@@ -46,6 +48,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
+    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
@@ -55,6 +58,25 @@ def _prune_arguments(commands: Any, run: Command) -> None:
         text = f"budget on {kind.help}: a fraction (0.5), or an amount ({kind.example})"
         plan.add_argument(_flag(name), default=None, type=_amount, metavar="AMOUNT", help=_escaped(text))
     parser.set_defaults(run=run, meta=False, usage_error=parser.error)
+
+
+def _export_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a slim model for where graphprune is not installed",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["what --to takes:", *(f"  {name:<8}{target.help}" for name, target in TARGETS.items())]),
+    )
+    parser.add_argument("bundle", type=Path, metavar="DIR", help="what graphprune prune (or graphprune.save) wrote")
+    parser.add_argument("--to", choices=list(TARGETS), required=True, help="the kind of file or folder")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="PATH", help="where to write it")
+    parser.add_argument("--model", metavar="SPEC", help=f"the dense architecture, if the bundle needs it: {SPEC_FORMS}")
+    parser.add_argument("--trust-factory", action="store_true", help="let the bundle import what makes its model")
+    parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input; without, as it was traced")
+    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the folder of the model's tokenizer (hf, gguf)")
+    parser.add_argument("--dtype", choices=["f32", "f16", "q8_0"], default="f16", help="of weights in a GGUF file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def _plan_fields() -> dict[str, Field[Any]]:
@@ -109,7 +131,14 @@ _KINDS: dict[str, Callable[[Field[Any]], dict[str, Any]]] = {
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a state dict: .safetensors, .pt or .pth")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--weights",
+        type=Path,
+        metavar="PATH",
+        help="a state dict, or a checkpoint that holds one: .safetensors, .pt, .pth, an index of shards, a folder",
+    )
+    weights.add_argument("--pretrained", action="store_true", help="with the weights that torchvision or timm publish")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

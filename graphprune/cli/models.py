@@ -23,13 +23,13 @@ from graphprune.utils.checks import did_you_mean
 SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:MODEL_TYPE_OR_CLASS_OR_PATH or path/to/file.py:FACTORY"
 
 
-def load_spec(spec: str, *, device: str | torch.device | None = None) -> nn.Module:
+def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained: bool = False) -> nn.Module:
     """Build the model that a specification names.
 
     Args:
         spec: One of
 
-            - ``torchvision:NAME``, ``timm:NAME``: a registered model with random weights;
+            - ``torchvision:NAME``, ``timm:NAME``: a registered model with random weights, or those of the library;
             - ``hf:PATH``: a Transformers checkpoint (directory or hub id), as the class that its
               ``config.json`` names, with its weights, or random ones where only the configuration is there;
             - ``hf:MODEL_TYPE``, ``hf:CLASS``: such as ``hf:llama`` or ``hf:GPT2LMHeadModel``: the default
@@ -37,6 +37,7 @@ def load_spec(spec: str, *, device: str | torch.device | None = None) -> nn.Modu
             - ``path/to/file.py:FACTORY``: what a function without arguments, or a module class, in that
               file returns.
         device: Where parameters are created; ``"meta"`` builds a model of any size without memory.
+        pretrained: With the weights that torchvision or timm publish, which they download where they are not cached.
 
     Raises:
         SpecError: If the specification has another form, names nothing, or building the model fails.
@@ -44,39 +45,18 @@ def load_spec(spec: str, *, device: str | torch.device | None = None) -> nn.Modu
     kind, separator, name = spec.rpartition(":") if _names_a_file(spec) else spec.partition(":")
     if not separator or not kind or not name:
         raise SpecError(f"{spec!r} is not a model specification; needed is {SPEC_FORMS}")
-    build = _BUILDERS.get(kind)
-    if build is None and not kind.endswith(".py"):
+    if kind not in _BUILDERS and not kind.endswith(".py"):
         raise SpecError(f"{spec!r} starts with {kind!r}, which is not a source of models; needed is {SPEC_FORMS}")
+    if pretrained and kind not in PUBLISHED:
+        raise SpecError(
+            f"--pretrained: {spec!r} names no model with published weights; give --weights FILE, or a checkpoint as "
+            "hf:DIRECTORY or hf:OWNER/NAME"
+        )
     with torch.device(device or "cpu"):
-        model = build(spec, name) if build is not None else _from_file(spec, Path(kind), name)
+        model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
     if not isinstance(model, nn.Module):
         raise SpecError(f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module")
     return model
-
-
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a ``.safetensors`` or ``torch.save`` file into ``model``; runs no pickled code.
-
-    Raises:
-        SpecError: If the file is missing, is not a state dict, or has other names or shapes than the model.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SpecError(f"the weights file {str(path)!r} does not exist")
-    try:
-        model.load_state_dict(_read_state(path))
-    except Exception as error:
-        raise SpecError(f"{str(path)!r} does not fit {type(model).__name__}: {error}") from error
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path))
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    found: dict[str, Any] = state.get("state_dict", state)
-    return found
 
 
 def _names_a_file(spec: str) -> bool:
@@ -109,23 +89,24 @@ def _built(spec: str, build: Callable[[], Any]) -> Any:
 # ---------------------------------------------------------------- torchvision and timm
 
 
-def _from_torchvision(spec: str, name: str) -> Any:
+def _from_torchvision(spec: str, name: str, pretrained: bool) -> Any:
     models = _library("torchvision").models
     if name not in (known := models.list_models()):
         raise _unknown(spec, name, "a torchvision model", known)
     extra = {"weights_backbone": None} if _takes(models.get_model_builder(name), "weights_backbone") else {}
-    return _built(spec, lambda: models.get_model(name, weights=None, **extra))
+    weights = "DEFAULT" if pretrained else None
+    return _built(spec, lambda: models.get_model(name, weights=weights, **extra))
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
     return argument in getattr(function, "__annotations__", {})
 
 
-def _from_timm(spec: str, name: str) -> Any:
+def _from_timm(spec: str, name: str, pretrained: bool) -> Any:
     timm = _library("timm")
     if not timm.is_model(name):
         raise _unknown(spec, name, "a timm model", timm.list_models())
-    return _built(spec, lambda: timm.create_model(name, pretrained=False))
+    return _built(spec, lambda: timm.create_model(name, pretrained=pretrained))
 
 
 # ---------------------------------------------------------------- Transformers
@@ -143,7 +124,7 @@ _HEADS = (
 residual stream, whose width then cannot be pruned."""
 
 
-def _from_transformers(spec: str, name: str) -> Any:
+def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
     transformers = _library("transformers")
     if Path(name).exists() or "/" in name:
         return _checkpoint(spec, name, transformers)
@@ -217,8 +198,23 @@ def _import_file(spec: str, path: Path) -> ModuleType:
     return module
 
 
-_BUILDERS: dict[str, Callable[[str, str], Any]] = {
+_BUILDERS: dict[str, Callable[[str, str, bool], Any]] = {
     "torchvision": _from_torchvision,
     "timm": _from_timm,
     "hf": _from_transformers,
 }
+PUBLISHED = ("torchvision", "timm")
+"""Libraries whose names come with published weights."""
+
+
+def has_random_weights(spec: str) -> bool:
+    """Does :func:`load_spec` give this model random weights unless it is asked for others?
+
+    A factory of a Python file decides for itself.
+    """
+    kind, _, name = spec.partition(":")
+    if _names_a_file(spec) or kind not in _BUILDERS:
+        return False
+    if kind in PUBLISHED:
+        return True
+    return not _has_weights(Path(name)) if Path(name).is_dir() else "/" not in name

@@ -1,76 +1,235 @@
-"""Save a slim model as safetensors and JSON, and load it into a fresh one. Nothing is pickled."""
+"""Save a slim model as safetensors and JSON, and load it again. Nothing is pickled.
+
+A bundle is a folder with one version of a model in a folder of its own, so that it is replaced whole:
+
+- ``bundle.json``: what builds the dense model, the structure of the slim one, costs, inputs and versions;
+- ``plan-0.json`` and so on: the plans that the model went through;
+- ``model.safetensors``, or several with an index: every parameter and buffer, also those that no state dict has;
+- ``checksums.json``: SHA-256 of all of these.
+"""
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_model, save_model
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from graphprune.errors import LoadError, PlanError
-from graphprune.pruning.plan import Plan, plans_of
-from graphprune.utils.files import check_path, replace_file
+from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.export.architecture import IMPORT, Architecture, build
+from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
+from graphprune.export.rebuilding import check_restorable, find_architecture, given_architecture, module_limit
+from graphprune.export.restoring import restore
+from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
+from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
+from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
+from graphprune.pruning.plan_json import read_plan_data
+from graphprune.pruning.resuming import replayed_without_data
+from graphprune.utils.checks import check_flag
+from graphprune.utils.files import ADVICE, Versions, check_path, check_version
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
-
-WEIGHTS = "model.safetensors"
-
 
 PLANS = "plan-{number}.json"
 
+_FREE_INDICES = 1 << 22
 
-_ADVICE = "pass the directory that graphprune.save wrote"
+_INDICES_PER_BYTE = 64
+"""A plan may name so many indices for a byte of weights: no more memory is needed for it than the files justify."""
 
 
-def save(slim: nn.Module, directory: str | os.PathLike[str]) -> None:
-    """Write ``model.safetensors`` and one ``plan-N.json`` for every round of pruning.
+def save(
+    slim: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    factory: Callable[..., nn.Module] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Write a slim model with everything that is needed to load it.
+
+    A process that is killed meanwhile leaves the bundle that was there before, or the new one.
+
+    What builds the dense model again is part of the bundle, if it can be found: a model of torchvision, timm or
+    Transformers, the ``factory``, or a class that can be imported and takes no arguments. It is tried on ``meta`` and
+    compared. If there is none, ``load`` has to be given the dense model.
 
     Args:
-        slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not.
-        directory: created where missing. Each file is replaced atomically, the weights last.
+        slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not. Heads, layers and settings may
+            have been changed since, as long as what is new consists of modules of ``torch.nn``.
+        directory: created where missing; holds nothing but bundles.
+        factory: a function or class that can be imported and makes the dense model. Whoever loads the bundle must
+            trust it.
+        arguments: its keyword arguments, JSON data.
+        max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
+        InputError: the directory holds something else. Nothing of it is changed.
+        SaveError: the model could not be loaded again; the message says what is in the way.
     """
+    check_model(slim, "slim")
     plans = plans_of(slim)
     if not plans:
         raise PlanError(
             f"slim: this {type(slim).__name__} carries no plan; pass the module that prune_model(...) or "
             "plan.apply(...) returned"
         )
-    folder = check_path("directory", directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, plan in enumerate(plans):
-        text = plan.to_json()
-        replace_file(folder / PLANS.format(number=number), partial(Path.write_text, data=text))
-    for stale in set(folder.glob(PLANS.format(number="*"))) - {
-        folder / PLANS.format(number=i) for i in range(len(plans))
-    }:
-        stale.unlink()
-    replace_file(folder / WEIGHTS, lambda path: save_model(slim, str(path)))
+    folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
+    versions = _versions(folder)
+    versions.check_own()
+    structure, tensors = describe_structure(slim)
+    check_types(tensors)
+    if factory is None and arguments is not None:
+        raise InputError("arguments: are those of a factory; pass factory= too")
+    architecture, unknown = (
+        find_architecture(slim, structure)
+        if factory is None
+        else (given_architecture(slim, structure, factory, arguments), "")
+    )
+    if architecture is None:
+        check_restorable(slim, structure)
+    manifest = _manifest(slim, structure, architecture, unknown)
+    versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
 
-def load(directory: str | os.PathLike[str], model: nn.Module) -> nn.Module:
-    """The saved slim model, rebuilt from a fresh dense one of the original architecture, which is not changed.
+def load(
+    directory: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    trust_factory: bool = False,
+) -> nn.Module:
+    """The saved slim model. Weights are memory-mapped on the CPU, and no dense weights are needed or allocated.
+
+    Args:
+        directory: as it was given to :func:`save`.
+        model: a fresh dense model of the original architecture, on any device (``meta`` too), which is not changed;
+            None: it is built as the bundle says, with torchvision, timm or Transformers.
+        device: where the model is wanted.
+        trust_factory: the bundle may import and call what it says that its model is made by. That may run any code.
 
     Raises:
-        LoadError: files are missing or damaged, or describe another architecture.
+        LoadError: files are missing, damaged or of another architecture, or ``model`` or ``trust_factory`` is needed.
     """
     folder = check_path("directory", directory)
-    paths = [folder / PLANS.format(number=i) for i in range(len(list(folder.glob(PLANS.format(number="*")))))]
-    if not paths or not (folder / WEIGHTS).is_file():
-        raise LoadError(f"directory: {folder} holds no saved model ({PLANS.format(number=0)} and {WEIGHTS}); {_ADVICE}")
-    slim = model
-    for path in paths:
-        plan = Plan.from_data(read_json(path, f"directory: {path}", _ADVICE), f"directory: {path}")
-        try:
-            slim = plan.apply(slim)
-        except PlanError as error:
-            raise LoadError(f"model: {path} does not apply to this {type(model).__name__}: {error}") from error
-    try:
-        load_model(slim, str(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise LoadError(f"directory: {folder / WEIGHTS} does not hold the weights of this model: {error}") from error
+    check_flag("trust_factory", trust_factory)
+    where = _device(device)
+    if model is not None:
+        check_model(model)
+    version = _versions(folder).latest()
+    if version is None:
+        raise LoadError(f"directory: {folder} holds no saved model; pass the directory that graphprune.save wrote")
+    files = check_version(version)
+    if MANIFEST not in files:
+        raise LoadError(f"directory: {version} is incomplete: {MANIFEST} is not among its files; {ADVICE}")
+    manifest = read_manifest(files[MANIFEST])
+    plans = _read_plans(version, files, manifest)
+    dense = model if model is not None else _build(version, manifest, trust_factory)
+    slim = replayed_without_data(dense, plans, str(version))
+    tensors = ShardReader(version, files, where).read(_needed(manifest.structure))
+    tensors = {name: _laid_out(tensor, manifest.structure.tensors[name]) for name, tensor in tensors.items()}
+    problems = restore(slim, manifest.structure, tensors)
+    if problems:
+        more = f" ({len(problems)} such differences)" if len(problems) > 1 else ""
+        raise LoadError(f"model: is not what was saved in {version}: {problems[0]}{more}; {_OWN}")
+    kinds = {module.path: module.kind for module in manifest.structure.modules}
+    record_history(slim, PruningHistory(plans, manifest.config, kinds))
     return slim
+
+
+_OWN = "pass the architecture that was pruned"
+
+
+def _versions(folder: Path) -> Versions:
+    return Versions(folder, MANIFEST, "a bundle")
+
+
+# ---------------------------------------------------------------- writing
+
+
+def _manifest(slim: nn.Module, structure: Structure, architecture: Architecture | None, unknown: str) -> Manifest:
+    history = history_of(slim)
+    first, last = history.plans[0], history.plans[-1]
+    after = {kind: costs[1] for kind, costs in last.costs.items()}
+    return Manifest(
+        format=BUNDLE_FORMAT,
+        versions=_library_versions(architecture),
+        architecture=architecture,
+        unknown=unknown,
+        config=dict(history.config) if history.config is not None else None,
+        plans=len(history.plans),
+        inputs=first.inputs,
+        costs={kind: (costs[0], after.get(kind, costs[1])) for kind, costs in first.costs.items()},
+        structure=structure,
+    )
+
+
+def _library_versions(architecture: Architecture | None) -> dict[str, str]:
+    names = ["graphprune", "torch"]
+    if architecture is not None:
+        names.append(architecture.source if architecture.source != IMPORT else architecture.name.partition(".")[0])
+    found = {name: getattr(importlib.import_module(name.partition(":")[0]), "__version__", None) for name in names}
+    return {name: str(version) for name, version in found.items() if version is not None}
+
+
+def _write(folder: Path, manifest: Manifest, plans: tuple[Plan, ...], tensors: dict[str, Tensor], most: int) -> None:
+    for number, plan in enumerate(plans):
+        (folder / PLANS.format(number=number)).write_text(json.dumps(plan.to_data()))
+    write_shards(folder, tensors, most)
+    (folder / MANIFEST).write_text(json.dumps(write_manifest(manifest), indent=1))
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: {device!r} is none ({str(error).splitlines()[0]})") from error
+    if found.type == "meta":
+        raise InputError("device: a model on meta has no weights; pass the device on which the model is to run")
+    return found
+
+
+def _read_plans(version: Path, files: Mapping[str, Path], manifest: Manifest) -> tuple[Plan, ...]:
+    """The plans, of which none names more indices than the weights are large."""
+    names = [PLANS.format(number=number) for number in range(min(manifest.plans, len(files)))]
+    if len(names) < manifest.plans or not names or any(name not in files for name in names):
+        raise LoadError(f"directory: {version} does not hold the {manifest.plans} plans that it should; {ADVICE}")
+    weights = sum(path.stat().st_size for path in files.values())
+    most = _FREE_INDICES + _INDICES_PER_BYTE * weights
+    found = []
+    for name in names:
+        what = f"directory: {files[name]}"
+        data = read_json(files[name], what, ADVICE)
+        if (count := read_plan_data(data, what).indices) > most:
+            raise LoadError(f"{what}: has {count} indices, more than weights of {weights} bytes can need; {ADVICE}")
+        found.append(Plan.from_data(data, what))
+    return tuple(found)
+
+
+def _build(version: Path, manifest: Manifest, trusted: bool) -> nn.Module:
+    if manifest.architecture is None:
+        raise LoadError(
+            f"directory: {version} does not say how its {manifest.structure.modules[0].kind} is built "
+            f"({manifest.unknown}); pass the dense model, on any device: load(directory, model=...)"
+        )
+    return build(manifest.architecture, module_limit(manifest.structure), trusted)
+
+
+def _needed(structure: Structure) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    found = {name: data for name, data in structure.tensors.items() if data.shares is None}
+    return {name: (data.shape, getattr(torch, data.dtype)) for name, data in found.items()}
+
+
+def _laid_out(tensor: Tensor, data: TensorData) -> Tensor:
+    """The tensor with the strides that it had, also where dimensions of one entry leave a choice."""
+    return torch.empty_like(tensor, memory_format=LAYOUTS[data.layout]).copy_(tensor) if data.layout else tensor

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
+from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
 from graphprune.graph.groups import Group, Units
@@ -20,6 +21,7 @@ from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.removed_values import RemovedValues
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
+from graphprune.graph.stated_sizes import fix_stated_sizes
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
@@ -71,6 +73,11 @@ class Analysis:
     def blocks(self) -> tuple[Block, ...]:
         """The residual blocks that can be left out whole. Only of models that do not look at the values of floats."""
         return find_blocks(self.trace, self.model) if self.trace.on_meta else ()
+
+    @cached_property
+    def config_fields(self) -> ConfigFields | None:
+        """The fields of the configuration that the model's class builds it from; None: there is none."""
+        return ConfigFields.of(self.model, read_attributes(self.trace, self.model))
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
@@ -141,4 +148,8 @@ def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...
     """What a trace of ``model`` says about its channels."""
     labelling = propagate(traced)
     solution = solve(labelling.labels)
-    return Analysis(model, traced, labelling, solution, Units(labelling, solution), examples)
+    units = Units(labelling, solution)
+    if fix_stated_sizes(model, traced, units):
+        solution = solve(labelling.labels)
+        units = Units(labelling, solution)
+    return Analysis(model, traced, labelling, solution, units, examples)

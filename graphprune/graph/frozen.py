@@ -28,10 +28,11 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
             number = int(reasons[fixed][0])
             found.append(Frozen(axis.parameter_axis, int(fixed.sum()), axis.size, _reason(graph, number)))
         elif demanded:
-            units = graph.solution.expand(classes)[0]
-            held = [a for a in np.unique(units).tolist() if a in demanded]
-            if held:
-                found.append(Frozen(axis.parameter_axis, len(held), axis.size, demanded[held[0]]))
+            units, entries = graph.solution.expand(classes, np.arange(len(classes)))
+            held = np.isin(units, list(demanded))
+            if held.any():
+                count = len(np.unique(entries[held]))
+                found.append(Frozen(axis.parameter_axis, count, axis.size, demanded[int(units[held].min())]))
     unused = ((n, s) for n in graph.trace.unreached for s in [graph.trace.shapes[n]] if len(s))
     note = f" ({graph.trace.note})" if graph.trace.note else ""
     found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]

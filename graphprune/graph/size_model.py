@@ -107,6 +107,16 @@ class SizeModel:
         units = np.sort(units)
         return LinearExpression(Fraction(length - taken), {units.tobytes(): (Fraction(1), units)})
 
+    def axis(self, classes: Ids) -> LinearExpression:
+        """The size of a parameter axis whose entries have these classes.
+
+        Raises:
+            NotLinear: an entry needs several selectable units.
+        """
+        unit, entry = self.solution.expand(classes, np.arange(len(classes)))
+        keep = self.selectable[unit]
+        return self._expression(entry[keep], unit[keep], len(classes))
+
     def rectangle(self, ids: Ids) -> list[LinearExpression]:
         """The numbers of living entries of the rows of ``ids``, apart from what a whole row needs; equal ones once."""
         rows, columns = ids.shape

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from math import ceil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil, lcm
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Allocator:
         same_entries: groups of which all rows lose the same entries, because no order of the survivors could be found
             otherwise.
         latency: the latency budget, if there is one.
+        multiples: by group, what the number of units that stay is a multiple of, besides what is asked.
         why: for each group that something was asked of, what decided how many stay.
     """
 
@@ -41,6 +42,7 @@ class Allocator:
     constraints: SizeConstraints
     same_entries: frozenset[int]
     latency: PredictedLatency | None
+    multiples: Mapping[int, int] = field(default_factory=dict)
     why: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +88,7 @@ class Allocator:
     def _allowed(self, part: SubGroup, kept: Ids) -> Mask:
         """Which numbers of kept units the limits of a part's group allow."""
         limit, units = self.setup.limits[part.group], self.setup.groups[part.group].units
+        limit = replace(limit, multiple=lcm(limit.multiple, self.multiples.get(part.group, 1)))
         found: Mask
         if len(part.unit_ids) == len(self._members[part.group]):
             found = limit.allows(kept + units - len(part.unit_ids), units)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
+from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.equal_layers import EqualLayers, alike_layers
 from graphprune.planning.allocate import Allocator
+from graphprune.planning.config_sizes import FollowedSizes, config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.serving import HEADS
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
@@ -23,6 +28,8 @@ from graphprune.tracing.input_specs import input_specs
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.modules import tables, within
 
+ROUNDINGS = 4
+"""How often widths are made multiples of the numbers of heads of the attempt before, which may change too."""
 PLANNING_ATTEMPTS = 12
 """How often a choice is made, each time without what broke in the one before."""
 
@@ -30,6 +37,23 @@ PLANNING_ATTEMPTS = 12
 def make_plan(graph: Analysis, options: PruningOptions) -> Plan:
     """See :meth:`graphprune.ChannelGraph.plan`."""
     return plan_once(PlanSetup.of(graph, options))
+
+
+@dataclass(frozen=True, eq=False)
+class Chooser:
+    """Who decides which units go.
+
+    Attributes:
+        reached: the groups that lose something. [groups]
+        head_width: do heads become narrower?
+        choose: given the units that may go, what sizes in the program ask of them, groups of which all rows have to
+            lose the same entries, and by group what the number of units that stay is a multiple of, returns the units
+            that go, and for each group that lost some what decided it.
+    """
+
+    reached: Mask
+    head_width: bool
+    choose: Callable[[Mask, SizeConstraints, frozenset[int], Mapping[int, int]], tuple[Ids, dict[int, str]]]
 
 
 def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan:
@@ -42,15 +66,34 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     Raises:
         PlanError: there is none, or a budget is out of reach.
     """
-    attempt = _Attempt(setup, latency, {}, frozenset())
+
+    def allocate(
+        free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
+    ) -> tuple[Ids, dict[int, str]]:
+        allocator = Allocator(setup, free, constraints, same_entries, latency, multiples)
+        return allocator.removed(), allocator.why
+
+    return planned(setup, Chooser(setup.reached, bool(setup.options.head_width), allocate))[0]
+
+
+def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
+    """A plan that satisfies every size and comparison in the program, and why units had to stay that nobody held.
+
+    Raises:
+        PlanError: there is none.
+    """
+    attempt = _Attempt(setup, chooser)
     for _ in range(PLANNING_ATTEMPTS):
         violations = attempt.run()
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference = attempt.checked(attempt.plan())
+        plan, difference, followed = _checked(setup, attempt.selection, attempt.plan())
+        if difference is None and attempt.expressed(followed):
+            return plan, attempt.constraints.frozen
         if difference is None:
-            return plan
+            attempt = attempt.in_whole_parts(followed) or attempt.in_proportion(followed)
+            continue
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
     units = violations.broken if len(violations.broken) else list(held)
@@ -66,23 +109,34 @@ class _Attempt:
 
     Attributes:
         setup: the model and what is asked.
-        latency: the latency budget, if there is one.
+        chooser: who decides.
         held: units that must stay, and why.
         same_entries: groups of which all rows lose the same entries.
+        joined: sets of fields of a configuration that are changed in proportion.
+        multiples: by group, what the number of units that stay is a multiple of, because a class insists on it.
+        roundings: how often these were others.
     """
 
     setup: PlanSetup
-    latency: PredictedLatency | None
-    held: dict[int, str]
-    same_entries: frozenset[int]
+    chooser: Chooser
+    held: Mapping[int, str] = field(default_factory=dict)
+    same_entries: frozenset[int] = frozenset()
+    joined: frozenset[frozenset[str]] = frozenset()
+    multiples: Mapping[int, int] = field(default_factory=dict)
+    roundings: int = 0
 
     def run(self) -> Violations:
         """Choose, and check the choice."""
-        setup, graph = self.setup, self.setup.graph
-        head_width = bool(setup.options.head_width)
-        self.free, self.constraints = candidates(graph, setup.reached, head_width, self.held)
-        self.allocator = Allocator(setup, self.free, self.constraints, self.same_entries, self.latency)
-        alive = graph.solution.alive(self.allocator.removed())
+        graph, chooser = self.setup.graph, self.chooser
+        self.free, self.constraints = candidates(graph, chooser.reached, chooser.head_width, self.held)
+        if self.setup.options.layers == "equal":
+            alike = EqualLayers.of(graph, self.free, self.constraints, self.joined)
+            self.constraints.equations += alike.equations
+            self.directions = alike.directions
+        if self.setup.options.serve is not None:
+            self.constraints.equations += alike_layers(graph, self.free, HEADS)
+        removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self.multiples)
+        alive = graph.solution.alive(removed)
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         return violations
 
@@ -91,13 +145,48 @@ class _Attempt:
         broken = violations.broken
         behind = frozenset(self.setup.graph.units.group_of[broken].tolist())
         if violations.disorder and not behind <= self.same_entries:
-            return _Attempt(self.setup, self.latency, self.held, self.same_entries | behind)
+            return replace(self, same_entries=self.same_entries | behind)
         stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
-        return _Attempt(self.setup, self.latency, self.held | stuck, self.same_entries)
+        return replace(self, held={**self.held, **stuck})
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:
         """The next attempt, in which these units stay too, and why."""
-        return _Attempt(self.setup, self.latency, {**self.held, **held}, self.same_entries)
+        return replace(self, held={**self.held, **held})
+
+    def expressed(self, followed: FollowedSizes) -> bool:
+        """Can the configuration say what the choice is, as far as that is asked for?"""
+        asked = self.setup.options.layers == "equal" and self.setup.graph.config_fields is not None
+        return not asked or followed.expressed
+
+    def in_whole_parts(self, followed: FollowedSizes) -> _Attempt | None:
+        """The next attempt, in which widths are multiples of the numbers of heads of this one, as they were before.
+
+        None: they are, or that has been tried often enough.
+        """
+        found = dict(self.multiples)
+        fields = self.setup.graph.config_fields
+        for direction, divisor in fields.undivided(followed.scales) if fields is not None else ():
+            for number, group in enumerate(self.setup.groups):
+                if any((axis.parameter, axis.dim) in direction.moves for axis in group.axes):
+                    found[number] = divisor
+        if self.roundings == ROUNDINGS or found == self.multiples:
+            return None
+        return replace(self, multiples=found, roundings=self.roundings + 1)
+
+    def in_proportion(self, followed: FollowedSizes) -> _Attempt:
+        """The next attempt, in which fields that the class refuses otherwise are changed in proportion.
+
+        Raises:
+            PlanError: there are no such fields.
+        """
+        fields = self.setup.graph.config_fields
+        found = fields.in_proportion(followed.scales, self.directions) if fields is not None else frozenset()
+        if found <= self.joined:
+            raise PlanError(
+                f"layers: no values of its configuration make {type(self.setup.graph.model).__name__} build the slim "
+                "model; ask for other ratios, or leave layers='equal' out"
+            )
+        return replace(self, joined=self.joined | found)
 
     def mistranslated(self, plan: Plan, difference: ProgramDifference) -> dict[int, str]:
         """The units without which the slim model runs another program, and what is different.
@@ -113,9 +202,6 @@ class _Attempt:
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
 
-    def _difference(self, plan: Plan, alive: Mask) -> ProgramDifference | None:
-        return self.setup.check.difference(plan, alive)
-
     def _difference_of(self, groups: Sequence[int]) -> ProgramDifference | None:
         """What differs if only these groups lose what they do in this choice."""
         graph = self.setup.graph
@@ -125,24 +211,11 @@ class _Attempt:
         if len(violations.broken):
             return None
         plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
-        return self._difference(plan, selection.alive)
-
-    def checked(self, plan: Plan) -> tuple[Plan, ProgramDifference | None]:
-        """The plan with the sizes that follow although forward does not read them, and how its program differs.
-
-        If only these sizes make it differ, forward reads one of them after all, and they stay.
-        """
-        followed, stale = unread_sizes(self.setup.graph, plan, self.selection.alive)
-        kept = replace(plan, stale=(*followed, *stale))
-        for candidate in (replace(plan, unread=followed, stale=stale), *([kept] if followed else [])):
-            difference = self._difference(candidate, self.selection.alive)
-            if difference is None:
-                break
-        return candidate, difference
+        return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
-        why = reasons(self.setup, self.constraints, self.allocator.why, self.selection.alive)
+        why = reasons(self.setup, self.constraints, self.why, self.selection.alive)
         return _recorded(self.setup, self.selection, why)
 
 
@@ -151,6 +224,29 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
     if setup.skipped:
         return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"
     return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
+
+
+class _CheckedPlan(NamedTuple):
+    """A plan with the sizes that follow, how its program differs, and what became of the configuration."""
+
+    plan: Plan
+    difference: ProgramDifference | None
+    followed: FollowedSizes
+
+
+def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> _CheckedPlan:
+    """The plan with the sizes that follow although forward does not read them, and how its program differs.
+
+    If only these sizes make it differ, forward reads one of them after all, and they stay.
+    """
+    followed = config_sizes(setup.graph, plan, *unread_sizes(setup.graph, plan, selection.alive))
+    candidate = replace(plan, unread=followed.unread, stale=followed.stale)
+    difference = setup.check.difference(candidate, selection.alive)
+    if difference is not None and followed.unread:
+        followed = FollowedSizes({}, (*followed.unread, *followed.stale))
+        candidate = replace(plan, stale=followed.stale)
+        difference = setup.check.difference(candidate, selection.alive)
+    return _CheckedPlan(candidate, difference, followed)
 
 
 def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
@@ -15,7 +16,8 @@ from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
 from graphprune.utils.arrays import Scores
-from graphprune.utils.modules import tables
+from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
 class UnitScores:
@@ -41,13 +43,14 @@ class UnitScores:
             PlanError: the criterion reads weights, and the model is on ``meta``.
         """
         named = tables(self._graph.model).unique()
-        tensors = {name: t for name, t in named if isinstance(t, nn.Parameter) and t.numel()}
+        tensors: dict[str, Tensor] = {name: t for name, t in named if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         if unloaded and self._criterion.weights:
             raise PlanError(
                 f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
             )
+        tensors.update(_masked(self._graph.model, tensors))
         given, model, units = self._options, self._graph.model, self._graph.units
         batches = given.calibration
         statistics = None if batches is None else Statistics(model, units, batches, given.loss_fn)
@@ -64,3 +67,12 @@ class UnitScores:
         units = self._graph.groups[part.group].unit_ids
         order = np.argsort(units)
         return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]
+
+
+def _masked(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters that ``torch.nn.utils.prune`` masks, with the zeros that they have in effect."""
+    for path, module in named_modules(model):
+        for plain, mask in prune_masks(module):
+            name = f"{path}.{plain}{ORIGINAL}" if path else f"{plain}{ORIGINAL}"
+            if name in tensors and not mask.is_meta:
+                yield name, tensors[name].detach() * mask

@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from msgspec import structs
+from msgspec import Struct, structs
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, LoadError
+from graphprune.errors import InputError
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
-from graphprune.utils.checks import check_flag, did_you_mean
+from graphprune.pruning.state_dict import Renaming, cut_state_dict
+from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import within
-from graphprune.utils.typed_json import parse_json
+from graphprune.utils.modules import module_kind, named_modules, within
+from graphprune.utils.typed_json import convert_data, parse_json
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Plan:
     """Which channels survive, by parameter and dimension.
 
     Attributes:
-        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order.
+        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
+            else goes with a weight, such as an adapter that was trained for the dense model, is cut by
+            ``kept["layer.weight"][0]`` along the layer's outputs and ``kept["layer.weight"][1]`` along its inputs.
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
@@ -104,12 +107,34 @@ class Plan:
         check_model(model)
         check_flag("inplace", inplace)
         self.check(model)
-        plans = (*plans_of(model), self)
+        history = history_of(model)
         slim = rewrite(model, self.kept, self._all_sizes(model), inplace)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
-        record_plans(slim, plans)
+        record_history(slim, history.after(self, slim))
         return slim
+
+    def apply_to_state_dict(
+        self, state: Mapping[str, Any], *, prefix: str = "", rename: Renaming | None = None
+    ) -> dict[str, Any]:
+        """The state dict of a dense model, such as averaged weights or an older checkpoint, for the slim one.
+
+        Args:
+            state: tensors by name; a part of the model, such as an adapter, will do.
+            prefix: what names in ``state`` begin with and names in the model do not (``"module."``).
+            rename: the name in the model for a name in ``state`` without the prefix; None: the same.
+
+        Returns:
+            The tensors under the names in ``state``; those of blocks that are left out are not there.
+
+        Raises:
+            InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+        """
+        check_type("prefix", prefix, str, "a string")
+        renamed = rename if rename is not None else str
+        return cut_state_dict(
+            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix))
+        )
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
@@ -228,29 +253,48 @@ def _choice_of(data: ChoiceData) -> Choice:
 
 # ---------------------------------------------------------------- the plans that a model has gone through
 
-_APPLIED = "_graphprune_plans"
+_HISTORY = "_graphprune_plans"
 """An attribute of modules: it is copied with them."""
 
 
-class _Applied:
-    """Plans as an attribute of a module.
+@dataclass(frozen=True, slots=True)
+class PruningHistory:
+    """How a model came to be as it is, as an attribute of the module.
 
-    In a pickle they are a string, the JSON of their list, so that ``torch.load`` needs no class of graphprune.
+    In a pickle it is a string, its JSON, so that ``torch.load`` needs no class of graphprune.
+
+    Attributes:
+        plans: those that were applied, in order.
+        config: the configuration of the dense model as data, if its class keeps one as Transformers' do.
+        kinds: of every module after the last plan, by path (see :func:`graphprune.utils.modules.module_kind`).
     """
 
-    __slots__ = ("plans",)
+    plans: tuple[Plan, ...] = ()
+    config: Mapping[str, Any] | None = None
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
-    def __init__(self, plans: tuple[Plan, ...]) -> None:
-        self.plans = plans
+    def after(self, plan: Plan, slim: nn.Module) -> PruningHistory:
+        """The history of what a plan made of a model that has this one."""
+        kinds = {path: module_kind(module) for path, module in named_modules(slim)}
+        return PruningHistory((*self.plans, plan), self.config, kinds)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
-        return str, (json.dumps([plan.to_data() for plan in self.plans]),)
+        plans = [plan.to_data() for plan in self.plans]
+        return str, (json.dumps({"plans": plans, "config": self.config, "kinds": self.kinds}),)
 
-    def __copy__(self) -> _Applied:
+    def __copy__(self) -> PruningHistory:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Applied:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningHistory:
         return self
+
+
+class _HistoryData(Struct, frozen=True, forbid_unknown_fields=True):
+    """The JSON of a history."""
+
+    plans: list[Any]
+    config: dict[str, Any] | None
+    kinds: dict[str, str]
 
 
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
@@ -259,20 +303,43 @@ def plans_of(model: nn.Module) -> tuple[Plan, ...]:
     Raises:
         LoadError: the model was read from a pickle in which they are damaged.
     """
-    found: _Applied | str | None = getattr(model, _APPLIED, None)
+    found: PruningHistory | str | None = getattr(model, _HISTORY, None)
     if isinstance(found, str):
-        record_plans(model, _read_plans(found, f"model: the plans of this {type(model).__name__}"))
-        return plans_of(model)
+        return history_of(model).plans
     return found.plans if found is not None else ()
 
 
-def record_plans(model: nn.Module, plans: tuple[Plan, ...]) -> None:
-    """Note which plans a model has gone through; past ``__setattr__``, which classes override."""
-    object.__setattr__(model, _APPLIED, _Applied(plans))
+def history_of(model: nn.Module) -> PruningHistory:
+    """The history of a model; that of one which was never pruned has no plans.
+
+    Raises:
+        LoadError: the model was read from a pickle in which it is damaged.
+    """
+    found: PruningHistory | str | None = getattr(model, _HISTORY, None)
+    if isinstance(found, str):
+        found = _read_history(found, f"model: the plans of this {type(model).__name__}")
+        record_history(model, found)
+    return found if found is not None else PruningHistory(config=_configuration(model))
 
 
-def _read_plans(text: str, what: str) -> tuple[Plan, ...]:
-    data = parse_json(text, what, "load another copy")
-    if not isinstance(data, list):
-        raise LoadError(f"{what}: a {type(data).__name__}, not a list of plans; load another copy")
-    return tuple(Plan.from_data(one, what) for one in data)
+def record_history(model: nn.Module, history: PruningHistory) -> None:
+    """Note how a model came to be; past ``__setattr__``, which classes override."""
+    object.__setattr__(model, _HISTORY, history)
+
+
+def _read_history(text: str, what: str) -> PruningHistory:
+    advice = "load another copy"
+    data = convert_data(parse_json(text, what, advice), _HistoryData, what, advice)
+    return PruningHistory(tuple(Plan.from_data(one, what) for one in data.plans), data.config, data.kinds)
+
+
+def _configuration(model: nn.Module) -> dict[str, Any] | None:
+    """What a model says it was built from, as JSON data."""
+    config: Any = getattr(model, "config", None)
+    if not all(hasattr(type(config), name) for name in ("model_type", "to_dict", "from_dict")):
+        return None
+    try:
+        data: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    except (TypeError, ValueError):  # it holds what is no data, so that nothing can be built from it
+        return None
+    return data

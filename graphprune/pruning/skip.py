@@ -19,7 +19,7 @@ class Skip(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        vars(self).update(_plain_attributes(block))
+        vars(self).update(plain_settings(block))
         self.train(block.training)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -43,7 +43,7 @@ def skip_blocks(model: nn.Module, paths: Iterable[str]) -> None:
     for path in paths:
         parent, _, name = path.rpartition(".")
         owner, block = model.get_submodule(parent), model.get_submodule(path)
-        owner._modules[name] = _identity(block) if _takes_one(owner, block) else Skip(block)
+        owner._modules[name] = identity_in_place(block) if _takes_one(owner, block) else Skip(block)
 
 
 def _takes_one(owner: nn.Module, block: nn.Module) -> bool:
@@ -56,12 +56,14 @@ def _takes_one(owner: nn.Module, block: nn.Module) -> bool:
     return one and type(owner).forward is nn.Sequential.forward
 
 
-def _identity(block: nn.Module) -> nn.Identity:
+def identity_in_place(block: nn.Module) -> nn.Identity:
+    """What returns its argument, with the plain attributes and the mode of a block."""
     made = nn.Identity()
-    vars(made).update(_plain_attributes(block))
+    vars(made).update(plain_settings(block))
     made.train(block.training)
     return made
 
 
-def _plain_attributes(block: nn.Module) -> dict[str, Any]:
+def plain_settings(block: nn.Module) -> dict[str, Any]:
+    """Numbers and strings that are attributes of a block."""
     return {k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str) and k != "training"}

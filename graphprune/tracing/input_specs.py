@@ -6,8 +6,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from graphprune.errors import InputError
 from graphprune.tracing.inputs import MethodCall
 
 _LONGEST_TEXT = 200
@@ -16,7 +18,7 @@ _LONGEST_TEXT = 200
 def input_specs(calls: Iterable[MethodCall]) -> tuple[dict[str, Any], ...]:
     """What each call is given.
 
-    A tensor is ``{"dtype": "float32", "shape": [1, 3, 8, 8]}``, a tuple ``{"tuple": [...]}``, a dict ``{"dict": {...}}``;
+    A tensor is ``{"dtype": "float32", "shape": [1, 3, 8]}``, a tuple ``{"tuple": [...]}``, a dict ``{"dict": {...}}``;
     lists, numbers, strings, truth values and None are themselves, and of anything else ``{"class": name}`` is known.
 
     >>> import torch
@@ -43,3 +45,37 @@ def _spec(value: Any, levels: int = 4) -> Any:
     if levels and type(value) is tuple:
         return {"tuple": [_spec(item, levels - 1) for item in value]}
     return {"class": f"{type(value).__module__}.{type(value).__qualname__}"}
+
+
+def inputs_of_spec(spec: Mapping[str, Any]) -> MethodCall:
+    """A call of the kind that was described: noise for floating-point tensors, zeros for integers.
+
+    Raises:
+        InputError: it takes something that is no data.
+
+    >>> inputs_of_spec({"method": "forward", "args": [{"dtype": "int64", "shape": [1, 2]}], "kwargs": {}}).args
+    (tensor([[0, 0]]),)
+    """
+    generator = torch.Generator().manual_seed(0)
+    args = [_value(argument, generator) for argument in spec["args"]]
+    kwargs = {name: _value(argument, generator) for name, argument in spec["kwargs"].items()}
+    return MethodCall(spec["method"], *args, **kwargs)
+
+
+def _value(spec: Any, generator: torch.Generator) -> Any:
+    if isinstance(spec, list):
+        return [_value(item, generator) for item in spec]
+    if not isinstance(spec, Mapping):
+        return spec
+    if "dtype" in spec:
+        dtype = getattr(torch, spec["dtype"])
+        if dtype.is_floating_point or dtype.is_complex:
+            return torch.randn(spec["shape"], generator=generator).to(dtype)
+        return torch.zeros(spec["shape"], dtype=dtype)
+    if "tuple" in spec:
+        return tuple(_value(item, generator) for item in spec["tuple"])
+    if "dict" in spec:
+        return {name: _value(item, generator) for name, item in spec["dict"].items()}
+    raise InputError(
+        f"example_inputs: the model was traced with a {spec['class']}, which is no data; give example inputs"
+    )

@@ -134,13 +134,13 @@ def same_pairs(holder: Any) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class SizePlace:
-    """The place of an integer in a model: what it is reached through, and the last step."""
+    """The place of an integer in a model or object: what it is reached through, and the last step."""
 
     holders: tuple[Any, ...]
     steps: tuple[str, ...]
 
     @staticmethod
-    def of(model: nn.Module, path: str) -> SizePlace:
+    def of(model: Any, path: str) -> SizePlace:
         """The place that a path names.
 
         Raises:

@@ -164,7 +164,7 @@ def check_version(version: Path) -> dict[str, Path]:
             raise LoadError(f"{what}: {name!r} is no name of a file in it; {ADVICE}")
         try:
             _check_file(path, known)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise LoadError(f"{what} ({error}); {ADVICE}") from error
         found[name] = path
     return found
@@ -214,3 +214,43 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a new folder beside ``folder``, and move it there when it is complete.
+
+    Raises:
+        InputError: there is something that this function did not write.
+    """
+    _check_own(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
+    old = temporary.with_name(f"{temporary.name}.old")
+    temporary.mkdir()
+    try:
+        write(temporary)
+        _finish(temporary)
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+        _to_disk(folder.parent)
+    finally:
+        for path in (temporary, old):
+            if path.exists():
+                shutil.rmtree(path)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise an InputError unless a folder is missing, empty, or as :func:`replace_folder` left it."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    advice = "give another folder, or delete it first"
+    if not (folder / CHECKSUMS).is_file():
+        raise InputError(f"directory: {folder} holds what graphprune did not write; {advice}")
+    try:
+        names = check_version(folder)
+    except LoadError as error:
+        raise InputError(f"directory: {folder} was changed since graphprune wrote it ({error}); {advice}") from error
+    for path in folder.iterdir():
+        if path.name not in names and path.name != CHECKSUMS:
+            raise InputError(f"directory: {path} is nothing that graphprune wrote; {advice}")

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 
 import graphprune
-from graphprune.cli.main import FAILED, INTERRUPTED, OK, main
+from graphprune.cli import main
+from graphprune.cli.commands import FAILED, INTERRUPTED, OK
 from graphprune.cli.models import load_spec
 from graphprune.cli.tables import human
 
@@ -202,9 +204,40 @@ def test_error_when_no_inputs_can_be_guessed(spec, capsys):
 def test_output_that_is_a_file_is_refused_before_work(spec, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("kept")
-    assert main(["prune", spec, "--ratio", "0.5", "-o", str(file)]) == FAILED
-    assert "is not a directory" in capsys.readouterr().err
+    assert usage_error("prune", spec, "--ratio", "0.5", "-o", str(file)) == 2
+    assert "is a file; give a folder" in capsys.readouterr().err
     assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("way", ["file", "weights", "hf"])
+def test_output_that_is_the_source_is_refused_before_work(spec, tmp_path, capsys, way):
+    (tmp_path / "weights.pt").write_bytes(b"dense")
+    source = {"hf": f"hf:{tmp_path}", "file": spec, "weights": "torchvision:resnet18"}[way]
+    weights = ("--weights", str(tmp_path / "weights.pt")) if way == "weights" else ()
+    assert usage_error("prune", source, *weights, "--ratio", "0.5", "-o", f"{tmp_path}/.") == 2
+    assert "is where the model comes from" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["network.py", "weights.pt"]
+
+
+@pytest.mark.parametrize("options", [(), ("--weights", "none.pt")])
+def test_random_weights_are_said_loudly(tmp_path, capsys, monkeypatch, options):
+    monkeypatch.setattr(graphprune, "trace", lambda *_: 1 / 0)
+    assert main(["prune", "torchvision:squeezenet1_1", *options, "--ratio", "0.5", "-o", str(tmp_path)]) == FAILED
+    assert ("has RANDOM weights" in capsys.readouterr().err) is not bool(options)
+
+
+def test_published_weights_are_asked_of_the_library(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr("torchvision.models.get_model", lambda name, **given: asked.append(given) or 1 / 0)
+    arguments = ["prune", "torchvision:squeezenet1_1", "--pretrained", "--ratio", "0.5", "-o", str(tmp_path)]
+    assert main(arguments) == FAILED
+    assert asked == [{"weights": "DEFAULT"}]
+    assert "RANDOM" not in capsys.readouterr().err
+
+
+def test_a_factory_has_no_published_weights(spec, tmp_path, capsys):
+    assert main(["prune", spec, "--pretrained", "--ratio", "0.5", "-o", str(tmp_path / "slim")]) == FAILED
+    assert "names no model with published weights" in capsys.readouterr().err
 
 
 def test_unexpected_error_is_named_and_debug_raises_it(spec, capsys, monkeypatch):
@@ -273,3 +306,52 @@ def test_module_runs_as_a_program(spec):
 )
 def test_human(number, unit, said):
     assert human(number, unit) == said
+
+
+def test_the_console_script_is_the_command_line():
+    (script,) = entry_points(group="console_scripts", name="graphprune")
+    assert script.load() is main
+
+
+# ---------------------------------------------------------------- export
+
+
+@pytest.fixture
+def bundle(spec, tmp_path):
+    out = tmp_path / "slim"
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), "--no-verify", *INPUT]) == OK
+    return out
+
+
+def test_export_source(bundle, spec, tmp_path, capsys):
+    out = tmp_path / "source"
+    assert main(["export", str(bundle), "--to", "source", "--model", spec, "-o", str(out)]) == OK
+    assert f"written to {out}" in capsys.readouterr().out
+    assert "nn.Conv2d(3, 4, 3, padding=1)" in (out / "model.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--to", "cloud"), "invalid choice: 'cloud'"),
+        (("--to", "hf", "--input", "1,3,8,8"), "--input: is not for --to hf"),
+        (("--to", "source", "--tokenizer", "there"), "--tokenizer: is not for --to source"),
+        (("--to", "source", "-o", "SAME"), "is the bundle itself"),
+    ],
+)
+def test_export_with_wrong_usage(bundle, capsys, arguments, said):
+    given = [str(bundle) if argument == "SAME" else argument for argument in ("-o", "out", *arguments)]
+    assert usage_error("export", str(bundle), *given) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_export_of_what_is_no_bundle(tmp_path, capsys):
+    assert main(["export", str(tmp_path), "--to", "source", "-o", str(tmp_path / "out")]) == FAILED
+    assert "graphprune: error: directory:" in capsys.readouterr().err
+
+
+def test_export_help_lists_the_targets(capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    out = capsys.readouterr().out
+    assert "a file that stock llama.cpp runs" in out and "a folder that stock Transformers loads" in out

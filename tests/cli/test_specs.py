@@ -6,10 +6,8 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from graphprune.cli.models import load_spec, load_weights
+from graphprune.cli.models import load_spec
 from graphprune.errors import GraphpruneError, SpecError
 
 NETWORK = """
@@ -202,32 +200,3 @@ def test_transformers_directory_that_is_no_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"no": "type"}))
     with pytest.raises(SpecError, match=r"building .* failed with"):
         load_spec(f"hf:{tmp_path}")
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_weights(tmp_path, suffix):
-    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
-    path = tmp_path / f"weights{suffix}"
-    save = save_file if suffix == ".safetensors" else torch.save
-    save(source.state_dict(), path)
-    load_weights(target, path)
-    assert torch.equal(source.weight, target.weight)
-
-
-def test_weights_of_another_model(tmp_path):
-    path = tmp_path / "weights.pt"
-    torch.save(nn.Linear(4, 2).state_dict(), path)
-    with pytest.raises(SpecError, match="does not fit Linear"):
-        load_weights(nn.Linear(3, 2), path)
-
-
-def test_weights_that_are_a_pickled_model_are_refused(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save(nn.Linear(3, 2), path)
-    with pytest.raises(SpecError, match="does not fit Linear"):
-        load_weights(nn.Linear(3, 2), path)
-
-
-def test_missing_weights(tmp_path):
-    with pytest.raises(SpecError, match="does not exist"):
-        load_weights(nn.Linear(3, 2), tmp_path / "none.pt")

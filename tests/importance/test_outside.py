@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.cli.main import main
+from graphprune.cli import main
 from graphprune.errors import InputError, PlanError
 from graphprune.importance import CRITERIA, Context, Criterion
 from graphprune.importance.criteria import find_criterion

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import graphprune
-from graphprune.cli.main import main
+from graphprune.cli import main
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS, Counted, Product
 from graphprune.integrations.lightning import PruningCallback as LightningCallback

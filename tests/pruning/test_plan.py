@@ -303,7 +303,11 @@ def test_a_pickle_opens_without_graphprune(tmp_path: Path, asked: dict[str, Any]
 
 def test_damaged_plans_in_a_pickle() -> None:
     model = nn.Linear(2, 2)
-    for text, message in (("{}", "not a list of plans"), ("[{}]", "plan format None"), ("[", "not JSON")):
+    for text, message in (
+        ("[]", "Expected `object`"),
+        ('{"plans": [{}], "config": null, "kinds": {}}', "format None"),
+        ("[", "not"),
+    ):
         object.__setattr__(model, "_graphprune_plans", text)
         with pytest.raises(LoadError, match=f"model: the plans of this Linear: .*{message}"):
             plans_of(model)

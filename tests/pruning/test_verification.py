@@ -136,3 +136,28 @@ def test_a_program_that_chooses_by_the_type_is_compared_in_the_type_of_the_compa
     assert graphprune.verify(net, slim, plan, x).passed
     slim.leave.weight.data[0, 0] += 1e-3
     assert not graphprune.verify(net, slim, plan, x).passed
+
+
+class Amplifier(nn.Module):
+    """The sine of large numbers: it changes in its sixth digit when its argument does in its fifteenth."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.enter, self.leave, self.factor = nn.Linear(64, 32), nn.Linear(32, 3), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.factor * self.leave(self.enter(x).relu()))
+
+
+@pytest.mark.parametrize(("factor", "passes"), [(1e8, True), (1e30, False)])
+def test_a_difference_that_rounding_makes_is_none_unless_it_hides_everything(factor: float, passes: bool) -> None:
+    torch.manual_seed(0)
+    net, x = Amplifier(factor).eval(), torch.randn(3, 64)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    check = graphprune.verify(net, slim, plan, x)
+    assert check.relative > check.tolerance
+    assert check.passed is passes
+    assert ("Rounding alone moves the outputs" in str(check)) is passes
+    slim.leave.weight.data[0, 0] += 1e-3
+    assert not graphprune.verify(net, slim, plan, x).passed

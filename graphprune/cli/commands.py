@@ -1,4 +1,4 @@
-"""The command line: ``graphprune inspect SPEC`` and ``graphprune prune SPEC --ratio 0.5 -o DIR``.
+"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -18,9 +18,12 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
-from graphprune.cli.models import load_spec, load_weights
+from graphprune.cli.models import has_random_weights, load_spec
+from graphprune.cli.output import check_output
 from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
+from graphprune.cli.weights import load_weights
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
@@ -38,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune).parse_args(argv)
+    options = make_parser(_inspect, _prune, export_bundle).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -80,10 +83,10 @@ def _prune(options: argparse.Namespace) -> int:
     ratio = given.pop("ratio", None)
     try:
         PruningOptions.of(ratio, given)
+        check_output(options.output, options.spec, options.weights, options.force)
     except InputError as error:
         options.usage_error(str(error))
-    if options.output.exists() and not options.output.is_dir():
-        raise FileExistsError(f"{options.output} exists and is not a directory")
+    _warn_of_random_weights(options)
     model = _model(options)
     inputs = _example_inputs(options)
     graph = graphprune.trace(model, inputs)
@@ -101,10 +104,21 @@ def _prune(options: argparse.Namespace) -> int:
 
 
 def _model(options: argparse.Namespace) -> nn.Module:
-    model = load_spec(options.spec, device="meta" if options.meta else None)
+    model = load_spec(options.spec, device="meta" if options.meta else None, pretrained=options.pretrained)
     if options.weights is not None:
         load_weights(model, options.weights)
     return model.eval()
+
+
+def _warn_of_random_weights(options: argparse.Namespace) -> None:
+    """Say that nothing learned is in what is about to be pruned."""
+    if options.weights is not None or options.pretrained or not has_random_weights(options.spec):
+        return
+    said = f"{options.spec} has RANDOM weights, and so will the slim model; {_TRAINED}"
+    Console(stderr=True).print(Text("graphprune: warning: ", "bold yellow"), Text(said), sep="", soft_wrap=True)
+
+
+_TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
 
 
 def _example_inputs(options: argparse.Namespace) -> Inputs | None:

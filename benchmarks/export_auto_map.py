@@ -1,0 +1,104 @@
+"""Slim models of thirteen families as folders that stock Transformers loads: are logits and tokens equal?
+
+Each is pruned to half of its MACs and to half of its parameters, so that layers differ. The folders are read in a
+process that cannot import graphprune: logits, greedy tokens with a growing cache, a static one and one that is filled
+in chunks, a copy that was saved again, and weights in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.table import Table
+from torch import nn
+
+import graphprune
+from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.families import FAMILIES, family, inputs_for
+from benchmarks.read_folders import TOKENS
+from graphprune.export.huggingface.auto_map import write_auto_map
+
+BUDGETS = ("macs", "params")
+READER = Path(__file__).parent / "read_folders.py"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, write ``results/export_auto_map.json``; 1 unless everything is equal."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(FAMILIES), help="families (default: all)")
+    names = parser.parse_args(arguments).names
+    quiet_one_thread()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    found = round_trips(names)
+    wide_console().print(_table(found))
+    if names == list(FAMILIES):
+        write_json("export_auto_map.json", {"transformers": transformers.__version__, "cases": found})
+    return 0 if all(map(passed, found)) else 1
+
+
+def round_trips(names: list[str], budgets: tuple[str, ...] = BUDGETS) -> list[dict[str, Any]]:
+    """What a process without graphprune finds in the folders of these families."""
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [_case(name, kind, Path(folder) / f"{name}-{kind}") for name in names for kind in budgets]
+        path = Path(folder) / "cases.pt"
+        torch.save(cases, path)
+        run = subprocess.run([sys.executable, READER, path], capture_output=True, text=True, cwd=folder, check=False)
+        if run.returncode:
+            raise RuntimeError(run.stderr)
+        read = json.loads(run.stdout.splitlines()[-1])
+    return [case["about"] | one for case, one in zip(cases, read, strict=True)]
+
+
+def passed(found: dict[str, Any]) -> bool:
+    """Is everything equal?"""
+    tokens = [found[key] for key in ("dynamic", "static", "chunks") if key in found]
+    return found["difference"] == found["again"] == 0 and all(tokens) and found["half"]
+
+
+def _case(name: str, budget: str, folder: Path) -> dict[str, Any]:
+    dense = family(name)
+    slim = graphprune.trace(dense).plan(**{budget: 0.5}).apply(dense)
+    write_auto_map(slim, folder)
+    config = json.loads((folder / "config.json").read_text())
+    lines = sum(len(path.read_text().splitlines()) for path in folder.glob("*.py"))
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (slim, dense)]
+    about = {"name": name, "budget": budget, "params": sizes[0] / sizes[1], "lines": lines}
+    autos = [auto for auto in config["auto_map"] if auto not in ("AutoConfig", "AutoModelForPreTraining")]
+    return {"folder": str(folder), "auto": autos[0], "about": about} | _expected(slim, inputs_for(name))
+
+
+def _expected(slim: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
+    more = {"decoder_input_ids": torch.ones(2, 3, dtype=torch.long)} if slim.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        outputs = slim(**inputs, **more)
+    names = [name for name in ("logits", "logits_per_image", "logits_per_text") if name in outputs]
+    tokens = slim.generate(**inputs, **TOKENS) if slim.can_generate() else None
+    return {"inputs": inputs, "more": more, "outputs": {n: outputs[n] for n in names}, "tokens": tokens}
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    names = ("params", "lines", "difference", "dynamic", "static", "chunks", "again", "half")
+    made = table("Folders for trust_remote_code", "family", "budget 0.5", *names, left=2)
+    for one in found:
+        cells = (f"{one['params']:.0%}", one["lines"], *(_cell(one.get(name)) for name in names[2:]))
+        row(made, one["name"], one["budget"], *cells, style="" if passed(one) else "red")
+    return made
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return ("equal" if value else "differs") if isinstance(value, bool) else f"{value:g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

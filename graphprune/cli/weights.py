@@ -1,0 +1,119 @@
+"""State dicts as people save them: plain, inside a checkpoint, with prefixes of wrappers, in shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import SpecError
+from graphprune.utils.typed_json import convert_data, read_json
+
+INSIDE = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
+"""Under which names checkpoints hold the state dict of a model."""
+
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
+"""Prefixes that DataParallel, torch.compile and training loops put before the names of parameters."""
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "*.index.json")
+FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a state dict into ``model``; runs no pickled code.
+
+    Args:
+        model: what the weights are for.
+        path: a ``.safetensors`` or ``torch.save`` file, an index of shards (``*.index.json``), or a folder that holds
+            one of these. The state dict may be inside a checkpoint (``{"model": ...}``, ``{"state_dict": ...}``), and
+            its names may begin with ``module.``, ``_orig_mod.`` or ``model.``.
+
+    Raises:
+        SpecError: the file is missing, holds no state dict, or one of other names or shapes than the model's.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SpecError(f"the weights file {str(path)!r} does not exist")
+    try:
+        state = _without_wrappers(_read(path), model.state_dict().keys())
+        model.load_state_dict(state)
+    except SpecError:
+        raise
+    except Exception as error:
+        raise SpecError(f"{str(path)!r} does not fit {type(model).__name__}: {error}") from error
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.is_dir():
+        return _read(_in_folder(path))
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
+    return _read_file(path)
+
+
+def _in_folder(folder: Path) -> Path:
+    """The one file of weights, or index of shards, of a folder."""
+    for pattern in (*INDEXES, *FILES):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(path.name for path in found[:4])
+            raise SpecError(f"{str(folder)!r} holds several files of weights ({names}); name one of them")
+    raise SpecError(f"{str(folder)!r} holds no weights; needed is a .safetensors, .bin, .pt or .pth file")
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    """All shards that an index names, which stand beside it."""
+    what, advice = f"{str(index)!r} is no index of shards", "pass the *.index.json that a library wrote"
+    places = convert_data(read_json(index, what, advice), dict[str, Any], what, advice).get("weight_map")
+    names = convert_data(places, dict[str, str], what, advice).values()
+    state: dict[str, Tensor] = {}
+    for name in dict.fromkeys(names):
+        if Path(name).name != name:
+            raise SpecError(f"{str(index)!r} names the shard {name!r}; needed is a file beside the index")
+        if not (index.parent / name).is_file():
+            raise SpecError(f"{str(index)!r} names the shard {name!r}, which does not exist; copy it there")
+        state.update(_read_file(index.parent / name))
+    return state
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+
+
+def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, which may be one itself."""
+    if not isinstance(found, dict):
+        raise SpecError(f"{str(path)!r} holds a {type(found).__name__}; needed is a state dict")
+    if found and all(isinstance(value, Tensor) for value in found.values()):
+        return found
+    for name in INSIDE:
+        if isinstance(found.get(name), dict):
+            return _state_dict(found[name], path)
+    tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+    if not tensors:
+        names = ", ".join(map(repr, list(found)[:6]))
+        raise SpecError(
+            f"{str(path)!r} holds no state dict: it has {names}; needed are tensors by name, or these under one of "
+            f"{', '.join(INSIDE)}"
+        )
+    return found
+
+
+def _without_wrappers(state: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The state dict without prefixes that all its names have and no name of the model begins with."""
+    own = set(names)
+    while state and not own & state.keys():
+        prefix = next((p for p in WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state

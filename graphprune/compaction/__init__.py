@@ -1,0 +1,4 @@
+"""Channels that are zero already really go: by ``torch.nn.utils.prune``, by a threshold, by a regularizer.
+
+Words: docs/glossary.md.
+"""

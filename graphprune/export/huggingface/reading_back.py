@@ -1,0 +1,104 @@
+"""Compare a slim model with what was loaded from the folder that was written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import ExportError
+from graphprune.export.huggingface.generated_module import OWN_FIELDS
+from graphprune.export.slim_record import slim_record
+from graphprune.pruning.comparison import difference
+from graphprune.tracing.example_inputs.guess import first_that_runs
+from graphprune.tracing.inputs import Inputs, normalize
+from graphprune.utils.contexts import evaluating
+
+SAVE_INSTEAD = "save it with graphprune.save instead"
+
+
+SAME = 1e-2
+"""A relative difference of outputs that is no other factor or width in use."""
+
+
+def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], fields: Collection[str]) -> list[str]:
+    """Buffers that ``state_dict`` leaves out and that have other values in a model that was loaded.
+
+    Args:
+        loaded: of the same class.
+        kept: buffers that were written with it; they become unsaved ones as they were.
+        fields: fields of the configuration that differ on purpose.
+
+    Raises:
+        ExportError: something else differs: an attribute, a shape, a weight, or which weights are the same.
+    """
+    for name in kept:
+        owner, _, buffer = name.rpartition(".")
+        loaded.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
+    buffers = dict(slim.named_buffers(remove_duplicate=False))
+    own = {f"config.{field}" for field in fields}
+    found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
+    others = [name for name in found if name not in buffers or name in slim.state_dict()]
+    if others:
+        raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {SAVE_INSTEAD}")
+    return list(found)
+
+
+def same_outputs(slim: nn.Module, loaded: nn.Module) -> bool:
+    """Do both work out the same for example inputs? Rounding of kernels may differ with where tensors lie.
+
+    Raises:
+        InputError: no example inputs were found.
+    """
+    inputs, outputs = first_that_runs(slim, lambda guess: _outputs(slim, guess))
+    return difference(outputs, _outputs(loaded, inputs)).relative <= SAME
+
+
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
+    args, kwargs = normalize(inputs)
+    with evaluating(model):
+        found = model(*args, **kwargs)
+    values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]
+    return [value.detach() for value in values if isinstance(value, Tensor)]
+
+
+def is_size(value: Any) -> bool:
+    """Is this a number, or a list or tuple of numbers?"""
+    if isinstance(value, list | tuple):
+        return all(map(is_size, value))
+    return type(value) in (int, float)
+
+
+def _differences(slim: nn.Module, loaded: nn.Module) -> Iterator[str]:
+    """The names of attributes and tensors that differ."""
+    record = slim_record(slim, loaded)
+    for path, values in record.attributes.items():
+        places = [place for place, value in values.items() if is_size(value) and not _is_own(place)]
+        yield from (f"{path}.{place}" if path else place for place in places)
+    mine, other = _tensors(slim, record.unsaved), _tensors(loaded, slim_record(loaded, slim).unsaved)
+    yield from (name for name, tensor in mine.items() if not _equal(tensor, other.get(name)))
+    yield from (names[0] for names in _ties(slim) ^ _ties(loaded))
+
+
+def _is_own(place: str) -> bool:
+    """Is this within a field of the configuration that only such folders have, or that is no part of the file?"""
+    return place.startswith(("config._", *(f"config.{field}" for field in OWN_FIELDS)))
+
+
+def _tensors(model: nn.Module, unsaved: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {**unsaved, **dict(model.named_buffers(remove_duplicate=False)), **model.state_dict()}
+
+
+def _equal(tensor: Tensor, other: Tensor | None) -> bool:
+    same = other is not None and tensor.shape == other.shape and tensor.dtype == other.dtype
+    return same and torch.equal(tensor, other.to(tensor.device))  # type: ignore[union-attr]
+
+
+def _ties(model: nn.Module) -> set[tuple[str, ...]]:
+    """The names of weights that are the same tensor."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return {tuple(same) for same in names.values() if len(same) > 1}

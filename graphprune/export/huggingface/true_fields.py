@@ -1,0 +1,126 @@
+"""Fields of a configuration that say the sizes a slim model has, as far as Transformers has words for them.
+
+Libraries read the width (``hidden_size``), caches and exporters the heads of every layer. A field that holds for all
+layers gets the slim number; where layers differ, ``config.json`` has theirs as ``layer_sizes``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprune.errors import ExportError
+from graphprune.utils.contexts import preserve_modes
+
+LayerSizes = dict[str, int]
+
+LAYER_SIZES = "layer_sizes"
+"""The field of ``config.json`` with the sizes of every layer."""
+
+
+@dataclass(frozen=True)
+class TrueFields:
+    """Fields as ``config.json`` has them.
+
+    Attributes:
+        fields: those with the sizes of the slim model.
+        dense: what the class needs instead to build the dense one, of those that differ.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    dense: dict[str, Any] = field(default_factory=dict)
+
+    def without_exchange(self) -> TrueFields:
+        """Only those that are the same in the dense model."""
+        return TrueFields({name: value for name, value in self.fields.items() if name not in self.dense})
+
+    def note(self, config: Any, name: str, value: int | None) -> None:
+        """Give a field another value, under the name that this configuration has for it."""
+        own = config.attribute_map.get(name, name)
+        if getattr(config, own, None) != value:
+            self.fields[own] = value
+            self.dense[own] = getattr(config, own, None)
+
+
+def true_fields(slim: Any, dense: Any) -> TrueFields:
+    """The fields of a slim model, beside the ``dense`` one before pruning."""
+    found = TrueFields()
+    widths = [_embedding_width(model) for model in (slim, dense)]
+    if widths[1] is not None and getattr(dense.config, "hidden_size", None) == widths[1] != widths[0]:
+        found.note(dense.config, "hidden_size", widths[0])
+    decoder = getattr(type(slim), "can_generate", bool)() and not slim.config.is_encoder_decoder
+    if decoder and slim.main_input_name == "input_ids":
+        _note_layers(found, _layers(slim), dense.config)
+    return found
+
+
+def _embedding_width(model: Any) -> int | None:
+    """The width of token embeddings; None: the model has none, or several."""
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return embeddings.weight.shape[1] if isinstance(embeddings, nn.Embedding) else None
+
+
+def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], config: Any) -> None:
+    """Note the sizes of layers that keep keys and values: once if all have the same, else of each."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    found.fields["head_dim"] = width
+    varying = []
+    for name in dict.fromkeys(name for sizes in layers.values() for name in sizes):
+        if name != "head_dim" and not hasattr(config, name):
+            continue
+        values = {sizes.get(name) for sizes in layers.values()}
+        if len(values) > 1:
+            varying.append(name)
+        elif name != "head_dim" or values != {width}:
+            found.note(config, name, values.pop())
+    if varying:
+        numbers = range(max(layers) + 1)
+        found.fields[LAYER_SIZES] = [
+            {config.attribute_map.get(n, n): layers[i][n] for n in varying if n in layers[i]} if i in layers else {}
+            for i in numbers
+        ]
+
+
+def _layers(slim: Any) -> dict[int, LayerSizes]:
+    """By the number of each layer that keeps keys and values, its sizes."""
+    paths = {m.layer_idx: path for path, m in slim.named_modules() if type(getattr(m, "layer_idx", None)) is int}
+    found: dict[int, LayerSizes] = {}
+    for index, layer in enumerate(_filled_cache(slim).layers):
+        keys = getattr(layer, "keys", None)
+        if keys is not None and keys.dim() == 4:
+            found[index] = _sizes_of(slim, paths.get(index), keys.shape[1]) | {"head_dim": keys.shape[3]}
+    return found
+
+
+def _sizes_of(slim: nn.Module, path: str | None, heads: int) -> LayerSizes:
+    """The sizes of the layer that has its attention at a path."""
+    if path is None:
+        return {"num_attention_heads": heads, "num_key_value_heads": heads}
+    repeats = getattr(slim.get_submodule(path), "num_key_value_groups", 1)
+    inner = {getattr(m, _INNER) for m in slim.get_submodule(path.rpartition(".")[0]).modules() if hasattr(m, _INNER)}
+    sizes = {"num_attention_heads": heads * repeats, "num_key_value_heads": heads}
+    return sizes | ({_INNER: inner.pop()} if len(inner) == 1 else {})
+
+
+_INNER = "intermediate_size"
+
+
+def _filled_cache(slim: Any) -> Any:
+    """The cache after two tokens, which Transformers calls ``cache`` or, formerly, ``past_key_values``."""
+    tokens = torch.zeros(1, 2, dtype=torch.long, device=next(slim.parameters()).device)
+    with preserve_modes(slim), torch.no_grad():
+        slim.eval()
+        try:
+            output = slim(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+        except Exception as error:
+            raise ExportError(
+                f"slim: the model itself fails with an attention mask and a cache ({type(error).__name__}: {error}); "
+                "plan with these among the example inputs, or remove kv_groups instead of heads"
+            ) from error
+    return output["cache"] if "cache" in output else output["past_key_values"]

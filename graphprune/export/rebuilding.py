@@ -1,0 +1,120 @@
+"""Before a model is saved: what builds its dense form, tried by building it and pruning it, and what would not load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from graphprune.errors import InputError, LoadError, PlanError, SaveError
+from graphprune.export.architecture import IMPORT, Architecture, build, factory_name
+from graphprune.export.libraries import is_data, timm_arguments, torchvision_arguments, transformers_arguments
+from graphprune.export.likeness import first_difference
+from graphprune.export.restoring import can_be_made, is_class, placeholders, restore
+from graphprune.export.structure import Structure
+from graphprune.pruning.plan import history_of
+from graphprune.pruning.resuming import replayed_without_data
+from graphprune.pruning.rewrite import check_fits
+from graphprune.utils.checks import check_callable
+from graphprune.utils.modules import class_name
+
+_MODULES_EACH, _MODULES_FREE = 64, 10_000
+
+
+def module_limit(structure: Structure) -> int:
+    """How many modules the dense form of a model may have: blocks may have been left out."""
+    return _MODULES_FREE + _MODULES_EACH * len(structure.modules)
+
+
+def find_architecture(slim: nn.Module, structure: Structure) -> tuple[Architecture | None, str]:
+    """What builds the dense model, or why nothing is known that does."""
+    why = f"{class_name(type(slim))} is not a model of torchvision, timm or Transformers, nor made without arguments"
+    for record in _candidates(slim):
+        problem = _problem(record, slim, structure)
+        if problem is None:
+            return record, ""
+        if not isinstance(problem, _Misfit):
+            why = f"{record}: {problem}"
+    return None, why
+
+
+def given_architecture(
+    slim: nn.Module, structure: Structure, factory: Callable[..., nn.Module], arguments: Mapping[str, Any] | None
+) -> Architecture:
+    """A factory of the user's, which was tried.
+
+    Raises:
+        InputError: it cannot be imported, or an argument is no JSON data.
+        SaveError: what it makes does not become the slim model.
+    """
+    check_callable("factory", factory, "a function or class that makes the dense model")
+    name = factory_name(factory)
+    if name is None:
+        raise InputError(
+            f"factory: {getattr(factory, '__qualname__', factory)!r} cannot be imported by its name; define it at the "
+            "top of a module that can be imported, and pass the function itself"
+        )
+    given = dict(arguments or {})
+    if not is_data(given):
+        raise InputError("arguments: must be JSON data (numbers, strings, truth values, None, lists, dicts)")
+    for meta in (True, False):
+        record = Architecture(IMPORT, name, given, meta)
+        problem = _problem(record, slim, structure)
+        if problem is None:
+            return record
+    raise SaveError(f"factory: {name} does not make the dense model of this {type(slim).__name__}: {problem}")
+
+
+def check_restorable(slim: nn.Module, structure: Structure) -> None:
+    """Raise a SaveError if not even the dense model would be enough: modules were changed that torch does not make."""
+    known = history_of(slim).kinds
+    for data in structure.modules:
+        same = data.path in known and is_class(known[data.path], data.kind)
+        if not same and not (can_be_made(data) and data.path):
+            was = f"was {known[data.path]} after pruning" if data.path in known else "was not there after pruning"
+            raise SaveError(
+                f"slim: {data.path or 'the model'} is {data.kind} and {was}, so that it could not be loaded into a "
+                "dense model. Save with factory=, a function that makes the dense model with this module; or use "
+                "torch.save(slim)"
+            )
+
+
+class _Misfit(str):
+    """A candidate that is another model altogether: nothing that a user wants to hear of."""
+
+
+def _candidates(slim: nn.Module) -> Iterator[Architecture]:
+    history = history_of(slim)
+    plan = history.plans[0]
+    for source, found in (
+        ("transformers", transformers_arguments(slim, history.config)),
+        ("timm", timm_arguments(slim, plan)),
+        ("torchvision", torchvision_arguments(type(slim), plan)),
+    ):
+        yield from (Architecture(source, name, arguments) for name, arguments in found)
+    own = factory_name(type(slim))
+    if own is not None:
+        yield from (Architecture(IMPORT, own, {}, meta) for meta in (True, False))
+
+
+def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str | None:
+    """Why what a record builds does not become the slim model; None: it does."""
+    plans = history_of(slim).plans
+    most = 64 + 3 * len(structure.modules) if not any(p.skipped for p in plans) else module_limit(structure)
+    try:
+        dense = build(record, most, trusted=True)
+    except LoadError as error:
+        return _Misfit(error)
+    try:
+        check_fits(dense, plans[0].shapes)
+        if more := [name for name, _ in dense.named_parameters() if name not in plans[0].shapes]:
+            return _Misfit(f"has {more[0]} too")
+        made = replayed_without_data(dense, plans, "it")
+    except (PlanError, LoadError) as error:
+        return _Misfit(error)
+    problems = restore(made, structure, placeholders(structure))
+    if problems:
+        return problems[0]
+    different = first_difference(made, slim)
+    return None if different is None else f"{different} differs"

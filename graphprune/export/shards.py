@@ -1,0 +1,213 @@
+"""Tensors as safetensors files of bounded size, with the index file that Transformers and others read."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import Struct
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from graphprune.errors import InputError, LoadError, SaveError
+from graphprune.utils.checks import check_count
+from graphprune.utils.files import ADVICE
+from graphprune.utils.typed_json import Count, convert_data, read_json
+
+SINGLE = "model.safetensors"
+
+INDEX = "model.safetensors.index.json"
+
+_SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+_LONGEST_INDEX = 1 << 27
+
+
+class _IndexMetadata(Struct, frozen=True):
+    total_size: Count = 0
+
+
+class _Index(Struct, frozen=True):
+    """The file in which each tensor is."""
+
+    weight_map: dict[str, str]
+    metadata: _IndexMetadata = _IndexMetadata()
+
+
+def read_size(name: str, value: object) -> int:
+    """A number of bytes, as such or as text.
+
+    Raises:
+        InputError: it is none.
+
+    >>> read_size("max_shard_size", "1.5GB")
+    1500000000
+    """
+    if not isinstance(value, str):
+        return check_count(name, value, 1, "a number of bytes such as 5 * 10**9 or '5GB'")
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?B?)", value.strip().upper())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
+    if size < 1:
+        raise InputError(f"{name}: must be a number of bytes such as 5 * 10**9 or '5GB', but is {value[:40]!r}")
+    return size
+
+
+def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int) -> None:
+    """Write tensors into as many files as are needed for at most ``most`` bytes each; a larger one has its own."""
+    shards = list(_split(tensors, most))
+    if len(shards) == 1:
+        write_tensors(folder / SINGLE, shards[0])
+        return
+    names = {}
+    for number, shard in enumerate(shards, 1):
+        name = _SHARD.format(number=number, count=len(shards))
+        write_tensors(folder / name, shard)
+        names.update(dict.fromkeys(shard, name))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=1))
+
+
+def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tensor]]:
+    shard: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors.items():
+        if shard and size + tensor.nbytes > most:
+            yield shard
+            shard, size = {}, 0
+        shard[name] = tensor
+        size += tensor.nbytes
+    yield shard
+
+
+TENSOR_ALIGNMENT = 64
+"""Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
+
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The types of safetensors, by their names there (https://github.com/huggingface/safetensors, README, Format)."""
+
+
+def check_types(tensors: Mapping[str, Tensor]) -> None:
+    """Raise a SaveError if there is a tensor of a type that safetensors has not."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _TYPES:
+            raise SaveError(f"slim: {name} is of {tensor.dtype}, which safetensors does not have; use torch.save(slim)")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
+
+    Args:
+        path: where.
+        tensors: strided ones with storage, on any device, of types that the format has.
+        notes: strings by name, for the file's metadata.
+    """
+    order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
+    end = 0
+    for name in order:
+        tensor, begin = tensors[name], end
+        end += tensor.nbytes
+        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name in order:
+            entries = tensors[name].detach().cpu().contiguous().reshape(-1)
+            if entries.numel():
+                file.write(entries.view(torch.uint8).numpy().data)
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
+
+
+class ShardReader:
+    """Tensors in the safetensors files among ``files``, which were checked. On the CPU they are mapped, not read.
+
+    Raises:
+        LoadError: the files are damaged, or contradict each other.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[str, Path], device: torch.device) -> None:
+        self._what = f"directory: {folder} does not hold the weights of its model"
+        self._places = self._shards(files)
+        self._device = str(device)
+
+    def _shards(self, files: Mapping[str, Path]) -> dict[Path, list[str] | None]:
+        """By file the tensors that are in it; None: all that there are."""
+        if INDEX not in files:
+            if SINGLE not in files:
+                raise LoadError(f"{self._what}: there is neither {SINGLE} nor {INDEX}; {ADVICE}")
+            return {files[SINGLE]: None}
+        what = f"directory: {files[INDEX]}"
+        index = convert_data(read_json(files[INDEX], what, ADVICE, _LONGEST_INDEX), _Index, what, ADVICE)
+        found: dict[Path, list[str] | None] = {}
+        for name, file in index.weight_map.items():
+            if file not in files or not file.endswith(".safetensors"):
+                raise LoadError(f"{what}: names the file {file[:80]!r}, which is not one of the bundle's; {ADVICE}")
+            names = found.setdefault(files[file], [])
+            assert names is not None
+            names.append(name)
+        return found
+
+    def read(self, needed: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> dict[str, Tensor]:
+        """All tensors, if they are those ``needed``, by name of this shape and type."""
+        found: dict[str, Tensor] = {}
+        for path, names in self._places.items():
+            try:
+                with safe_open(path, "pt", device=self._device) as file:
+                    present = file.keys()
+                    if names is not None and set(names) != set(present):
+                        raise LoadError(f"{self._what}: {path.name} has other tensors than {INDEX} says; {ADVICE}")
+                    for name in present:
+                        self._check(name, tuple(file.get_slice(name).get_shape()), needed)
+                        found[name] = _aligned(file.get_tensor(name))
+            except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+                if isinstance(error, LoadError):
+                    raise
+                raise LoadError(f"{self._what}: {path.name}: {error}; {ADVICE}") from error
+        self._check_all(found, needed)
+        return found
+
+    def _check(
+        self, name: str, shape: tuple[int, ...], needed: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> None:
+        if name not in needed:
+            raise LoadError(f"{self._what}: there is a tensor {name[:80]!r}, which the model does not have; {ADVICE}")
+        if shape != needed[name][0]:
+            raise LoadError(f"{self._what}: {name} has shape {list(shape)}, not {list(needed[name][0])}; {ADVICE}")
+
+    def _check_all(
+        self, found: Mapping[str, Tensor], needed: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    ) -> None:
+        missing = sorted(needed.keys() - found.keys())
+        if missing:
+            raise LoadError(f"{self._what}: {missing[0]!r} is missing ({len(missing)} such names); {ADVICE}")
+        for name, tensor in found.items():
+            if tensor.dtype != needed[name][1]:
+                raise LoadError(f"{self._what}: {name} is of {tensor.dtype}, not {needed[name][1]}; {ADVICE}")

@@ -1,0 +1,262 @@
+"""Plans of channels that somebody else chose, by number or by masks: for criteria of one's own.
+
+The choice is completed by what goes with it, and refused where it cannot be carried out as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError, PlanError
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.candidates import CELL
+from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.groups import Group
+from graphprune.graph.parameter_uses import consumed_axes, scale_axes
+from graphprune.planning.options import PruningOptions
+from graphprune.planning.planner import Chooser, planned
+from graphprune.planning.setup import PlanSetup
+from graphprune.pruning.plan import Plan
+from graphprune.rules.labels import ParameterAxis
+from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.checks import did_you_mean
+
+
+def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
+    """A plan that keeps these entries of parameter axes, and these units of groups; see ``plan_from_kept``."""
+    choice = _Entries(graph)
+    removed = {axis: _others(axis, index, choice.size(axis)) for axis, index in kept.items()}
+    dead = choice.dead({axis: gone for axis, gone in removed.items() if isinstance(axis, ParameterAxis)})
+    for group, gone in removed.items():
+        if isinstance(group, Group):
+            dead[group.unit_ids[gone]] = True
+    return _whole_plan(graph, dead, "the numbers given")
+
+
+def plan_of_masks(graph: Analysis, masks: Mapping[str, Tensor]) -> Plan:
+    """A plan without the channels that masks of parameters leave nothing of; see ``plan_from_masks``."""
+    return _whole_plan(graph, masked_units(graph, masks), "the masks")
+
+
+def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
+    """The units that are masked in all weights that make them, in all that read them, or in all scales. [classes]
+
+    Args:
+        graph: the analyzed model.
+        masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked.
+
+    Raises:
+        InputError: there is no such parameter, or it has another shape.
+    """
+    return _Entries(graph).masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
+
+
+def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
+    """The units that are masked in some weight or scale: what it multiplies is zero, what is added to it need not be.
+
+    Args, returns and raises: as :func:`masked_units`.
+    """
+    return _Entries(graph).partly_masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
+
+
+def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
+    """The entries that are not kept.
+
+    Raises:
+        InputError: an index is out of range, or nothing would stay.
+    """
+    name = axis.name if isinstance(axis, Group) else axis
+    wrong = index[(index < 0) | (index >= size)]
+    if len(wrong):
+        raise InputError(f"kept: {name} has {size} entries, numbered from 0, and {int(wrong[0])} is none of them")
+    gone = np.setdiff1d(np.arange(size), index)
+    if len(gone) == size:
+        raise InputError(f"kept: nothing of {name} would stay; keep at least one of its {size} entries")
+    return gone
+
+
+def _empty(graph: Analysis, name: str, mask: Tensor) -> tuple[Ids, ...]:
+    """For every dimension of a parameter, the entries of which a mask leaves nothing.
+
+    Raises:
+        InputError: there is no such parameter, or the mask has another shape.
+    """
+    shape = graph.trace.shapes.get(name)
+    if shape is None:
+        known = list(graph.trace.shapes)
+        raise InputError(f"masks: there is no parameter {name!r}{did_you_mean(name, known)}; give it as in state_dict")
+    if tuple(mask.shape) != tuple(shape):
+        raise InputError(f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter has {list(shape)}")
+    left = mask.detach().cpu() != 0
+    others = [tuple(d for d in range(left.ndim) if d != dim) for dim in range(left.ndim)]
+    found = [left.any(dim=dims) if dims else left for dims in others]
+    return tuple(np.flatnonzero(~one.numpy()) for one in found)
+
+
+# ---------------------------------------------------------------- entries of parameters and the units in them
+
+
+class _Entries:
+    """Which units the entries of parameter axes need."""
+
+    def __init__(self, graph: Analysis) -> None:
+        self._graph = graph
+        self._axes = {axis.parameter_axis: number for number, axis in enumerate(graph.units.axes)}
+        self._classes = len(graph.solution.reason)
+
+    def size(self, of: ParameterAxis | Group) -> int:
+        """How many entries there are."""
+        return of.units if isinstance(of, Group) else self._graph.units.axes[self._axes[of]].size
+
+    def dead(self, removed: Mapping[ParameterAxis, Ids]) -> Mask:
+        """The units of which every entry on these axes is removed. [classes]
+
+        Raises:
+            PlanError: an entry is removed whose units others need.
+        """
+        alive, gone = np.zeros(self._classes, bool), np.zeros(self._classes, bool)
+        for axis, index in removed.items():
+            unit, entry = self._needed(axis)
+            out = np.isin(entry, index)
+            gone[unit[out]] = True
+            alive[unit[~out]] = True
+        dead = gone & ~alive
+        for axis, index in removed.items():
+            self._require_covered(axis, index, dead)
+        return dead
+
+    def masked(self, empty: Mapping[str, Sequence[Ids]]) -> Mask:
+        """The units of which nothing is left on one side: making them, reading them, or scaling them. [classes]"""
+        found = np.zeros(self._classes, bool)
+        for side in self._sides:
+            out, left = np.zeros(self._classes, bool), np.zeros(self._classes, bool)
+            for axis in side:
+                gone, others = self._masked_on(axis, empty)
+                out |= gone
+                left |= others
+            found |= out & ~left
+        return found
+
+    def partly_masked(self, empty: Mapping[str, Sequence[Ids]]) -> Mask:
+        """The units of which nothing is left on some axis that makes, reads or scales them. [classes]"""
+        found = np.zeros(self._classes, bool)
+        for axis in (axis for side in self._sides for axis in side):
+            gone, others = self._masked_on(axis, empty)
+            found |= gone & ~others
+        return found
+
+    def _masked_on(self, axis: ParameterAxis, empty: Mapping[str, Sequence[Ids]]) -> tuple[Mask, Mask]:
+        """The units of which entries on an axis are masked, and those of which some are not. [classes]"""
+        unit, entry = self._needed(axis)
+        gone = np.isin(entry, empty[axis.parameter][axis.dim]) if axis.parameter in empty else entry < 0
+        out, left = np.zeros(self._classes, bool), np.zeros(self._classes, bool)
+        out[unit[gone]] = True
+        left[unit[~gone]] = True
+        return out, left
+
+    @cached_property
+    def _sides(self) -> tuple[list[ParameterAxis], ...]:
+        """Axes of matrices that make channels, of those that read them, and of the scales of normalizations."""
+        shapes, labelling = self._graph.trace.shapes, self._graph.labelling
+        read, scales = consumed_axes(labelling), scale_axes(labelling)
+        matrices = [axis for axis in self._axes if len(shapes[axis.parameter]) > 1]
+        return [a for a in matrices if a not in read], [a for a in matrices if a in read], list(scales)
+
+    def _needed(self, axis: ParameterAxis) -> tuple[Ids, Ids]:
+        """The units that entries of an axis need, and these entries."""
+        occurrences = self._graph.units.occurrences
+        number = self._axes[axis]
+        here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
+        return occurrences.unit[here], occurrences.index[here]
+
+    def _require_covered(self, axis: ParameterAxis, index: Ids, dead: Mask) -> None:
+        unit, entry = self._needed(axis)
+        alone = np.setdiff1d(index, entry[dead[unit]])
+        if not len(alone):
+            return
+        first = int(alone[0])
+        units = unit[entry == first]
+        if not len(units):
+            raise PlanError(f"kept: entry {first} of {axis} cannot go; graph.frozen says why")
+        groups = [self._graph.groups[n] for n in np.unique(self._graph.units.group_of[units]).tolist() if n >= 0]
+        named = " and ".join(f"{group.name} ({group.role}, {', '.join(group.axes[:3])})" for group in groups)
+        raise PlanError(
+            f"kept: entry {first} of {axis} cannot go alone: it belongs to {named}, of which other entries stay; "
+            "remove all of a unit, or nothing of it"
+        )
+
+
+# ---------------------------------------------------------------- the plan
+
+
+def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, dict[int, str]]:
+    """A plan that removes as many of these units as can go, and why others stay.
+
+    Args:
+        graph: the analyzed model.
+        dead: the units that are to go. [classes]
+        chosen_by: who says so, for the plan's record.
+    """
+    setup = PlanSetup.of(graph, PruningOptions(0.0))
+    last = {int(g.unit_ids[0]): f"one unit of {g.name} has to stay" for g in setup.groups if dead[g.unit_ids].all()}
+    reached = np.array([bool(dead[g.unit_ids].any()) for g in setup.groups], bool)
+
+    def choose(
+        free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
+    ) -> tuple[Ids, dict[int, str]]:
+        going = dead & free
+        going[list(last)] = False
+        return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
+
+    narrower = bool((graph.solution.kind[dead] == CELL).any())
+    plan, held = planned(setup, Chooser(reached, narrower, choose))
+    plan = replace(plan, requested={"chosen by": chosen_by})
+    gone = ~graph.alive(plan.removed)
+    staying = np.flatnonzero(dead & ~gone).tolist()
+    return plan, {unit: last.get(unit) or held.get(unit) or _NESTED for unit in staying}
+
+
+_NESTED = "heads either go whole or become narrower: make one plan, then another"
+
+
+def _whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
+    """The plan that removes all of these units.
+
+    Raises:
+        PlanError: some of them cannot go, or not without others.
+    """
+    plan, staying = plan_of_units(graph, dead, chosen_by)
+    if staying:
+        by_group = units_by_group(graph, staying)
+        named = "; ".join(f"{name} cannot lose {len(units)} units: {staying[units[0]]}" for name, units in by_group)
+        raise PlanError(f"kept: {named}; choose others, or let graph.plan choose")
+    return plan
+
+
+def units_by_group(graph: Analysis, units: Iterable[int]) -> list[tuple[str, list[int]]]:
+    """Units by the name of their group."""
+    found: dict[str, list[int]] = {}
+    for unit in units:
+        number = int(graph.units.group_of[unit])
+        found.setdefault(graph.units.groups[number].name if number >= 0 else "a parameter", []).append(unit)
+    return list(found.items())
+
+
+def indices(name: str, value: object) -> Ids:
+    """Numbers that somebody gives: a sequence, an array, or a tensor; a mask of truth values too.
+
+    Raises:
+        InputError: they are none of these.
+    """
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype == bool and array.ndim == 1:
+        return np.flatnonzero(array)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"kept: {name} maps to {value!r:.80}; give the numbers of the entries that stay")
+    return np.unique(array.astype(np.int64))

@@ -1,0 +1,152 @@
+"""The configuration of a slim model: which values of its fields the class builds a model of these sizes from.
+
+They are checked by building it. Where a plan fits, all integers that ``forward`` does not read are known with
+certainty: those of the model that was built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import nn
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.config_fields import Direction, compared_attributes, read_attributes
+from graphprune.graph.equal_layers import unit_numbers
+from graphprune.pruning.plan import Plan
+from graphprune.tracing.configured import (
+    ATTRIBUTE,
+    Columns,
+    Refused,
+    columns,
+    config_fields,
+    config_of,
+    configurations,
+    rebuilt,
+)
+from graphprune.tracing.size_places import SizePlace
+from graphprune.utils.modules import first_names, tables, within
+
+CONFIG = "config."
+"""Where a model has its configuration."""
+
+
+@dataclass(frozen=True)
+class FollowedSizes:
+    """The integers that ``forward`` does not read.
+
+    Attributes:
+        unread: new values, by path.
+        stale: those that keep their value although they may be sizes of what shrank.
+        expressed: does the model's class build the slim model from its configuration?
+        scales: how far fields went, as far as they did.
+    """
+
+    unread: dict[str, int]
+    stale: tuple[str, ...]
+    expressed: bool = False
+    scales: Sequence[tuple[Direction, Fraction]] = ()
+
+
+def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str]) -> FollowedSizes:
+    """What becomes of integers, where names suggest ``unread`` and ``stale`` ones.
+
+    Of the fields of configurations only those follow that the class needs to build the sizes of a plan. Values are
+    guessed first, from names and from what became of sizes of that value; only where the class builds something else
+    from them, it is built with other values of each field, which takes longer than all the rest of planning.
+    """
+    if config_of(graph.model) is None:
+        return FollowedSizes(dict(unread), tuple(stale))
+    held = tuple(path for path, _ in configurations(graph.model))
+    others = {path: size for path, size in unread.items() if not within(path, held)}
+    left = tuple(path for path in stale if not within(path, held))
+    suggested = {p.removeprefix(CONFIG): n for p, n in unread.items() if p.startswith(CONFIG)}
+    wanted = _wanted(graph, plan)
+    guesses = ({**_by_size(graph, wanted), **suggested}, suggested)
+    built, scales = next(filter(None, (_built(graph, guess, wanted) for guess in guesses)), None), []
+    fields = graph.config_fields if built is None else None
+    if fields is not None:
+        scales = fields.scales(wanted, unit_numbers(graph))
+        built = _built(graph, fields.values(scales), wanted)
+    if built is not None:
+        settled, left = _settled(graph, built, others, left)
+        return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
+    partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
+    return FollowedSizes({**others, **(_fields(graph.model, partly) if partly else {})}, left, False, scales)
+
+
+def _wanted(graph: Analysis, plan: Plan) -> Columns:
+    """The sizes that a slim model has."""
+    reads = read_attributes(graph.trace, graph.model)
+    found = columns(graph.model, reads)
+    found = {column: size for column, size in found.items() if not within(column[0], plan.skipped)}
+    for name, first in first_names(tables(graph.model)).items():
+        if not within(name, plan.skipped) and first in plan.shapes:
+            found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
+    found.update({(path, ATTRIBUTE): plan.sizes[path] for path in reads if path in plan.sizes})
+    return found
+
+
+def _by_size(graph: Analysis, wanted: Columns) -> dict[str, int]:
+    """The fields whose value is a size that became the same other one everywhere."""
+    became: dict[float, set[float]] = {}
+    for column, size in columns(graph.model, read_attributes(graph.trace, graph.model)).items():
+        became.setdefault(size, set()).add(wanted.get(column, size))
+    fields = config_fields(config_of(graph.model))
+    new = {name: became.get(value, {value}) for name, value in fields.items() if value is not None}
+    return {name: int(*sizes) for name, sizes in new.items() if len(sizes) == 1 and sizes != {fields[name]}}
+
+
+def _rebuilt(model: nn.Module, values: Mapping[str, int]) -> nn.Module | None:
+    """What the class builds with these values of fields; None: it refuses them."""
+    try:
+        return rebuilt(model, values)
+    except Refused:
+        return None
+
+
+def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Module | None:
+    """What the class builds, if that has the sizes that are wanted."""
+    built = _rebuilt(graph.model, values)
+    if built is None:
+        return None
+    found = columns(built, read_attributes(graph.trace, graph.model))
+    own = tables(graph.model)
+    parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
+    same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())
+    return built if same and parameters <= found.keys() else None
+
+
+# ---------------------------------------------------------------- integers that follow
+
+
+def _settled(
+    graph: Analysis, built: nn.Module, unread: Mapping[str, int], stale: Sequence[str]
+) -> tuple[dict[str, int], tuple[str, ...]]:
+    """The integers that names suggest or that are only compared, with their values in the model that was built."""
+    model, found, left = graph.model, dict(unread), []
+    for path in (*unread, *stale, *compared_attributes(graph.trace, graph.model)):
+        try:
+            value = SizePlace.of(built, path).value
+        except (AttributeError, LookupError, TypeError):
+            left += [path] if path in stale else []
+            continue
+        if value != SizePlace.of(model, path).value:
+            found[path] = value
+        else:
+            found.pop(path, None)
+    return found, tuple(left)
+
+
+def _fields(model: nn.Module, built: nn.Module) -> dict[str, int]:
+    """The fields of all configurations of a model that have other values in the one that was built."""
+    new, old = _all_fields(built), _all_fields(model)
+    changed = {path: new.get(path, value) for path, value in old.items()}
+    return {path: size for path, size in changed.items() if size is not None and size != old[path]}
+
+
+def _all_fields(model: nn.Module) -> dict[str, int | None]:
+    found = ((f"{path}.", config_fields(config)) for path, config in configurations(model))
+    return {prefix + name: value for prefix, fields in found for name, value in fields.items()}

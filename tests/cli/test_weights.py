@@ -1,0 +1,95 @@
+"""State dicts as people save them."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from graphprune.cli.weights import load_weights
+from graphprune.errors import SpecError
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_weights(tmp_path, suffix):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    path = tmp_path / f"weights{suffix}"
+    save = save_file if suffix == ".safetensors" else torch.save
+    save(source.state_dict(), path)
+    load_weights(target, path)
+    assert torch.equal(source.weight, target.weight)
+
+
+def test_weights_of_another_model(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(nn.Linear(4, 2).state_dict(), path)
+    with pytest.raises(SpecError, match="does not fit Linear"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_weights_that_are_a_pickled_model_are_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(nn.Linear(3, 2), path)
+    with pytest.raises(SpecError, match="does not fit Linear"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(SpecError, match="does not exist"):
+        load_weights(nn.Linear(3, 2), tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: {"model": state, "epoch": 3},
+        lambda state: {"state_dict": state, "optimizer": {"lr": 0.1}},
+        lambda state: {"model": {"state_dict": state}},
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict": {f"module._orig_mod.{name}": value for name, value in state.items()}},
+        lambda state: {"state_dict": {f"model.{name}": value for name, value in state.items()}},
+    ],
+)
+def test_weights_inside_checkpoints_and_behind_prefixes(tmp_path, wrapped):
+    source, target = nn.Linear(3, 2), nn.Linear(3, 2)
+    torch.save(wrapped(source.state_dict()), tmp_path / "checkpoint.pt")
+    load_weights(target, tmp_path / "checkpoint.pt")
+    assert torch.equal(source.weight, target.weight)
+
+
+@pytest.mark.parametrize("given", ["model.safetensors.index.json", ""])
+def test_weights_in_shards(tmp_path, given):
+    source, target = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    places = {}
+    for number, layer in enumerate(source):
+        file = f"model-0000{number + 1}-of-00002.safetensors"
+        tensors = {f"{number}.{name}": value for name, value in layer.state_dict().items()}
+        save_file(tensors, tmp_path / file)
+        places |= dict.fromkeys(tensors, file)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    load_weights(target, tmp_path / given)
+    assert torch.equal(source[1].weight, target[1].weight)
+
+
+@pytest.mark.parametrize(
+    ("shard", "said"), [("../secret.safetensors", "needed is a file beside the index"), ("gone.bin", "does not exist")]
+)
+def test_shards_that_are_not_beside_the_index(tmp_path, shard, said):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": shard}}))
+    with pytest.raises(SpecError, match=said):
+        load_weights(nn.Linear(3, 2), tmp_path)
+
+
+def test_a_folder_of_several_checkpoints(tmp_path):
+    for name in ("first.pt", "second.pt"):
+        torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
+    with pytest.raises(SpecError, match=r"several files of weights .first.pt, second.pt.; name one"):
+        load_weights(nn.Linear(3, 2), tmp_path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "lr": 0.1}])
+def test_files_without_a_state_dict(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(SpecError, match=r"holds a list; needed is a state dict|holds no state dict: it has 'epoch'"):
+        load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")

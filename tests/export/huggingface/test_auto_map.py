@@ -1,0 +1,172 @@
+"""Folders that stock Transformers loads with ``trust_remote_code=True``: the same model, whatever its sizes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import graphprune
+from benchmarks.export_auto_map import passed, round_trips
+from benchmarks.families import family, inputs_for
+from graphprune.errors import ExportError, InputError, UnreachedWarning
+from graphprune.export.huggingface.auto_map import write_auto_map
+
+
+@pytest.fixture(autouse=True)
+def modules_of_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code of folders is copied below the folder of the test."""
+    monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
+def slim_family(name: str, **options: Any) -> nn.Module:
+    dense = family(name)
+    return graphprune.trace(dense).plan(**options).apply(dense)
+
+
+def load(folder: Path, **options: Any) -> Any:
+    auto = next(name for name in read_config(folder)["auto_map"] if name != "AutoConfig")
+    return getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True, **options)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return found
+
+
+def assert_equal(slim: nn.Module, loaded: nn.Module, name: str) -> None:
+    with torch.no_grad():
+        one, other = slim(**inputs_for(name)).logits, loaded(**inputs_for(name)).logits
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_a_process_without_graphprune_loads_the_same_models() -> None:
+    """Logits, tokens with every cache, a copy saved again; benchmarks.export_auto_map has all families."""
+    found = round_trips(["gpt2"], ("params",))
+    assert all(map(passed, found)), found
+
+
+def test_the_configuration_has_the_numbers_of_each_layer(tmp_path: Path) -> None:
+    slim: Any = slim_family("gpt2", macs=0.5, importance="random", seed=3)
+    write_auto_map(slim, tmp_path / "slim")
+    config = read_config(tmp_path / "slim")
+    heads = [block.attn.num_heads for block in slim.transformer.h]
+    assert len(set(heads)) > 1
+    assert [layer["n_head"] for layer in config["layer_sizes"]] == heads
+    assert config["n_embd"] == slim.transformer.wte.weight.shape[1]
+    assert config["slim_sizes"]["transformer.wte"]["weight"] == list(slim.transformer.wte.weight.shape)
+    loaded = load(tmp_path / "slim")
+    assert transformers.configuration_utils.get_head_shapes(loaded.config) == (heads, 8)
+
+
+def test_narrower_heads_keep_their_frequencies_in_every_precision(tmp_path: Path) -> None:
+    with pytest.warns(UnreachedWarning, match="original_inv_freq"):
+        slim: Any = slim_family("llama", head_width=0.5)
+    write_auto_map(slim, tmp_path / "slim")
+    loaded = load(tmp_path / "slim", dtype=torch.bfloat16)
+    frequencies = loaded.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32
+    assert torch.equal(frequencies, slim.model.rotary_emb.inv_freq)
+    assert_equal(slim, load(tmp_path / "slim"), "llama")
+
+
+def test_nested_configurations(tmp_path: Path) -> None:
+    slim: Any = slim_family("clip", macs=0.5)
+    write_auto_map(slim, tmp_path / "slim")
+    loaded = load(tmp_path / "slim")
+    assert read_config(tmp_path / "slim")["dense_sizes"]["text_config"]
+    with torch.no_grad():
+        one, other = (model(**inputs_for("clip")).logits_per_image for model in (slim, loaded))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_blocks_left_out_stay_out(tmp_path: Path) -> None:
+    slim: Any = slim_family("llama", depth=0.4, mlp=0.3)
+    write_auto_map(slim, tmp_path / "slim")
+    loaded = load(tmp_path / "slim")
+    assert read_config(tmp_path / "slim")["skipped_blocks"]
+    assert_equal(slim, loaded, "llama")
+    assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in slim.parameters())
+
+
+def test_a_loaded_model_can_be_pruned_and_written_again(tmp_path: Path) -> None:
+    write_auto_map(slim_family("bert", params=0.6), tmp_path / "once")
+    loaded = load(tmp_path / "once")
+    twice = graphprune.trace(loaded, inputs_for("bert")).plan(0.3).apply(loaded)
+    write_auto_map(twice, tmp_path / "twice")
+    assert_equal(twice, load(tmp_path / "twice"), "bert")
+
+
+def test_weights_in_shards_and_files_of_a_tokenizer(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("tokenizer.json", "config.json", "model.safetensors"):
+        (source / name).write_text("{}")
+    slim = slim_family("bert", params=0.5)
+    write_auto_map(slim, tmp_path / "slim", processing=source, max_shard_size="20KB")
+    names = {path.name for path in (tmp_path / "slim").iterdir()}
+    assert "model.safetensors.index.json" in names and "tokenizer.json" in names
+    assert (tmp_path / "slim" / "config.json").read_text() != "{}"
+    assert_equal(slim, load(tmp_path / "slim"), "bert")
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
+    slim = slim_family("vit", params=0.5)
+    folder = tmp_path / "slim"
+    write_auto_map(slim, folder)
+    write_auto_map(slim, folder)  # what graphprune wrote is replaced
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt is nothing that graphprune wrote"):
+        write_auto_map(slim, folder)
+    (folder / "notes.txt").unlink()
+    (folder / "model.safetensors").write_bytes(b"trained further")
+    with pytest.raises(InputError, match="was changed since graphprune wrote it"):
+        write_auto_map(slim, folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"slim"}
+
+
+def test_what_the_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be a model of Transformers"):
+        write_auto_map(nn.Linear(2, 2), tmp_path / "slim")
+    slim: Any = slim_family("vit", params=0.5)
+    slim.classifier = nn.Sequential(slim.classifier, nn.Linear(2, 2))
+    with pytest.raises(ExportError, match="classifier"):
+        write_auto_map(slim, tmp_path / "slim")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trainer_saves_and_resumes(tmp_path: Path) -> None:
+    """Four steps at once, and two and two more from a checkpoint, make the same weights, in folders that load."""
+    write_auto_map(slim_family("gpt2", params=0.5, importance="random"), tmp_path / "slim")
+    tokens = inputs_for("gpt2")["input_ids"]
+    data = [{"input_ids": tokens[i % 2], "labels": tokens[i % 2]} for i in range(8)]
+
+    def trained(steps: int, folder: Path, resume: Path | None = None) -> Any:
+        arguments = transformers.TrainingArguments(
+            str(folder),
+            max_steps=steps,
+            save_steps=2,
+            per_device_train_batch_size=2,
+            lr_scheduler_type="constant",
+            report_to=[],
+            use_cpu=True,
+            disable_tqdm=True,
+        )
+        trainer = transformers.Trainer(load(tmp_path / "slim"), arguments, train_dataset=data)
+        trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+        trainer.save_model(str(folder / "saved"))
+        return trainer.model
+
+    whole = trained(4, tmp_path / "whole")
+    trained(2, tmp_path / "part")
+    resumed = trained(4, tmp_path / "rest", tmp_path / "part" / "checkpoint-2")
+    saved = load(tmp_path / "rest" / "saved")
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(weight, resumed.state_dict()[name])
+        assert torch.equal(resumed.state_dict()[name], saved.state_dict()[name])
+    assert not torch.equal(whole.lm_head.weight, load(tmp_path / "slim").lm_head.weight)

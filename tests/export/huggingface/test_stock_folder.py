@@ -1,0 +1,131 @@
+"""Slim models as checkpoints that Transformers loads as any other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import graphprune
+from benchmarks.export_huggingface import passed, round_trips
+from benchmarks.families import family, inputs_for
+from graphprune import ExportError, InputError
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def _slim(name: str, **asked: Any) -> nn.Module:
+    dense = family(name)
+    return graphprune.trace(dense).plan(**asked).apply(dense)
+
+
+def _logits(model: nn.Module, name: str) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs_for(name)).logits
+
+
+def test_transformers_alone_reads_uniform_models() -> None:
+    found = round_trips(["llama"], ["macs 0.5"])
+    assert len(found) == 1
+    assert all(map(passed, found)), found
+
+
+def test_half_of_every_layer_is_uniform_without_asking(tmp_path: Path) -> None:
+    slim = _slim("bert", ratio=0.5)
+    assert (slim.config.hidden_size, slim.config.num_attention_heads, slim.config.intermediate_size) == (32, 4, 48)
+    slim.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(_logits(loaded, "bert"), _logits(slim, "bert"))
+
+
+def test_layers_that_differ_need_remote_code(tmp_path: Path) -> None:
+    slim = _slim("llama", macs=0.5)
+    with pytest.raises(ExportError, match=r"^slim: .* dimension \d of model.*; plan with layers='equal'"):
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
+    assert not list(tmp_path.iterdir())
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    auto = transformers.AutoModelForCausalLM
+    loaded = auto.from_pretrained(tmp_path / "slim", trust_remote_code=True)
+    assert torch.equal(_logits(loaded, "llama"), _logits(slim, "llama"))
+    graphprune.save_pretrained(loaded, tmp_path / "again")
+    again = auto.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    assert torch.equal(_logits(again, "llama"), _logits(slim, "llama"))
+    slim.save_pretrained(tmp_path / "plain")
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        auto.from_pretrained(tmp_path / "plain")
+
+
+def test_a_width_that_scales_embeddings_is_not_passed_off(tmp_path: Path) -> None:
+    slim = _slim("gemma3", width=0.5)
+    assert slim.model.embed_tokens.weight.shape[1] == 32
+    assert slim.config.hidden_size == 64
+    with pytest.raises(ExportError, match=r"dimension 1 of model\.embed_tokens\.weight is 32, and 64"):
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
+
+
+def test_fewer_layers_are_numbered_anew(tmp_path: Path) -> None:
+    slim = _slim("gemma3", depth=0.4, ratio=0.5, layers="equal")
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "slim")
+    assert (loaded.config.num_hidden_layers, len(loaded.config.layer_types)) == (2, 2)
+    assert torch.equal(_logits(loaded, "gemma3"), _logits(slim, "gemma3"))
+
+
+def test_a_part_of_a_layer_cannot_be_left_out(tmp_path: Path) -> None:
+    slim = _slim("t5", depth=0.3, layers="equal")
+    with pytest.raises(ExportError, match=r"was left out .* builds no such model from a configuration"):
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
+
+
+def test_query_heads_of_shared_keys_and_untouched_configurations(tmp_path: Path) -> None:
+    dense = family("llama")
+    slim = graphprune.trace(dense, inputs_for("llama")).plan(heads=0.5, layers="equal").apply(dense)
+    assert (slim.config.num_attention_heads, slim.config.num_key_value_heads) == (4, 4)
+    assert {layer.self_attn.num_key_value_groups for layer in slim.model.layers} == {1}
+    assert dense.config.num_attention_heads == 8
+    assert slim.model.layers[0].self_attn.config is slim.config
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+
+
+def test_files_of_tokenizers_come_along(tmp_path: Path) -> None:
+    source = tmp_path / "dense"
+    family("bert").save_pretrained(source)
+    for name in ("tokenizer_config.json", "vocab.txt", "notes.bin"):
+        (source / name).write_text("{}")
+    dense = transformers.AutoModelForMaskedLM.from_pretrained(source)
+    slim = graphprune.prune_model(dense, 0.5, inputs_for("bert"), layers="equal")
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    names = {path.name for path in (tmp_path / "slim").iterdir()}
+    assert {"tokenizer_config.json", "vocab.txt", "config.json", "model.safetensors"} <= names
+    assert "notes.bin" not in names
+    assert json.loads((tmp_path / "slim" / "config.json").read_text())["hidden_size"] == 32
+    with pytest.raises(InputError, match="holds what graphprune did not write"):
+        graphprune.save_pretrained(slim, source)
+
+
+def test_checkpoints_of_a_trainer_are_read(tmp_path: Path) -> None:
+    slim = _slim("bert", params=0.6, layers="equal")
+    data = [{"input_ids": row, "labels": row} for row in inputs_for("bert")["input_ids"]]
+    options = {"max_steps": 2, "save_steps": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True}
+    arguments = transformers.TrainingArguments(str(tmp_path), **options)
+    trainer = transformers.Trainer(slim, arguments, train_dataset=data)
+    trainer.train()
+    loaded = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path / "checkpoint-2")
+    assert torch.equal(_logits(loaded, "bert"), _logits(slim.eval(), "bert"))
+    again = transformers.Trainer(_slim("bert", params=0.6, layers="equal"), arguments, train_dataset=data)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert torch.equal(_logits(again.model.eval(), "bert"), _logits(slim, "bert"))
+
+
+def test_other_models_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model of Transformers"):
+        graphprune.save_pretrained(nn.Linear(2, 2), tmp_path / "slim")

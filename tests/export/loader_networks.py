@@ -1,0 +1,25 @@
+"""Networks that a process without graphprune can import."""
+
+import torch
+from torch import nn
+
+
+def attention() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer keeps its weights twice; this one has a table in a list too."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.width = width
+        self.rnn = nn.LSTM(width, 12, batch_first=True)
+        self.first, self.last = nn.Linear(4, width), nn.Linear(12, 3)
+        self.steps = [torch.linspace(0.5, 1, 3)]
+        self.limits = {"low": float("-inf")}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.last(self.rnn(self.first(x).relu())[0]) * self.steps[0]
+        return out
