@@ -25,7 +25,7 @@ lint: $(DEV_READY) ## check style, types, and that imports run one way
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache --no-logo
 
-bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, exported source, and accuracy against other libraries (hours)
+bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, accuracy against other libraries, and exports (hours)
 	$(PYTHON) -m benchmarks.speed
 	$(PYTHON) -m benchmarks.memory
 	$(PYTHON) -m benchmarks.budgets
@@ -35,6 +35,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare
+	$(PYTHON) -m benchmarks.export_runtimes
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)

@@ -70,3 +70,15 @@ def _post(address: str, data: Any) -> Any:
     request = urllib.request.Request(address, json.dumps(data).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as response:
         return json.loads(response.read())
+
+
+def byte_tokenizer() -> Any:
+    """A tokenizer of single bytes and one merge, with a token for the start and one for the end of a text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = ["<|begin|>", "<|end|>", *sorted(pre_tokenizers.ByteLevel.alphabet()), "th"]
+    made = Tokenizer(models.BPE({letter: index for index, letter in enumerate(letters)}, [("t", "h")]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<|begin|>", eos_token="<|end|>")

@@ -22,6 +22,7 @@ from graphprune.export.bundle import load, save
 from graphprune.export.gguf.writing import GgufFile, export_gguf
 from graphprune.export.huggingface.stock_folder import save_pretrained
 from graphprune.export.loader import export_loader
+from graphprune.export.onnx import OnnxFile, export_onnx
 from graphprune.export.source.exporting import export_source
 from graphprune.graph.budget_kinds import budget_kind
 from graphprune.graph.cost import Cost
@@ -79,6 +80,7 @@ __all__ = [
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
+    "OnnxFile",
     "Override",
     "Plan",
     "PlanError",
@@ -101,6 +103,7 @@ __all__ = [
     "errors",
     "export_gguf",
     "export_loader",
+    "export_onnx",
     "export_source",
     "finetune",
     "fold",

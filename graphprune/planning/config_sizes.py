@@ -50,14 +50,12 @@ class FollowedSizes:
     scales: Sequence[tuple[Direction, Fraction]] = ()
 
 
-def config_sizes(
-    graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str], probe: bool
-) -> FollowedSizes:
+def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: Sequence[str]) -> FollowedSizes:
     """What becomes of integers, where names suggest ``unread`` and ``stale`` ones.
 
-    Of the fields of configurations only those follow that the class needs to build the sizes of a plan. They are what
-    names suggest, if the class builds these sizes from them; else, with ``probe``, what building it with other values
-    tells, which takes longer than all the rest of planning.
+    Of the fields of configurations only those follow that the class needs to build the sizes of a plan. Values are
+    guessed first, from names and from what became of sizes of that value; only where the class builds something else
+    from them, it is built with other values of each field, which takes longer than all the rest of planning.
     """
     if config_of(graph.model) is None:
         return FollowedSizes(dict(unread), tuple(stale))
@@ -66,17 +64,16 @@ def config_sizes(
     left = tuple(path for path in stale if not within(path, held))
     suggested = {p.removeprefix(CONFIG): n for p, n in unread.items() if p.startswith(CONFIG)}
     wanted = _wanted(graph, plan)
-    built, scales = _built(graph, suggested, wanted), []
-    fields = graph.config_fields if built is None and probe else None
+    guesses = ({**_by_size(graph, wanted), **suggested}, suggested)
+    built, scales = next(filter(None, (_built(graph, guess, wanted) for guess in guesses)), None), []
+    fields = graph.config_fields if built is None else None
     if fields is not None:
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
     if built is not None:
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
-    if fields is None:
-        return FollowedSizes(dict(unread), tuple(stale))
-    partly = _rebuilt(graph.model, fields.values(scales)) if scales else None
+    partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
     return FollowedSizes({**others, **(_fields(graph.model, partly) if partly else {})}, left, False, scales)
 
 
@@ -90,6 +87,16 @@ def _wanted(graph: Analysis, plan: Plan) -> Columns:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
     found.update({(path, ATTRIBUTE): plan.sizes[path] for path in reads if path in plan.sizes})
     return found
+
+
+def _by_size(graph: Analysis, wanted: Columns) -> dict[str, int]:
+    """The fields whose value is a size that became the same other one everywhere."""
+    became: dict[float, set[float]] = {}
+    for column, size in columns(graph.model, read_attributes(graph.trace, graph.model)).items():
+        became.setdefault(size, set()).add(wanted.get(column, size))
+    fields = config_fields(config_of(graph.model))
+    new = {name: became.get(value, {value}) for name, value in fields.items() if value is not None}
+    return {name: int(*sizes) for name, sizes in new.items() if len(sizes) == 1 and sizes != {fields[name]}}
 
 
 def _rebuilt(model: nn.Module, values: Mapping[str, int]) -> nn.Module | None:

@@ -89,6 +89,8 @@ def read_vocabulary(tokenizer: Any, size: int, pretokenizer: str | None = None) 
     model = data["model"]
     if model["type"] != "BPE":
         raise _refusal(f"its model is {model['type']}, and only BPE is supported")
+    if not model["merges"]:
+        raise _refusal("it has no merges, and llama.cpp wants some")
     tokens, kinds = _tokens(tokenizer, data, size)
     common: dict[str, Any] = {"special": _special(tokenizer), "chat_template": _template(tokenizer)}
     common.update(_added(tokenizer))

@@ -1,0 +1,316 @@
+"""Write a slim model to an ONNX file, for ONNX Runtime and what else reads this format."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import InputError, VerificationError
+from graphprune.export.dynamic_axes import BATCH_AXIS, DynamicDims, DynamicExample, with_dynamic_axes
+from graphprune.pruning.comparison import difference
+from graphprune.tracing.inputs import MethodCall, calls_of
+from graphprune.utils.checks import check_flag, check_type
+from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.files import check_path
+
+Axes = tuple[int | str, ...]
+"""A shape: sizes, and names of open ones."""
+
+
+_LARGE = 1_800_000_000  # bytes; a protobuf file cannot hold 2 GB
+
+
+_BATCHES = (1, 3)
+
+
+_TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2}
+"""By the type of the parameters, how far outputs may be from the model's, relative to the largest value."""
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file that was written.
+
+    Attributes:
+        path: the file.
+        data: the file with the weights beside it; None: they are in the file.
+        inputs, outputs: shapes by name; open axes have names.
+        difference: the largest difference of ONNX Runtime's outputs from the model's, for the batch of the example
+            and for batches of 1 and 3 where the batch size is open, relative to the largest value; None: not compared.
+        size: bytes of both files.
+        notes: why nothing was compared.
+    """
+
+    path: Path
+    data: Path | None
+    inputs: Mapping[str, Axes]
+    outputs: Mapping[str, Axes]
+    difference: float | None
+    size: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        compared = "" if self.difference is None else f", outputs differ by {self.difference:.1g} in ONNX Runtime"
+        return "\n".join(
+            [
+                f"{self.path}: {self.size / 1e6:.1f} MB{compared}",
+                *(f"{what}: {_shapes(shapes)}" for what, shapes in (("in", self.inputs), ("out", self.outputs))),
+                *([f"weights: {self.data}"] if self.data else []),
+                *(f"note: {note}" for note in self.notes),
+            ]
+        )
+
+
+def _shapes(shapes: Mapping[str, Axes]) -> str:
+    return ", ".join(f"{name}[{', '.join(map(str, axes))}]" for name, axes in shapes.items())
+
+
+def export_onnx(
+    slim: nn.Module,
+    path: str | os.PathLike[str],
+    example_inputs: Any,
+    *,
+    dynamic: DynamicDims | None = None,
+    outputs: Callable[[Any], Any] | None = None,
+    external_data: bool | None = None,
+    opset: int | None = None,
+    check: bool = True,
+) -> OnnxFile:
+    """Write a model in evaluation mode as an ONNX file, by ``torch.onnx.export(dynamo=True)``.
+
+    Inputs have the names of the arguments, outputs those of the result where it is a dict. What is no tensor among the
+    arguments is a constant of the file; what is no tensor in the result (a cache) is left out. The file is run in ONNX
+    Runtime, where that is installed, and compared with the model before it takes the place of an older one.
+
+    Args:
+        slim: any model that ``torch.export`` can export.
+        path: the file, replaced whole or not at all; its folder is created where missing.
+        example_inputs: a tensor, a tuple of arguments, a dict of keyword arguments, or a
+            :class:`graphprune.MethodCall`.
+        dynamic: the dimensions whose sizes stay open: ``(0,)`` of all inputs, or by name, as in
+            ``{"input_ids": (0, 1)}``; ``()`` none. None: the batch (dimension 0 of all inputs that have the batch size
+            of the first), and the length of token ids and masks (integers of shape [batch, tokens]).
+        outputs: picks from the result what the file returns; None: all tensors.
+        external_data: weights stand in a second file, ``NAME.xxxxxxxx.data``, as those above 2 GB must; None: where
+            they must.
+        opset: version of the operators; None: what torch takes.
+        check: compare with ONNX Runtime.
+
+    Raises:
+        InputError: the model cannot be exported with these dimensions open; the message says what torch found.
+        VerificationError: ONNX Runtime computes something else from the file.
+        ImportError: the packages ``onnx`` and ``onnxscript`` are missing.
+    """
+    check_type("slim", slim, nn.Module, "an nn.Module")
+    check_flag("check", check)
+    file = check_path("path", path)
+    if file.is_dir():
+        raise InputError(f"path: {file} is a folder; pass the file to write, such as {file / 'model.onnx'}")
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
+        raise ImportError("export_onnx needs the packages onnx and onnxscript: pip install 'graphprune[onnx]'")
+    call = _single_call(example_inputs)
+    example = with_dynamic_axes(dict(_input_names(slim, call)), dynamic)
+    program = _TensorProgram(slim, call, outputs)
+    with evaluating_eagerly(slim), torch.no_grad():
+        model = _converted(program, example, opset)
+        return _write(file, model, program, example, _is_external(model, external_data), check)
+
+
+def _single_call(example_inputs: Any) -> MethodCall:
+    calls = calls_of(example_inputs)
+    if len(calls) != 1:
+        raise InputError(
+            f"example_inputs: holds {len(calls)} examples, and a file is of one; call export_onnx for each"
+        )
+    if not calls[0].tensors:
+        raise InputError("example_inputs: holds no tensor, so that the file would have no input")
+    return calls[0]
+
+
+def _input_names(model: nn.Module, call: MethodCall) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a call, by the names of the arguments that hold them."""
+    parameters = inspect.signature(getattr(model, call.method)).parameters.values()
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names += [f"input_{i}" for i in range(len(names), len(call.args))]
+    for name, value in (*zip(names, call.args, strict=False), *call.kwargs.items()):
+        yield from _placed_tensors(value, name)
+
+
+def _placed_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested tuples, lists, mappings and dataclasses, by their places (``hidden_states_0``)."""
+    if isinstance(value, Tensor):
+        yield name or "output", value
+        return
+    if isinstance(value, Mapping):
+        parts = [(f"{name}_{key}" if name else str(key), part) for key, part in value.items()]
+    elif isinstance(value, tuple | list):
+        parts = [(f"{name or 'output'}_{i}", part) for i, part in enumerate(value)]
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = [(f"{name}_{f.name}" if name else f.name, getattr(value, f.name)) for f in fields(value)]
+    else:
+        return
+    for place, part in parts:
+        yield from _placed_tensors(part, place)
+
+
+class _TensorProgram(nn.Module):
+    """A model as a function of tensors, to a tuple of tensors."""
+
+    def __init__(self, model: nn.Module, call: MethodCall, outputs: Callable[[Any], Any] | None) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self.call = call
+        self.outputs = outputs
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.named(*tensors).values())
+
+    def named(self, *tensors: Tensor) -> dict[str, Tensor]:
+        """Outputs by name."""
+        given = iter(tensors)
+        result = self.call.mapped(lambda _: next(given)).run(self.model)
+        return dict(_placed_tensors(result if self.outputs is None else self.outputs(result)))
+
+
+def _converted(program: _TensorProgram, example: DynamicExample, opset: int | None) -> Any:
+    """The ``onnx_ir.Model`` of a program."""
+    tensors = tuple(example.tensors.values())
+    names = list(program.named(*tensors))
+    if not names:
+        raise InputError("slim: returns no tensor (or outputs= picks none), so that the file would have no output")
+    names = [f"{name}_out" if name in example.tensors else name for name in names]
+    shapes = tuple(dict.fromkeys(example.axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in example.tensors)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about its own inner ways
+            exported = torch.export.export(program, tensors, dynamic_shapes={"tensors": shapes}, strict=False)
+            converted = torch.onnx.export(
+                exported,
+                dynamo=True,
+                input_names=list(example.tensors),
+                output_names=names,
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
+        raise InputError(
+            f"slim: torch cannot export this {type(program.model).__name__} to ONNX with these dimensions open: "
+            f"{opened}. It says: {_first_lines(error)}. If a size has to stay as it is in the example, leave its "
+            "dimension out of dynamic="
+        ) from error
+    assert converted is not None
+    _name_axes(converted, example)
+    return converted.model
+
+
+def _first_lines(error: Exception) -> str:
+    cause = error.__cause__ or error
+    return " ".join(str(cause).strip().split("\n")[:4])[:600]
+
+
+def _name_axes(converted: Any, example: DynamicExample) -> None:
+    """Call open axes by their names instead of by torch's symbols."""
+    names = {
+        str(value.shape[dim].value): name
+        for value in converted.model.graph.inputs
+        for dim, name in example.axes.get(value.name, {}).items()
+        if not isinstance(value.shape[dim], int)
+    }
+    converted.rename_axes(names)
+
+
+def _is_external(model: Any, wanted: bool | None) -> bool:
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+    return size > _LARGE if wanted is None else wanted
+
+
+def _write(
+    path: Path, model: Any, program: _TensorProgram, example: DynamicExample, external: bool, check: bool
+) -> OnnxFile:
+    """Write beside the file, compare, and only then move into place."""
+    import onnx_ir
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if external else None
+    folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        onnx_ir.save(model, folder / path.name, external_data=data.name if data else None)
+        note = _why_not_compared(program, check)
+        apart = None if note else _difference(folder / path.name, program, example)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        if data:
+            os.replace(folder / data.name, data)
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder)
+    for old in path.parent.glob(f"{path.name}.{'[0-9a-f]' * 8}.data"):
+        if old != data:
+            old.unlink()
+    inputs, outputs = (
+        {value.name: _axes(value) for value in values} for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return OnnxFile(path, data, inputs, outputs, apart, size, (note,) if note else ())
+
+
+def _axes(value: Any) -> Axes:
+    return tuple(dim if isinstance(dim, int) else str(dim.value) for dim in value.shape)
+
+
+def _why_not_compared(program: _TensorProgram, check: bool) -> str:
+    """Why the file is not run; empty: it is."""
+    if not check:
+        return "not compared with the model, as check=False"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "not compared with the model, as onnxruntime is not installed"
+    if _dtype(program) not in _TOLERANCES:
+        return f"not compared with the model, as ONNX Runtime has no {_dtype(program)} on the CPU"
+    return ""
+
+
+def _dtype(program: nn.Module) -> torch.dtype:
+    """The narrowest floating-point type of the parameters."""
+    kinds = {p.dtype for p in program.parameters() if p.is_floating_point()} or {torch.float32}
+    return min(kinds, key=lambda kind: (kind.itemsize, kind in _TOLERANCES))
+
+
+def _difference(path: Path, program: _TensorProgram, example: DynamicExample) -> float:
+    """How far ONNX Runtime's outputs are from the model's at most.
+
+    Raises:
+        VerificationError: too far.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    examples = [example, *(example.of_batch(size) for size in _BATCHES if example.has_batch)]
+    apart = max(_apart(session, program, given.tensors) for given in examples)
+    if not apart <= _TOLERANCES[_dtype(program)]:
+        raise VerificationError(
+            f"slim: ONNX Runtime computes something else from the file than {type(program.model).__name__}: outputs "
+            f"differ by {apart:.2g}, relative to the largest value. If the model draws random numbers, or computes "
+            f"with the {BATCH_AXIS} size as a number, pass check=False or leave that dimension out of dynamic="
+        )
+    return apart
+
+
+def _apart(session: Any, program: _TensorProgram, tensors: Mapping[str, Tensor]) -> float:
+    expected = [x.detach().cpu() for x in program(*tensors.values())]
+    wanted = {value.name for value in session.get_inputs()}
+    found = session.run(None, {name: x.detach().cpu().numpy() for name, x in tensors.items() if name in wanted})
+    return difference(expected, [torch.from_numpy(x) for x in found]).relative

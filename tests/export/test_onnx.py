@@ -1,0 +1,218 @@
+"""ONNX files: ONNX Runtime computes what the slim model does, for every batch and length."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import graphprune
+from graphprune import MethodCall, export_onnx
+from graphprune.errors import InputError, VerificationError
+from graphprune.export import onnx as exporting
+from models import vit
+
+IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU())
+        self.block = nn.Sequential(nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 16, 1))
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image)
+        x = x + self.block(x)
+        found: Tensor = self.head(x.mean((2, 3)))
+        return found
+
+
+class Linear(nn.Module):
+    """As little as can be exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.linear(x)
+        return found
+
+
+def tokens(batch: int, length: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(100, (batch, length), generator=generator)
+    mask = torch.ones_like(ids)
+    mask[-1, -2:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def llama() -> nn.Module:
+    config = LlamaConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+        vocab_size=100,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def images(batch: int, length: int) -> Tensor:
+    return torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(batch))
+
+
+def small_vit() -> nn.Module:
+    return vit.vit(image_size=16, patch_size=4, dim=32, depth=1, heads=4, mlp_dim=48).eval()
+
+
+def run(path: Path, inputs: Any) -> list[Tensor]:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    given = inputs if isinstance(inputs, dict) else {names[0]: inputs}
+    return [torch.from_numpy(x) for x in session.run(None, {name: given[name].numpy() for name in names})]
+
+
+def pruned(model: nn.Module, example: Any) -> nn.Module:
+    return graphprune.trace(model, example).plan(macs=0.6).apply(model)
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int, int], Any], dict[str, tuple[str | int, ...]]]] = {
+    "convolutional": (lambda: Convolutional().eval(), images, {"output": ("batch", 10)}),
+    "ViT": (small_vit, images, {"output": ("batch", 10)}),
+    "Llama": (llama, tokens, {"logits": ("batch", "sequence", 100)}),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_computes_the_same(name: str, tmp_path: Path) -> None:
+    make, inputs, outputs = NETWORKS[name]
+    model = make()
+    slim = graphprune.trace(model, inputs(2, 7)).plan(macs=0.6, seed=1).apply(model)
+    file = export_onnx(slim, tmp_path / "slim.onnx", inputs(1, 7))
+    for output, axes in file.outputs.items():
+        assert axes[0] == "batch"
+        assert len(axes) == len(outputs[output])
+    assert file.outputs.keys() == outputs.keys()
+    assert file.difference is not None
+    for batch, length in ((1, 7), (5, 11)):
+        example = inputs(batch, length)
+        with torch.no_grad():
+            result = slim(**example) if isinstance(example, dict) else slim(example)
+        expected = [result[output] for output in file.outputs] if isinstance(result, dict) else [result]
+        for found, wanted in zip(run(file.path, example), expected, strict=True):
+            difference = float((found - wanted).abs().max())
+            print(f"{name}, batch {batch}: largest difference {difference:.1e}; {file}")
+            assert difference < 1e-5
+    assert [path.name for path in tmp_path.iterdir()] == ["slim.onnx"]
+
+
+class Several(nn.Module):
+    """Other inputs and outputs than one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, scale: float, pair: tuple[Tensor, Tensor], cache: bool = False) -> dict[str, Any]:
+        y = self.linear(x) * scale + pair[0]
+        return {"x": y, "all": [y, pair[1] + 1], "cache": object() if cache else None}
+
+
+def test_names_of_inputs_and_outputs(tmp_path: Path) -> None:
+    example = (torch.ones(2, 4), 3.0, (torch.ones(2, 4), torch.ones(7)))
+    file = export_onnx(Several(), tmp_path / "a.onnx", MethodCall("forward", *example, cache=True))
+    assert dict(file.inputs) == {"x": ("batch", 4), "pair_0": ("batch", 4), "pair_1": (7,)}
+    assert dict(file.outputs) == {"x_out": ("batch", 4), "all_0": ("batch", 4), "all_1": (7,)}
+    file = export_onnx(
+        Several(),
+        tmp_path / "a.onnx",
+        MethodCall("forward", torch.ones(1, 4), 2.0, pair=example[2]),
+        dynamic={"pair_1": (0,)},
+        outputs=lambda result: result["all"],
+        check=False,
+    )
+    assert dict(file.inputs) == {"x": (1, 4), "pair_0": (2, 4), "pair_1": ("pair_1_0",)}
+    assert "out: output_0[2, 4], output_1[pair_1_0]" in str(file)
+
+
+def test_weights_beside_the_file(tmp_path: Path) -> None:
+    wide = nn.Linear(100, 100)
+    x = torch.randn(2, 100)
+    first, second = (
+        export_onnx(wide, tmp_path / "a.onnx", x, external_data=True, check=check) for check in (False, True)
+    )
+    assert first.data is not None
+    assert second.data is not None
+    assert first.data != second.data
+    assert {path.name for path in tmp_path.iterdir()} == {"a.onnx", second.data.name}
+    assert second.data.stat().st_size >= 4 * 100 * 100 > second.path.stat().st_size
+    onnx.checker.check_model(str(second.path))
+
+
+class Fixed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(2, 6) + 1
+
+
+class Drawing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor) -> int:
+        return x.ndim
+
+
+X = torch.ones(2, 6)
+
+
+@pytest.mark.parametrize(
+    ("make", "example", "options", "error", "message"),
+    [
+        (Fixed, X, {}, InputError, r"cannot export this Fixed to ONNX .*x: \(0,\).*leave its dimension out"),
+        (Drawing, X, {}, VerificationError, r"something else from the file than Drawing.*pass check=False"),
+        (Silent, X, {}, InputError, "slim: returns no tensor"),
+        (Linear, [X, X], {}, InputError, "holds 2 examples"),
+        (Linear, {"x": 3}, {}, InputError, "holds no tensor"),
+        (Linear, X, {"dynamic": {"y": (0,)}}, InputError, "dynamic: there is no input 'y'; the inputs are 'x'"),
+        (Linear, X, {"dynamic": {"x": (2,)}}, InputError, r"dynamic: \(2,\) holds a dimension"),
+        (Linear, X, {"dynamic": "x"}, InputError, "dynamic: must be dimensions"),
+        (Linear, torch.ones(2, 1), {"dynamic": (0, 1)}, InputError, "dimension 1 of x is to be dynamic but has size 1"),
+        (lambda: 3, X, {}, InputError, "slim: must be an nn.Module"),
+    ],
+)
+def test_what_cannot_be_exported(
+    make: Callable[[], Any], example: Any, options: Any, error: type[Exception], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=message):
+        export_onnx(make(), tmp_path / "a.onnx", example, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 4)
+    file = export_onnx(Linear(), tmp_path / "a.onnx", x, check=False)
+    assert file.difference is None
+    assert "note: not compared with the model, as check=False" in str(file)
+    before = file.path.read_bytes()
+
+    def wrong(*_: Any) -> float:
+        raise VerificationError("differs")
+
+    monkeypatch.setattr(exporting, "_difference", wrong)
+    with pytest.raises(VerificationError, match="differs"):
+        export_onnx(Linear(), file.path, x, external_data=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
+    assert file.path.read_bytes() == before
+    with pytest.raises(InputError, match=r"path: .* is a folder; pass the file to write"):
+        export_onnx(Linear(), tmp_path, x)
