@@ -62,8 +62,13 @@ def _built(builder: Builder) -> tuple[Builder, nn.Module]:
     try:
         return builder, _run(builder)
     except (RuntimeError, TypeError, ValueError):
-        stored = replace(builder, on_meta=False)
-        return stored, _run(stored)
+        return built_with_storage(builder)
+
+
+def built_with_storage(builder: Builder) -> tuple[Builder, nn.Module]:
+    """The same builder, not on ``meta``, and what it makes."""
+    stored = replace(builder, on_meta=False)
+    return stored, _run(stored)
 
 
 def _run(builder: Builder) -> nn.Module:

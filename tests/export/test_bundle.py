@@ -461,6 +461,13 @@ def test_kills(tmp_path: Path) -> None:
     assert importlib.import_module("benchmarks.bundle").kills(tmp_path, 5) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*(weight_norm|torch.jit.script|is deprecated):FutureWarning")
+def test_models_of_the_zoos(tmp_path: Path) -> None:
+    """Weights made by hooks, TorchScript, a configuration with infinity, lists of tensors, lazily filled tables."""
+    names = ["layers:weight_norm,spectral_norm,lstm", "networks:scripted_module", "transformers:mamba2"]
+    assert importlib.import_module("benchmarks.bundle").round_trips(tmp_path, names) == 0
+
+
 # ---------------------------------------------------------------- damage
 
 

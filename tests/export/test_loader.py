@@ -15,7 +15,7 @@ import graphprune
 from graphprune.errors import ExportError, InputError
 from graphprune.export.python_text import Expressions, literal_lines
 from models import gpt, resnet_cifar
-from tests.export.loader_networks import Recurrent, attention
+from tests.export.loader_networks import Holding, Recurrent, attention
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = {"input_ids": torch.arange(3, 15)[None]}
@@ -147,6 +147,19 @@ def test_what_cannot_be_rebuilt_is_refused_and_leaves_nothing(tmp_path: Path) ->
     with pytest.raises(ExportError, match="the slim model has the parameter or buffer extra"):
         graphprune.export_loader(slim, tmp_path, factory=resnet)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_values_in_functions_need_storage(tmp_path: Path) -> None:
+    """What a function holds is made by the constructor, and cannot be replaced: a weight there is refused."""
+    example = torch.randn(2, 4)
+    slim = graphprune.prune_model(Holding().eval(), 0.5, example)
+    path = graphprune.export_loader(slim, tmp_path / "one", example_inputs=example)
+    assert 'torch.device("meta")' not in path.read_text()
+    assert torch.equal(loaded(path)(example), slim(example))
+    slim = graphprune.prune_model(Holding(True).eval(), 0.5, example)
+    with pytest.raises(ExportError, match="a function or object of the network holds a tensor"):
+        graphprune.export_loader(slim, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
 
 
 def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 
-OTHER_WAYS = "take another way for this model: an ONNX file for ONNX Runtime, or save_pretrained(...) for Transformers"
+OTHER_WAYS = (
+    "take another way for this model: graphprune.export_onnx(...) for ONNX Runtime, or "
+    "graphprune.save_pretrained(...) for Transformers"
+)
 
 
 LAYER = "blk.{layer}.{role}"

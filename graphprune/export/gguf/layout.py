@@ -87,7 +87,7 @@ def _architecture(decoder: Decoder) -> str:
         return "openelm"
     raise _refusal(
         "no architecture of llama.cpp has layers of different sizes where the head is not the embedding "
-        "(plan the same sizes for all layers)"
+        "(plan with layers='equal')"
     )
 
 
