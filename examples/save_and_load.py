@@ -1,4 +1,4 @@
-"""Save a pruned network as plain files (weights and plan, no pickled code) and load it again.
+"""Save a pruned network as plain files (weights, plan and structure, no pickled code) and load it again.
 
 Run from the repository root: python examples/save_and_load.py
 """
@@ -20,7 +20,7 @@ slim = graphprune.prune_model(gpt().eval(), 0.5, example_inputs=ids)
 
 with TemporaryDirectory() as folder:
     graphprune.save(slim, folder)
-    for file in sorted(Path(folder).iterdir()):
+    for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         print(f"{file.name:<24}{file.stat().st_size:>10,} bytes")
     loaded = graphprune.load(folder, model=gpt()).eval()
 

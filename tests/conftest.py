@@ -14,7 +14,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-os.environ["YOLO_OFFLINE"] = "true"  # Ultralytics reads both when it is imported
+os.environ["YOLO_OFFLINE"] = "true"  # Ultralytics reads these when it is imported
+os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ["YOLO_CONFIG_DIR"] = os.path.join(tempfile.gettempdir(), "graphprune-tests")
 
 settings.register_profile(

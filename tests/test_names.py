@@ -20,7 +20,7 @@ ALLOWED: dict[str, tuple[str, str]] = {
     "T": ("*", "a type variable, or a tensor among the samples of rules, where dozens stand in a line"),
     "F": ("*", "a type variable: a function that a decorator returns as it is"),
     "PruningCallback": (
-        "integrations/lightning.py integrations/transformers.py",
+        "integrations/lightning.py integrations/transformers.py integrations/ultralytics.py",
         "the callback of a library is imported from the module of that library",
     ),
     "histogram": ("rules/indexing.py tracing/size_tracking/shapes.py", OPERATION),

@@ -12,6 +12,7 @@ from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES
+from graphprune.planning.serving import SERVERS
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -73,8 +74,11 @@ def _export_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("--model", metavar="SPEC", help=f"the dense architecture, if the bundle needs it: {SPEC_FORMS}")
     parser.add_argument("--trust-factory", action="store_true", help="let the bundle import what makes its model")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input; without, as it was traced")
-    parser.add_argument("--tokenizer", type=Path, metavar="DIR", help="the folder of the model's tokenizer (hf, gguf)")
-    parser.add_argument("--dtype", choices=["f32", "f16", "q8_0"], default="f16", help="of weights in a GGUF file")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="DIR", help="the folder of the model's tokenizer (hf, deci, gguf)"
+    )
+    parser.add_argument("--dtype", choices=["f32", "f16", "q8_0"], help="of weights in a GGUF file (default: f16)")
+    parser.add_argument("--serve", choices=sorted(SERVERS), help="what runs a deci folder (default: vllm)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
 

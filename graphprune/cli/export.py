@@ -13,6 +13,7 @@ from torch import nn
 import graphprune
 from graphprune.cli.models import load_spec
 from graphprune.errors import InputError
+from graphprune.export.huggingface.deci import write_deci
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.input_specs import inputs_of_spec
 from graphprune.tracing.inputs import Inputs
@@ -61,24 +62,39 @@ def _huggingface(slim: nn.Module, options: argparse.Namespace) -> None:
     graphprune.save_pretrained(slim, options.output, processing=options.tokenizer)
 
 
+def _onnx(slim: nn.Module, options: argparse.Namespace) -> None:
+    graphprune.export_onnx(slim.eval(), options.output, example_inputs(slim, options))
+
+
+def _deci(slim: nn.Module, options: argparse.Namespace) -> None:
+    server = options.serve or "vllm"
+    write_deci(slim, options.output, serve=server, processing=options.tokenizer)
+
+
 def _gguf(slim: nn.Module, options: argparse.Namespace) -> None:
     if options.tokenizer is None:
         raise InputError("--tokenizer: a GGUF file holds the tokenizer; give the folder with its files")
-    graphprune.export_gguf(slim, options.output, options.tokenizer, dtype=options.dtype)
+    graphprune.export_gguf(slim, options.output, options.tokenizer, dtype=options.dtype or "f16")
 
 
 TARGETS = {
     "source": Target("a Python file that needs torch alone, and safetensors", _source, ("input",)),
     "loader": Target("a Python file that needs the original library, and safetensors", _loader, ("input",)),
     "hf": Target("a folder that stock Transformers loads", _huggingface, ("tokenizer",)),
+    "deci": Target("a folder that vLLM, SGLang or TensorRT-LLM runs", _deci, ("tokenizer", "serve")),
     "gguf": Target("a file that stock llama.cpp runs", _gguf, ("tokenizer", "dtype")),
+    "onnx": Target("an ONNX file, with the batch size open", _onnx, ("input",)),
 }
+
+
+FILES = ("gguf", "onnx")
+"""What is one file and no folder."""
 
 
 def export_bundle(options: argparse.Namespace) -> int:
     """Load a bundle and write it as something else."""
     target = TARGETS[options.to]
-    for name in ("input", "tokenizer"):
+    for name in ("input", "tokenizer", "serve", "dtype"):
         if getattr(options, name) is not None and name not in target.takes:
             options.usage_error(f"--{name}: is not for --to {options.to}")
     _check_output(options)
@@ -94,5 +110,5 @@ def _check_output(options: argparse.Namespace) -> None:
     output: Path = options.output
     if output.resolve() == options.bundle.resolve():
         options.usage_error(f"-o {output}: is the bundle itself; give another path")
-    if options.to == "gguf" and output.exists():
+    if options.to in FILES and output.exists():
         options.usage_error(f"-o {output}: exists; give another path, or delete it first")

@@ -21,6 +21,7 @@ from graphprune.errors import ExportError
 from graphprune.export.loader_text import Builder
 from graphprune.export.python_text import Expressions
 from graphprune.export.slim_record import slim_record
+from graphprune.pruning.plan import history_of
 from graphprune.utils.random_state import random_numbers_kept
 
 
@@ -61,8 +62,13 @@ def _built(builder: Builder) -> tuple[Builder, nn.Module]:
     try:
         return builder, _run(builder)
     except (RuntimeError, TypeError, ValueError):
-        stored = replace(builder, on_meta=False)
-        return stored, _run(stored)
+        return built_with_storage(builder)
+
+
+def built_with_storage(builder: Builder) -> tuple[Builder, nn.Module]:
+    """The same builder, not on ``meta``, and what it makes."""
+    stored = replace(builder, on_meta=False)
+    return stored, _run(stored)
 
 
 def _run(builder: Builder) -> nn.Module:
@@ -85,6 +91,7 @@ def _candidates(slim: nn.Module, factory: Callable[[], nn.Module] | None) -> Ite
         yield from _timm_calls(slim)
         yield from _torchvision_calls(slim)
         yield from _constructor_calls(slim)
+        yield from _dense_configuration(slim)
         return
     partial = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     writer = Expressions()
@@ -112,6 +119,15 @@ def _torchvision_calls(slim: nn.Module) -> Iterator[Builder]:
             backbone = ", weights_backbone=None" if "weights_backbone" in inspect.signature(builder).parameters else ""
             expression = f'get_model("{name}", weights=None{backbone})'
             yield Builder(expression, ("from torchvision.models import get_model",))
+
+
+def _dense_configuration(slim: nn.Module) -> Iterator[Builder]:
+    """The class with the configuration that it had before pruning, where it refuses the present one."""
+    data, kind = history_of(slim).config, type(getattr(slim, "config", None))
+    make = getattr(kind, "from_dict", None)
+    if data is not None and make is not None:
+        writer = Expressions()
+        yield Builder.of(writer.call(type(slim), make(dict(data))), writer)
 
 
 def _constructor_calls(slim: nn.Module) -> Iterator[Builder]:

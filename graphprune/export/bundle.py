@@ -23,12 +23,13 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.export.architecture import IMPORT, Architecture, build
+from graphprune.export.libraries import packed, unpacked
 from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
 from graphprune.export.rebuilding import check_restorable, find_architecture, given_architecture, module_limit
 from graphprune.export.restoring import restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
-from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe
-from graphprune.pruning.plan import History, Plan, history_of, plans_of, record_history
+from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
+from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.checks import check_flag
@@ -84,7 +85,7 @@ def save(
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = _versions(folder)
     versions.check_own()
-    structure, tensors = describe(slim)
+    structure, tensors = describe_structure(slim)
     check_types(tensors)
     if factory is None and arguments is not None:
         raise InputError("arguments: are those of a factory; pass factory= too")
@@ -139,8 +140,8 @@ def load(
     if problems:
         more = f" ({len(problems)} such differences)" if len(problems) > 1 else ""
         raise LoadError(f"model: is not what was saved in {version}: {problems[0]}{more}; {_OWN}")
-    classes = {module.path: module.kind for module in manifest.structure.modules}
-    record_history(slim, History(plans, manifest.config, classes))
+    kinds = {module.path: module.kind for module in manifest.structure.modules}
+    record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
     return slim
 
 
@@ -163,7 +164,7 @@ def _manifest(slim: nn.Module, structure: Structure, architecture: Architecture 
         versions=_library_versions(architecture),
         architecture=architecture,
         unknown=unknown,
-        config=dict(history.config) if history.config is not None else None,
+        config=packed(dict(history.config)) if history.config is not None else None,
         plans=len(history.plans),
         inputs=first.inputs,
         costs={kind: (costs[0], after.get(kind, costs[1])) for kind, costs in first.costs.items()},
@@ -231,4 +232,5 @@ def _needed(structure: Structure) -> dict[str, tuple[tuple[int, ...], torch.dtyp
 
 
 def _laid_out(tensor: Tensor, data: TensorData) -> Tensor:
-    return tensor.contiguous(memory_format=LAYOUTS[data.layout]) if data.layout else tensor
+    """The tensor with the strides that it had, also where dimensions of one entry leave a choice."""
+    return torch.empty_like(tensor, memory_format=LAYOUTS[data.layout]).copy_(tensor) if data.layout else tensor

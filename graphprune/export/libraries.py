@@ -6,6 +6,7 @@ of the library.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,7 +21,8 @@ MOST = 1 << 24
 
 _DEEPEST = 12
 
-_OPTIONS = {"torchvision": ("num_classes",), "timm": ("num_classes", "in_chans", "img_size")}
+_LOADED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "scriptable")
+"""Arguments of timm that read weights or files."""
 
 _LOADS_MORE = ("auto_map", "quantization_config", "_attn_implementation", "attn_implementation")
 """Entries of configurations that name code or other files."""
@@ -40,6 +42,24 @@ def is_data(value: Any, levels: int = _DEEPEST) -> bool:
     if isinstance(value, dict) and levels:
         return all(isinstance(key, str) and is_data(item, levels - 1) for key, item in value.items())
     return False
+
+
+def packed(value: Any) -> Any:
+    """Data without the floats that JSON does not have: infinity is ``{"float": "inf"}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, dict):
+        return {key: packed(item) for key, item in value.items()}
+    return [packed(item) for item in value] if isinstance(value, list) else value
+
+
+def unpacked(value: Any) -> Any:
+    """The inverse of :func:`packed`."""
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
+        return {key: unpacked(item) for key, item in value.items()}
+    return [unpacked(item) for item in value] if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- torchvision
@@ -64,7 +84,7 @@ def build_torchvision(name: str, arguments: dict[str, Any]) -> Any:
     """
     from torchvision import models
 
-    _check_options("torchvision", name, arguments, name in models.list_models())
+    _check_options("torchvision", name, arguments, name in models.list_models(), arguments.keys() <= {"num_classes"})
     builder: Callable[..., Any] = models.get_model_builder(name)
     extra = {"weights_backbone": None} if "weights_backbone" in builder.__annotations__ else {}
     return builder(weights=None, **extra, **arguments)
@@ -89,12 +109,13 @@ def timm_arguments(slim: nn.Module, plan: Plan) -> Iterator[tuple[str, dict[str,
         return
     tag = found.get("tag") if isinstance(found, dict) else None
     first = next((shape for shape in plan.shapes.values() if len(shape) == 4), None)
+    given: Any = getattr(slim, "_model_args", None)
+    made = dict(given) if isinstance(given, dict) else {}
     known: dict[str, Any] = {"num_classes": slim.num_classes} if type(getattr(slim, "num_classes", None)) is int else {}
     if first is not None and first[1] != 3:
         known["in_chans"] = first[1]
     for full in (f"{name}.{tag}" if tag else name, name):
-        for size in (None, *_image_sizes(plan)):
-            yield full, known if size is None else {**known, "img_size": size}
+        yield from ((full, made | known | size) for size in ({}, *_image_sizes(plan)))
 
 
 def build_timm(name: str, arguments: dict[str, Any]) -> Any:
@@ -105,13 +126,14 @@ def build_timm(name: str, arguments: dict[str, Any]) -> Any:
     """
     import timm
 
-    _check_options("timm", name, arguments, ":" not in name and "/" not in name and timm.is_model(name))
+    known = ":" not in name and "/" not in name and timm.is_model(name)
+    _check_options("timm", name, arguments, known, not arguments.keys() & set(_LOADED))
     return timm.create_model(name, pretrained=False, **arguments)
 
 
-def _image_sizes(plan: Plan) -> list[Any]:
+def _image_sizes(plan: Plan) -> list[dict[str, Any]]:
     shapes = [arg.get("shape", []) for call in plan.inputs for arg in call.get("args", []) if isinstance(arg, dict)]
-    return [list(shape[2:]) for shape in shapes if len(shape) == 4][:1]
+    return [{"img_size": list(shape[2:])} for shape in shapes if len(shape) == 4][:1]
 
 
 # ---------------------------------------------------------------- Transformers
@@ -127,9 +149,9 @@ def transformers_arguments(slim: nn.Module, config: Mapping[str, Any] | None) ->
     yield (
         type(slim).__name__,
         {
-            "config": {key: value for key, value in config.items() if key not in (*_LOADS_MORE, *_NOTES)},
+            "config": packed({key: value for key, value in config.items() if key not in (*_LOADS_MORE, *_NOTES)}),
             "attention": implementation if isinstance(implementation, str) else None,
-            "generation": _given(generation.to_dict()) if generation is not None else None,
+            "generation": packed(_given(generation.to_dict())) if generation is not None else None,
         },
     )
 
@@ -155,17 +177,23 @@ def build_transformers(name: str, arguments: dict[str, Any]) -> Any:
     if not isinstance(config, dict) or arguments.keys() - {"config", "attention", "generation"}:
         raise LoadError("directory: the configuration of the model is missing or damaged; pass model=")
     _check_config(config)
-    kinds: Any = kind.config_class
-    made = kinds.from_dict(config)
-    if attention is not None:
-        if not isinstance(attention, str) or not attention.isidentifier():
-            raise LoadError(f"directory: {str(attention)[:80]!r} is no way to compute attention; pass model=")
-        made._attn_implementation = attention
-    model = kind(made)
+    model = _with_attention(kind, unpacked(config), attention)
     if isinstance(generation, dict):
         _check_config(generation)
-        model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        model.generation_config = transformers.GenerationConfig.from_dict(unpacked(generation))
     return model
+
+
+def _with_attention(kind: Any, config: dict[str, Any], attention: Any) -> Any:
+    """The model, built anew if it computes attention in another way than it should by itself."""
+    if attention is not None and not (isinstance(attention, str) and attention.isidentifier()):
+        raise LoadError(f"directory: {str(attention)[:80]!r} is no way to compute attention; pass model=")
+    model = kind(kind.config_class.from_dict(copy.deepcopy(config)))
+    if attention in (None, model.config._attn_implementation):
+        return model
+    made = kind.config_class.from_dict(config)
+    made._attn_implementation = attention
+    return kind(made)
 
 
 def _check_config(value: Any, name: str = "") -> None:
@@ -187,12 +215,19 @@ def _check_config(value: Any, name: str = "") -> None:
 # ---------------------------------------------------------------- arguments
 
 
-def _check_options(library: str, name: str, arguments: Mapping[str, Any], known: bool) -> None:
+def _check_options(library: str, name: str, arguments: Mapping[str, Any], known: bool, allowed: bool) -> None:
     if not known:
         raise LoadError(
             f"directory: {library} has no model {name[:80]!r}; install the version that the bundle was saved with"
         )
-    for key, value in arguments.items():
-        values = value if key == "img_size" and isinstance(value, list) and len(value) == 2 else [value]
-        if key not in _OPTIONS[library] or any(type(v) is not int or not 0 <= v <= MOST for v in values):
-            raise LoadError(f"directory: {library}'s {name} may not be given {key[:80]!r}: {str(value)[:80]}")
+    if not allowed or not _is_modest(list(arguments.values())):
+        raise LoadError(f"directory: {library}'s {name} may not be given {str(dict(arguments))[:200]}")
+
+
+def _is_modest(value: Any) -> bool:
+    """Only numbers that are not too large, and names of parts of a library."""
+    if isinstance(value, list):
+        return all(map(_is_modest, value))
+    if isinstance(value, str):
+        return not value or value.isidentifier()
+    return value is None or (isinstance(value, int | float) and abs(value) <= MOST)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.aligned_tensors import bytes_of, write_aligned
-from graphprune.export.builders import find_builder
-from graphprune.export.loader_text import loader_text
+from graphprune.export.builders import built_with_storage, find_builder
+from graphprune.export.loader_text import Builder, loader_text
+from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.checks import shown
@@ -63,33 +63,57 @@ def export_loader(
 
     Raises:
         ExportError: no architecture was found, or what is rebuilt from it is not the slim network; nothing is written.
+        SaveError: a tensor is of a type that safetensors does not have.
     """
     check_model(slim)
     folder = check_path("directory", directory)
     if not (isinstance(name, str) and name.isidentifier()):
         raise InputError(f"name: must be the name of a Python module, but is {shown(name)}")
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
     try:
-        dense = _write(slim, temporary, name, factory)
-        _prove(slim, dense, temporary / f"{name}.py", example_inputs)
+        _write_proven(slim, temporary, name, factory, example_inputs)
         for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
             os.replace(path, folder / path.name)
     finally:
         shutil.rmtree(temporary)
+        if created and not any(folder.iterdir()):
+            folder.rmdir()
     return folder / f"{name}.py"
 
 
-def _write(slim: nn.Module, folder: Path, name: str, factory: Callable[[], nn.Module] | None) -> nn.Module:
-    """Write both files; returns the network without weights from which they start."""
+def _write_proven(
+    slim: nn.Module, folder: Path, name: str, factory: Callable[[], nn.Module] | None, example_inputs: Any
+) -> None:
+    """Write both files such that what they make is the slim network.
+
+    A class that keeps values where nothing can replace them, in functions, is built with storage.
+    """
     builder, dense = find_builder(slim, factory)
+    try:
+        _write(slim, folder, name, builder, dense)
+        _prove(slim, dense, folder / f"{name}.py", example_inputs)
+    except ExportError as failure:
+        if not builder.on_meta:
+            raise
+        builder, dense = built_with_storage(builder)
+        try:
+            _write(slim, folder, name, builder, dense)
+            _prove(slim, dense, folder / f"{name}.py", example_inputs)
+        except ExportError:
+            raise failure from None
+
+
+def _write(slim: nn.Module, folder: Path, name: str, builder: Builder, dense: nn.Module) -> None:
     record = slim_record(slim, dense)
     weights = WEIGHTS_FILE.format(name=name)
     text = loader_text(builder, record, _title(slim), weights, _memory_format(slim))
     stamp = f"{zlib.crc32(text.encode()):08x}"
     (folder / f"{name}.py").write_text(text.replace("STAMP", stamp), encoding="utf-8")
-    write_aligned(dict(_tensors(slim, record)), folder / weights, {"format": "pt", "sizes": stamp})
-    return dense
+    tensors = dict(_tensors(slim, record))
+    check_types(tensors)
+    write_tensors(folder / weights, tensors, {"sizes": stamp})
 
 
 def _title(slim: nn.Module) -> str:
@@ -162,9 +186,12 @@ def _states(model: nn.Module, record: SlimRecord) -> Iterator[tuple[str, Tensor]
 
 def _same(one: Tensor, other: Tensor) -> bool:
     alike = one.dtype == other.dtype and one.requires_grad == other.requires_grad and type(one) is type(other)
-    return (
-        alike and not other.is_meta and one.shape == other.shape and bool(torch.equal(bytes_of(one), bytes_of(other)))
-    )
+    return alike and not other.is_meta and one.shape == other.shape and torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """By bytes NaN is equal to itself."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 def _check_reached(loaded: nn.Module) -> None:

@@ -12,7 +12,7 @@ from graphprune.export import resizing
 from graphprune.export.python_text import Expressions, assigned
 from graphprune.export.slim_record import SlimRecord
 from graphprune.pruning.attention import PrunedMultiheadAttention
-from graphprune.pruning.skip import Skip, identity_in_place, plain_attributes
+from graphprune.pruning.skip import Skip, identity_in_place, plain_settings
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Builder:
 
     def _function(self) -> str:
         if not self.on_meta:
-            doc = "The architecture, in its original sizes."
+            doc = "The architecture, with sizes and values of its own."
             return f'def build() -> nn.Module:\n    """{doc}"""\n    return {self.expression}\n'
-        doc = "The architecture, in its original sizes; nothing is stored."
+        doc = "The architecture, with sizes of its own; nothing is stored."
         body = f'    with torch.device("meta"):\n        return {self.expression}\n'
         return f'def build() -> nn.Module:\n    """{doc}"""\n{body}'
 
@@ -148,7 +148,7 @@ def _functions(record: SlimRecord) -> Iterator[str]:
     yield f"STEP = re.compile({_raw(resizing.STEP.pattern)})\n"
     used: list[Any] = [resizing.aligned, resizing.set_tensors, resizing.set_attributes, resizing.set_place]
     used += [resizing.replace_modules] if record.skipped or record.identities or record.attention else []
-    used += [plain_attributes] if record.skipped or record.identities else []
+    used += [plain_settings] if record.skipped or record.identities else []
     used += [identity_in_place] if record.identities else []
     used += [Skip] if record.skipped else []
     used += [PrunedMultiheadAttention] if record.attention else []

@@ -120,18 +120,18 @@ def _literal(value: Any) -> str:
 
 def assigned(name: str, value: Any) -> str:
     """An assignment to a constant, one entry a line where it is long."""
-    return f"{name} = {formatted(value)}\n"
+    return f"{name} = {literal_lines(value)}\n"
 
 
-def formatted(value: Any, indent: int = 0) -> str:
+def literal_lines(value: Any, indent: int = 0) -> str:
     """A literal of numbers, strings and containers, broken into lines as formatters do."""
     text = Expressions().of(value)
     if not isinstance(value, dict | list | tuple) or not value or len(text) + indent <= WIDTH:
         return text
     pad = " " * (indent + 4)
     if isinstance(value, dict):
-        lines = [f"{pad}{formatted(key)}: {formatted(item, indent + 4)},\n" for key, item in value.items()]
+        lines = [f"{pad}{literal_lines(key)}: {literal_lines(item, indent + 4)},\n" for key, item in value.items()]
     else:
-        lines = [f"{pad}{formatted(item, indent + 4)},\n" for item in value]
+        lines = [f"{pad}{literal_lines(item, indent + 4)},\n" for item in value]
     around = {dict: "{}", list: "[]"}.get(type(value), "()")
     return f"{around[0]}\n{''.join(lines)}{' ' * indent}{around[1]}"

@@ -13,10 +13,11 @@ from graphprune.export.libraries import is_data, timm_arguments, torchvision_arg
 from graphprune.export.likeness import first_difference
 from graphprune.export.restoring import can_be_made, is_class, placeholders, restore
 from graphprune.export.structure import Structure
-from graphprune.pruning.plan import class_name, history_of
+from graphprune.pruning.plan import history_of
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.checks import check_callable
+from graphprune.utils.modules import class_name
 
 _MODULES_EACH, _MODULES_FREE = 64, 10_000
 
@@ -67,7 +68,7 @@ def given_architecture(
 
 def check_restorable(slim: nn.Module, structure: Structure) -> None:
     """Raise a SaveError if not even the dense model would be enough: modules were changed that torch does not make."""
-    known = history_of(slim).classes
+    known = history_of(slim).kinds
     for data in structure.modules:
         same = data.path in known and is_class(known[data.path], data.kind)
         if not same and not (can_be_made(data) and data.path):
@@ -101,6 +102,8 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
     """Why what a record builds does not become the slim model; None: it does."""
     plans = history_of(slim).plans
     most = 64 + 3 * len(structure.modules) if not any(p.skipped for p in plans) else module_limit(structure)
+    if not is_data(record.arguments):
+        return "its configuration holds what is no JSON data"
     try:
         dense = build(record, most, trusted=True)
     except LoadError as error:

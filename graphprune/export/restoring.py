@@ -13,12 +13,10 @@ from graphprune.export.structure import (
     Structure,
     decode,
     function_name,
-    hooks_of,
     is_setting,
     own_attributes,
 )
-from graphprune.pruning.plan import class_name
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import class_name, module_kind, named_modules
 from graphprune.utils.tree import map_tensors, tensors_of
 
 _MISSING = object()
@@ -55,7 +53,7 @@ def stock_class(kind: str) -> type[nn.Module] | None:
 
 def can_be_made(data: ModuleData) -> bool:
     """Is everything that a module holds in its data, and its class one of torch?"""
-    return stock_class(data.kind) is not None and not (data.functions or data.others or data.hooks)
+    return stock_class(data.kind) is not None and not (data.functions or data.others)
 
 
 def is_class(name: str, kind: str) -> bool:
@@ -92,19 +90,22 @@ class _Restoring:
     def module(self, data: ModuleData) -> None:
         """The module at a path: the one that is there, or one of torch in its place."""
         there = self._existing.get(data.path)
-        if there is not None and is_class(class_name(type(there)), data.kind) and hooks_of(there) == data.hooks:
+        if there is not None and is_class(module_kind(there), data.kind):
             self._modules[data.path] = there
         elif can_be_made(data) and data.path:
             self._modules[data.path] = _bare(data)
             self._new.add(data.path)
         else:
-            found = "missing" if there is None else f"a {_described(class_name(type(there)), hooks_of(there))}"
-            self.problems.append(f"{_where(data.path)} was a {_described(data.kind, data.hooks)} and is {found}")
+            found = "missing" if there is None else f"a {module_kind(there)}"
+            self.problems.append(f"{_where(data.path)} was a {data.kind} and is {found}")
 
     def fill(self, data: ModuleData) -> None:
         """Children, tensors and settings of a module."""
         module = self._modules.get(data.path)
         if module is None:
+            return
+        if isinstance(module, torch.jit.ScriptModule):
+            self._fill_script(module, data)
             return
         module._modules.clear()
         for name, path in data.children.items():
@@ -134,6 +135,13 @@ class _Restoring:
             table.update(found)  # type: ignore[arg-type]
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(data.unsaved)
+
+    def _fill_script(self, module: nn.Module, data: ModuleData) -> None:
+        """TorchScript has its own tables, of which only the entries can be set; nothing else of it was changed."""
+        for name, key in (*data.parameters.items(), *data.buffers.items()):
+            if key is not None:
+                setattr(module, name, self._tensor(key))
+        module.train(data.training)
 
     def _tensor(self, key: str | None, old: Tensor | None = None) -> Tensor | None:
         """The tensor of a name, one object for every name."""
@@ -182,10 +190,6 @@ def _bare(data: ModuleData) -> nn.Module:
     made = kind.__new__(kind)
     nn.Module.__init__(made)
     return made
-
-
-def _described(kind: str, hooks: tuple[str, ...]) -> str:
-    return f"{kind} with {' and '.join(hooks)}" if hooks else kind
 
 
 def _equal(a: Any, b: Any) -> bool:

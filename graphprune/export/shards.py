@@ -63,12 +63,12 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor], most: int) -> None
     """Write tensors into as many files as are needed for at most ``most`` bytes each; a larger one has its own."""
     shards = list(_split(tensors, most))
     if len(shards) == 1:
-        _write_shard(folder / SINGLE, shards[0])
+        write_tensors(folder / SINGLE, shards[0])
         return
     names = {}
     for number, shard in enumerate(shards, 1):
         name = _SHARD.format(number=number, count=len(shards))
-        _write_shard(folder / name, shard)
+        write_tensors(folder / name, shard)
         names.update(dict.fromkeys(shard, name))
     size = sum(tensor.nbytes for tensor in tensors.values())
     (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": size}, "weight_map": names}, indent=1))
@@ -86,7 +86,7 @@ def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tenso
     yield shard
 
 
-ALIGNMENT = 64
+TENSOR_ALIGNMENT = 64
 """Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
 
 _TYPES = {
@@ -117,17 +117,23 @@ def check_types(tensors: Mapping[str, Tensor]) -> None:
             raise SaveError(f"slim: {name} is of {tensor.dtype}, which safetensors does not have; use torch.save(slim)")
 
 
-def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too."""
-    order = sorted(tensors, key=lambda name: tensors[name].nbytes % ALIGNMENT > 0)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
+
+    Args:
+        path: where.
+        tensors: strided ones with storage, on any device, of types that the format has.
+        notes: strings by name, for the file's metadata.
+    """
+    order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
     for name in order:
         tensor, begin = tensors[name], end
         end += tensor.nbytes
         header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % ALIGNMENT)
+    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
@@ -137,7 +143,7 @@ def _write_shard(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _aligned(tensor: Tensor) -> Tensor:
-    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+    return tensor if tensor.device.type != "cpu" or tensor.data_ptr() % TENSOR_ALIGNMENT == 0 else tensor.clone()
 
 
 class ShardReader:

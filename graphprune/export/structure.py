@@ -11,9 +11,8 @@ from msgspec import Struct
 from torch import Tensor, nn
 
 from graphprune.errors import SaveError
-from graphprune.pruning.plan import class_name
 from graphprune.tracing.size_places import attributes_held
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import module_kind, named_modules
 from graphprune.utils.tree import tensors_of
 from graphprune.utils.typed_json import Count
 
@@ -44,6 +43,7 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     """A module of a model. Tensors and modules go by their first name.
 
     Attributes:
+        kind: its class (see :func:`graphprune.utils.modules.module_kind`).
         children: by name the path of each, or None.
         parameters, buffers: by name the name of the tensor, or None.
         unsaved: the buffers that are not part of the state dict.
@@ -51,7 +51,6 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
         settings: plain attributes; a tuple is ``{"tuple": [...]}``.
         functions: by attribute the name of the function or class in it.
         others: the other attributes that are not None.
-        hooks: the kinds of hooks of torch that work on its parameters.
     """
 
     path: str
@@ -65,7 +64,6 @@ class ModuleData(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=
     settings: dict[str, Any] = {}
     functions: dict[str, str] = {}
     others: tuple[str, ...] = ()
-    hooks: tuple[str, ...] = ()
 
 
 class Structure(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,7 +73,7 @@ class Structure(Struct, frozen=True, forbid_unknown_fields=True):
     tensors: dict[str, TensorData]
 
 
-def describe(model: nn.Module) -> tuple[Structure, dict[str, Tensor]]:
+def describe_structure(model: nn.Module) -> tuple[Structure, dict[str, Tensor]]:
     """The structure of a model, and its tensors by name; those that share memory once.
 
     Raises:
@@ -143,8 +141,12 @@ def _tensor(tensor: Tensor, shares: str | None) -> TensorData:
 
 
 def _has_layout(tensor: Tensor, kind: torch.memory_format) -> bool:
-    fits = tensor.dim() == (4 if kind is torch.channels_last else 5)
-    return fits and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=kind)
+    if tensor.dim() != (4 if kind is torch.channels_last else 5):
+        return False
+    usual, laid_out = (
+        torch.empty(tensor.shape, device="meta", memory_format=f) for f in (torch.contiguous_format, kind)
+    )
+    return tensor.stride() == laid_out.stride() != usual.stride()
 
 
 def _module(
@@ -158,7 +160,7 @@ def _module(
     own = _Attributes(walk, path, module)
     return ModuleData(
         path=path,
-        kind=class_name(type(module)),
+        kind=module_kind(module),
         training=module.training,
         children={n: None if child is None else paths[id(child)] for n, child in module._modules.items()},
         parameters=parameters,
@@ -168,7 +170,6 @@ def _module(
         settings=own.settings,
         functions=own.functions,
         others=tuple(own.others),
-        hooks=hooks_of(module),
     )
 
 
@@ -196,8 +197,8 @@ class _Attributes:
 
 
 def own_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module, but for those that torch or graphprune keep."""
-    for name, value in attributes_held(module).items():
+    """The attributes of a module, but for those that torch or graphprune keep; TorchScript keeps all."""
+    for name, value in attributes_held(module).items() if not isinstance(module, torch.jit.ScriptModule) else ():
         if name != "_graphprune_plans":
             yield name, value
 
@@ -207,12 +208,6 @@ def function_name(value: Any) -> str | None:
     if not callable(value) or isinstance(value, nn.Module):
         return None
     return getattr(value, "__qualname__", None)
-
-
-def hooks_of(module: nn.Module) -> tuple[str, ...]:
-    """The kinds of hooks of ``torch.nn.utils``, which make weights before each call."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return tuple(type(h).__name__ for h in hooks if type(h).__module__.startswith("torch.nn.utils"))
 
 
 # ---------------------------------------------------------------- settings
@@ -283,8 +278,6 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
 
 def _check_module(path: str, module: nn.Module) -> None:
     where = path or "the model"
-    if isinstance(module, torch.jit.ScriptModule):
-        raise SaveError(f"slim: {where} is TorchScript, which only torch.jit.save writes; save before you script it")
     if type(module).get_extra_state is not nn.Module.get_extra_state:
         raise SaveError(
             f"slim: {where} is a {type(module).__name__} with a state of its own (get_extra_state), which a bundle "

@@ -21,6 +21,7 @@ from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.removed_values import RemovedValues
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
+from graphprune.graph.stated_sizes import fix_stated_sizes
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
@@ -147,4 +148,8 @@ def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...
     """What a trace of ``model`` says about its channels."""
     labelling = propagate(traced)
     solution = solve(labelling.labels)
-    return Analysis(model, traced, labelling, solution, Units(labelling, solution), examples)
+    units = Units(labelling, solution)
+    if fix_stated_sizes(model, traced, units):
+        solution = solve(labelling.labels)
+        units = Units(labelling, solution)
+    return Analysis(model, traced, labelling, solution, units, examples)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,6 +20,7 @@ from graphprune.graph.config_fields import ConfigFields, Direction
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear
+from graphprune.graph.roles import ROLES
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.configured import ATTRIBUTE, Column
 from graphprune.tracing.meta import is_float
@@ -49,7 +50,7 @@ class EqualLayers:
             constraints: what sizes in the program demand of them.
             joined: sets of fields of the configuration that are changed in proportion.
         """
-        alike = list(_alike(graph, free))
+        alike = alike_layers(graph, free)
         if graph.config_fields is None:
             return EqualLayers(alike, [])
         sizes = _ConfigSizes(graph, free, constraints, graph.config_fields)
@@ -60,14 +61,24 @@ class EqualLayers:
 # ---------------------------------------------------------------- repeated layers
 
 
-def _alike(graph: Analysis, free: Mask) -> Iterable[Equation]:
-    """For groups of the same role in repeated layers, that the first keeps as many units as each of the others."""
+def alike_layers(graph: Analysis, free: Mask, roles: Collection[str] = ROLES) -> list[Equation]:
+    """For groups of the same role in repeated layers, that the first keeps as many units as each of the others.
+
+    Args:
+        graph: the analyzed model.
+        free: the units that may go. [classes]
+        roles: those of the groups that are to be alike.
+    """
+    return list(_alike(graph, free, roles))
+
+
+def _alike(graph: Analysis, free: Mask, roles: Collection[str]) -> Iterator[Equation]:
     repeated: dict[tuple[str, str, int, tuple[type, ...]], list[Group]] = defaultdict(list)
     holding = {path.rpartition(".")[0] for path in graph.trace.modules if path}
     for group in graph.units.groups:
         places = [match.end(1) for match in _NUMBER.finditer(group.name)]
         layers = [group.name[:end] for end in places if group.name[:end] in holding]
-        if layers:
+        if layers and group.role in roles:
             kinds = tuple(graph.trace.modules[layer] for layer in layers)
             pattern = "".join(_pattern(group.name, layers))
             repeated[pattern, group.role, group.units, kinds].append(group)

@@ -48,7 +48,7 @@ def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[
     for role, ratio in options.role_ratios.items():
         if ratio:
             yield f"{role}={ratio:g}", [choice for choice in plan.choices if choice.role == role]
-    modules = dict(named_modules(graph.model))
+    modules = dict(named_modules(graph.model)) if options.overrides else {}
     for match, override in options.overrides.items():
         if override.ratio and not override.frozen:
             named = [by_name[group.name] for group in graph.units.groups if matches(match, group, modules)]
@@ -57,7 +57,7 @@ def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[
 
 def _beyond_all_groups(graph: Analysis, options: PruningOptions) -> Iterator[str]:
     """Floors and multiples of overrides that are larger than every group that they are for."""
-    modules = dict(named_modules(graph.model))
+    modules = dict(named_modules(graph.model)) if options.overrides else {}
     for match, override in options.overrides.items():
         largest = max(group.units for group in graph.units.groups if matches(match, group, modules))
         for name in ("min_units", "multiple"):

@@ -74,6 +74,11 @@ class PlanArguments(TypedDict, total=False):
     """How many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it
     from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
     layer its own number."""
+    serve: str | None
+    """The server that is to run a slim language model (see graphprune.export.huggingface.deci): its layers keep the
+    same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say."""
+    tensor_parallel: int
+    """With serve=, the number of devices that share every layer, of which heads and inner widths are multiples."""
     overrides: Mapping[Any, Override]
     """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the
     model, by a module class, or by a function (group) -> bool."""

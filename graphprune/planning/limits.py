@@ -83,7 +83,7 @@ def group_limits(
     Raises:
         InputError: an override matches no group, or no group has a role of which something is to be removed.
     """
-    modules = dict(named_modules(model))
+    modules = dict(named_modules(model)) if overrides else {}
     for match, override in overrides.items():
         if not isinstance(match, str | nn.Module) and not callable(match):
             raise InputError(

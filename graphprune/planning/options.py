@@ -23,8 +23,10 @@ from graphprune.planning.allocations import ALLOCATIONS
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import (
     check_callable,
+    check_count,
     check_flag,
     check_fraction,
     check_known,
@@ -150,6 +152,18 @@ class PruningOptions:
         kind="name",
         choices=lambda: ("equal",),
     )
+    serve: str | None = option(
+        None,
+        "the server that is to run a slim language model (see graphprune.export.huggingface.deci): its layers keep the "
+        "same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say",
+        kind="name",
+        choices=lambda: SERVERS,
+    )
+    tensor_parallel: int = option(
+        1,
+        "with serve=, the number of devices that share every layer, of which heads and inner widths are multiples",
+        kind="count",
+    )
     overrides: Mapping[Any, Override] = option(
         {},
         "a graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, "
@@ -188,6 +202,7 @@ class PruningOptions:
             if getattr(self, name) is not None:
                 check_callable(name, getattr(self, name))
         check_flag("protect_ends", self.protect_ends)
+        check_count("tensor_parallel", self.tensor_parallel, 1, "a whole number of devices")
         if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
             raise InputError(f"seed: must be a whole number, but is {self.seed!r}")
         for kind in self.budgets:
@@ -204,6 +219,10 @@ class PruningOptions:
                 "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
                 "narrower: apply one plan, then another"
             )
+        if self.serve is not None and roles.get("head_width"):
+            raise InputError(f"head_width: given together with serve={self.serve!r}, which keeps the width of heads")
+        if self.serve is None and self.tensor_parallel != 1:
+            raise InputError("tensor_parallel: given without serve=, which says what runs on so many devices")
         by_group = any(getattr(override, "ratio", 0) is not None for override in self.overrides.values())
         asked = self.ratio is not None or self.budget_specs or by_group or roles or self.depth is not None
         if not asked:
@@ -265,7 +284,9 @@ class PruningOptions:
         """What is asked, as JSON data, for the plan's own record."""
         name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
         given = {"ratio": self.ratio, "importance": name, "allocation": self.allocation_name, "seed": self.seed}
-        given |= self.budget_specs | self.role_ratios | {"depth": self.depth, "layers": self.layers}
+        given |= (
+            self.budget_specs | self.role_ratios | {"depth": self.depth, "layers": self.layers, "serve": self.serve}
+        )
         return {key: value for key, value in given.items() if value is not None}
 
 

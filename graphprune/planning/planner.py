@@ -12,12 +12,13 @@ from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
-from graphprune.graph.equal_layers import EqualLayers
+from graphprune.graph.equal_layers import EqualLayers, alike_layers
 from graphprune.planning.allocate import Allocator
 from graphprune.planning.config_sizes import FollowedSizes, config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.serving import HEADS
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
@@ -132,6 +133,8 @@ class _Attempt:
             alike = EqualLayers.of(graph, self.free, self.constraints, self.joined)
             self.constraints.equations += alike.equations
             self.directions = alike.directions
+        if self.setup.options.serve is not None:
+            self.constraints.equations += alike_layers(graph, self.free, HEADS)
         removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self.multiples)
         alive = graph.solution.alive(removed)
         self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)

@@ -19,6 +19,7 @@ from graphprune.importance.block_influence import influence
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Mask
@@ -109,7 +110,7 @@ class PlanSetup:
 
 def _require_groups(graph: Analysis) -> None:
     """Raise a PlanError if a model has nothing that can be removed."""
-    if not graph.groups:
+    if not graph.units.groups:
         reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or _no_parameters(graph.model)
         raise PlanError(f"model: {type(graph.model).__name__} has nothing that can be pruned:\n  {reasons}")
 
@@ -151,4 +152,7 @@ def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:
         for group in np.unique(group_of[solution.of[ids]]).tolist():
             if group >= 0:
                 limits[group] = replace(limits[group], least=max(limits[group].least, number))
+    if options.serve is not None:
+        groups = graph.units.groups
+        limits = serving_limits(limits, groups, options.serve, options.multiple, options.tensor_parallel)
     return tuple(limits)

@@ -38,9 +38,10 @@ def _unreached(graph: Analysis, plan: Plan) -> list[str]:
     """The names of floating-point tensors that no call reached, with a size of which something is gone."""
     kept = [(plan.shapes[name][dim], len(index)) for name, dims in plan.kept.items() for dim, index in dims.items()]
     shrunk = {size for size, left in kept if left < size}
-    floats = {name for name, tensor in named_tensors(graph.model) if tensor.is_floating_point()}
-    missed = (name for name in graph.trace.unreached if name in plan.shapes and name in floats)
-    return [name for name in missed if any(_fits(size, shrunk) for size in _sizes(graph, plan, name))]
+    missed = (name for name in graph.trace.unreached if name in plan.shapes)
+    found = [name for name in missed if any(_fits(size, shrunk) for size in _sizes(graph, plan, name))]
+    tensors = dict(named_tensors(graph.model)) if found else {}
+    return [name for name in found if name in tensors and tensors[name].is_floating_point()]
 
 
 def _sizes(graph: Analysis, plan: Plan, name: str) -> tuple[int, ...]:

@@ -3,6 +3,8 @@ merged.
 
 They follow where the evidence is unambiguous: the attribute is named like a number of channels, heads or groups, and
 all that has its value in its module shrank to the same size. The others that some of this holds for are *stale*.
+
+Dictionaries that name a module and the number of its channels, as lists of feature maps do, follow that module.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall
-from graphprune.tracing.size_places import attributes_held, is_plain_object
+from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
 from graphprune.tracing.sizes import attributes_of
 from graphprune.utils.arrays import Mask
 from graphprune.utils.modules import named_modules
@@ -61,6 +63,12 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
             followed[attribute.path] = found.pop()
         elif attribute.kind or len(found) == 1:
             stale.append(attribute.path)
+    for path, value, module in _descriptions(graph.model):
+        widths = evidence.outputs(module, value) if path not in read else {value}
+        if len(widths) == 1 and widths != {value}:
+            followed[path] = widths.pop()
+        elif len(widths) != 1 and value in evidence.shrunk:
+            stale.append(path)
     return followed, tuple(stale)
 
 
@@ -126,6 +134,41 @@ def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Ite
             yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
 
 
+def _descriptions(model: nn.Module) -> Iterator[tuple[str, int, str]]:
+    """Numbers of channels in dictionaries that name a module: where they stand, their value, and the module's path."""
+    paths = {path for path, _ in named_modules(model)}
+    known: set[int] = set()
+    for owner, module in named_modules(model):
+        if not is_torchs(module):
+            for name, value in attributes_held(module).items():
+                yield from _described(value, f"{owner}.{name}" if owner else name, owner, paths, known)
+
+
+def _described(value: Any, place: str, owner: str, paths: set[str], known: set[int]) -> Iterator[tuple[str, int, str]]:
+    if not (is_container(value) or is_plain_object(value)) or id(value) in known:
+        return
+    known.add(id(value))
+    named = (
+        [m for v in value.values() if type(v) is str and (m := _named(v, owner, paths))]
+        if isinstance(value, dict)
+        else []
+    )
+    for step, item in steps_into(value):
+        if len(named) == 1 and type(item) is int and _kind(step.strip("[']")) == "width":
+            yield place + step, item, named[0]
+        else:
+            yield from _described(item, place + step, owner, paths, known)
+
+
+def _named(name: str, owner: str, paths: set[str]) -> str:
+    """The path of the module that a name within ``owner`` means, or within a part of it; empty: none."""
+    prefix = f"{owner}." if owner else ""
+    exact = [path for path in (prefix + name, prefix + name.replace(".", "_")) if path in paths and name]
+    parts = [path for path in paths if path.startswith(prefix) and path.count(".") == prefix.count(".")]
+    within = [path for path in (f"{part}.{name}" for part in parts) if path in paths and name]
+    return exact[0] if exact else within[0] if len(within) == 1 else ""
+
+
 # ---------------------------------------------------------------- what shrank
 
 
@@ -159,6 +202,10 @@ class _Evidence:
         if len(found) > 1 and attribute.words & _FEATURES and "[" not in attribute.path:
             return self._classified(attribute) or found
         return found
+
+    def outputs(self, path: str, size: int) -> set[int]:
+        """What became of the channels of a module's results, of which there are ``size``."""
+        return {new for call in self._calls[path] for new in self._channels(call.result, size)}
 
     def _is_kernel(self, name: str, shape: tuple[int, ...]) -> bool:
         kind = self._graph.trace.modules.get(name.rpartition(".")[0], nn.Module)

@@ -18,9 +18,10 @@ from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read
 from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
-from graphprune.utils.checks import check_flag, did_you_mean
+from graphprune.pruning.state_dict import Renaming, cut_state_dict
+from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_modules, within
+from graphprune.utils.modules import module_kind, named_modules, within
 from graphprune.utils.typed_json import convert_data, parse_json
 
 
@@ -56,7 +57,9 @@ class Plan:
     """Which channels survive, by parameter and dimension.
 
     Attributes:
-        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order.
+        kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
+            else goes with a weight, such as an adapter that was trained for the dense model, is cut by
+            ``kept["layer.weight"][0]`` along the layer's outputs and ``kept["layer.weight"][1]`` along its inputs.
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
@@ -110,6 +113,28 @@ class Plan:
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
         return slim
+
+    def apply_to_state_dict(
+        self, state: Mapping[str, Any], *, prefix: str = "", rename: Renaming | None = None
+    ) -> dict[str, Any]:
+        """The state dict of a dense model, such as averaged weights or an older checkpoint, for the slim one.
+
+        Args:
+            state: tensors by name; a part of the model, such as an adapter, will do.
+            prefix: what names in ``state`` begin with and names in the model do not (``"module."``).
+            rename: the name in the model for a name in ``state`` without the prefix; None: the same.
+
+        Returns:
+            The tensors under the names in ``state``; those of blocks that are left out are not there.
+
+        Raises:
+            InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+        """
+        check_type("prefix", prefix, str, "a string")
+        renamed = rename if rename is not None else str
+        return cut_state_dict(
+            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix))
+        )
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
@@ -233,7 +258,7 @@ _HISTORY = "_graphprune_plans"
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class PruningHistory:
     """How a model came to be as it is, as an attribute of the module.
 
     In a pickle it is a string, its JSON, so that ``torch.load`` needs no class of graphprune.
@@ -241,26 +266,26 @@ class History:
     Attributes:
         plans: those that were applied, in order.
         config: the configuration of the dense model as data, if its class keeps one as Transformers' do.
-        classes: the class of every module after the last plan, by path.
+        kinds: of every module after the last plan, by path (see :func:`graphprune.utils.modules.module_kind`).
     """
 
     plans: tuple[Plan, ...] = ()
     config: Mapping[str, Any] | None = None
-    classes: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
 
-    def after(self, plan: Plan, slim: nn.Module) -> History:
+    def after(self, plan: Plan, slim: nn.Module) -> PruningHistory:
         """The history of what a plan made of a model that has this one."""
-        classes = {path: class_name(type(module)) for path, module in named_modules(slim)}
-        return History((*self.plans, plan), self.config, classes)
+        kinds = {path: module_kind(module) for path, module in named_modules(slim)}
+        return PruningHistory((*self.plans, plan), self.config, kinds)
 
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         plans = [plan.to_data() for plan in self.plans]
-        return str, (json.dumps({"plans": plans, "config": self.config, "classes": self.classes}),)
+        return str, (json.dumps({"plans": plans, "config": self.config, "kinds": self.kinds}),)
 
-    def __copy__(self) -> History:
+    def __copy__(self) -> PruningHistory:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> History:
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningHistory:
         return self
 
 
@@ -269,7 +294,7 @@ class _HistoryData(Struct, frozen=True, forbid_unknown_fields=True):
 
     plans: list[Any]
     config: dict[str, Any] | None
-    classes: dict[str, str]
+    kinds: dict[str, str]
 
 
 def plans_of(model: nn.Module) -> tuple[Plan, ...]:
@@ -278,39 +303,34 @@ def plans_of(model: nn.Module) -> tuple[Plan, ...]:
     Raises:
         LoadError: the model was read from a pickle in which they are damaged.
     """
-    found: History | str | None = getattr(model, _HISTORY, None)
+    found: PruningHistory | str | None = getattr(model, _HISTORY, None)
     if isinstance(found, str):
         return history_of(model).plans
     return found.plans if found is not None else ()
 
 
-def history_of(model: nn.Module) -> History:
+def history_of(model: nn.Module) -> PruningHistory:
     """The history of a model; that of one which was never pruned has no plans.
 
     Raises:
         LoadError: the model was read from a pickle in which it is damaged.
     """
-    found: History | str | None = getattr(model, _HISTORY, None)
+    found: PruningHistory | str | None = getattr(model, _HISTORY, None)
     if isinstance(found, str):
         found = _read_history(found, f"model: the plans of this {type(model).__name__}")
         record_history(model, found)
-    return found if found is not None else History(config=_configuration(model))
+    return found if found is not None else PruningHistory(config=_configuration(model))
 
 
-def record_history(model: nn.Module, history: History) -> None:
+def record_history(model: nn.Module, history: PruningHistory) -> None:
     """Note how a model came to be; past ``__setattr__``, which classes override."""
     object.__setattr__(model, _HISTORY, history)
 
 
-def class_name(kind: type) -> str:
-    """The name by which a class can be found."""
-    return f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _read_history(text: str, what: str) -> History:
+def _read_history(text: str, what: str) -> PruningHistory:
     advice = "load another copy"
     data = convert_data(parse_json(text, what, advice), _HistoryData, what, advice)
-    return History(tuple(Plan.from_data(one, what) for one in data.plans), data.config, data.classes)
+    return PruningHistory(tuple(Plan.from_data(one, what) for one in data.plans), data.config, data.kinds)
 
 
 def _configuration(model: nn.Module) -> dict[str, Any] | None:

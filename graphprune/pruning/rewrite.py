@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import all_tensors, first_names, named_modules, named_tensors, tables
+from graphprune.utils.modules import named_modules, named_tensors, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -55,18 +55,21 @@ def has_size(model: nn.Module, path: str) -> bool:
 
 
 def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be."""
+    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be.
+
+    A field of a configuration that holds nothing yet counts as one.
+    """
     for path, new in sizes.items():
         try:
             place = SizePlace.of(model, path)
             size = place.value
         except (AttributeError, LookupError, TypeError) as error:
             raise PlanError(f"model: has no {path!r} for the plan to change ({error}); {_OWN}") from error
-        if not isinstance(size, int) or isinstance(size, bool):
+        if not isinstance(size, int | None) or isinstance(size, bool):
             raise PlanError(f"model: {path!r} is a {type(size).__name__}, and the plan changes an integer; {_OWN}")
         if not place.is_own:
             raise PlanError(f"model: {path!r} is no attribute or entry of the model's own; {_OWN}")
-        if new > max(size, MOST_GROWTH):
+        if new > max(size or 0, MOST_GROWTH):
             raise PlanError(f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to")
 
 
@@ -78,7 +81,7 @@ _OWN = "apply a plan to the architecture it was made for"
 
 
 def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
-    """The surviving entries of a tensor, as an independent one of the same type.
+    """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
     Integers of which entries go are numbers of channels: those that are left are numbered anew.
     """
@@ -87,10 +90,36 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
         small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
-    small = small if kept else small.clone()
+    small = _laid_out_as(tensor, small) if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(small, requires_grad=tensor.requires_grad)
+        return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
+
+
+def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
+    """The same entries in the order in memory of another tensor, such as ``channels_last``."""
+    strides = tensor.stride() if tensor.layout == torch.strided else ()
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    if 0 in strides or order == list(range(len(strides))):
+        return small
+    made = torch.empty_permuted(small.shape, order, dtype=small.dtype, device=small.device)
+    return made.copy_(small)
+
+
+def _parameter_as(tensor: nn.Parameter, small: Tensor) -> nn.Parameter:
+    """A parameter of the same class, with the marks that programs put on parameters (no decay, a learning rate)."""
+    made: nn.Parameter
+    if type(tensor) is nn.Parameter or not issubclass(type(tensor), nn.Parameter):
+        made = nn.Parameter(small, requires_grad=tensor.requires_grad)
+    else:
+        made = Tensor._make_subclass(type(tensor), small, tensor.requires_grad)
+    for name, value in vars(tensor).items():
+        if isinstance(value, _MARKS):
+            setattr(made, name, value)
+    return made
+
+
+_MARKS = (bool, int, float, str, dict)
 
 
 def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
@@ -111,18 +140,20 @@ def rewrite(
 
     ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
     """
-    names = {id(t): name for name, t in named_tensors(model)}
-    touched = [t for t in all_tensors(model) if not inplace or kept.get(names.get(id(t), ""))]
+    own = tables(model)
+    kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
+    changed = {_owner(name) for name, tensor in own.named() if kept_of.get(id(tensor))}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
-    replaced = {id(t): slimmed(t, kept.get(names.get(id(t), ""), {})) for t in touched}
+    replaced = {
+        key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
+    }
     slim = model if inplace else _copied(model, replaced, on_meta)
     if inplace:
         _swap_tensors(model, replaced)
         _swap_in_functions(model, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    tied = (name for name, first in first_names(tables(slim)).items() if first in kept)
-    _resize_modules(slim, {_owner(name) for name in (*kept, *tied)}, sizes)
+    _resize_modules(slim, changed, sizes)
     return slim
 
 

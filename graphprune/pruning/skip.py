@@ -19,7 +19,7 @@ class Skip(nn.Module):
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
-        vars(self).update(plain_attributes(block))
+        vars(self).update(plain_settings(block))
         self.train(block.training)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,11 +59,11 @@ def _takes_one(owner: nn.Module, block: nn.Module) -> bool:
 def identity_in_place(block: nn.Module) -> nn.Identity:
     """What returns its argument, with the plain attributes and the mode of a block."""
     made = nn.Identity()
-    vars(made).update(plain_attributes(block))
+    vars(made).update(plain_settings(block))
     made.train(block.training)
     return made
 
 
-def plain_attributes(block: nn.Module) -> dict[str, Any]:
+def plain_settings(block: nn.Module) -> dict[str, Any]:
     """Numbers and strings that are attributes of a block."""
     return {k: v for k, v in vars(block).items() if isinstance(v, bool | int | float | str) and k != "training"}

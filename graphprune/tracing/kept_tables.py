@@ -20,6 +20,9 @@ from graphprune.tracing.sizes import plain
 
 Result = TypeVar("Result")
 
+_TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
+"""What every module has, by names."""
+
 _emptied: ContextVar[list[KeptTable] | None] = ContextVar("emptied tables", default=None)
 """The tables that this thread's run has emptied; None: it is to leave them as they are."""
 
@@ -78,8 +81,12 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
     """Within, the tables of modules are empty; afterwards they are what they were."""
     emptied = _emptied.get()
     attributes_of_all = [vars(m) for _, m in submodules] if emptied is not None else []
-    places = ((held, name, value) for held in attributes_of_all for name, value in held.items() if type(value) is dict)
-    found = [place for place in places if _is_table(place[2])]
+    found = [
+        (attributes, name, value)
+        for attributes in attributes_of_all
+        for name, value in attributes.items()
+        if type(value) is dict and name not in _TORCHS and _is_table(value)
+    ]
     tables = [KeptTable(value) for _, _, value in found]
     for (attributes, name, _), table in zip(found, tables, strict=True):
         attributes[name] = table

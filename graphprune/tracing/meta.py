@@ -6,6 +6,7 @@ few shapes: results of calls that only make new tensors are remembered by the ca
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
 
@@ -28,8 +29,25 @@ def is_float(tensor: Tensor) -> bool:
     return tensor.dtype.is_floating_point or tensor.dtype.is_complex
 
 
-_WITHOUT_META = {aten._pack_padded_sequence.default}
-"""Calls that torch cannot run on shapes alone. What they return but for floats does not depend on values of floats."""
+@dataclass(frozen=True)
+class _Execution:
+    """How an operator runs on shapes.
+
+    Attributes:
+        needs_values: torch cannot run it on shapes alone. What it returns but for floats does not depend on their
+            values.
+        changes_in_place: it is elementwise and in place: on shapes there is nothing to do.
+        makes_new_tensors: it returns no view, writes to nothing and draws nothing: equal calls have equal results.
+    """
+
+    needs_values: bool
+    changes_in_place: bool
+    makes_new_tensors: bool
+
+
+@lru_cache(maxsize=4096)
+def _execution_of(func: Any) -> _Execution:
+    return _Execution(func is aten._pack_padded_sequence.default, _changes_in_place(func), _makes_new_tensors(func))
 
 
 def _any_values(tensor: Tensor) -> Tensor:
@@ -42,7 +60,7 @@ def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
     for argument in (*args, *kwargs.values()):
         if isinstance(argument, Tensor):
             found.append(argument)
-        else:
+        elif type(argument) not in LEAVES:
             found.extend(tensors_of(argument))
     return found
 
@@ -57,27 +75,28 @@ class MetaExecution:
     def run(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """The result of ``func(*args, **kwargs)``, its floating-point tensors without values."""
         flat = _operands(args, kwargs)
-        if func in _WITHOUT_META:
+        execution = _execution_of(func)
+        if execution.needs_values:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
             flat = _operands(args, kwargs)
         if not any(t.is_meta for t in flat):
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
-            return self._run_on_meta(func, args, kwargs, flat)
+            return self._run_on_meta(func, args, kwargs, flat, execution)
         real = self._known.run(func, args, kwargs)
         if not any(map(is_float, tensors_of(real))):
             return real
-        return self._known.remember(self._run_on_meta(func, args, kwargs, flat), real)
+        return self._known.remember(self._run_on_meta(func, args, kwargs, flat, execution), real)
 
-    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
+    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor], execution: _Execution) -> Any:
         if not all(t.is_meta for t in flat):
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
             kwargs = {**kwargs, "device": META}
-        if _changes_in_place(func):
+        if execution.changes_in_place:
             return args[0]
-        return _remembered(func, args, kwargs) if _makes_new_tensors(func) else func(*args, **kwargs)
+        return _remembered(func, args, kwargs) if execution.makes_new_tensors else func(*args, **kwargs)
 
     def _run_real(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
         device = kwargs.get("device")
@@ -130,7 +149,7 @@ class KnownValues:
     def remember(self, on_meta: Any, real: Any) -> Any:
         """``on_meta`` (a result without values), after noting the values of its tensors."""
         for t, value in zip(tensors_of(on_meta), tensors_of(real), strict=True):
-            if t.device == META and value.device != META and value.numel() <= _LARGEST_KNOWN:
+            if t.is_meta and not value.is_meta and value.numel() <= _LARGEST_KNOWN:
                 self._values[id(t)] = t, value
         return on_meta
 
@@ -149,16 +168,13 @@ def _positions_of_masks(func: Any, args: Args) -> tuple[Any, ...]:
     return (args[0], indices, *args[2:])
 
 
-@lru_cache(maxsize=4096)
 def _changes_in_place(func: Any) -> bool:
-    """Elementwise and in place: on shapes there is nothing to do."""
     first = func._schema.arguments[0] if func._schema.arguments else None
     if first is None or first.alias_info is None or first.name != "self":
         return False
     return bool(first.alias_info.is_write and torch.Tag.pointwise in func.tags)
 
 
-@lru_cache(maxsize=4096)
 def _makes_new_tensors(func: Any) -> bool:
     schema = func._schema
     arguments = (*schema.arguments, *schema.returns)
@@ -172,7 +188,7 @@ _MEMORY_SIZE = 1 << 14
 
 
 def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
-    key = (func, _key(args), _key(tuple(kwargs.items())))
+    key = (func, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
     try:
         found = _memory.get(key)
     except TypeError:
@@ -188,9 +204,10 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def _key(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return tuple(value.shape), value.stride(), value.dtype
+        return value.shape, value.stride(), value.dtype
     if isinstance(value, tuple | list):
-        return tuple([_key(v) for v in value])
+        kinds = tuple(map(type, value))
+        return (kinds, tuple(value)) if LEAVES.issuperset(kinds) else tuple([_key(v) for v in value])
     return type(value), value
 
 

@@ -17,7 +17,7 @@ from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import all_tensors, named_modules, named_tensors
+from graphprune.utils.modules import named_modules, named_tensors, tables
 
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
@@ -48,7 +48,7 @@ class MetaCopy:
 
 def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> MetaCopy:
     """Copy ``model``; with ``on_meta`` its floating-point tensors become shapes on ``meta``."""
-    tensors = {id(t): t for t in all_tensors(model)}
+    tensors = tables(model).everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
     module = copy_module(model, copies, stand_in, everything=True)
     modules = named_modules(module)

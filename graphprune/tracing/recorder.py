@@ -70,7 +70,8 @@ class Recorder(DispatchMode):
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.thread = threading.get_ident()
-        log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
+        if self.watched:
+            log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:

@@ -17,7 +17,7 @@ from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, named_tensors
+from graphprune.utils.modules import named_modules, named_tensors, set_training
 from graphprune.utils.tree import tensors_of
 
 Outputs = Callable[[Any], Any]
@@ -101,5 +101,5 @@ def replay_program(
     """
     modules = named_modules(model)
     paths = {id(submodule): path for path, submodule in modules}
-    model.train(training)
+    set_training(modules, training)
     return replay_copy(MetaCopy(model, modules, named_tensors(model), paths, {}), calls, outputs)

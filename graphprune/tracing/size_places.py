@@ -84,7 +84,7 @@ def _is_writable_key(key: Any) -> bool:
 
 
 def write(holder: Any, step: str, item: Any) -> Any:
-    """Write an entry or attribute, past the hooks of its class; returns the holder, or a tuple in its place."""
+    """Write an entry or attribute, past the hooks of its class; returns the holder, or the tuple in its place."""
     match = _STEP.fullmatch(step)
     assert match is not None
     name, position, key = match.groups()

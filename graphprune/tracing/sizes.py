@@ -105,6 +105,11 @@ class SizeUse:
     prefix: bool = False
 
 
+def _nowhere() -> tuple[Line | None, str]:
+    """The place and the module of what no program does."""
+    return None, ""
+
+
 @dataclass(slots=True)
 class SizeLog:
     """What happened to sizes during one trace."""
@@ -115,7 +120,7 @@ class SizeLog:
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     values_read: list[tuple[fx.Node, Line | None]] = field(default_factory=list)
     """Tensors whose entries the program read as numbers, past torch, and where."""
-    where: Callable[[], tuple[Line | None, str]] = lambda: (None, "")
+    where: Callable[[], tuple[Line | None, str]] = _nowhere
     on_meta: bool = True
     """The trace has no values of floats; else a tensor on ``meta`` is the program's own."""
     closed: bool = False
@@ -151,6 +156,11 @@ class SizeLog:
         """The program read the entries of a tensor as numbers."""
         if not self.closed:
             self.values_read.append((node, self.where()[0]))
+
+    def close(self) -> None:
+        """End the trace, and let go of what tells places: it holds the model's copy."""
+        self.closed = True
+        self.where = _nowhere
 
 
 def has_remainder(expr: Expr) -> bool:

@@ -28,7 +28,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, set_training
 from graphprune.utils.random_state import random_state
 
 
@@ -117,12 +117,12 @@ def record(
     log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
-    recorder.model_copy.module.eval()
+    set_training(recorder.model_copy.modules, training=False)
     runs = [record_run(recorder, call, outputs) for call in calls]
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     trained = record_training(recorder, runs, outputs)
     _note_declared(recorder)
-    log.closed = True
+    log.close()
     recorder.graph.output((*results, *trained.results))
     return Trace(
         recorder.graph,

@@ -70,24 +70,6 @@ class Copier:
         self._path: list[str] = ["model"]
         self._functions = 0
         self._originals: list[Any] = []
-        self._kinds: dict[type, Callable[[Any], Any]] = {
-            dict: self._dict,
-            OrderedDict: self._dict,
-            list: self._list,
-            tuple: self._tuple,
-            FunctionType: self._function,
-            MethodType: self._method,
-            BuiltinMethodType: self._builtin,
-            functools._lru_cache_wrapper: self._cached,
-            weakref.ref: self._reference,
-            weakref.ReferenceType: self._reference,
-            weakref.WeakMethod: self._weak_method,
-            weakref.ProxyType: self._proxy,
-            weakref.CallableProxyType: self._proxy,
-            weakref.WeakKeyDictionary: self._weak_keys,
-            weakref.WeakValueDictionary: self._weak_values,
-            torch.Generator: self._generator,
-        }
 
     @contextmanager
     def at(self, step: str) -> Iterator[None]:
@@ -106,12 +88,12 @@ class Copier:
         known = self.memo.get(id(value), _MISSING)
         if known is not _MISSING:
             return known
-        copy_kind = self._kinds.get(kind)
+        copy_kind = _KINDS.get(kind)
         if copy_kind is None and isinstance(value, _SHARED):
             return value
         self._originals.append(value)  # its identity must not become that of another object
         try:
-            made = (copy_kind or self._object)(value)
+            made = copy_kind(self, value) if copy_kind else self._object(value)
         except GraphpruneError:
             raise
         except Exception as error:
@@ -122,15 +104,27 @@ class Copier:
     def attributes(self, attributes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         """Copies by name."""
         found: dict[str, Any] = {}
+        memo = self.memo
         for name, value in attributes:
             kind = type(value)
             if kind in ATOMIC:
                 found[name] = value
             elif kind in _CONTAINERS and not value:  # most of what a module holds
-                found[name] = self._empty(value)
+                if id(value) not in memo:
+                    memo[id(value)] = kind()
+                    self._originals.append(value)
+                found[name] = memo[id(value)]
             else:
                 found[name] = self._attribute(name, value)
         return found
+
+    def attributes_at(self, step: str, attributes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        """Copies by name, within an attribute or entry."""
+        self._path.append(step)
+        try:
+            return self.attributes(attributes)
+        finally:
+            self._path.pop()
 
     def _attribute(self, name: str, value: Any) -> Any:
         known = self.memo.get(id(value), _MISSING)
@@ -142,17 +136,13 @@ class Copier:
         finally:
             self._path.pop()
 
-    def _empty(self, value: Any) -> Any:
-        """A container of the same kind, one for every one that there is."""
-        made = self.memo.get(id(value))
-        if made is None:
-            made = self.memo[id(value)] = type(value)()
-            self._originals.append(value)
-        return made
-
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         made = self.memo[id(value)] = type(value)()
         for key, item in value.items():
+            known = self.memo.get(id(item), _MISSING)  # as are all parameters and submodules
+            if type(key) is str and known is not _MISSING:
+                made[key] = known
+                continue
             self._path.append(f"[{key!r}]" if type(key) in (str, int) else "[...]")
             try:
                 made[self.copied(key)] = self.copied(item)
@@ -174,6 +164,8 @@ class Copier:
                     yield self.copied(item)
 
     def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if ATOMIC.issuperset(map(type, value)):
+            return value
         items = tuple(self._items(value))
         if id(value) in self.memo:  # it holds itself
             return self.memo[id(value)]  # type: ignore[no-any-return]
@@ -350,6 +342,26 @@ class Copier:
         made = torch.Generator(generator.device)
         made.set_state(generator.get_state())
         return made
+
+
+_KINDS: dict[type, Callable[[Copier, Any], Any]] = {
+    dict: Copier._dict,
+    OrderedDict: Copier._dict,
+    list: Copier._list,
+    tuple: Copier._tuple,
+    FunctionType: Copier._function,
+    MethodType: Copier._method,
+    BuiltinMethodType: Copier._builtin,
+    functools._lru_cache_wrapper: Copier._cached,
+    weakref.ref: Copier._reference,
+    weakref.ReferenceType: Copier._reference,
+    weakref.WeakMethod: Copier._weak_method,
+    weakref.ProxyType: Copier._proxy,
+    weakref.CallableProxyType: Copier._proxy,
+    weakref.WeakKeyDictionary: Copier._weak_keys,
+    weakref.WeakValueDictionary: Copier._weak_values,
+    torch.Generator: Copier._generator,
+}
 
 
 class OtherGlobals(dict[str, Any]):

@@ -47,9 +47,8 @@ def copy_module(
     memo.update(_global_containers(modules, parts))
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
-        with copier.at(f".{path}" if path else ""):
-            state = module.__getstate__()  # without what was compiled of this very module
-            memo[id(module)].__dict__.update(copier.attributes(state.items()))
+        state = module.__getstate__()  # without what was compiled of this very module
+        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state.items()))
     return copier.copied(model)  # type: ignore[no-any-return]
 
 

@@ -164,7 +164,7 @@ def check_version(version: Path) -> dict[str, Path]:
             raise LoadError(f"{what}: {name!r} is no name of a file in it; {ADVICE}")
         try:
             _check_file(path, known)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise LoadError(f"{what} ({error}); {ADVICE}") from error
         found[name] = path
     return found
@@ -225,23 +225,19 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     _check_own(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
+    old = temporary.with_name(f"{temporary.name}.old")
     temporary.mkdir()
     try:
         write(temporary)
-        sums = {path.name: _checksum(path) for path in sorted(temporary.iterdir())}
-        (temporary / CHECKSUMS).write_text(json.dumps(sums))
-        mode = (temporary / CHECKSUMS).stat().st_mode  # some writers make files that only their owner can read
-        for path in temporary.iterdir():
-            path.chmod(mode)
-        for path in (*temporary.iterdir(), temporary):
-            _to_disk(path)
+        _finish(temporary)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         temporary.rename(folder)
         _to_disk(folder.parent)
     finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
+        for path in (temporary, old):
+            if path.exists():
+                shutil.rmtree(path)
 
 
 def _check_own(folder: Path) -> None:
@@ -252,10 +248,9 @@ def _check_own(folder: Path) -> None:
     if not (folder / CHECKSUMS).is_file():
         raise InputError(f"directory: {folder} holds what graphprune did not write; {advice}")
     try:
-        check_version(folder)
+        names = check_version(folder)
     except LoadError as error:
         raise InputError(f"directory: {folder} was changed since graphprune wrote it ({error}); {advice}") from error
-    names = json.loads((folder / CHECKSUMS).read_text()).keys() | {CHECKSUMS}
     for path in folder.iterdir():
-        if path.name not in names:
+        if path.name not in names and path.name != CHECKSUMS:
             raise InputError(f"directory: {path} is nothing that graphprune wrote; {advice}")

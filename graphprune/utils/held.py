@@ -108,19 +108,25 @@ def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
 def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, FunctionType]]:
     """Plain functions that modules hold as attributes or hooks, with their paths."""
     found = []
-    for path, module in submodules:
-        for name, value in vars(module).items():
-            kind = type(value)
-            if kind in _HOLD_NONE or (kind in _DICTS and not value):  # nearly all
-                continue
-            if not isinstance(value, _HOLD_FUNCTIONS) or not value:
-                continue
-            where = f"{path}.{name}" if path else name
-            if not isinstance(value, dict):
-                found += [(where, f) for f in _unwrapped(value)]
-            elif name.endswith("_hooks"):
-                found += [(f"{where}[{key}]", f) for key, entry in value.items() for f in _unwrapped(entry)]
+    for path, name, value in _held(submodules):
+        if not isinstance(value, _HOLD_FUNCTIONS) or not value:
+            continue
+        where = f"{path}.{name}" if path else name
+        if not isinstance(value, dict):
+            found += [(where, f) for f in _unwrapped(value)]
+        elif name.endswith("_hooks"):
+            found += [(f"{where}[{key}]", f) for key, entry in value.items() for f in _unwrapped(entry)]
     return found
+
+
+def _held(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
+    """What modules hold beside numbers, text, tuples and empty dictionaries: the path, the name and the value."""
+    return [
+        (path, name, value)
+        for path, module in submodules
+        for name, value in vars(module).items()
+        if (kind := type(value)) not in _HOLD_NONE and (kind not in _DICTS or value)
+    ]
 
 
 def _unwrapped(value: Any) -> list[FunctionType]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError
 from graphprune.utils.modules import named_modules
@@ -39,7 +40,7 @@ def check_model(model: Any, name: str = "model") -> None:
     for path, module in named_modules(model):
         where = f"{name}.{path}" if path else name
         _check_shapes(module, where)
-        wrapper = _defined_as(module)
+        wrapper = _defined_as(type(module))  # type: ignore[arg-type]  # classes hash by identity
         if wrapper & _HOLDS_A_MODEL:
             _, kind = min(wrapper & _HOLDS_A_MODEL)
             raise InputError(
@@ -55,7 +56,7 @@ def check_model(model: Any, name: str = "model") -> None:
 def _check_shapes(module: nn.Module, where: str) -> None:
     """Raise an InputError if a lazy module has not seen an input yet."""
     for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if isinstance(tensor, UninitializedParameter | UninitializedBuffer):
+        if tensor is not None and is_lazy(tensor):
             raise InputError(
                 f"{where}: is {_a(type(module).__name__)} whose {key} has no shape yet; run the model once on an input "
                 "before it is pruned, model(example)"
@@ -75,15 +76,16 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
 
 
-def _defined_as(module: nn.Module) -> set[tuple[str, str]]:
-    """The classes of a module by the packages that define them, of which torch names wrappers differently."""
+@lru_cache(maxsize=1024)
+def _defined_as(kind: type[nn.Module]) -> frozenset[tuple[str, str]]:
+    """A class and its bases by the packages that define them, of which torch names wrappers differently."""
     packages = ("torch.nn.parallel", "torch.optim.swa_utils", "torch.distributed")
-    return {
-        (package, kind.__name__)
-        for kind in type(module).__mro__
+    return frozenset(
+        (package, base.__name__)
+        for base in kind.__mro__
         for package in packages
-        if kind.__module__ == package or kind.__module__.startswith(f"{package}.")
-    }
+        if base.__module__ == package or base.__module__.startswith(f"{package}.")
+    )
 
 
 def _instead(where: str, kind: str, path: str) -> str:

@@ -7,8 +7,8 @@ take longer than the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -27,9 +27,10 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
             continue
         seen.add(id(module))
         found.append((path, module))
-        prefix = f"{path}." if path else ""
-        children = [(prefix + name, child) for name, child in module._modules.items() if child is not None]
-        stack.extend(reversed(children))
+        if module._modules:
+            prefix = f"{path}." if path else ""
+            children = reversed(module._modules.items())
+            stack.extend([(prefix + name, child) for name, child in children if child is not None])
     return found
 
 
@@ -37,35 +38,48 @@ def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
 class Tables:
     """Parameters, buffers and tensors kept as plain attributes, by every name they have.
 
-    Plain ones are a table of positions that is no buffer, or something cached.
+    Plain ones are a table of positions that is no buffer, or something cached. Those in a list (``nn.LSTM``) have no
+    name.
     """
 
-    parameters: dict[str, nn.Parameter]
-    buffers: dict[str, Tensor]
-    plain: dict[str, Tensor]
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    plain: dict[str, Tensor] = field(default_factory=dict)
+    listed: list[Tensor] = field(default_factory=list)
+
+    def named(self) -> Iterable[tuple[str, Tensor]]:
+        """All tensors that have names, parameters first; tied ones under each of theirs."""
+        return (*self.parameters.items(), *self.buffers.items(), *self.plain.items())
 
     def unique(self) -> list[tuple[str, Tensor]]:
         """All tensors, parameters first; tied ones once, under their first name."""
         first: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in (*self.parameters.items(), *self.buffers.items(), *self.plain.items()):
+        for name, tensor in self.named():
             first.setdefault(id(tensor), (name, tensor))
         return list(first.values())
+
+    def everything(self) -> dict[int, Tensor]:
+        """All tensors by identity, those in lists too."""
+        named = (self.parameters, self.buffers, self.plain)
+        return {id(t): t for t in (*(t for table in named for t in table.values()), *self.listed)}
 
 
 def tables(model: nn.Module) -> Tables:
     """All tensors of a model, by kind."""
-    found = Tables({}, {}, {})
+    found = Tables()
     for path, module in named_modules(model):
         prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                found.parameters[prefix + name] = parameter
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                found.buffers[prefix + name] = buffer
+        if module._parameters:
+            found.parameters.update((prefix + name, p) for name, p in module._parameters.items() if p is not None)
+        if module._buffers:
+            found.buffers.update((prefix + name, b) for name, b in module._buffers.items() if b is not None)
         for name, value in vars(module).items():
-            if type(value) not in _NO_TENSORS and isinstance(value, Tensor):
+            if type(value) in _NO_TENSORS:
+                continue
+            if isinstance(value, Tensor):
                 found.plain[prefix + name] = value
+            elif type(value) is list:
+                found.listed.extend(item for item in value if isinstance(item, Tensor))
     return found
 
 
@@ -81,14 +95,44 @@ def named_tensors(model: nn.Module) -> list[tuple[str, Tensor]]:
     return tables(model).unique()
 
 
-def all_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Parameters, buffers and tensors kept as plain attributes or in a list (``nn.LSTM``), of every submodule."""
-    for _, module in named_modules(model):
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if type(value) is list:
-                yield from (item for item in value if isinstance(item, Tensor))
-            elif type(value) not in _NO_TENSORS and isinstance(value, Tensor):
-                yield value
+def all_tensors(model: nn.Module) -> Iterable[Tensor]:
+    """Parameters, buffers and tensors kept as plain attributes or in a list, of every submodule, each once."""
+    return tables(model).everything().values()
+
+
+def set_training(modules: Sequence[tuple[str, nn.Module]], training: bool) -> None:
+    """Put a model, given as its :func:`named_modules`, in training or evaluation mode, if it is not in that.
+
+    Where a class has a way of its own to do so, torch is left to do it.
+    """
+    if not all(_switches_as_torch_does(module) for _, module in modules):
+        model = modules[0][1]
+        model.train() if training else model.eval()
+        return
+    for _, module in modules:
+        if module.training is not training:
+            module.training = training
+
+
+def _switches_as_torch_does(module: nn.Module) -> bool:
+    train, evaluate = (getattr(method, "__func__", None) for method in (module.train, module.eval))
+    return train is nn.Module.train and evaluate is nn.Module.eval
+
+
+def class_name(kind: type) -> str:
+    """The name by which a class can be found."""
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def module_kind(module: nn.Module) -> str:
+    """The class of a module, with the hooks of ``torch.nn.utils`` that make its weights before each call.
+
+    >>> module_kind(nn.ReLU())
+    'torch.nn.modules.activation.ReLU'
+    """
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
+    return " with ".join((class_name(type(module)), *torchs))
 
 
 def within(name: str, paths: Sequence[str]) -> bool:

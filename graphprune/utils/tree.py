@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-_LEAVES = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, fx.Node))
+LEAVES = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, fx.Node))
 """What most arguments are that are no tensors. Looking for fields in them takes several times as long."""
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """All tensors in nested tuples, lists, mappings and dataclasses, in order."""
-    if type(value) in _LEAVES:
+    if type(value) in LEAVES:
         return
     if isinstance(value, Tensor):
         yield value
@@ -24,7 +24,8 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
             yield from tensors_of(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from tensors_of(item)
+            if type(item) not in LEAVES:
+                yield from tensors_of(item)
     elif _holds_fields(value):
         for entry in fields(value):
             yield from tensors_of(getattr(value, entry.name))
@@ -37,12 +38,12 @@ def _holds_fields(value: Any) -> bool:
 def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Apply ``function`` to every tensor in nested tuples, lists, dicts and dataclasses."""
     kind = type(value)
-    if kind in _LEAVES:
+    if kind in LEAVES:
         return value
     if isinstance(value, Tensor):
         return function(value)
     if kind is tuple or kind is list:
-        return kind([map_tensors(function, v) for v in value])
+        return kind([v if type(v) in LEAVES else map_tensors(function, v) for v in value])
     if kind is dict:
         return {k: map_tensors(function, v) for k, v in value.items()}
     if isinstance(value, tuple | list):

@@ -330,6 +330,17 @@ def test_export_source(bundle, spec, tmp_path, capsys):
     assert "nn.Conv2d(3, 4, 3, padding=1)" in (out / "model.py").read_text()
 
 
+def test_export_onnx_with_the_inputs_of_the_trace(bundle, spec, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "slim.onnx"
+    assert main(["export", str(bundle), "--to", "onnx", "--model", spec, "-o", str(out)]) == OK
+    session = onnxruntime.InferenceSession(str(out))
+    x = torch.randn(3, 3, 8, 8)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    slim = graphprune.load(bundle, model=load_spec(spec)).eval()
+    assert torch.allclose(torch.from_numpy(found), slim(x), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -337,10 +348,14 @@ def test_export_source(bundle, spec, tmp_path, capsys):
         (("--to", "hf", "--input", "1,3,8,8"), "--input: is not for --to hf"),
         (("--to", "source", "--tokenizer", "there"), "--tokenizer: is not for --to source"),
         (("--to", "source", "-o", "SAME"), "is the bundle itself"),
+        (("--to", "onnx", "-o", "FILE"), "exists; give another path"),
+        (("--to", "hf", "--serve", "vllm"), "--serve: is not for --to hf"),
     ],
 )
-def test_export_with_wrong_usage(bundle, capsys, arguments, said):
-    given = [str(bundle) if argument == "SAME" else argument for argument in ("-o", "out", *arguments)]
+def test_export_with_wrong_usage(bundle, tmp_path, capsys, arguments, said):
+    (tmp_path / "file").write_text("kept")
+    places = {"SAME": str(bundle), "FILE": str(tmp_path / "file")}
+    given = [places.get(argument, argument) for argument in ("-o", "out", *arguments)]
     assert usage_error("export", str(bundle), *given) == 2
     assert said in capsys.readouterr().err
 

@@ -23,3 +23,19 @@ class Recurrent(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = self.last(self.rnn(self.first(x).relu())[0]) * self.steps[0]
         return out
+
+
+class Holding(nn.Module):
+    """A function has a tensor of its own, and another one the weight of a layer."""
+
+    def __init__(self, holds_weight: bool = False) -> None:
+        super().__init__()
+        self.holds_weight = holds_weight
+        self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 3)
+        factor, layer = torch.full((), 2.0), self.first
+        self.scale = lambda x: x * factor
+        self.penalty = (lambda x, w=layer.weight: x + w.sum()) if holds_weight else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.last(self.scale(self.first(x)))
+        return self.penalty(out) if self.penalty else out

@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
 import graphprune
 from graphprune.errors import ExportError, InputError
-from graphprune.export.aligned_tensors import write_aligned
-from graphprune.export.python_text import Expressions, formatted
+from graphprune.export.python_text import Expressions, literal_lines
 from models import gpt, resnet_cifar
-from tests.export.loader_networks import Recurrent, attention
+from tests.export.loader_networks import Holding, Recurrent, attention
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 TOKENS = {"input_ids": torch.arange(3, 15)[None]}
@@ -151,6 +149,19 @@ def test_what_cannot_be_rebuilt_is_refused_and_leaves_nothing(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_values_in_functions_need_storage(tmp_path: Path) -> None:
+    """What a function holds is made by the constructor, and cannot be replaced: a weight there is refused."""
+    example = torch.randn(2, 4)
+    slim = graphprune.prune_model(Holding().eval(), 0.5, example)
+    path = graphprune.export_loader(slim, tmp_path / "one", example_inputs=example)
+    assert 'torch.device("meta")' not in path.read_text()
+    assert torch.equal(loaded(path)(example), slim(example))
+    slim = graphprune.prune_model(Holding(True).eval(), 0.5, example)
+    with pytest.raises(ExportError, match="a function or object of the network holds a tensor"):
+        graphprune.export_loader(slim, tmp_path / "two")
+    assert not (tmp_path / "two").exists()
+
+
 def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
     path = graphprune.export_loader(slim_resnet(), tmp_path / "one", factory=resnet)
     other = graphprune.prune_model(resnet_cifar.resnet20().eval(), 0.25, IMAGE)
@@ -158,16 +169,6 @@ def test_weights_of_another_export_are_refused(tmp_path: Path) -> None:
     (tmp_path / "two" / "slim_model.safetensors").replace(path.with_suffix(".safetensors"))
     with pytest.raises(ValueError, match=r"belongs to another slim_model.py"):
         loaded(path)
-
-
-def test_weights_are_mapped_where_kernels_expect_them(tmp_path: Path) -> None:
-    tensors = {"odd": torch.ones(3), "even": torch.arange(32.0), "flags": torch.ones(5, dtype=torch.bool)}
-    write_aligned(tensors | {"next": torch.ones(2, 16)}, tmp_path / "w.safetensors", {"a": "b"})
-    with safe_open(tmp_path / "w.safetensors", "pt") as file:
-        found = {name: file.get_tensor(name) for name in list(file.keys())}
-        assert file.metadata() == {"a": "b"}
-    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
-    assert found["even"].data_ptr() % 64 == found["next"].data_ptr() % 64 == 0
 
 
 def test_values_as_python() -> None:
@@ -179,6 +180,6 @@ def test_values_as_python() -> None:
         "from functools import partial",
         "from torch.nn.modules.linear import Linear",
     ]
-    assert formatted({"a": list(range(60))}).count("\n") == 63
+    assert literal_lines({"a": list(range(60))}).count("\n") == 63
     with pytest.raises(ExportError, match="an argument is a Tensor"):
         writer.of(torch.ones(1))

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from ultralytics import YOLO
 
-import graphprune
 from benchmarks.common import enliven
 from benchmarks.shapes import TASKS, draw_dataset
 from graphprune.errors import InputError
@@ -49,7 +48,6 @@ backbone:
   - [-1, 1, Conv, [16, 3, 2]]
   - [-1, 1, C2f, [24, True]]
   - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, C3k2, [32, False, 0.25]]
   - [-1, 1, Conv, [32, 3, 2]]
   - [-1, 1, C2PSA, [32]]
 head:
@@ -59,23 +57,32 @@ import sys
 sys.modules["graphprune"] = None
 import torch
 from ultralytics import YOLO
-file, image, out = sys.argv[1:]
-yolo = YOLO(file)
+image, out, *files = sys.argv[1:]
 with torch.no_grad():
-    torch.save(yolo.model(torch.load(image)), out)
+    torch.save([YOLO(file).model(torch.load(image))[0] for file in files], out)
 """
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By task, a data set of twelve pictures."""
+    """By task, a data set of some pictures."""
     folder = tmp_path_factory.mktemp("shapes")
-    return {task: draw_dataset(folder / task, task, train=8, val=4, size=SIZE) for task in TASKS}
+    return {task: draw_dataset(folder / task, task, train=4, val=3, size=SIZE) for task in TASKS}
+
+
+@pytest.fixture(scope="module")
+def slim_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``save`` wrote of a slim network that detects; the dense one is beside it."""
+    folder = tmp_path_factory.mktemp("slim")
+    dense = yolo_of(folder)
+    dense.save(folder / "dense.pt")
+    prune_yolo(dense, 0.5, imgsz=SIZE).save(folder / "slim.pt")
+    return folder / "slim.pt"
 
 
 def yolo_of(folder: Path, task: str = "detect", extra: str = "") -> YOLO:
     """A small network of that task, with random weights and statistics."""
-    layers = "-1" if task == "classify" else "[4, 6]"
+    layers = "-1" if task == "classify" else "[3, 5]"
     folder.mkdir(exist_ok=True)
     (folder / f"{task}.yaml").write_text(f"{extra}{NETWORK}  - [{layers}, 1, {HEADS[task]}]\n")
     yolo = YOLO(folder / f"{task}.yaml", task=task)
@@ -103,15 +110,9 @@ def test_a_network_is_pruned_and_the_dense_one_is_as_it_was(tmp_path: Path) -> N
     assert [m.yaml["backbone"][0][2].split()[:2] for m in (yolo.model, slim.model)] == [["Conv"], ["Conv", "(pruned:"]]
     assert slim.model.yaml["nc"] == 3 and slim.info()[1] == entries(slim.model)
     assert not any("forward" in vars(m) for model in (yolo.model, slim.model) for m in model.modules())
-    for block in (slim.model.model[2], slim.model.model[4]):
-        x = torch.randn(1, block.cv1.conv.in_channels, 4, 4)
-        assert torch.equal(block(x), block.forward_split(x))
-
-
-@pytest.mark.parametrize("asked", [{"macs": 0.6}, {"params": 0.5, "allocation": "global"}])
-def test_uneven_plans_can_be_exported(tmp_path: Path, asked: dict[str, Any]) -> None:
-    model = prune_yolo(yolo_of(tmp_path), imgsz=SIZE, **asked).model
-    assert all(m.cv1.conv.out_channels == 2 * m.c for m in model.modules() if hasattr(m, "forward_split"))
+    block = slim.model.model[2]
+    x = torch.randn(1, block.cv1.conv.in_channels, 4, 4)
+    assert torch.equal(block(x), block.forward_split(x))
 
 
 def test_what_was_used_before_is_pruned_alike(tmp_path: Path) -> None:
@@ -125,8 +126,6 @@ def test_what_was_used_before_is_pruned_alike(tmp_path: Path) -> None:
     assert yolo.model.model[-1].shape is shape and shape[1] == 32
     with torch.no_grad():
         assert torch.equal(cold.eval()(IMAGE)[0], hot.eval()(IMAGE)[0])
-    plain = graphprune.prune_model(yolo.model, 0.5, IMAGE, outputs=predictions)
-    assert plain.model[-1].shape[1] == 16 and entries(plain) == entries(hot)
 
 
 def test_trained_saved_and_opened_without_graphprune(tmp_path: Path, data: dict[str, Path]) -> None:
@@ -135,29 +134,38 @@ def test_trained_saved_and_opened_without_graphprune(tmp_path: Path, data: dict[
     slim.train(**options(tmp_path, data["detect"], epochs=2, name="run"))
     assert type(slim.trainer) is SlimDetectionTrainer
     assert entries(slim.model) == entries(slim.trainer.model) == entries(slim.trainer.ema.ema) == size
-    files = [tmp_path / "run/weights" / name for name in ("best.pt", "last.pt")]
     slim.save(tmp_path / "saved.pt")
     torch.save(IMAGE, tmp_path / "image.pt")
+    files = [tmp_path / "run/weights/best.pt", tmp_path / "run/weights/last.pt", tmp_path / "saved.pt"]
+    command = [sys.executable, "-c", FRESH, *map(str, (tmp_path / "image.pt", tmp_path / "out.pt", *files))]
     environment = os.environ | {"ULTRALYTICS_SAFE_LOAD": "1"}  # nothing but tensors and Ultralytics' classes
-    for file in (*files, tmp_path / "saved.pt"):
-        command = [sys.executable, "-c", FRESH, str(file), str(tmp_path / "image.pt"), str(tmp_path / "out.pt")]
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
-        there, here = torch.load(tmp_path / "out.pt"), YOLO(file).model
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=environment)
+    for file, there in zip(files, torch.load(tmp_path / "out.pt"), strict=True):
+        here = YOLO(file).model
         assert entries(here) == size and len(plans_of(here)) == 1
         with torch.no_grad():
-            assert torch.equal(there[0], here(IMAGE)[0])
+            assert torch.equal(there, here(IMAGE)[0])
     found = slim.val(**options(tmp_path, data["detect"], name="val"))
     assert found.results_dict.keys() >= {"fitness"}
     assert entries(slim.model) == size
 
 
-def test_stock_trainers_stop_instead_of_training_a_dense_network(tmp_path: Path, data: dict[str, Path]) -> None:
-    prune_yolo(yolo_of(tmp_path), 0.5, imgsz=SIZE).save(tmp_path / "slim.pt")
+def test_stock_trainers_stop_instead_of_training_a_dense_network(
+    tmp_path: Path, data: dict[str, Path], slim_file: Path
+) -> None:
+    yolo = YOLO(slim_file)
+    size = entries(yolo.model)
     with pytest.raises(KeyError, match=r"SlimYOLO\(path\)"):
-        YOLO(tmp_path / "slim.pt").train(**options(tmp_path, data["detect"]))
-    again = YOLO(tmp_path / "slim.pt")
-    again.train(trainer=SlimDetectionTrainer, **options(tmp_path, data["detect"]))
-    assert entries(again.model) == entries(YOLO(tmp_path / "slim.pt").model)
+        yolo.train(**options(tmp_path, data["detect"]))
+    yolo.train(trainer=SlimDetectionTrainer, **options(tmp_path, data["detect"]))
+    assert entries(yolo.model) == size
+
+
+def test_the_dense_network_can_teach(tmp_path: Path, data: dict[str, Path], slim_file: Path) -> None:
+    slim = SlimYOLO(slim_file)
+    size = entries(slim.model)
+    slim.train(**options(tmp_path, data["detect"], distill_model=str(slim_file.parent / "dense.pt")))
+    assert entries(slim.trainer.model.teacher_model) > size == entries(slim.model)
 
 
 class Stopped(Exception):
@@ -168,8 +176,8 @@ def stop(trainer: Any) -> None:
     raise Stopped
 
 
-def test_a_training_is_resumed(tmp_path: Path, data: dict[str, Path]) -> None:
-    slim = prune_yolo(yolo_of(tmp_path), 0.5, imgsz=SIZE)
+def test_a_training_is_resumed(tmp_path: Path, data: dict[str, Path], slim_file: Path) -> None:
+    slim = SlimYOLO(slim_file)
     size = entries(slim.model)
     slim.add_callback("on_model_save", stop)
     with pytest.raises(Stopped):
@@ -184,7 +192,7 @@ def test_a_training_is_resumed(tmp_path: Path, data: dict[str, Path]) -> None:
 @pytest.mark.parametrize("task", ["segment", "pose", "obb", "classify"])
 def test_other_tasks(tmp_path: Path, data: dict[str, Path], task: str) -> None:
     yolo = yolo_of(tmp_path, task)
-    slim = prune_yolo(yolo, 0.5, imgsz=SIZE, verify=True)
+    slim = prune_yolo(yolo, 0.5, imgsz=SIZE)
     size = entries(slim.model)
     slim.train(**options(tmp_path, data[task], name="run"))
     assert size < 0.4 * entries(yolo.model)
@@ -194,7 +202,7 @@ def test_other_tasks(tmp_path: Path, data: dict[str, Path], task: str) -> None:
 
 def test_heads_without_suppression_are_trained_too(tmp_path: Path, data: dict[str, Path]) -> None:
     yolo = yolo_of(tmp_path, extra="end2end: True\nreg_max: 1")
-    slim = prune_yolo(yolo, 0.5, imgsz=SIZE, verify=True)
+    slim = prune_yolo(yolo, 0.5, imgsz=SIZE)
     size = entries(slim.model)
     slim.train(**options(tmp_path, data["detect"], name="run"))
     assert entries(YOLO(tmp_path / "run/weights/best.pt").model) == size < 0.4 * entries(yolo.model)
@@ -203,8 +211,9 @@ def test_heads_without_suppression_are_trained_too(tmp_path: Path, data: dict[st
 def test_exported_models_compute_the_same(tmp_path: Path) -> None:
     dense = yolo_of(tmp_path)
     dense.save(tmp_path / "dense.pt")
-    slim = prune_yolo(YOLO(tmp_path / "dense.pt"), macs=0.5, imgsz=SIZE)
+    slim = prune_yolo(YOLO(tmp_path / "dense.pt"), macs=0.6, imgsz=SIZE)
     assert slim.model.pt_path == "dense-slim.pt"  # what exported files are named after
+    assert all(m.cv1.conv.out_channels == 2 * m.c for m in slim.model.modules() if hasattr(m, "forward_split"))
     slim.save(tmp_path / "slim.pt")
     slim = YOLO(tmp_path / "slim.pt")
     file = slim.export(format="onnx", imgsz=SIZE, device="cpu")
@@ -224,7 +233,7 @@ def test_fused_before_and_after(tmp_path: Path, data: dict[str, Path]) -> None:
         late.fuse(verbose=False)
         assert torch.allclose(late.model(IMAGE)[0], wanted, rtol=1e-3, atol=1e-3)
     yolo.fuse(verbose=False)
-    early = prune_yolo(yolo, 0.5, imgsz=SIZE, verify=True)
+    early = prune_yolo(yolo, 0.5, imgsz=SIZE)
     assert entries(early.model) < 0.4 * entries(yolo.model)
     with pytest.raises(InputError, match="batch norms of this network were fused"):
         early.train(**options(tmp_path, data["detect"]))
@@ -235,16 +244,12 @@ def test_pruning_amid_a_training(tmp_path: Path, data: dict[str, Path]) -> None:
     before = entries(yolo.model)
     callback = PruningCallback(Gradual(1, 3, 1), ratio=0.5)
     callback.attach(yolo)
-    yolo.train(**options(tmp_path, data["detect"], epochs=2, name="run"))
+    yolo.train(**options(tmp_path, data["detect"], epochs=4, name="run"))
     assert [cut.step for cut in callback.pruner.history] == [2, 3]
     best = YOLO(tmp_path / "run/weights/best.pt")
     assert entries(best.model) == callback.pruner.history[-1].params < 0.4 * before
     assert "(pruned:" in best.model.yaml["backbone"][0][2]
     assert all(m.cv1.conv.out_channels == 2 * m.c for m in best.model.modules() if hasattr(m, "forward_split"))
-    again = SlimYOLO(tmp_path / "run/weights/last.pt")
-    callback.attach(again)
-    again.train(**options(tmp_path, data["detect"], epochs=1, name="more"))
-    assert entries(again.model) < entries(best.model)
 
 
 @pytest.mark.parametrize(
@@ -273,19 +278,11 @@ def test_what_cannot_be_pruned(tmp_path: Path, yolo: Any, message: str) -> None:
         ({"single_cls": True}, "data: has nc 1, but the slim network was pruned with 3"),
     ],
 )
-def test_what_cannot_be_trained(tmp_path: Path, data: dict[str, Path], given: dict[str, Any], message: str) -> None:
-    slim = prune_yolo(yolo_of(tmp_path), 0.5, imgsz=SIZE)
+def test_what_cannot_be_trained(
+    tmp_path: Path, data: dict[str, Path], slim_file: Path, given: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        slim.train(**options(tmp_path, data["detect"], **given))
-
-
-def test_calibration_repairs(tmp_path: Path) -> None:
-    yolo = yolo_of(tmp_path)
-    images = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    plain, repaired = (prune_yolo(yolo, 0.3, imgsz=SIZE, calibration=[images], repair=r) for r in (False, True))
-    with torch.no_grad():
-        wanted, *found = (made.model.eval()(images)[0][:, 4:] for made in (yolo, plain, repaired))
-    assert (found[1] - wanted).norm() < 0.8 * (found[0] - wanted).norm()
+        SlimYOLO(slim_file).train(**options(tmp_path, data["detect"], **given))
 
 
 def test_feature_maps_are_left_out() -> None:
@@ -300,8 +297,7 @@ def test_what_to_install_for_yolo(monkeypatch: pytest.MonkeyPatch) -> None:
         importlib.import_module("graphprune.integrations.ultralytics")
 
 
-def test_resumed_trainings_are_not_pruned_further(tmp_path: Path) -> None:
+def test_resumed_trainings_are_not_pruned_further() -> None:
     trainer = type("Trainer", (), {"resume": True, "model": nn.Linear(1, 1)})()
     with pytest.raises(InputError, match="a training that is resumed"):
         PruningCallback(Gradual(0, 2)).on_pretrain_routine_end(trainer)
-    assert graphprune.Gradual is Gradual

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -148,3 +149,63 @@ def test_inplace_too() -> None:
     model = Net()
     graphprune.prune_model(model, 0.5, IMAGE, inplace=True)
     assert model.num_features == 12
+
+
+class Described(nn.Module):
+    """What its layers give is described in a list and in an object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.body = nn.Conv2d(3, 16, 3), nn.Sequential(nn.Conv2d(16, 16, 3), nn.Conv2d(16, 24, 1))
+        self.head = nn.Linear(24, 5)
+        self.feature_info = [{"num_chs": 16, "module": "stem", "reduction": 16}, {"num_chs": 24, "module": "body.1"}]
+        self.other_info = [{"num_chs": 16, "module": "nothing"}, {"num_chs": 99, "module": "stem"}]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def test_descriptions_of_modules_follow_these() -> None:
+    model = Described()
+    slim = _plan(model, ratio=0.5).apply(model)
+    assert slim.feature_info == [
+        {"num_chs": 8, "module": "stem", "reduction": 16},
+        {"num_chs": 12, "module": "body.1"},
+    ]
+    assert slim.other_info == model.other_info
+    assert model.feature_info[0]["num_chs"] == 16
+
+
+TIMM = {
+    "resnet18": {},
+    "vit_tiny_patch16_224": {"img_size": 32},
+    "convnext_atto": {},
+    "efficientnet_b0": {},
+    "swin_tiny_patch4_window7_224": {"img_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_what_timm_says_of_its_models(name: str) -> None:
+    timm = pytest.importorskip("timm")
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    slim = graphprune.prune_model(timm.create_model(name, num_classes=10, **TIMM[name]).eval(), 0.5, images)
+    width = slim.forward_head(slim.forward_features(images), pre_logits=True).shape[-1]
+    assert width == slim.head_hidden_size == slim.num_features
+    maps = slim.forward_intermediates(images, intermediates_only=True)
+    assert [info["num_chs"] for info in slim.feature_info] == [m.shape[1] for m in maps]
+    slim.reset_classifier(7)
+    assert slim(images).shape == (1, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224"])
+def test_what_timm_says_of_feature_maps(name: str) -> None:
+    """The last map is an output, whose width stays; ``outputs`` lets the others shrink."""
+    timm = pytest.importorskip("timm")
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = timm.create_model(name, features_only=True, **TIMM[name]).eval()
+    slim = graphprune.prune_model(model, 0.5, images, outputs=lambda maps: maps[-1])
+    channels = -1 if name.startswith("swin") else 1
+    assert slim.feature_info.channels() == [m.shape[channels] for m in slim(images)]
+    assert slim.feature_info.channels()[0] < model.feature_info.channels()[0]
+    assert slim.feature_info.channels()[-1] == model.feature_info.channels()[-1]

@@ -305,7 +305,7 @@ def test_damaged_plans_in_a_pickle() -> None:
     model = nn.Linear(2, 2)
     for text, message in (
         ("[]", "Expected `object`"),
-        ('{"plans": [{}], "config": null, "classes": {}}', "format None"),
+        ('{"plans": [{}], "config": null, "kinds": {}}', "format None"),
         ("[", "not"),
     ):
         object.__setattr__(model, "_graphprune_plans", text)

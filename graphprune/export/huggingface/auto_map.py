@@ -8,11 +8,7 @@ safetensors, the generation configuration, tokenizer and processor files.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +18,15 @@ from torch import nn
 
 from graphprune.errors import ExportError, InputError
 from graphprune.export.huggingface.dense_fields import DenseModel, dense_model, nested_fields
-from graphprune.export.huggingface.generated_module import GeneratedModule, base_class
+from graphprune.export.huggingface.generated_module import GeneratedModule, base_class, imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
-from graphprune.export.huggingface.reading_back import OTHER_WAY, differing_buffers, is_size, same_outputs
-from graphprune.export.huggingface.stock_folder import MAX_SHARD_SIZE
+from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_buffers, is_size, same_outputs
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_folder
+
+MAX_SHARD_SIZE = "5GB"
 
 SlimSizes = dict[str, dict[str, Any]]
 """By the path of a module, shapes of its tensors and values of its attributes."""
@@ -40,7 +37,7 @@ def write_auto_map(
     directory: str | os.PathLike[str],
     *,
     processing: Processing = None,
-    max_shard_size: int | str = MAX_SHARD_SIZE,
+    max_shard_size: int | str = "5GB",
 ) -> None:
     """Write a folder that ``AutoModel...from_pretrained(directory, trust_remote_code=True)`` loads without graphprune.
 
@@ -63,7 +60,7 @@ def write_auto_map(
     def write(temporary: Path) -> None:
         left = export.write(temporary, max_shard_size)
         if left is not None and left.write(temporary, max_shard_size) is not None:
-            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {OTHER_WAY}")
+            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {SAVE_INSTEAD}")
         write_processing(processing, temporary)
 
     replace_folder(folder, write)
@@ -92,12 +89,12 @@ class _Export:
     @staticmethod
     def of(model: nn.Module) -> _Export:
         if not hasattr(model, "config") or not hasattr(type(model), "from_pretrained"):
-            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {OTHER_WAY}")
+            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {SAVE_INSTEAD}")
         dense = dense_model(model)
         slim = _as_stock(model)
         record = slim_record(slim, dense.model)
         if record.attention:
-            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {OTHER_WAY}")
+            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {SAVE_INSTEAD}")
         true = true_fields(slim, dense.model)
         exchanged = bool(dense.fields or true.dense)
         config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
@@ -116,7 +113,7 @@ class _Export:
         path = folder / f"{self.module.name}.py"
         names = sorted({name.rpartition(".")[2] for name in self.kept})
         path.write_text(replace(self.module, float32=tuple(names)).source)
-        with _imported(self.module.name, path) as generated:
+        with imported_module(self.module.name, path) as generated:
             config = getattr(generated, self.module.config_class).from_dict(self._fields())
             model = self._with_weights(getattr(generated, self.module.model_class), config)
             model.save_pretrained(folder, max_shard_size=shard)
@@ -170,7 +167,7 @@ class _Export:
             ExportError: it is that already.
         """
         if not self.true.dense:
-            raise ExportError(f"slim: it has other outputs when the folder is loaded; {OTHER_WAY}")
+            raise ExportError(f"slim: it has other outputs when the folder is loaded; {SAVE_INSTEAD}")
         module = replace(self.module, dense=bool(self.dense.fields))
         return replace(self, true=self.true.without_exchange(), module=module)
 
@@ -205,21 +202,6 @@ def _as_stock(slim: nn.Module) -> Any:
     shared = copy.copy(slim)
     shared.__class__ = kind
     return shared
-
-
-@contextmanager
-def _imported(name: str, path: Path) -> Iterator[Any]:
-    """A module from a file, which is known by its name only meanwhile, as Transformers looks classes up there."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ExportError(f"slim: {path} is no Python file that can be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        del sys.modules[name]
 
 
 def _auto_map(module: GeneratedModule) -> dict[str, str]:

@@ -43,7 +43,7 @@ def with_fewer_layers(slim: nn.Module) -> nn.Module:
     if built is None:
         raise ExportError(
             f"slim: {skipped[0]} was left out ({len(skipped)} such), and {type(slim).__name__} builds no such model "
-            "from a configuration with fewer layers; write it with graphprune.save"
+            "from a configuration with fewer layers"
         )
     state = {_renamed(name, lists): tensor for name, tensor in slim.state_dict().items()}
     built.load_state_dict(state, assign=True)
@@ -67,8 +67,7 @@ def _lists(slim: nn.Module, skipped: tuple[str, ...]) -> list[KeptLayers]:
         owner, _, number = path.rpartition(".")
         if not isinstance(slim.get_submodule(owner), nn.ModuleList):
             raise ExportError(
-                f"slim: {path} was left out, which is no layer of a list of layers, so that a configuration cannot say "
-                "it; write the model with graphprune.save"
+                f"slim: {path} was left out, which is no layer of a list of layers, and no configuration can say that"
             )
         found.setdefault(owner, set()).add(int(number))
     counts = {owner: len(slim.get_submodule(owner)) for owner in found}  # type: ignore[arg-type]

@@ -6,9 +6,16 @@ others or work out constants from them (the factor of attention scores), and are
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from string import Template
+from typing import Any
+
+from graphprune.errors import ExportError
 
 PREFIX = "Slim"
 """Classes are called as those that they extend, with this in front."""
@@ -204,6 +211,21 @@ def base_class(kind: type) -> type:
     Transformers itself extends classes that it loads from files, under the same name.
     """
     return next(base for base in kind.__mro__ if not is_generated(base))
+
+
+@contextmanager
+def imported_module(name: str, path: Path) -> Iterator[Any]:
+    """A module from a file, which is known by its name only meanwhile, as Transformers looks classes up there."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ExportError(f"slim: {path} is no Python file that can be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        del sys.modules[name]
 
 
 def _imports(*kinds: type) -> str:

@@ -16,7 +16,7 @@ from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import Inputs, normalize
 from graphprune.utils.contexts import evaluating
 
-OTHER_WAY = "save it with graphprune.save instead"
+SAVE_INSTEAD = "save it with graphprune.save instead"
 
 
 SAME = 1e-2
@@ -42,7 +42,7 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
     found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
     others = [name for name in found if name not in buffers or name in slim.state_dict()]
     if others:
-        raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {OTHER_WAY}")
+        raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {SAVE_INSTEAD}")
     return list(found)
 
 

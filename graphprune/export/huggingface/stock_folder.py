@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
+from graphprune.export.huggingface.auto_map import MAX_SHARD_SIZE, write_auto_map
 from graphprune.export.huggingface.fewer_layers import with_fewer_layers
+from graphprune.export.huggingface.generated_module import is_generated
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import (
@@ -25,8 +27,6 @@ from graphprune.tracing.configured import (
 from graphprune.utils.checks import check_flag
 from graphprune.utils.files import check_path, replace_folder
 
-MAX_SHARD_SIZE = "5GB"
-
 
 def save_pretrained(
     slim: nn.Module,
@@ -34,11 +34,14 @@ def save_pretrained(
     *,
     processing: Processing = None,
     max_shard_size: int | str = MAX_SHARD_SIZE,
+    remote_code: bool = True,
     read_back: bool = True,
 ) -> None:
     """Write a folder that Transformers' ``from_pretrained`` loads, where graphprune is not installed.
 
-    Plans with ``layers="equal"`` make models for which this is a checkpoint as any other.
+    Where its configuration can say what the model is, as after plans with ``layers="equal"``, this is a checkpoint as
+    any other. Else the folder has a Python file, and loads with ``trust_remote_code=True`` (see
+    :func:`graphprune.export.huggingface.auto_map.write_auto_map`).
 
     Args:
         slim: a model of Transformers that was pruned, trained further or not.
@@ -46,15 +49,17 @@ def save_pretrained(
         processing: the tokenizer or processor that belongs to the model, or a folder with their files; None: those of
             the folder or the repository in the local cache that the model was loaded from, if it was.
         max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
-        read_back: load the folder before it takes its place, and compare all weights and buffers, which takes the
-            memory of another model.
+        remote_code: False: write nothing that needs ``trust_remote_code=True``.
+        read_back: load a checkpoint before it takes its place, and compare all weights and buffers, which takes the
+            memory of another model. The other kind of folder always is.
 
     Raises:
-        ExportError: no values of the fields of its configuration make the class build this model, or it would be
-            another one when it is read; the message says why.
+        ExportError: the folder would load as another model, or would need ``trust_remote_code=True`` and must not; the
+            message says why.
         InputError: the model is none of Transformers, or the directory holds something else.
     """
-    check_flag("read_back", read_back)
+    for name, flag in (("remote_code", remote_code), ("read_back", read_back)):
+        check_flag(name, flag)
     if config_of(slim) is None or not hasattr(slim, "save_pretrained"):
         raise InputError(
             f"slim: a {type(slim).__name__} is no model of Transformers, which its class builds from model.config; "
@@ -62,13 +67,28 @@ def save_pretrained(
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
+    try:
+        _write_stock(slim, folder, source, max_shard_size, read_back)
+    except ExportError as error:
+        if not remote_code:
+            raise ExportError(
+                f"{error}; plan with layers='equal', leave remote_code=False out, or use graphprune.save"
+            ) from error
+        write_auto_map(slim, folder, processing=source, max_shard_size=max_shard_size)
+
+
+def _write_stock(slim: nn.Module, folder: Path, source: Processing, max_shard_size: int | str, read_back: bool) -> None:
+    """Write a checkpoint as any other.
+
+    Raises:
+        ExportError: the configuration cannot say what the model is.
+    """
+    if is_generated(type(slim)):
+        raise ExportError(f"slim: {type(slim).__name__} is no class of Transformers")
     model = with_fewer_layers(slim)
     difference = stock_difference(model)
     if difference is not None:
-        raise ExportError(
-            f"slim: its configuration cannot say what this {type(slim).__name__} is: {difference}; plan with "
-            "layers='equal', or write it with graphprune.save"
-        )
+        raise ExportError(f"slim: its configuration cannot say what this {type(slim).__name__} is: {difference}")
 
     def write(temporary: Path) -> None:
         _write_weights(model, temporary, max_shard_size, read_back)
@@ -107,8 +127,7 @@ def _write_weights(slim: Any, folder: Path, max_shard_size: int | str, read_back
     differing = list(_differing(slim, type(slim).from_pretrained(folder, dtype=slim.dtype)))
     if differing:
         raise ExportError(
-            f"slim: {differing[0]} has other values when the folder is loaded ({len(differing)} such tensors); "
-            "write the model with graphprune.save"
+            f"slim: {differing[0]} has other values when the checkpoint is loaded ({len(differing)} such tensors)"
         )
 
 

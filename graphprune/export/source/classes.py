@@ -7,13 +7,23 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Generic
 
 from torch import nn
 
-from graphprune.export.source.collecting import Collector, Scope, class_source, functions_of, is_of_torch, unwritable
+from graphprune.export.source.collecting import (
+    Collector,
+    Scope,
+    class_source,
+    functions_of,
+    is_of_torch,
+    literal_text,
+    unwritable,
+)
 from graphprune.export.source.constructors import is_torch_class
 from graphprune.export.source.names import Names
+from graphprune.export.source.other_methods import other_methods
 from graphprune.export.source.references import references_in
 from graphprune.export.source.source_files import SourceFile
 from graphprune.export.source.values import scalar_text
@@ -101,6 +111,23 @@ class ModuleClasses:
             else:
                 yield self._names.torch_object(base)
 
+    def drop_empty_bases(self) -> None:
+        """Leave out base classes that have nothing of their own and that nothing refers to."""
+        for record in list(self.by_kind.values()):
+            if record.modules or record.members or ", " in record.bases or not self._is_only_a_base(record):
+                continue
+            del self.by_kind[record.kind]
+            for derived in self.by_kind.values():
+                if record.kind in derived.kind.__bases__:
+                    bases = [record.bases if b == record.name else b for b in derived.bases.split(", ")]
+                    derived.bases = ", ".join(filter(None, bases))
+                    derived.needs = [n for n in derived.needs if n != record.name] + record.needs
+
+    def _is_only_a_base(self, record: ModuleClass) -> bool:
+        uses = sum(definition.needs.count(record.name) for definition in self.collector.definitions.values())
+        uses += sum(other.needs.count(record.name) for other in self.by_kind.values())
+        return uses == sum(record.kind in other.kind.__bases__ for other in self.by_kind.values())
+
     # ------------------------------------------------------------ members
 
     def collect(self, roots: Iterable[str]) -> None:
@@ -110,6 +137,12 @@ class ModuleClasses:
             for record, name, value in wanted:
                 self._done.add((record.kind, name))
                 self._copy(record, name, value)
+
+    def add_other_methods(self, model: nn.Module) -> None:
+        """Copy public methods of the model that ``forward`` does not run and that need nothing more."""
+        records = [self.by_kind[k] for k in type(model).__mro__ if k in self.by_kind]
+        kept = [name for record in records for name in record.members]
+        self.collector.read |= other_methods(model, kept, self.collector)
 
     def _members(self) -> list[tuple[ModuleClass, str, Any]]:
         own = [r for r in self.by_kind.values() if not r.of_torch]
@@ -125,27 +158,31 @@ class ModuleClasses:
         return name in self.collector.read or (self.collector.reads(name) and not name.startswith("__"))
 
     def _copy(self, record: ModuleClass, name: str, value: Any) -> None:
-        functions = functions_of(value)
-        if functions and (not isinstance(value, type)):
-            texts = [
-                self.collector.function_text(f, f"{record.kind.__qualname__}.{f.__name__}", record.needs, 4)
-                for f in functions
-            ]
-            record.members[name] = (
-                "\n\n".join(texts) if f"def {name}" in texts[0] else self._assigned(record, name, value)
-            )
-            return
-        record.members[name] = self._assigned(record, name, value)
+        functions = [] if isinstance(value, type) else functions_of(value)
+        file, node = class_source(record.kind)
+        inside = [f for f in functions if file is not None and node is not None and _stands_in(f, file, node)]
+        if functions and inside == functions and functions[0].__name__ == name:
+            texts = (self._method(record, f) for f in functions)
+            record.members[name] = "\n\n".join(texts)
+        elif isinstance(value, FunctionType) and not inside and not _is_assigned(node, name):
+            record.members[name] = self._method(record, value, name)
+        else:
+            record.members[name] = self._assigned(record, name, value)
+
+    def _method(self, record: ModuleClass, function: FunctionType, name: str = "") -> str:
+        where = f"{record.kind.__qualname__}.{function.__name__}"
+        return self.collector.function_text(function, where, record.needs, 4, name)
 
     def _assigned(self, record: ModuleClass, name: str, value: Any) -> str:
-        """A class attribute: the author's assignment, or the value."""
+        """A class attribute: the author's assignment, or the value if it has got another one."""
         file, node = class_source(record.kind)
         statement = _class_statement(node, name)
         where = f"{record.kind.__qualname__}.{name}"
-        if file is None or statement is None:
-            if not isinstance(value, bool | int | float | str | type(None)):
+        simple = literal_text(value)
+        if file is None or statement is None or (simple is not None and _is_changed_literal(statement, value)):
+            if simple is None:
                 raise unwritable(f"is a {type(value).__name__} that was put on the class", where)
-            return f"    {name} = {scalar_text(value)}"
+            return f"    {name} = {scalar_text(value) if isinstance(value, str) else simple}"
         scope = _scope(record.kind, file, where)
         edits = self.collector.edits(references_in(statement), scope, record.needs, statement)
         return file.cut(statement, edits, 4)
@@ -160,6 +197,25 @@ class ModuleClasses:
 def _scope(kind: type, file: SourceFile, where: str) -> Scope:
     module = sys.modules.get(kind.__module__)
     return Scope(file, vars(module) if module is not None else {}, where)
+
+
+def _stands_in(function: FunctionType, file: SourceFile, node: ast.ClassDef) -> bool:
+    """Is a function defined in the body of a class? It may have been put on the class later."""
+    code = function.__code__
+    return code.co_filename == file.name and node.lineno <= code.co_firstlineno <= (node.end_lineno or 0)
+
+
+def _is_assigned(node: ast.ClassDef | None, name: str) -> bool:
+    return isinstance(_class_statement(node, name), ast.Assign | ast.AnnAssign)
+
+
+def _is_changed_literal(statement: ast.stmt, value: Any) -> bool:
+    """Does a statement assign a literal that is no longer the value?"""
+    assigned = getattr(statement, "value", None)
+    try:
+        return assigned is not None and ast.literal_eval(assigned) != value
+    except ValueError:
+        return False
 
 
 def _class_statement(node: ast.ClassDef | None, name: str) -> ast.stmt | None:

@@ -7,7 +7,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -26,8 +26,9 @@ from graphprune.export.source.references import (
 from graphprune.export.source.source_files import Edit, FunctionNode, SourceFile, module_file, source_file
 from graphprune.utils.held import contents, global_names
 
-OTHER_WAY = (
-    "graphprune.save keeps the model as a bundle, and torch.save(slim, path) works where its classes can be imported"
+OTHER_EXPORTS = (
+    "graphprune.export_loader writes a loader that needs the library of the model as well, and "
+    "graphprune.save keeps the model as a bundle"
 )
 
 _JIT = ("torch.jit.", "torch.fx.wrap")
@@ -57,11 +58,14 @@ class Scope:
     where: str
     names: frozenset[str] | None = None
     """The global names that it reads; None: all that ``values`` has."""
+    local: frozenset[str] = frozenset()
+    """The names that it binds itself."""
 
 
-def unwritable(what: str, where: str) -> ExportError:
+def unwritable(what: str, where: str, advice: str = "") -> ExportError:
     """The error for what cannot be written with torch alone."""
-    return ExportError(f"slim: {where} {what}, which a file that needs torch alone cannot hold; {OTHER_WAY}")
+    text = f"slim: {where} {what}, which a file that needs torch alone cannot hold"
+    return ExportError("; ".join(filter(None, (text, advice, OTHER_EXPORTS))))
 
 
 def plain_function(value: Any) -> FunctionType | None:
@@ -98,6 +102,11 @@ class Collector:
         """Does the copied source read or set an attribute of this name?"""
         return name in self.read or any(re.fullmatch(pattern, name) for pattern in self.patterns)
 
+    def has(self, value: Any) -> bool:
+        """Does the file define this function or class?"""
+        function = plain_function(value)
+        return self.names.has(("object", id(value if function is None else function)))
+
     # ------------------------------------------------------------ functions
 
     def function_text(self, value: Any, where: str, needs: list[str], indent: int, name: str = "") -> str:
@@ -126,7 +135,7 @@ class Collector:
             raise ExportError(
                 f"slim: the source of {where} is not there ({code.co_filename}, line {code.co_firstlineno}): it was "
                 "typed at a prompt, made by a program, or has changed since it was imported; define it in a file, "
-                f"import it from there, and export again. Otherwise {OTHER_WAY}"
+                f"import it from there, and export again. Otherwise {OTHER_EXPORTS}"
             )
         return file, node
 
@@ -155,18 +164,22 @@ class Collector:
         """Write what source refers to under the names of this file, and define or import it."""
         if found.imports:
             self._check_imports(found, scope)
+        if found.globals_set:
+            name = min(found.globals_set)
+            raise unwritable(f"assigns the global name {name}", scope.where, "make it an attribute of the module")
         dropped = [d for d in getattr(node, "decorator_list", ()) if self._is_left_out(d, scope)]
         unseen = {id(child) for d in dropped for child in ast.walk(d)}
         self.read |= found.attributes
         self.patterns |= found.patterns
         outside = {id(n) for d in _outside_of_body(node) for n in ast.walk(d)}
         edits = [Edit.of(statement, "") for statement in found.telemetry]
+        scope = replace(scope, local=frozenset(names_bound_in(node)))
         for chain in found.names:
             root = root_of(chain)
             if root is None or id(root) in unseen or not isinstance(root.ctx, ast.Load):
                 continue
             if id(root) in outside or scope.names is None or root.id in scope.names:
-                edits += self._reference(chain, scope, needs)
+                edits += self._not_hidden(self._reference(chain, scope, needs), scope)
         return edits + [e for owner, a in found.annotations for e in self._annotation(owner, a, scope, needs)]
 
     def _check_imports(self, found: References, scope: Scope) -> None:
@@ -187,11 +200,23 @@ class Collector:
         for longer in links[1:]:
             if not isinstance(value, ModuleType) or is_importable(value.__name__):
                 break
+            file = module_file(value.__name__)
+            scope = replace(scope, file=file, values=vars(value)) if file is not None else scope
             value, link = getattr(value, longer.attr), longer  # type: ignore[attr-defined]
         self._check_operators(links, value, scope)
         name = link.attr if isinstance(link, ast.Attribute) else root.id
         text = self.resolve(name, value, scope, needs)
-        return [] if text == scope.file.text(link) else [Edit.of(link, text)]
+        return [] if text == ast.unparse(link) else [Edit.of(link, text)]
+
+    def _not_hidden(self, edits: list[Edit], scope: Scope) -> list[Edit]:
+        """Names that are put into a function must not be those of its variables."""
+        for edit in edits:
+            root = edit.text.partition(".")[0]
+            if root in scope.local:
+                raise unwritable(
+                    f"has a variable {root}, which is a name that its file needs", scope.where, "rename it"
+                )
+        return edits
 
     def _check_operators(self, links: list[ast.expr], value: Any, scope: Scope) -> None:
         """Operators that other libraries register with torch are not there without them."""
@@ -206,7 +231,7 @@ class Collector:
             return name
         if isinstance(value, ModuleType):
             if is_importable(value.__name__):
-                return self.names.module(value, name)
+                return self.names.module(value, name, scope.local)
             raise unwritable(f"uses {value.__name__}", scope.where)
         imported = imported_from(scope.file, name)
         if imported is not None and imported[1] is not None:
@@ -256,7 +281,7 @@ class Collector:
         function = plain_function(value)
         assert function is not None
         if function.__name__ == "<lambda>":
-            raise unwritable(f"uses a lambda ({_place(function)}); write it as a function with a name", where)
+            raise unwritable(f"uses a lambda ({_place(function)})", where, "write it as a function with a name")
         made, new = self._definition(function.__name__, ("object", id(function)))
         self._alive.append(function)
         needs.append(made.name)
@@ -290,7 +315,7 @@ class Collector:
         edits = self.edits(found, scope, made.needs, node)
         for _, annotation in fields:  # of a dataclass: it has to stay
             roots = [n.id for n in ast.walk(annotation) if isinstance(n, ast.Name)]
-            known = all(self._is_known(root, scope) for root in roots)
+            known = all(self._is_known(r, scope) or isinstance(scope.values.get(r), type) for r in roots)
             chains = references_in(annotation).names if known else []
             edits += [e for c in chains for e in self._reference(c, scope, made.needs)]
             edits += [] if known else [Edit.of(annotation, "object")]
@@ -302,7 +327,7 @@ class Collector:
         """A named tuple or an enumeration that is made by a call stands in an assignment."""
         file = module_file(kind.__module__)
         if file is None or kind.__name__ not in file.assignments:
-            raise unwritable(f"uses the class {kind.__module__}.{kind.__qualname__}, whose source is not there,", where)
+            raise unwritable(f"uses the class {kind.__module__}.{kind.__qualname__}, whose source is not there", where)
         scope = Scope(file, vars(sys.modules[kind.__module__]), where)
         return self.define_constant(kind.__name__, kind, scope, needs)
 
@@ -336,9 +361,7 @@ class Collector:
         simple = literal_text(value)
         if statement is None or (isinstance(statement, ast.Assign) and not isinstance(statement.targets[0], ast.Name)):
             if simple is None:
-                raise unwritable(
-                    f"uses {made.name}, {_kind(value)} that no statement of its module assigns", scope.where
-                )
+                raise unwritable(f"uses {scope.values.get('__name__', '')}.{made.name}", scope.where)
             return simple
         if simple is not None and not _evaluates_to(statement.value, value) and _is_changed(statement.value, value):
             return simple
@@ -368,13 +391,18 @@ def is_of_torch(value: Any) -> bool:
 
 def class_source(kind: type) -> tuple[SourceFile | None, ast.ClassDef | None]:
     """The file and the statement that define a class, if there is source."""
-    methods = [f for value in vars(kind).values() for f in functions_of(value) if f.__module__ == kind.__module__]
+    methods = [f for value in vars(kind).values() for f in functions_of(value) if _is_written(f, kind)]
     first = methods[0] if methods else None
     file = source_file(first.__code__.co_filename, first.__globals__) if first else module_file(kind.__module__)
     nodes = file.classes.get(kind.__qualname__, []) if file is not None else []
     lines = {m.__code__.co_firstlineno for m in methods}
     fitting = [n for n in nodes if all(n.lineno <= line <= (n.end_lineno or 0) for line in lines)]
     return file, (fitting or nodes or [None])[-1]  # type: ignore[list-item]
+
+
+def _is_written(function: FunctionType, kind: type) -> bool:
+    """Was it written with the class, and not made by a decorator such as ``dataclass``?"""
+    return function.__module__ == kind.__module__ and function.__code__.co_filename != "<string>"
 
 
 def functions_of(member: Any) -> list[FunctionType]:

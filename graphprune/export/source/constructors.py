@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {
     "_flat_weights",  # the list that recurrent layers keep of their weights
@@ -17,6 +18,12 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {
     "_is_full_backward_hook",
     "_graphprune_plans",
 }
+
+_PASSED_ON = {nn.RNN: inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")}
+"""What a constructor takes out of its keyword arguments before it passes them on."""
+
+_FILL = ("uniform_", "normal_", "fill_", "zero_")
+"""Methods that give a tensor its first values."""
 
 _NOT_GIVEN = ("device", "dtype")
 
@@ -34,7 +41,7 @@ def torch_base(kind: type) -> type[nn.Module]:
     return next(k for k in kind.__mro__ if is_torch_class(k) and issubclass(k, nn.Module))
 
 
-def own_attributes(module: nn.Module) -> dict[str, Any]:
+def plain_attributes(module: nn.Module) -> dict[str, Any]:
     """The plain attributes of a module, without those that every module has."""
     return {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
 
@@ -46,10 +53,12 @@ def constructor_parameters(kind: type) -> dict[str, inspect.Parameter]:
             continue
         found = [*inspect.signature(vars(base)["__init__"]).parameters.values()][1:]
         variadic = any(p.kind is p.VAR_POSITIONAL for p in found)
-        if not variadic:
-            named = (p for p in found if p.kind is not p.VAR_KEYWORD)
-            skipped = () if base is kind else ("mode",)
-            return {p.name: p for p in named if not p.name.startswith("_") and p.name not in (*_NOT_GIVEN, *skipped)}
+        if variadic:
+            continue
+        skipped = _NOT_GIVEN if base is kind else (*_NOT_GIVEN, "mode")
+        named = [p for p in found if p.kind is not p.VAR_KEYWORD and not p.name.startswith("_")]
+        named += [_PASSED_ON[kind]] if kind in _PASSED_ON else []
+        return {p.name: p for p in named if p.name not in skipped}
     return {}
 
 
@@ -61,8 +70,10 @@ def constructor_arguments(module: nn.Module, kind: type[nn.Module]) -> dict[str,
     """
     parameters = constructor_parameters(kind)
     for values in _candidates(module, parameters):
-        if _builds(kind, values, module):
-            return _simplified(module, kind, parameters, values)
+        lean = {n: v for n, v in values.items() if not _equal(v, parameters[n].default)}
+        for chosen in (lean, values):
+            if _builds(kind, chosen, module):
+                return _simplified(module, kind, parameters, chosen)
     return None
 
 
@@ -105,12 +116,27 @@ def _simplified(
 
 def _builds(kind: type[nn.Module], values: dict[str, Any], module: nn.Module) -> bool:
     try:
-        with warnings.catch_warnings(), torch.device("meta"):
-            warnings.simplefilter("ignore")
-            built = kind(**values)
+        built = built_with(kind, values)
     except Exception:  # whatever a constructor says to arguments that are not its own
         return False
     return is_like(built, module, exactly=type(module) is kind)
+
+
+def built_with(kind: type[nn.Module], values: dict[str, Any]) -> nn.Module:
+    """A module whose tensors are shapes."""
+    with warnings.catch_warnings(), torch.device("meta"), _NothingInitialized():
+        warnings.simplefilter("ignore")
+        return kind(**values)
+
+
+class _NothingInitialized(TorchFunctionMode):
+    """Skips the functions of ``nn.init``, whose first use on meta takes torch seconds."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", "") == "torch.nn.init" or getattr(function, "__name__", "") in _FILL:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **kwargs)
 
 
 def is_like(built: nn.Module, module: nn.Module, exactly: bool) -> bool:
@@ -129,8 +155,8 @@ def is_like(built: nn.Module, module: nn.Module, exactly: bool) -> bool:
         other = module._modules[name]
         if type(child) is not type(other) or (child is not None and not is_like(child, other, True)):  # type: ignore[arg-type]
             return False
-    attributes = own_attributes(module)
-    return all(name in attributes and _equal(v, attributes[name]) for name, v in own_attributes(built).items())
+    attributes = plain_attributes(module)
+    return all(name in attributes and _equal(v, attributes[name]) for name, v in plain_attributes(built).items())
 
 
 def _same_keys(built: Mapping[str, Any], found: Mapping[str, Any], exactly: bool) -> bool:

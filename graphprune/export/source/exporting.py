@@ -11,14 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError
-from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, formatted, state_tensors, unsaved_tensors
+from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, laid_out
 from graphprune.export.source.program import Program
 from graphprune.export.source.proof import check_file
+from graphprune.export.source.state import state_tensors, unsaved_tensors
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.files import check_path
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.random_state import random_numbers_kept
 
 SOURCE = "model.py"
 
@@ -48,10 +50,10 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     folder = check_path("directory", directory)
     slim = getattr(slim, "_orig_mod", slim)
     _check_weights(slim)
-    with eagerly():
+    with eagerly(), random_numbers_kept():
         calls = calls_of(example_inputs_for(slim) if example_inputs is None else example_inputs)
         program = Program(slim, {call.method for call in calls})
-        text = formatted(file_text(program))
+        text = laid_out(file_text(program))
         tensors = _saved_tensors(program)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:

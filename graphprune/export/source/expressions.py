@@ -58,7 +58,7 @@ Expression: TypeAlias = "Code | Invocation | Display"
 
 NO_VALUE = Code("None")
 
-Entry: TypeAlias = "tuple[str, Expression, int]"
+WrittenEntry: TypeAlias = "tuple[str, Expression, int]"
 """What stands before the value, the value, and how often it is repeated."""
 
 
@@ -94,7 +94,7 @@ def render(expression: Expression, indent: int, before: int = 0, after: int = 0)
     return "\n".join((opening, *lines, " " * indent + closing))
 
 
-def _is_list_of_calls(entries: Sequence[Entry]) -> bool:
+def _is_list_of_calls(entries: Sequence[WrittenEntry]) -> bool:
     """Several layers, or a dictionary: a reader wants them one a line."""
     calls = [prefix for prefix, value, _ in entries if isinstance(value, Invocation)]
     return len(calls) > 1 and (not calls[1] or calls[1].endswith(": "))
@@ -125,7 +125,7 @@ def _entry(prefix: str, value: Expression, count: int, indent: int) -> str:
     return f"*(\n{inner}{body}\n{inner}for _ in range({count})\n{' ' * indent})"
 
 
-def _parts(expression: Invocation | Display) -> tuple[str, list[Entry], str]:
+def _parts(expression: Invocation | Display) -> tuple[str, list[WrittenEntry], str]:
     if isinstance(expression, Invocation):
         return f"{expression.callee}(", list(_argument_entries(given(expression))), ")"
     opening, closing = expression.brackets[0], expression.brackets[1]
@@ -134,12 +134,12 @@ def _parts(expression: Invocation | Display) -> tuple[str, list[Entry], str]:
     return opening, list(_runs(expression.items)), closing
 
 
-def _argument_entries(arguments: Sequence[Argument]) -> Iterator[Entry]:
+def _argument_entries(arguments: Sequence[Argument]) -> Iterator[WrittenEntry]:
     yield from _runs([a.value for a in arguments if not a.keyword])
     yield from ((f"{a.name}=", a.value, 1) for a in arguments if a.keyword)
 
 
-def _runs(values: Sequence[Expression]) -> Iterator[Entry]:
+def _runs(values: Sequence[Expression]) -> Iterator[WrittenEntry]:
     """Equal calls in a row as one entry."""
     for value, run in groupby(values):
         count = len(list(run))

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError
 from graphprune.export.source.collecting import Collector, unwritable
 from graphprune.export.source.constructors import (
+    built_with,
     constructor_arguments,
     constructor_parameters,
-    own_attributes,
+    plain_attributes,
     torch_base,
 )
 from graphprune.export.source.expressions import NO_VALUE, Argument, Code, Display, Expression, Invocation, many
@@ -90,14 +91,11 @@ class Initializers:
         return Invocation(self._names.torch_object(kind), self._arguments(module, kind, arguments, needs))
 
     def _check_extras(self, module: nn.Module, kind: type[nn.Module], arguments: dict[str, Any]) -> None:
-        with torch.device("meta"):
-            built = own_attributes(kind(**arguments))
-        extra = [name for name in own_attributes(module) if name not in built and self._collector.reads(name)]
+        built = plain_attributes(built_with(kind, arguments))
+        extra = [name for name in plain_attributes(module) if name not in built and self._collector.reads(name)]
         if extra:
             where = self._where(module)
-            raise unwritable(
-                f"was given the attribute {extra[0]!r}, which the model reads; make it one of a class", where
-            )
+            raise unwritable(f"was given the attribute {extra[0]!r}, which is read", where, "make it one of a class")
 
     def _arguments(
         self, module: nn.Module, kind: type[nn.Module], values: dict[str, Any], needs: list[str]
@@ -181,23 +179,22 @@ class Initializers:
         if arguments is None:
             self._names.code("nn.Module")
             return Invocation("nn.Module.__init__", many([Code("self")])), nn.Module()
-        with torch.device("meta"):
-            built = base(**arguments)
+        built = built_with(base, arguments)
         return Invocation("super().__init__", self._arguments(module, base, arguments, needs)), built
 
     def _attributes(self, module: nn.Module, made: Initializer, built: nn.Module | None, everything: bool) -> None:
         """Plain attributes that are read; of a class of torch whose constructor is passed by, all."""
-        known = own_attributes(built) if built is not None else {}
+        known = plain_attributes(built) if built is not None else {}
         path = self._paths[id(module)]
         bypassed = made.base is not None and made.base.callee == "nn.Module.__init__"
-        for name, value in own_attributes(module).items():
+        for name, value in plain_attributes(module).items():
             if name in known or not (everything or bypassed or self._collector.reads(name)):
                 continue
             if name == "forward":
-                raise unwritable("has a forward of its own, put on the instance; make it a method", self._where(module))
+                raise unwritable("has a forward that was put on the instance", self._where(module), "make it a method")
             where = f"{self._where(module)}.{name}"
             if isinstance(value, Tensor) and value.numel() > 1 and self._paths.get(id(value)) == _joined(path, name):
-                made.statements[name] = Statement("tensor", name, self._empty(value))
+                made.statements[name] = Statement("tensor", name, self._empty(value, is_plain=True))
                 continue
             if isinstance(value, Tensor) and self._paths.get(id(value)) == _joined(path, name):
                 made.statements[name] = Statement("attribute", name, self._values.tensor_literal(value))
@@ -230,10 +227,11 @@ class Initializers:
         )
         return Invocation(self._names.code("nn.Parameter"), (*many([self._empty(parameter)]), *extra))
 
-    def _empty(self, tensor: Tensor) -> Expression:
+    def _empty(self, tensor: Tensor, is_plain: bool = False) -> Expression:
+        """``torch.empty`` of the shape; ``is_plain``: no parameter or buffer, so that ``Module.to`` passes it by."""
         sizes = [Argument(f"size{d}", Code(str(n))) for d, n in enumerate(tensor.shape)]
         sizes = sizes or [Argument("", Code("()"))]
-        plain = tensor.dtype == torch.float32 or (tensor.is_floating_point() and not self._needs_dtype)
+        plain = tensor.dtype == torch.float32 or (tensor.is_floating_point() and not self._needs_dtype and not is_plain)
         typed = () if plain else (Argument("dtype", Code(str(tensor.dtype)), keyword=True),)
         return Invocation(self._names.code("torch.empty"), (*sizes, *typed))
 

@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from graphprune.export.source.expressions import LINE_LENGTH
+from graphprune.export.source.expressions import LINE_LENGTH, render
 from graphprune.export.source.names import is_importable
 from graphprune.export.source.program import Program
+from graphprune.export.source.state import state_tensors, unsaved_tensors
 
 SOURCE_WEIGHTS = "model.safetensors"
 
@@ -87,19 +88,22 @@ def _wrapped(text: str) -> list[str]:
 
 def _loader(program: Program) -> str:
     root = program.classes.by_kind[type(program.model)].name
+    conversions = _conversions(program)
     lines = [
         f'def load(path: str | Path = Path(__file__).with_name("{SOURCE_WEIGHTS}"), device: str = "cpu") -> {root}:',
         '    """The network with its weights, in evaluation mode."""',
-        f"    model = {root}(){_conversions(program)}",
+        f"    model = {render(program.root_expression(), 4, 8, len(conversions))}{conversions}",
+        *([] if program.is_unique else (f"    {line}" for line in program.endings("model"))),
         "    state = load_file(path)",
         *_sharing(program),
         *_unsaved(program),
         "    model.load_state_dict(state)",
         "    return model.to(device).eval()",
     ]
-    if len(lines) == 6:
-        lines[3:5] = ["    model.load_state_dict(load_file(path))"]
-    return "\n".join(lines)
+    text = "\n".join(lines)
+    return text.replace(
+        "    state = load_file(path)\n    model.load_state_dict(state)", "    model.load_state_dict(load_file(path))"
+    )
 
 
 def _conversions(program: Program) -> str:
@@ -158,36 +162,10 @@ def _string(text: str) -> str:
     return f'"{text}"'
 
 
-def state_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by all their names."""
-    found: dict[str, Tensor] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        prefix = f"{path}." if path else ""
-        saved = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
-        found |= {prefix + n: t for n, t in (*module._parameters.items(), *saved.items()) if t is not None}
-    return found
-
-
-def unsaved_tensors(program: Program) -> dict[str, Tensor]:
-    """Tensors that the constructors leave empty and that no state has: by the name of the first place."""
-    found = {}
-    for kind, template in program.templates.items():
-        names = [s.name for s in template.statements if s.kind in ("unsaved", "tensor")]
-        for module in program.classes.by_kind[kind].modules:
-            path = program.paths[id(module)]
-            for name in names:
-                tensor = getattr(module, name, None)
-                full = f"{path}.{name}" if path else name
-                is_parameter = name in module._parameters
-                if isinstance(tensor, Tensor) and not is_parameter and program.paths[id(tensor)] == full:
-                    found[full] = tensor
-    return found
-
-
 # ---------------------------------------------------------------- formatting
 
 
-def formatted(text: str) -> str:
+def laid_out(text: str) -> str:
     """The text as ``ruff format`` lays it out, where ruff is there; else as it is, with the author's line breaks."""
     beside = Path(sys.executable).with_name("ruff")
     ruff = str(beside) if beside.exists() else shutil.which("ruff")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -58,15 +58,22 @@ class Names:
         """All names so far."""
         return set(self._taken)
 
-    def module(self, module: ModuleType, preferred: str) -> str:
-        """Import a module of torch or Python; ``preferred`` is what the author calls it."""
+    def has(self, key: Hashable) -> bool:
+        """Is there a name for what ``key`` stands for?"""
+        return key in self._given
+
+    def module(self, module: ModuleType, preferred: str, avoided: Collection[str] = ()) -> str:
+        """Import a module of torch or Python.
+
+        Args:
+            module: what is imported.
+            preferred: what the author calls it.
+            avoided: names that mean something else where it is used.
+        """
         target = module.__name__
-        if module is torch:
-            return self._torch("torch")
-        if module is nn:
-            return self._torch("nn")
-        if module is F:
-            return self._torch("F")
+        for name, place in (("torch", torch), ("nn", nn), ("F", F)):
+            if module is place and name not in avoided:
+                return self._torch(name)
         name = self.claim(preferred, ("module", target))
         parent, _, last = target.rpartition(".")
         if name == target:
@@ -86,7 +93,7 @@ class Names:
     def public(self, value: Any) -> str | None:
         """How a class or function of torch is written (``nn.Conv2d``, ``F.relu``), if it is public."""
         name = getattr(value, "__name__", None)
-        if not isinstance(name, str):
+        if not isinstance(name, str) or str(getattr(value, "__module__", None) or "torch").partition(".")[0] != "torch":
             return None
         if value is torch.Tensor:
             return self.member("torch", "Tensor", "Tensor")
@@ -134,7 +141,7 @@ def _merged(statements: Iterable[str]) -> list[str]:
     members: dict[str, list[str]] = {}
     found = []
     for statement in statements:
-        if statement.startswith("from "):
+        if statement.startswith("from ") and " as " not in statement:
             module, _, name = statement.removeprefix("from ").partition(" import ")
             members.setdefault(module, []).append(name)
         else:

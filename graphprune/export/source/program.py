@@ -2,27 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import networkx as nx
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.export.source.classes import ModuleClass, ModuleClasses
 from graphprune.export.source.collecting import Definition, unwritable
 from graphprune.export.source.constructors import constructor_arguments, is_torch_class
 from graphprune.export.source.expressions import Argument, Code, Display, Expression, Invocation
-from graphprune.export.source.initializers import Initializers, builtin_container
+from graphprune.export.source.initializers import Initializer, Initializers, builtin_container
 from graphprune.export.source.names import Names
 from graphprune.export.source.paths import access, all_paths
 from graphprune.export.source.templates import Template, class_text, unified
 from graphprune.export.source.values import Values
+from graphprune.export.source.variants import variants
 from graphprune.utils.modules import named_modules
 
 _LATER = "\0later "
 """Stands for a module of a class that is being written: one that contains modules of its own class."""
 
 _MOST_ROUNDS = 5
+
+_MOST_MODULES = 2
+"""A constructor that takes more submodules than this is better written twice."""
+
+
+@dataclass
+class Part:
+    """A class of the file with the constructor that builds some modules of it.
+
+    Attributes:
+        template: None for a base class without modules of its own.
+        original: the class that it is a variant of.
+    """
+
+    record: ModuleClass
+    template: Template | None
+    modules: list[nn.Module]
+    original: ModuleClass | None = None
 
 
 class Program:
@@ -45,8 +66,10 @@ class Program:
         self.paths, self.shared = all_paths(model)
         self.classes = ModuleClasses(self.names)
         self.dtype = _only_dtype(model)
-        self._kinds = self._find_classes(root_name)
         self._check_hooks()
+        self._kinds = self._find_classes(root_name)
+        self.classes.collect(methods)
+        self.classes.add_other_methods(model)
         self.classes.collect(methods)
         self.values = Values(self.classes.collector, self.paths, self._build)
         self._initializers = Initializers(
@@ -57,9 +80,11 @@ class Program:
             needs_dtype=self.dtype is None,
             read_by_torch=self._read_by_torch(),
         )
-        self.templates: dict[type, Template] = {}
+        self.parts: list[Part] = []
         self._made: dict[int, Expression] = {}
+        self._class_names: dict[int, str] = {}
         self._make_all(methods)
+        self.classes.drop_empty_bases()
 
     # ------------------------------------------------------------ classes
 
@@ -85,16 +110,17 @@ class Program:
 
     def _check_hooks(self) -> None:
         for path, module in named_modules(self.model):
+            where = f"the {type(module).__name__} {path!r}" if path else f"the {type(module).__name__}"
+            if is_parametrized(module):
+                advice = "torch.nn.utils.parametrize.remove_parametrizations puts the values in their place"
+                raise unwritable("has parametrized weights", where, advice)
             tables = {k: v for k, v in vars(module).items() if k.endswith("_hooks") and isinstance(v, dict) and v}
             tables = {k: v for k, v in tables.items() if "state_dict" not in k}
-            if tables:
-                name, hooks = next(iter(tables.items()))
+            for name, hooks in tables.items():
                 hook = next(iter(hooks.values()))
                 shown = getattr(hook, "__qualname__", type(hook).__name__)
-                where = f"the {type(module).__name__} {path!r}" if path else f"the {type(module).__name__}"
-                raise unwritable(
-                    f"has the hook {shown} ({name.strip('_')}); remove it, or make it a part of forward", where
-                )
+                advice = "remove it, or make what it does a part of forward"
+                raise unwritable(f"has the hook {shown} ({name.strip('_')})", where, advice)
 
     # ------------------------------------------------------------ constructors
 
@@ -108,7 +134,7 @@ class Program:
                 return
 
     def _make_once(self) -> None:
-        self.templates.clear()
+        self.parts.clear()
         self._made.clear()
         for kinds in self._in_order():
             self._busy = kinds
@@ -137,18 +163,36 @@ class Program:
 
     def _make(self, record: ModuleClass) -> None:
         made = [self._initializers.initializer(module) for module in record.modules]
-        template = unified(made, reserved={*self.names.taken, "self"})
-        self.templates[record.kind] = template
-        for i, module in enumerate(record.modules):
-            self._made[id(module)] = Invocation(record.name, template.arguments(i))
+        groups = self._groups(record, made)
+        for number, group in enumerate(groups):
+            modules = [record.modules[i] for i in group]
+            template = unified([made[i] for i in group], reserved={*self.names.taken, "self"})
+            found = self._variant(record, number) if number else record
+            self.parts.append(Part(found, template, modules, record if number else None))
+            for i, module in enumerate(modules):
+                self._made[id(module)] = Invocation(found.name, template.arguments(i))
+                self._class_names[id(module)] = found.name
+
+    def _groups(self, record: ModuleClass, made: Sequence[Initializer]) -> list[list[int]]:
+        """The modules that one constructor builds: all, or those with the same layers."""
+        if any(module is self.model for module in record.modules):
+            return [list(range(len(made)))]
+        together = unified(made, reserved=set())
+        changing = {name for part in self.parts if part.original for name in (part.record.name, part.original.name)}
+        return variants(made, changing, sum(p.takes_modules for p in together.parameters) > _MOST_MODULES)
+
+    def _variant(self, record: ModuleClass, number: int) -> ModuleClass:
+        name = self.names.claim(f"{record.name}{number + 1}", ("variant", record.kind, number))
+        return ModuleClass(record.kind, name, needs=[record.name], bases=record.name)
 
     def _build(self, module: nn.Module, needs: list[str]) -> Expression:
         """The expression that builds a submodule."""
         kind = self._kinds.get(id(module))
         if kind is not None:
-            needs.append(self.classes.by_kind[kind].name)
             if kind in self._busy:
+                needs.append(self.classes.by_kind[kind].name)
                 return Code(f"{_LATER}{id(module)}")
+            needs.append(self._class_names[id(module)])
             return self._made[id(module)]
         call = self._initializers.torch_call(module, needs)
         if call is None:
@@ -162,39 +206,48 @@ class Program:
         """The texts of all definitions, each after those that it refers to."""
         made: Mapping[str, Definition] = {**self.classes.collector.definitions, **self._class_definitions()}
         root = self.classes.by_kind[type(self.model)].name
-        return [made[name].text for name in _ordered(made, root)]
+        names = _ordered(made, root)
+        first = _constants(made, names)
+        return [made[name].text for name in (*first, *(n for n in names if n not in first))]
 
     def _class_definitions(self) -> dict[str, Definition]:
+        there = {part.record.name for part in self.parts}
+        bases = [Part(r, None, []) for r in self.classes.by_kind.values() if r.name not in there]
         found = {}
-        for record in self.classes.by_kind.values():
-            template = self.templates.get(record.kind)
-            needs = [*record.needs, *(template.needs if template is not None else [])]
-            found[record.name] = Definition(record.name, self._class_text(record, template), needs)
+        for part in (*self.parts, *bases):
+            needs = [*part.record.needs, *(part.template.needs if part.template is not None else [])]
+            found[part.record.name] = Definition(part.record.name, self._class_text(part), needs)
         return found
 
-    def _class_text(self, record: ModuleClass, template: Template | None) -> str:
+    def _class_text(self, part: Part) -> str:
+        template = part.template
         if template is not None:
-            template = self._with_later_parts(self._with_own_base(record, template))
-        extra = self._endings() if record.kind is type(self.model) else []
-        return class_text(record, template, self.classes.in_order(record), extra)
+            template = self._with_later_parts(self._with_own_base(part, template))
+        record = part.record
+        extra = self.endings("self") if record.kind is type(self.model) and self.is_unique else []
+        members = self.classes.in_order(record) if part.original is None else []
+        return class_text(record, template, members, extra, part.original is None)
 
-    def _with_own_base(self, record: ModuleClass, template: Template) -> Template:
-        """Invocation torch's constructor by name where a base class of the file has one for its own instances."""
-        bases = [self.classes.by_kind[k] for k in record.kind.__mro__[1:] if k in self.classes.by_kind]
+    def _with_own_base(self, part: Part, template: Template) -> Template:
+        """Call torch's constructor by name where a base class of the file has one for its own instances."""
+        kind = part.record.kind
+        bases = [self.classes.by_kind[k] for k in kind.__mro__[1:] if k in self.classes.by_kind]
         base = template.base
-        if base is None or base.callee != "super().__init__" or not any(b.modules for b in bases):
+        is_own = part.original is None and not any(b.modules for b in bases)
+        if base is None or base.callee != "super().__init__" or is_own:
             return template
-        name = self.names.torch_object(next(k for k in record.kind.__mro__ if is_torch_class(k)))
+        name = self.names.torch_object(next(k for k in kind.__mro__ if is_torch_class(k)))
         call = Invocation(f"{name}.__init__", (Argument("", Code("self")), *base.arguments))
-        return Template(**{**vars(template), "base": call})
+        return replace(template, base=call)
 
     def _with_later_parts(self, template: Template) -> Template:
         def put(value: Expression) -> Expression:
             return self._put_later_parts(value)
 
         statements = [type(s)(s.kind, s.name, put(s.value)) for s in template.statements]
-        base = template.base if template.base is None else put(template.base)
-        return Template(**{**vars(template), "statements": statements, "base": base})
+        base = None if template.base is None else put(template.base)
+        assert base is None or isinstance(base, Invocation)
+        return replace(template, statements=statements, base=base)
 
     def _put_later_parts(self, value: Expression) -> Expression:
         if isinstance(value, Code):
@@ -206,10 +259,19 @@ class Program:
         arguments = (Argument(a.name, self._put_later_parts(a.value), a.default, a.keyword) for a in value.arguments)
         return Invocation(value.callee, tuple(arguments))
 
-    def _endings(self) -> list[str]:
-        """What the constructor of the model does at the end: share what is shared, freeze what is frozen."""
-        shared = [f"self{self._access(again)} = self{self._access(first)}" for first, again in self.shared]
-        frozen = [f"self{self._access(path)}.requires_grad_(False)" for path in _frozen(self.model)]
+    def root_expression(self) -> Expression:
+        """The expression that builds the model."""
+        return self._put_later_parts(self._made[id(self.model)])
+
+    @property
+    def is_unique(self) -> bool:
+        """Is the model the only module of its class?"""
+        return len(self.classes.by_kind[type(self.model)].modules) == 1
+
+    def endings(self, name: str) -> list[str]:
+        """What has to be done once the model called ``name`` is built: share what is shared, freeze what is frozen."""
+        shared = [f"{name}{self._access(again)} = {name}{self._access(first)}" for first, again in self.shared]
+        frozen = [f"{name}{self._access(path)}.requires_grad_(False)" for path in _frozen(self.model)]
         return [*shared, *frozen]
 
     def _access(self, path: str) -> str:
@@ -219,6 +281,16 @@ class Program:
         except AttributeError:
             return f"{access(self.model, parent)}.{name}"
         return access(self.model, path)
+
+
+def _constants(made: Mapping[str, Definition], names: Iterable[str]) -> list[str]:
+    """Constants that need nothing but constants: they stand first."""
+    found: list[str] = []
+    for name in names:
+        text, needs = made[name].text, made[name].needs
+        if text.startswith(f"{name} =") and all(n in found or n not in made for n in needs):
+            found.append(name)
+    return found
 
 
 def _ordered(made: Mapping[str, Definition], root: str) -> list[str]:

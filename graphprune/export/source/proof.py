@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError
-from graphprune.export.source.collecting import OTHER_WAY
+from graphprune.export.source.collecting import OTHER_EXPORTS
 from graphprune.export.source.names import is_importable
+from graphprune.export.source.state import state_tensors
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import tensors_of
 
 _SEED = 0
@@ -38,7 +38,7 @@ def check_imports(text: str) -> None:
             continue
         wrong = [m for m in modules if not is_importable(m) and m.partition(".")[0] != "safetensors"]
         if wrong:
-            raise ExportError(f"slim: its source imports {wrong[0]}, which is not torch; {OTHER_WAY}")
+            raise ExportError(f"slim: its source imports {wrong[0]}, which is not torch; {OTHER_EXPORTS}")
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def imported(path: Path) -> Iterator[ModuleType]:
 def check_file(path: Path, slim: nn.Module, calls: Sequence[MethodCall]) -> None:
     """Raise an ExportError unless the network of a file is the slim model: tensors, and outputs for ``calls``."""
     check_imports(path.read_text(encoding="utf-8"))
-    with random_numbers_kept(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with imported(path) as module:
@@ -67,7 +67,9 @@ def check_file(path: Path, slim: nn.Module, calls: Sequence[MethodCall]) -> None
         except ExportError:
             raise
         except Exception as error:
-            raise ExportError(f"slim: the file that was written for it fails: {_shown(error)}; {OTHER_WAY}") from error
+            raise ExportError(
+                f"slim: the file that was written for it fails: {_shown(error)}; {OTHER_EXPORTS}"
+            ) from error
 
 
 def _shown(error: Exception) -> str:
@@ -76,10 +78,13 @@ def _shown(error: Exception) -> str:
 
 def _check_tensors(slim: nn.Module, written: nn.Module) -> None:
     expected, found = _tensors(slim), _tensors(written)
+    saved = {name for name, tensor in written.state_dict().items() if isinstance(tensor, Tensor)}
+    if saved != set(state_tensors(slim)):
+        raise ExportError(f"slim: the file that was written for it saves other tensors; {OTHER_EXPORTS}")
     wrong = sorted(expected.keys() ^ found.keys())
     wrong += [name for name, tensor in expected.items() if name in found and not _same_tensor(tensor, found[name])]
     if wrong:
-        raise ExportError(f"slim: {wrong[0]} is another one in the file that was written for it; {OTHER_WAY}")
+        raise ExportError(f"slim: {wrong[0]} is another one in the file that was written for it; {OTHER_EXPORTS}")
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -108,7 +113,7 @@ def _check_outputs(slim: nn.Module, written: nn.Module, calls: Sequence[MethodCa
             if len(found) != len(expected) or not all(map(_close, expected, found)):
                 mode = "training" if train else "evaluation"
                 raise ExportError(
-                    f"slim: the file that was written for it computes something else in {mode}; {OTHER_WAY}"
+                    f"slim: the file that was written for it computes something else in {mode}; {OTHER_EXPORTS}"
                 )
 
 

@@ -27,6 +27,7 @@ class References:
         patterns: regular expressions of attribute names that are put together by the program.
         imports: import statements within functions.
         telemetry: statements that are left out.
+        globals_set: global names that are assigned.
     """
 
     names: list[ast.expr] = field(default_factory=list)
@@ -35,6 +36,7 @@ class References:
     patterns: set[str] = field(default_factory=set)
     imports: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
     telemetry: list[ast.stmt] = field(default_factory=list)
+    globals_set: set[str] = field(default_factory=set)
 
 
 def references_in(*roots: ast.AST) -> References:
@@ -130,6 +132,9 @@ class _Visitor(ast.NodeVisitor):
             if isinstance(item, ast.AST):
                 self.visit(item)
 
+    def visit_Global(self, node: ast.Global) -> None:
+        self._found.globals_set.update(node.names)
+
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
         self._found.imports.append(node)
 
@@ -159,7 +164,7 @@ def _counts_usage(node: ast.stmt) -> bool:
 
 
 def names_bound_in(node: ast.AST) -> Iterator[str]:
-    """Names that a class body or an expression binds itself."""
+    """Names that a class body, a function or an expression binds itself."""
     for child in ast.walk(node):
         if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store):
             yield child.id

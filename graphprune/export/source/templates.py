@@ -99,21 +99,34 @@ def _form(call: Invocation) -> tuple[object, ...]:
 # ---------------------------------------------------------------- text
 
 
-def class_text(record: ModuleClass, template: Template | None, members: Sequence[str], extra: Sequence[str]) -> str:
-    """The statement that defines a class. ``extra``: what the constructor does at the end."""
+def class_text(
+    record: ModuleClass, template: Template | None, members: Sequence[str], extra: Sequence[str], described: bool = True
+) -> str:
+    """The statement that defines a class.
+
+    Args:
+        extra: what the constructor does at the end.
+        described: with the author's docstring.
+    """
     parts = []
-    summary = record.summary()
+    summary = record.summary() if described else f"{record.bases} with other layers."
     if summary:
         parts.append(_docstring(summary))
     attributes = [m for m in members if not m.lstrip().startswith(("def ", "async def ", "@", "class "))]
     methods = [m for m in members if m not in attributes]
     if attributes:
         parts.append("\n".join(attributes))
-    if template is not None and (template.base is not None or extra):
+    if template is not None and not _is_inherited(template, extra):
         parts.append(_constructor(template, extra))
     parts += methods
     header = f"class {record.name}({record.bases}):" if record.bases else f"class {record.name}:"
     return f"{header}\n" + ("\n\n".join(parts) if parts else "    pass")
+
+
+def _is_inherited(template: Template, extra: Sequence[str]) -> bool:
+    """Would the constructor do nothing but what its base does?"""
+    plain = template.base is None or template.base == Invocation("super().__init__")
+    return plain and not template.statements and not extra
 
 
 def _docstring(text: str) -> str:

@@ -145,9 +145,9 @@ class Values:
             names = ", ".join(function.__code__.co_freevars)
             what = "lambda" if function.__name__ == "<lambda>" else "function"
             raise unwritable(
-                f"is a {what} that was made within another one and holds its variables {names}; make it a method, "
-                "or a class with attributes",
+                f"is a {what} that was made within another function and holds its variables {names}",
                 where,
+                "make it a method, or a class with attributes",
             )
         if function.__name__ == "<lambda>":
             return Code(self._lambda(function, where))
@@ -177,7 +177,7 @@ class Values:
         meant = {"torch": torch, "nn": nn, "F": torch.nn.functional, "math": math}
         same = all(function.__globals__.get(n) is meant[n] for n in global_names(code) & meant.keys())
         if file is None or len(fitting) != 1 or names or not same:
-            raise unwritable("is a lambda whose source cannot be taken out of its line; write it as a function", where)
+            raise unwritable("is a lambda that cannot be taken out of its line", where, "write it as a function")
         for name in global_names(code):
             self._names.module(meant[name], name)
         return " ".join(file.text(fitting[0]).split())

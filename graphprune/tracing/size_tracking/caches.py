@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -81,29 +82,43 @@ def _is_traced(value: Any) -> bool:
     return isinstance(value, Size | Tensor | nn.Module)
 
 
-_foreign: tuple[list[str], list[str]] = ([], [])
-"""The names of all modules that were loaded at the last look, and of those among them that may hold caches."""
+@dataclass(slots=True)
+class _Foreign:
+    """A module that may hold caches: its globals, how many there were at the last look, and the names of caches."""
 
-_seen: dict[str, tuple[int, int, tuple[str, ...]]] = {}
-"""By the name of a module its identity, how many names it had when it was looked through, and those of caches."""
+    module: ModuleType
+    found: dict[str, Any]
+    count: int = -1
+    caches: tuple[str, ...] = ()
+
+    def look(self) -> None:
+        """Look through the globals. Those of ``__main__``, which is typed at, are looked through every time."""
+        self.count = -1 if self.module.__name__ == "__main__" else len(self.found)
+        self.caches = tuple(name for name, value in list(self.found.items()) if type(value) is _Cached)
 
 
-def _foreign_modules() -> list[str]:
-    global _foreign
-    names = list(sys.modules)
-    if names != _foreign[0]:
-        _foreign = names, [name for name in names if not _is_own(name)]
-    return _foreign[1]
+_foreign: dict[int, _Foreign] = {}
+"""By identity, the modules that may hold caches, as of the last look."""
+
+_loaded: list[int] = []
+"""The identities of all modules that were loaded then."""
 
 
-def _modules_caches() -> Iterable[tuple[ModuleType, str]]:
+def _foreign_modules() -> Iterable[_Foreign]:
+    """All modules that are loaded and may hold caches."""
+    global _foreign, _loaded
+    loaded = list(map(id, sys.modules.values()))
+    if loaded != _loaded:
+        others = [m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not _is_own(name)]
+        _foreign, _loaded = {id(m): _foreign.get(id(m)) or _Foreign(m, vars(m)) for m in others}, loaded
+    return _foreign.values()
+
+
+def _modules_caches() -> Iterator[tuple[ModuleType, str]]:
     """The cached functions among the globals of all modules that are loaded."""
-    for name in _foreign_modules():
-        module = sys.modules.get(name)
-        if isinstance(module, ModuleType):
-            found = vars(module)
-            identity, count, names = _seen.get(name, (0, 0, ()))
-            if identity != id(module) or count != len(found) or name == "__main__":
-                names = tuple(key for key, value in list(found.items()) if type(value) is _Cached)
-                _seen[name] = (id(module), len(found), names)
-            yield from ((module, key) for key in names if type(found.get(key)) is _Cached)
+    for foreign in _foreign_modules():
+        if len(foreign.found) != foreign.count:
+            foreign.look()
+        for name in foreign.caches:
+            if type(foreign.found.get(name)) is _Cached:
+                yield foreign.module, name

@@ -47,14 +47,21 @@ def test_half_of_every_layer_is_uniform_without_asking(tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded, "bert"), _logits(slim, "bert"))
 
 
-def test_layers_that_differ_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_layers_that_differ_need_remote_code(tmp_path: Path) -> None:
     slim = _slim("llama", macs=0.5)
-    with pytest.raises(ExportError, match=r"^slim: .* dimension \d of model.* plan with layers='equal'"):
-        graphprune.save_pretrained(slim, tmp_path / "slim")
+    with pytest.raises(ExportError, match=r"^slim: .* dimension \d of model.*; plan with layers='equal'"):
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
     assert not list(tmp_path.iterdir())
-    slim.save_pretrained(tmp_path)
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    auto = transformers.AutoModelForCausalLM
+    loaded = auto.from_pretrained(tmp_path / "slim", trust_remote_code=True)
+    assert torch.equal(_logits(loaded, "llama"), _logits(slim, "llama"))
+    graphprune.save_pretrained(loaded, tmp_path / "again")
+    again = auto.from_pretrained(tmp_path / "again", trust_remote_code=True)
+    assert torch.equal(_logits(again, "llama"), _logits(slim, "llama"))
+    slim.save_pretrained(tmp_path / "plain")
     with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+        auto.from_pretrained(tmp_path / "plain")
 
 
 def test_a_width_that_scales_embeddings_is_not_passed_off(tmp_path: Path) -> None:
@@ -62,7 +69,7 @@ def test_a_width_that_scales_embeddings_is_not_passed_off(tmp_path: Path) -> Non
     assert slim.model.embed_tokens.weight.shape[1] == 32
     assert slim.config.hidden_size == 64
     with pytest.raises(ExportError, match=r"dimension 1 of model\.embed_tokens\.weight is 32, and 64"):
-        graphprune.save_pretrained(slim, tmp_path / "slim")
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
 
 
 def test_fewer_layers_are_numbered_anew(tmp_path: Path) -> None:
@@ -76,7 +83,7 @@ def test_fewer_layers_are_numbered_anew(tmp_path: Path) -> None:
 def test_a_part_of_a_layer_cannot_be_left_out(tmp_path: Path) -> None:
     slim = _slim("t5", depth=0.3, layers="equal")
     with pytest.raises(ExportError, match=r"was left out .* builds no such model from a configuration"):
-        graphprune.save_pretrained(slim, tmp_path / "slim")
+        graphprune.save_pretrained(slim, tmp_path / "slim", remote_code=False)
 
 
 def test_query_heads_of_shared_keys_and_untouched_configurations(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""Cut a dense model's state dict as a plan cuts the model: averaged weights, checkpoints, adapters."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.pruning.rewrite import Kept, slim_tensor
+from graphprune.utils.checks import check_type, did_you_mean, shown
+from graphprune.utils.modules import within
+
+Renaming = Callable[[str], str]
+
+
+def cut_state_dict(
+    state: Mapping[str, Any],
+    kept: Kept,
+    shapes: Mapping[str, tuple[int, ...]],
+    skipped: tuple[str, ...],
+    name_in_model: Renaming,
+) -> OrderedDict[str, Any]:
+    """The entries of a state dict under their own names, cut; those of blocks that are left out are not there.
+
+    Args:
+        state: tensors by name. Of tied ones, which are one tensor under several names, the plan knows one name.
+        kept: by the name of a tensor, what survives of it.
+        shapes: of all tensors of the model, before.
+        skipped: blocks that are left out.
+        name_in_model: the name that an entry has in the model.
+
+    Raises:
+        InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
+    """
+    check_type("state", state, Mapping, "a dictionary of tensors by name")
+    known = {_identity(t): name_in_model(n) for n, t in state.items() if name_in_model(n) in shapes}
+    found: OrderedDict[str, Any] = OrderedDict()
+    for entry, tensor in state.items():
+        own = name_in_model(entry)
+        if within(own, skipped):
+            continue
+        name = own if own in shapes else known.get(_identity(tensor), own)
+        _check_entry(entry, tensor, name, shapes)
+        found[entry] = slim_tensor(tensor, kept.get(name, {}))
+    if hasattr(state, "_metadata"):  # versions of modules, by which load_state_dict knows old formats
+        found._metadata = state._metadata  # type: ignore[attr-defined]
+    return found
+
+
+def _identity(tensor: Any) -> tuple[Any, ...]:
+    """What tied tensors have in common. ``state_dict`` makes a new object of each."""
+    if not isinstance(tensor, Tensor) or not tensor.numel() or tensor.is_meta:
+        return ("object", id(tensor))
+    return (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+
+
+def _check_entry(entry: str, tensor: Any, name: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise an InputError unless the plan knows a tensor of this name and shape."""
+    if name not in shapes:
+        also = "" if name == entry else f" ({name!r} in the model)"
+        raise InputError(
+            f"state: the plan knows nothing called {entry!r}{also}{did_you_mean(name, shapes)}; give prefix= or "
+            "rename= for names that differ, and leave out what is no part of the model"
+        )
+    if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shapes[name]:
+        found = list(tensor.shape) if isinstance(tensor, Tensor) else shown(tensor)
+        raise InputError(
+            f"state: {entry!r} is {found}, and the plan was made for {list(shapes[name])}; pass the state dict of the "
+            "model before pruning, once"
+        )

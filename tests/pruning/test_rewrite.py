@@ -1,0 +1,71 @@
+"""What pruning has nothing to do with survives: memory format, types, flags, classes and marks of parameters."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from models import gpt, resnet_cifar
+
+IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Marked(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+def plan_for(model: nn.Module, inputs: Tensor = IMAGE) -> graphprune.Plan:
+    return graphprune.trace(model, inputs).plan(0.5)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_channels_last(inplace: bool) -> None:
+    model = resnet_cifar.resnet20().eval().to(memory_format=torch.channels_last)
+    slim = plan_for(model).apply(model, inplace=inplace)
+    convolutions = [m for m in slim.modules() if isinstance(m, nn.Conv2d)]
+    expected = [m.weight.to(memory_format=torch.channels_last).stride() for m in convolutions]
+    assert [m.weight.stride() for m in convolutions] == expected
+    assert any(not m.weight.is_contiguous() for m in convolutions)
+    plain = resnet_cifar.resnet20().eval()
+    assert all(p.is_contiguous() for p in plan_for(plain).apply(plain).parameters())
+
+
+def test_a_weight_that_is_kept_transposed() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    model[0].weight = nn.Parameter(model[0].weight.detach().t().contiguous().t())
+    slim = plan_for(model, torch.randn(2, 8)).apply(model)
+    assert slim[0].weight.shape == (8, 8)
+    assert slim[0].weight.stride() == (1, 8)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_types_flags_classes_and_marks(inplace: bool) -> None:
+    model: Any = resnet_cifar.resnet20().eval()
+    plan = plan_for(model)
+    model.fc.double()
+    model.conv1.requires_grad_(False)
+    model.bn1.weight = Marked(model.bn1.weight.detach())
+    model.bn1.bias.no_decay, model.bn1.bias.main_copy = True, torch.ones(16)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    kept_class = model.bn1.weight
+    slim: Any = plan.apply(model, inplace=inplace)
+    assert slim.fc.weight.dtype == torch.float64
+    assert slim.layer1[0].conv1.weight.dtype == torch.float32
+    assert not slim.conv1.weight.requires_grad
+    assert all(p.requires_grad for name, p in slim.named_parameters() if not name.startswith("conv1"))
+    assert type(slim.bn1.weight) is Marked
+    assert slim.bn1.weight is not kept_class
+    assert slim.bn1.bias.no_decay
+    assert not hasattr(slim.bn1.bias, "main_copy")  # of the dense shape
+    cut = [p for name, p in slim.named_parameters() if name in plan.kept]
+    assert all(p.grad is None for p in cut)
+
+
+def test_sizes_of_tied_layers_are_those_of_their_weight() -> None:
+    slim: Any = graphprune.prune_model(gpt.gpt(tied=True).eval(), 0.5, torch.arange(12)[None])
+    for module in slim.modules():
+        if isinstance(module, nn.Linear):
+            assert (module.out_features, module.in_features) == module.weight.shape

@@ -1,0 +1,56 @@
+"""State dicts of dense models are cut as the models are."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+import graphprune
+from graphprune.errors import InputError
+from models import gpt, resnet_cifar
+
+IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_averaged_weights_and_prefixes() -> None:
+    model = resnet_cifar.resnet20().eval()
+    averaged = AveragedModel(model)
+    averaged.update_parameters(model)
+    plan = graphprune.trace(model, IMAGE).plan(0.5)
+    slim = plan.apply(model)
+    state = {name: value for name, value in averaged.state_dict().items() if name != "n_averaged"}
+    found = plan.apply_to_state_dict(state, prefix="module.")
+    assert found.keys() == state.keys()
+    fresh = AveragedModel(slim)
+    fresh.load_state_dict({**found, "n_averaged": torch.tensor(1)})
+    assert torch.equal(fresh(IMAGE), slim(IMAGE))
+    assert state["module.conv1.weight"].shape == (16, 3, 3, 3)
+
+
+def test_tied_weights_blocks_left_out_and_other_names() -> None:
+    ids = torch.arange(12)[None]
+    model = gpt.gpt(tied=True).eval()
+    graph = graphprune.trace(model, ids)
+    plan = graph.plan(0.5, depth=0.3)
+    slim = plan.apply(model)
+    other = copy.deepcopy(slim)
+    for parameter in other.parameters():
+        nn.init.zeros_(parameter)
+    found = plan.apply_to_state_dict({f"gpt/{name}": t for name, t in model.state_dict().items()}, prefix="gpt/")
+    other.load_state_dict({name.removeprefix("gpt/"): value for name, value in found.items()})
+    assert torch.equal(other(ids), slim(ids))
+
+
+def test_what_does_not_fit() -> None:
+    model = resnet_cifar.resnet20().eval()
+    plan = graphprune.trace(model, IMAGE).plan(0.5)
+    with pytest.raises(
+        InputError, match=r"state: the plan knows nothing called 'conv1.wieght'; did you mean conv1.weight .* give"
+    ):
+        plan.apply_to_state_dict({"conv1.wieght": torch.ones(1)})
+    with pytest.raises(InputError, match=r"state: 'conv1.weight' is \[8, 3, 3, 3\], and the plan was made for \[16"):
+        plan.apply_to_state_dict(plan.apply(model).state_dict())
+    with pytest.raises(InputError, match="state: must be a dictionary of tensors"):
+        plan.apply_to_state_dict([1])
