@@ -31,6 +31,7 @@ from torch import nn
 import graphprune
 from benchmarks.trial import call
 from benchmarks.zoos import SAMPLE, zoo
+from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.utils.files import CHECKSUMS
 from graphprune.utils.tree import tensors_of
 from tests.damage import damaged, sum_of
@@ -210,6 +211,7 @@ def round_trips(folder: Path, names: list[str]) -> int:
         for name in own.split(",") if own else SAMPLE[zoo_name]:
             torch.manual_seed(0)
             model, inputs = zoo(zoo_name)[name]()[:2]
+            inputs = example_inputs_for(model) if inputs is None else inputs
             slim = graphprune.prune_model(model.eval(), 0.5, inputs)
             said, equal = _round_trip(folder / "model", model, slim, inputs)
             shutil.rmtree(folder / "model", ignore_errors=True)

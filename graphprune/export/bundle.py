@@ -41,7 +41,7 @@ PLANS = "plan-{number}.json"
 
 _FREE_INDICES = 1 << 22
 
-_INDICES_PER_BYTE = 64
+_INDICES_PER_BYTE = 8
 """A plan may name so many indices for a byte of weights: no more memory is needed for it than the files justify."""
 
 
