@@ -49,7 +49,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
-    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files")
+    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():

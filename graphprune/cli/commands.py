@@ -98,7 +98,7 @@ def _prune(options: argparse.Namespace) -> int:
         check = graphprune.verify(model, slim, plan, inputs)
     passed = check is None or check.passed
     if passed:
-        graphprune.save(slim, options.output)
+        graphprune.save(slim, options.output, beside_others=options.force)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
 

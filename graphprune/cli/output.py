@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from graphprune.errors import InputError
+from graphprune.export.bundle import bundle_versions
 
 
 def check_output(output: Path, spec: str, weights: Path | None, force: bool) -> None:
@@ -22,10 +23,11 @@ def check_output(output: Path, spec: str, weights: Path | None, force: bool) -> 
         return
     source = next((path for path in _sources(spec, weights) if path.resolve() == output.resolve()), None)
     if source is not None:
-        raise InputError(
-            f"-o {output}: is where the model comes from, and would be mixed with the slim one; give another folder, "
-            "or --force"
-        )
+        raise InputError(f"-o {output}: is where the model comes from; give another folder, or --force")
+    try:
+        bundle_versions(output).check_own()
+    except InputError as error:
+        raise InputError(f"-o {output}: {error}, or --force") from error
 
 
 def _sources(spec: str, weights: Path | None) -> list[Path]:

@@ -52,6 +52,7 @@ def save(
     factory: Callable[..., nn.Module] | None = None,
     arguments: Mapping[str, Any] | None = None,
     max_shard_size: int | str = "5GB",
+    beside_others: bool = False,
 ) -> None:
     """Write a slim model with everything that is needed to load it.
 
@@ -64,11 +65,12 @@ def save(
     Args:
         slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not. Heads, layers and settings may
             have been changed since, as long as what is new consists of modules of ``torch.nn``.
-        directory: created where missing; holds nothing but bundles.
+        directory: created where missing; holds nothing but versions of this bundle.
         factory: a function or class that can be imported and makes the dense model. Whoever loads the bundle must
             trust it.
         arguments: its keyword arguments, JSON data.
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
+        beside_others: the directory may hold other files, which stay as they are.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
@@ -83,8 +85,10 @@ def save(
             "plan.apply(...) returned"
         )
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
-    versions = _versions(folder)
-    versions.check_own()
+    versions = bundle_versions(folder)
+    check_flag("beside_others", beside_others)
+    if not beside_others:
+        versions.check_own()
     structure, tensors = describe_structure(slim)
     check_types(tensors)
     if factory is None and arguments is not None:
@@ -124,7 +128,7 @@ def load(
     where = _device(device)
     if model is not None:
         check_model(model)
-    version = _versions(folder).latest()
+    version = bundle_versions(folder).latest()
     if version is None:
         raise LoadError(f"directory: {folder} holds no saved model; pass the directory that graphprune.save wrote")
     files = check_version(version)
@@ -148,7 +152,8 @@ def load(
 _OWN = "pass the architecture that was pruned"
 
 
-def _versions(folder: Path) -> Versions:
+def bundle_versions(folder: Path) -> Versions:
+    """The versions of a bundle in its folder."""
     return Versions(folder, MANIFEST, "a bundle")
 
 

@@ -219,6 +219,17 @@ def test_output_that_is_the_source_is_refused_before_work(spec, tmp_path, capsys
     assert sorted(path.name for path in tmp_path.iterdir()) == ["network.py", "weights.pt"]
 
 
+def test_output_that_holds_other_files_is_refused_before_work(spec, tmp_path, capsys):
+    out = tmp_path / "slim"
+    out.mkdir()
+    (out / "notes.txt").write_text("kept")
+    assert usage_error("prune", spec, "--ratio", "0.5", "-o", str(out)) == 2
+    assert "holds 'notes.txt', which is not part of a bundle" in capsys.readouterr().err
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(out), "--force", "--no-verify", *INPUT]) == OK
+    assert (out / "notes.txt").read_text() == "kept"
+    assert graphprune.load(out, model=load_spec(spec)).stem.out_channels == 4
+
+
 @pytest.mark.parametrize("options", [(), ("--weights", "none.pt")])
 def test_random_weights_are_said_loudly(tmp_path, capsys, monkeypatch, options):
     monkeypatch.setattr(graphprune, "trace", lambda *_: 1 / 0)
