@@ -19,7 +19,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "_forward_module.")
 """Prefixes that DataParallel, torch.compile and training loops put before the names of parameters."""
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json", "*.index.json")
-FILES = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pt", "*.pth")
+PATTERNS = ("model.safetensors", "pytorch_model.bin", "*.safetensors", "*.bin", "*.pt", "*.pth")
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -56,7 +56,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _in_folder(folder: Path) -> Path:
     """The one file of weights, or index of shards, of a folder."""
-    for pattern in (*INDEXES, *FILES):
+    for pattern in (*INDEXES, *PATTERNS):
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return found[0]
