@@ -16,7 +16,7 @@ _REPEATED = 3
 
 @dataclass(frozen=True)
 class Code:
-    """A literal, a name or another piece of code that is written as it is. ``width``: a number of channels."""
+    """A literal, a name or another piece of code that is written as it is."""
 
     text: str
 
@@ -147,14 +147,3 @@ def _runs(values: Sequence[Expression]) -> Iterator[WrittenEntry]:
             yield "", value, count
         else:
             yield from (("", value, 1) for _ in range(count))
-
-
-def calls_in(expression: Expression) -> Iterator[str]:
-    """The names of everything that an expression calls."""
-    if isinstance(expression, Invocation):
-        yield expression.callee
-        for argument in given(expression):
-            yield from calls_in(argument.value)
-    elif isinstance(expression, Display):
-        for item in expression.items:
-            yield from calls_in(item)

@@ -27,9 +27,8 @@ def file_text(program: Program) -> str:
     """The whole file, with one final line end."""
     definitions = program.definitions()
     loader = _loader(program)
-    imports = program.names.imports()
-    imports = _with_own_imports(imports)
-    head = f'"""{_about(program)}"""\n\nfrom __future__ import annotations\n\n' + "\n".join(imports)
+    imports = "\n".join(program.names.imports())
+    head = f'"""{_about(program)}"""\n\nfrom __future__ import annotations\n\n{imports}'
     return _joined([head, *definitions, loader]) + "\n"
 
 
@@ -44,17 +43,6 @@ def _joined(parts: Sequence[str]) -> str:
 
 def _is_block(text: str) -> bool:
     return text.startswith(("def ", "class ", "@", "async def "))
-
-
-def _with_own_imports(imports: Sequence[str]) -> list[str]:
-    """The imports of the definitions, and those of the loader."""
-    of_torch = [s for s in imports if s.split()[1:2] and s.split()[1].partition(".")[0] == "torch"]
-    own = [s for s in imports if s and s not in of_torch]
-    own = sorted([*own, "from pathlib import Path"], key=lambda s: (s.startswith("from"), s.split()[1]))
-    others = sorted(of_torch, key=lambda s: (s.startswith("from"), s.split()[1]))
-    first = [s for s in others if s.startswith("import")]
-    last = [s for s in others if not s.startswith("import")]
-    return [*own, "", *first, "from safetensors.torch import load_file", *last]
 
 
 def _about(program: Program) -> str:

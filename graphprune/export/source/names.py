@@ -24,6 +24,10 @@ _IMPORTS = {
 }
 
 
+_OF_THE_LOADER = ("from pathlib import Path", "from safetensors.torch import load_file")
+"""What the function that loads the weights needs."""
+
+
 def is_importable(module_name: str) -> bool:
     """May the written file import this module: is it one of torch or of Python itself?"""
     top = module_name.partition(".")[0]
@@ -122,14 +126,11 @@ class Names:
         return self.claim(name, ("torch", name))
 
     def imports(self) -> list[str]:
-        """The import statements, those of Python first."""
-        own = sorted(_merged(s for s in self._imports if not _is_of_torch(s)), key=_order)
-        of_torch = sorted(_merged(s for s in self._imports if _is_of_torch(s)), key=_order)
-        return [*own, *([""] if own and of_torch else []), *of_torch]
-
-
-def _is_of_torch(statement: str) -> bool:
-    return statement.split()[1].partition(".")[0] == "torch"
+        """The import statements of the file, in the order of isort, with an empty line after those of Python."""
+        found = _merged({*self._imports, *_OF_THE_LOADER})
+        own = [s for s in found if s.split()[1].partition(".")[0] not in ("torch", "safetensors")]
+        others = [s for s in found if s not in own]
+        return [*sorted(own, key=_order), "", *sorted(others, key=_order)]
 
 
 def _order(statement: str) -> tuple[bool, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from keyword import iskeyword
 
-from graphprune.export.source.expressions import Argument, Code, Display, Expression, Invocation, calls_in
+from graphprune.export.source.expressions import Argument, Code, Display, Expression, Invocation
 
 _WIDTH = re.compile(
     r"(in|out|num|in1|in2|q|k|v)_(channels|features|embeddings|parameters)|normalized_shape|embedding_dim|input_size"
@@ -226,11 +226,6 @@ def _identifier(text: str) -> str:
     found = re.sub(r"\W", "_", text).strip("_")
     found = found if found and not found[0].isdigit() else f"layer_{found}"
     return f"{found}_" if iskeyword(found) or found == "self" else found
-
-
-def calls_of_variables(variables: Iterable[Variable]) -> set[str]:
-    """Everything that the values of parameters call."""
-    return {name for v in variables for value in v.values for name in calls_in(value)}
 
 
 def arguments_for(variables: Sequence[Variable], instance: int) -> tuple[Argument, ...]:
