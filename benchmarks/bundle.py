@@ -1,6 +1,6 @@
 """Bundles under attack and on the clock: mutated files, kills while one is written, and what it takes.
 
-    python -m benchmarks.bundle --mutations 2000 --kills 50 --speed
+    python -m benchmarks.bundle --mutations 2000 --kills 50 --speed --round-trips layers networks transformers
 
 Mutations: bytes and JSON of a bundle are changed at random, with the old checksums (all must be refused) or with right
 ones (refused with a LoadError, or a model). Kills: a process that saves again and again is killed at a random moment,
@@ -23,12 +23,17 @@ import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import graphprune
+from benchmarks.trial import call
+from benchmarks.zoos import SAMPLE, zoo
+from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.utils.files import CHECKSUMS
+from graphprune.utils.tree import tensors_of
 from tests.damage import damaged, sum_of
 
 MEMORY = 4 << 30
@@ -195,6 +200,44 @@ def _save_on_and_on(folder: Path, models: list[nn.Module]) -> None:
             graphprune.save(model, folder)
 
 
+# ---------------------------------------------------------------- round trips
+
+
+def round_trips(folder: Path, names: list[str]) -> int:
+    """Save and load models of the zoos (``layers``, or ``layers:lstm,gru``); how many did not come back exactly."""
+    wrong = 0
+    for argument in names:
+        zoo_name, _, own = argument.partition(":")
+        for name in own.split(",") if own else SAMPLE[zoo_name]:
+            torch.manual_seed(0)
+            model, inputs = zoo(zoo_name)[name]()[:2]
+            inputs = example_inputs_for(model) if inputs is None else inputs
+            slim = graphprune.prune_model(model.eval(), 0.5, inputs)
+            said, equal = _round_trip(folder / "model", model, slim, inputs)
+            shutil.rmtree(folder / "model", ignore_errors=True)
+            print(f"{zoo_name:<12} {name:<28} {'equal' if equal else 'DIFFERENT':<10} {said}", flush=True)
+            wrong += not equal
+    return wrong
+
+
+def _round_trip(folder: Path, dense: nn.Module, slim: nn.Module, inputs: Any) -> tuple[str, bool]:
+    """What builds the dense model, and whether the loaded model's outputs are those of the slim one, bit for bit."""
+    try:
+        graphprune.save(slim, folder)
+        (version,) = folder.iterdir()
+        built = json.loads((version / "bundle.json").read_text())["architecture"]
+        loaded = graphprune.load(folder, None if built else dense, trust_factory=True)
+    except graphprune.GraphpruneError as error:
+        return f"{type(error).__name__}: {error}", False
+    outputs = []
+    for model in (slim, loaded):
+        torch.manual_seed(1)
+        with torch.no_grad():
+            outputs.append(list(tensors_of(call(model, inputs))))
+    equal = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(*outputs, strict=True))
+    return f"{built['source']} {built['name']}" if built else "model=", equal
+
+
 # ---------------------------------------------------------------- speed
 
 
@@ -249,6 +292,9 @@ def main() -> int:
     parser.add_argument("--mutations", type=int, default=0, metavar="N")
     parser.add_argument("--start", type=int, default=0, help="the first seed of the mutations")
     parser.add_argument("--kills", type=int, default=0, metavar="N")
+    parser.add_argument(
+        "--round-trips", nargs="+", default=[], metavar="ZOO[:NAMES]", help="such as layers timm:resnet18"
+    )
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--folder", type=Path, help="where to write; a temporary folder by default")
     parser.add_argument("--load-one", type=Path, help=argparse.SUPPRESS)
@@ -269,6 +315,8 @@ def main() -> int:
         failed = kills(folder / "kills", options.kills)
         print(f"{options.kills} kills, {failed} of them left something else than a whole bundle", flush=True)
         wrong += failed
+    if options.round_trips:
+        wrong += round_trips(folder, options.round_trips)
     if options.speed:
         speed(folder)
     return min(wrong, 1)

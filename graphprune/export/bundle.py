@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.export.architecture import IMPORT, Architecture, build
+from graphprune.export.libraries import packed, unpacked
 from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
 from graphprune.export.rebuilding import check_restorable, find_architecture, given_architecture, module_limit
 from graphprune.export.restoring import restore
@@ -40,7 +41,7 @@ PLANS = "plan-{number}.json"
 
 _FREE_INDICES = 1 << 22
 
-_INDICES_PER_BYTE = 64
+_INDICES_PER_BYTE = 8
 """A plan may name so many indices for a byte of weights: no more memory is needed for it than the files justify."""
 
 
@@ -140,7 +141,7 @@ def load(
         more = f" ({len(problems)} such differences)" if len(problems) > 1 else ""
         raise LoadError(f"model: is not what was saved in {version}: {problems[0]}{more}; {_OWN}")
     kinds = {module.path: module.kind for module in manifest.structure.modules}
-    record_history(slim, PruningHistory(plans, manifest.config, kinds))
+    record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
     return slim
 
 
@@ -163,7 +164,7 @@ def _manifest(slim: nn.Module, structure: Structure, architecture: Architecture 
         versions=_library_versions(architecture),
         architecture=architecture,
         unknown=unknown,
-        config=dict(history.config) if history.config is not None else None,
+        config=packed(dict(history.config)) if history.config is not None else None,
         plans=len(history.plans),
         inputs=first.inputs,
         costs={kind: (costs[0], after.get(kind, costs[1])) for kind, costs in first.costs.items()},

@@ -6,6 +6,7 @@ of the library.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -41,6 +42,24 @@ def is_data(value: Any, levels: int = _DEEPEST) -> bool:
     if isinstance(value, dict) and levels:
         return all(isinstance(key, str) and is_data(item, levels - 1) for key, item in value.items())
     return False
+
+
+def packed(value: Any) -> Any:
+    """Data without the floats that JSON does not have: infinity is ``{"float": "inf"}``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, dict):
+        return {key: packed(item) for key, item in value.items()}
+    return [packed(item) for item in value] if isinstance(value, list) else value
+
+
+def unpacked(value: Any) -> Any:
+    """The inverse of :func:`packed`."""
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan"):
+            return float(value["float"])
+        return {key: unpacked(item) for key, item in value.items()}
+    return [unpacked(item) for item in value] if isinstance(value, list) else value
 
 
 # ---------------------------------------------------------------- torchvision
@@ -130,9 +149,9 @@ def transformers_arguments(slim: nn.Module, config: Mapping[str, Any] | None) ->
     yield (
         type(slim).__name__,
         {
-            "config": {key: value for key, value in config.items() if key not in (*_LOADS_MORE, *_NOTES)},
+            "config": packed({key: value for key, value in config.items() if key not in (*_LOADS_MORE, *_NOTES)}),
             "attention": implementation if isinstance(implementation, str) else None,
-            "generation": _given(generation.to_dict()) if generation is not None else None,
+            "generation": packed(_given(generation.to_dict())) if generation is not None else None,
         },
     )
 
@@ -158,17 +177,23 @@ def build_transformers(name: str, arguments: dict[str, Any]) -> Any:
     if not isinstance(config, dict) or arguments.keys() - {"config", "attention", "generation"}:
         raise LoadError("directory: the configuration of the model is missing or damaged; pass model=")
     _check_config(config)
-    kinds: Any = kind.config_class
-    made = kinds.from_dict(config)
-    if attention is not None:
-        if not isinstance(attention, str) or not attention.isidentifier():
-            raise LoadError(f"directory: {str(attention)[:80]!r} is no way to compute attention; pass model=")
-        made._attn_implementation = attention
-    model = kind(made)
+    model = _with_attention(kind, unpacked(config), attention)
     if isinstance(generation, dict):
         _check_config(generation)
-        model.generation_config = transformers.GenerationConfig.from_dict(generation)
+        model.generation_config = transformers.GenerationConfig.from_dict(unpacked(generation))
     return model
+
+
+def _with_attention(kind: Any, config: dict[str, Any], attention: Any) -> Any:
+    """The model, built anew if it computes attention in another way than it should by itself."""
+    if attention is not None and not (isinstance(attention, str) and attention.isidentifier()):
+        raise LoadError(f"directory: {str(attention)[:80]!r} is no way to compute attention; pass model=")
+    model = kind(kind.config_class.from_dict(copy.deepcopy(config)))
+    if attention in (None, model.config._attn_implementation):
+        return model
+    made = kind.config_class.from_dict(config)
+    made._attn_implementation = attention
+    return kind(made)
 
 
 def _check_config(value: Any, name: str = "") -> None:

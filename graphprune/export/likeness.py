@@ -53,13 +53,13 @@ def _alike(a: Any, b: Any, levels: int) -> bool:
         return isinstance(a, nn.Module) and isinstance(b, nn.Module)
     if isinstance(a, Tensor) or isinstance(b, Tensor):
         return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):  # JSON has no tuples
+        return len(a) == len(b) and all(_alike(x, y, levels - 1) for x, y in zip(a, b, strict=True))
     if type(a).__qualname__ != type(b).__qualname__:
         return a is None or b is None  # what is worked out later
     if isinstance(a, Mapping):
         keys = a.keys() - _NOTES
         return keys == b.keys() - _NOTES and all(_alike(a[k], b[k], levels - 1) for k in keys)
-    if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(_alike(x, y, levels - 1) for x, y in zip(a, b, strict=True))
     if isinstance(a, functools.partial):
         return _alike((a.func, a.args, a.keywords), (b.func, b.args, b.keywords), levels - 1)
     if is_setting(a):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError, VerificationError
 from graphprune.export.dynamic_axes import BATCH_AXIS, DynamicDims, DynamicExample, with_dynamic_axes
 from graphprune.pruning.comparison import difference
-from graphprune.tracing.inputs import MethodCall, calls_of
+from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.files import check_path
@@ -121,7 +122,7 @@ def export_onnx(
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
         raise ImportError("export_onnx needs the packages onnx and onnxscript: pip install 'graphprune[onnx]'")
     call = _single_call(example_inputs)
-    example = with_dynamic_axes(dict(_input_names(slim, call)), dynamic)
+    example = with_dynamic_axes(_input_tensors(slim, call), dynamic)
     program = _TensorProgram(slim, call, outputs)
     with evaluating_eagerly(slim), torch.no_grad():
         model = _converted(program, example, opset)
@@ -139,13 +140,30 @@ def _single_call(example_inputs: Any) -> MethodCall:
     return calls[0]
 
 
-def _input_names(model: nn.Module, call: MethodCall) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a call, by the names of the arguments that hold them."""
+def _input_tensors(model: nn.Module, call: MethodCall) -> dict[str, Tensor]:
+    """The tensors of a call, by the names of the arguments that hold them.
+
+    Raises:
+        InputError: some are in objects that cannot be made anew with other tensors.
+    """
     parameters = inspect.signature(getattr(model, call.method)).parameters.values()
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names += [f"input_{i}" for i in range(len(names), len(call.args))]
-    for name, value in (*zip(names, call.args, strict=False), *call.kwargs.items()):
-        yield from _placed_tensors(value, name)
+    arguments = (*zip(names, call.args, strict=False), *call.kwargs.items())
+    found = [entry for name, value in arguments for entry in _placed_tensors(value, name)]
+    replaced: list[Tensor] = []
+
+    def replace(tensor: Tensor) -> Tensor:
+        replaced.append(tensor)
+        return tensor
+
+    call.mapped(replace)
+    if [id(x) for _, x in found] != [id(x) for x in replaced] or len(dict(found)) != len(found):
+        raise InputError(
+            f"example_inputs: cannot tell the inputs of the file from {describe(call.args)} {describe(call.kwargs)}; "
+            "pass tensors, or tuples, lists and dicts of them"
+        )
+    return dict(found)
 
 
 def _placed_tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -257,8 +275,8 @@ def _write(
         os.replace(folder / path.name, path)
     finally:
         shutil.rmtree(folder)
-    for old in path.parent.glob(f"{path.name}.{'[0-9a-f]' * 8}.data"):
-        if old != data:
+    for old in path.parent.iterdir():
+        if re.fullmatch(re.escape(path.name) + r"\.[0-9a-f]{8}\.data", old.name) and old != data:
             old.unlink()
     inputs, outputs = (
         {value.name: _axes(value) for value in values} for values in (model.graph.inputs, model.graph.outputs)

@@ -102,6 +102,8 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
     """Why what a record builds does not become the slim model; None: it does."""
     plans = history_of(slim).plans
     most = 64 + 3 * len(structure.modules) if not any(p.skipped for p in plans) else module_limit(structure)
+    if not is_data(record.arguments):
+        return "its configuration holds what is no JSON data"
     try:
         dense = build(record, most, trusted=True)
     except LoadError as error:

@@ -104,6 +104,9 @@ class _Restoring:
         module = self._modules.get(data.path)
         if module is None:
             return
+        if isinstance(module, torch.jit.ScriptModule):
+            self._fill_script(module, data)
+            return
         module._modules.clear()
         for name, path in data.children.items():
             child = None if path is None else self._modules.get(path)
@@ -132,6 +135,13 @@ class _Restoring:
             table.update(found)  # type: ignore[arg-type]
         module._non_persistent_buffers_set.clear()
         module._non_persistent_buffers_set.update(data.unsaved)
+
+    def _fill_script(self, module: nn.Module, data: ModuleData) -> None:
+        """TorchScript has its own tables, of which only the entries can be set; nothing else of it was changed."""
+        for name, key in (*data.parameters.items(), *data.buffers.items()):
+            if key is not None:
+                setattr(module, name, self._tensor(key))
+        module.train(data.training)
 
     def _tensor(self, key: str | None, old: Tensor | None = None) -> Tensor | None:
         """The tensor of a name, one object for every name."""

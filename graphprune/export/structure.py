@@ -197,8 +197,8 @@ class _Attributes:
 
 
 def own_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module, but for those that torch or graphprune keep."""
-    for name, value in attributes_held(module).items():
+    """The attributes of a module, but for those that torch or graphprune keep; TorchScript keeps all."""
+    for name, value in attributes_held(module).items() if not isinstance(module, torch.jit.ScriptModule) else ():
         if name != "_graphprune_plans":
             yield name, value
 
@@ -278,8 +278,6 @@ def _check_tensor(tensor: Tensor, name: str) -> None:
 
 def _check_module(path: str, module: nn.Module) -> None:
     where = path or "the model"
-    if isinstance(module, torch.jit.ScriptModule):
-        raise SaveError(f"slim: {where} is TorchScript, which only torch.jit.save writes; save before you script it")
     if type(module).get_extra_state is not nn.Module.get_extra_state:
         raise SaveError(
             f"slim: {where} is a {type(module).__name__} with a state of its own (get_extra_state), which a bundle "

@@ -222,7 +222,8 @@ def prune_yolo(
     """A ``YOLO`` with a smaller network, which its ``train``, ``val``, ``predict``, ``export`` and ``save`` work with.
 
     Files that it saves, ``best.pt`` and ``last.pt`` of a training too, hold the slim network, and Ultralytics opens
-    them alone. To train on from one, open it as :class:`SlimYOLO`.
+    them alone. To train on from one, open it as :class:`SlimYOLO`. ``train(distill_model="dense.pt")`` of Ultralytics
+    8.4 lets the dense network teach the slim one. The classes stay: train the dense network on your data first.
 
     Args:
         yolo: detects, segments, finds keypoints or turned boxes, or classifies; unchanged.

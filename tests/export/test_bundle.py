@@ -4,6 +4,7 @@ import copy
 import importlib
 import json
 import os
+import shutil
 import stat
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from graphprune.export import bundle, shards
 from graphprune.pruning.plan import plans_of
 from graphprune.utils import files
 from models import gpt, resnet_cifar
+from tests.damage import sum_of
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 IDS = torch.arange(12)[None]
@@ -461,6 +463,13 @@ def test_kills(tmp_path: Path) -> None:
     assert importlib.import_module("benchmarks.bundle").kills(tmp_path, 5) == 0
 
 
+@pytest.mark.filterwarnings("ignore:.*(weight_norm|torch.jit.script|is deprecated):FutureWarning")
+def test_models_of_the_zoos(tmp_path: Path) -> None:
+    """Weights made by hooks, TorchScript, a configuration with infinity, lists of tensors, lazily filled tables."""
+    names = ["layers:weight_norm,spectral_norm,lstm", "networks:scripted_module", "transformers:mamba2"]
+    assert importlib.import_module("benchmarks.bundle").round_trips(tmp_path, names) == 0
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -502,3 +511,101 @@ def test_mutations(tmp_path: Path) -> None:
     found = module.mutations(tmp_path / "bundle", count=60)
     assert found.wrong == []
     assert found.refused > 40
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a model of torchvision, which tests change with checksums that are right."""
+    folder = tmp_path_factory.mktemp("honest")
+    graphprune.save(graphprune.prune_model(vision("squeezenet1_1")[0].eval(), 0.5, IMAGE), folder)
+    return folder
+
+
+def rewritten(folder: Path, honest: Path, name: str, change: Any) -> Path:
+    """A copy in which the JSON of a file is another one."""
+    shutil.copytree(honest, folder / "copy")
+    version = version_of(folder / "copy")
+    data = json.loads((version / name).read_text())
+    change(data)
+    text = json.dumps(data)
+    (version / name).write_text(text)
+    sums = json.loads((version / files.CHECKSUMS).read_text()) | {name: sum_of(text.encode())}
+    (version / files.CHECKSUMS).write_text(json.dumps(sums))
+    return folder / "copy"
+
+
+ENDLESS = {"num_hidden_layers": 1 << 20, "hidden_size": 8, "num_attention_heads": 1, "vocab_size": 9}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ({"source": "import", "name": "os:system", "arguments": {"command": "touch hacked"}}, "may run any code"),
+        ({"arguments": {"weights": "DEFAULT"}}, "may not be given"),
+        ({"arguments": {"num_classes": 1 << 40}}, "may not be given"),
+        ({"name": "resnet18"}, "is not of this ResNet"),
+        ({"name": "no_such"}, "torchvision has no model 'no_such'"),
+        ({"source": "somewhere"}, "'somewhere', which is not known"),
+        ({"source": "timm", "name": "hf-hub:someone/model"}, "timm has no model 'hf-hub:someone/model'"),
+        ({"source": "timm", "name": "resnet18", "arguments": {"checkpoint_path": "/tmp/x"}}, "may not be given"),
+        ({"source": "transformers", "name": "AutoModel", "arguments": {"config": {}}}, "no model class 'AutoModel'"),
+        ({"source": "transformers", "name": "LlamaModel"}, "configuration of the model is missing"),
+        (
+            {"source": "transformers", "name": "LlamaModel", "arguments": {"config": {"auto_map": {"a": "b"}}}},
+            "has an entry 'auto_map'",
+        ),
+        (
+            {"source": "transformers", "name": "LlamaModel", "arguments": {"config": {}, "attention": "a/kernel"}},
+            "'a/kernel' is no way to compute attention",
+        ),
+        (
+            {"source": "transformers", "name": "LlamaModel", "arguments": {"config": {"num_hidden_layers": 1 << 30}}},
+            "'num_hidden_layers' of 1073741824",
+        ),
+        (
+            {"source": "transformers", "name": "LlamaModel", "arguments": {"config": ENDLESS}},
+            "has more than [0-9]+ modules",
+        ),
+        ({"arguments": {"num_classes": float("nan")}}, "a number that is none"),
+    ],
+)
+def test_a_bundle_cannot_run_anything(tmp_path: Path, honest: Path, architecture: dict[str, Any], message: str) -> None:
+    folder = rewritten(tmp_path, honest, "bundle.json", lambda data: data["architecture"].update(architecture))
+    with pytest.raises(LoadError, match=message):
+        graphprune.load(folder)
+    assert not Path("hacked").exists()
+
+
+def change_size(data: Any) -> None:
+    data["sizes"]["training"] = 1
+
+
+def many_indices(data: Any) -> None:
+    data["shapes"]["features.0.weight"][0] = 1 << 30
+    data["kept"]["features.0.weight"]["0"] = f"0-{(1 << 26) - 100_000}"
+
+
+def endless_module(data: Any) -> None:
+    data["structure"]["modules"][1]["children"] = {"again": ""}
+
+
+def other_file(data: Any) -> None:
+    data["../../../etc/passwd"] = data["plan-0.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("plan-0.json", change_size, "'training' is a bool, and the plan changes an integer"),
+        ("plan-0.json", many_indices, "indices, more than weights of [0-9]+ bytes can need"),
+        ("bundle.json", endless_module, "a module holds itself"),
+        ("bundle.json", lambda data: data["structure"]["tensors"].clear(), "holds '.*', which is not there"),
+        ("bundle.json", lambda data: data.update(plans=7), "does not hold the 7 plans"),
+        ("bundle.json", lambda data: data.update(format=99), "bundle format '99'; this version reads format 1"),
+        ("checksums.json", other_file, "is no name of a file in it"),
+    ],
+)
+def test_hostile_files(tmp_path: Path, honest: Path, name: str, change: Any, message: str) -> None:
+    folder = rewritten(tmp_path, honest, name, change)
+    with pytest.raises(LoadError, match=message):
+        graphprune.load(folder)

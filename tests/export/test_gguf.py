@@ -376,6 +376,12 @@ def test_tokenizers_that_cannot_be_written(make: Callable[[], Any], message: str
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_pretokenizer_by_name() -> None:
+    found = vocabulary.read_vocabulary(unknown_split(), VOCABULARY, pretokenizer="gpt-2")
+    assert (found.model, found.pretokenizer) == ("gpt2", "gpt-2")
+    assert found.kinds.count("unused") == VOCABULARY - found.kinds.count("normal") - found.kinds.count("control")
+
+
 def test_a_tokenizer_of_another_model(tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has the id 399, but the embedding of the model has 64 rows"):
         export_gguf(decoder("Llama", vocab_size=64), tmp_path / "slim.gguf", tokenizer)

@@ -1,5 +1,6 @@
 """ONNX files: ONNX Runtime computes what the slim model does, for every batch and length."""
 
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -142,20 +143,19 @@ def test_names_of_inputs_and_outputs(tmp_path: Path) -> None:
     )
     assert dict(file.inputs) == {"x": (1, 4), "pair_0": (2, 4), "pair_1": ("pair_1_0",)}
     assert "out: output_0[2, 4], output_1[pair_1_0]" in str(file)
+    assert file.difference is None
+    assert "note: not compared with the model, as check=False" in str(file)
 
 
 def test_weights_beside_the_file(tmp_path: Path) -> None:
-    wide = nn.Linear(100, 100)
-    x = torch.randn(2, 100)
-    first, second = (
-        export_onnx(wide, tmp_path / "a.onnx", x, external_data=True, check=check) for check in (False, True)
-    )
-    assert first.data is not None
-    assert second.data is not None
-    assert first.data != second.data
-    assert {path.name for path in tmp_path.iterdir()} == {"a.onnx", second.data.name}
-    assert second.data.stat().st_size >= 4 * 100 * 100 > second.path.stat().st_size
-    onnx.checker.check_model(str(second.path))
+    for name in ("a.onnx", "a.onnx.0123abcd.data", "a.onnx.mine.data"):
+        (tmp_path / name).write_text("old")
+    file = export_onnx(nn.Linear(100, 100), tmp_path / "a.onnx", torch.randn(2, 100), external_data=True)
+    assert file.data is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"a.onnx", file.data.name, "a.onnx.mine.data"}
+    assert file.data.stat().st_size >= 4 * 100 * 100 > file.path.stat().st_size
+    assert f"weights: {file.data}" in str(file)
+    onnx.checker.check_model(str(file.path))
 
 
 class Fixed(nn.Module):
@@ -184,6 +184,7 @@ X = torch.ones(2, 6)
         (Silent, X, {}, InputError, "slim: returns no tensor"),
         (Linear, [X, X], {}, InputError, "holds 2 examples"),
         (Linear, {"x": 3}, {}, InputError, "holds no tensor"),
+        (Linear, (UserDict(x=X),), {}, InputError, r"cannot tell the inputs of the file from .*f32\[2, 6\]"),
         (Linear, X, {"dynamic": {"y": (0,)}}, InputError, "dynamic: there is no input 'y'; the inputs are 'x'"),
         (Linear, X, {"dynamic": {"x": (2,)}}, InputError, r"dynamic: \(2,\) holds a dimension"),
         (Linear, X, {"dynamic": "x"}, InputError, "dynamic: must be dimensions"),
@@ -200,19 +201,16 @@ def test_what_cannot_be_exported(
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(2, 4)
-    file = export_onnx(Linear(), tmp_path / "a.onnx", x, check=False)
-    assert file.difference is None
-    assert "note: not compared with the model, as check=False" in str(file)
-    before = file.path.read_bytes()
+    x, path = torch.randn(2, 4), tmp_path / "a.onnx"
+    path.write_text("old")
 
     def wrong(*_: Any) -> float:
         raise VerificationError("differs")
 
     monkeypatch.setattr(exporting, "_difference", wrong)
     with pytest.raises(VerificationError, match="differs"):
-        export_onnx(Linear(), file.path, x, external_data=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.onnx"]
-    assert file.path.read_bytes() == before
+        export_onnx(Linear(), path, x, external_data=True)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.onnx"]
+    assert path.read_text() == "old"
     with pytest.raises(InputError, match=r"path: .* is a folder; pass the file to write"):
         export_onnx(Linear(), tmp_path, x)

@@ -72,10 +72,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def slim_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``save`` wrote of a slim network that detects."""
+    """What ``save`` wrote of a slim network that detects; the dense one is beside it."""
     folder = tmp_path_factory.mktemp("slim")
-    slim = prune_yolo(yolo_of(folder), 0.5, imgsz=SIZE)
-    slim.save(folder / "slim.pt")
+    dense = yolo_of(folder)
+    dense.save(folder / "dense.pt")
+    prune_yolo(dense, 0.5, imgsz=SIZE).save(folder / "slim.pt")
     return folder / "slim.pt"
 
 
@@ -160,6 +161,13 @@ def test_stock_trainers_stop_instead_of_training_a_dense_network(
     assert entries(yolo.model) == size
 
 
+def test_the_dense_network_can_teach(tmp_path: Path, data: dict[str, Path], slim_file: Path) -> None:
+    slim = SlimYOLO(slim_file)
+    size = entries(slim.model)
+    slim.train(**options(tmp_path, data["detect"], distill_model=str(slim_file.parent / "dense.pt")))
+    assert entries(slim.trainer.model.teacher_model) > size == entries(slim.model)
+
+
 class Stopped(Exception):
     """What interrupts a training."""
 
@@ -194,7 +202,7 @@ def test_other_tasks(tmp_path: Path, data: dict[str, Path], task: str) -> None:
 
 def test_heads_without_suppression_are_trained_too(tmp_path: Path, data: dict[str, Path]) -> None:
     yolo = yolo_of(tmp_path, extra="end2end: True\nreg_max: 1")
-    slim = prune_yolo(yolo, 0.5, imgsz=SIZE, verify=True)
+    slim = prune_yolo(yolo, 0.5, imgsz=SIZE)
     size = entries(slim.model)
     slim.train(**options(tmp_path, data["detect"], name="run"))
     assert entries(YOLO(tmp_path / "run/weights/best.pt").model) == size < 0.4 * entries(yolo.model)
@@ -275,15 +283,6 @@ def test_what_cannot_be_trained(
 ) -> None:
     with pytest.raises(InputError, match=message):
         SlimYOLO(slim_file).train(**options(tmp_path, data["detect"], **given))
-
-
-def test_calibration_repairs(tmp_path: Path) -> None:
-    yolo = yolo_of(tmp_path)
-    images = torch.rand(8, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    plain, repaired = (prune_yolo(yolo, 0.3, imgsz=SIZE, calibration=[images], repair=r) for r in (False, True))
-    with torch.no_grad():
-        wanted, *found = (made.model.eval()(images)[0][:, 4:] for made in (yolo, plain, repaired))
-    assert (found[1] - wanted).norm() < 0.8 * (found[0] - wanted).norm()
 
 
 def test_feature_maps_are_left_out() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -12,9 +12,14 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.export.source.classes import ModuleClass, ModuleClasses
 from graphprune.export.source.collecting import Definition, unwritable
-from graphprune.export.source.constructors import constructor_arguments, is_torch_class
+from graphprune.export.source.constructors import (
+    built_with,
+    constructor_arguments,
+    is_torch_class,
+    plain_attributes,
+)
 from graphprune.export.source.expressions import Argument, Code, Display, Expression, Invocation
-from graphprune.export.source.initializers import Initializers, builtin_container
+from graphprune.export.source.initializers import Initializer, Initializers, builtin_container
 from graphprune.export.source.names import Names
 from graphprune.export.source.paths import access, all_paths
 from graphprune.export.source.templates import Template, class_text, unified
@@ -26,6 +31,9 @@ _LATER = "\0later "
 """Stands for a module of a class that is being written: one that contains modules of its own class."""
 
 _MOST_ROUNDS = 5
+
+_MOST_MODULES = 2
+"""A constructor that takes more submodules than this is better written twice."""
 
 
 @dataclass
@@ -68,6 +76,7 @@ class Program:
         self.classes.collect(methods)
         self.classes.add_other_methods(model)
         self.classes.collect(methods)
+        self._add_layers_with_attributes()
         self.values = Values(self.classes.collector, self.paths, self._build)
         self._initializers = Initializers(
             self.classes.collector,
@@ -94,6 +103,22 @@ class Program:
                 self.classes.add(module, root_name if not path else f"Slim{kind.__name__}")
                 found[id(module)] = kind
         return found
+
+    def _add_layers_with_attributes(self) -> None:
+        """A layer of torch that was given attributes, which the model reads, gets a class of its own."""
+        own: dict[type, set[str]] = {}
+        for _, module in named_modules(self.model):
+            kind = type(module)
+            there = {n for n in plain_attributes(module) if self.classes.collector.reads(n)}
+            if id(module) in self._kinds or not there:
+                continue
+            if kind not in own:
+                container = builtin_container(module) is kind
+                arguments = {} if container else constructor_arguments(module, kind) or {}
+                own[kind] = set(plain_attributes(built_with(kind, arguments)))
+            if there - own[kind]:
+                self.classes.add(module, f"Slim{kind.__name__}")
+                self._kinds[id(module)] = kind
 
     def _read_by_torch(self) -> set[int]:
         """Modules of torch's classes whose constructor is passed by, and what they hold."""
@@ -160,7 +185,7 @@ class Program:
 
     def _make(self, record: ModuleClass) -> None:
         made = [self._initializers.initializer(module) for module in record.modules]
-        groups = variants(made) if record.modules[0] is not self.model else [list(range(len(made)))]
+        groups = self._groups(record, made)
         for number, group in enumerate(groups):
             modules = [record.modules[i] for i in group]
             template = unified([made[i] for i in group], reserved={*self.names.taken, "self"})
@@ -169,6 +194,14 @@ class Program:
             for i, module in enumerate(modules):
                 self._made[id(module)] = Invocation(found.name, template.arguments(i))
                 self._class_names[id(module)] = found.name
+
+    def _groups(self, record: ModuleClass, made: Sequence[Initializer]) -> list[list[int]]:
+        """The modules that one constructor builds: all, or those with the same layers."""
+        if any(module is self.model for module in record.modules):
+            return [list(range(len(made)))]
+        together = unified(made, reserved=set())
+        changing = {name for part in self.parts if part.original for name in (part.record.name, part.original.name)}
+        return variants(made, changing, sum(p.takes_modules for p in together.parameters) > _MOST_MODULES)
 
     def _variant(self, record: ModuleClass, number: int) -> ModuleClass:
         name = self.names.claim(f"{record.name}{number + 1}", ("variant", record.kind, number))

@@ -116,11 +116,17 @@ def class_text(
     methods = [m for m in members if m not in attributes]
     if attributes:
         parts.append("\n".join(attributes))
-    if template is not None and (template.base is not None or extra):
+    if template is not None and not _is_inherited(template, extra):
         parts.append(_constructor(template, extra))
     parts += methods
     header = f"class {record.name}({record.bases}):" if record.bases else f"class {record.name}:"
     return f"{header}\n" + ("\n\n".join(parts) if parts else "    pass")
+
+
+def _is_inherited(template: Template, extra: Sequence[str]) -> bool:
+    """Would the constructor do nothing but what its base does?"""
+    plain = template.base is None or template.base == Invocation("super().__init__")
+    return plain and not template.statements and not extra
 
 
 def _docstring(text: str) -> str:

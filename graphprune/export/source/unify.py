@@ -50,6 +50,17 @@ class Variable:
         return _is_width(self.paths[0])
 
     @property
+    def order(self) -> tuple[bool, int]:
+        """Where it first occurs: layers count before attributes, so that inputs come before outputs."""
+        layers = [place for place, path in zip(self.places, self.paths, strict=True) if len(path) > 1]
+        return (False, layers[0]) if layers else (True, self.places[0])
+
+    @property
+    def takes_modules(self) -> bool:
+        """Is it a submodule, and always one?"""
+        return all(isinstance(value, Invocation) for value in self.values)
+
+    @property
     def annotation(self) -> str:
         """The type of the parameter; empty where it is not plain."""
         kinds = {_kind(value) for value in self.values}
@@ -103,9 +114,10 @@ class Unifier:
         return replace(calls[0], arguments=tuple(arguments))
 
     def _variable(self, values: tuple[Expression, ...], path: tuple[str, ...]) -> Expression:
-        is_depthwise = path[-1] == "groups" and ("width", *values) in self._variables
+        is_depthwise = path[-1] == "groups" and ("width", *values, ()) in self._variables
         role = "width" if _is_width(path) or is_depthwise else path[-1]
-        known = self._variables.setdefault((role, *values), Variable(len(self._variables), values))
+        own = () if all(map(_can_be_shared, values)) else path  # a module that is made once stands in one place
+        known = self._variables.setdefault((role, *values, own), Variable(len(self._variables), values))
         known.paths.append(path)
         known.places.append(sum(len(v.places) for v in self._variables.values()))
         return Code(f"{_MARK}{known.number}{_MARK}")
@@ -116,7 +128,7 @@ class Unifier:
         _give_names(found, set(reserved))
         for variable in found:
             variable.default = _default(variable)
-        return sorted(found, key=lambda v: (v.default is not None, v.annotation.startswith(": nn.Module")))
+        return sorted(found, key=lambda v: (v.default is not None, v.annotation.startswith(": nn.Module"), v.order))
 
 
 def with_names(expression: Expression, variables: Sequence[Variable]) -> Expression:
@@ -141,6 +153,13 @@ def _form(call: Invocation) -> tuple[object, ...]:
 
 def _shape(display: Display) -> tuple[object, ...]:
     return display.brackets, display.keys, len(display.items)
+
+
+def _can_be_shared(value: Expression) -> bool:
+    """May one value stand in several places: is it a number, a string, a class or the like?"""
+    if isinstance(value, Display):
+        return value.brackets == "()" and all(map(_can_be_shared, value.items))
+    return isinstance(value, Code) and "(" not in value.text
 
 
 def _is_width(path: tuple[str, ...]) -> bool:

@@ -50,6 +50,8 @@ def test_its_source_computes_the_same(name: str, tmp_path: Path) -> None:
         ("WithNamespace", "self.args = SimpleNamespace(slope=0.3, deep=SimpleNamespace(gain=2))\n"),
         ("LambdaAttribute", "self.act = lambda x: torch.clamp(x, min=-0.1) * 2\n"),
         ("UsesSequentialSubclass", '"third-1": nn.ReLU6()'),
+        ("Variants", "self.blocks = nn.Sequential(Block2(), Block2(), *(Block() for _ in range(3)))\n"),
+        ("Variants", "        nn.Sequential.__init__("),
         ("WithConfig", "self.config = Config(inner=Inner())\n"),
     ],
 )

@@ -435,6 +435,62 @@ class Optional(nn.Module):
         return self.blocks(self.stem(x))
 
 
+class EqualParts(nn.Module):
+    """Blocks whose two halves are built alike, and yet are two."""
+
+    class Block(nn.Module):
+        def __init__(self, depth):
+            super().__init__()
+            self.one = nn.Sequential(*[nn.Linear(16, 16) for _ in range(depth)])
+            self.two = nn.Sequential(*[nn.Linear(16, 16) for _ in range(depth)])
+
+        def forward(self, x):
+            return self.one(x) + self.two(x).tanh()
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(self.Block(1), self.Block(2), self.Block(1))
+
+    def forward(self, x):
+        return self.blocks(x)
+
+
+class Variants(nn.Module):
+    """Blocks with and without an expansion."""
+
+    class Block(nn.Sequential):
+        def __init__(self, width, expands):
+            layers = [nn.Conv2d(width, 2 * width, 1), nn.ReLU()] if expands else []
+            super().__init__(*layers, nn.Conv2d(width * (1 + expands), width, 1), nn.BatchNorm2d(width))
+
+        def forward(self, x):
+            return x + super().forward(x)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 1)
+        self.blocks = nn.Sequential(*[self.Block(8, i > 1) for i in range(5)])
+
+    def forward(self, x):
+        return self.blocks(self.stem(x))
+
+
+class GivenAttributes(nn.Module):
+    """Layers of torch that were given attributes, which are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Identity(), nn.Conv2d(8, 4, 1))
+        self.layers.gain = 2.0
+        for i, layer in enumerate(self.layers):
+            layer.source = i
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) + layer.source
+        return x * self.layers.gain
+
+
 class SequentialSubclass(nn.Sequential):
     def __init__(self, a, b, gain=1.0):
         super().__init__(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
@@ -655,18 +711,19 @@ _TOKENS = torch.arange(10).view(2, 5)
 
 EXAMPLES = {
     **dict.fromkeys(
-        "WithConfig SameNames SharedLayers Buffers Parameters ConcreteBlock UsesLayerSubclass".split(), _VECTORS
+        "WithConfig SameNames SharedLayers Buffers Parameters ConcreteBlock UsesLayerSubclass".split(),
+        _VECTORS,
     ),
-    **dict.fromkeys("Recurrent Attentive".split(), _VECTORS),
+    **dict.fromkeys("Recurrent Attentive EqualParts".split(), _VECTORS),
     **dict.fromkeys("Tied Generator".split(), _TOKENS),
     "Training": _VECTORS[:, 0],
 }
 
 NETWORKS = (
-    "Base Derived DerivedTwice BaseAndDerived GlobalConstants HelperFunctions AliasedImports ListOfLayers DictOfLayers "
-    "NamesOfLayers Properties WithConfig WithEnum WithNamespace WithObject NormLayer LambdaAttribute OuterClass "
-    "LocalClass SameNames Tied SharedLayers Buffers Parameters Training ConcreteBlock WithMixin Tree Optional "
-    "UsesSequentialSubclass UsesLayerSubclass Decorated StraightThrough BoundMethod ListOfReferences "
-    "Dispatch IsInstance Strings Recurrent Attentive Upsampling Frozen HalfPrecision MixedPrecision WhileAndGlobals "
-    "Generator"
+    "Base Derived DerivedTwice BaseAndDerived GlobalConstants HelperFunctions AliasedImports ListOfLayers "
+    "DictOfLayers NamesOfLayers Properties WithConfig WithEnum WithNamespace WithObject NormLayer LambdaAttribute "
+    "OuterClass LocalClass SameNames Tied SharedLayers Buffers Parameters Training ConcreteBlock WithMixin Tree "
+    "Optional EqualParts GivenAttributes Variants UsesSequentialSubclass UsesLayerSubclass Decorated "
+    "StraightThrough BoundMethod ListOfReferences Dispatch IsInstance Strings Recurrent Attentive Upsampling "
+    "Frozen HalfPrecision MixedPrecision WhileAndGlobals Generator"
 ).split()
