@@ -28,6 +28,9 @@ from graphprune.utils.files import check_path, replace_folder
 
 MAX_SHARD_SIZE = "5GB"
 
+ATTEMPTS = 3
+"""How often a folder is written: with true fields, without those, and with buffers that the class makes otherwise."""
+
 SlimSizes = dict[str, dict[str, Any]]
 """By the path of a module, shapes of its tensors and values of its attributes."""
 
@@ -58,8 +61,10 @@ def write_auto_map(
     export = _Export.of(slim)
 
     def write(temporary: Path) -> None:
-        left = export.write(temporary, max_shard_size)
-        if left is not None and left.write(temporary, max_shard_size) is not None:
+        left: _Export | None = export
+        for _ in range(ATTEMPTS):
+            left = None if left is None else left.write(temporary, max_shard_size)
+        if left is not None:
             raise ExportError(f"slim: the folder makes another model of it when it is loaded; {SAVE_INSTEAD}")
         write_processing(processing, temporary)
 
@@ -117,14 +122,18 @@ class _Export:
             config = getattr(generated, self.module.config_class).from_dict(self._fields())
             model = self._with_weights(getattr(generated, self.module.model_class), config)
             model.save_pretrained(folder, max_shard_size=shard)
-        return self._compared(type(model).from_pretrained(folder, dtype=self.slim.dtype))
+        try:
+            loaded = type(model).from_pretrained(folder, dtype=self.slim.dtype)
+        except RuntimeError as error:  # the class makes buffers anew, in sizes that it reads in the configuration
+            return self.without_true_fields(f"fails to load ({error})")
+        return self._compared(loaded)
 
     def _compared(self, loaded: Any) -> _Export | None:
         loaded.__class__ = type(self.slim)
         differing = differing_buffers(self.slim, loaded, self.kept, self.true.dense)
         if differing:
             return replace(self, kept=tuple(sorted({*self.kept, *differing})))
-        return None if same_outputs(self.slim, loaded) else self.without_true_fields()
+        return None if same_outputs(self.slim, loaded) else self.without_true_fields("has other outputs")
 
     def _fields(self) -> dict[str, Any]:
         """The contents of ``config.json``."""
@@ -160,14 +169,17 @@ class _Export:
         if owner is not self.slim.config and is_size(value):
             sizes.setdefault(".".join(filter(None, (path, *inner))), {})[name] = value
 
-    def without_true_fields(self) -> _Export:
+    def without_true_fields(self, problem: str) -> _Export:
         """The same with the fields that the configuration of the slim model has.
+
+        Args:
+            problem: why.
 
         Raises:
             ExportError: it is that already.
         """
         if not self.true.dense:
-            raise ExportError(f"slim: it has other outputs when the folder is loaded; {SAVE_INSTEAD}")
+            raise ExportError(f"slim: the folder of this {type(self.slim).__name__} {problem}; {SAVE_INSTEAD}")
         module = replace(self.module, dense=bool(self.dense.fields))
         return replace(self, true=self.true.without_exchange(), module=module)
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class DenseModel:
     """
 
     model: nn.Module
-    fields: Fields
+    fields: dict[str, Any]
 
 
 def dense_model(slim: Any) -> DenseModel:
@@ -67,12 +68,22 @@ def dense_model(slim: Any) -> DenseModel:
             failure = error
             continue
         if all(tuple(shapes.get(name, tensor.shape)) == tuple(tensor.shape) for name, tensor in named_tensors(dense)):
-            return DenseModel(dense, {f: value for f, value in changed.items() if value != _read(slim, f)})
+            return DenseModel(dense, _differing_fields(slim.config, dense.config, changed))
     raise ExportError(
         f"slim: found no sizes for {', '.join(candidates) or 'its configuration'} from which {kind.__name__} is built "
         f"as it was before pruning ({failure or 'the shapes differ'}); export before the configuration or layers are "
         "changed by hand, or save the model with graphprune.save"
     )
+
+
+def _differing_fields(slim: Any, dense: Any, places: Iterable[str]) -> dict[str, Any]:
+    """The fields of two configurations that differ, lists as a whole."""
+    found: dict[str, Any] = {}
+    for field in dict.fromkeys(place.partition("[")[0] for place in places):
+        new, old = (reduce(getattr, field.split("."), config) for config in (slim, dense))
+        if new != old:
+            found[field] = old
+    return found
 
 
 def _stock_config(slim: Any) -> Any:
@@ -97,7 +108,7 @@ def _flat(fields: Mapping[str, Any], prefix: str = "") -> Fields:
     return found
 
 
-def nested_fields(fields: Fields) -> dict[str, Any]:
+def nested_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Fields as they stand in ``config.json``.
 
     >>> nested_fields({"projection_dim": 32, "text_config.hidden_size": 64})
@@ -127,7 +138,11 @@ def _with_fields(config: Any, fields: Fields) -> Any:
         owner = changed
         for step in owners:
             owner = vars(owner)[step]
-        vars(owner)[name] = value
+        name, _, index = name.partition("[")
+        if index:
+            vars(owner)[name] = [value if f"{i}]" == index else old for i, old in enumerate(vars(owner)[name])]
+        else:
+            vars(owner)[name] = value
     return changed
 
 

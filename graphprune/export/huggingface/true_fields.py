@@ -40,9 +40,14 @@ class TrueFields:
     def note(self, config: Any, name: str, value: int | None) -> None:
         """Give a field another value, under the name that this configuration has for it."""
         own = config.attribute_map.get(name, name)
-        if getattr(config, own, None) != value:
+        if getattr(config, own, None) != value and not _is_computed(config, own):
             self.fields[own] = value
             self.dense[own] = getattr(config, own, None)
+
+
+def _is_computed(config: Any, name: str) -> bool:
+    """Does a configuration work a field out from others?"""
+    return isinstance(getattr(type(config), name, None), property)
 
 
 def true_fields(slim: Any, dense: Any) -> TrueFields:
@@ -69,10 +74,11 @@ def _embedding_width(model: Any) -> int | None:
 def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], config: Any) -> None:
     """Note the sizes of layers that keep keys and values: once if all have the same, else of each."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found.fields["head_dim"] = width
+    if not _is_computed(config, "head_dim"):
+        found.fields["head_dim"] = width
     varying = []
     for name in dict.fromkeys(name for sizes in layers.values() for name in sizes):
-        if name != "head_dim" and not hasattr(config, name):
+        if (name != "head_dim" and not hasattr(config, name)) or _is_computed(config, name):
             continue
         values = {sizes.get(name) for sizes in layers.values()}
         if len(values) > 1:

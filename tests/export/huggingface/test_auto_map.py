@@ -140,6 +140,22 @@ def test_what_the_folder_cannot_hold_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_lists_of_sizes_and_fields_that_are_worked_out(tmp_path: Path) -> None:
+    """A list of widths in a configuration, and one that computes the width of heads from the width."""
+    sizes = {"hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1]}
+    image = transformers.ConvNextForImageClassification(transformers.ConvNextConfig(**sizes, image_size=32)).eval()
+    slim: Any = graphprune.trace(image).plan(0.25).apply(image)
+    write_auto_map(slim, tmp_path / "image")
+    pixels = {"pixel_values": torch.randn(1, 3, 32, 32)}
+    assert torch.equal(load(tmp_path / "image")(**pixels).logits, slim(**pixels).logits)
+    fields = {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.FalconConfig(**fields, new_decoder_architecture=True, num_kv_heads=2)
+    text = transformers.FalconForCausalLM(config).eval()
+    other: Any = graphprune.trace(text).plan(width=0.25, mlp=0.25).apply(text)
+    write_auto_map(other, tmp_path / "text")
+    assert_equal(other, load(tmp_path / "text"), "llama")
+
+
 def test_a_trainer_saves_and_resumes(tmp_path: Path) -> None:
     """Four steps at once, and two and two more from a checkpoint, make the same weights, in folders that load."""
     write_auto_map(slim_family("gpt2", params=0.5, importance="random"), tmp_path / "slim")
