@@ -25,13 +25,14 @@ lint: $(DEV_READY) ## check style, types, and that imports run one way
 	$(PYTHON) -m mypy
 	$(PYTHON) -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache --no-logo
 
-bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, accuracy against other libraries, and runtimes (hours)
+bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming, accuracy against other libraries, and exports (hours)
 	$(PYTHON) -m benchmarks.speed
 	$(PYTHON) -m benchmarks.memory
 	$(PYTHON) -m benchmarks.budgets
 	$(PYTHON) -m benchmarks.latency
 	$(PYTHON) -m benchmarks.repair
 	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes

@@ -7,6 +7,7 @@ weights trained on 64 pictures show that the way is whole, not what COCO would l
 
 *Time* is slim / dense, one thread, batch 1, in turns. *Opened* compares what ``best.pt`` gives in a process without
 graphprune with what it gives here. *ONNX* is the largest difference of onnxruntime's output, relative to the largest.
+What was measured is noted in ``results/yolo``, and is not repeated while its note is there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import graphprune
-from benchmarks.common import interleaved, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import RESULTS, interleaved, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.notes import Notes
 from benchmarks.shapes import draw_dataset
 
 os.environ.setdefault("YOLO_OFFLINE", "true")
@@ -57,7 +60,10 @@ import torch
 from ultralytics import YOLO
 file, image, out = sys.argv[1:]
 with torch.no_grad():
-    torch.save(YOLO(file).model(torch.load(image))[0], out)
+    found = YOLO(file).model(torch.load(image))
+    while isinstance(found, tuple):
+        found = found[0]
+    torch.save(found, out)
 """
 
 
@@ -78,39 +84,27 @@ class Setting:
         return {**common, **quiet, **more}
 
 
-@dataclass(frozen=True)
-class Result:
-    """The figures of one network; pairs are of the dense and of the slim one."""
-
-    network: str
-    task: str
-    params: tuple[int, int]
-    macs: tuple[int, int]
-    scores: tuple[float, ...]
-    time_ratio: float
-    opened: str
-    onnx: float
-    seconds: float
-
-
 def main() -> int:
     """Print the table, write ``results/yolo.json``."""
     options = _options()
     quiet_one_thread()
     console = wide_console()
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         setting = Setting(options.pictures, options.size, options.epochs, options.repeats, Path(folder))
-        results = [_measure(name, task, setting) for name, task in NETWORKS.items() if options.only in name]
+        common = {"pictures": setting.pictures, "size": setting.size, "epochs": setting.epochs}
+        for name in options.only or NETWORKS:
+            notes = Notes(RESULTS / "yolo" / f"{name}.jsonl")
+            results.append(notes.once({"network": name, **common}, partial(_measure, name, setting)))
     console.print(_table(results))
     if not options.only:
-        common = {"torch": torch.__version__, "threads": 1, **asdict(replace(setting, folder=Path()))}
-        write_json("yolo.json", {**common, "folder": "", "results": [asdict(result) for result in results]})
+        write_json("yolo.json", {"torch": torch.__version__, "threads": 1, **common, "results": results})
     return 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the networks whose name contains this")
+    parser.add_argument("--only", nargs="*", choices=NETWORKS, help="only these networks")
     parser.add_argument("--pictures", type=int, default=64, help="that a network is trained on; half as many to test")
     parser.add_argument("--size", type=int, default=96, help="side of the pictures in pixels, a multiple of 32")
     parser.add_argument("--epochs", type=int, default=12, help="of training the dense network, and again the slim one")
@@ -118,12 +112,13 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(name: str, task: str, setting: Setting) -> Result:
+def _measure(name: str, setting: Setting) -> dict[str, Any]:
+    """The figures of a network; pairs are of the dense and of the slim one."""
     from ultralytics import YOLO
 
     from graphprune.integrations.ultralytics import prune_yolo
 
-    started = time.perf_counter()
+    started, task = time.perf_counter(), NETWORKS[name]
     data = draw_dataset(setting.folder / task, task, setting.pictures, setting.pictures // 2, setting.size)
     dense = YOLO(f"{name}.yaml")
     train = setting.arguments(data, **_training(setting.epochs))
@@ -133,17 +128,16 @@ def _measure(name: str, task: str, setting: Setting) -> Result:
     scores = [_score(yolo, data, setting) for yolo in (dense, plain, slim)]
     slim.train(name=f"{name}-slim", **train)
     scores.append(_score(slim, data, setting))
-    return Result(
-        name,
-        task,
-        (_parameters(dense.model), _parameters(slim.model)),
-        (_macs(dense.model, setting), _macs(slim.model, setting)),
-        tuple(scores),
-        _time_ratio(dense.model, slim.model, setting),
-        _opened(setting.folder / f"{name}-slim/weights/best.pt", setting),
-        _onnx_difference(slim, setting),
-        time.perf_counter() - started,
-    )
+    return {
+        "task": task,
+        "params": [_parameters(model) for model in (dense.model, slim.model)],
+        "macs": [_macs(model, setting) for model in (dense.model, slim.model)],
+        "scores": scores,
+        "time": _time_ratio(dense.model, slim.model, setting),
+        "opened": _opened(setting.folder / f"{name}-slim/weights/best.pt", setting),
+        "onnx": _onnx_difference(slim, setting),
+        "seconds": time.perf_counter() - started,
+    }
 
 
 def _training(epochs: int) -> dict[str, Any]:
@@ -163,6 +157,11 @@ def _images(data: Path) -> Tensor:
 def _score(yolo: Any, data: Path, setting: Setting) -> float:
     found = yolo.val(**setting.arguments(data, name="val"))
     return float(found.results_dict[SCORES[yolo.task]])
+
+
+def _first(result: Any) -> Tensor:
+    """What a network predicts, without the raw results and masks beside it."""
+    return _first(result[0]) if isinstance(result, tuple) else result
 
 
 def _parameters(model: nn.Module) -> int:
@@ -201,7 +200,7 @@ def _opened(file: Path, setting: Setting) -> str:
     done = subprocess.run(command, cwd=setting.folder, capture_output=True, text=True, env=environment)
     if done.returncode:
         return done.stderr.strip().splitlines()[-1]
-    there, here = torch.load(out), YOLO(file).model(torch.load(image))[0]
+    there, here = torch.load(out), _first(YOLO(file).model(torch.load(image)))
     return "equal" if torch.equal(there, here) else f"{(there - here).abs().max():.1e}"
 
 
@@ -212,26 +211,25 @@ def _onnx_difference(yolo: Any, setting: Setting) -> float:
     session = onnxruntime.InferenceSession(yolo.export(format="onnx", imgsz=setting.size, device="cpu"))
     image = torch.rand(1, 3, setting.size, setting.size)
     found = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: image.numpy()})[0])
-    wanted = yolo.model.eval()(image)[0]
-    wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+    wanted = _first(yolo.model.eval()(image))
     return float((found - wanted).abs().max() / wanted.abs().max())
 
 
-def _table(results: list[Result]) -> Table:
+def _table(results: list[dict[str, Any]]) -> Table:
     columns = ("task", "parameters", "MACs", "dense", "pruned", "repaired", "trained", "time", "opened", "ONNX")
     made = table("Half of the channels of Ultralytics' networks", "network", *columns, left=2)
     for result in results:
-        (p, q), (m, n) = result.params, result.macs
+        (p, q), (m, n) = result["params"], result["macs"]
         row(
             made,
-            result.network,
-            result.task,
+            result["network"],
+            result["task"],
             f"{p / 1e6:.2f} -> {q / 1e6:.2f} M",
             f"{m / 1e6:.0f} -> {n / 1e6:.0f} M",
-            *(f"{value:.3f}" for value in result.scores),
-            f"{result.time_ratio:.2f}",
-            result.opened,
-            f"{result.onnx:.0e}",
+            *(f"{value:.3f}" for value in result["scores"]),
+            f"{result['time']:.2f}",
+            result["opened"],
+            f"{result['onnx']:.0e}",
         )
     return made
 

@@ -20,6 +20,7 @@ from graphprune.errors import (
 )
 from graphprune.export.bundle import load, save
 from graphprune.export.gguf.writing import GgufFile, export_gguf
+from graphprune.export.huggingface.deci import export_deci
 from graphprune.export.huggingface.stock_folder import save_pretrained
 from graphprune.export.loader import export_loader
 from graphprune.export.onnx import OnnxFile, export_onnx
@@ -101,6 +102,7 @@ __all__ = [
     "compensate_heads",
     "criterion",
     "errors",
+    "export_deci",
     "export_gguf",
     "export_loader",
     "export_onnx",

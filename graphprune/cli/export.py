@@ -13,7 +13,6 @@ from torch import nn
 import graphprune
 from graphprune.cli.models import load_spec
 from graphprune.errors import InputError
-from graphprune.export.huggingface.deci import write_deci
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.input_specs import inputs_of_spec
 from graphprune.tracing.inputs import Inputs
@@ -68,7 +67,7 @@ def _onnx(slim: nn.Module, options: argparse.Namespace) -> None:
 
 def _deci(slim: nn.Module, options: argparse.Namespace) -> None:
     server = options.serve or "vllm"
-    write_deci(slim, options.output, serve=server, processing=options.tokenizer)
+    graphprune.export_deci(slim, options.output, serve=server, processing=options.tokenizer)
 
 
 def _gguf(slim: nn.Module, options: argparse.Namespace) -> None:

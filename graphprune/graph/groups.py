@@ -96,9 +96,9 @@ class Units:
         if not self.axes:
             empty = np.zeros(0, np.int64)
             return Occurrences(empty, empty, empty)
-        sizes = [a.size for a in self.axes]
+        sizes = np.array([a.size for a in self.axes])
         number = np.repeat(np.arange(len(self.axes)), sizes)
-        index = np.concatenate([np.arange(n) for n in sizes])
+        index = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         classes = np.concatenate([self.labels_of(a) for a in self.axes])
         unit, axis, index = self.solution.expand(classes, number, index)
         if self.solution.levels:

@@ -160,6 +160,8 @@ def living(solution: Solution, alive: Mask, value: LabelledTensor, dim: int) -> 
     mask = np.ones((1,) * value.ndim, bool)
     for array in value.arrays:
         mask = mask & alive[solution.of[array.ids]]
+    if mask.size == mask.shape[dim]:  # there is one row
+        return mask.ravel()
     rows = np.any(mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))), axis=2)
     longest: Mask = rows[int(rows.sum(axis=1).argmax())]
     return longest

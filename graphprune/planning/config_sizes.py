@@ -64,8 +64,7 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
     left = tuple(path for path in stale if not within(path, held))
     suggested = {p.removeprefix(CONFIG): n for p, n in unread.items() if p.startswith(CONFIG)}
     wanted = _wanted(graph, plan)
-    guesses = ({**_by_size(graph, wanted), **suggested}, suggested)
-    built, scales = next(filter(None, (_built(graph, guess, wanted) for guess in guesses)), None), []
+    built, scales = _built(graph, suggested, wanted) or _guessed(graph, suggested, wanted), []
     fields = graph.config_fields if built is None else None
     if fields is not None:
         scales = fields.scales(wanted, unit_numbers(graph))
@@ -87,6 +86,17 @@ def _wanted(graph: Analysis, plan: Plan) -> Columns:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
     found.update({(path, ATTRIBUTE): plan.sizes[path] for path in reads if path in plan.sizes})
     return found
+
+
+def _guessed(graph: Analysis, suggested: Mapping[str, int], wanted: Columns) -> nn.Module | None:
+    """What the class builds if fields follow that have the value of a size, those without which it is no other."""
+    values = {**_by_size(graph, wanted), **suggested}
+    built = _built(graph, values, wanted) if values.keys() > suggested.keys() else None
+    for name in list(values) if built is not None else ():
+        fewer = {field: value for field, value in values.items() if field != name}
+        if (again := _built(graph, fewer, wanted)) is not None:
+            values, built = fewer, again
+    return built
 
 
 def _by_size(graph: Analysis, wanted: Columns) -> dict[str, int]:

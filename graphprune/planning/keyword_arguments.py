@@ -75,7 +75,7 @@ class PlanArguments(TypedDict, total=False):
     from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
     layer its own number."""
     serve: str | None
-    """The server that is to run a slim language model (see graphprune.export.huggingface.deci): its layers keep the
+    """The server that is to run a slim language model (see graphprune.export_deci): its layers keep the
     same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say."""
     tensor_parallel: int
     """With serve=, the number of devices that share every layer, of which heads and inner widths are multiples."""

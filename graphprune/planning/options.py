@@ -154,7 +154,7 @@ class PruningOptions:
     )
     serve: str | None = option(
         None,
-        "the server that is to run a slim language model (see graphprune.export.huggingface.deci): its layers keep the "
+        "the server that is to run a slim language model (see graphprune.export_deci): its layers keep the "
         "same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say",
         kind="name",
         choices=lambda: SERVERS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ from graphprune.utils.operators import short_name
 aten = torch.ops.aten
 
 _NUMBERS = ("number", "float", "Tensor")
-_SIZES = ("int", "SymInt", "Optional[int", "Optional[SymInt")
+_SIZES = ("int", "SymInt", "Optional[int")
 _NO_SIZES = ("dim", "end", "step")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
@@ -118,51 +118,59 @@ class StepReader:
     def _step(self, node: Node) -> Step:
         sources = tuple(self._source(operand) for operand in operands((*node.args, *node.kwargs.values())))
         module, line = node.meta.get("module") or "", node.meta.get("line")
-        numbers, sizes = tuple(_numbers(node)), tuple(_sizes(node))
-        return Step(short_name(node.target), module, line, numbers, sizes, sources, node)
+        signature = _signature_of(node.target)
+        numbers, sizes = _numbers(node, signature), _sizes(node, signature)
+        return Step(signature.name, module, line, numbers, sizes, sources, node)
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    """What is known of the calls of an operator.
+
+    Attributes:
+        name: of the operator.
+        arranges: it only arranges entries.
+        numbers: places and names of arguments that may be numbers; integers only of operations without sizes among
+            them.
+        sizes: places of arguments that are one size, count or place each. Where a slice ends, its result shows.
+    """
+
+    name: str
+    arranges: bool
+    numbers: tuple[tuple[int, str], ...]
+    sizes: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _signature_of(op: Any) -> _Signature:
+    known = rule_of(op)
+    sized = known is not None and known.resize is not None
+    arguments = list(enumerate(op._schema.arguments))
+    numbers = tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
+    sizes = tuple(i for i, a in arguments if sized and str(a.type).startswith(_SIZES) and a.name not in _NO_SIZES)
+    return _Signature(short_name(op), has_trait(op, *_LAYOUT), numbers, sizes)
 
 
 def _keeps_entries(node: Node) -> bool:
     """Does a call only arrange entries, or copy them to where a device is asked for (which is another on ``meta``)?"""
     if node.target is not aten._to_copy.default:
-        return has_trait(node.target, *_LAYOUT)
+        return _signature_of(node.target).arranges
     source: Any = node.args[0]
     return bool(source.meta.get("dtype") == node.meta.get("dtype"))
 
 
-def _numbers(node: Node) -> Iterator[tuple[str, Any]]:
-    for place, name in _number_arguments(node.target):
+def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
+    found = []
+    for place, name in signature.numbers:
         value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
         if isinstance(value, int | float | complex) and not isinstance(value, bool):
-            yield name, value
+            found.append((name, value))
+    return tuple(found)
 
 
-@lru_cache(maxsize=4096)
-def _number_arguments(op: Any) -> tuple[tuple[int, str], ...]:
-    """Places and names of arguments that may be numbers; integers only of operations without sizes among them."""
-    known = rule_of(op)
-    sized = known is not None and known.resize is not None
-    arguments = enumerate(op._schema.arguments)
-    return tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
-
-
-def _sizes(node: Node) -> Iterator[tuple[int, int]]:
-    for place in _size_arguments(node.target):
-        value = node.args[place] if place < len(node.args) else None
-        if isinstance(value, int):
-            yield place, value
-
-
-@lru_cache(maxsize=4096)
-def _size_arguments(op: Any) -> tuple[int, ...]:
-    """Places of arguments that are one size, count or place each. Where a slice ends, its result shows."""
-    known = rule_of(op)
-    if known is None or known.resize is None:
-        return ()
-    arguments = enumerate(op._schema.arguments)
-    return tuple(
-        i for i, a in arguments if str(a.type).startswith(("int", "SymInt", "Optional[int")) and a.name not in _NO_SIZES
-    )
+def _sizes(node: Node, signature: _Signature) -> tuple[tuple[int, int], ...]:
+    given = [(place, node.args[place]) for place in signature.sizes if place < len(node.args)]
+    return tuple((place, value) for place, value in given if isinstance(value, int))
 
 
 def _takes_number(kind: Any) -> bool:

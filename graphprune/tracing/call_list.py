@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx
 
+from graphprune.utils.tree import LEAVES
+
 
 class ListedCall:
     """One call, with the attributes of a ``torch.fx`` node that are read most."""
@@ -60,6 +62,8 @@ def operands(arguments: Iterable[Any]) -> list[Node]:
     for value in arguments:
         if isinstance(value, NODES):
             found.append(value)
+        elif type(value) in LEAVES:  # asking whether it is a mapping takes several times as long
+            continue
         elif isinstance(value, tuple | list):  # of an fx graph these are of classes of its own
             found += operands(value)
         elif isinstance(value, Mapping):

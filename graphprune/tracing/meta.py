@@ -127,7 +127,12 @@ class KnownValues:
         self._values: dict[int, tuple[Tensor, Tensor]] = {}
 
     def covers(self, func: Any, tensors: list[Tensor]) -> bool:
-        """Are all values known? If not, a tensor that ``func`` changes in place is not known any more."""
+        """Are all values known? If not, a tensor that ``func`` changes in place is not known any more.
+
+        Some of the tensors are on ``meta``.
+        """
+        if not self._values:
+            return False
         unknown = any(t.is_meta and id(t) not in self._values for t in tensors)
         if unknown and tensors and id(tensors[0]) in self._values and func._schema.is_mutable:
             self._forget(self._values[id(tensors[0])][1])

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from graphprune.tracing.meta import META
 from graphprune.tracing.size_marks import SizeMarker, holders_within
 from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
@@ -80,7 +81,7 @@ def is_torchs(module: nn.Module) -> bool:
 
 def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
     if on_meta and (tensor.is_floating_point() or tensor.is_complex()):
-        copied = torch.empty_like(tensor, device="meta", requires_grad=False)
+        copied = torch.empty_like(tensor, device=META, requires_grad=False)
     else:
         copied = tensor.detach().clone()
     return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied

@@ -34,7 +34,7 @@ def is_opaque(op: Any) -> bool:
 
 def any_nested(value: Any) -> bool:
     """Is one of the tensors in nested arguments a nested tensor?"""
-    return any(t.is_nested for t in tensors_of(value))
+    return value.is_nested if isinstance(value, Tensor) else any(t.is_nested for t in tensors_of(value))
 
 
 class ReadTensors(DispatchMode):

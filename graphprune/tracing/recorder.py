@@ -55,7 +55,7 @@ class Recorder(DispatchMode):
         self.model_copy = model_copy
         self.names = {id(t): name for name, t in model_copy.tensors}
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
-        self.parameters = [name for name, t in model_copy.tensors if isinstance(t, nn.Parameter)]
+        self.parameters = frozenset(name for name, t in model_copy.tensors if isinstance(t, nn.Parameter))
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self.scripts = 0
@@ -92,7 +92,7 @@ class Recorder(DispatchMode):
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
         self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
 
-    def leave(self, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """The module that was called last is done."""
         path = self.stack.pop()
         source, start = self._entered.pop()
@@ -149,7 +149,7 @@ class Recorder(DispatchMode):
         self.used.add(name)
         node = self._get_attr(name.replace(".", "_"), tensor)
         node.meta["tensor"] = name
-        node.meta["parameter"] = isinstance(tensor, nn.Parameter)
+        node.meta["parameter"] = name in self.parameters
         if tensor.ndim == 1 and not is_float(tensor):
             node.meta["values"] = tensor
         return node
@@ -195,7 +195,7 @@ class Recorder(DispatchMode):
         if is_opaque(func):
             return self._dispatch_opaque(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
-        node_kwargs = map_tensors(self.node_for, kwargs)
+        node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
         if self._nested and any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is aten.as_strided_.default else None
@@ -261,9 +261,7 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
 
     handles = (
         nn.modules.module.register_module_forward_pre_hook(recorder.in_its_thread(recorder.enter)),
-        nn.modules.module.register_module_forward_hook(
-            recorder.in_its_thread(lambda module, args, output: recorder.leave(output))
-        ),
+        nn.modules.module.register_module_forward_hook(recorder.in_its_thread(recorder.leave)),
     )
     try:
         yield

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,6 +28,15 @@ _MODULES_OWN = frozenset(vars(_BARE))
 
 
 # ---------------------------------------------------------------- one step
+
+
+@lru_cache(maxsize=4096)
+def _parsed(step: str) -> tuple[Any, ...]:
+    """The attribute, position or key that a step is; the others are None."""
+    match = _STEP.fullmatch(step)
+    if match is None:
+        raise AttributeError(f"no attribute or entry {step!r}")
+    return match.groups()
 
 
 def attributes_held(holder: Any) -> dict[str, Any]:
@@ -85,9 +95,7 @@ def _is_writable_key(key: Any) -> bool:
 
 def write(holder: Any, step: str, item: Any) -> Any:
     """Write an entry or attribute, past the hooks of its class; returns the holder, or the tuple in its place."""
-    match = _STEP.fullmatch(step)
-    assert match is not None
-    name, position, key = match.groups()
+    name, position, key = _parsed(step)
     if name is not None:
         _write_attribute(holder, name, item)
     elif isinstance(holder, dict):
@@ -132,6 +140,11 @@ def same_pairs(holder: Any) -> Iterator[tuple[str, str]]:
 # ---------------------------------------------------------------- a whole path
 
 
+@lru_cache(maxsize=4096)
+def _steps_of(path: str) -> tuple[str, ...]:
+    return tuple(match[0] for match in _STEP.finditer(path))
+
+
 @dataclass(frozen=True)
 class SizePlace:
     """The place of an integer in a model or object: what it is reached through, and the last step."""
@@ -146,7 +159,7 @@ class SizePlace:
         Raises:
             AttributeError, LookupError, TypeError: there is none.
         """
-        steps = tuple(match[0] for match in _STEP.finditer(path))
+        steps = _steps_of(path)
         holders = [model]
         for step in steps[:-1]:
             holders.append(_read(holders[-1], step))
@@ -182,10 +195,7 @@ def _is_own(holder: Any, step: str) -> bool:
 
 
 def _read(holder: Any, step: str) -> Any:
-    match = _STEP.fullmatch(step)
-    if match is None:
-        raise AttributeError(f"no attribute or entry {step!r}")
-    name, position, key = match.groups()
+    name, position, key = _parsed(step)
     if name is None:
         return holder[int(position) if key is None else key]
     attributes = {} if isinstance(holder, nn.Module) else attributes_held(holder)

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
+from graphprune.export.huggingface.auto_map import MAX_SHARD_SIZE
 from graphprune.export.huggingface.generated_module import imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import same_outputs
@@ -106,14 +107,14 @@ class DeciLMForCausalLM(LlamaForCausalLM):
 '''
 
 
-def write_deci(
+def export_deci(
     slim: nn.Module,
     directory: str | os.PathLike[str],
     *,
     serve: str = "vllm",
     tensor_parallel: int = 1,
     processing: Processing = None,
-    max_shard_size: int | str = "5GB",
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> None:
     """Write a folder that vLLM, SGLang or TensorRT-LLM run although layers differ. Plan with ``serve=`` for it.
 
@@ -144,7 +145,7 @@ def write_deci(
     replace_folder(folder, write)
 
 
-_WRITE_AUTO_MAP = "for Transformers, write it with graphprune.export.huggingface.auto_map.write_auto_map"
+_ELSE = "for Transformers, write it with graphprune.save_pretrained"
 
 
 # ---------------------------------------------------------------- sizes
@@ -188,7 +189,7 @@ class _Sizes:
         widths = {width for m in slim.modules() if isinstance(width := getattr(m, "head_dim", None), int)}
         number = getattr(slim.config, "num_hidden_layers", 0)
         if "model.embed_tokens.weight" not in weights or len(widths) != 1:
-            raise ExportError(f"slim: {type(slim).__name__} has not the layers of a Llama; {_WRITE_AUTO_MAP}")
+            raise ExportError(f"slim: {type(slim).__name__} has not the layers of a Llama; {_ELSE}")
         head_dim = widths.pop()
         layers = tuple(_layer(weights, f"model.layers.{i}.", head_dim) for i in range(number))
         biased = {"qkv": "self_attn.q_proj.bias", "o": "self_attn.o_proj.bias", "mlp": "mlp.up_proj.bias"}
@@ -203,7 +204,7 @@ class _Sizes:
     def check(self, serve: str, tensor_parallel: int) -> None:
         """Raise an ExportError if a server's format cannot say these sizes."""
         for problem in self._problems(serve, tensor_parallel):
-            raise ExportError(f"slim: {problem}; plan with serve={serve!r}. Or else {_WRITE_AUTO_MAP}")
+            raise ExportError(f"slim: {problem}; plan with serve={serve!r}. Or else {_ELSE}")
 
     def _problems(self, serve: str, devices: int) -> Iterator[str]:
         server, there = SERVERS[serve], [layer for layer in self.layers if layer.heads]
@@ -266,7 +267,7 @@ def _layer(weights: Mapping[str, tuple[int, ...]], prefix: str, head_dim: int) -
         return _Layer(0, 0, 0)
     missing = [name for name in names if f"{prefix}{name}.weight" not in weights]
     if missing:
-        raise ExportError(f"slim: it has no {prefix}{missing[0]}, which the layers of a Llama have; {_WRITE_AUTO_MAP}")
+        raise ExportError(f"slim: it has no {prefix}{missing[0]}, which the layers of a Llama have; {_ELSE}")
     queries, keys, inner = (weights[f"{prefix}{name}.weight"][0] for name in names)
     return _Layer(queries // head_dim, keys // head_dim, inner)
 
@@ -298,11 +299,9 @@ def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | s
         loaded = type(model).from_pretrained(folder, dtype=slim.dtype)
     state = loaded.state_dict()
     if any(not torch.equal(tensor.cpu(), state[name]) for name, tensor in slim.state_dict().items()):
-        raise ExportError(f"slim: its weights differ when the folder is loaded; {_WRITE_AUTO_MAP}")
+        raise ExportError(f"slim: its weights differ when the folder is loaded; {_ELSE}")
     if not same_outputs(slim, loaded):
-        raise ExportError(
-            f"slim: a Llama with the weights of this {type(slim).__name__} has other outputs; {_WRITE_AUTO_MAP}"
-        )
+        raise ExportError(f"slim: a Llama with the weights of this {type(slim).__name__} has other outputs; {_ELSE}")
 
 
 def _give_weights(model: Any, state: dict[str, Tensor]) -> None:
@@ -311,6 +310,6 @@ def _give_weights(model: Any, state: dict[str, Tensor]) -> None:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ExportError(
-            f"slim: its weights are not those of a Llama with layers of these sizes ({error}); {_WRITE_AUTO_MAP}"
+            f"slim: its weights are not those of a Llama with layers of these sizes ({error}); {_ELSE}"
         ) from error
     model.tie_weights()

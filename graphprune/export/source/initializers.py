@@ -87,15 +87,7 @@ class Initializers:
         arguments = constructor_arguments(module, kind)
         if arguments is None:
             return None
-        self._check_extras(module, kind, arguments)
         return Invocation(self._names.torch_object(kind), self._arguments(module, kind, arguments, needs))
-
-    def _check_extras(self, module: nn.Module, kind: type[nn.Module], arguments: dict[str, Any]) -> None:
-        built = plain_attributes(built_with(kind, arguments))
-        extra = [name for name in plain_attributes(module) if name not in built and self._collector.reads(name)]
-        if extra:
-            where = self._where(module)
-            raise unwritable(f"was given the attribute {extra[0]!r}, which is read", where, "make it one of a class")
 
     def _arguments(
         self, module: nn.Module, kind: type[nn.Module], values: dict[str, Any], needs: list[str]

@@ -12,7 +12,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.export.source.classes import ModuleClass, ModuleClasses
 from graphprune.export.source.collecting import Definition, unwritable
-from graphprune.export.source.constructors import constructor_arguments, is_torch_class
+from graphprune.export.source.constructors import (
+    built_with,
+    constructor_arguments,
+    is_torch_class,
+    plain_attributes,
+)
 from graphprune.export.source.expressions import Argument, Code, Display, Expression, Invocation
 from graphprune.export.source.initializers import Initializer, Initializers, builtin_container
 from graphprune.export.source.names import Names
@@ -71,6 +76,7 @@ class Program:
         self.classes.collect(methods)
         self.classes.add_other_methods(model)
         self.classes.collect(methods)
+        self._add_layers_with_attributes()
         self.values = Values(self.classes.collector, self.paths, self._build)
         self._initializers = Initializers(
             self.classes.collector,
@@ -97,6 +103,22 @@ class Program:
                 self.classes.add(module, root_name if not path else f"Slim{kind.__name__}")
                 found[id(module)] = kind
         return found
+
+    def _add_layers_with_attributes(self) -> None:
+        """A layer of torch that was given attributes, which the model reads, gets a class of its own."""
+        own: dict[type, set[str]] = {}
+        for _, module in named_modules(self.model):
+            kind = type(module)
+            there = {n for n in plain_attributes(module) if self.classes.collector.reads(n)}
+            if id(module) in self._kinds or not there:
+                continue
+            if kind not in own:
+                container = builtin_container(module) is kind
+                arguments = {} if container else constructor_arguments(module, kind) or {}
+                own[kind] = set(plain_attributes(built_with(kind, arguments)))
+            if there - own[kind]:
+                self.classes.add(module, f"Slim{kind.__name__}")
+                self._kinds[id(module)] = kind
 
     def _read_by_torch(self) -> set[int]:
         """Modules of torch's classes whose constructor is passed by, and what they hold."""

@@ -19,7 +19,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 import graphprune
 from benchmarks.common import enliven
 from graphprune.errors import ExportError
-from graphprune.export.huggingface.deci import write_deci
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -115,7 +114,7 @@ def assert_served(slim: Any, folder: Path) -> dict[str, Any]:
 
 def test_inner_widths_differ_and_heads_are_equal(tmp_path: Path) -> None:
     slim = pruned(llama(), macs=0.6, serve="vllm", importance="random", seed=4)
-    write_deci(slim, tmp_path / "slim")
+    graphprune.export_deci(slim, tmp_path / "slim")
     config = assert_served(slim, tmp_path / "slim")
     widths = [block["ffn"]["intermediate_size"] for block in config["block_configs"]]
     assert widths == [layer.mlp.up_proj.out_features for layer in slim.model.layers]
@@ -128,32 +127,32 @@ def test_key_value_heads_may_differ(tmp_path: Path) -> None:
     other = copy.deepcopy(model.config)
     other.num_key_value_heads = 2
     model.model.layers[1] = LlamaDecoderLayer(other, 1).eval()
-    write_deci(model, tmp_path / "slim")
+    graphprune.export_deci(model, tmp_path / "slim")
     config = assert_served(model, tmp_path / "slim")
     assert [block["attention"]["n_heads_in_group"] for block in config["block_configs"]] == [2, 4, 2]
     with pytest.raises(ExportError, match="key/value heads, and sglang takes one number"):
-        write_deci(model, tmp_path / "other", serve="sglang")
+        graphprune.export_deci(model, tmp_path / "other", serve="sglang")
 
 
 def test_biases_of_qwen(tmp_path: Path) -> None:
     model = Qwen2ForCausalLM(Qwen2Config(**SIZES)).eval()
     enliven(model)
     slim = pruned(model, params=0.5, serve="vllm")
-    write_deci(slim, tmp_path / "slim")
+    graphprune.export_deci(slim, tmp_path / "slim")
     config = assert_served(slim, tmp_path / "slim")
     assert config["qkv_bias"] and not config["attention_bias"]
 
 
 def test_layers_left_out_and_tied_embeddings(tmp_path: Path) -> None:
     slim = pruned(llama(tie_word_embeddings=True), depth=0.4, mlp=0.25, serve="vllm")
-    write_deci(slim, tmp_path / "slim")
+    graphprune.export_deci(slim, tmp_path / "slim")
     config = assert_served(slim, tmp_path / "slim")
     assert sum(block["attention"]["no_op"] for block in config["block_configs"]) == 1
 
 
 def test_widths_of_servers_that_work_them_out(tmp_path: Path) -> None:
     slim = pruned(llama(intermediate_size=768), params=0.6, serve="tensorrt_llm", importance="random")
-    write_deci(slim, tmp_path / "slim", serve="tensorrt_llm")
+    graphprune.export_deci(slim, tmp_path / "slim", serve="tensorrt_llm")
     config = assert_served(slim, tmp_path / "slim")
     assert all("intermediate_size" not in block["ffn"] for block in config["block_configs"])
 
@@ -161,7 +160,7 @@ def test_widths_of_servers_that_work_them_out(tmp_path: Path) -> None:
 def test_transformers_loads_the_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     slim = pruned(llama(), params=0.5, serve="vllm")
-    write_deci(slim, tmp_path / "slim")
+    graphprune.export_deci(slim, tmp_path / "slim")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "slim", trust_remote_code=True)
     loaded.save_pretrained(tmp_path / "again")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again", trust_remote_code=True)
@@ -172,17 +171,19 @@ def test_transformers_loads_the_folder_too(tmp_path: Path, monkeypatch: pytest.M
 
 def test_what_the_format_cannot_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="is no multiple of 256"):
-        write_deci(pruned(llama(), mlp=0.5), tmp_path / "slim", serve="sglang")
+        graphprune.export_deci(pruned(llama(), mlp=0.5), tmp_path / "slim", serve="sglang")
     with pytest.raises(ExportError, match="are not shared by 4 devices"):
-        write_deci(pruned(llama(), kv_groups=0.25), tmp_path / "slim", tensor_parallel=4)
+        graphprune.export_deci(pruned(llama(), kv_groups=0.25), tmp_path / "slim", tensor_parallel=4)
     model = llama()
     other = LlamaConfig(**(SIZES | {"num_attention_heads": 4, "head_dim": 16}))
     model.model.layers[1] = LlamaDecoderLayer(other, 1).eval()
     with pytest.raises(ExportError, match="8, 4 query heads, and vllm takes one number"):
-        write_deci(model, tmp_path / "slim")
+        graphprune.export_deci(model, tmp_path / "slim")
     with pytest.raises(ExportError, match="not the layers of a Llama"):
-        write_deci(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2)), tmp_path / "x")
+        graphprune.export_deci(
+            transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2)), tmp_path / "x"
+        )
     window = transformers.MistralConfig(**(SIZES | {"sliding_window": 4}))
     with pytest.raises(ExportError, match="the last 4 tokens only"):
-        write_deci(transformers.MistralForCausalLM(window), tmp_path / "slim")
+        graphprune.export_deci(transformers.MistralForCausalLM(window), tmp_path / "slim")
     assert not list(tmp_path.iterdir())

@@ -129,3 +129,9 @@ def test_checkpoints_of_a_trainer_are_read(tmp_path: Path) -> None:
 def test_other_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model of Transformers"):
         graphprune.save_pretrained(nn.Linear(2, 2), tmp_path / "slim")
+
+
+def test_fields_that_have_the_value_of_a_size_by_chance_stay() -> None:
+    for ratio in (0.3, 0.5):
+        config = _slim("llama", ratio=ratio, layers="equal").config
+        assert (config.hidden_size < 64, config.max_position_embeddings) == (True, 64)

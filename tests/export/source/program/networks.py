@@ -475,6 +475,22 @@ class Variants(nn.Module):
         return self.blocks(self.stem(x))
 
 
+class GivenAttributes(nn.Module):
+    """Layers of torch that were given attributes, which are read."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Identity(), nn.Conv2d(8, 4, 1))
+        self.layers.gain = 2.0
+        for i, layer in enumerate(self.layers):
+            layer.source = i
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x) + layer.source
+        return x * self.layers.gain
+
+
 class SequentialSubclass(nn.Sequential):
     def __init__(self, a, b, gain=1.0):
         super().__init__(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
@@ -707,7 +723,7 @@ NETWORKS = (
     "Base Derived DerivedTwice BaseAndDerived GlobalConstants HelperFunctions AliasedImports ListOfLayers "
     "DictOfLayers NamesOfLayers Properties WithConfig WithEnum WithNamespace WithObject NormLayer LambdaAttribute "
     "OuterClass LocalClass SameNames Tied SharedLayers Buffers Parameters Training ConcreteBlock WithMixin Tree "
-    "Optional EqualParts Variants UsesSequentialSubclass UsesLayerSubclass Decorated StraightThrough BoundMethod "
-    "ListOfReferences Dispatch IsInstance Strings Recurrent Attentive Upsampling Frozen HalfPrecision "
-    "MixedPrecision WhileAndGlobals Generator"
+    "Optional EqualParts GivenAttributes Variants UsesSequentialSubclass UsesLayerSubclass Decorated "
+    "StraightThrough BoundMethod ListOfReferences Dispatch IsInstance Strings Recurrent Attentive Upsampling "
+    "Frozen HalfPrecision MixedPrecision WhileAndGlobals Generator"
 ).split()
