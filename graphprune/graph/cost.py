@@ -109,8 +109,8 @@ class CostModel:
         for factor in factors:
             if not isinstance(factor, ParameterAxis):
                 numbers.append(self.dimensions.number(*factor))
-            elif factor in self._lines:
-                numbers.append(self._lines[factor])
+            elif (line := self._lines.get(factor)) is not None:
+                numbers.append(line)
             else:
                 scale *= self._shapes[factor.parameter][factor.dim]
         return scale, numbers

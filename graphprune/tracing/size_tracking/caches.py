@@ -100,14 +100,14 @@ class _Foreign:
 _foreign: dict[int, _Foreign] = {}
 """By identity, the modules that may hold caches, as of the last look."""
 
-_loaded: list[int] = []
-"""The identities of all modules that were loaded then."""
+_loaded: list[ModuleType] = []
+"""All modules that were loaded then."""
 
 
 def _foreign_modules() -> Iterable[_Foreign]:
     """All modules that are loaded and may hold caches."""
     global _foreign, _loaded
-    loaded = list(map(id, sys.modules.values()))
+    loaded = list(sys.modules.values())
     if loaded != _loaded:
         others = [m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not _is_own(name)]
         _foreign, _loaded = {id(m): _foreign.get(id(m)) or _Foreign(m, vars(m)) for m in others}, loaded
