@@ -133,8 +133,8 @@ class Names:
         return [*sorted(own, key=_order), "", *sorted(others, key=_order)]
 
 
-def _order(statement: str) -> tuple[bool, str]:
-    return statement.startswith("from"), statement.split()[1]
+def _order(statement: str) -> tuple[bool, str, bool]:
+    return statement.startswith("from"), statement.split()[1], " as " in statement
 
 
 def _merged(statements: Iterable[str]) -> list[str]:
