@@ -73,6 +73,8 @@ def _embedding_width(model: Any) -> int | None:
 
 def _note_layers(found: TrueFields, layers: dict[int, LayerSizes], config: Any) -> None:
     """Note the sizes of layers that keep keys and values: once if all have the same, else of each."""
+    if not layers:
+        return
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if not _is_computed(config, "head_dim"):
         found.fields["head_dim"] = width
@@ -97,7 +99,7 @@ def _layers(slim: Any) -> dict[int, LayerSizes]:
     """By the number of each layer that keeps keys and values, its sizes."""
     paths = {m.layer_idx: path for path, m in slim.named_modules() if type(getattr(m, "layer_idx", None)) is int}
     found: dict[int, LayerSizes] = {}
-    for index, layer in enumerate(_filled_cache(slim).layers):
+    for index, layer in enumerate(getattr(_filled_cache(slim), "layers", ())):
         keys = getattr(layer, "keys", None)
         if keys is not None and keys.dim() == 4:
             found[index] = _sizes_of(slim, paths.get(index), keys.shape[1]) | {"head_dim": keys.shape[3]}
@@ -129,4 +131,4 @@ def _filled_cache(slim: Any) -> Any:
                 f"slim: the model itself fails with an attention mask and a cache ({type(error).__name__}: {error}); "
                 "plan with these among the example inputs, or remove kv_groups instead of heads"
             ) from error
-    return output["cache"] if "cache" in output else output["past_key_values"]
+    return output.get("cache", output.get("past_key_values"))
