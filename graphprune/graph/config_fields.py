@@ -294,9 +294,7 @@ class ConfigFields:
 
 def read_attributes(trace: Trace, model: nn.Module) -> list[str]:
     """The paths of the integers of a model that ``forward`` works with, but for those of configurations."""
-    log = trace.sizes
-    worked = (*(u.expr for u in log.uses), *(n[0] for n in log.numbers), *(s for e in log.equalities for s in e[:2]))
-    return _paths(worked, model)
+    return _paths(trace.sizes.worked_with(), model)
 
 
 def compared_attributes(trace: Trace, model: nn.Module) -> list[str]:

@@ -50,7 +50,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
         alive: the classes of labels that live then.
     """
     evidence = _Evidence(graph, plan, alive)
-    read = {attribute.path for expr in graph.trace.sizes.expressions() for attribute in attributes_of(expr)}
+    read = {attribute.path for expr in graph.trace.sizes.worked_with() for attribute in attributes_of(expr)}
     followed: dict[str, int] = {}
     stale = []
     for attribute in _attributes(graph.model):
@@ -196,8 +196,8 @@ class _Evidence:
         """What became of all that the attribute may be the size of; several: nobody can tell which it is."""
         if attribute.kind in ("heads", "head_width"):
             return self._read_alike(attribute) or self._chosen(attribute)
-        if attribute.kind == "groups" and (alike := self._read_alike(attribute)):
-            return alike
+        if attribute.kind == "groups" and (found := self._read_alike(attribute) or self._chosen(attribute)):
+            return found
         found = self._passed(attribute) or self._owned(attribute, "direct") or self._owned(attribute, "within")
         if len(found) > 1 and attribute.words & _FEATURES and "[" not in attribute.path:
             return self._classified(attribute) or found
@@ -222,16 +222,21 @@ class _Evidence:
         alike = (
             path
             for path, old in self._read.items()
-            if old == attribute.value and _inside(path, attribute.owner)
+            if old == attribute.value and _inside(path, attribute.owner) and path != attribute.path
             if _kind(path.rpartition(".")[2]) == attribute.kind
         )
         return {self._plan.sizes.get(path, attribute.value) for path in alike}
 
     def _chosen(self, attribute: _Attribute) -> set[int]:
-        """What is left of groups of heads, or of channels in a head; of query heads that share a key, in proportion."""
+        """What is left of groups of heads, or of channels in a head; of query heads that share a key, in proportion.
+
+        Groups of keys and values are as large as there are query heads for each (``num_key_value_groups``).
+        """
         roles = ("head_width",) if attribute.kind == "head_width" else ("heads", "kv_groups")
         if attribute.words & {"kv", "key"}:
-            roles = ("kv_groups",)
+            roles = ("heads",) if attribute.kind == "groups" else ("kv_groups",)
+        elif attribute.kind == "groups":
+            return set()
         groups = {group.name: group for group in self._graph.units.groups}
         choices = [
             choice

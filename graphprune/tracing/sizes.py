@@ -128,9 +128,13 @@ class SizeLog:
 
     def expressions(self) -> Iterator[Expr]:
         """All that were given, compared or used as numbers."""
+        yield from self.worked_with()
+        yield from (side for _, left, right in self.comparisons for side in (left, right))
+
+    def worked_with(self) -> Iterator[Expr]:
+        """Those that were given, used as numbers, or found equal to a size; not what only decided on a way."""
         yield from (use.expr for use in self.uses)
         yield from (side for left, right, *_ in self.equalities for side in (left, right))
-        yield from (side for _, left, right in self.comparisons for side in (left, right))
         yield from (expr for expr, *_ in self.numbers)
 
     def equal(self, left: Expr, right: Expr) -> None:

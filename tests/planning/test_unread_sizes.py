@@ -209,3 +209,17 @@ def test_what_timm_says_of_feature_maps(name: str) -> None:
     assert slim.feature_info.channels() == [m.shape[channels] for m in slim(images)]
     assert slim.feature_info.channels()[0] < model.feature_info.channels()[0]
     assert slim.feature_info.channels()[-1] == model.feature_info.channels()[-1]
+
+
+def test_query_heads_for_each_key_follow_although_only_a_padded_batch_reads_their_number() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 99}
+    config = transformers.Qwen2Config(num_attention_heads=8, num_key_value_heads=4, **sizes)
+    torch.manual_seed(0)
+    model = transformers.Qwen2ForCausalLM(config).eval()
+    plan = graphprune.trace(model).plan(heads=0.5)
+    slim = plan.apply(model)
+    assert slim.model.layers[0].self_attn.num_key_value_groups == 1
+    padded = {"input_ids": torch.arange(14).view(2, 7), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
+    padded["attention_mask"][0, :3] = 0
+    assert graphprune.verify(model, slim, plan, padded).passed
