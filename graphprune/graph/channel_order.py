@@ -198,8 +198,15 @@ class SlimRun:
         if node.op != "call_function":
             return dense
         if node.target is operator.getitem:
-            return result_of(values[node.args[0]], node.args[1])  # type: ignore[index]
+            return self._result(values[node.args[0]], node.args[1])  # type: ignore[index]
         return self._call(replay, node, values)
+
+    def _result(self, value: Any, number: Any) -> Any:
+        """One of the results of a call, of which there may be fewer than in the dense run."""
+        try:
+            return result_of(value, number)
+        except IndexError as error:
+            raise Disorder(f"result {number} is one of a row that is gone") from error
 
     def _parameter(self, node: fx.Node) -> LabelledTensor:
         name, shape = node.meta["tensor"], list(node.meta["shape"])

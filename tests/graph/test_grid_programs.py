@@ -124,3 +124,35 @@ def test_a_program_that_may_freeze_its_grid_is_right(name: str, split: str) -> N
             assert pruned(MAY_FREEZE[name], split, seed)[0]
         except graphprune.PlanError as error:
             assert "nothing that can be pruned" in str(error)  # noqa: PT017
+
+
+class WalkOfVectors(nn.Module):
+    """Vectors are cut in rows, put side by side again, and mixed: there are as many results of ``unbind`` as rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.rows, self.back = nn.Linear(8, 8), nn.Linear(8, 6), nn.Linear(3, 8)
+        self.gain = nn.Parameter(torch.randn(3))
+        self.halves, self.leave = nn.Linear(8, 8), nn.Linear(3, 8)
+        self.mixed = nn.Parameter(torch.randn(8, 3))
+        self.head = nn.Linear(8, 5)
+        self.count, self.width = 3, 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        y = self.rows(x)
+        y = F.hardswish(y.reshape(y.shape[0], self.count, y.size(1) // self.count))
+        y = y / (1 + y.norm(dim=2, keepdim=True))
+        y = torch.cat(y.unbind(1), 1)[:, ::2] * self.gain
+        x = x + self.back(y)
+        y = self.halves(x).unflatten(1, (-1, self.width))
+        y = torch.einsum("...i,io->...o", torch.cat(y.unbind(1), 1), self.mixed)
+        return self.head(self.leave(y))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_fewer_results_than_in_the_dense_run_are_no_crash(seed: int) -> None:
+    torch.manual_seed(seed)
+    model, x = WalkOfVectors().eval(), torch.randn(2, 8)
+    plan = graphprune.trace(model, x).plan(0.5, importance="random", seed=seed)
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed
