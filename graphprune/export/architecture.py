@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -139,8 +139,3 @@ def factory_name(factory: Callable[..., Any]) -> str | None:
         return name if find_factory(name) is factory else None
     except LoadError:
         return None
-
-
-def plain_arguments(arguments: Mapping[str, Any]) -> bool:
-    """Are these JSON data?"""
-    return libraries.is_data(dict(arguments))
