@@ -9,25 +9,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from rich.table import Table
-from torch import nn
 
 import graphprune
 from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.families import FAMILIES, family, inputs_for
-from benchmarks.read_folders import TOKENS
+from benchmarks.folder_reading import expected, passed, read_back
 from graphprune.export.huggingface.auto_map import write_auto_map
 
 BUDGETS = ("macs", "params")
-READER = Path(__file__).parent / "read_folders.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,19 +45,7 @@ def round_trips(names: list[str], budgets: tuple[str, ...] = BUDGETS) -> list[di
     """What a process without graphprune finds in the folders of these families."""
     with tempfile.TemporaryDirectory() as folder:
         cases = [_case(name, kind, Path(folder) / f"{name}-{kind}") for name in names for kind in budgets]
-        path = Path(folder) / "cases.pt"
-        torch.save(cases, path)
-        run = subprocess.run([sys.executable, READER, path], capture_output=True, text=True, cwd=folder, check=False)
-        if run.returncode:
-            raise RuntimeError(run.stderr)
-        read = json.loads(run.stdout.splitlines()[-1])
-    return [case["about"] | one for case, one in zip(cases, read, strict=True)]
-
-
-def passed(found: dict[str, Any]) -> bool:
-    """Is everything equal?"""
-    tokens = [found[key] for key in ("dynamic", "static", "chunks") if key in found]
-    return found["difference"] == found["again"] == 0 and all(tokens) and found["half"]
+        return read_back(cases, Path(folder))
 
 
 def _case(name: str, budget: str, folder: Path) -> dict[str, Any]:
@@ -73,16 +57,7 @@ def _case(name: str, budget: str, folder: Path) -> dict[str, Any]:
     sizes = [sum(p.numel() for p in model.parameters()) for model in (slim, dense)]
     about = {"name": name, "budget": budget, "params": sizes[0] / sizes[1], "lines": lines}
     autos = [auto for auto in config["auto_map"] if auto not in ("AutoConfig", "AutoModelForPreTraining")]
-    return {"folder": str(folder), "auto": autos[0], "about": about} | _expected(slim, inputs_for(name))
-
-
-def _expected(slim: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    more = {"decoder_input_ids": torch.ones(2, 3, dtype=torch.long)} if slim.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        outputs = slim(**inputs, **more)
-    names = [name for name in ("logits", "logits_per_image", "logits_per_text") if name in outputs]
-    tokens = slim.generate(**inputs, **TOKENS) if slim.can_generate() else None
-    return {"inputs": inputs, "more": more, "outputs": {n: outputs[n] for n in names}, "tokens": tokens}
+    return {"folder": str(folder), "auto": autos[0], "about": about} | expected(slim, inputs_for(name))
 
 
 def _table(found: list[dict[str, Any]]) -> Table:

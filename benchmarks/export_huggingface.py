@@ -7,15 +7,12 @@ read by the ``Auto`` classes in a process that cannot import graphprune, as thos
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from rich.table import Table
 from torch import nn
@@ -23,15 +20,13 @@ from torch import nn
 import graphprune
 from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
 from benchmarks.families import FAMILIES, family, inputs_for
-from benchmarks.read_folders import TOKENS
+from benchmarks.folder_reading import LOGITS, expected, passed, read_back
 
 PLANS: dict[str, dict[str, float]] = {
     "ratio 0.5": {"ratio": 0.5},
     "macs 0.5": {"macs": 0.5},
     "params 0.5": {"params": 0.5},
 }
-READER = Path(__file__).parent / "read_folders.py"
-LOGITS = ("logits", "logits_per_image", "logits_per_text")
 
 AUTO = {
     "GPT2LMHeadModel": "AutoModelForCausalLM",
@@ -61,19 +56,7 @@ def round_trips(names: Sequence[str], plans: Sequence[str] = tuple(PLANS)) -> li
     """What a process without graphprune finds in the folders of these families."""
     with tempfile.TemporaryDirectory() as folder:
         cases = [_case(name, plan, Path(folder) / f"{name}-{n}") for name in names for n, plan in enumerate(plans)]
-        path = Path(folder) / "cases.pt"
-        torch.save(cases, path)
-        run = subprocess.run([sys.executable, READER, path], capture_output=True, text=True, cwd=folder, check=False)
-        if run.returncode:
-            raise RuntimeError(run.stderr)
-        read = json.loads(run.stdout.splitlines()[-1])
-    return [case["about"] | one for case, one in zip(cases, read, strict=True)]
-
-
-def passed(found: Mapping[str, Any]) -> bool:
-    """Is everything equal?"""
-    tokens = [found[key] for key in ("dynamic", "static", "chunks") if key in found]
-    return found["difference"] == found["again"] == 0 and all(tokens) and found["half"]
+        return read_back(cases, Path(folder))
 
 
 def _case(name: str, plan: str, folder: Path) -> dict[str, Any]:
@@ -86,7 +69,7 @@ def _case(name: str, plan: str, folder: Path) -> dict[str, Any]:
     about = {"name": name, "plan": plan, "params": sizes[0] / sizes[1], "fields": changed}
     kind = FAMILIES[name][0]
     auto = AUTO.get(kind, f"AutoModelFor{kind.partition('For')[2]}")
-    return {"folder": str(folder), "auto": auto, "about": about} | _expected(slim, inputs_for(name))
+    return {"folder": str(folder), "auto": auto, "about": about} | expected(slim, inputs_for(name))
 
 
 def _fields(model: nn.Module) -> dict[str, int]:
@@ -98,19 +81,6 @@ def _fields(model: nn.Module) -> dict[str, int]:
         nested |= {f"{prefix}{n}.": v for n, v in fields.items() if isinstance(v, dict)}
         found |= {prefix + n: v for n, v in fields.items() if type(v) is int}
     return found
-
-
-def _expected(slim: nn.Module, inputs: dict[str, Any]) -> dict[str, Any]:
-    more = {"decoder_input_ids": torch.ones(2, 3, dtype=torch.long)} if slim.config.is_encoder_decoder else {}
-    with torch.no_grad():
-        outputs = slim(**inputs, **more)
-    tokens = slim.generate(**inputs, **TOKENS) if slim.can_generate() else None
-    return {
-        "inputs": inputs,
-        "more": more,
-        "outputs": {n: outputs[n] for n in LOGITS if n in outputs},
-        "tokens": tokens,
-    }
 
 
 def _table(found: Sequence[Mapping[str, Any]]) -> Table:

@@ -12,8 +12,9 @@ import transformers
 from torch import nn
 
 import graphprune
-from benchmarks.export_auto_map import passed, round_trips
+from benchmarks.export_auto_map import round_trips
 from benchmarks.families import family, inputs_for
+from benchmarks.folder_reading import passed
 from graphprune.errors import ExportError, InputError, UnreachedWarning
 from graphprune.export.huggingface.auto_map import write_auto_map
 

@@ -12,8 +12,9 @@ import transformers
 from torch import nn
 
 import graphprune
-from benchmarks.export_huggingface import passed, round_trips
+from benchmarks.export_huggingface import round_trips
 from benchmarks.families import family, inputs_for
+from benchmarks.folder_reading import passed
 from graphprune import ExportError, InputError
 
 
