@@ -30,6 +30,8 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.measurement.measuring import measure
+from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
     "ChannelsKeptWarning",
+    "Comparison",
     "Compensation",
     "Cost",
     "Distillation",
@@ -77,7 +80,10 @@ __all__ = [
     "InputError",
     "Iterative",
     "IterativeResult",
+    "Latency",
     "LoadError",
+    "MeasuredLayer",
+    "Measurement",
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
@@ -111,6 +117,7 @@ __all__ = [
     "fold",
     "load",
     "load_checkpoint",
+    "measure",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",
