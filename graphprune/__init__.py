@@ -35,6 +35,10 @@ from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, M
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.plots.layer_bars import plot_latency, plot_sparsity, plot_widths
+from graphprune.plots.sensitivity_curves import plot_sensitivity
+from graphprune.plots.trade_offs import plot_accuracy
+from graphprune.plots.weight_maps import plot_weights
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import Verification, verify
@@ -118,6 +122,12 @@ __all__ = [
     "load",
     "load_checkpoint",
     "measure",
+    "plot_accuracy",
+    "plot_latency",
+    "plot_sensitivity",
+    "plot_sparsity",
+    "plot_weights",
+    "plot_widths",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",

@@ -14,7 +14,7 @@ from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
-_WIDTHS = ("out_channels", "out_features", "embedding_dim", "num_features", "nf", "hidden_size")
+_WIDTHS = ("out_channels", "out_features", "embedding_dim", "embed_dim", "nf", "hidden_size")
 """Attributes in which modules keep the number of channels that they put out, the most telling first."""
 
 
@@ -52,8 +52,7 @@ def measured_layers(
 def _own_parameters(module: nn.Module) -> Iterator[Tensor]:
     """Those of the module itself, and what parametrizations keep for it."""
     yield from module.parameters(recurse=False)
-    for _, made_by in _parametrizations(module):
-        yield from made_by.parameters()
+    yield from (tensor for _, tensor in _parametrized(module))
 
 
 def _parametrizations(module: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -107,11 +106,18 @@ def nonzero_entries(tensor: Tensor, mask: Tensor | None = None) -> int:
 
 def _width(module: nn.Module) -> int | None:
     """How many channels the module puts out, by its weight; None: it has no weight matrix."""
-    matrix = next((p for p in _own_parameters(module) if p.ndim > 1), None)
-    stated = (getattr(module, name, None) for name in _WIDTHS)
+    named = [*module.named_parameters(recurse=False), *_parametrized(module)]
+    matrix = next((tensor for name, tensor in named if tensor.ndim > 1 and "weight" in name), None)
     if matrix is None:
         return None
+    stated = (getattr(module, name, None) for name in _WIDTHS)
     width = next((value for value in stated if type(value) is int), None)
     if width is not None:
         return width
     return int(matrix.shape[1 if isinstance(module, nn.Embedding | _ConvTransposeNd) else 0])
+
+
+def _parametrized(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """What parametrizations make tensors of, by the name of those."""
+    for name, made_by in _parametrizations(module):
+        yield from ((name, tensor) for tensor in made_by.parameters())
