@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,27 @@ def with_batch_size(calls: Sequence[MethodCall], dim: int, size: int) -> list[Me
     return [call.mapped(resize) for call in calls]
 
 
-def check_batch_first(model: nn.Module) -> None:
-    """Raise an InputError if a module may have its batch in dimension 1, so that dimension 0 is a guess."""
-    for path, module in named_modules(model):
-        if getattr(module, "batch_first", True) is False:
-            raise InputError(
-                f"batch_dim: {path or 'the model'} is a {type(module).__name__} with batch_first=False, so the batch "
-                "may not be dimension 0 of the inputs; say which it is, batch_dim=0 or batch_dim=1"
-            )
+def batch_dim_of(models: Mapping[str, nn.Module], given: int | None, resizing: bool) -> int | None:
+    """Which dimension of the inputs is the batch: the first, unless a module may have it in the second.
+
+    Args:
+        given: what the user says; None: nothing.
+        resizing: the user asks for other batch sizes, so that it must be known.
+
+    Returns:
+        The dimension; None: it is not known.
+
+    Raises:
+        InputError: it must be known and is not.
+    """
+    modules = [named for model in models.values() for named in named_modules(model)]
+    unclear = [(path, module) for path, module in modules if getattr(module, "batch_first", True) is False]
+    if given is not None or not unclear:
+        return given or 0
+    if resizing:
+        path, module = unclear[0]
+        raise InputError(
+            f"batch_dim: {path or 'the model'} is a {type(module).__name__} with batch_first=False, so the batch may "
+            "not be dimension 0 of the inputs; say which it is, batch_dim=0 or batch_dim=1"
+        )
+    return None

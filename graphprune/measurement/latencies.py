@@ -22,13 +22,16 @@ SHORTEST_TIMED = 0.2
 """Seconds for which each model is timed, at least."""
 
 
+LONGEST_REASON = 300
+
+
 @dataclass(frozen=True)
 class TimingOptions:
     """How models are timed.
 
     Attributes:
         batch_sizes: those that are timed besides that of the example inputs.
-        batch_dim: which dimension of the inputs the batch is; None: not told, and taken for the first.
+        batch_dim: which dimension of the inputs the batch is; None: nobody knows, so that no size is told.
         compiled: also by ``torch.compile``.
         repeats: how many times each is called, at least.
         warmup: how many times each is called first, not counted.
@@ -42,10 +45,11 @@ class TimingOptions:
 
     def batches(self, calls: Sequence[MethodCall]) -> dict[int | None, Sequence[MethodCall]]:
         """The calls of each batch size; first as they are."""
-        dim = self.batch_dim or 0
-        now = batch_size(calls, dim)
+        if self.batch_dim is None:
+            return {None: calls}
+        now = batch_size(calls, self.batch_dim)
         others = [size for size in self.batch_sizes if size != now]
-        return {now: calls, **{size: with_batch_size(calls, dim, size) for size in others}}
+        return {now: calls, **{size: with_batch_size(calls, self.batch_dim, size) for size in others}}
 
 
 def run_calls(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
@@ -126,6 +130,6 @@ def _latency(mode: str, batch: int | None, seconds: list[float]) -> Latency:
 
 
 def in_one_line(error: Exception) -> str:
-    """An exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """An exception in one line, its beginning if it is a long one."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= LONGEST_REASON else f"{text[: LONGEST_REASON - 3]}..."

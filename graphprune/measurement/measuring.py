@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, overload
 
@@ -13,7 +14,7 @@ from typing_extensions import TypedDict, Unpack
 from graphprune.errors import InputError, TraceError
 from graphprune.graph.cost import macs_by_module
 from graphprune.measurement.activation_memory import peak_activation_bytes
-from graphprune.measurement.batch_resizing import check_batch_first
+from graphprune.measurement.batch_resizing import batch_dim_of
 from graphprune.measurement.energy import CounterMissing, energy_counter, joules_of
 from graphprune.measurement.latencies import TimingOptions, in_one_line, latencies, run_calls
 from graphprune.measurement.layer_sizes import measured_layers
@@ -28,6 +29,7 @@ from graphprune.utils.checks import check_callable, check_count, check_flag, che
 from graphprune.utils.contexts import eagerly, evaluating
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
+from graphprune.utils.tree import tensors_of
 
 Evaluation: TypeAlias = "Callable[[nn.Module], float | Mapping[str, float]]"
 
@@ -79,7 +81,8 @@ def measure(
         evaluate: ``(model) -> score``, a number or a dict of numbers by name. It is given the model in evaluation mode.
         timed: measure latency, the time of each layer and energy.
         batch_sizes: time these too: the example inputs are repeated and cut.
-        batch_dim: which dimension of the inputs is the batch; None: the first.
+        batch_dim: which dimension of the inputs is the batch; None: the first, unless a recurrent layer or an attention
+            has ``batch_first=False``.
         compiled: time the model compiled by ``torch.compile``, too. That may take minutes.
         threads: of torch on the CPU meanwhile; None: as many as there are.
         repeats: how many times each is timed, at least.
@@ -100,9 +103,7 @@ def measure(
         check_callable("evaluate", evaluate, "a function (model) -> score")
     if threads is not None:
         check_count("threads", threads, 1, "a number of threads")
-    if options.batch_sizes and batch_dim is None:
-        for one in models.values():
-            check_batch_first(one)
+    options = replace(options, batch_dim=batch_dim_of(models, options.batch_dim, resizing=bool(options.batch_sizes)))
     with unchanged(*models.values(), threads=threads):
         inputs = example_inputs_for(next(iter(models.values()))) if example_inputs is None else example_inputs
         found = _measured(models, calls_of(inputs), options if timed else None, evaluate)
@@ -171,6 +172,12 @@ class _Subject:
         self.runs = not any(tensor.is_meta for tensor in all_tensors(model))
         self.device = next((t.device for t in all_tensors(model)), torch.device("cpu"))
         self.run = partial(run_calls, model, calls)
+        state = model.state_dict()  # before a run, which may leave something in the model
+        packed = [tensor for value in state.values() if not isinstance(value, Tensor) for tensor in tensors_of(value)]
+        self.memory = memory_bytes([*all_tensors(model), *packed])
+        self.disk = self._known("on disk", lambda: file_bytes(state))
+        if packed:
+            self.missing["parameters"] = "packed weights of quantized modules are not parameters, and do not count"
 
     def run_once(self) -> None:
         """See that the model runs.
@@ -205,8 +212,8 @@ class _Subject:
             parameters=sum(layer.parameters for layer in layers),
             nonzero=self._on_values("non-zero", lambda: sum(layer.nonzero or 0 for layer in layers)),
             layers=layers,
-            memory_bytes=memory_bytes(all_tensors(self.model)),
-            disk_bytes=self._known("on disk", lambda: file_bytes(self.model.state_dict())),
+            memory_bytes=self.memory,
+            disk_bytes=self.disk,
             macs=None if macs is None else sum(macs.values()),
             peak_bytes=self._on_values("peak of activations", self._peak),
             latencies=tuple(self.latencies),

@@ -33,17 +33,28 @@ def unchanged(*models: nn.Module, threads: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What a run assigns to modules (a cache, a counter) is what it was before. Those of scripts are not in Python."""
+    """What a run assigns to modules (a cache, a counter) is what it was before. Those of scripts are not in Python.
+
+    So are lists, dicts and sets that are attributes, without what is in their entries.
+    """
     modules = [module for _, module in named_modules(model) if not isinstance(module, torch.jit.ScriptModule)]
-    changing = [table for m in modules for table in (m._parameters, m._buffers, m._modules, vars(m))]
-    before = [dict(table) for table in changing]
+    own = [vars(module) for module in modules]
+    held = [value for attributes in own for value in attributes.values()]
+    dicts = [(table, dict(table)) for table in (*own, *(v for v in held if isinstance(v, dict)))]
+    lists = [(value, list(value)) for value in held if isinstance(value, list)]
+    sets = [(value, set(value)) for value in held if isinstance(value, set)]
     try:
         yield
     finally:
-        for table, kept in zip(changing, before, strict=True):
+        for table, kept in dicts:
             for name in table.keys() - kept.keys():
                 del table[name]
             table.update(kept)
+        for value, entries in lists:
+            value[:] = entries
+        for members, first in sets:
+            members.intersection_update(first)
+            members.update(first)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -166,6 +167,7 @@ def test_where_the_batch_is_must_be_said_of_recurrent_networks() -> None:
     found = graphprune.measure(model, inputs, batch_sizes=[1], batch_dim=1, **QUICK)
     assert [one.batch for one in found.latencies] == [2, 1]
     assert found.layers[0].width == 4
+    assert graphprune.measure(model, inputs, **QUICK).latencies[0].batch is None  # 5 would be a guess
 
 
 def test_several_models_side_by_side() -> None:
@@ -247,11 +249,16 @@ class Careless(nn.Module):
         self.linear = nn.Linear(4, 4)
         self.last: Tensor | None = None
         self.fails = False
+        self.seen: list[Tensor] = []
+        self.table: dict[str, Tensor] = {"x": torch.ones(1)}
 
     def forward(self, x: Tensor) -> Tensor:
         assert not self.training
         random.random()
         self.last = x
+        self.seen.append(x)
+        self.table.update(y=x)
+        self.register_buffer("late", x)
         self.extra = x
         self.calls += 1
         if self.fails:
@@ -272,6 +279,7 @@ def careless() -> Iterator[Careless]:
     assert (random.getstate(), str(np.random.get_state()), torch.get_num_threads()) == states[1:]
     assert model.training and not model.linear.training
     assert model.calls == 0 and model.last is None and "extra" not in vars(model)
+    assert model.seen == [] and list(model.table) == ["x"] and "late" not in model.state_dict()
     assert model.linear.weight.grad is gradient and model.linear.weight.requires_grad
     assert not model._forward_hooks and not model.linear._forward_hooks
     assert not torch.nn.modules.module._global_forward_hooks and torch.is_grad_enabled()
@@ -331,6 +339,81 @@ def test_a_model_that_cannot_be_traced_says_so() -> None:
     assert found.missing["MACs"].startswith("TraceError: model: Untraceable.forward failed")
 
 
+def test_what_runs_leave_in_the_model_does_not_count() -> None:
+    found = graphprune.measure(Careless(), torch.ones(1, 4), **QUICK)
+    assert found.memory_bytes == 4 * (20 + 1)  # with the buffer, without caches
+    assert found.disk_bytes == file_bytes(Careless().state_dict())
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])
+def test_types(kind: torch.dtype) -> None:
+    found = graphprune.measure(nn.Linear(4, 4, dtype=kind), torch.ones(3, 4, dtype=kind), **QUICK)
+    assert found.memory_bytes == 20 * kind.itemsize and found.peak_bytes == 12 * kind.itemsize
+    assert (found.parameters, found.nonzero, found.macs) == (20, 20, 48)
+
+
+def test_sparse_weights_count_as_they_are_stored() -> None:
+    weight = torch.zeros(8, 8)
+    weight[0, :3] = 1.0
+    model = nn.Linear(8, 8, bias=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.weight = nn.Parameter(weight.to_sparse_csr())
+        found = graphprune.measure(model, torch.ones(2, 8), timed=False)
+    assert (found.parameters, found.nonzero) == (64, 3)
+    parts = 3 * 4 + 3 * 8 + 9 * 8  # values, columns, and where rows begin
+    assert parts <= found.memory_bytes < 64 * 4  # torch may keep more than a part needs
+
+
+def test_quantized_weights_count_by_their_parts() -> None:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = nn.Sequential(nn.Linear(64, 32, bias=False))
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    found = graphprune.measure(model, torch.ones(1, 64), **QUICK)
+    assert found.parameters == 2048 and found.nonzero is not None and found.nonzero > 1900
+    assert 2048 + 4 * 32 <= found.memory_bytes < 2048 + 4 * 32 + 300
+    assert found.disk_bytes is not None and found.disk_bytes > 2048
+    assert found.macs is None and found.missing["MACs"].startswith("TraceError")
+
+
+def test_inference_mode() -> None:
+    with torch.inference_mode():
+        model = Small()
+        assert graphprune.measure(model, IMAGE, evaluate=lambda _: 1.0, **QUICK).peak_bytes
+    assert graphprune.measure(model, IMAGE, evaluate=lambda _: 1.0, **QUICK).peak_bytes
+
+
+def test_inputs_of_every_kind() -> None:
+    class Dicts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, y: Any = None) -> Any:
+            return {"x": self.linear(x), "y": [x if y is None else self.linear(y)], "number": 3}
+
+    x = torch.ones(2, 4)
+    for inputs, calls in ((x, 1), ((x, x), 2), ({"x": x, "y": x}, 2), ([x, (x, x)], 3)):
+        found = graphprune.measure(Dicts(), inputs, batch_sizes=[3], **QUICK)
+        assert found.macs == calls * 2 * 16 and [one.batch for one in found.latencies] == [2, 3]
+    assert graphprune.measure(nn.Identity(), torch.tensor(3.0), **QUICK).latencies[0].batch is None
+
+
+def test_latency_of_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[nn.Module] = []
+
+    def compiling(model: nn.Module, **_: Any) -> nn.Module:
+        compiled.append(model)
+        return model
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    model = Small()
+    found = graphprune.measure(model, IMAGE, compiled=True, batch_sizes=[1], **QUICK)
+    eager = ["latency, batch 2", "latency, batch 1"]
+    assert [one.label for one in found.latencies] == [*eager, *(f"{label}, compiled" for label in eager)]
+    assert compiled == [model, model]
+
+
 def test_compiled_code_that_does_not_compile_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(model: nn.Module, **_: Any) -> Any:
         def run(*args: Any) -> Any:
@@ -341,7 +424,7 @@ def test_compiled_code_that_does_not_compile_has_a_reason(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch, "compile", no_compiler)
     found = graphprune.measure(Small(), IMAGE, compiled=True, **QUICK)
     assert [one.mode for one in found.latencies] == ["eager"]
-    assert found.missing["latency, batch 2, compiled"] == "RuntimeError: no C++ compiler"
+    assert found.missing["latency, batch 2, compiled"] == "RuntimeError: no C++ compiler more"
 
 
 @pytest.mark.parametrize(
