@@ -22,14 +22,14 @@ from graphprune.measurement.layer_times import layer_seconds
 from graphprune.measurement.records import Comparison, Latency, Measurement
 from graphprune.measurement.state import unchanged
 from graphprune.measurement.stored_bytes import file_bytes, memory_bytes
-from graphprune.tracing.example_inputs.guess import example_inputs_for
+from graphprune.tracing.example_inputs.guess import example_inputs_for, first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.tracing.tracer import call_failure, trace_model
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type, is_number, shown
 from graphprune.utils.contexts import eagerly, evaluating
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import map_tensors, tensors_of
 
 Evaluation: TypeAlias = "Callable[[nn.Module], float | Mapping[str, float]]"
 
@@ -105,7 +105,7 @@ def measure(
         check_count("threads", threads, 1, "a number of threads")
     options = replace(options, batch_dim=batch_dim_of(models, options.batch_dim, resizing=bool(options.batch_sizes)))
     with unchanged(*models.values(), threads=threads):
-        inputs = example_inputs_for(next(iter(models.values()))) if example_inputs is None else example_inputs
+        inputs = _guessed_inputs(next(iter(models.values()))) if example_inputs is None else example_inputs
         found = _measured(models, calls_of(inputs), options if timed else None, evaluate)
     return Comparison(found) if isinstance(model, Mapping) else found[_ALONE]
 
@@ -139,6 +139,20 @@ def _timing_options(sizes: Any, dim: int | None, compiled: bool, repeats: int, w
     )
 
 
+def _guessed_inputs(model: nn.Module) -> Any:
+    """Inputs that the model takes, where it is; on ``meta``, ones with which it can be traced."""
+    device = _device(model)
+    if device.type == "cpu":
+        return example_inputs_for(model)
+    inputs, _ = first_that_runs(model, lambda guess: trace_model(model, calls_of(guess)))
+    return inputs if device.type == "meta" else map_tensors(lambda tensor: tensor.to(device), inputs)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the first tensor of the model is."""
+    return next((tensor.device for tensor in all_tensors(model)), torch.device("cpu"))
+
+
 def _measured(
     models: Mapping[str, nn.Module],
     calls: Sequence[MethodCall],
@@ -170,7 +184,7 @@ class _Subject:
         self.latencies: list[Latency] = []
         self.seconds: dict[str, float] = {}
         self.runs = not any(tensor.is_meta for tensor in all_tensors(model))
-        self.device = next((t.device for t in all_tensors(model)), torch.device("cpu"))
+        self.device = _device(model)
         self.run = partial(run_calls, model, calls)
         state = model.state_dict()  # before a run, which may leave something in the model
         packed = [tensor for value in state.values() if not isinstance(value, Tensor) for tensor in tensors_of(value)]

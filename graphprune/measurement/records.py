@@ -251,8 +251,13 @@ class Comparison:
     def _table(self) -> QuantityTable:
         first = next(iter(self.measurements.values()))
         columns = {name: one.quantities() for name, one in self.measurements.items()}
-        notes = [f"{name}: {note}" for name, one in self.measurements.items() for note in _notes(one)]
-        return QuantityTable(f"{first.model} on {first.inputs} ({first.device})", columns, notes)
+        return QuantityTable(f"{first.model} on {first.inputs} ({first.device})", columns, self._notes())
+
+    def _notes(self) -> list[str]:
+        """What is missing of some models, with their names; of all for the same reason, without."""
+        notes = {name: _notes(one) for name, one in self.measurements.items()}
+        common = [note for note in next(iter(notes.values())) if all(note in own for own in notes.values())]
+        return [*common, *(f"{name}: {note}" for name, own in notes.items() for note in own if note not in common)]
 
     def __rich__(self) -> Table:
         return self.table()

@@ -185,6 +185,10 @@ def test_several_models_side_by_side() -> None:
     assert lines[4].startswith("| parameters | 272.5 k |") and lines[4].endswith(f"| {ratio:.3g}x |")
     head = str(found["dense"].compare(found["slim"])).splitlines()[2]
     assert head.split() == "┃ ┃ before ┃ after ┃ after / before ┃".split()
+    noted = replace(
+        found, measurements={n: replace(m, missing={"a": "b", n: "c"}) for n, m in found.measurements.items()}
+    )
+    assert noted.to_markdown().endswith("\n\n- a: b\n- dense: dense: c\n- slim: slim: c\n")
     with pytest.raises(InputError, match=r"after: must be a graphprune\.Measurement, but is 3"):
         found["dense"].compare(3)  # type: ignore[arg-type]
 
@@ -320,9 +324,10 @@ def test_a_model_on_meta_has_sizes_only() -> None:
     found = graphprune.measure(model, IMAGE)
     assert (found.parameters, found.nonzero, found.memory_bytes, found.peak_bytes) == (536, None, 2144, None)
     assert found.macs == graphprune.measure(Small(), IMAGE, timed=False).macs
-    assert found.missing == dict.fromkeys(
-        ("latency", "non-zero", "peak of activations", "energy"), "the model is on meta, without values"
-    )
+    unknown = ("latency", "non-zero", "peak of activations", "energy")
+    assert found.missing == dict.fromkeys(unknown, "the model is on meta, without values")
+    guessed = graphprune.measure(model)
+    assert guessed.macs and guessed.inputs.startswith("f32[1, 3, ")
 
 
 def test_a_model_that_cannot_be_traced_says_so() -> None:
