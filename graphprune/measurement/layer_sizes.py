@@ -94,14 +94,18 @@ def _nonzero_parametrized(module: nn.Module, seen: set[int]) -> int:
 
 def nonzero_entries(tensor: Tensor, mask: Tensor | None = None) -> int:
     """Entries that are not zero, of a quantized tensor too; what ``mask`` has zeros for counts as zero."""
+    values = ordinary(tensor)
+    return int(torch.count_nonzero(values if mask is None else (values != 0) & (mask != 0)))
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The values of a parameter that may be quantized, sparse or of one byte each, for torch to compute with."""
     tensor = tensor.detach()
     if tensor.is_quantized or hasattr(type(tensor), "__tensor_flatten__"):
-        tensor = tensor.dequantize()
-    elif tensor.layout is not torch.strided:
-        tensor = tensor.values() if tensor.layout is not torch.sparse_coo else tensor.coalesce().values()
-    elif tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()
-    return int(torch.count_nonzero(tensor if mask is None else (tensor != 0) & (mask != 0)))
+        return tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        return tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _width(module: nn.Module) -> int | None:
