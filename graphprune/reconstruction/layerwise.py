@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,8 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
 from graphprune.reconstruction.linear_calls import address, flat
-from graphprune.reconstruction.matching import DenseOutputs, Gathered, Match, Matcher, SlimResiduals
+from graphprune.reconstruction.lockstep import Gathered, Side, Sweep
+from graphprune.reconstruction.matching import Match, Matcher
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
@@ -103,11 +104,13 @@ class _Reconstruction:
     ) -> None:
         self.slim = slim
         self.dense = dense
-        self.batches = batches
+        self.batches = list(batches)
         self.ridge = ridge
         self.rollback = rollback
+        self.repaired: list[Repaired] = []
+        self.left: list[LeftAlone] = []
         self.seen, self.target = CallRecorder(slim), CallRecorder(dense)
-        for number, batch in batches:
+        for number, batch in self.batches:
             run_batch(dense, number, batch, self.target.batch())
             run_batch(slim, number, batch, self.seen.batch())
         matcher = Matcher(self.seen, self.target, plan, targets)
@@ -115,28 +118,24 @@ class _Reconstruction:
 
     def record(self) -> Repair:
         """Fit all consumers."""
-        repaired: list[Repaired] = []
-        left = [LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str)]
-        for level in levels([m for m in self.matches.values() if isinstance(m, Match)]):
-            for one in self._gathered(level):
-                if why := one.unfit:
-                    left.append(LeftAlone(one.match.consumer.key.name, why))
-                else:
-                    repaired.append(self._fitted(one))
-        return Repair(tuple(repaired), (*left, *self._not_met()))
-
-    def _gathered(self, level: Sequence[Match]) -> list[Gathered]:
-        gathered = {match.consumer.key: Gathered(match) for match in level}
-        targets = DenseOutputs(self.target.memory, gathered.values())
-        residuals = SlimResiduals(self.seen.memory, gathered)
-        for number, batch in self.batches:
-            for one in gathered.values():
-                one.targets.clear()
-            run_batch(self.dense, number, batch, targets)
-            run_batch(self.slim, number, batch, residuals)
-        return list(gathered.values())
+        pending = [m for m in self.matches.values() if isinstance(m, Match)]
+        dense, slim = (
+            Side.of(model, seen.memory, len(self.batches))
+            for model, seen in ((self.dense, self.target), (self.slim, self.seen))
+        )
+        while pending:
+            pending = Sweep(self.batches, dense, slim, pending, self._fit).run()
+        unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
+        return Repair(tuple(self.repaired), (*unmatched, *self.left, *self._not_met()))
 
     # ------------------------------------------------------------ one consumer
+
+    def _fit(self, one: Gathered) -> bool:
+        if why := one.unfit:
+            self.left.append(LeftAlone(one.match.consumer.key.name, why))
+            return False
+        self.repaired.append(done := self._fitted(one))
+        return done.after < done.before
 
     def _fitted(self, one: Gathered) -> Repaired:
         consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
@@ -184,20 +183,6 @@ class _Reconstruction:
                 computed = "a weight is computed from it, " if name in self.seen.computed else ""
                 found.append(LeftAlone(name, computed + why))
         return found
-
-
-def levels(matches: Sequence[Match]) -> list[list[Match]]:
-    """Consumers in the order of fitting: those of one level depend only on consumers of earlier levels.
-
-    Where consumers depend on each other (layers that are called in a loop), the first of them is a level of its own.
-    """
-    pending, found = list(matches), []
-    while pending:
-        waiting = sum(1 << m.consumer.number for m in pending)
-        ready = [m for m in pending if not m.after & waiting & ~(1 << m.consumer.number)] or pending[:1]
-        found.append(ready)
-        pending = [m for m in pending if m not in ready]
-    return found
 
 
 def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:

@@ -129,6 +129,7 @@ class LinearCall:
     key: CallKey
     matmul: MatmulView
     args: Args
+    kwargs: Kwargs
     bias: Tensor | None
     scaled: bool
 
@@ -157,6 +158,11 @@ class LinearCall:
         x = self.matmul.x
         return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
 
+    def again(self) -> Tensor:
+        """What the call gives with the weight and bias of now."""
+        made: Tensor = self.key.op(*self.args, **self.kwargs)
+        return made
+
     @property
     def x(self) -> Tensor:
         found: Tensor = self.args[self.matmul.x]
@@ -180,5 +186,5 @@ def linear_call(
             key = CallKey(view, func, number, matmul.blocks(args), matmul.transposed(args))
             bias = args[matmul.bias] if matmul.intercept(args) else None  # type: ignore[index]
             scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
-            return LinearCall(key, matmul.exact(args), args, bias, scaled)
+            return LinearCall(key, matmul.exact(args), args, kwargs, bias, scaled)
     return None

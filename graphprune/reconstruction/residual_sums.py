@@ -17,6 +17,7 @@ from graphprune.reconstruction.linear_calls import ParameterMemory, address
 from graphprune.rules.registry import has_trait, norm_call
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, Kwargs, is_mutable
+from graphprune.utils.tree import tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +29,14 @@ class SumPath:
         shape: of the result.
         places: the index in the flattened result of each entry of the current tensor.
         factor: the factor of each entry.
+        steps: the calls so far.
     """
 
     token: Any
     shape: tuple[int, ...]
     places: Tensor
     factor: Tensor
+    steps: tuple[Step, ...] = ()
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """A tensor of the current shape, rearranged to the order and shape of the result."""
@@ -41,12 +44,40 @@ class SumPath:
         out[self.places.flatten()] = tensor.flatten()
         return out.view(self.shape)
 
+    def replay(self, result: Tensor) -> Tensor:
+        """What the calls make of another result, which they may overwrite."""
+        for step in self.steps:
+            result = step(result)
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A call that rearranges or multiplies a followed tensor, its operand number ``position``."""
+
+    func: Any
+    args: Args
+    kwargs: Kwargs
+    position: int
+
+    @staticmethod
+    def of(func: Any, args: Args, kwargs: Kwargs, operand: Tensor) -> Step:
+        """The call without the tensor that is followed, which need not stay in memory."""
+        position = position_of(operand, args)
+        return Step(func, (*args[:position], None, *args[position + 1 :]), kwargs, position)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The result of the call with a tensor in its place."""
+        args = (*self.args[: self.position], tensor, *self.args[self.position + 1 :])
+        return next(tensors_of(self.func(*args, **self.kwargs)))
+
 
 @dataclass(frozen=True, eq=False)
 class ResidualSum:
-    """The sum ``total`` of a followed result and ``other``."""
+    """The sum ``total`` of a followed result, operand number ``position`` of the call, and ``other``."""
 
     path: SumPath
+    position: int
     other: Tensor
     total: Tensor
 
@@ -115,6 +146,10 @@ class SumPaths:
         """Stop following a result. Its storage is still tracked, so that later uses are noticed."""
         self._known = {key: known for key, known in self._known.items() if known[1].token is not token}
 
+    def follows(self, tensor: Any) -> bool:
+        """Whether a tensor is a followed result."""
+        return self._path(tensor) is not None
+
     def _path(self, tensor: Any) -> SumPath | None:
         return self._known[id(tensor)][1] if id(tensor) in self._known else None
 
@@ -125,7 +160,7 @@ class SumPaths:
         for one, other in _pairs(func, args, kwargs) if has_trait(func, Trait.ADDS) else ():
             path = self._path(one)
             if path is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
-                found.append(ResidualSum(path, other, results[0]))
+                found.append(ResidualSum(path, position_of(one, args), other, results[0]))
         for end in found:
             self._forget(end.path.token)
         if found and is_mutable(func):
@@ -142,18 +177,29 @@ class SumPaths:
         path = self._path(args[0]) if args else None
         if path is not None and has_trait(func, Trait.MOVES, Trait.SHIFTS):
             places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))
-            return replace(path, places=places, factor=factor)
+            return replace(
+                path, places=places, factor=factor, steps=(*path.steps, Step.of(func, args, kwargs, args[0]))
+            )
         if path is not None and (call := norm_call(func, args, kwargs)) is not None:
-            return self._scaled(path, call.scale(), results[0]) if call.uses_running_statistics else None
+            step = Step.of(func, args, kwargs, args[0])
+            return self._scaled(path, call.scale(), results[0], step) if call.uses_running_statistics else None
         for one, other in _pairs(func, args, kwargs):
             path = self._path(one)
             if path is not None and self._constant(other):
-                return self._scaled(path, 1.0 if has_trait(func, Trait.ADDS) else other, results[0])
+                step = Step.of(func, args, kwargs, one)
+                return self._scaled(path, 1.0 if has_trait(func, Trait.ADDS) else other, results[0], step)
         return None
 
-    def _scaled(self, path: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
+    def _scaled(self, path: SumPath, factor: Tensor | float, result: Tensor, step: Step) -> SumPath | None:
         self._known = {key: known for key, known in self._known.items() if address(known[0]) != address(result)}
-        return replace(path, factor=path.factor * factor) if result.shape == path.places.shape else None
+        if result.shape != path.places.shape:
+            return None
+        return replace(path, factor=path.factor * factor, steps=(*path.steps, step))
+
+
+def position_of(operand: Any, args: Args) -> int:
+    """The position of an operand among the arguments of a call."""
+    return next(i for i, a in enumerate(args) if a is operand)
 
 
 def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]:
