@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from graphprune.reconstruction.call_recorder import Consumer
+from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, ParameterMemory, linear_call
-from graphprune.reconstruction.passes import StopForward
+from graphprune.reconstruction.passes import OtherCalls, StopForward
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
-from graphprune.utils.tree import tensors_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +48,24 @@ class CallWatch(DispatchMode):
         consumers: the consumers.
         summed: the consumers for which the pass waits at their residual sums instead.
         forward: the pass.
+        expected: how often the pass calls each of all consumers of the model, if that was recorded with another batch.
     """
 
     def __init__(
-        self, memory: ParameterMemory, consumers: Iterable[Consumer], summed: Set[CallKey], forward: PausedForward
+        self,
+        memory: ParameterMemory,
+        consumers: Iterable[Consumer],
+        summed: Set[CallKey],
+        forward: PausedForward,
+        expected: Mapping[CallKey, int] | None,
     ) -> None:
         super().__init__()
         self.met: WatchedCall | None = None
         self.again = False
         self._memory = memory
         self._calls = {consumer.key: consumer.calls for consumer in consumers}
-        self._names = frozenset(key.name for key in self._calls)
+        self._names = frozenset(key.name for key in self._calls) if expected is None else memory.parameters
+        self._expected = expected
         self._last = {key: calls[0] for key, calls in self._calls.items() if len(set(calls)) == 1}
         self._summed = summed
         self._forward = forward
@@ -70,6 +77,8 @@ class CallWatch(DispatchMode):
         self._forward.check()
         kwargs = kwargs or {}
         met = linear_call(func, args, kwargs, self._memory, self._names)
+        if met is not None:
+            self._count_call(met.key)
         before = self._before(func, args)
         out = func(*args, **kwargs)
         if self._summed:
@@ -80,6 +89,16 @@ class CallWatch(DispatchMode):
             raise StopForward
         return out
 
+    def _count_call(self, key: CallKey) -> None:
+        self._count[key] += 1
+        if self._expected is not None and self._count[key] > self._expected.get(key, 0):
+            raise OtherCalls
+
+    def check_end(self) -> None:
+        """Raise an OtherCalls if the pass, which is at its end, did not call all consumers as often as expected."""
+        if self._expected is not None and any(self._count[key] < n for key, n in self._expected.items()):
+            raise OtherCalls
+
     def _before(self, func: Any, args: Args) -> Tensor | None:
         """A copy of a tensor that a followed result is about to be added to in place."""
         if not (self._summed and is_mutable(func) and len(args) > 1 and self._paths.follows(args[1])):
@@ -87,8 +106,8 @@ class CallWatch(DispatchMode):
         return args[0].clone() if isinstance(args[0], Tensor) else None
 
     def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any, before: Tensor | None) -> Any:
-        operands = [*tensors_of(args), *tensors_of(kwargs)]
-        for end in self._paths.follow(func, args, kwargs, operands, list(tensors_of(out))):
+        for end in self._paths.follow(ExecutedCall(func, args, kwargs, out)):
+            self._paths.drop(end.path.token if isinstance(end, ResidualSum) else end.token)
             if isinstance(end, ResidualSum):
                 met, number = end.path.token
                 if self._see(met, number, end.path.laid_out(end.total)):
@@ -96,8 +115,7 @@ class CallWatch(DispatchMode):
         return out
 
     def _record_call(self, met: LinearCall, out: Tensor) -> Tensor:
-        number = self._count[met.key]
-        self._count[met.key] += 1
+        number = self._count[met.key] - 1
         if met.key in self._summed:
             self._paths.start((met.copied(), number), out)
         elif self._see(met, number, out):
@@ -126,4 +144,6 @@ class CallWatch(DispatchMode):
 
     def _all_seen(self) -> bool:
         """Whether all consumers have been called as often as in every recorded batch."""
+        if self._expected is not None:
+            return False
         return len(self._last) == len(self._calls) and all(self._seen[key] >= n for key, n in self._last.items())

@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.reconstruction.call_recorder import Consumer
+from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
-from graphprune.reconstruction.linear_calls import CallKey, ParameterMemory
+from graphprune.reconstruction.linear_calls import CallKey
 from graphprune.reconstruction.matching import Match
 from graphprune.reconstruction.passes import run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
@@ -78,25 +78,35 @@ class Side:
     Attributes:
         models: the model for each batch: copies that share its tensors, since a forward pass may keep what it computes
             in its modules.
+        recorded: the calls of its consumers.
+        all_recorded: they were recorded with every batch, not with one of those of the same shapes.
     """
 
     models: Sequence[nn.Module]
-    memory: ParameterMemory
+    recorded: CallRecorder
+    all_recorded: bool
 
     @staticmethod
-    def of(model: nn.Module, memory: ParameterMemory, batches: int) -> Side:
+    def of(model: nn.Module, recorded: CallRecorder, batches: int, all_recorded: bool) -> Side:
         tensors = {id(t): t for _, t in named_tensors(model)}
-        return Side([model, *(copy_module(model, tensors) for _ in range(batches - 1))], memory)
+        copies = (copy_module(model, tensors) for _ in range(batches - 1))
+        return Side([model, *copies], recorded, all_recorded)
 
     def forward(
         self, number: int, batch: Any, consumers: Iterable[Consumer], summed: set[CallKey]
     ) -> tuple[PausedForward, list[CallWatch]]:
-        """The pass of a batch, and its watch once it has begun."""
+        """The pass of a batch, and its watch once it has begun.
+
+        The pass ends with an OtherCalls if its calls are not those that were recorded with another batch.
+        """
         watches: list[CallWatch] = []
+        expected = None if self.all_recorded else {k: c.calls[number] for k, c in self.recorded.consumers.items()}
 
         def run(forward: PausedForward) -> None:
-            watches.append(CallWatch(self.memory, consumers, summed, forward))
+            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected))
             run_batch(self.models[number], number, batch, watches[0])
+            forward.check()
+            watches[0].check_end()
 
         return PausedForward(run), watches
 
