@@ -28,7 +28,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, set_training
+from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
 
 
@@ -131,7 +131,7 @@ def record(
         [*results, *trained.results],
         recorder.constants,
         log,
-        {path: type(m) for path, m in named_modules(model)},
+        dict(recorder.model_copy.kinds),
         tuple(n for n in recorder.shapes if n not in recorder.used),
         trained.note,
         evaluated,
