@@ -2,7 +2,8 @@
 
 from graphprune import errors
 from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.compaction.compacting import compact
+from graphprune.compaction.compacting import compact, zero_channels
+from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
     ChannelsKeptWarning,
     ExportError,
@@ -96,6 +97,7 @@ __all__ = [
     "UnreachedWarning",
     "Verification",
     "VerificationError",
+    "ZeroChannels",
     "budget_kind",
     "check_rule",
     "compact",
@@ -124,4 +126,5 @@ __all__ = [
     "synthesize",
     "trace",
     "verify",
+    "zero_channels",
 ]

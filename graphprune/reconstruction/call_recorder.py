@@ -137,6 +137,16 @@ class CallRecorder(DispatchMode):
             self._note_computed(func, args)
         return call.out
 
+    def bias_target(self, consumer: Consumer) -> BiasTarget | None:
+        """The bias or running mean that is added to all results of a consumer and to nothing else."""
+        found, *others = consumer.bias_targets or {None}
+        if found is None or others or self.fed_by[found.view] != {consumer.number}:
+            return None
+        name = found.view.name
+        places = torch.cat([view.places().flatten() for view in self.fed_by if view.name == name])
+        own = name not in self.other_uses and all(key.name != name for key in self.consumers)
+        return found if own and len(places.unique()) == len(places) else None
+
     # ------------------------------------------------------------ consumers
 
     def _record_call(self, met: LinearCall) -> Consumer:

@@ -106,7 +106,7 @@ class Matcher:
             bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
         ):
             return "what is added to its product is not the same parameter in both models"
-        return Match(consumer, other, rows, self._bias_target(consumer), bare, mixing, summed)
+        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed)
 
     def _unfit(self, consumer: Consumer) -> str | None:
         use = self.slim.other_uses.get(consumer.key.name)
@@ -148,16 +148,6 @@ class Matcher:
         mine = output_rows(self.slim.memory.whole(name), consumer.first.places()[0])
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
-
-    def _bias_target(self, consumer: Consumer) -> BiasTarget | None:
-        """The bias or running mean that is added to all results of a consumer and to nothing else."""
-        bias_target, *others = consumer.bias_targets or {None}
-        if bias_target is None or others or self.slim.fed_by[bias_target.view] != {consumer.number}:
-            return None
-        name = bias_target.view.name
-        places = torch.cat([view.places().flatten() for view in self.slim.fed_by if view.name == name])
-        own = name not in self.slim.other_uses and all(key.name != name for key in self.slim.consumers)
-        return bias_target if own and len(places.unique()) == len(places) else None
 
 
 def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
