@@ -44,6 +44,9 @@ from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.rules import rule
+from graphprune.sparsity.counting import Sparsity, sparsity_of
+from graphprune.sparsity.masking import sparsify
+from graphprune.sparsity.permanent import make_permanent
 from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.training.finetuning import finetune
@@ -91,6 +94,7 @@ __all__ = [
     "RuleError",
     "SaveError",
     "Sensitivity",
+    "Sparsity",
     "SpecError",
     "TraceError",
     "UnreachedWarning",
@@ -111,6 +115,7 @@ __all__ = [
     "fold",
     "load",
     "load_checkpoint",
+    "make_permanent",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",
@@ -121,6 +126,8 @@ __all__ = [
     "save",
     "save_checkpoint",
     "save_pretrained",
+    "sparsify",
+    "sparsity_of",
     "synthesize",
     "trace",
     "verify",
