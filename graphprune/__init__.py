@@ -51,6 +51,7 @@ from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.training.finetuning import finetune
 from graphprune.training.gradual import GradualPruner
+from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.history import History
 from graphprune.training.iterative import prune_iteratively
 from graphprune.training.learning_rate import Rewind
@@ -72,6 +73,7 @@ __all__ = [
     "GgufFile",
     "Gradual",
     "GradualPruner",
+    "GradualSparsifier",
     "GraphpruneError",
     "Group",
     "GroupLasso",

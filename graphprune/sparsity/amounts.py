@@ -12,7 +12,7 @@ from graphprune.errors import InputError
 from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstructured
 from graphprune.utils.checks import check_known, is_number, shown
 
-Amount = float | int | str
+MaskAmount = float | int | str
 """A fraction, a number of weights, a magnitude, a percentile, or a pattern such as ``"2:4"``."""
 MethodClass = type[prune.BasePruningMethod]
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from graphprune.errors import InputError
-from graphprune.sparsity.amounts import Amount, MethodClass, Pattern, method_class, read_amount
+from graphprune.sparsity.amounts import MaskAmount, MethodClass, Pattern, method_class, read_amount
 from graphprune.sparsity.attention import hook_attention
 from graphprune.sparsity.counting import Sparsity, sparsity_of
-from graphprune.sparsity.ranking import Masks, Ranking
+from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, chosen_weights, several_keys
 from graphprune.utils.checks import check_count, check_known, check_type
 from graphprune.utils.model_checks import check_model
@@ -25,13 +25,13 @@ SCOPES = ("local", "global")
 
 def sparsify(
     model: nn.Module,
-    amount: Amount,
+    amount: MaskAmount,
     *,
     method: str | MethodClass = "l1",
     scope: str = "local",
     layers: LayerKeys | None = None,
     skip: LayerKeys = (),
-    overrides: Mapping[LayerKey, Amount] | None = None,
+    overrides: Mapping[LayerKey, MaskAmount] | None = None,
     importance: Mapping[str, Tensor] | None = None,
     seed: int | None = None,
 ) -> Sparsity:
@@ -75,7 +75,7 @@ def sparsify(
     ranking.check(chosen)
     own = {weight: each for weight in chosen if (each := weight.override(read)) is not None}
     others = [weight for weight in chosen if weight not in own]
-    with _drawn(seed):
+    with drawn(seed):
         masks = {weight: ranking.mask_of(weight, each) for weight, each in own.items()}
         if scope == "global" and others and not isinstance(common, Pattern):
             masks |= ranking.masks_of(others, common)
@@ -85,7 +85,7 @@ def sparsify(
     return sparsity_of(model)
 
 
-def put_masks(model: nn.Module, masks: Masks) -> None:
+def put_masks(model: nn.Module, masks: WeightMasks) -> None:
     """Give weights these masks, in the buffers that they have or in new ones."""
     for weight, mask in masks.items():
         for place in weight.places:
@@ -116,12 +116,12 @@ def _common_amount(amount: object, method: MethodClass, scope: str) -> float | i
 
 
 @contextmanager
-def _drawn(seed: int | None) -> Iterator[None]:
-    """Random numbers of a seed, or those that come next."""
+def drawn(seed: int | None, *more: int) -> Iterator[None]:
+    """Random numbers of a seed and of other numbers, or those that come next."""
     if seed is None:
         yield
         return
     check_count("seed", seed, 0)
     with random_numbers_kept():
-        seed_all(seed)
+        seed_all(seed, *more)
         yield

@@ -16,7 +16,7 @@ from graphprune.sparsity.methods import PatternUnstructured
 from graphprune.sparsity.selection import Weight
 from graphprune.utils.checks import check_type, did_you_mean
 
-Masks = dict[Weight, Tensor]
+WeightMasks = dict[Weight, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Ranking:
         self.method.apply(beside, "weight", amount, **self._scores(weight))
         return beside.get_buffer("weight_mask")
 
-    def masks_of(self, weights: Sequence[Weight], amount: float | int) -> Masks:
+    def masks_of(self, weights: Sequence[Weight], amount: float | int) -> WeightMasks:
         """The masks of several weights that are ranked together."""
         _check_left("these layers together", amount, sum(weight.left for weight in weights))
         if len({weight.place.parameter.device for weight in weights}) > 1:

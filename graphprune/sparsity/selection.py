@@ -31,7 +31,7 @@ _INPUTS_ARE_SECOND = nn.Linear | nn.RNNBase | nn.RNNCellBase | nn.MultiheadAtten
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class WeightPlace:
     """Where a parameter stands: the path of its module, the modules around it from the outside, its plain name."""
 
     path: str
@@ -109,10 +109,10 @@ class Place:
 class Weight:
     """A parameter that can be masked, and every place where it stands: several where layers are tied."""
 
-    places: tuple[Place, ...]
+    places: tuple[WeightPlace, ...]
 
     @property
-    def place(self) -> Place:
+    def place(self) -> WeightPlace:
         """One that has a mask already, if there is any; else the first."""
         return next((p for p in self.places if p.mask is not None), self.places[0])
 
@@ -143,7 +143,7 @@ class Weight:
 def all_weights(model: nn.Module) -> list[Weight]:
     """Every parameter of numbers with a fraction, tied ones once."""
     modules = dict(named_modules(model))
-    found: dict[int, list[Place]] = {}
+    found: dict[int, list[WeightPlace]] = {}
     for path, module in modules.items():
         parts = path.split(".") if path else []
         around = tuple((p, modules[p]) for n in range(len(parts) + 1) if (p := ".".join(parts[:n])) in modules)
@@ -151,7 +151,7 @@ def all_weights(model: nn.Module) -> list[Weight]:
             plain = key.removesuffix(ORIGINAL)
             attribute = plain if f"{plain}{MASK}" in module._buffers else key
             if parameter is not None and parameter.is_floating_point():
-                found.setdefault(id(parameter), []).append(Place(path, around, attribute))
+                found.setdefault(id(parameter), []).append(WeightPlace(path, around, attribute))
     return [Weight(tuple(places)) for places in found.values()]
 
 
@@ -170,7 +170,7 @@ def chosen_weights(
             _check_key(argument, key, weights)
     wanted = (*(layers or ()), *overridden)
     found = [w for w in weights if _is_chosen(w, layers is None, wanted) and not w.matches(skip)]
-    blocked = [(w, why) for w in found for why in map(Place.obstacle, w.places) if why is not None]
+    blocked = [(w, why) for w in found for why in map(WeightPlace.obstacle, w.places) if why is not None]
     for weight, why in blocked:
         if weight.matches(wanted):
             raise InputError(f"layers: {weight.name} cannot be masked: {why}")

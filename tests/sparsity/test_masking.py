@@ -17,7 +17,7 @@ from torch.nn.utils import prune
 import graphprune
 from graphprune import make_permanent, sparsify, sparsity_of
 from graphprune.errors import InputError
-from graphprune.sparsity.amounts import Amount
+from graphprune.sparsity.amounts import MaskAmount
 from graphprune.utils.prune_masks import apply_masks
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -378,7 +378,7 @@ def test_the_table_of_zeros() -> None:
         found["weight"]
 
 
-MISTAKES: dict[str, tuple[Amount, dict[str, Any], str]] = {
+MISTAKES: dict[str, tuple[MaskAmount, dict[str, Any], str]] = {
     "above one": (1.5, {}, "amount: must be a fraction between 0.0 and 1.0, or a whole number of weights, but is 1.5"),
     "negative": (-1, {}, "but is -1"),
     "true": (True, {}, "but is True"),
@@ -409,7 +409,7 @@ MISTAKES: dict[str, tuple[Amount, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_are_named_and_change_nothing(mistake: tuple[Amount, dict[str, Any], str]) -> None:
+def test_mistakes_are_named_and_change_nothing(mistake: tuple[MaskAmount, dict[str, Any], str]) -> None:
     model = net()
     amount, options, message = mistake
     with pytest.raises(InputError, match=message):
