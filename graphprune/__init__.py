@@ -47,6 +47,7 @@ from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
 from graphprune.sparsity.permanent import make_permanent
+from graphprune.sparsity.sparse_files import SparseFile, load_sparse, save_sparse
 from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.training.finetuning import finetune
@@ -96,6 +97,7 @@ __all__ = [
     "RuleError",
     "SaveError",
     "Sensitivity",
+    "SparseFile",
     "Sparsity",
     "SpecError",
     "TraceError",
@@ -117,6 +119,7 @@ __all__ = [
     "fold",
     "load",
     "load_checkpoint",
+    "load_sparse",
     "make_permanent",
     "prune_in_place",
     "prune_iteratively",
@@ -128,6 +131,7 @@ __all__ = [
     "save",
     "save_checkpoint",
     "save_pretrained",
+    "save_sparse",
     "sparsify",
     "sparsity_of",
     "synthesize",
