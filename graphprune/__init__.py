@@ -31,9 +31,15 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.measurement.measuring import measure
+from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.plots.layer_bars import plot_latency, plot_sparsity, plot_widths
+from graphprune.plots.sensitivity_curves import plot_sensitivity
+from graphprune.plots.trade_offs import plot_accuracy
+from graphprune.plots.weight_maps import plot_weights
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import Verification, verify
@@ -66,6 +72,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ChannelGraph",
     "ChannelsKeptWarning",
+    "Comparison",
     "Compensation",
     "Cost",
     "Distillation",
@@ -84,7 +91,10 @@ __all__ = [
     "InputError",
     "Iterative",
     "IterativeResult",
+    "Latency",
     "LoadError",
+    "MeasuredLayer",
+    "Measurement",
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
@@ -123,6 +133,13 @@ __all__ = [
     "load_checkpoint",
     "load_sparse",
     "make_permanent",
+    "measure",
+    "plot_accuracy",
+    "plot_latency",
+    "plot_sensitivity",
+    "plot_sparsity",
+    "plot_weights",
+    "plot_widths",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",

@@ -175,7 +175,7 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
             raise
         except Exception as error:
             cause = error if type(error) is type(abstract_error) else abstract_error
-            raise TraceError(_failure(model, begun[-1], error)) from cause
+            raise TraceError(call_failure(model, begun[-1], error)) from cause
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Noted:
             yield call
 
 
-def _failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
+def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
     """What a user is told of an error in a call."""
     shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
     shown = f"of shape {shapes}" if shapes else "without a tensor"
