@@ -1,6 +1,8 @@
 """Make neural networks physically smaller: trace, plan, apply, verify."""
 
 from graphprune import errors
+from graphprune.advice.advice import Advice
+from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.compaction.compacting import compact
 from graphprune.errors import (
@@ -58,6 +60,7 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 
 __version__ = "0.1.0"
 __all__ = [
+    "Advice",
     "ChannelGraph",
     "ChannelsKeptWarning",
     "Compensation",
@@ -96,6 +99,7 @@ __all__ = [
     "UnreachedWarning",
     "Verification",
     "VerificationError",
+    "advise",
     "budget_kind",
     "check_rule",
     "compact",

@@ -29,12 +29,13 @@ TURN = 0.1
 """Seconds that models which are measured side by side run for before the next one does."""
 
 
-def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
+def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5, turn: float = TURN) -> list[float]:
     """Seconds that each of ``runs`` takes: the median of several turns after two that are not counted.
 
     They take turns, and all but the first are measured in parts of what the first took in the turn before: a machine
     that is slower for a while is slower for all of them. In its turn each is called several times, as it will be used:
-    the first call after another model finds caches and memory as that left them, and is not counted if it is short.
+    the first call after another model finds caches and memory as that left them, and is not counted if it is short. A
+    turn takes so many seconds, if there are several runs.
     """
     turns: list[list[float]] = [[] for _ in runs]
     for run in (*runs, *runs):
@@ -42,16 +43,16 @@ def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5
     start = time.perf_counter()
     while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
         for run, found in zip(runs, turns, strict=True):
-            found.append(_turn(run, alone=len(runs) == 1))
+            found.append(_turn(run, 0.0 if len(runs) == 1 else turn))
     first = statistics.median(turns[0])
     ratios = ([t / beside for t, beside in zip(found, turns[0], strict=True)] for found in turns[1:])
     return [first, *(first * statistics.median(found) for found in ratios)]
 
 
-def _turn(run: Callable[[], Any], alone: bool) -> float:
-    """The median time of as many calls as there is time for; of one call, if it is the only one that is measured."""
+def _turn(run: Callable[[], Any], length: float) -> float:
+    """The median time of as many calls as there is time for, in seconds; of one call, if there is none."""
     times = [_seconds(run)]
-    while not alone and sum(times) < TURN:
+    while sum(times) < length:
         times.append(_seconds(run))
     return statistics.median(times[1:] or times)
 
