@@ -1,6 +1,8 @@
 """Make neural networks physically smaller: trace, plan, apply, verify."""
 
 from graphprune import errors
+from graphprune.advice.advice import Advice
+from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
@@ -70,6 +72,7 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 
 __version__ = "0.1.0"
 __all__ = [
+    "Advice",
     "ChannelGraph",
     "ChannelsKeptWarning",
     "Comparison",
@@ -116,6 +119,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "ZeroChannels",
+    "advise",
     "budget_kind",
     "check_rule",
     "compact",

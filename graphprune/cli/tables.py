@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
 from rich.table import Table
 from torch import nn
 
-from graphprune.graph.groups import Frozen
+from graphprune.graph.frozen import frozen_by_reason
 from graphprune.utils.text_tables import add_row, human, make_table
-
-_PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
-"""The end of a reason: a line of somebody's code."""
-
 
 # ---------------------------------------------------------------- tables
 
@@ -55,11 +49,3 @@ def before_after_table(model: nn.Module, plan: Any, before: Any, after: Any) -> 
         old, new = getattr(before, name), getattr(after, name)
         add_row(table, label, human(old, unit), human(new, unit), f"{1 - new / max(old, 1):.1%}")
     return table
-
-
-def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
-    """Frozen axes by what froze them, whatever the place, the most frequent first."""
-    found: dict[str, list[Frozen]] = {}
-    for item in frozen:
-        found.setdefault(_PLACE.sub("", item.reason), []).append(item)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))

@@ -165,6 +165,18 @@ class CostModel:
         member[self._needs.dim[known], group[known]] = True
         return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
 
+    def dependent(self, free: Mask) -> Scores:
+        """The part of MACs and of parameters that depends on units which may go. ``free`` [classes] -> [2]"""
+        counts = self.dimensions.counts(self.everything)
+        member = np.zeros((len(counts), 1), bool)
+        member[self._needs.dim[free[self._needs.unit]]] = True
+        return np.array([_touched(self.terms[kind], counts, member)[0] for kind in ("macs", "params")])
+
+    @property
+    def products(self) -> Scores:
+        """The MACs of every call that multiplies, in the order of execution. [calls]"""
+        return self.terms["macs"].values(self.dimensions.counts(self.everything)).astype(np.float64)
+
 
 def _touched(terms: Terms, counts: Ids, member: Mask) -> Scores:
     """The share of a sum's rows that have a dimension of each group. ``member`` [dimensions, groups]"""
