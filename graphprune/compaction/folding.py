@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from graphprune.calibration.moments import Moments
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
-from graphprune.reconstruction.linear_calls import CallKey, LinearCall, ParameterView, flat
-from graphprune.reconstruction.matching import CallWatch
+from graphprune.reconstruction.linear_calls import CallKey, ParameterView, flat, linear_call
 from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.labels import ParameterAxis
 from graphprune.rules.registry import matmul_views
 from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 _PADDING = 4
 """At which argument a convolution says how many zeros it adds at the borders."""
@@ -188,14 +188,19 @@ def _entries(places: Tensor, whole: ParameterView) -> dict[int, Ids]:
     return found
 
 
-class _InputMeans(CallWatch):
+class _InputMeans(DispatchMode):
     """Means of the inputs of consumers, before a convolution adds zeros at their borders."""
 
     def __init__(self, recorder: CallRecorder) -> None:
-        super().__init__(recorder.memory, recorder.consumers.values(), frozenset())
+        super().__init__()
         self.moments: dict[CallKey, Moments] = {}
+        self._recorder = recorder
 
-    def see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        view = matmul_views(met.key.op)[met.key.matmul]
-        x = view.open(met.x, met.args[view.weight], met.args, met.key.blocks)[0]
-        self.moments.setdefault(met.key, Moments(products=False)).add(x)
+    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
+        kwargs = kwargs or {}
+        met = linear_call(func, args, kwargs, self._recorder.memory, self._recorder.names)
+        if met is not None:
+            view = matmul_views(func)[met.key.matmul]
+            x = view.open(met.x, args[view.weight], args, met.key.blocks)[0]
+            self.moments.setdefault(met.key, Moments(products=False)).add(x)
+        return func(*args, **kwargs)
