@@ -50,10 +50,15 @@ from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.rules import rule
+from graphprune.sparsity.counting import Sparsity, sparsity_of
+from graphprune.sparsity.masking import sparsify
+from graphprune.sparsity.permanent import make_permanent
+from graphprune.sparsity.sparse_files import SparseFile, load_sparse, save_sparse
 from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
 from graphprune.training.finetuning import finetune
 from graphprune.training.gradual import GradualPruner
+from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.history import History
 from graphprune.training.iterative import prune_iteratively
 from graphprune.training.learning_rate import Rewind
@@ -76,6 +81,7 @@ __all__ = [
     "GgufFile",
     "Gradual",
     "GradualPruner",
+    "GradualSparsifier",
     "GraphpruneError",
     "Group",
     "GroupLasso",
@@ -101,6 +107,8 @@ __all__ = [
     "RuleError",
     "SaveError",
     "Sensitivity",
+    "SparseFile",
+    "Sparsity",
     "SpecError",
     "TraceError",
     "UnreachedWarning",
@@ -121,6 +129,8 @@ __all__ = [
     "fold",
     "load",
     "load_checkpoint",
+    "load_sparse",
+    "make_permanent",
     "measure",
     "plot_accuracy",
     "plot_latency",
@@ -138,6 +148,9 @@ __all__ = [
     "save",
     "save_checkpoint",
     "save_pretrained",
+    "save_sparse",
+    "sparsify",
+    "sparsity_of",
     "synthesize",
     "trace",
     "verify",
