@@ -11,7 +11,7 @@ goes with it) with the questions that people ask of it. Its :meth:`~ChannelGraph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
@@ -28,6 +28,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
@@ -44,13 +45,14 @@ from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import gc_paused
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.tables import Printed, Table
 
 
-class ChannelGraph(Analysis):
+class ChannelGraph(Printed, Analysis):
     """What can be removed from a model, what goes with it, and why. Made by :func:`trace`.
 
-    ``print(graph)`` lists the groups and what is frozen. The graph holds no weights but those of the model.
+    ``print(graph)`` lists the groups and what is frozen; where there are many, groups that differ only in the number of
+    a layer stand in one row. The graph holds no weights but those of the model.
     """
 
     def group(self, name: str) -> Group:
@@ -178,13 +180,16 @@ class ChannelGraph(Analysis):
         costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
         return costs.at(self.alive(plan.removed if plan else {}))
 
-    def __str__(self) -> str:
-        total = sum(t.numel() for _, t in named_tensors(self.model))
-        lines = [f"ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, {total:,} entries"]
-        width = max((len(g.name) for g in self.groups), default=0)
-        lines += [f"  {g.name:<{width}}  {g.role:<10} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
-        lines += ["frozen:", *(f"  {f}" for f in self.frozen)] if self.frozen else []
-        return "\n".join(lines)
+    def _summary(self) -> str:
+        roles = f" ({count_roles(self.groups)})" if self.groups else ""
+        return f"{type(self).__name__} of {type(self.model).__name__}: {len(self.groups)} groups{roles}"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield f"{self._summary()}, {self.cost()}"
+        if self.groups:
+            yield group_table(self)
+        if self.frozen:
+            yield frozen_table(self.frozen)
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | None = None) -> ChannelGraph:

@@ -40,7 +40,7 @@ def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _inspect_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
     _common_arguments(parser)
-    parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
+    parser.add_argument("--all", action="store_true", help="show every group, equal layers too")
     parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
     parser.set_defaults(run=run)
 

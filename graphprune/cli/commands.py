@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,9 +23,10 @@ from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.models import has_random_weights, load_spec
 from graphprune.cli.output import check_output
-from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
+from graphprune.cli.tables import before_after_table, reason_table, size_table, terminal_table
 from graphprune.cli.weights import load_weights
 from graphprune.errors import GraphpruneError, InputError
+from graphprune.graph.listing import group_table
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import Inputs
@@ -71,10 +73,11 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
-    shown = None if options.all else 40
+    groups = group_table(graph)
     console = Console()
-    for table in (size_table(model, graph), group_table(graph, shown), frozen_table(graph)):
-        console.print(table)
+    for table in (size_table(model, graph), replace(groups, many=len(groups.rows)) if options.all else groups):
+        console.print(terminal_table(table))
+    console.print(terminal_table(reason_table(graph)))
     return OK
 
 
@@ -132,9 +135,9 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
         print_json(prune_data(options, model, graph, plan, check))
         return
     console = Console()
-    console.print(before_after_table(model, plan, graph.cost(), graph.cost(plan)))
+    console.print(terminal_table(before_after_table(model, plan, graph.cost(), graph.cost(plan))))
     if graph.frozen:
-        console.print(frozen_table(graph))
+        console.print(terminal_table(reason_table(graph)))
     console.print(Text("not verified" if check is None else str(check)))
     if check is None or check.passed:
         console.print(Text(f"saved in {options.output}"))

@@ -6,7 +6,7 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,10 +20,11 @@ from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.tables import Printed
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Printed):
     """What a model costs.
 
     Attributes:
@@ -51,8 +52,13 @@ class Cost:
         """Bytes of parameters and buffers."""
         return self.counts["bytes"]
 
-    def __str__(self) -> str:
-        return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
+    def _summary(self) -> str:
+        return f"Cost: {self}"
+
+    def _parts(self) -> Iterator[str]:
+        others = [f"{n:,} {kind}" for kind, n in self.counts.items() if kind not in ("macs", "params", "bytes")]
+        usual = f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
+        yield ", ".join([usual, *others])
 
 
 @dataclass(frozen=True)
