@@ -30,6 +30,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.inspection.explaining import Explanation
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
@@ -63,6 +64,7 @@ __all__ = [
     "Compensation",
     "Cost",
     "Distillation",
+    "Explanation",
     "ExportError",
     "Folding",
     "Frozen",

@@ -30,6 +30,7 @@ from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
+from graphprune.inspection.explaining import Explanation, explain, explain_frozen
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
@@ -82,6 +83,28 @@ class ChannelGraph(Printed, Analysis):
         named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
         given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
         return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
+
+    def explain(self, name: str | nn.Module | Group) -> Explanation:
+        """What goes with a part of the model, through which operations and source lines, and what that saves.
+
+        Args:
+            name: of a module, parameter, axis (``"fc.weight[0]"``) or group; or a module or group itself.
+
+        Raises:
+            InputError: the model has nothing of that name; the message says which names resemble it.
+        """
+        return explain(self, name)
+
+    def why_frozen(self, name: str | nn.Module | Group) -> Explanation:
+        """Why channels of a part of the model cannot be removed: the operation, the source line, and what to do.
+
+        Args:
+            name: as for :meth:`explain`.
+
+        Raises:
+            InputError: the model has nothing of that name; the message says which names resemble it.
+        """
+        return explain_frozen(self, name)
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:

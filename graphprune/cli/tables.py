@@ -11,25 +11,13 @@ from rich.text import Text
 from torch import nn
 
 from graphprune.graph.groups import Frozen
-from graphprune.utils.tables import Table
+from graphprune.utils.tables import Table, human
 
 _PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
 """The end of a reason: a line of somebody's code."""
 
 
 # ---------------------------------------------------------------- tables
-
-
-def human(number: float, unit: str = "") -> str:
-    """A number in four significant places.
-
-    >>> human(25557032), human(4089184256), human(312.0, "B")
-    ('25.56 M', '4.089 G', '312 B')
-    """
-    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= factor:
-            return f"{number / factor:.4g} {prefix}{unit}"
-    return f"{number:.4g} {unit}".rstrip()
 
 
 def terminal_table(table: Table) -> rich.table.Table:

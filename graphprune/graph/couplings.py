@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
+from torch import fx
 
 from graphprune.graph.propagate import Labelling
 from graphprune.tracing.sizes import Line
@@ -56,6 +57,11 @@ def describe_line(line: Line | None) -> str:
     return f"{line[0]}:{line[1]}: {source}" if source else f"{line[0]}:{line[1]}"
 
 
+def operation_name(node: fx.Node) -> str:
+    """``"aten::add.Tensor"``: what a node calls."""
+    return str(getattr(node.target, "_schema", node.target)).split("(")[0]
+
+
 def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
     """Nodes are axes (of parameters, rows, cells) with ``kind`` and ``size``.
 
@@ -68,8 +74,8 @@ def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
         graph.add_node(name, kind=axis.kind, size=axis.size)
     for first, second, node_index in _edges(labelling):
         node = labelling.nodes[node_index]
-        op = str(getattr(node.target, "_schema", node.target)).split("(")[0]
-        graph.add_edge(names[first], names[second], op=op, line=node.meta.get("line"), node_index=node_index)
+        op, line = operation_name(node), node.meta.get("line")
+        graph.add_edge(names[first], names[second], op=op, line=line, node_index=node_index)
     return graph
 
 

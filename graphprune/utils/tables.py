@@ -32,6 +32,18 @@ _STYLE = (
 )
 
 
+def human(number: float, unit: str = "") -> str:
+    """A number in four significant places.
+
+    >>> human(25557032), human(4089184256), human(312.0, "B")
+    ('25.56 M', '4.089 G', '312 B')
+    """
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.4g} {prefix}{unit}"
+    return f"{number:.4g} {unit}".rstrip()
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text. The first column names things.
