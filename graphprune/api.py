@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
+from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explanation, explain, explain_frozen
+from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
@@ -105,6 +108,34 @@ class ChannelGraph(Printed, Analysis):
             InputError: the model has nothing of that name; the message says which names resemble it.
         """
         return explain_frozen(self, name)
+
+    def export(self, path: str | Path) -> None:
+        """Write which axes go together, by which operations, as a file: ``.graphml``, ``.dot`` (``.gv``) or ``.json``.
+
+        It is ``graph.nx`` with the groups and what is frozen; :mod:`graphprune.inspection.coupling_files` lists the
+        attributes. JSON is networkx's node-link format.
+
+        Raises:
+            InputError: the path has another suffix.
+        """
+        write_couplings(self, path)
+
+    def to_model_explorer(self, directory: str | Path, plan: Plan | None = None) -> None:
+        """Write the traced network for Model Explorer, Google's viewer (``pip install ai-edge-model-explorer``).
+
+        ``model-explorer graph.json --node_data_paths=groups.json,frozen.json,macs.json,parameters.json`` in that folder
+        shows it: layers that fold, every operation with its groups, source line and reasons, and colors by group,
+        multiply-adds or parameters.
+
+        Args:
+            directory: a new folder, or one that this method wrote before, which is replaced.
+            plan: adds ``kept.json``, the share of every tensor that stays; costs are those after it.
+
+        Raises:
+            InputError: the directory holds something else.
+            PlanError: the plan is of another model.
+        """
+        write_model_explorer(self, directory, plan)
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
