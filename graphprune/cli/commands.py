@@ -1,4 +1,4 @@
-"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``.
+"""The commands ``graphprune inspect``, ``explain``, ``prune`` and ``export``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -19,6 +19,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.explaining import print_explanation, write_files
 from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.models import has_random_weights, load_spec
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune, export_bundle).parse_args(argv)
+    options = make_parser(_inspect, _explain, _prune, export_bundle).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -70,6 +71,7 @@ def _complain(error: Exception) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     model = _model(options)
     graph = graphprune.trace(model, _example_inputs(options))
+    write_files(graph, options)
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
@@ -78,6 +80,11 @@ def _inspect(options: argparse.Namespace) -> int:
     for table in (size_table(model, graph), replace(groups, many=len(groups.rows)) if options.all else groups):
         console.print(terminal_table(table))
     console.print(terminal_table(reason_table(graph)))
+    return OK
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print_explanation(graphprune.trace(_model(options), _example_inputs(options)), options)
     return OK
 
 

@@ -106,3 +106,6 @@ _WRITERS: dict[str, Callable[[nx.MultiGraph, Path], None]] = {
     ".json": _write_json,
 }
 """By suffix."""
+
+COUPLING_SUFFIXES = tuple(_WRITERS)
+"""The suffixes that :func:`write_couplings` knows."""
