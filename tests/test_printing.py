@@ -122,4 +122,5 @@ def test_a_graph_and_a_plan_show_the_same() -> None:
 
 
 def test_a_custom_cost_is_printed() -> None:
-    assert str(Cost({"macs": 0, "params": 0, "bytes": 0, "cycles": 1234})).endswith("0.0 MB, 1,234 cycles")
+    cost = Cost({"macs": 4089184256, "params": 25557032, "bytes": 102_400, "cycles": 1234})
+    assert str(cost) == "4,089.2 M MACs, 25.56 M parameters, 102.4 kB, 1,234 cycles"

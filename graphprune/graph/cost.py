@@ -20,7 +20,7 @@ from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
-from graphprune.utils.tables import Printed
+from graphprune.utils.tables import Printed, human
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,8 +57,13 @@ class Cost(Printed):
 
     def _parts(self) -> Iterator[str]:
         others = [f"{n:,} {kind}" for kind, n in self.counts.items() if kind not in ("macs", "params", "bytes")]
-        usual = f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
-        yield ", ".join([usual, *others])
+        macs, params, size = _millions(self.macs, 1), _millions(self.params, 2), _millions(self.bytes, 1, "B")
+        yield ", ".join([f"{macs} MACs", f"{params} parameters", size, *others])
+
+
+def _millions(number: int, digits: int, unit: str = "") -> str:
+    """A number in millions, so that costs before and after can be compared; a smaller one as it reads best."""
+    return f"{number / 1e6:,.{digits}f} M{unit}" if number >= 1e6 else human(number, unit)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def _clause(op: str, operator: Any) -> str:
         return "adds {}"
     if has_trait(operator, Trait.SUBTRACTS):
         return "subtracts {}"
-    if has_trait(operator, Trait.SCALES):
+    if has_trait(operator, Trait.SCALES, Trait.BATCHED_PRODUCT):
         return "multiplies {}"
     if norm_of(operator) is not None:
         return "normalizes {}"
