@@ -33,6 +33,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.inspection.explaining import Explanation
 from graphprune.measurement.measuring import measure
 from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
@@ -79,6 +80,7 @@ __all__ = [
     "Compensation",
     "Cost",
     "Distillation",
+    "Explanation",
     "ExportError",
     "Folding",
     "Frozen",

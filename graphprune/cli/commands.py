@@ -1,5 +1,4 @@
-"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``,
-``graphprune measure SPEC``.
+"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export`` and ``measure``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -10,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -18,14 +18,16 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.explaining import print_explanation, write_files
 from graphprune.cli.export import export_bundle
 from graphprune.cli.given_model import given_inputs, given_model
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.measuring import measure_models
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import check_output
-from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
+from graphprune.cli.tables import before_after_table, reason_table, size_table, terminal_table
 from graphprune.errors import GraphpruneError, InputError
+from graphprune.graph.listing import group_table
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune, export_bundle, measure_models).parse_args(argv)
+    options = make_parser(_inspect, _explain, _prune, export_bundle, measure_models).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -68,13 +70,20 @@ def _complain(error: Exception) -> None:
 def _inspect(options: argparse.Namespace) -> int:
     model = given_model(options)
     graph = graphprune.trace(model, given_inputs(options))
+    write_files(graph, options)
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
-    shown = None if options.all else 40
+    groups = group_table(graph)
     console = Console()
-    for table in (size_table(model, graph), group_table(graph, shown), frozen_table(graph)):
-        console.print(table)
+    for table in (size_table(model, graph), replace(groups, many=len(groups.rows)) if options.all else groups):
+        console.print(terminal_table(table))
+    console.print(terminal_table(reason_table(graph)))
+    return OK
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print_explanation(graphprune.trace(given_model(options), given_inputs(options)), options)
     return OK
 
 
@@ -119,9 +128,9 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
         print_json(prune_data(options, model, graph, plan, check))
         return
     console = Console()
-    console.print(before_after_table(model, plan, graph.cost(), graph.cost(plan)))
+    console.print(terminal_table(before_after_table(model, plan, graph.cost(), graph.cost(plan))))
     if graph.frozen:
-        console.print(frozen_table(graph))
+        console.print(terminal_table(reason_table(graph)))
     console.print(Text("not verified" if check is None else str(check)))
     if check is None or check.passed:
         console.print(Text(f"saved in {options.output}"))
