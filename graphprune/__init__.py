@@ -43,6 +43,7 @@ from graphprune.reconstruction.layerwise import reconstruct
 from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
+from graphprune.report.writing import write_report
 from graphprune.rules import rule
 from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
@@ -124,4 +125,5 @@ __all__ = [
     "synthesize",
     "trace",
     "verify",
+    "write_report",
 ]

@@ -1,7 +1,7 @@
 """The command line.
 
 In reading order: ``commands`` (with ``export``), ``arguments`` (those of a plan follow from its options), ``models``
-(by name), ``weights``, ``output``, ``tables`` and ``json_output`` (results).
+(by name), ``weights``, ``output``, ``tables``, ``json_output`` and ``page`` (results).
 
 Words: docs/glossary.md.
 """

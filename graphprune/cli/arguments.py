@@ -42,7 +42,7 @@ def _inspect_arguments(commands: Any, run: Command) -> None:
     _common_arguments(parser)
     parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
     parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def _prune_arguments(commands: Any, run: Command) -> None:
@@ -145,6 +145,7 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--pretrained", action="store_true", help="with the weights that torchvision or timm publish")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows all of it, for a browser")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 

@@ -22,6 +22,7 @@ from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.models import has_random_weights, load_spec
 from graphprune.cli.output import check_output
+from graphprune.cli.page import check_page, write_page
 from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
 from graphprune.cli.weights import load_weights
 from graphprune.errors import GraphpruneError, InputError
@@ -66,8 +67,10 @@ def _complain(error: Exception) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    check_page(options)
     model = _model(options)
     graph = graphprune.trace(model, _example_inputs(options))
+    write_page(options, graph)
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
@@ -86,6 +89,7 @@ def _prune(options: argparse.Namespace) -> int:
         check_output(options.output, options.spec, options.weights, options.force)
     except InputError as error:
         options.usage_error(str(error))
+    check_page(options)
     _warn_of_random_weights(options)
     model = _model(options)
     inputs = _example_inputs(options)
@@ -99,6 +103,7 @@ def _prune(options: argparse.Namespace) -> int:
     passed = check is None or check.passed
     if passed:
         graphprune.save(slim, options.output, beside_others=options.force)
+    write_page(options, graph, plan, check)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
 
