@@ -25,6 +25,7 @@ def chromium(width: int = 1440, height: int = 1000) -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver.set_script_timeout(300)  # axe needs half a minute for a page of a hundred layers on a busy machine
     try:
         yield driver
     finally:

@@ -10,7 +10,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen
 from graphprune.report.module_tree import ModuleTree
-from graphprune.report.page_groups import without_folders
+from graphprune.report.short_paths import without_folders
 
 
 class FrozenAxis(Struct, frozen=True, array_like=True):

@@ -30,8 +30,15 @@ function bar(share, kind = "") {
 }
 
 const count = (number) => Number(number).toLocaleString("en-US");
-const percentage = (share) => (share > 0 && share < 0.0005 ? "< 0.1" : (share * 100).toFixed(share >= 0.0995 || share === 0 ? 0 : 1)) + "\u00a0%";
 const several = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
+
+/** A share in percent; what is not nothing, or not all, does not look like it. */
+function percentage(share) {
+  const near = Math.min(share, 1 - share);
+  if (near > 0 && near < 0.0005) return share < 0.5 ? "< 0.1\u00a0%" : "> 99.9\u00a0%";
+  const digits = share < 0.0995 || share > 0.9949 ? 1 : 0;
+  return `${near === 0 ? share * 100 : (share * 100).toFixed(digits)}\u00a0%`;
+}
 
 /** A number in four significant places, as people read it. */
 function human(number, unit = "") {
@@ -120,8 +127,11 @@ const tensorName = (tensor) => {
 const entries = (sizes) => sizes.reduce((product, size) => product * size, 1);
 const sizesOf = (tensor, now) => D.tensors[tensor][2].map((size, place) => (D.tensors[tensor][3][place] ? now.sizes[D.tensors[tensor][3][place]] : size));
 
-const last = D.ranges.filter((range) => !range.error).pop();
-const moving = new Set(last ? last.steps.flat().map(([group]) => group) : []);
+const planned = D.ranges.filter((range) => !range.error);
+/** The groups from which some ratio takes something. */
+const moving = new Set(planned.flatMap((range) => range.steps
+  .filter((_, step) => range.schedules[range.schedule[step]].some((times) => times > 0))
+  .flatMap((parts) => parts.map(([group]) => group))));
 const onAxis = new Map();
 D.groups.forEach((group, number) => group.axes.forEach(([tensor, place]) => {
   const key = `${tensor}:${place}`;
@@ -198,7 +208,10 @@ function itemElement(item, level) {
     const names = item.run.map((module) => D.modules[module][1]);
     const text = `+ ${item.run.length} alike`;
     element.setAttribute("aria-label", `${item.run.length} more like it, ${names[0]} to ${names[names.length - 1]}`);
-    element.append(make("div", { class: "head" }, make("span", { class: "twist", "aria-hidden": "true" }, "▸"), make("b", {}, text), make("br"), make("span", { class: "kind" }, `${names[0]} … ${names[names.length - 1]}`)));
+    element.append(make("div", { class: "head" }, make("span", { class: "twist", "aria-hidden": "true" }, "▸"), make("b", {}, text), make("br"), refresh(make("span", { class: "kind" }), (span) => {
+      const skipped = item.run.filter((module) => state.skipped.has(module)).length;
+      span.textContent = `${names[0]} … ${names[names.length - 1]}${skipped ? `, ${skipped} left out` : ""}`;
+    })));
     element.items = item.run.map((module) => ({ module }));
   } else {
     const [, name, kind] = D.modules[item.module];
@@ -325,7 +338,7 @@ function select(what) {
 /** Mark the squares of some groups and the modules that hold members of them; null: of what is selected. */
 function light(groups) {
   const marked = groups || (selected && selected.group !== undefined ? [selected.group] : []);
-  tree.classList.toggle("lit", marked.length > 0);
+  tree.classList.toggle("lit", Boolean(groups) && marked.length > 0);
   for (const one of document.querySelectorAll(".square")) one.classList.toggle("lit", marked.includes(Number(one.dataset.group)));
   for (const item of tree.querySelectorAll("[role=treeitem]")) {
     const members = item.module === undefined ? [] : isOpen(item) ? membersOf[item.module] : [...groupsIn[item.module]];
@@ -344,7 +357,7 @@ const ROLES = {
 };
 
 function groupLink(group) {
-  return make("button", { type: "button", class: "group-link", onclick: () => select({ group }) }, square(group), make("span", {}, D.groups[group].name));
+  return make("button", { type: "button", class: "group-link", "data-group": group, onclick: () => select({ group }) }, square(group), make("span", {}, D.groups[group].name));
 }
 
 /** A list of which only the first entries are shown until one asks for all. */
@@ -409,14 +422,14 @@ function memberText(tensor, place) {
 
 function whyKept(number) {
   if (state.plan) return D.plan.why[number] ? [make("p", { class: "muted" }, `In the plan: ${D.plan.why[number]}.`)] : [];
-  const range = state.range || last;
-  if (!range || moving.has(number)) return [];
+  const range = state.range || planned[planned.length - 1];
+  if (!range || range.steps.some((parts) => parts.some(([group]) => group === number))) return [];
   return [make("p", { class: "muted" }, `A ratio takes nothing from it: ${range.why[number]}.`)];
 }
 
 /** What the next repetition of a group's coupled step would save. */
 function oneMore(number) {
-  const range = state.plan ? null : state.range || last;
+  const range = state.plan ? null : state.range || planned.find((one) => one.steps.some((parts) => parts.some(([group]) => group === number)));
   const step = range ? range.steps.findIndex((parts) => parts.some(([group]) => group === number)) : -1;
   if (step < 0) return [];
   const taken = state.range ? state.taken.slice() : range.steps.map(() => 0);
@@ -561,7 +574,7 @@ function tableCard(id, title, help, columns, rows, { search = null, key = null, 
 }
 
 function searchField(id, elements, search) {
-  const found = make("span", { role: "status", id: `${id}-count`, class: "muted" }, `${elements.length} rows`);
+  const found = make("span", { role: "status", id: `${id}-count`, class: "muted" }, several(elements.length, "row"));
   const field = make("input", { type: "search", id: `${id}-search`, placeholder: "name, role, class …", oninput: () => {
     const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
     let left = 0;
@@ -570,7 +583,7 @@ function searchField(id, elements, search) {
       element.hidden = !words.every((word) => text.includes(word));
       left += element.hidden ? 0 : 1;
     }
-    found.textContent = words.length ? `${left} of ${elements.length} rows` : `${elements.length} rows`;
+    found.textContent = words.length ? `${left} of ${several(elements.length, "row")}` : several(elements.length, "row");
   } });
   return make("div", { class: "search" }, make("label", { for: `${id}-search` }, "Search"), field, found);
 }
@@ -694,7 +707,8 @@ function meter(kind) {
 
 function note() {
   if (state.plan) return `The plan: ${D.plan.asked}.`;
-  if (state.error) return `There is no such plan. ${state.error}`;
+  if (state.error) return `There is no such plan. ${state.error.split("\n")[0]}`;
+  if (!planned.length) return `There is no plan for any ratio. ${D.ranges[0].error.split("\n")[0]}`;
   if (!state.percent) return "Nothing is removed yet: move the slider.";
   const code = `graph.plan(${state.percent / 100})`;
   return state.range.exact ? `What ${code} leaves, counted in this page.` : `About what ${code} leaves: some sizes depend on which channels go.`;
@@ -750,7 +764,7 @@ document.addEventListener("scroll", onLeave, { passive: true });
 $("expand").addEventListener("click", () => { for (const item of shownItems().filter((one) => isFolded(one) && one.module !== undefined)) unfold(item, true); });
 $("collapse").addEventListener("click", () => { for (const item of shownItems().reverse()) if (item !== tree.firstChild) unfold(item, false); moveTo(tree.firstChild, false); });
 $("ratio").max = D.highest;
-$("ratio").disabled = !last;
+$("ratio").disabled = !planned.length;
 $("ratio").addEventListener("input", () => {
   $("show-ratio").checked = true;
   show(atRatio(Number($("ratio").value)));

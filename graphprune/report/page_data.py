@@ -13,6 +13,7 @@ from graphprune.report.measured import MeasuredResults
 from graphprune.report.module_tree import ModuleTree, TreeModule, TreeTensor
 from graphprune.report.page_groups import PageGroup, page_groups
 from graphprune.report.ratio_costs import HIGHEST, RatioRange, ratio_ranges
+from graphprune.report.short_paths import without_folders
 from graphprune.rules.registry import macs_of
 from graphprune.utils.modules import named_tensors
 
@@ -141,7 +142,7 @@ def _page_plan(graph: Analysis, tree: ModuleTree, plan: Plan) -> PagePlan:
         asked=", ".join(f"{name} {value}" for name, value in plan.requested.items()),
         sizes=graph.costs.dimensions.counts(alive).tolist(),
         kept=[choices[g.name].kept if g.name in choices else g.units for g in graph.groups],
-        why=[choices[g.name].why if g.name in choices else "" for g in graph.groups],
+        why=[without_folders(choices[g.name].why) if g.name in choices else "" for g in graph.groups],
         skipped=[tree.numbers[path] for path in plan.skipped if path in tree.numbers],
         costs=dict(costs.at(alive).counts),
     )

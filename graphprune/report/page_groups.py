@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -10,8 +9,7 @@ from msgspec import Struct
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import Coupling, describe_line
 from graphprune.report.module_tree import ModuleTree
-
-_FOLDERS = re.compile(r"(?:[A-Za-z]:)?[/\\](?:[^\s/\\:]+[/\\])+(?=[^\s/\\:]+[/\\][^\s/\\:]+:\d)")
+from graphprune.report.short_paths import without_folders
 
 
 class GroupTie(Struct, frozen=True, array_like=True):
@@ -67,12 +65,3 @@ def _ties(couplings: Sequence[Coupling]) -> list[GroupTie]:
         place = without_folders(describe_line(one.line))
         found.setdefault((one.op, place), []).append(f"{one.first} ~ {one.second}")
     return [GroupTie(op, place, len(pairs), pairs[0]) for (op, place), pairs in found.items()]
-
-
-def without_folders(text: str) -> str:
-    """Text in which files are named by themselves and the folder that they are in: a page is for others too.
-
-    >>> without_folders("output, at /home/me/site-packages/torchvision/models/resnet.py:268: x = self.conv1(x)")
-    'output, at models/resnet.py:268: x = self.conv1(x)'
-    """
-    return _FOLDERS.sub("", text)

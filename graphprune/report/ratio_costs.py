@@ -24,6 +24,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import Chooser, planned
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
+from graphprune.report.short_paths import without_folders
 from graphprune.utils.arrays import Ids, Mask
 
 HIGHEST = 90
@@ -135,7 +136,7 @@ def _alike_ranges(graph: Analysis, low: _Trial, high: _Trial) -> list[tuple[_Tri
 
 def _ratio_range(graph: Analysis, low: _Trial, high: _Trial) -> RatioRange:
     if high.allocator is None or high.plan is None:
-        return RatioRange(low.percent, high.percent, high.error)
+        return RatioRange(low.percent, high.percent, without_folders(high.error))
     coupled = high.allocator.coupled_steps()
     numbers: dict[tuple[int, ...], int] = {}
     schedule = []
@@ -149,7 +150,7 @@ def _ratio_range(graph: Analysis, low: _Trial, high: _Trial) -> RatioRange:
         schedule=schedule,
         schedules=[list(taken) for taken in numbers],
         slopes=_slopes(graph, coupled),
-        why=[choice.why for choice in high.plan.choices],
+        why=[without_folders(choice.why) for choice in high.plan.choices],
     )
     return structs.replace(found, exact=_is_exact(graph, found, high))
 

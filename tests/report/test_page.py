@@ -245,3 +245,23 @@ def test_what_is_for_the_mouse_alone_is_not_printed(report: Report, browser: Any
     assert texts(browser, ".search") == texts(browser, ".buttons") == []
     assert len(texts(browser, "#groups tbody tr")) == len(report.graph.groups)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_a_page_says_why_there_is_no_plan(browser: Any, tmp_path: Path) -> None:
+    graph = graphprune.trace(torch.nn.Linear(3, 3).eval(), torch.randn(1, 3))
+    open_page(browser, graphprune.write_report(tmp_path / "linear.html", graph))
+    assert browser.find_element(By.ID, "ratio").get_property("disabled")
+    assert "Linear has nothing that can be pruned" in browser.find_element(By.ID, "note").text
+    assert texts(browser, "#tables h2") == ["Layers before and after", "What is frozen, and why"]
+    assert browser.get_log("browser") == []
+
+
+def test_what_a_plan_leaves_out_is_crossed_out(browser: Any, tmp_path: Path) -> None:
+    graph = graphprune.trace(resnet_cifar.ResNet(2).eval(), torch.randn(1, 3, 32, 32))
+    plan = graph.plan(0.5, depth=0.5)
+    open_page(browser, graphprune.write_report(tmp_path / "shallow.html", graph, plan))
+    assert costs_shown(browser) == dict(graph.cost(plan).counts)
+    assert len(texts(browser, "#tree .skipped[aria-level='3']")) == len(plan.skipped)
+    slide(browser, 50)
+    assert texts(browser, "#tree .skipped") == []
+    assert costs_shown(browser) == dict(graph.cost(graph.plan(0.5)).counts)

@@ -12,7 +12,7 @@ import graphprune
 from graphprune.errors import PlanError
 from graphprune.report.measured import MeasuredResults
 from graphprune.report.page_data import PageData, page_data
-from graphprune.report.page_groups import without_folders
+from graphprune.report.short_paths import without_folders
 from models import resnet_cifar
 
 

@@ -49,7 +49,7 @@ def test_costs_are_those_of_plans(model: nn.Module, shape: tuple[int, ...]) -> N
     graph = graphprune.trace(model.eval(), torch.randn(shape))
     data = page_data(graph, None, MeasuredResults())
     assert [one.exact for one in data.ranges] == [True] * len(data.ranges)
-    for percent in (1, 12, 30, 70, 76, HIGHEST):
+    for percent in (1, 30, 74, 76):
         assert costs_at(graph, data, percent) == graph.cost(graph.plan(percent / 100, importance="random")).counts
 
 
