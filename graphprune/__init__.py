@@ -53,6 +53,7 @@ from graphprune.reconstruction.layerwise import reconstruct
 from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
+from graphprune.report.writing import write_report
 from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
@@ -162,5 +163,6 @@ __all__ = [
     "synthesize",
     "trace",
     "verify",
+    "write_report",
     "zero_channels",
 ]

@@ -48,7 +48,8 @@ def _inspect_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("--all", action="store_true", help="show every group, equal layers too")
     parser.add_argument("--meta", action="store_true", help=_META)
     add_file_arguments(parser)
-    parser.set_defaults(run=run)
+    _page_argument(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def _explain_arguments(commands: Any, run: Command) -> None:
@@ -61,6 +62,10 @@ def _explain_arguments(commands: Any, run: Command) -> None:
     parser.set_defaults(run=run)
 
 
+def _page_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows all of it, for a browser")
+
+
 _META = "build it without memory, for a model of any size"
 
 
@@ -70,6 +75,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
     parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
+    _page_argument(parser)
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
         plan.add_argument(_flag(name), default=None, **_KINDS[one.metadata["kind"]](one))

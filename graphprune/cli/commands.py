@@ -25,6 +25,7 @@ from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.measuring import measure_models
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import check_output
+from graphprune.cli.page import check_page, write_page
 from graphprune.cli.tables import before_after_table, reason_table, size_table, terminal_table
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.graph.listing import group_table
@@ -68,9 +69,11 @@ def _complain(error: Exception) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    check_page(options)
     model = given_model(options)
     graph = graphprune.trace(model, given_inputs(options))
     write_files(graph, options)
+    write_page(options, graph)
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
@@ -95,6 +98,7 @@ def _prune(options: argparse.Namespace) -> int:
         check_output(options.output, options.spec, options.weights, options.force)
     except InputError as error:
         options.usage_error(str(error))
+    check_page(options)
     _warn_of_random_weights(options)
     model = given_model(options)
     inputs = given_inputs(options)
@@ -108,6 +112,7 @@ def _prune(options: argparse.Namespace) -> int:
     passed = check is None or check.passed
     if passed:
         graphprune.save(slim, options.output, beside_others=options.force)
+    write_page(options, graph, plan, check)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
 

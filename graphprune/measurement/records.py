@@ -223,7 +223,8 @@ class Comparison(Printed):
 
     def to_json(self) -> str:
         """The measurements as JSON."""
-        return json.dumps({"format": MEASUREMENT_FORMAT, "measurements": {n: _to_data(m) for n, m in self.measurements.items()}})
+        of_models = {name: _to_data(one) for name, one in self.measurements.items()}
+        return json.dumps({"format": MEASUREMENT_FORMAT, "measurements": of_models})
 
     @staticmethod
     def from_json(text: str) -> Comparison:
@@ -307,7 +308,8 @@ def _own_data(text: str, kind: str) -> dict[str, Any]:
     data = parse_json(text, "text", _advice(kind))
     if not isinstance(data, dict) or data.get("format") != MEASUREMENT_FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise LoadError(f"text: measurement format {found!r}; this version reads format {MEASUREMENT_FORMAT}; {_advice(kind)}")
+        readable = f"this version reads format {MEASUREMENT_FORMAT}"
+        raise LoadError(f"text: measurement format {found!r}; {readable}; {_advice(kind)}")
     return {name: value for name, value in data.items() if name != "format"}
 
 
