@@ -67,7 +67,9 @@ def plot_accuracy(
             raise InputError(f"series: {called!r} has no points; give measurements, or pairs of cost and score")
         pairs = sorted(_pair(called, point, name, against, unit) for point in points)
         look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.plot(*zip(*pairs, strict=True), label=plain_label(called), **look)
+        axes.plot(
+            *zip(*pairs, strict=True), markerfacecolor="none", label=plain_label(called), **look
+        )  # seen if covered
     cost, value = _pair("dense", first, name, against, unit)
     axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
     axes.plot([cost], [value], linestyle="none", marker="*", markersize=13, color=INK, label="dense")
