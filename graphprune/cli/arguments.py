@@ -17,7 +17,7 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.ArgumentParser:
+def make_parser(inspect: Command, prune: Command, export: Command, compact: Command) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -28,6 +28,7 @@ def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.A
     _inspect_arguments(commands, inspect)
     _prune_arguments(commands, prune)
     _export_arguments(commands, export)
+    _compact_arguments(commands, compact)
     return parser
 
 
@@ -48,8 +49,7 @@ def _inspect_arguments(commands: Any, run: Command) -> None:
 def _prune_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
-    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
+    _output_arguments(parser)
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
@@ -81,6 +81,21 @@ def _export_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("--serve", choices=sorted(SERVERS), help="what runs a deci folder (default: vllm)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _compact_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("compact", help="write a smaller model without the channels that are zero already")
+    _common_arguments(parser)
+    _output_arguments(parser)
+    parser.add_argument("--masks", type=Path, metavar="PATH", help="masks by the names of parameters, as --weights")
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="weights up to X count as zero")
+    parser.add_argument("--relative", action="store_true", help="X is a fraction of a parameter's largest weight")
+    parser.set_defaults(run=run, meta=False, usage_error=parser.error)
+
+
+def _output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
+    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
 
 
 def _plan_fields() -> dict[str, Field[Any]]:
