@@ -28,7 +28,8 @@ def snippet(
     """
     lines = ["import graphprune", ""]
     if not arguments:
-        return "\n".join([*lines, "print(graphprune.trace(model, example_inputs).frozen)  # why nothing can go", ""])
+        shown = "cost())  # within the target as it is" if facts.met else "frozen)  # why nothing can go"
+        return "\n".join([*lines, f"print(graphprune.trace(model, example_inputs).{shown}", ""])
     if advice["structure"].choice.startswith("compact"):
         lines.append("model = graphprune.compact(model, example_inputs)  # equal outputs, without the zero channels")
     rounds = advice["schedule"].choice.partition(" rounds")

@@ -29,6 +29,8 @@ STAYS_SLOW = 0.65
 """Where half of all channels leave more of the kernels' time than this, blocks are what makes a model faster."""
 SENSITIVE = 2.0
 """First and last groups that suffer so many times as much as the others are protected."""
+UTMOST = 0.99
+"""The largest part of a group that is taken where a target is out of reach."""
 PER_ROUND = 0.45
 """The part of the cost that a round of pruning and training leaves, at least."""
 
@@ -71,13 +73,15 @@ def target_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     cost = f"the model has {facts.macs / 1e6:,.4g} M MACs, {facts.params / 1e6:,.4g} M parameters"
     if not facts.groups:
         return Recommendation("out of reach", f"nothing can be removed; {cost}")
+    if facts.refused:
+        return Recommendation("no plan", facts.refused)
     if facts.least:
+        nearest = ", ".join(f"{kind}={share:.4g}" for kind, share in facts.reachable.items())
+        reason = f"{facts.least}; what follows is for {nearest}, which can be reached with max_ratio={UTMOST}"
         others = ("a smaller architecture, which pruning of this one cannot become",)
-        return Recommendation("out of reach", facts.least, {"max_ratio": 0.99}, others)
+        return Recommendation("out of reach", reason, {**facts.reachable, "max_ratio": UTMOST}, others)
     if facts.met:
-        return Recommendation(
-            "met already", f"{target.text} is no less than it costs now; {cost}", dict(target.budgets)
-        )
+        return Recommendation("met already", f"{target.text} is no less than it costs now; {cost}")
     return Recommendation(target.text, f"within reach; {cost}", dict(target.budgets))
 
 
@@ -128,7 +132,8 @@ def depth_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if not facts.blocks:
         return Recommendation("width", "there is no residual block that can be left out whole")
     half = facts.timing.half if facts.timing is not None else None
-    if target.timed and half is not None and half > STAYS_SLOW and facts.share is not None:
+    here = target.timed and (target.runtime is None or target.runtime.here)
+    if here and half is not None and half > STAYS_SLOW and facts.share is not None:
         blocks = _blocks_for(facts)
         reason = (
             f"with half of all channels the kernels still take {half:.0%} of their time on {_device(facts)}, while a "
@@ -214,6 +219,9 @@ def rounding_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """Which numbers of channels?"""
     if not target.timed:
         return Recommendation("any number", "the target is no time: bytes and MACs fall with every channel")
+    if target.runtime is not None and "serve" in target.runtime.arguments:
+        reason = f"serve={target.runtime.name!r} rounds widths by itself: to 32, or to what the format can say"
+        return Recommendation("as the server asks", reason)
     if "latency" in target.budgets:
         reason = f"under a latency budget a plan keeps these by itself, and any numbers where {ALIGNMENT} is too coarse"
         return Recommendation(f"multiples of {ALIGNMENT}", reason)
@@ -328,16 +336,19 @@ def recovery_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     return Recommendation("get samples", reason, {}, ("train afterwards",))
 
 
+_PYTHON = "export_source or export_loader, for Python"
+
+
 def runtime_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """What its files must be."""
     runtime = target.runtime
     if runtime is None:
         return Recommendation("torch", "nothing else was named; the slim model is a module of the same class")
-    if facts.least or not facts.groups:
-        return Recommendation(runtime.name, runtime.reason)
+    if facts.unserved:
+        return Recommendation(f"not {runtime.name}", facts.unserved, {}, (_PYTHON,))
     if runtime.arguments and not facts.configured:
         reason = f"{runtime.reason}; but no configuration builds a {facts.model}, so its folder cannot say what it is"
-        return Recommendation(f"not {runtime.name}", reason, {}, ("export_source or export_loader, for Python",))
+        return Recommendation(f"not {runtime.name}", reason, {}, (_PYTHON,))
     return Recommendation(runtime.name, runtime.reason, dict(runtime.arguments))
 
 
@@ -357,5 +368,6 @@ TOPICS: Mapping[str, TopicRule] = {
 
 
 def recommend(facts: ModelFacts, target: AdviceTarget) -> tuple[Recommendation, ...]:
-    """What every rule says."""
-    return tuple(replace(rule(facts, target), topic=name) for name, rule in TOPICS.items())
+    """What every rule says; where nothing is to be pruned, only the first ones, which say so."""
+    asked = TOPICS if facts.prunes else list(TOPICS)[:2]
+    return tuple(replace(TOPICS[name](facts, target), topic=name) for name in asked)

@@ -8,6 +8,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from graphprune.cli.advising import advise_arguments
 from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
 from graphprune.graph.budget_kinds import BUDGET_KINDS
@@ -17,7 +18,7 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.ArgumentParser:
+def make_parser(inspect: Command, prune: Command, export: Command, advise: Command) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -28,6 +29,7 @@ def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.A
     _inspect_arguments(commands, inspect)
     _prune_arguments(commands, prune)
     _export_arguments(commands, export)
+    _advise_arguments(commands, advise)
     return parser
 
 
@@ -81,6 +83,13 @@ def _export_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("--serve", choices=sorted(SERVERS), help="what runs a deci folder (default: vllm)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _advise_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("advise", help="say how to prune a model, and why, from what is measured on it")
+    _common_arguments(parser)
+    advise_arguments(parser)
+    parser.set_defaults(run=run)
 
 
 def _plan_fields() -> dict[str, Field[Any]]:

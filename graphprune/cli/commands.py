@@ -1,4 +1,5 @@
-"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``.
+"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``,
+``graphprune advise SPEC``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -17,6 +18,7 @@ from rich.text import Text
 from torch import nn
 
 import graphprune
+from graphprune.cli.advising import advise_on
 from graphprune.cli.arguments import make_parser, plan_arguments
 from graphprune.cli.export import export_bundle
 from graphprune.cli.json_output import graph_data, print_json, prune_data
@@ -41,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune, export_bundle).parse_args(argv)
+    options = make_parser(_inspect, _prune, export_bundle, _advise).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -101,6 +103,10 @@ def _prune(options: argparse.Namespace) -> int:
         graphprune.save(slim, options.output, beside_others=options.force)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
+
+
+def _advise(options: argparse.Namespace) -> int:
+    return advise_on(options, _model(options), _example_inputs(options))
 
 
 def _model(options: argparse.Namespace) -> nn.Module:
