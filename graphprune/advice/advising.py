@@ -249,6 +249,7 @@ def _with_data(
     facts = replace(facts, data=replace(facts.data, dense=dense))
     groups, missing = measure_rises(graph, facts.groups, judge, dense, limit.part(0.25))
     facts = _missing(replace(facts, groups=groups), *missing)
+    facts = replace(facts, doubts=_doubts(facts))
     if not judge.calibration:
         return _missing(facts, "which plan is best: there are no data to repair slim models with")
     if facts.blocks:
@@ -258,6 +259,20 @@ def _with_data(
     trials = Trials(graph, judge, trial_arguments(facts, target), dense, limit)
     missing = trials.run(questions_for(facts, target))
     return _missing(replace(facts, trials=tuple(trials.done)), *missing)
+
+
+def _doubts(facts: ModelFacts) -> tuple[str, ...]:
+    """Whether the loss may be no loss: it falls where channels go."""
+    rises = [g.rise for g in facts.groups if g.rise is not None]
+    fallen = sum(rise < 0 for rise in rises)
+    if fallen <= len(rises) / 2:
+        return ()
+    what = (
+        "is it a quality? then return what falls with it, such as 1 - accuracy"
+        if facts.data.judged == "evaluate"
+        else "is the model trained?"
+    )
+    return (f"the loss falls for {fallen} of {len(rises)} groups when half of the group goes: {what}",)
 
 
 def trial_arguments(facts: ModelFacts, target: AdviceTarget) -> dict[str, Any]:

@@ -148,6 +148,7 @@ class ModelFacts:
         unserved: why there is no plan with what the runtime needs; empty: there is one.
         met: is the model within the target as it is?
         unmeasured: what was not measured, and why.
+        doubts: what looks wrong about what was given.
     """
 
     model: str
@@ -179,6 +180,7 @@ class ModelFacts:
     unserved: str = ""
     met: bool = False
     unmeasured: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def prunes(self) -> bool:

@@ -117,7 +117,8 @@ def allocation_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
         reason = "there are no weights to rank, so every group loses the same fraction"
         return Recommendation("uniform", reason, {"allocation": "uniform"}, ("global, once there are weights",))
     reason = (
-        "importance lost for what it saves; on the digits and text networks it was ahead of the others in most runs"
+        "importance lost for what it saves; on digits and text networks it was ahead of uniform in 9 of 10 "
+        "comparisons, of isomorphic in 6"
     )
     return Recommendation(
         "global",
@@ -145,7 +146,10 @@ def depth_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if tried is not None:
         return tried
     faster = "" if half is None else f"half of all channels leave {half:.0%} of the time of the kernels; "
-    reason = f"{faster}{len(facts.blocks)} blocks could be left out, which costs more quality at the same MACs"
+    reason = (
+        f"{faster}{len(facts.blocks)} blocks could be left out, but at the same MACs that was no better for a small "
+        "ResNet, and worse for a small ViT"
+    )
     return Recommendation("width", reason, {}, (_least_block(facts),))
 
 

@@ -206,6 +206,18 @@ def test_targets_that_are_met_or_absurd(model: nn.Module, inputs: Tensor) -> Non
     assert graph.cost(graph.plan(**absurd.arguments)).macs < 0.1 * graph.cost().macs
 
 
+def test_a_quality_in_place_of_a_loss_is_doubted(model: nn.Module, inputs: Tensor, data: list[Tensor]) -> None:
+    wanted = model(data[0]).detach()
+
+    def quality(slim: nn.Module) -> float:
+        with torch.no_grad():
+            return -float((slim(data[0]) - wanted).square().mean())
+
+    advice = graphprune.advise(model, inputs, evaluate=quality, seconds=600)
+    assert "is it a quality?" in str(advice)
+    assert not graphprune.advise(model, inputs, evaluate=lambda slim: -quality(slim), seconds=600).facts.doubts
+
+
 def test_wrong_arguments(model: nn.Module, inputs: Tensor, data: list[Tensor]) -> None:
     cases: list[tuple[str, dict[str, Any]]] = [
         ("loss_fn: given without data", {"loss_fn": F.cross_entropy}),
