@@ -23,6 +23,10 @@ ALLOWED: dict[str, tuple[str, str]] = {
         "integrations/lightning.py integrations/transformers.py integrations/ultralytics.py",
         "the callback of a library is imported from the module of that library",
     ),
+    "SparsityCallback": (
+        "integrations/lightning.py integrations/transformers.py",
+        "the callback of a library is imported from the module of that library",
+    ),
     "histogram": ("rules/indexing.py tracing/size_tracking/shapes.py", OPERATION),
     "new_tensor": ("rules/factories.py tracing/size_tracking/numbers.py", OPERATION),
     "repeat": ("rules/movement.py tracing/size_tracking/shapes.py", OPERATION),

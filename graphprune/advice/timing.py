@@ -14,11 +14,12 @@ from torch import nn
 from graphprune.advice.facts import NO_TIME, GroupFacts, Timing
 from graphprune.advice.time_limit import TimeIsUp, TimeLimit
 from graphprune.api import ChannelGraph
-from graphprune.planning.kernel_table import KernelTable, measure
+from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import Kernel, LatencyModel
 from graphprune.planning.latency_search import WATCHED
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.timing import median_seconds
 
 ROUNDINGS_TRIED = (1, 4, 8, 16, 32)
 """Widths that are odd multiples of these are timed."""
@@ -100,7 +101,7 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     calls = [call.mapped(lambda t: t.to(device)) for call in graph.examples]
     with preserve_modes(model), torch.no_grad():
         run = model.eval()
-        (seconds,) = measure(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))
+        (seconds,) = median_seconds(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))
     return seconds
 
 
@@ -155,7 +156,7 @@ def _by_multiple(kernel: Kernel, found: LatencyModel, device: str) -> dict[int, 
             sizes[number] = near
     with torch.no_grad():
         runs = [kernel.call(near, torch.device(device)) for near in sizes.values()]
-        seconds = measure(*runs, turn=_TURN)
+        seconds = median_seconds(*runs, turn=_TURN)
     each = {n: s / float(np.prod(near)) for (n, near), s in zip(sizes.items(), seconds, strict=True)}
     mean = sum(each.values()) / len(each)
     return {number: value / mean for number, value in each.items()}

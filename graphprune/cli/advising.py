@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from torch import nn
-
 import graphprune
 from graphprune.advice.targets import RUNTIMES
-from graphprune.tracing.inputs import Inputs
+from graphprune.cli.given_model import given_inputs, given_model
 
 
 def advise_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +24,9 @@ def advise_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
 
 
-def advise_on(options: argparse.Namespace, model: nn.Module, inputs: Inputs | None) -> int:
-    """Print the advice; the exit code."""
+def advise_on_model(options: argparse.Namespace) -> int:
+    """Print the advice for the model that is named; the exit code."""
+    model, inputs = given_model(options), given_inputs(options)
     advice = graphprune.advise(model, inputs, target=options.target, device=options.device, seconds=options.seconds)
     print(advice.to_json() if options.json else advice)
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.cli.advising import advise_arguments
+from graphprune.cli.explaining import add_explain_arguments, add_file_arguments
 from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
 from graphprune.graph.budget_kinds import BUDGET_KINDS
@@ -18,7 +19,9 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command, export: Command, advise: Command) -> argparse.ArgumentParser:
+def make_parser(
+    inspect: Command, explain: Command, prune: Command, export: Command, measure: Command, advise: Command
+) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -27,8 +30,10 @@ def make_parser(inspect: Command, prune: Command, export: Command, advise: Comma
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _inspect_arguments(commands, inspect)
+    _explain_arguments(commands, explain)
     _prune_arguments(commands, prune)
     _export_arguments(commands, export)
+    _measure_arguments(commands, measure)
     _advise_arguments(commands, advise)
     return parser
 
@@ -42,9 +47,28 @@ def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _inspect_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
     _common_arguments(parser)
-    parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
-    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
+    parser.add_argument("--all", action="store_true", help="show every group, equal layers too")
+    parser.add_argument("--meta", action="store_true", help=_META)
+    add_file_arguments(parser)
+    _page_argument(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _explain_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser(
+        "explain", help="say what goes with a layer, what one channel saves, and why channels stay"
+    )
+    _common_arguments(parser)
+    add_explain_arguments(parser)
+    parser.add_argument("--meta", action="store_true", help=_META)
     parser.set_defaults(run=run)
+
+
+def _page_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows all of it, for a browser")
+
+
+_META = "build it without memory, for a model of any size"
 
 
 def _prune_arguments(commands: Any, run: Command) -> None:
@@ -53,6 +77,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
     parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
+    _page_argument(parser)
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
         plan.add_argument(_flag(name), default=None, **_KINDS[one.metadata["kind"]](one))
@@ -90,6 +115,28 @@ def _advise_arguments(commands: Any, run: Command) -> None:
     _common_arguments(parser)
     advise_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _measure_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("measure", help="show what models are and take: sizes, zeros, MACs, memory, time")
+    parser.add_argument(
+        "specs", nargs="+", metavar="SPEC", help=f"{SPEC_FORMS}; or the DIR of a slim model; several are compared"
+    )
+    _weights_arguments(parser)
+    parser.add_argument("--meta", action="store_true", help="build it without memory: sizes and MACs only")
+    parser.add_argument("--model", metavar="SPEC", help="the dense architecture, if a slim model's DIR needs it")
+    parser.add_argument("--trust-factory", action="store_true", help="let a DIR import what makes its model")
+    parser.add_argument("--batch", type=_shape, default=(), metavar="SIZES", help="time these batch sizes too: 1,8")
+    parser.add_argument("--compiled", action="store_true", help="time it with torch.compile too")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls, at least (default: 10)")
+    parser.add_argument("--untimed", action="store_true", help="measure sizes only")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--layers", action="store_true", help="show each layer, too")
+    form.add_argument("--markdown", action="store_true", help="print a table of Markdown")
+    form.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run, usage_error=parser.error)
 
 
 def _plan_fields() -> dict[str, Field[Any]]:
@@ -144,6 +191,12 @@ _KINDS: dict[str, Callable[[Field[Any]], dict[str, Any]]] = {
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
+    _weights_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights",
@@ -153,8 +206,6 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     weights.add_argument("--pretrained", action="store_true", help="with the weights that torchvision or timm publish")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _shape(text: str) -> tuple[int, ...]:

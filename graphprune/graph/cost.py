@@ -6,24 +6,27 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from torch import Tensor, fx
 
-from graphprune.graph.budget_kinds import Counted, Factor, Product, counted_kinds
+from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
+from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.tables import Printed, human
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Printed):
     """What a model costs.
 
     Attributes:
@@ -51,8 +54,18 @@ class Cost:
         """Bytes of parameters and buffers."""
         return self.counts["bytes"]
 
-    def __str__(self) -> str:
-        return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
+    def _summary(self) -> str:
+        return f"Cost: {self}"
+
+    def _parts(self) -> Iterator[str]:
+        others = [f"{n:,} {kind}" for kind, n in self.counts.items() if kind not in ("macs", "params", "bytes")]
+        macs, params, size = _millions(self.macs, 1), _millions(self.params, 2), _millions(self.bytes, 1, "B")
+        yield ", ".join([f"{macs} MACs", f"{params} parameters", size, *others])
+
+
+def _millions(number: int, digits: int, unit: str = "") -> str:
+    """A number in millions, so that costs before and after can be compared; a smaller one as it reads best."""
+    return f"{number / 1e6:,.{digits}f} M{unit}" if number >= 1e6 else human(number, unit)
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,16 @@ class Terms:
         """By how much the sum falls with one entry less of each dimension. [dimensions]"""
         each = self.values(counts)[:, None] / np.maximum(counts[self.dims], 1)
         return np.bincount(self.dims.ravel(), each.ravel(), len(counts)).astype(np.float64)
+
+
+def macs_by_module(trace: Trace) -> dict[str, int]:
+    """The multiply-adds of what evaluation runs, by the path of the innermost module; they add up to the model's."""
+    found: dict[str, int] = {}
+    for node in list(trace.graph.nodes)[: trace.evaluated]:
+        for scale, factors in count_macs(Counted([node], ())):
+            sizes = [int(of.meta["shape"][dim]) for of, dim in factors if isinstance(of, fx.Node)]
+            found[node.meta["module"]] = found.get(node.meta["module"], 0) + scale * math.prod(sizes)
+    return found
 
 
 class CostModel:

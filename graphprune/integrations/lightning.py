@@ -1,4 +1,4 @@
-"""A Lightning callback that prunes on a schedule. Needs ``pip install 'graphprune[lightning]'``."""
+"""Lightning callbacks that prune on a schedule. Needs ``pip install 'graphprune[lightning]'``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
+from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Schedule
 
 try:
@@ -86,3 +87,30 @@ class PruningCallback(Callback):
         if not self.part and self._prepared.example_inputs is None:
             self._prepared.example_inputs = module.example_input_array
         return module.get_submodule(self.part)
+
+
+class SparsityCallback(Callback):
+    """Masks weights of the module that a ``Trainer`` fits, on a schedule.
+
+    ``Trainer(callbacks=[SparsityCallback(GradualSparsifier(module, Gradual(100, 1000, 100), 0.9))])``. Masks are in
+    Lightning's checkpoints; to go on from one, make module, sparsifier and trainer as before, and call
+    ``trainer.fit(module, ckpt_path=...)``.
+
+    Args:
+        sparsifier: of the module or a part of it, with a schedule in steps of the optimizers (``trainer.global_step``).
+    """
+
+    def __init__(self, sparsifier: GradualSparsifier) -> None:
+        self.sparsifier = sparsifier
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Mask more weights if it is time to."""
+        self.sparsifier.at(trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Part of Lightning's checkpoint."""
+        return self.sparsifier.state()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """From Lightning's checkpoint."""
+        self.sparsifier.restore(state_dict)

@@ -1,4 +1,4 @@
-"""A callback of Transformers' ``Trainer`` that prunes on a schedule.
+"""Callbacks of Transformers' ``Trainer`` that prune on a schedule.
 
 Needs ``pip install 'graphprune[transformers]'``.
 """
@@ -18,6 +18,7 @@ from typing_extensions import Unpack
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
+from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Schedule
 from graphprune.utils.files import replace_file
 from graphprune.utils.typed_json import convert_data, read_json
@@ -90,3 +91,22 @@ class PruningCallback(TrainerCallback):
         folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
         text = json.dumps(self._prepared.state())
         replace_file(folder / STATE, partial(Path.write_text, data=text))
+
+
+class SparsityCallback(TrainerCallback):
+    """Masks the weights of the model of a ``Trainer`` on a schedule.
+
+    ``Trainer(..., callbacks=[SparsityCallback(GradualSparsifier(model, Gradual(100, 1000, 100), 0.9))])``. Masks are in
+    the trainer's checkpoints; to go on from one, make model, sparsifier and trainer as before, and call
+    ``trainer.train(resume_from_checkpoint=...)``.
+
+    Args:
+        sparsifier: of the trainer's model, with a schedule in steps of the optimizer (``state.global_step``).
+    """
+
+    def __init__(self, sparsifier: GradualSparsifier) -> None:
+        self.sparsifier = sparsifier
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Mask more weights if it is time to."""
+        self.sparsifier.at(state.global_step)

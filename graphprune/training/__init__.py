@@ -2,6 +2,7 @@
 
 In reading order: ``finetuning``, with ``data``, ``losses``, ``features``, ``learning_rate``, ``loop`` and ``history``;
 ``iterative`` (rounds), with ``rounds``; ``gradual`` (amid a loop of the user's), with ``schedules`` and ``targets``;
+``gradual_sparsity`` (masks of single weights);
 ``regularization``; ``checkpoint`` and ``packing``; ``distributed``.
 
 Words: docs/glossary.md.

@@ -24,6 +24,7 @@ from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective
 from graphprune.utils.contexts import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
+from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.random_state import seed_all
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -234,7 +235,10 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
 
 @contextmanager
 def _given_back(model: nn.Module) -> Iterator[None]:
-    """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts."""
+    """Modes are as before afterwards. After an error weights and buffers are, too; not if a person interrupts.
+
+    Masked weights are without the gradients that the last step left on them.
+    """
     before = [(tensor, tensor.detach().clone()) for tensor in all_tensors(model)]
     try:
         with preserve_modes(model):
@@ -246,6 +250,7 @@ def _given_back(model: nn.Module) -> Iterator[None]:
         raise
     finally:
         clear_gradients(model.parameters())
+        apply_masks(model)
 
 
 @contextmanager

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
+
+from graphprune.utils.modules import named_modules
 
 ORIGINAL, MASK = "_orig", "_mask"
 
@@ -15,3 +19,25 @@ def prune_masks(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         plain = name.removesuffix(MASK)
         if plain != name and f"{plain}{ORIGINAL}" in dict(module.named_parameters(recurse=False)):
             yield plain, mask
+
+
+@contextmanager
+def parameters_in_order(module: nn.Module, renamed: Mapping[str, str]) -> Iterator[None]:
+    """Parameters that are renamed within stand where they stood, so that a saved optimizer finds them by number."""
+    names = [renamed.get(name, name) for name in module._parameters]
+    yield
+    for name in names:
+        module._parameters[name] = module._parameters.pop(name)
+
+
+def apply_masks(model: nn.Module) -> None:
+    """Set every masked weight to what its hook makes of it before a call, but without a gradient.
+
+    It is up to date then whatever changed, and the model can be copied by ``copy.deepcopy``, which refuses tensors that
+    a call has left with their gradients.
+    """
+    with torch.no_grad():
+        for _, module in named_modules(model):
+            for name, mask in prune_masks(module):
+                original = getattr(module, f"{name}{ORIGINAL}")
+                setattr(module, name, mask.to(original.dtype) * original)

@@ -20,9 +20,13 @@ import graphprune
 from graphprune.errors import InputError, LoadError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.integrations.lightning import PruningCallback as LightningCallback
+from graphprune.integrations.lightning import SparsityCallback as LightningSparsity
 from graphprune.integrations.transformers import PruningCallback as TransformersCallback
+from graphprune.integrations.transformers import SparsityCallback as TransformersSparsity
 from graphprune.pruning.plan import plans_of
+from graphprune.sparsity.counting import sparsity_of
 from graphprune.training.gradual import GradualPruner
+from graphprune.training.gradual_sparsity import GradualSparsifier
 from graphprune.training.schedules import Gradual
 
 pytestmark = [
@@ -233,3 +237,38 @@ def test_several_processes_are_refused() -> None:
     prepared = PreparedPruner(SCHEDULE, IMAGES, 0.5, (), None, {})
     with pytest.raises(InputError, match="one process, but this one has 2"):
         prepared.begin(model, [torch.optim.SGD(model.parameters())], 2)
+
+
+# ---------------------------------------------------------------- masks of single weights
+
+
+def test_lightning_masks_weights_and_goes_on(tmp_path: Path) -> None:
+    def started() -> tuple[Classifier, LightningSparsity, pl.Trainer]:
+        module = Classifier()
+        callback = LightningSparsity(GradualSparsifier(module.model, SCHEDULE, 0.9, scope="global"))
+        saving = ModelCheckpoint(tmp_path / "saved", "{epoch}", save_top_k=-1)
+        return module, callback, lightning_trainer(tmp_path, 2, callback, saving)
+
+    whole, callback, trainer = started()
+    trainer.fit(whole, loader())
+    assert [masking.step for masking in callback.sparsifier.history] == [2, 4, 6]
+    assert sparsity_of(whole.model).masked == pytest.approx(0.9, abs=1e-3)
+    module, again, trainer = started()
+    trainer.fit(module, loader(), ckpt_path=tmp_path / "saved/epoch=0.ckpt")
+    assert equal(module, whole)
+    assert again.sparsifier.history == callback.sparsifier.history
+
+
+def test_transformers_masks_weights_and_goes_on(tmp_path: Path) -> None:
+    def started(**options: Any) -> tuple[nn.Module, TransformersSparsity, transformers.Trainer]:
+        model = bert()
+        callback = TransformersSparsity(GradualSparsifier(model, SCHEDULE, 0.9, skip="classifier"))
+        return model, callback, trainer_of(tmp_path, model, callback, **options)
+
+    whole, callback, trainer = started(save_strategy="steps", save_steps=3)
+    trainer.train()
+    assert [masking.step for masking in callback.sparsifier.history] == [2, 4, 6]
+    assert sparsity_of(whole).masked == pytest.approx(0.9, abs=1e-3)
+    model, callback, trainer = started()
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert equal(model, whole)

@@ -1,0 +1,103 @@
+"""How many weights are zero, per parameter and over all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from graphprune.errors import InputError
+from graphprune.sparsity.selection import Weight, all_weights
+from graphprune.utils.model_checks import check_model
+
+
+@dataclass(frozen=True)
+class ParameterZeros:
+    """How many of the entries of a parameter are zero, its mask included.
+
+    Attributes:
+        name: as if it were not masked (``"fc.weight"``); the first one where it is tied.
+        shape: of the parameter.
+        masked: does a mask of ``torch.nn.utils.prune`` hold its zeros?
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    zeros: int
+    size: int
+    masked: bool
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of entries that are zero."""
+        return self.zeros / self.size if self.size else 0.0
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The zeros of a model; prints as a table.
+
+    Attributes:
+        parameters: every parameter, tied ones once.
+    """
+
+    parameters: tuple[ParameterZeros, ...]
+
+    @property
+    def zeros(self) -> int:
+        """Of all parameters together."""
+        return sum(p.zeros for p in self.parameters)
+
+    @property
+    def size(self) -> int:
+        """The number of all parameters."""
+        return sum(p.size for p in self.parameters)
+
+    @property
+    def overall(self) -> float:
+        """The fraction of all parameters that are zero."""
+        return self.zeros / self.size if self.size else 0.0
+
+    @property
+    def masked(self) -> float:
+        """The fraction of zeros among the parameters that have masks; 0 where none has."""
+        sizes = sum(p.size for p in self.parameters if p.masked)
+        return sum(p.zeros for p in self.parameters if p.masked) / sizes if sizes else 0.0
+
+    def __getitem__(self, name: str) -> ParameterZeros:
+        found = next((p for p in self.parameters if p.name == name), None)
+        if found is None:
+            raise KeyError(f"there is no parameter {name!r}")
+        return found
+
+    def __str__(self) -> str:
+        shown = [p for p in self.parameters if p.masked or len(p.shape) > 1]
+        width = max([len("all parameters"), *(len(p.name) for p in shown)])
+        rows = [(p.name, p.zeros, p.size, p.sparsity) for p in shown]
+        lines = [f"{'':{width}}  {'zeros':>13}  {'of':>13}  sparsity"]
+        for name, zeros, size, share in [*rows, ("all parameters", self.zeros, self.size, self.overall)]:
+            lines.append(f"{name:{width}}  {zeros:>13,}  {size:>13,}  {share:>8.1%}")
+        return "\n".join(lines)
+
+
+def sparsity_of(model: nn.Module) -> Sparsity:
+    """How many weights of a model are zero, by a mask of ``torch.nn.utils.prune`` or without one.
+
+    Raises:
+        InputError: the model has no values, because it is on ``meta``.
+    """
+    check_model(model)
+    return Sparsity(tuple(map(_zeros_of, all_weights(model))))
+
+
+def _zeros_of(weight: Weight) -> ParameterZeros:
+    parameter, mask = weight.place.parameter, weight.place.mask
+    if parameter.is_meta:
+        raise InputError(f"model: {weight.name} is on meta, and has no values to count; load the weights first")
+    left = int(_in_effect(parameter.detach(), mask).count_nonzero())
+    size = parameter.numel()
+    return ParameterZeros(weight.name, tuple(parameter.shape), size - left, size, mask is not None)
+
+
+def _in_effect(parameter: Tensor, mask: Tensor | None) -> Tensor:
+    return parameter if mask is None else parameter * mask

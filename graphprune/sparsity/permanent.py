@@ -1,0 +1,47 @@
+"""Masks made permanent: plain parameters with zeros in place of the parametrization of ``torch.nn.utils.prune``."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from graphprune.sparsity.attention import release_attention
+from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import named_modules
+from graphprune.utils.prune_masks import ORIGINAL, parameters_in_order, prune_masks
+
+
+def make_permanent(model: nn.Module) -> nn.Module:
+    """Turn the masks of a model into zeros of plain parameters, in place, by ``prune.remove`` everywhere.
+
+    Names in the state dict are those of the dense model again (``weight`` for ``weight_orig`` and ``weight_mask``).
+    Further training changes the zeros. Zeros have no sign afterwards, so that they need no space in files.
+
+    Args:
+        model: masked by :func:`graphprune.sparsify`, by torch's own functions, or not at all.
+
+    Returns:
+        The model itself.
+    """
+    check_model(model)
+    for _, module in named_modules(model):
+        names = [name for name, _ in prune_masks(module)] if prune.is_pruned(module) else []
+        for name in names:
+            _remove(module, name)
+        release_attention(module)
+    return model
+
+
+def _remove(module: nn.Module, name: str) -> None:
+    if not _has_hook(module, name):
+        return
+    with parameters_in_order(module, {name + ORIGINAL: name}):
+        prune.remove(module, name)
+    with torch.no_grad():
+        getattr(module, name).add_(0.0)  # a masked negative weight is -0.0
+
+
+def _has_hook(module: nn.Module, name: str) -> bool:
+    hooks = module._forward_pre_hooks.values()
+    return any(isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name for hook in hooks)

@@ -1,0 +1,214 @@
+"""Which parameters get masks: the weights that inputs are multiplied by, or those that a caller names."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils import prune
+
+from graphprune.errors import InputError
+from graphprune.utils.checks import did_you_mean, shown
+from graphprune.utils.modules import named_modules
+from graphprune.utils.prune_masks import MASK, ORIGINAL
+
+T = TypeVar("T")
+
+LayerKey = str | nn.Module | type[nn.Module]
+"""A pattern for the names of modules or parameters (``"layer1.*"``, ``"fc.bias"``), a module of the model or a class;
+a module stands for all that it holds."""
+
+LayerKeys = LayerKey | Sequence[LayerKey]
+
+_TABLES = nn.Embedding | nn.EmbeddingBag | nn.LayerNorm | nn.RMSNorm
+"""Their weights are looked up, or scale: nothing is multiplied by them as by a matrix."""
+_CONTAINERS = nn.ParameterList | nn.ParameterDict
+_INPUTS_ARE_SECOND = nn.Linear | nn.RNNBase | nn.RNNCellBase | nn.MultiheadAttention
+
+
+@dataclass(frozen=True, eq=False)
+class WeightPlace:
+    """Where a parameter stands: the path of its module, the modules around it from the outside, its plain name."""
+
+    path: str
+    around: tuple[tuple[str, nn.Module], ...]
+    attribute: str
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that has it."""
+        return self.around[-1][1]
+
+    @property
+    def name(self) -> str:
+        """Its name as if it were not masked."""
+        return f"{self.path}.{self.attribute}" if self.path else self.attribute
+
+    @property
+    def mask(self) -> Tensor | None:
+        """What masks it now."""
+        return self.module._buffers.get(self.attribute + MASK)
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter itself, without its mask."""
+        masked = self.mask is not None
+        found = self.module._parameters[self.attribute + ORIGINAL if masked else self.attribute]
+        assert found is not None
+        return found
+
+    @property
+    def input_dim(self) -> int | None:
+        """Along which dimension the inputs of an output stand; None: unknown."""
+        if isinstance(self.module, _ConvTransposeNd):
+            return 0
+        return 1 if isinstance(self.module, _INPUTS_ARE_SECOND | _ConvNd) and self.parameter.ndim > 1 else None
+
+    def is_weight(self) -> bool:
+        """Is it called a weight, and no vector?"""
+        named = self.attribute == "weight" or self.attribute.startswith("weight_") or self.attribute.endswith("_weight")
+        return named and self.parameter.ndim > 1
+
+    def is_matrix(self) -> bool:
+        """Is it a weight that inputs are multiplied by?"""
+        return self.is_weight() and not isinstance(self.module, _TABLES)
+
+    def obstacle(self) -> str | None:
+        """Why ``torch.nn.utils.prune`` could not mask it."""
+        if isinstance(self.module, _CONTAINERS):
+            return f"a {type(self.module).__name__} has no forward that would apply a mask"
+        for hook in self.module._forward_pre_hooks.values():
+            other = type(hook).__module__.startswith("torch.nn.utils") and not isinstance(hook, prune.BasePruningMethod)
+            if other and self.attribute.startswith(getattr(hook, "name", "\0")):
+                return f"{type(hook).__name__} makes it from other parameters before each call; remove that first"
+        return None
+
+    def matches(self, key: LayerKey) -> bool:
+        """Is it in what a key names?"""
+        if isinstance(key, str):
+            return any(
+                fnmatch.fnmatchcase(name, key) for name in (self.name, *(path for path, _ in self.around if path))
+            )
+        return any(module is key or (isinstance(key, type) and isinstance(module, key)) for _, module in self.around)
+
+    def is_named(self, key: LayerKey) -> bool:
+        """Does a key name this very parameter, by its last name, or its own module?"""
+        if isinstance(key, str):
+            if key.rpartition(".")[2] == self.attribute and fnmatch.fnmatchcase(self.name, key):
+                return True
+            return key == self.path and self.is_weight()
+        own = self.module is key or (isinstance(key, type) and isinstance(self.module, key))
+        return own and self.is_weight()
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A parameter that can be masked, and every place where it stands: several where layers are tied."""
+
+    places: tuple[WeightPlace, ...]
+
+    @property
+    def place(self) -> WeightPlace:
+        """One that has a mask already, if there is any; else the first."""
+        return next((p for p in self.places if p.mask is not None), self.places[0])
+
+    @property
+    def name(self) -> str:
+        """Its first name."""
+        return self.places[0].name
+
+    @property
+    def left(self) -> int:
+        """How many of its entries are not masked."""
+        mask = self.place.mask
+        return self.place.parameter.numel() if mask is None else int((mask != 0).sum())
+
+    def matches(self, keys: Iterable[LayerKey]) -> bool:
+        """Is it, at one of its places, in what one of the keys names?"""
+        return any(place.matches(key) for key in keys for place in self.places)
+
+    def is_named(self, keys: Iterable[LayerKey]) -> bool:
+        """Does one of the keys name this very parameter, or its own module?"""
+        return any(place.is_named(key) for key in keys for place in self.places)
+
+    def override(self, values: Mapping[LayerKey, T]) -> T | None:
+        """The value of the last key that matches it."""
+        return next((value for key, value in reversed(list(values.items())) if self.matches([key])), None)
+
+
+def all_weights(model: nn.Module) -> list[Weight]:
+    """Every parameter of numbers with a fraction, tied ones once."""
+    modules = dict(named_modules(model))
+    found: dict[int, list[WeightPlace]] = {}
+    for path, module in modules.items():
+        parts = path.split(".") if path else []
+        around = tuple((p, modules[p]) for n in range(len(parts) + 1) if (p := ".".join(parts[:n])) in modules)
+        for key, parameter in module._parameters.items():
+            plain = key.removesuffix(ORIGINAL)
+            attribute = plain if f"{plain}{MASK}" in module._buffers else key
+            if parameter is not None and parameter.is_floating_point():
+                found.setdefault(id(parameter), []).append(WeightPlace(path, around, attribute))
+    return [Weight(tuple(places)) for places in found.values()]
+
+
+def chosen_weights(
+    model: nn.Module, layers: Sequence[LayerKey] | None, skip: Sequence[LayerKey], overrides: Iterable[LayerKey]
+) -> list[Weight]:
+    """The weights that ``layers`` names (None: all that inputs are multiplied by) or overrides name, less ``skip``.
+
+    Raises:
+        InputError: a key matches nothing, or nothing is left; or a weight is named that cannot be masked.
+    """
+    weights = all_weights(model)
+    overridden = tuple(overrides)
+    for argument, keys in (("layers", layers or ()), ("skip", skip), ("overrides", overridden)):
+        for key in keys:
+            _check_key(argument, key, weights)
+    wanted = (*(layers or ()), *overridden)
+    found = [w for w in weights if _is_chosen(w, layers is None, wanted) and not w.matches(skip)]
+    blocked = [(w, why) for w in found for why in map(WeightPlace.obstacle, w.places) if why is not None]
+    for weight, why in blocked:
+        if weight.matches(wanted):
+            raise InputError(f"layers: {weight.name} cannot be masked: {why}")
+    found = [w for w in found if not any(w is other for other, _ in blocked)]
+    if not found:
+        why = f": {blocked[0][0].name} cannot be, because {blocked[0][1]}" if blocked else ""
+        raise InputError(
+            f"layers: no weight of this {type(model).__name__} is left to mask{why}; biases, normalizations and what "
+            "is not called a weight is masked only where layers= names the parameter, such as 'fc.bias'"
+        )
+    _require_numbers(found)
+    return found
+
+
+def several_keys(keys: LayerKeys) -> tuple[LayerKey, ...]:
+    """One key, or several, as a tuple."""
+    several = isinstance(keys, Iterable) and not isinstance(keys, str | nn.Module | type)
+    return tuple(keys) if several else (keys,)  # type: ignore[arg-type,return-value]
+
+
+def _is_chosen(weight: Weight, everything: bool, wanted: Sequence[LayerKey]) -> bool:
+    matrix = all(place.is_matrix() for place in weight.places)
+    return weight.is_named(wanted) or (matrix and (everything or weight.matches(wanted)))
+
+
+def _require_numbers(weights: Sequence[Weight]) -> None:
+    name = next((weight.name for weight in weights if weight.place.parameter.is_meta), None)
+    if name is not None:
+        raise InputError(f"model: {name} is on meta, and has no values to choose from; load the weights first")
+
+
+def _check_key(argument: str, key: object, weights: Sequence[Weight]) -> None:
+    is_class = isinstance(key, type) and issubclass(key, nn.Module)
+    if not isinstance(key, str | nn.Module) and not is_class:
+        raise InputError(
+            f"{argument}: {shown(key)} is no key; give a pattern for names ('layer1.*'), a module of the model or a "
+            "module class"
+        )
+    if not any(weight.matches([key]) for weight in weights):  # type: ignore[list-item]
+        names = [name for weight in weights for place in weight.places for name in (place.name, place.path)]
+        raise InputError(f"{argument}: {shown(key)} matches no parameter{did_you_mean(key, names)}")
