@@ -31,6 +31,8 @@ SENSITIVE = 2.0
 """First and last groups that suffer so many times as much as the others are protected."""
 UTMOST = 0.99
 """The largest part of a group that is taken where a target is out of reach."""
+ROUNDS_BELOW = 0.1
+"""Where less than this part of the cost is left, rounds are advised."""
 PER_ROUND = 0.45
 """The part of the cost that a round of pruning and training leaves, at least."""
 
@@ -85,9 +87,16 @@ def target_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     return Recommendation(target.text, f"within reach; {cost}", dict(target.budgets))
 
 
+def _masks(target: AdviceTarget) -> str:
+    """What zeros that stay in place are good for."""
+    if target.runtime is not None and target.runtime.name == "cuda":
+        return "sparsify(model, '2:4'), for devices with sparse tensor cores: not measured here"
+    return "sparsify(model, 0.9), single weights: save_sparse writes a smaller file, and nothing becomes faster"
+
+
 def structure_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """Whole channels, single weights, or nothing?"""
-    masks = "single weights with torch.nn.utils.prune: the file compresses, nothing becomes faster"
+    masks = _masks(target)
     if not facts.groups:
         why = "; ".join(f"{f.reason} ({f.example})" for f in facts.frozen[:2]) or "the model has no parameters"
         return Recommendation("nothing", f"no channel can go: {why}", {}, (masks, "quantization of the model as it is"))
@@ -212,7 +221,7 @@ def criterion_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if facts.data.batches:
         reason = (
             "there are data: at a quarter of the MACs the digits ViT reads 90.4 % by schur after repair, 86.5 % by l2; "
-            "convolutional networks differ by less than seeds do"
+            "convolutional networks differ by 0.6 % or less"
         )
         return Recommendation("schur", reason, {"importance": "schur"}, ("l2: faster to compute", "wanda"))
     reason = "without data nothing reads better from weights; l1, lamp, fpgm and bn_scale read the same weights"
@@ -293,12 +302,18 @@ def schedule_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if not facts.can_train:
         reason = "nothing trains in between, so rounds would only rank what repair has changed"
         return Recommendation("one-shot", reason, {}, ("rounds with prune_iteratively, with labels and time to train",))
+    if share >= ROUNDS_BELOW:
+        reason = (
+            f"{share:.0%} of the cost is left, and repair comes first: with equally many steps of training in all, "
+            "rounds were worse for a small ResNet and ViT even at a tenth, and hardly better for a small CNN"
+        )
+        return Recommendation("one-shot", reason, {}, (gradual, "rounds, if each may train as long as one-shot would"))
     rounds = rounds_for(share)
-    if rounds == 1:
-        reason = f"{share:.0%} of the cost is left: repair and one training make up for it"
-        return Recommendation("one-shot", reason, {}, (gradual,))
     each = share ** (1 / rounds)
-    reason = f"{share:.0%} of the cost is left: rounds of pruning and training, each of which leaves {each:.0%}"
+    reason = (
+        f"{share:.0%} of the cost is left: each round leaves {each:.0%} and needs a training of its own, as the five "
+        "of ResNet-18 on digits to 50 times fewer parameters (99.6 % of images, dense 99.8 %)"
+    )
     return Recommendation(f"{rounds} rounds", reason, {}, ("one-shot: if training is short", gradual))
 
 
