@@ -59,7 +59,7 @@ class Advice:
 
     def __str__(self) -> str:
         parts = [f"{self.facts.model}: {self.target.text}", *map(_said, self.recommendations)]
-        parts += [_groups(self.facts), _not_measured(self.facts), self.code.rstrip()]
+        parts += [_groups(self.facts), _remarks(self.facts), self.code.rstrip()]
         return "\n\n".join(part for part in parts if part)
 
     def to_json(self) -> str:
@@ -109,10 +109,12 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def _not_measured(facts: ModelFacts) -> str:
+def _remarks(facts: ModelFacts) -> str:
     lines: list[str] = []
     for one in facts.unmeasured:
         lines += _wrapped(one, "not measured: ")
+    for one in facts.doubts:
+        lines += _wrapped(one, "doubtful: ")
     return "\n".join(lines)
 
 

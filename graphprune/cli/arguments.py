@@ -8,6 +8,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from graphprune.cli.advising import advise_arguments
 from graphprune.cli.explaining import add_explain_arguments, add_file_arguments
 from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
@@ -32,6 +33,7 @@ def make_parser(runs: Mapping[str, Command]) -> argparse.ArgumentParser:
     _export_arguments(commands, runs["export"])
     _measure_arguments(commands, runs["measure"])
     _compact_arguments(commands, runs["compact"])
+    _advise_arguments(commands, runs["advise"])
     return parser
 
 
@@ -104,6 +106,13 @@ def _export_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("--serve", choices=sorted(SERVERS), help="what runs a deci folder (default: vllm)")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _advise_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("advise", help="say how to prune a model, and why, from what is measured on it")
+    _common_arguments(parser)
+    advise_arguments(parser)
+    parser.set_defaults(run=run)
 
 
 def _measure_arguments(commands: Any, run: Command) -> None:

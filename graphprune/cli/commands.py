@@ -1,4 +1,4 @@
-"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export``, ``measure`` and ``compact``.
+"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export``, ``measure``, ``compact`` and ``advise``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -17,6 +17,7 @@ from rich.text import Text
 from torch import nn
 
 import graphprune
+from graphprune.cli.advising import advise_on_model
 from graphprune.cli.arguments import make_parser, plan_arguments
 from graphprune.cli.compacting import compact_model
 from graphprune.cli.explaining import print_explanation, write_files
@@ -152,4 +153,5 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "export": export_bundle,
     "measure": measure_models,
     "compact": compact_model,
+    "advise": advise_on_model,
 }
