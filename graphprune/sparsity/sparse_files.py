@@ -22,6 +22,7 @@ from msgspec import Struct, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.pruning.plan import Plan, plans_of
@@ -165,6 +166,9 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
             raise SaveError(f"source: {name!r} is {shown(tensor)}, and only tensors can be written")
         if tensor.is_meta:
             raise SaveError(f"source: {name} is on meta, and has no values; load the weights first")
+        if is_traceable_wrapper_subclass(tensor):
+            kind = type(tensor).__name__
+            raise SaveError(f"source: {name} is a {kind}; pass a state dict with the plain tensors that it is made of")
         if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in ENTRY_TYPES:
             raise SaveError(f"source: {name} is a {tensor.layout} tensor of {tensor.dtype}; make it an ordinary one")
     return dict(state)

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 import graphprune
 from graphprune import load_sparse, make_permanent, save_sparse, sparsify
@@ -255,6 +256,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path: Path) -> None:
         ({"a": 3}, SaveError, "source: 'a' is 3, and only tensors can be written"),
         (net().to("meta"), SaveError, r"0\.weight is on meta"),
         ({"a": torch.eye(3).to_sparse()}, SaveError, "make it an ordinary one"),
+        ({"a": TwoTensor(torch.eye(3), torch.eye(3))}, SaveError, "pass a state dict with the plain tensors"),
         (3, InputError, "source: must be a torch.nn.Module or a state dict"),
         (nn.Linear, InputError, "source: must be a torch.nn.Module or a state dict"),
     ]
