@@ -23,10 +23,10 @@ from rich.table import Table
 
 import graphprune
 from benchmarks.common import image, keep_memory, quiet_one_thread, row, table, wide_console, write_json
-from graphprune.planning.kernel_table import measure
 from graphprune.planning.latency import ALIGNMENT
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.setup import PlanSetup
+from graphprune.utils.timing import median_seconds
 
 MODELS = {"ResNet-50": "resnet50", "MobileNetV2": "mobilenet_v2", "ViT-B/16": "vit_b_16"}
 BATCHES = (1, 8)
@@ -80,7 +80,7 @@ def _one(graph: Any, images: torch.Tensor, budget: float, repeats: int) -> dict[
     slim = [p.apply(graph.model) for p in (plan, *even)]
     with torch.no_grad():
         runs = [partial(model, images) for model in (graph.model, *slim)]
-        dense, small, *others = (1e3 * seconds for seconds in measure(*runs, shortest=2.0, least=repeats))
+        dense, small, *others = (1e3 * seconds for seconds in median_seconds(*runs, shortest=2.0, least=repeats))
     kept, loss = _importance(graph, plan)
     return {
         "budget": budget,

@@ -1,8 +1,11 @@
 """Make neural networks physically smaller: trace, plan, apply, verify."""
 
 from graphprune import errors
+from graphprune.advice.advice import Advice
+from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.compaction.compacting import compact
+from graphprune.compaction.compacting import compact, zero_channels
+from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
     ChannelsKeptWarning,
     ExportError,
@@ -30,9 +33,15 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.measurement.measuring import measure
+from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.plots.layer_bars import plot_latency, plot_sparsity, plot_widths
+from graphprune.plots.sensitivity_curves import plot_sensitivity
+from graphprune.plots.trade_offs import plot_accuracy
+from graphprune.plots.weight_maps import plot_weights
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import Verification, verify
@@ -64,8 +73,10 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 
 __version__ = "0.1.0"
 __all__ = [
+    "Advice",
     "ChannelGraph",
     "ChannelsKeptWarning",
+    "Comparison",
     "Compensation",
     "Cost",
     "Distillation",
@@ -84,7 +95,10 @@ __all__ = [
     "InputError",
     "Iterative",
     "IterativeResult",
+    "Latency",
     "LoadError",
+    "MeasuredLayer",
+    "Measurement",
     "MethodCall",
     "NothingRemovedWarning",
     "OneShot",
@@ -106,6 +120,8 @@ __all__ = [
     "UnreachedWarning",
     "Verification",
     "VerificationError",
+    "ZeroChannels",
+    "advise",
     "budget_kind",
     "check_rule",
     "compact",
@@ -123,6 +139,13 @@ __all__ = [
     "load_checkpoint",
     "load_sparse",
     "make_permanent",
+    "measure",
+    "plot_accuracy",
+    "plot_latency",
+    "plot_sensitivity",
+    "plot_sparsity",
+    "plot_weights",
+    "plot_widths",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",
@@ -140,4 +163,5 @@ __all__ = [
     "to_semi_structured",
     "trace",
     "verify",
+    "zero_channels",
 ]

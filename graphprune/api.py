@@ -167,7 +167,7 @@ class ChannelGraph(Analysis):
             options: ``importance``, ``calibration`` and the like, as for :meth:`plan`.
 
         Returns:
-            A table that prints, ``plot(path)``s, and can be given to ``plan(..., allocation=)``.
+            A table that prints, can be drawn (:func:`graphprune.plot_sensitivity`) and given to ``plan(allocation=)``.
         """
         return measure_sensitivity(self, evaluate, ratios, options)
 

@@ -1,7 +1,7 @@
 """The command line.
 
-In reading order: ``commands`` (with ``export``), ``arguments`` (those of a plan follow from its options), ``models``
-(by name), ``weights``, ``output``, ``tables`` and ``json_output`` (results).
+In reading order: ``commands`` (with ``export`` and ``measuring``), ``arguments`` (those of a plan follow from its
+options), ``models`` (by name), ``weights``, ``given_model``, ``output``, ``tables`` and ``json_output`` (results).
 
 Words: docs/glossary.md.
 """

@@ -17,7 +17,7 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.ArgumentParser:
+def make_parser(inspect: Command, prune: Command, export: Command, measure: Command) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -28,6 +28,7 @@ def make_parser(inspect: Command, prune: Command, export: Command) -> argparse.A
     _inspect_arguments(commands, inspect)
     _prune_arguments(commands, prune)
     _export_arguments(commands, export)
+    _measure_arguments(commands, measure)
     return parser
 
 
@@ -79,6 +80,28 @@ def _export_arguments(commands: Any, run: Command) -> None:
     )
     parser.add_argument("--dtype", choices=["f32", "f16", "q8_0"], help="of weights in a GGUF file (default: f16)")
     parser.add_argument("--serve", choices=sorted(SERVERS), help="what runs a deci folder (default: vllm)")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _measure_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("measure", help="show what models are and take: sizes, zeros, MACs, memory, time")
+    parser.add_argument(
+        "specs", nargs="+", metavar="SPEC", help=f"{SPEC_FORMS}; or the DIR of a slim model; several are compared"
+    )
+    _weights_arguments(parser)
+    parser.add_argument("--meta", action="store_true", help="build it without memory: sizes and MACs only")
+    parser.add_argument("--model", metavar="SPEC", help="the dense architecture, if a slim model's DIR needs it")
+    parser.add_argument("--trust-factory", action="store_true", help="let a DIR import what makes its model")
+    parser.add_argument("--batch", type=_shape, default=(), metavar="SIZES", help="time these batch sizes too: 1,8")
+    parser.add_argument("--compiled", action="store_true", help="time it with torch.compile too")
+    parser.add_argument("--threads", type=int, metavar="N", help="of torch on the CPU")
+    parser.add_argument("--repeats", type=int, default=10, metavar="N", help="timed calls, at least (default: 10)")
+    parser.add_argument("--untimed", action="store_true", help="measure sizes only")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--layers", action="store_true", help="show each layer, too")
+    form.add_argument("--markdown", action="store_true", help="print a table of Markdown")
+    form.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
 
@@ -135,6 +158,12 @@ _KINDS: dict[str, Callable[[Field[Any]], dict[str, Any]]] = {
 
 def _common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC", help=SPEC_FORMS)
+    _weights_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights",
@@ -144,8 +173,6 @@ def _common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     weights.add_argument("--pretrained", action="store_true", help="with the weights that torchvision or timm publish")
     parser.add_argument("--input", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,224,224")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
 def _shape(text: str) -> tuple[int, ...]:

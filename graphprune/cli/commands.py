@@ -1,4 +1,5 @@
-"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``.
+"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``,
+``graphprune measure SPEC``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -11,7 +12,6 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.text import Text
 from torch import nn
@@ -19,15 +19,15 @@ from torch import nn
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
 from graphprune.cli.export import export_bundle
+from graphprune.cli.given_model import given_inputs, given_model
 from graphprune.cli.json_output import graph_data, print_json, prune_data
-from graphprune.cli.models import has_random_weights, load_spec
+from graphprune.cli.measuring import measure_models
+from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import check_output
 from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
-from graphprune.cli.weights import load_weights
 from graphprune.errors import GraphpruneError, InputError
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
-from graphprune.tracing.inputs import Inputs
 
 OK, FAILED, INTERRUPTED = 0, 1, 130
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune, export_bundle).parse_args(argv)
+    options = make_parser(_inspect, _prune, export_bundle, measure_models).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -66,8 +66,8 @@ def _complain(error: Exception) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    model = _model(options)
-    graph = graphprune.trace(model, _example_inputs(options))
+    model = given_model(options)
+    graph = graphprune.trace(model, given_inputs(options))
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
@@ -87,8 +87,8 @@ def _prune(options: argparse.Namespace) -> int:
     except InputError as error:
         options.usage_error(str(error))
     _warn_of_random_weights(options)
-    model = _model(options)
-    inputs = _example_inputs(options)
+    model = given_model(options)
+    inputs = given_inputs(options)
     graph = graphprune.trace(model, inputs)
     plan = graph.plan(ratio, **given)
     slim = plan.apply(model)
@@ -103,13 +103,6 @@ def _prune(options: argparse.Namespace) -> int:
     return OK if passed else FAILED
 
 
-def _model(options: argparse.Namespace) -> nn.Module:
-    model = load_spec(options.spec, device="meta" if options.meta else None, pretrained=options.pretrained)
-    if options.weights is not None:
-        load_weights(model, options.weights)
-    return model.eval()
-
-
 def _warn_of_random_weights(options: argparse.Namespace) -> None:
     """Say that nothing learned is in what is about to be pruned."""
     if options.weights is not None or options.pretrained or not has_random_weights(options.spec):
@@ -119,12 +112,6 @@ def _warn_of_random_weights(options: argparse.Namespace) -> None:
 
 
 _TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
-
-
-def _example_inputs(options: argparse.Namespace) -> Inputs | None:
-    if options.input is None:
-        return None
-    return (torch.randn(options.input, generator=torch.Generator().manual_seed(0)),)
 
 
 def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any) -> None:

@@ -6,6 +6,7 @@ and so is the price of every channel: by how much each cost falls when it is rem
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,12 +14,13 @@ from functools import cached_property
 import numpy as np
 from torch import Tensor, fx
 
-from graphprune.graph.budget_kinds import Counted, Factor, Product, counted_kinds
+from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
+from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 
@@ -77,6 +79,16 @@ class Terms:
         """By how much the sum falls with one entry less of each dimension. [dimensions]"""
         each = self.values(counts)[:, None] / np.maximum(counts[self.dims], 1)
         return np.bincount(self.dims.ravel(), each.ravel(), len(counts)).astype(np.float64)
+
+
+def macs_by_module(trace: Trace) -> dict[str, int]:
+    """The multiply-adds of what evaluation runs, by the path of the innermost module; they add up to the model's."""
+    found: dict[str, int] = {}
+    for node in list(trace.graph.nodes)[: trace.evaluated]:
+        for scale, factors in count_macs(Counted([node], ())):
+            sizes = [int(of.meta["shape"][dim]) for of, dim in factors if isinstance(of, fx.Node)]
+            found[node.meta["module"]] = found.get(node.meta["module"], 0) + scale * math.prod(sizes)
+    return found
 
 
 class CostModel:
@@ -152,6 +164,18 @@ class CostModel:
         member = np.zeros((len(counts), len(units.groups)), bool)
         member[self._needs.dim[known], group[known]] = True
         return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
+
+    def dependent(self, free: Mask) -> Scores:
+        """The part of MACs and of parameters that depends on units which may go. ``free`` [classes] -> [2]"""
+        counts = self.dimensions.counts(self.everything)
+        member = np.zeros((len(counts), 1), bool)
+        member[self._needs.dim[free[self._needs.unit]]] = True
+        return np.array([_touched(self.terms[kind], counts, member)[0] for kind in ("macs", "params")])
+
+    @property
+    def products(self) -> Scores:
+        """The MACs of every call that multiplies, in the order of execution. [calls]"""
+        return self.terms["macs"].values(self.dimensions.counts(self.everything)).astype(np.float64)
 
 
 def _touched(terms: Terms, counts: Ids, member: Mask) -> Scores:

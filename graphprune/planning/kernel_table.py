@@ -1,12 +1,10 @@
-"""Measure how long things take, and keep the times of kernels on disk."""
+"""The times of kernels, measured once and kept on disk."""
 
 from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,57 +14,10 @@ import torch
 from msgspec import Meta
 
 from graphprune.utils.files import replace_file
+from graphprune.utils.timing import median_seconds
 from graphprune.utils.typed_json import convert_data, read_json
 
-SHORTEST = 5e-3
-"""Seconds that one measurement takes at least."""
-
-
 Seconds = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
-
-
-TURN = 0.1
-"""Seconds that models which are measured side by side run for before the next one does."""
-
-
-def measure(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
-    """Seconds that each of ``runs`` takes: the median of several turns after two that are not counted.
-
-    They take turns, and all but the first are measured in parts of what the first took in the turn before: a machine
-    that is slower for a while is slower for all of them. In its turn each is called several times, as it will be used:
-    the first call after another model finds caches and memory as that left them, and is not counted if it is short.
-    """
-    turns: list[list[float]] = [[] for _ in runs]
-    for run in (*runs, *runs):
-        run()
-    start = time.perf_counter()
-    while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
-        for run, found in zip(runs, turns, strict=True):
-            found.append(_turn(run, alone=len(runs) == 1))
-    first = statistics.median(turns[0])
-    ratios = ([t / beside for t, beside in zip(found, turns[0], strict=True)] for found in turns[1:])
-    return [first, *(first * statistics.median(found) for found in ratios)]
-
-
-def _turn(run: Callable[[], Any], alone: bool) -> float:
-    """The median time of as many calls as there is time for; of one call, if it is the only one that is measured."""
-    times = [_seconds(run)]
-    while not alone and sum(times) < TURN:
-        times.append(_seconds(run))
-    return statistics.median(times[1:] or times)
-
-
-def _seconds(run: Callable[[], Any]) -> float:
-    _wait()
-    start = time.perf_counter()
-    run()
-    _wait()
-    return time.perf_counter() - start
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 @dataclass
@@ -93,7 +44,7 @@ class KernelTable:
         """The time of the kernel ``name``; ``call()`` prepares its tensors and returns what is to be timed."""
         if name not in self.times:
             with torch.no_grad():
-                (self.times[name],) = measure(call())
+                (self.times[name],) = median_seconds(call())
             self.measured += 1
         return self.times[name]
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
-from graphprune.planning.kernel_table import KernelTable, measure
+from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
@@ -22,6 +22,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.timing import median_seconds
 
 LATENCY_ATTEMPTS = 8
 
@@ -49,7 +50,7 @@ class Stopwatch:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
         with preserve_modes(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
-            return measure(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
+            return median_seconds(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
 
     def _run(self, model: Callable[..., Any]) -> None:
         for call in self.calls:

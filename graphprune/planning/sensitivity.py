@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from graphprune.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +44,3 @@ class Sensitivity:
         for name, points in self.losses.items():
             lines.append(f"{name:<{width}}" + "".join(f"{loss:>10.4g}" for _, loss in points))
         return "\n".join(lines)
-
-    def plot(self, path: str | Path) -> None:
-        """One line for each group, loss over the fraction removed, as an image file (needs matplotlib)."""
-        try:
-            from matplotlib.figure import Figure
-        except ImportError as error:
-            raise InputError(
-                "plot: matplotlib is not installed; run: pip install matplotlib (or 'graphprune[plot]')"
-            ) from error
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        axes = figure.add_subplot(xlabel="fraction removed", ylabel="loss")
-        for name, points in self.losses.items():
-            gone, losses = zip((0.0, self.dense), *points, strict=True)
-            axes.plot(gone, losses, marker=".", label=name)
-        axes.legend(fontsize="x-small", ncols=2)
-        figure.savefig(path)

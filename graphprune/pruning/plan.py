@@ -21,7 +21,7 @@ from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import module_kind, named_modules, within
+from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
 from graphprune.utils.typed_json import convert_data, parse_json
 
 
@@ -106,9 +106,10 @@ class Plan:
         """
         check_model(model)
         check_flag("inplace", inplace)
-        self.check(model)
+        own = tables(model)
+        self._check(model, own)
         history = history_of(model)
-        slim = rewrite(model, self.kept, self._all_sizes(model), inplace)
+        slim = rewrite(model, self.kept, self._all_sizes(model), inplace, own=own)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
@@ -148,7 +149,10 @@ class Plan:
 
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
-        check_fits(model, self.shapes)
+        self._check(model, tables(model))
+
+    def _check(self, model: nn.Module, own: Tables) -> None:
+        check_fits(model, self.shapes, own)
         check_sizes(model, self._all_sizes(model))
         check_blocks(model, self.skipped)
 

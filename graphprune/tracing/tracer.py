@@ -28,7 +28,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, set_training
+from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
 
 
@@ -131,7 +131,7 @@ def record(
         [*results, *trained.results],
         recorder.constants,
         log,
-        {path: type(m) for path, m in named_modules(model)},
+        dict(recorder.model_copy.kinds),
         tuple(n for n in recorder.shapes if n not in recorder.used),
         trained.note,
         evaluated,
@@ -175,7 +175,7 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
             raise
         except Exception as error:
             cause = error if type(error) is type(abstract_error) else abstract_error
-            raise TraceError(_failure(model, begun[-1], error)) from cause
+            raise TraceError(call_failure(model, begun[-1], error)) from cause
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Noted:
             yield call
 
 
-def _failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
+def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
     """What a user is told of an error in a call."""
     shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
     shown = f"of shape {shapes}" if shapes else "without a tensor"

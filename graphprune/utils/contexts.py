@@ -128,5 +128,6 @@ def _evaluating_one(model: nn.Module) -> Iterator[None]:
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
         for parameter, flag, gradient in parameters:
-            parameter.requires_grad_(flag)
+            if parameter.requires_grad != flag:  # it cannot be set in a tensor of inference mode
+                parameter.requires_grad_(flag)
             parameter.grad = gradient

@@ -14,7 +14,7 @@ import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import FAILED, INTERRUPTED, OK
 from graphprune.cli.models import load_spec
-from graphprune.cli.tables import human
+from graphprune.utils.text_tables import human
 
 NETWORK = """
 import torch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.errors import InputError, LoadError, PlanError
 from graphprune.planning import kernel_table, latency, latency_search
-from graphprune.planning.kernel_table import KernelTable, measure
+from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
 from graphprune.tracing.inputs import MethodCall
 from models import gpt, hardnet, mobilenet_v2, resnet_cifar, vit
@@ -109,30 +109,6 @@ def test_the_table_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert torch.__version__ in path.name and "threads" in path.name
 
 
-def test_measure_is_a_median_of_several_runs() -> None:
-    calls: list[int] = []
-    (one,) = measure(lambda: calls.append(1), shortest=0.0, least=5)
-    assert 0 < one < 1e-2
-    assert calls == [1] * 7
-
-
-def test_models_side_by_side_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn's first call is not counted, and a machine that becomes slower does so for both."""
-    now, calls = 0.0, list[str]()
-    monkeypatch.setattr(kernel_table.time, "perf_counter", lambda: now)
-
-    def take(which: str, seconds: float) -> None:
-        nonlocal now
-        cold = calls[-1:] != [which]
-        calls.append(which)
-        now += (seconds + 0.01 * cold) * (3 if now > 0.6 else 1)
-
-    first, second = measure(lambda: take("a", 0.02), lambda: take("b", 0.01), shortest=0.0, least=5)
-    assert second / first == pytest.approx(0.5)
-    turns = re.findall("a+|b+", "".join(calls[4:]))
-    assert [turn[0] for turn in turns] == list("ab" * 5) and min(map(len, turns)) > 1
-
-
 def test_under_a_latency_budget_channels_come_in_lanes(clock: None) -> None:
     torch.manual_seed(0)
     model = vit.vit().eval()
@@ -155,7 +131,7 @@ def taken(model: nn.Module) -> float:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A model takes a millisecond, and three nanoseconds a parameter; the table of kernels knows nothing of that."""
-    monkeypatch.setattr(kernel_table, "measure", lambda run, *_: pytest.fail("a real clock was used"))
+    monkeypatch.setattr(kernel_table, "median_seconds", lambda run, *_: pytest.fail("a real clock was used"))
     monkeypatch.setattr(latency_search, "KernelTable", lambda device: Counted(device, tmp_path / "kernels.json"))
     monkeypatch.setattr(latency_search.Stopwatch, "seconds", lambda _, *models: [*map(taken, models)])
 

@@ -193,13 +193,13 @@ def test_targets_of_a_projection_whose_input_lost_channels() -> None:
 
 def test_a_failure_after_compensation_undoes_it() -> None:
     class Failing:
-        """Good batches, until the third time that they are gone through."""
+        """Good batches, until the second time that they are gone through."""
 
         times = 0
 
         def __iter__(self) -> Iterator[Tensor]:
             self.times += 1
-            yield torch.randn(4, 9, WIDTH if self.times < 3 else 5)
+            yield torch.randn(4, 9, WIDTH if self.times < 2 else 5)
 
     model, x = Scores().eval(), torch.randn(2, 9, WIDTH)
     plan, slim = narrow(model, x)

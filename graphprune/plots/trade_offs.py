@@ -1,0 +1,96 @@
+"""What accuracy costs: pruned models beside the dense one, and beside those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from graphprune.errors import InputError
+from graphprune.measurement.records import Comparison, Measurement
+from graphprune.plots.figures import COLORS, INK, MARKERS, new_figure, styled
+from graphprune.utils.checks import check_known, check_type
+
+Point = Measurement | tuple[float, float]
+"""A measurement, or what somebody else says of a model: its cost and its score."""
+
+
+COSTS: Mapping[str, tuple[str, float]] = {
+    "macs": ("MACs (millions)", 1e6),
+    "parameters": ("parameters (millions)", 1e6),
+    "nonzero": ("parameters that are not zero (millions)", 1e6),
+    "disk_bytes": ("size on disk (MB)", 1e6),
+    "peak_bytes": ("peak of activations (MB)", 1e6),
+    "seconds": ("latency (ms)", 1e-3),
+}
+"""By the attribute of a measurement, what is drawn along the horizontal axis, and its unit."""
+
+
+def plot_accuracy(
+    dense: Measurement | Comparison,
+    series: Mapping[str, Sequence[Point]] | None = None,
+    *,
+    score: str | None = None,
+    against: str = "macs",
+) -> Any:
+    """Scores over what the models cost, with the dense model as a star and a dashed line.
+
+    Args:
+        dense: the measurement of the dense model; or a comparison, whose first model is the dense one and whose others
+            are drawn under their names.
+        series: by a name (a method, a rival), measurements of its models, or pairs of cost and score where nothing
+            else is known. A line joins them.
+        score: which of the scores that ``evaluate`` returned; None: the only one.
+        against: an attribute of the measurements: ``"macs"``, ``"parameters"``, ``"seconds"``, ...
+
+    Returns:
+        A ``matplotlib.figure.Figure``.
+
+    Raises:
+        InputError: an argument is not what it must be, or a measurement has no such score or cost.
+        ImportError: matplotlib is not installed.
+    """
+    check_type("dense", dense, Measurement | Comparison, "a graphprune.Measurement or Comparison")
+    check_known("against", against, COSTS)
+    given = {name: list(points) for name, points in (series or {}).items()}
+    if isinstance(dense, Comparison):
+        (_, first), *others = dense.measurements.items()
+        given = {**{name: [one] for name, one in others}, **given}
+    else:
+        first = dense
+    name = _score_name(first, score)
+    label, unit = COSTS[against]
+    figure = new_figure(7, 4.5)
+    axes = styled(figure.add_subplot(xlabel=label, ylabel=name))
+    axes.set_title(f"{name} of {first.model}", loc="left", fontsize="medium", color=INK)
+    for number, (called, points) in enumerate(given.items()):
+        pairs = sorted(_pair(called, point, name, against, unit) for point in points)
+        look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
+        axes.plot(*zip(*pairs, strict=True), label=called, **look)
+    cost, value = _pair("dense", first, name, against, unit)
+    axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
+    axes.plot([cost], [value], linestyle="none", marker="*", markersize=13, color=INK, label="dense")
+    axes.set_xlim(left=0)
+    figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize="small")
+    return figure
+
+
+def _score_name(measurement: Measurement, score: str | None) -> str:
+    """The score that is meant."""
+    if score is not None:
+        return check_known("score", score, measurement.scores)
+    if len(measurement.scores) != 1:
+        found = ", ".join(map(repr, measurement.scores)) or "none; measure with evaluate="
+        raise InputError(f"score: say which; the measurement of the dense model has {found}")
+    return next(iter(measurement.scores))
+
+
+def _pair(called: str, point: Any, score: str, against: str, unit: float) -> tuple[float, float]:
+    """Where a point is drawn."""
+    if not isinstance(point, Measurement):
+        cost, value = point
+        return float(cost) / unit, float(value)
+    known = getattr(point, against)
+    if known is None or score not in point.scores:
+        lacking = against if known is None else f"the score {score!r}"
+        raise InputError(f"series: a measurement of {called!r} does not have {lacking}; measure it again with that")
+    return known / unit, point.scores[score]

@@ -1,0 +1,67 @@
+"""``graphprune measure``."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import graphprune
+from graphprune.cli import main
+from graphprune.cli.commands import FAILED, OK
+
+NETWORK = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+"""
+
+INPUT = ("--input", "1,3,8,8")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    path = tmp_path / "network.py"
+    path.write_text(NETWORK)
+    return f"{path}:make"
+
+
+def test_a_model_is_measured(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", spec, *INPUT, "--batch", "1,2", "--repeats", "1", "--threads", "1", "--layers"]) == OK
+    out = capsys.readouterr().out
+    for label in ("parameters", "latency, batch 1", "latency, batch 2", "Sequential: layers", "Conv2d"):
+        assert label in out
+
+
+def test_json_and_markdown(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["measure", spec, *INPUT, "--untimed", "--json"]) == OK
+    found = graphprune.Measurement.from_json(capsys.readouterr().out)
+    assert found.parameters == 3 * 8 * 9 + 8 + 8 * 4 * 9 + 4 and not found.latencies
+    assert main(["measure", spec, *INPUT, "--untimed", "--markdown"]) == OK
+    assert capsys.readouterr().out == found.to_markdown()
+    assert main(["measure", spec, *INPUT, "--meta", "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["nonzero"] is None
+
+
+def test_a_slim_model_beside_its_dense_one(spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "slim")
+    assert main(["prune", spec, *INPUT, "--ratio", "0.5", "-o", folder]) == OK
+    capsys.readouterr()
+    assert main(["measure", spec, folder, "--model", spec, "--untimed", "--json"]) == OK
+    found = graphprune.Comparison.from_json(capsys.readouterr().out)
+    assert list(found.measurements) == [spec, folder]
+    assert found[folder].parameters == 3 * 4 * 9 + 4 + 4 * 4 * 9 + 4
+    assert found[folder].inputs == "f32[1, 3, 8, 8]"
+    with pytest.raises(SystemExit):
+        main(["measure", folder, "--model", spec, "--weights", "weights.pt"])
+    assert "--weights: is for one SPEC" in capsys.readouterr().err
+
+
+def test_wrong_usage(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["measure", spec, spec])
+    assert "SPEC: the same model is named twice" in capsys.readouterr().err
+    assert main(["measure", spec, *INPUT, "--repeats", "0"]) == FAILED
+    assert "repeats: must be a number of calls" in capsys.readouterr().err
+    assert main(["measure", "torchvision:no_such"]) == FAILED
+    assert "is not a torchvision model" in capsys.readouterr().err
