@@ -26,7 +26,7 @@ from benchmarks.common import llama, quiet_one_thread, row, table, wide_console,
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-18": torchvision.models.resnet18,
     "MobileNetV2": torchvision.models.mobilenet_v2,
-    "ViT-B/16": torchvision.models.vit_b_16,
+    "ViT-S/16": partial(torchvision.models.VisionTransformer, 224, 16, 12, 6, 384, 1536),
     "Llama, 4 layers": partial(llama, 4),
     "LSTM, 2 layers": partial(nn.LSTM, 256, 512, 2),
 }

@@ -244,6 +244,17 @@ def test_tied_layers_share_a_mask() -> None:
     assert model.table.weight is model.leave.weight
 
 
+def test_a_mask_on_one_of_tied_layers_stays_its_own() -> None:
+    """As torch's functions put it: the other layer goes on with the whole weight."""
+    model = Tied()
+    prune.l1_unstructured(model.table, "weight", 0.5)
+    x = torch.arange(10)
+    with torch.no_grad():
+        needed = model(x)
+        assert torch.equal(make_permanent(model)(x), needed)
+    assert int((model.table.weight == 0).sum()) == 20 and not (model.leave.weight == 0).any()
+
+
 # ---------------------------------------------------------------- training
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
