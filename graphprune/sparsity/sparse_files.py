@@ -105,10 +105,11 @@ def save_sparse(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLik
 
     Raises:
         SaveError: something in the state dict is no tensor, or has no values.
+        InputError: the path is that of a folder.
     """
     plans, state = _contents(source)
     tensors = _unmasked(_checked(state))
-    file = check_path("path", path)
+    file = _file(path)
     index, data = _packed(tensors, plans)
     sums = FORMAT | {"sha256": _checksum(index, data)}
     replace_file(file, partial(save_file, {"index": index, "data": data}, metadata=sums))
@@ -149,6 +150,15 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
 
 
 # ---------------------------------------------------------------- writing
+
+
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file, whose folder is created where missing."""
+    file = check_path("path", path)
+    if file.is_dir():
+        raise InputError(f"path: {file} is a folder; give the path of a file, such as {file / 'model.sparse'}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def _contents(source: object) -> tuple[tuple[Plan, ...], Mapping[str, Any]]:

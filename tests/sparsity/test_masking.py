@@ -302,6 +302,15 @@ def test_training_keeps_exactly_the_zeros(make: Callable[[Any], torch.optim.Opti
         assert all((trained.get_submodule(n.partition(".")[0]).weight != 0).equal(~needed[n]) for n in WEIGHTS)
 
 
+def test_masks_of_inference_mode_can_be_trained() -> None:
+    model = net()
+    with torch.inference_mode():
+        sparsify(model, 0.5, scope="global")
+        model(X)
+    train(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert sparsity_of(model).masked == 0.5
+
+
 def test_finetune_keeps_exactly_the_zeros(tmp_path: Path) -> None:
     batches = [(X, torch.tensor([0, 1, 2, 3]))] * 3
     model = net()
@@ -441,5 +450,11 @@ def test_what_cannot_be_masked_is_said() -> None:
     listed = nn.ModuleDict({"a": nn.ParameterList([torch.randn(3, 3)]), "b": nn.Linear(3, 3)})
     with pytest.raises(InputError, match=r"a\.0 cannot be masked: a ParameterList has no forward"):
         sparsify(listed, 0.5, layers="a.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(net())
+    assert sparsity_of(scripted).zeros == 8  # the shift of the batch normalization
+    with pytest.raises(InputError, match="it is of TorchScript"):
+        sparsify(scripted, 0.5)
     with pytest.raises(InputError, match="is the class Linear"):
         sparsify(nn.Linear, 0.5)  # type: ignore[arg-type]
