@@ -33,6 +33,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.inspection.explaining import Explanation
 from graphprune.measurement.measuring import measure
 from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
@@ -52,6 +53,7 @@ from graphprune.reconstruction.layerwise import reconstruct
 from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
+from graphprune.report.writing import write_report
 from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
@@ -80,6 +82,7 @@ __all__ = [
     "Compensation",
     "Cost",
     "Distillation",
+    "Explanation",
     "ExportError",
     "Folding",
     "Frozen",
@@ -163,5 +166,6 @@ __all__ = [
     "to_semi_structured",
     "trace",
     "verify",
+    "write_report",
     "zero_channels",
 ]

@@ -32,7 +32,7 @@ from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """What one model did on its example inputs.
 
@@ -72,6 +72,9 @@ class Trace:
     pick: Outputs | None = None
     random: Mapping[str, Any] = field(default_factory=dict)
     trained: tuple[MethodCall, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
