@@ -1,6 +1,7 @@
 """When are zeros faster? One network with the same share of zeros, or of channels gone, on this machine's CPU.
 
-All forms are measured in turns, A B A B, in one process; milliseconds are medians of a run at the given batch.
+All forms run in turns, A B A B, in one process on one thread; milliseconds are medians of the processor time of a run,
+which other work on the machine does not change much.
 
 - *dense*: as it was.
 - *masked*: masks of ``torch.nn.utils.prune``, which are multiplied before each call.
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import statistics
 import sys
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +29,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import graphprune
-from benchmarks.common import interleaved, keep_memory, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import keep_memory, quiet_one_thread, row, table, wide_console, write_json
 from graphprune.errors import InputError
 
 AMOUNTS = (0.5, 0.9, 0.98)
@@ -83,7 +86,7 @@ def measured(name: str, batch: int, amount: float, repeats: int) -> dict[str, An
     inputs = example.expand(batch, *example.shape[1:]).contiguous()
     forms = forms_of(model.eval(), example, amount)
     with torch.inference_mode():
-        found = interleaved([partial(form, inputs) for form in forms.values()], repeats)
+        found = processor_times([partial(form, inputs) for form in forms.values()], repeats)
     slim = sum(p.numel() for p in forms["structured"].parameters())
     return {
         "network": name,
@@ -92,6 +95,18 @@ def measured(name: str, batch: int, amount: float, repeats: int) -> dict[str, An
         "structured_params": slim / sum(p.numel() for p in model.parameters()),
         "ms": dict(zip(forms, found, strict=True)),
     }
+
+
+def processor_times(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:
+    """Median milliseconds of the processor for each run, measured in turns."""
+    times: list[list[float]] = [[] for _ in runs]
+    for number in range(repeats + 1):
+        for run, found in zip(runs, times, strict=True):
+            start = time.process_time()
+            run()
+            if number:  # the first warms up
+                found.append((time.process_time() - start) * 1e3)
+    return [statistics.median(found) for found in times]
 
 
 def forms_of(model: nn.Module, example: Tensor, amount: float) -> dict[str, nn.Module]:
