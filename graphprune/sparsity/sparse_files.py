@@ -22,6 +22,7 @@ from msgspec import Struct, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.pruning.plan import Plan, plans_of
@@ -104,10 +105,11 @@ def save_sparse(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLik
 
     Raises:
         SaveError: something in the state dict is no tensor, or has no values.
+        InputError: the path is that of a folder.
     """
     plans, state = _contents(source)
     tensors = _unmasked(_checked(state))
-    file = check_path("path", path)
+    file = _file(path)
     index, data = _packed(tensors, plans)
     sums = FORMAT | {"sha256": _checksum(index, data)}
     replace_file(file, partial(save_file, {"index": index, "data": data}, metadata=sums))
@@ -150,6 +152,15 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
 # ---------------------------------------------------------------- writing
 
 
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file, whose folder is created where missing."""
+    file = check_path("path", path)
+    if file.is_dir():
+        raise InputError(f"path: {file} is a folder; give the path of a file, such as {file / 'model.sparse'}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
 def _contents(source: object) -> tuple[tuple[Plan, ...], Mapping[str, Any]]:
     if isinstance(source, nn.Module):
         check_model(source, "source")
@@ -165,6 +176,9 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
             raise SaveError(f"source: {name!r} is {shown(tensor)}, and only tensors can be written")
         if tensor.is_meta:
             raise SaveError(f"source: {name} is on meta, and has no values; load the weights first")
+        if is_traceable_wrapper_subclass(tensor):
+            kind = type(tensor).__name__
+            raise SaveError(f"source: {name} is a {kind}; pass a state dict with the plain tensors that it is made of")
         if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in ENTRY_TYPES:
             raise SaveError(f"source: {name} is a {tensor.layout} tensor of {tensor.dtype}; make it an ordinary one")
     return dict(state)
