@@ -12,10 +12,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from rich.table import Table
 
 from benchmarks.common import RESULTS, row, table, wide_console, write_json
 
@@ -26,10 +27,11 @@ import json, os, runpy, sys
 folder, file = os.path.split(sys.argv[1])
 sys.path[0] = folder
 table = runpy.run_path(sys.argv[1], run_name="__main__")["table"]
-keys = "parameters nonzero macs disk_bytes seconds".split()
+keys = "parameters nonzero macs disk_bytes".split()
 print(json.dumps({name: {k: getattr(m, k) for k in keys} | dict(m.scores) for name, m in table.rows.items()}))
 """
 
+FILE = "recipes.json"
 Figures = dict[str, Any]
 
 
@@ -48,23 +50,36 @@ def children_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def shown(found: dict[str, Figures]) -> Any:
+COLUMNS = ("recipe", "accuracy", "parameters", "non-zero", "MACs", "on disk", "seconds")
+
+
+def cells(name: str, figures: Figures) -> tuple[str, ...]:
+    """The first and the last network of a recipe."""
+    first, *_, last = figures["steps"].values()
+    sizes = (f"{first[key]:,} → {last[key]:,}" for key in ("parameters", "nonzero", "macs", "disk_bytes"))
+    return name, f"{first['accuracy']:.1%} → {last['accuracy']:.1%}", *sizes, f"{figures['seconds']:.0f}"
+
+
+def shown(found: dict[str, Figures]) -> Table:
     """A row for each recipe."""
-    made = table("recipes", "recipe", "accuracy", "parameters", "non-zero", "MACs", "on disk", "seconds")
+    made = table("recipes", *COLUMNS)
     for name, figures in found.items():
-        first, *_, last = figures["steps"].values()
-        sizes = (f"{first[key]:,} → {last[key]:,}" for key in ("parameters", "nonzero", "macs", "disk_bytes"))
-        accuracy = f"{first['accuracy']:.1%} → {last['accuracy']:.1%}"
-        row(made, name, accuracy, *sizes, f"{figures['seconds']:.0f}")
+        row(made, *cells(name, figures))
     return made
+
+
+def overview(found: dict[str, Figures]) -> str:
+    """A row for each recipe, in Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join([*lines, *("| " + " | ".join(cells(name, figures)) + " |" for name, figures in found.items())])
 
 
 def markdown(figures: Figures) -> str:
     """Every step of a recipe."""
-    lines = ["| step | parameters | non-zero | MACs | on disk | latency | accuracy |", "|---|---|---|---|---|---|---|"]
+    lines = ["| step | parameters | non-zero | MACs | on disk | accuracy |", "|---|---|---|---|---|---|"]
     for step, m in figures["steps"].items():
         sizes = " | ".join(f"{m[key]:,}" for key in ("parameters", "nonzero", "macs", "disk_bytes"))
-        lines.append(f"| {step} | {sizes} | {m['seconds'] * 1e3:.2f} ms | {m['accuracy']:.1%} |")
+        lines.append(f"| {step} | {sizes} | {m['accuracy']:.1%} |")
     return "\n".join(lines)
 
 
@@ -74,18 +89,23 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="as the tests run them; nothing is written")
     parser.add_argument("--markdown", action="store_true", help="run nothing, and print the steps that were measured")
     asked = parser.parse_args(arguments)
-    file = RESULTS / "recipes.json"
-    found: dict[str, Figures] = json.loads(file.read_text()) if file.exists() and not asked.quick else {}
     if asked.markdown:
-        print("\n\n".join(f"## {name}, {found[name]['seconds']:.0f} s\n\n{markdown(found[name])}" for name in found))
+        print(overview(measured()), *(f"{name}\n\n{markdown(one)}" for name, one in measured().items()), sep="\n\n")
         return
+    found: dict[str, Figures] = {}
     for name in [name for name in RECIPES if fnmatch(name, asked.only)]:
-        start = time.perf_counter()
         found[name] = run(RECIPES[name], asked.quick)
-        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"{name}: {found[name]['seconds']:.0f} s", file=sys.stderr, flush=True)
         if not asked.quick:
-            write_json(file.name, {name: found[name] for name in RECIPES if name in found})
-    wide_console().print(shown(found))
+            together = measured() | found
+            write_json(FILE, {name: together[name] for name in RECIPES if name in together})
+    wide_console().print(shown(found if asked.quick else measured()))
+
+
+def measured() -> dict[str, Figures]:
+    """What was measured so far."""
+    file = RESULTS / FILE
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ class Table:
     rows: dict[str, graphprune.Measurement] = field(default_factory=dict)
 
     def add(self, step: str, model: nn.Module) -> graphprune.Measurement:
-        """Measure a network as it is now."""
+        """Measure a network as it is now. Each step has a name of its own."""
+        assert step not in self.rows, step
         image = self.test.tensors[0][:1]
         self.rows[step] = graphprune.measure(model, image, evaluate=lambda m: {"accuracy": accuracy(m, self.test)})
         return self.rows[step]

@@ -35,7 +35,7 @@ found = graphprune.sparsify(masked, 95, method="percentile", overrides={"1": 80,
 table.add("percentile 95, 80 and 50", masked)
 graphprune.finetune(masked, digits.batches(train), epochs=15 if full else 3, lr=0.05, progress=False)
 graphprune.make_permanent(masked)
-last = table.add("  trained again", masked)
+last = table.add("95, 80 and 50, trained again", masked)
 
 print(table, found, sep="\n\n")
 assert graphprune.sparsity_of(masked).zeros == found.zeros  # training woke none of them
