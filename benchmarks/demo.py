@@ -29,7 +29,7 @@ from benchmarks.common import (
     token_ids,
     wide_console,
 )
-from graphprune.utils.text_tables import human
+from graphprune.utils.tables import human
 
 RATIO = 0.5
 

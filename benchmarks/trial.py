@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import graphprune
 from benchmarks.common import call, enliven
 from benchmarks.zoos import zoo
-from graphprune.cli.tables import frozen_by_reason
+from graphprune.graph.frozen import frozen_by_reason
 from graphprune.graph.groups import Frozen
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe

@@ -1,8 +1,11 @@
 """Make neural networks physically smaller: trace, plan, apply, verify."""
 
 from graphprune import errors
+from graphprune.advice.advice import Advice
+from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.compaction.compacting import compact
+from graphprune.compaction.compacting import compact, zero_channels
+from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
     ChannelsKeptWarning,
     ExportError,
@@ -30,6 +33,7 @@ from graphprune.graph.cost import Cost
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.rule_check import check_rule
 from graphprune.importance import criterion
+from graphprune.inspection.explaining import Explanation
 from graphprune.measurement.measuring import measure
 from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
 from graphprune.planning.limits import Override
@@ -49,6 +53,7 @@ from graphprune.reconstruction.layerwise import reconstruct
 from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
+from graphprune.report.writing import write_report
 from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
@@ -69,12 +74,14 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 
 __version__ = "0.1.0"
 __all__ = [
+    "Advice",
     "ChannelGraph",
     "ChannelsKeptWarning",
     "Comparison",
     "Compensation",
     "Cost",
     "Distillation",
+    "Explanation",
     "ExportError",
     "Folding",
     "Frozen",
@@ -114,6 +121,8 @@ __all__ = [
     "UnreachedWarning",
     "Verification",
     "VerificationError",
+    "ZeroChannels",
+    "advise",
     "budget_kind",
     "check_rule",
     "compact",
@@ -154,4 +163,6 @@ __all__ = [
     "synthesize",
     "trace",
     "verify",
+    "write_report",
+    "zero_channels",
 ]

@@ -11,10 +11,11 @@ goes with it) with the questions that people ask of it. Its :meth:`~ChannelGraph
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,11 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
+from graphprune.inspection.coupling_files import write_couplings
+from graphprune.inspection.explaining import Explanation, explain, explain_frozen
+from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
@@ -44,13 +49,14 @@ from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import gc_paused
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.tables import Printed, Table
 
 
-class ChannelGraph(Analysis):
+class ChannelGraph(Printed, Analysis):
     """What can be removed from a model, what goes with it, and why. Made by :func:`trace`.
 
-    ``print(graph)`` lists the groups and what is frozen. The graph holds no weights but those of the model.
+    ``print(graph)`` lists the groups and what is frozen; where there are many, groups that differ only in the number of
+    a layer stand in one row. The graph holds no weights but those of the model.
     """
 
     def group(self, name: str) -> Group:
@@ -80,6 +86,56 @@ class ChannelGraph(Analysis):
         named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
         given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
         return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
+
+    def explain(self, name: str | nn.Module | Group) -> Explanation:
+        """What goes with a part of the model, through which operations and source lines, and what that saves.
+
+        Args:
+            name: of a module, parameter, axis (``"fc.weight[0]"``) or group; or a module or group itself.
+
+        Raises:
+            InputError: the model has nothing of that name; the message says which names resemble it.
+        """
+        return explain(self, name)
+
+    def why_frozen(self, name: str | nn.Module | Group) -> Explanation:
+        """Why channels of a part of the model cannot be removed: the operation, the source line, and what to do.
+
+        Args:
+            name: as for :meth:`explain`.
+
+        Raises:
+            InputError: the model has nothing of that name; the message says which names resemble it.
+        """
+        return explain_frozen(self, name)
+
+    def export(self, path: str | Path) -> None:
+        """Write which axes go together, by which operations, as a file: ``.graphml``, ``.dot`` (``.gv``) or ``.json``.
+
+        It is ``graph.nx`` with the groups and what is frozen; :mod:`graphprune.inspection.coupling_files` lists the
+        attributes. JSON is networkx's node-link format.
+
+        Raises:
+            InputError: the path has another suffix.
+        """
+        write_couplings(self, path)
+
+    def to_model_explorer(self, directory: str | Path, plan: Plan | None = None) -> None:
+        """Write the traced network for Model Explorer, Google's viewer (``pip install ai-edge-model-explorer``).
+
+        ``model-explorer graph.json --node_data_paths=groups.json,frozen.json,macs.json,parameters.json`` in that folder
+        shows it: layers that fold, every operation with its groups, source line and reasons, and colors by group,
+        multiply-adds or parameters.
+
+        Args:
+            directory: a new folder, or one that this method wrote before, which is replaced.
+            plan: adds ``kept.json``, the share of every tensor that stays; costs are those after it.
+
+        Raises:
+            InputError: the directory holds something else.
+            PlanError: the plan is of another model.
+        """
+        write_model_explorer(self, directory, plan)
 
     @cached_property
     def frozen(self) -> tuple[Frozen, ...]:
@@ -178,13 +234,16 @@ class ChannelGraph(Analysis):
         costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
         return costs.at(self.alive(plan.removed if plan else {}))
 
-    def __str__(self) -> str:
-        total = sum(t.numel() for _, t in named_tensors(self.model))
-        lines = [f"ChannelGraph of {type(self.model).__name__}: {len(self.groups)} groups, {total:,} entries"]
-        width = max((len(g.name) for g in self.groups), default=0)
-        lines += [f"  {g.name:<{width}}  {g.role:<10} {g.units:>6} units in {len(g.axes)} axes" for g in self.groups]
-        lines += ["frozen:", *(f"  {f}" for f in self.frozen)] if self.frozen else []
-        return "\n".join(lines)
+    def _summary(self) -> str:
+        roles = f" ({count_roles(self.groups)})" if self.groups else ""
+        return f"{type(self).__name__} of {type(self.model).__name__}: {len(self.groups)} groups{roles}"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield f"{self._summary()}, {self.cost()}"
+        if self.groups:
+            yield group_table(self)
+        if self.frozen:
+            yield frozen_table(self.frozen)
 
 
 def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | None = None) -> ChannelGraph:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids
 
 
@@ -88,7 +89,7 @@ class ConsumerStatistics:
         inputs: moments of the inputs.
     """
 
-    axes: tuple[str, ...]
+    axes: tuple[ParameterAxis, ...]
     unit: Ids
     place: Ids
     absolute: Tensor

@@ -8,6 +8,7 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from graphprune.cli.explaining import add_explain_arguments, add_file_arguments
 from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
 from graphprune.graph.budget_kinds import BUDGET_KINDS
@@ -17,7 +18,9 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(inspect: Command, prune: Command, export: Command, measure: Command) -> argparse.ArgumentParser:
+def make_parser(
+    inspect: Command, explain: Command, prune: Command, export: Command, measure: Command
+) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -26,6 +29,7 @@ def make_parser(inspect: Command, prune: Command, export: Command, measure: Comm
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _inspect_arguments(commands, inspect)
+    _explain_arguments(commands, explain)
     _prune_arguments(commands, prune)
     _export_arguments(commands, export)
     _measure_arguments(commands, measure)
@@ -41,9 +45,28 @@ def plan_arguments(options: argparse.Namespace) -> dict[str, Any]:
 def _inspect_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("inspect", help="show what can be pruned, and why the rest cannot")
     _common_arguments(parser)
-    parser.add_argument("--all", action="store_true", help="show every group, not only the first 40")
-    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
+    parser.add_argument("--all", action="store_true", help="show every group, equal layers too")
+    parser.add_argument("--meta", action="store_true", help=_META)
+    add_file_arguments(parser)
+    _page_argument(parser)
+    parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _explain_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser(
+        "explain", help="say what goes with a layer, what one channel saves, and why channels stay"
+    )
+    _common_arguments(parser)
+    add_explain_arguments(parser)
+    parser.add_argument("--meta", action="store_true", help=_META)
     parser.set_defaults(run=run)
+
+
+def _page_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that shows all of it, for a browser")
+
+
+_META = "build it without memory, for a model of any size"
 
 
 def _prune_arguments(commands: Any, run: Command) -> None:
@@ -52,6 +75,7 @@ def _prune_arguments(commands: Any, run: Command) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
     parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
+    _page_argument(parser)
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
     for name, one in _plan_fields().items():
         plan.add_argument(_flag(name), default=None, **_KINDS[one.metadata["kind"]](one))

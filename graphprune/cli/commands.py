@@ -1,5 +1,4 @@
-"""The commands: ``graphprune inspect SPEC``, ``graphprune prune SPEC --ratio 0.5 -o DIR``, ``graphprune export DIR``,
-``graphprune measure SPEC``.
+"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export`` and ``measure``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -10,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -18,14 +18,17 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.explaining import print_explanation, write_files
 from graphprune.cli.export import export_bundle
 from graphprune.cli.given_model import given_inputs, given_model
 from graphprune.cli.json_output import graph_data, print_json, prune_data
 from graphprune.cli.measuring import measure_models
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import check_output
-from graphprune.cli.tables import before_after_table, frozen_table, group_table, size_table
+from graphprune.cli.page import check_page, write_page
+from graphprune.cli.tables import before_after_table, reason_table, size_table, terminal_table
 from graphprune.errors import GraphpruneError, InputError
+from graphprune.graph.listing import group_table
 from graphprune.planning.options import PruningOptions
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _prune, export_bundle, measure_models).parse_args(argv)
+    options = make_parser(_inspect, _explain, _prune, export_bundle, measure_models).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -66,15 +69,24 @@ def _complain(error: Exception) -> None:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    check_page(options)
     model = given_model(options)
     graph = graphprune.trace(model, given_inputs(options))
+    write_files(graph, options)
+    write_page(options, graph)
     if options.json:
         print_json(graph_data(options.spec, model, graph))
         return OK
-    shown = None if options.all else 40
+    groups = group_table(graph)
     console = Console()
-    for table in (size_table(model, graph), group_table(graph, shown), frozen_table(graph)):
-        console.print(table)
+    for table in (size_table(model, graph), replace(groups, many=len(groups.rows)) if options.all else groups):
+        console.print(terminal_table(table))
+    console.print(terminal_table(reason_table(graph)))
+    return OK
+
+
+def _explain(options: argparse.Namespace) -> int:
+    print_explanation(graphprune.trace(given_model(options), given_inputs(options)), options)
     return OK
 
 
@@ -86,6 +98,7 @@ def _prune(options: argparse.Namespace) -> int:
         check_output(options.output, options.spec, options.weights, options.force)
     except InputError as error:
         options.usage_error(str(error))
+    check_page(options)
     _warn_of_random_weights(options)
     model = given_model(options)
     inputs = given_inputs(options)
@@ -99,6 +112,7 @@ def _prune(options: argparse.Namespace) -> int:
     passed = check is None or check.passed
     if passed:
         graphprune.save(slim, options.output, beside_others=options.force)
+    write_page(options, graph, plan, check)
     _report(options, model, graph, plan, check)
     return OK if passed else FAILED
 
@@ -119,9 +133,9 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
         print_json(prune_data(options, model, graph, plan, check))
         return
     console = Console()
-    console.print(before_after_table(model, plan, graph.cost(), graph.cost(plan)))
+    console.print(terminal_table(before_after_table(model, plan, graph.cost(), graph.cost(plan))))
     if graph.frozen:
-        console.print(frozen_table(graph))
+        console.print(terminal_table(reason_table(graph)))
     console.print(Text("not verified" if check is None else str(check)))
     if check is None or check.passed:
         console.print(Text(f"saved in {options.output}"))

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from torch import nn
 
 import graphprune
@@ -64,8 +63,7 @@ def _inputs(models: dict[str, nn.Module], options: argparse.Namespace) -> Any:
 
 
 def _print_tables(found: graphprune.Measurement | graphprune.Comparison, layers: bool) -> None:
-    console = Console()
-    console.print(found)
+    print(found)
     if layers:
         for one in [found] if isinstance(found, graphprune.Measurement) else found.measurements.values():
-            console.print(one.layer_table())
+            print(f"\n{one.layer_table()}")

@@ -1,65 +1,53 @@
-"""Results as tables."""
+"""Results as tables, and how a terminal shows them."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from typing import Any
 
-from rich.table import Table
+import rich.table
+from rich.text import Text
 from torch import nn
 
-from graphprune.graph.groups import Frozen
-from graphprune.utils.text_tables import add_row, human, make_table
-
-_PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
-"""The end of a reason: a line of somebody's code."""
-
+from graphprune.graph.frozen import frozen_by_reason
+from graphprune.utils.tables import Table, human
 
 # ---------------------------------------------------------------- tables
 
 
+def terminal_table(table: Table) -> rich.table.Table:
+    """A table as rich draws it: cells that are too long for the terminal are folded."""
+    drawn = rich.table.Table(title=table.title.rstrip(":"), title_justify="left", title_style="bold")
+    for column in table.columns:
+        drawn.add_column(column, justify="right" if column in table.numbers else "left", overflow="fold")
+    for line in table.lines:
+        # As Text, because rich would read the brackets of a shape or an index as markup.
+        drawn.add_row(*map(Text, line))
+    return drawn
+
+
 def size_table(model: nn.Module, graph: Any) -> Table:
+    """What a model costs, and how much of it is in groups."""
     cost = graph.cost()
-    table = make_table(type(model).__name__, "parameters", "MACs", "bytes", "groups", "frozen axes", left=0)
-    sizes = (human(cost.params), human(cost.macs), human(cost.bytes, "B"))
-    add_row(table, *sizes, len(graph.groups), len(graph.frozen))
-    return table
+    columns = ("parameters", "MACs", "bytes", "groups", "frozen axes")
+    sizes = human(cost.params), human(cost.macs), human(cost.bytes, "B")
+    return Table(type(model).__name__, columns, ((*sizes, str(len(graph.groups)), str(len(graph.frozen))),), columns)
 
 
-def group_table(graph: Any, shown: int | None) -> Table:
-    groups = graph.groups[:shown]
-    hidden = len(graph.groups) - len(groups)
-    table = make_table("What goes together", "group", "role", "units", "axes", "couplings", left=2)
-    if hidden:
-        table.caption = f"and {hidden} more (--all)"
-    for group in groups:
-        add_row(table, group.name, group.role, group.units, len(group.axes), len(group.couplings))
-    return table
-
-
-def frozen_table(graph: Any) -> Table:
-    table = make_table("What cannot be pruned", "why", "axes", "for example", left=1)
-    table.columns[-1].justify = "left"
+def reason_table(graph: Any) -> Table:
+    """What cannot be pruned, by reason."""
+    rows = []
     for why, items in frozen_by_reason(graph.frozen).items():
         where = items[0].reason.removeprefix(why).lstrip(", ").replace("at an unknown line", "")
-        add_row(table, why, len(items), f"{items[0].axis} {where}".rstrip())
-    return table
+        rows.append((why, str(len(items)), f"{items[0].axis} {where}".rstrip()))
+    return Table("What cannot be pruned", ("why", "axes", "for example"), tuple(rows), numbers=("axes",))
 
 
 def before_after_table(model: nn.Module, plan: Any, before: Any, after: Any) -> Table:
+    """What a model costs before and after a plan."""
     asked = ", ".join(f"{name} {value}" for name, value in plan.requested.items() if name not in ("importance", "seed"))
-    title = f"{type(model).__name__}, {asked}"
-    table = make_table(title, "", "before", "after", "removed")
+    rows = []
     for label, name, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("bytes", "bytes", "B")):
         old, new = getattr(before, name), getattr(after, name)
-        add_row(table, label, human(old, unit), human(new, unit), f"{1 - new / max(old, 1):.1%}")
-    return table
-
-
-def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
-    """Frozen axes by what froze them, whatever the place, the most frequent first."""
-    found: dict[str, list[Frozen]] = {}
-    for item in frozen:
-        found.setdefault(_PLACE.sub("", item.reason), []).append(item)
-    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))
+        rows.append((label, human(old, unit), human(new, unit), f"{1 - new / max(old, 1):.1%}"))
+    columns = ("", "before", "after", "removed")
+    return Table(f"{type(model).__name__}, {asked}", columns, tuple(rows), numbers=columns[1:])

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graphprune.compaction.constants import ConstantFolding
-from graphprune.compaction.masked_copy import masked_copy
+from graphprune.compaction.masked_copy import entries_left, hidden_entries, masked_copy
+from graphprune.compaction.record import ZeroChannels
+from graphprune.compaction.report import zero_groups, zero_slices
+from graphprune.compaction.search import CHOSEN_BY, ZeroSearch
 from graphprune.errors import ChannelsKeptWarning, InputError, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis, analyze
-from graphprune.planning.chosen_channels import masked_units, partly_masked_units, plan_of_units, units_by_group
-from graphprune.planning.translation import responsible
-from graphprune.pruning.plan import Plan
+from graphprune.planning.chosen_channels import masked_units, plan_of_units
 from graphprune.tracing.running import Outputs
-from graphprune.utils.arrays import Mask
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import check_type, is_number
+from graphprune.utils.checks import check_flag, check_type, is_number
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
-
-NOT_EXACT = "what they still pass on (a bias, at padded borders perhaps) cannot be folded exactly into what reads them"
 
 
 def compact(
@@ -33,23 +29,27 @@ def compact(
     *,
     masks: Mapping[str, Tensor] | None = None,
     threshold: float = 0.0,
+    relative: bool = False,
     outputs: Outputs | None = None,
 ) -> nn.Module:
     """A smaller module without the channels that are zero already, whose outputs in evaluation are the same.
 
     A channel is zero if its rows are zero in all weights that make it, its columns in all that read it, or its scale in
-    all normalizations that scale it: by ``torch.nn.utils.prune``, masks, group lasso, or a threshold. So is one that is
-    multiplied by zeros (the gate of a gated unit), whatever the other weights. A constant that a zero channel still
-    passes on (a bias, the shift of a batch normalization) is folded into the biases, or the running means of
-    batch normalizations, of what reads it. Where that is not exact, as at padded borders, the channel stays.
+    all normalizations that scale it: by ``torch.nn.utils.prune``, masks, group lasso, or a threshold. So is one of
+    which only a part is zero, if nothing but a constant is left of it by the time it is read (the gate of a gated unit,
+    a depthwise kernel), and one that only such channels make or read. A constant that a zero channel still passes on (a
+    bias, the shift of a batch normalization) is folded into the biases, or the running means of batch normalizations,
+    of what reads it. Where these do not take it, as at padded borders, one channel stays and carries the constants of
+    all others of its group.
 
     Args:
         model: a model with weights; unchanged. What ``torch.nn.utils.prune`` registered on it is made permanent in the
-            result.
+            result; parametrizations stay.
         example_inputs: as for :func:`graphprune.trace`; None: found from the model. Random inputs of their shapes show
             what is constant.
         masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked.
-        threshold: weights count as zero up to this magnitude; they are zero in the result.
+        threshold: weights count as zero up to this magnitude; those of zero channels are zero in the result.
+        relative: ``threshold`` is a fraction of the largest magnitude in the same parameter.
         outputs: as for :func:`graphprune.trace`.
 
     Raises:
@@ -60,19 +60,50 @@ def compact(
         NothingRemovedWarning: no channel is zero.
         ChannelsKeptWarning: some channels are zero and stay; the message says why.
     """
+    found = zero_channels(model, example_inputs, masks=masks, threshold=threshold, relative=relative, outputs=outputs)
+    if not found.zero:
+        near = "".join(f"\n  {one.axis}: {one.count} of {one.size} are zero; {one.why}" for one in found.slices[:5])
+        _warn(f"model: no channel is zero, so nothing is removed{near}", NothingRemovedWarning)
+    kept = [f"  {one.group}: {count}, {why}" for one in found.groups for why, count in one.kept]
+    if kept:
+        staying = found.zero - found.removed
+        _warn("\n".join([f"model: {staying} zero channels stay", *kept]), ChannelsKeptWarning)
+    return found.slim
+
+
+def zero_channels(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    threshold: float = 0.0,
+    relative: bool = False,
+    outputs: Outputs | None = None,
+) -> ZeroChannels:
+    """The zero channels of a model: which of them can go, which stay, and why; with the smaller module.
+
+    Args and raises: as :func:`compact`, which returns the smaller module alone, and warns of what stays.
+
+    Returns:
+        A record that prints as a table; ``.slim`` is the smaller module.
+    """
     check_model(model)
     check_type("masks", masks or {}, Mapping, "a dict of tensors by the names of parameters")
+    check_flag("relative", relative)
     if not is_number(threshold) or not 0 <= threshold < float("inf"):
         raise InputError(f"threshold: must be a magnitude of 0 or more, but is {threshold!r}")
     masked = masked_copy(model, masks or {})
     _require_values(masked)
+    limits = _thresholds(masked, threshold, relative)
     graph = analyze(masked, example_inputs, outputs)
-    left = {n: t.abs() > threshold for n, t in named_tensors(masked) if n in graph.trace.shapes}
-    _clear(graph, masked_units(graph, left), threshold)
-    folding = ConstantFolding(graph, outputs)
-    dead = masked_units(graph, left)
-    partly = partly_masked_units(graph, left) & ~dead
-    return _Compaction(graph, folding, dead | (partly & ~folding.sounding) if partly.any() else dead).slim()
+    if graph.groups:
+        _clear(graph, limits)
+    search = ZeroSearch(graph, outputs, hidden_entries(masked), limits)
+    if graph.groups:
+        search.run()
+    slim = search.slim()
+    params = (_count(model), _count(slim))
+    return ZeroChannels(slim, zero_groups(search), zero_slices(search), params)
 
 
 def _require_values(model: nn.Module) -> None:
@@ -81,86 +112,30 @@ def _require_values(model: nn.Module) -> None:
         raise InputError(f"model: {name} is on meta, and whether it is zero cannot be told; load the weights first")
 
 
-def _clear(graph: Analysis, dead: Mask, threshold: float) -> None:
-    """Set small weights of dead channels to zero."""
-    if not threshold or not dead.any():
+def _thresholds(model: nn.Module, threshold: float, relative: bool) -> dict[str, float]:
+    """Up to which magnitude entries of each parameter count as zero."""
+    if not threshold:
+        return {}
+    named = [(n, p.detach()) for n, p in model.named_parameters(remove_duplicate=False)]
+    named = [(n, p) for n, p in named if p.numel() and (p.is_floating_point() or p.is_complex())]
+    return {name: threshold * (float(tensor.abs().max()) if relative else 1.0) for name, tensor in named}
+
+
+def _clear(graph: Analysis, limits: Mapping[str, float]) -> None:
+    """Set small weights of zero channels to zero."""
+    if not limits:
         return
-    plan = plan_of_units(graph, dead, "zeros")[0]
+    left = {n: some for n, some in entries_left(graph.model, limits).items() if n in graph.trace.shapes}
+    dead = masked_units(graph, left)
+    plan = plan_of_units(graph, dead, CHOSEN_BY)[0]
     with torch.no_grad():
         for name, tensor in named_tensors(graph.model):
-            if name in plan.kept:
-                tensor[~plan.mask(name).to(tensor.device) & (tensor.abs() <= threshold)] = 0
+            if name in plan.kept and name in limits:
+                tensor[~plan.mask(name).to(tensor.device) & (tensor.abs() <= limits[name])] = 0
 
 
-class _Compaction:
-    """Finds which of the dead units can go without a change of the outputs."""
-
-    def __init__(self, graph: Analysis, folding: ConstantFolding, dead: Mask) -> None:
-        self.graph = graph
-        self.folding = folding
-        self.dead = dead
-        self.kept: dict[int, str] = {}
-
-    def slim(self) -> nn.Module:
-        """The smaller module."""
-        if not self.dead.any():
-            _warn("model: no channel is zero, so nothing is removed", NothingRemovedWarning)
-            return self.graph.model
-        self._keep(self.dead & self.folding.varying, "something else than zeros makes them")
-        plan, changed = self._plan()
-        slim = plan.apply(self.graph.model)
-        with torch.no_grad():
-            for name, tensor in named_tensors(slim):
-                if name in changed:
-                    tensor.copy_(changed[name])
-        self._report()
-        return slim
-
-    def _plan(self) -> tuple[Plan, dict[str, Tensor]]:
-        """The plan of all that can go, and the biases that make up for it."""
-        while True:
-            plan, staying = plan_of_units(self.graph, self.dead, "zeros")
-            changed = self.folding.folded(plan)
-            if changed is not None:
-                self.kept.update(staying)
-                return plan, changed
-            self._hold_what_differs(plan)
-
-    def _hold_what_differs(self, plan: Plan) -> None:
-        """Of the groups that change the outputs, keep what passes on a constant; else all of them."""
-        groups = self.graph.units.groups
-        losing = [number for number, choice in enumerate(plan.choices) if choice.removed]
-        found = responsible(losing, lambda part: self.folding.folded(self._plan_of(part)) is None)
-        units = self._within(found)
-        constant = units & self.folding.passing
-        self._keep(constant if constant.any() else units, NOT_EXACT)
-        if not units.any():
-            raise AssertionError(f"{[groups[n].name for n in found]} lose nothing, and the outputs differ")
-
-    def _plan_of(self, numbers: Iterable[int]) -> Plan:
-        """The plan that removes what is dead in some groups only."""
-        return plan_of_units(self.graph, self._within(numbers), "zeros")[0]
-
-    def _within(self, numbers: Iterable[int]) -> Mask:
-        """The dead units of some groups. [classes]"""
-        found = np.zeros_like(self.dead)
-        for number in numbers:
-            units = self.graph.units.groups[number].unit_ids
-            found[units] = self.dead[units]
-        return found
-
-    def _keep(self, units: Mask, why: str) -> None:
-        self.kept |= dict.fromkeys(np.flatnonzero(units).tolist(), why)
-        self.dead = self.dead & ~units
-
-    def _report(self) -> None:
-        """Warn of the channels that are zero and stay."""
-        if not self.kept:
-            return
-        lines = [
-            f"  {name}: {len(units)}, {self.kept[units[0]]}" for name, units in units_by_group(self.graph, self.kept)
-        ]
-        _warn("\n".join([f"model: {len(self.kept)} zero channels stay", *lines]), ChannelsKeptWarning)
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _warn(message: str, kind: type[Warning]) -> None:

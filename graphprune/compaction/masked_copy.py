@@ -6,22 +6,25 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune
+from torch.nn.utils import parametrize, prune
 
 from graphprune.errors import InputError
 from graphprune.pruning.rewrite import rewrite
-from graphprune.utils.checks import did_you_mean
+from graphprune.utils.checks import check_type, did_you_mean
 from graphprune.utils.modules import named_modules, named_tensors
-from graphprune.utils.prune_masks import prune_masks
+from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     """A copy in which entries are zero where ``torch.nn.utils.prune``, or one of the masks, masks them.
 
+    Weights that are tied stay so where all of their masks are equal; else each is one of its own.
+
     Raises:
-        InputError: a mask names no parameter, or has another shape.
+        InputError: a mask is no tensor, names no parameter, or has another shape.
     """
     copy = rewrite(model, {}, {})
+    _untie(copy)
     for _, module in named_modules(copy):
         _make_permanent(module)
     tensors = dict(named_tensors(copy))
@@ -38,10 +41,60 @@ def _make_permanent(module: nn.Module) -> None:
         prune.remove(module, name)
 
 
+def _untie(model: nn.Module) -> None:
+    """Give every module its own copy of a parameter that others have without a mask, or with another one."""
+    owners: dict[int, list[tuple[nn.Module, str, Tensor | None]]] = {}
+    for _, module in named_modules(model):
+        masks = {f"{name}{ORIGINAL}": mask for name, mask in prune_masks(module)}
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((module, name, masks.get(name)))
+    for tied in owners.values():
+        first = tied[0][2]
+        if all(mask is None for *_, mask in tied) or all(_same(first, mask) for *_, mask in tied):
+            continue
+        for module, name, mask in tied:
+            old = module._parameters[name]
+            if mask is not None and old is not None:
+                module._parameters[name] = nn.Parameter(old.detach().clone(), old.requires_grad)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)
+
+
 def _masked(tensors: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
     tensor = tensors.get(name)
+    check_type(f"masks: the mask of {name}", mask, Tensor, "a tensor of the parameter's shape")
     if tensor is None:
         raise InputError(f"masks: there is no parameter {name!r}{did_you_mean(name, tensors)}")
     if tensor.shape != mask.shape:
         raise InputError(f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter {list(tensor.shape)}")
     return tensor
+
+
+def entries_left(model: nn.Module, limits: Mapping[str, float]) -> dict[str, Tensor]:
+    """By the name of a parameter or buffer, where it is not zero.
+
+    Args:
+        model: without masks.
+        limits: up to which magnitude entries of a parameter count as zero; exact zeros where it is not named.
+    """
+    named = named_tensors(model)
+    return {n: t.detach().abs() > limits[n] if n in limits else t.detach() != 0 for n, t in named}
+
+
+def hidden_entries(model: nn.Module) -> dict[str, Tensor]:
+    """By the name of an original parameter, where the weight that ``parametrize`` makes of it is zero."""
+    found = {}
+    for path, module in named_modules(model):
+        if not parametrize.is_parametrized(module):
+            continue
+        prefix = f"{path}." if path else ""
+        for name, parts in module.get_submodule("parametrizations").named_children():
+            with torch.no_grad():
+                made = getattr(module, name)
+            for part, original in parts.named_parameters(recurse=False):
+                if isinstance(made, Tensor) and original.shape == made.shape:
+                    found[f"{prefix}parametrizations.{name}.{part}"] = made == 0
+    return found

@@ -25,6 +25,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.files import check_path
+from graphprune.utils.tables import Printed
 
 Axes = tuple[int | str, ...]
 """A shape: sizes, and names of open ones."""
@@ -40,8 +41,8 @@ _TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3, torch.float16: 5e-2}
 """By the type of the parameters, how far outputs may be from the model's, relative to the largest value."""
 
 
-@dataclass(frozen=True)
-class OnnxFile:
+@dataclass(frozen=True, repr=False)
+class OnnxFile(Printed):
     """An ONNX file that was written.
 
     Attributes:
@@ -62,16 +63,16 @@ class OnnxFile:
     size: int
     notes: tuple[str, ...]
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
+        return f"OnnxFile: {next(self._parts())}"
+
+    def _parts(self) -> Iterator[str]:
         compared = "" if self.difference is None else f", outputs differ by {self.difference:.1g} in ONNX Runtime"
-        return "\n".join(
-            [
-                f"{self.path}: {self.size / 1e6:.1f} MB{compared}",
-                *(f"{what}: {_shapes(shapes)}" for what, shapes in (("in", self.inputs), ("out", self.outputs))),
-                *([f"weights: {self.data}"] if self.data else []),
-                *(f"note: {note}" for note in self.notes),
-            ]
-        )
+        yield f"{self.path}: {self.size / 1e6:.1f} MB{compared}"
+        yield from (f"{what}: {_shapes(shapes)}" for what, shapes in (("in", self.inputs), ("out", self.outputs)))
+        if self.data:
+            yield f"weights: {self.data}"
+        yield from (f"note: {note}" for note in self.notes)
 
 
 def _shapes(shapes: Mapping[str, Axes]) -> str:

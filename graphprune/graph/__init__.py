@@ -5,7 +5,8 @@ label every tensor) with ``index_buffers`` and ``unread``, ``solve`` (what follo
 and groups), ``roles``, ``couplings``, ``frozen`` with ``constant_operands``, ``parameter_uses``; what sizes in the
 program demand: ``size_model``, ``linear_expressions``, ``statistic_scales``, ``constraints``, ``literals``,
 ``channel_order``, ``candidates``, ``coupled_steps``; ``blocks`` (what can be left out whole); ``removed_values`` (where
-channels are counted); ``dimensions``, ``budget_kinds``, ``cost``. ``rule_check`` and ``grid_check`` prove rules.
+channels are counted); ``dimensions``, ``budget_kinds``, ``cost``; ``listing`` (what a graph prints). ``rule_check`` and
+``grid_check`` prove rules.
 
 Words: docs/glossary.md.
 """

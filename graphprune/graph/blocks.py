@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
@@ -26,7 +26,7 @@ class Block:
     path: str
     source: fx.Node
     result: fx.Node
-    nodes: frozenset[fx.Node]
+    nodes: frozenset[fx.Node] = field(repr=False)
 
 
 def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:

@@ -18,6 +18,20 @@ ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
 _NOTHING: Mapping[int, str] = MappingProxyType({})
 
 
+def reason_of_kind(kind: str, narrower: bool) -> str:
+    """Why nothing is asked of units of a kind that others contain, or that contain others.
+
+    Args:
+        kind: one of :data:`graphprune.graph.solve.KINDS`.
+        narrower: heads are to become narrower.
+    """
+    return {
+        "cell": "heads keep their width unless head_width is given",
+        "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
+        "row": "heads become narrower instead" if narrower else "nothing is asked of it",
+    }.get(kind, "tied to sizes that cannot change")
+
+
 def candidates(
     graph: Analysis, reached: Mask, head_width: bool, held: Mapping[int, str] = _NOTHING
 ) -> tuple[Mask, SizeConstraints]:

@@ -7,7 +7,7 @@ and so is the price of every channel: by how much each cost falls when it is rem
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,10 +22,11 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.tables import Printed, human
 
 
-@dataclass(frozen=True)
-class Cost:
+@dataclass(frozen=True, repr=False)
+class Cost(Printed):
     """What a model costs.
 
     Attributes:
@@ -53,8 +54,18 @@ class Cost:
         """Bytes of parameters and buffers."""
         return self.counts["bytes"]
 
-    def __str__(self) -> str:
-        return f"{self.macs / 1e6:,.1f} M MACs, {self.params / 1e6:,.2f} M parameters, {self.bytes / 1e6:,.1f} MB"
+    def _summary(self) -> str:
+        return f"Cost: {self}"
+
+    def _parts(self) -> Iterator[str]:
+        others = [f"{n:,} {kind}" for kind, n in self.counts.items() if kind not in ("macs", "params", "bytes")]
+        macs, params, size = _millions(self.macs, 1), _millions(self.params, 2), _millions(self.bytes, 1, "B")
+        yield ", ".join([f"{macs} MACs", f"{params} parameters", size, *others])
+
+
+def _millions(number: int, digits: int, unit: str = "") -> str:
+    """A number in millions, so that costs before and after can be compared; a smaller one as it reads best."""
+    return f"{number / 1e6:,.{digits}f} M{unit}" if number >= 1e6 else human(number, unit)
 
 
 @dataclass(frozen=True)
@@ -164,6 +175,18 @@ class CostModel:
         member = np.zeros((len(counts), len(units.groups)), bool)
         member[self._needs.dim[known], group[known]] = True
         return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
+
+    def dependent(self, free: Mask) -> Scores:
+        """The part of MACs and of parameters that depends on units which may go. ``free`` [classes] -> [2]"""
+        counts = self.dimensions.counts(self.everything)
+        member = np.zeros((len(counts), 1), bool)
+        member[self._needs.dim[free[self._needs.unit]]] = True
+        return np.array([_touched(self.terms[kind], counts, member)[0] for kind in ("macs", "params")])
+
+    @property
+    def products(self) -> Scores:
+        """The MACs of every call that multiplies, in the order of execution. [calls]"""
+        return self.terms["macs"].values(self.dimensions.counts(self.everything)).astype(np.float64)
 
 
 def _touched(terms: Terms, counts: Ids, member: Mask) -> Scores:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import networkx as nx
 import numpy as np
+from torch import fx
 
 from graphprune.graph.propagate import Labelling
 from graphprune.tracing.sizes import Line
@@ -25,12 +27,39 @@ class Coupling:
         return f"{self.first} ~ {self.second} by {self.op} at {describe_line(self.line)}"
 
 
+@dataclass(frozen=True)
+class Tie:
+    """What one operation on one line of the program ties, in all layers that run it.
+
+    Attributes:
+        axes: the parameter axes, in the order of execution.
+    """
+
+    op: str
+    line: Line | None
+    axes: tuple[str, ...]
+
+
+def ties_of(couplings: Iterable[Coupling]) -> list[Tie]:
+    """Couplings by operation and line; rows and cells, which have no names, are left out."""
+    found: dict[tuple[str, Line | None], dict[str, None]] = {}
+    for one in couplings:
+        axes = found.setdefault((one.op, one.line), {})
+        axes.update((axis, None) for axis in (one.first, one.second) if "@" not in axis)
+    return [Tie(op, line, tuple(axes)) for (op, line), axes in found.items() if axes]
+
+
 def describe_line(line: Line | None) -> str:
     """``file:number: source`` of a line of the user's code."""
     if line is None:
         return "an unknown line"
     source = linecache.getline(*line).strip()
     return f"{line[0]}:{line[1]}: {source}" if source else f"{line[0]}:{line[1]}"
+
+
+def operation_name(node: fx.Node) -> str:
+    """``"aten::add.Tensor"``: what a node calls."""
+    return str(getattr(node.target, "_schema", node.target)).split("(")[0]
 
 
 def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
@@ -45,8 +74,8 @@ def coupling_graph(labelling: Labelling) -> nx.MultiGraph:
         graph.add_node(name, kind=axis.kind, size=axis.size)
     for first, second, node_index in _edges(labelling):
         node = labelling.nodes[node_index]
-        op = str(getattr(node.target, "_schema", node.target)).split("(")[0]
-        graph.add_edge(names[first], names[second], op=op, line=node.meta.get("line"), node_index=node_index)
+        op, line = operation_name(node), node.meta.get("line")
+        graph.add_edge(names[first], names[second], op=op, line=line, node_index=node_index)
     return graph
 
 
@@ -65,8 +94,9 @@ def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
 
 def couplings_within(graph: nx.MultiGraph, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
     """Couplings between ``axes``, directly or by way of rows and cells, in the order of execution."""
-    named = set(axes)
+    named, place = set(axes), {name: number for number, name in enumerate(graph)}
     inner = [n for n, kind in graph.nodes(data="kind") if kind in ("row", "cell", "repeat", "filled")]
     reached = named | {n for n in inner if named & set(graph.neighbors(n))}
-    edges = sorted(graph.subgraph(reached).edges(data=True), key=lambda e: e[2]["node_index"])
+    pairs = ((*sorted((a, b), key=place.__getitem__), data) for a, b, data in graph.subgraph(reached).edges(data=True))
+    edges = sorted(pairs, key=lambda e: (e[2]["node_index"], place[e[0]], place[e[1]]))
     return tuple(Coupling(a, b, data["op"], data["line"]) for a, b, data in edges)

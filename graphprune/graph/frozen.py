@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import numpy as np
 from torch import fx
 
@@ -13,6 +16,9 @@ from graphprune.graph.groups import Frozen
 from graphprune.rules.alignment import MEETS_NO_CHANNELS
 from graphprune.rules.scattering import BY_NUMBER
 from graphprune.utils.arrays import Mask
+
+_PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
+"""The end of a reason: a line of somebody's code."""
 
 
 def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
@@ -66,3 +72,11 @@ def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:
         found = constant_operand(graph.labelling, node)
         return f"{text}: {found}" if found else text
     return text
+
+
+def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
+    """Frozen axes by what froze them, whatever the place, the most frequent first."""
+    found: dict[str, list[Frozen]] = {}
+    for item in frozen:
+        found.setdefault(_PLACE.sub("", item.reason), []).append(item)
+    return dict(sorted(found.items(), key=lambda pair: -len(pair[1])))

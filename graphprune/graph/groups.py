@@ -6,18 +6,20 @@ A *unit* is an unit of :mod:`graphprune.graph.solve` that reaches a parameter: t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from graphprune.graph.couplings import Coupling
+from graphprune.graph.couplings import Coupling, describe_line, ties_of
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.roles import CHANNELS, Roles
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import Axis, ParameterAxis
 from graphprune.utils.arrays import Ids
+from graphprune.utils.repeated_names import merge_names
+from graphprune.utils.tables import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Occurrences:
     index: Ids
 
 
-@dataclass(frozen=True, eq=False)
-class Group:
-    """Units that occur in the same parameter axes.
+@dataclass(frozen=True, eq=False, repr=False)
+class Group(Printed):
+    """Units that occur in the same parameter axes. ``print(group)`` lists these, and what ties them.
 
     Attributes:
         name: the module (or parameter axis) that makes these channels; with ``:heads`` and the like for other roles.
@@ -45,8 +47,8 @@ class Group:
     name: str
     role: str
     axes: tuple[ParameterAxis, ...]
-    unit_ids: Ids = field(repr=False)
-    source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = field(default=None, repr=False)
+    unit_ids: Ids
+    source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = None
 
     @property
     def units(self) -> int:
@@ -58,10 +60,15 @@ class Group:
         """Why these axes go together: the operations and source lines that tie them."""
         return self.source(self.axes) if self.source else ()
 
-    def __str__(self) -> str:
-        lines = [f"{self.name}: {self.units} units ({self.role}) in {len(self.axes)} parameter axes"]
-        lines += [f"  {axis}" for axis in self.axes]
-        return "\n".join([*lines, *(f"  because {c}" for c in self.couplings)])
+    def _summary(self) -> str:
+        return f"Group {self.name}: {self.units} units ({self.role}) in {len(self.axes)} parameter axes"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._summary()
+        yield Table("axes:", ("",), tuple((axis,) for axis in self.axes), many=12)
+        if ties := ties_of(self.couplings):
+            rows = tuple((tie.op, ", ".join(merge_names(tie.axes)), describe_line(tie.line)) for tie in ties)
+            yield Table("because:", ("operation", "axes", "line"), rows)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
 
 
-@dataclass
+@dataclass(repr=False)
 class Labelling:
     """The label arrays of every traced tensor, and the facts that rules wrote down."""
 
@@ -37,6 +37,9 @@ class Labelling:
     values: dict[fx.Node, Any] = field(default_factory=dict)
     counts: dict[fx.Node, dict[str, LabelledTensor]] = field(default_factory=dict)
     on_meta: bool = True
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.nodes)} nodes: {self.labels.count} labels>"
 
     def used(self, node: fx.Node) -> frozenset[int] | None:
         """The results of a call that the program looks at. Where values are real it may look without a trace."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from graphprune.calibration.statistics import Statistics
 from graphprune.graph.blocks import Block
+from graphprune.utils.tree import tensors_of
 
 
 def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics | None) -> list[float]:
@@ -26,13 +27,13 @@ def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics 
     changes: list[list[Tensor]] = [[] for _ in modules]
 
     def hook(number: int) -> Any:
-        def note(module: nn.Module, args: Any, result: Tensor) -> None:
-            before, after = args[0].flatten(1).float(), result.flatten(1).float()
+        def note(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+            before, after = (next(tensors_of(value)).flatten(1).float() for value in ((args, kwargs), result))
             changes[number].append((1 - F.cosine_similarity(before, after)).mean())
 
         return note
 
-    handles = [module.register_forward_hook(hook(i)) for i, module in enumerate(modules)]
+    handles = [module.register_forward_hook(hook(i), with_kwargs=True) for i, module in enumerate(modules)]
     try:
         statistics.each_forward()
     finally:

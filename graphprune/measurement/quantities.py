@@ -1,15 +1,11 @@
-"""Measured quantities side by side, as a table of a terminal or of Markdown."""
+"""Measured quantities side by side, as a table, also of Markdown."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.table import Table
-
-from graphprune.utils.text_tables import add_row, make_table
+from graphprune.utils.tables import Table
 
 UNKNOWN = "-"
 
@@ -50,16 +46,10 @@ class QuantityTable:
     columns: Mapping[str, Sequence[Quantity]]
     notes: Sequence[str]
 
-    def rich(self) -> Table:
-        """For a console of rich."""
+    def table(self) -> Table:
+        """A table that prints."""
         head, *rows = self.cells()
-        table = make_table(self.title, *head)
-        for row in rows:
-            add_row(table, *row)
-        if self.notes:
-            table.caption = "\n".join(self.notes)
-            table.caption_justify = "left"
-        return table
+        return Table(self.title, tuple(head), tuple(map(tuple, rows)), numbers=tuple(head[1:]))
 
     def markdown(self) -> str:
         """For a document."""
@@ -76,14 +66,6 @@ class QuantityTable:
         labels = _in_order([list(own) for own in found.values()])
         head = ["", *names, *(f"{name} / {names[0]}" for name in names[1:])]
         return [head, *(_row(label, [own.get(label) for own in found.values()]) for label in labels)]
-
-
-def as_text(table: Table, width: int = 120) -> str:
-    """A table as plain text, without the colors of a terminal."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, force_jupyter=False)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
 def _in_order(lists: Sequence[Sequence[str]]) -> list[str]:

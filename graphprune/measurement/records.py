@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from rich.table import Table
 
 from graphprune.errors import InputError, LoadError
-from graphprune.measurement.quantities import Quantity, QuantityTable, as_text
+from graphprune.measurement.quantities import Quantity, QuantityTable
 from graphprune.utils.checks import check_type
-from graphprune.utils.text_tables import add_row, human, make_table
+from graphprune.utils.tables import Printed, Table, human
 from graphprune.utils.typed_json import Count, Positive, convert_data, parse_json
 
-FORMAT = 1
+MEASUREMENT_FORMAT = 1
 """The version of the JSON data."""
 
 
@@ -92,8 +91,8 @@ def latency_label(mode: str, batch: int | None) -> str:
     return ", ".join(["latency", *([f"batch {batch}"] if batch else []), *([mode] if mode != "eager" else [])])
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Printed):
     """What a model is and takes. Made by :func:`graphprune.measure`; prints as a table.
 
     Attributes:
@@ -164,18 +163,11 @@ class Measurement:
         found += [Quantity("energy", self.joules, f"{self.joules:.3g} J")] if self.joules is not None else []
         return found + [Quantity(name, score, f"{score:.4g}", "+.4g") for name, score in self.scores.items()]
 
-    def table(self) -> Table:
-        """Everything but the layers, as a table of rich."""
-        return self._table().rich()
-
     def layer_table(self) -> Table:
-        """A row for each layer that has parameters or multiply-adds, as a table of rich."""
-        table = make_table(f"{self.model}: layers", "layer", "class", *LAYER_COLUMNS, left=2)
-        table.columns[1].no_wrap = True
-        for layer in self.layers:
-            if layer.parameters or layer.macs:
-                add_row(table, layer.name or "(model)", layer.kind, *_layer_cells(layer))
-        return table
+        """A row for each layer that has parameters or multiply-adds."""
+        layers = [layer for layer in self.layers if layer.parameters or layer.macs]
+        rows = tuple((layer.name or "(model)", layer.kind, *_layer_cells(layer)) for layer in layers)
+        return Table(f"{self.model}: layers", ("layer", "class", *LAYER_COLUMNS), rows, LAYER_COLUMNS, many=len(rows))
 
     def to_markdown(self) -> str:
         """The table for a document."""
@@ -183,7 +175,7 @@ class Measurement:
 
     def to_json(self) -> str:
         """The measurement as JSON. Scores that are no finite number are null."""
-        return json.dumps({"format": FORMAT, **_to_data(self)}, indent=1)
+        return json.dumps({"format": MEASUREMENT_FORMAT, **_to_data(self)}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> Measurement:
@@ -199,15 +191,17 @@ class Measurement:
         title = f"{self.model} on {self.inputs} ({self.device}{threads})"
         return QuantityTable(title, {"measured": self.quantities()}, _notes(self))
 
-    def __rich__(self) -> Table:
-        return self.table()
+    def _summary(self) -> str:
+        told = ", ".join(f"{one.label} {one.text}" for one in self.quantities() if one.label in SUMMARY)
+        return f"Measurement of {self.model}: {told}"
 
-    def __str__(self) -> str:
-        return as_text(self.table())
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._table().table()
+        yield from _notes(self)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Printed):
     """Several models side by side; the table has what the others take in parts of the first.
 
     Attributes:
@@ -223,17 +217,14 @@ class Comparison:
     def __getitem__(self, name: str) -> Measurement:
         return self.measurements[name]
 
-    def table(self) -> Table:
-        """Everything but the layers, as a table of rich."""
-        return self._table().rich()
-
     def to_markdown(self) -> str:
         """The table for a document."""
         return self._table().markdown()
 
     def to_json(self) -> str:
         """The measurements as JSON."""
-        return json.dumps({"format": FORMAT, "measurements": {n: _to_data(m) for n, m in self.measurements.items()}})
+        of_models = {name: _to_data(one) for name, one in self.measurements.items()}
+        return json.dumps({"format": MEASUREMENT_FORMAT, "measurements": of_models})
 
     @staticmethod
     def from_json(text: str) -> Comparison:
@@ -259,13 +250,15 @@ class Comparison:
         common = [note for note in next(iter(notes.values())) if all(note in own for own in notes.values())]
         return [*common, *(f"{name}: {note}" for name, own in notes.items() for note in own if note not in common)]
 
-    def __rich__(self) -> Table:
-        return self.table()
+    def _summary(self) -> str:
+        return f"Comparison of {', '.join(self.measurements)}"
 
-    def __str__(self) -> str:
-        return as_text(self.table())
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._table().table()
+        yield from self._notes()
 
 
+SUMMARY = ("parameters", "MACs", "in memory")
 LAYER_COLUMNS = ("parameters", "sparsity", "width", "MACs", "time")
 
 
@@ -313,9 +306,10 @@ def _advice(kind: str) -> str:
 
 def _own_data(text: str, kind: str) -> dict[str, Any]:
     data = parse_json(text, "text", _advice(kind))
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
+    if not isinstance(data, dict) or data.get("format") != MEASUREMENT_FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise LoadError(f"text: measurement format {found!r}; this version reads format {FORMAT}; {_advice(kind)}")
+        readable = f"this version reads format {MEASUREMENT_FORMAT}"
+        raise LoadError(f"text: measurement format {found!r}; {readable}; {_advice(kind)}")
     return {name: value for name, value in data.items() if name != "format"}
 
 

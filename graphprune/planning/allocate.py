@@ -56,7 +56,7 @@ class Allocator:
         """
         removed = [np.zeros(0, np.int64)]
         searched = []
-        for coupled in make_coupled_steps(self._members, self.constraints.equations, len(self.free)):
+        for coupled in self.coupled_steps():
             ratios = self._ratios(coupled)
             for part in coupled.parts:
                 self.why[part.group] = decided_by(self.setup, part.group, ratios, len(coupled.parts))
@@ -66,6 +66,10 @@ class Allocator:
                 removed.extend(self._by_ratio(coupled, ratios))
         fixed = np.concatenate(removed)
         return np.concatenate([fixed, self._by_search(searched, fixed)]) if searched else fixed
+
+    def coupled_steps(self) -> list[CoupledStep]:
+        """What can go, and what goes with it."""
+        return make_coupled_steps(self._members, self.constraints.equations, len(self.free))
 
     def _ratios(self, coupled: CoupledStep) -> list[float | None]:
         """What is asked of each part; where something is asked of some in particular, the others follow."""
@@ -110,17 +114,26 @@ class Allocator:
 
     def _by_ratio(self, coupled: CoupledStep, ratios: Sequence[float | None]) -> list[Ids]:
         """The units that go so that every part comes nearest to its share."""
+        steps = self.repetitions(coupled, ratios)
+        if not steps:
+            return []
+        scores = zip(coupled.parts, self._scores(coupled), coupled.each, strict=True)
+        return [_lowest(part, values, each * steps) for part, values, each in scores]
+
+    def repetitions(self, coupled: CoupledStep, ratios: Sequence[float | None]) -> int:
+        """How often a coupled step is taken so that every part comes nearest to its share.
+
+        Args:
+            coupled: the step.
+            ratios: what is asked of each part; None: nothing.
+        """
         stops = self._stops(coupled)
         off = np.zeros(len(stops))
         for part, each, ratio in zip(coupled.parts, coupled.each, ratios, strict=True):
             if ratio is not None:
                 kept = len(part.unit_ids) - each * stops
                 off += np.abs(kept - self._share(part, ratio)) / len(part.unit_ids)
-        steps = int(stops[off.argmin()])
-        if not steps:
-            return []
-        scores = zip(coupled.parts, self._scores(coupled), coupled.each, strict=True)
-        return [_lowest(part, values, each * steps) for part, values, each in scores]
+        return int(stops[off.argmin()])
 
     def _share(self, part: SubGroup, ratio: float) -> float:
         """How many units of a part should be kept."""

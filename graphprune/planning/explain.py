@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graphprune.errors import PlanError
+from graphprune.graph.candidates import reason_of_kind
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.planning.objectives import Budget
 from graphprune.planning.search import Problem
@@ -55,12 +56,8 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
 
 def _untouched(setup: PlanSetup, number: int) -> str:
     """Why nothing was asked of a group that could lose something."""
-    narrower = bool(setup.options.head_width)
-    return {
-        "cell": "heads keep their width unless head_width is given",
-        "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
-        "row": "heads become narrower instead" if narrower else "nothing is asked of it",
-    }.get(setup.graph.units.kind_of(setup.groups[number].unit_ids), "tied to sizes that cannot change")
+    kind = setup.graph.units.kind_of(setup.groups[number].unit_ids)
+    return reason_of_kind(kind, narrower=bool(setup.options.head_width))
 
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:

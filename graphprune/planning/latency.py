@@ -161,6 +161,20 @@ class LatencyModel:
         counts = self.dimensions.counts(alive)
         return sum(self._time(i, tuple(counts[list(k.dims)].tolist())) for i, k in enumerate(self.kernels))
 
+    def dense_size(self, dim: int) -> int:
+        """A size of the dense model, by its number."""
+        return int(self._dense[dim])
+
+    def shares(self, units: Units) -> Scores:
+        """The part of the dense model's time in which each group takes part; parts overlap. [groups]"""
+        group = units.group_of[self._needs.unit]
+        member = np.zeros((len(self._dense), len(units.groups)), bool)
+        member[self._needs.dim[group >= 0], group[group >= 0]] = True
+        times = [self._time(i, tuple(self._dense[list(k.dims)].tolist())) for i, k in enumerate(self.kernels)]
+        touched = np.array([member[list(kernel.dims)].any(axis=0) for kernel in self.kernels]).reshape(len(times), -1)
+        found: Scores = np.array(times) @ touched / max(sum(times), 1e-15)
+        return found
+
     def prices(self, alive: Mask) -> Scores:
         """By how much the latency falls with one unit less. [classes]"""
         counts = self.dimensions.counts(alive)
@@ -210,7 +224,7 @@ class LatencyModel:
 
     def _grid(self, dim: int) -> list[int]:
         """The multiples at which a size is measured."""
-        dense = int(self._dense[dim])
+        dense = self.dense_size(dim)
         step = ALIGNMENT * max(1, round(dense / STEPS / ALIGNMENT))
         return sorted({min(ALIGNMENT // 2, dense), *range(step, dense, step), dense})
 

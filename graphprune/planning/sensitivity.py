@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from graphprune.utils.tables import Printed, Table
 
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Sensitivity(Printed):
     """The loss of a model with one group pruned, by group and ratio.
 
     Attributes:
@@ -37,10 +39,11 @@ class Sensitivity:
         slope = (rises[-1] - rises[-2]) / max(at[-1] - at[-2], 1e-9)
         return inside + np.maximum(np.asarray(gone) - at[-1], 0.0) * slope
 
-    def __str__(self) -> str:
-        width = max((len(name) for name in self.losses), default=5)
-        head = "".join(f"{ratio:>10.0%}" for ratio in self.ratios)
-        lines = [f"Loss with one group pruned alone; the whole model: {self.dense:.4g}", f"{'group':<{width}}{head}"]
-        for name, points in self.losses.items():
-            lines.append(f"{name:<{width}}" + "".join(f"{loss:>10.4g}" for _, loss in points))
-        return "\n".join(lines)
+    def _summary(self) -> str:
+        return f"Sensitivity: {len(self.losses)} groups at {len(self.ratios)} ratios, dense loss {self.dense:.4g}"
+
+    def _parts(self) -> Iterator[Table]:
+        ratios = tuple(f"{ratio:.0%}" for ratio in self.ratios)
+        rows = tuple((name, *(f"{loss:.4g}" for _, loss in points)) for name, points in self.losses.items())
+        title = f"Loss with one group pruned alone; the whole model: {self.dense:.4g}"
+        yield Table(title, ("group", *ratios), rows, numbers=ratios)

@@ -16,7 +16,7 @@ from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
 from graphprune.utils.arrays import Scores
-from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.modules import Modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
@@ -42,15 +42,15 @@ class UnitScores:
         Raises:
             PlanError: the criterion reads weights, and the model is on ``meta``.
         """
-        named = tables(self._graph.model).unique()
-        tensors: dict[str, Tensor] = {name: t for name, t in named if isinstance(t, nn.Parameter) and t.numel()}
+        own = tables(self._graph.model)
+        tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         if unloaded and self._criterion.weights:
             raise PlanError(
                 f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
                 "load the weights first"
             )
-        tensors.update(_masked(self._graph.model, tensors))
+        tensors.update(_masked(own.modules, tensors))
         given, model, units = self._options, self._graph.model, self._graph.units
         batches = given.calibration
         statistics = None if batches is None else Statistics(model, units, batches, given.loss_fn)
@@ -69,9 +69,9 @@ class UnitScores:
         return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]
 
 
-def _masked(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _masked(modules: Modules, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Parameters that ``torch.nn.utils.prune`` masks, with the zeros that they have in effect."""
-    for path, module in named_modules(model):
+    for path, module in modules:
         for plain, mask in prune_masks(module):
             name = f"{path}.{plain}{ORIGINAL}" if path else f"{plain}{ORIGINAL}"
             if name in tensors and not mask.is_meta:

@@ -27,7 +27,7 @@ from graphprune.tracing.recorder import ModuleCall
 from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
 from graphprune.tracing.sizes import attributes_of
 from graphprune.utils.arrays import Mask
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import Modules, named_modules
 
 _WIDTHS = frozenset(
     "channel channels ch chs feature features feat feats filters plane planes inplanes outplanes dim dims width widths "
@@ -53,7 +53,8 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
     read = {attribute.path for expr in graph.trace.sizes.worked_with() for attribute in attributes_of(expr)}
     followed: dict[str, int] = {}
     stale = []
-    for attribute in _attributes(graph.model):
+    modules = named_modules(graph.model)
+    for attribute in _attributes(modules):
         if attribute.path in read or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
             continue
         found = evidence.of(attribute)
@@ -63,7 +64,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
             followed[attribute.path] = found.pop()
         elif attribute.kind or len(found) == 1:
             stale.append(attribute.path)
-    for path, value, module in _descriptions(graph.model):
+    for path, value, module in _descriptions(modules):
         widths = evidence.outputs(module, value) if path not in read else {value}
         if len(widths) == 1 and widths != {value}:
             followed[path] = widths.pop()
@@ -112,10 +113,10 @@ def _kind(name: str) -> str:
     return "width" if words & _WIDTHS else ""
 
 
-def _attributes(model: nn.Module) -> Iterator[_Attribute]:
+def _attributes(modules: Modules) -> Iterator[_Attribute]:
     """The integers above 1 of modules that are not torch's, and of the objects that they hold."""
     known: set[int] = set()
-    for path, module in named_modules(model):
+    for path, module in modules:
         if not is_torchs(module):
             own = module_sizes(module)  # of a class derived from one of torch's
             yield from (a for a in _attributes_of(module, path, f"{path}." if path else "", known) if a.name not in own)
@@ -134,11 +135,11 @@ def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Ite
             yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
 
 
-def _descriptions(model: nn.Module) -> Iterator[tuple[str, int, str]]:
+def _descriptions(modules: Modules) -> Iterator[tuple[str, int, str]]:
     """Numbers of channels in dictionaries that name a module: where they stand, their value, and the module's path."""
-    paths = {path for path, _ in named_modules(model)}
+    paths = {path for path, _ in modules}
     known: set[int] = set()
-    for owner, module in named_modules(model):
+    for owner, module in modules:
         if not is_torchs(module):
             for name, value in attributes_held(module).items():
                 yield from _described(value, f"{owner}.{name}" if owner else name, owner, paths, known)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,8 @@ from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import module_kind, named_modules, within
+from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
+from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
 
 
@@ -47,14 +48,10 @@ class Choice:
     def kept(self) -> int:
         return self.units - len(self.removed)
 
-    def __str__(self) -> str:
-        shares = f"{self.macs:>5.1%}  {self.params:>6.1%}"
-        return f"{self.role:<10}  {self.units:>6} -> {self.kept:>5}  {shares}  {self.why}"
-
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Plan:
-    """Which channels survive, by parameter and dimension.
+class Plan(Printed):
+    """Which channels survive, by parameter and dimension. ``print(plan)`` lists what is left of each group.
 
     Attributes:
         kept: for every parameter and buffer that changes, by dimension, the surviving entries in their new order: what
@@ -106,9 +103,10 @@ class Plan:
         """
         check_model(model)
         check_flag("inplace", inplace)
-        self.check(model)
+        own = tables(model)
+        self._check(model, own)
         history = history_of(model)
-        slim = rewrite(model, self.kept, self._all_sizes(model), inplace)
+        slim = rewrite(model, self.kept, self._all_sizes(model), inplace, own=own)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
@@ -148,7 +146,10 @@ class Plan:
 
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
-        check_fits(model, self.shapes)
+        self._check(model, tables(model))
+
+    def _check(self, model: nn.Module, own: Tables) -> None:
+        check_fits(model, self.shapes, own)
         check_sizes(model, self._all_sizes(model))
         check_blocks(model, self.skipped)
 
@@ -168,27 +169,25 @@ class Plan:
         before = sum(int(np.prod(s)) for s in self.shapes.values())
         return before, sum(int(np.prod(self.shape(n))) for n in self.shapes if not within(n, self.skipped))
 
-    @property
     def _summary(self) -> str:
         before, after = self.entries
         requested = ", ".join(f"{key} {value}" for key, value in self.requested.items())
         return (
-            f"{requested}; {len(self.choices)} groups, "
+            f"Plan: {requested}; {len(self.choices)} groups, "
             f"{before:,} -> {after:,} parameter and buffer entries ({after / max(before, 1):.1%})"
         )
 
-    def __repr__(self) -> str:
-        return f"<Plan: {self._summary}>"
-
-    def __str__(self) -> str:
-        lines = [f"Plan: {self._summary}"]
-        width = max((len(c.group) for c in self.choices), default=5)
-        lines.append(f"  {'group':<{width}}  {'role':<10}  {'units':>6}    kept   MACs  params  why")
-        lines += [f"  without {path}" for path in self.skipped]
-        lines += [f"  {choice.group:<{width}}  {choice}" for choice in self.choices]
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._summary()
+        yield from (f"without {path}" for path in self.skipped)
+        columns = ("group", "role", "units", "kept", "MACs", "params", "why")
+        rows = (
+            (c.group, c.role, str(c.units), str(c.kept), f"{c.macs:.1%}", f"{c.params:.1%}", c.why)
+            for c in self.choices
+        )
+        yield Table("What is left:", columns, tuple(rows), numbers=columns[2:6])
         if self.stale:
-            lines.append(f"stale (sizes that forward does not read, as they were): {', '.join(self.stale)}")
-        return "\n".join(lines)
+            yield f"stale (sizes that forward does not read, as they were): {', '.join(self.stale)}"
 
     def to_json(self) -> str:
         """The plan as JSON; indices are runs such as ``"0-31 40"``."""

@@ -20,7 +20,7 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import named_modules, named_tensors, tables
+from graphprune.utils.modules import Modules, Tables, named_modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -30,9 +30,12 @@ Kept = Mapping[str, KeptEntries]
 """The same by the name of the parameter or buffer."""
 
 
-def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise a PlanError unless the model has exactly the tensors that a plan was made for."""
-    found = {name: tuple(t.shape) for name, t in named_tensors(model)}
+def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], own: Tables | None = None) -> None:
+    """Raise a PlanError unless the model has exactly the tensors that a plan was made for.
+
+    ``own``: its tensors, if they are known.
+    """
+    found = {name: tuple(t.shape) for name, t in (own or tables(model)).unique()}
     missing = sorted(shapes.keys() - found.keys())
     if missing:
         raise PlanError(
@@ -134,36 +137,43 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
 @gc_paused()
 @eagerly()
 def rewrite(
-    model: nn.Module, kept: Kept, sizes: Mapping[str, int], inplace: bool = False, on_meta: bool = False
+    model: nn.Module,
+    kept: Kept,
+    sizes: Mapping[str, int],
+    inplace: bool = False,
+    on_meta: bool = False,
+    own: Tables | None = None,
 ) -> nn.Module:
     """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed.
 
-    ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``.
+    ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``. ``own``: its tensors, if known.
     """
-    own = tables(model)
+    own = own or tables(model)
     kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
     changed = {_owner(name) for name, tensor in own.named() if kept_of.get(id(tensor))}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
     replaced = {
         key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
     }
-    slim = model if inplace else _copied(model, replaced, on_meta)
+    slim = model if inplace else _copied(model, own.modules, replaced, on_meta)
     if inplace:
-        _swap_tensors(model, replaced)
-        _swap_in_functions(model, replaced)
+        _swap_tensors(own.modules, replaced)
+        _swap_in_functions(own.modules, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
     _resize_modules(slim, changed, sizes)
     return slim
 
 
-def _copied(model: nn.Module, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
+def _copied(model: nn.Module, modules: Modules, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
     """A copy with other tensors; one that is only run on shapes shares nothing that its run could write to."""
-    return copy_module(model, replaced, stand_in, everything=True) if on_meta else copy_module(model, replaced)
+    if on_meta:
+        return copy_module(model, replaced, stand_in, everything=True, modules=modules)
+    return copy_module(model, replaced, modules=modules)
 
 
-def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
-    for _, module in named_modules(model):
+def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
+    for _, module in modules:
         for table in (module._parameters, module._buffers, vars(module)):
             for name, value in list(table.items()):
                 if isinstance(value, Tensor) and id(value) in replaced:
@@ -172,9 +182,9 @@ def _swap_tensors(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
                     value[:] = [replaced.get(id(item), item) for item in value]
 
 
-def _swap_in_functions(model: nn.Module, replaced: Mapping[int, Tensor]) -> None:
+def _swap_in_functions(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
     """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in held_functions(named_modules(model)):
+    for _, function in held_functions(modules):
         for cell in function.__closure__ or ():
             for value in contents(cell):
                 cell.cell_contents = replaced.get(id(value), value)

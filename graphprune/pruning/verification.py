@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,11 +25,12 @@ from graphprune.utils.contexts import eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.tables import Printed
 from graphprune.utils.tree import tensors_of
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Printed):
     """How far the slim model is from the masked original.
 
     Attributes:
@@ -66,23 +67,25 @@ class Verification:
         """The difference is within the tolerance, or is one that rounding makes."""
         return self.relative <= max(self.tolerance, self.rounding)
 
-    def __str__(self) -> str:
-        lines = [f"Nothing was verified: {self.vacuous}."] if self.vacuous else []
+    def _summary(self) -> str:
+        verdict = "passed" if self.passed else "failed"
+        return f"Verification: {verdict}, relative difference {self.relative:.1e} over {self.outputs} output tensors"
+
+    def _parts(self) -> Iterator[str]:
+        if self.vacuous:
+            yield f"Nothing was verified: {self.vacuous}."
         verdict = "equal to" if self.equal else "DIFFERENT from"
-        lines.append(
+        yield (
             f"The slim model is {verdict} the masked original: largest relative difference {self.relative:.1e} "
             f"(absolute {self.absolute:.1e}) over {self.outputs} output tensors in float64, tolerance "
             f"{self.tolerance:.0e}."
         )
         if self.rounding:
-            lines.append(f"Rounding alone moves the outputs of this model by up to {self.rounding:.1e}.")
+            yield f"Rounding alone moves the outputs of this model by up to {self.rounding:.1e}."
         if self.perturbed:
-            lines.append(f"All-zero parameters got random values in copies of both: {_some(self.perturbed)}.")
+            yield f"All-zero parameters got random values in copies of both: {_some(self.perturbed)}."
         if self.inexact:
-            lines.append(
-                f"Statistics over the surviving channels in {len(self.inexact)} places: {self.inexact[0]}, ..."
-            )
-        return "\n".join(lines)
+            yield f"Statistics over the surviving channels in {len(self.inexact)} places: {self.inexact[0]}, ..."
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import (
     CallKey,
     LinearCall,
@@ -22,7 +23,7 @@ from graphprune.reconstruction.linear_calls import (
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import tensors_of
 
 
@@ -36,6 +37,7 @@ class Consumer:
         first: its first call.
         outputs: the number of outputs, over all blocks.
         calls: the number of calls in each batch.
+        recorded: the number of calls that were recorded.
         after: the consumers that its inputs depend on, as a bit set.
         bias_targets: the biases and running means that are applied to its results first; None for any other first use.
         scaled: a call multiplies the product by a factor.
@@ -51,6 +53,7 @@ class Consumer:
     first: LinearCall
     outputs: int
     calls: list[int] = field(default_factory=list)
+    recorded: int = 0
     after: int = 0
     bias_targets: set[BiasTarget | None] = field(default_factory=set)
     scaled: bool = False
@@ -63,7 +66,7 @@ class Consumer:
     @property
     def summed(self) -> bool:
         """Whether all its results are used in residual sums only."""
-        return not self.used_otherwise and self.sums == sum(self.calls)
+        return not self.used_otherwise and self.sums == self.recorded
 
 
 class CallRecorder(DispatchMode):
@@ -76,16 +79,18 @@ class CallRecorder(DispatchMode):
         other_uses: for parameters and buffers that are not only weights or addends, an operation that uses them.
         fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
+        normalizes: a normalization uses running statistics.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.memory = ParameterMemory(model)
-        self.names = frozenset(n for n, t in self.memory.tensors.items() if isinstance(t, nn.Parameter))
+        self.names = self.memory.parameters
         self.consumers: dict[CallKey, Consumer] = {}
         self.other_uses: dict[str, str] = {}
         self.fed_by: dict[ParameterView, set[int | None]] = {}
         self.computed: set[str] = set()
+        self.normalizes = False
         self._dependence = Dependence(self.memory)
         self._paths = SumPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
@@ -105,38 +110,56 @@ class CallRecorder(DispatchMode):
         self._count.clear()
         self._batches += 1
 
+    def stand_for(self, representatives: Sequence[int]) -> None:
+        """Take the calls of other batches for those of batches that were recorded.
+
+        Args:
+            representatives: for each batch, the number of the recorded one.
+        """
+        for consumer in self.consumers.values():
+            consumer.calls = [consumer.calls[number] for number in representatives]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
-        operands = [*tensors_of(args), *tensors_of(kwargs)]
         met = linear_call(func, args, kwargs, self.memory, self.names)
-        consumer = self._record_call(met, operands) if met else None
-        out = func(*args, **kwargs)
-        results = list(tensors_of(out))
-        self._use(func, args, kwargs, operands, results, met)
-        for end in self._paths.follow(func, args, kwargs, operands, results):
+        consumer = self._record_call(met) if met else None
+        call = ExecutedCall(func, args, kwargs, func(*args, **kwargs))
+        self._use(call, met)
+        for end in self._paths.follow(call):
             self._end(end)
-        new = self._dependence.follow(func, operands, results, 1 << consumer.number if consumer else 0)
-        self._forget(new | {address(t) for t in operands[:1] if is_mutable(func)})
+        new = self._dependence.follow(call, 1 << consumer.number if consumer else 0)
+        self._forget(new | set(call.read[:1] if call.is_mutable else ()))
         if met and consumer:
-            self._add_own(met, consumer, results[0])
+            self._add_own(met, consumer, call.results[0])
             if met.matmul.result is not None:
-                self._paths.start(consumer, results[0])
+                self._paths.start(consumer, call.results[0])
         else:
             self._note_computed(func, args)
-        return out
+        return call.out
+
+    def bias_target(self, consumer: Consumer) -> BiasTarget | None:
+        """The bias or running mean that is added to all results of a consumer and to nothing else."""
+        found, *others = consumer.bias_targets or {None}
+        if found is None or others or self.fed_by[found.view] != {consumer.number}:
+            return None
+        name = found.view.name
+        places = torch.cat([view.places().flatten() for view in self.fed_by if view.name == name])
+        own = name not in self.other_uses and all(key.name != name for key in self.consumers)
+        return found if own and len(places.unique()) == len(places) else None
 
     # ------------------------------------------------------------ consumers
 
-    def _record_call(self, met: LinearCall, operands: list[Tensor]) -> Consumer:
+    def _record_call(self, met: LinearCall) -> Consumer:
         key = met.key
         if key not in self.consumers:
             blocks, _, outputs = met.places().shape
             self.consumers[key] = Consumer(len(self.consumers), key, met.light(), blocks * outputs)
         consumer = self.consumers[key]
         self._count[key] += 1
+        consumer.recorded += 1
         consumer.scaled |= met.scaled
         consumer.adds |= met.bias is not None
-        consumer.after |= self._dependence.reach(operands)
+        consumer.after |= self._dependence.reach(tensors_of((met.args, met.kwargs)))
         return consumer
 
     def _note_computed(self, func: Any, args: Args) -> None:
@@ -175,7 +198,7 @@ class CallRecorder(DispatchMode):
             return
         consumer: Consumer = end.path.token
         reach = self._dependence.reach([end.other])
-        factors = consumer.first.result(end.path.laid_out(end.path.factor))
+        factors = consumer.first.result(end.path.factor(end.total))
         factor = factors[0, :, :, 0]
         consumer.used_otherwise |= bool(reach >> consumer.number) or bool((factors != factor.unsqueeze(-1)).any())
         consumer.used_otherwise |= consumer.factor is not None and not torch.equal(consumer.factor, factor)
@@ -185,29 +208,22 @@ class CallRecorder(DispatchMode):
 
     # ------------------------------------------------------------ uses of tensors
 
-    def _use(
-        self,
-        func: Any,
-        args: Args,
-        kwargs: Kwargs,
-        operands: list[Tensor],
-        results: list[Tensor],
-        met: LinearCall | None,
-    ) -> None:
+    def _use(self, call: ExecutedCall, met: LinearCall | None) -> None:
         """Record uses of parameters, buffers and results of consumers; creating a view does not count."""
-        views = set() if is_mutable(func) else {address(t) for t in results}
-        found = addition(func, args, kwargs, self.memory, self.names)
+        views = () if call.is_mutable else call.made
+        found = addition(call.func, call.args, call.kwargs, self.memory, self.names)
         known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
         known += [id(found.added)] if found else []
+        self.normalizes |= found is not None and found.bias_target.sign < 0
         if found and address(found.to) not in self._results:
             self.fed_by.setdefault(found.bias_target.view, set()).add(None)
-        for tensor in operands:
-            if id(tensor) in known or address(tensor) in views:
+        for tensor, place in zip(call.operands, call.read, strict=True):
+            if id(tensor) in known or place in views:
                 continue
-            if name := self.memory.owner(tensor):
-                self.other_uses.setdefault(name, short_name(func))
-            elif place := self._results.get(address(tensor)):
-                self._use_result(*place, tensor, found)
+            if name := self.memory.owner_at(place, tensor):
+                self.other_uses.setdefault(name, short_name(call.func))
+            elif result := self._results.get(place):
+                self._use_result(*result, tensor, found)
 
     def _use_result(self, consumer: Consumer, shape: tuple[int, ...], tensor: Tensor, found: Addition | None) -> None:
         straight = found and tensor is found.to and is_added_directly(consumer.first, shape, consumer.outputs, found)
@@ -298,24 +314,36 @@ class Dependence:
 
     def sources(self, tensor: Tensor) -> frozenset[str] | None:
         """The parameters and buffers that a tensor was computed from; None if it depends on anything else."""
-        name = self._memory.owner(tensor)
-        return self._made.get(address(tensor)) if name is None else frozenset((name,))
+        return self._sources(address(tensor), tensor)
 
-    def follow(self, func: Any, operands: Sequence[Tensor], results: Sequence[Tensor], consumer: int = 0) -> set[int]:
+    def follow(self, call: ExecutedCall, consumer: int = 0) -> set[int]:
         """Record the dependences of a call's results, and return the addresses of new storages.
 
         Args:
             consumer: the bit of the consumer that was called.
         """
-        reach = self.reach(operands) | consumer
-        made = [self.sources(t) for t in operands]
-        alone = frozenset().union(*(m for m in made if m)) if made and None not in made else None
-        old = {address(t) for t in operands}
-        written = operands[:1] if is_mutable(func) else ()
-        new = {address(t) for t in results} - old - {0}
-        for place in (new | {address(t) for t in (*results, *written)}) - {0}:
+        reach, alone = consumer, self._alone(call)
+        for place in call.read:
+            reach |= self._reach.get(place, 0)
+        new = {place for place in call.made if place not in call.read} - {0}
+        written = call.read[:1] if call.is_mutable else ()
+        for place in {*call.made, *written} - {0}:
             self._reach[place] = reach | (0 if place in new else self._reach.get(place, 0))
             self._made.pop(place, None)
             if alone is not None:
                 self._made[place] = alone
         return new
+
+    def _alone(self, call: ExecutedCall) -> frozenset[str] | None:
+        """The parameters and buffers that all operands of a call were computed from; None if there are others."""
+        found: frozenset[str] = frozenset()
+        for tensor, place in zip(call.operands, call.read, strict=True):
+            sources = self._sources(place, tensor)
+            if sources is None:
+                return None
+            found |= sources
+        return found if call.operands else None
+
+    def _sources(self, place: int, tensor: Tensor) -> frozenset[str] | None:
+        name = self._memory.owner_at(place, tensor)
+        return self._made.get(place) if name is None else frozenset((name,))

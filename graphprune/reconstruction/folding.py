@@ -7,7 +7,7 @@ to theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,11 @@ from graphprune.graph.groups import Group
 from graphprune.pruning.plan import Choice, Plan
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.reconstruction.layerwise import check_pair
-from graphprune.reconstruction.records import LeftAlone
+from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
 from graphprune.utils.modules import named_tensors
+from graphprune.utils.tables import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,9 @@ class Folded:
     explained: float
     parameters: tuple[str, ...]
 
-    def __str__(self) -> str:
-        return f"{self.removed:>5} folded, {self.explained:>6.1%} explained, in {', '.join(self.parameters)}"
 
-
-@dataclass(frozen=True)
-class Folding:
+@dataclass(frozen=True, repr=False)
+class Folding(Printed):
     """What :func:`fold` did.
 
     Attributes:
@@ -60,13 +58,16 @@ class Folding:
     variances: tuple[str, ...]
     left_alone: tuple[LeftAlone, ...]
 
-    def __str__(self) -> str:
-        width = max(
-            (len(name) for name in (*(f.group for f in self.folded), *(one.name for one in self.left_alone))), default=0
-        )
-        lines = [f"Folding: {len(self.folded)} groups, {len(self.variances)} running variances corrected"]
-        lines += [f"  {folded.group:<{width}}  {folded}" for folded in self.folded]
-        return "\n".join([*lines, *(f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone)])
+    def _summary(self) -> str:
+        return f"Folding: {len(self.folded)} groups, {len(self.variances)} running variances corrected"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._summary()
+        if self.folded:
+            columns = ("group", "channels", "explained", "changed")
+            rows = ((f.group, str(f.removed), f"{f.explained:.1%}", ", ".join(f.parameters)) for f in self.folded)
+            yield Table("folded:", columns, tuple(rows), numbers=columns[1:3])
+        yield from left_alone_table(self.left_alone)
 
 
 def fold(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,10 +15,12 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
 from graphprune.reconstruction.linear_calls import address, flat
-from graphprune.reconstruction.matching import DenseOutputs, Gathered, Match, Matcher, SlimResiduals
-from graphprune.reconstruction.passes import Rollback, run_batch
+from graphprune.reconstruction.lockstep import Gathered, Side, Sweep
+from graphprune.reconstruction.matching import Match, Matcher
+from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
+from graphprune.tracing.inputs import describe
 from graphprune.utils.checks import check_type
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.model_checks import check_model
@@ -47,8 +50,10 @@ def reconstruct(
     residual, so the ridge penalizes changes of the weights: where nothing was removed, nothing changes, and no
     consumer's error rises. Biases, or the running means of batch norms, absorb the difference of means.
 
-    The batches are iterated once for each step of the longest chain of consumers. Memory: one batch, and the outputs
-    and second moments of the consumers that are fitted in the same step.
+    One pass of each model records which consumers there are. In a second one, all batches run side by side and wait at
+    each consumer until it is fitted (see :mod:`graphprune.reconstruction.lockstep`), so the cost is linear in depth. A
+    consumer that is called several times in a batch, and what depends on it, takes further passes. Memory: the second
+    moments of one consumer, and for each batch what both models keep at a time.
 
     Sources: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017 (layerwise least
     squares); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise Structured Pruning for Large Language Models", NeurIPS 2024
@@ -70,7 +75,7 @@ def reconstruct(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     with Rollback() as rollback:
-        return fit(slim, dense, plan, calibration, ridge, rollback, targets or {})
+        return fit(slim, dense, plan, calibration, ridge, rollback, targets or {})[0]
 
 
 def fit(
@@ -81,13 +86,18 @@ def fit(
     ridge: float | None,
     rollback: Rollback,
     targets: Mapping[str, Tensor],
-) -> Repair:
-    """:func:`reconstruct` within a :class:`Rollback` of the caller's."""
+) -> tuple[Repair, bool]:
+    """:func:`reconstruct` within a :class:`Rollback` of the caller's, and whether ``slim`` has running statistics."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+    batches = list(Batches(calibration))
     with evaluating_eagerly(slim, dense), torch.no_grad():
-        return _Reconstruction(slim, dense, plan, Batches(calibration), ridge, rollback, targets).record()
+        for alike in (representatives(batches), range(len(batches))):
+            with suppress(OtherCalls), Rollback(rollback) as own:
+                made = _Reconstruction(slim, dense, plan, batches, alike, ridge, own, targets)
+                return made.record(), made.seen.normalizes
+    raise AssertionError("with every batch recorded no calls are unexpected")
 
 
 class _Reconstruction:
@@ -96,7 +106,8 @@ class _Reconstruction:
         slim: nn.Module,
         dense: nn.Module,
         plan: Plan,
-        batches: Batches,
+        batches: Sequence[tuple[int, Any]],
+        alike: Sequence[int],
         ridge: float | None,
         rollback: Rollback,
         targets: Mapping[str, Tensor],
@@ -104,39 +115,43 @@ class _Reconstruction:
         self.slim = slim
         self.dense = dense
         self.batches = batches
+        self.all_recorded = list(alike) == list(range(len(batches)))
         self.ridge = ridge
         self.rollback = rollback
-        self.seen, self.target = CallRecorder(slim), CallRecorder(dense)
-        for number, batch in batches:
-            run_batch(dense, number, batch, self.target.batch())
-            run_batch(slim, number, batch, self.seen.batch())
+        self.repaired: list[Repaired] = []
+        self.left: list[LeftAlone] = []
+        self.seen, self.target = (self._recorded(model, alike) for model in (slim, dense))
         matcher = Matcher(self.seen, self.target, plan, targets)
         self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
 
+    def _recorded(self, model: nn.Module, alike: Sequence[int]) -> CallRecorder:
+        """The calls of a model, recorded with the first of the batches that are alike."""
+        recorder, chosen = CallRecorder(model), sorted(set(alike))
+        for number in chosen:
+            run_batch(model, *self.batches[number], recorder.batch())
+        recorder.stand_for([chosen.index(number) for number in alike])
+        return recorder
+
     def record(self) -> Repair:
         """Fit all consumers."""
-        repaired: list[Repaired] = []
-        left = [LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str)]
-        for level in levels([m for m in self.matches.values() if isinstance(m, Match)]):
-            for one in self._gathered(level):
-                if why := one.unfit:
-                    left.append(LeftAlone(one.match.consumer.key.name, why))
-                else:
-                    repaired.append(self._fitted(one))
-        return Repair(tuple(repaired), (*left, *self._not_met()))
-
-    def _gathered(self, level: Sequence[Match]) -> list[Gathered]:
-        gathered = {match.consumer.key: Gathered(match) for match in level}
-        targets = DenseOutputs(self.target.memory, gathered.values())
-        residuals = SlimResiduals(self.seen.memory, gathered)
-        for number, batch in self.batches:
-            for one in gathered.values():
-                one.targets.clear()
-            run_batch(self.dense, number, batch, targets)
-            run_batch(self.slim, number, batch, residuals)
-        return list(gathered.values())
+        pending = [m for m in self.matches.values() if isinstance(m, Match)]
+        dense, slim = (
+            Side.of(model, recorded, len(self.batches), self.all_recorded)
+            for model, recorded in ((self.dense, self.target), (self.slim, self.seen))
+        )
+        while pending:
+            pending = Sweep(self.batches, dense, slim, pending, self._fit).run()
+        unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
+        return Repair(tuple(self.repaired), (*unmatched, *self.left, *self._not_met()))
 
     # ------------------------------------------------------------ one consumer
+
+    def _fit(self, one: Gathered) -> bool:
+        if why := one.unfit:
+            self.left.append(LeftAlone(one.match.consumer.key.name, why))
+            return False
+        self.repaired.append(done := self._fitted(one))
+        return done.after < done.before
 
     def _fitted(self, one: Gathered) -> Repaired:
         consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
@@ -186,18 +201,10 @@ class _Reconstruction:
         return found
 
 
-def levels(matches: Sequence[Match]) -> list[list[Match]]:
-    """Consumers in the order of fitting: those of one level depend only on consumers of earlier levels.
-
-    Where consumers depend on each other (layers that are called in a loop), the first of them is a level of its own.
-    """
-    pending, found = list(matches), []
-    while pending:
-        waiting = sum(1 << m.consumer.number for m in pending)
-        ready = [m for m in pending if not m.after & waiting & ~(1 << m.consumer.number)] or pending[:1]
-        found.append(ready)
-        pending = [m for m in pending if m not in ready]
-    return found
+def representatives(batches: Sequence[tuple[int, Any]]) -> list[int]:
+    """For each batch, the number of the first with tensors of the same shapes and types."""
+    first: dict[str, int] = {}
+    return [first.setdefault(describe(batch), number) for number, batch in batches]
 
 
 def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:

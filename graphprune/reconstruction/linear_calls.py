@@ -55,6 +55,7 @@ class ParameterMemory:
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = {name: t for name, t in named_tensors(model) if t.numel()}
+        self.parameters = frozenset(n for n, t in self.tensors.items() if isinstance(t, nn.Parameter))
         self._at: dict[int, list[tuple[ParameterView, Tensor]]] = {}
         for name, tensor in self.tensors.items():
             if place := address(tensor):
@@ -72,10 +73,15 @@ class ParameterMemory:
 
     def owner(self, tensor: Tensor) -> str | None:
         """The name of a parameter or buffer that shares memory with a tensor, also one of another dtype or range."""
+        return self.owner_at(address(tensor), tensor)
+
+    def owner_at(self, place: int, tensor: Tensor) -> str | None:
+        """The same for a tensor whose storage's address is known."""
+        there = self._at.get(place)
+        if there is None:
+            return None
         found = self.find(tensor)
-        if found is not None:
-            return found.name
-        return next((whole.name for whole, _ in self._at.get(address(tensor), ())), None)
+        return there[0][0].name if found is None else found.name
 
     def whole(self, name: str) -> ParameterView:
         """The view of an entire parameter."""
@@ -129,6 +135,7 @@ class LinearCall:
     key: CallKey
     matmul: MatmulView
     args: Args
+    kwargs: Kwargs
     bias: Tensor | None
     scaled: bool
 
@@ -157,6 +164,11 @@ class LinearCall:
         x = self.matmul.x
         return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
 
+    def again(self) -> Tensor:
+        """What the call gives with the weight and bias of now."""
+        made: Tensor = self.key.op(*self.args, **self.kwargs)
+        return made
+
     @property
     def x(self) -> Tensor:
         found: Tensor = self.args[self.matmul.x]
@@ -180,5 +192,5 @@ def linear_call(
             key = CallKey(view, func, number, matmul.blocks(args), matmul.transposed(args))
             bias = args[matmul.bias] if matmul.intercept(args) else None  # type: ignore[index]
             scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
-            return LinearCall(key, matmul.exact(args), args, bias, scaled)
+            return LinearCall(key, matmul.exact(args), args, kwargs, bias, scaled)
     return None

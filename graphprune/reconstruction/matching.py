@@ -1,11 +1,9 @@
-"""Match consumers of the slim model with those of the dense one, and collect the residuals of their calls."""
+"""Match consumers of the slim model with those of the dense one."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,12 +12,7 @@ from torch import Tensor
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
-from graphprune.reconstruction.linear_calls import CallKey, LinearCall, ParameterMemory, dense_places, linear_call
-from graphprune.reconstruction.passes import StopForward
-from graphprune.reconstruction.regression import Regression
-from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
-from graphprune.utils.operators import Args, DispatchMode, Kwargs
-from graphprune.utils.tree import tensors_of
+from graphprune.reconstruction.linear_calls import CallKey, dense_places
 
 SMALL = 1e-3
 """Outputs with a factor below this fraction of the largest factor are not fitted."""
@@ -113,7 +106,7 @@ class Matcher:
             bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
         ):
             return "what is added to its product is not the same parameter in both models"
-        return Match(consumer, other, rows, self._bias_target(consumer), bare, mixing, summed)
+        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed)
 
     def _unfit(self, consumer: Consumer) -> str | None:
         use = self.slim.other_uses.get(consumer.key.name)
@@ -156,16 +149,6 @@ class Matcher:
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
 
-    def _bias_target(self, consumer: Consumer) -> BiasTarget | None:
-        """The bias or running mean that is added to all results of a consumer and to nothing else."""
-        bias_target, *others = consumer.bias_targets or {None}
-        if bias_target is None or others or self.slim.fed_by[bias_target.view] != {consumer.number}:
-            return None
-        name = bias_target.view.name
-        places = torch.cat([view.places().flatten() for view in self.slim.fed_by if view.name == name])
-        own = name not in self.slim.other_uses and all(key.name != name for key in self.slim.consumers)
-        return bias_target if own and len(places.unique()) == len(places) else None
-
 
 def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
     """Parameters with entries that occur in the weights of several consumers."""
@@ -178,134 +161,3 @@ def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
         if places and len(torch.cat(places).unique()) < sum(map(len, places)):
             found.add(name)
     return frozenset(found)
-
-
-@dataclass
-class Gathered:
-    """The data of one consumer that a pass over the batches collects.
-
-    Attributes:
-        match: the consumer and its counterpart in the dense model.
-        targets: the target of each slim call in the current batch, by the number of the call.
-        regression: of the residuals on the inputs.
-        rows_differ: in some batch the two calls had different numbers of rows.
-    """
-
-    match: Match
-    targets: dict[int, Tensor] = field(default_factory=dict)
-    regression: Regression = field(default_factory=Regression)
-    rows_differ: bool = False
-
-    @property
-    def unfit(self) -> str | None:
-        """Why the consumer cannot be fitted; None if it can."""
-        if self.rows_differ:
-            return "other rows go through it than in the dense model"
-        return None if self.regression.count else "no row goes through it"
-
-
-class CallWatch(DispatchMode):
-    """Observes the calls of some consumers, and ends the forward pass after the last of them.
-
-    Args:
-        memory: the memory of the model's parameters.
-        consumers: the consumers.
-        summed: the consumers whose residual sums are observed instead of their results.
-    """
-
-    def __init__(self, memory: ParameterMemory, consumers: Iterable[Consumer], summed: Set[CallKey]) -> None:
-        super().__init__()
-        self._memory = memory
-        self._calls = {consumer.key: consumer.calls for consumer in consumers}
-        self._names = frozenset(key.name for key in self._calls)
-        self._last = {key: calls[0] for key, calls in self._calls.items() if len(set(calls)) == 1}
-        self._summed = summed
-        self._paths = SumPaths(memory)
-        self._count: Counter[CallKey] = Counter()
-        self._seen: Counter[CallKey] = Counter()
-
-    def __enter__(self) -> CallWatch:
-        self._count.clear()
-        self._seen.clear()
-        self._paths.clear()
-        super().__enter__()
-        return self
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
-        kwargs = kwargs or {}
-        met = linear_call(func, args, kwargs, self._memory, self._names)
-        out = func(*args, **kwargs)
-        if self._summed:
-            self._follow(func, args, kwargs, out)
-        if met is not None and met.key in self._calls:
-            self._record_call(met, out)
-        if self._all_seen():
-            raise StopForward
-        return out
-
-    def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any) -> None:
-        operands = [*tensors_of(args), *tensors_of(kwargs)]
-        for end in self._paths.follow(func, args, kwargs, operands, list(tensors_of(out))):
-            if isinstance(end, ResidualSum):
-                met, number = end.path.token
-                self._see(met, number, end.path.laid_out(end.total))
-
-    def _record_call(self, met: LinearCall, out: Tensor) -> None:
-        number = self._count[met.key]
-        self._count[met.key] += 1
-        if met.key in self._summed:
-            self._paths.start((self.kept(met), number), out)
-        else:
-            self._see(met, number, out)
-
-    def _see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        self._seen[met.key] += 1
-        self.see(met, number, out)
-
-    def _all_seen(self) -> bool:
-        """Whether all consumers have been called as often as in every recorded batch."""
-        return len(self._last) == len(self._calls) and all(self._seen[key] >= n for key, n in self._last.items())
-
-    def see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        """Process call ``number`` of a consumer in this run; ``out`` is its result or its residual sum."""
-        raise NotImplementedError
-
-    def kept(self, met: LinearCall) -> LinearCall:
-        """The part of a call that is stored until its residual sum is computed."""
-        return met.light()
-
-
-class DenseOutputs(CallWatch):
-    """Stores the targets that the dense model's calls provide."""
-
-    def __init__(self, memory: ParameterMemory, gathered: Iterable[Gathered]) -> None:
-        self._gathered = list(gathered)
-        summed = {g.match.dense.key for g in self._gathered if g.match.summed}
-        super().__init__(memory, [g.match.dense for g in self._gathered], summed)
-
-    def see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        for one in self._gathered:
-            if one.match.dense.key == met.key:
-                one.targets[number] = one.match.target(met.result(out, one.match.bare))
-
-
-class SlimResiduals(CallWatch):
-    """Adds the residuals of the slim model's calls to the regressions."""
-
-    def __init__(self, memory: ParameterMemory, gathered: Mapping[CallKey, Gathered]) -> None:
-        self._gathered = gathered
-        summed = {key for key, g in gathered.items() if g.match.summed}
-        super().__init__(memory, [g.match.consumer for g in gathered.values()], summed)
-
-    def kept(self, met: LinearCall) -> LinearCall:
-        return met.copied()
-
-    def see(self, met: LinearCall, number: int, out: Tensor) -> None:
-        one = self._gathered[met.key]
-        result = met.result(out, one.match.bare)
-        target = one.targets[number].view(-1, *result.shape[1:]) if number in one.targets else None
-        if target is None or target.shape != result.shape:
-            one.rows_differ = True
-            return
-        for piece, x in met.inputs():
-            one.regression.add(x, target[piece] - result[piece], target[piece])

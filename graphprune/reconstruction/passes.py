@@ -26,14 +26,25 @@ def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextM
         call_model(model, number, args, kwargs, "pass batches of inputs alone, without targets")
 
 
-class Rollback:
-    """A context that restores the values of noted tensors if its body raises."""
+class OtherCalls(BaseException):
+    """A batch calls other consumers than the batch of the same shapes that was recorded."""
 
-    def __init__(self) -> None:
+
+class Rollback:
+    """A context that restores the values of noted tensors if its body raises.
+
+    Args:
+        outer: a context around this one, which is told of the tensors too.
+    """
+
+    def __init__(self, outer: Rollback | None = None) -> None:
+        self._outer = outer
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
     def note(self, tensor: Tensor) -> None:
         """Save a tensor's values before they are changed."""
+        if self._outer is not None:
+            self._outer.note(tensor)
         if id(tensor) not in self._before:
             self._before[id(tensor)] = tensor, tensor.detach().clone()
 

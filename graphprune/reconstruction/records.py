@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
+
+from graphprune.utils.tables import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,14 @@ class Compensated:
     after: float
 
 
-@dataclass(frozen=True, eq=False)
-class Compensation:
+def left_alone_table(records: Sequence[LeftAlone]) -> Iterator[Table]:
+    """What was not changed, and why, as a table; nothing where there is nothing."""
+    if records:
+        yield Table("left alone:", ("name", "why"), tuple((one.name, one.why) for one in records))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Compensation(Printed):
     """What :func:`compensate_heads` did.
 
     Attributes:
@@ -68,20 +77,20 @@ class Compensation:
     left_alone: tuple[LeftAlone, ...]
     targets: dict[str, Tensor]
 
-    def __str__(self) -> str:
-        names = [*(one.name for one in self.compensated), *(one.name for one in self.left_alone)]
-        width = max(map(len, names), default=0)
-        lines = [
-            f"Compensation: {len(self.compensated)} pairs of projections changed, {len(self.left_alone)} left alone"
-        ]
-        for one in self.compensated:
-            errors = f"products lack {one.before:.2%} -> {one.after:.2%}"
-            lines.append(f"  {one.name:<{width}}  {one.heads} heads, with {one.other}: {errors}")
-        return "\n".join([*lines, *(f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone)])
+    def _summary(self) -> str:
+        return f"Compensation: {len(self.compensated)} pairs of projections changed, {len(self.left_alone)} left alone"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._summary()
+        if self.compensated:
+            columns = ("projection", "with", "heads", "error before", "after")
+            rows = ((c.name, c.other, str(c.heads), f"{c.before:.2%}", f"{c.after:.2%}") for c in self.compensated)
+            yield Table("products of projections:", columns, tuple(rows), numbers=columns[2:])
+        yield from left_alone_table(self.left_alone)
 
 
-@dataclass(frozen=True)
-class Repair:
+@dataclass(frozen=True, repr=False)
+class Repair(Printed):
     """What :func:`graphprune.repair` or :func:`graphprune.reconstruct` did.
 
     Attributes:
@@ -96,18 +105,22 @@ class Repair:
     norms: tuple[str, ...] = ()
     heads: Compensation | None = None
 
-    def __str__(self) -> str:
-        lines = [
+    def _summary(self) -> str:
+        return (
             f"Repair: {len(self.repaired)} weights fitted, {len(self.norms)} batch norms re-estimated, "
             f"{len(self.left_alone)} weights left alone"
-        ]
-        names = [one.name for one in self.repaired] + [one.name for one in self.left_alone]
-        width = max(map(len, names), default=6)
+        )
+
+    def _parts(self) -> Iterator[str | Table | Printed]:
+        yield self._summary()
         if self.repaired:
-            lines.append(f"  {'weight':<{width}}  {'error':>7} -> {'after':<7}  intercept")
-        for one in self.repaired:
-            of = " (sum)" if one.summed else ""
-            errors = f"{one.before:>7.2%} -> {one.after:<7.2%}"
-            lines.append(f"  {one.name:<{width}}  {errors}  {one.intercept or 'none'}{of}")
-        lines += [f"  {one.name:<{width}}  left alone: {one.why}" for one in self.left_alone]
-        return "\n".join(lines if self.heads is None else [*lines, str(self.heads)])
+            columns = ("weight", "error before", "after", "intercept")
+            yield Table("fitted:", columns, tuple(map(_repaired_row, self.repaired)), numbers=columns[1:3])
+        yield from left_alone_table(self.left_alone)
+        if self.heads is not None:
+            yield self.heads
+
+
+def _repaired_row(one: Repaired) -> tuple[str, ...]:
+    of = " (sum)" if one.summed else ""
+    return one.name, f"{one.before:.2%}", f"{one.after:.2%}", f"{one.intercept or 'none'}{of}"

@@ -13,10 +13,59 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import ParameterMemory, address
 from graphprune.rules.registry import has_trait, norm_call
 from graphprune.rules.traits import Trait
-from graphprune.utils.operators import Args, Kwargs, is_mutable
+from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.tree import tensors_of
+
+
+@dataclass(frozen=True, eq=False)
+class PathStep:
+    """A call that rearranges a followed tensor, multiplies it, or adds a constant to it.
+
+    Attributes:
+        position: the number of the operand that is the followed tensor; it is left out of ``args``.
+        moves: the call rearranges.
+        factor: what it multiplies with; None: nothing.
+    """
+
+    func: Any
+    args: Args
+    kwargs: Kwargs
+    position: int
+    moves: bool
+    factor: Tensor | float | None = None
+
+    @staticmethod
+    def of(
+        func: Any,
+        args: Args,
+        kwargs: Kwargs,
+        operand: Tensor,
+        moves: bool = False,
+        factor: Tensor | float | None = None,
+    ) -> PathStep:
+        """The call without the tensor that is followed, which need not stay in memory."""
+        position = position_of(operand, args)
+        return PathStep(func, (*args[:position], None, *args[position + 1 :]), kwargs, position, moves, factor)
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The result of the call with a tensor in its place."""
+        args = (*self.args[: self.position], tensor, *self.args[self.position + 1 :])
+        return next(tensors_of(self.func(*args, **self.kwargs)))
+
+    @property
+    def reshapes(self) -> bool:
+        """Is the order of entries, in rows, the same after the call?"""
+        return not self.moves or has_trait(self.func, Trait.RESHAPES)
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A tensor moved as the call moves its operand, which may lie in memory in another order."""
+        if not self.moves:
+            return tensor
+        return tensor.reshape(self.args[1]) if self.reshapes else self(tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,27 +75,48 @@ class SumPath:
     Attributes:
         token: identifies the followed call.
         shape: of the result.
-        places: the index in the flattened result of each entry of the current tensor.
-        factor: the factor of each entry.
+        steps: the calls so far.
     """
 
     token: Any
     shape: tuple[int, ...]
-    places: Tensor
-    factor: Tensor
+    steps: tuple[PathStep, ...] = ()
+
+    def then(self, step: PathStep) -> SumPath:
+        """The path after another call."""
+        return replace(self, steps=(*self.steps, step))
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """A tensor of the current shape, rearranged to the order and shape of the result."""
+        if all(step.reshapes for step in self.steps):
+            return tensor.reshape(self.shape)
+        places = torch.arange(tensor.numel(), device=tensor.device).view(self.shape)
+        for step in self.steps:
+            places = step.moved(places)
         out = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
-        out[self.places.flatten()] = tensor.flatten()
+        out[places.flatten()] = tensor.flatten()
         return out.view(self.shape)
+
+    def factor(self, like: Tensor) -> Tensor:
+        """The factor of each entry, in the order and shape of the result, of the type of ``like``."""
+        total = like.new_ones(1).expand(self.shape)
+        for step in self.steps:
+            total = step.moved(total) if step.factor is None else total * step.factor
+        return self.laid_out(total)
+
+    def replay(self, result: Tensor) -> Tensor:
+        """What the calls make of another result, which they may overwrite."""
+        for step in self.steps:
+            result = step(result)
+        return result
 
 
 @dataclass(frozen=True, eq=False)
 class ResidualSum:
-    """The sum ``total`` of a followed result and ``other``."""
+    """The sum ``total`` of a followed result, operand number ``position`` of the call, and ``other``."""
 
     path: SumPath
+    position: int
     other: Tensor
     total: Tensor
 
@@ -75,32 +145,25 @@ class SumPaths:
 
     def start(self, token: Any, result: Tensor) -> None:
         """Follow a new result."""
-        shape = tuple(result.shape)
-        places = torch.arange(result.numel(), device=result.device).view(shape)
-        self._set(result, SumPath(token, shape, places, result.new_ones(1).expand(shape)))
+        self._set(result, SumPath(token, tuple(result.shape)))
 
-    def follow(
-        self,
-        func: Any,
-        args: Args,
-        kwargs: Kwargs,
-        operands: Sequence[Tensor],
-        results: Sequence[Tensor],
-    ) -> list[ResidualSum | OtherUse]:
+    def follow(self, call: ExecutedCall) -> list[ResidualSum | OtherUse]:
         """Process a call, and return the ends of paths in it."""
-        for place in {address(t) for t in results} - {address(t) for t in operands}:
-            self._at.pop(place, None)  # a new storage, possibly at the address of a freed one
-        found = [self._at[address(t)] for t in operands if address(t) in self._at]
-        met = {id(token): token for token in found}.values()
+        if not self._at:
+            return []
+        for place in call.made:
+            if place not in call.read:
+                self._at.pop(place, None)  # a new storage, possibly at the address of a freed one
+        met = {id(self._at[place]): self._at[place] for place in call.read if place in self._at}.values()
         if not met:
             return []
-        ends = self._ends(func, args, kwargs, results)
+        ends = self._ends(call)
         if ends:
             return [*ends, *(OtherUse(token) for token in met if all(token is not end.path.token for end in ends))]
-        path = self._next(func, args, kwargs, results)
+        path = self._next(call.func, call.args, call.kwargs, call.results)
         if path is not None:
-            self._set(results[0], path)
-        elif is_mutable(func) or not {address(t) for t in results} <= {address(t) for t in operands}:
+            self._set(call.results[0], path)
+        elif call.is_mutable or not call.is_view:
             for token in met:
                 self._forget(token)
             return [OtherUse(token) for token in met]
@@ -115,21 +178,32 @@ class SumPaths:
         """Stop following a result. Its storage is still tracked, so that later uses are noticed."""
         self._known = {key: known for key, known in self._known.items() if known[1].token is not token}
 
+    def drop(self, token: Any) -> None:
+        """Stop following a result, and do not notice later uses of it."""
+        self._forget(token)
+        self._at = {place: known for place, known in self._at.items() if known is not token}
+
+    def follows(self, tensor: Any) -> bool:
+        """Whether a tensor is a followed result."""
+        return self._path(tensor) is not None
+
     def _path(self, tensor: Any) -> SumPath | None:
         return self._known[id(tensor)][1] if id(tensor) in self._known else None
 
     # ------------------------------------------------------------ sums
 
-    def _ends(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> list[ResidualSum]:
-        found = []
-        for one, other in _pairs(func, args, kwargs) if has_trait(func, Trait.ADDS) else ():
+    def _ends(self, call: ExecutedCall) -> list[ResidualSum]:
+        found, total = [], call.results[0] if call.results else None
+        for one, other in _pairs(call.func, call.args, call.kwargs) if has_trait(call.func, Trait.ADDS) else ():
             path = self._path(one)
-            if path is not None and not self._constant(other) and one.shape == other.shape == results[0].shape:
-                found.append(ResidualSum(path, other, results[0]))
+            if path is None or total is None or self._constant(other):
+                continue
+            if one.shape == other.shape == total.shape:
+                found.append(ResidualSum(path, position_of(one, call.args), other, total))
         for end in found:
             self._forget(end.path.token)
-        if found and is_mutable(func):
-            self._at.pop(address(results[0]), None)
+        if found and call.is_mutable:
+            self._at.pop(call.made[0], None)
         return found
 
     def _constant(self, value: Any) -> bool:
@@ -141,19 +215,27 @@ class SumPaths:
         """The path of a call's first result, if the call only rearranges or multiplies a followed tensor."""
         path = self._path(args[0]) if args else None
         if path is not None and has_trait(func, Trait.MOVES, Trait.SHIFTS):
-            places, factor = (_move(t, func, args, kwargs) for t in (path.places, path.factor))
-            return replace(path, places=places, factor=factor)
+            return path.then(PathStep.of(func, args, kwargs, args[0], moves=True))
         if path is not None and (call := norm_call(func, args, kwargs)) is not None:
-            return self._scaled(path, call.scale(), results[0]) if call.uses_running_statistics else None
+            if not call.uses_running_statistics:
+                return None
+            step = PathStep.of(func, args, kwargs, args[0], factor=call.scale())
+            return self._scaled(path, step, args[0], results[0])
         for one, other in _pairs(func, args, kwargs):
             path = self._path(one)
             if path is not None and self._constant(other):
-                return self._scaled(path, 1.0 if has_trait(func, Trait.ADDS) else other, results[0])
+                factor = None if has_trait(func, Trait.ADDS) else other
+                return self._scaled(path, PathStep.of(func, args, kwargs, one, factor=factor), one, results[0])
         return None
 
-    def _scaled(self, path: SumPath, factor: Tensor | float, result: Tensor) -> SumPath | None:
+    def _scaled(self, path: SumPath, step: PathStep, before: Tensor, result: Tensor) -> SumPath | None:
         self._known = {key: known for key, known in self._known.items() if address(known[0]) != address(result)}
-        return replace(path, factor=path.factor * factor) if result.shape == path.places.shape else None
+        return path.then(step) if result.shape == before.shape else None
+
+
+def position_of(operand: Any, args: Args) -> int:
+    """The position of an operand among the arguments of a call."""
+    return next(i for i, a in enumerate(args) if a is operand)
 
 
 def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]:
@@ -161,11 +243,3 @@ def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]
     if (has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1) or has_trait(func, Trait.SCALES):
         return args[:2], args[1::-1]
     return ()
-
-
-def _move(tensor: Tensor, func: Any, args: Args, kwargs: Kwargs) -> Tensor:
-    """A tensor moved as the call moves its first operand, which may lie in memory in another order."""
-    if has_trait(func, Trait.RESHAPES):
-        return tensor.reshape(args[1])
-    moved: Tensor = func(tensor, *args[1:], **kwargs)
-    return moved

@@ -135,7 +135,7 @@ class Reason:
     line: tuple[str, int] | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class Facts:
     """What rules wrote down: whole arrays, with the node_index (node number) of each."""
 

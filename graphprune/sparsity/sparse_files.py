@@ -43,7 +43,7 @@ from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 from graphprune.utils.typed_json import convert_data, parse_json
 
-FORMAT = {"format": "graphprune.sparse", "version": "1"}
+FORMAT = {"format": "graphprune-sparse", "version": "1"}
 
 _LONGEST_INDEX = 1 << 26
 _FREE_INDICES = 1 << 22

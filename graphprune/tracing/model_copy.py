@@ -7,7 +7,8 @@ objects that carry their name. So are those of the plain objects that modules ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import named_modules, named_tensors, tables
+from graphprune.utils.modules import Modules, tables
 
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
@@ -38,37 +39,41 @@ class MetaCopy:
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
         originals: the user's tensors, by the identity of their copies.
+        kinds: the classes of the user's modules, by path.
     """
 
     module: nn.Module
-    modules: list[tuple[str, nn.Module]]
+    modules: Modules
     tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
+    kinds: Mapping[str, type] = field(default_factory=dict)
 
 
 def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> MetaCopy:
     """Copy ``model``; with ``on_meta`` its floating-point tensors become shapes on ``meta``."""
-    tensors = tables(model).everything()
+    own = tables(model)
+    tensors = own.everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
-    module = copy_module(model, copies, stand_in, everything=True)
-    modules = named_modules(module)
-    marker = SizeMarker(log, _holders_in(model))
-    for path, submodule in modules:
+    module = copy_module(model, copies, stand_in, everything=True, modules=own.modules)
+    copied = tables(module)
+    marker = SizeMarker(log, _holders_in(own.modules))
+    for path, submodule in copied.modules:
         prefix = f"{path}." if path else ""
         if is_torchs(submodule):
             _mark_sizes(submodule, prefix, log)
         elif "[" not in path:
             marker.mark_attributes(submodule, prefix)
-    paths = {id(submodule): path for path, submodule in modules}
+    paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
-    return MetaCopy(module, modules, named_tensors(module), paths, originals)
+    kinds = {path: type(submodule) for path, submodule in own.modules}
+    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, kinds)
 
 
-def _holders_in(model: nn.Module) -> set[int]:
-    """The identities of the containers and objects that a model holds: some of them a copy may share."""
+def _holders_in(modules: Modules) -> set[int]:
+    """The identities of the containers and objects that modules hold: some of them a copy may share."""
     found: set[int] = set()
-    for _, module in named_modules(model):
+    for _, module in modules:
         if not is_torchs(module):
             for value in attributes_held(module).values():
                 found.update(id(holder) for holder in holders_within(value, found))

@@ -17,7 +17,7 @@ from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, named_tensors, set_training
+from graphprune.utils.modules import set_training, tables
 from graphprune.utils.tree import tensors_of
 
 Outputs = Callable[[Any], Any]
@@ -99,7 +99,7 @@ def replay_program(
     Raises:
         TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
     """
-    modules = named_modules(model)
-    paths = {id(submodule): path for path, submodule in modules}
-    set_training(modules, training)
-    return replay_copy(MetaCopy(model, modules, named_tensors(model), paths, {}), calls, outputs)
+    own = tables(model)
+    paths = {id(submodule): path for path, submodule in own.modules}
+    set_training(own.modules, training)
+    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}), calls, outputs)

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
-from torch import nn
-
 from graphprune.utils.held import global_names, globals_read, held_functions
+from graphprune.utils.modules import Modules
 
 Restore = Callable[[], None]
-Submodules = Sequence[tuple[str, nn.Module]]
 
 
 @contextmanager
-def restored_globals(submodules: Submodules) -> Iterator[None]:
+def restored_globals(submodules: Modules) -> Iterator[None]:
     """Undo what a traced run does to containers and names in the globals and defaults of the model's functions."""
     restores = [restore for function in _functions(submodules) for restore in _restores(function)]
     restores += [restore for kind in _classes(submodules) for restore in _class_restores(kind)]
@@ -28,13 +26,13 @@ def restored_globals(submodules: Submodules) -> Iterator[None]:
             restore()
 
 
-def _classes(submodules: Submodules) -> list[type]:
+def _classes(submodules: Modules) -> list[type]:
     own = {type(m) for _, m in submodules}
     kinds = {base for kind in own for base in kind.__mro__}
     return [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
-def _functions(submodules: Submodules) -> list[FunctionType]:
+def _functions(submodules: Modules) -> list[FunctionType]:
     methods = [v for kind in _classes(submodules) for v in vars(kind).values() if isinstance(v, FunctionType)]
     found = {id(f): f for f in methods + [f for _, f in held_functions(submodules)]}
     for function in list(found.values()):

@@ -28,11 +28,11 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.modules import named_modules, set_training
+from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """What one model did on its example inputs.
 
@@ -72,6 +72,9 @@ class Trace:
     pick: Outputs | None = None
     random: Mapping[str, Any] = field(default_factory=dict)
     trained: tuple[MethodCall, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
 
     def evaluation(self) -> fx.Graph:
         """A copy of the part of the graph that evaluation mode runs, with its outputs."""
@@ -131,7 +134,7 @@ def record(
         [*results, *trained.results],
         recorder.constants,
         log,
-        {path: type(m) for path, m in named_modules(model)},
+        dict(recorder.model_copy.kinds),
         tuple(n for n in recorder.shapes if n not in recorder.used),
         trained.note,
         evaluated,

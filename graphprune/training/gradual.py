@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.schedules import Schedule
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
 
@@ -30,9 +31,6 @@ class Cut:
     step: Count
     params: Count
     macs: Count
-
-    def __str__(self) -> str:
-        return f"after step {self.step}: {self.params:,} parameters, {self.macs:,} MACs"
 
 
 class PrunerState(Struct, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +53,7 @@ class PrunerState(Struct, frozen=True, forbid_unknown_fields=True):
     plans: tuple[dict[str, Any], ...]
 
 
-class GradualPruner:
+class GradualPruner(Printed):
     """Prunes a model in place while it is trained: call :meth:`step` after every step of the optimizer.
 
     The model stays the same object, of the same class. Each pruning chooses from the channels that are there, as a
@@ -180,6 +178,12 @@ class GradualPruner:
         self._targets = saved.targets
         self.history = saved.history
 
-    def __str__(self) -> str:
-        lines = [f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"]
-        return "\n".join([*lines, *(f"  {cut}" for cut in self.history)])
+    def _summary(self) -> str:
+        return f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"
+
+    def _parts(self) -> Iterator[str | Table]:
+        yield self._summary()
+        columns = ("after step", "parameters", "MACs")
+        rows = ((str(cut.step), f"{cut.params:,}", f"{cut.macs:,}") for cut in self.history)
+        if self.history:
+            yield Table("", columns, tuple(rows), numbers=columns)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 
 from graphprune.errors import InputError
+from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data, parse_json
 
 _ADVICE = "pass what History.to_json() returned"
 
 
-@dataclass(frozen=True)
-class History:
+@dataclass(frozen=True, repr=False)
+class History(Printed):
     """Loss and learning rate of every step, and what was measured in between.
 
     Attributes:
@@ -58,12 +59,19 @@ class History:
         """
         return convert_data(parse_json(text, "text", _ADVICE), History, "text", _ADVICE)
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
+        metric = "" if self.metric is None else f", metric {self.metric:.4f}"
+        loss = f", loss {self.loss[-1]:.4f}" if self.loss else ""
+        return f"History: {self.steps} steps, {len(self.epochs)} epochs{loss}{metric}"
+
+    def _parts(self) -> Iterator[Table]:
         ends = [*self.epochs, *([self.steps] if self.steps > max(self.epochs, default=0) else [])]
-        lines = [f"{'epoch':>5}  {'steps':>7}  {'mean loss':>10}  {'last lr':>9}  {'metric':>8}"]
-        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False), 1):
-            part = self.loss[start:end]
-            mean = f"{sum(part) / max(len(part), 1):10.4f}"
-            metric = f"{self.metrics[end]:8.4f}" if end in self.metrics else ""
-            lines.append(f"{number:>5}  {end:>7}  {mean}  {self.lr[end - 1]:9.2e}  {metric:>8}".rstrip())
-        return "\n".join(lines)
+        spans = enumerate(zip([0, *ends], ends, strict=False), 1)
+        columns = ("epoch", "steps", "mean loss", "last lr", "metric")
+        rows = tuple(self._row(number, start, end) for number, (start, end) in spans)
+        yield Table("", columns, rows, numbers=columns)
+
+    def _row(self, number: int, start: int, end: int) -> tuple[str, ...]:
+        part = self.loss[start:end]
+        metric = f"{self.metrics[end]:.4f}" if end in self.metrics else ""
+        return str(number), str(end), f"{sum(part) / max(len(part), 1):.4f}", f"{self.lr[end - 1]:.2e}", metric

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
 from graphprune.training.history import History
+from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count
 
 
@@ -35,8 +37,8 @@ class Round:
     tuning: History | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class IterativeResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class IterativeResult(Printed):
     """What came of pruning in rounds.
 
     Attributes:
@@ -54,11 +56,18 @@ class IterativeResult:
         """Did the quality fall too far?"""
         return any(not r.good for r in self.rounds)
 
-    def __str__(self) -> str:
-        lines = [f"{'round':>5}  {'removed':>7}  {'params':>12}  {'MACs':>15}  {'before':>9}  {'after':>9}  asked"]
-        for r in (self.dense, *self.rounds):
-            metrics = "  ".join(f"{'' if m is None else format(m, '.4f'):>9}" for m in (r.before, r.after))
-            note = "" if r.good else "  (too bad: the round before is kept)"
-            sizes = f"{r.removed:>7.1%}  {r.params:>12,}  {r.macs:>15,}"
-            lines.append(f"{r.number or 'dense':>5}  {sizes}  {metrics}  {r.asked}{note}".rstrip())
-        return "\n".join(lines)
+    def _summary(self) -> str:
+        last = [self.dense, *(one for one in self.rounds if one.good)][-1]
+        stopped = ", stopped for quality" if self.stopped else ""
+        return f"IterativeResult: {len(self.rounds)} rounds{stopped}, {last.removed:.1%} of the channels removed"
+
+    def _parts(self) -> Iterator[Table]:
+        columns = ("round", "removed", "params", "MACs", "before", "after", "asked")
+        yield Table("", columns, tuple(map(_row, (self.dense, *self.rounds))), numbers=columns[:6])
+
+
+def _row(one: Round) -> tuple[str, ...]:
+    before, after = ("" if metric is None else f"{metric:.4f}" for metric in (one.before, one.after))
+    note = "" if one.good else "  (too bad: the round before is kept)"
+    sizes = f"{one.removed:.1%}", f"{one.params:,}", f"{one.macs:,}"
+    return str(one.number or "dense"), *sizes, before, after, f"{one.asked}{note}"

@@ -101,24 +101,25 @@ class Copier:
         self.memo[id(value)] = made
         return made
 
-    def attributes(self, attributes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    def attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Copies by name."""
-        found: dict[str, Any] = {}
-        memo = self.memo
-        for name, value in attributes:
+        found = dict(attributes)
+        memo, originals = self.memo, self._originals
+        for name, value in attributes.items():
             kind = type(value)
             if kind in ATOMIC:
-                found[name] = value
+                continue
+            known = memo.get(id(value), _MISSING)
+            if known is not _MISSING:
+                found[name] = known
             elif kind in _CONTAINERS and not value:  # most of what a module holds
-                if id(value) not in memo:
-                    memo[id(value)] = kind()
-                    self._originals.append(value)
-                found[name] = memo[id(value)]
+                found[name] = memo[id(value)] = kind()
+                originals.append(value)
             else:
                 found[name] = self._attribute(name, value)
         return found
 
-    def attributes_at(self, step: str, attributes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    def attributes_at(self, step: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
         """Copies by name, within an attribute or entry."""
         self._path.append(step)
         try:
@@ -127,9 +128,6 @@ class Copier:
             self._path.pop()
 
     def _attribute(self, name: str, value: Any) -> Any:
-        known = self.memo.get(id(value), _MISSING)
-        if known is not _MISSING:
-            return known
         self._path.append(f".{name}")
         try:
             return self.copied(value)
@@ -213,7 +211,7 @@ class Copier:
 
     def _state(self, state: Any) -> Any:
         if type(state) is dict and all(type(name) is str for name in state):
-            return self.attributes(state.items())
+            return self.attributes(state)
         return self.copied(state)
 
     def _set_state(self, made: Any, state: Any, set_state: Callable[[Any, Any], None] | None) -> None:
@@ -256,8 +254,8 @@ class Copier:
                 changed = [self._fill(*both) for both in zip(old, cells, strict=True)]
                 seen.update(others := self._changed(rebound))
                 made.__defaults__ = self.copied(function.__defaults__)
-                made.__kwdefaults__ = function.__kwdefaults__ and self.attributes(function.__kwdefaults__.items())
-                made.__dict__.update(self.attributes(vars(function).items()))
+                made.__kwdefaults__ = function.__kwdefaults__ and self.attributes(function.__kwdefaults__)
+                made.__dict__.update(self.attributes(vars(function)))
         finally:
             self._functions -= 1
         for name in ("__module__", "__qualname__", "__doc__", "__annotations__"):
@@ -268,7 +266,7 @@ class Copier:
 
     def _changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The copies of those that are not their own copies."""
-        return {name: copy for name, copy in self.attributes(values.items()).items() if copy is not values[name]}
+        return {name: copy for name, copy in self.attributes(values).items() if copy is not values[name]}
 
     def _fill(self, old: CellType, new: CellType) -> bool:
         """Copy the contents of a closure's cell; tells whether they are other ones."""

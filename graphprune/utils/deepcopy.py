@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 
 from graphprune.utils.copier import Copier, Substitute, refuse
 from graphprune.utils.held import globals_read, held_functions, parts_of
-from graphprune.utils.modules import named_modules, within
-
-Modules = Sequence[tuple[str, nn.Module]]
+from graphprune.utils.modules import Modules, named_modules, within
 
 
 def copy_module(
-    model: nn.Module, tensors: dict[int, Tensor], substitute: Substitute = refuse, everything: bool = False
+    model: nn.Module,
+    tensors: dict[int, Tensor],
+    substitute: Substitute = refuse,
+    everything: bool = False,
+    modules: Modules | None = None,
 ) -> nn.Module:
     """A deep copy of ``model`` in which the tensor ``t`` is replaced by ``tensors[id(t)]``.
 
@@ -31,13 +33,14 @@ def copy_module(
         substitute: what stands for an attribute that cannot be copied.
         everything: copy whatever functions hold, also what is no part of the model, so that nothing the copy runs
             writes to it.
+        modules: its submodules with their paths, if they are known.
 
     Raises:
         InputError: an attribute cannot be copied, or a function finds a part of the model under a global name and
             assigns to globals.
     """
     memo: dict[int, Any] = dict(tensors)
-    modules = named_modules(model)
+    modules = named_modules(model) if modules is None else modules
     for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
     plain = [(path, m) for path, m in modules if _is_plain(m)]
@@ -48,7 +51,7 @@ def copy_module(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state.items()))
+        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state))
     return copier.copied(model)  # type: ignore[no-any-return]
 
 

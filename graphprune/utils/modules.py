@@ -7,10 +7,14 @@ take longer than the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
+
+Modules = Sequence[tuple[str, nn.Module]]
+"""Submodules with their paths."""
 
 _NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
 """What most attributes of modules are. Asking whether something is a tensor takes several times as long."""
@@ -39,9 +43,10 @@ class Tables:
     """Parameters, buffers and tensors kept as plain attributes, by every name they have.
 
     Plain ones are a table of positions that is no buffer, or something cached. Those in a list (``nn.LSTM``) have no
-    name.
+    name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them.
     """
 
+    modules: Modules
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     plain: dict[str, Tensor] = field(default_factory=dict)
@@ -66,21 +71,31 @@ class Tables:
 
 def tables(model: nn.Module) -> Tables:
     """All tensors of a model, by kind."""
-    found = Tables()
-    for path, module in named_modules(model):
+    found = Tables(named_modules(model))
+    for path, module in found.modules:
         prefix = f"{path}." if path else ""
-        if module._parameters:
-            found.parameters.update((prefix + name, p) for name, p in module._parameters.items() if p is not None)
-        if module._buffers:
-            found.buffers.update((prefix + name, b) for name, b in module._buffers.items() if b is not None)
-        for name, value in vars(module).items():
-            if type(value) in _NO_TENSORS:
-                continue
-            if isinstance(value, Tensor):
-                found.plain[prefix + name] = value
-            elif type(value) is list:
-                found.listed.extend(item for item in value if isinstance(item, Tensor))
+        _add_named(found.parameters, prefix, module._parameters)
+        _add_named(found.buffers, prefix, module._buffers)
+        attributes = vars(module)
+        if not _NO_TENSORS.issuperset(map(type, attributes.values())):
+            _add_attributes(found, prefix, attributes)
     return found
+
+
+def _add_named(found: dict[str, Any], prefix: str, named: Mapping[str, Tensor | None]) -> None:
+    for name, tensor in named.items():
+        if tensor is not None:
+            found[prefix + name] = tensor
+
+
+def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -> None:
+    for name, value in attributes.items():
+        if type(value) in _NO_TENSORS:
+            continue
+        if isinstance(value, Tensor):
+            found.plain[prefix + name] = value
+        elif type(value) is list:
+            found.listed.extend(item for item in value if isinstance(item, Tensor))
 
 
 def first_names(own: Tables) -> dict[str, str]:
@@ -100,7 +115,7 @@ def all_tensors(model: nn.Module) -> Iterable[Tensor]:
     return tables(model).everything().values()
 
 
-def set_training(modules: Sequence[tuple[str, nn.Module]], training: bool) -> None:
+def set_training(modules: Modules, training: bool) -> None:
     """Put a model, given as its :func:`named_modules`, in training or evaluation mode, if it is not in that.
 
     Where a class has a way of its own to do so, torch is left to do it.

@@ -18,7 +18,7 @@ TURN = 0.1
 
 
 def timed_turns(
-    *runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5, warmup: int = 2
+    *runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5, warmup: int = 2, turn: float = TURN
 ) -> list[list[list[float]]]:
     """Seconds of the calls of each of ``runs``, by turn, after calls that are not counted.
 
@@ -31,6 +31,7 @@ def timed_turns(
         shortest: seconds for each of them, at least.
         least: turns, at least.
         warmup: how many times each is called first.
+        turn: seconds that a turn takes, if there are several runs.
     """
     turns: list[list[list[float]]] = [[] for _ in runs]
     for run in runs * warmup:
@@ -38,27 +39,28 @@ def timed_turns(
     start = time.perf_counter()
     while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
         for run, found in zip(runs, turns, strict=True):
-            found.append(_turn(run, alone=len(runs) == 1))
+            found.append(_turn(run, 0.0 if len(runs) == 1 else turn))
     return turns
 
 
-def median_seconds(*runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5) -> list[float]:
+def median_seconds(
+    *runs: Callable[[], Any], shortest: float = SHORTEST, least: int = 5, turn: float = TURN
+) -> list[float]:
     """Seconds that each of ``runs`` takes: the median of several turns (:func:`timed_turns`).
 
     All but the first are measured in parts of what the first took in the turn before.
     """
-    turns = [
-        [statistics.median(times) for times in found] for found in timed_turns(*runs, shortest=shortest, least=least)
-    ]
+    found = timed_turns(*runs, shortest=shortest, least=least, turn=turn)
+    turns = [[statistics.median(times) for times in one] for one in found]
     first = statistics.median(turns[0])
     ratios = ([t / beside for t, beside in zip(found, turns[0], strict=True)] for found in turns[1:])
     return [first, *(first * statistics.median(found) for found in ratios)]
 
 
-def _turn(run: Callable[[], Any], alone: bool) -> list[float]:
-    """The times of as many calls as there is time for; of one call, if it is the only one that is measured."""
+def _turn(run: Callable[[], Any], length: float) -> list[float]:
+    """The times of as many calls as there is time for, in seconds; of one call, if there is none."""
     times = [_seconds(run)]
-    while not alone and sum(times) < TURN:
+    while sum(times) < length:
         times.append(_seconds(run))
     return times[1:] or times
 

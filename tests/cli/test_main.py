@@ -14,7 +14,7 @@ import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import FAILED, INTERRUPTED, OK
 from graphprune.cli.models import load_spec
-from graphprune.utils.text_tables import human
+from graphprune.utils.tables import human
 
 NETWORK = """
 import torch
@@ -381,3 +381,23 @@ def test_export_help_lists_the_targets(capsys):
         main(["export", "--help"])
     out = capsys.readouterr().out
     assert "a file that stock llama.cpp runs" in out and "a folder that stock Transformers loads" in out
+
+
+# ---------------------------------------------------------------- pages
+
+
+def test_inspect_and_prune_write_a_page(spec, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["inspect", spec, *INPUT, "--html", str(page)]) == OK
+    assert "Net: what can be pruned" in page.read_text()
+    slim = tmp_path / "slim"
+    assert main(["prune", spec, "--ratio", "0.5", "-o", str(slim), *INPUT, "--html", str(page)]) == OK
+    assert "equal to the masked original" in page.read_text()
+    assert "ratio 0.5" in page.read_text()
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["prune", "--ratio", "0.5", "-o", "slim"]])
+def test_where_no_page_can_be_is_said_before_any_work(tmp_path, capsys, command):
+    """The specification is never looked at."""
+    assert usage_error(*command, "nothing.py:there", "--html", str(tmp_path / "no" / "page.html")) == 2
+    assert "--html: the folder" in capsys.readouterr().err

@@ -84,6 +84,7 @@ def test_masks_of_prune_count_and_buffers_are_no_parameters() -> None:
     assert first.sparsity == pytest.approx(108 / 224)
     assert found.sparsity == pytest.approx(208 / 536)
     assert found.memory_bytes == 4 * (536 + 2 * (216 + 288))  # the mask, and the product, of two weights
+    assert graphprune.sparsity_of(model).zeros == 208
 
 
 def test_zeros_that_a_parametrization_makes_count() -> None:
@@ -183,8 +184,8 @@ def test_several_models_side_by_side() -> None:
     ratio = found["slim"].parameters / found["dense"].parameters
     assert lines[2] == "|  | dense | slim | slim / dense |"
     assert lines[4].startswith("| parameters | 272.5 k |") and lines[4].endswith(f"| {ratio:.3g}x |")
-    head = str(found["dense"].compare(found["slim"])).splitlines()[2]
-    assert head.split() == "┃ ┃ before ┃ after ┃ after / before ┃".split()
+    head = str(found["dense"].compare(found["slim"])).splitlines()[1]
+    assert head.split() == "before after after / before".split()
     noted = replace(
         found, measurements={n: replace(m, missing={"a": "b", n: "c"}) for n, m in found.measurements.items()}
     )
@@ -200,7 +201,7 @@ def test_what_is_printed() -> None:
     text = str(found)
     assert text.startswith("Small on f32[2, 3, 8, 8] (cpu, ")
     for label, value in (("parameters", "536"), ("sparsity", "1.49%"), ("energy", "0.25 J"), ("accuracy", "0.91")):
-        assert any(line.split() == ["│", label, "│", *value.split(), "│"] for line in text.splitlines()), label
+        assert any(line.split() == [label, *value.split()] for line in text.splitlines()), label
     assert text.endswith("latency: nobody asked")
     assert found.to_markdown().endswith("| accuracy | 0.91 |\n\n- latency: nobody asked\n")
     assert "[2, 3" in found.to_markdown()
@@ -348,6 +349,34 @@ def test_what_runs_leave_in_the_model_does_not_count() -> None:
     found = graphprune.measure(Careless(), torch.ones(1, 4), **QUICK)
     assert found.memory_bytes == 4 * (20 + 1)  # with the buffer, without caches
     assert found.disk_bytes == file_bytes(Careless().state_dict())
+
+
+def test_modules_that_runs_make_do_not_count() -> None:
+    class Growing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.extra = nn.Linear(4, 4)
+            self.register_forward_hook(lambda *_: None)
+            return super().forward(x)
+
+    model = Growing(4, 4)
+    assert graphprune.measure(model, torch.ones(1, 4), **QUICK).parameters == 20
+    assert not hasattr(model, "extra") and not model._forward_hooks
+
+
+def test_what_a_model_cannot_do_is_said() -> None:
+    class Unsaved(nn.Linear):
+        def state_dict(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("no state")
+
+    found = graphprune.measure(Unsaved(4, 4), torch.ones(1, 4), timed=False)
+    assert found.disk_bytes is None and found.missing == {"on disk": "ZeroDivisionError: no state"}
+
+    class Exported(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            raise NotImplementedError("Calling train() is not supported yet.")
+
+    with pytest.raises(InputError, match="model: this Exported cannot be put in evaluation mode"):
+        graphprune.measure(Exported(4, 4), torch.ones(1, 4))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])

@@ -360,7 +360,7 @@ def test_a_plan_and_a_graph_are_shown_in_a_line() -> None:
     model, inputs = resnet_cifar.resnet20(), IMAGE
     graph = graphprune.trace(model, inputs)
     plan = graph.plan(0.5)
-    assert repr(graph) == f"<ChannelGraph of ResNet: {len(graph.groups)} groups>"
+    assert repr(graph) == f"<ChannelGraph of ResNet: {len(graph.groups)} groups (9 mlp, 3 width)>"
     for shown in (repr(plan), repr(plan.choices[0])):
         assert len(shown) < 200
         assert "\n" not in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -193,13 +194,13 @@ def test_targets_of_a_projection_whose_input_lost_channels() -> None:
 
 def test_a_failure_after_compensation_undoes_it() -> None:
     class Failing:
-        """Good batches, until the third time that they are gone through."""
+        """Good batches, until the second time that they are gone through."""
 
         times = 0
 
         def __iter__(self) -> Iterator[Tensor]:
             self.times += 1
-            yield torch.randn(4, 9, WIDTH if self.times < 3 else 5)
+            yield torch.randn(4, 9, WIDTH if self.times < 2 else 5)
 
     model, x = Scores().eval(), torch.randn(2, 9, WIDTH)
     plan, slim = narrow(model, x)
@@ -227,7 +228,7 @@ def test_changed_factors_are_left_alone(change: Callable[[Tensor], Tensor], op: 
     done = compensate_heads(slim, model, plan, [x])
     assert [one.name for one in done.compensated] == ["value.weight"] and torch.equal(slim.query.weight, before)
     assert {one.name: one.why for one in done.left_alone}["query.weight"].startswith(f"{op} comes between")
-    assert "query.weight  left alone" in str(done)
+    assert re.search(rf"left alone:\n(.*\n)*  query.weight +{op} comes between", str(done))
 
 
 @pytest.mark.parametrize("shared", ["queries", "both"])

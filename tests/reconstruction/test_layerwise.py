@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.plan import Plan
-from graphprune.reconstruction.regression import Regression
+from graphprune.reconstruction.regression import BatchMoments, Regression
 from graphprune.rules.registry import matmul_views
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
@@ -410,26 +412,111 @@ def test_experts_that_other_rows_go_through_are_left_alone() -> None:
     assert {"enter.weight", "router.weight"} <= {one.name for one in record.repaired}
 
 
-def test_branches_are_fitted_in_one_pass() -> None:
-    class Counted(list[Tensor]):
-        passes = 0
+@contextmanager
+def counted(*models: nn.Module) -> Iterator[list[int]]:
+    """The number of forward passes of each model, on whichever copies."""
+    passes = [0] * len(models)
+    forward = nn.Module.__call__
+    classes = [type(model) for model in models]
 
-        def __iter__(self) -> Iterator[Tensor]:
-            self.passes += 1
-            return super().__iter__()
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if type(module) in classes:
+            passes[[len(list(module.parameters())) and width(module) == width(m) for m in models].index(True)] += 1
+        return forward(module, *args, **kwargs)
 
-    model = randomize(Attended(FusedAttention(8, 4))).eval()
-    batch = torch.randn(4, 9, 3)
-    plan, slim = pruned(model, batch)
-    counted = Counted([batch])
-    graphprune.reconstruct(slim, model, plan, counted)
-    assert counted.passes == 1 + 4  # the survey; enter, qkv, out, leave
-    model = randomize(gpt(50, 16, 2, 2, 1, 24, 16, False)).eval()
-    ids = torch.randint(50, (4, 16))
-    plan, slim = pruned(model, ids)
-    counted = Counted([ids])
-    assert len(graphprune.reconstruct(slim, model, plan, counted).repaired) == 2 * 7 + 1
-    assert counted.passes == 1 + 2 * 4 + 1  # q, k, v; o; gate, up; down: in each of two blocks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Module, "__call__", call)
+        yield passes
+
+
+def width(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_one_pass_of_each_batch_fits_a_chain_of_consumers() -> None:
+    for depth in (1, 3):
+        model = randomize(gpt(50, 16, depth, 2, 1, 24, 16, False)).eval()
+        batches = [torch.randint(50, (4, 16)) for _ in range(3)]
+        plan, slim = pruned(model, batches[0])
+        with counted(model, slim) as passes:
+            record = graphprune.reconstruct(slim, model, plan, batches)
+        assert len(record.repaired) == 7 * depth + 1
+        assert passes == [1 + 3, 1 + 3]  # one batch is recorded, and stands for the others of its shape
+
+
+def test_consumers_of_one_weight_take_a_pass_each() -> None:
+    """What one encoder makes of two inputs is fitted to both at once."""
+
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(6, 12), nn.Linear(12, 8), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            sides = [self.two(self.one(side).relu()).relu() for side in (x, 2 * x.flip(1))]
+            return self.head(torch.cat(sides, 1))
+
+    model, batches = randomize(Twins()).double().eval(), [torch.randn(32, 6).double() for _ in range(2)]
+    plan, slim = pruned(model, batches[0])
+    with counted(model, slim) as passes:
+        record = graphprune.reconstruct(slim, model, plan, batches)
+    assert [one.name for one in record.repaired] == ["one.weight", "two.weight", "head.weight"]
+    assert passes[1] == 1 + 2 * 3 and all(one.after <= one.before for one in record.repaired)
+    whole = plan.apply(model)
+    graphprune.reconstruct(whole, model, plan, [torch.cat(batches)])
+    for mine, theirs in zip(slim.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_batches_of_the_same_shape_may_call_other_consumers() -> None:
+    class Either(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.plus, self.minus, self.head = (
+                nn.Linear(n, m) for n, m in ((4, 8), (8, 8), (8, 8), (8, 3))
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.enter(x).relu()
+            return self.head((self.plus(y) if x.sum() > 0 else self.minus(y)).relu())
+
+    model, batch = randomize(Either()).double().eval(), torch.rand(32, 4).double()
+    graph = graphprune.trace(model, [batch, -batch])
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, [batch, -batch, 2 * batch])
+    assert [one.name for one in record.repaired] == ["enter.weight", "plus.weight", "minus.weight", "head.weight"]
+    alone = plan.apply(model)
+    graphprune.reconstruct(alone, model, plan, [torch.cat([batch, 2 * batch]), -batch])
+    for mine, theirs in zip(slim.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
+
+
+def test_what_a_pass_keeps_in_modules_is_that_of_its_own_batch() -> None:
+    """Passes of several batches wait in the midst of a forward that notes values in the module."""
+
+    class Noting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(6, 12), nn.Linear(12, 12), nn.Linear(12, 3)
+            self.notes: list[Tensor] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.notes.clear()
+            self.notes.append(x.abs().mean())
+            self.size = len(x)
+            y = self.two(self.one(x).relu()).relu()
+            assert self.size == len(x) and len(self.notes) == 1
+            return self.head(y * self.notes[0])
+
+    model, batches = randomize(Noting()).double().eval(), [torch.randn(n, 6).double() * n for n in (16, 24, 32)]
+    plan, slim = pruned(model, batches[0])
+    whole = plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, batches)
+    for batch in reversed(batches):
+        graphprune.reconstruct(whole, model, plan, [batch])
+    assert len(record.repaired) == 3 and all(one.after <= one.before for one in record.repaired)
+    assert len(slim.notes) == 1 and slim.size == 16
 
 
 BAD: list[tuple[Any, str]] = [
@@ -467,25 +554,31 @@ def test_other_bad_arguments_are_refused() -> None:
         graphprune.repair(slim, slim, plan, [batch])
 
 
-@pytest.mark.parametrize("which", [2, 3])
-def test_after_a_failure_the_slim_model_is_unchanged(which: int) -> None:
-    class Failing:
-        """Good batches, until the ``which``-th time that they are gone through."""
+class Failing(nn.Module):
+    """Fails the ``which``-th time that it is called."""
 
-        times = 0
+    times, which = 0, 0
 
-        def __iter__(self) -> Iterator[Tensor]:
-            self.times += 1
-            yield torch.randn(9, 4)
-            yield torch.randn(9, 4 if self.times < which + 1 else 5)
+    def forward(self, x: Tensor) -> Tensor:
+        Failing.times += 1
+        if Failing.times == Failing.which:
+            raise RuntimeError("at last")
+        return x
 
-    model = randomize(Layers())
+
+@pytest.mark.parametrize("which", range(1, 9))
+def test_after_a_failure_the_slim_model_is_unchanged(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = randomize(
+        nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8), Failing(), nn.Linear(8, 3))
+    )
     plan, slim = pruned(model, torch.randn(2, 4))
     before = {n: t.clone() for n, t in slim.state_dict().items()}
-    failing = Failing()
-    with pytest.raises(InputError, match="failed on batch 1"):
-        graphprune.repair(slim, model, plan, failing)
-    assert failing.times == which + 1 and slim.training and model.training
+    monkeypatch.setattr(Failing, "times", 0)
+    monkeypatch.setattr(Failing, "which", which)
+    threads = threading.active_count()
+    with pytest.raises(InputError, match=r"failed on batch [01] .*RuntimeError: at last"):
+        graphprune.repair(slim, model, plan, [torch.randn(9, 4), torch.randn(9, 4)])
+    assert slim.training and model.training and threading.active_count() == threads
     assert all(torch.equal(t, before[n]) for n, t in slim.state_dict().items())
 
 
@@ -556,7 +649,7 @@ def test_a_record_prints() -> None:
     plan, slim = pruned(model, batch)
     text = str(graphprune.repair(slim, model, plan, [batch]))
     assert text.startswith("Repair: 3 weights fitted, 0 batch norms re-estimated, 0 weights left alone")
-    assert "two.weight" in text and "two.bias" in text and "->" in text
+    assert "two.weight" in text and "two.bias" in text and "after" in text
 
 
 # ---------------------------------------------------------------- parts
@@ -607,9 +700,9 @@ def test_forms_of_convolutions_are_exact(dims: int, transposed: bool, groups: in
 def test_batches_are_joined() -> None:
     x, r = torch.randn(20, 2, 3, 4, dtype=torch.float64) + 5, torch.randn(20, 2, 6, 4, dtype=torch.float64) - 3
     whole, parts = Regression(), Regression()
-    whole.add(x, r, r)
+    whole.add(BatchMoments.of(x, r), r)
     for piece in (slice(0, 3), slice(3, 3), slice(3, 20)):
-        parts.add(x[piece], r[piece], r[piece])
+        parts.add(BatchMoments.of(x[piece], r[piece]), r[piece])
     for centered in (True, False):
         change = whole.solve(1e-2, centered)
         torch.testing.assert_close(parts.solve(1e-2, centered), change)
@@ -620,7 +713,8 @@ def test_batches_are_joined() -> None:
 
 def test_inputs_that_are_never_there_change_nothing() -> None:
     regression = Regression()
-    regression.add(torch.zeros(5, 1, 3, 1), torch.randn(5, 1, 2, 1), torch.ones(5, 1, 2, 1))
+    moments = BatchMoments.of(torch.zeros(5, 1, 3, 1), torch.randn(5, 1, 2, 1))
+    regression.add(moments, torch.ones(5, 1, 2, 1))
     assert torch.equal(regression.solve(1e-3, True), torch.zeros(1, 3, 2, dtype=torch.float64))
 
 

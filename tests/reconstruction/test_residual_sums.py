@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import graphprune
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import CallRecorder
+from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from tests.networks import randomize
@@ -315,10 +316,10 @@ def test_memory_that_is_used_again_is_no_use_of_the_result() -> None:
     paths = SumPaths(ParameterMemory(nn.Linear(1, 1)))
     token, result = object(), torch.randn(3, 2)
     paths.start(token, result)
-    (end,) = paths.follow(aten.add.Tensor, (result, torch.ones(3, 2)), {}, [result, torch.ones(3, 2)], [result + 1])
+    (end,) = paths.follow(ExecutedCall(aten.add.Tensor, (result, torch.ones(3, 2)), {}, result + 1))
     assert isinstance(end, ResidualSum) and torch.equal(end.path.laid_out(end.total), result + 1)
     view = result[:1]
-    (end,) = paths.follow(aten.exp.default, (view,), {}, [view], [view.exp()])
+    (end,) = paths.follow(ExecutedCall(aten.exp.default, (view,), {}, view.exp()))
     assert isinstance(end, OtherUse) and end.token is token
-    assert not paths.follow(aten.ones.default, ([3, 2],), {}, [], [result])
-    assert not paths.follow(aten.exp.default, (result,), {}, [result], [result.exp()])
+    assert not paths.follow(ExecutedCall(aten.ones.default, ([3, 2],), {}, result))
+    assert not paths.follow(ExecutedCall(aten.exp.default, (result,), {}, result.exp()))

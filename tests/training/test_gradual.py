@@ -151,7 +151,7 @@ def test_the_last_model_has_the_sizes_of_a_plan_in_one_go(options: dict[str, Any
     assert len(pruned) > 3 and pruned[-1] <= 12
     assert (type(pruner.model), id(pruner.model)) == kinds
     assert [cut.step for cut in pruner.history] == pruned
-    assert len(str(pruner).splitlines()) == 1 + len(pruned)
+    assert len(str(pruner).splitlines()) == 2 + len(pruned) and repr(pruner) == f"<{str(pruner).splitlines()[0]}>"
 
 
 def test_groups_of_few_units_lose_their_share() -> None:

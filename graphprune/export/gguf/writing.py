@@ -19,6 +19,7 @@ from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
 from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.tables import Printed
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
 """What matrices are stored as, and what GGUF calls such a file."""
@@ -30,8 +31,8 @@ _BLOCK = 32  # values that Q8_0 stores together
 _LARGEST_F16 = 65504.0
 
 
-@dataclass(frozen=True)
-class GgufFile:
+@dataclass(frozen=True, repr=False)
+class GgufFile(Printed):
     """A GGUF file that was written.
 
     Attributes:
@@ -59,13 +60,16 @@ class GgufFile:
     size: int
     notes: tuple[str, ...]
 
-    def __str__(self) -> str:
-        lines = [
+    def _summary(self) -> str:
+        return f"GgufFile: {next(self._parts())}"
+
+    def _parts(self) -> Iterator[str]:
+        yield (
             f"{self.path}: {self.size / 1e6:.1f} MB, {self.architecture}, {self.dtype}, context {self.context}, "
-            f"logits differ by {self.difference:.1g}",
-            *(f"{name} of each layer: {sizes}" for name, sizes in self._sizes().items()),
-        ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+            f"logits differ by {self.difference:.1g}"
+        )
+        yield from (f"{name} of each layer: {sizes}" for name, sizes in self._sizes().items())
+        yield from (f"note: {note}" for note in self.notes)
 
     def _sizes(self) -> dict[str, str]:
         sizes = {"heads": self.heads, "key/value heads": self.kv_heads, "MLP units": self.mlp}

@@ -1,0 +1,224 @@
+"""Channels of models of the zoos are zeroed at random, and ``graphprune.compact`` removes them with equal outputs.
+
+Every model is zeroed layer by layer (``torch.nn.utils.prune``, batch norms, masks, tiny numbers) and by whole units of
+its groups; see ``benchmarks/zeroing.py``. *Zero* are the units of which nothing is left on one side, counted here from
+the graph's groups; *removed* are those of them that went, and *beyond* others that went as well, because nothing reads
+them or all that they do is a constant. *Not whole* are zeroed rows and columns of weights that belong to units of
+which other weights are not zero, or to no unit. The difference is that of whole outputs in float64, relative, on two
+inputs that ``compact`` did not see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from benchmarks.common import enliven, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.zeroing import (
+    THRESHOLD,
+    Zeroed,
+    masked_copy_of,
+    zero_channels_at_random,
+    zero_units,
+    zero_units_at_random,
+)
+from benchmarks.zoos import zoo
+from graphprune.pruning.comparison import difference
+from graphprune.pruning.plan import plans_of
+from graphprune.pruning.verification import run_slim
+from graphprune.rules.labels import ParameterAxis
+from graphprune.tracing.example_inputs.guess import example_inputs_for
+from graphprune.tracing.inputs import MethodCall, calls_of
+
+TOLERANCE = 1e-10
+NAMES = {
+    "torchvision": "alexnet squeezenet1_1 resnet18 mobilenet_v2 mobilenet_v3_small shufflenet_v2_x0_5 mnasnet0_5 "
+    "regnet_y_400mf googlenet densenet121",
+    "timm": "test_resnet test_vit test_byobnet test_efficientnet_gn mobilenetv3_small_050 lcnet_035 regnetx_002 "
+    "convnext_atto vit_tiny_patch16_224 ghostnet_050 xcit_nano_12_p16_224",
+    "transformers": "bert gpt2 llama_gqa opt t5 phi3 vit resnet mobilenet_v2 mixtral wav2vec2 mamba",
+    "layers": "conv1d conv1d_grouped conv_transpose2d conv_transpose2d_grouped circular_conv reflect_conv conv3d lstm "
+    "lstm_bidirectional gru gru_stacked weight_norm spectral_norm group_norm layer_norm rms_norm attention embedding "
+    "tied_embedding twice bilinear instance_norm_affine glu prelu_channels max_pool_ceil",
+    "networks": "unet dense_block c2f squeeze_excite vae film mlp_mixer wavenet shared_weights flatten_reshape "
+    "parametrized siamese detector",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table, write ``results/compact.json``; 1 if an output differs."""
+    options = _options(arguments)
+    quiet_one_thread()
+    console = wide_console()
+    results = []
+    for zoo_name, name in _chosen(options.only):
+        with console.status(f"{zoo_name} {name}"):
+            results.append(_attempt(zoo_name, name, options.seed))
+    console.print(_table(results))
+    console.print(summary(results))
+    if not options.only:
+        settings = {"torch": torch.__version__, "seed": options.seed, "tolerance": TOLERANCE}
+        write_json("compact.json", settings | {"summary": summary(results), "models": results})
+    return 0 if all(result["difference"] <= TOLERANCE for result in results) else 1
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("only", nargs="*", help="names of models, or of zoos; all if left out")
+    parser.add_argument("--seed", type=int, default=0, help="of what becomes zero (default: 0)")
+    return parser.parse_args(arguments)
+
+
+def _chosen(only: list[str]) -> Iterable[tuple[str, str]]:
+    for zoo_name, names in NAMES.items():
+        for name in names.split():
+            if not only or name in only or zoo_name in only:
+                yield zoo_name, name
+
+
+def _attempt(zoo_name: str, name: str, seed: int) -> dict[str, Any]:
+    """:func:`measure`, or why it failed."""
+    try:
+        return measure(zoo_name, name, seed)
+    except Exception as error:
+        traceback.print_exc()
+        none = dict.fromkeys(("zeroed", "zero", "removed", "beyond", "not_whole"), 0)
+        failed = {"difference": math.inf, "said": [f"{type(error).__name__}: {error}"], "seconds": 0.0}
+        return {"zoo": zoo_name, "model": name, "ways": {}, **none, "parameters": [0, 0], **failed}
+
+
+def measure(zoo_name: str, name: str, seed: int = 0) -> dict[str, Any]:
+    """Zero channels of one model, compact it, and compare; as JSON data."""
+    torch.manual_seed(seed)
+    model, inputs, *_ = zoo(zoo_name)[name]()
+    enliven(model.eval())
+    model.double()
+    inputs = example_inputs_for(model) if inputs is None else inputs
+    calls = [call.mapped(_wide) for call in calls_of(inputs)]
+    graph = graphprune.trace(model, calls)
+    with torch.no_grad():  # or no pruned model could be copied
+        made = zero_channels_at_random(model, seed)
+        zero_units_at_random(made, graph, seed)
+        masked = masked_copy_of(model, made)
+    allowed = zero_units(graph, masked)
+    start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        slim = graphprune.compact(model, calls, masks=made.masks, threshold=THRESHOLD)
+    seconds = time.perf_counter() - start
+    return {
+        "zoo": zoo_name,
+        "model": name,
+        "ways": made.ways,
+        **_counted(graph, slim, made, allowed),
+        "parameters": [sum(p.numel() for p in net.parameters()) for net in (model, slim)],
+        "difference": _apart(masked, slim, calls, seed),
+        "said": [str(one.message) for one in said if "graphprune" in type(one.message).__module__],
+        "seconds": round(seconds, 2),
+    }
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+# ---------------------------------------------------------------- what went
+
+
+def _counted(
+    graph: graphprune.ChannelGraph, slim: nn.Module, made: Zeroed, allowed: np.ndarray[Any, Any]
+) -> dict[str, int]:
+    """How many units were zero, how many of them went, how many others did, and which zeros are no whole units."""
+    kept = survivors(graph, slim)
+    where = graph.units.occurrences
+    axes = [axis.parameter_axis for axis in graph.units.axes]
+    stays = np.array([kept[axes[a]][i] for a, i in zip(where.axis.tolist(), where.index.tolist(), strict=True)], bool)
+    gone = np.setdiff1d(where.unit[~stays], where.unit[stays])
+    whole = set(allowed.tolist())
+    prunable = {(axes[a], i) for a, i, u in _triples(where) if u in whole}
+    slices = [(p, d, i) for (p, d), found in made.slices.items() for i in found]
+    return {
+        "zeroed": len(slices),
+        "zero": len(allowed),
+        "removed": len(np.intersect1d(allowed, gone)),
+        "beyond": len(np.setdiff1d(gone, allowed)),
+        "not_whole": sum((ParameterAxis(p, d), i) not in prunable for p, d, i in slices),
+    }
+
+
+def _triples(where: Any) -> list[tuple[int, int, int]]:
+    return list(zip(where.axis.tolist(), where.index.tolist(), where.unit.tolist(), strict=True))
+
+
+def survivors(graph: graphprune.ChannelGraph, slim: nn.Module) -> dict[ParameterAxis, np.ndarray[Any, Any]]:
+    """For every axis of the model, which entries are left after all plans that the slim model has gone through."""
+    found = {}
+    for axis in graph.units.axes:
+        left = np.arange(axis.size)
+        for plan in plans_of(slim):
+            index = plan.kept.get(axis.parameter_axis.parameter, {}).get(axis.parameter_axis.dim)
+            left = left if index is None else left[np.asarray(index)]
+        found[axis.parameter_axis] = np.isin(np.arange(axis.size), left)
+    return found
+
+
+def _apart(masked: nn.Module, slim: nn.Module, calls: list[MethodCall], seed: int) -> float:
+    """The relative difference of whole outputs for two other inputs of the same shapes, and for them as one batch."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    others = [call.mapped(lambda t: _other(t, generator)) for call in calls for _ in range(2)]
+    doubled = [call.mapped(lambda t: torch.cat([t, _other(t, generator)]) if t.ndim > 1 else t) for call in calls]
+    try:
+        expected = run_slim(masked, others + doubled)
+        others = others + doubled
+    except (RuntimeError, ValueError, AssertionError, IndexError):  # the batch is not the first dimension
+        expected = run_slim(masked, others)
+    return difference(expected, run_slim(slim, others)).relative
+
+
+def _other(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if tensor.is_floating_point():
+        return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+    if tensor.dtype == torch.bool or not tensor.numel():
+        return tensor
+    return tensor.flatten()[torch.randint(tensor.numel(), (tensor.numel(),), generator=generator)].view_as(tensor)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sums, and the share of zero units that went."""
+    sums = {key: sum(r[key] for r in results) for key in ("zeroed", "zero", "removed", "beyond", "not_whole")}
+    return {
+        "models": len(results),
+        "exact": sum(result["difference"] <= TOLERANCE for result in results),
+        "share": sums["removed"] / max(sums["zero"], 1),
+        **sums,
+    }
+
+
+def _table(results: list[dict[str, Any]]) -> Any:
+    columns = ("zeroed", "not whole", "zero", "removed", "share", "beyond", "parameters", "difference", "s")
+    made = table("compact: zero channels go", "zoo", "model", *columns, left=2)
+    for r in results:
+        share = f"{r['removed'] / r['zero']:.0%}" if r["zero"] else ""
+        counts = (r["zeroed"], r["not_whole"], r["zero"], r["removed"], share, r["beyond"])
+        before, after = r["parameters"]
+        numbers = (f"{before / 1e3:,.0f} k → {after / 1e3:,.0f} k", f"{r['difference']:.1e}", r["seconds"])
+        row(made, r["zoo"], r["model"], *counts, *numbers, style="red" if r["difference"] > TOLERANCE else "")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

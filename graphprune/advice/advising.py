@@ -1,0 +1,236 @@
+"""Advise: look at a model, measure what there is time for, and say what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from graphprune.advice.advice import Advice
+from graphprune.advice.facts import ModelFacts
+from graphprune.advice.judging import Judge, make_judge
+from graphprune.advice.model_facts import free_units, read_facts
+from graphprune.advice.questions import questions_for
+from graphprune.advice.snippet import snippet
+from graphprune.advice.targets import AdviceTarget, parse_target
+from graphprune.advice.time_limit import TimeLimit
+from graphprune.advice.timing import measure_times
+from graphprune.advice.topics import recommend
+from graphprune.advice.trials import Trials, measure_influence, measure_rises, quiet
+from graphprune.api import ChannelGraph, trace
+from graphprune.calibration.statistics import LossFunction
+from graphprune.errors import InputError, PlanError
+from graphprune.planning.objectives import parse_budgets
+from graphprune.planning.sensitivity_probe import Evaluate
+from graphprune.tracing.running import Outputs
+from graphprune.utils.checks import check_callable, check_flag, check_positive
+from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.random_state import random_numbers_kept
+
+
+def advise(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    data: Iterable[Any] | None = None,
+    loss_fn: LossFunction | None = None,
+    evaluate: Evaluate | None = None,
+    target: Any = None,
+    device: str | torch.device | None = None,
+    can_train: bool | None = None,
+    seconds: float = 60.0,
+    outputs: Outputs | None = None,
+) -> Advice:
+    """What to do with a model, and why, from facts that are measured on it.
+
+    Nothing is changed: not the model, its modes and gradients, nor the random numbers that others draw.
+
+    Args:
+        model: any ``nn.Module``; on ``meta`` only sizes are looked at.
+        example_inputs: as for :func:`graphprune.trace`; None: found from the model.
+        data: calibration batches: tensors, tuples or dicts; with ``loss_fn`` pairs (inputs, target). Some 256 samples
+            are read.
+        loss_fn: ``(output, target) -> loss``.
+        evaluate: ``(model) -> loss``, a number that is higher for a worse model, by which plans are compared; None: by
+            the loss on held-out data, or without labels by the error of the outputs.
+        target: budgets (``{"macs": 0.5}``, ``"latency=5ms"``), what runs the slim model (``"vllm"``, ``"cuda"``,
+            ``"size on disk"``, ...), or both (``"llama.cpp, bytes=0.5"``); None: half of the MACs is assumed.
+        device: where it is to run; times are measured there if this machine has it. None: where the model is.
+        can_train: may it be trained after it is pruned? None: if there are labels.
+        seconds: how long measurements may take; one that has begun ends, so that it may become somewhat more.
+        outputs: as for :func:`graphprune.trace`.
+
+    Raises:
+        InputError: an argument is not what it must be; the model, ``evaluate`` or ``loss_fn`` failed on the data.
+        TraceError: the model failed in ``forward``.
+    """
+    wanted = parse_target(target)
+    if evaluate is not None:
+        check_callable("evaluate", evaluate, "a function (model) -> loss")
+    if loss_fn is not None:
+        check_callable("loss_fn", loss_fn)
+        if data is None:
+            raise InputError("loss_fn: given without data, the pairs (inputs, target) that it is for")
+    if can_train is not None:
+        check_flag("can_train", can_train)
+    check_positive("seconds", seconds, "a number of seconds")
+    where = _device(device, wanted)
+    with random_numbers_kept(), preserve_modes(model), _shown(seconds):
+        graph = trace(model, example_inputs, outputs=outputs)
+        judge = make_judge(model, None if _on_meta(model) else data, loss_fn, evaluate)
+        facts = read_facts(graph)
+        facts = replace(facts, data=judge.facts, can_train=judge.facts.labelled if can_train is None else can_train)
+        if facts.groups:
+            facts = _measured(graph, facts, wanted, judge, where, TimeLimit(seconds))
+    return _advice(facts, wanted, data, loss_fn)
+
+
+def _advice(facts: ModelFacts, target: AdviceTarget, data: Any, loss_fn: LossFunction | None) -> Advice:
+    """What follows from the facts."""
+    found = recommend(facts, target)
+    arguments: dict[str, Any] = {}
+    for one in found if facts.groups else ():
+        arguments |= one.arguments
+    if arguments and data is not None and not facts.on_meta:
+        arguments["calibration"] = data
+        if loss_fn is not None:
+            arguments["loss_fn"] = loss_fn
+    code = snippet(facts, target, {r.topic: r for r in found}, arguments)
+    return Advice(facts, target, found, arguments, code)
+
+
+def _on_meta(model: nn.Module) -> bool:
+    return any(t.is_meta for t in (*model.parameters(), *model.buffers()))
+
+
+def _device(device: str | torch.device | None, target: AdviceTarget) -> torch.device | None:
+    """The device that is named, by itself or as what runs the model.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if device is None:
+        return torch.device(target.runtime.name) if target.runtime is not None and target.runtime.here else None
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device: {device!r} is none; give 'cpu', 'cuda' or another of torch's") from error
+
+
+@contextmanager
+def _shown(seconds: float) -> Iterator[None]:
+    """A line on a terminal as long as measurements run."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # importing rich takes longer than tracing a model
+
+    with Console(stderr=True).status(f"measuring for up to {seconds:g} s or so"):
+        yield
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def _measured(
+    graph: ChannelGraph,
+    facts: ModelFacts,
+    target: AdviceTarget,
+    judge: Judge,
+    device: torch.device | None,
+    limit: TimeLimit,
+) -> ModelFacts:
+    """The facts with what is measured: times, then whether the target can be reached, then what data show."""
+    facts = _with_times(graph, facts, target, device, limit)
+    facts = _with_reach(graph, facts, target)
+    if judge.facts.judged and not facts.on_meta and not facts.met:
+        facts = _with_data(graph, facts, target, judge, limit)
+    return facts
+
+
+def _with_times(
+    graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget, device: torch.device | None, limit: TimeLimit
+) -> ModelFacts:
+    """The facts with times on the device, for which a third of the time may go, or more if the target is a time."""
+    where = torch.device(facts.device) if device is None else device
+    if facts.on_meta:
+        return _missing(facts, "times: the model is on meta")
+    if not _available(where):
+        return _missing(facts, f"times on {where}: this machine has none")
+    if not graph.trace.on_meta:
+        return _missing(facts, "times of kernels: the model looks at the values of floats")
+    part = limit.part(0.5 if target.timed else 0.25)
+    times = measure_times(graph, facts.groups, free_units(graph), where, part)
+    return _missing(replace(facts, timing=times.timing, groups=times.groups), *times.missing)
+
+
+def _missing(facts: ModelFacts, *what: str) -> ModelFacts:
+    return replace(facts, unmeasured=(*facts.unmeasured, *what))
+
+
+def _available(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type == "cpu"
+
+
+def _with_reach(graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget) -> ModelFacts:
+    """The facts with how much of the dense cost the target leaves, and whether that can be reached."""
+    dense: dict[str, float] = {**graph.cost().counts}
+    if facts.timing is not None:
+        dense["latency"] = facts.timing.seconds
+    known = {kind: spec for kind, spec in target.budgets.items() if kind in dense}
+    shares = {b.kind: b.limit / max(dense[b.kind], 1e-12) for b in parse_budgets(known, dense.__getitem__)}
+    if not shares:
+        return _missing(facts, "whether the target can be reached: it is a time, and none was measured")
+    share = min(shares.values())
+    if share >= 1:
+        return replace(facts, share=share, met=True)
+    facts = replace(facts, share=share)
+    counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"}
+    arguments = {**(counted or {"macs": share}), **(target.runtime.arguments if target.runtime else {})}
+    return replace(facts, least=_out_of_reach(graph, facts, arguments))
+
+
+def _out_of_reach(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str, Any]) -> str:
+    """Why there is no plan with these arguments; empty: there is one."""
+    importance = "random" if facts.on_meta else "l2"
+    with quiet():
+        try:
+            graph.plan(**arguments, importance=importance)
+        except (PlanError, InputError) as error:
+            return str(error).partition("\n")[0]
+    return ""
+
+
+def _with_data(
+    graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget, judge: Judge, limit: TimeLimit
+) -> ModelFacts:
+    """The facts with what data show: the dense loss, sensitivities, the influence of blocks, and trials of plans."""
+    dense = judge.loss(graph.model)
+    facts = replace(facts, data=replace(facts.data, dense=dense))
+    groups, missing = measure_rises(graph, facts.groups, judge, dense, limit.part(0.25))
+    facts = _missing(replace(facts, groups=groups), *missing)
+    if not judge.calibration:
+        return _missing(facts, "which plan is best: there are no data to repair slim models with")
+    if facts.blocks:
+        facts = replace(facts, blocks=measure_influence(graph, facts.blocks, judge))
+    if facts.least or facts.share is None:
+        return facts
+    trials = Trials(graph, judge, trial_arguments(facts, target), dense, limit)
+    missing = trials.run(questions_for(facts, target))
+    return _missing(replace(facts, trials=tuple(trials.done)), *missing)
+
+
+def trial_arguments(facts: ModelFacts, target: AdviceTarget) -> dict[str, Any]:
+    """What all plans that are tried are asked for; in place of a latency, the same part of the MACs."""
+    counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"}
+    if "latency" in target.budgets:
+        counted = {"macs": facts.share or 0.5, **counted}
+    runtime = target.runtime if facts.configured else None
+    return {**counted, **(runtime.arguments if runtime is not None else {})}

@@ -1,0 +1,236 @@
+"""Run the dense and the slim model on all batches side by side, and fit each consumer when all batches have reached it.
+
+Every batch has a forward pass of each model, which waits at the calls of consumers (:mod:`.paused_forward`). When the
+slim passes of all batches wait at a consumer, it is fitted, and they go on with the new weight: one pass suffices for
+consumers that are called once in a batch, however many follow each other. A consumer that is called several times (in a
+loop, or for two inputs) can be fitted only at the end of a pass, and what depends on it in the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
+from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
+from graphprune.reconstruction.linear_calls import CallKey
+from graphprune.reconstruction.matching import Match
+from graphprune.reconstruction.passes import run_batch
+from graphprune.reconstruction.paused_forward import PausedForward
+from graphprune.reconstruction.regression import BatchMoments, Regression
+from graphprune.reconstruction.window_moments import window_moments
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.modules import named_tensors
+from graphprune.utils.operators import is_mutable
+
+Fit = Callable[["Gathered"], bool]
+"""Fits a consumer to what was gathered; whether it has changed."""
+
+
+@dataclass
+class Gathered:
+    """The data of one consumer.
+
+    Attributes:
+        match: the consumer and its counterpart in the dense model.
+        regression: of the residuals on the inputs.
+        rows_differ: in some batch the two calls had different numbers of rows.
+        met: how many calls were seen.
+        passed: a batch went on before all batches had reached it.
+    """
+
+    match: Match
+    regression: Regression = field(default_factory=Regression)
+    rows_differ: bool = False
+    met: int = 0
+    passed: bool = False
+
+    def add(self, met: WatchedCall, targets: Tensor | None) -> None:
+        """Add the residuals of a call of the slim model.
+
+        Args:
+            targets: of the call [n, outputs, m]; None: the dense model has no such call.
+        """
+        self.met += 1
+        result = met.call.result(met.out, self.match.bare)
+        target = None if targets is None else targets.view(-1, *result.shape[1:])
+        if target is None or target.shape != result.shape:
+            self.rows_differ = True
+            return
+        residual = target - result
+        if (moments := window_moments(met.call, residual)) is not None:
+            self.regression.add(moments, target)
+            return
+        for piece, x in met.call.inputs():
+            self.regression.add(BatchMoments.of(x, residual[piece]), target[piece])
+
+    @property
+    def unfit(self) -> str | None:
+        """Why the consumer cannot be fitted; None if it can."""
+        if self.rows_differ:
+            return "other rows go through it than in the dense model"
+        return None if self.regression.count else "no row goes through it"
+
+
+@dataclass(frozen=True)
+class Side:
+    """The dense or the slim model.
+
+    Attributes:
+        models: the model for each batch: copies that share its tensors, since a forward pass may keep what it computes
+            in its modules.
+        recorded: the calls of its consumers.
+        all_recorded: they were recorded with every batch, not with one of those of the same shapes.
+    """
+
+    models: Sequence[nn.Module]
+    recorded: CallRecorder
+    all_recorded: bool
+
+    @staticmethod
+    def of(model: nn.Module, recorded: CallRecorder, batches: int, all_recorded: bool) -> Side:
+        tensors = {id(t): t for _, t in named_tensors(model)}
+        copies = (copy_module(model, tensors) for _ in range(batches - 1))
+        return Side([model, *copies], recorded, all_recorded)
+
+    def forward(
+        self, number: int, batch: Any, consumers: Iterable[Consumer], summed: set[CallKey]
+    ) -> tuple[PausedForward, list[CallWatch]]:
+        """The pass of a batch, and its watch once it has begun.
+
+        The pass ends with an OtherCalls if its calls are not those that were recorded with another batch.
+        """
+        watches: list[CallWatch] = []
+        expected = None if self.all_recorded else {k: c.calls[number] for k, c in self.recorded.consumers.items()}
+
+        def run(forward: PausedForward) -> None:
+            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected))
+            run_batch(self.models[number], number, batch, watches[0])
+            forward.check()
+            watches[0].check_end()
+
+        return PausedForward(run), watches
+
+
+class PairOfPasses:
+    """The two models on one batch."""
+
+    def __init__(self, number: int, batch: Any, dense: Side, slim: Side, matches: Sequence[Match]) -> None:
+        self._matches = matches
+        summed = [m for m in matches if m.summed]
+        self._dense, self._dense_watch = dense.forward(
+            number, batch, [m.dense for m in matches], {m.dense.key for m in summed}
+        )
+        self._slim, self._slim_watch = slim.forward(
+            number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}
+        )
+        self._targets: dict[tuple[CallKey, int], Tensor] = {}
+        self.met: WatchedCall | None = None
+
+    def advance(self) -> WatchedCall | None:
+        """The next call of a consumer in the slim model; None at the end."""
+        self.met = self._slim_watch[0].met if self._slim.advance() else None
+        return self.met
+
+    def repeat(self) -> None:
+        """Go on with the new weight of the consumer that the slim model waits at."""
+        self._slim_watch[0].again = True
+
+    def targets(self, met: WatchedCall) -> Tensor | None:
+        """The targets of a call of the slim model; None if the dense model has no such call."""
+        wanted = met.key, met.number
+        while wanted not in self._targets and self._dense.advance():
+            self._keep(self._dense_watch[0].met)
+        return self._targets.pop(wanted, None)
+
+    def _keep(self, met: WatchedCall | None) -> None:
+        assert met is not None  # the pass waits
+        for match in self._matches:
+            if match.dense.key == met.key:
+                self._targets[match.consumer.key, met.number] = match.target(met.call.result(met.out, match.bare))
+
+    def close(self) -> None:
+        self._slim.close()
+        self._dense.close()
+
+
+class Sweep:
+    """One pass of both models over all batches.
+
+    Args:
+        batches: numbers and batches.
+        matches: the consumers that are not fitted yet, in order of execution.
+        fit: fits a consumer.
+    """
+
+    def __init__(
+        self, batches: Sequence[tuple[int, Any]], dense: Side, slim: Side, matches: Sequence[Match], fit: Fit
+    ) -> None:
+        self._pairs = [PairOfPasses(number, batch, dense, slim, matches) for number, batch in batches]
+        self._matches = {m.consumer.key: m for m in matches}
+        self._unfitted = sum(1 << m.consumer.number for m in matches)
+        self._fit = fit
+        first = [m for m in matches if self._is_ready(m)] or matches[:1]
+        self._gathered: dict[CallKey, Gathered | None] = {m.consumer.key: Gathered(m) for m in first}
+
+    def run(self) -> list[Match]:
+        """Fit what can be fitted in one pass, and return what is left."""
+        with ExitStack() as stack:
+            for pair in self._pairs:
+                stack.callback(pair.close)
+            for pair in self._pairs:
+                self._advance(pair)
+            while waiting := [pair for pair in self._pairs if pair.met]:
+                self._meet(waiting)
+        for one in self._gathered.values():
+            if one is not None and self._is_unfitted(one.match):
+                self._fitted(one)
+        return [m for m in self._matches.values() if self._is_unfitted(m)]
+
+    def _meet(self, waiting: Sequence[PairOfPasses]) -> None:
+        """Fit the first consumer that passes wait at, if all of them have reached it, and go on."""
+        key = min((pair.met.key for pair in waiting if pair.met), key=lambda k: self._matches[k].consumer.number)
+        here = [pair for pair in waiting if pair.met and pair.met.key == key]
+        one = self._gathered[key]
+        assert one is not None  # passes do not wait at others
+        one.passed |= one.met < sum(one.match.consumer.calls)
+        changed = not one.passed and self._fitted(one)
+        for pair in here:
+            if changed:
+                pair.repeat()
+            self._advance(pair)
+
+    def _advance(self, pair: PairOfPasses) -> None:
+        """Go on to the next consumer that is fitted where it is met."""
+        while (met := pair.advance()) is not None:
+            targets, one = pair.targets(met), self._gathering(met.key)
+            if one is not None:
+                one.add(met, targets)
+                if _is_met_once(one.match.consumer):
+                    return
+
+    def _gathering(self, key: CallKey) -> Gathered | None:
+        """The data of a consumer; None if it depends on others that are not fitted in this pass before."""
+        if key not in self._gathered:
+            match = self._matches[key]
+            self._gathered[key] = Gathered(match) if self._is_ready(match) else None
+        return self._gathered[key]
+
+    def _fitted(self, one: Gathered) -> bool:
+        self._unfitted &= ~(1 << one.match.consumer.number)
+        return self._fit(one)
+
+    def _is_unfitted(self, match: Match) -> bool:
+        return bool(self._unfitted >> match.consumer.number & 1)
+
+    def _is_ready(self, match: Match) -> bool:
+        return not match.after & self._unfitted & ~(1 << match.consumer.number)
+
+
+def _is_met_once(consumer: Consumer) -> bool:
+    """Whether a pass can wait at a consumer until it is fitted, and make its call again."""
+    return max(consumer.calls) <= 1 and not is_mutable(consumer.key.op)

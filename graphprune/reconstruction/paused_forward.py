@@ -1,0 +1,104 @@
+"""A forward pass in a thread of its own, which waits where it is told to and goes on when it is asked to."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import torch
+
+from graphprune.reconstruction.passes import StopForward
+
+
+class PausedForward:
+    """A forward pass that can be paused from inside and resumed from outside.
+
+    One of the two sides runs at a time: :meth:`advance` returns when the pass calls :meth:`wait`, or ends.
+
+    Args:
+        run: the pass; it is given this object, to call :meth:`wait`.
+    """
+
+    def __init__(self, run: Callable[[PausedForward], None]) -> None:
+        self._run = run
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._state = _thread_state()
+        self._error: BaseException | None = None
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self.ended = False
+
+    def advance(self) -> bool:
+        """Run to the next pause; False at the end.
+
+        Raises:
+            BaseException: what the pass raised.
+        """
+        if self.ended:
+            return False
+        if self._thread is None:
+            context = contextvars.copy_context()
+            self._thread = threading.Thread(target=context.run, args=(self._body,), daemon=True)
+            self._thread.start()
+        self._go.release()
+        self._back.acquire()
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return not self.ended
+
+    def wait(self) -> None:
+        """Pause; called by the pass."""
+        self._back.release()
+        self._go.acquire()
+        self.check()
+
+    def check(self) -> None:
+        """End the pass if it is to be closed; called by the pass."""
+        if self._closing:
+            raise StopForward
+
+    def close(self) -> None:
+        """End the pass where it is."""
+        self._closing = True
+        if self._thread is not None:
+            self._go.release()
+            self._thread.join()
+        self.ended = True
+
+    def _body(self) -> None:
+        self._go.acquire()
+        try:
+            with self._state():
+                self.check()
+                self._run(self)
+        except StopForward:
+            pass
+        except BaseException as error:  # it is raised again by the side that waits
+            self._error = error
+        self.ended = True
+        self._back.release()
+
+
+def _thread_state() -> Callable[[], AbstractContextManager[None]]:
+    """A context that gives another thread what torch keeps for each thread: gradients, autocast, the device."""
+    gradients, device = torch.is_grad_enabled(), torch.get_default_device()
+    autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda", "mps", "xpu") if _autocasts(kind)]
+
+    @contextmanager
+    def state() -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(gradients))
+            for kind, dtype in autocast:
+                stack.enter_context(torch.autocast(kind, dtype))
+            if device != torch.device("cpu"):
+                stack.enter_context(device)
+            yield
+
+    return state
+
+
+def _autocasts(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -1,0 +1,107 @@
+"""What was measured of a model, as a page shows it: sensitivity, repair, latency, verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from graphprune.errors import InputError
+from graphprune.planning.sensitivity import Sensitivity
+from graphprune.pruning.verification import Verification
+from graphprune.reconstruction.records import Repair
+from graphprune.utils.checks import check_type, is_number, shown
+
+
+class MeasuredLosses(Struct, frozen=True):
+    """The loss with one group pruned alone: by group, pairs of the fraction that is gone and the loss."""
+
+    dense: float
+    ratios: list[float]
+    groups: dict[str, list[tuple[float, float]]]
+
+
+class RepairedWeight(Struct, frozen=True, array_like=True):
+    """The relative error of a consumer's output before and after its weight was fitted."""
+
+    name: str
+    before: float
+    after: float
+    summed: bool
+
+
+class PageRepair(Struct, frozen=True):
+    """What was repaired, and what was left alone and why."""
+
+    repaired: list[RepairedWeight]
+    left_alone: list[tuple[str, str]]
+    norms: int
+
+
+class PageVerification(Struct, frozen=True):
+    """Was the slim model compared with the masked original, and what came of it, in sentences?"""
+
+    passed: bool
+    text: str
+
+
+class MeasuredResults(Struct, frozen=True):
+    """What was measured; None: it was not.
+
+    Attributes:
+        sensitivity, repair, verification: see there.
+        latency: pairs of what was timed and its seconds.
+    """
+
+    sensitivity: MeasuredLosses | None = None
+    repair: PageRepair | None = None
+    verification: PageVerification | None = None
+    latency: list[tuple[str, float]] | None = None
+
+
+def measured_results(
+    sensitivity: Sensitivity | None,
+    repair: Repair | None,
+    verification: Verification | None,
+    latency: Mapping[str, float] | None,
+) -> MeasuredResults:
+    """All that was given, as data.
+
+    Raises:
+        InputError: something is of a wrong type.
+    """
+    for name, value, kind in (
+        ("sensitivity", sensitivity, Sensitivity),
+        ("repair", repair, Repair),
+        ("verification", verification, Verification),
+    ):
+        if value is not None:
+            check_type(name, value, kind, f"a graphprune.{kind.__name__}")
+    return MeasuredResults(
+        None if sensitivity is None else _losses(sensitivity),
+        None if repair is None else _repair(repair),
+        None if verification is None else PageVerification(verification.passed, str(verification)),
+        None if latency is None else _seconds(latency),
+    )
+
+
+def _losses(given: Sensitivity) -> MeasuredLosses:
+    return MeasuredLosses(
+        given.dense, list(given.ratios), {name: list(points) for name, points in given.losses.items()}
+    )
+
+
+def _repair(given: Repair) -> PageRepair:
+    return PageRepair(
+        [RepairedWeight(one.name, one.before, one.after, one.summed) for one in given.repaired],
+        [(one.name, one.why) for one in given.left_alone],
+        len(given.norms),
+    )
+
+
+def _seconds(given: Mapping[str, float]) -> list[tuple[str, float]]:
+    check_type("latency", given, Mapping, "seconds by what was timed, {'dense': 0.0123, 'slim': 0.0071}")
+    for name, value in given.items():
+        if not isinstance(name, str) or not is_number(value) or not 0 <= value < float("inf"):
+            raise InputError(f"latency: {shown(name)} maps to {shown(value)}; map what was timed to its seconds")
+    return [(name, float(value)) for name, value in given.items()]
