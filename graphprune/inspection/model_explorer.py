@@ -33,7 +33,7 @@ from graphprune.utils.operators import short_name
 
 _OUTPUTS = "outputs"
 
-_COLORS = ("#8dd3c7", "#ffffb3", "#bebada", "#fb8072", "#80b1d3", "#fdb462", "#b3de69", "#fccde5", "#d9d9d9", "#ccebc5")
+_COLORS = ("#8dd3c7", "#ffffb3", "#bebada", "#fb8072", "#80b1d3", "#fdb462", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5")
 """Of groups, in turn: ColorBrewer's Set3, on which black text is readable."""
 _LESS_TO_MORE = [{"stop": 0, "bgColor": "#f7fbff"}, {"stop": 1, "bgColor": "#6baed6"}]
 _FROZEN = "#d9d9d9"
