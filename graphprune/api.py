@@ -32,7 +32,7 @@ from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
-from graphprune.inspection.explaining import Explanation, explain, explain_frozen
+from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
@@ -96,7 +96,7 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError: the model has nothing of that name; the message says which names resemble it.
         """
-        return explain(self, name)
+        return self._explainer.explain(name)
 
     def why_frozen(self, name: str | nn.Module | Group) -> Explanation:
         """Why channels of a part of the model cannot be removed: the operation, the source line, and what to do.
@@ -107,7 +107,11 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError: the model has nothing of that name; the message says which names resemble it.
         """
-        return explain_frozen(self, name)
+        return self._explainer.why_frozen(name)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        return Explainer(self)
 
     def export(self, path: str | Path) -> None:
         """Write which axes go together, by which operations, as a file: ``.graphml``, ``.dot`` (``.gv``) or ``.json``.
