@@ -47,7 +47,7 @@ from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_flag, check_type
+from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused
 from graphprune.utils.tables import Printed, Table
 
@@ -74,9 +74,9 @@ class ChannelGraph(Printed, Analysis):
                 if axis in group.axes:
                     return group
         reasons = [str(f) for f in self.frozen if f.axis in axes]
-        why = (
-            f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
-        )
+        names = [group.name for group in self.groups]
+        others = f"there are {names[:8]}, ...{did_you_mean(name, names)}"
+        why = f"it is frozen: {'; '.join(reasons)}" if reasons else others
         raise InputError(f"name: no group {name!r}; {why}")
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
