@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,7 @@ from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_file
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import MASK, ORIGINAL
+from graphprune.utils.tables import Printed
 from graphprune.utils.typed_json import convert_data, parse_json
 
 FORMAT = {"format": "graphprune-sparse", "version": "1"}
@@ -52,8 +53,8 @@ _INDICES_PER_ENTRY = 8
 _RESTORE = "restore the file from a copy, or write it again with graphprune.save_sparse"
 
 
-@dataclass(frozen=True)
-class SparseFile:
+@dataclass(frozen=True, repr=False)
+class SparseFile(Printed):
     """What :func:`save_sparse` wrote.
 
     Attributes:
@@ -71,10 +72,13 @@ class SparseFile:
     dense: int
     signed_zeros: int
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
+        return f"SparseFile: {self}"
+
+    def _parts(self) -> Iterator[str]:
         share = f"{self.bytes / max(self.dense, 1):.1%} of {self.dense:,} dense"
         text = f"{self.path}: {self.bytes:,} bytes, {share}, {self.bytes / max(self.bound, 1):.3f} of the entropy bound"
-        return f"{text}; {self.signed_zeros:,} zeros have signs" if self.signed_zeros else text
+        yield f"{text}; {self.signed_zeros:,} zeros have signs" if self.signed_zeros else text
 
 
 class _Index(Struct, frozen=True, forbid_unknown_fields=True):

@@ -72,7 +72,7 @@ def test_heads_by_number() -> None:
 @pytest.mark.parametrize(
     ("kept", "error", "said"),
     [
-        ({"frist": [0]}, InputError, "no group 'frist'"),
+        ({"frist": [0]}, InputError, "no group 'frist'.*; did you mean first"),
         ({"first": [8]}, InputError, "has 8 entries, numbered from 0, and 8 is none"),
         ({"first": [-1]}, InputError, "and -1 is none"),
         ({"first": []}, InputError, "give the numbers of the entries|nothing of first"),

@@ -387,11 +387,11 @@ def test_permanent_zeros_are_plain_parameters_without_signs() -> None:
 def test_the_table_of_zeros() -> None:
     found = sparsify(net(), 0.5)
     assert str(found).splitlines() == [
-        "                        zeros             of  sparsity",
-        "0.weight                  108            216     50.0%",
-        "3.weight                  288            576     50.0%",
-        "5.weight                  640          1,280     50.0%",
-        "all parameters          1,044          2,114     49.4%",
+        "                zeros     of  sparsity",
+        "0.weight          108    216     50.0%",
+        "3.weight          288    576     50.0%",
+        "5.weight          640  1,280     50.0%",
+        "all parameters  1,044  2,114     49.4%",
     ]
     assert (found.zeros, found.size, found.overall) == (1044, 2114, 1044 / 2114)
     with pytest.raises(KeyError, match="there is no parameter 'weight'"):
