@@ -79,17 +79,18 @@ class MetaExecution:
         if execution.needs_values:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
             flat = _operands(args, kwargs)
-        if not any(t.is_meta for t in flat):
+        on_meta = [t.is_meta for t in flat]
+        if not any(on_meta):
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
-            return self._run_on_meta(func, args, kwargs, flat, execution)
+            return self._run_on_meta(func, args, kwargs, all(on_meta), execution)
         real = self._known.run(func, args, kwargs)
         if not any(map(is_float, tensors_of(real))):
             return real
-        return self._known.remember(self._run_on_meta(func, args, kwargs, flat, execution), real)
+        return self._known.remember(self._run_on_meta(func, args, kwargs, all(on_meta), execution), real)
 
-    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor], execution: _Execution) -> Any:
-        if not all(t.is_meta for t in flat):
+    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, all_there: bool, execution: _Execution) -> Any:
+        if not all_there:
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
@@ -103,6 +104,8 @@ class MetaExecution:
         if device is not None and torch.device(device) == META:
             kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
         out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and not is_float(out):
+            return out
         given = {id(t) for t in flat}
         seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
         return self._known.remember(seen, out)
@@ -208,6 +211,8 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _key(value: Any) -> Any:
+    if type(value) in LEAVES:
+        return type(value), value
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
     if isinstance(value, tuple | list):
