@@ -15,7 +15,7 @@ from torch import nn
 import graphprune
 from graphprune.pruning.rewrite import slim_meta_tensor, slim_tensor
 from graphprune.rules.labels import LabelledTensor
-from graphprune.tracing.meta import _description, _remembered
+from graphprune.tracing.meta import _maker, _remembered
 from graphprune.tracing.recorder import Recorder
 from graphprune.utils.copier import Copier
 from graphprune.utils.deepcopy import copy_module
@@ -82,7 +82,7 @@ def test_every_operation_is_seen_once_a_run_and_every_tensor_is_cut_once() -> No
 def test_shapes_that_were_seen_before_are_not_worked_out_again() -> None:
     prune(3)
     done = work(lambda: prune(3))
-    assert done[_remembered.__qualname__] and not done[_description.__qualname__]
+    assert done[_remembered.__qualname__] and not done[_maker.__qualname__]
 
 
 def test_the_work_grows_with_the_depth_as_it_should() -> None:

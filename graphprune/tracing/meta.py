@@ -6,8 +6,9 @@ few shapes: results of calls that only make new tensors are remembered by the ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -189,7 +190,8 @@ def _makes_new_tensors(func: Any) -> bool:
     return all(a.alias_info is None for a in arguments) and torch.Tag.nondeterministic_seeded not in func.tags
 
 
-_memory: dict[_Key, Any] = {}
+_memory: dict[_Key, Callable[[], Any]] = {}
+"""By the metadata of a call, what makes its result."""
 
 
 _MEMORY_SIZE = 1 << 14
@@ -205,9 +207,9 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
         out = func(*args, **kwargs)
         if len(_memory) >= _MEMORY_SIZE:
             _memory.clear()
-        _memory[key] = _description(out)
+        _memory[key] = _maker(out)
         return out
-    return _revive(found)
+    return found()
 
 
 def _key(value: Any) -> Any:
@@ -221,17 +223,11 @@ def _key(value: Any) -> Any:
     return type(value), value
 
 
-def _description(out: Any) -> Any:
+def _maker(out: Any) -> Callable[[], Any]:
+    """What makes another result like this one."""
     if isinstance(out, Tensor):
-        return Tensor, tuple(out.shape), out.stride(), out.dtype
+        return partial(torch.empty_strided, tuple(out.shape), out.stride(), dtype=out.dtype, device=META)
     if isinstance(out, tuple | list):
-        return type(out), [_description(o) for o in out]
-    return None, out
-
-
-def _revive(description: Any) -> Any:
-    kind, *rest = description
-    if kind is Tensor:
-        shape, stride, dtype = rest
-        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
-    return kind(_revive(d) for d in rest[0]) if kind else rest[0]
+        kind, makers = type(out), [_maker(one) for one in out]
+        return lambda: kind([make() for make in makers])
+    return lambda: out

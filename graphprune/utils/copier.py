@@ -106,7 +106,7 @@ class Copier:
         found = dict(attributes)
         for name, value in attributes.items():
             kind = type(value)
-            if kind in ATOMIC:
+            if kind in ATOMIC or (kind is tuple and ATOMIC.issuperset(map(type, value))):
                 continue
             if name in own and kind in _CONTAINERS and not value and not weakref.getweakrefcount(value):
                 found[name] = kind()
