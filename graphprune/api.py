@@ -314,14 +314,27 @@ def prune_model(
     if calibration is not None:
         Batches(calibration)
     with nullcontext() if _MEASURES & options.keys() else gc_paused():
-        graph = trace(model, example_inputs, outputs=outputs)
-        plan = graph.plan(ratio, **options)
-        if verify:
-            _require_equal(graph, plan, outputs)
+        plan = _planned(model, ratio, example_inputs, outputs, verify, options)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
     return _take_over(model, plan, slim) if inplace else slim
+
+
+def _planned(
+    model: nn.Module,
+    ratio: float | None,
+    example_inputs: Any,
+    outputs: Outputs | None,
+    verify: bool,
+    options: PlanArguments,
+) -> Plan:
+    """The plan alone: the graph is let go of before the garbage collector looks at it."""
+    graph = trace(model, example_inputs, outputs=outputs)
+    plan = graph.plan(ratio, **options)
+    if verify:
+        _require_equal(graph, plan, outputs)
+    return plan
 
 
 def _require_equal(graph: ChannelGraph, plan: Plan, outputs: Outputs | None) -> None:

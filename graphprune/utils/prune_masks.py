@@ -15,9 +15,9 @@ ORIGINAL, MASK = "_orig", "_mask"
 
 def prune_masks(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The masks of a module's own tensors, by the plain name of each (``"weight"``)."""
-    for name, mask in module.named_buffers(recurse=False):
+    for name, mask in module._buffers.items():
         plain = name.removesuffix(MASK)
-        if plain != name and f"{plain}{ORIGINAL}" in dict(module.named_parameters(recurse=False)):
+        if plain != name and mask is not None and module._parameters.get(f"{plain}{ORIGINAL}") is not None:
             yield plain, mask
 
 
