@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -91,3 +91,15 @@ class ZeroChannels:
             yield "zero rows and columns that are no zero channels:"
         for one in self.slices:
             yield f"  {one.axis}  {one.count} of {one.size}: {one.why}"
+
+
+def in_sequence(found: Sequence[ZeroChannels]) -> ZeroChannels:
+    """One record of several searches, each on what the one before left: groups have the units of the first."""
+    groups: dict[str, ZeroGroup] = {}
+    for one in found:
+        for group in one.groups:
+            first = groups.get(group.group, replace(group, removed=0))
+            groups[group.group] = replace(first, removed=first.removed + group.removed, kept=group.kept)
+        stay = {group.group for group in one.groups}
+        groups = {name: group if name in stay else replace(group, kept=()) for name, group in groups.items()}
+    return replace(found[-1], groups=tuple(group for group in groups.values() if group.zero))

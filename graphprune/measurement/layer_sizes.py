@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,35 +19,35 @@ _WIDTHS = ("out_channels", "out_features", "embedding_dim", "embed_dim", "nf", "
 """Attributes in which modules keep the number of channels that they put out, the most telling first."""
 
 
-def measured_layers(
-    model: nn.Module, macs: Mapping[str, int] | None, seconds: Mapping[str, float]
-) -> tuple[MeasuredLayer, ...]:
-    """All modules that hold parameters, compute or took time.
-
-    Args:
-        model: unchanged.
-        macs: by the path of a module; None: not known.
-        seconds: by the path of a module.
-    """
+def layer_sizes(model: nn.Module) -> tuple[MeasuredLayer, ...]:
+    """What each module holds, in the order of the model; tied parameters are those of the first that has them."""
     seen: set[int] = set()
     found = []
     for path, module in named_modules(model):
         if isinstance(module, nn.utils.parametrize.ParametrizationList):
             continue  # the module that it belongs to counts it
         tensors = [t for t in _own_parameters(module) if id(t) not in seen]
-        layer = MeasuredLayer(
-            path,
-            _kind(module),
-            sum(t.numel() for t in tensors),
-            _nonzero(module, seen),
-            _width(module),
-            None if macs is None else macs.get(path, 0),
-            seconds.get(path),
-        )
+        count = sum(t.numel() for t in tensors)
+        found.append(MeasuredLayer(path, _kind(module), count, _nonzero(module, seen), _width(module)))
         seen |= {id(t) for t in tensors}
-        if layer.parameters or layer.macs or path in seconds:
-            found.append(layer)
     return tuple(found)
+
+
+def with_costs(
+    layers: Iterable[MeasuredLayer], macs: Mapping[str, int] | None, seconds: Mapping[str, float]
+) -> tuple[MeasuredLayer, ...]:
+    """The layers that hold parameters, compute or took time, with what they took.
+
+    Args:
+        layers: of all modules.
+        macs: by the path of a module; None: not known.
+        seconds: by the path of a module.
+    """
+    known = (
+        replace(one, macs=None if macs is None else macs.get(one.name, 0), seconds=seconds.get(one.name))
+        for one in layers
+    )
+    return tuple(one for one in known if one.parameters or one.macs or one.seconds is not None)
 
 
 def _own_parameters(module: nn.Module) -> Iterator[Tensor]:
@@ -94,14 +95,18 @@ def _nonzero_parametrized(module: nn.Module, seen: set[int]) -> int:
 
 def nonzero_entries(tensor: Tensor, mask: Tensor | None = None) -> int:
     """Entries that are not zero, of a quantized tensor too; what ``mask`` has zeros for counts as zero."""
+    values = ordinary(tensor)
+    return int(torch.count_nonzero(values if mask is None else (values != 0) & (mask != 0)))
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The values of a parameter that may be quantized, sparse or of one byte each, for torch to compute with."""
     tensor = tensor.detach()
     if tensor.is_quantized or hasattr(type(tensor), "__tensor_flatten__"):
-        tensor = tensor.dequantize()
-    elif tensor.layout is not torch.strided:
-        tensor = tensor.values() if tensor.layout is not torch.sparse_coo else tensor.coalesce().values()
-    elif tensor.is_floating_point() and tensor.element_size() == 1:
-        tensor = tensor.float()
-    return int(torch.count_nonzero(tensor if mask is None else (tensor != 0) & (mask != 0)))
+        return tensor.dequantize()
+    if tensor.layout is not torch.strided:
+        return tensor.to_dense()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
 
 
 def _width(module: nn.Module) -> int | None:

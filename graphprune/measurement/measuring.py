@@ -17,7 +17,7 @@ from graphprune.measurement.activation_memory import peak_activation_bytes
 from graphprune.measurement.batch_resizing import batch_dim_of
 from graphprune.measurement.energy import CounterMissing, energy_counter, joules_of
 from graphprune.measurement.latencies import TimingOptions, in_one_line, latencies, run_calls
-from graphprune.measurement.layer_sizes import measured_layers
+from graphprune.measurement.layer_sizes import layer_sizes, with_costs
 from graphprune.measurement.layer_times import layer_seconds
 from graphprune.measurement.records import Comparison, Latency, Measurement
 from graphprune.measurement.state import unchanged
@@ -160,7 +160,7 @@ def _measured(
     evaluate: Evaluation | None,
 ) -> dict[str, Measurement]:
     for model in models.values():
-        model.eval()
+        _put_in_evaluation(model)
     subjects = {name: _Subject(model, calls) for name, model in models.items()}
     for subject in subjects.values():
         subject.run_once()
@@ -172,6 +172,16 @@ def _measured(
     for name in models.keys() - running.keys():
         subjects[name].missing |= dict.fromkeys(["latency"] if timing is not None else [], ON_META)
     return {name: subject.measurement(timing is not None, evaluate) for name, subject in subjects.items()}
+
+
+def _put_in_evaluation(model: nn.Module) -> None:
+    try:
+        model.eval()
+    except NotImplementedError as error:
+        raise InputError(
+            f"model: this {type(model).__name__} cannot be put in evaluation mode ({error}), as those of torch.export; "
+            "measure the model that it was made from"
+        ) from error
 
 
 class _Subject:
@@ -186,10 +196,11 @@ class _Subject:
         self.runs = not any(tensor.is_meta for tensor in all_tensors(model))
         self.device = _device(model)
         self.run = partial(run_calls, model, calls)
-        state = model.state_dict()  # before a run, which may leave something in the model
+        self.sizes = layer_sizes(model)  # before a run, which may leave something in the model
+        state = self._known("on disk", model.state_dict) or {}
         packed = [tensor for value in state.values() if not isinstance(value, Tensor) for tensor in tensors_of(value)]
         self.memory = memory_bytes([*all_tensors(model), *packed])
-        self.disk = self._known("on disk", lambda: file_bytes(state))
+        self.disk = None if "on disk" in self.missing else self._known("on disk", lambda: file_bytes(state))
         if packed:
             self.missing["parameters"] = "packed weights of quantized modules are not parameters, and do not count"
 
@@ -217,7 +228,7 @@ class _Subject:
     def measurement(self, timed: bool, evaluate: Evaluation | None) -> Measurement:
         """Everything that can be measured."""
         macs = self._known("MACs", lambda: macs_by_module(trace_model(self.model, self.calls)))
-        layers = measured_layers(self.model, macs, self.seconds)
+        layers = with_costs(self.sizes, macs, self.seconds)
         return Measurement(
             model=type(self.model).__name__,
             inputs="; ".join(map(_shown_inputs, self.calls)),

@@ -48,12 +48,18 @@ def styled(axes: Any) -> Any:
 
 
 def shortened(name: str, longest: int = LONGEST_NAME) -> str:
-    """The end of a name, by which layers differ.
+    """The end of a name, by which layers differ, as :func:`plain_label` text.
 
     >>> shortened("encoder.layers.encoder_layer_11.self_attention.out_proj", 30)
     '...yer_11.self_attention.out_proj'
     """
-    return name if len(name) <= longest + 3 else f"...{name[-longest:]}"
+    return plain_label(name if len(name) <= longest + 3 else f"...{name[-longest:]}")
+
+
+def plain_label(name: str) -> str:
+    """A name that matplotlib shows as it is: a dollar begins no formula, and an underscore leaves nothing out."""
+    escaped = name.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 class LayerAxis:
@@ -70,7 +76,7 @@ class LayerAxis:
         self.below = len(names) <= MOST_NAMED
         self.figure = new_figure(8, 1.6 + 0.24 * len(names)) if self.below else new_figure(12, 5)
         self.axes = styled(self.figure.add_subplot())
-        self.axes.set_title(title, loc="left", fontsize="medium", color=INK)
+        self.axes.set_title(plain_label(title), loc="left", fontsize="medium", color=INK)
         self._name_layers()
         (self.axes.set_xlabel if self.below else self.axes.set_ylabel)(quantity, color=INK)
 
@@ -103,13 +109,13 @@ class LayerAxis:
 
     def _bars(self, values: Sequence[float], name: str, color: str, thickness: float) -> Any:
         draw = self.axes.barh if self.below else self.axes.bar
-        return draw(range(len(values)), values, thickness, color=color, label=name)
+        return draw(range(len(values)), values, thickness, color=color, label=plain_label(name))
 
     def _points(self, values: Sequence[float], name: str, number: int) -> Any:
         places = range(len(values))
         x, y = (values, places) if self.below else (places, values)
         look = {"marker": MARKERS[number % len(MARKERS)], "color": COLORS[number % len(COLORS)]}
-        (drawn,) = self.axes.plot(x, y, linestyle="none", markersize=4, label=name, **look)
+        (drawn,) = self.axes.plot(x, y, linestyle="none", markersize=4, label=plain_label(name), **look)
         return drawn
 
     def logarithmic(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from graphprune.errors import InputError
 from graphprune.measurement.records import Comparison, Measurement
-from graphprune.plots.figures import COLORS, INK, MARKERS, new_figure, styled
-from graphprune.utils.checks import check_known, check_type
+from graphprune.plots.figures import COLORS, INK, MARKERS, new_figure, plain_label, styled
+from graphprune.utils.checks import check_known, check_type, is_number, shown
 
 Point = Measurement | tuple[float, float]
 """A measurement, or what somebody else says of a model: its cost and its score."""
@@ -60,12 +60,16 @@ def plot_accuracy(
     name = _score_name(first, score)
     label, unit = COSTS[against]
     figure = new_figure(7, 4.5)
-    axes = styled(figure.add_subplot(xlabel=label, ylabel=name))
-    axes.set_title(f"{name} of {first.model}", loc="left", fontsize="medium", color=INK)
+    axes = styled(figure.add_subplot(xlabel=label, ylabel=plain_label(name)))
+    axes.set_title(plain_label(f"{name} of {first.model}"), loc="left", fontsize="medium", color=INK)
     for number, (called, points) in enumerate(given.items()):
+        if not points:
+            raise InputError(f"series: {called!r} has no points; give measurements, or pairs of cost and score")
         pairs = sorted(_pair(called, point, name, against, unit) for point in points)
         look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.plot(*zip(*pairs, strict=True), label=called, **look)
+        axes.plot(
+            *zip(*pairs, strict=True), markerfacecolor="none", label=plain_label(called), **look
+        )  # seen if covered
     cost, value = _pair("dense", first, name, against, unit)
     axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
     axes.plot([cost], [value], linestyle="none", marker="*", markersize=13, color=INK, label="dense")
@@ -86,9 +90,12 @@ def _score_name(measurement: Measurement, score: str | None) -> str:
 
 def _pair(called: str, point: Any, score: str, against: str, unit: float) -> tuple[float, float]:
     """Where a point is drawn."""
+    if isinstance(point, tuple) and len(point) == 2 and all(map(is_number, point)):
+        return float(point[0]) / unit, float(point[1])
     if not isinstance(point, Measurement):
-        cost, value = point
-        return float(cost) / unit, float(value)
+        raise InputError(
+            f"series: {called!r} holds {shown(point)}; needed are measurements, or pairs of cost and score"
+        )
     known = getattr(point, against)
     if known is None or score not in point.scores:
         lacking = against if known is None else f"the score {score!r}"

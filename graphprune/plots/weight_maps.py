@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.measurement.layer_sizes import ordinary
 from graphprune.plots.figures import GRAY, INK, new_figure, shortened
 from graphprune.pruning.plan import Plan
 from graphprune.utils.checks import check_type, did_you_mean
@@ -25,7 +26,7 @@ MOST_CELLS = 160
 """Rows and columns of a picture; of larger matrices, a cell is the mean over a block."""
 
 
-def plot_weights(model: nn.Module, names: Iterable[str] | None = None, *, plan: Plan | None = None) -> Any:
+def plot_weights(model: nn.Module, names: str | Iterable[str] | None = None, *, plan: Plan | None = None) -> Any:
     """Magnitudes of weight matrices, [outputs, inputs · kernel], with what is zero or removed in gray.
 
     Of a large matrix, each point is the mean over a block of entries, gray where all of them are zero.
@@ -46,7 +47,8 @@ def plot_weights(model: nn.Module, names: Iterable[str] | None = None, *, plan: 
     check_model(model)
     check_type("plan", plan, Plan | None, "a graphprune.Plan")
     matrices = dict(_matrices(model))
-    chosen = _spread(matrices) if names is None else [_known(name, matrices) for name in names]
+    wanted = [names] if isinstance(names, str) else names
+    chosen = _spread(matrices) if wanted is None else [_known(name, matrices) for name in wanted]
     if not chosen:
         raise InputError("names: there is no weight matrix to draw")
     columns = min(4, len(chosen))
@@ -54,9 +56,7 @@ def plot_weights(model: nn.Module, names: Iterable[str] | None = None, *, plan: 
     grid = figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).ravel()
     for axes, name in zip(grid, chosen, strict=False):
         weight = matrices[name][0]
-        if plan is not None and name in plan.shapes:
-            weight = weight * plan.mask(name).to(weight.device)
-        _draw(figure, axes, name, weight)
+        _draw(figure, axes, name, weight if plan is None else weight * _kept(plan, name, weight))
     for axes in grid[len(chosen) :]:
         axes.set_visible(False)
     return figure
@@ -70,7 +70,7 @@ def _matrices(model: nn.Module) -> Iterator[tuple[str, tuple[Tensor, bool]]]:
             if parameter.ndim > 1 and parameter.numel():
                 mask = masks.get(name)
                 full = f"{path}.{name}" if path else name
-                value = parameter.detach() if mask is None else parameter.detach() * mask
+                value = ordinary(parameter) if mask is None else ordinary(parameter) * mask
                 yield (full if mask is None else full.removesuffix(ORIGINAL)), (value, mask is not None)
 
 
@@ -89,11 +89,22 @@ def _known(name: str, matrices: dict[str, tuple[Tensor, bool]]) -> str:
     return name
 
 
+def _kept(plan: Plan, name: str, weight: Tensor) -> Tensor:
+    """The mask of what a plan keeps of a weight."""
+    mask = plan.mask(name if name in plan.shapes else f"{name}{ORIGINAL}")
+    if mask.shape != weight.shape:
+        raise InputError(
+            f"plan: {name} has shape {list(mask.shape)} there and {list(weight.shape)} in the model; pass the "
+            "model that it was made for"
+        )
+    return mask.to(weight.device)
+
+
 def _draw(figure: Any, axes: Any, name: str, weight: Tensor) -> None:
     """One matrix with its scale and its share of zeros."""
     if weight.is_meta:
         raise InputError(f"model: {name} is on meta, so there are no values to draw; load the weights first")
-    matrix = weight.flatten(1).float().abs().cpu()
+    matrix = weight.abs().flatten(1).float().cpu()
     rows, columns = matrix.shape
     shown = np.ma.masked_equal(pooled(matrix).numpy(), 0.0)
     look = {"cmap": _colors(), "aspect": "auto", "interpolation": "nearest", "vmin": 0.0}

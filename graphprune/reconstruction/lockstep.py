@@ -21,7 +21,8 @@ from graphprune.reconstruction.linear_calls import CallKey
 from graphprune.reconstruction.matching import Match
 from graphprune.reconstruction.passes import run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
-from graphprune.reconstruction.regression import Regression
+from graphprune.reconstruction.regression import BatchMoments, Regression
+from graphprune.reconstruction.window_moments import window_moments
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import is_mutable
@@ -60,8 +61,12 @@ class Gathered:
         if target is None or target.shape != result.shape:
             self.rows_differ = True
             return
+        residual = target - result
+        if (moments := window_moments(met.call, residual)) is not None:
+            self.regression.add(moments, target)
+            return
         for piece, x in met.call.inputs():
-            self.regression.add(x, target[piece] - result[piece], target[piece])
+            self.regression.add(BatchMoments.of(x, residual[piece]), target[piece])
 
     @property
     def unfit(self) -> str | None:

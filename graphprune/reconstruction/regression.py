@@ -8,6 +8,35 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class BatchMoments:
+    """Moments of one batch, in float64.
+
+    Attributes:
+        count: rows of data.
+        x: means of inputs. [blocks, channels]
+        r: means of residuals. [blocks, outputs]
+        xx, rx: sums of products of inputs, and of residuals and inputs, minus means. [blocks, channels or outputs,
+            channels]
+        rr: sums of squares of residuals, minus means. [blocks, outputs]
+    """
+
+    count: int
+    x: Tensor
+    r: Tensor
+    xx: Tensor
+    rx: Tensor
+    rr: Tensor
+
+    @staticmethod
+    def of(x: Tensor, r: Tensor) -> BatchMoments:
+        """The moments of inputs [n, blocks, channels, m] and residuals [n, blocks, outputs, m]."""
+        x, r = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (x, r))
+        (xs, x_mean), (rs, r_mean) = _centered(x), _centered(r)
+        rr = rs.double().square().sum(2)
+        return BatchMoments(x.shape[0] * x.shape[3], x_mean, r_mean, (xs @ xs.mT).double(), (rs @ xs.mT).double(), rr)
+
+
 @dataclass
 class Regression:
     """Moments of inputs ``x`` and of residuals ``r`` (target minus output), in float64.
@@ -24,27 +53,23 @@ class Regression:
     _rx: Tensor | float = field(default=0.0, repr=False)
     _rr: Tensor | float = field(default=0.0, repr=False)
 
-    def add(self, x: Tensor, r: Tensor, target: Tensor) -> None:
+    def add(self, batch: BatchMoments, target: Tensor) -> None:
         """Add a batch.
 
         Args:
-            x: inputs [n, blocks, channels, m].
-            r: residuals [n, blocks, outputs, m].
-            target: target outputs [n, blocks, outputs, m].
+            batch: its moments, which are overwritten.
+            target: its target outputs, of any shape.
         """
-        count = x.shape[0] * x.shape[3]
-        if not count:
+        if not batch.count:
             return
         self.target += float(target.double().square().sum())
-        x, r = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (x, r))
-        (xs, x_mean), (rs, r_mean) = _centered(x), _centered(r)
-        dx, dr, total = x_mean - self._x, r_mean - self._r, self.count + count
-        factor = self.count * count / total
-        self._xx = self._xx + (xs @ xs.mT).double() + factor * dx.unsqueeze(2) * dx.unsqueeze(1)
-        self._rx = self._rx + (rs @ xs.mT).double() + factor * dr.unsqueeze(2) * dx.unsqueeze(1)
-        self._rr = self._rr + rs.double().square().sum(2) + factor * dr.square()
-        self._x = self._x + dx * (count / total)
-        self._r = self._r + dr * (count / total)
+        dx, dr, total = batch.x - self._x, batch.r - self._r, self.count + batch.count
+        factor = self.count * batch.count / total
+        self._xx = batch.xx.baddbmm_(dx.unsqueeze(2), dx.unsqueeze(1), alpha=factor).add_(self._xx)
+        self._rx = batch.rx.baddbmm_(dr.unsqueeze(2), dx.unsqueeze(1), alpha=factor).add_(self._rx)
+        self._rr = self._rr + batch.rr + factor * dr.square()
+        self._x = self._x + dx * (batch.count / total)
+        self._r = self._r + dr * (batch.count / total)
         self.count = total
 
     @property
@@ -78,8 +103,10 @@ class Regression:
         mean = xx.diagonal(dim1=1, dim2=2).mean(1)
         system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
         system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are always zero
-        change: Tensor = torch.linalg.solve(system, rx.mT)
-        return change
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if bool(failed.any()):  # by rounding: the ridge makes it positive
+            return torch.linalg.solve(system, rx.mT)  # type: ignore[no-any-return]
+        return torch.cholesky_solve(rx.mT, factor)
 
     def intercept(self, change: Tensor) -> Tensor:
         """The intercept, E[r] - D E[x]. [blocks, outputs]"""
@@ -94,9 +121,9 @@ class Regression:
         """
         if self.target == 0:
             return 0.0
-        xx, rx, rr = self._moments(centered=True)
-        left, mean = rr.sum(), torch.as_tensor(self._r)
+        left, mean = torch.as_tensor(self._rr).sum() / self.count, torch.as_tensor(self._r)
         if change is not None:
+            xx, rx, _ = self._moments(centered=True)
             left = left + (change * (xx @ change - 2 * rx.mT)).sum()
             mean = self.intercept(change)
         left = left + (mean if intercept is None else mean - intercept).square().sum()

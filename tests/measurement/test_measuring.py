@@ -84,6 +84,7 @@ def test_masks_of_prune_count_and_buffers_are_no_parameters() -> None:
     assert first.sparsity == pytest.approx(108 / 224)
     assert found.sparsity == pytest.approx(208 / 536)
     assert found.memory_bytes == 4 * (536 + 2 * (216 + 288))  # the mask, and the product, of two weights
+    assert graphprune.sparsity_of(model).zeros == 208
 
 
 def test_zeros_that_a_parametrization_makes_count() -> None:
@@ -348,6 +349,34 @@ def test_what_runs_leave_in_the_model_does_not_count() -> None:
     found = graphprune.measure(Careless(), torch.ones(1, 4), **QUICK)
     assert found.memory_bytes == 4 * (20 + 1)  # with the buffer, without caches
     assert found.disk_bytes == file_bytes(Careless().state_dict())
+
+
+def test_modules_that_runs_make_do_not_count() -> None:
+    class Growing(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            self.extra = nn.Linear(4, 4)
+            self.register_forward_hook(lambda *_: None)
+            return super().forward(x)
+
+    model = Growing(4, 4)
+    assert graphprune.measure(model, torch.ones(1, 4), **QUICK).parameters == 20
+    assert not hasattr(model, "extra") and not model._forward_hooks
+
+
+def test_what_a_model_cannot_do_is_said() -> None:
+    class Unsaved(nn.Linear):
+        def state_dict(self, *_: Any, **__: Any) -> Any:
+            raise ZeroDivisionError("no state")
+
+    found = graphprune.measure(Unsaved(4, 4), torch.ones(1, 4), timed=False)
+    assert found.disk_bytes is None and found.missing == {"on disk": "ZeroDivisionError: no state"}
+
+    class Exported(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            raise NotImplementedError("Calling train() is not supported yet.")
+
+    with pytest.raises(InputError, match="model: this Exported cannot be put in evaluation mode"):
+        graphprune.measure(Exported(4, 4), torch.ones(1, 4))
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.complex64])

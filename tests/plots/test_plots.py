@@ -165,6 +165,23 @@ def test_what_a_plan_removes_is_gray() -> None:
     assert first.all(1).nonzero()[0].tolist() == removed and second.all(0).nonzero()[0].tolist() == removed
 
 
+def test_weights_of_every_kind() -> None:
+    for kind in (torch.float16, torch.bfloat16, torch.complex64, torch.float8_e4m3fn):
+        model = nn.Linear(4, 4, bias=False)
+        model.weight = nn.Parameter(model.weight.detach().to(kind))
+        figure = graphprune.plot_weights(model, "weight")
+        assert figure.axes[0].images[0].get_array().shape == (4, 4)
+    other = graphprune.trace(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), torch.randn(1, 4)).plan(0.5)
+    with pytest.raises(InputError, match=r"plan: 0.weight has shape \[8, 4\] there and \[3, 4\] in the model"):
+        graphprune.plot_weights(nn.Sequential(nn.Linear(4, 3)), plan=other)
+
+
+def test_names_are_shown_as_they_are() -> None:
+    figure = graphprune.plot_widths(graphprune.Comparison({"_dense": FEW, "$5$": SLIM}))
+    assert legend(figure) == [" _dense", r"\$5\$"]
+    figure.canvas.draw()
+
+
 def test_large_matrices_are_pooled_and_many_spread() -> None:
     matrix = torch.zeros(2 * MOST_CELLS, MOST_CELLS)
     matrix[0, 0] = 4.0
@@ -247,6 +264,8 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: graphprune.plot_sensitivity(curves(0)), "sensitivity: no group was measured"),
         (lambda: graphprune.plot_accuracy(FEW), "score: say which; the measurement of the dense model has none"),
         (lambda: graphprune.plot_accuracy(replace(FEW, scores={"a": 1.0}), against="mac"), "did you mean macs"),
+        (lambda: graphprune.plot_accuracy(replace(FEW, scores={"a": 1.0}), {"x": []}), "series: 'x' has no points"),
+        (lambda: graphprune.plot_accuracy(replace(FEW, scores={"a": 1.0}), {"x": [3]}), "series: 'x' holds 3; needed"),
         (
             lambda: graphprune.plot_accuracy(replace(FEW, scores={"a": 1.0}), {"x": [FEW]}),
             "series: a measurement of 'x' does not have the score 'a'",
