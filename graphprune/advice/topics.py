@@ -105,7 +105,10 @@ def structure_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if facts.frozen:
         reach += f"; most of the rest: {facts.frozen[0].reason} ({facts.frozen[0].example})"
     if facts.zero_channels is not None and facts.zero_channels > MANY_ZEROS:
-        reason = f"{facts.zero_channels:.0%} of all channels are zero: compact removes them with equal outputs; {reach}"
+        reason = (
+            f"{facts.zero_channels:.0%} of all channels are zero: compact removes them with equal outputs, and "
+            f"fractions are then of what it leaves; {reach}"
+        )
         return Recommendation("compact first, then whole channels", reason, {}, (masks,))
     if facts.zero_weights is not None and facts.zero_weights > 4 * MANY_ZEROS:
         zeros = f"{facts.zero_weights:.0%} of the weights are zero but no channel is, which makes nothing faster; "

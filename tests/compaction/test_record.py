@@ -23,13 +23,15 @@ def network() -> nn.Module:
 
 def test_the_record_prints_what_went_and_why_others_stay() -> None:
     found = graphprune.zero_channels(network(), ROWS)
-    assert str(found).splitlines() == [
-        "5 zero channels, 3 removed; 135 -> 99 parameters",
-        "  0      8 ->     5  mlp",
-        "  2      6 ->     6  mlp",
-        "    2 stay: native_layer_norm takes its statistics over channels",
-        "zero rows and columns that are no zero channels:",
-        "  4.weight[0]  1 of 3: frozen: output of the model",
+    assert [line.split() for line in str(found).splitlines()] == [
+        "5 zero channels, 3 removed; 135 -> 99 parameters".split(),
+        ["groups:"],
+        "group role units left zero channels that stay".split(),
+        "0 mlp 8 5".split(),
+        "2 mlp 6 6 2: native_layer_norm takes its statistics over channels".split(),
+        "zero rows and columns that are no zero channels:".split(),
+        "axis entries why".split(),
+        "4.weight[0] 1 of 3 frozen: output of the model".split(),
     ]
     assert (found.zero, found.removed) == (5, 3)
     assert found.slim[0].out_features == 5
