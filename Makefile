@@ -32,6 +32,8 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.latency
 	$(PYTHON) -m benchmarks.repair
 	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.sparse_files
+	$(PYTHON) -m benchmarks.sparse_speed
 	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare

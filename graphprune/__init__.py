@@ -58,6 +58,7 @@ from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
 from graphprune.sparsity.permanent import make_permanent
+from graphprune.sparsity.semi_structured import SemiStructured, to_semi_structured
 from graphprune.sparsity.sparse_files import SparseFile, load_sparse, save_sparse
 from graphprune.tracing.inputs import MethodCall
 from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
@@ -113,6 +114,7 @@ __all__ = [
     "Rewind",
     "RuleError",
     "SaveError",
+    "SemiStructured",
     "Sensitivity",
     "SparseFile",
     "Sparsity",
@@ -161,6 +163,7 @@ __all__ = [
     "sparsify",
     "sparsity_of",
     "synthesize",
+    "to_semi_structured",
     "trace",
     "verify",
     "write_report",

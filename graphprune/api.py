@@ -32,7 +32,7 @@ from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
-from graphprune.inspection.explaining import Explanation, explain, explain_frozen
+from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
@@ -47,7 +47,7 @@ from graphprune.pruning.verification import compare_slim
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_flag, check_type
+from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused
 from graphprune.utils.tables import Printed, Table
 
@@ -74,9 +74,9 @@ class ChannelGraph(Printed, Analysis):
                 if axis in group.axes:
                     return group
         reasons = [str(f) for f in self.frozen if f.axis in axes]
-        why = (
-            f"it is frozen: {'; '.join(reasons)}" if reasons else f"there are {[g.name for g in self.groups][:8]}, ..."
-        )
+        names = [group.name for group in self.groups]
+        others = f"there are {names[:8]}, ...{did_you_mean(name, names)}"
+        why = f"it is frozen: {'; '.join(reasons)}" if reasons else others
         raise InputError(f"name: no group {name!r}; {why}")
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
@@ -96,7 +96,7 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError: the model has nothing of that name; the message says which names resemble it.
         """
-        return explain(self, name)
+        return self._explainer.explain(name)
 
     def why_frozen(self, name: str | nn.Module | Group) -> Explanation:
         """Why channels of a part of the model cannot be removed: the operation, the source line, and what to do.
@@ -107,7 +107,11 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError: the model has nothing of that name; the message says which names resemble it.
         """
-        return explain_frozen(self, name)
+        return self._explainer.why_frozen(name)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        return Explainer(self)
 
     def export(self, path: str | Path) -> None:
         """Write which axes go together, by which operations, as a file: ``.graphml``, ``.dot`` (``.gv``) or ``.json``.
@@ -310,14 +314,27 @@ def prune_model(
     if calibration is not None:
         Batches(calibration)
     with nullcontext() if _MEASURES & options.keys() else gc_paused():
-        graph = trace(model, example_inputs, outputs=outputs)
-        plan = graph.plan(ratio, **options)
-        if verify:
-            _require_equal(graph, plan, outputs)
+        plan = _planned(model, ratio, example_inputs, outputs, verify, options)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
     return _take_over(model, plan, slim) if inplace else slim
+
+
+def _planned(
+    model: nn.Module,
+    ratio: float | None,
+    example_inputs: Any,
+    outputs: Outputs | None,
+    verify: bool,
+    options: PlanArguments,
+) -> Plan:
+    """The plan alone: the graph is let go of before the garbage collector looks at it."""
+    graph = trace(model, example_inputs, outputs=outputs)
+    plan = graph.plan(ratio, **options)
+    if verify:
+        _require_equal(graph, plan, outputs)
+    return plan
 
 
 def _require_equal(graph: ChannelGraph, plan: Plan, outputs: Outputs | None) -> None:

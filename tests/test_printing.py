@@ -16,11 +16,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune import ChannelGraph, Compensation, Cost, Folding, History, IterativeResult, Plan, Repair, Sensitivity
+from graphprune.compaction.record import ZeroChannels, ZeroGroup, ZeroSlices
 from graphprune.export.gguf.writing import GgufFile
 from graphprune.export.onnx import OnnxFile
 from graphprune.pruning.verification import Verification
 from graphprune.reconstruction.folding import Folded
 from graphprune.reconstruction.records import Compensated, LeftAlone, Repaired
+from graphprune.rules.labels import ParameterAxis
+from graphprune.sparsity.counting import ParameterZeros, Sparsity
+from graphprune.sparsity.sparse_files import SparseFile
 from graphprune.training.rounds import Round
 from graphprune.utils.tables import Printed
 from tests.utils.test_tables import WellFormed
@@ -99,6 +103,10 @@ def records() -> Iterator[Printed]:
     yield IterativeResult(nn.Sequential(*(nn.Linear(2, 2) for _ in range(100))), dense, (bad,))
     yield Sensitivity(0.5, (0.25, 0.5), {"conv": ((0.25, 0.6), (0.5, 0.9))})
     yield OnnxFile(Path("a.onnx"), Path("a.data"), {"x": (1, "n")}, {"y": (1,)}, 1e-6, 1000, ("not <compared>",))
+    yield Sparsity((ParameterZeros("0.weight", (2, 3), 4, 6, True), ParameterZeros("0.bias", (2,), 0, 2, False)))
+    yield SparseFile(Path("a.safetensors"), 100, 99, 1000, 3)
+    group = ZeroGroup("conv", "mlp", 8, 2, (("it is <asked> for", 1),))
+    yield ZeroChannels(nn.Linear(1, 1), (group,), (ZeroSlices(ParameterAxis("fc.weight", 1), 1, 4, "a bias"),), (9, 7))
     yield GgufFile(Path("a.gguf"), "deci", "f16", (), (2, 1), (1, 1), (8, 4), 2048, 1e-3, 1000, ("a note",))
 
 
@@ -109,7 +117,7 @@ def test_records_print_and_show_the_same(record: Printed) -> None:
     html = WellFormed(record._repr_html_())
     shown = " ".join(t for tag in ("p", "summary", "th", "td") for t in html.texts.get(tag, ()))
     assert sorted(shown.split()) == sorted(text.split())
-    assert not html.seen & {"script", "lambda", "constant", "compared"}
+    assert not html.seen & {"script", "lambda", "constant", "compared", "asked"}
 
 
 def test_a_graph_and_a_plan_show_the_same() -> None:

@@ -10,6 +10,8 @@ from functools import partial
 
 from benchmarks.tasks.digits import NETWORKS, Digits
 from benchmarks.tasks.sentences import Sentences
+from benchmarks.tasks.small import NETWORKS as SMALL
+from benchmarks.tasks.small import SmallDigits, SmallText
 from benchmarks.tasks.task import Task
 from benchmarks.tasks.text import Text
 
@@ -18,6 +20,8 @@ TASKS: dict[str, Callable[..., Task]] = {
     "text-gpt": Text,
     "text-gpt-2kv": partial(Text, kv_heads=2),
     "sentences-minilm": Sentences,
+    **{f"small-{network}": partial(SmallDigits, network) for network in SMALL},
+    "small-gpt": SmallText,
 }
 
 __all__ = ["TASKS", "Task"]

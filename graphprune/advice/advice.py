@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ from graphprune.advice.recommendations import Recommendation
 from graphprune.advice.targets import AdviceTarget
 from graphprune.errors import InputError
 from graphprune.planning.options import PruningOptions
+from graphprune.utils.tables import Printed
 
 _WIDTH = 110
 _GROUPS_SHOWN = 12
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Advice:
+class Advice(Printed):
     """What to do with a model, and why. ``print`` it.
 
     Attributes:
@@ -54,13 +55,13 @@ class Advice:
         """The arguments as one record; None: nothing can be pruned."""
         return PruningOptions.of(None, self.arguments) if self.arguments else None
 
-    def __repr__(self) -> str:
-        return f"<Advice for {self.facts.model}: {', '.join(r.choice for r in self.recommendations)}>"
+    def _summary(self) -> str:
+        return f"Advice for {self.facts.model}: {', '.join(r.choice for r in self.recommendations)}"
 
-    def __str__(self) -> str:
-        parts = [f"{self.facts.model}: {self.target.text}", *map(_said, self.recommendations)]
-        parts += [_groups(self.facts), _not_measured(self.facts), self.code.rstrip()]
-        return "\n\n".join(part for part in parts if part)
+    def _parts(self) -> Iterator[str]:
+        yield f"{self.facts.model}: {self.target.text}"
+        more = [*map(_said, self.recommendations), _groups(self.facts), _remarks(self.facts), self.code.rstrip()]
+        yield from (f"\n{part}" for part in more if part)
 
     def to_json(self) -> str:
         """All of it as JSON. Data, functions and what was measured for an allocation stand as text."""
@@ -109,10 +110,12 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1%}"
 
 
-def _not_measured(facts: ModelFacts) -> str:
+def _remarks(facts: ModelFacts) -> str:
     lines: list[str] = []
     for one in facts.unmeasured:
         lines += _wrapped(one, "not measured: ")
+    for one in facts.doubts:
+        lines += _wrapped(one, "doubtful: ")
     return "\n".join(lines)
 
 

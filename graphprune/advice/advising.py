@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from graphprune.advice.snippet import snippet
 from graphprune.advice.targets import AdviceTarget, parse_target
 from graphprune.advice.time_limit import TimeLimit
 from graphprune.advice.timing import measure_times
-from graphprune.advice.topics import recommend
+from graphprune.advice.topics import UTMOST, recommend
 from graphprune.advice.trials import Trials, measure_influence, measure_rises, quiet
 from graphprune.api import ChannelGraph, trace
 from graphprune.calibration.statistics import LossFunction
@@ -30,6 +31,7 @@ from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_callable, check_flag, check_positive
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
 
 
@@ -69,6 +71,7 @@ def advise(
         InputError: an argument is not what it must be; the model, ``evaluate`` or ``loss_fn`` failed on the data.
         TraceError: the model failed in ``forward``.
     """
+    check_model(model)
     wanted = parse_target(target)
     if evaluate is not None:
         check_callable("evaluate", evaluate, "a function (model) -> loss")
@@ -94,7 +97,7 @@ def _advice(facts: ModelFacts, target: AdviceTarget, data: Any, loss_fn: LossFun
     """What follows from the facts."""
     found = recommend(facts, target)
     arguments: dict[str, Any] = {}
-    for one in found if facts.groups else ():
+    for one in found if facts.prunes else ():
         arguments |= one.arguments
     if arguments and data is not None and not facts.on_meta:
         arguments["calibration"] = data
@@ -148,15 +151,19 @@ def _measured(
     """The facts with what is measured: times, then whether the target can be reached, then what data show."""
     facts = _with_times(graph, facts, target, device, limit)
     facts = _with_reach(graph, facts, target)
-    if judge.facts.judged and not facts.on_meta and not facts.met:
+    if judge.facts.judged and not facts.on_meta and facts.prunes:
         facts = _with_data(graph, facts, target, judge, limit)
     return facts
+
+
+_UNTIMED = 10.0
+"""Seconds that times are measured for at most if the target is no time."""
 
 
 def _with_times(
     graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget, device: torch.device | None, limit: TimeLimit
 ) -> ModelFacts:
-    """The facts with times on the device, for which a third of the time may go, or more if the target is a time."""
+    """The facts with times on the device."""
     where = torch.device(facts.device) if device is None else device
     if facts.on_meta:
         return _missing(facts, "times: the model is on meta")
@@ -164,7 +171,7 @@ def _with_times(
         return _missing(facts, f"times on {where}: this machine has none")
     if not graph.trace.on_meta:
         return _missing(facts, "times of kernels: the model looks at the values of floats")
-    part = limit.part(0.5 if target.timed else 0.25)
+    part = limit.part(0.5) if target.timed else TimeLimit(min(0.25 * limit.left, _UNTIMED))
     times = measure_times(graph, facts.groups, free_units(graph), where, part)
     return _missing(replace(facts, timing=times.timing, groups=times.groups), *times.missing)
 
@@ -192,12 +199,20 @@ def _with_reach(graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget) ->
     if share >= 1:
         return replace(facts, share=share, met=True)
     facts = replace(facts, share=share)
-    counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"}
-    arguments = {**(counted or {"macs": share}), **(target.runtime.arguments if target.runtime else {})}
-    return replace(facts, least=_out_of_reach(graph, facts, arguments))
+    counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"} or {"macs": share}
+    failure = _failure(graph, facts, counted)
+    if failure:
+        floors = {kind: _least_share(graph, facts, kind) for kind in counted}
+        reachable = {kind: least for kind, least in floors.items() if least is not None}
+        if len(reachable) < len(floors):
+            return replace(facts, refused=failure)
+        return replace(facts, least=failure, reachable=reachable)
+    if target.runtime is not None and target.runtime.arguments and facts.configured:
+        return replace(facts, unserved=_failure(graph, facts, {**counted, **target.runtime.arguments}))
+    return facts
 
 
-def _out_of_reach(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str, Any]) -> str:
+def _failure(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str, Any]) -> str:
     """Why there is no plan with these arguments; empty: there is one."""
     importance = "random" if facts.on_meta else "l2"
     with quiet():
@@ -208,14 +223,33 @@ def _out_of_reach(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str
     return ""
 
 
+def _least_share(graph: ChannelGraph, facts: ModelFacts, kind: str) -> float | None:
+    """The smallest fraction of a cost that a plan reaches, rounded up; None: there is no plan at all."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if _failure(graph, facts, {kind: middle, "max_ratio": UTMOST}):
+            low = middle
+        else:
+            high = middle
+    return high if high < 1 else None
+
+
+_HALVINGS = 7
+
+
 def _with_data(
     graph: ChannelGraph, facts: ModelFacts, target: AdviceTarget, judge: Judge, limit: TimeLimit
 ) -> ModelFacts:
     """The facts with what data show: the dense loss, sensitivities, the influence of blocks, and trials of plans."""
     dense = judge.loss(graph.model)
+    if not math.isfinite(dense):
+        named = "data" if judge.evaluate is None else "evaluate"
+        raise InputError(f"{named}: the dense model's loss is {dense}; it must be finite to compare with")
     facts = replace(facts, data=replace(facts.data, dense=dense))
     groups, missing = measure_rises(graph, facts.groups, judge, dense, limit.part(0.25))
     facts = _missing(replace(facts, groups=groups), *missing)
+    facts = replace(facts, doubts=_doubts(facts))
     if not judge.calibration:
         return _missing(facts, "which plan is best: there are no data to repair slim models with")
     if facts.blocks:
@@ -227,10 +261,24 @@ def _with_data(
     return _missing(replace(facts, trials=tuple(trials.done)), *missing)
 
 
+def _doubts(facts: ModelFacts) -> tuple[str, ...]:
+    """Whether the loss may be no loss: it falls where channels go."""
+    rises = [g.rise for g in facts.groups if g.rise is not None]
+    fallen = sum(rise < 0 for rise in rises)
+    if fallen <= len(rises) / 2:
+        return ()
+    what = (
+        "is it a quality? then return what falls with it, such as 1 - accuracy"
+        if facts.data.judged == "evaluate"
+        else "is the model trained?"
+    )
+    return (f"the loss falls for {fallen} of {len(rises)} groups when half of the group goes: {what}",)
+
+
 def trial_arguments(facts: ModelFacts, target: AdviceTarget) -> dict[str, Any]:
     """What all plans that are tried are asked for; in place of a latency, the same part of the MACs."""
     counted = {kind: spec for kind, spec in target.budgets.items() if kind != "latency"}
     if "latency" in target.budgets:
         counted = {"macs": facts.share or 0.5, **counted}
-    runtime = target.runtime if facts.configured else None
+    runtime = target.runtime if facts.configured and not facts.unserved else None
     return {**counted, **(runtime.arguments if runtime is not None else {})}

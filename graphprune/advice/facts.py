@@ -143,8 +143,12 @@ class ModelFacts:
         trials: plans that were tried.
         share: the smallest part of the dense cost that a budget leaves, as it was asked for; None: not known.
         least: why the target is out of reach; empty: it is not.
+        reachable: then, by kind, the smallest fractions of the dense cost that were reached.
+        refused: why there is no plan at all; empty: there is one.
+        unserved: why there is no plan with what the runtime needs; empty: there is one.
         met: is the model within the target as it is?
         unmeasured: what was not measured, and why.
+        doubts: what looks wrong about what was given.
     """
 
     model: str
@@ -171,17 +175,14 @@ class ModelFacts:
     trials: tuple[Trial, ...] = ()
     share: float | None = None
     least: str = ""
+    reachable: Mapping[str, float] = field(default_factory=dict)
+    refused: str = ""
+    unserved: str = ""
     met: bool = False
     unmeasured: tuple[str, ...] = ()
-
-    def roles(self) -> dict[str, int]:
-        """How many groups have each role."""
-        found: dict[str, int] = {}
-        for group in self.groups:
-            found[group.role] = found.get(group.role, 0) + 1
-        return found
+    doubts: tuple[str, ...] = ()
 
     @property
-    def attention(self) -> bool:
-        """Are there heads?"""
-        return bool(self.roles().keys() & {"heads", "kv_groups", "head_width"})
+    def prunes(self) -> bool:
+        """Is there something to do, and can it be done?"""
+        return bool(self.groups) and not self.refused and not self.met

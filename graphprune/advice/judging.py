@@ -17,7 +17,7 @@ from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.utils.checks import is_number, shown
-from graphprune.utils.contexts import evaluating
+from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.tree import tensors_of
 
 ENOUGH_SAMPLES = 256
@@ -53,7 +53,7 @@ class Judge:
         """
         if self.evaluate is not None:
             return _evaluated(self.evaluate, slim)
-        with evaluating(slim), torch.no_grad():
+        with evaluating_eagerly(slim), torch.no_grad():
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
             return self._output_error(slim)
@@ -68,7 +68,7 @@ class Judge:
     def _output_error(self, slim: nn.Module) -> float:
         """The squared error of all outputs, relative to their variance over the batch."""
         error = spread = 0.0
-        with evaluating(self.model):
+        with evaluating_eagerly(self.model):
             for number, inputs in enumerate(self.held_out):
                 pairs = zip(_outputs(self.model, number, inputs), _outputs(slim, number, inputs), strict=True)
                 for wanted, found in pairs:
@@ -121,7 +121,7 @@ def _try(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> None:
     """Raise an InputError unless the model runs on a batch, and its loss is a number."""
     inputs, target = (batch, None) if loss_fn is None else pair_of(0, batch)
     advice = "" if loss_fn is not None else "if batches are pairs (inputs, target), pass loss_fn= too"
-    with evaluating(model), torch.no_grad():
+    with evaluating_eagerly(model), torch.no_grad():
         output = _run(model, 0, inputs, advice)
         if loss_fn is not None:
             try:

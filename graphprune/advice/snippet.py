@@ -9,7 +9,6 @@ from graphprune.advice.facts import ModelFacts
 from graphprune.advice.recommendations import Recommendation
 from graphprune.advice.targets import AdviceTarget
 from graphprune.planning.limits import Override
-from graphprune.planning.sensitivity import Sensitivity
 
 _GIVEN = {"calibration": "data", "loss_fn": "loss_fn"}
 """Arguments that are the user's own objects, and what the program calls them."""
@@ -28,7 +27,8 @@ def snippet(
     """
     lines = ["import graphprune", ""]
     if not arguments:
-        return "\n".join([*lines, "print(graphprune.trace(model, example_inputs).frozen)  # why nothing can go", ""])
+        shown = "cost())  # within the target as it is" if facts.met else "frozen)  # why nothing can go"
+        return "\n".join([*lines, f"print(graphprune.trace(model, example_inputs).{shown}", ""])
     if advice["structure"].choice.startswith("compact"):
         lines.append("model = graphprune.compact(model, example_inputs)  # equal outputs, without the zero channels")
     rounds = advice["schedule"].choice.partition(" rounds")
@@ -88,8 +88,6 @@ def written(arguments: Mapping[str, Any]) -> str:
 def _value(name: str, value: Any) -> str:
     if name in _GIVEN:
         return _GIVEN[name]
-    if isinstance(value, Sensitivity):
-        return f"graph.sensitivity(evaluate, {value.ratios!r})"
     if name == "overrides":
         (override,) = value.values()
         return f'{{(lambda group: group.role in ("mlp", "width")): {_override(override)}}}'

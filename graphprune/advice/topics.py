@@ -29,6 +29,10 @@ STAYS_SLOW = 0.65
 """Where half of all channels leave more of the kernels' time than this, blocks are what makes a model faster."""
 SENSITIVE = 2.0
 """First and last groups that suffer so many times as much as the others are protected."""
+UTMOST = 0.99
+"""The largest part of a group that is taken where a target is out of reach."""
+ROUNDS_BELOW = 0.1
+"""Where less than this part of the cost is left, rounds are advised."""
 PER_ROUND = 0.45
 """The part of the cost that a round of pruning and training leaves, at least."""
 
@@ -71,19 +75,28 @@ def target_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     cost = f"the model has {facts.macs / 1e6:,.4g} M MACs, {facts.params / 1e6:,.4g} M parameters"
     if not facts.groups:
         return Recommendation("out of reach", f"nothing can be removed; {cost}")
+    if facts.refused:
+        return Recommendation("no plan", facts.refused)
     if facts.least:
+        nearest = ", ".join(f"{kind}={share:.4g}" for kind, share in facts.reachable.items())
+        reason = f"{facts.least}; what follows is for {nearest}, which can be reached with max_ratio={UTMOST}"
         others = ("a smaller architecture, which pruning of this one cannot become",)
-        return Recommendation("out of reach", facts.least, {"max_ratio": 0.99}, others)
+        return Recommendation("out of reach", reason, {**facts.reachable, "max_ratio": UTMOST}, others)
     if facts.met:
-        return Recommendation(
-            "met already", f"{target.text} is no less than it costs now; {cost}", dict(target.budgets)
-        )
+        return Recommendation("met already", f"{target.text} is no less than it costs now; {cost}")
     return Recommendation(target.text, f"within reach; {cost}", dict(target.budgets))
+
+
+def _masks(target: AdviceTarget) -> str:
+    """What zeros that stay in place are good for."""
+    if target.runtime is not None and target.runtime.name == "cuda":
+        return "sparsify(model, '2:4'), for devices with sparse tensor cores: not measured here"
+    return "sparsify(model, 0.9), single weights: save_sparse writes a smaller file, and nothing becomes faster"
 
 
 def structure_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """Whole channels, single weights, or nothing?"""
-    masks = "single weights with torch.nn.utils.prune: the file compresses, nothing becomes faster"
+    masks = _masks(target)
     if not facts.groups:
         why = "; ".join(f"{f.reason} ({f.example})" for f in facts.frozen[:2]) or "the model has no parameters"
         return Recommendation("nothing", f"no channel can go: {why}", {}, (masks, "quantization of the model as it is"))
@@ -113,7 +126,8 @@ def allocation_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
         reason = "there are no weights to rank, so every group loses the same fraction"
         return Recommendation("uniform", reason, {"allocation": "uniform"}, ("global, once there are weights",))
     reason = (
-        "importance lost for what it saves; on the digits and text networks it was ahead of the others in most runs"
+        "importance lost for what it saves; on digits and text networks it was ahead of uniform in 9 of 10 "
+        "comparisons, of isomorphic in 6"
     )
     return Recommendation(
         "global",
@@ -128,7 +142,8 @@ def depth_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if not facts.blocks:
         return Recommendation("width", "there is no residual block that can be left out whole")
     half = facts.timing.half if facts.timing is not None else None
-    if target.timed and half is not None and half > STAYS_SLOW and facts.share is not None:
+    here = target.timed and (target.runtime is None or target.runtime.here)
+    if here and half is not None and half > STAYS_SLOW and facts.share is not None:
         blocks = _blocks_for(facts)
         reason = (
             f"with half of all channels the kernels still take {half:.0%} of their time on {_device(facts)}, while a "
@@ -140,7 +155,10 @@ def depth_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if tried is not None:
         return tried
     faster = "" if half is None else f"half of all channels leave {half:.0%} of the time of the kernels; "
-    reason = f"{faster}{len(facts.blocks)} blocks could be left out, which costs more quality at the same MACs"
+    reason = (
+        f"{faster}{len(facts.blocks)} blocks could be left out, but at the same MACs that was no better for a small "
+        "ResNet, and worse for a small ViT"
+    )
     return Recommendation("width", reason, {}, (_least_block(facts),))
 
 
@@ -203,7 +221,7 @@ def criterion_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if facts.data.batches:
         reason = (
             "there are data: at a quarter of the MACs the digits ViT reads 90.4 % by schur after repair, 86.5 % by l2; "
-            "convolutional networks differ by less than seeds do"
+            "convolutional networks differ by 0.6 % or less"
         )
         return Recommendation("schur", reason, {"importance": "schur"}, ("l2: faster to compute", "wanda"))
     reason = "without data nothing reads better from weights; l1, lamp, fpgm and bn_scale read the same weights"
@@ -214,6 +232,9 @@ def rounding_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """Which numbers of channels?"""
     if not target.timed:
         return Recommendation("any number", "the target is no time: bytes and MACs fall with every channel")
+    if target.runtime is not None and "serve" in target.runtime.arguments:
+        reason = f"serve={target.runtime.name!r} rounds widths by itself: to 32, or to what the format can say"
+        return Recommendation("as the server asks", reason)
     if "latency" in target.budgets:
         reason = f"under a latency budget a plan keeps these by itself, and any numbers where {ALIGNMENT} is too coarse"
         return Recommendation(f"multiples of {ALIGNMENT}", reason)
@@ -281,12 +302,18 @@ def schedule_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     if not facts.can_train:
         reason = "nothing trains in between, so rounds would only rank what repair has changed"
         return Recommendation("one-shot", reason, {}, ("rounds with prune_iteratively, with labels and time to train",))
+    if share >= ROUNDS_BELOW:
+        reason = (
+            f"{share:.0%} of the cost is left, and repair comes first: with equally many steps of training in all, "
+            "rounds were worse for a small ResNet and ViT even at a tenth, and hardly better for a small CNN"
+        )
+        return Recommendation("one-shot", reason, {}, (gradual, "rounds, if each may train as long as one-shot would"))
     rounds = rounds_for(share)
-    if rounds == 1:
-        reason = f"{share:.0%} of the cost is left: repair and one training make up for it"
-        return Recommendation("one-shot", reason, {}, (gradual,))
     each = share ** (1 / rounds)
-    reason = f"{share:.0%} of the cost is left: rounds of pruning and training, each of which leaves {each:.0%}"
+    reason = (
+        f"{share:.0%} of the cost is left: each round leaves {each:.0%} and needs a training of its own, as the five "
+        "of ResNet-18 on digits to 50 times fewer parameters (99.6 % of images, dense 99.8 %)"
+    )
     return Recommendation(f"{rounds} rounds", reason, {}, ("one-shot: if training is short", gradual))
 
 
@@ -328,16 +355,19 @@ def recovery_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     return Recommendation("get samples", reason, {}, ("train afterwards",))
 
 
+_PYTHON = "export_source or export_loader, for Python"
+
+
 def runtime_rule(facts: ModelFacts, target: AdviceTarget) -> Recommendation:
     """What its files must be."""
     runtime = target.runtime
     if runtime is None:
         return Recommendation("torch", "nothing else was named; the slim model is a module of the same class")
-    if facts.least or not facts.groups:
-        return Recommendation(runtime.name, runtime.reason)
+    if facts.unserved:
+        return Recommendation(f"not {runtime.name}", facts.unserved, {}, (_PYTHON,))
     if runtime.arguments and not facts.configured:
         reason = f"{runtime.reason}; but no configuration builds a {facts.model}, so its folder cannot say what it is"
-        return Recommendation(f"not {runtime.name}", reason, {}, ("export_source or export_loader, for Python",))
+        return Recommendation(f"not {runtime.name}", reason, {}, (_PYTHON,))
     return Recommendation(runtime.name, runtime.reason, dict(runtime.arguments))
 
 
@@ -357,5 +387,6 @@ TOPICS: Mapping[str, TopicRule] = {
 
 
 def recommend(facts: ModelFacts, target: AdviceTarget) -> tuple[Recommendation, ...]:
-    """What every rule says."""
-    return tuple(replace(rule(facts, target), topic=name) for name, rule in TOPICS.items())
+    """What every rule says; where nothing is to be pruned, only the first ones, which say so."""
+    asked = TOPICS if facts.prunes else list(TOPICS)[:2]
+    return tuple(replace(TOPICS[name](facts, target), topic=name) for name in asked)

@@ -21,8 +21,8 @@ from graphprune.errors import GraphpruneError, InputError, NothingRemovedWarning
 from graphprune.importance.block_influence import influence
 from graphprune.planning.limits import Override
 
-CLEAR = 0.05
-"""A choice is taken over the one before when the rise of the loss is smaller by this fraction."""
+CLEAR = 0.2
+"""An answer is taken over the first one where the loss rises less by this fraction: few samples judge, and mislead."""
 PROBED = 0.5
 """The fraction of a group that goes when its sensitivity is measured."""
 

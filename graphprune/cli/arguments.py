@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from graphprune.cli.advising import advise_arguments
 from graphprune.cli.explaining import add_explain_arguments, add_file_arguments
 from graphprune.cli.export import TARGETS
 from graphprune.cli.models import SPEC_FORMS
@@ -18,9 +19,7 @@ from graphprune.planning.serving import SERVERS
 Command = Callable[[argparse.Namespace], int]
 
 
-def make_parser(
-    inspect: Command, explain: Command, prune: Command, export: Command, measure: Command
-) -> argparse.ArgumentParser:
+def make_parser(runs: Mapping[str, Command]) -> argparse.ArgumentParser:
     """The parser of all commands, each of which is run by a function."""
     parser = argparse.ArgumentParser(
         prog="graphprune",
@@ -28,11 +27,13 @@ def make_parser(
         epilog="exit codes: 0 it worked; 1 it failed or the verification did; 2 wrong usage",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _inspect_arguments(commands, inspect)
-    _explain_arguments(commands, explain)
-    _prune_arguments(commands, prune)
-    _export_arguments(commands, export)
-    _measure_arguments(commands, measure)
+    _inspect_arguments(commands, runs["inspect"])
+    _explain_arguments(commands, runs["explain"])
+    _prune_arguments(commands, runs["prune"])
+    _export_arguments(commands, runs["export"])
+    _measure_arguments(commands, runs["measure"])
+    _compact_arguments(commands, runs["compact"])
+    _advise_arguments(commands, runs["advise"])
     return parser
 
 
@@ -72,8 +73,7 @@ _META = "build it without memory, for a model of any size"
 def _prune_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("prune", help="write a smaller model")
     _common_arguments(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
-    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
+    _output_arguments(parser)
     parser.add_argument("--no-verify", action="store_true", help="do not compare with the masked original")
     _page_argument(parser)
     plan = parser.add_argument_group("what is removed", "give a ratio, budgets, or ratios by role")
@@ -108,6 +108,13 @@ def _export_arguments(commands: Any, run: Command) -> None:
     parser.set_defaults(run=run, usage_error=parser.error)
 
 
+def _advise_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("advise", help="say how to prune a model, and why, from what is measured on it")
+    _common_arguments(parser)
+    advise_arguments(parser)
+    parser.set_defaults(run=run)
+
+
 def _measure_arguments(commands: Any, run: Command) -> None:
     parser = commands.add_parser("measure", help="show what models are and take: sizes, zeros, MACs, memory, time")
     parser.add_argument(
@@ -128,6 +135,21 @@ def _measure_arguments(commands: Any, run: Command) -> None:
     form.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.set_defaults(run=run, usage_error=parser.error)
+
+
+def _compact_arguments(commands: Any, run: Command) -> None:
+    parser = commands.add_parser("compact", help="write a smaller model without the channels that are zero already")
+    _common_arguments(parser)
+    _output_arguments(parser)
+    parser.add_argument("--masks", type=Path, metavar="PATH", help="masks by the names of parameters, as --weights")
+    parser.add_argument("--threshold", type=float, default=0.0, metavar="X", help="weights up to X count as zero")
+    parser.add_argument("--relative", action="store_true", help="X is a fraction of a parameter's largest weight")
+    parser.set_defaults(run=run, meta=False, usage_error=parser.error)
+
+
+def _output_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="where to save it")
+    parser.add_argument("--force", action="store_true", help="write to DIR even if it holds other files, which stay")
 
 
 def _plan_fields() -> dict[str, Field[Any]]:

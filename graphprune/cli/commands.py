@@ -1,4 +1,4 @@
-"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export`` and ``measure``.
+"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export``, ``measure``, ``compact`` and ``advise``.
 
 Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
 130, interrupted. Results go to standard output, everything else to standard error.
@@ -17,7 +17,9 @@ from rich.text import Text
 from torch import nn
 
 import graphprune
+from graphprune.cli.advising import advise_on_model
 from graphprune.cli.arguments import make_parser, plan_arguments
+from graphprune.cli.compacting import compact_model
 from graphprune.cli.explaining import print_explanation, write_files
 from graphprune.cli.export import export_bundle
 from graphprune.cli.given_model import given_inputs, given_model
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
     """
-    options = make_parser(_inspect, _explain, _prune, export_bundle, measure_models).parse_args(argv)
+    options = make_parser(COMMANDS).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -142,3 +144,14 @@ def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any
     else:
         wrong = "nothing was verified" if check.vacuous else "the slim model differs from the masked original"
         print(f"graphprune: error: {wrong}; not saved", file=sys.stderr)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "explain": _explain,
+    "prune": _prune,
+    "export": export_bundle,
+    "measure": measure_models,
+    "compact": compact_model,
+    "advise": advise_on_model,
+}

@@ -57,6 +57,23 @@ def prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan: 
     }
 
 
+def zeros_data(options: argparse.Namespace, found: Any) -> dict[str, Any]:
+    return {
+        "spec": options.spec,
+        "parameters": list(found.params),
+        "zero": found.zero,
+        "removed": found.removed,
+        "groups": [_zero_group_data(group) for group in found.groups],
+        "slices": [{"axis": s.axis, "count": s.count, "size": s.size, "why": s.why} for s in found.slices],
+        "saved": str(options.output) if found.removed else None,
+    }
+
+
+def _zero_group_data(group: Any) -> dict[str, Any]:
+    kept = [{"why": why, "count": count} for why, count in group.kept]
+    return {"name": group.group, "role": group.role, "units": group.units, "removed": group.removed, "kept": kept}
+
+
 def _check_data(check: Any) -> dict[str, Any]:
     return {
         "passed": bool(check.passed),

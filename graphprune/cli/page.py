@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 import graphprune
 from graphprune.errors import InputError
@@ -27,6 +28,7 @@ def write_page(
     plan: Plan | None = None,
     check: Verification | None = None,
 ) -> None:
-    """Write the page if one is wanted."""
+    """Write the page if one is wanted, and say where it is."""
     if options.html is not None:
         graphprune.write_report(options.html, graph, plan, verification=check)
+        print(f"page written to {options.html}", file=sys.stderr)

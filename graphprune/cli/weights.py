@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import SpecError
+from graphprune.utils.prune_masks import without_masks
 from graphprune.utils.typed_json import convert_data, read_json
 
 INSIDE = ("state_dict", "model", "model_state_dict", "module", "net", "params", "weights")
@@ -29,21 +30,32 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         model: what the weights are for.
         path: a ``.safetensors`` or ``torch.save`` file, an index of shards (``*.index.json``), or a folder that holds
             one of these. The state dict may be inside a checkpoint (``{"model": ...}``, ``{"state_dict": ...}``), and
-            its names may begin with ``module.``, ``_orig_mod.`` or ``model.``.
+            its names may begin with ``module.``, ``_orig_mod.`` or ``model.``. Masks of ``torch.nn.utils.prune``
+            (``weight_orig``, ``weight_mask``) are multiplied in, unless the model has them as well.
 
     Raises:
         SpecError: the file is missing, holds no state dict, or one of other names or shapes than the model's.
     """
     path = Path(path)
-    if not path.exists():
-        raise SpecError(f"the weights file {str(path)!r} does not exist")
     try:
-        state = _without_wrappers(_read(path), model.state_dict().keys())
+        names = model.state_dict().keys()
+        state = _without_wrappers(without_masks(read_state_dict(path), names), names)
         model.load_state_dict(state)
     except SpecError:
         raise
     except Exception as error:
         raise SpecError(f"{str(path)!r} does not fit {type(model).__name__}: {error}") from error
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file or folder, as for :func:`load_weights`, under their own names; runs no pickled code.
+
+    Raises:
+        SpecError: it is missing, or holds no state dict.
+    """
+    if not path.exists():
+        raise SpecError(f"the weights file {str(path)!r} does not exist")
+    return _read(path)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -6,16 +6,17 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graphprune.compaction.masked_copy import entries_left, hidden_entries, masked_copy
-from graphprune.compaction.record import ZeroChannels
+from graphprune.compaction.record import ZeroChannels, in_sequence
 from graphprune.compaction.report import zero_groups, zero_slices
-from graphprune.compaction.search import CHOSEN_BY, ZeroSearch
+from graphprune.compaction.search import ZeroSearch
 from graphprune.errors import ChannelsKeptWarning, InputError, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis, analyze
-from graphprune.planning.chosen_channels import masked_units, plan_of_units
+from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_type, is_number
@@ -95,15 +96,26 @@ def zero_channels(
     masked = masked_copy(model, masks or {})
     _require_values(masked)
     limits = _thresholds(masked, threshold, relative)
-    graph = analyze(masked, example_inputs, outputs)
-    if graph.groups:
-        _clear(graph, limits)
-    search = ZeroSearch(graph, outputs, hidden_entries(masked), limits)
+    found: list[ZeroChannels] = []
+    for narrower in (False, True):
+        search = _search(masked, example_inputs, outputs, limits, narrower)
+        masked = search.slim()
+        found.append(ZeroChannels(masked, zero_groups(search), zero_slices(search), (_count(model), _count(masked))))
+        if not search.has_cells:
+            break
+    return in_sequence(found)
+
+
+def _search(
+    model: nn.Module, example_inputs: Any, outputs: Outputs | None, limits: dict[str, float], narrower: bool
+) -> ZeroSearch:
+    """What can go of a model, of which small weights of zero channels become zeros."""
+    graph = analyze(model, example_inputs, outputs)
+    _clear(graph, limits)
+    search = ZeroSearch(graph, outputs, hidden_entries(model), limits, narrower)
     if graph.groups:
         search.run()
-    slim = search.slim()
-    params = (_count(model), _count(slim))
-    return ZeroChannels(slim, zero_groups(search), zero_slices(search), params)
+    return search
 
 
 def _require_values(model: nn.Module) -> None:
@@ -126,12 +138,16 @@ def _clear(graph: Analysis, limits: Mapping[str, float]) -> None:
     if not limits:
         return
     left = {n: some for n, some in entries_left(graph.model, limits).items() if n in graph.trace.shapes}
-    dead = masked_units(graph, left)
-    plan = plan_of_units(graph, dead, CHOSEN_BY)[0]
+    alive = graph.solution.alive(np.flatnonzero(masked_units(graph, left)))
+    tensors = dict(named_tensors(graph.model))
     with torch.no_grad():
-        for name, tensor in named_tensors(graph.model):
-            if name in plan.kept and name in limits:
-                tensor[~plan.mask(name).to(tensor.device) & (tensor.abs() <= limits[name])] = 0
+        for axis in graph.units.axes:
+            name, dim = axis.parameter_axis.parameter, axis.parameter_axis.dim
+            gone = torch.from_numpy(np.flatnonzero(~alive[graph.units.labels_of(axis)]))
+            if name in limits and len(gone):
+                rows = tensors[name].transpose(0, dim)
+                gone = gone.to(rows.device)
+                rows[gone] = torch.where(rows[gone].abs() <= limits[name], 0, rows[gone])
 
 
 def _count(model: nn.Module) -> int:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrize
 
 from graphprune.errors import InputError
 from graphprune.pruning.rewrite import rewrite
+from graphprune.sparsity.permanent import make_permanent
 from graphprune.utils.checks import check_type, did_you_mean
 from graphprune.utils.modules import named_modules, named_tensors
-from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
 def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
@@ -23,44 +23,13 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     Raises:
         InputError: a mask is no tensor, names no parameter, or has another shape.
     """
-    copy = rewrite(model, {}, {})
-    _untie(copy)
-    for _, module in named_modules(copy):
-        _make_permanent(module)
+    copy = make_permanent(rewrite(model, {}, {}))
     tensors = dict(named_tensors(copy))
     with torch.no_grad():
         for name, mask in masks.items():
             tensor = _masked(tensors, name, mask)
             tensor.mul_((mask != 0).to(tensor))
     return copy
-
-
-def _make_permanent(module: nn.Module) -> None:
-    """Turn what ``prune`` registered (``weight_orig``, ``weight_mask``, a hook) into a plain parameter."""
-    for name, _ in list(prune_masks(module)) if prune.is_pruned(module) else ():
-        prune.remove(module, name)
-
-
-def _untie(model: nn.Module) -> None:
-    """Give every module its own copy of a parameter that others have without a mask, or with another one."""
-    owners: dict[int, list[tuple[nn.Module, str, Tensor | None]]] = {}
-    for _, module in named_modules(model):
-        masks = {f"{name}{ORIGINAL}": mask for name, mask in prune_masks(module)}
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                owners.setdefault(id(parameter), []).append((module, name, masks.get(name)))
-    for tied in owners.values():
-        first = tied[0][2]
-        if all(mask is None for *_, mask in tied) or all(_same(first, mask) for *_, mask in tied):
-            continue
-        for module, name, mask in tied:
-            old = module._parameters[name]
-            if mask is not None and old is not None:
-                module._parameters[name] = nn.Parameter(old.detach().clone(), old.requires_grad)
-
-
-def _same(one: Tensor | None, other: Tensor | None) -> bool:
-    return one is not None and other is not None and torch.equal(one, other)
 
 
 def _masked(tensors: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:

@@ -38,6 +38,10 @@ class Reader:
     mean: Scores
     varying: Mask
 
+    def sharing(self, units: Mask) -> Ids:
+        """The units that own an input of which one of these units owns a part, such as the head around it."""
+        return np.unique(self.unit[np.isin(self.place, self.place[units[self.unit]])])
+
 
 def find_readers(model: nn.Module, units: Units, calls: Sequence[MethodCall]) -> list[Reader]:
     """All readers of a model in the order of execution, with what they read in these calls of ``forward``.

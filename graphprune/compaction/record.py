@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from graphprune.rules.labels import ParameterAxis
+from graphprune.utils.tables import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class ZeroSlices:
     why: str
 
 
-@dataclass(frozen=True, eq=False)
-class ZeroChannels:
+@dataclass(frozen=True, eq=False, repr=False)
+class ZeroChannels(Printed):
     """What :func:`graphprune.zero_channels` found; it prints as a table.
 
     Attributes:
@@ -60,7 +61,7 @@ class ZeroChannels:
         params: the numbers of parameters before and after.
     """
 
-    slim: nn.Module = field(repr=False)
+    slim: nn.Module
     groups: tuple[ZeroGroup, ...]
     slices: tuple[ZeroSlices, ...]
     params: tuple[int, int]
@@ -75,19 +76,32 @@ class ZeroChannels:
         """How many channels went."""
         return sum(group.removed for group in self.groups)
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
+        return f"ZeroChannels: {next(self._parts())}"
+
+    def _parts(self) -> Iterator[str | Table]:
         before, after = self.params
-        head = f"{self.zero} zero channels, {self.removed} removed; {before:,} -> {after:,} parameters"
-        return "\n".join([head, *self._group_lines(), *self._slice_lines()])
-
-    def _group_lines(self) -> Iterator[str]:
-        width = max((len(group.group) for group in self.groups), default=0)
-        for one in self.groups:
-            yield f"  {one.group:<{width}}  {one.units:>5} -> {one.units - one.removed:>5}  {one.role}".rstrip()
-            yield from (f"    {count} stay: {why}" for why, count in one.kept)
-
-    def _slice_lines(self) -> Iterator[str]:
+        yield f"{self.zero} zero channels, {self.removed} removed; {before:,} -> {after:,} parameters"
+        if self.groups:
+            columns = ("group", "role", "units", "left", "zero channels that stay")
+            yield Table("groups:", columns, tuple(map(_group_row, self.groups)), numbers=columns[2:4])
         if self.slices:
-            yield "zero rows and columns that are no zero channels:"
-        for one in self.slices:
-            yield f"  {one.axis}  {one.count} of {one.size}: {one.why}"
+            rows = tuple((one.axis, f"{one.count} of {one.size}", one.why) for one in self.slices)
+            yield Table("zero rows and columns that are no zero channels:", ("axis", "entries", "why"), rows)
+
+
+def _group_row(one: ZeroGroup) -> tuple[str, ...]:
+    stay = "; ".join(f"{count}: {why}" for why, count in one.kept)
+    return one.group, one.role, str(one.units), str(one.units - one.removed), stay
+
+
+def in_sequence(found: Sequence[ZeroChannels]) -> ZeroChannels:
+    """One record of several searches, each on what the one before left: groups have the units of the first."""
+    groups: dict[str, ZeroGroup] = {}
+    for one in found:
+        for group in one.groups:
+            first = groups.get(group.group, replace(group, removed=0))
+            groups[group.group] = replace(first, removed=first.removed + group.removed, kept=group.kept)
+        stay = {group.group for group in one.groups}
+        groups = {name: group if name in stay else replace(group, kept=()) for name, group in groups.items()}
+    return replace(found[-1], groups=tuple(group for group in groups.values() if group.zero))

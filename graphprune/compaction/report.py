@@ -38,6 +38,7 @@ class _Slices:
         self.graph: Analysis = search.graph
         self.zero = search.going.copy()
         self.zero[list(search.kept)] = True
+        self.zero |= ~search.eligible  # told of by another search
         axes = {axis.parameter_axis: n for n, axis in enumerate(self.graph.units.axes)}
         read, scales = consumed_axes(self.graph.labelling), scale_axes(self.graph.labelling)
         wide = [axis for axis in axes if len(self.graph.trace.shapes[axis.parameter]) > 1]
@@ -51,7 +52,7 @@ class _Slices:
         for axis, empty in self.empty.items():
             unit, entry = self._needed(axis)
             others = np.setdiff1d(empty, entry[self.zero[unit]])
-            if len(others):
+            if len(others) and (len(unit) or axis in frozen):
                 yield ZeroSlices(axis, len(others), self._size(axis), self._why(axis, int(others[0]), frozen))
 
     def _why(self, axis: ParameterAxis, first: int, frozen: dict[str, str]) -> str:
@@ -63,6 +64,8 @@ class _Slices:
             if self.side[other] == self.side[axis]:
                 unit, entry = self._needed(other)
                 if len(np.setdiff1d(entry[np.isin(unit, units)], self.empty[other])):
+                    if other == axis:
+                        return "other entries of it belong to the same channels, and are not zero"
                     return f"{other} has the same channels, and is not zero there"
         return "what they pass on is no constant"
 

@@ -14,7 +14,9 @@ from graphprune.compaction.masked_copy import entries_left
 from graphprune.compaction.merging import merge_constants
 from graphprune.compaction.readers import Reader, find_readers, forward_batches, multiplied_inputs
 from graphprune.compaction.variants import varied_calls
+from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.candidates import CELL, REPEAT, ROW
 from graphprune.planning.chosen_channels import masked_units, partly_masked_units, plan_of_units
 from graphprune.planning.translation import responsible
 from graphprune.pruning.comparison import difference
@@ -31,6 +33,7 @@ EXACT = 1e-10
 """The largest relative difference of outputs in float64."""
 CHOSEN_BY = "zeros"
 DIFFERS = "without them the outputs differ"
+UNFIT = "a size or an order in the code would not fit"
 VARYING = "what they pass on is no constant: something else than zeros makes it, or a kernel that pads with zeros"
 
 
@@ -44,26 +47,37 @@ class ZeroSearch:
         outputs: picks from a result what is compared.
         hidden: by the name of a parameter, which entries are zero in the weight that is made of it. [its shape]
         threshold: up to which magnitude entries of each parameter count as zero.
+        narrower: channels within heads go, and no whole heads; else whole heads, and no channels within them.
 
     Attributes:
         going: the units that go. [classes]
         kept: units that are zero and stay, and why.
+        has_cells: are there zero channels within heads, which this search leaves alone?
     """
 
     def __init__(
-        self, graph: Analysis, outputs: Outputs | None, hidden: dict[str, Tensor], threshold: dict[str, float]
+        self,
+        graph: Analysis,
+        outputs: Outputs | None,
+        hidden: dict[str, Tensor],
+        threshold: dict[str, float],
+        narrower: bool,
     ) -> None:
         self.graph = graph
         self.outputs = outputs
         self.hidden = hidden
         self.threshold = threshold
+        self.eligible: Mask = ~np.isin(graph.solution.kind, (ROW, REPEAT) if narrower else (CELL,))
+        self.has_cells = False
         self.work = wide_module(graph.model)
         self.going = np.zeros(len(graph.solution.reason), bool)
         self.kept: dict[int, str] = {}
 
     def run(self) -> None:
         """Find all that can go."""
-        if not self._suspects.any():
+        suspects = masked_units(self.graph, self.left) | partly_masked_units(self.graph, self.left)
+        self.has_cells = bool((suspects & ~self.eligible & (self.graph.solution.kind == CELL)).any())
+        if not suspects.any():
             return
         while self._step():
             pass
@@ -74,11 +88,6 @@ class ZeroSearch:
     def left(self) -> dict[str, Tensor]:
         """By the name of a parameter, where the model as it was is not zero."""
         return self._left(self.graph.model)
-
-    @cached_property
-    def _suspects(self) -> Mask:
-        """The units of which something is zero. [classes]"""
-        return masked_units(self.graph, self.left) | partly_masked_units(self.graph, self.left)
 
     # ------------------------------------------------------------ what is measured once
 
@@ -122,7 +131,7 @@ class ZeroSearch:
         left = self._left(self.work)
         dead, partly = masked_units(self.graph, left), partly_masked_units(self.graph, left)
         multiplied = multiplied_inputs(self.work, self.graph.units, self._examples)
-        return _Status(self._readers, multiplied, self._folding, dead, partly)
+        return _Status(self._readers, multiplied, self._folding, dead, partly, self.eligible)
 
     @property
     def _staying(self) -> Mask:
@@ -132,14 +141,18 @@ class ZeroSearch:
 
     def _let_go(self, units: Mask) -> None:
         """Fold what units pass on and clear what makes them, as far as they can go and nothing changes."""
-        plan, staying = plan_of_units(self.graph, self.going | units, CHOSEN_BY)
-        if self._tried(lambda: self._fold(plan)):
-            self.kept |= staying
-            self.going |= ~self.graph.alive(plan.removed) & units
-            return
+        try:
+            plan, staying = plan_of_units(self.graph, self.going | units, CHOSEN_BY)
+            if self._tried(lambda: self._fold(plan)):
+                self.kept |= staying
+                self.going |= ~self.graph.alive(plan.removed) & units
+                return
+            why = DIFFERS
+        except PlanError:
+            why = UNFIT
         parts = self._by_group(units)
         if len(parts) == 1:
-            self.kept |= {unit: self._mixing.get(unit, DIFFERS) for unit in np.flatnonzero(units).tolist()}
+            self.kept |= {unit: self._mixing.get(unit, why) for unit in np.flatnonzero(units).tolist()}
         for part in parts if len(parts) > 1 else ():
             self._let_go(part)
 
@@ -212,7 +225,11 @@ class ZeroSearch:
         """Are the outputs the same without these units?"""
         if not units.any():
             return True
-        found = run_slim(self.plan(units).apply(self.work), self._calls, outputs=self.outputs)
+        try:
+            slim = self.plan(units).apply(self.work)
+        except PlanError:
+            return False
+        found = run_slim(slim, self._calls, outputs=self.outputs)
         return difference(self._expected, found).relative <= EXACT
 
     def _hold_what_differs(self) -> None:
@@ -255,18 +272,25 @@ class _Status:
 
     Attributes:
         dead: the units that are zero on one side. [classes]
-        zero: those, and others of which something is zero, that pass on constants at most. [classes]
+        zero: those, and others that share what is read with units of which something is zero, that pass on constants
+            at most. [classes]
         stuck: the units that pass on a constant which no bias takes. [classes]
         why: why not.
     """
 
     def __init__(
-        self, readers: list[Reader], multiplied: list[Mask], folding: ConstantFolding, dead: Mask, partly: Mask
+        self,
+        readers: list[Reader],
+        multiplied: list[Mask],
+        folding: ConstantFolding,
+        dead: Mask,
+        partly: Mask,
+        eligible: Mask,
     ) -> None:
-        read, varies, self.stuck = (np.zeros_like(dead) for _ in range(3))
+        varies, self.stuck, near = (np.zeros_like(dead) for _ in range(3))
         self.why: dict[int, str] = {}
         for reader, used in zip(readers, multiplied, strict=True):
-            read[reader.unit] = True
+            near[reader.sharing(dead | partly)] = True
             here = used[reader.place]
             varying = here & reader.varying[reader.place]
             varies[reader.unit[varying]] = True
@@ -274,5 +298,5 @@ class _Status:
             if len(units) and not folding.takes(reader.axes):
                 self.stuck[units] = True
                 self.why |= dict.fromkeys(units.tolist(), folding.why_not(reader.axes))
-        self.dead = dead
-        self.zero: Mask = (dead | (partly & read)) & ~varies
+        self.dead = dead & eligible
+        self.zero: Mask = (dead | near) & eligible & ~varies

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import prune
 
 from graphprune.errors import InputError, LoadError, PlanError, SaveError
 from graphprune.export.architecture import IMPORT, Architecture, build, factory_name
@@ -73,10 +74,11 @@ def check_restorable(slim: nn.Module, structure: Structure) -> None:
         same = data.path in known and is_class(known[data.path], data.kind)
         if not same and not (can_be_made(data) and data.path):
             was = f"was {known[data.path]} after pruning" if data.path in known else "was not there after pruning"
+            masks = "Turn masks into zeros by graphprune.make_permanent(slim). " if prune.is_pruned(slim) else ""
             raise SaveError(
                 f"slim: {data.path or 'the model'} is {data.kind} and {was}, so that it could not be loaded into a "
-                "dense model. Save with factory=, a function that makes the dense model with this module; or use "
-                "torch.save(slim)"
+                f"dense model. {masks}Save with factory=, a function that makes the dense model with this module; or "
+                "use torch.save(slim)"
             )
 
 

@@ -15,7 +15,7 @@ from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.cost import CostModel
-from graphprune.graph.couplings import Coupling, coupling_graph, couplings_within
+from graphprune.graph.couplings import Couplings
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.removed_values import RemovedValues
@@ -59,15 +59,16 @@ class Analysis:
     @cached_property
     def groups(self) -> tuple[Group, ...]:
         """Everything that can be removed, in the order of execution."""
-        return tuple(replace(g, source=self._couplings) for g in self.units.groups)
+        return tuple(replace(g, source=self._couplings.within) for g in self.units.groups)
 
     @cached_property
     def nx(self) -> nx.MultiGraph:
         """Nodes: axes (of parameters, rows, cells). Edges: couplings with ``op``, ``line`` and ``node_index``."""
-        return coupling_graph(self.labelling)
+        return self._couplings.graph
 
-    def _couplings(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
-        return couplings_within(self.nx, axes)
+    @cached_property
+    def _couplings(self) -> Couplings:
+        return Couplings(self.labelling)
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

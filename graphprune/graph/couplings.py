@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import networkx as nx
 import numpy as np
@@ -90,6 +91,25 @@ def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
             if first >= 0 and second >= 0 and first != second:
                 edges[first, second, node_index] = None
     return list(edges)
+
+
+class Couplings:
+    """The couplings of a labelled model, drawn as a graph once somebody asks for them.
+
+    Groups hold this and not the whole analysis, which would hold itself then, and its memory until a collection.
+    """
+
+    def __init__(self, labelling: Labelling) -> None:
+        self._labelling = labelling
+
+    @cached_property
+    def graph(self) -> nx.MultiGraph:
+        """See :func:`coupling_graph`."""
+        return coupling_graph(self._labelling)
+
+    def within(self, axes: tuple[str, ...]) -> tuple[Coupling, ...]:
+        """See :func:`couplings_within`."""
+        return couplings_within(self.graph, axes)
 
 
 def couplings_within(graph: nx.MultiGraph, axes: tuple[str, ...]) -> tuple[Coupling, ...]:

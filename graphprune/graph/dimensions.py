@@ -34,6 +34,7 @@ class Dimensions:
     sizes: SizeModel
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
+    _of_labels: dict[int, int] = field(default_factory=dict)
     _lines: list[tuple[int, Ids]] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -58,7 +59,7 @@ class Dimensions:
         if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         if len(arrays) == 1 and arrays[0].dims == {dim}:
-            return self.line(self.sizes.solution.of[arrays[0].ids.ravel()])
+            return self._labelled_line(arrays[0].ids)
         if all(array.dims == {dim} for array in arrays):
             return self._joint(np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays]))
         key = (dim, *((array.ids.shape, array.ids.tobytes()) for array in value.arrays))
@@ -69,6 +70,13 @@ class Dimensions:
             touching = np.concatenate([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
             self._columns.append(np.unique(touching))
         return number
+
+    def _labelled_line(self, ids: Ids) -> int:
+        """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
+        known = self._of_labels.get(id(ids))
+        if known is None:
+            known = self._of_labels[id(ids)] = self.line(self.sizes.solution.of[ids.ravel()])
+        return known
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""

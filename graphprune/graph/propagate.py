@@ -26,6 +26,7 @@ from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
+from graphprune.utils.tree import LEAVES
 
 
 @dataclass(repr=False)
@@ -233,7 +234,7 @@ def _substitute(value: Any, values: Mapping[fx.Node, Any]) -> Any:
         found = values[value]
         is_mask = value.meta.get("dtype") is torch.bool
         return replace(found, boolean=True, repeats=_repeats(value)) if is_mask else found
-    if isinstance(value, tuple | list):
+    if type(value) not in LEAVES and isinstance(value, tuple | list):
         return [_substitute(v, values) for v in value]
     return value
 

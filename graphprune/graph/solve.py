@@ -52,6 +52,9 @@ class Solution:
 
     def expand(self, classes: Ids, *columns: Ids) -> tuple[Ids, ...]:
         """Replace composed classes by their units, and drop fixed ones; ``columns`` are carried along."""
+        if not self.levels:
+            kept = np.flatnonzero(self.reason[classes] < 0)
+            return tuple(column[kept] for column in (classes, *columns))
         done: list[tuple[Ids, ...]] = []
         table = (classes, *columns)
         while len(table[0]):
@@ -78,6 +81,8 @@ def _broadcast_pairs(facts: Facts) -> tuple[Ids, Ids, list[tuple[Ids, int]]]:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), []
     x, y = np.concatenate(left), np.concatenate(right)
     zero = (x == 0) | (y == 0)
+    if not zero.any():
+        return x, y, []
     return x[~zero], y[~zero], [(np.maximum(x, y)[zero], 0)]
 
 

@@ -21,6 +21,8 @@ UNREAD = "another input may read what the traced run cuts away"
 def fix_unread_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> None:
     """Fix the entries of parameters and buffers that no computation reads, where it reads others beside them."""
     read = _read(labels, nodes, values)
+    if read[1:].all():
+        return
     for node_index, node in enumerate(nodes):
         value = values[node]
         if node.op != "get_attr" or not isinstance(value, LabelledTensor):
@@ -28,16 +30,20 @@ def fix_unread_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping
         labels.node_index = node_index
         for array in value.arrays:
             ids = array.ids.ravel()
-            if read[ids].any() and not read[ids].all():
-                labels.fix([LabelArray(ids[~read[ids]])], UNREAD)
+            known = read[ids]
+            if known.any() and not known.all():
+                labels.fix([LabelArray(ids[~known])], UNREAD)
 
 
 def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> Mask:
     """Which labels occur in what a computation is given, or the model returns; moving tensors about reads nothing."""
     read = np.zeros(labels.count, bool)
+    known: set[int] = set()
     for node in nodes:
         results = operands_of(values[node])
         if node.op == "output" or (node.op == "call_function" and not all(result.movable for result in results)):
             for array in all_arrays([values[given] for given in node.all_input_nodes]):
-                read[array.ids.ravel()] = True
+                if id(array.ids) not in known:
+                    known.add(id(array.ids))
+                    read[array.ids.ravel()] = True
     return read

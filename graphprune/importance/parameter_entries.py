@@ -49,13 +49,13 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
     space = torch.empty_like(flat[:rows])
     sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
-    for number, block in enumerate(flat.split(rows) if rows < len(flat) else (flat,)):
-        powers = _powers(block, order, space[: len(block)])
+    for number, block in enumerate(flat.split(rows) if rows < flat.shape[0] else (flat,)):
+        powers = _powers(block, order, space[: block.shape[0]])
         powers = powers.sum(-1) if powers.ndim > last + 1 else powers
         for dim, total in sums.items():
             others = [d for d in range(last + 1) if d != dim]
             part = powers.sum(others) if others else powers
-            (total[number * rows :][: len(part)] if dim == 0 else total).add_(part)
+            (total[number * rows :][: part.shape[0]] if dim == 0 else total).add_(part)
     return [total.cpu().numpy() for total in sums.values()]
 
 

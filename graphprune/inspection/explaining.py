@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -52,33 +52,28 @@ class Explanation(Printed):
         yield from self.parts
 
 
-def explain(graph: Analysis, what: object) -> Explanation:
-    """What goes with a part of a model, why, and what it saves; see :meth:`graphprune.ChannelGraph.explain`."""
-    explainer = Explainer(graph)
-    subject = find_subject(graph, what)
-    return explainer.explanation(subject, tuple(explainer.sentences(subject)))
-
-
-def explain_frozen(graph: Analysis, what: object) -> Explanation:
-    """Why a part of a model cannot be removed; see :meth:`graphprune.ChannelGraph.why_frozen`."""
-    explainer = Explainer(graph)
-    subject = find_subject(graph, what)
-    return explainer.explanation(subject, tuple(explainer.reasons(subject)))
-
-
 def _entries(number: int) -> str:
     return "an entry" if number == 1 else f"{number} entries"
 
 
 class Explainer:
-    """Answers questions about one graph."""
+    """Answers questions about one graph, and keeps what it has found out for the next one."""
 
     def __init__(self, graph: Analysis) -> None:
         self.graph = graph
 
-    def explanation(self, subject: Subject, parts: tuple[str | Table, ...]) -> Explanation:
-        """An answer about a subject."""
-        return Explanation(subject.name, self._groups_of(subject.axes), self._frozen_of(subject), parts)
+    def explain(self, what: object) -> Explanation:
+        """What goes with a part of the model, why, and what it saves; see :meth:`graphprune.ChannelGraph.explain`."""
+        subject = find_subject(self.graph, what)
+        return self._explanation(subject, self.sentences(subject))
+
+    def why_frozen(self, what: object) -> Explanation:
+        """Why a part of the model cannot be removed; see :meth:`graphprune.ChannelGraph.why_frozen`."""
+        subject = find_subject(self.graph, what)
+        return self._explanation(subject, self.reasons(subject))
+
+    def _explanation(self, subject: Subject, parts: Iterable[str | Table]) -> Explanation:
+        return Explanation(subject.name, self._groups_of(subject.axes), self._frozen_of(subject), tuple(parts))
 
     # ---------------------------------------------------------------- whole answers
 

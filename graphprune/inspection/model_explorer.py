@@ -33,10 +33,12 @@ from graphprune.utils.operators import short_name
 
 _OUTPUTS = "outputs"
 
-_COLORS = ("#8dd3c7", "#ffffb3", "#bebada", "#fb8072", "#80b1d3", "#fdb462", "#b3de69", "#fccde5", "#d9d9d9", "#ccebc5")
+_COLORS = ("#8dd3c7", "#ffffb3", "#bebada", "#fb8072", "#80b1d3", "#fdb462", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5")
 """Of groups, in turn: ColorBrewer's Set3, on which black text is readable."""
 _LESS_TO_MORE = [{"stop": 0, "bgColor": "#f7fbff"}, {"stop": 1, "bgColor": "#6baed6"}]
 _FROZEN = "#d9d9d9"
+_NOT_ADDED_UP = {"hideInAggregatedStatsTable": True, "hideInChildrenStatsTable": True}
+"""Of data of which no sum means anything: names, reasons, shares."""
 
 
 def write_model_explorer(graph: Analysis, directory: object, plan: Plan | None = None) -> None:
@@ -85,7 +87,8 @@ class ExplorerFiles:
         tables = {"groups": self._groups_data(), "frozen": self._frozen_data(), "macs": self._macs_data()}
         tables["parameters"] = self._numbers({n: self._entries(n) for n in self.nodes if n.meta.get("parameter")})
         if self.plan:
-            tables["kept"] = self._numbers({n: self._share(n) for n in self.nodes if self._dims[n]})
+            shares = {n: self._share(n) for n in self.nodes if self._before[self._dims[n]].all() and self._dims[n]}
+            tables["kept"] = {**self._numbers(shares), **_NOT_ADDED_UP}
         return {"graph": [graph], **{key: {name: {"name": key, **table}} for key, table in tables.items()}}
 
     # ---------------------------------------------------------------- nodes
@@ -139,14 +142,15 @@ class ExplorerFiles:
             names = list(dict.fromkeys(group.name for groups in by_dim.values() for group in groups))
             if names:
                 results[node.name] = {"value": ", ".join(names), "bgColor": colors[names[0]]}
-        return {"results": results}
+        return {"results": results, **_NOT_ADDED_UP}
 
     def _frozen_data(self) -> dict[str, Any]:
         found = {node.name: self._frozen_of(node) for node in self.nodes}
         reasons = {
             name: "; ".join(dict.fromkeys(shorten_paths(f.reason) for f in frozen)) for name, frozen in found.items()
         }
-        return {"results": {name: {"value": text, "bgColor": _FROZEN} for name, text in reasons.items() if text}}
+        results = {name: {"value": text, "bgColor": _FROZEN} for name, text in reasons.items() if text}
+        return {"results": results, **_NOT_ADDED_UP}
 
     def _macs_data(self) -> dict[str, Any]:
         return self._numbers({node: after for node, (_, after) in self._macs.items()})
@@ -186,7 +190,7 @@ class ExplorerFiles:
 
     def _share(self, node: fx.Node) -> float:
         """The share of a tensor's entries that the plan keeps."""
-        return self._entries(node) / max(int(np.prod(self._before[self._dims[node]])), 1)
+        return self._entries(node) / int(np.prod(self._before[self._dims[node]]))
 
     @cached_property
     def _groups(self) -> dict[fx.Node, dict[int, list[Group]]]:

@@ -212,6 +212,7 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
     ) -> tuple[Ids, dict[int, str]]:
         going = dead & free
         going[list(last)] = False
+        going = _evened(graph, going)
         return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
 
     narrower = bool((graph.solution.kind[dead] == CELL).any())
@@ -219,10 +220,43 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
     plan = replace(plan, requested={"chosen by": chosen_by})
     gone = ~graph.alive(plan.removed)
     staying = np.flatnonzero(dead & ~gone).tolist()
-    return plan, {unit: last.get(unit) or held.get(unit) or _NESTED for unit in staying}
+    uneven = np.flatnonzero(dead & ~_evened(graph, dead)).tolist()
+    why = held | dict.fromkeys(uneven, _UNEVEN) | last
+    return plan, {unit: why.get(unit, _NESTED) for unit in staying}
 
 
 _NESTED = "heads either go whole or become narrower: make one plan, then another"
+_UNEVEN = "every head or group has to lose equally many channels"
+
+
+def _evened(graph: Analysis, going: Mask) -> Mask:
+    """As many of these units as leave every row of a rectangle (a head, a group) equally many entries. [classes]"""
+    going = going.copy()
+    changed = True
+    while changed and going.any():
+        changed = False
+        for ids, _ in graph.labelling.labels.facts.rectangles:
+            released = _released(graph, going, graph.solution.of[ids])
+            changed |= bool(going[released].any())
+            going[released] = False
+    return going
+
+
+def _released(graph: Analysis, going: Mask, classes: Ids) -> Ids:
+    """Of the units that go, those that have to stay so that the rows of a rectangle lose equally many entries."""
+    gone = ~graph.solution.alive(np.flatnonzero(going))[classes]
+    counts, none = gone.sum(axis=1), np.zeros(0, np.int64)
+    if (counts == counts[0]).all():
+        return none
+    rows = np.arange(len(classes))
+    unit, row, entry = graph.solution.expand(classes.ravel(), *np.indices(classes.shape).reshape(2, -1))
+    pairs = np.unique(np.stack([unit, row, entry])[:, going[unit]], axis=1)
+    units, times = np.unique(pairs[:2], axis=1, return_counts=True)
+    whole = units[:, times == classes.shape[1]]
+    rows = np.setdiff1d(rows, whole[1])
+    most = int(counts[rows].min()) if len(rows) else 0
+    kept = [pairs[0, (pairs[1] == r) & np.isin(pairs[2], np.flatnonzero(gone[r])[most:])] for r in rows.tolist()]
+    return np.unique(np.concatenate([none, *kept]))
 
 
 def _whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:

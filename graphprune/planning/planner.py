@@ -271,9 +271,10 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
     """For every parameter axis that loses entries, those that survive, in their new order."""
     kept: dict[str, dict[int, Ids]] = {}
+    alive = selection.alive[setup.graph.solution.of]
     for axis in setup.graph.units.axes:
-        alive = selection.alive[setup.graph.units.labels_of(axis)]
+        survivors = alive[axis.start : axis.start + axis.size].nonzero()[0]
         name = axis.parameter_axis
-        if not alive.all() and not within(name, setup.skipped):
-            kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, np.flatnonzero(alive))
+        if len(survivors) < axis.size and not within(name, setup.skipped):
+            kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)
     return kept

@@ -22,6 +22,7 @@ from graphprune.utils.operators import short_name
 aten = torch.ops.aten
 
 _NUMBERS = ("number", "float", "Tensor")
+_NUMBER_TYPES = (int, float, complex)
 _SIZES = ("int", "SymInt", "Optional[int")
 _NO_SIZES = ("dim", "end", "step")
 _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.MOVES)
@@ -96,9 +97,9 @@ class StepReader:
     def _place(self, node: Node, number: int) -> Hashable:
         """The step that a call is, or what it is known by instead."""
         module = node.meta.get("module") or ""
-        inside = next((path for path in self._opaque if f"{module}.".startswith(f"{path}." if path else "")), None)
-        if inside is not None:
-            return f"module {inside}"
+        for path in self._opaque:
+            if f"{module}.".startswith(f"{path}." if path else ""):
+                return f"module {path}"
         if node.target is operator.getitem:
             return (self._source(node.args[0]), node.args[1])
         return self._source(node.args[0]) if node.args and _keeps_entries(node) else number
@@ -163,7 +164,7 @@ def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
     found = []
     for place, name in signature.numbers:
         value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
-        if isinstance(value, int | float | complex) and not isinstance(value, bool):
+        if isinstance(value, _NUMBER_TYPES) and type(value) is not bool:
             found.append((name, value))
     return tuple(found)
 

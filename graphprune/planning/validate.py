@@ -99,6 +99,7 @@ def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, sel
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
             found.append(graph.solution.expand(graph.solution.of[ids])[0])
+    found.extend(_uneven(graph, selection.alive))
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
             continue
@@ -106,6 +107,27 @@ def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, sel
         if COMPARISONS[symbol](*values) != outcome:
             found.extend(_units_behind(sizes, constraints, left, right))
     return np.unique(np.concatenate(found))
+
+
+def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
+    """The units of rectangles of which a row keeps another number of entries, or none although it stays itself."""
+    for ids, _ in graph.labelling.labels.facts.rectangles:
+        classes = graph.solution.of[ids]
+        left = alive[classes].sum(axis=1)
+        if (left == left[0]).all():
+            continue
+        rest = left[left > 0]
+        emptied = (row for row in classes[left == 0] if not _goes_whole(graph, alive, row))
+        if (rest != rest[0]).any() or next(emptied, None) is not None:
+            yield graph.solution.expand(classes)[0]
+
+
+def _goes_whole(graph: Analysis, alive: Mask, row: Ids) -> bool:
+    """Is a row of a rectangle removed by something that all of its entries need?"""
+    unit, entry = graph.solution.expand(row, np.arange(len(row)))
+    gone = ~alive[unit]
+    units, times = np.unique(np.unique(np.stack([unit[gone], entry[gone]]), axis=1)[0], return_counts=True)
+    return bool((times == len(row)).any()) and len(units) > 0
 
 
 def _units_behind(sizes: SizeModel, constraints: SizeConstraints, *exprs: Expr) -> Iterable[Ids]:

@@ -104,9 +104,9 @@ class Plan(Printed):
         check_model(model)
         check_flag("inplace", inplace)
         own = tables(model)
-        self._check(model, own)
+        sizes = self._checked_sizes(model, own)
         history = history_of(model)
-        slim = rewrite(model, self.kept, self._all_sizes(model), inplace, own=own)
+        slim = rewrite(model, self.kept, sizes, inplace, own=own)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
@@ -146,12 +146,15 @@ class Plan(Printed):
 
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
-        self._check(model, tables(model))
+        self._checked_sizes(model, tables(model))
 
-    def _check(self, model: nn.Module, own: Tables) -> None:
+    def _checked_sizes(self, model: nn.Module, own: Tables) -> dict[str, int]:
+        """The integers that change in ``model``, to which the plan can be applied; ``own``: its tensors."""
         check_fits(model, self.shapes, own)
-        check_sizes(model, self._all_sizes(model))
+        sizes = self._all_sizes(model)
+        check_sizes(model, sizes)
         check_blocks(model, self.skipped)
+        return sizes
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The slim shape of a parameter or buffer."""

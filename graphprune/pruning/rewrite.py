@@ -101,10 +101,10 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
 
 def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
     """The same entries in the order in memory of another tensor, such as ``channels_last``."""
-    strides = tensor.stride() if tensor.layout == torch.strided else ()
-    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
-    if 0 in strides or order == list(range(len(strides))):
+    strides = list(tensor.stride()) if tensor.layout == torch.strided else []
+    if 0 in strides or strides == sorted(strides, reverse=True):
         return small
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
     made = torch.empty_permuted(small.shape, order, dtype=small.dtype, device=small.device)
     return made.copy_(small)
 
@@ -217,8 +217,8 @@ def _renew_weights(module: nn.Module) -> None:
             extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
             with torch.no_grad():
                 setattr(module, hook.name, hook.compute_weight(module, **extra))
-    with torch.no_grad():
-        for name, mask in prune_masks(module):
+    for name, mask in prune_masks(module):
+        with torch.no_grad():
             setattr(module, name, getattr(module, f"{name}{ORIGINAL}") * mask)
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from graphprune.errors import InputError
+from graphprune.measurement.records import Measurement
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.verification import Verification
 from graphprune.reconstruction.records import Repair
@@ -63,7 +64,7 @@ def measured_results(
     sensitivity: Sensitivity | None,
     repair: Repair | None,
     verification: Verification | None,
-    latency: Mapping[str, float] | None,
+    latency: Mapping[str, float | Measurement] | None,
 ) -> MeasuredResults:
     """All that was given, as data.
 
@@ -99,9 +100,17 @@ def _repair(given: Repair) -> PageRepair:
     )
 
 
-def _seconds(given: Mapping[str, float]) -> list[tuple[str, float]]:
+def _seconds(given: Mapping[str, float | Measurement]) -> list[tuple[str, float]]:
     check_type("latency", given, Mapping, "seconds by what was timed, {'dense': 0.0123, 'slim': 0.0071}")
+    found: list[tuple[str, float]] = []
     for name, value in given.items():
-        if not isinstance(name, str) or not is_number(value) or not 0 <= value < float("inf"):
-            raise InputError(f"latency: {shown(name)} maps to {shown(value)}; map what was timed to its seconds")
-    return [(name, float(value)) for name, value in given.items()]
+        if isinstance(name, str) and isinstance(value, Measurement):
+            found += [(f"{name}{one.label.removeprefix('latency')}", one.seconds) for one in value.latencies]
+        elif isinstance(name, str) and is_number(value) and 0 <= value < float("inf"):
+            found.append((name, float(value)))
+        else:
+            raise InputError(
+                f"latency: {shown(name)} maps to {shown(value)}; map what was timed to its seconds, or to what "
+                "graphprune.measure returned"
+            )
+    return found

@@ -8,7 +8,7 @@ needs to count what ``graph.cost(graph.plan(ratio))`` counts.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from msgspec import Struct, structs
@@ -29,6 +29,8 @@ from graphprune.utils.arrays import Ids, Mask
 
 HIGHEST = 90
 """The slider ends at this percentage."""
+MOST_TRIALS = 30
+"""When so many plans have been made, ranges in which different units may go are cut no further."""
 
 
 class RatioRange(Struct, frozen=True):
@@ -41,7 +43,8 @@ class RatioRange(Struct, frozen=True):
         schedule: for each coupled step the number of its schedule.
         schedules: how often a step is taken, at each percentage.
         slopes: by the number of a dimension, pairs of a step and the entries that go with one repetition.
-        exact: sizes at the last percentage are those of the plan that was made for it.
+        exact: sizes are those of every plan that was made for one of these percentages, and the same units may go in
+            all of them.
         why: for each group, what decided how many of its units stay at the last percentage.
     """
 
@@ -95,20 +98,39 @@ class _Trial:
         return np.array_equal(self.allocator.free, candidates(graph, self.allocator.setup.reached, False)[0])
 
 
+@dataclass(eq=False)
+class _Trials:
+    """Makes trials, and counts them."""
+
+    graph: Analysis
+    made: int = 0
+
+    def at(self, percent: int) -> _Trial:
+        self.made += 1
+        return _Trial.of(self.graph, percent)
+
+    @property
+    def many(self) -> bool:
+        """Have so many been made that a page would take too long?"""
+        return self.made >= MOST_TRIALS
+
+
 def ratio_ranges(graph: Analysis) -> list[RatioRange]:
     """What the percentages from 1 to :data:`HIGHEST` remove.
 
     A plan is made for the last percentage of each range; where units are held in it that sizes in the program would
     allow to go, also for lower ones.
     """
-    found: list[tuple[_Trial, _Trial]] = []
+    found: list[RatioRange] = []
+    trials = _Trials(graph)
     for first, last in _reaches(graph):
-        high = _Trial.of(graph, last)
+        high = trials.at(last)
         if first == last or high.holds_nothing(graph):
-            found.append((replace(high, percent=first), high))
+            found.append(_ratio_range(graph, first, [high]))
         else:
-            found += _alike_ranges(graph, _Trial.of(graph, first), high)
-    return [_ratio_range(graph, low, high) for low, high in found]
+            ranges = _alike_ranges(trials, trials.at(first), high)
+            found += [_ratio_range(graph, alike[0].percent, alike) for alike in ranges]
+    return found
 
 
 def _reaches(graph: Analysis) -> list[tuple[int, int]]:
@@ -122,29 +144,35 @@ def _reaches(graph: Analysis) -> list[tuple[int, int]]:
     return list(zip(starts, [*(s - 1 for s in starts[1:]), HIGHEST], strict=True))
 
 
-def _alike_ranges(graph: Analysis, low: _Trial, high: _Trial) -> list[tuple[_Trial, _Trial]]:
-    """Cut a range where other units may go, by halving."""
-    if low.alike(high):
-        return [(low, high)]
+def _alike_ranges(trials: _Trials, low: _Trial, high: _Trial) -> list[list[_Trial]]:
+    """Cut a range where other units may go, by halving; trials of the same part stand together.
+
+    When too many plans have been made, a part may hold trials in which other units may go: it is not exact.
+    """
+    enough = trials.many and low.allocator is not None and high.allocator is not None
+    if low.alike(high) or enough:
+        return [[low, high]]
     if high.percent - low.percent == 1:
-        return [(low, low), (high, high)]
-    middle = _Trial.of(graph, (low.percent + high.percent) // 2)
-    *before, (start, _) = _alike_ranges(graph, low, middle)
-    (_, end), *after = _alike_ranges(graph, middle, high)
-    return [*before, (start, end), *after]
+        return [[low], [high]]
+    middle = trials.at((low.percent + high.percent) // 2)
+    *before, left = _alike_ranges(trials, low, middle)
+    right, *after = _alike_ranges(trials, middle, high)
+    return [*before, [*left, *right[1:]], *after]
 
 
-def _ratio_range(graph: Analysis, low: _Trial, high: _Trial) -> RatioRange:
+def _ratio_range(graph: Analysis, first: int, trials: Sequence[_Trial]) -> RatioRange:
+    """The range from ``first`` to the last trial, in which the units of that one may go."""
+    high = trials[-1]
     if high.allocator is None or high.plan is None:
-        return RatioRange(low.percent, high.percent, without_folders(high.error))
+        return RatioRange(first, high.percent, without_folders(high.error))
     coupled = high.allocator.coupled_steps()
     numbers: dict[tuple[int, ...], int] = {}
     schedule = []
     for one in coupled:
-        taken = _schedule(high.allocator, one, range(low.percent, high.percent + 1))
+        taken = _schedule(high.allocator, one, range(first, high.percent + 1))
         schedule.append(numbers.setdefault(taken, len(numbers)))
     found = RatioRange(
-        low.percent,
+        first,
         high.percent,
         steps=[[(p.group, n) for p, n in zip(one.parts, one.each, strict=True)] for one in coupled],
         schedule=schedule,
@@ -152,7 +180,7 @@ def _ratio_range(graph: Analysis, low: _Trial, high: _Trial) -> RatioRange:
         slopes=_slopes(graph, coupled),
         why=[without_folders(choice.why) for choice in high.plan.choices],
     )
-    return structs.replace(found, exact=_is_exact(graph, found, high))
+    return structs.replace(found, exact=all(one.alike(high) and _is_exact(graph, found, one) for one in trials))
 
 
 def _schedule(allocator: Allocator, coupled: CoupledStep, percentages: range) -> tuple[int, ...]:

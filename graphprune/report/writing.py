@@ -14,6 +14,7 @@ from string import Template
 
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
+from graphprune.measurement.records import Measurement
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import Verification
@@ -35,7 +36,7 @@ def write_report(
     *,
     repair: Repair | None = None,
     sensitivity: Sensitivity | None = None,
-    latency: Mapping[str, float] | None = None,
+    latency: Mapping[str, float | Measurement] | None = None,
     verification: Verification | None = None,
 ) -> Path:
     """Write an HTML page that shows a model, what can be removed from it, and what a plan did.
@@ -50,7 +51,8 @@ def write_report(
         plan: a plan of this graph, which is shown before and after.
         repair: what :func:`graphprune.repair` returned.
         sensitivity: what :meth:`ChannelGraph.sensitivity` returned.
-        latency: seconds by what was timed, ``{"dense": 0.0123, "slim": 0.0071}``.
+        latency: by what was timed, its seconds (``{"dense": 0.0123, "slim": 0.0071}``), or what
+            :func:`graphprune.measure` returned.
         verification: what :func:`graphprune.verify` returned.
 
     Returns:

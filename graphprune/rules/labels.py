@@ -71,8 +71,9 @@ class LabelledTensor:
         return len(self.shape)
 
     def touching(self, dims: Iterable[int]) -> list[LabelArray]:
+        """The label arrays that vary along one of these dimensions."""
         wanted = {d % self.ndim for d in dims}
-        return [array for array in self.arrays if any(array.ids.shape[d] > 1 for d in wanted)]
+        return [array for array in self.arrays if not array.dims.isdisjoint(wanted)]
 
     def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
         return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed)

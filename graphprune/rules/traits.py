@@ -12,6 +12,8 @@ class Trait(Enum):
     too, but along a dimension, so it is ``SHIFTS`` and not ``MOVES``.
     """
 
+    __hash__ = object.__hash__  # traits are looked up at every step of a program, and Enum's own hash is slow
+
     # ------------------------------------------------------------ arithmetic of the first two arguments
     ADDS = auto()
     """Adds the second argument (times ``alpha``) to ``x``, entry by entry."""

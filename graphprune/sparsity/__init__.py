@@ -2,7 +2,8 @@
 
 In reading order: ``masking`` (``sparsify``), with ``selection`` (which weights) and ``methods`` (pruning methods that
 torch lacks), ``amounts``, ``ranking`` and ``attention``; ``permanent``; ``counting`` (how many zeros there are);
-``sparse_files`` (saved small), with ``sparse_tensors`` and ``gap_coding``.
+``sparse_files`` (saved small), with ``sparse_tensors`` and ``gap_coding``; ``semi_structured`` (2:4 on
+tensor cores).
 
 Words: docs/glossary.md.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.sparsity.selection import Weight, all_weights
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.tables import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class ParameterZeros:
         return self.zeros / self.size if self.size else 0.0
 
 
-@dataclass(frozen=True)
-class Sparsity:
+@dataclass(frozen=True, repr=False)
+class Sparsity(Printed):
     """The zeros of a model; prints as a table.
 
     Attributes:
@@ -70,14 +72,15 @@ class Sparsity:
             raise KeyError(f"there is no parameter {name!r}")
         return found
 
-    def __str__(self) -> str:
-        shown = [p for p in self.parameters if p.masked or len(p.shape) > 1]
-        width = max([len("all parameters"), *(len(p.name) for p in shown)])
-        rows = [(p.name, p.zeros, p.size, p.sparsity) for p in shown]
-        lines = [f"{'':{width}}  {'zeros':>13}  {'of':>13}  sparsity"]
-        for name, zeros, size, share in [*rows, ("all parameters", self.zeros, self.size, self.overall)]:
-            lines.append(f"{name:{width}}  {zeros:>13,}  {size:>13,}  {share:>8.1%}")
-        return "\n".join(lines)
+    def _summary(self) -> str:
+        return f"Sparsity: {self.zeros:,} of {self.size:,} parameters are zero ({self.overall:.1%})"
+
+    def _parts(self) -> Iterator[Table]:
+        shown = [(p.name, p.zeros, p.size, p.sparsity) for p in self.parameters if p.masked or len(p.shape) > 1]
+        both = (*shown, ("all parameters", self.zeros, self.size, self.overall))
+        rows = tuple((name, f"{zeros:,}", f"{size:,}", f"{share:.1%}") for name, zeros, size, share in both)
+        columns = ("", "zeros", "of", "sparsity")
+        yield Table("", columns, rows, numbers=columns[1:])
 
 
 def sparsity_of(model: nn.Module) -> Sparsity:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -86,15 +87,16 @@ def sparsify(
 
 
 def put_masks(model: nn.Module, masks: WeightMasks) -> None:
-    """Give weights these masks, in the buffers that they have or in new ones."""
-    for weight, mask in masks.items():
-        for place in weight.places:
-            if place.mask is None:
-                with parameters_in_order(place.module, {place.attribute: place.attribute + ORIGINAL}):
-                    prune.identity(place.module, place.attribute)
-            place.module.get_buffer(place.attribute + MASK).copy_(mask)
-    hook_attention(model)
-    apply_masks(model)
+    """Give weights these masks, in the buffers that they have or in new ones, which training can use in any case."""
+    with torch.inference_mode(False), torch.no_grad():
+        for weight, mask in masks.items():
+            for place in weight.places:
+                if place.mask is None:
+                    with parameters_in_order(place.module, {place.attribute: place.attribute + ORIGINAL}):
+                        prune.identity(place.module, place.attribute)
+                place.module.get_buffer(place.attribute + MASK).copy_(mask)
+        hook_attention(model)
+        apply_masks(model)
 
 
 def check_overrides(overrides: Any) -> dict[LayerKey, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from graphprune.sparsity.attention import release_attention
@@ -16,7 +16,8 @@ def make_permanent(model: nn.Module) -> nn.Module:
     """Turn the masks of a model into zeros of plain parameters, in place, by ``prune.remove`` everywhere.
 
     Names in the state dict are those of the dense model again (``weight`` for ``weight_orig`` and ``weight_mask``).
-    Further training changes the zeros. Zeros have no sign afterwards, so that they need no space in files.
+    Further training changes the zeros. Zeros have no sign afterwards, so that they need no space in files. Weights that
+    are tied stay so where all of their masks are equal; else each is one of its own.
 
     Args:
         model: masked by :func:`graphprune.sparsify`, by torch's own functions, or not at all.
@@ -25,6 +26,7 @@ def make_permanent(model: nn.Module) -> nn.Module:
         The model itself.
     """
     check_model(model)
+    _untie(model)
     for _, module in named_modules(model):
         names = [name for name, _ in prune_masks(module)] if prune.is_pruned(module) else []
         for name in names:
@@ -45,3 +47,25 @@ def _remove(module: nn.Module, name: str) -> None:
 def _has_hook(module: nn.Module, name: str) -> bool:
     hooks = module._forward_pre_hooks.values()
     return any(isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name for hook in hooks)
+
+
+def _untie(model: nn.Module) -> None:
+    """Give every module its own copy of a parameter that others have without a mask, or with another one."""
+    owners: dict[int, list[tuple[nn.Module, str, Tensor | None]]] = {}
+    for _, module in named_modules(model):
+        masks = {f"{name}{ORIGINAL}": mask for name, mask in prune_masks(module)}
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(id(parameter), []).append((module, name, masks.get(name)))
+    for tied in owners.values():
+        first = tied[0][2]
+        if all(mask is None for *_, mask in tied) or all(_same(first, mask) for *_, mask in tied):
+            continue
+        for module, name, mask in tied:
+            old = module._parameters[name]
+            if mask is not None and old is not None:
+                module._parameters[name] = nn.Parameter(old.detach().clone(), old.requires_grad)
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and torch.equal(one, other)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import prune
@@ -51,7 +52,7 @@ class WeightPlace:
     @property
     def mask(self) -> Tensor | None:
         """What masks it now."""
-        return self.module._buffers.get(self.attribute + MASK)
+        return dict(self.module._buffers.items()).get(self.attribute + MASK)
 
     @property
     def parameter(self) -> nn.Parameter:
@@ -79,6 +80,8 @@ class WeightPlace:
 
     def obstacle(self) -> str | None:
         """Why ``torch.nn.utils.prune`` could not mask it."""
+        if isinstance(self.module, torch.jit.ScriptModule):
+            return "it is of TorchScript, which has no hooks that could be put; mask the module before it is scripted"
         if isinstance(self.module, _CONTAINERS):
             return f"a {type(self.module).__name__} has no forward that would apply a mask"
         for hook in self.module._forward_pre_hooks.values():

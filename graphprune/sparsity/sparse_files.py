@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from msgspec import Struct, to_builtins
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.pruning.plan import Plan, plans_of
@@ -41,6 +42,7 @@ from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_file
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import MASK, ORIGINAL
+from graphprune.utils.tables import Printed
 from graphprune.utils.typed_json import convert_data, parse_json
 
 FORMAT = {"format": "graphprune-sparse", "version": "1"}
@@ -51,8 +53,8 @@ _INDICES_PER_ENTRY = 8
 _RESTORE = "restore the file from a copy, or write it again with graphprune.save_sparse"
 
 
-@dataclass(frozen=True)
-class SparseFile:
+@dataclass(frozen=True, repr=False)
+class SparseFile(Printed):
     """What :func:`save_sparse` wrote.
 
     Attributes:
@@ -70,10 +72,13 @@ class SparseFile:
     dense: int
     signed_zeros: int
 
-    def __str__(self) -> str:
+    def _summary(self) -> str:
+        return f"SparseFile: {self}"
+
+    def _parts(self) -> Iterator[str]:
         share = f"{self.bytes / max(self.dense, 1):.1%} of {self.dense:,} dense"
         text = f"{self.path}: {self.bytes:,} bytes, {share}, {self.bytes / max(self.bound, 1):.3f} of the entropy bound"
-        return f"{text}; {self.signed_zeros:,} zeros have signs" if self.signed_zeros else text
+        yield f"{text}; {self.signed_zeros:,} zeros have signs" if self.signed_zeros else text
 
 
 class _Index(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,10 +109,11 @@ def save_sparse(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLik
 
     Raises:
         SaveError: something in the state dict is no tensor, or has no values.
+        InputError: the path is that of a folder.
     """
     plans, state = _contents(source)
     tensors = _unmasked(_checked(state))
-    file = check_path("path", path)
+    file = _file(path)
     index, data = _packed(tensors, plans)
     sums = FORMAT | {"sha256": _checksum(index, data)}
     replace_file(file, partial(save_file, {"index": index, "data": data}, metadata=sums))
@@ -150,6 +156,15 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
 # ---------------------------------------------------------------- writing
 
 
+def _file(path: str | os.PathLike[str]) -> Path:
+    """The path of a file, whose folder is created where missing."""
+    file = check_path("path", path)
+    if file.is_dir():
+        raise InputError(f"path: {file} is a folder; give the path of a file, such as {file / 'model.sparse'}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
 def _contents(source: object) -> tuple[tuple[Plan, ...], Mapping[str, Any]]:
     if isinstance(source, nn.Module):
         check_model(source, "source")
@@ -165,6 +180,9 @@ def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
             raise SaveError(f"source: {name!r} is {shown(tensor)}, and only tensors can be written")
         if tensor.is_meta:
             raise SaveError(f"source: {name} is on meta, and has no values; load the weights first")
+        if is_traceable_wrapper_subclass(tensor):
+            kind = type(tensor).__name__
+            raise SaveError(f"source: {name} is a {kind}; pass a state dict with the plain tensors that it is made of")
         if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in ENTRY_TYPES:
             raise SaveError(f"source: {name} is a {tensor.layout} tensor of {tensor.dtype}; make it an ordinary one")
     return dict(state)

@@ -41,12 +41,6 @@ class CallList:
         """An input."""
         return self.create_node("placeholder", name)
 
-    def call_function(self, function: Any, args: tuple[Any, ...]) -> ListedCall:
-        """A call of a function."""
-        call = self.create_node("call_function", function)
-        call.args = args
-        return call
-
     def erase_node(self, call: ListedCall) -> None:
         """Drop a call."""
         self.nodes.remove(call)

@@ -6,8 +6,9 @@ few shapes: results of calls that only make new tensors are remembered by the ca
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -79,17 +80,18 @@ class MetaExecution:
         if execution.needs_values:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
             flat = _operands(args, kwargs)
-        if not any(t.is_meta for t in flat):
+        on_meta = [t.is_meta for t in flat]
+        if not any(on_meta):
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
-            return self._run_on_meta(func, args, kwargs, flat, execution)
+            return self._run_on_meta(func, args, kwargs, all(on_meta), execution)
         real = self._known.run(func, args, kwargs)
         if not any(map(is_float, tensors_of(real))):
             return real
-        return self._known.remember(self._run_on_meta(func, args, kwargs, flat, execution), real)
+        return self._known.remember(self._run_on_meta(func, args, kwargs, all(on_meta), execution), real)
 
-    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor], execution: _Execution) -> Any:
-        if not all(t.is_meta for t in flat):
+    def _run_on_meta(self, func: Any, args: Args, kwargs: Kwargs, all_there: bool, execution: _Execution) -> Any:
+        if not all_there:
             args = map_tensors(self._on_meta, _positions_of_masks(func, args))
             kwargs = map_tensors(self._on_meta, kwargs)
         if "device" in kwargs:
@@ -103,6 +105,8 @@ class MetaExecution:
         if device is not None and torch.device(device) == META:
             kwargs = {**kwargs, "device": flat[0].device if flat else torch.device("cpu")}
         out = func(*args, **kwargs)
+        if isinstance(out, Tensor) and not is_float(out):
+            return out
         given = {id(t) for t in flat}
         seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
         return self._known.remember(seen, out)
@@ -186,7 +190,8 @@ def _makes_new_tensors(func: Any) -> bool:
     return all(a.alias_info is None for a in arguments) and torch.Tag.nondeterministic_seeded not in func.tags
 
 
-_memory: dict[_Key, Any] = {}
+_memory: dict[_Key, Callable[[], Any]] = {}
+"""By the metadata of a call, what makes its result."""
 
 
 _MEMORY_SIZE = 1 << 14
@@ -202,12 +207,14 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
         out = func(*args, **kwargs)
         if len(_memory) >= _MEMORY_SIZE:
             _memory.clear()
-        _memory[key] = _description(out)
+        _memory[key] = _maker(out)
         return out
-    return _revive(found)
+    return found()
 
 
 def _key(value: Any) -> Any:
+    if type(value) in LEAVES:
+        return type(value), value
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype
     if isinstance(value, tuple | list):
@@ -216,17 +223,11 @@ def _key(value: Any) -> Any:
     return type(value), value
 
 
-def _description(out: Any) -> Any:
+def _maker(out: Any) -> Callable[[], Any]:
+    """What makes another result like this one."""
     if isinstance(out, Tensor):
-        return Tensor, tuple(out.shape), out.stride(), out.dtype
+        return partial(torch.empty_strided, tuple(out.shape), out.stride(), dtype=out.dtype, device=META)
     if isinstance(out, tuple | list):
-        return type(out), [_description(o) for o in out]
-    return None, out
-
-
-def _revive(description: Any) -> Any:
-    kind, *rest = description
-    if kind is Tensor:
-        shape, stride, dtype = rest
-        return torch.empty_strided(shape, stride, dtype=dtype, device=META)
-    return kind(_revive(d) for d in rest[0]) if kind else rest[0]
+        kind, makers = type(out), [_maker(one) for one in out]
+        return lambda: kind([make() for make in makers])
+    return lambda: out

@@ -78,6 +78,11 @@ class Recorder(DispatchMode):
         """Nothing is compiled while tracing; this spares every call a detour through the compiler's guards."""
         return True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Models are recorded eagerly, so that there is nothing that every call would have to be hidden from."""
+        return False
+
     def in_its_thread(self, hook: Callable[..., None]) -> Callable[..., None]:
         """A global hook that modules which other threads run meanwhile do not call."""
 
@@ -137,7 +142,8 @@ class Recorder(DispatchMode):
         return None if tensor.is_nested else self.lookup(tensor)
 
     def _item(self, tensor: Tensor, node: fx.Node, index: int) -> fx.Node:
-        item = self.graph.call_function(operator.getitem, (node, index))
+        item = self.graph.create_node("call_function", operator.getitem, name="getitem")
+        _set_arguments(item, (node, index))
         item.meta.update(node.meta)
         self._bind(tensor, item)
         return item
@@ -167,11 +173,12 @@ class Recorder(DispatchMode):
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._seen.add(tensor)
-        node.meta["shape"] = _shape_of(tensor)
         self._nested |= tensor.is_nested
-        node.meta["dtype"] = tensor.dtype
-        node.meta.setdefault("module", self.stack[-1])
-        node.meta.setdefault("line", self._line)
+        meta = node.meta
+        meta["shape"] = _shape_of(tensor)
+        meta["dtype"] = tensor.dtype
+        meta.setdefault("module", self.stack[-1])
+        meta.setdefault("line", self._line)
 
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
@@ -227,9 +234,7 @@ class Recorder(DispatchMode):
     def _note_call(self, func: Any, node_args: Any, node_kwargs: Any, out: Any) -> Any:
         """The node of a call, and its results."""
         node = self.graph.create_node("call_function", func, name=short_name(func))
-        node.args = node_args  # given to create_node, every number in them is looked at
-        if node_kwargs:
-            node.kwargs = node_kwargs
+        _set_arguments(node, node_args, node_kwargs)
         node.meta["module"] = self.stack[-1]
         node.meta["line"] = self._line
         node.meta["scripted"] = self.scripts > 0
@@ -242,6 +247,16 @@ class Recorder(DispatchMode):
                     self._nodes[id(tensor)] = (node, i)
                     self._seen.add(tensor)
         return out
+
+
+def _set_arguments(node: Any, args: Args, kwargs: Kwargs | None = None) -> None:
+    """Set the arguments of a new node.
+
+    Given to ``create_node``, every number in them is looked at; set as attributes, the node is looked up in its graph.
+    """
+    object.__setattr__(node, "args", args)
+    if kwargs:
+        object.__setattr__(node, "kwargs", kwargs)
 
 
 def _shape_of(tensor: Tensor) -> torch.Size:

@@ -25,6 +25,7 @@ _OWN = ("torch", "builtins", "collections")
 _BARE = nn.Module()
 
 _MODULES_OWN = frozenset(vars(_BARE))
+_MODULES_NAMES = frozenset(dir(_BARE))
 
 
 # ---------------------------------------------------------------- one step
@@ -190,7 +191,7 @@ class SizePlace:
 def _is_own(holder: Any, step: str) -> bool:
     if isinstance(holder, nn.Module):
         name = step.removeprefix(".")
-        return name in attributes_held(holder) or not hasattr(_BARE, name)
+        return name not in _MODULES_NAMES or (name in vars(holder) and name not in _MODULES_OWN)
     return is_plain_object(holder) or isinstance(holder, dict | list | tuple)
 
 
@@ -198,5 +199,7 @@ def _read(holder: Any, step: str) -> Any:
     name, position, key = _parsed(step)
     if name is None:
         return holder[int(position) if key is None else key]
-    attributes = {} if isinstance(holder, nn.Module) else attributes_held(holder)
+    if isinstance(holder, nn.Module):
+        return getattr(holder, name)
+    attributes = attributes_held(holder)
     return attributes[name] if name in attributes else getattr(holder, name)

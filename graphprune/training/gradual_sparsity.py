@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from graphprune.training.schedules import Schedule
 from graphprune.utils.checks import check_known
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import apply_masks
+from graphprune.utils.tables import Printed
 from graphprune.utils.typed_json import Count, convert_data
 
 MaskedShare = Annotated[float, Meta(ge=0, le=1)]
@@ -89,7 +90,7 @@ def _counted(weights: Sequence[Weight]) -> tuple[int, int]:
     return size - sum(weight.left for weight in weights), size
 
 
-class GradualSparsifier:
+class GradualSparsifier(Printed):
     """Masks the weights of a model while it is trained: call :meth:`step` after every step of the optimizer.
 
     Weights get masks of ones at once, in the parametrization of ``torch.nn.utils.prune``
@@ -208,9 +209,12 @@ class GradualSparsifier:
             target.initial = min(initial, target.final)
         self.steps, self.history = saved.steps, saved.history
 
-    def __str__(self) -> str:
-        lines = [f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"]
-        return "\n".join([*lines, *(f"  {masking}" for masking in self.history)])
+    def _summary(self) -> str:
+        return f"{type(self).__name__} of {type(self.model).__name__}, {self.schedule}, after {self.steps} steps"
+
+    def _parts(self) -> Iterator[str]:
+        yield self._summary()
+        yield from (f"  {masking}" for masking in self.history)
 
 
 def _ranked(method: str | MethodClass) -> MethodClass:

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -101,33 +101,31 @@ class Copier:
         self.memo[id(value)] = made
         return made
 
-    def attributes(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Copies by name."""
+    def attributes(self, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+        """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
         found = dict(attributes)
-        memo, originals = self.memo, self._originals
         for name, value in attributes.items():
             kind = type(value)
-            if kind in ATOMIC:
+            if kind in ATOMIC or (kind is tuple and ATOMIC.issuperset(map(type, value))):
                 continue
-            known = memo.get(id(value), _MISSING)
-            if known is not _MISSING:
-                found[name] = known
-            elif kind in _CONTAINERS and not value:  # most of what a module holds
-                found[name] = memo[id(value)] = kind()
-                originals.append(value)
+            if name in own and kind in _CONTAINERS and not value and not weakref.getweakrefcount(value):
+                found[name] = kind()
             else:
                 found[name] = self._attribute(name, value)
         return found
 
-    def attributes_at(self, step: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """Copies by name, within an attribute or entry."""
+    def attributes_at(self, step: str, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+        """The same within an attribute or entry."""
         self._path.append(step)
         try:
-            return self.attributes(attributes)
+            return self.attributes(attributes, own)
         finally:
             self._path.pop()
 
     def _attribute(self, name: str, value: Any) -> Any:
+        known = self.memo.get(id(value), _MISSING)
+        if known is not _MISSING:
+            return known
         self._path.append(f".{name}")
         try:
             return self.copied(value)

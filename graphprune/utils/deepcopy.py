@@ -14,6 +14,12 @@ from graphprune.utils.copier import Copier, Substitute, refuse
 from graphprune.utils.held import globals_read, held_functions, parts_of
 from graphprune.utils.modules import Modules, named_modules, within
 
+_TABLES = frozenset(vars(nn.Module()))
+"""Hooks and the like: every module has tables of its own for these, most of them empty.
+
+The handle of a hook refers to some of them weakly.
+"""
+
 
 def copy_module(
     model: nn.Module,
@@ -51,7 +57,7 @@ def copy_module(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state))
+        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
     return copier.copied(model)  # type: ignore[no-any-return]
 
 

@@ -120,12 +120,12 @@ def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[st
 
 
 def _held(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
-    """What modules hold beside numbers, text, tuples and empty dictionaries: the path, the name and the value."""
+    """What modules hold beside numbers, text, tuples and dictionaries without hooks: path, name and value."""
     return [
         (path, name, value)
         for path, module in submodules
         for name, value in vars(module).items()
-        if (kind := type(value)) not in _HOLD_NONE and (kind not in _DICTS or value)
+        if (kind := type(value)) not in _HOLD_NONE and (kind not in _DICTS or (value and name.endswith("_hooks")))
     ]
 
 

@@ -38,9 +38,15 @@ def check_model(model: Any, name: str = "model") -> None:
         kind = type(model).__name__
         raise InputError(f"{name}: is {_a(kind)} that is no module yet; call super().__init__() in {kind}.__init__")
     for path, module in named_modules(model):
+        lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
+        if lazy is None and not wrapper:
+            continue
         where = f"{name}.{path}" if path else name
-        _check_shapes(module, where)
-        wrapper = _defined_as(type(module))  # type: ignore[arg-type]  # classes hash by identity
+        if lazy is not None:
+            raise InputError(
+                f"{where}: is {_a(type(module).__name__)} whose {lazy} has no shape yet; run the model once on an "
+                "input before it is pruned, model(example)"
+            )
         if wrapper & _HOLDS_A_MODEL:
             _, kind = min(wrapper & _HOLDS_A_MODEL)
             raise InputError(
@@ -53,14 +59,13 @@ def check_model(model: Any, name: str = "model") -> None:
             )
 
 
-def _check_shapes(module: nn.Module, where: str) -> None:
-    """Raise an InputError if a lazy module has not seen an input yet."""
-    for key, tensor in (*module._parameters.items(), *module._buffers.items()):
-        if tensor is not None and is_lazy(tensor):
-            raise InputError(
-                f"{where}: is {_a(type(module).__name__)} whose {key} has no shape yet; run the model once on an input "
-                "before it is pruned, model(example)"
-            )
+def _lazy_tensor(module: nn.Module) -> str | None:
+    """The name of a tensor of a lazy module that has not seen an input yet."""
+    for named in (module._parameters, module._buffers):
+        for name, tensor in named.items():
+            if tensor is not None and is_lazy(tensor):
+                return name
+    return None
 
 
 def _found(value: Any) -> str:

@@ -34,7 +34,8 @@ def check_random_state(state: Mapping[str, Any]) -> None:
 def set_random_state(state: Mapping[str, Any]) -> None:
     """Go on from a state that :func:`random_state` gave. Devices that are not there any more are passed over."""
     torch.set_rng_state(state["torch"])
-    for device, generator in enumerate(state["cuda"][: torch.cuda.device_count()]):
+    there = torch.cuda.device_count() if state["cuda"] else 0  # which asks the driver
+    for device, generator in enumerate(state["cuda"][:there]):
         torch.cuda.set_rng_state(generator, device)
     np.random.set_state(state["numpy"])
     random.setstate(state["python"])

@@ -26,7 +26,7 @@ _STYLE = (
     "text-align:left;vertical-align:top;white-space:pre-wrap;color:inherit;background:transparent}"
     ".graphprune th{border-bottom-width:2px;font-weight:600}"
     ".graphprune .n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}"
-    ".graphprune p{margin:.2em 0}"
+    ".graphprune p{margin:.2em 0;white-space:pre-wrap}"
     ".graphprune summary{cursor:pointer;font-weight:600}"
     "</style>"
 )
@@ -78,6 +78,9 @@ class Table:
         triples = zip(self.columns, line, widths, strict=True)
         return [cell.rjust(n) if column in self.numbers else cell.ljust(n) for column, cell, n in triples]
 
+    def _repr_html_(self) -> str:
+        return _in_page(self.to_html())
+
     def to_html(self) -> str:
         """The table as an element of HTML, foldable where it has a title."""
         lines = self.lines
@@ -115,10 +118,14 @@ class Printed:
         return "\n".join(map(str, self._parts()))
 
     def _repr_html_(self) -> str:
-        return f'<div class="graphprune">{_STYLE}{self._inner_html()}</div>'
+        return _in_page(self._inner_html())
 
     def _inner_html(self) -> str:
         return "".join(map(_html, self._parts()))
+
+
+def _in_page(html: str) -> str:
+    return f'<div class="graphprune">{_STYLE}{html}</div>'
 
 
 def _html(part: str | Table | Printed) -> str:

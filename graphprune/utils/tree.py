@@ -19,13 +19,13 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
         return
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from tensors_of(item)
     elif isinstance(value, tuple | list):
         for item in value:
             if type(item) not in LEAVES:
                 yield from tensors_of(item)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item)
     elif _holds_fields(value):
         for entry in fields(value):
             yield from tensors_of(getattr(value, entry.name))

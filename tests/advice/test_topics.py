@@ -143,7 +143,7 @@ def test_the_fastest_multiple_is_the_smallest_that_is_nearly_as_fast() -> None:
 
 @pytest.mark.parametrize(
     ("share", "train", "choice"),
-    [(0.5, True, "one-shot"), (0.2, True, "3 rounds"), (0.05, True, "4 rounds"), (0.2, False, "one-shot")],
+    [(0.5, True, "one-shot"), (0.1, True, "one-shot"), (0.05, True, "4 rounds"), (0.05, False, "one-shot")],
 )
 def test_rounds_where_much_goes_and_something_trains(share: float, train: bool, choice: str) -> None:
     assert said("schedule", replace(FACTS, share=share, can_train=train)).choice == choice

@@ -390,6 +390,7 @@ def test_inspect_and_prune_write_a_page(spec, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["inspect", spec, *INPUT, "--html", str(page)]) == OK
     assert "Net: what can be pruned" in page.read_text()
+    assert capsys.readouterr().err == f"page written to {page}\n"
     slim = tmp_path / "slim"
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(slim), *INPUT, "--html", str(page)]) == OK
     assert "equal to the masked original" in page.read_text()

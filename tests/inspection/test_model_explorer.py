@@ -17,7 +17,7 @@ from models import resnet_cifar, vit
 NODE = {"id", "label", "namespace", "attrs", "incomingEdges", "outputsMetadata"}
 """Of ``graph_builder.GraphNode``."""
 EDGE = {"sourceNodeId", "sourceNodeOutputId", "targetNodeInputId"}
-DATA = {"name", "results", "gradient"}
+DATA = {"name", "results", "gradient", "hideInAggregatedStatsTable", "hideInChildrenStatsTable"}
 """Of ``node_data_builder.GraphNodeData``, and the name of TypeScript's ``NodeDataProviderGraphData``."""
 RESULT = {"value", "bgColor"}
 
@@ -73,6 +73,7 @@ def test_figures_add_up(case: tuple[ChannelGraph, Plan], tmp_path: Path) -> None
             assert sum(result["value"] for result in data["results"].values()) == total
     (kept,) = files["kept"].values()
     shares = {name: result["value"] for name, result in kept["results"].items()}
+    assert 0 < min(shares.values()) <= max(shares.values()) == 1
     for node in graph.trace.graph.nodes:
         if "tensor" in node.meta and node.name in shares:
             shape = plan.shape(node.meta["tensor"])

@@ -72,7 +72,7 @@ def test_heads_by_number() -> None:
 @pytest.mark.parametrize(
     ("kept", "error", "said"),
     [
-        ({"frist": [0]}, InputError, "no group 'frist'"),
+        ({"frist": [0]}, InputError, "no group 'frist'.*; did you mean first"),
         ({"first": [8]}, InputError, "has 8 entries, numbered from 0, and 8 is none"),
         ({"first": [-1]}, InputError, "and -1 is none"),
         ({"first": []}, InputError, "give the numbers of the entries|nothing of first"),
@@ -150,3 +150,17 @@ def test_a_channel_that_another_weight_still_makes_stays() -> None:
 def test_masks_that_fit_no_parameter(masks: dict[str, Tensor], said: str) -> None:
     with pytest.raises(InputError, match=said):
         graphprune.trace(plain(), IMAGE).plan_from_masks(masks)
+
+
+def test_a_group_of_a_kernel_cannot_lose_all_of_its_channels_and_stay() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    graph = graphprune.trace(model, IMAGE)
+    mask = torch.ones(8, 4, 1, 1)
+    mask[:4] = 0
+    with pytest.raises(PlanError, match="every head or group has to lose equally many channels"):
+        graph.plan_from_masks({"1.weight": mask})
+    mask[:4], mask[[0, 6]] = 1, 0
+    slim = graph.plan_from_masks({"1.weight": mask}).apply(model)
+    assert slim[1].out_channels == 6
+    slim(IMAGE)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.report import ratio_costs
 from graphprune.report.measured import MeasuredResults
 from graphprune.report.page_data import PageData, page_data
 from graphprune.report.ratio_costs import HIGHEST, RatioRange, ratio_ranges, repetitions_at, sizes_at
@@ -69,6 +70,12 @@ def test_a_range_ends_where_something_else_may_go() -> None:
     low, high = ranges_of(OnlyOne(), 5, 3)
     assert (low.first, low.last, high.first, high.last) == (1, 74, 75, HIGHEST)
     assert repetitions_at(low, 74) == [11] and high.steps == []
+
+
+def test_what_is_cut_no_further_is_not_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ratio_costs, "MOST_TRIALS", 2)
+    (found,) = ranges_of(OnlyOne(), 5, 3)
+    assert (found.first, found.last, found.exact) == (1, HIGHEST, False)
 
 
 def test_a_model_without_groups_has_a_reason_instead() -> None:

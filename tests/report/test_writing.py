@@ -14,6 +14,7 @@ from torch import nn
 
 import graphprune
 from graphprune.errors import InputError
+from graphprune.report.measured import measured_results
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_report_takes_the_place_of_a_report_alone(graph: graphprune.ChannelGra
         ({"sensitivity": {}}, "sensitivity: "),
         ({"verification": True}, "verification: "),
         ({"latency": [1.0]}, "latency: "),
-        ({"latency": {"dense": -1.0}}, "latency: 'dense' maps to -1.0; map what was timed to its seconds"),
+        ({"latency": {"dense": -1.0}}, "latency: 'dense' maps to -1.0; map what was timed to its seconds, or to"),
     ],
 )
 def test_what_is_no_result_is_refused(
@@ -71,6 +72,15 @@ def test_what_is_no_result_is_refused(
     with pytest.raises(InputError, match=message):
         graphprune.write_report(tmp_path / "report.html", **{"graph": graph, **given})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_latencies_are_taken_from_measurements(graph: graphprune.ChannelGraph) -> None:
+    taken = graphprune.measure(graph.model, torch.randn(1, 3), batch_sizes=(1, 2))
+    found = measured_results(None, None, None, {"dense": taken, "slim": 0.5}).latency
+    assert found is not None
+    assert found[-1] == ("slim", 0.5)
+    assert [seconds for _, seconds in found[:-1]] == [one.seconds for one in taken.latencies]
+    assert [name for name, _ in found] == ["dense, batch 1", "dense, batch 2", "slim"]
 
 
 def test_the_parts_of_the_page_are_in_the_wheel(wheel: Path) -> None:

@@ -244,6 +244,17 @@ def test_tied_layers_share_a_mask() -> None:
     assert model.table.weight is model.leave.weight
 
 
+def test_a_mask_on_one_of_tied_layers_stays_its_own() -> None:
+    """As torch's functions put it: the other layer goes on with the whole weight."""
+    model = Tied()
+    prune.l1_unstructured(model.table, "weight", 0.5)
+    x = torch.arange(10)
+    with torch.no_grad():
+        needed = model(x)
+        assert torch.equal(make_permanent(model)(x), needed)
+    assert int((model.table.weight == 0).sum()) == 20 and not (model.leave.weight == 0).any()
+
+
 # ---------------------------------------------------------------- training
 
 OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
@@ -289,6 +300,15 @@ def test_training_keeps_exactly_the_zeros(make: Callable[[Any], torch.optim.Opti
         found = zeros(trained)
         assert all(torch.equal(found[name], needed[name]) for name in WEIGHTS)
         assert all((trained.get_submodule(n.partition(".")[0]).weight != 0).equal(~needed[n]) for n in WEIGHTS)
+
+
+def test_masks_of_inference_mode_can_be_trained() -> None:
+    model = net()
+    with torch.inference_mode():
+        sparsify(model, 0.5, scope="global")
+        model(X)
+    train(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert sparsity_of(model).masked == 0.5
 
 
 def test_finetune_keeps_exactly_the_zeros(tmp_path: Path) -> None:
@@ -367,11 +387,11 @@ def test_permanent_zeros_are_plain_parameters_without_signs() -> None:
 def test_the_table_of_zeros() -> None:
     found = sparsify(net(), 0.5)
     assert str(found).splitlines() == [
-        "                        zeros             of  sparsity",
-        "0.weight                  108            216     50.0%",
-        "3.weight                  288            576     50.0%",
-        "5.weight                  640          1,280     50.0%",
-        "all parameters          1,044          2,114     49.4%",
+        "                zeros     of  sparsity",
+        "0.weight          108    216     50.0%",
+        "3.weight          288    576     50.0%",
+        "5.weight          640  1,280     50.0%",
+        "all parameters  1,044  2,114     49.4%",
     ]
     assert (found.zeros, found.size, found.overall) == (1044, 2114, 1044 / 2114)
     with pytest.raises(KeyError, match="there is no parameter 'weight'"):
@@ -430,5 +450,11 @@ def test_what_cannot_be_masked_is_said() -> None:
     listed = nn.ModuleDict({"a": nn.ParameterList([torch.randn(3, 3)]), "b": nn.Linear(3, 3)})
     with pytest.raises(InputError, match=r"a\.0 cannot be masked: a ParameterList has no forward"):
         sparsify(listed, 0.5, layers="a.0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(net())
+    assert sparsity_of(scripted).zeros == 8  # the shift of the batch normalization
+    with pytest.raises(InputError, match="it is of TorchScript"):
+        sparsify(scripted, 0.5)
     with pytest.raises(InputError, match="is the class Linear"):
         sparsify(nn.Linear, 0.5)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.testing._internal.two_tensor import TwoTensor
 
 import graphprune
 from graphprune import load_sparse, make_permanent, save_sparse, sparsify
@@ -150,6 +151,8 @@ def test_channels_and_weights_in_one_file(tmp_path: Path) -> None:
     slim: Any = graphprune.prune_model(net(), 0.5, X)
     sparsify(slim, 0.9)
     save_sparse(slim, tmp_path / "slim")
+    with pytest.raises(SaveError, match=r"Turn masks into zeros by graphprune\.make_permanent\(slim\)"):
+        graphprune.save(slim, tmp_path / "bundle")
     make_permanent(slim)
     for other in (net(1), plans_of(slim)[0].apply(net(2))):
         loaded: Any = load_sparse(tmp_path / "slim", other)
@@ -255,6 +258,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path: Path) -> None:
         ({"a": 3}, SaveError, "source: 'a' is 3, and only tensors can be written"),
         (net().to("meta"), SaveError, r"0\.weight is on meta"),
         ({"a": torch.eye(3).to_sparse()}, SaveError, "make it an ordinary one"),
+        ({"a": TwoTensor(torch.eye(3), torch.eye(3))}, SaveError, "pass a state dict with the plain tensors"),
         (3, InputError, "source: must be a torch.nn.Module or a state dict"),
         (nn.Linear, InputError, "source: must be a torch.nn.Module or a state dict"),
     ]
@@ -262,6 +266,12 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path: Path) -> None:
         with pytest.raises(kind, match=message):
             save_sparse(source, path)
     assert not list(tmp_path.iterdir())
+
+
+def test_folders_are_made_and_not_replaced(tmp_path: Path) -> None:
+    assert save_sparse({"a": torch.eye(3)}, tmp_path / "new/folder/file").path.is_file()
+    with pytest.raises(InputError, match="is a folder; give the path of a file"):
+        save_sparse({"a": torch.eye(3)}, tmp_path / "new")
 
 
 def test_models_that_do_not_fit_are_unchanged(tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""How much work pruning a model takes: operations are counted, not seconds, which depend on the machine."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+import graphprune
+from graphprune.pruning.rewrite import slim_meta_tensor, slim_tensor
+from graphprune.rules.labels import LabelledTensor
+from graphprune.tracing.meta import _maker, _remembered
+from graphprune.tracing.recorder import Recorder
+from graphprune.utils.copier import Copier
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.held import held_functions
+from graphprune.utils.modules import named_modules, tables
+
+RUNS = 2
+"""The trace, and the check of the slim model."""
+COPIES = 3
+"""One is traced, one is checked, one is the slim model."""
+
+
+def network(layers: int) -> nn.Module:
+    """``layers`` times a convolution, a batch norm and a ReLU; 6 parameters and buffers each."""
+    kinds = [(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(layers)]
+    return nn.Sequential(*(nn.Sequential(*modules) for modules in kinds)).eval()
+
+
+def prune(layers: int) -> nn.Module:
+    return graphprune.prune_model(network(layers), 0.5, torch.randn(1, 8, 9, 9))
+
+
+def work(run: Callable[[], Any]) -> Counter[str]:
+    """How often each function was called, by name."""
+    calls: Counter[CodeType] = Counter()
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            calls[frame.f_code] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        run()
+    finally:
+        sys.setprofile(before)
+    found: Counter[str] = Counter()
+    for code, times in calls.items():
+        found[code.co_qualname] += times
+    return found
+
+
+def test_the_model_is_walked_as_often_however_deep_it_is() -> None:
+    prune(2)
+    walks = [named_modules, tables, held_functions, copy_module]
+    few, many = work(lambda: prune(2)), work(lambda: prune(9))
+    assert [few[walk.__qualname__] for walk in walks] == [many[walk.__qualname__] for walk in walks]
+    assert many[named_modules.__qualname__] <= 17
+    assert many[tables.__qualname__] <= 8
+    assert many[held_functions.__qualname__] <= 6
+    assert many[copy_module.__qualname__] == COPIES
+
+
+def test_every_operation_is_seen_once_a_run_and_every_tensor_is_cut_once() -> None:
+    layers = 5
+    prune(layers)
+    done = work(lambda: prune(layers))
+    operations = 4 * layers  # a convolution, a batch norm, the space that torch makes beside it, a ReLU
+    assert done[Recorder._dispatch.__qualname__] == RUNS * operations
+    assert done[slim_tensor.__qualname__] == (1 + 1) * layers + 5 * layers
+    assert done[slim_meta_tensor.__qualname__] == 6 * layers
+
+
+def test_shapes_that_were_seen_before_are_not_worked_out_again() -> None:
+    prune(3)
+    done = work(lambda: prune(3))
+    assert done[_remembered.__qualname__] and not done[_maker.__qualname__]
+
+
+def test_the_work_grows_with_the_depth_as_it_should() -> None:
+    sizes = (4, 8, 16)
+    prune(max(sizes))
+    calls = [sum(work(lambda layers=layers: prune(layers)).values()) for layers in sizes]  # type: ignore[misc]
+    per_layer = [(b - a) / (n - m) for a, b, m, n in zip(calls, calls[1:], sizes, sizes[1:], strict=False)]
+    assert per_layer[1] < 1.05 * per_layer[0]
+    assert per_layer[1] < 3200
+
+
+def test_the_analysis_is_freed_without_a_collection() -> None:
+    prune(2)
+    gc.collect()
+    gc.disable()
+    try:
+        slim = prune(2)
+        left = [one for one in gc.get_objects() if type(one) in (LabelledTensor, Copier, Recorder)]
+    finally:
+        gc.enable()
+    assert isinstance(slim, nn.Module) and not left
