@@ -32,6 +32,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.latency
 	$(PYTHON) -m benchmarks.repair
 	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.compact
 	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare

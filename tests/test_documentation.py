@@ -60,7 +60,7 @@ def run_programs(programs: dict[str, str], folder: Path, wheel: Path) -> str:
 def test_there_is_something_to_run() -> None:
     assert len(blocks(README)) >= 4
     named = [document.name for document in DOCUMENTS if blocks(document)]
-    assert named == ["CONTRIBUTING.md", "adding_a_rule.md", "export.md"]
+    assert named == ["CONTRIBUTING.md", "adding_a_rule.md", "compact.md", "export.md"]
     assert len(EXAMPLES) >= 3
 
 
