@@ -34,6 +34,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.resume
 	$(PYTHON) -m benchmarks.sparse_files
 	$(PYTHON) -m benchmarks.sparse_speed
+	$(PYTHON) -m benchmarks.compact
 	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
 	$(PYTHON) -m benchmarks.compare

@@ -47,7 +47,7 @@ NAMES = {
     "torchvision": "squeezenet1_1 resnet18 mobilenet_v2 shufflenet_v2_x0_5 mnasnet0_5",
     "timm": "test_resnet test_vit test_byobnet test_efficientnet_gn mobilenetv3_small_050 lcnet_035 convnext_atto "
     "ghostnet_050",
-    "transformers": "bert gpt2 llama_gqa opt t5 phi3 vit resnet mobilenet_v2 mixtral wav2vec2 mamba",
+    "transformers": "bert gpt2 llama_gqa opt t5 phi3 vit resnet mobilenet_v2 wav2vec2 mamba",
     "layers": "conv1d conv1d_grouped conv_transpose2d conv_transpose2d_grouped circular_conv reflect_conv conv3d lstm "
     "lstm_bidirectional gru gru_stacked weight_norm spectral_norm group_norm layer_norm rms_norm attention embedding "
     "tied_embedding twice bilinear instance_norm_affine glu prelu_channels max_pool_ceil",

@@ -213,9 +213,10 @@ def masked_copy_of(model: nn.Module, made: Zeroed) -> nn.Module:
     for name, mask in made.masks.items():
         path, _, last = name.rpartition(".")
         module = masked.get_submodule(path)
-        tensor = getattr(module, f"{last}_orig", None)
-        with torch.no_grad():
-            (getattr(module, last) if tensor is None else tensor).mul_(mask)
+        originals = [f"{last}_orig"] if hasattr(module, f"{last}_orig") else []
+        with torch.no_grad():  # the product, too: attention reads the weight of its projection without calling hooks
+            for each in (last, *originals):
+                getattr(module, each).mul_(mask)
     return masked
 
 

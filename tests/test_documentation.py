@@ -63,7 +63,7 @@ def test_there_is_something_to_run() -> None:
     assert len(blocks(README)) >= 4
     named = [document.name for document in DOCUMENTS if blocks(document)]
     assert " ".join(named) == (
-        "CONTRIBUTING.md adding_a_rule.md choosing.md export.md inspecting.md measuring.md report.md sparsity.md"
+        "CONTRIBUTING.md adding_a_rule.md choosing.md compact.md export.md inspecting.md measuring.md report.md sparsity.md"
     )
     assert len(EXAMPLES) >= 3
 
