@@ -31,6 +31,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.budgets
 	$(PYTHON) -m benchmarks.latency
 	$(PYTHON) -m benchmarks.repair
+	$(PYTHON) -m benchmarks.repair_cost
 	$(PYTHON) -m benchmarks.resume
 	$(PYTHON) -m benchmarks.sparse_files
 	$(PYTHON) -m benchmarks.sparse_speed
