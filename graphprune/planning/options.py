@@ -228,6 +228,11 @@ class PruningOptions:
         if not asked:
             held = ", and overrides= say only what stays" if self.overrides else ""
             raise InputError(f"ratio: nothing is asked for{held}; give a ratio (0.5) or a budget (macs=0.5)")
+        if self.allocation not in (None, "uniform") and not self.searched:
+            raise InputError(
+                f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
+                "hold for each group alone; give a ratio for all groups (0.5) or a budget (macs=0.5)"
+            )
 
     @staticmethod
     def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:
