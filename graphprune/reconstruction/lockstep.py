@@ -8,6 +8,7 @@ loop, or for two inputs) can be fitted only at the end of a pass, and what depen
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -179,7 +180,7 @@ class Sweep:
 
     def run(self) -> list[Match]:
         """Fit what can be fitted in one pass, and return what is left."""
-        with ExitStack() as stack:
+        with warnings.catch_warnings(), ExitStack() as stack:  # passes may leave such a context in another order
             for pair in self._pairs:
                 stack.callback(pair.close)
             for pair in self._pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -410,6 +411,26 @@ def test_experts_that_other_rows_go_through_are_left_alone() -> None:
     record = graphprune.reconstruct(slim, model, plan, [batch])
     assert "other rows go through it than in the dense model" in reasons(record).values()
     assert {"enter.weight", "router.weight"} <= {one.name for one in record.repaired}
+
+
+def test_warnings_are_filtered_as_before() -> None:
+    """Passes that wait in such a context leave it in another order than they entered it."""
+
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", category=BytesWarning)
+                return self.two(self.one(x).relu())
+
+    model, batches = randomize(Strict()).eval(), [torch.randn(9, 4) for _ in range(3)]
+    plan, slim = pruned(model, batches[0])
+    filters = list(warnings.filters)
+    assert len(graphprune.reconstruct(slim, model, plan, batches).repaired) == 2
+    assert list(warnings.filters) == filters
 
 
 @contextmanager
