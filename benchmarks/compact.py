@@ -157,6 +157,7 @@ KINDS = {
     "read by a weight that is computed": "no plain weight",
     "not constant": "no constant",
     "a size in the code": "a size",
+    "a size that counts as a number": "used as a number",
 }
 """Kinds of reasons why a zero channel stays, and the words that tell them."""
 
