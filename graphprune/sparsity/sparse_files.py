@@ -40,7 +40,7 @@ from graphprune.sparsity.sparse_tensors import (
 )
 from graphprune.utils.checks import shown
 from graphprune.utils.files import check_path, replace_file
-from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_checks import check_model, check_same_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 from graphprune.utils.tables import Printed
 from graphprune.utils.typed_json import convert_data, parse_json
@@ -300,7 +300,9 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], data: Sequence[Mapping[
         raise InputError("model: is on meta; pass a model with weights, or load_sparse(path) to load_state_dict")
     plans = _plans(data, state, file)
     left = remaining_plans(model, plans, f"file {file}") if plans else ()
-    _check_same(replayed_without_data(model, left, str(file)).state_dict(), state, type(model).__name__, file)
+    own = replayed_without_data(model, left, str(file)).state_dict()
+    other = f"pass the model that was saved in {file}, or the dense one that it was made from"
+    check_same_tensors(f"model: this {type(model).__name__}", own, state, "file", other)
     for plan in left:
         plan.apply(model, inplace=True)
     model.load_state_dict(dict(state))
@@ -314,15 +316,3 @@ def _plans(data: Sequence[Mapping[str, Any]], state: Mapping[str, Tensor], file:
         if (count := read_plan_data(plan, what).indices) > most:
             raise LoadError(f"{what}: a plan has {count} indices, more than its tensors can need; {_RESTORE}")
     return [Plan.from_data(plan, what) for plan in data]
-
-
-def _check_same(own: Mapping[str, Tensor], state: Mapping[str, Tensor], kind: str, file: Path) -> None:
-    other = f"pass the model that was saved in {file}, or the dense one that it was made from"
-    odd = sorted(own.keys() ^ state.keys())
-    if odd:
-        where = "has" if odd[0] in own else "lacks"
-        raise LoadError(f"model: this {kind} {where} {odd[0]!r}, unlike the file ({len(odd)} such names); {other}")
-    for name, tensor in own.items():
-        found, needed = (tuple(tensor.shape), tensor.dtype), (tuple(state[name].shape), state[name].dtype)
-        if found != needed:
-            raise LoadError(f"model: {name} is of {found}, but in the file of {needed}; {other}")

@@ -29,6 +29,7 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.files import ADVICE, Versions, check_version
+from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -232,18 +233,9 @@ def _read(folder: Path) -> _Saved:
 def _check_model(saved: _Saved, model: nn.Module, plans: Sequence[Plan]) -> None:
     """Replay the plans on a copy without data, and compare every tensor with the checkpoint's."""
     copy = replayed_without_data(model, plans, str(saved.version))
-    _check_tensors(f"model: this {type(model).__name__}", own_tensors(copy), saved.parts.model)
-
-
-def _check_tensors(what: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    odd = sorted(own.keys() ^ saved.keys())
-    if odd:
-        where = "has" if odd[0] in own else "lacks"
-        raise LoadError(f"{what} {where} {odd[0]!r}, unlike the checkpoint ({len(odd)} such names); {_OTHER}")
-    for name, tensor in own.items():
-        found, needed = (tuple(tensor.shape), tensor.dtype), (tuple(saved[name].shape), saved[name].dtype)
-        if found != needed:
-            raise LoadError(f"{what} has {name} of {found}, but the checkpoint has {needed}; {_OTHER}")
+    check_same_tensors(
+        f"model: this {type(model).__name__}", own_tensors(copy), saved.parts.model, "checkpoint", _OTHER
+    )
 
 
 _OTHER = "pass the model that the training began with, or another directory"
@@ -263,7 +255,8 @@ def _check_companions(
         _check_groups(one.param_groups, data["param_groups"], exact=not plans)
     if not plans:
         for average, tensors in zip(averages, saved.parts.averages, strict=True):
-            _check_tensors(f"averages: a {type(average).__name__}", own_tensors(average), tensors)
+            what = f"averages: a {type(average).__name__}"
+            check_same_tensors(what, own_tensors(average), tensors, "checkpoint", _OTHER)
 
 
 def _check_groups(own: Sequence[Any], saved: Sequence[Any], exact: bool) -> None:

@@ -1,14 +1,15 @@
-"""Check that an argument is a model whose own modules can be seen, and say what to pass instead if it is not."""
+"""Check that an argument is a model whose own modules can be seen, or that saved tensors fit, and say what to do."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, LoadError
 from graphprune.utils.modules import named_modules
 
 _HOLDS_A_MODEL = {
@@ -18,6 +19,26 @@ _HOLDS_A_MODEL = {
     ("torch.distributed", "FullyShardedDataParallel"),
 }
 """Wrappers that keep the model in their attribute ``module``: where they are defined, and their names."""
+
+
+def check_same_tensors(
+    what: str, own: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str, advice: str
+) -> None:
+    """Raise a LoadError unless saved tensors have the names, shapes and types of those they are loaded into.
+
+    Args:
+        what: what holds the tensors ``own``, for the message: ``"model: this ResNet"``.
+        source: what holds those that were saved: ``"file"``.
+        advice: what to do.
+    """
+    odd = sorted(own.keys() ^ saved.keys())
+    if odd:
+        where = "has" if odd[0] in own else "lacks"
+        raise LoadError(f"{what} {where} {odd[0]!r}, unlike the {source} ({len(odd)} such names); {advice}")
+    for name, tensor in own.items():
+        found, needed = (tuple(tensor.shape), tensor.dtype), (tuple(saved[name].shape), saved[name].dtype)
+        if found != needed:
+            raise LoadError(f"{what} has {name} of {found}, but the {source} has {needed}; {advice}")
 
 
 def check_model(model: Any, name: str = "model") -> None:

@@ -284,7 +284,7 @@ def test_models_that_do_not_fit_are_unchanged(tmp_path: Path) -> None:
         (masked, InputError, r"has masks \(0\.weight_orig\)"),
         (net().to("meta"), InputError, "model: is on meta"),
         (nn.Linear(3, 3), LoadError, "is not of this Linear"),
-        (net().double(), LoadError, r"0\.weight is of \(\(8, 3, 3, 3\), torch.float64\), but in the file"),
+        (net().double(), LoadError, r"has 0\.weight of \(\(8, 3, 3, 3\), torch.float64\), but the file has"),
         (graphprune.prune_model(net(), 0.25, X), LoadError, "model: was pruned 1 times, but not as"),
     ]
     for model, kind, message in mistakes:
