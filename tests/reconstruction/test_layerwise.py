@@ -513,6 +513,29 @@ def test_batches_of_the_same_shape_may_call_other_consumers() -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-8)
 
 
+def test_batches_may_meet_consumers_in_another_order() -> None:
+    """Passes that wait at different consumers do not wait for each other."""
+
+    class Swapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 3)
+            self.one, self.two = nn.Linear(12, 12), nn.Linear(12, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.enter(x).relu()
+            first, second = (self.one, self.two) if x.sum() > 0 else (self.two, self.one)
+            return self.leave(y + second(y + first(y).relu()).relu())
+
+    model, batch = randomize(Swapped()).double().eval(), torch.rand(32, 6).double()
+    graph = graphprune.trace(model, [batch, -batch])
+    plan = graph.plan(0.4)
+    slim = plan.apply(model)
+    record = graphprune.reconstruct(slim, model, plan, [batch, -batch, 2 * batch])
+    assert {one.name for one in record.repaired} == {f"{name}.weight" for name in ("enter", "one", "two", "leave")}
+    assert all(one.after < one.before for one in record.repaired if one.name != "enter.weight")
+
+
 def test_what_a_pass_keeps_in_modules_is_that_of_its_own_batch() -> None:
     """Passes of several batches wait in the midst of a forward that notes values in the module."""
 
