@@ -18,6 +18,7 @@ from graphprune.calibration.observer import Observer
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
@@ -124,7 +125,13 @@ class Statistics:
         loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             found = f"{describe(loss)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else repr(loss)
-            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {found}")
+            raise InputError(
+                f"loss_fn: must give one number that depends on the weights, but gave {found}",
+                where=f"batch {number} of calibration",
+                found=found,
+                needed="a tensor with one entry and requires_grad, loss_fn(output, target)",
+                do="return the mean of the loss, without detach(), item() or torch.no_grad()",
+            )
         loss.backward()
 
     # ------------------------------------------------------------ batches
@@ -133,7 +140,10 @@ class Statistics:
         """The batches with their numbers."""
         if self._read and isinstance(self._calibration, Iterator):
             raise InputError(
-                "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
+                "calibration: is an iterator, which can be read only once, and was",
+                found=f"{with_article(type(self._calibration).__name__)} that has ended",
+                needed="batches that can be read several times",
+                do="pass a list or a DataLoader",
             )
         self._read = True
         yield from numbered(self._calibration)
@@ -159,9 +169,13 @@ def own_loss(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(
-            f"loss_fn: this importance needs a loss, and the model's output (a {type(output).__name__}) has none; "
-            "pass loss_fn=, called as loss_fn(output, target), and pairs (inputs, target) as calibration batches, or "
-            "batches with which the model computes its own loss"
+            f"loss_fn: this importance needs a loss, and the model's output ({with_article(type(output).__name__)}) "
+            "has none",
+            found=f"{with_article(type(output).__name__)} without loss, and no loss_fn",
+            needed="loss_fn(output, target), or outputs with a loss as Transformers computes it",
+            do="pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model "
+            "computes its "
+            "own loss",
         )
     found: Tensor = loss
     return found

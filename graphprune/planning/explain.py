@@ -69,6 +69,8 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) 
     left = budgets[worst].shown(least[worst])
     return PlanError(
         f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
-        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or more, or "
-        f"raise max_ratio (now {max_ratio:g})"
+        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now",
+        found=budgets[worst].text,
+        needed=f"{left} or more, {budgets[worst].kind}={least[worst] / dense[worst]:.3f}",
+        do=f"ask for that or more, or raise max_ratio (now {max_ratio:g})",
     )

@@ -32,7 +32,12 @@ class UnitScores:
         self._options = options
         self._criterion = find_criterion(options.importance)
         if self._criterion.data and options.calibration is None:
-            raise InputError(f"importance: {self._criterion.name!r} reads data; {NEEDS_DATA}")
+            raise InputError(
+                f"importance: {self._criterion.name!r} reads data",
+                found="no calibration=",
+                needed="calibration batches",
+                do=NEEDS_DATA,
+            )
         self._known: dict[int, Scores] = {}
 
     @cached_property
@@ -47,8 +52,11 @@ class UnitScores:
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         if unloaded and self._criterion.weights:
             raise PlanError(
-                f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
-                "load the weights first"
+                f"importance: it reads weights, but {unloaded[0]} is on the meta device",
+                where=unloaded[0],
+                found="a parameter on meta, without values",
+                needed="weights to rank channels by",
+                do="load the weights first, or plan with importance='random'",
             )
         tensors.update(_masked(own.modules, tensors))
         given, model, units = self._options, self._graph.model, self._graph.units

@@ -21,7 +21,7 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_type, found_value
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
@@ -90,14 +90,19 @@ def fit(
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and whether ``slim`` has running statistics."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+        raise InputError(
+            f"ridge: is {ridge!r}, not a number above 0",
+            found=found_value(ridge),
+            needed="a number above 0, or None",
+            do=f"pass a number above 0, such as ridge={RIDGE}",
+        )
     batches = list(Batches(calibration))
     with evaluating_eagerly(slim, dense), torch.no_grad():
         for alike in (representatives(batches), range(len(batches))):
             with suppress(OtherCalls), Rollback(rollback) as own:
                 made = _Reconstruction(slim, dense, plan, batches, alike, ridge, own, targets)
                 return made.record(), made.seen.normalizes
-    raise AssertionError("with every batch recorded no calls are unexpected")
+    raise AssertionError("with every batch recorded no calls are unexpected: a mistake in graphprune; please report it")
 
 
 class _Reconstruction:
@@ -222,9 +227,17 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
         if found.get(name) != plan.shape(name) and not within(name, plan.skipped):
             shape = f"has shape {list(found[name])}" if name in found else "does not exist"
             raise PlanError(
-                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it; pass the module that "
-                "plan.apply(dense) returned"
+                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it",
+                where=name,
+                found=shape.removeprefix("has "),
+                needed=f"shape {list(plan.shape(name))}",
+                do="pass the module that plan.apply(dense) returned",
             )
     shared = {address(t) for _, t in named_tensors(slim)} & {address(t) for _, t in named_tensors(dense)} - {0}
     if shared:
-        raise PlanError("slim: shares tensors with the dense model; pass the module that plan.apply(dense) returned")
+        raise PlanError(
+            "slim: shares tensors with the dense model",
+            found=f"{len(shared)} tensors in the same memory",
+            needed="a slim model with tensors of its own, since repair changes them",
+            do="pass the module that plan.apply(dense) returned",
+        )

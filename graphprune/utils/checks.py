@@ -34,10 +34,35 @@ def shown(value: object) -> str:
 _LONGEST_SHOWN = 120
 
 
+def found_value(value: object) -> str:
+    """A value and its type, for the part of a message that says what was found.
+
+    >>> found_value(1.5), found_value(None)
+    ('1.5, a float', 'None')
+    """
+    if value is None or isinstance(value, Tensor):
+        return shown(value)
+    return f"{shown(value)}, {with_article(type(value).__name__)}"
+
+
+def with_article(noun: str) -> str:
+    """``"an int"``, ``"a float"``."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _pass(name: str, what: str) -> str:
+    return f"pass {what} as {name}="
+
+
 def check_type(name: str, value: object, kind: type | UnionType, what: str) -> None:
     """Raise an InputError unless a value is of a type, which ``what`` is in words (``"a graphprune.Plan"``)."""
     if not isinstance(value, kind):
-        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+        raise InputError(
+            f"{name}: must be {what}, but is {shown(value)}",
+            found=found_value(value),
+            needed=what,
+            do=_pass(name, what),
+        )
 
 
 def check_flag(name: str, value: object) -> None:
@@ -48,7 +73,12 @@ def check_flag(name: str, value: object) -> None:
 def check_callable(name: str, value: object, what: str = "a function") -> None:
     """Raise an InputError unless a value can be called."""
     if not callable(value):
-        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+        raise InputError(
+            f"{name}: must be {what}, but is {shown(value)}",
+            found=found_value(value),
+            needed=what,
+            do=_pass(name, what),
+        )
 
 
 def check_fraction(
@@ -62,7 +92,12 @@ def check_fraction(
     if is_number(value) and (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
         return float(value)
     bounds = f"0 {'<=' if zero else '<'} {name} {'<=' if one else '<'} 1"
-    raise InputError(f"{name}: must be {what}, {bounds}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, {bounds}, but is {shown(value)}",
+        found=found_value(value),
+        needed=f"{what}, {bounds}",
+        do=f"pass a number within these bounds, such as {name}=0.5",
+    )
 
 
 def check_count(name: str, value: object, least: int, what: str = "a whole number") -> int:
@@ -73,7 +108,12 @@ def check_count(name: str, value: object, least: int, what: str = "a whole numbe
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
-    raise InputError(f"{name}: must be {what}, at least {least}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, at least {least}, but is {shown(value)}",
+        found=found_value(value),
+        needed=f"{what}, at least {least}",
+        do=f"pass {name}={max(least, 1)} or more",
+    )
 
 
 def check_positive(name: str, value: object, what: str = "a positive number") -> float:
@@ -84,7 +124,9 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
     """
     if is_number(value) and 0 < value < math.inf:
         return float(value)
-    raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, but is {shown(value)}", found=found_value(value), needed=what, do=_pass(name, what)
+    )
 
 
 def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
@@ -97,7 +139,12 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
     if isinstance(value, str) and value in names:
         return value
     needed = ", ".join(map(repr, names))
-    raise InputError(f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}")
+    raise InputError(
+        f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}",
+        found=found_value(value),
+        needed=f"one of {needed}{others}",
+        do=f"pass {name}={(close_matches(value, names) or names or [''])[0]!r}, or another of these",
+    )
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
@@ -106,5 +153,10 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     >>> did_you_mean("consine", ["cosine", "linear"])
     '; did you mean cosine?'
     """
-    close = difflib.get_close_matches(str(value), list(known), n=3)
+    close = close_matches(value, known)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def close_matches(value: object, known: Iterable[str]) -> list[str]:
+    """Up to three names that resemble one that is not known, the closest first."""
+    return difflib.get_close_matches(str(value), list(known), n=3)
