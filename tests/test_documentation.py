@@ -62,7 +62,7 @@ def run_programs(programs: dict[str, str], folder: Path, wheel: Path) -> str:
 def test_there_is_something_to_run() -> None:
     assert len(blocks(README)) >= 4
     named = [document.name for document in DOCUMENTS if blocks(document)]
-    pages = "adding_a_rule choosing compact export inspecting measuring report sparsity"
+    pages = "adding_a_rule choosing compact export how_graphprune_works inspecting measuring report sparsity"
     assert named == ["CONTRIBUTING.md", *(f"{page}.md" for page in pages.split())]
     assert len(EXAMPLES) >= 3
 
