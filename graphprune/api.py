@@ -79,7 +79,7 @@ class ChannelGraph(Printed, Analysis):
         why = f"it is frozen: {'; '.join(reasons)}" if reasons else others
         raise InputError(
             f"name: no group {name!r}; {why}",
-            where=", ".join(map(str, axes)) or name,
+            where=", ".join(map(str, axes)) if reasons else name,
             found=f"{name!r}, {'frozen' if reasons else 'which no group has'}",
             needed="the name of a group, or a module or parameter axis in one",
             do="print(graph) for the groups, graph.explain(name) for what holds an axis",

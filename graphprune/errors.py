@@ -57,7 +57,9 @@ class GraphpruneError(Exception):
 
     def __init__(self, what: str = "", *, where: str = "", found: str = "", needed: str = "", do: str = "") -> None:
         super().__init__(what)
-        self.what, self.place, self.found, self.needed, self.do = what, where, found, needed, do
+        self.what, _, more = what.partition("\n")  # what other libraries raise may have many lines
+        self.place, self.needed, self.do = where, needed, do
+        self.found = "\n".join(filter(None, (found, more.strip())))
         self.called_at = _user_call(_outwards(sys._getframe(1)))
 
     @property

@@ -122,7 +122,7 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
             where="\n".join(filter(None, (f"batch {number} of calibration", raised_at(error)))),
             found=describe(args + tuple(kwargs.values())),
             needed=f"what {type(model).__name__}.forward takes",
-            do=advice
+            do=(advice if len(args) > 1 else "")
             or "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments",
         ) from error
 

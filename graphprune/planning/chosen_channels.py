@@ -329,7 +329,7 @@ def indices(name: str, value: object) -> Ids:
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype == bool and array.ndim == 1:
         return np.flatnonzero(array)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise InputError(
             f"kept: {name} maps to {value!r:.80}",
             where=str(name),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.checks import found_value, shown, with_article
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
@@ -165,7 +165,7 @@ def describe(inputs: Any) -> str:
         return ", ".join(f"{key}={describe(value)}" for key, value in inputs.items())
     if isinstance(inputs, (tuple, list)):
         return ", ".join(describe(value) for value in inputs)
-    return repr(inputs)
+    return shown(inputs)
 
 
 def _dtype(dtype: torch.dtype) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from types import UnionType
+from types import FunctionType, MethodType, UnionType
 from typing import TypeGuard
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.errors import InputError
 
@@ -25,13 +26,22 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def shown(value: object) -> str:
     """A value as messages show it: tensors by their shape, and nothing that fills the screen."""
-    if isinstance(value, Tensor):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{with_article(type(value).__name__)} of shape {tuple(value.shape)}"
+    if isinstance(value, nn.Module):
+        return with_article(type(value).__name__)
+    if isinstance(value, FunctionType | MethodType):
+        return f"the function {value.__qualname__}"
+    text = _ADDRESS.sub("", " ".join(repr(value).split()))
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    if isinstance(value, Mapping):
+        return f"{with_article(type(value).__name__)} of {len(value)} entries"
+    return f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 _LONGEST_SHOWN = 120
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def found_value(value: object) -> str:
@@ -40,9 +50,8 @@ def found_value(value: object) -> str:
     >>> found_value(1.5), found_value(None)
     ('1.5, a float', 'None')
     """
-    if value is None or isinstance(value, Tensor):
-        return shown(value)
-    return f"{shown(value)}, {with_article(type(value).__name__)}"
+    text, kind = shown(value), with_article(type(value).__name__)
+    return text if value is None or kind in text or text.startswith("the function") else f"{text}, {kind}"
 
 
 def with_article(noun: str) -> str:
@@ -159,4 +168,4 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
 
 def close_matches(value: object, known: Iterable[str]) -> list[str]:
     """Up to three names that resemble one that is not known, the closest first."""
-    return difflib.get_close_matches(str(value), list(known), n=3)
+    return difflib.get_close_matches(str(value), list(dict.fromkeys(known)), n=3)

@@ -128,6 +128,8 @@ def _found(value: Any) -> str:
     kind = type(value).__name__
     if isinstance(value, dict):
         return f"{with_article(kind)}, such as a state dict"
+    if value is None:
+        return "None"
     return f"the str {value[:60]!r}" if isinstance(value, str) else with_article(kind)
 
 

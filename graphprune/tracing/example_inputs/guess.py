@@ -99,7 +99,7 @@ def _signature(model: nn.Module) -> str:
 
 
 def _one_line(error: Exception | None, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(getattr(error, "what", error)).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
