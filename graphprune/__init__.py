@@ -14,8 +14,8 @@ _PLACES = {
     "graphprune.compaction.compacting": "compact zero_channels",
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
-        "ChannelsKeptWarning ExportError GraphpruneError InputError LoadError NothingRemovedWarning "
-        "PlanError RuleError SaveError SpecError TraceError UnreachedWarning VerificationError"
+        "BatchedSamplesWarning ChannelsKeptWarning ExportError GraphpruneError InputError LoadError "
+        "NothingRemovedWarning PlanError RuleError SaveError SpecError TraceError UnreachedWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",
