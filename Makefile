@@ -17,7 +17,7 @@ demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency
 	$(PYTHON) -m benchmarks.demo
 
 docs: $(DEV_READY) ## build the documentation into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 test: $(DEV_READY) ## run the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
