@@ -51,10 +51,10 @@ def repair(
         return Repair((), ())
     with Rollback() as rollback:
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
-        record, normalizes = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
+        record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)
-        if not (reestimate and normalizes):
+        fitted = {one.intercept for one in record.repaired if one.intercept}
+        if not (reestimate and means - fitted):
             return record
-        fitted = [one.intercept for one in record.repaired if one.intercept]
         return replace(record, norms=reestimate_batch_norm(slim, calibration, leave=fitted))
