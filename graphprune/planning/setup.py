@@ -79,8 +79,7 @@ class PlanSetup:
         """The groups that first and last layers make, if they are to be protected."""
         if not self.options.protect_ends or not self.groups:
             return frozenset()
-        last = self.graph.units.group_of[self.graph.units.occurrences.unit]
-        return frozenset((0, int(last[last >= 0][-1])))
+        return frozenset((0, self.graph.units.last_group))
 
     def layers(self, group: int) -> int:
         """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
