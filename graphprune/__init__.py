@@ -9,6 +9,7 @@ from graphprune.checkpoints.streaming import prune_checkpoint
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
+    BatchedSamplesWarning,
     ChannelsKeptWarning,
     ExportError,
     GraphpruneError,
@@ -78,6 +79,7 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "Advice",
+    "BatchedSamplesWarning",
     "ChannelGraph",
     "ChannelsKeptWarning",
     "Comparison",
