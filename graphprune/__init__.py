@@ -11,6 +11,8 @@ _PLACES = {
     "graphprune.advice.advice": "Advice",
     "graphprune.advice.advising": "advise",
     "graphprune.api": "ChannelGraph prune_model trace",
+    "graphprune.checkpoints.progress": "Progress",
+    "graphprune.checkpoints.streaming": "prune_checkpoint",
     "graphprune.compaction.compacting": "compact zero_channels",
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (

@@ -4,6 +4,8 @@ from graphprune import errors
 from graphprune.advice.advice import Advice
 from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.checkpoints.progress import Progress
+from graphprune.checkpoints.streaming import prune_checkpoint
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
@@ -111,6 +113,7 @@ __all__ = [
     "Override",
     "Plan",
     "PlanError",
+    "Progress",
     "PruningOptions",
     "Repair",
     "Rewind",
@@ -151,6 +154,7 @@ __all__ = [
     "plot_sparsity",
     "plot_weights",
     "plot_widths",
+    "prune_checkpoint",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",

@@ -133,7 +133,7 @@ def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores
             "depth: the model has no residual block that can be left out: a module whose result is its input plus "
             "something, and of which nothing else is used; prune channels instead"
         )
-    weight = influence(graph.model, blocks, scores.context.statistics)
+    weight = influence(scores.model, blocks, scores.context.statistics)
     least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 

@@ -49,7 +49,20 @@ def repair(
     check_pair(slim, dense, plan)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    with Rollback() as rollback:
+    return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
+
+
+def repair_within(
+    rollback: Rollback,
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    ridge: float | None = None,
+    reestimate: bool = True,
+) -> Repair:
+    """:func:`repair` of models that belong together, within ``rollback``, which is entered."""
+    with rollback:
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
         record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
