@@ -4,6 +4,7 @@ from graphprune import errors
 from graphprune.advice.advice import Advice
 from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.calibration.process_batches import across_processes
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
@@ -15,11 +16,13 @@ from graphprune.errors import (
     LoadError,
     NothingRemovedWarning,
     PlanError,
+    ProcessError,
     RuleError,
     SaveError,
     SpecError,
     TraceError,
     UnreachedWarning,
+    UnsharedBatchesWarning,
     VerificationError,
 )
 from graphprune.export.bundle import load, save
@@ -111,6 +114,7 @@ __all__ = [
     "Override",
     "Plan",
     "PlanError",
+    "ProcessError",
     "PruningOptions",
     "Repair",
     "Rewind",
@@ -123,9 +127,11 @@ __all__ = [
     "SpecError",
     "TraceError",
     "UnreachedWarning",
+    "UnsharedBatchesWarning",
     "Verification",
     "VerificationError",
     "ZeroChannels",
+    "across_processes",
     "advise",
     "budget_kind",
     "check_rule",

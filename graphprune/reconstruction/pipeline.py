@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
@@ -49,7 +50,7 @@ def repair(
     check_pair(slim, dense, plan)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    with Rollback() as rollback:
+    with Rollback() as rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
         record, normalizes = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
