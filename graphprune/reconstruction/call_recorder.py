@@ -68,6 +68,12 @@ class Consumer:
         """Whether all its results are used in residual sums only."""
         return not self.used_otherwise and self.sums == self.recorded
 
+    def structure(self) -> tuple[Any, ...]:
+        """What is the same in all batches, except how often it is called."""
+        targets = sorted(map(repr, self.bias_targets))
+        kind = self.scaled, self.adds, self.summed, self.used_otherwise, self.factor is None
+        return self.number, self.key, self.outputs, sorted(set(self.calls)), self.after, self.beside, targets, kind
+
 
 class CallRecorder(DispatchMode):
     """Records a model's calls; see :meth:`batch`.
@@ -136,6 +142,18 @@ class CallRecorder(DispatchMode):
         else:
             self._note_computed(func, args)
         return call.out
+
+    def structure(self) -> str:
+        """What was recorded, without numbers of batches: equal where the same program ran."""
+        return repr(
+            (
+                *(consumer.structure() for consumer in self.consumers.values()),
+                sorted(self.other_uses.items()),
+                sorted(repr((view, sorted(map(str, by)))) for view, by in self.fed_by.items()),
+                sorted(self.computed),
+                self.normalizes,
+            )
+        )
 
     def bias_target(self, consumer: Consumer) -> BiasTarget | None:
         """The bias or running mean that is added to all results of a consumer and to nothing else."""

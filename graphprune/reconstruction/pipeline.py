@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
@@ -62,7 +63,7 @@ def repair_within(
     reestimate: bool = True,
 ) -> Repair:
     """:func:`repair` of models that belong together, within ``rollback``, which is entered."""
-    with rollback:
+    with rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
         record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import Communicator
+
 
 @dataclass(frozen=True)
 class BatchMoments:
@@ -88,6 +90,27 @@ class Regression:
         self._x = self._x + dx * (batch.count / total)
         self._r = self._r + dr * (batch.count / total)
         self.count = total
+
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the moments of all processes."""
+        if communicator.count == 1:
+            return
+        given = (self._x, self._r, self._xx, self._rx, self._rr)
+        found = communicator.gather((self.count, self.target, [tuple(torch.as_tensor(t).shape) for t in given]))
+        total, shapes = sum(count for count, *_ in found), next((shapes for count, _, shapes in found if count), None)
+        if shapes is None:
+            return
+        x, r, xx, rx, rr = (
+            torch.as_tensor(t, dtype=torch.float64).expand(shape) for t, shape in zip(given, shapes, strict=True)
+        )
+        self._x, self._r = x * (self.count / total), r * (self.count / total)
+        communicator.sum([self._x, self._r])
+        dx, dr = x - self._x, r - self._r
+        self._xx = xx + self.count * dx.unsqueeze(2) * dx.unsqueeze(1)
+        self._rx = rx + self.count * dr.unsqueeze(2) * dx.unsqueeze(1)
+        self._rr = rr + self.count * dr.square()
+        communicator.sum([self._xx, self._rx, self._rr])
+        self.count, self.target = total, sum(target for _, target, _ in found)
 
     @property
     def channels(self) -> int:
