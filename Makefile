@@ -41,6 +41,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes
 	$(PYTHON) -m benchmarks.recipes
+	$(PYTHON) -m benchmarks.opinfo
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)

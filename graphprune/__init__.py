@@ -8,6 +8,7 @@ from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
     ChannelsKeptWarning,
+    DamagedTableWarning,
     ExportError,
     GraphpruneError,
     InputError,
@@ -81,6 +82,7 @@ __all__ = [
     "Comparison",
     "Compensation",
     "Cost",
+    "DamagedTableWarning",
     "Distillation",
     "Explanation",
     "ExportError",
