@@ -8,13 +8,16 @@ DEV_READY := .venv/.dev
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench sweep fuzz clean
+.PHONY: help demo docs test lint bench sweep fuzz clean
 
 help: ## list what one can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency and the verification
 	$(PYTHON) -m benchmarks.demo
+
+docs: $(DEV_READY) ## build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build --strict
 
 test: $(DEV_READY) ## run the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
@@ -50,7 +53,7 @@ fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour
 	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
 
 clean: ## remove the environment, caches and unfinished results
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist benchmarks/results/sweep
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist site benchmarks/results/sweep
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:

@@ -7,6 +7,7 @@ from graphprune.api import ChannelGraph, prune_model, trace
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
+    BatchedSamplesWarning,
     ChannelsKeptWarning,
     DamagedTableWarning,
     ExportError,
@@ -77,6 +78,7 @@ from graphprune.training.schedules import Gradual, Iterative, OneShot
 __version__ = "0.1.0"
 __all__ = [
     "Advice",
+    "BatchedSamplesWarning",
     "ChannelGraph",
     "ChannelsKeptWarning",
     "Comparison",

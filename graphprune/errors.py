@@ -58,3 +58,7 @@ class DamagedTableWarning(UserWarning):
 class UnreachedWarning(UserWarning):
     """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
     them."""
+
+
+class BatchedSamplesWarning(UserWarning):
+    """The samples of a calibration batch cannot be told apart, so gradients are those of whole batches."""

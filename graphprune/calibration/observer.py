@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,8 @@ from graphprune.graph.groups import Units
 from graphprune.graph.propagate import call_rule
 from graphprune.rules.labels import LabelledTensor, Labels
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
-from graphprune.rules.registry import matmul_views
+from graphprune.rules.registry import has_trait, matmul_views
+from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Ids
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
@@ -29,11 +30,12 @@ from graphprune.utils.tree import map_tensors, tensors_of
 
 @dataclass(frozen=True)
 class _Entrance:
-    """How to read the inputs of one consumer from a call."""
+    """How to read the inputs of one consumer from a call; ``key`` is that of the consumer."""
 
     matmul: MatmulView
     owners: Owners
     consumer: ConsumerStatistics
+    key: Any
 
 
 class Observer(DispatchMode):
@@ -59,6 +61,7 @@ class Observer(DispatchMode):
         self._results: dict[Any, Any] = {}
         self._entrances: dict[tuple[int, Any, int], _Entrance | None] = {}
         self._consumers: dict[Any, ConsumerStatistics] = {}
+        self._product: tuple[Tensor, Any] | None = None
 
     @property
     def consumers(self) -> tuple[ConsumerStatistics, ...]:
@@ -73,12 +76,15 @@ class Observer(DispatchMode):
                 yield
         finally:
             self._known.clear()
+            self._product = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
-        self._record_call(func, args)
+        self._note_bias(func, args, kwargs)
+        consumer = self._record_call(func, args)
         out = func(*args, **kwargs)
         self._follow(func, args, kwargs, out)
+        self._follow_product(func, args, out, consumer)
         return out
 
     # ------------------------------------------------------------ labels of tensors computed from parameters
@@ -118,7 +124,8 @@ class Observer(DispatchMode):
 
     # ------------------------------------------------------------ contractions with inputs
 
-    def _record_call(self, func: Any, args: Args) -> None:
+    def _record_call(self, func: Any, args: Args) -> Any:
+        """Add the inputs of a consumer; returns its key."""
         for matmul in matmul_views(func):
             weight = self._label(args[matmul.weight])
             if weight is not None:
@@ -126,7 +133,28 @@ class Observer(DispatchMode):
                 if entrance is not None:
                     x, _ = entrance.matmul.open(args[matmul.x], args[matmul.weight], args, entrance.owners.blocks)
                     entrance.consumer.inputs.add(x)
-                return
+                    return entrance.key
+                return None
+        return None
+
+    # ------------------------------------------------------------ biases that are added after a product
+
+    def _follow_product(self, func: Any, args: Args, out: Any, consumer: Any) -> None:
+        """Keep the result of the last product: torch adds a bias itself, or right after, depending on strides."""
+        if consumer is not None:
+            self._product = out, consumer
+        elif self._product is not None:
+            passed = args and args[0] is self._product[0] and has_trait(func, Trait.MOVES, Trait.RESHAPES)
+            self._product = (out, self._product[1]) if passed else None
+
+    def _note_bias(self, func: Any, args: Args, kwargs: Kwargs) -> None:
+        """Record that a consumer has an intercept, if the call adds a vector of the model to its product."""
+        if self._product is None or not has_trait(func, Trait.ADDS) or kwargs.get("alpha", 1) != 1:
+            return
+        product, key = self._product
+        for to, added in (args[:2], args[1::-1]):
+            if to is product and isinstance(added, Tensor) and added.ndim == 1 and self._label(added) is not None:
+                self._consumers[key] = replace(self._consumers[key], intercept=True)
 
     def _entrance(self, matmul: MatmulView, func: Any, weight: LabelledTensor, args: Args) -> _Entrance | None:
         key = id(weight), func, matmul.weight
@@ -152,7 +180,7 @@ class Observer(DispatchMode):
         if key not in self._consumers:
             _, opened = matmul.open(args[matmul.x], weight, args, owners.blocks)
             self._consumers[key] = self._consumer(owners, opened, matmul.intercept(args), table)
-        return _Entrance(matmul, owners, self._consumers[key])
+        return _Entrance(matmul, owners, self._consumers[key], key)
 
     def _consumer(self, owners: Owners, weight: Tensor, intercept: bool, table: AxisTable) -> ConsumerStatistics:
         unit, place = self._owned(owners, table)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, numbered, pair_of
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
+from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
@@ -23,6 +24,8 @@ from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 
 LossFunction = Callable[[Any, Any], Tensor]
+
+_LOSS = "one number that depends on the weights"
 
 
 Gradients = Mapping[str, Tensor]
@@ -95,37 +98,55 @@ class Statistics:
                 self._forward(number, args, kwargs)
 
     def each_backward(self, visit: Callable[[Gradients], None]) -> int:
-        """Call ``visit`` with the gradients of each batch's loss by parameter name; freed after the call.
+        """Call ``visit`` with the gradients of each sample's loss by parameter name; freed after the call.
 
+        A sample's loss is that of a batch of this sample alone, so it does not depend on how samples are batched.
         Parameters that the loss does not depend on have no gradient.
 
         Returns:
-            The number of batches.
+            The number of samples.
 
         Raises:
-            InputError: the model fails on a batch, or there is no batch or no loss.
+            InputError: the model fails on a batch, there is no batch or no loss, or a loss is NaN.
+
+        Warns:
+            BatchedSamplesWarning: the samples of a batch cannot be told apart (outputs or losses compare them with each
+                other); it counts as one sample.
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
-        count = 0
+        splitter, count = SampleSplitter(self._evaluate), 0
         with evaluating_eagerly(self.model), torch.enable_grad():
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
-                self._backward(number, batch)
-                visit({n: p.grad for n, p in learned.items() if p.grad is not None})
-                clear_gradients(learned.values())
-                count += 1
+                for sample in splitter.samples(number, self._call(number, batch)):
+                    self._backward(number, sample)
+                    visit({n: p.grad for n, p in learned.items() if p.grad is not None})
+                    clear_gradients(learned.values())
+                    count += 1
         return count
 
-    def _backward(self, number: int, batch: Any) -> None:
-        args, kwargs, target = self._call(number, batch)
+    def _backward(self, number: int, call: Any) -> None:
+        loss = self._evaluate(number, call)[1]
+        if not loss.requires_grad:
+            raise InputError(f"loss_fn: must give {_LOSS}, but gave {describe(loss)}, requires_grad False")
+        if bool(loss.isnan()):
+            raise InputError(
+                f"calibration: a sample of batch {number} ({describe(call)}) has the loss nan by itself; leave out "
+                "samples without anything to predict, or pass a loss_fn= that is 0 then"
+            )
+        loss.backward()
+
+    def _evaluate(self, number: int, call: Any) -> tuple[Any, Tensor]:
+        """The output and the loss of a batch, given as (positional arguments, keyword arguments, target)."""
+        args, kwargs, target = call
         output = self._forward(number, args, kwargs)
         loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            found = f"{describe(loss)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else repr(loss)
-            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {found}")
-        loss.backward()
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
+            raise InputError(f"loss_fn: must give {_LOSS}, but gave {found}")
+        return output, loss
 
     # ------------------------------------------------------------ batches
 

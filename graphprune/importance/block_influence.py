@@ -15,21 +15,23 @@ from graphprune.utils.tree import tensors_of
 
 
 def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics | None) -> list[float]:
-    """Influence of each block: one minus the cosine similarity of its input and output, averaged over batches.
+    """Influence of each block: one minus the cosine similarity of its input and output, averaged over calibration data.
 
-    Without calibration batches: the mean square of its parameters.
+    The average is over the positions of sequences (tensors of three dimensions, channels last) as published, and over
+    samples otherwise. Without calibration batches: the mean square of its parameters.
 
     Source: Men et al., "ShortGPT: Layers in Large Language Models are More Redundant Than You Expect", 2024.
     """
     modules = [model.get_submodule(block.path) for block in blocks]
     if statistics is None:
         return [_mean_square(module) for module in modules]
-    changes: list[list[Tensor]] = [[] for _ in modules]
+    sums = torch.zeros(len(modules), 2, dtype=torch.float64)
 
     def hook(number: int) -> Any:
         def note(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
-            before, after = (next(tensors_of(value)).flatten(1).float() for value in ((args, kwargs), result))
-            changes[number].append((1 - F.cosine_similarity(before, after)).mean())
+            before, after = (_rows(next(tensors_of(value))) for value in ((args, kwargs), result))
+            change = 1 - F.cosine_similarity(before, after)
+            sums[number] += torch.tensor([float(change.sum(dtype=torch.float64)), len(change)], dtype=torch.float64)
 
         return note
 
@@ -39,7 +41,13 @@ def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics 
     finally:
         for handle in handles:
             handle.remove()
-    return [float(torch.stack(values).mean()) for values in changes]
+    return (sums[:, 0] / sums[:, 1]).tolist()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The vectors of positions, or of samples. [rows, n]"""
+    x = x if x.dtype == torch.float64 else x.float()
+    return x.flatten(0, 1) if x.ndim == 3 else x.flatten(1)
 
 
 def _mean_square(module: nn.Module) -> float:

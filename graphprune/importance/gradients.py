@@ -18,13 +18,13 @@ from graphprune.utils.arrays import Scores
 
 @criterion("taylor", data=True, comparable=True, help="first-order change of the loss when the unit is removed")
 def taylor(group: Group, context: Context) -> Tensor:
-    """First-order change of the loss without a unit: E over batches of (sum of g * w over its parameters)². [units]
+    """First-order change of the loss without a unit: E over samples of (sum of g * w over its parameters)². [units]
 
-    g is the gradient of a batch's loss. Signed products are summed within each coupled axis and reduced over the axes,
-    then squared. With batches of one sample this is twice the Fisher information of a gate on the unit
-    (Theis et al. 2018, see :func:`fisher`).
+    g is the gradient of a sample's loss. Signed products are summed within each coupled axis and reduced over the axes,
+    then squared. This is twice the Fisher information of a gate on the unit (Theis et al. 2018, see :func:`fisher`).
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019.
+    There g is the gradient of a mini-batch's mean loss, and scores depend on its size; a sample's does not.
     """
     return torch.from_numpy(context.once("taylor", lambda: _expected_squares(context))[group.unit_ids])
 
@@ -35,8 +35,8 @@ def _expected_squares(context: Context) -> Scores:
     def visit(gradients: Gradients) -> None:
         np.add(total, np.square(context.over_parameters(_products_with(gradients))), out=total)
 
-    batches = context.data.each_backward(visit)
-    return total / batches
+    samples = context.data.each_backward(visit)
+    return total / samples
 
 
 def _products_with(gradients: Gradients) -> AxisSums:
@@ -53,8 +53,8 @@ def _products_with(gradients: Gradients) -> AxisSums:
 def fisher(group: Group, context: Context) -> Tensor:
     """Second-order change of the loss, with a diagonal Fisher matrix for the Hessian: sum of 1/2 w² E[g²]. [units]
 
-    The sum is over the entries of all coupled parameters. E is the mean over batches of the squared gradient of a
-    batch's loss: exact for batches of one sample, otherwise an estimate that shrinks as batches grow.
+    The sum is over the entries of all coupled parameters. E is the mean over samples of the squared gradient of a
+    sample's loss.
 
     Source: LeCun, Denker and Solla, "Optimal Brain Damage", NeurIPS 1989 (published 1990); with Fisher information
     Theis, Korshunova, Tejani and Huszár, "Faster gaze prediction with dense networks and Fisher pruning", 2018
@@ -75,5 +75,5 @@ def _fisher_entries(context: Context) -> Callable[[str, Tensor], Tensor | None]:
             else:
                 squares[name] = gradient.square()
 
-    batches = context.data.each_backward(visit)
-    return lambda name, w: w.square().mul_(squares[name]).mul_(0.5 / batches) if name in squares else None
+    samples = context.data.each_backward(visit)
+    return lambda name, w: w.square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None

@@ -258,7 +258,7 @@ class PruningOptions:
             multiple=1 if self.multiple is None else self.multiple,
         )
 
-    @property
+    @cached_property
     def budget_specs(self) -> dict[str, BudgetSpec]:
         """The budgets that are given, by kind."""
         own = {kind: getattr(self, kind) for kind in BUDGET_KINDS if kind in OPTION_NAMES}
@@ -270,7 +270,7 @@ class PruningOptions:
         found = {role: getattr(self, role) for role in ROLE_OPTIONS}
         return {role: ratio for role, ratio in found.items() if ratio is not None}
 
-    @property
+    @cached_property
     def searched(self) -> bool:
         """Is the number of units of each group left to a search?"""
         return bool(self.budget_specs) or (self.ratio is not None and self.allocation not in (None, "uniform"))

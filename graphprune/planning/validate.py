@@ -117,9 +117,18 @@ def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
         if (left == left[0]).all():
             continue
         rest = left[left > 0]
-        emptied = (row for row in classes[left == 0] if not _goes_whole(graph, alive, row))
+        emptied = (row for row in _partly(graph, alive, classes[left == 0]) if not _goes_whole(graph, alive, row))
         if (rest != rest[0]).any() or next(emptied, None) is not None:
             yield graph.solution.expand(classes)[0]
+
+
+def _partly(graph: Analysis, alive: Mask, rows: Ids) -> Ids:
+    """The rows without those of which all entries are composed with one class that is gone. [rows, entries]"""
+    parts = graph.solution.parts[rows]
+    first = parts[:, :1]
+    gone = (first >= 0) & ~alive[first] & (parts == first)
+    left: Ids = rows[~gone.all(axis=1).any(axis=1)]
+    return left
 
 
 def _goes_whole(graph: Analysis, alive: Mask, row: Ids) -> bool:

@@ -207,6 +207,11 @@ def labelled_images() -> list[tuple[Tensor, Tensor]]:
     return [(x, torch.arange(len(x)) % 4) for x in images()]
 
 
+def samples_of(batches: Any) -> list[tuple[Tensor, Tensor]]:
+    """Each sample as a batch of its own."""
+    return [pair for x, target in batches for pair in zip(x.split(1), target.split(1), strict=True)]
+
+
 def gated(model: Small, batch: tuple[Tensor, Tensor]) -> Tensor:
     """d loss / d gate of the units of ``conv1``; a gate multiplies all that goes with its unit. [units]"""
     gates = torch.ones(6, dtype=torch.float64, requires_grad=True)
@@ -222,8 +227,8 @@ def gated(model: Small, batch: tuple[Tensor, Tensor]) -> Tensor:
 def test_taylor() -> None:
     model = made(Small())
     graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy)
-    batches = context.data._calibration
-    expected = sum(gated(model, batch).square() for batch in batches) / 3
+    samples = samples_of(context.data._calibration)
+    expected = sum(gated(model, sample).square() for sample in samples) / 9
     assert expected.min() > 0
     torch.testing.assert_close(raw("taylor", graph, context, "conv1"), expected, **CLOSE)
 
@@ -233,11 +238,11 @@ def test_taylor_is_the_gate_of_an_activation() -> None:
     model = made(Small(norm=False))
     graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy, reduce="sum")
     expected = torch.zeros(6, dtype=torch.float64)
-    for x, target in context.data._calibration:
+    for x, target in samples_of(context.data._calibration):
         gate = torch.ones(6, dtype=torch.float64, requires_grad=True)
         hidden = F.relu(model.conv1(x)) * gate[:, None, None]
         loss = F.cross_entropy(model.fc(F.relu(model.conv2(hidden)).mean((2, 3))), target)
-        expected += torch.autograd.grad(loss, gate)[0].square() / 3
+        expected += torch.autograd.grad(loss, gate)[0].square() / 9
     torch.testing.assert_close(raw("taylor", graph, context, "conv1"), 4 * expected, **CLOSE)
 
 
@@ -246,14 +251,14 @@ def test_fisher() -> None:
     graph, context = context_of(model, images()[0], labelled_images(), F.cross_entropy)
     expected = torch.zeros(6, dtype=torch.float64)
     weights = {name: p.detach() for name, p in model.named_parameters()}
-    for x, target in context.data._calibration:
+    for x, target in samples_of(context.data._calibration):
         gates = {name: torch.ones_like(w, requires_grad=True) for name, w in weights.items()}
         output = functional_call(model, {name: w * gates[name] for name, w in weights.items()}, x)
         F.cross_entropy(output, target).backward()
         for unit in range(6):
             for name in ("conv1.weight", "norm.weight", "norm.bias"):
-                expected[unit] += gates[name].grad[unit].square().sum() / 2 / 3
-            expected[unit] += gates["conv2.weight"].grad[:, unit].square().sum() / 2 / 3
+                expected[unit] += gates[name].grad[unit].square().sum() / 2 / 9
+            expected[unit] += gates["conv2.weight"].grad[:, unit].square().sum() / 2 / 9
     torch.testing.assert_close(raw("fisher", graph, context, "conv1"), expected, **CLOSE)
 
 
