@@ -15,7 +15,8 @@ from graphprune.rules.registry import Rule
 
 
 @pytest.mark.parametrize(
-    ("name", "state"), [("add", "supported"), ("rot90", "supported"), ("linalg.inv", "frozen"), ("rand_like", "skipped")]
+    ("name", "state"),
+    [("add", "supported"), ("rot90", "supported"), ("linalg.inv", "frozen"), ("rand_like", "skipped")],
 )
 def test_the_state_of_an_operation(name: str, state: str) -> None:
     found = examine(*operations([name]), most=2)
