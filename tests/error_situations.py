@@ -52,7 +52,12 @@ add(
 )
 add(MODEL, "A path instead of a model", 'graphprune.trace("resnet.pt", x)', InputError, "resnet.pt", "load the model")
 add(
-    MODEL, "A function instead of a model", "graphprune.trace(model.forward, x)", InputError, "Net.forward", "pass the model"
+    MODEL,
+    "A function instead of a model",
+    "graphprune.trace(model.forward, x)",
+    InputError,
+    "Net.forward",
+    "pass the model",
 )
 add(MODEL, "No model at all", "graphprune.prune_model(None, 0.5, x)", InputError, "None", "pass the model")
 add(
