@@ -711,7 +711,10 @@ add(
 add(
     TRAIN,
     "Distillation without a teacher",
-    f"{FINETUNE}epochs=1, lr=0.1, distill=graphprune.Distillation())",
+    f"""
+    distill = graphprune.Distillation(temperature=2.0)
+    {FINETUNE}epochs=1, lr=0.1, distill=distill)
+    """,
     InputError,
     "no teacher=",
     "pass teacher=",
@@ -723,7 +726,10 @@ add(
 add(
     TRAIN,
     "Features that the student does not have",
-    f'{FINETUNE}epochs=1, lr=0.1, teacher=model, distill=graphprune.Distillation(features=("conv1",)))',
+    f"""
+    distill = graphprune.Distillation(features=("conv1",))
+    {FINETUNE}epochs=1, lr=0.1, teacher=model, distill=distill)
+    """,
     InputError,
     "conv1",
     "named_modules()",

@@ -55,7 +55,7 @@ class PlanOptions(OptionGroup):
             find_criterion(arguments.get("importance", "l2"))
             PruningOptions.of(arguments.pop("ratio", None), arguments)
         except InputError as error:
-            raise usage_error(_as_options(str(error))) from error
+            raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of ``graph.plan``."""

@@ -105,7 +105,8 @@ class Items:
         Args:
             numbers: of the axes; -1: left out. [axes]
         """
-        here = np.flatnonzero((self.axis >= 0) & (numbers[self.axis] >= 0))
+        here = np.flatnonzero(self.axis >= 0)  # a network without parameters has no axes
+        here = here[numbers[self.axis[here]] >= 0]
         item = self.of[here]
         table: tuple[Ids, ...] = item, numbers[self.axis[here]], self.index[here], self.size[item]
         done: list[tuple[Ids, ...]] = []
