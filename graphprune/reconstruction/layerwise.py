@@ -23,7 +23,7 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type, found_value
+from graphprune.utils.checks import check_known, check_type, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
@@ -77,6 +77,9 @@ def reconstruct(
         InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
+    for name in targets or {}:
+        check_known("targets", name, plan.shapes)
     with Rollback() as rollback:
         return fit(slim, dense, plan, calibration, ridge, rollback, targets or {})[0]
 
@@ -92,7 +95,7 @@ def fit(
 ) -> tuple[Repair, frozenset[str]]:
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
-    if ridge is not None and not ridge > 0:
+    if ridge is not None and not (is_number(ridge) and ridge > 0):
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",
             found=found_value(ridge),
