@@ -11,11 +11,15 @@ _PLACES = {
     "graphprune.advice.advice": "Advice",
     "graphprune.advice.advising": "advise",
     "graphprune.api": "ChannelGraph prune_model trace",
+    "graphprune.calibration.process_batches": "across_processes",
+    "graphprune.checkpoints.progress": "Progress",
+    "graphprune.checkpoints.streaming": "prune_checkpoint",
     "graphprune.compaction.compacting": "compact zero_channels",
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
-        "BatchedSamplesWarning ChannelsKeptWarning ExportError GraphpruneError InputError LoadError "
-        "NothingRemovedWarning PlanError RuleError SaveError SpecError TraceError UnreachedWarning VerificationError"
+        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning ExportError GraphpruneError InputError "
+        "LoadError NothingRemovedWarning PlanError ProcessError RuleError SaveError SpecError TraceError "
+        "UnreachedWarning UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

@@ -4,22 +4,28 @@ from graphprune import errors
 from graphprune.advice.advice import Advice
 from graphprune.advice.advising import advise
 from graphprune.api import ChannelGraph, prune_model, trace
+from graphprune.calibration.process_batches import across_processes
+from graphprune.checkpoints.progress import Progress
+from graphprune.checkpoints.streaming import prune_checkpoint
 from graphprune.compaction.compacting import compact, zero_channels
 from graphprune.compaction.record import ZeroChannels
 from graphprune.errors import (
     BatchedSamplesWarning,
     ChannelsKeptWarning,
+    DamagedTableWarning,
     ExportError,
     GraphpruneError,
     InputError,
     LoadError,
     NothingRemovedWarning,
     PlanError,
+    ProcessError,
     RuleError,
     SaveError,
     SpecError,
     TraceError,
     UnreachedWarning,
+    UnsharedBatchesWarning,
     VerificationError,
 )
 from graphprune.export.bundle import load, save
@@ -83,6 +89,7 @@ __all__ = [
     "Comparison",
     "Compensation",
     "Cost",
+    "DamagedTableWarning",
     "Distillation",
     "Explanation",
     "ExportError",
@@ -111,6 +118,8 @@ __all__ = [
     "Override",
     "Plan",
     "PlanError",
+    "ProcessError",
+    "Progress",
     "PruningOptions",
     "Repair",
     "Rewind",
@@ -123,9 +132,11 @@ __all__ = [
     "SpecError",
     "TraceError",
     "UnreachedWarning",
+    "UnsharedBatchesWarning",
     "Verification",
     "VerificationError",
     "ZeroChannels",
+    "across_processes",
     "advise",
     "budget_kind",
     "check_rule",
@@ -151,6 +162,7 @@ __all__ = [
     "plot_sparsity",
     "plot_weights",
     "plot_widths",
+    "prune_checkpoint",
     "prune_in_place",
     "prune_iteratively",
     "prune_model",

@@ -61,10 +61,10 @@ def model_in_words(spec: str, model: nn.Module) -> str:
 
 def weights_in_words(spec: str, given: WeightOptions, meta: bool = False) -> str:
     """Whose weights a model has."""
-    if meta:
-        return "without weights"
     if given.weights is not None:
         return f"weights of {given.weights}"
+    if meta:
+        return "without weights"
     if given.pretrained:
         return "published weights"
     if has_random_weights(spec):

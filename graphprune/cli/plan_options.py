@@ -29,6 +29,8 @@ PANELS = {
         ("overrides", "layers", "serve", "tensor_parallel", "multiple", "max_ratio", "protect_ends"), LIMITS
     ),
 }
+ELSEWHERE = {"calibration", "weights"}
+"""Options that :mod:`graphprune.cli.calibration_options` and :mod:`graphprune.cli.model_options` have."""
 REFERENCES = {"loss_fn", "run_with"}
 """Options that name a function of the user."""
 REPEATED = {"overrides": "PATTERN:ratio=0.25,...", "budgets": "NAME=AMOUNT"}
@@ -43,8 +45,9 @@ class PlanOptions(OptionGroup):
 
     @classmethod
     def parameters(cls) -> list[inspect.Parameter]:
-        """An option for each field but ``calibration``, and for each kind of budget from outside."""
-        own = [keyword(one.name, _annotation(one), _default(one)) for one in OPTION_FIELDS if one.name != "calibration"]
+        """An option for each field but those of the model and the data, and for each kind of budget from outside."""
+        fields = [one for one in OPTION_FIELDS if one.name not in ELSEWHERE]
+        own = [keyword(one.name, _annotation(one), _default(one)) for one in fields]
         return [*own, *(keyword(name, _budget(name)) for name in registered_kinds())]
 
     @classmethod

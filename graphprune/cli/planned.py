@@ -67,6 +67,8 @@ def requested_plan(
     """Build and trace the model, read the data, and make the plan or read it."""
     read = None if file is None else read_plan(file)
     arguments = asked.arguments()
+    if meta and given.weights is not None:
+        arguments["weights"] = given.weights
     calls = () if read is None else tuple(map(inputs_of_spec, read.inputs))
     model, graph = traced(out, given.spec, given, meta, calls)
     batches = None

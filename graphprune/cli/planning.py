@@ -30,9 +30,11 @@ def plan_command(
 ) -> int:
     """Show what would be removed, and write it to a file for graphprune prune --plan; nothing is pruned.
 
+    With --meta nothing is loaded: the weights of a folder of safetensors are read tensor by tensor.
+
     Examples:
         graphprune plan torchvision:resnet50 --pretrained --macs 0.5 -o plan.json
-        graphprune plan hf:llama --meta --importance random --ratio 0.3
+        graphprune plan hf:checkpoint --meta --weights checkpoint --ratio 0.3 -o plan.json
         graphprune plan net.py:make --ratio 0.5 --overrides 'stem*:frozen' --json
     """
     check_request(asked, data, None)
