@@ -65,7 +65,7 @@ def _parts(found: graphprune.Comparison) -> Iterator[Any]:
             times = f"{one.seconds * 1e3:.3g} ms", f"{one.low * 1e3:.3g} to {one.high * 1e3:.3g} ms"
             rows.append((label, name, *times, f"{dense.seconds / one.seconds:.2f}x", str(one.calls)))
     columns = ("", "model", "median", "quartiles", "faster", "calls")
-    where = f"{first.model} on {first.inputs} ({first.device}, {first.threads} threads), in turns"
+    where = f"{first.model} on {first.inputs} ({first.device}, {_threads(first.threads)}), in turns"
     yield Table(where, columns, tuple(rows), numbers=columns[2:])
     for name, measured in found.measurements.items():
         yield from (f"{name}: {what}: {why}" for what, why in measured.missing.items() if what.startswith("latency"))
@@ -89,3 +89,7 @@ def _data(found: graphprune.Comparison) -> dict[str, Any]:
         ]
         for name, measured in found.measurements.items()
     }
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"

@@ -28,7 +28,7 @@ from graphprune.cli.option_values import read_number, read_whole_number
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, check_folder, check_new_file
 from graphprune.cli.references import check_reference, load_reference
-from graphprune.cli.spec_forms import SPEC_FORMS, complete_spec
+from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
 from graphprune.tracing.inputs import calls_of
 from graphprune.training.distributed import PRECISIONS
 from graphprune.training.finetuning import OPTIMIZERS
@@ -197,6 +197,7 @@ def _check_output(output: Path, start: str, given: WeightOptions, slim: bool, fo
     if slim:
         check_folder(output, "", None, force or output.resolve() == Path(start).resolve())
         return
+    check_spec(start)
     if output.suffix not in (".safetensors", ".pt"):
         raise usage_error(f"-o {output}: must end with .safetensors or .pt, as the weights of a SPEC are one file")
     check_new_file("-o", output, force)

@@ -48,7 +48,7 @@ Repeats = Annotated[
 ]
 _Untimed = Annotated[bool, flag("--untimed", help="measure sizes only", panel=TIMING)]
 _Layers = Annotated[bool, flag("--layers", help="show each layer, too", panel=OUTPUT_PANEL)]
-_Markdown = Annotated[bool, flag("--markdown", help="print a table of _Markdown", panel=OUTPUT_PANEL)]
+_Markdown = Annotated[bool, flag("--markdown", help="print a table of Markdown", panel=OUTPUT_PANEL)]
 
 
 def measure_command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
 from functools import partial
@@ -33,6 +34,15 @@ ELSEWHERE = {"calibration", "weights"}
 """Options that :mod:`graphprune.cli.calibration_options` and :mod:`graphprune.cli.model_options` have."""
 REFERENCES = {"loss_fn", "run_with"}
 """Options that name a function of the user."""
+HELP = {
+    "importance": "criterion that scores units, by name, or as module:function, (group, context) -> scores [units]",
+    "allocation": "how groups share what is removed; without: 'uniform' for a ratio, 'global' for a budget",
+    "run_with": "how the model is run when it is timed, such as torch:compile; without: eagerly",
+    "overrides": "what holds for groups or modules whose name fits a pattern: ratio, min_units, max_ratio, multiple, "
+    "frozen; may be given several times",
+    "budgets": "a budget of any kind by its name; may be given several times",
+}
+"""Help of the options that take something else than the fields do."""
 REPEATED = {"overrides": "PATTERN:ratio=0.25,...", "budgets": "NAME=AMOUNT"}
 """Options that may be given several times."""
 
@@ -173,12 +183,12 @@ def _default(one: Field[Any]) -> Any:
 def _annotation(one: Field[Any]) -> Any:
     """The field as an option of typer."""
     kind, choices = one.metadata["kind"], one.metadata["choices"]
-    default = "" if one.default in (None, False) else f"; without, {one.default}"
+    default = f"; without, {one.default}" if isinstance(one.default, str | int) and one.default is not False else ""
     names = f" ({', '.join(sorted(choices()))})" if choices is not None else ""
     option = partial(
         typer.Option,
         _flag(one.name),
-        help=escape(f"{one.metadata['help']}{names}{default}"),
+        help=escape(f"{HELP.get(one.name) or _option_help(one)}{names}{default}"),
         rich_help_panel=PANELS.get(one.name, CHOSEN),
     )
     if kind == "flag":
@@ -190,6 +200,17 @@ def _annotation(one: Field[Any]) -> Any:
     read, metavar = _READERS[kind]
     completion = None if choices is None else lambda: sorted(choices())
     return Annotated[Any, option(parser=read, metavar=metavar, autocompletion=completion)]
+
+
+def _option_help(one: Field[Any]) -> str:
+    """The help of a field, with the names that options have on the command line.
+
+    >>> _option_help(next(one for one in OPTION_FIELDS if one.name == "seed"))
+    'seed of --importance random'
+    """
+    text = re.sub(r"\b(\w+)='(\w+)'", lambda found: f"{_flag(found[1])} {found[2]}", one.metadata["help"])
+    text = re.sub(r"\b(\w+)=(?=[,; ])", lambda found: _flag(found[1]), text)
+    return text.replace("None: ", "without: ")
 
 
 def _budget(name: str) -> Any:
