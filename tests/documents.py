@@ -54,9 +54,11 @@ assert "graphprune" in sys.modules and Path(sys.modules["graphprune"].__file__).
 """
 
 COMMAND = """#!{python}
+import sys
+
 from graphprune.cli import main
 
-main()
+sys.exit(main())
 """
 
 
