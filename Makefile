@@ -44,6 +44,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes
 	$(PYTHON) -m benchmarks.recipes
+	$(PYTHON) -m benchmarks.opinfo
 	$(PYTHON) -m benchmarks.figures_page
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
@@ -51,6 +52,7 @@ sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; S
 
 fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour; FUZZ='--start 0 --count 500' for others)
 	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
+	$(PYTHON) -m benchmarks.fuzz
 
 clean: ## remove the environment, caches and unfinished results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist site benchmarks/results/sweep
