@@ -151,7 +151,7 @@ class CallRecorder(DispatchMode):
                 sorted(self.other_uses.items()),
                 sorted(repr((view, sorted(map(str, by)))) for view, by in self.fed_by.items()),
                 sorted(self.computed),
-                self.normalizes,
+                sorted(self.running_means),
             )
         )
 
