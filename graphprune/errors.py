@@ -35,6 +35,10 @@ class SaveError(GraphpruneError, ValueError):
     """A model cannot be written such that it can be read again; nothing was written. The message says what to do."""
 
 
+class ProcessError(GraphpruneError, RuntimeError):
+    """Another process that shares the work failed, or does not answer; the message says which and how."""
+
+
 class SpecError(GraphpruneError, ValueError):
     """A model specification on the command line names nothing that can be built."""
 
@@ -51,6 +55,10 @@ class ChannelsKeptWarning(UserWarning):
     """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
 
 
+class DamagedTableWarning(UserWarning):
+    """The file of measured kernels is damaged; they are measured again, and the file is replaced."""
+
+
 class UnreachedWarning(UserWarning):
     """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
     them."""
@@ -58,3 +66,7 @@ class UnreachedWarning(UserWarning):
 
 class BatchedSamplesWarning(UserWarning):
     """The samples of a calibration batch cannot be told apart, so gradients are those of whole batches."""
+
+
+class UnsharedBatchesWarning(UserWarning):
+    """Calibration batches were dealt to processes, and each process uses its own alone."""

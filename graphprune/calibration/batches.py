@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.communicator import ALONE, Communicator
+from graphprune.calibration.process_batches import ProcessBatches, warn_of_unshared
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.utils.operators import Args, Kwargs
@@ -24,6 +26,19 @@ def check_calibration(calibration: Any) -> None:
     """Raise an InputError unless ``calibration`` is an iterable of batches."""
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
         raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
+    warn_of_unshared(calibration)
+
+
+def communicator_of(calibration: Any) -> Communicator:
+    """The processes that share calibration batches."""
+    if isinstance(calibration, InputsOnly):
+        return communicator_of(calibration.pairs)
+    return calibration.communicator if isinstance(calibration, ProcessBatches) else ALONE
+
+
+def is_read_once(calibration: Any) -> bool:
+    """Whether batches are an iterator, which is empty the second time."""
+    return isinstance(calibration.batches if isinstance(calibration, ProcessBatches) else calibration, Iterator)
 
 
 def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
@@ -35,7 +50,7 @@ def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     number = -1
     for number, batch in enumerate(_shown(calibration)):
         yield number, batch
-    if number < 0:
+    if number < 0 and communicator_of(calibration).count == 1:  # else another process may have some
         raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
 
 
@@ -114,7 +129,7 @@ class Batches:
     def __post_init__(self) -> None:
         given = self.calibration
         check_calibration(given)
-        if isinstance(given, Iterator):
+        if is_read_once(given):
             raise InputError(
                 f"calibration: is a {type(given).__name__}, which can be read only once, and repair goes through the "
                 "batches several times; pass a list or a DataLoader, or repair=False to prune_model"
@@ -127,6 +142,11 @@ class Batches:
             InputError: there are none.
         """
         return numbered(self.calibration)
+
+    @property
+    def communicator(self) -> Communicator:
+        """The processes that share the batches."""
+        return communicator_of(self.calibration)
 
 
 @dataclass(frozen=True)

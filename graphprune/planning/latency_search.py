@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
@@ -72,6 +73,11 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
         InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
+    if communicator_of(options.calibration).count > 1:
+        raise InputError(
+            "latency: is measured, and processes that share calibration batches would measure different ones; plan in "
+            "one process and give the plan to the others, or pass macs= or params="
+        )
     setup = PlanSetup.of(graph, options)
     if any(p.is_meta for p in graph.model.parameters()):
         raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")

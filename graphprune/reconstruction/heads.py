@@ -81,9 +81,10 @@ def compensate(
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))
     products = HeadProducts(ParameterMemory(dense), names)
-    with evaluating_eagerly(dense), torch.no_grad():
+    with batches.communicator.together(), evaluating_eagerly(dense), torch.no_grad():
         for number, batch in batches:
             run_batch(dense, number, batch, products)
+        products.pool(batches.communicator)
         return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(rollback)
 
 

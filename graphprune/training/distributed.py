@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.errors import InputError
 from graphprune.utils.checks import check_known
 
@@ -189,12 +190,13 @@ def check_accelerator(accelerator: Any) -> None:
         )
 
 
-def from_first_process(accelerator: Any, make: Callable[[], T]) -> T:
+def from_first_process(accelerator: Any, make: Callable[[], T], calibration: Any = None) -> T:
     """What process 0 makes, in every process; the others wait. An error of it is raised in all of them.
 
-    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt.
+    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt. Where they
+    share ``calibration`` (:func:`graphprune.across_processes`), all make it together.
     """
-    if accelerator is None or accelerator.num_processes == 1:
+    if accelerator is None or accelerator.num_processes == 1 or communicator_of(calibration).count > 1:
         return make()
     from accelerate.utils import broadcast_object_list
 

@@ -59,7 +59,8 @@ def prune_iteratively(
         rounds: how many.
         tune: trains a model in place; or a dict of arguments of :func:`graphprune.finetune` (``batches`` and so on),
             where ``distill`` without a ``teacher`` means distillation from the dense model. With an ``accelerator``
-            among them every process calls this function, and process 0 decides: its plans and qualities count.
+            among them every process calls this function, and process 0 decides: its plans and qualities count. With
+            ``calibration=across_processes(...)`` all make the plans, and repair, together.
         ratio: the fraction of channels that are gone after the last round; or budgets are among ``options``
             (``macs=0.25``), for the model after the last round.
         evaluate: ``(model) -> quality``, a number that is higher for a better model.
@@ -88,7 +89,8 @@ def prune_iteratively(
     with random_numbers_kept():
         graph = trace(model, example_inputs)
         schedule, request = Iterative(rounds), PruningOptions.of(ratio, options)
-        targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options))
+        calibration = options.get("calibration")
+        targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options), calibration)
         asked = _Asked(schedule, request, options, targets)
         folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
         return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
@@ -176,8 +178,8 @@ class _Run:
 
     def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
         options = PruningOptions.of(asked.pop("ratio", None), asked)
-        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options))
         calibration = asked.get("calibration")
+        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options), calibration)
         if not self.repair or calibration is None:
             return plan.apply(self.model)
         return apply_and_repair(self.model, plan, calibration, asked.get("loss_fn"))
