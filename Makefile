@@ -17,7 +17,7 @@ demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency
 	$(PYTHON) -m benchmarks.demo
 
 docs: $(DEV_READY) ## build the documentation into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 test: $(DEV_READY) ## run the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
@@ -44,12 +44,15 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes
 	$(PYTHON) -m benchmarks.recipes
+	$(PYTHON) -m benchmarks.opinfo
+	$(PYTHON) -m benchmarks.figures_page
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)
 
 fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour; FUZZ='--start 0 --count 500' for others)
 	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
+	$(PYTHON) -m benchmarks.fuzz
 
 clean: ## remove the environment, caches and unfinished results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist site benchmarks/results/sweep

@@ -55,6 +55,10 @@ class ChannelsKeptWarning(UserWarning):
     """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
 
 
+class DamagedTableWarning(UserWarning):
+    """The file of measured kernels is damaged; they are measured again, and the file is replaced."""
+
+
 class UnreachedWarning(UserWarning):
     """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
     them."""

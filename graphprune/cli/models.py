@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.cli.spec_forms import SPEC_FORMS
 from graphprune.errors import SpecError
 from graphprune.utils.checks import did_you_mean
-
-SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:MODEL_TYPE_OR_CLASS_OR_PATH or path/to/file.py:FACTORY"
 
 
 def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained: bool = False) -> nn.Module:

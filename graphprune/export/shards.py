@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from msgspec import Struct
@@ -17,11 +15,8 @@ from torch import Tensor
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.utils.checks import check_count
 from graphprune.utils.files import ADVICE
+from graphprune.utils.tensor_files import INDEX, SINGLE, TENSOR_TYPES, header_text
 from graphprune.utils.typed_json import Count, convert_data, read_json
-
-SINGLE = "model.safetensors"
-
-INDEX = "model.safetensors.index.json"
 
 _SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
 
@@ -89,57 +84,40 @@ def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tenso
 TENSOR_ALIGNMENT = 64
 """Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
 
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The types of safetensors, by their names there (https://github.com/huggingface/safetensors, README, Format)."""
-
 
 def check_types(tensors: Mapping[str, Tensor]) -> None:
     """Raise a SaveError if there is a tensor of a type that safetensors has not."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES:
+        if tensor.dtype not in TENSOR_TYPES:
             raise SaveError(f"slim: {name} is of {tensor.dtype}, which safetensors does not have; use torch.save(slim)")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; see :func:`write_entries`."""
+    with path.open("wb") as file:
+        write_entries(file.write, tensors, tensors.__getitem__, notes)
+
+
+def write_entries(
+    write: Callable[[bytes | memoryview], object],
+    tensors: Mapping[str, Tensor],
+    values: Callable[[str], Tensor],
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
 
     Args:
-        path: where.
-        tensors: strided ones with storage, on any device, of types that the format has.
+        write: is given the parts of the file, in order.
+        tensors: strided ones of types that the format has, on any device, ``meta`` too.
+        values: the entries of a tensor, given its name; they are let go of before the next.
         notes: strings by name, for the file's metadata.
     """
     order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
-    end = 0
+    write(header_text(tensors, order, notes or {}, TENSOR_ALIGNMENT))
     for name in order:
-        tensor, begin = tensors[name], end
-        end += tensor.nbytes
-        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            entries = tensors[name].detach().cpu().contiguous().reshape(-1)
-            if entries.numel():
-                file.write(entries.view(torch.uint8).numpy().data)
+        entries = values(name).detach().cpu().contiguous().reshape(-1)
+        if entries.numel():
+            write(entries.view(torch.uint8).numpy().data)
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -198,7 +198,7 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
 def proposals(found: SampleLabels, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Random sets of units, at times only of one axis or one row, so that the constraints of others are met."""
     units = np.flatnonzero(found.solution.prunable)
-    axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.labels.axes]
+    axes = [np.unique(found.solution.of.of_range(a.start, a.size)) for a in found.labels.axes]
     arrays = [found.solution.of[array.ids] for x in found.tensors() or found.outs for array in x.arrays]
     for _ in range(TRIES if len(units) else 0):
         if arrays and rng.random() < 0.5:

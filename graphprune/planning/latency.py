@@ -98,7 +98,7 @@ def _filled(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
 def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
     dtype = node.meta["dtype"]
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.rand(shape, device=device, dtype=dtype)
+        return torch.rand(shape, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     return torch.zeros(shape, device=device, dtype=dtype)
 
 

@@ -24,6 +24,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.serving import SERVERS
+from graphprune.planning.weights_given import Weights
 from graphprune.utils.checks import (
     check_callable,
     check_count,
@@ -125,6 +126,11 @@ class PruningOptions:
         "batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that "
         "read data; prune_model repairs with them too, and goes through them several times: pass a list or a "
         "DataLoader, not an iterator",
+    )
+    weights: Weights | None = option(
+        None,
+        "where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors "
+        "by name; criteria read them from there, tensor by tensor",
     )
     loss_fn: Callable[[Any, Any], Tensor] | None = option(
         None, "(output, target) -> loss, for criteria that need gradients"

@@ -271,9 +271,8 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
     """For every parameter axis that loses entries, those that survive, in their new order."""
     kept: dict[str, dict[int, Ids]] = {}
-    alive = selection.alive[setup.graph.solution.of]
     for axis in setup.graph.units.axes:
-        survivors = alive[axis.start : axis.start + axis.size].nonzero()[0]
+        survivors = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
         name = axis.parameter_axis
         if len(survivors) < axis.size and not within(name, setup.skipped):
             kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)

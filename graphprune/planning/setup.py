@@ -79,8 +79,7 @@ class PlanSetup:
         """The groups that first and last layers make, if they are to be protected."""
         if not self.options.protect_ends or not self.groups:
             return frozenset()
-        last = self.graph.units.group_of[self.graph.units.occurrences.unit]
-        return frozenset((0, int(last[last >= 0][-1])))
+        return frozenset((0, self.graph.units.last_group))
 
     def layers(self, group: int) -> int:
         """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
@@ -134,7 +133,7 @@ def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores
             "depth: the model has no residual block that can be left out: a module whose result is its input plus "
             "something, and of which nothing else is used; prune channels instead"
         )
-    weight = influence(graph.model, blocks, scores.context.statistics)
+    weight = influence(scores.model, blocks, scores.context.statistics)
     least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 

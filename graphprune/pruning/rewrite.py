@@ -90,13 +90,26 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     """
     small = tensor.detach()
     for dim, index in kept.items():
-        small = small.index_select(dim, torch.from_numpy(np.ascontiguousarray(index)).to(small.device))
+        small = _selected(small, dim, np.ascontiguousarray(index))
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
     if isinstance(tensor, nn.Parameter):
         return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
+
+
+def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
+    """Some entries along a dimension; of inner dimensions numpy copies them several times as fast as torch."""
+    plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
+    if dim == 0 or not plain or tensor.dtype.itemsize not in _WHOLE:
+        return tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    entries = np.take(tensor.view(_WHOLE[tensor.dtype.itemsize]).numpy(), index, axis=dim)
+    return torch.from_numpy(entries).view(tensor.dtype)
+
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Types of numpy by the bytes of an entry, of which torch has more."""
 
 
 def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:

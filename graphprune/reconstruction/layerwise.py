@@ -91,8 +91,8 @@ def fit(
     ridge: float | None,
     rollback: Rollback,
     targets: Mapping[str, Tensor],
-) -> tuple[Repair, bool]:
-    """:func:`reconstruct` within a :class:`Rollback` of the caller's, and whether ``slim`` has running statistics."""
+) -> tuple[Repair, frozenset[str]]:
+    """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
         raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
@@ -103,7 +103,7 @@ def fit(
         for data in _attempts(list(given), given.communicator):
             with suppress(OtherCalls), Rollback(rollback) as own:
                 made = _Reconstruction(slim, dense, plan, data, ridge, own, targets)
-                return made.record(), made.seen.normalizes
+                return made.record(), frozenset(made.seen.running_means)
     raise AssertionError("with every batch recorded no calls are unexpected")
 
 

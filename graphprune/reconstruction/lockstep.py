@@ -66,11 +66,11 @@ class Gathered:
             self.rows_differ = True
             return
         residual = target - result
-        if (moments := window_moments(met.call, residual)) is not None:
+        if (moments := window_moments(met.call, residual, self.regression.spare)) is not None:
             self.regression.add(moments, target)
             return
         for piece, x in met.call.inputs():
-            self.regression.add(BatchMoments.of(x, residual[piece]), target[piece])
+            self.regression.add(BatchMoments.of(x, residual[piece], self.regression.spare), target[piece])
 
     def pool(self, communicator: Communicator) -> None:
         """Pool the data of all processes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any
 
@@ -35,18 +36,21 @@ class Rollback:
 
     Args:
         outer: a context around this one, which is told of the tensors too.
+        copy: makes the copy of a tensor that is kept; None: that of ``outer``, or in memory.
     """
 
-    def __init__(self, outer: Rollback | None = None) -> None:
+    def __init__(self, outer: Rollback | None = None, copy: Callable[[Tensor], Tensor] | None = None) -> None:
         self._outer = outer
+        self._copy: Callable[[Tensor], Tensor] = copy or (torch.clone if outer is None else outer._copy)
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def note(self, tensor: Tensor) -> None:
-        """Save a tensor's values before they are changed."""
-        if self._outer is not None:
-            self._outer.note(tensor)
-        if id(tensor) not in self._before:
-            self._before[id(tensor)] = tensor, tensor.detach().clone()
+    def note(self, tensor: Tensor) -> Tensor | None:
+        """Save a tensor's values before they are changed; the copy, if it was not noted before."""
+        copied = None if self._outer is None else self._outer.note(tensor)
+        if id(tensor) in self._before:
+            return None
+        self._before[id(tensor)] = tensor, self._copy(tensor.detach()) if copied is None else copied
+        return self._before[id(tensor)][1]
 
     def __enter__(self) -> Rollback:
         return self

@@ -52,12 +52,25 @@ def repair(
     dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    with Rollback() as rollback, communicator_of(calibration).together():
+    return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
+
+
+def repair_within(
+    rollback: Rollback,
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    ridge: float | None = None,
+    reestimate: bool = True,
+) -> Repair:
+    """:func:`repair` of models that belong together, within ``rollback``, which is entered."""
+    with rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
-        record, normalizes = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
+        record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)
-        if not (reestimate and normalizes):
+        fitted = {one.intercept for one in record.repaired if one.intercept}
+        if not (reestimate and means - fitted):
             return record
-        fitted = [one.intercept for one in record.repaired if one.intercept]
         return replace(record, norms=reestimate_batch_norm(slim, calibration, leave=fitted))

@@ -163,8 +163,8 @@ class _Mismatch(TorchFunctionMode):
 
     def _compare(self, x: Tensor, mean: Tensor, variance: Tensor, eps: float, dims: list[int]) -> None:
         deviation = (variance + eps).sqrt()
-        found, centre = torch.var_mean(x, dim=dims, correction=0)
-        terms = ((centre - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
+        found, center = torch.var_mean(x, dim=dims, correction=0)
+        terms = ((center - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
         self.losses.append(terms.mean())
 
 

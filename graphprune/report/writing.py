@@ -41,7 +41,7 @@ def write_report(
 ) -> Path:
     """Write an HTML page that shows a model, what can be removed from it, and what a plan did.
 
-    The page is one file that opens without a network. It shows the modules in the order in which they run, coloured by
+    The page is one file that opens without a network. It shows the modules in the order in which they run, colored by
     group; what goes together and why; what is frozen and why; and, for every ratio up to 90 %, the costs that
     ``graph.cost(graph.plan(ratio))`` gives. No weight is read.
 

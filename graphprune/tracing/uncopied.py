@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any, NoReturn
 
+from torch.utils._pytree import tree_leaves
+
 from graphprune.errors import TraceError
 
 
@@ -26,6 +28,11 @@ class Uncopied:
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(name)  # what Python looks for by itself
         self._refuse()
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """An operation of torch that is given one."""
+        next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, cls))._refuse()
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TraceError(

@@ -9,11 +9,11 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import shown
@@ -108,10 +108,10 @@ class Versions:
         temporary.mkdir()
         try:
             write(temporary)
-            _finish(temporary)
+            finish_folder(temporary)
             final = self.folder / _VERSION.format(number=max(map(_number, old), default=-1) + 1)
             temporary.rename(final)
-            _to_disk(self.folder)
+            to_disk(self.folder)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary)
@@ -129,23 +129,28 @@ class Versions:
         return [path for path in self.folder.glob("version-*") if _is_version(path)]
 
 
-def _finish(folder: Path) -> None:
-    """Add checksums, set permissions, and wait until everything is on disk."""
-    files = sorted(folder.iterdir())
-    sums = {path.name: {"bytes": path.stat().st_size, "sha256": _checksum(path)} for path in files}
-    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
-    mode = folder.stat().st_mode & 0o666
-    for path in files:
-        path.chmod(mode)
-    for path in (*files, folder / CHECKSUMS, folder):
-        _to_disk(path)
-
-
 class FileSum(Struct, frozen=True, forbid_unknown_fields=True):
     """What a file must be."""
 
     bytes: Count
     sha256: str
+
+
+def finish_folder(folder: Path, known: Mapping[str, FileSum] | None = None) -> None:
+    """Add checksums, set permissions, and wait until everything is on disk; ``known``: sums that need not be made."""
+    files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    sums = {path.name: (known or {}).get(path.name) or file_sum(path) for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps({name: structs.asdict(one) for name, one in sums.items()}, indent=1))
+    mode = folder.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)
+    for path in (*files, folder / CHECKSUMS, folder):
+        to_disk(path)
+
+
+def file_sum(path: Path) -> FileSum:
+    """What a file is now."""
+    return FileSum(path.stat().st_size, _checksum(path))
 
 
 def check_version(version: Path) -> dict[str, Path]:
@@ -205,7 +210,7 @@ def _checksum(path: Path) -> str:
     return found.hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or the entries of a folder, would survive a loss of power."""
     if os.name != "posix" and path.is_dir():  # Windows cannot open folders, and orders their entries itself
         return
@@ -229,11 +234,11 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     temporary.mkdir()
     try:
         write(temporary)
-        _finish(temporary)
+        finish_folder(temporary)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     finally:
         for path in (temporary, old):
             if path.exists():

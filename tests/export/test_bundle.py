@@ -505,14 +505,6 @@ def test_damage_is_found(tmp_path: Path, name: str, damage: str) -> None:
         graphprune.load(tmp_path, dense)
 
 
-def test_mutations(tmp_path: Path) -> None:
-    """Also with checksums that are right: an error of ours, or a model."""
-    module = importlib.import_module("benchmarks.bundle")
-    found = module.mutations(tmp_path / "bundle", count=60)
-    assert found.wrong == []
-    assert found.refused > 40
-
-
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle of a model of torchvision, which tests change with checksums that are right."""

@@ -21,7 +21,7 @@ import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.plan import Plan
-from graphprune.reconstruction.regression import BatchMoments, Regression
+from graphprune.reconstruction.regression import BatchMoments, Regression, solve_positive
 from graphprune.rules.registry import matmul_views
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
@@ -753,6 +753,27 @@ def test_batches_are_joined() -> None:
         intercept = whole.intercept(change) if centered else None
         torch.testing.assert_close(parts.intercept(change), whole.intercept(change))
         assert parts.error(change, intercept) == pytest.approx(whole.error(change, intercept))
+
+
+def test_many_unknowns_are_solved_for_as_well_in_single_precision() -> None:
+    rows = torch.randn(1, 1100, 3000, dtype=torch.float64).cumsum(1)
+    system = rows @ rows.mT + 1e-4 * rows.square().sum(2).mean() * torch.eye(1100, dtype=torch.float64)
+    right = torch.randn(1, 1100, 2, dtype=torch.float64)
+    expected = torch.linalg.solve(system, right)
+    for scale in (1.0, 1e-60):
+        found = solve_positive(system * scale, right)
+        torch.testing.assert_close(found * scale, expected, rtol=1e-5, atol=1e-7 * float(expected.abs().max()))
+    assert solve_positive(-system, right).isfinite().all()  # no factor in single precision, nor in double
+
+
+def test_a_pass_for_batch_norms_is_made_only_for_those_that_took_no_intercept() -> None:
+    model = randomize(Branched()).eval()
+    batches = [torch.randn(4, 3, 6, 6)]
+    plan, slim = pruned(model, batches[0])
+    record = graphprune.repair(slim, model, plan, batches)
+    taken = {one.intercept for one in record.repaired}
+    means = {name for name, _ in slim.named_buffers() if name.endswith("running_mean")}
+    assert set(record.norms) == means - taken
 
 
 def test_inputs_that_are_never_there_change_nothing() -> None:

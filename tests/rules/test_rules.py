@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision  # noqa: F401  (brings operators whose rules are proved too)
+from torch._ops import OpOverload
 
 from graphprune.errors import RuleError
 from graphprune.graph.rule_check import SEEDS, RuleCheckError, check_rule, check_square
@@ -45,6 +47,20 @@ NAMES = [f"{op}-{i}" for i, (op, _, _) in enumerate(CASES)]
 def test_pruning_commutes_with_the_operation(op: Any, entry: Rule, one: Sample) -> None:
     for seed in range(SEEDS):
         check_square(op, entry, one, seed)
+
+
+SCHEMAS = {op: entry.function for op, entry in RULES.items() if isinstance(op, OpOverload)}
+
+
+@pytest.mark.parametrize("op", SCHEMAS, ids=str)
+def test_a_rule_takes_every_call_that_the_schema_allows(op: OpOverload) -> None:
+    signature, arguments = inspect.signature(SCHEMAS[op]), op._schema.arguments
+    positional = [a for a in arguments if not a.kwarg_only]
+    named = {a.name: None for a in arguments if a.kwarg_only and not a.has_default_value()}
+    needed = sum(not a.has_default_value() for a in positional)
+    for count in range(needed, len(positional) + 1):
+        signature.bind(None, *[None] * count, **named)
+        signature.bind(None, *[None] * count, **{a.name: None for a in arguments if a.kwarg_only})
 
 
 def removes_something(op: Any, entry: Rule, samples: Iterable[Sample]) -> bool:

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.huggingface.auto_map import MAX_SHARD_SIZE
 from graphprune.export.huggingface.generated_module import imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import same_outputs
+from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown
 from graphprune.utils.files import check_path, replace_folder

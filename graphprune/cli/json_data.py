@@ -1,18 +1,11 @@
-"""Results as JSON."""
+"""Results as JSON data."""
 
 from __future__ import annotations
 
-import argparse
-import json
+from pathlib import Path
 from typing import Any
 
 from torch import nn
-
-# ---------------------------------------------------------------- JSON
-
-
-def print_json(data: dict[str, Any]) -> None:
-    print(json.dumps(data, indent=2))
 
 
 def _cost_data(cost: Any) -> dict[str, int]:
@@ -24,6 +17,7 @@ def _frozen_data(graph: Any) -> list[dict[str, Any]]:
 
 
 def graph_data(spec: str, model: nn.Module, graph: Any) -> dict[str, Any]:
+    """What can be removed from a model, and what not."""
     return {
         "spec": spec,
         "class": type(model).__qualname__,
@@ -43,29 +37,30 @@ def _group_data(group: Any) -> dict[str, Any]:
     }
 
 
-def prune_data(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any) -> dict[str, Any]:
-    saved = check is None or check.passed
+def prune_data(spec: str, model: nn.Module, graph: Any, plan: Any, check: Any, saved: Path | None) -> dict[str, Any]:
+    """What was removed from a model, whether it was verified, and where the slim one is."""
     return {
-        "spec": options.spec,
+        "spec": spec,
         "class": type(model).__qualname__,
         "requested": dict(plan.requested),
         "before": _cost_data(graph.cost()),
         "after": _cost_data(graph.cost(plan)),
         "frozen": _frozen_data(graph),
         "verified": None if check is None else _check_data(check),
-        "saved": str(options.output) if saved else None,
+        "saved": None if saved is None else str(saved),
     }
 
 
-def zeros_data(options: argparse.Namespace, found: Any) -> dict[str, Any]:
+def zeros_data(spec: str, found: Any, saved: Path | None) -> dict[str, Any]:
+    """Which zero channels a model has, and where the model without them is."""
     return {
-        "spec": options.spec,
+        "spec": spec,
         "parameters": list(found.params),
         "zero": found.zero,
         "removed": found.removed,
         "groups": [_zero_group_data(group) for group in found.groups],
         "slices": [{"axis": s.axis, "count": s.count, "size": s.size, "why": s.why} for s in found.slices],
-        "saved": str(options.output) if found.removed else None,
+        "saved": None if saved is None else str(saved),
     }
 
 

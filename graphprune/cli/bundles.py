@@ -1,0 +1,69 @@
+"""Folders that ``graphprune prune`` wrote, as what a command is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+import graphprune
+from graphprune.cli.model_options import MODEL_PANEL
+from graphprune.cli.models import load_spec
+from graphprune.cli.option_groups import OptionGroup, flag
+from graphprune.cli.spec_forms import SPEC_FORMS, complete_spec
+from graphprune.errors import InputError
+from graphprune.export.bundle import bundle_versions
+from graphprune.pruning.plan import plans_of
+from graphprune.tracing.input_specs import inputs_of_spec
+from graphprune.tracing.inputs import Inputs
+
+Dense = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="SPEC",
+        help=f"the dense architecture, if the folder of a slim model needs it: {SPEC_FORMS}",
+        autocompletion=complete_spec,
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Trust = Annotated[
+    bool,
+    flag("--trust-factory", help="let the folder of a slim model import what makes its model", panel=MODEL_PANEL),
+]
+
+
+@dataclass
+class BundleOptions(OptionGroup):
+    """What loading the folder of a slim model may need."""
+
+    model: Dense = None
+    trust_factory: Trust = False
+
+    def load(self, folder: Path | str) -> nn.Module:
+        """The slim model in a folder."""
+        dense = None if self.model is None else load_spec(self.model, device="meta")
+        return graphprune.load(folder, model=dense, trust_factory=self.trust_factory).eval()
+
+
+def is_bundle(name: str | Path) -> bool:
+    """Is it the folder of a slim model?"""
+    return Path(name).is_dir() and bundle_versions(Path(name)).latest() is not None
+
+
+def traced_inputs(slim: nn.Module, shape: Any) -> Inputs:
+    """Example inputs of the shape that was given, or like those that the dense model was traced with."""
+    if shape is not None:
+        return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+    specs = plans_of(slim)[0].inputs
+    forward = next((spec for spec in specs if spec["method"] == "forward"), None)
+    if forward is None:
+        raise InputError("--input: the bundle does not say what the model was traced with; give the shape of its input")
+    call = inputs_of_spec(forward)
+    if call.args and call.kwargs:
+        raise InputError("--input: the model was traced with positional and keyword arguments; export it from Python")
+    return call.kwargs or call.args
