@@ -49,6 +49,8 @@ from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused
+from graphprune.utils.dispatched import resident
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.tables import Printed, Table
 
 
@@ -318,6 +320,8 @@ def prune_model(
     """
     for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
         check_flag(name, flag)
+    check_model(model)
+    model = resident(model, inplace)
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)

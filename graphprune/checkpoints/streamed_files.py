@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.progress import ShowProgress, Stage
 from graphprune.checkpoints.residence import MappedFiles
-from graphprune.checkpoints.slices import Slices, address, map_parameters
+from graphprune.checkpoints.slices import Slices, map_parameters, storage_address
 from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
@@ -74,7 +74,7 @@ class StreamedFiles:
         for path in folder.glob("*.safetensors"):
             if path not in files:
                 path.unlink()
-        write_files(files, self._slices.values, self._journal, Stage("weights", _size(state), self._show))
+        write_shard_files(files, self._slices.values, self._journal, Stage("weights", _size(state), self._show))
         if split.is_sharded:
             index = {
                 "metadata": {"total_parameters": model.num_parameters(), **split.metadata},
@@ -83,7 +83,7 @@ class StreamedFiles:
             (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         stored = TensorFiles(folder).stored
         self._read = {name: self._mapped.map(stored[name]) for name in state}
-        map_parameters(self._slim, {address(tensor): self._read[name] for name, tensor in state.items()})
+        map_parameters(self._slim, {storage_address(tensor): self._read[name] for name, tensor in state.items()})
 
     def read(self, kind: Any, folder: Path, dtype: Any) -> Any:
         """The model that a class makes of the folder that was written, with its parameters mapped."""
@@ -108,7 +108,7 @@ def _saved_state(model: Any) -> dict[str, Tensor]:
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         if name not in left_out:
-            found.setdefault(address(tensor), (name, tensor))
+            found.setdefault(storage_address(tensor), (name, tensor))
     return dict(found.values())
 
 
@@ -116,7 +116,7 @@ def _size(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def write_files(
+def write_shard_files(
     files: Mapping[Path, Mapping[str, Tensor]], values: Callable[[Tensor], Tensor], journal: Journal, stage: Stage
 ) -> None:
     """Write tensors into files, but for those that are finished.

@@ -217,7 +217,7 @@ def _from_file(spec: str, path: Path, name: str) -> Any:
             needed="a Python file",
             do="give the path of the file that makes the model",
         )
-    module = _import_file(spec, path)
+    module = import_file(spec, path)
     if not hasattr(module, name):
         defined = [
             n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
@@ -234,9 +234,13 @@ def _from_file(spec: str, path: Path, name: str) -> Any:
     return factory if isinstance(factory, nn.Module) else _built(spec, factory)
 
 
-def _import_file(spec: str, path: Path) -> ModuleType:
+FILE_MODULE = "graphprune_spec_"
+"""What modules that are made from files are called, before the name of the file."""
+
+
+def import_file(spec: str, path: Path) -> ModuleType:
     """Import a file as a script sees itself: with its own directory on the import path."""
-    name = f"graphprune_spec_{path.stem}"
+    name = f"{FILE_MODULE}{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
         raise SpecError(

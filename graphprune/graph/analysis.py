@@ -29,6 +29,7 @@ from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
 from graphprune.utils.contexts import gc_paused
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 
@@ -142,6 +143,7 @@ class Analysis:
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
     check_model(model)
+    model = resident(model)
     if outputs is not None:
         check_callable("outputs", outputs, "a function that picks tensors from the model's result")
     if example_inputs is None:

@@ -13,6 +13,7 @@ import numpy as np
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.cost import CostModel
+from graphprune.graph.living import Living
 from graphprune.planning.latency import LatencyModel
 from graphprune.utils.arrays import Mask, Scores
 from graphprune.utils.checks import found_value, is_number, shown
@@ -107,7 +108,7 @@ class BudgetCosts(Protocol):
 
     budgets: list[Budget]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """What a choice costs. [budgets]"""
 
     def prices(self, alive: Mask) -> Scores:
@@ -146,14 +147,14 @@ class CountedBudgets:
         self._latency = latency
         self.budgets = [*budgets, *([latency.budget] if latency else [])]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """What a choice costs. [budgets]"""
-        counted = self._costs.vector(alive)[self._rows]
-        return counted if self._latency is None else np.append(counted, self._latency.seconds(alive))
+        counted = self._costs.vector(living)[self._rows]
+        return counted if self._latency is None else np.append(counted, self._latency.seconds(living.alive))
 
     def prices(self, alive: Mask) -> Scores:
         """What each unit costs. [budgets, classes]"""
-        counted = self._costs.prices(alive)[self._rows]
+        counted = self._costs.prices(alive, [self._costs.kinds[row] for row in self._rows])
         return counted if self._latency is None else np.vstack([counted, self._latency.prices(alive)])
 
 
@@ -165,9 +166,9 @@ class UnitBudget:
         self._one = free[None].astype(float)
         self.budgets = [Budget("units", kept, text)]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """How many units a choice keeps. [1]"""
-        return np.array([alive[self._units].sum()], float)
+        return np.array([living.alive[self._units].sum()], float)
 
     def prices(self, alive: Mask) -> Scores:
         """1 for every unit that may go. [1, classes]"""

@@ -24,7 +24,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.serving import SERVERS
-from graphprune.planning.weights_given import Weights
+from graphprune.planning.weights_given import GivenWeights
 from graphprune.utils.checks import (
     check_callable,
     check_count,
@@ -129,7 +129,7 @@ class PruningOptions:
         "read data; prune_model repairs with them too, and goes through them several times: pass a list or a "
         "DataLoader, not an iterator",
     )
-    weights: Weights | None = option(
+    weights: GivenWeights | None = option(
         None,
         "where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors "
         "by name; criteria read them from there, tensor by tensor",

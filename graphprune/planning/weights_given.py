@@ -15,7 +15,7 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, tables
 from graphprune.utils.tensor_files import TensorFiles
 
-Weights = str | os.PathLike[str] | Mapping[str, Tensor]
+GivenWeights = str | os.PathLike[str] | Mapping[str, Tensor]
 """A folder that Transformers wrote, tensors by name, or what ``safetensors.safe_open`` gives."""
 
 

@@ -20,6 +20,7 @@ from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
 from graphprune.utils.tables import Printed, Table
@@ -98,6 +99,7 @@ class Plan(Printed):
         """
         check_model(model)
         check_flag("inplace", inplace)
+        model = resident(model, inplace)
         own = tables(model)
         sizes = self._checked_sizes(model, own)
         history = history_of(model)

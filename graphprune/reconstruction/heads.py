@@ -31,6 +31,7 @@ from graphprune.reconstruction.records import Compensated, Compensation, LeftAlo
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
 
 
@@ -65,8 +66,9 @@ def compensate_heads(
         InputError: an argument is invalid, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_pair(slim, dense, plan)
     with Rollback() as rollback:
-        return compensate(slim, dense, plan, calibration, ridge, rollback)
+        return compensate(slim, resident(dense), plan, calibration, ridge, rollback)
 
 
 def compensate(

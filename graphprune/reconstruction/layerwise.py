@@ -25,6 +25,7 @@ from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.utils.checks import check_known, check_type, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 from graphprune.utils.tree import map_tensors
@@ -77,11 +78,12 @@ def reconstruct(
         InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_pair(slim, dense, plan)
     check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
     for name in targets or {}:
         check_known("targets", name, plan.shapes)
     with Rollback() as rollback:
-        return fit(slim, dense, plan, calibration, ridge, rollback, targets or {})[0]
+        return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {})[0]
 
 
 def fit(

@@ -16,6 +16,7 @@ from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
 from graphprune.utils.checks import check_flag
+from graphprune.utils.dispatched import resident
 
 
 def repair(
@@ -50,6 +51,7 @@ def repair(
     """
     check_pair(slim, dense, plan)
     check_flag("reestimate", reestimate)
+    dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
     return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)

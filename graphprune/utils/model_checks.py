@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -113,6 +114,26 @@ def check_model(model: Any, name: str = "model") -> None:
                 needed="parameters that are whole in this process",
                 do="prune the model before fully_shard, then shard the slim one",
             )
+    _check_whole(model, name)
+
+
+def _check_whole(model: nn.Module, name: str) -> None:
+    """Raise an InputError if a parameter is spread over processes (a DTensor, of tensor parallelism)."""
+    sharded = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    if sharded is None:
+        return
+    for path, module in named_modules(model):
+        for own, tensor in module._parameters.items():
+            if isinstance(tensor, sharded):
+                raise InputError(
+                    f"{name}.{path}{path and '.'}{own}: is a DTensor, of which every process has a part (tensor "
+                    "parallelism)",
+                    where=f"{path}{path and '.'}{own}",
+                    found="a DTensor",
+                    needed="parameters that are whole in this process",
+                    do="prune the model before parallelize_module, or load it without tp_plan=, and spread the slim "
+                    "one",
+                )
 
 
 def _lazy_tensor(module: nn.Module) -> str | None:
