@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.cli.spec_forms import SPEC_FORMS
+from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
 from graphprune.errors import SpecError
 from graphprune.utils.checks import did_you_mean
 
@@ -46,11 +46,6 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
         raise SpecError(f"{spec!r} is not a model specification; needed is {SPEC_FORMS}")
     if kind not in _BUILDERS and not kind.endswith(".py"):
         raise SpecError(f"{spec!r} starts with {kind!r}, which is not a source of models; needed is {SPEC_FORMS}")
-    if pretrained and kind not in PUBLISHED:
-        raise SpecError(
-            f"--pretrained: {spec!r} names no model with published weights; give --weights FILE, or a checkpoint as "
-            "hf:DIRECTORY or hf:OWNER/NAME"
-        )
     with torch.device(device or "cpu"):
         model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
     if not isinstance(model, nn.Module):
@@ -206,8 +201,6 @@ _BUILDERS: dict[str, Callable[[str, str, bool], Any]] = {
     "timm": _from_timm,
     "hf": _from_transformers,
 }
-PUBLISHED = ("torchvision", "timm")
-"""Libraries whose names come with published weights."""
 
 
 def has_random_weights(spec: str) -> bool:

@@ -34,7 +34,7 @@ def verify_command(out: Output, given: ModelOptions, bundle: BundleFolder, toler
         graphprune verify torchvision:resnet50 slim --pretrained
         graphprune verify net.py:make slim --weights dense.pt --json
     """
-    check_bundle(bundle)
+    check_bundle(bundle, given.spec)
     if tolerance < 0:
         raise usage_error(f"--tolerance: must be 0 or more, but is {tolerance}")
     with out.stage(f"building {given.spec}"):

@@ -258,6 +258,8 @@ def test_lines_that_are_no_data(text: str, said: str, slim: str, capsys: Capture
     [
         ("data.py:bathces", "data.py has no 'bathces'; did you mean batches?"),
         ("no_such_module:batches", "no_such_module cannot be imported"),
+        ("data.py:loss", "data.py:loss() failed with TypeError"),
+        ("data.py:number", "data.py:number gave a int; needed is an iterable of batches"),
     ],
 )
 def test_functions_that_are_not_there(place: str, said: str, slim: str, capsys: Capture) -> None:
@@ -278,6 +280,10 @@ def test_verify_of_what_is_no_slim_model(capsys: Capture) -> None:
     assert "DIR: gone is no folder" in refused("verify x gone", capsys)
     Path("empty").mkdir()
     assert "DIR: empty holds no slim model" in refused("verify x empty", capsys)
+
+
+def test_the_folder_in_the_place_of_the_model(slim: str, capsys: Capture) -> None:
+    assert f"write {SPEC} before slim" in refused(f"verify {slim} {SPEC}", capsys)
 
 
 def test_repair_needs_data(slim: str, capsys: Capture) -> None:
