@@ -97,8 +97,18 @@ def traced_inputs(slim: nn.Module, shape: Any) -> Inputs:
     specs = plans_of(slim)[0].inputs
     forward = next((spec for spec in specs if spec["method"] == "forward"), None)
     if forward is None:
-        raise InputError("--input: the bundle does not say what the model was traced with; give the shape of its input")
+        raise InputError(
+            "--input: the bundle does not say what the model was traced with",
+            found="a plan without inputs",
+            needed="the shape of the input",
+            do="give the shape of its input, such as --input 1,3,224,224",
+        )
     call = inputs_of_spec(forward)
     if call.args and call.kwargs:
-        raise InputError("--input: the model was traced with positional and keyword arguments; export it from Python")
+        raise InputError(
+            "--input: the model was traced with positional and keyword arguments",
+            found=str(call),
+            needed="positional or keyword arguments alone",
+            do="export it from Python, with graphprune.load and graphprune.export_onnx",
+        )
     return call.kwargs or call.args

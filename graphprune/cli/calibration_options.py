@@ -105,7 +105,13 @@ class CalibrationOptions(OptionGroup):
         found = load_reference(option, place)
         batches: Any = _called(option, place, found) if callable(found) else found
         if not isinstance(batches, Iterable):
-            raise InputError(f"{option}: {place} gave a {type(batches).__name__}; needed is an iterable of batches")
+            raise InputError(
+                f"{option}: {place} gave a {type(batches).__name__}",
+                where=place,
+                found=f"a {type(batches).__name__}",
+                needed="an iterable of batches",
+                do="return a list or a DataLoader",
+            )
         kept: Any = batches if hasattr(batches, "__len__") else list(batches)
         return kept, f"{len(kept)} batches from {place}"
 
@@ -116,8 +122,11 @@ def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
         return function()
     except Exception as error:
         raise InputError(
-            f"{option}: {place}() failed with {type(error).__name__}: {error}; needed is a function without arguments "
-            "that returns batches"
+            f"{option}: {place}() failed with {type(error).__name__}",
+            where=place,
+            found=f"{type(error).__name__}: {error}",
+            needed="a function without arguments that returns batches",
+            do="give another function, or mend this one",
         ) from error
 
 

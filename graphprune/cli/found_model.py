@@ -62,7 +62,13 @@ def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall])
         return graphprune.trace(model, given.inputs())
     except TraceError as error:
         shape = ",".join(map(str, given.input))
-        raise TraceError(f"--input {shape}: the model does not take it as its only input: {error}") from error
+        raise TraceError(
+            f"--input {shape}: {type(model).__name__} does not take it as its only input",
+            where=error.where,
+            found="\n".join(filter(None, (error.what, error.found))),
+            needed="the shape of what the model reads, with its batch dimension",
+            do="give another shape, such as --input 1,3,224,224, or leave it out",
+        ) from error
 
 
 def model_in_words(spec: str, model: nn.Module) -> str:

@@ -40,7 +40,7 @@ def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> 
     try:
         bundle_versions(output).check_own()
     except InputError as error:
-        raise usage_error(f"-o {output}: {str(error).removeprefix('directory: ')}, or --force") from error
+        raise usage_error(f"-o {output}: {error.what.removeprefix('directory: ')}; {error.do}, or --force") from error
 
 
 def check_new_file(name: str, path: Path, force: bool = False) -> None:

@@ -28,7 +28,7 @@ def check_page(name: str, path: Path | None) -> None:
     try:
         check_report_path(name, path)
     except InputError as error:
-        raise usage_error(str(error)) from error
+        raise usage_error(f"{error.what}; {error.do}") from error
 
 
 def write_page(out: Output, path: Path | None, graph: graphprune.ChannelGraph, **shown: Any) -> None:

@@ -92,7 +92,7 @@ class PlanOptions(OptionGroup):
                 raise usage_error(f"--importance: {criterion.name} reads data; give --calibration DIR, too")
             PruningOptions.of(arguments.pop("ratio", None), arguments)
         except InputError as error:
-            raise usage_error(_as_options(str(error))) from error
+            raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
 
     def _criterion(self) -> Criterion | None:
         """The criterion by name; None: it is a function of the user."""

@@ -96,4 +96,10 @@ def read_plan(file: Path) -> graphprune.Plan:
     try:
         return graphprune.Plan.from_json(file.read_text(encoding="utf-8"))
     except (LoadError, UnicodeDecodeError) as error:
-        raise LoadError(f"--plan: {file} holds no plan ({error}); give what graphprune plan -o wrote") from error
+        raise LoadError(
+            f"--plan: {file} holds no plan",
+            where=str(file),
+            found=error.what if isinstance(error, LoadError) else str(error),
+            needed="a plan as JSON",
+            do="give what graphprune plan -o wrote",
+        ) from error

@@ -52,8 +52,11 @@ def only_plan(slim: nn.Module, bundle: Path) -> graphprune.Plan:
     plans = plans_of(slim)
     if len(plans) != 1:
         raise PlanError(
-            f"DIR: {bundle} went through {len(plans)} plans, one after the other; needed is one that leads from SPEC "
-            "to it: give the model before the last plan from Python, to graphprune.verify or graphprune.repair"
+            f"DIR: {bundle} went through {len(plans)} plans, one after the other",
+            where=str(bundle),
+            found=f"{len(plans)} plans",
+            needed="one plan, which leads from SPEC to the slim model",
+            do="call graphprune.verify or graphprune.repair from Python, with the model before the last plan",
         )
     (plan,) = plans
     return plan
