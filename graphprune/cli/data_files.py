@@ -14,11 +14,11 @@ from torch import Tensor
 
 from graphprune.errors import InputError, MissingPackageError
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.tree import tensors_of
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
+LINES = 'a text ("...", or {"text": "..."}) or an object of arguments ({"input_ids": [1, 2]}) in each line'
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Means and standard deviations of ImageNet's channels."""
 
@@ -47,9 +47,9 @@ class DataFolder:
             raise InputError(
                 f"{self.option}: {self.path} holds {len(images)} images and {len(arrays)} arrays",
                 where=str(self.path),
-                found=f"{len(images)} images and {len(arrays)} arrays",
+                found=f"{images[0].name} and {arrays[0].name}",
                 needed="files of one kind",
-                do="give a folder of one kind",
+                do="give a folder of images, or one of arrays",
             )
         return self._images(images, model, examples) if images else self._arrays(arrays, examples)
 
@@ -95,11 +95,10 @@ def _image_example(option: str, examples: Sequence[Any]) -> tuple[str, Tensor]:
                 return name, one
     shown = "; ".join(f"{describe(call.args)} {describe(call.kwargs)}".strip() for call in examples)
     raise InputError(
-        f"{option}: is a folder of images, and the model reads none: {shown}",
-        where=option,
-        found=f"example inputs {shown}",
-        needed="a model with an image among its inputs [N, C, H, W]",
-        do="give module:function, which makes the batches",
+        f"{option}: is a folder of images, and the model reads none",
+        found=shown,
+        needed="an input [N, C, H, W] of floating-point numbers, of 1 or 3 channels",
+        do="give a folder of arrays, or module:function",
     )
 
 
@@ -125,8 +124,7 @@ def read_image(option: str, path: Path, channels: int, height: int, width: int) 
     except ImportError as error:
         raise MissingPackageError(
             f"{option}: images need the package pillow",
-            where=option,
-            found="no package pillow",
+            found=str(error),
             needed="pillow",
             do="install it with: pip install pillow",
         ) from error
@@ -134,13 +132,7 @@ def read_image(option: str, path: Path, channels: int, height: int, width: int) 
         with Image.open(path) as opened:
             fitted = ImageOps.fit(opened.convert("L" if channels == 1 else "RGB"), (width, height))
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(
-            f"{option}: {path} cannot be read as an image: {error}",
-            where=str(path),
-            found=str(error),
-            needed="an image that pillow can open",
-            do="take the file out of the folder, or convert it to PNG",
-        ) from error
+        raise _unreadable(option, str(path), "an image", error, "leave it out, or put an image in its place") from error
     return torch.from_numpy(np.array(fitted, dtype=np.float32) / 255).reshape(height, width, channels).permute(2, 0, 1)
 
 
@@ -157,13 +149,18 @@ def read_array(option: str, path: Path) -> Any:
         found = torch.load(path, map_location="cpu", weights_only=True)
         return tuple(found) if isinstance(found, list) else found
     except Exception as error:
-        raise InputError(
-            f"{option}: {path} cannot be read as tensors: {error}",
-            where=str(path),
-            found=f"{type(error).__name__}: {error}",
-            needed="tensors of torch.save, numpy or safetensors, without pickled code",
-            do="write it again, with torch.save(tensor, path)",
-        ) from error
+        advice = "leave it out, or write it again with torch.save or save_file of safetensors"
+        raise _unreadable(option, str(path), "a tensor, or tensors by name", error, advice) from error
+
+
+def _unreadable(option: str, where: str, needed: str, error: Exception, advice: str) -> InputError:
+    return InputError(
+        f"{option}: {where} is not {needed}",
+        where=where,
+        found=f"{type(error).__name__}: {error}",
+        needed=needed,
+        do=advice,
+    )
 
 
 # ---------------------------------------------------------------- lines of JSON
@@ -187,8 +184,8 @@ def read_records(
             f"{option}: {path} has no lines",
             where=str(path),
             found="an empty file",
-            needed="a line of JSON for each record",
-            do="give a file with a text or an object in each line",
+            needed=LINES,
+            do="give a file with data",
         )
     texts = [one if isinstance(one, str) else one.get("text") for one in records]
     if all(isinstance(text, str) for text in texts):
@@ -206,20 +203,14 @@ def _record(option: str, path: Path, number: int, line: str) -> Any:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{option}: line {number} of {path} is no JSON: {error}",
-            where=f"{path}:{number}",
-            found=line[:80],
-            needed="a text or an object in JSON",
-            do='write lines such as {"text": "..."}',
-        ) from error
+        raise _unreadable(option, f"line {number} of {path}", "JSON", error, f"write {LINES}") from error
     if not isinstance(found, str | dict):
         raise InputError(
-            f"{option}: line {number} of {path} is {with_article(type(found).__name__)}; needed is a text or an object",
-            where=f"{path}:{number}",
-            found=found_value(found),
-            needed="a text or an object in JSON",
-            do='write lines such as {"text": "..."}',
+            f"{option}: line {number} of {path} is a {type(found).__name__}",
+            where=f"line {number} of {path}",
+            found=line[:80],
+            needed=LINES,
+            do="write a text in quotes, or an object",
         )
     return found
 
@@ -231,19 +222,17 @@ def _tokens(
     if tokenizer is None:
         raise InputError(
             f"{option}: texts need a tokenizer",
-            where=option,
-            found="texts and no --tokenizer",
-            needed="the folder of the model's tokenizer",
-            do="give --tokenizer DIR, a folder with its files",
+            found=f"{len(texts)} texts, and no folder of a tokenizer",
+            needed="the tokenizer of the model",
+            do="give --tokenizer DIR, a folder with its files, or records with input_ids",
         )
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
         raise MissingPackageError(
-            f"{option}: texts need Transformers",
-            where=option,
+            f"{option}: texts need the tokenizers of Transformers",
             found=str(error),
-            needed="the package transformers",
+            needed="transformers",
             do="install it with: pip install 'graphprune[transformers]'",
         ) from error
     make = AutoTokenizer.from_pretrained(str(tokenizer))
@@ -257,18 +246,13 @@ def _arguments(option: str, path: Path, number: int, record: Any) -> dict[str, T
     if isinstance(record, str):
         raise InputError(
             f"{option}: line {number} of {path} is a text, and others are records",
-            where=f"{path}:{number}",
-            found="a text",
-            needed="records, as in the other lines",
-            do="give one kind",
+            where=f"line {number} of {path}",
+            found=record[:80],
+            needed="lines of one kind",
+            do="give a file of texts, or one of records",
         )
     try:
         return {name: torch.tensor(value)[None] for name, value in record.items()}
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{option}: line {number} of {path} holds what is no number or list of numbers: {error}",
-            where=f"{path}:{number}",
-            found=str(error),
-            needed="numbers and lists of them by the names of arguments",
-            do='write lines such as {"input_ids": [1, 5, 9]}',
-        ) from error
+        needed = "an object of numbers and lists of numbers"
+        raise _unreadable(option, f"line {number} of {path}", needed, error, f"write {LINES}") from error

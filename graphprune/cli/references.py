@@ -10,7 +10,6 @@ from typing import Any
 from graphprune.cli.models import import_file
 from graphprune.cli.option_groups import usage_error
 from graphprune.errors import SpecError
-from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import did_you_mean
 
 
@@ -36,10 +35,10 @@ def load_reference(option: str, text: str) -> Any:
             near = did_you_mean(part, [one for one in dir(found) if not one.startswith("_")])
             raise SpecError(
                 f"{option}: {module} has no {part!r}{near}",
-                where=module,
-                found=f"the name {part!r}",
-                needed="a function that the module defines",
-                do="give module:function or path/to/file.py:function with a name that is there",
+                where=text,
+                found=f"no {part!r} in {module}",
+                needed="the name of a function",
+                do="give module:function or path/to/file.py:function",
             )
         found = getattr(found, part)
     return found
@@ -52,11 +51,11 @@ def _import(option: str, text: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise SpecError(
-            f"{option}: {text!r}: {module} cannot be imported ({error})",
-            where=raised_at(error) or module,
-            found=str(error),
-            needed="a module that is installed or in this folder",
-            do="give such a module, or path/to/file.py:function",
+            f"{option}: {module} cannot be imported",
+            where=text,
+            found=f"{type(error).__name__}: {error}",
+            needed="a module that is installed, or is in this folder",
+            do="give another module, or path/to/file.py:function",
         ) from error
     finally:
         sys.path.remove(here)

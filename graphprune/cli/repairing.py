@@ -54,7 +54,7 @@ def repair_command(
     """
     if data.calibration is None:
         raise usage_error("--calibration: is missing; repair needs data: give a folder, a .jsonl or module:function")
-    check_bundle(bundle)
+    check_bundle(bundle, given.spec)
     check_folder(output, given.spec, given.weights, force or output.resolve() == bundle.resolve())
     with out.stage(f"building {given.spec}"):
         model = given.model()

@@ -34,7 +34,7 @@ def verify_command(out: Output, given: ModelOptions, bundle: BundleFolder, toler
         graphprune verify torchvision:resnet50 slim --pretrained
         graphprune verify net.py:make slim --weights dense.pt --json
     """
-    check_bundle(bundle)
+    check_bundle(bundle, given.spec)
     if tolerance < 0:
         raise usage_error(f"--tolerance: must be 0 or more, but is {tolerance}")
     with out.stage(f"building {given.spec}"):
@@ -52,11 +52,11 @@ def only_plan(slim: nn.Module, bundle: Path) -> graphprune.Plan:
     plans = plans_of(slim)
     if len(plans) != 1:
         raise PlanError(
-            f"DIR: {bundle} went through {len(plans)} plans, one after the other; needed is one",
+            f"DIR: {bundle} went through {len(plans)} plans, one after the other",
             where=str(bundle),
             found=f"{len(plans)} plans",
-            needed="one plan that leads from SPEC to the bundle",
-            do="give the model before the last plan from Python, to graphprune.verify or graphprune.repair",
+            needed="one plan, which leads from SPEC to the slim model",
+            do="call graphprune.verify or graphprune.repair from Python, with the model before the last plan",
         )
     (plan,) = plans
     return plan
