@@ -15,6 +15,7 @@ from graphprune.reconstruction.heads import compensate
 from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.dispatched import resident
 
 
 def repair(
@@ -48,6 +49,7 @@ def repair(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
+    dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
     return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
