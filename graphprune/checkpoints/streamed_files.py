@@ -95,7 +95,13 @@ class StreamedFiles:
         model.tie_weights()
         missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         if missing:
-            raise ExportError(f"slim: {missing[0]} is not in the folder that was written ({len(missing)} such names)")
+            raise ExportError(
+                f"slim: {missing[0]} is not in the folder that was written ({len(missing)} such names)",
+                where=missing[0],
+                found=f"{len(missing)} parameters without values",
+                needed="all parameters of the model",
+                do="report this with the model: graphprune wrote the folder itself",
+            )
         return model
 
 
@@ -140,7 +146,13 @@ def write_shard_files(
             path.unlink(missing_ok=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise SaveError(f"target: {path} could not be written: {error}; {_AGAIN}") from error
+            raise SaveError(
+                f"target: {path} could not be written: {error}",
+                where=str(path),
+                found=str(error),
+                needed=f"{_size(tensors):,} bytes of space for this file",
+                do=_AGAIN,
+            ) from error
         journal.note(path, contents[path], found)
 
 
@@ -158,7 +170,11 @@ def _check_space(files: Mapping[Path, Mapping[str, Tensor]], journal: Journal) -
     free = shutil.disk_usage(journal.folder.parent).free + there
     if needed > free:
         raise SaveError(
-            f"target: {needed:,} bytes are to be written to {journal.folder.parent}, and {free:,} are free; {_AGAIN}"
+            f"target: {needed:,} bytes are to be written to {journal.folder.parent}, and {free:,} are free",
+            where=str(journal.folder.parent),
+            found=f"{free:,} bytes that are free",
+            needed=f"{needed:,} bytes",
+            do=_AGAIN,
         )
 
 

@@ -68,6 +68,12 @@ class Consumer:
         """Whether all its results are used in residual sums only."""
         return not self.used_otherwise and self.sums == self.recorded
 
+    def structure(self) -> tuple[Any, ...]:
+        """What is the same in all batches, except how often it is called."""
+        targets = sorted(map(repr, self.bias_targets))
+        kind = self.scaled, self.adds, self.summed, self.used_otherwise, self.factor is None
+        return self.number, self.key, self.outputs, sorted(set(self.calls)), self.after, self.beside, targets, kind
+
 
 class CallRecorder(DispatchMode):
     """Records a model's calls; see :meth:`batch`.
@@ -79,7 +85,7 @@ class CallRecorder(DispatchMode):
         other_uses: for parameters and buffers that are not only weights or addends, an operation that uses them.
         fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
-        normalizes: a normalization uses running statistics.
+        running_means: those that normalizations use.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -90,7 +96,7 @@ class CallRecorder(DispatchMode):
         self.other_uses: dict[str, str] = {}
         self.fed_by: dict[ParameterView, set[int | None]] = {}
         self.computed: set[str] = set()
-        self.normalizes = False
+        self.running_means: set[str] = set()
         self._dependence = Dependence(self.memory)
         self._paths = SumPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
@@ -136,6 +142,18 @@ class CallRecorder(DispatchMode):
         else:
             self._note_computed(func, args)
         return call.out
+
+    def structure(self) -> str:
+        """What was recorded, without numbers of batches: equal where the same program ran."""
+        return repr(
+            (
+                *(consumer.structure() for consumer in self.consumers.values()),
+                sorted(self.other_uses.items()),
+                sorted(repr((view, sorted(map(str, by)))) for view, by in self.fed_by.items()),
+                sorted(self.computed),
+                sorted(self.running_means),
+            )
+        )
 
     def bias_target(self, consumer: Consumer) -> BiasTarget | None:
         """The bias or running mean that is added to all results of a consumer and to nothing else."""
@@ -214,7 +232,8 @@ class CallRecorder(DispatchMode):
         found = addition(call.func, call.args, call.kwargs, self.memory, self.names)
         known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
         known += [id(found.added)] if found else []
-        self.normalizes |= found is not None and found.bias_target.sign < 0
+        if found and found.bias_target.sign < 0:
+            self.running_means.add(found.bias_target.view.name)
         if found and address(found.to) not in self._results:
             self.fed_by.setdefault(found.bias_target.view, set()).add(None)
         for tensor, place in zip(call.operands, call.read, strict=True):

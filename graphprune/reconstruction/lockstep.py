@@ -4,6 +4,8 @@ Every batch has a forward pass of each model, which waits at the calls of consum
 slim passes of all batches wait at a consumer, it is fitted, and they go on with the new weight: one pass suffices for
 consumers that are called once in a batch, however many follow each other. A consumer that is called several times (in a
 loop, or for two inputs) can be fitted only at the end of a pass, and what depends on it in the next one.
+
+Where processes share the batches, they go from consumer to consumer together, and pool what they have gathered.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
 from graphprune.reconstruction.linear_calls import CallKey
@@ -63,11 +66,16 @@ class Gathered:
             self.rows_differ = True
             return
         residual = target - result
-        if (moments := window_moments(met.call, residual)) is not None:
+        if (moments := window_moments(met.call, residual, self.regression.spare)) is not None:
             self.regression.add(moments, target)
             return
         for piece, x in met.call.inputs():
-            self.regression.add(BatchMoments.of(x, residual[piece]), target[piece])
+            self.regression.add(BatchMoments.of(x, residual[piece], self.regression.spare), target[piece])
+
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the data of all processes."""
+        self.rows_differ = any(communicator.gather(self.rows_differ))
+        self.regression.pool(communicator)
 
     @property
     def unfit(self) -> str | None:
@@ -166,15 +174,23 @@ class Sweep:
         batches: numbers and batches.
         matches: the consumers that are not fitted yet, in order of execution.
         fit: fits a consumer.
+        communicator: the processes that share the batches; all have recorded the same calls.
     """
 
     def __init__(
-        self, batches: Sequence[tuple[int, Any]], dense: Side, slim: Side, matches: Sequence[Match], fit: Fit
+        self,
+        batches: Sequence[tuple[int, Any]],
+        dense: Side,
+        slim: Side,
+        matches: Sequence[Match],
+        fit: Fit,
+        communicator: Communicator,
     ) -> None:
         self._pairs = [PairOfPasses(number, batch, dense, slim, matches) for number, batch in batches]
         self._matches = {m.consumer.key: m for m in matches}
         self._unfitted = sum(1 << m.consumer.number for m in matches)
         self._fit = fit
+        self._communicator = communicator
         first = [m for m in matches if self._is_ready(m)] or matches[:1]
         self._gathered: dict[CallKey, Gathered | None] = {m.consumer.key: Gathered(m) for m in first}
 
@@ -185,21 +201,30 @@ class Sweep:
                 stack.callback(pair.close)
             for pair in self._pairs:
                 self._advance(pair)
-            while waiting := [pair for pair in self._pairs if pair.met]:
-                self._meet(waiting)
-        for one in self._gathered.values():
-            if one is not None and self._is_unfitted(one.match):
+            while (number := self._next()) is not None:
+                self._meet(next(m for m in self._matches.values() if m.consumer.number == number))
+        for match in self._matches.values():
+            one = self._gathered.get(match.consumer.key)
+            if self._is_unfitted(match) and all(self._communicator.gather(one is not None)) and one is not None:
                 self._fitted(one)
         return [m for m in self._matches.values() if self._is_unfitted(m)]
 
-    def _meet(self, waiting: Sequence[PairOfPasses]) -> None:
-        """Fit the first consumer that passes wait at, if all of them have reached it, and go on."""
-        key = min((pair.met.key for pair in waiting if pair.met), key=lambda k: self._matches[k].consumer.number)
-        here = [pair for pair in waiting if pair.met and pair.met.key == key]
-        one = self._gathered[key]
-        assert one is not None  # passes do not wait at others
-        one.passed |= one.met < sum(one.match.consumer.calls)
-        changed = not one.passed and self._fitted(one)
+    def _next(self) -> int | None:
+        """The number of the first consumer that passes wait at, in any process."""
+        waiting = [self._matches[pair.met.key].consumer.number for pair in self._pairs if pair.met]
+        found = self._communicator.gather(min(waiting, default=None))
+        return min((number for number in found if number is not None), default=None)
+
+    def _meet(self, match: Match) -> None:
+        """Fit a consumer that passes wait at, if all of them have reached it, and go on."""
+        key = match.consumer.key
+        here = [pair for pair in self._pairs if pair.met and pair.met.key == key]
+        one = self._gathering(key)
+        complete = one is not None and not one.passed and one.met == sum(match.consumer.calls)
+        complete = all(self._communicator.gather(complete))
+        if one is not None:
+            one.passed = not complete
+        changed = complete and one is not None and self._fitted(one)
         for pair in here:
             if changed:
                 pair.repeat()
@@ -223,6 +248,7 @@ class Sweep:
 
     def _fitted(self, one: Gathered) -> bool:
         self._unfitted &= ~(1 << one.match.consumer.number)
+        one.pool(self._communicator)
         return self._fit(one)
 
     def _is_unfitted(self, match: Match) -> bool:

@@ -28,7 +28,7 @@ def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextM
 
 
 class OtherCalls(BaseException):
-    """A batch calls other consumers than the batch of the same shapes that was recorded."""
+    """A batch calls other consumers than the batch of the same shapes, or of another process, that was recorded."""
 
 
 class Rollback:

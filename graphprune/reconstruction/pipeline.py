@@ -8,12 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
 from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.dispatched import resident
 
 
 def repair(
@@ -47,6 +49,7 @@ def repair(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
+    dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
     return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
@@ -62,12 +65,12 @@ def repair_within(
     reestimate: bool = True,
 ) -> Repair:
     """:func:`repair` of models that belong together, within ``rollback``, which is entered."""
-    with rollback:
+    with rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
-        record, normalizes = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
+        record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)
-        if not (reestimate and normalizes):
+        fitted = {one.intercept for one in record.repaired if one.intercept}
+        if not (reestimate and means - fitted):
             return record
-        fitted = [one.intercept for one in record.repaired if one.intercept]
         return replace(record, norms=reestimate_batch_norm(slim, calibration, leave=fitted))

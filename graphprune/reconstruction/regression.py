@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from graphprune.calibration.communicator import Communicator
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,17 @@ class BatchMoments:
     rr: Tensor
 
     @staticmethod
-    def of(x: Tensor, r: Tensor) -> BatchMoments:
-        """The moments of inputs [n, blocks, channels, m] and residuals [n, blocks, outputs, m]."""
+    def of(x: Tensor, r: Tensor, spare: Tensor | None = None) -> BatchMoments:
+        """The moments of inputs [n, blocks, channels, m] and residuals [n, blocks, outputs, m].
+
+        Args:
+            spare: becomes ``xx`` if it is of its shape.
+        """
         x, r = (t if t.dtype in (torch.float32, torch.float64) else t.float() for t in (x, r))
         (xs, x_mean), (rs, r_mean) = _centered(x), _centered(r)
         rr = rs.double().square().sum(2)
-        return BatchMoments(x.shape[0] * x.shape[3], x_mean, r_mean, (xs @ xs.mT).double(), (rs @ xs.mT).double(), rr)
+        xx = taken(spare, rr, (xs.shape[0], xs.shape[1], xs.shape[1])).copy_(xs @ xs.mT)
+        return BatchMoments(x.shape[0] * x.shape[3], x_mean, r_mean, xx, (rs @ xs.mT).double(), rr)
 
 
 @dataclass
@@ -42,11 +50,18 @@ class Regression:
     """Moments of inputs ``x`` and of residuals ``r`` (target minus output), in float64.
 
     Means and products of batches are merged by Chan's formula (see :class:`graphprune.calibration.moments.Moments`).
-    Memory: [blocks, channels, channels] and [blocks, outputs, channels].
+    Memory: three times [blocks, channels, channels], and [blocks, outputs, channels].
+
+    Attributes:
+        count: rows of data.
+        target: the sum of squares of the target outputs.
+        spare: memory of the size of the products of inputs, for the next batch: new memory of many megabytes takes
+            longer than what is done with it.
     """
 
     count: int = 0
     target: float = 0.0
+    spare: Tensor | None = field(default=None, repr=False)
     _x: Tensor | float = field(default=0.0, repr=False)
     _r: Tensor | float = field(default=0.0, repr=False)
     _xx: Tensor | float = field(default=0.0, repr=False)
@@ -65,12 +80,37 @@ class Regression:
         self.target += float(target.double().square().sum())
         dx, dr, total = batch.x - self._x, batch.r - self._r, self.count + batch.count
         factor = self.count * batch.count / total
-        self._xx = batch.xx.baddbmm_(dx.unsqueeze(2), dx.unsqueeze(1), alpha=factor).add_(self._xx)
+        if isinstance(self._xx, Tensor):
+            self._xx.add_(batch.xx).baddbmm_(dx.unsqueeze(2), dx.unsqueeze(1), alpha=factor)
+            self.spare = batch.xx
+        else:
+            self._xx = batch.xx
         self._rx = batch.rx.baddbmm_(dr.unsqueeze(2), dx.unsqueeze(1), alpha=factor).add_(self._rx)
         self._rr = self._rr + batch.rr + factor * dr.square()
         self._x = self._x + dx * (batch.count / total)
         self._r = self._r + dr * (batch.count / total)
         self.count = total
+
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the moments of all processes."""
+        if communicator.count == 1:
+            return
+        given = (self._x, self._r, self._xx, self._rx, self._rr)
+        found = communicator.gather((self.count, self.target, [tuple(torch.as_tensor(t).shape) for t in given]))
+        total, shapes = sum(count for count, *_ in found), next((shapes for count, _, shapes in found if count), None)
+        if shapes is None:
+            return
+        x, r, xx, rx, rr = (
+            torch.as_tensor(t, dtype=torch.float64).expand(shape) for t, shape in zip(given, shapes, strict=True)
+        )
+        self._x, self._r = x * (self.count / total), r * (self.count / total)
+        communicator.sum([self._x, self._r])
+        dx, dr = x - self._x, r - self._r
+        self._xx = xx + self.count * dx.unsqueeze(2) * dx.unsqueeze(1)
+        self._rx = rx + self.count * dr.unsqueeze(2) * dx.unsqueeze(1)
+        self._rr = rr + self.count * dr.square()
+        communicator.sum([self._xx, self._rx, self._rr])
+        self.count, self.target = total, sum(target for _, target, _ in found)
 
     @property
     def channels(self) -> int:
@@ -79,13 +119,15 @@ class Regression:
 
     # ------------------------------------------------------------ solution
 
-    def _moments(self, centered: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """E[x xᵀ], E[r xᵀ] and E[r²], minus the means if ``centered``."""
-        xx, rx, rr = (torch.as_tensor(t) / self.count for t in (self._xx, self._rx, self._rr))
+    def _moments(self, centered: bool) -> tuple[Tensor, Tensor]:
+        """E[x xᵀ] in spare memory and E[r xᵀ], minus the means if ``centered``."""
+        whole = torch.as_tensor(self._xx)
+        xx = torch.div(whole, self.count, out=taken(self.spare, whole, whole.shape))
+        rx = torch.as_tensor(self._rx) / self.count
         if centered:
-            return xx, rx, rr
-        x, r = torch.as_tensor(self._x), torch.as_tensor(self._r)
-        return xx + x.unsqueeze(2) * x.unsqueeze(1), rx + r.unsqueeze(2) * x.unsqueeze(1), rr + r.square()
+            return xx, rx
+        x, r = torch.as_tensor(self._x).unsqueeze(1), torch.as_tensor(self._r).unsqueeze(2)
+        return xx.baddbmm_(x.mT, x), rx.baddbmm_(r, x)
 
     def solve(self, ridge: float, centered: bool) -> Tensor:
         """The change D of the weight that minimizes E|r - D x|² + lambda |D|².
@@ -99,14 +141,11 @@ class Regression:
         Returns:
             [blocks, channels, outputs]
         """
-        xx, rx, _ = self._moments(centered)
-        mean = xx.diagonal(dim1=1, dim2=2).mean(1)
-        system = xx + torch.diag_embed((ridge * mean).unsqueeze(1).expand(xx.shape[:2]))
-        system[mean == 0] = torch.eye(xx.shape[1], dtype=xx.dtype, device=xx.device)  # inputs that are always zero
-        factor, failed = torch.linalg.cholesky_ex(system)
-        if bool(failed.any()):  # by rounding: the ridge makes it positive
-            return torch.linalg.solve(system, rx.mT)  # type: ignore[no-any-return]
-        return torch.cholesky_solve(rx.mT, factor)
+        system, rx = self._moments(centered)
+        diagonal = system.diagonal(dim1=1, dim2=2)
+        mean = diagonal.mean(1, keepdim=True)
+        diagonal += torch.where(mean == 0, 1.0, ridge * mean)  # inputs that are always zero have no products either
+        return solve_positive(system, rx.mT)
 
     def intercept(self, change: Tensor) -> Tensor:
         """The intercept, E[r] - D E[x]. [blocks, outputs]"""
@@ -123,11 +162,54 @@ class Regression:
             return 0.0
         left, mean = torch.as_tensor(self._rr).sum() / self.count, torch.as_tensor(self._r)
         if change is not None:
-            xx, rx, _ = self._moments(centered=True)
-            left = left + (change * (xx @ change - 2 * rx.mT)).sum()
+            xx, rx = torch.as_tensor(self._xx), torch.as_tensor(self._rx)
+            left = left + (change * (xx @ change - 2 * rx.mT)).sum() / self.count
             mean = self.intercept(change)
         left = left + (mean if intercept is None else mean - intercept).square().sum()
         return max(float(left), 0.0) * self.count / self.target
+
+
+def taken(spare: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Memory of this shape to write to: ``spare`` if it fits, otherwise new memory of the type of ``like``."""
+    return spare if spare is not None and spare.shape == torch.Size(shape) else like.new_empty(shape)
+
+
+SINGLE, FEW = 1024, 16
+"""A system is factored in single precision if it has ``SINGLE`` unknowns and ``FEW`` times as many as right sides."""
+CLOSE, REFINEMENTS = 1e-8, 6
+"""A refined solution's residual is below ``CLOSE`` times the right side; each of ``REFINEMENTS`` steps gains digits."""
+
+
+def solve_positive(system: Tensor, right: Tensor) -> Tensor:
+    """The solution of positive definite systems [blocks, n, n], with right sides [blocks, n, m].
+
+    With many unknowns and few right sides, it is factored in single precision and refined in double precision.
+
+    Source: Langou, Langou, Luszczek, Kurzak, Buttari and Dongarra, "Exploiting the Performance of 32 bit Floating Point
+    Arithmetic in Obtaining 64 bit Accuracy", SC 2006.
+    """
+    if system.shape[1] >= max(SINGLE, FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
+        return refined
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if bool(failed.any()):  # by rounding: the ridge makes it positive
+        return torch.linalg.solve(system, right)  # type: ignore[no-any-return]
+    return torch.cholesky_solve(right, factor)
+
+
+def _refined(system: Tensor, right: Tensor) -> Tensor | None:
+    """The solution from a factor in single precision; None if it is not reached that way."""
+    size = system.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
+    factor, failed = torch.linalg.cholesky_ex(system.float() / size.float())
+    if bool(failed.any()):
+        return None
+    found, left, goal = torch.zeros_like(right), right, CLOSE * right.norm()
+    for _ in range(REFINEMENTS):
+        scale = left.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
+        found += torch.cholesky_solve((left / scale).float(), factor).double() * (scale / size)
+        left = right - system @ found
+        if left.norm() <= goal:
+            return found
+    return None
 
 
 def _centered(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn import grad
 
 from graphprune.reconstruction.linear_calls import LinearCall
-from graphprune.reconstruction.regression import BatchMoments
+from graphprune.reconstruction.regression import BatchMoments, taken
 
 _WEIGHT_GRADIENTS: dict[int, Callable[..., Tensor]] = {
     1: grad.conv1d_weight,
@@ -35,17 +35,18 @@ WORTH = 0.7
 """Windows are unfolded where shifts would take more than this fraction of the products."""
 
 
-def window_moments(call: LinearCall, residual: Tensor) -> BatchMoments | None:
+def window_moments(call: LinearCall, residual: Tensor, spare: Tensor | None = None) -> BatchMoments | None:
     """The moments of a convolution's inputs and residuals; None where unfolding takes hardly more.
 
     Args:
         residual: [n, blocks, outputs, m]
+        spare: becomes the products of inputs if it is of their shape.
     """
     kernel = call.matmul.kernel
     if kernel is None or call.key.transposed:
         return None
     windows = _Windows.of(call, residual.shape[3])
-    return windows.moments(residual) if windows is not None else None
+    return windows.moments(residual, spare) if windows is not None else None
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,11 @@ class _Windows:
         return [d for d in range(len(self.kernel)) if d != self.dim]
 
     @property
-    def others(self) -> int:
-        """Taps of all other dimensions."""
-        return prod(self.kernel[d] for d in self.other_dims)
+    def _other_taps(self) -> list[int]:
+        """The taps of each other dimension."""
+        return [self.kernel[d] for d in self.other_dims]
 
-    def moments(self, residual: Tensor) -> BatchMoments:
+    def moments(self, residual: Tensor, spare: Tensor | None) -> BatchMoments:
         """Moments of windows and residuals [n, blocks, outputs, m]."""
         count = residual.shape[0] * residual.shape[3]
         r = residual.to(self.x.dtype)
@@ -113,8 +114,8 @@ class _Windows:
         rows = r.shape[2]
         sums = self._products(torch.cat([r, ones, self._first_taps()], 2))
         mean = sums[:, rows].flatten(1) / count
-        xx = self._reordered(self._all_taps(sums[:, rows + 1 :]))
-        xx -= count * mean.unsqueeze(2) * mean.unsqueeze(1)
+        xx = self._all_taps(sums[:, rows + 1 :], spare)
+        xx.baddbmm_(mean.unsqueeze(2), mean.unsqueeze(1), alpha=-count)
         center = self.center.view(self.blocks, -1).repeat_interleave(prod(self.kernel), 1)
         rr = r.double().square().sum((0, 3))
         return BatchMoments(count, mean + center, r_mean, xx, sums[:, :rows].flatten(2), rr)
@@ -148,28 +149,35 @@ class _Windows:
 
     # ------------------------------------------------------------ all others by shifts
 
-    def _all_taps(self, first: Tensor) -> Tensor:
+    def _all_taps(self, first: Tensor, spare: Tensor | None) -> Tensor:
         """Sums for all pairs of taps from those of the first ones [blocks, channels * taps, channels, kernel...].
 
         Returns:
-            [blocks, taps, channels * others, taps, channels * others]
+            As the entries of a weight are ordered. [blocks, channels * taps, channels * taps]
         """
-        k, s, entries = self.kernel[self.dim], self.stride[self.dim], self.channels * self.others
-        by_tap = first.view(self.blocks, self.channels, s, self.others, self.channels, *self.kernel)
-        by_tap = by_tap.movedim(5 + self.dim, 4).movedim(2, 1)  # [blocks, s, channels, others, k, channels, others...]
-        found = first.new_empty(self.blocks, k, entries, k, entries)
-        found[:, :s] = by_tap.reshape(self.blocks, s, entries, k, entries)
-        found[:, s:, :, s:] = self._edge_products(k - s).view(self.blocks, k - s, entries, k - s, entries)
+        k, s, side = self.kernel[self.dim], self.stride[self.dim], (self.channels, *self.kernel)
+        later = (self.channels, *(k - s if d == self.dim else n for d, n in enumerate(self.kernel)))
+        entries = prod(side)
+        found = taken(spare, first, (self.blocks, entries, entries)).view(self.blocks, *side, *side)
+        row_tap, tap = 2 + self.dim, 2 + len(self.kernel) + 1 + self.dim
+        found.narrow(row_tap, s, k - s).narrow(tap, s, k - s).copy_(
+            self._edge_products(k - s).view(self.blocks, *later, *later)
+        )
+        by_tap = found.movedim(row_tap, 1)  # [blocks, k, channels * others, channels, kernel...]
+        by_tap[:, :s] = first.view(self.blocks, self.channels, s, *self._other_taps, *side).movedim(2, 1)
+        mine = range(2, 2 + len(self.kernel))
         for i in range(s, k):
-            found[:, i, :, :s] = found[:, :s, :, i].permute(0, 3, 1, 2)
-            found[:, i, :, s:] += found[:, i - s, :, : k - s]
-        return found
+            earlier = by_tap[:, :s].select(tap, i)  # [blocks, s, channels, others..., channels, others...]
+            earlier = earlier.permute(0, *(len(mine) + d for d in mine), *mine, 1).movedim(-1, tap - 1)
+            by_tap[:, i].narrow(tap - 1, 0, s).copy_(earlier)
+            by_tap[:, i].narrow(tap - 1, s, k - s).add_(by_tap[:, i - s].narrow(tap - 1, 0, k - s))
+        return found.view(self.blocks, entries, entries)
 
     def _edge_products(self, length: int) -> Tensor:
         """What the sums for two taps, ``stride`` later, have at the last position more than at the first.
 
         Returns:
-            [blocks, length * channels * others, length * channels * others]
+            As the entries of a weight of ``length`` taps are ordered. [blocks, entries, entries]
         """
         first, last = (self._edge(n * self.stride[self.dim], length) for n in (0, self.outputs[self.dim]))
         found: Tensor = torch.cat([last, first], 2) @ torch.cat([last, -first], 2).mT
@@ -179,22 +187,14 @@ class _Windows:
         """Entries of the input along the dimension, as all taps of others see them.
 
         Returns:
-            float64 [blocks, length * channels * others, n * outputs of others]
+            float64 [blocks, entries of a weight of ``length`` taps, n * outputs of others]
         """
         edge = self.x.narrow(2 + self.dim, start, length).double().movedim(2 + self.dim, 2)
         for number, d in enumerate(self.other_dims):
             span = self.dilation[d] * (self.kernel[d] - 1) + 1
             edge = edge.unfold(3 + number, span, self.stride[d])[..., :: self.dilation[d]]
         edge = edge.unflatten(1, (self.blocks, self.channels))  # [n, blocks, channels, length, outputs..., taps...]
-        outs, taps = range(4, 3 + len(self.kernel)), range(3 + len(self.kernel), edge.ndim)
-        edge = edge.permute([1, 3, 2, *taps, 0, *outs])
-        found: Tensor = edge.reshape(self.blocks, length * self.channels * self.others, -1)
+        outs, taps = range(4, 3 + len(self.kernel)), [*range(3 + len(self.kernel), edge.ndim)]
+        taps.insert(self.dim, 3)
+        found: Tensor = edge.permute([1, 2, *taps, 0, *outs]).flatten(1, 1 + len(taps)).flatten(2)
         return found
-
-    def _reordered(self, sums: Tensor) -> Tensor:
-        """The sums as the entries of a weight are ordered. [blocks, channels * taps, channels * taps]"""
-        side = (self.kernel[self.dim], self.channels, *(self.kernel[d] for d in self.other_dims))
-        length = len(side)
-        sums = sums.view(self.blocks, *side, *side)
-        sums = sums.movedim(1, 2 + self.dim).movedim(1 + length, 2 + length + self.dim)
-        return sums.reshape(self.blocks, self.channels * prod(self.kernel), -1)

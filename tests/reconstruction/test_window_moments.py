@@ -72,3 +72,12 @@ def test_short_kernels_are_unfolded() -> None:
     assert window_moments(call, call.result(call.again())) is None
     pointwise = called((2, 3, 4, 4), (4, 3, 1, 1), {}, torch.float32)
     assert window_moments(pointwise, pointwise.result(pointwise.again())) is None
+
+
+def test_spare_memory_is_written_to() -> None:
+    call = called((2, 3, 40), (5, 3, 16), {}, torch.float32)
+    residual = torch.randn_like(call.result(call.again()).contiguous())
+    spare = torch.full((1, 48, 48), torch.nan, dtype=torch.float64)
+    found, wanted = window_moments(call, residual, spare), window_moments(call, residual)
+    assert found is not None and wanted is not None and found.xx.data_ptr() == spare.data_ptr()
+    assert torch.equal(found.xx, wanted.xx)
