@@ -139,7 +139,7 @@ def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
         return tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
     whole = tensor.view(_WHOLE[tensor.dtype.itemsize])
     made = whole.new_empty([len(index) if d == dim else n for d, n in enumerate(tensor.shape)])
-    if len(index) and not (0 <= index.min() and index.max() < tensor.shape[dim]):
+    if len(index) and not (index.min() >= 0 and index.max() < tensor.shape[dim]):
         raise IndexError(f"dimension {dim} of size {tensor.shape[dim]} has no entry {index.min()} or {index.max()}")
     np.take(whole.numpy(), index, axis=dim, out=made.numpy(), mode="clip")  # torch aligns what it makes, numpy does not
     return made.view(tensor.dtype)
