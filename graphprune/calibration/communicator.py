@@ -52,7 +52,13 @@ class Communicator:
             return Communicator()
         rank = distributed.get_rank(group)
         if rank < 0:
-            raise InputError("group: this process is not one of the group's; make this call in its processes alone")
+            raise InputError(
+                "group: this process is not one of the group's",
+                where=f"process {distributed.get_rank()}",
+                found="a group without this process",
+                needed="a group of which this process is a part",
+                do="make this call in the processes of the group alone",
+            )
         return Communicator(distributed.get_world_size(group), rank, group, timeout)
 
     @contextmanager
@@ -119,8 +125,12 @@ class Communicator:
             differing = [name for name in found[0].keys() | other.keys() if found[0].get(name) != other.get(name)]
             if differing:
                 raise InputError(
-                    f"model: {min(differing)} is not the same in process 0 and process {rank}; give all processes the "
-                    "same weights before (torch.distributed.broadcast, or DistributedDataParallel's .module)"
+                    f"model: {min(differing)} is not the same in process 0 and process {rank}",
+                    where=f"{min(differing)} in process {rank}",
+                    found=f"{len(differing)} tensors with other values",
+                    needed="the same weights in all processes",
+                    do="give all processes the same weights before (torch.distributed.broadcast, or "
+                    "DistributedDataParallel's .module)",
                 )
 
     # ------------------------------------------------------------ exchanges
@@ -141,7 +151,13 @@ class Communicator:
             self._ended = True
             causes = {rank: cause for rank, cause in enumerate(self._gathered(failure)) if cause is not None}
             rank, cause = next(iter(causes.items()))
-            raise ProcessError(f"process {rank} of {self.count} failed, so all ended: {cause}")
+            raise ProcessError(
+                f"process {rank} of {self.count} failed, so all ended: {cause}",
+                where=f"process {rank} of {self.count}",
+                found=cause,
+                needed="all processes to get to the end",
+                do=f"mend what process {rank} says, and run all of them again",
+            )
 
     def _reduce(self, tensor: Tensor, operation: Any) -> None:
         work = distributed.all_reduce(tensor, op=operation, group=self._group, async_op=True)
@@ -164,8 +180,12 @@ class Communicator:
             self._ended = True
             raise ProcessError(
                 f"process {self.rank} of {self.count} has no answer from another one within "
-                f"{self._timeout.total_seconds():g} s: it has ended, or does not take part (all processes of the group "
-                f"must make the same calls with across_processes(...)): {error}"
+                f"{self._timeout.total_seconds():g} s: it has ended, or does not take part: {error}",
+                where=f"process {self.rank} of {self.count}",
+                found=str(error),
+                needed="the same calls with across_processes(...) in all processes of the group",
+                do="look for the process that ended, or that makes other calls; where one is slow, pass a longer "
+                "timeout=",
             ) from error
 
 

@@ -13,6 +13,7 @@ from graphprune.calibration.communicator import TIMEOUT, Communicator, checksum
 from graphprune.errors import InputError, UnsharedBatchesWarning
 from graphprune.tracing.inputs import describe
 from graphprune.utils.callers import frames_of_this_package
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.tree import tensors_of
 
 
@@ -48,15 +49,24 @@ class ProcessBatches:
     def _check(self, count: int, first: str) -> None:
         found = self.communicator.gather((count, first))
         if not any(number for number, _ in found):
-            raise InputError("calibration: there are no batches in any process")
+            raise InputError(
+                "calibration: there are no batches in any process",
+                found="iterables that end at once",
+                needed="one batch at least",
+                do="pass a list or a DataLoader; a generator that was read before is empty",
+            )
         if self.dealt:
             return
         for rank, (number, other) in enumerate(found):
             if (number, other) != found[0]:
                 what = f"{found[0][0]} and {number} batches" if number != found[0][0] else "different batches"
                 raise InputError(
-                    f"calibration: processes 0 and {rank} have {what}, and are to share the same ones; pass "
-                    "across_processes(..., dealt=True) if each has batches of its own, and do not shuffle otherwise"
+                    f"calibration: processes 0 and {rank} have {what}, and are to share the same ones",
+                    where=f"process {rank}",
+                    found=what,
+                    needed="the same batches in the same order, or batches of its own in each process",
+                    do="pass across_processes(..., dealt=True) if each has batches of its own, and do not shuffle "
+                    "otherwise",
                 )
 
 
@@ -84,10 +94,18 @@ def across_processes(
     """
     if not isinstance(calibration, Iterable):
         raise InputError(
-            f"calibration: is a {type(calibration).__name__}; pass an iterable of batches, such as [batch]"
+            f"calibration: is {with_article(type(calibration).__name__)}, not an iterable of batches",
+            found=found_value(calibration),
+            needed="an iterable of batches",
+            do="pass a list of batches such as [batch], or a DataLoader",
         )
     if not timeout > 0:
-        raise InputError(f"timeout: is {timeout!r}; pass a number of seconds above 0")
+        raise InputError(
+            f"timeout: is {timeout!r}, not a number of seconds above 0",
+            found=found_value(timeout),
+            needed="a number of seconds above 0",
+            do="pass timeout=600",
+        )
     return ProcessBatches(
         calibration, is_dealt(calibration) if dealt is None else dealt, Communicator.of(group, timeout)
     )

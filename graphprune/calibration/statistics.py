@@ -30,6 +30,7 @@ from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
@@ -157,11 +158,14 @@ class Statistics:
     def _backward(self, number: int, call: Any) -> None:
         loss = self._evaluate(number, call)[1]
         if not loss.requires_grad:
-            raise InputError(f"loss_fn: must give {_LOSS}, but gave {describe(loss)}, requires_grad False")
+            raise _no_loss(number, f"{describe(loss)}, requires_grad False")
         if bool(loss.isnan()):
             raise InputError(
-                f"calibration: a sample of batch {number} ({describe(call)}) has the loss nan by itself; leave out "
-                "samples without anything to predict, or pass a loss_fn= that is 0 then"
+                f"calibration: a sample of batch {number} ({describe(call)}) has the loss nan by itself",
+                where=f"batch {number} of calibration",
+                found="a loss of nan",
+                needed="a loss that is a number for every sample by itself",
+                do="leave out samples without anything to predict, or pass a loss_fn= that is 0 then",
             )
         loss.backward()
 
@@ -172,7 +176,7 @@ class Statistics:
         loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
-            raise InputError(f"loss_fn: must give {_LOSS}, but gave {found}")
+            raise _no_loss(number, found)
         return output, loss
 
     # ------------------------------------------------------------ batches
@@ -181,7 +185,10 @@ class Statistics:
         """The batches with their numbers."""
         if self._read and is_read_once(self._calibration):
             raise InputError(
-                "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
+                "calibration: is an iterator, which can be read only once, and was",
+                found=f"{with_article(type(self._calibration).__name__)} that has ended",
+                needed="batches that can be read several times",
+                do="pass a list or a DataLoader",
             )
         self._read = True
         yield from numbered(self._calibration)
@@ -198,6 +205,16 @@ class Statistics:
         return call_model(self.model, number, args, kwargs, advice)
 
 
+def _no_loss(number: int, found: str) -> InputError:
+    return InputError(
+        f"loss_fn: must give {_LOSS}, but gave {found}",
+        where=f"batch {number} of calibration",
+        found=found,
+        needed=f"loss_fn(output, target) gives {_LOSS}",
+        do="return the mean of the loss, without detach(), item() or torch.no_grad()",
+    )
+
+
 def own_loss(output: Any) -> Tensor:
     """The loss in a model's own output: the key or attribute ``loss``.
 
@@ -207,9 +224,13 @@ def own_loss(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(
-            f"loss_fn: this importance needs a loss, and the model's output (a {type(output).__name__}) has none; "
-            "pass loss_fn=, called as loss_fn(output, target), and pairs (inputs, target) as calibration batches, or "
-            "batches with which the model computes its own loss"
+            f"loss_fn: this importance needs a loss, and the model's output ({with_article(type(output).__name__)}) "
+            "has none",
+            found=f"{with_article(type(output).__name__)} without loss, and no loss_fn",
+            needed="loss_fn(output, target), or outputs with a loss as Transformers computes it",
+            do="pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model "
+            "computes its "
+            "own loss",
         )
     found: Tensor = loss
     return found

@@ -90,7 +90,13 @@ class Journal:
     def _check_target(self) -> None:
         empty = self._target.is_dir() and not any(self._target.iterdir())
         if self._target.exists() and not empty:
-            raise InputError(f"target: {self._target} exists; give another folder, or delete it first")
+            raise InputError(
+                f"target: {self._target} exists",
+                where=str(self._target),
+                found="a file" if self._target.is_file() else "a folder that is not empty",
+                needed="a folder that is missing or empty",
+                do="give another folder, or delete it first",
+            )
 
     def _open(self) -> None:
         path = self._work / _JOURNAL
@@ -105,7 +111,11 @@ class Journal:
             if request.get(name) != found.request.get(name):
                 raise InputError(
                     f"{name}: an earlier run for {self._target} was asked with {_shown(found.request.get(name))}, and "
-                    f"this one with {_shown(request.get(name))}; ask for the same to go on with it, or {self._advice}"
+                    f"this one with {_shown(request.get(name))}",
+                    where=str(path),
+                    found=f"{name}={_shown(request.get(name))}",
+                    needed=f"{name}={_shown(found.request.get(name))}, as in the run that is to go on",
+                    do=f"ask for the same to go on with it, or {self._advice}",
                 )
         self._record = found
         if not found.complete:
@@ -210,7 +220,13 @@ def _locked(path: Path, target: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.close()
-            raise InputError(f"target: another process works on {target}; wait for it, or end it") from error
+            raise InputError(
+                f"target: another process works on {target}",
+                where=str(target),
+                found="a lock of another process",
+                needed="one process for each target",
+                do="wait for it, or end it",
+            ) from error
     return file
 
 

@@ -13,7 +13,7 @@ from graphprune.pruning.rewrite import slim_tensor
 from graphprune.utils.modules import named_modules, tables
 
 
-def address(tensor: Tensor) -> int:
+def storage_address(tensor: Tensor) -> int:
     """What a tensor has in common with its aliases, such as those in a state dict."""
     return tensor.untyped_storage().data_ptr()
 
@@ -34,13 +34,13 @@ class Slices:
         self._tensors = tensors
         own = {n: t for n, t in tables(slim).unique() if isinstance(t, nn.Parameter) and t.is_meta}
         self._held = {name: torch.zeros((), dtype=t.dtype) for name, t in own.items()}
-        self._names = {address(one): name for name, one in self._held.items()}
+        self._names = {storage_address(one): name for name, one in self._held.items()}
         new = {id(t): _like(t, self._held[name].expand(t.shape)) for name, t in own.items()}
         replace_parameters(slim, lambda old: new.get(id(old), old))
 
     def values(self, tensor: Tensor) -> Tensor:
         """The entries that a placeholder stands for; any other tensor as it is."""
-        name = self._names.get(address(tensor))
+        name = self._names.get(storage_address(tensor))
         if name is None:
             return tensor
         dense = self._tensors[name]
@@ -62,7 +62,7 @@ def replace_parameters(model: nn.Module, new: Any) -> None:
 
 def parameters_by_address(model: nn.Module) -> dict[int, nn.Parameter]:
     """All parameters of a model, tied ones once."""
-    return {address(parameter): parameter for parameter in model.parameters()}
+    return {storage_address(parameter): parameter for parameter in model.parameters()}
 
 
 def map_parameters(model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
@@ -70,7 +70,7 @@ def map_parameters(model: nn.Module, tensors: Mapping[int, Tensor]) -> None:
     made: dict[int, nn.Parameter] = {}
 
     def new(old: nn.Parameter) -> nn.Parameter:
-        place = address(old)
+        place = storage_address(old)
         return made.setdefault(place, _like(old, tensors[place])) if place in tensors else old
 
     replace_parameters(model, new)

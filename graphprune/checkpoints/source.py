@@ -53,7 +53,11 @@ class SourceCheckpoint:
         """
         if not (folder / "config.json").is_file():
             raise InputError(
-                f"source: {folder} has no config.json; pass a folder that save_pretrained of Transformers wrote"
+                f"source: {folder} has no config.json",
+                where=str(folder / "config.json"),
+                found="no such file",
+                needed="a folder that save_pretrained of Transformers wrote",
+                do="pass such a folder",
             )
         config, kind = _architecture(folder)
         files = TensorFiles(folder)
@@ -93,16 +97,31 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of any kind, as classes of configurations check what they like
-        raise InputError(f"source: {folder / 'config.json'} is no configuration of Transformers: {error}") from error
+        raise InputError(
+            f"source: {folder / 'config.json'} is no configuration of Transformers: {error}",
+            where=str(folder / "config.json"),
+            found=f"{type(error).__name__}: {error}",
+            needed="a configuration that this version of Transformers knows",
+            do="pass a folder that save_pretrained wrote, or install the version of Transformers that wrote it",
+        ) from error
     names = getattr(config, "architectures", None) or []
     kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
     if kind is None:
         raise InputError(
-            f"source: {folder / 'config.json'} names no class of Transformers among its architectures {names}, and "
-            f"code that comes with a checkpoint is not run; {IN_MEMORY}"
+            f"source: {folder / 'config.json'} names no class of Transformers among its architectures {names}",
+            where=str(folder / "config.json"),
+            found=f"architectures {names}",
+            needed="a class of Transformers; code that comes with a checkpoint is not run",
+            do=IN_MEMORY,
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise InputError(f"source: the checkpoint in {folder} is quantized; prune the one that it was made from")
+        raise InputError(
+            f"source: the checkpoint in {folder} is quantized",
+            where=str(folder / "config.json"),
+            found="a quantization_config",
+            needed="weights in floating point",
+            do="prune the one that it was made from, and quantize the slim one",
+        )
     return config, kind
 
 
@@ -179,7 +198,11 @@ def _stored_of(model: nn.Module, files: Mapping[str, StoredTensor], folder: Path
     if others:
         raise LoadError(
             f"source: {folder} has a tensor {others[0][:80]!r} ({len(others)} such names), which "
-            f"{type(model).__name__} does not have under this name; {IN_MEMORY}"
+            f"{type(model).__name__} does not have under this name",
+            where=f"{folder}: {others[0][:80]}",
+            found=f"{len(others)} names that the model does not have",
+            needed=f"the names of {type(model).__name__}",
+            do=IN_MEMORY,
         )
     return {name: found[id(tensor)] for name, tensor in tables(model).unique() if id(tensor) in found}
 
@@ -188,14 +211,21 @@ def _check_shapes(state: Mapping[str, Any], found: Mapping[int, StoredTensor], f
     missing = [name for name, tensor in state.items() if id(tensor) not in found]
     if missing:
         raise LoadError(
-            f"source: {folder} has no tensor {missing[0]!r} ({len(missing)} such names), which the model has; "
-            f"get the files again, or {IN_MEMORY}"
+            f"source: {folder} has no tensor {missing[0]!r} ({len(missing)} such names), which the model has",
+            where=f"{folder}: {missing[0]}",
+            found=f"{len(missing)} names that are missing",
+            needed=f"the {len(state)} tensors of the model",
+            do=f"get the files again, or {IN_MEMORY}",
         )
     for name, tensor in state.items():
         if tuple(tensor.shape) != found[id(tensor)].shape:
             raise LoadError(
                 f"source: {name} has shape {list(found[id(tensor)].shape)} in {found[id(tensor)].path}, and "
-                f"{list(tensor.shape)} by config.json; get the files again"
+                f"{list(tensor.shape)} by config.json",
+                where=f"{found[id(tensor)].path}: {name}",
+                found=f"shape {list(found[id(tensor)].shape)}",
+                needed=f"shape {list(tensor.shape)}, by config.json",
+                do="get the files again",
             )
 
 

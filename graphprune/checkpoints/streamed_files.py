@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.progress import ShowProgress, Stage
 from graphprune.checkpoints.residence import MappedFiles
-from graphprune.checkpoints.slices import Slices, address, map_parameters
+from graphprune.checkpoints.slices import Slices, map_parameters, storage_address
 from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
@@ -74,7 +74,7 @@ class StreamedFiles:
         for path in folder.glob("*.safetensors"):
             if path not in files:
                 path.unlink()
-        write_files(files, self._slices.values, self._journal, Stage("weights", _size(state), self._show))
+        write_shard_files(files, self._slices.values, self._journal, Stage("weights", _size(state), self._show))
         if split.is_sharded:
             index = {
                 "metadata": {"total_parameters": model.num_parameters(), **split.metadata},
@@ -83,7 +83,7 @@ class StreamedFiles:
             (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         stored = TensorFiles(folder).stored
         self._read = {name: self._mapped.map(stored[name]) for name in state}
-        map_parameters(self._slim, {address(tensor): self._read[name] for name, tensor in state.items()})
+        map_parameters(self._slim, {storage_address(tensor): self._read[name] for name, tensor in state.items()})
 
     def read(self, kind: Any, folder: Path, dtype: Any) -> Any:
         """The model that a class makes of the folder that was written, with its parameters mapped."""
@@ -92,7 +92,13 @@ class StreamedFiles:
         model.tie_weights()
         missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
         if missing:
-            raise ExportError(f"slim: {missing[0]} is not in the folder that was written ({len(missing)} such names)")
+            raise ExportError(
+                f"slim: {missing[0]} is not in the folder that was written ({len(missing)} such names)",
+                where=missing[0],
+                found=f"{len(missing)} parameters without values",
+                needed="all parameters of the model",
+                do="report this with the model: graphprune wrote the folder itself",
+            )
         return model
 
 
@@ -102,7 +108,7 @@ def _saved_state(model: Any) -> dict[str, Tensor]:
     found: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in model.state_dict().items():
         if name not in left_out:
-            found.setdefault(address(tensor), (name, tensor))
+            found.setdefault(storage_address(tensor), (name, tensor))
     return dict(found.values())
 
 
@@ -110,7 +116,7 @@ def _size(state: Mapping[str, Tensor]) -> int:
     return sum(tensor.nbytes for tensor in state.values())
 
 
-def write_files(
+def write_shard_files(
     files: Mapping[Path, Mapping[str, Tensor]], values: Callable[[Tensor], Tensor], journal: Journal, stage: Stage
 ) -> None:
     """Write tensors into files, but for those that are finished.
@@ -134,7 +140,13 @@ def write_files(
             path.unlink(missing_ok=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise SaveError(f"target: {path} could not be written: {error}; {_AGAIN}") from error
+            raise SaveError(
+                f"target: {path} could not be written: {error}",
+                where=str(path),
+                found=str(error),
+                needed=f"{_size(tensors):,} bytes of space for this file",
+                do=_AGAIN,
+            ) from error
         journal.note(path, contents[path], found)
 
 
@@ -152,7 +164,11 @@ def _check_space(files: Mapping[Path, Mapping[str, Tensor]], journal: Journal) -
     free = shutil.disk_usage(journal.folder.parent).free + there
     if needed > free:
         raise SaveError(
-            f"target: {needed:,} bytes are to be written to {journal.folder.parent}, and {free:,} are free; {_AGAIN}"
+            f"target: {needed:,} bytes are to be written to {journal.folder.parent}, and {free:,} are free",
+            where=str(journal.folder.parent),
+            found=f"{free:,} bytes that are free",
+            needed=f"{needed:,} bytes",
+            do=_AGAIN,
         )
 
 

@@ -94,7 +94,12 @@ def prune_checkpoint(
     folder, place = _folders(source, target)
     asked = PruningOptions.of(ratio, _with_batches(options, folder))
     if asked.weights is not None:
-        raise InputError("weights: are those in source; leave the argument out")
+        raise InputError(
+            "weights: are those in source",
+            found="weights= and source",
+            needed="source alone",
+            do="leave weights= out",
+        )
     checkpoint = SourceCheckpoint.of(folder)
     others = {
         "example_inputs": example_inputs,
@@ -147,10 +152,22 @@ def _folders(source: Any, target: Any) -> tuple[Path, Path]:
     """
     folder, place = check_path("source", source), check_path("target", target)
     if not folder.is_dir():
-        raise InputError(f"source: {folder} is no folder; pass one that save_pretrained of Transformers wrote")
+        raise InputError(
+            f"source: {folder} is no folder",
+            where=str(folder),
+            found="a file" if folder.exists() else "nothing at this path",
+            needed="a folder that save_pretrained of Transformers wrote",
+            do="pass such a folder",
+        )
     inner, outer = place.resolve(), folder.resolve()
     if inner == outer or outer in inner.parents or inner in outer.parents:
-        raise InputError(f"target: {place} is the source, or one is in the other; give a folder elsewhere")
+        raise InputError(
+            f"target: {place} is the source, or one is in the other",
+            where=str(place),
+            found=f"the source {folder} and the target {place}",
+            needed="two folders, neither in the other",
+            do="give a folder elsewhere",
+        )
     return folder, place
 
 

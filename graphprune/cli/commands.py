@@ -23,8 +23,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "explain": ("explaining:explain_command", LOOK, "say what goes with a layer, what a channel saves, why some stay"),
     "measure": ("measuring:measure_command", LOOK, "show what models are and take: sizes, zeros, MACs, memory, time"),
     "advise": ("advising:advise_command", LOOK, "say how to prune a model, and why, from what is measured on it"),
+    "bench": ("benching:bench_command", LOOK, "time models in turns: the dense one, and slim ones"),
+    "report": ("reporting:report_command", LOOK, "write a page for a browser about a model and a plan"),
+    "plan": ("planning:plan_command", SMALLER, "show what would be removed, and write it to a file"),
     "prune": ("pruning:prune_command", SMALLER, "write a smaller model"),
     "compact": ("compacting:compact_command", SMALLER, "write a smaller model without channels that are zero already"),
+    "sparsify": ("sparsifying:sparsify_command", SMALLER, "set single weights to zero, and write a small file"),
+    "verify": ("verifying:verify_command", AFTERWARDS, "compare a slim model with the masked original"),
+    "repair": ("repairing:repair_command", AFTERWARDS, "let what is left make up for what was removed, without labels"),
+    "finetune": ("finetuning:finetune_command", AFTERWARDS, "train a model again"),
     "export": ("exporting:export_command", AFTERWARDS, "write a slim model for where graphprune is not installed"),
 }
 """By name: where its function is in ``graphprune.cli`` (it is imported when the command is called), the panel of the

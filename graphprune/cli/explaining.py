@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 import graphprune
+from graphprune.cli.found_model import traced
 from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.option_groups import flag
 from graphprune.cli.output import Output
@@ -30,7 +31,7 @@ def explain_command(
         graphprune explain torchvision:resnet50 fc --why-frozen
         graphprune explain hf:llama model.layers.0.mlp.up_proj --meta
     """
-    graph = graphprune.trace(given.model(meta), given.inputs())
+    _, graph = traced(out, given.spec, given, meta)
     explanation = (graph.why_frozen if why_frozen else graph.explain)(name)
     out.result(lambda: [explanation], lambda: _data(explanation))
     return 0

@@ -11,7 +11,7 @@ import typer
 from torch import nn
 
 import graphprune
-from graphprune.cli.bundles import BundleOptions, traced_inputs
+from graphprune.cli.bundles import BundleFolder, BundleOptions, check_bundle, traced_inputs
 from graphprune.cli.model_options import InputShape
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.output import Output
@@ -109,10 +109,7 @@ _To = Annotated[
 
 def export_command(
     out: Output,
-    bundle: Annotated[
-        Path,
-        typer.Argument(metavar="DIR", help="what graphprune prune (or graphprune.save) wrote", show_default=False),
-    ],
+    bundle: BundleFolder,
     to: _To,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="PATH", help="where to write it", show_default=False)
@@ -152,8 +149,7 @@ def _target(to: str, options: ExportOptions) -> FileKind:
 
 def _check_paths(bundle: Path, output: Path, target: FileKind) -> None:
     """Usage is wrong if there is no bundle, or if it would be overwritten, or a file would."""
-    if not bundle.is_dir():
-        raise usage_error(f"DIR: {bundle} is no folder; give one that graphprune prune wrote")
+    check_bundle(bundle)
     if output.resolve() == bundle.resolve():
         raise usage_error(f"-o {output}: is the bundle itself; give another path")
     check_new_file("-o", output) if target.file else check_writable("-o", output)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from torch import nn
 
-import graphprune
+from graphprune.cli.found_model import traced
 from graphprune.cli.json_data import graph_data
 from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
@@ -59,8 +59,7 @@ def inspect_command(
     """
     check_page("--html", html)
     _check_couplings(to)
-    model = given.model(meta)
-    graph = graphprune.trace(model, given.inputs())
+    model, graph = traced(out, given.spec, given, meta)
     if to is not None:
         graph.export(to)
         out.note(f"couplings written to {to}")

@@ -37,17 +37,50 @@ def _group_data(group: Any) -> dict[str, Any]:
     }
 
 
-def prune_data(spec: str, model: nn.Module, graph: Any, plan: Any, check: Any, saved: Path | None) -> dict[str, Any]:
-    """What was removed from a model, whether it was verified, and where the slim one is."""
+def plan_data(spec: str, planned: Any, written: Path | None) -> dict[str, Any]:
+    """What would be removed from a model: costs, what is left of each group, and where the plan is."""
+    graph, plan = planned.graph, planned.plan
     return {
         "spec": spec,
-        "class": type(model).__qualname__,
+        "class": type(planned.model).__qualname__,
+        "requested": dict(plan.requested),
+        "before": _cost_data(graph.cost()),
+        "after": _cost_data(graph.cost(plan)),
+        "groups": [
+            {"name": one.group, "role": one.role, "units": one.units, "kept": one.kept, "why": one.why}
+            for one in plan.choices
+        ],
+        "frozen": _frozen_data(graph),
+        "written": None if written is None else str(written),
+    }
+
+
+def prune_data(spec: str, pruned: Any) -> dict[str, Any]:
+    """What was removed from a model, whether it was verified and repaired, and where the slim one is."""
+    graph, plan = pruned.planned.graph, pruned.planned.plan
+    return {
+        "spec": spec,
+        "class": type(pruned.planned.model).__qualname__,
         "requested": dict(plan.requested),
         "before": _cost_data(graph.cost()),
         "after": _cost_data(graph.cost(plan)),
         "frozen": _frozen_data(graph),
-        "verified": None if check is None else _check_data(check),
-        "saved": None if saved is None else str(saved),
+        "verified": None if pruned.check is None else check_data_of(pruned.check),
+        "repaired": None if pruned.repair is None else _repairs(pruned.repair),
+        "saved": None if pruned.saved is None else str(pruned.saved),
+    }
+
+
+def repair_data(spec: str, repair: Any, saved: Path) -> dict[str, Any]:
+    """What repair changed in a slim model, and where it is."""
+    return {"spec": spec, **_repairs(repair), "saved": str(saved)}
+
+
+def _repairs(repair: Any) -> dict[str, Any]:
+    return {
+        "fitted": [{"name": one.name, "before": one.before, "after": one.after} for one in repair.repaired],
+        "left_alone": [{"name": one.name, "why": one.why} for one in repair.left_alone],
+        "norms": list(repair.norms),
     }
 
 
@@ -69,7 +102,8 @@ def _zero_group_data(group: Any) -> dict[str, Any]:
     return {"name": group.group, "role": group.role, "units": group.units, "removed": group.removed, "kept": kept}
 
 
-def _check_data(check: Any) -> dict[str, Any]:
+def check_data_of(check: Any) -> dict[str, Any]:
+    """How far a slim model is from the masked original."""
     return {
         "passed": bool(check.passed),
         "relative": float(check.relative),

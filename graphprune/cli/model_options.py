@@ -64,7 +64,7 @@ class WeightOptions(OptionGroup):
         from graphprune.cli.weights import load_weights
 
         model = load_spec(spec, device="meta" if meta else None, pretrained=self.pretrained)
-        if self.weights is not None:
+        if self.weights is not None and not meta:
             load_weights(model, self.weights)
         return model.eval()
 

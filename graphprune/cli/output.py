@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -81,6 +83,18 @@ class Output(OptionGroup):
         label = Text("graphprune: warning: ", "bold yellow")
         Console(stderr=True).print(label, Text(text), sep="", soft_wrap=True)
 
+    @contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Show what takes long, and for how long, on a terminal; work that can be counted has a bar of its own."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        shown = _Delayed(text)
+        try:
+            yield
+        finally:
+            shown.stop()
+
     def fail(self, text: str) -> None:
         """Say why the exit code is 1, where there is a result all the same."""
         print(f"graphprune: error: {text}", file=sys.stderr)
@@ -90,7 +104,7 @@ class Output(OptionGroup):
         """Warnings of graphprune as lines on standard error while a command runs."""
         import warnings
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext():
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)  # news to those who write libraries
@@ -100,6 +114,55 @@ class Output(OptionGroup):
     def _show_warning(self, message: Warning | str, category: type[Warning]) -> None:
         own = category.__module__ == GraphpruneError.__module__
         self.warn(str(message)) if own else self.note(f"{category.__name__}: {message}")
+
+
+class _Plain(io.TextIOBase):
+    """Standard error as if it were no terminal, so that libraries show no progress."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _Delayed:
+    """A line with a clock that appears after a while."""
+
+    AFTER = 2.0
+    """Seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._done = False
+        self._progress: Any = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(self.AFTER, self._start)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        with self._lock:
+            if self._done:
+                return
+            columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.add_task(self._text, total=None)
+            self._progress.start()
+
+    def stop(self) -> None:
+        """Remove it, or let it never appear."""
+        self._timer.cancel()
+        with self._lock:
+            self._done = True
+            if self._progress is not None:
+                self._progress.stop()
 
 
 def _print_parts(parts: Iterable[Any]) -> None:

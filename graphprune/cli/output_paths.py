@@ -10,6 +10,7 @@ import typer
 
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.errors import InputError
+from graphprune.utils.files import replace_file
 
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="where to save it", show_default=False)
@@ -39,7 +40,7 @@ def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> 
     try:
         bundle_versions(output).check_own()
     except InputError as error:
-        raise usage_error(f"-o {output}: {str(error).removeprefix('directory: ')}, or --force") from error
+        raise usage_error(f"-o {output}: {error.what.removeprefix('directory: ')}; {error.do}, or --force") from error
 
 
 def check_new_file(name: str, path: Path, force: bool = False) -> None:
@@ -49,6 +50,11 @@ def check_new_file(name: str, path: Path, force: bool = False) -> None:
     if path.exists() and not force:
         raise usage_error(f"{name} {path}: exists; give another path, or delete it first")
     check_writable(name, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def check_writable(name: str, path: Path) -> None:

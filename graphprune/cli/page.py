@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,17 +28,15 @@ def check_page(name: str, path: Path | None) -> None:
     try:
         check_report_path(name, path)
     except InputError as error:
-        raise usage_error(str(error)) from error
+        raise usage_error(f"{error.what}; {error.do}") from error
 
 
-def write_page(
-    out: Output,
-    path: Path | None,
-    graph: graphprune.ChannelGraph,
-    plan: graphprune.Plan | None = None,
-    check: graphprune.Verification | None = None,
-) -> None:
-    """Write the page if one is wanted, and say where it is."""
+def write_page(out: Output, path: Path | None, graph: graphprune.ChannelGraph, **shown: Any) -> None:
+    """Write the page if one is wanted, and say where it is.
+
+    Args:
+        shown: what it shows besides the graph, as for :func:`graphprune.write_report`.
+    """
     if path is not None:
-        graphprune.write_report(path, graph, plan, verification=check)
+        graphprune.write_report(path, graph, **shown)
         out.note(f"page written to {path}")

@@ -3,65 +3,75 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from torch import nn
 
 import graphprune
+from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.json_data import prune_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.models import has_random_weights
-from graphprune.cli.option_groups import flag
+from graphprune.cli.option_groups import OptionGroup, flag
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_folder
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
+from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
 from graphprune.cli.tables import before_after_table, reason_table
-from graphprune.tracing.example_inputs.guess import example_inputs_for
 
 TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
 
 
+@dataclass(kw_only=True)
+class PruneOptions(OptionGroup):
+    """Where the slim model goes, and what is done besides pruning."""
+
+    output: OutputFolder
+    force: Force = False
+    plan: PlanFile = None
+    no_verify: Annotated[bool, flag("--no-verify", help="do not compare with the masked original")] = False
+    no_repair: Annotated[
+        bool, flag("--no-repair", help="with --calibration: do not let what is left make up for what is removed")
+    ] = False
+    html: Html = None
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """A slim model, and what was found about it."""
+
+    planned: Planned
+    slim: nn.Module
+    check: graphprune.Verification | None
+    repair: graphprune.Repair | None
+    saved: Path | None
+
+
 def prune_command(
-    out: Output,
-    given: ModelOptions,
-    asked: PlanOptions,
-    output: OutputFolder,
-    force: Force = False,
-    no_verify: Annotated[bool, flag("--no-verify", help="do not compare with the masked original")] = False,
-    html: Html = None,
+    out: Output, given: ModelOptions, asked: PlanOptions, data: CalibrationOptions, options: PruneOptions
 ) -> int:
     """Write a smaller model of the same class, and check that it equals the masked original.
 
+    With --calibration it is repaired afterwards: what is left makes up for what was removed, without labels.
+
     Examples:
         graphprune prune torchvision:resnet50 --pretrained --ratio 0.3 -o slim
-        graphprune prune hf:checkpoint --params 0.7 --serve vllm -o slim
+        graphprune prune hf:checkpoint --params 0.7 --serve vllm --calibration texts.jsonl -o slim
         graphprune prune net.py:make --weights dense.pt --macs 0.5 --multiple 8 -o slim --html report.html
+        graphprune prune torchvision:resnet50 --pretrained --plan plan.json -o slim
     """
-    asked.check()
-    check_folder(output, given.spec, given.weights, force)
-    check_page("--html", html)
+    check_request(asked, data, options.plan)
+    check_folder(options.output, given.spec, given.weights, options.force)
+    check_page("--html", options.html)
     _warn_of_random_weights(out, given)
-    model = given.model()
-    inputs = given.inputs()
-    graph = graphprune.trace(model, inputs)
-    plan = graph.plan(**asked.arguments())
-    slim = plan.apply(model)
-    check = None
-    if not no_verify:
-        inputs = example_inputs_for(model) if inputs is None else inputs
-        check = graphprune.verify(model, slim, plan, inputs)
-    saved = output if check is None or check.passed else None
-    if saved is not None:
-        graphprune.save(slim, saved, beside_others=force)
-    write_page(out, html, graph, plan, check)
-    out.result(
-        lambda: _parts(model, graph, plan, check, saved),
-        lambda: prune_data(given.spec, model, graph, plan, check, saved),
-        saved,
-    )
-    return 0 if saved is not None else _not_saved(out, check)
+    pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
+    shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
+    write_page(out, options.html, pruned.planned.graph, **shown)
+    out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved)
+    return 0 if pruned.saved is not None else _not_saved(out, pruned.check)
 
 
 def _warn_of_random_weights(out: Output, given: ModelOptions) -> None:
@@ -70,13 +80,32 @@ def _warn_of_random_weights(out: Output, given: ModelOptions) -> None:
         out.warn(f"{given.spec} has RANDOM weights, and so will the slim model; {TRAINED}")
 
 
-def _parts(model: nn.Module, graph: Any, plan: Any, check: Any, saved: Path | None) -> Iterator[Any]:
-    yield before_after_table(model, plan, graph.cost(), graph.cost(plan))
+def _prune(out: Output, planned: Planned, options: PruneOptions) -> Pruned:
+    model, plan = planned.model, planned.plan
+    slim = plan.apply(model)
+    check = repair = None
+    if not options.no_verify:
+        with out.stage("comparing the slim model with the masked original"):
+            check = graphprune.verify(model, slim, plan, planned.inputs())
+    passed = check is None or check.passed
+    if passed and planned.batches is not None and not options.no_repair:
+        repair = graphprune.repair(slim, model, plan, planned.batches)
+    if passed:
+        with out.stage(f"writing {options.output}"):
+            graphprune.save(slim, options.output, beside_others=options.force)
+    return Pruned(planned, slim, check, repair, options.output if passed else None)
+
+
+def _parts(pruned: Pruned) -> Iterator[Any]:
+    graph, plan = pruned.planned.graph, pruned.planned.plan
+    yield before_after_table(pruned.planned.model, plan, graph.cost(), graph.cost(plan))
     if graph.frozen:
         yield reason_table(graph)
-    yield "not verified" if check is None else check
-    if saved is not None:
-        yield f"saved in {saved}"
+    yield "not verified" if pruned.check is None else pruned.check
+    if pruned.repair is not None:
+        yield repr(pruned.repair)
+    if pruned.saved is not None:
+        yield f"saved in {pruned.saved}"
 
 
 def _not_saved(out: Output, check: Any) -> int:

@@ -128,7 +128,13 @@ class Analysis:
         for name, (units, numbers) in removed.items():
             group = by_name.get(name)
             if group is None or group.units != units:
-                raise PlanError(f"plan: it speaks of group {name!r}, which this model does not have")
+                raise PlanError(
+                    f"plan: it speaks of group {name!r}, which this model does not have",
+                    where=f"group {name!r}",
+                    found="no such group" if group is None else f"a group of {group.units} units",
+                    needed=f"a group {name!r} of {units} units",
+                    do="pass a plan that was made for this model, or make one: graph.plan(0.5)",
+                )
             gone.append(group.unit_ids[list(numbers)])
         return self.solution.alive(np.concatenate(gone))
 

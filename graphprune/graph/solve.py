@@ -99,23 +99,37 @@ class Items:
         """The classes of items, one after the other."""
         return ranges(self.first[items], self.size[items])
 
+    def item_of(self, classes: Ids) -> Ids:
+        """The items of classes."""
+        found: Ids = np.searchsorted(self.first, classes, "right") - 1
+        return found
+
+    def living(self, alive: Mask) -> Ids:
+        """How many classes of each item live. [items]"""
+        found: Ids = np.add.reduceat(alive, self.first, dtype=np.int64)
+        return found
+
+    def units(self, items: Ids, *columns: Ids) -> tuple[Ids, ...]:
+        """Replace composed items by what they are composed of, and drop fixed ones; ``columns`` are carried along."""
+        table: tuple[Ids, ...] = (items, *columns)
+        done: list[tuple[Ids, ...]] = []
+        while len(table[0]) or not done:
+            composed = self.parts[table[0], 0] >= 0
+            finished = ~composed & (self.reason[table[0]] < 0)
+            done.append(tuple(column[finished] for column in table))
+            item, *rest = (column[composed] for column in table)
+            table = np.concatenate([self.parts[item, 0], self.parts[item, 1]]), *(np.tile(c, 2) for c in rest)
+        return tuple(np.concatenate(column) for column in zip(*done, strict=True))
+
     def occurrences(self, numbers: Ids) -> ItemOccurrences:
         """Where units stand in axes, in the order of these and of what they are composed of.
 
         Args:
             numbers: of the axes; -1: left out. [axes]
         """
-        here = np.flatnonzero((self.axis >= 0) & (numbers[self.axis] >= 0))
-        item = self.of[here]
-        table: tuple[Ids, ...] = item, numbers[self.axis[here]], self.index[here], self.size[item]
-        done: list[tuple[Ids, ...]] = []
-        while len(table[0]):
-            composed = self.parts[table[0], 0] >= 0
-            finished = ~composed & (self.reason[table[0]] < 0)
-            done.append(tuple(c[finished] for c in table))
-            item, *where = (c[composed] for c in table)
-            table = np.concatenate([self.parts[item, 0], self.parts[item, 1]]), *(np.tile(c, 2) for c in where)
-        found = [np.concatenate(column) for column in zip(*done, strict=True)] if done else list(table)
+        here = np.flatnonzero(self.axis >= 0)  # a network without parameters has no axes
+        here = here[numbers[self.axis[here]] >= 0]
+        found = self.units(self.of[here], numbers[self.axis[here]], self.index[here], self.size[self.of[here]])
         order = np.argsort(found[1], kind="stable")
         return ItemOccurrences(*(column[order] for column in found))
 

@@ -33,7 +33,12 @@ class UnitScores:
         self._options = options
         self._criterion = find_criterion(options.importance)
         if self._criterion.data and options.calibration is None:
-            raise InputError(f"importance: {self._criterion.name!r} reads data; {NEEDS_DATA}")
+            raise InputError(
+                f"importance: {self._criterion.name!r} reads data",
+                found="no calibration=",
+                needed="calibration batches",
+                do=NEEDS_DATA,
+            )
         self._known: dict[int, Scores] = {}
 
     @cached_property
@@ -50,8 +55,11 @@ class UnitScores:
         weights = self._weights
         if weights is None and unloaded and self._criterion.weights:
             raise PlanError(
-                f"importance: it reads weights, but {unloaded[0]} is on the meta device; pass weights=, the folder "
-                "they are in, use importance='random' or load the weights first"
+                f"importance: it reads weights, but {unloaded[0]} is on the meta device",
+                where=unloaded[0],
+                found="a parameter on meta, without values",
+                needed="weights to rank channels by",
+                do="pass weights=, the folder they are in, or load the weights first, or plan with importance='random'",
             )
         tensors.update(_masked(own.modules, tensors))
         given, units = self._options, self._graph.units
@@ -71,8 +79,10 @@ class UnitScores:
             return None
         if not any(p.is_meta for p in self._graph.model.parameters()):
             raise InputError(
-                "weights: given with a model that has weights already; leave it out, or build the model under "
-                "torch.device('meta')"
+                "weights: given with a model that has weights already",
+                found="weights= and a model with weights",
+                needed="one of them",
+                do="leave weights= out, or build the model under torch.device('meta')",
             )
         return read_weights(self._options.weights)
 

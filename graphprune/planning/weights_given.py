@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Tables, tables
 from graphprune.utils.tensor_files import TensorFiles
 
-Weights = str | os.PathLike[str] | Mapping[str, Tensor]
+GivenWeights = str | os.PathLike[str] | Mapping[str, Tensor]
 """A folder that Transformers wrote, tensors by name, or what ``safetensors.safe_open`` gives."""
 
 
@@ -29,15 +29,24 @@ def read_weights(weights: Any) -> Mapping[str, Tensor]:
     if isinstance(weights, str | os.PathLike):
         folder = Path(os.fsdecode(weights))
         if not folder.is_dir():
-            raise InputError(f"weights: {folder} is no folder; pass one that save_pretrained of Transformers wrote")
+            raise InputError(
+                f"weights: {folder} is no folder",
+                where=str(folder),
+                found="a file" if folder.exists() else "nothing at this path",
+                needed="a folder that save_pretrained of Transformers wrote",
+                do="pass such a folder, or a dict of tensors by name",
+            )
         return TensorFiles(folder)
     if isinstance(weights, Mapping):
         return weights
     if hasattr(weights, "get_tensor") and hasattr(weights, "keys"):
         return _Opened(weights)
     raise InputError(
-        "weights: must be a folder with safetensors files, a mapping of tensors by name, or a file that "
-        f"safetensors.safe_open opened, but is {shown(weights)}"
+        f"weights: must be a folder or tensors by name, but is {shown(weights)}",
+        found=found_value(weights),
+        needed="a folder with safetensors files, a mapping of tensors by name, or a file that safetensors.safe_open "
+        "opened",
+        do="pass the folder of the checkpoint",
     )
 
 
@@ -101,8 +110,11 @@ def _source(name: str, tensor: Tensor, own: Tables, weights: Mapping[str, Tensor
     if found is None:
         kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
         raise InputError(
-            f"weights: has no {name!r}, a {kind} of the model that is on the meta device, among its {len(weights)} "
-            f"tensors (such as {next(iter(weights), None)!r}); pass the weights of this very model, or load it"
+            f"weights: has no {name!r}, a {kind} of the model that is on the meta device",
+            where=name,
+            found=f"{len(weights)} tensors, such as {next(iter(weights), None)!r}",
+            needed=f"{name!r}",
+            do="pass the weights of this very model, or load it",
         )
     return found
 
@@ -115,7 +127,13 @@ def given_tensor(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> Tenso
     """
     found = weights[name]
     if found.shape != own.shape:
-        raise InputError(f"weights: {name!r} has shape {list(found.shape)}, and {list(own.shape)} in the model")
+        raise InputError(
+            f"weights: {name!r} has shape {list(found.shape)}, and {list(own.shape)} in the model",
+            where=name,
+            found=f"shape {list(found.shape)}",
+            needed=f"shape {list(own.shape)}",
+            do="pass the weights of this very model",
+        )
     return found.detach().to(own.dtype)
 
 

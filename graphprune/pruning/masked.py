@@ -300,7 +300,14 @@ def run_masked_model(graph: Analysis, plan: Plan, select: Outputs | None = None)
         outputs, graph, same = _run_and_record(graph.model, masks, examples, select)
         if same:
             return MaskedRun(outputs, tuple(masks.mixing), tuple(masks.draws))
-    raise PlanError(f"model: {type(graph.model).__name__} branches differently on every masked run")
+    raise PlanError(
+        f"model: {type(graph.model).__name__} branches differently on every masked run",
+        where=type(graph.model).__name__,
+        found=f"{_ATTEMPTS} runs, each of which took another way",
+        needed="a forward that takes the same way for the same inputs",
+        do="remove the control flow that depends on random numbers or on the values of activations, or leave verify "
+        "out",
+    )
 
 
 def _run_and_record(

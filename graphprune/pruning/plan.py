@@ -86,7 +86,10 @@ class Plan(Printed):
         if name not in self.shapes:
             raise InputError(
                 f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
-                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}"
+                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
+                found=f"the name {name!r}",
+                needed=f"one of the {len(self.shapes)} names in plan.shapes",
+                do="name it as model.state_dict() of the dense model does",
             )
         shape = self.shapes[name]
         mask = torch.full(shape, not within(name, self.skipped))

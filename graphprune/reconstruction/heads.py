@@ -29,6 +29,7 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.checks import found_value
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
@@ -76,7 +77,12 @@ def compensate(
     """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
     check_pair(slim, dense, plan)
     if not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+        raise InputError(
+            f"ridge: is {ridge!r}, not a number above 0",
+            found=found_value(ridge),
+            needed="a number above 0, or None",
+            do=f"pass a number above 0, such as ridge={RIDGE}",
+        )
     batches = Batches(calibration)
     if not any(choice.role == "head_width" and choice.removed for choice in plan.choices):
         return Compensation((), (), {})

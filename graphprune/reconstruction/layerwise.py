@@ -23,7 +23,7 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_type, found_value
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
@@ -95,7 +95,12 @@ def fit(
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+        raise InputError(
+            f"ridge: is {ridge!r}, not a number above 0",
+            found=found_value(ridge),
+            needed="a number above 0, or None",
+            do=f"pass a number above 0, such as ridge={RIDGE}",
+        )
     given = Batches(calibration)
     with given.communicator.together(), evaluating_eagerly(slim, dense), torch.no_grad():
         given.communicator.check_same_model(dense)
@@ -262,9 +267,17 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
         if found.get(name) != plan.shape(name) and not within(name, plan.skipped):
             shape = f"has shape {list(found[name])}" if name in found else "does not exist"
             raise PlanError(
-                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it; pass the module that "
-                "plan.apply(dense) returned"
+                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it",
+                where=name,
+                found=shape.removeprefix("has "),
+                needed=f"shape {list(plan.shape(name))}",
+                do="pass the module that plan.apply(dense) returned",
             )
     shared = {address(t) for _, t in named_tensors(slim)} & {address(t) for _, t in named_tensors(dense)} - {0}
     if shared:
-        raise PlanError("slim: shares tensors with the dense model; pass the module that plan.apply(dense) returned")
+        raise PlanError(
+            "slim: shares tensors with the dense model",
+            found=f"{len(shared)} tensors in the same memory",
+            needed="a slim model with tensors of its own, since repair changes them",
+            do="pass the module that plan.apply(dense) returned",
+        )

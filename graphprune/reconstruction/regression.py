@@ -174,10 +174,10 @@ def taken(spare: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor:
     return spare if spare is not None and spare.shape == torch.Size(shape) else like.new_empty(shape)
 
 
-SINGLE, FEW = 1024, 16
-"""A system is factored in single precision if it has ``SINGLE`` unknowns and ``FEW`` times as many as right sides."""
-CLOSE, REFINEMENTS = 1e-8, 6
-"""A refined solution's residual is below ``CLOSE`` times the right side; each of ``REFINEMENTS`` steps gains digits."""
+_SINGLE, _FEW = 1024, 16
+"""A system is factored in single precision if it has ``_SINGLE`` unknowns and ``_FEW`` times as many as right sides."""
+_CLOSE, _REFINEMENTS = 1e-8, 6
+"""A refined solution's residual is below ``_CLOSE`` times the right side; each of ``_REFINEMENTS`` steps gains digits."""
 
 
 def solve_positive(system: Tensor, right: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def solve_positive(system: Tensor, right: Tensor) -> Tensor:
     Source: Langou, Langou, Luszczek, Kurzak, Buttari and Dongarra, "Exploiting the Performance of 32 bit Floating Point
     Arithmetic in Obtaining 64 bit Accuracy", SC 2006.
     """
-    if system.shape[1] >= max(SINGLE, FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
+    if system.shape[1] >= max(_SINGLE, _FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
         return refined
     factor, failed = torch.linalg.cholesky_ex(system)
     if bool(failed.any()):  # by rounding: the ridge makes it positive
@@ -202,8 +202,8 @@ def _refined(system: Tensor, right: Tensor) -> Tensor | None:
     factor, failed = torch.linalg.cholesky_ex(system.float() / size.float())
     if bool(failed.any()):
         return None
-    found, left, goal = torch.zeros_like(right), right, CLOSE * right.norm()
-    for _ in range(REFINEMENTS):
+    found, left, goal = torch.zeros_like(right), right, _CLOSE * right.norm()
+    for _ in range(_REFINEMENTS):
         scale = left.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
         found += torch.cholesky_solve((left / scale).float(), factor).double() * (scale / size)
         left = right - system @ found

@@ -27,6 +27,7 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -78,11 +79,19 @@ def prune_iteratively(
         LoadError: the checkpoint is damaged, or of another run.
     """
     if max_drop is not None and evaluate is None:
-        raise InputError(f"max_drop: is {max_drop}, but nothing is measured; pass evaluate=, (model) -> quality")
+        raise InputError(
+            f"max_drop: is {max_drop}, but nothing is measured",
+            found=f"max_drop={max_drop} and no evaluate=",
+            needed="evaluate=, a function (model) -> quality",
+            do="pass evaluate=, or leave out max_drop",
+        )
     if not callable(tune) and not (isinstance(tune, Mapping) and "batches" in tune and "checkpoint" not in tune):
         raise InputError(
-            "tune: must be a function that trains a model, or a dict of arguments of finetune with 'batches' and "
-            f"without 'checkpoint', but is a {type(tune).__name__}"
+            f"tune: must be a function or a dict of arguments of finetune, but is {with_article(type(tune).__name__)}",
+            found=found_value(tune),
+            needed="a function that trains a model, or a dict of arguments of finetune with 'batches' and without "
+            "'checkpoint'",
+            do="pass tune={'batches': loader, 'epochs': 1, 'lr': 0.01}",
         )
     accelerator = None if callable(tune) else tune.get("accelerator")
     check_accelerator(accelerator)
@@ -259,13 +268,19 @@ class _Run:
         saved = convert_data(state, _SavedRun, f"checkpoint: {self.folder}", "pass another folder")
         if saved.asked != self._identity["asked"]:
             raise LoadError(
-                f"checkpoint: {self.folder} is of a run with {saved.asked}, but asked for is "
-                f"{self._identity['asked']}; ask for the same to go on with it, or pass another folder"
+                f"checkpoint: {self.folder} is of a run with {saved.asked}, but asked for is {self._identity['asked']}",
+                where=str(self.folder),
+                found=f"{saved.asked}",
+                needed=f"{self._identity['asked']}",
+                do="ask for the same to go on with it, or pass another folder",
             )
         if saved.dense != self._identity["dense"]:
             raise LoadError(
-                f"model: has other weights than the model with which the run in {self.folder} began; pass that one, "
-                "or another folder"
+                f"model: has other weights than the model with which the run in {self.folder} began",
+                where=str(self.folder),
+                found=f"weights with the checksum {self._identity['dense']}",
+                needed=f"the checksum {saved.dense}",
+                do="pass the model with which it began, or another folder",
             )
         return saved
 

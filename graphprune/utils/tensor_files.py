@@ -116,10 +116,22 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
             start = file.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if length > min(size - 8, _LONGEST_HEADER):
-                raise LoadError(f"{what}: is no whole safetensors file; {_ADVICE}")
+                raise LoadError(
+                    f"{what}: is no whole safetensors file",
+                    where=str(path),
+                    found="a header that ends early, or is none",
+                    needed="a whole file of safetensors",
+                    do=_ADVICE,
+                )
             text = file.read(length)
     except OSError as error:
-        raise LoadError(f"{what}: cannot be read ({error}); {_ADVICE}") from error
+        raise LoadError(
+            f"{what}: cannot be read ({error})",
+            where=str(path),
+            found=str(error),
+            needed="a whole file of safetensors",
+            do=_ADVICE,
+        ) from error
     data = parse_json(text.decode("utf-8", errors="replace"), what, _ADVICE)
     places = {n: v for n, v in data.items() if n != "__metadata__"} if isinstance(data, dict) else data
     known = convert_data(places, dict[str, _Place], what, _ADVICE)
@@ -130,13 +142,21 @@ def _stored(path: Path, name: str, place: _Place, base: int, size: int) -> Store
     dtype = _DTYPES.get(place.dtype)
     if dtype is None:
         raise LoadError(
-            f"weights: {path}: {name[:80]!r} is of type {place.dtype[:20]!r}, which is not known; {_ADVICE}"
+            f"weights: {path}: {name[:80]!r} is of type {place.dtype[:20]!r}, which is not known",
+            where=f"{path}: {name[:80]}",
+            found=f"the type {place.dtype[:20]!r}",
+            needed=f"one of {', '.join(_DTYPES)}",
+            do=_ADVICE,
         )
     begin, end = place.data_offsets
     found = StoredTensor(path, dtype, place.shape, base + begin)
     if end - begin != found.nbytes or base + end > size:
         raise LoadError(
-            f"weights: {path}: {name[:80]!r} of shape {list(place.shape)} does not have {found.nbytes} bytes; {_ADVICE}"
+            f"weights: {path}: {name[:80]!r} of shape {list(place.shape)} does not have {found.nbytes} bytes",
+            where=f"{path}: {name[:80]}",
+            found=f"{end - begin} bytes of a file of {size}",
+            needed=f"{found.nbytes} bytes within the file",
+            do=_ADVICE,
         )
     return found
 
@@ -161,8 +181,11 @@ class TensorFiles(Mapping[str, Tensor]):
         if not (self.folder / INDEX).is_file():
             if not (self.folder / SINGLE).is_file():
                 raise LoadError(
-                    f"weights: {self.folder} has neither {SINGLE} nor {INDEX}; pass a folder with safetensors files, "
-                    "as save_pretrained of Transformers writes it"
+                    f"weights: {self.folder} has neither {SINGLE} nor {INDEX}",
+                    where=str(self.folder),
+                    found="neither file",
+                    needed=f"{SINGLE} or {INDEX}",
+                    do="pass a folder with safetensors files, as save_pretrained of Transformers writes it",
                 )
             return {SINGLE}
         what = f"weights: {self.folder / INDEX}"
@@ -170,7 +193,13 @@ class TensorFiles(Mapping[str, Tensor]):
         names = set(index.weight_map.values())
         for name in sorted(names):
             if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name:
-                raise LoadError(f"{what}: names the file {name[:80]!r}, which is not in the folder; {_ADVICE}")
+                raise LoadError(
+                    f"{what}: names the file {name[:80]!r}, which is not in the folder",
+                    where=str(self.folder / INDEX),
+                    found=repr(name[:80]),
+                    needed="names of safetensors files in the folder",
+                    do=_ADVICE,
+                )
         self._check_index(index, names)
         return names
 
@@ -182,7 +211,11 @@ class TensorFiles(Mapping[str, Tensor]):
             if missing:
                 raise LoadError(
                     f"weights: {self.folder / name}: has no {missing[0][:80]!r}, which {INDEX} says is in it "
-                    f"({len(missing)} such); {_ADVICE}"
+                    f"({len(missing)} such)",
+                    where=f"{self.folder / name}: {missing[0][:80]}",
+                    found=f"{len(present)} tensors, without {len(missing)} of the index",
+                    needed=f"what {INDEX} says",
+                    do=_ADVICE,
                 )
 
     def __getitem__(self, name: str) -> Tensor:

@@ -370,8 +370,8 @@ def test_export_with_wrong_usage(bundle, tmp_path, capsys, arguments, said):
 
 
 def test_export_of_what_is_no_bundle(tmp_path, capsys):
-    assert main(["export", str(tmp_path), "--to", "source", "-o", str(tmp_path / "out")]) == FAILED
-    assert "graphprune: error: directory:" in capsys.readouterr().err
+    assert main(["export", str(tmp_path), "--to", "source", "-o", str(tmp_path / "out")]) == WRONG_USAGE
+    assert "holds no slim model; give a folder that graphprune prune wrote" in capsys.readouterr().err
 
 
 def test_export_help_lists_the_targets(capsys):
@@ -387,7 +387,7 @@ def test_inspect_and_prune_write_a_page(spec, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["inspect", spec, *INPUT, "--html", str(page)]) == OK
     assert "Net: what can be pruned" in page.read_text()
-    assert capsys.readouterr().err == f"page written to {page}\n"
+    assert capsys.readouterr().err.endswith(f"page written to {page}\n")
     slim = tmp_path / "slim"
     assert main(["prune", spec, "--ratio", "0.5", "-o", str(slim), *INPUT, "--html", str(page)]) == OK
     assert "equal to the masked original" in page.read_text()

@@ -73,7 +73,7 @@ def test_samples_prove_something(op: Any) -> None:
 
 
 def test_a_rule_without_samples_is_refused() -> None:
-    with pytest.raises(RuleError, match=r"samples: the rule of aten.hypot.default has none; give at least one call"):
+    with pytest.raises(RuleError, match=r"samples: the rule of aten.hypot.default has none[\s\S]*at least one call"):
         rule(aten.hypot.default, samples=[])
 
 
@@ -145,7 +145,9 @@ def test_the_square_notices_a_wrong_rule(op: Any, wrong: Rule, one: Sample) -> N
 
 
 def test_prove_wants_a_rule() -> None:
-    with pytest.raises(RuleError, match=r"op: aten.hypot.default has no rule; register one with graphprune.rule"):
+    with pytest.raises(
+        RuleError, match=r"op: aten.hypot.default has no rule[\s\S]*register a rule with graphprune.rule"
+    ):
         check_rule(aten.hypot.default)
 
 

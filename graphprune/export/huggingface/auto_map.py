@@ -24,7 +24,7 @@ from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_b
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
 from graphprune.export.huggingface.weight_files import TransformersFiles, WeightFiles
 from graphprune.export.slim_record import SlimRecord, slim_record
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import shown, with_article
 from graphprune.utils.files import replace_folder
 
 Replace = Callable[[Path, Callable[[Path], object]], None]
@@ -67,7 +67,13 @@ def write_auto_map(
         for _ in range(ATTEMPTS):
             left = None if left is None else left.write(temporary, files or TransformersFiles())
         if left is not None:
-            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {SAVE_INSTEAD}")
+            raise ExportError(
+                "slim: the folder makes another model of it when it is loaded",
+                where=type(slim).__name__,
+                found=f"another model after {ATTEMPTS} attempts",
+                needed="a class that makes the same from its configuration",
+                do=SAVE_INSTEAD,
+            )
         write_processing(processing, temporary)
 
     replace(folder, write)
@@ -96,12 +102,23 @@ class _Export:
     @staticmethod
     def of(model: nn.Module) -> _Export:
         if not hasattr(model, "config") or not hasattr(type(model), "from_pretrained"):
-            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {SAVE_INSTEAD}")
+            raise InputError(
+                f"slim: must be a model of Transformers, but is {shown(model)}",
+                found=f"{with_article(type(model).__name__)}",
+                needed="a model of Transformers",
+                do=SAVE_INSTEAD,
+            )
         dense = dense_model(model)
         slim = _as_stock(model)
         record = slim_record(slim, dense.model)
         if record.attention:
-            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {SAVE_INSTEAD}")
+            raise ExportError(
+                f"slim: {record.attention[0]} is an attention of graphprune's own",
+                where=record.attention[0],
+                found="an attention of graphprune's own",
+                needed="modules of Transformers and torch",
+                do=SAVE_INSTEAD,
+            )
         true = true_fields(slim, dense.model)
         exchanged = bool(dense.fields or true.dense)
         config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
@@ -181,7 +198,13 @@ class _Export:
             ExportError: it is that already.
         """
         if not self.true.dense:
-            raise ExportError(f"slim: the folder of this {type(self.slim).__name__} {problem}; {SAVE_INSTEAD}")
+            raise ExportError(
+                f"slim: the folder of this {type(self.slim).__name__} {problem}",
+                where=type(self.slim).__name__,
+                found=f"a folder that {problem}",
+                needed="a folder that loads as the same model",
+                do=SAVE_INSTEAD,
+            )
         module = replace(self.module, dense=bool(self.dense.fields))
         return replace(self, true=self.true.without_exchange(), module=module)
 

@@ -42,7 +42,13 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
     found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
     others = [name for name in found if name not in buffers or name in slim.state_dict()]
     if others:
-        raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {SAVE_INSTEAD}")
+        raise ExportError(
+            f"slim: {others[0]} differs when the folder is loaded ({len(others)} such)",
+            where=others[0],
+            found="another value in the model that was loaded",
+            needed="the value of the slim model",
+            do=SAVE_INSTEAD,
+        )
     return list(found)
 
 

@@ -25,7 +25,7 @@ from graphprune.tracing.configured import (
     columns,
     config_of,
 )
-from graphprune.utils.checks import check_flag
+from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.files import check_path, replace_folder
 
 
@@ -63,8 +63,11 @@ def save_pretrained(
         check_flag(name, flag)
     if config_of(slim) is None or not hasattr(slim, "save_pretrained"):
         raise InputError(
-            f"slim: a {type(slim).__name__} is no model of Transformers, which its class builds from model.config; "
-            "pass that model itself, or write this one with graphprune.save"
+            f"slim: {with_article(type(slim).__name__)} is no model of Transformers, which its class builds from "
+            "model.config",
+            found=f"{with_article(type(slim).__name__)}",
+            needed="a model of Transformers",
+            do="pass that model itself, or write this one with graphprune.save",
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
@@ -91,7 +94,11 @@ def write_pretrained(
     except ExportError as error:
         if not remote_code:
             raise ExportError(
-                f"{error}; plan with layers='equal', leave remote_code=False out, or use graphprune.save"
+                error.what,
+                where=error.place,
+                found=error.found,
+                needed=error.needed,
+                do="plan with layers='equal', leave remote_code=False out, or use graphprune.save",
             ) from error
         write_auto_map(slim, folder, processing=processing, files=files, replace=replace)
 
@@ -105,11 +112,23 @@ def _write_stock(
         ExportError: the configuration cannot say what the model is.
     """
     if is_generated(type(slim)):
-        raise ExportError(f"slim: {type(slim).__name__} is no class of Transformers")
+        raise ExportError(
+            f"slim: {type(slim).__name__} is no class of Transformers",
+            where=type(slim).__name__,
+            found="a class that an earlier export made",
+            needed="a class of Transformers",
+            do="leave remote_code=False out",
+        )
     model = with_fewer_layers(slim)
     difference = stock_difference(model)
     if difference is not None:
-        raise ExportError(f"slim: its configuration cannot say what this {type(model).__name__} is: {difference}")
+        raise ExportError(
+            f"slim: its configuration cannot say what this {type(model).__name__} is: {difference}",
+            where=f"config of {type(model).__name__}",
+            found=difference,
+            needed="sizes that the class builds from its configuration",
+            do="plan with layers='equal'",
+        )
 
     def write(temporary: Path) -> None:
         _write_weights(model, temporary, files, read_back)
@@ -148,7 +167,11 @@ def _write_weights(slim: Any, folder: Path, files: WeightFiles, read_back: bool)
     differing = list(_differing(slim, files.read(type(slim), folder, slim.dtype)))
     if differing:
         raise ExportError(
-            f"slim: {differing[0]} has other values when the checkpoint is loaded ({len(differing)} such tensors)"
+            f"slim: {differing[0]} has other values when the checkpoint is loaded ({len(differing)} such tensors)",
+            where=differing[0],
+            found="other values in the model that was loaded",
+            needed="the values of the slim model",
+            do="save it with graphprune.save instead",
         )
 
 
