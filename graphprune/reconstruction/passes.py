@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
+from graphprune.reconstruction.tensor_group import TensorGroup
 
 
 class StopForward(BaseException):
@@ -35,24 +36,34 @@ class Rollback:
 
     Args:
         outer: a context around this one, which is told of the tensors too.
+        limit: the bound on memory, if there is one: values are in a temporary file then.
     """
 
-    def __init__(self, outer: Rollback | None = None) -> None:
+    def __init__(self, outer: Rollback | None = None, limit: int | None = None) -> None:
         self._outer = outer
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._values = None if limit is None else TensorGroup()
 
     def note(self, tensor: Tensor) -> None:
         """Save a tensor's values before they are changed."""
         if self._outer is not None:
             self._outer.note(tensor)
         if id(tensor) not in self._before:
-            self._before[id(tensor)] = tensor, tensor.detach().clone()
+            value = tensor.detach().clone()
+            self._before[id(tensor)] = tensor, value
+            if self._values is not None:
+                self._values.add([value])
+                self._values.move_out(0)
 
     def __enter__(self) -> Rollback:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is not None:
+            if self._values is not None:
+                self._values.bring_back()
             with torch.no_grad():
                 for tensor, value in self._before.values():
                     tensor.copy_(value)
+        if self._values is not None:
+            self._values.close()
