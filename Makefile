@@ -8,7 +8,7 @@ DEV_READY := .venv/.dev
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test lint bench sweep fuzz clean
+.PHONY: help demo docs test lint bench sweep fuzz matrix dist clean
 
 help: ## list what one can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ demo: $(DEMO_READY) ## prune four known networks by half and show sizes, latency
 	$(PYTHON) -m benchmarks.demo
 
 docs: $(DEV_READY) ## build the documentation into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
 test: $(DEV_READY) ## run the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
@@ -44,12 +44,23 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes
 	$(PYTHON) -m benchmarks.recipes
+	$(PYTHON) -m benchmarks.opinfo
+	$(PYTHON) -m benchmarks.figures_page
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)
 
 fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour; FUZZ='--start 0 --count 500' for others)
 	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
+	$(PYTHON) -m benchmarks.fuzz
+
+matrix: $(DEV_READY) ## test beside the oldest and newest supported Python, torch, numpy, networkx and Transformers (ENVIRONMENTS=oldest)
+	$(PYTHON) -m benchmarks.matrix $(ENVIRONMENTS)
+
+dist: $(DEV_READY) ## build the wheel and the sdist, and check what the package index will check
+	rm -rf dist
+	$(PYTHON) -m build --outdir dist
+	$(PYTHON) -m twine check --strict dist/*
 
 clean: ## remove the environment, caches and unfinished results
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis build dist site benchmarks/results/sweep

@@ -1,10 +1,9 @@
-"""Bundles under attack and on the clock: mutated files, kills while one is written, and what it takes.
+"""Bundles on the clock: kills while one is written, round trips, and what it takes.
 
-    python -m benchmarks.bundle --mutations 2000 --kills 50 --speed --round-trips layers networks transformers
+    python -m benchmarks.bundle --kills 50 --speed --round-trips layers networks transformers
 
-Mutations: bytes and JSON of a bundle are changed at random, with the old checksums (all must be refused) or with right
-ones (refused with a LoadError, or a model). Kills: a process that saves again and again is killed at a random moment,
-and what it left must be a model that it saved, whole.
+Kills: a process that saves again and again is killed at a random moment, and what it left must be a model that it
+saved, whole. Mutated files are the subject of ``benchmarks.fuzz``.
 """
 
 from __future__ import annotations
@@ -13,15 +12,12 @@ import argparse
 import importlib
 import json
 import multiprocessing
-import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +28,7 @@ import graphprune
 from benchmarks.trial import call
 from benchmarks.zoos import SAMPLE, zoo
 from graphprune.tracing.example_inputs.guess import example_inputs_for
-from graphprune.utils.files import CHECKSUMS
 from graphprune.utils.tree import tensors_of
-from tests.damage import damaged, sum_of
-
-MEMORY = 4 << 30
-"""Bytes of address space, beyond what is used before, that loading a mutated bundle may take."""
 
 
 class Net(nn.Module):
@@ -59,108 +50,6 @@ IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 def slim_net(seed: int = 0, ratio: float = 0.5) -> nn.Module:
     torch.manual_seed(seed)
     return graphprune.prune_model(Net().eval(), ratio, IMAGE)
-
-
-# ---------------------------------------------------------------- mutations
-
-
-@dataclass
-class Mutations:
-    """What came of them: how many were refused, how many gave an equal or another model, and what must not be."""
-
-    refused: int = 0
-    equal: int = 0
-    other: int = 0
-    wrong: list[str] = field(default_factory=list)
-    slowest: float = 0.0
-
-    def __str__(self) -> str:
-        count = self.refused + self.equal + self.other + len(self.wrong)
-        return (
-            f"{count} mutations: {self.refused} refused, {self.equal} equal, {self.other} another model with right "
-            f"checksums, {len(self.wrong)} wrong; the slowest took {self.slowest:.1f} s"
-        )
-
-
-def mutations(folder: Path, count: int, start: int = 0) -> Mutations:
-    """Load ``count`` mutated bundles."""
-    slim = slim_net()
-    graphprune.save(slim, folder / "whole", max_shard_size=4000)
-    (whole,) = (folder / "whole").iterdir()
-    files = {path.name: path.read_bytes() for path in whole.iterdir()}
-    expected = slim(IMAGE)
-    found = Mutations()
-    for seed in range(start, start + count):
-        name, honest = _mutate(folder / "mutated", files, seed)
-        began = time.perf_counter()
-        _try(folder / "mutated", expected, honest, f"seed {seed}, {name}", found)
-        found.slowest = max(found.slowest, time.perf_counter() - began)
-    return found
-
-
-def _try(folder: Path, expected: torch.Tensor, honest: bool, what: str, found: Mutations) -> None:
-    """Load one; with right checksums the model may be another one, since everything else may have been written so."""
-    try:
-        loaded = graphprune.load(folder, Net())
-    except graphprune.LoadError:
-        found.refused += 1
-        return
-    except Exception as error:
-        found.wrong.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
-        return
-    try:
-        same = torch.equal(loaded.eval()(IMAGE), expected)
-    except Exception:
-        same = False  # a model of other sizes, as its checksums say that it was saved
-    if same:
-        found.equal += 1
-    elif honest:
-        found.other += 1
-    else:
-        found.wrong.append(f"{what}: another model although the checksums are the old ones")
-
-
-def _mutate(folder: Path, files: dict[str, bytes], seed: int) -> tuple[str, bool]:
-    """Write a mutated bundle: the name of the file, and whether its checksum was made right."""
-    chance = random.Random(seed)
-    shutil.rmtree(folder, ignore_errors=True)
-    version = folder / "version-00000000"
-    version.mkdir(parents=True)
-    for name, data in files.items():
-        (version / name).write_bytes(data)
-    name = chance.choice(sorted(files))
-    honest = chance.random() < 0.7 and name != CHECKSUMS
-    change = _mutated_json if name.endswith(".json") and chance.random() < 0.8 else _mutated_bytes
-    data = change(files[name], chance)
-    (version / name).write_bytes(data)
-    if honest:
-        sums = json.loads(files[CHECKSUMS]) | {name: sum_of(data)}
-        (version / CHECKSUMS).write_text(json.dumps(sums))
-    return name, honest and data != files[name]
-
-
-def _mutated_json(data: bytes, chance: random.Random) -> bytes:
-    if chance.random() < 0.1:
-        return chance.choice(
-            [b"[" * 200_000, b'{"a":' * 50_000, b"NaN", b"1" * 10_000, b"[" + b"[]," * 300_000 + b"1]"]
-        )
-    return damaged(data.decode(), chance.randrange(1 << 30)).encode()
-
-
-def _mutated_bytes(data: bytes, chance: random.Random) -> bytes:
-    place, found = chance.randrange(len(data)), bytearray(data)
-    kind = chance.choice(["flip", "flip", "cut", "drop", "add", "header"])
-    if kind == "flip":
-        found[place] ^= 1 << chance.randrange(8)
-    elif kind == "cut":
-        del found[place:]
-    elif kind == "drop":
-        del found[place : place + chance.choice([1, 8, 100])]
-    elif kind == "add":
-        found[place:place] = bytes(chance.randrange(256) for _ in range(chance.choice([1, 8, 100])))
-    else:
-        found[:8] = chance.choice([0, 1, 1 << 40, (1 << 64) - 1, len(data)]).to_bytes(8, "little")
-    return bytes(found)
 
 
 # ---------------------------------------------------------------- kills
@@ -289,8 +178,6 @@ def _memory(kind: str) -> float:
 def main() -> int:
     """Run what is asked for; 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mutations", type=int, default=0, metavar="N")
-    parser.add_argument("--start", type=int, default=0, help="the first seed of the mutations")
     parser.add_argument("--kills", type=int, default=0, metavar="N")
     parser.add_argument(
         "--round-trips", nargs="+", default=[], metavar="ZOO[:NAMES]", help="such as layers timm:resnet18"
@@ -304,13 +191,6 @@ def main() -> int:
         return 0
     folder = options.folder or Path(tempfile.mkdtemp())
     wrong = 0
-    if options.mutations:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, hard))
-        found = mutations(folder / "mutations", options.mutations, options.start)
-        print("\n".join([*found.wrong, str(found)]), flush=True)
-        wrong += len(found.wrong)
     if options.kills:
         failed = kills(folder / "kills", options.kills)
         print(f"{options.kills} kills, {failed} of them left something else than a whole bundle", flush=True)

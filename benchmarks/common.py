@@ -7,6 +7,7 @@ import gc
 import json
 import logging
 import os
+import platform
 import statistics
 import sys
 import time
@@ -24,6 +25,7 @@ from torch import nn
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs a download
 
 RESULTS = Path(__file__).parent / "results"
+MACHINES = "machines.json"
 
 
 def quiet_one_thread() -> None:
@@ -82,11 +84,37 @@ def row(made: Table, *cells: object, style: str = "") -> None:
 
 
 def write_json(name: str, data: Any) -> Path:
-    """Write a summary below ``benchmarks/results``."""
+    """Write a summary below ``benchmarks/results``, and in ``machines.json`` where it was measured."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / name
     path.write_text(json.dumps(data, indent=2) + "\n")
+    machines = read_json(MACHINES) if (RESULTS / MACHINES).exists() else {}
+    machines[name] = {"machine": _machine(), "torch": torch.__version__, "python": platform.python_version()}
+    (RESULTS / MACHINES).write_text(json.dumps(dict(sorted(machines.items())), indent=2) + "\n")
     return path
+
+
+def read_json(name: str) -> Any:
+    """A summary below ``benchmarks/results``."""
+    return json.loads((RESULTS / name).read_text())
+
+
+def machine_of(name: str) -> list[str]:
+    """Where a summary was measured and with which versions, as far as that was noted."""
+    noted = read_json(MACHINES).get(name) if (RESULTS / MACHINES).exists() else None
+    if noted is not None:
+        return [noted["machine"], f"torch {noted['torch']}", f"Python {noted['python']}"]
+    data = read_json(name)
+    models = data.get("models", []) if isinstance(data, dict) else []
+    versions = {data.get("torch")} | {model.get("torch") for model in models} - {None}
+    return [f"torch {' and '.join(sorted(filter(None, versions)))}"] if any(versions) else []
+
+
+def _machine() -> str:
+    """The processor, and how many of its cores there are."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
 
 
 def call(model: nn.Module, inputs: Any) -> Any:

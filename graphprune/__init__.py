@@ -1,173 +1,98 @@
 """Make neural networks physically smaller: trace, plan, apply, verify."""
 
-from graphprune import errors
-from graphprune.advice.advice import Advice
-from graphprune.advice.advising import advise
-from graphprune.api import ChannelGraph, prune_model, trace
-from graphprune.compaction.compacting import compact, zero_channels
-from graphprune.compaction.record import ZeroChannels
-from graphprune.errors import (
-    BatchedSamplesWarning,
-    ChannelsKeptWarning,
-    ExportError,
-    GraphpruneError,
-    InputError,
-    LoadError,
-    NothingRemovedWarning,
-    PlanError,
-    RuleError,
-    SaveError,
-    SpecError,
-    TraceError,
-    UnreachedWarning,
-    VerificationError,
-)
-from graphprune.export.bundle import load, save
-from graphprune.export.gguf.writing import GgufFile, export_gguf
-from graphprune.export.huggingface.deci import export_deci
-from graphprune.export.huggingface.stock_folder import save_pretrained
-from graphprune.export.loader import export_loader
-from graphprune.export.onnx import OnnxFile, export_onnx
-from graphprune.export.source.exporting import export_source
-from graphprune.graph.budget_kinds import budget_kind
-from graphprune.graph.cost import Cost
-from graphprune.graph.groups import Frozen, Group
-from graphprune.graph.rule_check import check_rule
-from graphprune.importance import criterion
-from graphprune.inspection.explaining import Explanation
-from graphprune.measurement.measuring import measure
-from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, Measurement
-from graphprune.planning.limits import Override
-from graphprune.planning.options import PruningOptions
-from graphprune.planning.sensitivity import Sensitivity
-from graphprune.plots.layer_bars import plot_latency, plot_sparsity, plot_widths
-from graphprune.plots.sensitivity_curves import plot_sensitivity
-from graphprune.plots.trade_offs import plot_accuracy
-from graphprune.plots.weight_maps import plot_weights
-from graphprune.pruning.optimizer import prune_in_place
-from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import Verification, verify
-from graphprune.reconstruction.batch_norm import reestimate_batch_norm
-from graphprune.reconstruction.folding import Folding, fold
-from graphprune.reconstruction.heads import compensate_heads
-from graphprune.reconstruction.layerwise import reconstruct
-from graphprune.reconstruction.pipeline import repair
-from graphprune.reconstruction.records import Compensation, Repair
-from graphprune.reconstruction.synthetic_inputs import synthesize
-from graphprune.report.writing import write_report
-from graphprune.rules import rule
-from graphprune.sparsity.counting import Sparsity, sparsity_of
-from graphprune.sparsity.masking import sparsify
-from graphprune.sparsity.permanent import make_permanent
-from graphprune.sparsity.semi_structured import SemiStructured, to_semi_structured
-from graphprune.sparsity.sparse_files import SparseFile, load_sparse, save_sparse
-from graphprune.tracing.inputs import MethodCall
-from graphprune.training.checkpoint import load_checkpoint, save_checkpoint
-from graphprune.training.finetuning import finetune
-from graphprune.training.gradual import GradualPruner
-from graphprune.training.gradual_sparsity import GradualSparsifier
-from graphprune.training.history import History
-from graphprune.training.iterative import prune_iteratively
-from graphprune.training.learning_rate import Rewind
-from graphprune.training.losses import Distillation
-from graphprune.training.regularization import GroupLasso, GrowingRegularization
-from graphprune.training.rounds import IterativeResult
-from graphprune.training.schedules import Gradual, Iterative, OneShot
+from importlib import import_module
+from typing import Any
+
+from graphprune import errors as errors
 
 __version__ = "0.1.0"
-__all__ = [
-    "Advice",
-    "BatchedSamplesWarning",
-    "ChannelGraph",
-    "ChannelsKeptWarning",
-    "Comparison",
-    "Compensation",
-    "Cost",
-    "Distillation",
-    "Explanation",
-    "ExportError",
-    "Folding",
-    "Frozen",
-    "GgufFile",
-    "Gradual",
-    "GradualPruner",
-    "GradualSparsifier",
-    "GraphpruneError",
-    "Group",
-    "GroupLasso",
-    "GrowingRegularization",
-    "History",
-    "InputError",
-    "Iterative",
-    "IterativeResult",
-    "Latency",
-    "LoadError",
-    "MeasuredLayer",
-    "Measurement",
-    "MethodCall",
-    "NothingRemovedWarning",
-    "OneShot",
-    "OnnxFile",
-    "Override",
-    "Plan",
-    "PlanError",
-    "PruningOptions",
-    "Repair",
-    "Rewind",
-    "RuleError",
-    "SaveError",
-    "SemiStructured",
-    "Sensitivity",
-    "SparseFile",
-    "Sparsity",
-    "SpecError",
-    "TraceError",
-    "UnreachedWarning",
-    "Verification",
-    "VerificationError",
-    "ZeroChannels",
-    "advise",
-    "budget_kind",
-    "check_rule",
-    "compact",
-    "compensate_heads",
-    "criterion",
-    "errors",
-    "export_deci",
-    "export_gguf",
-    "export_loader",
-    "export_onnx",
-    "export_source",
-    "finetune",
-    "fold",
-    "load",
-    "load_checkpoint",
-    "load_sparse",
-    "make_permanent",
-    "measure",
-    "plot_accuracy",
-    "plot_latency",
-    "plot_sensitivity",
-    "plot_sparsity",
-    "plot_weights",
-    "plot_widths",
-    "prune_in_place",
-    "prune_iteratively",
-    "prune_model",
-    "reconstruct",
-    "reestimate_batch_norm",
-    "repair",
-    "rule",
-    "save",
-    "save_checkpoint",
-    "save_pretrained",
-    "save_sparse",
-    "sparsify",
-    "sparsity_of",
-    "synthesize",
-    "to_semi_structured",
-    "trace",
-    "verify",
-    "write_report",
-    "zero_channels",
-]
+
+_PLACES = {
+    "graphprune.advice.advice": "Advice",
+    "graphprune.advice.advising": "advise",
+    "graphprune.api": "ChannelGraph prune_model trace",
+    "graphprune.calibration.process_batches": "across_processes",
+    "graphprune.checkpoints.progress": "Progress",
+    "graphprune.checkpoints.streaming": "prune_checkpoint",
+    "graphprune.compaction.compacting": "compact zero_channels",
+    "graphprune.compaction.record": "ZeroChannels",
+    "graphprune.errors": (
+        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning ExportError GraphpruneError InputError "
+        "LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError RuleError SaveError SpecError "
+        "TraceError UnreachedWarning UnsharedBatchesWarning VerificationError"
+    ),
+    "graphprune.export.bundle": "load save",
+    "graphprune.export.gguf.writing": "GgufFile export_gguf",
+    "graphprune.export.huggingface.deci": "export_deci",
+    "graphprune.export.huggingface.stock_folder": "save_pretrained",
+    "graphprune.export.loader": "export_loader",
+    "graphprune.export.onnx": "OnnxFile export_onnx",
+    "graphprune.export.source.exporting": "export_source",
+    "graphprune.graph.budget_kinds": "budget_kind",
+    "graphprune.graph.cost": "Cost",
+    "graphprune.graph.groups": "Frozen Group",
+    "graphprune.graph.rule_check": "check_rule",
+    "graphprune.importance": "criterion",
+    "graphprune.inspection.explaining": "Explanation",
+    "graphprune.measurement.measuring": "measure",
+    "graphprune.measurement.records": "Comparison Latency MeasuredLayer Measurement",
+    "graphprune.planning.limits": "Override",
+    "graphprune.planning.options": "PruningOptions",
+    "graphprune.planning.sensitivity": "Sensitivity",
+    "graphprune.plots.layer_bars": "plot_latency plot_sparsity plot_widths",
+    "graphprune.plots.sensitivity_curves": "plot_sensitivity",
+    "graphprune.plots.trade_offs": "plot_accuracy",
+    "graphprune.plots.weight_maps": "plot_weights",
+    "graphprune.pruning.optimizer": "prune_in_place",
+    "graphprune.pruning.plan": "Plan",
+    "graphprune.pruning.verification": "Verification verify",
+    "graphprune.reconstruction.batch_norm": "reestimate_batch_norm",
+    "graphprune.reconstruction.folding": "Folding fold",
+    "graphprune.reconstruction.heads": "compensate_heads",
+    "graphprune.reconstruction.layerwise": "reconstruct",
+    "graphprune.reconstruction.pipeline": "repair",
+    "graphprune.reconstruction.records": "Compensation Repair",
+    "graphprune.reconstruction.synthetic_inputs": "synthesize",
+    "graphprune.report.writing": "write_report",
+    "graphprune.rules": "rule",
+    "graphprune.sparsity.counting": "Sparsity sparsity_of",
+    "graphprune.sparsity.masking": "sparsify",
+    "graphprune.sparsity.permanent": "make_permanent",
+    "graphprune.sparsity.semi_structured": "SemiStructured to_semi_structured",
+    "graphprune.sparsity.sparse_files": "SparseFile load_sparse save_sparse",
+    "graphprune.tracing.inputs": "MethodCall",
+    "graphprune.training.checkpoint": "load_checkpoint save_checkpoint",
+    "graphprune.training.finetuning": "finetune",
+    "graphprune.training.gradual": "GradualPruner",
+    "graphprune.training.gradual_sparsity": "GradualSparsifier",
+    "graphprune.training.history": "History",
+    "graphprune.training.iterative": "prune_iteratively",
+    "graphprune.training.learning_rate": "Rewind",
+    "graphprune.training.losses": "Distillation",
+    "graphprune.training.regularization": "GroupLasso GrowingRegularization",
+    "graphprune.training.rounds": "IterativeResult",
+    "graphprune.training.schedules": "Gradual Iterative OneShot",
+}
+"""By module the public names that it defines. They are imported when they are first asked for, so that the command
+line can answer before torch is loaded; ``__init__.pyi`` says the same to type checkers."""
+
+_MODULES = {name: module for module, names in _PLACES.items() for name in names.split()}
+
+__all__ = sorted([*_MODULES, "errors"])
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, or a room of the package."""
+    if name in _MODULES:
+        globals()[name] = found = getattr(import_module(_MODULES[name]), name)
+        return found
+    try:
+        return import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -49,6 +49,8 @@ from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused
+from graphprune.utils.dispatched import resident
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.tables import Printed, Table
 
 
@@ -77,7 +79,13 @@ class ChannelGraph(Printed, Analysis):
         names = [group.name for group in self.groups]
         others = f"there are {names[:8]}, ...{did_you_mean(name, names)}"
         why = f"it is frozen: {'; '.join(reasons)}" if reasons else others
-        raise InputError(f"name: no group {name!r}; {why}")
+        raise InputError(
+            f"name: no group {name!r}; {why}",
+            where=", ".join(map(str, axes)) if reasons else name,
+            found=f"{name!r}, {'frozen' if reasons else 'which no group has'}",
+            needed="the name of a group, or a module or parameter axis in one",
+            do="print(graph) for the groups, graph.explain(name) for what holds an axis",
+        )
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
         """The parameter axes that a name may stand for."""
@@ -310,6 +318,8 @@ def prune_model(
     """
     for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
         check_flag(name, flag)
+    check_model(model)
+    model = resident(model, inplace)
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
@@ -341,7 +351,14 @@ def _require_equal(graph: ChannelGraph, plan: Plan, outputs: Outputs | None) -> 
     """Raise a VerificationError unless a slim copy passes."""
     check = compare_slim(graph, plan.apply(graph.model), plan, outputs)
     if not check.passed:
-        raise VerificationError(str(check))
+        raise VerificationError(
+            "slim: the slim model is not shown to be the masked original",
+            found=str(check),
+            needed="the outputs of the original with the removed channels masked, up to rounding",
+            do="look at graphprune.verify(model, slim, plan, example_inputs), freeze what it names with overrides=, "
+            "and report "
+            "the model if its outputs differ",
+        )
 
 
 def apply_and_repair(

@@ -1,14 +1,122 @@
-"""Every error that graphprune raises on purpose, so that callers can catch one base class, and its warnings."""
+"""Every error that graphprune raises on purpose, so that callers can catch one base class, and its warnings.
+
+A message has five parts: what is wrong (a first line that stands alone), where, what was found, what is needed and
+what to do. Programs read them as attributes.
+"""
 
 from __future__ import annotations
 
+import linecache
+import os
+import sys
+import sysconfig
+import traceback
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_COMMAND_LINE = os.path.join(_PACKAGE, "cli") + os.sep
+_PYTHON = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_INSTALLED = ("site-packages", "dist-packages")
+_TORCH = tuple(f"{os.sep}{folder}{os.sep}torch{os.sep}" for folder in _INSTALLED)
+_PARTS = ("where", "found", "needed", "do")
+_LONGEST_LINE = 100
+
+
+class CallLine(NamedTuple):
+    """A line of a program, which called something; line 0: that of the shell."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        if not self.line:
+            return "the command line"
+        code = " ".join(linecache.getline(self.file, self.line).split())
+        code = code if len(code) <= _LONGEST_LINE else f"{code[: _LONGEST_LINE - 3]}..."
+        return f"{_short(self.file)}:{self.line}: {code}".rstrip(": ")
+
 
 class GraphpruneError(Exception):
-    """Base of all errors raised by graphprune."""
+    """Base of all errors raised by graphprune.
+
+    Args:
+        what: what is wrong, in one line that stands alone.
+        where: the layer, parameter, file or key that it is about, if there is one.
+        found: the value, shape, type or device that was found.
+        needed: what is taken instead.
+        do: what to do next.
+
+    Attributes:
+        what, found, needed, do: as given.
+        place: ``where`` as given.
+        called_at: the line of the user's program that called graphprune, or that graphprune ran.
+    """
+
+    def __init__(self, what: str = "", *, where: str = "", found: str = "", needed: str = "", do: str = "") -> None:
+        super().__init__(what)
+        self.what, _, more = what.partition("\n")  # what other libraries raise may have many lines
+        self.place, self.needed, self.do = where, needed, do
+        self.found = "\n".join(filter(None, (found, more.strip())))
+        self.called_at = _user_call(_outwards(sys._getframe(1)))
+
+    @property
+    def where(self) -> str:
+        """The place that the error is about, and the line of the user's program."""
+        called_at = self.called_at or _user_call(traceback.walk_tb(self.__traceback__))
+        return "\n".join(str(part) for part in (self.place, called_at) if part)
+
+    def __str__(self) -> str:
+        return "\n".join([self.what, *(_aligned(name, getattr(self, name)) for name in _PARTS if getattr(self, name))])
+
+
+def _aligned(name: str, text: str) -> str:
+    return f"  {name + ':':<8}" + text.replace("\n", "\n" + " " * 10)
+
+
+def _outwards(frame: FrameType | None) -> Iterator[tuple[FrameType, int]]:
+    """The frames that called each other and their lines, the innermost first."""
+    while frame is not None:
+        yield frame, frame.f_lineno
+        frame = frame.f_back
+
+
+def _user_call(frames: Iterable[tuple[FrameType, int]]) -> CallLine | None:
+    """The first line that is of no library; where every one is of a library, the first of another one than torch."""
+    other = None
+    for frame, line in frames:
+        file = frame.f_code.co_filename
+        if file.startswith(_COMMAND_LINE):
+            return CallLine(file, 0)
+        if file.startswith((_PACKAGE, "<frozen")) or any(folder in file for folder in _TORCH) or _is_generated(frame):
+            continue
+        if any(folder in file for folder in _INSTALLED):
+            other = other or CallLine(file, line)
+        elif not file.startswith(_PYTHON):
+            return CallLine(file, line)
+    return other
+
+
+def _is_generated(frame: FrameType) -> bool:
+    """Is it a method that Python wrote for a dataclass of this library?"""
+    name = frame.f_globals.get("__name__", "")
+    return frame.f_code.co_filename == "<string>" and str(name).startswith("graphprune.")
+
+
+def _short(file: str) -> str:
+    """A path relative to the working directory, where it lies inside it."""
+    inside = os.path.join(os.getcwd(), "")
+    return file.removeprefix(inside)
 
 
 class InputError(GraphpruneError, ValueError):
     """An argument is not what the function needs; the message names it."""
+
+
+class MissingPackageError(GraphpruneError, ImportError):
+    """An optional package that a function needs is not installed; the message says how to install it."""
 
 
 class TraceError(GraphpruneError, RuntimeError):
@@ -35,6 +143,10 @@ class SaveError(GraphpruneError, ValueError):
     """A model cannot be written such that it can be read again; nothing was written. The message says what to do."""
 
 
+class ProcessError(GraphpruneError, RuntimeError):
+    """Another process that shares the work failed, or does not answer; the message says which and how."""
+
+
 class SpecError(GraphpruneError, ValueError):
     """A model specification on the command line names nothing that can be built."""
 
@@ -51,6 +163,10 @@ class ChannelsKeptWarning(UserWarning):
     """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
 
 
+class DamagedTableWarning(UserWarning):
+    """The file of measured kernels is damaged; they are measured again, and the file is replaced."""
+
+
 class UnreachedWarning(UserWarning):
     """No example runs what uses some parameters, and channels that they may belong to were removed; the message names
     them."""
@@ -58,3 +174,7 @@ class UnreachedWarning(UserWarning):
 
 class BatchedSamplesWarning(UserWarning):
     """The samples of a calibration batch cannot be told apart, so gradients are those of whole batches."""
+
+
+class UnsharedBatchesWarning(UserWarning):
+    """Calibration batches were dealt to processes, and each process uses its own alone."""

@@ -92,7 +92,7 @@ def round_to_eight(channels: float) -> int:
 
 
 def init_weights(module: nn.Module) -> None:
-    """He initialisation for convolutions, a small normal distribution for the classifier."""
+    """He initialization for convolutions, a small normal distribution for the classifier."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out")
     elif isinstance(module, nn.Linear):

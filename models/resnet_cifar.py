@@ -61,7 +61,7 @@ def stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.S
 
 
 def init_weights(module: nn.Module) -> None:
-    """He initialisation, https://arxiv.org/abs/1502.01852."""
+    """He initialization, https://arxiv.org/abs/1502.01852."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 

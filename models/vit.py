@@ -1,7 +1,7 @@
 """Vision transformer with a fused query/key/value projection.
 
 Dosovitskiy et al.: "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale" (2020),
-https://arxiv.org/abs/2010.11929. Layer normalisation comes before each block, as in the paper.
+https://arxiv.org/abs/2010.11929. Layer normalization comes before each block, as in the paper.
 """
 
 import torch

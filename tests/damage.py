@@ -1,4 +1,5 @@
-"""Damage to JSON texts, at random: keys deleted, types and numbers changed, parts cut, doubled and exchanged."""
+"""Damage to files, at random: bytes flipped, cut and added; keys of JSON deleted, types and numbers changed, parts cut,
+doubled and exchanged."""
 
 from __future__ import annotations
 
@@ -31,6 +32,38 @@ def damaged(text: str, seed: int) -> str:
         chance.choice([_delete, _replace, _replace, _renumber, _renumber, _rerun, _double, _exchange])(data, chance)
     found = json.dumps(data)
     return found if chance.random() < 0.9 else _cut(found, chance)
+
+
+ABSURD = [b"[" * 200_000, b'{"a":' * 50_000, b"NaN", b"1" * 10_000, b"[" + b"[]," * 300_000 + b"1]"]
+"""JSON texts that are deep, long or no JSON."""
+
+
+def damaged_file(name: str, data: bytes, chance: random.Random) -> bytes:
+    """The bytes of a file with a random change, which is mostly one of its JSON if its name says that it is JSON."""
+    if name.endswith(".json") and chance.random() < 0.8:
+        return (
+            chance.choice(ABSURD)
+            if chance.random() < 0.1
+            else damaged(data.decode(), chance.randrange(1 << 30)).encode()
+        )
+    return damaged_bytes(data, chance)
+
+
+def damaged_bytes(data: bytes, chance: random.Random) -> bytes:
+    """Bytes with a bit flipped, a part cut off, taken out or put in, or another length at their start."""
+    place, found = chance.randrange(len(data)), bytearray(data)
+    kind = chance.choice(["flip", "flip", "cut", "drop", "add", "header"])
+    if kind == "flip":
+        found[place] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del found[place:]
+    elif kind == "drop":
+        del found[place : place + chance.choice([1, 8, 100])]
+    elif kind == "add":
+        found[place:place] = chance.randbytes(chance.choice([1, 8, 100]))
+    else:
+        found[:8] = chance.choice([0, 1, 1 << 40, (1 << 64) - 1, len(data)]).to_bytes(8, "little")
+    return bytes(found)
 
 
 def _places(data: Any) -> Iterator[Place]:

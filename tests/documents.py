@@ -54,9 +54,11 @@ assert "graphprune" in sys.modules and Path(sys.modules["graphprune"].__file__).
 """
 
 COMMAND = """#!{python}
+import sys
+
 from graphprune.cli import main
 
-main()
+sys.exit(main())
 """
 
 
@@ -82,7 +84,7 @@ class Block:
             return self.language, "", self.code
         if named := NAMED.match(self.code):
             return self.language, named[1], self.code
-        return self.language, f"{document.stem}_blocks.py", "\n" * self.line + self.code
+        return self.language, f"{document.stem}.py", "\n" * self.line + self.code
 
 
 def blocks(document: Path) -> list[Block]:

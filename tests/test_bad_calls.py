@@ -46,7 +46,7 @@ NOTHING: Any = None
 CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "allocation": (lambda: GRAPH.plan(0.5, allocation=ANY), "allocation: 3 is not known; use one of 'uniform'"),
     "overrides": (lambda: GRAPH.plan(0.5, overrides=ANY), "overrides: must be a dict, but is 3"),
-    "key": (lambda: GRAPH.plan(0.5, overrides={3: Override()}), "overrides: 3 is no key; give a pattern"),
+    "key": (lambda: GRAPH.plan(0.5, overrides={3: Override()}), "overrides: 3 is no key"),
     "frozen": (lambda: Override(frozen="no"), "frozen: must be True or False, but is 'no'"),  # type: ignore[arg-type]
     "budgets": (lambda: GRAPH.plan(budgets=ANY), "budgets: must be a dict"),
     "budget kind": (lambda: GRAPH.plan(budgets={"flops": 0.5}), "budgets: 'flops' is not known; use one of 'macs'"),
@@ -112,7 +112,7 @@ def test_numbers_of_numpy_go_into_json() -> None:
 def test_quantized_layers_are_named() -> None:
     kind = type("Linear", (nn.Identity,), {"__module__": "torch.ao.nn.quantized.dynamic.modules.linear"})
     packed = nn.Sequential(kind(), nn.ReLU())
-    with pytest.raises(GraphpruneError, match=r"its layers are quantized .* prune the model, then quantize it"):
+    with pytest.raises(GraphpruneError, match=r"its layers are quantized [\s\S]*prune the model, then quantize"):
         graphprune.prune_model(packed, 0.5, torch.randn(2, 8))
 
 

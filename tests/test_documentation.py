@@ -67,7 +67,7 @@ def test_blocks_of_text_are_compared_with_what_is_printed(tmp_path: Path, wheel:
     )
     (printed,) = run_documents([written], tmp_path, wheel)
     assert printed[0] == "it\n"
-    assert printed[1] == "a\nhelp\npage_blocks.py\n"
+    assert printed[1] == "a\nhelp\npage.py\n"
     assert differences(written, printed).splitlines()[:2] == ["page.md, block at line 12", "- nothing"]
 
 

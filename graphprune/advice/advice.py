@@ -13,6 +13,7 @@ from graphprune.advice.recommendations import Recommendation
 from graphprune.advice.targets import AdviceTarget
 from graphprune.errors import InputError
 from graphprune.planning.options import PruningOptions
+from graphprune.utils.checks import found_value
 from graphprune.utils.tables import Printed
 
 _WIDTH = 110
@@ -47,7 +48,12 @@ class Advice(Printed):
         """
         found = {r.topic: r for r in self.recommendations}
         if topic not in found:
-            raise InputError(f"topic: {topic!r} is none of {', '.join(found)}")
+            raise InputError(
+                f"topic: {topic!r} is none of {', '.join(found)}",
+                found=found_value(topic),
+                needed=f"one of {', '.join(found)}",
+                do="print(advice) lists the topics",
+            )
         return found[topic]
 
     @property

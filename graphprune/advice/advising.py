@@ -29,7 +29,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_callable, check_flag, check_positive
+from graphprune.utils.checks import check_callable, check_flag, check_positive, found_value
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
@@ -78,7 +78,12 @@ def advise(
     if loss_fn is not None:
         check_callable("loss_fn", loss_fn)
         if data is None:
-            raise InputError("loss_fn: given without data, the pairs (inputs, target) that it is for")
+            raise InputError(
+                "loss_fn: given without data, the pairs (inputs, target) that it is for",
+                found="loss_fn= and no data=",
+                needed="data=, an iterable of pairs (inputs, target)",
+                do="pass data=loader too, or leave out loss_fn=",
+            )
     if can_train is not None:
         check_flag("can_train", can_train)
     check_positive("seconds", seconds, "a number of seconds")
@@ -122,7 +127,12 @@ def _device(device: str | torch.device | None, target: AdviceTarget) -> torch.de
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: {device!r} is none; give 'cpu', 'cuda' or another of torch's") from error
+        raise InputError(
+            f"device: {device!r} is none",
+            found=found_value(device),
+            needed="a device that torch.device knows",
+            do="give 'cpu', 'cuda' or another of torch's",
+        ) from error
 
 
 @contextmanager
@@ -219,7 +229,7 @@ def _failure(graph: ChannelGraph, facts: ModelFacts, arguments: Mapping[str, Any
         try:
             graph.plan(**arguments, importance=importance)
         except (PlanError, InputError) as error:
-            return str(error).partition("\n")[0]
+            return error.what
     return ""
 
 
@@ -245,7 +255,12 @@ def _with_data(
     dense = judge.loss(graph.model)
     if not math.isfinite(dense):
         named = "data" if judge.evaluate is None else "evaluate"
-        raise InputError(f"{named}: the dense model's loss is {dense}; it must be finite to compare with")
+        raise InputError(
+            f"{named}: the dense model's loss is {dense}; it must be finite to compare with",
+            found=f"a loss of {dense}",
+            needed="a finite loss of the dense model",
+            do="look for NaN in the weights and the data, and for a division by zero in the loss",
+        )
     facts = replace(facts, data=replace(facts.data, dense=dense))
     groups, missing = measure_rises(graph, facts.groups, judge, dense, limit.part(0.25))
     facts = _missing(replace(facts, groups=groups), *missing)

@@ -16,7 +16,8 @@ from graphprune.calibration.batches import call_arguments, call_model, check_cal
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
-from graphprune.utils.checks import is_number, shown
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import found_value, is_number, shown, with_article
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.tree import tensors_of
 
@@ -108,7 +109,12 @@ def _first(data: Iterable[Any]) -> list[Any]:
         if sum(map(_size, found)) >= ENOUGH_SAMPLES and len(found) >= 2:
             break
     if not found:
-        raise InputError("data: there are no batches; pass an iterable of batches, such as [batch]")
+        raise InputError(
+            "data: there are no batches",
+            found="an iterable that ends at once",
+            needed="batches",
+            do="pass an iterable of batches, such as [batch]",
+        )
     return found
 
 
@@ -127,9 +133,21 @@ def _try(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> None:
             try:
                 loss = float(loss_fn(output, moved_to(model, target)))
             except Exception as error:
-                raise InputError(f"loss_fn: failed on batch 0 of data: {type(error).__name__}: {error}") from error
+                raise InputError(
+                    f"loss_fn: failed on batch 0 of data: {type(error).__name__}: {error}",
+                    where="\n".join(filter(None, ("batch 0 of data", raised_at(error)))),
+                    found=f"{type(error).__name__}: {error}",
+                    needed="loss_fn(output, target) for the model's output and the batch's target",
+                    do="run loss_fn(model(inputs), target) once by itself, and mend what it says",
+                ) from error
             if not math.isfinite(loss):
-                raise InputError(f"loss_fn: the dense model's loss on batch 0 of data is {loss}; it must be finite")
+                raise InputError(
+                    f"loss_fn: the dense model's loss on batch 0 of data is {loss}; it must be finite",
+                    where="batch 0 of data",
+                    found=f"a loss of {loss}",
+                    needed="a finite loss of the dense model",
+                    do="look for NaN in the weights and the data, and for a division by zero in the loss",
+                )
 
 
 def _run(model: nn.Module, number: int, inputs: Any, advice: str = "") -> Any:
@@ -146,10 +164,18 @@ def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:
         loss = evaluate(model)
     except Exception as error:
         raise InputError(
-            f"evaluate: failed on a {type(model).__name__}: {type(error).__name__}: {error}; it is called with the "
-            "dense model and with slim ones, and returns a loss"
+            f"evaluate: failed on {with_article(type(model).__name__)}: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            found=f"{type(error).__name__}: {error}",
+            needed="a function that is called with the dense model and with slim ones, and returns a loss",
+            do="run evaluate(model) once by itself, and mend what it says",
         ) from error
     number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
     if not is_number(number):
-        raise InputError(f"evaluate: must return a loss, one number, but returned {shown(loss)}")
+        raise InputError(
+            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
+            found=found_value(loss),
+            needed="a number, or a tensor with one entry",
+            do="return the loss from evaluate(model)",
+        )
     return float(number)

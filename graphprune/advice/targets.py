@@ -9,7 +9,7 @@ from typing import Any
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
-from graphprune.utils.checks import check_known, shown
+from graphprune.utils.checks import check_known, found_value, shown
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,10 @@ def _as_dict(target: Any) -> dict[str, Any]:
         return dict(target)
     if not isinstance(target, str):
         raise InputError(
-            f'target: must be budgets such as {{"macs": 0.5}} or "latency=5ms", what runs the model ("vllm"), or both '
-            f'("vllm, macs=0.5"), but is {shown(target)}'
+            f"target: must be budgets, what runs the model, or both, but is {shown(target)}",
+            found=found_value(target),
+            needed='budgets such as {"macs": 0.5} or "latency=5ms", what runs the model ("vllm"), or both',
+            do='pass target="vllm, macs=0.5"',
         )
     found: dict[str, Any] = {}
     for part in filter(None, (piece.strip() for piece in target.split(","))):

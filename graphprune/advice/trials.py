@@ -140,7 +140,7 @@ class Trials:
                 plan = self.graph.plan(**arguments, calibration=judge.calibration, loss_fn=judge.loss_fn)
                 slim: nn.Module = apply_and_repair(model, plan, judge.calibration, judge.loss_fn)
             except GraphpruneError as error:
-                return Trial(topic, choice, own, None, str(error).partition("\n")[0])
+                return Trial(topic, choice, own, None, error.what)
             return Trial(topic, choice, own, _finite(judge.loss(slim)))
 
 

@@ -9,12 +9,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.communicator import ALONE, Communicator
+from graphprune.calibration.process_batches import ProcessBatches, warn_of_unshared
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe, normalize
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors
 
-_BATCHES = (
+BATCHES = (
     "an iterable of batches: each a tensor, a tuple of positional or a dict of keyword arguments, or with loss_fn= a "
     "pair (inputs, target)"
 )
@@ -23,7 +27,25 @@ _BATCHES = (
 def check_calibration(calibration: Any) -> None:
     """Raise an InputError unless ``calibration`` is an iterable of batches."""
     if isinstance(calibration, Tensor | Mapping | str) or not isinstance(calibration, Iterable):
-        raise InputError(f"calibration: is a {type(calibration).__name__}; pass {_BATCHES}, such as [batch]")
+        raise InputError(
+            f"calibration: is {with_article(type(calibration).__name__)}, not an iterable of batches",
+            found=found_value(calibration),
+            needed=BATCHES,
+            do="pass a list of batches such as [batch], or a DataLoader",
+        )
+    warn_of_unshared(calibration)
+
+
+def communicator_of(calibration: Any) -> Communicator:
+    """The processes that share calibration batches."""
+    if isinstance(calibration, InputsOnly):
+        return communicator_of(calibration.pairs)
+    return calibration.communicator if isinstance(calibration, ProcessBatches) else ALONE
+
+
+def is_read_once(calibration: Any) -> bool:
+    """Whether batches are an iterator, which is empty the second time."""
+    return isinstance(calibration.batches if isinstance(calibration, ProcessBatches) else calibration, Iterator)
 
 
 def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
@@ -35,8 +57,13 @@ def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     number = -1
     for number, batch in enumerate(_shown(calibration)):
         yield number, batch
-    if number < 0:
-        raise InputError(f"calibration: there are no batches; pass {_BATCHES}")
+    if number < 0 and communicator_of(calibration).count == 1:  # else another process may have some
+        raise InputError(
+            "calibration: there are no batches",
+            found="an iterable that ends at once",
+            needed=BATCHES,
+            do="pass a list of batches such as [batch], or a DataLoader; a generator that was read before is empty",
+        )
 
 
 def _shown(batches: Iterable[Any]) -> Iterable[Any]:
@@ -58,7 +85,11 @@ def pair_of(number: int, batch: Any) -> tuple[Any, Any]:
     if not isinstance(batch, tuple | list) or len(batch) != 2:
         raise InputError(
             f"calibration: with loss_fn= a batch is a pair (inputs, target), but batch {number} is a "
-            f"{type(batch).__name__} ({describe(batch)})"
+            f"{type(batch).__name__}",
+            where=f"batch {number} of calibration",
+            found=f"{with_article(type(batch).__name__)}: {describe(batch)}",
+            needed="a pair (inputs, target)",
+            do="pass batches with their targets, or leave out loss_fn=",
         )
     return batch[0], batch[1]
 
@@ -70,7 +101,13 @@ def call_arguments(number: int, inputs: Any) -> tuple[tuple[Any, ...], dict[str,
         InputError: they are neither a tensor, a tuple, a list nor a dict.
     """
     if not isinstance(inputs, Tensor | tuple | list | Mapping):
-        raise InputError(f"calibration: batch {number} is a {type(inputs).__name__}; pass {_BATCHES}")
+        raise InputError(
+            f"calibration: batch {number} is {with_article(type(inputs).__name__)}",
+            where=f"batch {number} of calibration",
+            found=found_value(inputs),
+            needed=BATCHES,
+            do="pass a list of batches such as [batch]; for arrays, torch.from_numpy(array)",
+        )
     return normalize(inputs)
 
 
@@ -96,8 +133,12 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
         return model(*args, **kwargs)
     except Exception as error:
         raise InputError(
-            f"calibration: {type(model).__name__}.forward failed on batch {number} "
-            f"({describe(args + tuple(kwargs.values()))}): {type(error).__name__}: {error}{advice and '; '}{advice}"
+            f"calibration: {type(model).__name__}.forward failed on batch {number}: {type(error).__name__}: {error}",
+            where="\n".join(filter(None, (f"batch {number} of calibration", raised_at(error)))),
+            found=describe(args + tuple(kwargs.values())),
+            needed=f"what {type(model).__name__}.forward takes",
+            do=(advice if len(args) > 1 else "")
+            or "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments",
         ) from error
 
 
@@ -114,10 +155,12 @@ class Batches:
     def __post_init__(self) -> None:
         given = self.calibration
         check_calibration(given)
-        if isinstance(given, Iterator):
+        if is_read_once(given):
             raise InputError(
-                f"calibration: is a {type(given).__name__}, which can be read only once, and repair goes through the "
-                "batches several times; pass a list or a DataLoader, or repair=False to prune_model"
+                f"calibration: is {with_article(type(given).__name__)}, which can be read only once",
+                found=f"{with_article(type(given).__name__)}",
+                needed="batches that can be read several times, as repair does",
+                do="pass a list or a DataLoader, or repair=False to prune_model",
             )
 
     def __iter__(self) -> Iterator[tuple[int, Any]]:
@@ -127,6 +170,11 @@ class Batches:
             InputError: there are none.
         """
         return numbered(self.calibration)
+
+    @property
+    def communicator(self) -> Communicator:
+        """The processes that share the batches."""
+        return communicator_of(self.calibration)
 
 
 @dataclass(frozen=True)

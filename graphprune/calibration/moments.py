@@ -5,11 +5,12 @@ Memory: [blocks, channels], and with products of channels [blocks, channels, cha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids
 
@@ -48,6 +49,29 @@ class Moments:
             rows = (x - mean.to(x.dtype).unsqueeze(-1)).permute(1, 2, 0, 3).flatten(2)
             shift = change.unsqueeze(2) * change.unsqueeze(1) * (before * count / total)
             self._products = self._products + (rows @ rows.mT).double() + shift
+
+    def pool(self, communicator: Communicator, device: torch.device | None = None) -> None:
+        """Pool the moments of all processes, on ``device`` where this one has none."""
+        if communicator.count == 1:
+            return
+        shapes = communicator.gather((self.count, tuple(torch.as_tensor(self._mean).shape)))
+        total, shape = sum(count for count, _ in shapes), next((shape for count, shape in shapes if count), ())
+        if not total:
+            return
+        where = self.mean.device if self.count else device
+        mean, spread, own = (
+            torch.as_tensor(t, dtype=torch.float64, device=where) for t in (self._mean, self._spread, self._products)
+        )
+        mean = mean.expand(shape)
+        pooled = mean * (self.count / total)
+        communicator.sum([pooled])
+        change = mean - pooled
+        spread = spread + self.count * change.square()
+        communicator.sum([spread])
+        if self.products:
+            self._products = own + self.count * change.unsqueeze(2) * change.unsqueeze(1)
+            communicator.sum([self._products])
+        self.count, self._mean, self._spread = total, pooled, spread
 
     @property
     def mean(self) -> Tensor:
@@ -97,3 +121,11 @@ class ConsumerStatistics:
     products: Tensor | None
     intercept: bool
     inputs: Moments
+
+    def without_inputs(self, device: torch.device | str) -> ConsumerStatistics:
+        """The same weight on a device, before any input."""
+        absolute, squares = self.absolute.to(device), self.squares.to(device)
+        products = None if self.products is None else self.products.to(device)
+        return replace(
+            self, absolute=absolute, squares=squares, products=products, inputs=Moments(self.inputs.products)
+        )

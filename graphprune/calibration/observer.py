@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.moments import ConsumerStatistics, Moments
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import call_rule
-from graphprune.rules.labels import LabelledTensor, Labels
+from graphprune.rules.labels import LabelledTensor, Labels, ParameterAxis
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
@@ -67,6 +69,27 @@ class Observer(DispatchMode):
     def consumers(self) -> tuple[ConsumerStatistics, ...]:
         """All consumers with inputs, in the order of their first call. An expert may be called with no rows."""
         return tuple(c for c in self._consumers.values() if c.inputs.count)
+
+    def pool(self, communicator: Communicator, device: torch.device) -> None:
+        """Pool the moments of all processes; a consumer may be called in some of them only.
+
+        Args:
+            device: where the statistics of consumers go that this process has not met.
+        """
+        if communicator.count == 1:
+            return
+        met = communicator.gather({key: consumer.intercept for key, consumer in self._consumers.items()})
+        keys = list(dict.fromkeys(key for one in met for key in one))
+        first = {key: next(rank for rank, one in enumerate(met) if key in one) for key in keys}
+        lent = [key for key in keys if first[key] == communicator.rank and any(key not in one for one in met)]
+        others = communicator.gather({key: self._consumers[key].without_inputs("cpu") for key in lent})
+        for key in keys:
+            if key not in self._consumers:
+                self._consumers[key] = others[first[key]][key].without_inputs(device)
+            self._consumers[key].inputs.pool(communicator, device)
+        self._consumers = {
+            key: replace(self._consumers[key], intercept=any(one.get(key, False) for one in met)) for key in keys
+        }
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -175,7 +198,7 @@ class Observer(DispatchMode):
         key = (
             owners.blocks,
             owners.channels,
-            tuple(array.ids.tobytes() for array in labels.arrays if table.named(array)),
+            tuple(_entries(array.ids, table) for array in labels.arrays if table.named(array)),
         )
         if key not in self._consumers:
             _, opened = matmul.open(args[matmul.x], weight, args, owners.blocks)
@@ -229,6 +252,17 @@ class Observer(DispatchMode):
             if axis.name in self._axes:
                 found[here] = self.units.labels_of(self._axes[axis.name])[ids[here] - axis.start]
         return found
+
+
+def _entries(ids: Ids, table: AxisTable) -> tuple[tuple[ParameterAxis | None, ...], bytes, bytes]:
+    """The entries of parameters that labels are of: the same in every process."""
+    axes, number = np.unique(table.number(ids), return_inverse=True)
+    starts = np.array([table.axes[n].start for n in axes.tolist()])
+    return (
+        tuple(table.axes[n].name for n in axes.tolist()),
+        number.tobytes(),
+        (ids - starts[number].reshape(ids.shape)).tobytes(),
+    )
 
 
 def map_labelled(value: Any) -> Any:

@@ -1,24 +1,36 @@
 """Statistics of a model on calibration batches, for criteria: moments of activations, gradients of a loss.
 
 Training modes, ``requires_grad`` and ``.grad`` of the model are restored after each pass, also after an error. One
-batch is held in memory at a time.
+batch is held in memory at a time. Where the processes of ``torch.distributed`` share the batches
+(:func:`graphprune.across_processes`), each runs its own, and what is gathered is pooled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, numbered, pair_of
+from graphprune.calibration.batches import (
+    call_arguments,
+    call_model,
+    check_calibration,
+    communicator_of,
+    is_read_once,
+    moved_to,
+    numbered,
+    pair_of,
+)
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
@@ -60,6 +72,7 @@ class Statistics:
         self.units = units
         self.loss_fn = loss_fn
         self.kernel_positions = kernel_positions
+        self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
@@ -79,32 +92,47 @@ class Statistics:
 
     def _observed(self, products: bool) -> tuple[ConsumerStatistics, ...]:
         observer = Observer(dict(named_tensors(self.model)), self.units, products, self.kernel_positions)
-        with evaluating_eagerly(self.model), torch.no_grad():
+        with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 with observer.batch():
                     self._forward(number, args, kwargs)
+            observer.pool(self.communicator, next((p.device for p in self.model.parameters()), torch.device("cpu")))
         return observer.consumers
+
+    @contextmanager
+    def _pass(self) -> Iterator[None]:
+        """A pass over the batches, in all processes that share them."""
+        with self.communicator.together(), evaluating_eagerly(self.model):
+            self.communicator.check_same_model(self.model)
+            yield
 
     def each_forward(self) -> None:
         """Run the model on every batch without gradients, for hooks that the caller has registered.
 
+        Where processes share the batches, each runs its own; :meth:`sum` adds up what the hooks have gathered.
+
         Raises:
             InputError: the model fails on a batch, or there is no batch.
         """
-        with evaluating_eagerly(self.model), torch.no_grad():
+        with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
                 self._forward(number, args, kwargs)
+
+    def sum(self, *tensors: Tensor) -> None:
+        """Replace tensors, such as sums over batches, by their sums over the processes that share the batches."""
+        self.communicator.sum(tensors)
 
     def each_backward(self, visit: Callable[[Gradients], None]) -> int:
         """Call ``visit`` with the gradients of each sample's loss by parameter name; freed after the call.
 
         A sample's loss is that of a batch of this sample alone, so it does not depend on how samples are batched.
-        Parameters that the loss does not depend on have no gradient.
+        Parameters that the loss does not depend on have no gradient. Where processes share the batches, each visits
+        its own; :meth:`sum` adds up what ``visit`` has gathered.
 
         Returns:
-            The number of samples.
+            The number of samples, in all processes.
 
         Raises:
             InputError: the model fails on a batch, there is no batch or no loss, or a loss is NaN.
@@ -116,7 +144,7 @@ class Statistics:
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
         splitter, count = SampleSplitter(self._evaluate), 0
-        with evaluating_eagerly(self.model), torch.enable_grad():
+        with self._pass(), torch.enable_grad():
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
@@ -125,16 +153,19 @@ class Statistics:
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
                     clear_gradients(learned.values())
                     count += 1
-        return count
+            return self.communicator.total(count)
 
     def _backward(self, number: int, call: Any) -> None:
         loss = self._evaluate(number, call)[1]
         if not loss.requires_grad:
-            raise InputError(f"loss_fn: must give {_LOSS}, but gave {describe(loss)}, requires_grad False")
+            raise _no_loss(number, f"{describe(loss)}, requires_grad False")
         if bool(loss.isnan()):
             raise InputError(
-                f"calibration: a sample of batch {number} ({describe(call)}) has the loss nan by itself; leave out "
-                "samples without anything to predict, or pass a loss_fn= that is 0 then"
+                f"calibration: a sample of batch {number} ({describe(call)}) has the loss nan by itself",
+                where=f"batch {number} of calibration",
+                found="a loss of nan",
+                needed="a loss that is a number for every sample by itself",
+                do="leave out samples without anything to predict, or pass a loss_fn= that is 0 then",
             )
         loss.backward()
 
@@ -145,16 +176,19 @@ class Statistics:
         loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
-            raise InputError(f"loss_fn: must give {_LOSS}, but gave {found}")
+            raise _no_loss(number, found)
         return output, loss
 
     # ------------------------------------------------------------ batches
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
         """The batches with their numbers."""
-        if self._read and isinstance(self._calibration, Iterator):
+        if self._read and is_read_once(self._calibration):
             raise InputError(
-                "calibration: is an iterator, which can be read only once, and was; pass a list or a DataLoader"
+                "calibration: is an iterator, which can be read only once, and was",
+                found=f"{with_article(type(self._calibration).__name__)} that has ended",
+                needed="batches that can be read several times",
+                do="pass a list or a DataLoader",
             )
         self._read = True
         yield from numbered(self._calibration)
@@ -171,6 +205,16 @@ class Statistics:
         return call_model(self.model, number, args, kwargs, advice)
 
 
+def _no_loss(number: int, found: str) -> InputError:
+    return InputError(
+        f"loss_fn: must give {_LOSS}, but gave {found}",
+        where=f"batch {number} of calibration",
+        found=found,
+        needed=f"loss_fn(output, target) gives {_LOSS}",
+        do="return the mean of the loss, without detach(), item() or torch.no_grad()",
+    )
+
+
 def own_loss(output: Any) -> Tensor:
     """The loss in a model's own output: the key or attribute ``loss``.
 
@@ -180,9 +224,13 @@ def own_loss(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(
-            f"loss_fn: this importance needs a loss, and the model's output (a {type(output).__name__}) has none; "
-            "pass loss_fn=, called as loss_fn(output, target), and pairs (inputs, target) as calibration batches, or "
-            "batches with which the model computes its own loss"
+            f"loss_fn: this importance needs a loss, and the model's output ({with_article(type(output).__name__)}) "
+            "has none",
+            found=f"{with_article(type(output).__name__)} without loss, and no loss_fn",
+            needed="loss_fn(output, target), or outputs with a loss as Transformers computes it",
+            do="pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model "
+            "computes its "
+            "own loss",
         )
     found: Tensor = loss
     return found

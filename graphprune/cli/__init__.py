@@ -1,12 +1,12 @@
 """The command line.
 
-In reading order: ``commands`` (with ``advising``, ``compacting``, ``explaining``, ``export`` and ``measuring``),
-``arguments`` (those of a plan follow from its options), ``models`` (by name), ``weights``, ``given_model``, ``output``,
-``tables``, ``json_output`` and ``page`` (results).
+In reading order: ``program``, ``commands`` (the table of all), ``option_groups``, ``output``, ``presets``,
+``model_options`` (with ``models``, by name, and ``weights``), ``plan_options`` (those of a plan follow from its
+options), then a file for each command, with ``output_paths``, ``tables``, ``json_data`` and ``page``.
 
 Words: docs/glossary.md.
 """
 
-from graphprune.cli.commands import main
+from graphprune.cli.program import main
 
 __all__ = ["main"]

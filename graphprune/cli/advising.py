@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
-import argparse
+from typing import Annotated
+
+import typer
 
 import graphprune
 from graphprune.advice.targets import RUNTIMES
-from graphprune.cli.given_model import given_inputs, given_model
+from graphprune.cli.model_options import Meta, ModelOptions
+from graphprune.cli.option_values import read_number
+from graphprune.cli.output import Output
+
+_RUNTIMES = ", ".join(RUNTIMES)
 
 
-def advise_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that no other command has."""
-    names = ", ".join(RUNTIMES)
-    parser.add_argument(
-        "--target",
-        metavar="TEXT",
-        help=f"budgets (macs=0.5, latency=5ms), what runs the model ({names}), or both, separated by commas",
-    )
-    parser.add_argument("--device", help="where it is to run: cpu, cuda, ... (default: as the target says, or cpu)")
-    parser.add_argument(
-        "--seconds", type=float, default=60.0, metavar="N", help="how long measurements may take (default: 60)"
-    )
-    parser.add_argument("--meta", action="store_true", help="build it without memory, for a model of any size")
+def advise_command(
+    out: Output,
+    given: ModelOptions,
+    meta: Meta = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="TEXT",
+            help=f"budgets (macs=0.5, latency=5ms), what runs the model ({_RUNTIMES}), or both, separated by commas",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="NAME", help="where it is to run, such as cuda; without, as the target says"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option("--seconds", parser=read_number, metavar="N", help="how long measurements may take")
+    ] = 60.0,
+) -> int:
+    """Say how to prune a model, and why, from what is measured on it.
 
-
-def advise_on_model(options: argparse.Namespace) -> int:
-    """Print the advice for the model that is named; the exit code."""
-    model, inputs = given_model(options), given_inputs(options)
-    advice = graphprune.advise(model, inputs, target=options.target, device=options.device, seconds=options.seconds)
-    print(advice.to_json() if options.json else advice)
+    Examples:
+        graphprune advise torchvision:resnet50 --pretrained --target macs=0.5
+        graphprune advise hf:llama --meta --target vllm
+        graphprune advise net.py:make --target latency=5ms --seconds 20
+    """
+    model = given.model(meta)
+    advice = graphprune.advise(model, given.inputs(), target=target, device=device, seconds=seconds)
+    out.result(lambda: [advice], advice.to_json)
     return 0

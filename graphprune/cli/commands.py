@@ -1,157 +1,94 @@
-"""The commands ``graphprune inspect``, ``explain``, ``prune``, ``export``, ``measure``, ``compact`` and ``advise``.
+"""The commands by name, and how one is made from its function.
 
-Exit codes: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
-130, interrupted. Results go to standard output, everything else to standard error.
+To add a command, write its function in a file of its own, and a line in :data:`COMMANDS`.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from importlib import import_module
+from inspect import cleandoc
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
-from torch import nn
+import typer
+from typer.core import TyperCommand
 
-import graphprune
-from graphprune.cli.advising import advise_on_model
-from graphprune.cli.arguments import make_parser, plan_arguments
-from graphprune.cli.compacting import compact_model
-from graphprune.cli.explaining import print_explanation, write_files
-from graphprune.cli.export import export_bundle
-from graphprune.cli.given_model import given_inputs, given_model
-from graphprune.cli.json_output import graph_data, print_json, prune_data
-from graphprune.cli.measuring import measure_models
-from graphprune.cli.models import has_random_weights
-from graphprune.cli.output import check_output
-from graphprune.cli.page import check_page, write_page
-from graphprune.cli.tables import before_after_table, reason_table, size_table, terminal_table
-from graphprune.errors import GraphpruneError, InputError
-from graphprune.graph.listing import group_table
-from graphprune.planning.options import PruningOptions
-from graphprune.tracing.example_inputs.guess import example_inputs_for
+from graphprune.cli.option_groups import flattened
+from graphprune.cli.output import Output, complain
 
-OK, FAILED, INTERRUPTED = 0, 1, 130
+LOOK, SMALLER, AFTERWARDS = "Look at a model", "Make it smaller", "With a smaller model"
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: The arguments; those of the process by default.
-
-    Returns:
-        The exit code. Wrong usage exits with ``SystemExit(2)``, as argparse does.
-    """
-    options = make_parser(COMMANDS).parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
-    try:
-        return run(options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except Exception as error:
-        if options.debug:
-            raise
-        _complain(error)
-        return FAILED
-
-
-def _complain(error: Exception) -> None:
-    if isinstance(error, (GraphpruneError, OSError)):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
-    print(f"graphprune: error: {message}", file=sys.stderr)
-
-
-# ---------------------------------------------------------------- commands
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    check_page(options)
-    model = given_model(options)
-    graph = graphprune.trace(model, given_inputs(options))
-    write_files(graph, options)
-    write_page(options, graph)
-    if options.json:
-        print_json(graph_data(options.spec, model, graph))
-        return OK
-    groups = group_table(graph)
-    console = Console()
-    for table in (size_table(model, graph), replace(groups, many=len(groups.rows)) if options.all else groups):
-        console.print(terminal_table(table))
-    console.print(terminal_table(reason_table(graph)))
-    return OK
-
-
-def _explain(options: argparse.Namespace) -> int:
-    print_explanation(graphprune.trace(given_model(options), given_inputs(options)), options)
-    return OK
-
-
-def _prune(options: argparse.Namespace) -> int:
-    given = plan_arguments(options)
-    ratio = given.pop("ratio", None)
-    try:
-        PruningOptions.of(ratio, given)
-        check_output(options.output, options.spec, options.weights, options.force)
-    except InputError as error:
-        options.usage_error(str(error))
-    check_page(options)
-    _warn_of_random_weights(options)
-    model = given_model(options)
-    inputs = given_inputs(options)
-    graph = graphprune.trace(model, inputs)
-    plan = graph.plan(ratio, **given)
-    slim = plan.apply(model)
-    check = None
-    if not options.no_verify:
-        inputs = example_inputs_for(model) if inputs is None else inputs
-        check = graphprune.verify(model, slim, plan, inputs)
-    passed = check is None or check.passed
-    if passed:
-        graphprune.save(slim, options.output, beside_others=options.force)
-    write_page(options, graph, plan, check)
-    _report(options, model, graph, plan, check)
-    return OK if passed else FAILED
-
-
-def _warn_of_random_weights(options: argparse.Namespace) -> None:
-    """Say that nothing learned is in what is about to be pruned."""
-    if options.weights is not None or options.pretrained or not has_random_weights(options.spec):
-        return
-    said = f"{options.spec} has RANDOM weights, and so will the slim model; {_TRAINED}"
-    Console(stderr=True).print(Text("graphprune: warning: ", "bold yellow"), Text(said), sep="", soft_wrap=True)
-
-
-_TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
-
-
-def _report(options: argparse.Namespace, model: nn.Module, graph: Any, plan: Any, check: Any) -> None:
-    if options.json:
-        print_json(prune_data(options, model, graph, plan, check))
-        return
-    console = Console()
-    console.print(terminal_table(before_after_table(model, plan, graph.cost(), graph.cost(plan))))
-    if graph.frozen:
-        console.print(terminal_table(reason_table(graph)))
-    console.print(Text("not verified" if check is None else str(check)))
-    if check is None or check.passed:
-        console.print(Text(f"saved in {options.output}"))
-    else:
-        wrong = "nothing was verified" if check.vacuous else "the slim model differs from the masked original"
-        print(f"graphprune: error: {wrong}; not saved", file=sys.stderr)
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "inspect": _inspect,
-    "explain": _explain,
-    "prune": _prune,
-    "export": export_bundle,
-    "measure": measure_models,
-    "compact": compact_model,
-    "advise": advise_on_model,
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "inspect": ("inspecting:inspect_command", LOOK, "show what can be pruned, and why the rest cannot"),
+    "explain": ("explaining:explain_command", LOOK, "say what goes with a layer, what a channel saves, why some stay"),
+    "measure": ("measuring:measure_command", LOOK, "show what models are and take: sizes, zeros, MACs, memory, time"),
+    "advise": ("advising:advise_command", LOOK, "say how to prune a model, and why, from what is measured on it"),
+    "bench": ("benching:bench_command", LOOK, "time models in turns: the dense one, and slim ones"),
+    "report": ("reporting:report_command", LOOK, "write a page for a browser about a model and a plan"),
+    "plan": ("planning:plan_command", SMALLER, "show what would be removed, and write it to a file"),
+    "prune": ("pruning:prune_command", SMALLER, "write a smaller model"),
+    "compact": ("compacting:compact_command", SMALLER, "write a smaller model without channels that are zero already"),
+    "sparsify": ("sparsifying:sparsify_command", SMALLER, "set single weights to zero, and write a small file"),
+    "verify": ("verifying:verify_command", AFTERWARDS, "compare a slim model with the masked original"),
+    "repair": ("repairing:repair_command", AFTERWARDS, "let what is left make up for what was removed, without labels"),
+    "finetune": ("finetuning:finetune_command", AFTERWARDS, "train a model again"),
+    "export": ("exporting:export_command", AFTERWARDS, "write a slim model for where graphprune is not installed"),
 }
+"""By name: where its function is in ``graphprune.cli`` (it is imported when the command is called), the panel of the
+help that lists it, and what it does."""
+
+Function = Callable[..., int]
+
+
+def load_command(name: str) -> Any:
+    """The command of this name."""
+    place, _, summary = COMMANDS[name]
+    module, _, function = place.partition(":")
+    return make_command(name, summary, getattr(import_module(f"graphprune.cli.{module}"), function))
+
+
+def make_command(name: str, summary: str, function: Function) -> Any:
+    """A command of typer from a function whose options are its parameters, and whose docstring is its help.
+
+    The function returns the exit code. Its first parameter is the :class:`Output`; its docstring ends in ``Examples:``.
+    """
+    help, _, examples = cleandoc(function.__doc__ or "").partition("\n\nExamples:\n")
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    epilog = "\n\n".join(["Examples:", *(line.replace("[", r"\[") for line in lines)])
+    decorate = app.command(name, help=help, short_help=summary, epilog=epilog)
+    decorate(flattened(_answering(function)))
+    return typer.main.get_command(app)
+
+
+def listed_commands() -> list[TyperCommand]:
+    """Every command as the help lists it, without importing its function."""
+    return [TyperCommand(name, help=summary, rich_help_panel=panel) for name, (_, panel, summary) in COMMANDS.items()]
+
+
+def _answering(function: Function) -> Function:
+    """The function with a message and exit code 1 in place of an error."""
+
+    def run(out: Output, **given: Any) -> int:
+        try:
+            with out.settings():
+                return function(out, **given)
+        except (typer.BadParameter, BrokenPipeError):
+            raise
+        except Exception as error:
+            if out.debug:
+                raise
+            complain(error)
+            return 1
+
+    run.__wrapped__ = function  # type: ignore[attr-defined]
+    run.__name__ = function.__name__
+    return run
+
+
+def examples_of(name: str) -> list[str]:
+    """The command lines that the help of a command shows."""
+    place, _, _ = COMMANDS[name]
+    module, _, function = place.partition(":")
+    text = cleandoc(getattr(import_module(f"graphprune.cli.{module}"), function).__doc__ or "")
+    return [line.strip() for line in text.partition("\n\nExamples:\n")[2].splitlines() if line.strip()]

@@ -2,44 +2,64 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
-from rich.console import Console
-from rich.text import Text
+import typer
 
 import graphprune
-from graphprune.cli.given_model import given_inputs, given_model
-from graphprune.cli.json_output import print_json, zeros_data
-from graphprune.cli.output import check_output
+from graphprune.cli.json_data import zeros_data
+from graphprune.cli.model_options import ModelOptions
+from graphprune.cli.option_groups import flag, usage_error
+from graphprune.cli.option_values import read_number
+from graphprune.cli.output import Output
+from graphprune.cli.output_paths import Force, OutputFolder, check_folder
 from graphprune.cli.weights import read_state_dict
-from graphprune.errors import InputError
+
+_Masks = Annotated[
+    Path | None, typer.Option("--masks", metavar="PATH", help="masks by the names of parameters, as --weights")
+]
+_Threshold = Annotated[
+    float, typer.Option("--threshold", parser=read_number, metavar="X", help="weights up to X count as zero")
+]
+_Relative = Annotated[bool, flag("--relative", help="X is a fraction of a parameter's largest weight")]
 
 
-def compact_model(options: argparse.Namespace) -> int:
-    """Remove the zero channels of a model, print what went and what stays, and save it unless nothing went."""
-    try:
-        check_output(options.output, options.spec, options.weights, options.force)
-    except InputError as error:
-        options.usage_error(str(error))
-    model = given_model(options)
-    masks = None if options.masks is None else read_state_dict(options.masks)
-    found = graphprune.zero_channels(
-        model, given_inputs(options), masks=masks, threshold=options.threshold, relative=options.relative
-    )
-    if found.removed:
-        graphprune.save(found.slim, options.output, beside_others=options.force)
-    _report(options, found)
-    return 0 if found.removed else 1
+def compact_command(
+    out: Output,
+    given: ModelOptions,
+    output: OutputFolder,
+    force: Force = False,
+    masks: _Masks = None,
+    threshold: _Threshold = 0.0,
+    relative: _Relative = False,
+) -> int:
+    """Write a smaller model without the channels that are zero already.
+
+    What went is printed, and what of it stays and why. Nothing is saved, and the exit code is 1, where nothing can go.
+
+    Examples:
+        graphprune compact torchvision:resnet18 --weights masked.pt -o slim
+        graphprune compact net.py:make --weights dense.pt --masks masks.safetensors -o slim
+        graphprune compact net.py:make --weights sparse.pt --threshold 1e-4 --relative -o slim
+    """
+    check_folder(output, given.spec, given.weights, force)
+    if masks is not None and not masks.exists():
+        raise usage_error(f"--masks: {masks} does not exist; give a file of masks, or a folder with one")
+    model = given.model()
+    read = None if masks is None else read_state_dict(masks)
+    found = graphprune.zero_channels(model, given.inputs(), masks=read, threshold=threshold, relative=relative)
+    saved = output if found.removed else None
+    if saved is not None:
+        graphprune.save(found.slim, saved, beside_others=force)
+    out.result(lambda: _parts(found, saved), lambda: zeros_data(given.spec, found, saved), saved)
+    if saved is None:
+        out.fail("no channel can go; not saved")
+    return 0 if saved is not None else 1
 
 
-def _report(options: argparse.Namespace, found: graphprune.ZeroChannels) -> None:
-    if options.json:
-        print_json(zeros_data(options, found))
-        return
-    console = Console()
-    console.print(Text(str(found)), soft_wrap=True)
-    if found.removed:
-        console.print(Text(f"saved in {options.output}"))
-    else:
-        print("graphprune: error: no channel can go; not saved", file=sys.stderr)
+def _parts(found: graphprune.ZeroChannels, saved: Path | None) -> Iterator[Any]:
+    yield found
+    if saved is not None:
+        yield f"saved in {saved}"

@@ -2,68 +2,119 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any
 
+import typer
 from torch import nn
 
 import graphprune
-from graphprune.cli.export import example_inputs
-from graphprune.cli.given_model import given_inputs, given_model
-from graphprune.cli.models import load_spec
-from graphprune.export.bundle import bundle_versions
+from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
+from graphprune.cli.model_options import Meta, WeightOptions
+from graphprune.cli.option_groups import flag, usage_error
+from graphprune.cli.option_values import read_shape, read_whole_number
+from graphprune.cli.output import OUTPUT_PANEL, Output
+from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+
+TIMING = "Timing"
+_Found = graphprune.Measurement | graphprune.Comparison
+_Specs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SPEC",
+        help=f"{SPEC_FORMS}; or the DIR of a slim model; several are compared",
+        autocompletion=complete_spec,
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    Any,
+    typer.Option(
+        "--batch", metavar="SIZES", parser=read_shape, help="time these batch sizes too: 1,8", rich_help_panel=TIMING
+    ),
+]
+Compiled = Annotated[bool, flag("--compiled", help="time it with torch.compile too", panel=TIMING)]
+Threads = Annotated[
+    Any,
+    typer.Option(
+        "--threads", metavar="N", parser=read_whole_number, help="of torch on the CPU", rich_help_panel=TIMING
+    ),
+]
+Repeats = Annotated[
+    Any,
+    typer.Option(
+        "--repeats", metavar="N", parser=read_whole_number, help="timed calls, at least", rich_help_panel=TIMING
+    ),
+]
+_Untimed = Annotated[bool, flag("--untimed", help="measure sizes only", panel=TIMING)]
+_Layers = Annotated[bool, flag("--layers", help="show each layer, too", panel=OUTPUT_PANEL)]
+_Markdown = Annotated[bool, flag("--markdown", help="print a table of Markdown", panel=OUTPUT_PANEL)]
 
 
-def measure_models(options: argparse.Namespace) -> int:
-    """Print what each model takes, as tables, JSON or Markdown."""
-    _check(options)
-    models = {name: _model(name, options) for name in options.specs}
-    timing: dict[str, Any] = {
-        "batch_sizes": options.batch,
-        "compiled": options.compiled,
-        "threads": options.threads,
-        "repeats": options.repeats,
-        "timed": not options.untimed,
-    }
-    several = len(models) > 1
-    found = graphprune.measure(models if several else models[options.specs[0]], _inputs(models, options), **timing)
-    if options.json:
-        print(found.to_json())
-    elif options.markdown:
-        print(found.to_markdown(), end="")
-    else:
-        _print_tables(found, options.layers)
+def measure_command(
+    out: Output,
+    specs: _Specs,
+    given: WeightOptions,
+    bundles: BundleOptions,
+    meta: Meta = False,
+    batch: Batch = None,
+    compiled: Compiled = False,
+    threads: Threads = None,
+    repeats: Repeats = 10,
+    untimed: _Untimed = False,
+    layers: _Layers = False,
+    markdown: _Markdown = False,
+) -> int:
+    """Show what models are and take: parameters, zeros, MACs, memory and time; several side by side.
+
+    Examples:
+        graphprune measure torchvision:resnet50
+        graphprune measure torchvision:resnet50 slim --batch 1,8
+        graphprune measure hf:llama --meta --markdown
+    """
+    _check_forms([name for name, on in (("layers", layers), ("markdown", markdown), ("json", out.json)) if on])
+    check_names(specs, given)
+    models = {name: bundles.load(name) if is_bundle(name) else given.model_of(name, meta) for name in specs}
+    with out.stage("measuring"):
+        found = graphprune.measure(
+            models if len(models) > 1 else models[specs[0]],
+            _inputs(models, given),
+            batch_sizes=batch or (),
+            compiled=compiled,
+            threads=threads,
+            repeats=repeats,
+            timed=not untimed,
+        )
+    out.result(lambda: [found.to_markdown().rstrip("\n")] if markdown else _parts(found, layers), found.to_json)
     return 0
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Usage is wrong if a name stands for two models, or weights do."""
-    if len(set(options.specs)) < len(options.specs):
-        options.usage_error("SPEC: the same model is named twice")
-    if options.weights is not None and (len(options.specs) > 1 or _is_bundle(options.specs[0])):
-        options.usage_error("--weights: is for one SPEC; a folder of graphprune prune has its own weights")
+def _check_forms(forms: list[str]) -> None:
+    if len(forms) > 1:
+        raise usage_error(f"--{forms[0]}: given together with --{forms[1]}; give one of them")
 
 
-def _is_bundle(name: str) -> bool:
-    return Path(name).is_dir() and bundle_versions(Path(name)).latest() is not None
+def check_names(names: list[str], given: WeightOptions, least: int = 1) -> None:
+    """Usage is wrong if there are too few models, a name stands for two, or weights do."""
+    if len(names) < least:
+        raise usage_error(f"SPEC_OR_DIR: there is {len(names)}; give the dense model, and slim ones to compare with it")
+    if len(set(names)) < len(names):
+        raise usage_error("SPEC: the same model is named twice")
+    if given.weights is not None and sum(not is_bundle(name) for name in names) != 1:
+        raise usage_error("--weights: is for one SPEC; a folder of graphprune prune has its own weights")
+    for name in names:
+        if not is_bundle(name):
+            check_spec(name)
 
 
-def _model(name: str, options: argparse.Namespace) -> nn.Module:
-    if not _is_bundle(name):
-        return given_model(argparse.Namespace(**{**vars(options), "spec": name}))
-    dense = None if options.model is None else load_spec(options.model, device="meta")
-    return graphprune.load(name, model=dense, trust_factory=options.trust_factory).eval()
-
-
-def _inputs(models: dict[str, nn.Module], options: argparse.Namespace) -> Any:
+def _inputs(models: dict[str, nn.Module], given: WeightOptions) -> Any:
     """Of the shape that was given; else those that a bundle was traced with; else found from the first model."""
-    bundle = next((model for name, model in models.items() if _is_bundle(name)), None)
-    return given_inputs(options) if options.input is not None or bundle is None else example_inputs(bundle, options)
+    bundle = next((model for name, model in models.items() if is_bundle(name)), None)
+    return given.inputs() if given.input is not None or bundle is None else traced_inputs(bundle, None)
 
 
-def _print_tables(found: graphprune.Measurement | graphprune.Comparison, layers: bool) -> None:
-    print(found)
+def _parts(found: _Found, layers: bool) -> Iterator[Any]:
+    yield found
     if layers:
         for one in [found] if isinstance(found, graphprune.Measurement) else found.measurements.values():
-            print(f"\n{one.layer_table()}")
+            yield f"\n{one.layer_table()}"

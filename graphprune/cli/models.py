@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.cli.spec_forms import SPEC_FORMS
 from graphprune.errors import SpecError
-from graphprune.utils.checks import did_you_mean
-
-SPEC_FORMS = "torchvision:NAME, timm:NAME, hf:MODEL_TYPE_OR_CLASS_OR_PATH or path/to/file.py:FACTORY"
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import close_matches, did_you_mean, found_value
 
 
 def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained: bool = False) -> nn.Module:
@@ -44,18 +44,39 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
     """
     kind, separator, name = spec.rpartition(":") if _names_a_file(spec) else spec.partition(":")
     if not separator or not kind or not name:
-        raise SpecError(f"{spec!r} is not a model specification; needed is {SPEC_FORMS}")
+        raise SpecError(
+            f"{spec!r} is not a model specification; needed is {SPEC_FORMS}",
+            where=repr(spec),
+            found="no SOURCE:NAME",
+            needed=SPEC_FORMS,
+            do="write torchvision:resnet50, or the path of a Python file and a function, net.py:make",
+        )
     if kind not in _BUILDERS and not kind.endswith(".py"):
-        raise SpecError(f"{spec!r} starts with {kind!r}, which is not a source of models; needed is {SPEC_FORMS}")
+        raise SpecError(
+            f"{spec!r} starts with {kind!r}, which is not a source of models; needed is {SPEC_FORMS}",
+            where=repr(spec),
+            found=f"the source {kind!r}",
+            needed=SPEC_FORMS,
+            do="write torchvision:resnet50, or the path of a Python file and a function, net.py:make",
+        )
     if pretrained and kind not in PUBLISHED:
         raise SpecError(
-            f"--pretrained: {spec!r} names no model with published weights; give --weights FILE, or a checkpoint as "
-            "hf:DIRECTORY or hf:OWNER/NAME"
+            f"--pretrained: {spec!r} names no model with published weights",
+            where=repr(spec),
+            found=f"--pretrained and the source {kind!r}",
+            needed="a model of torchvision or timm",
+            do="give --weights FILE, or a checkpoint as hf:DIRECTORY or hf:OWNER/NAME",
         )
     with torch.device(device or "cpu"):
         model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
     if not isinstance(model, nn.Module):
-        raise SpecError(f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module")
+        raise SpecError(
+            f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module",
+            where=repr(spec),
+            found=found_value(model),
+            needed="a torch.nn.Module",
+            do="name a function that returns a module, or a class of modules",
+        )
     return model
 
 
@@ -68,12 +89,22 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise SpecError(
-            f"{name} cannot be imported ({error}); install it with: pip install 'graphprune[zoo]'"
+            f"{name} cannot be imported ({error})",
+            where=name,
+            found=str(error),
+            needed=f"the package {name}",
+            do="install it with: pip install 'graphprune[zoo]'",
         ) from error
 
 
 def _unknown(spec: str, name: str, what: str, known: Iterable[str]) -> SpecError:
-    return SpecError(f"{spec!r}: {name!r} is not {what}{did_you_mean(name, known)}")
+    return SpecError(
+        f"{spec!r}: {name!r} is not {what}{did_you_mean(name, known)}",
+        where=repr(spec),
+        found=f"the name {name!r}",
+        needed=what,
+        do=f"write {close[0]}" if (close := close_matches(name, known)) else f"write the name of {what}",
+    )
 
 
 def _built(spec: str, build: Callable[[], Any]) -> Any:
@@ -83,7 +114,13 @@ def _built(spec: str, build: Callable[[], Any]) -> Any:
             warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
             return build()
     except Exception as error:
-        raise SpecError(f"building {spec!r} failed with {type(error).__name__}: {error}") from error
+        raise SpecError(
+            f"building {spec!r} failed with {type(error).__name__}: {error}",
+            where="\n".join(filter(None, (repr(spec), raised_at(error)))),
+            found=f"{type(error).__name__}: {error}",
+            needed="a function or class that makes a model without arguments",
+            do="run it once in Python, and mend what it says",
+        ) from error
 
 
 # ---------------------------------------------------------------- torchvision and timm
@@ -159,7 +196,13 @@ def _class_for(config: Any, transformers: ModuleType) -> Any:
         if type(config) in mapping:
             found = mapping[type(config)]
             return found[0] if isinstance(found, (tuple, list)) else found
-    raise SpecError(f"Transformers has no model class for {type(config).__name__}; name one, as in hf:LlamaForCausalLM")
+    raise SpecError(
+        f"Transformers has no model class for {type(config).__name__}",
+        where=type(config).__name__,
+        found="a configuration without a model class",
+        needed="a class of Transformers",
+        do="name one, as in hf:LlamaForCausalLM",
+    )
 
 
 # ---------------------------------------------------------------- a Python file
@@ -167,24 +210,46 @@ def _class_for(config: Any, transformers: ModuleType) -> Any:
 
 def _from_file(spec: str, path: Path, name: str) -> Any:
     if not path.is_file():
-        raise SpecError(f"{spec!r}: the file {str(path)!r} does not exist")
-    module = _import_file(spec, path)
+        raise SpecError(
+            f"{spec!r}: the file {str(path)!r} does not exist",
+            where=str(path),
+            found="no such file",
+            needed="a Python file",
+            do="give the path of the file that makes the model",
+        )
+    module = import_file(spec, path)
     if not hasattr(module, name):
         defined = [
             n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
         ]
         there = ", ".join(defined) or "no function or class"
-        raise SpecError(f"{spec!r}: {path.name} has no {name!r}; it defines {there}")
+        raise SpecError(
+            f"{spec!r}: {path.name} has no {name!r}; it defines {there}",
+            where=str(path),
+            found=f"the name {name!r}",
+            needed=f"one of {there}",
+            do=f"name a function or class of {path.name}",
+        )
     factory = getattr(module, name)
     return factory if isinstance(factory, nn.Module) else _built(spec, factory)
 
 
-def _import_file(spec: str, path: Path) -> ModuleType:
+FILE_MODULE = "graphprune_spec_"
+"""What modules that are made from files are called, before the name of the file."""
+
+
+def import_file(spec: str, path: Path) -> ModuleType:
     """Import a file as a script sees itself: with its own directory on the import path."""
-    name = f"graphprune_spec_{path.stem}"
+    name = f"{FILE_MODULE}{path.stem}"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
-        raise SpecError(f"{spec!r}: {str(path)!r} cannot be imported as Python")
+        raise SpecError(
+            f"{spec!r}: {str(path)!r} cannot be imported as Python",
+            where=str(path),
+            found=f"the suffix {path.suffix!r}",
+            needed="a Python file",
+            do="give a file that ends with .py",
+        )
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses and pickling look a class's module up here
     sys.path.insert(0, str(path.resolve().parent))
@@ -192,7 +257,13 @@ def _import_file(spec: str, path: Path) -> ModuleType:
         found.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise SpecError(f"{spec!r}: importing {path.name} failed with {type(error).__name__}: {error}") from error
+        raise SpecError(
+            f"{spec!r}: importing {path.name} failed with {type(error).__name__}: {error}",
+            where=raised_at(error) or str(path),
+            found=f"{type(error).__name__}: {error}",
+            needed="a file that Python can import",
+            do=f"run python {path}, and mend what it says",
+        ) from error
     finally:
         sys.path.remove(str(path.resolve().parent))
     return module

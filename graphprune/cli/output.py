@@ -1,39 +1,188 @@
-"""Where results go: never over what the user has."""
+"""How a command talks: results to standard output in one of three forms, everything else to standard error."""
 
 from __future__ import annotations
 
+import io
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, TextIO
 
-from graphprune.errors import InputError
-from graphprune.export.bundle import bundle_versions
+import typer
 
+from graphprune.cli.option_groups import OptionGroup, flag, usage_error
+from graphprune.cli.presets import use_preset
+from graphprune.errors import GraphpruneError
 
-def check_output(output: Path, spec: str, weights: Path | None, force: bool) -> None:
-    """Raise an InputError if writing to a folder would mix with, or destroy, what somebody else put there.
-
-    Args:
-        output: the folder that is to be written.
-        spec: what the model is read from.
-        weights: the file or folder that its weights are read from.
-        force: write there all the same, unless it is a file.
-    """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"-o {output}: is a file; give a folder")
-    if force:
-        return
-    source = next((path for path in _sources(spec, weights) if path.resolve() == output.resolve()), None)
-    if source is not None:
-        raise InputError(f"-o {output}: is where the model comes from; give another folder, or --force")
-    try:
-        bundle_versions(output).check_own()
-    except InputError as error:
-        raise InputError(f"-o {output}: {error}, or --force") from error
+OUTPUT_PANEL = "Output"
+Json = Annotated[bool, flag("--json", help="print the result as JSON", panel=OUTPUT_PANEL)]
+Quiet = Annotated[bool, flag("--quiet", "-q", help="print only the paths of what was written", panel=OUTPUT_PANEL)]
+Debug = Annotated[bool, flag("--debug", help="show the traceback of an error", panel=OUTPUT_PANEL)]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="FILE[:NAME]",
+        help="options from a TOML file, by their names; the command line wins",
+        rich_help_panel=OUTPUT_PANEL,
+        callback=use_preset,
+        is_eager=True,
+    ),
+]
 
 
-def _sources(spec: str, weights: Path | None) -> list[Path]:
-    """The folders that a model is read from."""
-    kind, _, name = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
-    found = [Path(kind).parent] if kind.endswith(".py") else [Path(name)] if kind == "hf" else []
-    if weights is not None:
-        found.append(weights if weights.is_dir() else weights.parent)
-    return found
+@dataclass
+class Output(OptionGroup):
+    """What every command is given: it prints the result, notices and progress as the options say."""
+
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
+    preset: Preset = None
+
+    def __post_init__(self) -> None:
+        if self.json and self.quiet:
+            raise usage_error("--json: given together with --quiet; give one of them")
+
+    def result(
+        self,
+        parts: Callable[[], Iterable[Any]],
+        data: Callable[[], Mapping[str, Any] | str],
+        written: Path | None = None,
+    ) -> None:
+        """Print the result in the form that is asked for, which is the only one that is made.
+
+        Args:
+            parts: for people: tables of graphprune, and what else prints itself.
+            data: for programs: JSON data, or JSON.
+            written: what is left on disk.
+        """
+        if self.json:
+            found = data()
+            print(found if isinstance(found, str) else json.dumps(found, indent=2))
+        elif self.quiet:
+            if written is not None:
+                print(written)
+        else:
+            _print_parts(parts())
+
+    def note(self, text: str) -> None:
+        """Say something that helps, but is no part of the result."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    def warn(self, text: str) -> None:
+        """Say something that may be wrong."""
+        from rich.console import Console
+        from rich.text import Text
+
+        label = Text("graphprune: warning: ", "bold yellow")
+        Console(stderr=True).print(label, Text(text), sep="", soft_wrap=True)
+
+    @contextmanager
+    def stage(self, text: str) -> Iterator[None]:
+        """Show what takes long, and for how long, on a terminal; work that can be counted has a bar of its own."""
+        if self.quiet or not sys.stderr.isatty():
+            yield
+            return
+        shown = _Delayed(text)
+        try:
+            yield
+        finally:
+            shown.stop()
+
+    def fail(self, text: str) -> None:
+        """Say why the exit code is 1, where there is a result all the same."""
+        print(f"graphprune: error: {text}", file=sys.stderr)
+
+    @contextmanager
+    def settings(self) -> Iterator[None]:
+        """Warnings of graphprune as lines on standard error while a command runs."""
+        import warnings
+
+        with warnings.catch_warnings(), redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext():
+            warnings.simplefilter("default")
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)  # news to those who write libraries
+            warnings.showwarning = lambda message, category, *_: self._show_warning(message, category)
+            yield
+
+    def _show_warning(self, message: Warning | str, category: type[Warning]) -> None:
+        own = category.__module__ == GraphpruneError.__module__
+        self.warn(str(message)) if own else self.note(f"{category.__name__}: {message}")
+
+
+class _Plain(io.TextIOBase):
+    """Standard error as if it were no terminal, so that libraries show no progress."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+class _Delayed:
+    """A line with a clock that appears after a while."""
+
+    AFTER = 2.0
+    """Seconds."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._done = False
+        self._progress: Any = None
+        self._lock = threading.Lock()
+        self._timer = threading.Timer(self.AFTER, self._start)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        with self._lock:
+            if self._done:
+                return
+            columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+            self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+            self._progress.add_task(self._text, total=None)
+            self._progress.start()
+
+    def stop(self) -> None:
+        """Remove it, or let it never appear."""
+        self._timer.cancel()
+        with self._lock:
+            self._done = True
+            if self._progress is not None:
+                self._progress.stop()
+
+
+def _print_parts(parts: Iterable[Any]) -> None:
+    from rich.console import Console
+
+    from graphprune.cli.tables import terminal_table
+    from graphprune.utils.tables import Table
+
+    console = Console()
+    for part in parts:
+        if isinstance(part, Table):
+            console.print(terminal_table(part))
+        else:
+            print(part)
+
+
+def complain(error: Exception) -> None:
+    """Print an error that no command expects to handle."""
+    if isinstance(error, GraphpruneError | OSError):
+        message = str(error)
+    else:
+        message = f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
+    print(f"graphprune: error: {message}", file=sys.stderr)

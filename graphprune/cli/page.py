@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 import graphprune
+from graphprune.cli.option_groups import usage_error
+from graphprune.cli.output import OUTPUT_PANEL, Output
 from graphprune.errors import InputError
-from graphprune.pruning.plan import Plan
-from graphprune.pruning.verification import Verification
 from graphprune.report.writing import check_report_path
 
+Html = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE", help="write a page that shows all of it, for a browser", rich_help_panel=OUTPUT_PANEL
+    ),
+]
 
-def check_page(options: argparse.Namespace) -> None:
+
+def check_page(name: str, path: Path | None) -> None:
     """Usage is wrong if the page cannot be written where it is wanted."""
-    if options.html is None:
+    if path is None:
         return
     try:
-        check_report_path("--html", options.html)
+        check_report_path(name, path)
     except InputError as error:
-        options.usage_error(str(error))
+        raise usage_error(f"{error.what}; {error.do}") from error
 
 
-def write_page(
-    options: argparse.Namespace,
-    graph: graphprune.ChannelGraph,
-    plan: Plan | None = None,
-    check: Verification | None = None,
-) -> None:
-    """Write the page if one is wanted, and say where it is."""
-    if options.html is not None:
-        graphprune.write_report(options.html, graph, plan, verification=check)
-        print(f"page written to {options.html}", file=sys.stderr)
+def write_page(out: Output, path: Path | None, graph: graphprune.ChannelGraph, **shown: Any) -> None:
+    """Write the page if one is wanted, and say where it is.
+
+    Args:
+        shown: what it shows besides the graph, as for :func:`graphprune.write_report`.
+    """
+    if path is not None:
+        graphprune.write_report(path, graph, **shown)
+        out.note(f"page written to {path}")

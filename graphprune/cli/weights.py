@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import SpecError
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.prune_masks import without_masks
 from graphprune.utils.typed_json import convert_data, read_json
 
@@ -44,7 +45,13 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     except SpecError:
         raise
     except Exception as error:
-        raise SpecError(f"{str(path)!r} does not fit {type(model).__name__}: {error}") from error
+        raise SpecError(
+            f"{str(path)!r} does not fit {type(model).__name__}: {error}",
+            where=str(path),
+            found=f"{type(error).__name__}: {error}",
+            needed=f"the weights of this {type(model).__name__}",
+            do="give the weights of this very architecture, or another SPEC",
+        ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -54,7 +61,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         SpecError: it is missing, or holds no state dict.
     """
     if not path.exists():
-        raise SpecError(f"the weights file {str(path)!r} does not exist")
+        raise SpecError(
+            f"the weights file {str(path)!r} does not exist",
+            where=str(path),
+            found="nothing at this path",
+            needed="a file of weights, or a folder with one",
+            do="give the path of a .safetensors, .bin, .pt or .pth file",
+        )
     return _read(path)
 
 
@@ -74,8 +87,20 @@ def _in_folder(folder: Path) -> Path:
             return found[0]
         if found:
             names = ", ".join(path.name for path in found[:4])
-            raise SpecError(f"{str(folder)!r} holds several files of weights ({names}); name one of them")
-    raise SpecError(f"{str(folder)!r} holds no weights; needed is a .safetensors, .bin, .pt or .pth file")
+            raise SpecError(
+                f"{str(folder)!r} holds several files of weights ({names})",
+                where=str(folder),
+                found=names,
+                needed="one file, or an index of shards",
+                do="name one of them",
+            )
+    raise SpecError(
+        f"{str(folder)!r} holds no weights",
+        where=str(folder),
+        found="no file of weights",
+        needed="a .safetensors, .bin, .pt or .pth file",
+        do="give the folder or file in which the weights are",
+    )
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -86,9 +111,21 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for name in dict.fromkeys(names):
         if Path(name).name != name:
-            raise SpecError(f"{str(index)!r} names the shard {name!r}; needed is a file beside the index")
+            raise SpecError(
+                f"{str(index)!r} names the shard {name!r}",
+                where=str(index),
+                found=f"the name {name!r}",
+                needed="a file beside the index",
+                do="write the index with names of files in the same folder",
+            )
         if not (index.parent / name).is_file():
-            raise SpecError(f"{str(index)!r} names the shard {name!r}, which does not exist; copy it there")
+            raise SpecError(
+                f"{str(index)!r} names the shard {name!r}, which does not exist",
+                where=str(index.parent / name),
+                found="no such file",
+                needed="all shards that the index names",
+                do="copy it there",
+            )
         state.update(_read_file(index.parent / name))
     return state
 
@@ -104,7 +141,13 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
     """The state dict of a checkpoint, which may be one itself."""
     if not isinstance(found, dict):
-        raise SpecError(f"{str(path)!r} holds a {type(found).__name__}; needed is a state dict")
+        raise SpecError(
+            f"{str(path)!r} holds {with_article(type(found).__name__)}",
+            where=str(path),
+            found=found_value(found),
+            needed="a state dict",
+            do="save model.state_dict() with torch.save, and give that file",
+        )
     if found and all(isinstance(value, Tensor) for value in found.values()):
         return found
     for name in INSIDE:
@@ -114,8 +157,11 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
     if not tensors:
         names = ", ".join(map(repr, list(found)[:6]))
         raise SpecError(
-            f"{str(path)!r} holds no state dict: it has {names}; needed are tensors by name, or these under one of "
-            f"{', '.join(INSIDE)}"
+            f"{str(path)!r} holds no state dict: it has {names}",
+            where=str(path),
+            found=names,
+            needed=f"tensors by name, or these under one of {', '.join(INSIDE)}",
+            do="save model.state_dict() with torch.save, and give that file",
         )
     return found
 

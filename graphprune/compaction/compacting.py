@@ -19,7 +19,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import check_flag, check_type, is_number
+from graphprune.utils.checks import check_flag, check_type, found_value, is_number
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
 
@@ -92,7 +92,12 @@ def zero_channels(
     check_type("masks", masks or {}, Mapping, "a dict of tensors by the names of parameters")
     check_flag("relative", relative)
     if not is_number(threshold) or not 0 <= threshold < float("inf"):
-        raise InputError(f"threshold: must be a magnitude of 0 or more, but is {threshold!r}")
+        raise InputError(
+            f"threshold: must be a magnitude of 0 or more, but is {threshold!r}",
+            found=found_value(threshold),
+            needed="a finite magnitude, 0 or more",
+            do="pass threshold=0.0 for exact zeros",
+        )
     masked = masked_copy(model, masks or {})
     _require_values(masked)
     limits = _thresholds(masked, threshold, relative)
@@ -121,7 +126,13 @@ def _search(
 def _require_values(model: nn.Module) -> None:
     name = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
     if name is not None:
-        raise InputError(f"model: {name} is on meta, and whether it is zero cannot be told; load the weights first")
+        raise InputError(
+            f"model: {name} is on meta, and whether it is zero cannot be told",
+            where=name,
+            found="a parameter on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
 
 
 def _thresholds(model: nn.Module, threshold: float, relative: bool) -> dict[str, float]:

@@ -36,9 +36,20 @@ def _masked(tensors: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
     tensor = tensors.get(name)
     check_type(f"masks: the mask of {name}", mask, Tensor, "a tensor of the parameter's shape")
     if tensor is None:
-        raise InputError(f"masks: there is no parameter {name!r}{did_you_mean(name, tensors)}")
+        raise InputError(
+            f"masks: there is no parameter {name!r}{did_you_mean(name, tensors)}",
+            found=f"the name {name!r}",
+            needed=f"one of the {len(tensors)} names of parameters and buffers",
+            do="name it as model.state_dict() does",
+        )
     if tensor.shape != mask.shape:
-        raise InputError(f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter {list(tensor.shape)}")
+        raise InputError(
+            f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter {list(tensor.shape)}",
+            where=name,
+            found=f"shape {list(mask.shape)}",
+            needed=f"shape {list(tensor.shape)}",
+            do="pass a mask with one entry for each of the parameter's",
+        )
     return tensor
 
 

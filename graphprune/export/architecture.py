@@ -18,6 +18,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 
 from graphprune.errors import LoadError
 from graphprune.export import libraries
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -71,10 +73,20 @@ def build(record: Architecture, most: int, trusted: bool) -> nn.Module:
         raise
     except Exception as error:
         raise LoadError(
-            f"directory: building {record} failed with {type(error).__name__}: {error}; {_OTHER}"
+            f"directory: building {record} failed with {type(error).__name__}: {error}",
+            where="\n".join(filter(None, (str(record), raised_at(error)))),
+            found=f"{type(error).__name__}: {error}",
+            needed="the libraries and code with which the bundle was saved",
+            do=_OTHER,
         ) from error
     if not isinstance(made, nn.Module):
-        raise LoadError(f"directory: {record} made a {type(made).__name__}, not a torch.nn.Module; {_OTHER}")
+        raise LoadError(
+            f"directory: {record} made {with_article(type(made).__name__)}, not a torch.nn.Module",
+            where=str(record),
+            found=found_value(made),
+            needed="a torch.nn.Module",
+            do=_OTHER,
+        )
     return made
 
 
@@ -85,11 +97,20 @@ def _maker(record: Architecture, trusted: bool) -> Callable[[], Any]:
     if record.source in _BUILDERS:
         return lambda: _BUILDERS[record.source](record.name, record.arguments)
     if record.source != IMPORT:
-        raise LoadError(f"directory: the model is of {record.source[:40]!r}, which is not known; {_OTHER}")
+        raise LoadError(
+            f"directory: the model is of {record.source[:40]!r}, which is not known",
+            where="the manifest's architecture",
+            found=f"the source {record.source[:40]!r}",
+            needed=f"one of {', '.join([*_BUILDERS, IMPORT])}",
+            do=_OTHER,
+        )
     if not trusted:
         raise LoadError(
-            f"directory: the model is made by {record.name[:200]!r}, which importing and calling may run any code; if "
-            f"you trust whoever saved it: load(directory, trust_factory=True); else {_OTHER}"
+            f"directory: the model is made by {record.name[:200]!r}, which importing and calling may run any code",
+            where="the manifest's architecture",
+            found=f"the function {record.name[:200]!r}",
+            needed="your word that you trust whoever saved it, or the dense model",
+            do=f"if you trust whoever saved it: load(directory, trust_factory=True); else {_OTHER}",
         )
     return lambda: find_factory(record.name)(**record.arguments)
 
@@ -106,9 +127,21 @@ def find_factory(name: str) -> Callable[..., Any]:
         for step in path.split("."):
             found = getattr(found, step)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise LoadError(f"directory: {name[:200]!r} cannot be imported ({error}); {_OTHER}") from error
+        raise LoadError(
+            f"directory: {name[:200]!r} cannot be imported ({error})",
+            where=name[:200],
+            found=str(error),
+            needed="a module and a name in it that can be imported here",
+            do=_OTHER,
+        ) from error
     if not callable(found):
-        raise LoadError(f"directory: {name[:200]!r} is a {type(found).__name__} and makes no model; {_OTHER}")
+        raise LoadError(
+            f"directory: {name[:200]!r} is {with_article(type(found).__name__)} and makes no model",
+            where=name[:200],
+            found=found_value(found),
+            needed="a function or class",
+            do=_OTHER,
+        )
     return found  # type: ignore[no-any-return]
 
 
@@ -120,7 +153,13 @@ def _limited(make: Callable[[], Any], most: int) -> Any:
         nonlocal count
         count += 1
         if count > most:
-            raise LoadError(f"directory: its model has more than {most} modules, unlike what was saved; {_OTHER}")
+            raise LoadError(
+                f"directory: its model has more than {most} modules, unlike what was saved",
+                where="the manifest's architecture",
+                found=f"more than {most} modules",
+                needed="about as many as were saved",
+                do=_OTHER,
+            )
 
     hook = register_module_module_registration_hook(registered)
     try:

@@ -22,6 +22,7 @@ from graphprune.export.loader_text import Builder
 from graphprune.export.python_text import Expressions
 from graphprune.export.slim_record import slim_record
 from graphprune.pruning.plan import history_of
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.random_state import random_numbers_kept
 
 
@@ -47,8 +48,11 @@ def find_builder(slim: nn.Module, factory: Callable[[], nn.Module] | None) -> tu
             or f"{type(slim).__name__} takes arguments that are not among its attributes"
         )
         raise ExportError(
-            f"slim: found no way to build its architecture ({tried}); give a class, function or functools.partial "
-            "that makes it as factory=, importable from a module"
+            f"slim: found no way to build its architecture ({tried})",
+            where=type(slim).__name__,
+            found=tried,
+            needed="a class, function or functools.partial that makes it, importable from a module",
+            do="give one as factory=",
         )
     return min(found, key=lambda one: one[:2])[2:]
 
@@ -78,7 +82,13 @@ def _run(builder: Builder) -> nn.Module:
         exec("\n".join(("from __future__ import annotations", *builder.imports, builder.text())), scope)
         made = scope["build"]()
     if not isinstance(made, nn.Module):
-        raise ExportError(f"factory: made a {type(made).__name__}, no module")
+        raise ExportError(
+            f"factory: made {with_article(type(made).__name__)}, no module",
+            where=builder.expression,
+            found=found_value(made),
+            needed="a torch.nn.Module",
+            do="give a factory= that returns the dense model",
+        )
     return made
 
 

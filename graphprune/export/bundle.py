@@ -32,7 +32,7 @@ from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe
 from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
-from graphprune.utils.checks import check_flag
+from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.files import ADVICE, Versions, check_path, check_version
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
@@ -81,8 +81,11 @@ def save(
     plans = plans_of(slim)
     if not plans:
         raise PlanError(
-            f"slim: this {type(slim).__name__} carries no plan; pass the module that prune_model(...) or "
-            "plan.apply(...) returned"
+            f"slim: this {type(slim).__name__} carries no plan",
+            where=type(slim).__name__,
+            found="a model that graphprune did not make",
+            needed="the module that prune_model(...) or plan.apply(...) returned",
+            do="pass that module; for others use torch.save(model.state_dict(), path)",
         )
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = bundle_versions(folder)
@@ -92,7 +95,12 @@ def save(
     structure, tensors = describe_structure(slim)
     check_types(tensors)
     if factory is None and arguments is not None:
-        raise InputError("arguments: are those of a factory; pass factory= too")
+        raise InputError(
+            "arguments: are those of a factory",
+            found="arguments= and no factory=",
+            needed="factory= with them",
+            do="pass factory= too, or leave out arguments=",
+        )
     architecture, unknown = (
         find_architecture(slim, structure)
         if factory is None
@@ -130,10 +138,22 @@ def load(
         check_model(model)
     version = bundle_versions(folder).latest()
     if version is None:
-        raise LoadError(f"directory: {folder} holds no saved model; pass the directory that graphprune.save wrote")
+        raise LoadError(
+            f"directory: {folder} holds no saved model",
+            where=str(folder),
+            found="a folder without a version" if folder.exists() else "no such folder",
+            needed="a folder that graphprune.save wrote",
+            do="pass the directory that graphprune.save wrote",
+        )
     files = check_version(version)
     if MANIFEST not in files:
-        raise LoadError(f"directory: {version} is incomplete: {MANIFEST} is not among its files; {ADVICE}")
+        raise LoadError(
+            f"directory: {version} is incomplete: {MANIFEST} is not among its files",
+            where=str(version / MANIFEST),
+            found=f"the files {', '.join(sorted(files)[:6])}",
+            needed=MANIFEST,
+            do=ADVICE,
+        )
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)
     dense = model if model is not None else _build(version, manifest, trust_factory)
@@ -143,7 +163,13 @@ def load(
     problems = restore(slim, manifest.structure, tensors)
     if problems:
         more = f" ({len(problems)} such differences)" if len(problems) > 1 else ""
-        raise LoadError(f"model: is not what was saved in {version}: {problems[0]}{more}; {_OWN}")
+        raise LoadError(
+            f"model: is not what was saved in {version}: {problems[0]}{more}",
+            where=str(version),
+            found=problems[0],
+            needed="a model that the plans make what was saved",
+            do=_OWN,
+        )
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
     return slim
@@ -199,9 +225,19 @@ def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InputError(f"device: {device!r} is none ({str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"device: {device!r} is none ({str(error).splitlines()[0]})",
+            found=found_value(device),
+            needed="a device that torch.device knows",
+            do="pass device='cpu' or device='cuda'",
+        ) from error
     if found.type == "meta":
-        raise InputError("device: a model on meta has no weights; pass the device on which the model is to run")
+        raise InputError(
+            "device: a model on meta has no weights",
+            found="the device meta",
+            needed="a device with memory",
+            do="pass the device on which the model is to run, such as device='cpu'",
+        )
     return found
 
 
@@ -209,7 +245,13 @@ def _read_plans(version: Path, files: Mapping[str, Path], manifest: Manifest) ->
     """The plans, of which none names more indices than the weights are large."""
     names = [PLANS.format(number=number) for number in range(min(manifest.plans, len(files)))]
     if len(names) < manifest.plans or not names or any(name not in files for name in names):
-        raise LoadError(f"directory: {version} does not hold the {manifest.plans} plans that it should; {ADVICE}")
+        raise LoadError(
+            f"directory: {version} does not hold the {manifest.plans} plans that it should",
+            where=str(version),
+            found=f"{sum(name in files for name in names)} plans",
+            needed=f"{manifest.plans} plans",
+            do=ADVICE,
+        )
     weights = sum(path.stat().st_size for path in files.values())
     most = _FREE_INDICES + _INDICES_PER_BYTE * weights
     found = []
@@ -217,7 +259,13 @@ def _read_plans(version: Path, files: Mapping[str, Path], manifest: Manifest) ->
         what = f"directory: {files[name]}"
         data = read_json(files[name], what, ADVICE)
         if (count := read_plan_data(data, what).indices) > most:
-            raise LoadError(f"{what}: has {count} indices, more than weights of {weights} bytes can need; {ADVICE}")
+            raise LoadError(
+                f"{what}: has {count} indices, more than weights of {weights} bytes can need",
+                where=str(files[name]),
+                found=f"{count} indices",
+                needed=f"at most {most}",
+                do=ADVICE,
+            )
         found.append(Plan.from_data(data, what))
     return tuple(found)
 
@@ -226,7 +274,11 @@ def _build(version: Path, manifest: Manifest, trusted: bool) -> nn.Module:
     if manifest.architecture is None:
         raise LoadError(
             f"directory: {version} does not say how its {manifest.structure.modules[0].kind} is built "
-            f"({manifest.unknown}); pass the dense model, on any device: load(directory, model=...)"
+            f"({manifest.unknown})",
+            where=str(version / MANIFEST),
+            found="no architecture",
+            needed="the dense model, on any device",
+            do="pass it: load(directory, model=...)",
         )
     return build(manifest.architecture, module_limit(manifest.structure), trusted)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, shown
+from graphprune.utils.checks import check_count, found_value, shown
 
 BATCH_AXIS = "batch"
 
@@ -70,7 +70,11 @@ def with_dynamic_axes(tensors: Mapping[str, Tensor], dynamic: DynamicDims | None
             if example.tensors[name].shape[dim] < 2:
                 raise InputError(
                     f"example_inputs: dimension {dim} of {name} is to be dynamic but has size "
-                    f"{example.tensors[name].shape[dim]} in the example; pass an example in which it is at least 2"
+                    f"{example.tensors[name].shape[dim]} in the example",
+                    where=f"input {name!r}",
+                    found=f"shape {list(example.tensors[name].shape)}",
+                    needed=f"a dimension {dim} of at least 2",
+                    do="pass an example in which it is at least 2, or leave it out of dynamic=",
                 )
     return example
 
@@ -90,19 +94,32 @@ def _asked(tensors: Mapping[str, Tensor], dynamic: Any) -> dict[str, list[int]]:
         return {name: [dim for dim in dims if dim < x.ndim] for name, x in tensors.items()}
     unknown = [name for name in dynamic if name not in tensors]
     if unknown:
-        raise InputError(f"dynamic: there is no input {unknown[0]!r}; the inputs are {', '.join(map(repr, tensors))}")
+        raise InputError(
+            f"dynamic: there is no input {unknown[0]!r}; the inputs are {', '.join(map(repr, tensors))}",
+            found=f"the name {unknown[0]!r}",
+            needed=f"one of {', '.join(map(repr, tensors))}",
+            do="name inputs as the arguments of forward are named",
+        )
     return {name: _checked(dims, tensors[name].ndim) for name, dims in dynamic.items()}
 
 
 def _checked(dims: Any, most: int | None) -> list[int]:
     if not isinstance(dims, Sequence) or isinstance(dims, str):
         raise InputError(
-            "dynamic: must be dimensions, such as (0, 1), or a dict of them by the name of the input, "
-            f"but is {shown(dims)}"
+            "dynamic: must be dimensions, such as (0, 1), or a dict of them by the name of the input, but is "
+            f"{shown(dims)}",
+            found=found_value(dims),
+            needed="dimensions, or a dict of them by the name of the input",
+            do="pass dynamic=(0,)",
         )
     found = [check_count("dynamic", dim, 0, "a dimension") for dim in dims]
     if most is not None and any(dim >= most for dim in found):
-        raise InputError(f"dynamic: {shown(dims)} holds a dimension that an input of {most} dimensions does not have")
+        raise InputError(
+            f"dynamic: {shown(dims)} holds a dimension that an input of {most} dimensions does not have",
+            found=shown(dims),
+            needed=f"dimensions below {most}",
+            do="name only dimensions that the input has",
+        )
     return found
 
 

@@ -171,11 +171,21 @@ def build_transformers(name: str, arguments: dict[str, Any]) -> Any:
     kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
     if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel) or name == "PreTrainedModel":
         raise LoadError(
-            f"directory: Transformers has no model class {name[:80]!r}; install the version it was saved with"
+            f"directory: Transformers has no model class {name[:80]!r}",
+            where="the manifest's architecture",
+            found=f"the class {name[:80]!r} and transformers {transformers.__version__}",
+            needed="a version of Transformers that has the class",
+            do="install the version it was saved with, or pass model=",
         )
     config, attention, generation = (arguments.get(key) for key in ("config", "attention", "generation"))
     if not isinstance(config, dict) or arguments.keys() - {"config", "attention", "generation"}:
-        raise LoadError("directory: the configuration of the model is missing or damaged; pass model=")
+        raise LoadError(
+            "directory: the configuration of the model is missing or damaged",
+            where="the manifest's architecture",
+            found=f"the entries {sorted(map(str, arguments))[:5]}",
+            needed="config, attention and generation",
+            do="pass model=",
+        )
     _check_config(config)
     model = _with_attention(kind, unpacked(config), attention)
     if isinstance(generation, dict):
@@ -187,7 +197,13 @@ def build_transformers(name: str, arguments: dict[str, Any]) -> Any:
 def _with_attention(kind: Any, config: dict[str, Any], attention: Any) -> Any:
     """The model, built anew if it computes attention in another way than it should by itself."""
     if attention is not None and not (isinstance(attention, str) and attention.isidentifier()):
-        raise LoadError(f"directory: {str(attention)[:80]!r} is no way to compute attention; pass model=")
+        raise LoadError(
+            f"directory: {str(attention)[:80]!r} is no way to compute attention",
+            where="the manifest's architecture: attention",
+            found=repr(attention)[:80],
+            needed="a name such as 'sdpa'",
+            do="pass model=",
+        )
     model = kind(kind.config_class.from_dict(copy.deepcopy(config)))
     if attention in (None, model.config._attn_implementation):
         return model
@@ -199,13 +215,37 @@ def _with_attention(kind: Any, config: dict[str, Any], attention: Any) -> Any:
 def _check_config(value: Any, name: str = "") -> None:
     """Raise a LoadError for entries that load code or files, and for numbers that are too large."""
     if name in _LOADS_MORE and value is not None:
-        raise LoadError(f"directory: the configuration has an entry {name!r}, which would load something else")
+        raise LoadError(
+            f"directory: the configuration has an entry {name!r}, which would load something else",
+            where=f"the manifest's configuration: {name}",
+            found=repr(value)[:80],
+            needed="a configuration that loads no code or files",
+            do="pass model=, if you trust whoever saved it",
+        )
     if name == "use_pretrained_backbone" and value:
-        raise LoadError("directory: the configuration asks for a pretrained backbone, which would be downloaded")
+        raise LoadError(
+            "directory: the configuration asks for a pretrained backbone, which would be downloaded",
+            where=f"the manifest's configuration: {name}",
+            found=repr(value)[:80],
+            needed="a configuration that downloads nothing",
+            do="pass model=, if you trust whoever saved it",
+        )
     if name == "backbone" and isinstance(value, str) and not value.replace(".", "_").isidentifier():
-        raise LoadError(f"directory: the configuration names a backbone {value[:80]!r} that is not part of a library")
+        raise LoadError(
+            f"directory: the configuration names a backbone {value[:80]!r} that is not part of a library",
+            where=f"the manifest's configuration: {name}",
+            found=repr(value[:80]),
+            needed="a backbone by the name that a library has for it",
+            do="pass model=, if you trust whoever saved it",
+        )
     if isinstance(value, int) and abs(value) > MOST:
-        raise LoadError(f"directory: the configuration has {name!r} of {value}, more than {MOST}")
+        raise LoadError(
+            f"directory: the configuration has {name!r} of {value}, more than {MOST}",
+            where=f"the manifest's configuration: {name}",
+            found=f"{value}",
+            needed=f"at most {MOST}",
+            do="pass model=, if you trust whoever saved it",
+        )
     for key, item in value.items() if isinstance(value, dict) else ():
         _check_config(item, str(key))
     for item in value if isinstance(value, list) else ():
@@ -218,10 +258,20 @@ def _check_config(value: Any, name: str = "") -> None:
 def _check_options(library: str, name: str, arguments: Mapping[str, Any], known: bool, allowed: bool) -> None:
     if not known:
         raise LoadError(
-            f"directory: {library} has no model {name[:80]!r}; install the version that the bundle was saved with"
+            f"directory: {library} has no model {name[:80]!r}",
+            where="the manifest's architecture",
+            found=f"the model {name[:80]!r}",
+            needed=f"a version of {library} that has it",
+            do="install the version that the bundle was saved with, or pass model=",
         )
     if not allowed or not _is_modest(list(arguments.values())):
-        raise LoadError(f"directory: {library}'s {name} may not be given {str(dict(arguments))[:200]}")
+        raise LoadError(
+            f"directory: {library}'s {name} may not be given {str(dict(arguments))[:200]}",
+            where="the manifest's architecture: arguments",
+            found=str(dict(arguments))[:200],
+            needed="arguments of the model that are plain and small",
+            do="pass model=, if you trust whoever saved it",
+        )
 
 
 def _is_modest(value: Any) -> bool:

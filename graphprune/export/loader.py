@@ -24,7 +24,7 @@ from graphprune.export.loader_text import Builder, loader_text
 from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import calls_of
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown, with_article
 from graphprune.utils.contexts import evaluating
 from graphprune.utils.files import check_path
 from graphprune.utils.held import reachable
@@ -68,7 +68,12 @@ def export_loader(
     check_model(slim)
     folder = check_path("directory", directory)
     if not (isinstance(name, str) and name.isidentifier()):
-        raise InputError(f"name: must be the name of a Python module, but is {shown(name)}")
+        raise InputError(
+            f"name: must be the name of a Python module, but is {shown(name)}",
+            found=found_value(name),
+            needed="a name that Python can import",
+            do="pass name='slim_model'",
+        )
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
@@ -129,8 +134,13 @@ def _tensors(slim: nn.Module, record: SlimRecord) -> Iterator[tuple[str, Tensor]
             continue
         if type(tensor.detach()) is not Tensor or tensor.layout != torch.strided or tensor.device.type == "meta":
             raise ExportError(
-                f"slim: {name} is a {type(tensor).__name__} ({tensor.layout}, on {tensor.device}), which safetensors "
-                "cannot hold; make it a plain tensor first, or use torch.save"
+                f"slim: {name} is {with_article(type(tensor).__name__)} ({tensor.layout}, on {tensor.device}), which "
+                "safetensors "
+                "cannot hold",
+                where=name,
+                found=f"{with_article(type(tensor).__name__)} of {tensor.layout} on {tensor.device}",
+                needed="plain tensors with values",
+                do="make it a plain tensor first, or use torch.save",
             )
         yield name, tensor
 
@@ -154,11 +164,23 @@ def _prove(slim: nn.Module, dense: nn.Module, path: Path, example_inputs: Any) -
     wanted, found = (slim_record(model, dense) for model in (slim, loaded))
     for part, value in wanted.to_data().items():
         if found.to_data()[part] != value:
-            raise ExportError(f"slim: the rebuilt network has other {part} than the slim one; {_ADVICE}")
+            raise ExportError(
+                f"slim: the rebuilt network has other {part} than the slim one",
+                where=part,
+                found=str(found.to_data()[part])[:200],
+                needed=str(value)[:200],
+                do=_ADVICE,
+            )
     expected, others = (dict(_states(model, record)) for model, record in ((slim, wanted), (loaded, found)))
     for name in expected.keys() | others.keys():
         if name not in expected or name not in others or not _same(expected[name], others[name]):
-            raise ExportError(f"slim: the rebuilt network differs in {name}; {_ADVICE}")
+            raise ExportError(
+                f"slim: the rebuilt network differs in {name}",
+                where=name,
+                found="another tensor, or none",
+                needed="the tensor of the slim network",
+                do=_ADVICE,
+            )
     _check_reached(loaded)
     for call in calls_of(example_inputs) if example_inputs is not None else ():
         _compare_outputs(slim, loaded, call.run)
@@ -202,7 +224,11 @@ def _check_reached(loaded: nn.Module) -> None:
         if isinstance(value, Tensor) and (stray or value.is_meta):
             raise ExportError(
                 f"slim: a function or object of the network holds a tensor {list(value.shape)} of its own, which the "
-                f"file cannot give it; {_ADVICE}"
+                "file cannot give it",
+                where=type(loaded).__name__,
+                found=f"a tensor {list(value.shape)} that is no parameter or buffer",
+                needed="tensors that are parameters or buffers of modules",
+                do=_ADVICE,
             )
 
 
@@ -213,4 +239,10 @@ def _compare_outputs(slim: nn.Module, loaded: nn.Module, run: Callable[[nn.Modul
             torch.manual_seed(0)
             results.append([t.detach() for t in tensors_of(run(model))])
     if not all(map(torch.equal, *results)) or len(results[0]) != len(results[1]):
-        raise ExportError(f"example_inputs: the rebuilt network gives other outputs than the slim one; {_ADVICE}")
+        raise ExportError(
+            "example_inputs: the rebuilt network gives other outputs than the slim one",
+            where="the outputs for example_inputs",
+            found=f"{len(results[1])} tensors, of which some differ",
+            needed=f"the {len(results[0])} tensors of the slim network, bit for bit",
+            do=_ADVICE,
+        )

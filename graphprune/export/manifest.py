@@ -72,7 +72,13 @@ def read_manifest(path: Path) -> Manifest:
     data = read_json(path, what, ADVICE, _LONGEST)
     found = data.get("format") if isinstance(data, dict) else type(data).__name__
     if found != BUNDLE_FORMAT:
-        raise LoadError(f"{what}: bundle format {str(found)[:40]!r}; this version reads format {BUNDLE_FORMAT}")
+        raise LoadError(
+            f"{what}: bundle format {str(found)[:40]!r}; this version reads format {BUNDLE_FORMAT}",
+            where=str(path),
+            found=f"format {str(found)[:40]!r}",
+            needed=f"format {BUNDLE_FORMAT}",
+            do="load it with the version of graphprune that wrote it, and save it again",
+        )
     return convert_data(data, Manifest, what, ADVICE)
 
 

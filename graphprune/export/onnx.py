@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, VerificationError
+from graphprune.errors import InputError, MissingPackageError, VerificationError
 from graphprune.export.dynamic_axes import BATCH_AXIS, DynamicDims, DynamicExample, with_dynamic_axes
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
+from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import check_flag, check_type
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.files import check_path
@@ -119,9 +120,20 @@ def export_onnx(
     check_flag("check", check)
     file = check_path("path", path)
     if file.is_dir():
-        raise InputError(f"path: {file} is a folder; pass the file to write, such as {file / 'model.onnx'}")
+        raise InputError(
+            f"path: {file} is a folder",
+            where=str(file),
+            found="a folder",
+            needed="the path of a file",
+            do=f"pass the file to write, such as {file / 'model.onnx'}",
+        )
     if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
-        raise ImportError("export_onnx needs the packages onnx and onnxscript: pip install 'graphprune[onnx]'")
+        raise MissingPackageError(
+            "export_onnx needs the packages onnx and onnxscript",
+            found="one of them is missing",
+            needed="onnx 1.17 and onnxscript 0.5, or later",
+            do="pip install 'graphprune[onnx]'",
+        )
     call = _single_call(example_inputs)
     example = with_dynamic_axes(_input_tensors(slim, call), dynamic)
     program = _TensorProgram(slim, call, outputs)
@@ -134,10 +146,18 @@ def _single_call(example_inputs: Any) -> MethodCall:
     calls = calls_of(example_inputs)
     if len(calls) != 1:
         raise InputError(
-            f"example_inputs: holds {len(calls)} examples, and a file is of one; call export_onnx for each"
+            f"example_inputs: holds {len(calls)} examples, and a file is of one",
+            found=f"{len(calls)} examples",
+            needed="one example",
+            do="call export_onnx for each",
         )
     if not calls[0].tensors:
-        raise InputError("example_inputs: holds no tensor, so that the file would have no input")
+        raise InputError(
+            "example_inputs: holds no tensor, so that the file would have no input",
+            found=describe((*calls[0].args, *calls[0].kwargs.values())) or "no argument",
+            needed="one tensor at least",
+            do="pass the tensors that forward takes",
+        )
     return calls[0]
 
 
@@ -161,8 +181,10 @@ def _input_tensors(model: nn.Module, call: MethodCall) -> dict[str, Tensor]:
     call.mapped(replace)
     if [id(x) for _, x in found] != [id(x) for x in replaced] or len(dict(found)) != len(found):
         raise InputError(
-            f"example_inputs: cannot tell the inputs of the file from {describe(call.args)} {describe(call.kwargs)}; "
-            "pass tensors, or tuples, lists and dicts of them"
+            f"example_inputs: cannot tell the inputs of the file from {describe(call.args)} {describe(call.kwargs)}",
+            found=f"{describe(call.args)} {describe(call.kwargs)}",
+            needed="tensors, or tuples, lists and dicts of them",
+            do="pass the tensors themselves",
         )
     return dict(found)
 
@@ -209,7 +231,13 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
     tensors = tuple(example.tensors.values())
     names = list(program.named(*tensors))
     if not names:
-        raise InputError("slim: returns no tensor (or outputs= picks none), so that the file would have no output")
+        raise InputError(
+            "slim: returns no tensor (or outputs= picks none), so that the file would have no output",
+            where=f"the output of {type(program.model).__name__}",
+            found="no tensor",
+            needed="one tensor at least",
+            do="pass outputs=, a function that picks tensors from the output",
+        )
     names = [f"{name}_out" if name in example.tensors else name for name in names]
     shapes = tuple(dict.fromkeys(example.axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in example.tensors)
     try:
@@ -228,8 +256,11 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
         opened = ", ".join(f"{name}: {tuple(axes)}" for name, axes in example.axes.items()) or "none"
         raise InputError(
             f"slim: torch cannot export this {type(program.model).__name__} to ONNX with these dimensions open: "
-            f"{opened}. It says: {_first_lines(error)}. If a size has to stay as it is in the example, leave its "
-            "dimension out of dynamic="
+            f"{opened}",
+            where=raised_at(error) or type(program.model).__name__,
+            found=_first_lines(error),
+            needed="a forward that torch.export can follow with these dimensions open",
+            do="if a size has to stay as it is in the example, leave its dimension out of dynamic=",
         ) from error
     assert converted is not None
     _name_axes(converted, example)
@@ -321,9 +352,12 @@ def _difference(path: Path, program: _TensorProgram, example: DynamicExample) ->
     apart = max(_apart(session, program, given.tensors) for given in examples)
     if not apart <= _TOLERANCES[_dtype(program)]:
         raise VerificationError(
-            f"slim: ONNX Runtime computes something else from the file than {type(program.model).__name__}: outputs "
-            f"differ by {apart:.2g}, relative to the largest value. If the model draws random numbers, or computes "
-            f"with the {BATCH_AXIS} size as a number, pass check=False or leave that dimension out of dynamic="
+            f"slim: ONNX Runtime computes something else from the file than {type(program.model).__name__}",
+            where=str(path),
+            found=f"outputs that differ by {apart:.2g}, relative to the largest value",
+            needed=f"at most {_TOLERANCES[_dtype(program)]:.2g}",
+            do="if the model draws random numbers, or computes with the "
+            f"{BATCH_AXIS} size as a number, pass check=False or leave that dimension out of dynamic=",
         )
     return apart
 

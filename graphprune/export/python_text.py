@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from graphprune.errors import ExportError
+from graphprune.utils.checks import found_value, with_article
 
 WIDTH = 100
 
@@ -72,12 +73,21 @@ class Expressions:
         if found is not thing or module == "__main__":
             where = "the program itself" if module == "__main__" else f"{module}, which does not have it by that name"
             raise ExportError(
-                f"factory: {name or thing!r} is defined in {where}, so another process cannot import it; move it into "
-                "a module of its own, at the top level"
+                f"factory: {name or thing!r} is defined in {where}, so another process cannot import it",
+                where=f"{module}.{name}",
+                found=f"a definition in {where}",
+                needed="a name at the top level of a module",
+                do="move it into a module of its own, at the top level",
             )
         top = name.partition(".")[0]
         if self.imports.setdefault(top, str(module)) != module:
-            raise ExportError(f"factory: needs {top} of {module} and of {self.imports[top]}; wrap them in a function")
+            raise ExportError(
+                f"factory: needs {top} of {module} and of {self.imports[top]}",
+                where=f"{module}.{name}",
+                found=f"two things called {top}",
+                needed="one meaning of each name",
+                do="wrap them in a function",
+            )
         return str(name)
 
     def import_lines(self) -> Iterator[str]:
@@ -101,8 +111,10 @@ class Expressions:
         if is_dataclass(value):
             return self.call(type(value), **{f.name: getattr(value, f.name) for f in fields(value) if f.init})
         raise ExportError(
-            f"factory: an argument is a {type(value).__name__}, which cannot be written as Python; pass a function "
-            "without arguments that makes the model, importable from a module"
+            f"factory: an argument is {with_article(type(value).__name__)}, which cannot be written as Python",
+            found=found_value(value),
+            needed="numbers, strings, configurations and dataclasses, and lists, tuples and dicts of them",
+            do="pass a function without arguments that makes the model, importable from a module",
         )
 
 

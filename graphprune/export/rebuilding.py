@@ -17,7 +17,7 @@ from graphprune.export.structure import Structure
 from graphprune.pruning.plan import history_of
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.pruning.rewrite import check_fits
-from graphprune.utils.checks import check_callable
+from graphprune.utils.checks import check_callable, found_value, shown
 from graphprune.utils.modules import class_name
 
 _MODULES_EACH, _MODULES_FREE = 64, 10_000
@@ -53,18 +53,31 @@ def given_architecture(
     name = factory_name(factory)
     if name is None:
         raise InputError(
-            f"factory: {getattr(factory, '__qualname__', factory)!r} cannot be imported by its name; define it at the "
-            "top of a module that can be imported, and pass the function itself"
+            f"factory: {getattr(factory, '__qualname__', factory)!r} cannot be imported by its name",
+            found=found_value(factory),
+            needed="a function or class at the top of a module that can be imported",
+            do="define it there, and pass the function itself",
         )
     given = dict(arguments or {})
     if not is_data(given):
-        raise InputError("arguments: must be JSON data (numbers, strings, truth values, None, lists, dicts)")
+        raise InputError(
+            "arguments: must be JSON data (numbers, strings, truth values, None, lists, dicts)",
+            found=shown(given),
+            needed="numbers, strings, truth values, None, and lists and dicts of them",
+            do="make the rest within the factory",
+        )
     for meta in (True, False):
         record = Architecture(IMPORT, name, given, meta)
         problem = _problem(record, slim, structure)
         if problem is None:
             return record
-    raise SaveError(f"factory: {name} does not make the dense model of this {type(slim).__name__}: {problem}")
+    raise SaveError(
+        f"factory: {name} does not make the dense model of this {type(slim).__name__}: {problem}",
+        where=name,
+        found=str(problem),
+        needed=f"the {type(slim).__name__} as it was before pruning",
+        do="pass a factory= that makes the architecture that was pruned, with its arguments=",
+    )
 
 
 def check_restorable(slim: nn.Module, structure: Structure) -> None:
@@ -74,11 +87,15 @@ def check_restorable(slim: nn.Module, structure: Structure) -> None:
         same = data.path in known and is_class(known[data.path], data.kind)
         if not same and not (can_be_made(data) and data.path):
             was = f"was {known[data.path]} after pruning" if data.path in known else "was not there after pruning"
-            masks = "Turn masks into zeros by graphprune.make_permanent(slim). " if prune.is_pruned(slim) else ""
+            masks = "turn masks into zeros by graphprune.make_permanent(slim); " if prune.is_pruned(slim) else ""
             raise SaveError(
                 f"slim: {data.path or 'the model'} is {data.kind} and {was}, so that it could not be loaded into a "
-                f"dense model. {masks}Save with factory=, a function that makes the dense model with this module; or "
-                "use torch.save(slim)"
+                "dense model",
+                where=data.path or type(slim).__name__,
+                found=f"{data.kind}, which {was}",
+                needed="modules as the dense model has them",
+                do=f"{masks}save with factory=, a function that makes the dense model with this module; or use "
+                "torch.save(slim)",
             )
 
 
@@ -109,14 +126,14 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
     try:
         dense = build(record, most, trusted=True)
     except LoadError as error:
-        return _Misfit(error)
+        return _Misfit(error.what)
     try:
         check_fits(dense, plans[0].shapes)
         if more := [name for name, _ in dense.named_parameters() if name not in plans[0].shapes]:
             return _Misfit(f"has {more[0]} too")
         made = replayed_without_data(dense, plans, "it")
     except (PlanError, LoadError) as error:
-        return _Misfit(error)
+        return _Misfit(error.what)
     problems = restore(made, structure, placeholders(structure))
     if problems:
         return problems[0]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from msgspec import Struct
@@ -15,13 +13,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from graphprune.errors import InputError, LoadError, SaveError
-from graphprune.utils.checks import check_count
+from graphprune.utils.checks import check_count, found_value
 from graphprune.utils.files import ADVICE
+from graphprune.utils.tensor_files import INDEX, SINGLE, TENSOR_TYPES, header_text
 from graphprune.utils.typed_json import Count, convert_data, read_json
-
-SINGLE = "model.safetensors"
-
-INDEX = "model.safetensors.index.json"
 
 _SHARD = "model-{number:05d}-of-{count:05d}.safetensors"
 
@@ -55,7 +50,12 @@ def read_size(name: str, value: object) -> int:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?B?)", value.strip().upper())
     size = int(float(found[1]) * _UNITS[found[2]]) if found and found[2] in _UNITS else 0
     if size < 1:
-        raise InputError(f"{name}: must be a number of bytes such as 5 * 10**9 or '5GB', but is {value[:40]!r}")
+        raise InputError(
+            f"{name}: must be a number of bytes such as 5 * 10**9 or '5GB', but is {value[:40]!r}",
+            found=found_value(value[:40]),
+            needed="a number of bytes, or one with KB, MB, GB or TB",
+            do=f"pass {name}='5GB'",
+        )
     return size
 
 
@@ -89,57 +89,46 @@ def _split(tensors: Mapping[str, Tensor], most: int) -> Iterator[dict[str, Tenso
 TENSOR_ALIGNMENT = 64
 """Where torch begins tensors. Products of matrices that begin elsewhere may differ in their last bit."""
 
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""The types of safetensors, by their names there (https://github.com/huggingface/safetensors, README, Format)."""
-
 
 def check_types(tensors: Mapping[str, Tensor]) -> None:
     """Raise a SaveError if there is a tensor of a type that safetensors has not."""
     for name, tensor in tensors.items():
-        if tensor.dtype not in _TYPES:
-            raise SaveError(f"slim: {name} is of {tensor.dtype}, which safetensors does not have; use torch.save(slim)")
+        if tensor.dtype not in TENSOR_TYPES:
+            raise SaveError(
+                f"slim: {name} is of {tensor.dtype}, which safetensors does not have",
+                where=name,
+                found=str(tensor.dtype),
+                needed="a data type of safetensors",
+                do="use torch.save(slim)",
+            )
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file; see :func:`write_entries`."""
+    with path.open("wb") as file:
+        write_entries(file.write, tensors, tensors.__getitem__, notes)
+
+
+def write_entries(
+    write: Callable[[bytes | memoryview], object],
+    tensors: Mapping[str, Tensor],
+    values: Callable[[str], Tensor],
+    notes: Mapping[str, str] | None = None,
+) -> None:
     """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
 
     Args:
-        path: where.
-        tensors: strided ones with storage, on any device, of types that the format has.
+        write: is given the parts of the file, in order.
+        tensors: strided ones of types that the format has, on any device, ``meta`` too.
+        values: the entries of a tensor, given its name; they are let go of before the next.
         notes: strings by name, for the file's metadata.
     """
     order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
-    end = 0
+    write(header_text(tensors, order, notes or {}, TENSOR_ALIGNMENT))
     for name in order:
-        tensor, begin = tensors[name], end
-        end += tensor.nbytes
-        header[name] = {"dtype": _TYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-(len(text) + 8) % TENSOR_ALIGNMENT)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for name in order:
-            entries = tensors[name].detach().cpu().contiguous().reshape(-1)
-            if entries.numel():
-                file.write(entries.view(torch.uint8).numpy().data)
+        entries = values(name).detach().cpu().contiguous().reshape(-1)
+        if entries.numel():
+            write(entries.view(torch.uint8).numpy().data)
 
 
 def _aligned(tensor: Tensor) -> Tensor:
@@ -162,14 +151,26 @@ class ShardReader:
         """By file the tensors that are in it; None: all that there are."""
         if INDEX not in files:
             if SINGLE not in files:
-                raise LoadError(f"{self._what}: there is neither {SINGLE} nor {INDEX}; {ADVICE}")
+                raise LoadError(
+                    f"{self._what}: there is neither {SINGLE} nor {INDEX}",
+                    where=self._what.removeprefix("directory: ").partition(" ")[0],
+                    found=f"the files {', '.join(sorted(files)[:6])}",
+                    needed=f"{SINGLE} or {INDEX}",
+                    do=ADVICE,
+                )
             return {files[SINGLE]: None}
         what = f"directory: {files[INDEX]}"
         index = convert_data(read_json(files[INDEX], what, ADVICE, _LONGEST_INDEX), _Index, what, ADVICE)
         found: dict[Path, list[str] | None] = {}
         for name, file in index.weight_map.items():
             if file not in files or not file.endswith(".safetensors"):
-                raise LoadError(f"{what}: names the file {file[:80]!r}, which is not one of the bundle's; {ADVICE}")
+                raise LoadError(
+                    f"{what}: names the file {file[:80]!r}, which is not one of the bundle's",
+                    where=str(files[INDEX]),
+                    found=repr(file[:80]),
+                    needed="names of the bundle's own files",
+                    do=ADVICE,
+                )
             names = found.setdefault(files[file], [])
             assert names is not None
             names.append(name)
@@ -183,14 +184,26 @@ class ShardReader:
                 with safe_open(path, "pt", device=self._device) as file:
                     present = file.keys()
                     if names is not None and set(names) != set(present):
-                        raise LoadError(f"{self._what}: {path.name} has other tensors than {INDEX} says; {ADVICE}")
+                        raise LoadError(
+                            f"{self._what}: {path.name} has other tensors than {INDEX} says",
+                            where=str(path),
+                            found=f"{len(list(present))} tensors",
+                            needed=f"the {len(names)} that {INDEX} names",
+                            do=ADVICE,
+                        )
                     for name in present:
                         self._check(name, tuple(file.get_slice(name).get_shape()), needed)
                         found[name] = _aligned(file.get_tensor(name))
             except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
                 if isinstance(error, LoadError):
                     raise
-                raise LoadError(f"{self._what}: {path.name}: {error}; {ADVICE}") from error
+                raise LoadError(
+                    f"{self._what}: {path.name}: {error}",
+                    where=str(path),
+                    found=f"{type(error).__name__}: {error}",
+                    needed="a whole file of safetensors",
+                    do=ADVICE,
+                ) from error
         self._check_all(found, needed)
         return found
 
@@ -198,16 +211,40 @@ class ShardReader:
         self, name: str, shape: tuple[int, ...], needed: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     ) -> None:
         if name not in needed:
-            raise LoadError(f"{self._what}: there is a tensor {name[:80]!r}, which the model does not have; {ADVICE}")
+            raise LoadError(
+                f"{self._what}: there is a tensor {name[:80]!r}, which the model does not have",
+                where=name[:80],
+                found="a tensor that no module has",
+                needed=f"the {len(needed)} tensors of the model",
+                do=ADVICE,
+            )
         if shape != needed[name][0]:
-            raise LoadError(f"{self._what}: {name} has shape {list(shape)}, not {list(needed[name][0])}; {ADVICE}")
+            raise LoadError(
+                f"{self._what}: {name} has shape {list(shape)}, not {list(needed[name][0])}",
+                where=name,
+                found=f"shape {list(shape)}",
+                needed=f"shape {list(needed[name][0])}",
+                do=ADVICE,
+            )
 
     def _check_all(
         self, found: Mapping[str, Tensor], needed: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     ) -> None:
         missing = sorted(needed.keys() - found.keys())
         if missing:
-            raise LoadError(f"{self._what}: {missing[0]!r} is missing ({len(missing)} such names); {ADVICE}")
+            raise LoadError(
+                f"{self._what}: {missing[0]!r} is missing ({len(missing)} such names)",
+                where=missing[0],
+                found=f"{len(found)} tensors",
+                needed=f"{len(needed)}",
+                do=ADVICE,
+            )
         for name, tensor in found.items():
             if tensor.dtype != needed[name][1]:
-                raise LoadError(f"{self._what}: {name} is of {tensor.dtype}, not {needed[name][1]}; {ADVICE}")
+                raise LoadError(
+                    f"{self._what}: {name} is of {tensor.dtype}, not {needed[name][1]}",
+                    where=name,
+                    found=str(tensor.dtype),
+                    needed=str(needed[name][1]),
+                    do=ADVICE,
+                )

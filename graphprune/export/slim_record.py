@@ -118,7 +118,11 @@ def _check_modules(slim: nn.Module, dense: nn.Module) -> tuple[str, ...]:
         if found is None or wanted is None or not (alike or path in emptied):
             raise ExportError(
                 f"slim: {path or 'the model'} is {_name(found)}, and the architecture that it is rebuilt from has "
-                f"{_name(wanted)} there; {_OTHER_WAY}"
+                f"{_name(wanted)} there",
+                where=path or type(slim).__name__,
+                found=_name(found),
+                needed=_name(wanted),
+                do=_OTHER_WAY,
             )
     return emptied
 
@@ -209,7 +213,13 @@ def _check_saved(new: Iterable[str], old: Iterable[str], emptied: tuple[str, ...
     """Raise an ExportError unless both have parameters and buffers of the same names."""
     for name in sorted({*new} ^ {name for name in old if not within(name, emptied)}):
         has, lacks = ("slim model", "architecture") if name in new else ("architecture", "slim model")
-        raise ExportError(f"slim: the {has} has the parameter or buffer {name}, which the {lacks} lacks; {_OTHER_WAY}")
+        raise ExportError(
+            f"slim: the {has} has the parameter or buffer {name}, which the {lacks} lacks",
+            where=name,
+            found=f"{name} in the {has} alone",
+            needed="the same parameters and buffers in both",
+            do=_OTHER_WAY,
+        )
 
 
 # ---------------------------------------------------------------- attributes

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import SaveError
 from graphprune.tracing.size_places import attributes_held
+from graphprune.utils.checks import with_article
 from graphprune.utils.modules import module_kind, named_modules
 from graphprune.utils.tree import tensors_of
 from graphprune.utils.typed_json import Count
@@ -267,12 +268,21 @@ def _is_flat(item: Any) -> bool:
 def _check_tensor(tensor: Tensor, name: str) -> None:
     kind = type(tensor)
     if tensor.is_meta:
-        raise SaveError(f"slim: {name} is on meta and has no values; save a model with weights")
+        raise SaveError(
+            f"slim: {name} is on meta and has no values",
+            where=name,
+            found="a tensor on meta, without values",
+            needed="a model with weights",
+            do="save a model with weights: apply the plan to the real model",
+        )
     if kind not in (Tensor, nn.Parameter) or tensor.is_quantized or tensor.layout is not torch.strided:
         what = kind.__name__ if kind not in (Tensor, nn.Parameter) else str(tensor.layout)
         raise SaveError(
-            f"slim: {name} is a {what}, of which only the entries could be written; save before you quantize, shard or "
-            "make it sparse, or use torch.save(slim)"
+            f"slim: {name} is a {what}, of which only the entries could be written",
+            where=name,
+            found=f"a {what}",
+            needed="plain tensors",
+            do="save before you quantize, shard or make it sparse, or use torch.save(slim)",
         )
 
 
@@ -280,6 +290,11 @@ def _check_module(path: str, module: nn.Module) -> None:
     where = path or "the model"
     if type(module).get_extra_state is not nn.Module.get_extra_state:
         raise SaveError(
-            f"slim: {where} is a {type(module).__name__} with a state of its own (get_extra_state), which a bundle "
-            "does not hold; use torch.save(slim)"
+            f"slim: {where} is {with_article(type(module).__name__)} with a state of its own (get_extra_state), "
+            "which a bundle "
+            "does not hold",
+            where=where,
+            found=f"{with_article(type(module).__name__)} with get_extra_state",
+            needed="modules whose state is parameters and buffers",
+            do="use torch.save(slim)",
         )

@@ -29,6 +29,7 @@ from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
 from graphprune.utils.contexts import gc_paused
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
 
@@ -127,7 +128,13 @@ class Analysis:
         for name, (units, numbers) in removed.items():
             group = by_name.get(name)
             if group is None or group.units != units:
-                raise PlanError(f"plan: it speaks of group {name!r}, which this model does not have")
+                raise PlanError(
+                    f"plan: it speaks of group {name!r}, which this model does not have",
+                    where=f"group {name!r}",
+                    found="no such group" if group is None else f"a group of {group.units} units",
+                    needed=f"a group {name!r} of {units} units",
+                    do="pass a plan that was made for this model, or make one: graph.plan(0.5)",
+                )
             gone.append(group.unit_ids[list(numbers)])
         return self.solution.alive(np.concatenate(gone))
 
@@ -136,6 +143,7 @@ class Analysis:
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
     check_model(model)
+    model = resident(model)
     if outputs is not None:
         check_callable("outputs", outputs, "a function that picks tensors from the model's result")
     if example_inputs is None:

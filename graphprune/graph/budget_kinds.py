@@ -94,7 +94,12 @@ def budget_kind(name: str, *, units: Mapping[str, float], example: str, help: st
 def _add(kind: BudgetKind) -> None:
     if not kind.name.isidentifier() or kind.name in BUDGET_KINDS:
         taken = "is taken" if kind.name in BUDGET_KINDS else "is no name of an argument"
-        raise InputError(f"name: {kind.name!r} {taken}; give the budget kind another one")
+        raise InputError(
+            f"name: {kind.name!r} {taken}",
+            found=f"{kind.name!r}; there are {', '.join(BUDGET_KINDS)}",
+            needed="a name that could be an argument, and that no other kind has",
+            do="give the budget kind another name",
+        )
     BUDGET_KINDS[kind.name] = kind
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
+from graphprune.graph.living import Living
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
@@ -151,36 +152,32 @@ class CostModel:
 
     def at(self, alive: Mask) -> Cost:
         """The cost when the classes ``alive`` live."""
-        counts = self.dimensions.counts(alive)
+        return self._cost(self.dimensions.counts(alive))
+
+    def _cost(self, counts: Ids) -> Cost:
         return Cost({kind: int(terms.values(counts).sum()) for kind, terms in self.terms.items()})
 
-    def vector(self, alive: Mask) -> Scores:
+    def vector(self, living: Living) -> Scores:
         """The cost as floats, in the order of ``kinds``."""
-        return np.array(list(self.at(alive).counts.values()), np.float64)
+        return np.array(list(self._cost(self.dimensions.counts_of(living)).counts.values()), np.float64)
 
-    def prices(self, alive: Mask) -> Scores:
-        """By how much each cost falls when one living class is removed. [kinds, classes]"""
+    def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
+        """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
-        needs, classes = self._needs, len(alive)
-        living = alive[needs.entry]
-        dim, unit = needs.dim[living], needs.unit[living]
-        slopes = [terms.slopes(counts)[dim] for terms in self.terms.values()]
-        return np.stack([np.bincount(unit, s, classes) for s in slopes])
+        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
+        return np.array(found, np.float64).reshape(len(kinds), len(alive))
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
-        group = units.group_of[self._needs.unit]
-        known = group >= 0
         counts = self.dimensions.counts(self.everything)
-        member = np.zeros((len(counts), len(units.groups)), bool)
-        member[self._needs.dim[known], group[known]] = True
+        member = self._needs.members(units.group_of, (len(counts), len(units.groups)))
         return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
 
     def dependent(self, free: Mask) -> Scores:
         """The part of MACs and of parameters that depends on units which may go. ``free`` [classes] -> [2]"""
         counts = self.dimensions.counts(self.everything)
         member = np.zeros((len(counts), 1), bool)
-        member[self._needs.dim[free[self._needs.unit]]] = True
+        member[self._needs.dims_of(free)] = True
         return np.array([_touched(self.terms[kind], counts, member)[0] for kind in ("macs", "params")])
 
     @property

@@ -2,24 +2,131 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch import fx
 
 from graphprune.graph.linear_expressions import NotLinear
+from graphprune.graph.living import Living
+from graphprune.graph.segments import SegmentTable, ranges
 from graphprune.graph.size_model import SizeModel
+from graphprune.graph.solve import Items
 from graphprune.rules.labels import LabelledTensor
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, Scores
 
 
 @dataclass(frozen=True)
 class Needs:
-    """Entry ``i`` belongs to dimension ``dim[i]``, lives while class ``entry[i]`` does, and needs unit ``unit[i]``."""
+    """Which units the entries of dimensions need.
 
-    dim: Ids
-    entry: Ids
-    unit: Ids
+    Attributes:
+        items: what ``by_item`` is about.
+        by_item: a dimension has all entries of an item, which need the units of another, place by place (or all of them
+            its only one): dimension, item of the entries, item of the units. [3, rows]
+        by_class: an entry of a dimension lives while a class does, and needs a unit: dimension, class, unit. [3, rows]
+    """
+
+    items: Items
+    by_item: Ids
+    by_class: Ids
+
+    def dims_of(self, units: Mask) -> Ids:
+        """The dimensions that need any of some units. ``units`` [classes]"""
+        dim, _, unit = self.by_item
+        exact, _, single = self.by_class
+        return np.concatenate([dim[self.items.living(units)[unit] > 0], exact[units[single]]])
+
+    def members(self, of: Ids, shape: tuple[int, int]) -> Mask:
+        """Which dimensions need units of which group.
+
+        Args:
+            of: for every class the number of its group, or -1. Classes of an item are of the same group.
+            shape: the numbers of dimensions and groups.
+        """
+        found = np.zeros(shape, bool)
+        units = np.concatenate([self.items.first[self.by_item[2]], self.by_class[2]])
+        dim, group = np.concatenate([self.by_item[0], self.by_class[0]]), of[units]
+        found[dim[group >= 0], group[group >= 0]] = True
+        return found
+
+    def signatures(self) -> dict[int, int]:
+        """For every dimension that can change, a number that dimensions with the same units share."""
+        noise = np.random.default_rng(2).integers(1, 1 << 62, int(self.items.size.sum()), dtype=np.int64)
+        dim, _, unit = self.by_item
+        pairs = np.unique(np.stack([dim, unit]), axis=1)
+        units = self.items.classes(pairs[1])
+        every = np.stack([np.repeat(pairs[0], self.items.size[pairs[1]]), units])
+        every = np.unique(np.concatenate([every, self.by_class[[0, 2]]], axis=1), axis=1)
+        return {dim: int(noise[every[1][every[0] == dim]].sum()) for dim in np.unique(every[0]).tolist()}
+
+    def prices(self, slopes: Scores, alive: Mask) -> Scores:
+        """The sum of the slopes of dimensions, for every entry that lives and needs a unit. [classes]
+
+        Args:
+            slopes: of every dimension.
+            alive: which classes live.
+        """
+        items = self.items
+        dim, entry, unit = self.by_item
+        pairs, inverse = np.unique(entry * len(items.size) + unit, return_inverse=True)
+        weight = np.bincount(inverse, slopes[dim], len(pairs))
+        entry, unit = np.divmod(pairs, len(items.size))
+        lone = items.size[unit] == 1
+        living = items.living(alive)[entry[lone]]
+        exact, needed, single = self.by_class
+        here = alive[needed]
+        found = np.bincount(single[here], slopes[exact[here]], len(alive)).astype(np.float64)
+        np.add.at(found, items.first[unit[lone]], weight[lone] * living)
+        for e, u, w in zip(entry[~lone].tolist(), unit[~lone].tolist(), weight[~lone].tolist(), strict=True):
+            size = items.size[u]
+            found[items.first[u] : items.first[u] + size] += w * alive[items.first[e] : items.first[e] + size]
+        return found
+
+
+class _Pieces(NamedTuple):
+    """A line that consists of whole items; of items of one class perhaps of the same ones again and again."""
+
+    number: int
+    items: Ids
+
+
+class _Joint(NamedTuple):
+    """Entries with several labels each.
+
+    Attributes:
+        number: of the dimension.
+        classes: of the labels. [labels, entries]
+        items: if the entries fall into pieces that have whole items as labels, or items of one class for all, these
+            items. [labels, pieces]
+        sizes: of the pieces. [pieces]
+    """
+
+    number: int
+    classes: Ids
+    items: Ids | None
+    sizes: Ids
+
+    @staticmethod
+    def of(number: int, classes: Ids, items: Items) -> _Joint:
+        table = SegmentTable(len(classes))
+        table.add(*classes)
+        pieces = table.found().cut(items.first)
+        found = items.item_of(pieces.start)
+        size = items.size[found]
+        whole = (size == 1) | (size == pieces.size[:, None])
+        known = whole.all() and pieces.size.sum() == classes.shape[1]
+        return _Joint(number, classes, found.T if known else None, pieces.size)
+
+    def left(self, living: Ids, size: Ids, alive: Callable[[], Mask]) -> int:
+        """How many entries live. ``living`` and ``size`` of items: how many classes live, and how many there are."""
+        if self.items is not None:
+            left, whole = living[self.items], size[self.items]
+            if (((left > 0) & (left < whole)).sum(axis=0) < 2).all():
+                return int(np.rint((self.sizes * np.prod(left / whole, axis=0)).sum()))
+        return int(alive()[self.classes].all(axis=0).sum())
 
 
 @dataclass
@@ -34,11 +141,11 @@ class Dimensions:
     sizes: SizeModel
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
-    _of_labels: dict[int, int] = field(default_factory=dict)
-    _lines: list[tuple[int, Ids]] = field(default_factory=list)
+    _of_labels: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
-    _joints: list[tuple[int, Ids]] = field(default_factory=list)
+    _joints: list[_Joint] = field(default_factory=list)
     _columns: list[Ids] = field(default_factory=list)
     _flat: tuple[Ids, Ids, Ids] | None = None
 
@@ -68,31 +175,43 @@ class Dimensions:
         if number == known:
             self._grids.append((number, node, dim))
             touching = np.concatenate([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
-            self._columns.append(np.unique(touching))
+            self._columns.append(np.unique(self.sizes.solution.items.item_of(touching)))
         return number
 
     def _labelled_line(self, ids: Ids) -> int:
         """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
-        known = self._of_labels.get(id(ids))
+        known = self._of_labels.get((id(ids),))
         if known is None:
-            known = self._of_labels[id(ids)] = self.line(self.sizes.solution.of[ids.ravel()])
+            known = self._of_labels[(id(ids),)] = self.line(self.sizes.solution.of[ids.ravel()])
         return known
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""
+        pieces = self._whole_items(classes)
+        if pieces is None:
+            return self._joint(classes[None])
         known = len(self._constants)
-        number = self._add(classes.tobytes(), len(classes))
+        number = self._add(pieces.tobytes(), len(classes))
         if number == known:
-            self._lines.append((number, classes))
+            self._lines.append(_Pieces(number, pieces))
             self._flat = None
         return number
+
+    def _whole_items(self, classes: Ids) -> Ids | None:
+        """The items that a line consists of; None: of some it has a part only."""
+        items = self.sizes.solution.items
+        start = np.concatenate([[0], np.flatnonzero(np.diff(classes) != 1) + 1])
+        first, last = classes[start], classes[np.append(start[1:], len(classes)) - 1]
+        begin, end = items.item_of(first), items.item_of(last)
+        whole = (items.first[begin] == first) & (items.first[end] + items.size[end] == last + 1)
+        return ranges(begin, end - begin + 1) if whole.all() else None
 
     def _joint(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
         known = len(self._constants)
         number = self._add((len(classes), classes.tobytes()), classes.shape[1])
         if number == known:
-            self._joints.append((number, classes))
+            self._joints.append(_Joint.of(number, classes, self.sizes.solution.items))
         return number
 
     def _add(self, key: object, size: int) -> int:
@@ -108,41 +227,50 @@ class Dimensions:
 
     def counts(self, alive: Mask) -> Ids:
         """How many entries of every dimension live. [dimensions]"""
+        return self._counts(self.sizes.solution.items.living(alive), lambda: alive)
+
+    def counts_of(self, living: Living) -> Ids:
+        """As :meth:`counts`, of what is counted by items."""
+        return self._counts(living.counts, lambda: living.alive)
+
+    def _counts(self, living: Ids, alive: Callable[[], Mask]) -> Ids:
         counts = np.array(self._constants)
         if self._lines:
-            numbers, classes, starts = self._flattened()
-            counts[numbers] = np.add.reduceat(alive[classes].astype(np.int64), starts)
-        for number, classes in self._joints:
-            counts[number] = int(alive[classes].all(axis=0).sum())
+            numbers, pieces, starts = self._flattened()
+            counts[numbers] = np.add.reduceat(living[pieces], starts)
+        size = self.sizes.solution.items.size
+        for joint in self._joints:
+            counts[joint.number] = joint.left(living, size, alive)
+        whole = living == size
         for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
-            if not alive[columns].all():
-                counts[number] = self.sizes.count(alive, node, dim)
+            if not whole[columns].all():
+                counts[number] = self.sizes.count(alive(), node, dim)
         return counts
 
     def _flattened(self) -> tuple[Ids, Ids, Ids]:
         if self._flat is None:
-            lengths = [len(classes) for _, classes in self._lines]
+            lengths = [len(line.items) for line in self._lines]
             starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-            numbers = np.array([number for number, _ in self._lines])
-            self._flat = numbers, np.concatenate([classes for _, classes in self._lines]), starts
+            numbers = np.array([line.number for line in self._lines])
+            self._flat = numbers, np.concatenate([line.items for line in self._lines]), starts
         return self._flat
 
     def needs(self) -> Needs:
         """Which units the entries of every dimension need; where that is not linear, nothing is said."""
-        found = []
+        solution, by_item = self.sizes.solution, np.zeros((3, 0), np.int64)
         if self._lines:
-            numbers, classes, _ = self._flattened()
-            dim = np.repeat(numbers, [len(c) for _, c in self._lines])
-            unit, dim, entry = self.sizes.solution.expand(classes, dim, classes)
-            found.append((dim, entry, unit))
-        for number, classes in self._joints:
-            unit, entry = self.sizes.solution.expand(classes.ravel(), classes.ravel())
-            found.append((np.full(len(unit), number), entry, unit))
+            numbers, pieces, _ = self._flattened()
+            dim = np.repeat(numbers, [len(line.items) for line in self._lines])
+            unit, dim, entry = solution.items.units(pieces, dim, pieces)
+            by_item = np.stack([dim, entry, unit])
+        others = [np.zeros((3, 0), np.int64)]
+        for joint in self._joints:
+            unit, entry = solution.expand(joint.classes.ravel(), joint.classes.ravel())
+            others.append(np.stack([np.full(len(unit), joint.number), entry, unit]))
         for number, node, dim_ in self._grids:
             units = self._linear_units(node, dim_)
-            found.append((np.full(len(units), number), units, units))
-        empty = np.zeros(0, np.int64)
-        return Needs(*map(np.concatenate, zip((empty,) * 3, *found, strict=True)))
+            others.append(np.stack([np.full(len(units), number), units, units]))
+        return Needs(solution.items, by_item, np.concatenate(others, axis=1))
 
     def _linear_units(self, node: fx.Node, dim: int) -> Ids:
         try:

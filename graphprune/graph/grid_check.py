@@ -18,6 +18,7 @@ from torch import Tensor
 from graphprune.graph.channel_order import Disorder, ReplayedLabels, ragged
 from graphprune.graph.propagate import Labelling, call_rule
 from graphprune.graph.rule_check import (
+    MEND_RULE,
     RuleCheckError,
     SampleLabels,
     compare,
@@ -153,7 +154,12 @@ def same_entries(dense: LabelledTensor, slim: LabelledTensor) -> Ids | None:
         return None
     found = [place.get(tuple(row), -1) for row in wanted.tolist()]
     if -1 in found:
-        raise RuleCheckError("entries of a slim tensor that the dense one does not have")
+        raise RuleCheckError(
+            "entries of a slim tensor that the dense one does not have",
+            found="entries of a slim tensor that the dense one does not have",
+            needed="slim tensors that are parts of the dense ones",
+            do=MEND_RULE,
+        )
     return np.array(found)
 
 
@@ -186,7 +192,13 @@ def check_grid(op: Any, entry: Rule, one: Sample, seed: int, transposed: bool = 
     try:
         actual = run_operation(in_any_type(op), *replaced(Tensor.clone, (args, kwargs), Tensor))
     except (RuntimeError, IndexError, ValueError) as error:
-        raise RuleCheckError(f"{op} does not run on slim tensors: {error}") from error
+        raise RuleCheckError(
+            f"{op} does not run on slim tensors: {error}",
+            where=str(op),
+            found=str(error),
+            needed="arguments with which the operation runs on slim tensors",
+            do=MEND_RULE,
+        ) from error
     places = (cut(torch.arange(m.numel()).reshape(m.shape), m, pair) for m, pair in cuts)
     labels = iter([cut_labels(x, at) for x, at in zip(found.tensors(), places, strict=True)])
     labelled = replaced(lambda _: next(labels), (args, kwargs), Tensor)

@@ -15,6 +15,7 @@ import numpy as np
 from graphprune.graph.couplings import Coupling, describe_line, ties_of
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.roles import CHANNELS, Roles
+from graphprune.graph.segments import ranges
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import Axis, ParameterAxis
 from graphprune.utils.arrays import Ids
@@ -91,54 +92,53 @@ class Units:
     def __init__(self, labelling: Labelling, solution: Solution) -> None:
         self.labelling = labelling
         self.solution = solution
-        self.axes: list[Axis] = [a for a in labelling.labels.axes if a.name is not None]
-        self.occurrences = self._occurrences()
+        named = [axis.name is not None for axis in labelling.labels.axes]
+        self.axes: list[Axis] = [axis for axis, known in zip(labelling.labels.axes, named, strict=True) if known]
+        self._runs = solution.items.occurrences(np.where(named, np.cumsum(named) - 1, -1))
         self.groups = self._groups()
 
     def labels_of(self, axis: Axis) -> Ids:
         """The classes of the entries of one axis."""
-        return self.solution.of[axis.start : axis.start + axis.size]
+        return self.solution.of.of_range(axis.start, axis.size)
 
-    def _occurrences(self) -> Occurrences:
-        if not self.axes:
-            empty = np.zeros(0, np.int64)
-            return Occurrences(empty, empty, empty)
-        sizes = np.array([a.size for a in self.axes])
-        number = np.repeat(np.arange(len(self.axes)), sizes)
-        index = np.arange(len(number)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        classes = np.concatenate([self.labels_of(a) for a in self.axes])
-        unit, axis, index = self.solution.expand(classes, number, index)
-        if self.solution.levels:
-            order = np.argsort(axis, kind="stable")
-            unit, axis, index = unit[order], axis[order], index[order]
-        return Occurrences(unit, axis, index)
+    @cached_property
+    def occurrences(self) -> Occurrences:
+        """Where all units stand, in the order of the axes."""
+        runs, size = self._runs, self._runs.size
+        place = ranges(np.zeros_like(size), size)
+        goes_on = np.repeat(self.solution.items.size[runs.item] > 1, size)
+        unit = np.repeat(self.solution.items.first[runs.item], size) + np.where(goes_on, place, 0)
+        return Occurrences(unit, np.repeat(runs.axis, size), np.repeat(runs.index, size) + place)
 
     def _groups(self) -> tuple[Group, ...]:
         """Units by the axes they occur in, told apart by a sum of random numbers, one for each axis."""
-        unit, axis = self.occurrences.unit, self.occurrences.axis
-        if not len(unit):
+        item, axis = self._runs.item, self._runs.axis
+        if not len(item):
             return ()
-        classes = len(self.solution.reason)
+        items = self.solution.items
         noise = np.random.default_rng(0).integers(1, 1 << 62, len(self.axes), dtype=np.int64)
-        signature = self.solution.kind.copy()
-        np.add.at(signature, unit, noise[axis])
-        first = np.full(classes, len(unit), np.int64)
-        first[unit[::-1]] = np.arange(len(unit))[::-1]
-        units = np.flatnonzero(first < len(unit))
+        signature = items.kind.copy()
+        np.add.at(signature, item, noise[axis] * np.where(items.size[item] > 1, 1, self._runs.size))
+        first = np.full(len(items.size), len(item), np.int64)
+        first[item[::-1]] = np.arange(len(item))[::-1]
+        units = np.flatnonzero(first < len(item))
         return self._named(_partition(units, signature[units], first[units]))
 
     def _named(self, members: list[Ids]) -> tuple[Group, ...]:
-        group_of = np.full(len(self.solution.reason), -1, np.int64)
+        """Groups of these items."""
+        items = self.solution.items
+        group_of = np.full(len(items.size), -1, np.int64)
         group_of[[m[0] for m in members]] = np.arange(len(members))
-        group = group_of[self.occurrences.unit]
-        pairs = np.stack([group, self.occurrences.axis], 1)[group >= 0]
+        group = group_of[self._runs.item]
+        pairs = np.stack([group, self._runs.axis], 1)[group >= 0]
         axes: list[list[int]] = [[] for _ in members]
         for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
             axes[number].append(axis)
         used: dict[str, int] = {}
         self._roles = Roles(self.labelling, self.solution)
         return tuple(
-            self._group(m, [self.axes[i].parameter_axis for i in a], used) for m, a in zip(members, axes, strict=True)
+            self._group(items.classes(m), [self.axes[i].parameter_axis for i in a], used)
+            for m, a in zip(members, axes, strict=True)
         )
 
     def _group(self, units: Ids, axes: list[ParameterAxis], used: dict[str, int]) -> Group:
@@ -159,13 +159,18 @@ class Units:
             table[group.unit_ids] = i
         return table
 
+    @property
+    def last_group(self) -> int:
+        """The group of the unit that stands last."""
+        return int(self.group_of[self.solution.items.first[self._runs.item[-1]]])
 
-def _partition(units: Ids, signature: Ids, first: Ids) -> list[Ids]:
-    """Units by equal signature; groups, and the units in each, in the order of first occurrence."""
+
+def _partition(items: Ids, signature: Ids, first: Ids) -> list[Ids]:
+    """Items by equal signature; groups, and the items in each, in the order of first occurrence."""
     order = np.lexsort((first, signature))
-    units, signature, first = units[order], signature[order], first[order]
+    items, signature, first = items[order], signature[order], first[order]
     starts = np.flatnonzero(np.diff(signature, prepend=signature[0] - 1))
-    pieces = np.split(units, starts[1:])
+    pieces = np.split(items, starts[1:])
     return [pieces[i] for i in np.argsort(first[starts])]
 
 

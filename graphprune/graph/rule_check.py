@@ -38,6 +38,9 @@ class RuleCheckError(RuleError):
     """The square does not commute: the rule is wrong."""
 
 
+MEND_RULE = "mend the rule; for an operator of torch, report it with the model that calls it"
+
+
 @dataclass(frozen=True)
 class SampleLabels:
     """One call of a rule on a sample: its labelled arguments and results, and the solved facts."""
@@ -156,7 +159,12 @@ def slim_shape(living: Tensor) -> tuple[int, ...]:
 def slimmed(x: Tensor, living: Tensor) -> Tensor:
     shape = slim_shape(living)
     if int(np.prod(shape)) != int(living.sum()):
-        raise RuleCheckError(f"{int(living.sum())} of {list(x.shape)} live, which do not fill {list(shape)}")
+        raise RuleCheckError(
+            f"{int(living.sum())} of {list(x.shape)} live, which do not fill {list(shape)}",
+            found=f"{int(living.sum())} entries of {list(x.shape)} that stay",
+            needed=f"as many as fill {list(shape)}",
+            do=MEND_RULE,
+        )
     return x[living].reshape(shape)
 
 
@@ -198,7 +206,7 @@ def admissible(op: Any, found: SampleLabels, alive: Mask) -> bool:
 def proposals(found: SampleLabels, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Random sets of units, at times only of one axis or one row, so that the constraints of others are met."""
     units = np.flatnonzero(found.solution.prunable)
-    axes = [np.unique(found.solution.of[a.start : a.start + a.size]) for a in found.labels.axes]
+    axes = [np.unique(found.solution.of.of_range(a.start, a.size)) for a in found.labels.axes]
     arrays = [found.solution.of[array.ids] for x in found.tensors() or found.outs for array in x.arrays]
     for _ in range(TRIES if len(units) else 0):
         if arrays and rng.random() < 0.5:
@@ -253,7 +261,13 @@ def dense_side(op: Any, entry: Rule, found: SampleLabels, alive: Mask, args: Any
     if not found.mixes_channels or living is None or living.all():
         return run_operation(in_any_type(op), args, kwargs)
     if entry.masked is None:
-        raise RuleCheckError(f"{op} is marked as inexact and has no masked form")
+        raise RuleCheckError(
+            f"{op} is marked as inexact and has no masked form",
+            where=str(op),
+            found="a rule without masked=",
+            needed="masked=, the operation on what is left of masked tensors",
+            do="pass masked= to graphprune.rule",
+        )
     return run_operation(lambda *a, **k: entry.masked(living, *a, **k), args, kwargs)
 
 
@@ -281,7 +295,13 @@ def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
     try:
         result = run_operation(in_any_type(op), resized(entry, found, alive, slim_args), slim_kwargs)
     except (RuntimeError, IndexError, ValueError) as error:
-        raise RuleCheckError(f"{op} does not run on slim tensors: {error}") from error
+        raise RuleCheckError(
+            f"{op} does not run on slim tensors: {error}",
+            where=str(op),
+            found=str(error),
+            needed="arguments with which the operation runs on slim tensors",
+            do=MEND_RULE,
+        ) from error
     for i, (x, expected, actual) in enumerate(zip(found.outs, dense, result, strict=True)):
         if one.used is None or i in one.used:
             wanted = slimmed(expected, living_mask(x, found.solution, alive))
@@ -301,9 +321,22 @@ def _renumbered(numbers: Tensor, x: LabelledTensor, solution: Solution, alive: M
 
 def compare(op: Any, expected: Tensor, actual: Tensor) -> None:
     if expected.shape != actual.shape:
-        raise RuleCheckError(f"{op}: {list(actual.shape)} instead of {list(expected.shape)}")
+        raise RuleCheckError(
+            f"{op}: {list(actual.shape)} instead of {list(expected.shape)}",
+            where=str(op),
+            found=f"shape {list(actual.shape)} of the slim run",
+            needed=f"shape {list(expected.shape)}, as the rule says",
+            do=MEND_RULE,
+        )
     if not has_trait(op, Trait.NO_VALUES) and not torch.allclose(expected, actual, rtol=1e-9, atol=1e-12):
-        raise RuleCheckError(f"{op}: differs by {(expected - actual).abs().max():.1e}")
+        apart = (expected - actual).abs().max()
+        raise RuleCheckError(
+            f"{op}: differs by {apart:.1e}",
+            where=str(op),
+            found=f"values that differ by {apart:.1e}",
+            needed="pruning the inputs and running the operation gives what running it and pruning the output does",
+            do=MEND_RULE,
+        )
 
 
 def check_rule(op: Any) -> int:
@@ -317,5 +350,11 @@ def check_rule(op: Any) -> int:
     """
     entry = rule_of(op)
     if entry is None:
-        raise RuleError(f"op: {op} has no rule; register one with graphprune.rule")
+        raise RuleError(
+            f"op: {op} has no rule",
+            where=str(op),
+            found="an operator without a rule",
+            needed="an operator that has one",
+            do="register a rule with graphprune.rule",
+        )
     return sum(check_square(op, entry, one, seed) for one in entry.samples for seed in range(SEEDS))

@@ -1,26 +1,137 @@
 """Draw the conclusions from labelled facts: which labels are one, which are fixed, which consist of others.
 
-Everything is whole-array work: unions are one call of ``connected_components``, and the rest are gathers. Labels
-that live and die together form a *class*. A class is fixed (never removed), or *composed* of two others (it lives
-where both live), or an *unit*: something that can be removed.
+Everything is whole-array work on runs of labels (:mod:`graphprune.graph.label_runs`): unions are one call of
+``connected_components``, and the rest are gathers. Labels that live and die together form a *class*. A class is fixed
+(never removed), or *composed* of two others (it lives where both live), or an *unit*: something that can be removed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from numpy.typing import NDArray
 
-from graphprune.rules.labels import Facts, Labels, Reason
+from graphprune.graph.label_runs import CHOICES, MAPS, LabelRuns, find_runs
+from graphprune.graph.segments import ranges
+from graphprune.rules.labels import Labels, Reason
 from graphprune.utils.arrays import Ids, Mask
 
+ClassTable = NDArray[np.int32]
+"""A number for each class: of another class, or of a reason."""
 KINDS = ("channel", "filled", "row", "repeat", "cell", "expert")
 """Kinds of units; a class with labels of several kinds is of the last of them."""
 
 
 _FREE = np.iinfo(np.int64).max
+
+
+class Classes:
+    """The class of every label: ``classes[ids]``.
+
+    Args:
+        start: the first labels of runs, in order. [runs]
+        first: their classes; those of the labels that follow are the numbers that follow. [runs]
+    """
+
+    def __init__(self, start: Ids, first: Ids) -> None:
+        going_on = np.diff(start, prepend=-1) == np.diff(first, prepend=-1)
+        going_on[0] = False
+        self._start = start[~going_on]
+        self._rise = (first - start)[~going_on]
+
+    def __getitem__(self, ids: Ids) -> Ids:
+        if not ids.size:
+            return ids.astype(np.int64)
+        first, last = np.searchsorted(self._start, [ids.min(), ids.max()], "right") - 1
+        if first == last:
+            found: Ids = ids + self._rise[first]
+            return found
+        known = self._start[first : last + 1]
+        rise: Ids = self._rise[first : last + 1][np.searchsorted(known, ids, "right") - 1]
+        return ids + rise
+
+    def of_range(self, start: int, size: int) -> Ids:
+        """The classes of labels that follow one another."""
+        return self[np.arange(start, start + size)]
+
+
+@dataclass(frozen=True)
+class ItemOccurrences:
+    """Item ``item[r]`` is needed by ``size[r]`` entries of axis ``axis[r]`` from ``index[r]`` on, in runs.
+
+    Each of its classes is needed by one of them, or its only class by all.
+    """
+
+    item: Ids
+    axis: Ids
+    index: Ids
+    size: Ids
+
+
+@dataclass(frozen=True)
+class Items:
+    """LabelRuns of classes that are alike: their numbers follow one another, and so do those of their parts.
+
+    Attributes:
+        first: the first class. [items]
+        size: how many classes. [items]
+        reason: why they are fixed, or -1. [items]
+        parts: the two items that composed ones consist of, or -1; one of size 1 is a part of all. [items, 2]
+        kind: their kind. [items]
+        levels: the composed items, so that parts come first.
+        axis, index, of: the runs of the labels of each axis: the number of the axis, the number of the first label in
+            it, and the item that these labels are. [runs]
+    """
+
+    first: Ids
+    size: Ids
+    reason: Ids
+    parts: Ids
+    kind: Ids
+    levels: tuple[Ids, ...]
+    axis: Ids
+    index: Ids
+    of: Ids
+
+    def classes(self, items: Ids) -> Ids:
+        """The classes of items, one after the other."""
+        return ranges(self.first[items], self.size[items])
+
+    def item_of(self, classes: Ids) -> Ids:
+        """The items of classes."""
+        found: Ids = np.searchsorted(self.first, classes, "right") - 1
+        return found
+
+    def living(self, alive: Mask) -> Ids:
+        """How many classes of each item live. [items]"""
+        found: Ids = np.add.reduceat(alive, self.first, dtype=np.int64)
+        return found
+
+    def units(self, items: Ids, *columns: Ids) -> tuple[Ids, ...]:
+        """Replace composed items by what they are composed of, and drop fixed ones; ``columns`` are carried along."""
+        table: tuple[Ids, ...] = (items, *columns)
+        done: list[tuple[Ids, ...]] = []
+        while len(table[0]) or not done:
+            composed = self.parts[table[0], 0] >= 0
+            finished = ~composed & (self.reason[table[0]] < 0)
+            done.append(tuple(column[finished] for column in table))
+            item, *rest = (column[composed] for column in table)
+            table = np.concatenate([self.parts[item, 0], self.parts[item, 1]]), *(np.tile(c, 2) for c in rest)
+        return tuple(np.concatenate(column) for column in zip(*done, strict=True))
+
+    def occurrences(self, numbers: Ids) -> ItemOccurrences:
+        """Where units stand in axes, in the order of these and of what they are composed of.
+
+        Args:
+            numbers: of the axes; -1: left out. [axes]
+        """
+        here = np.flatnonzero(self.axis >= 0)  # a network without parameters has no axes
+        here = here[numbers[self.axis[here]] >= 0]
+        found = self.units(self.of[here], numbers[self.axis[here]], self.index[here], self.size[self.of[here]])
+        order = np.argsort(found[1], kind="stable")
+        return ItemOccurrences(*(column[order] for column in found))
 
 
 @dataclass(frozen=True)
@@ -31,11 +142,35 @@ class Solution:
     composed class consists of, or -1. ``levels`` orders the composed classes so that parts come first.
     """
 
-    of: Ids
-    reason: Ids
-    parts: Ids
-    kind: Ids
-    levels: tuple[Ids, ...]
+    of: Classes
+    items: Items
+
+    @cached_property
+    def reason(self) -> ClassTable:
+        """[classes]"""
+        return np.repeat(self.items.reason.astype(np.int32), self.items.size)
+
+    @cached_property
+    def kind(self) -> NDArray[np.int8]:
+        """The place in :data:`KINDS`. [classes]"""
+        return np.repeat(self.items.kind.astype(np.int8), self.items.size)
+
+    @cached_property
+    def parts(self) -> ClassTable:
+        """[classes, 2]"""
+        items, found = self.items, np.full((int(self.items.size.sum()), 2), -1, np.int32)
+        composed = np.flatnonzero(items.parts[:, 0] >= 0)
+        classes, size = items.classes(composed), items.size[composed]
+        place = ranges(np.zeros_like(size), size)
+        for column, parts in enumerate(items.parts[composed].T):
+            goes_on = np.repeat(items.size[parts] > 1, size)
+            found[classes, column] = np.repeat(items.first[parts], size) + np.where(goes_on, place, 0)
+        return found
+
+    @cached_property
+    def levels(self) -> tuple[Ids, ...]:
+        """Composed classes, each of level after level."""
+        return tuple(self.items.classes(level) for level in self.items.levels)
 
     @property
     def prunable(self) -> Mask:
@@ -63,66 +198,47 @@ class Solution:
             done.append(tuple(c[finished] for c in table))
             rest = tuple(c[composed] for c in table)
             table = tuple(
-                np.concatenate([self.parts[rest[0], k] if i == 0 else c for k in (0, 1)]) for i, c in enumerate(rest)
+                np.concatenate([self.parts[rest[0], k].astype(np.int64) if i == 0 else c for k in (0, 1)])
+                for i, c in enumerate(rest)
             )
         if not done:
             return tuple(c[:0] for c in (classes, *columns))
         return tuple(np.concatenate(column) for column in zip(*done, strict=True))
 
 
-def _broadcast_pairs(facts: Facts) -> tuple[Ids, Ids, list[tuple[Ids, int]]]:
-    """All unions as two flat arrays; a union with label 0 is a fix, for the reason that label 0 is fixed."""
-    left, right = [], []
-    for a, b, _ in facts.unions:
-        a, b = (a, b) if a.shape == b.shape else np.broadcast_arrays(a, b)
-        left.append(a.ravel())
-        right.append(b.ravel())
-    if not left:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), []
-    x, y = np.concatenate(left), np.concatenate(right)
-    zero = (x == 0) | (y == 0)
-    if not zero.any():
-        return x, y, []
-    return x[~zero], y[~zero], [(np.maximum(x, y)[zero], 0)]
-
-
-def _composition(facts: Facts) -> Ids:
-    rows = []
-    for whole, first, second, _ in facts.parts:
-        rows.append(np.stack([np.ravel(v) for v in np.broadcast_arrays(whole, first, second)], axis=1))
-    table = np.concatenate(rows) if rows else np.zeros((0, 3), np.int64)
-    found: Ids = table[table[:, 0] != 0]
-    return found
-
-
-def _components(count: int, x: Ids, y: Ids) -> Ids:
-    graph = coo_array((np.ones(len(x), bool), (x, y)), shape=(count, count))
-    found: Ids = connected_components(graph, directed=False)[1].astype(np.int64)
-    return found
-
-
 def solve(labels: Labels) -> Solution:
     """Close the facts: parts of equal labels are equal, parts of fixed labels are fixed."""
-    facts = labels.facts
-    x, y, zeros = _broadcast_pairs(facts)
-    fixed = [(np.zeros(1, np.int64), 0), *((ids.ravel(), number) for ids, number in facts.fixed), *zeros]
-    of = _components(labels.count, x, y)
-    reason = _first_reason(of, fixed)
-    table = of[_composition(facts)]
-    while True:
-        table, x, y = _one_composition_each(table)
-        if not len(x):
-            break
-        merged = _components(len(reason), x, y)
-        of, reason, table = merged[of], _merge_reason(merged, reason), merged[table]
+    runs, table = _closed(labels)
+    known = runs.notes >= 0
+    reason = _first_reason(len(runs.size), runs.noted[known], runs.notes[known])
     reason = _spread(reason, table)
     parts, levels, circular = _order(reason, table)
+    facts = labels.facts
     if len(circular):
         facts.reasons.append(Reason("channels that would be part of themselves", labels.node_index))
         reason[circular] = len(facts.reasons) - 1
         reason = _spread(reason, table)
         parts, levels, _ = _order(reason, table)
-    return Solution(of, reason, parts, _kinds(labels, of, len(reason)), levels)
+    first = np.cumsum(runs.size) - runs.size
+    index = runs.start - np.array([0, *(axis.start for axis in labels.axes)])[runs.axis]
+    items = Items(first, runs.size, reason, parts, _kinds(labels, runs), levels, runs.axis - 1, index, runs.item)
+    return Solution(Classes(runs.start, first[runs.item]), items)
+
+
+def _closed(labels: Labels) -> tuple[LabelRuns, Ids]:
+    """The runs, and one composition of each composed one. [composed, 3]"""
+    apart = np.zeros(0, np.int64)
+    runs = find_runs(labels, apart)
+    while True:
+        table, x, y = _one_composition_each(runs.parts)
+        if not len(x):
+            return runs, table
+        uneven = runs.size[x] != runs.size[y]
+        if uneven.any():  # all labels of a run are one
+            apart = np.concatenate([apart, runs.labels(np.concatenate([x[uneven], y[uneven]]))])
+            runs = find_runs(labels, apart)
+        else:
+            runs = runs.merged(x, y)
 
 
 def _one_composition_each(table: Ids) -> tuple[Ids, Ids, Ids]:
@@ -150,17 +266,12 @@ def _spread(reason: Ids, table: Ids) -> Ids:
             return reason
 
 
-def _first_reason(of: Ids, fixed: list[tuple[Ids, int]]) -> Ids:
-    reason = np.full(of.max() + 1, _FREE, np.int64)
-    for ids, number in fixed:
-        np.minimum.at(reason, of[ids.ravel()], number)
+def _first_reason(count: int, noted: Ids, numbers: Ids) -> Ids:
+    """The least number of a reason why each item is fixed, or -1. The first item is that of label 0."""
+    reason = np.full(count, _FREE, np.int64)
+    reason[0] = 0
+    np.minimum.at(reason, noted, numbers)
     return np.where(reason == _FREE, -1, reason)
-
-
-def _merge_reason(merged: Ids, reason: Ids) -> Ids:
-    result = np.full(merged.max() + 1, _FREE, np.int64)
-    np.minimum.at(result, merged, np.where(reason < 0, _FREE, reason))
-    return np.where(result == _FREE, -1, result)
 
 
 def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
@@ -181,15 +292,12 @@ def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
     return parts, tuple(levels), np.flatnonzero(composed)
 
 
-def _kinds(labels: Labels, of: Ids, count: int) -> Ids:
+def _kinds(labels: Labels, runs: LabelRuns) -> Ids:
     number = {kind: i for i, kind in enumerate(KINDS)}
-    kinds = np.zeros(count, np.int64)
-    sizes = [axis.size for axis in labels.axes]
-    codes = np.repeat([number[axis.kind] for axis in labels.axes], sizes)
-    np.maximum.at(kinds, of[1:], codes)
-    for ids in labels.facts.maps:
-        maps = of[ids.ravel()]
-        kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]
-    for ids, _, _ in labels.facts.choices:
-        kinds[of[ids]] = number["expert"]
+    kinds = np.zeros(len(runs.size), np.int64)
+    codes = np.array([0, *(number[axis.kind] for axis in labels.axes)])
+    np.maximum.at(kinds, runs.item, codes[runs.axis])
+    maps = runs.noted[runs.notes == MAPS]
+    kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]
+    kinds[runs.noted[runs.notes == CHOICES]] = number["expert"]
     return kinds

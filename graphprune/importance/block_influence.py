@@ -41,6 +41,7 @@ def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics 
     finally:
         for handle in handles:
             handle.remove()
+    statistics.sum(sums)
     return (sums[:, 0] / sums[:, 1]).tolist()
 
 

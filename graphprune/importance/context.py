@@ -84,7 +84,12 @@ class Context:
             InputError: there are none.
         """
         if self.statistics is None:
-            raise InputError(f"importance: this criterion reads data; {NEEDS_DATA}")
+            raise InputError(
+                "importance: this criterion reads data",
+                found="no calibration=",
+                needed="calibration batches",
+                do=NEEDS_DATA,
+            )
         return self.statistics
 
     # ------------------------------------------------------------ parameters

@@ -15,7 +15,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
 from graphprune.utils.arrays import Scores
-from graphprune.utils.checks import check_known
+from graphprune.utils.checks import check_known, found_value, with_article
 
 Importance = Callable[[Group, Context], Tensor]
 """``(group, context) -> scores [units]``, higher for units that matter more."""
@@ -84,12 +84,23 @@ def criterion(
         InputError: ``name`` is not a string, is empty, or is the name of another criterion.
     """
     if not isinstance(name, str) or not name:
-        raise InputError(f'name: must be a string that is not empty, as in @criterion("mine"), but is {name!r}')
+        raise InputError(
+            f'name: must be a string that is not empty, as in @criterion("mine"), but is {name!r}',
+            found=found_value(name),
+            needed="a string that is not empty",
+            do='write @criterion("mine")',
+        )
 
     def register(function: F) -> F:
         if name in CRITERIA:
             known = CRITERIA[name].score
-            raise InputError(f"name: {name!r} is a criterion already: {known.__module__}.{_name_of(known)}")
+            raise InputError(
+                f"name: {name!r} is a criterion already: {known.__module__}.{_name_of(known)}",
+                where=f"{known.__module__}.{_name_of(known)}",
+                found=f"the name {name!r}",
+                needed=f"a name that is none of {', '.join(CRITERIA)}",
+                do="give the criterion another name",
+            )
         CRITERIA[name] = Criterion(name, function, data, comparable, weights, help)
         return function
 
@@ -123,7 +134,10 @@ def _check_signature(function: Importance) -> None:
     except TypeError:
         raise InputError(
             f"importance: {_name_of(function)}{parameters} is called as {_name_of(function)}(group, context), which it "
-            "does not take; see graphprune.criterion"
+            "does not take",
+            found=f"a function with the parameters {parameters}",
+            needed="a function (group, context) -> one score for each unit",
+            do=f"write def {_name_of(function)}(group, context), as graphprune.criterion describes it",
         ) from None
 
 
@@ -141,17 +155,30 @@ def scored(criterion: Criterion, group: Group, context: Context) -> Scores:
     values = criterion.score(group, context)
     if not isinstance(values, Tensor):
         raise PlanError(
-            f"importance: {criterion.name} returned a {type(values).__name__} for group {group.name!r}; a tensor with "
-            f"one score for each of its {group.units} units is needed"
+            f"importance: {criterion.name} returned {with_article(type(values).__name__)} for group {group.name!r}",
+            where=f"group {group.name!r}",
+            found=found_value(values),
+            needed=f"a tensor with one score for each of its {group.units} units",
+            do="return such a tensor, on any device",
         )
     if values.shape != (group.units,):
         raise PlanError(
             f"importance: returned shape {list(values.shape)} for group {group.name!r}; one score for each of its "
-            f"{group.units} units is needed"
+            f"{group.units} units is needed",
+            where=f"group {group.name!r}",
+            found=f"shape {list(values.shape)}",
+            needed=f"shape [{group.units}]",
+            do="reduce the scores to one for each unit, such as scores.sum(1)",
         )
     scores = values.detach().to(device="cpu").double().numpy()
     wrong = int((~np.isfinite(scores)).sum())
     if wrong:
-        raise PlanError(f"importance: {wrong} of {group.units} scores of group {group.name!r} are not finite")
+        raise PlanError(
+            f"importance: {wrong} of {group.units} scores of group {group.name!r} are not finite",
+            where=f"group {group.name!r}",
+            found=f"{wrong} scores that are infinite or NaN",
+            needed="finite scores, which can be ranked",
+            do=f"look for NaN in the weights of {group.name!r} and in the calibration data, or use importance='l2'",
+        )
     default = "none" if criterion.comparable else "mean"
     return NORMALIZATIONS[context.normalize or default](scores)

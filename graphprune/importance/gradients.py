@@ -36,6 +36,7 @@ def _expected_squares(context: Context) -> Scores:
         np.add(total, np.square(context.over_parameters(_products_with(gradients))), out=total)
 
     samples = context.data.each_backward(visit)
+    context.data.sum(torch.from_numpy(total))
     return total / samples
 
 
@@ -44,7 +45,7 @@ def _products_with(gradients: Gradients) -> AxisSums:
 
     def sums(name: str, tensor: Tensor, dims: Sequence[int]) -> list[Scores] | None:
         gradient = gradients.get(name)
-        return None if gradient is None else axis_sums(tensor.detach() * gradient, dims)
+        return None if gradient is None else axis_sums(in_float32(tensor.detach()) * in_float32(gradient), dims)
 
     return sums
 
@@ -70,10 +71,20 @@ def _fisher_entries(context: Context) -> Callable[[str, Tensor], Tensor | None]:
 
     def visit(gradients: Gradients) -> None:
         for name, gradient in gradients.items():
+            gradient = in_float32(gradient)
             if name in squares:
                 squares[name].addcmul_(gradient, gradient)
             else:
                 squares[name] = gradient.square()
 
     samples = context.data.each_backward(visit)
-    return lambda name, w: w.square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None
+    for name in filter(context.tensors.__contains__, context.data.communicator.union(squares)):
+        if name not in squares:  # there is no gradient in this process, but in another
+            squares[name] = torch.zeros_like(in_float32(context.tensors[name].detach()))
+        context.data.sum(squares[name])
+    return lambda name, w: in_float32(w).square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None
+
+
+def in_float32(tensor: Tensor) -> Tensor:
+    """A tensor of a narrower type widened, so that squares and sums of small gradients are not rounded to zero."""
+    return tensor.float() if tensor.is_floating_point() and tensor.dtype.itemsize < 4 else tensor

@@ -109,7 +109,10 @@ def bn_scale(group: Group, context: Context) -> Tensor:
     axes = context.once("scales", lambda: scale_axes(context.units.labelling))
     if not any(context.has_axis(g, axes) for g in context.units.groups):
         raise InputError(
-            "importance: 'bn_scale' reads the factors of normalizations, and none goes with any group; use 'l2'"
+            "importance: 'bn_scale' reads the factors of normalizations, and none goes with any group",
+            found="no batch or layer normalization with a weight that goes with a group",
+            needed="one such normalization at least",
+            do="pass importance='l2'",
         )
     if not context.has_axis(group, axes):
         return relative_magnitude(group, context)

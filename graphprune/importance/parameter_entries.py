@@ -38,16 +38,17 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
     Of complex entries |w| is the modulus.
     """
     tensor = tensor.abs() if tensor.is_complex() else tensor
-    tensor = tensor.detach() if tensor.dtype in (torch.float32, torch.float64) else tensor.detach().float()
+    tensor = tensor.detach()
+    dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
     if tensor.ndim == 1:
-        return [_powers(tensor, order, torch.empty_like(tensor)).double().cpu().numpy()]
+        return [_powers(tensor, order, torch.empty_like(tensor, dtype=dtype)).double().cpu().numpy()]
     last = max(dims)
     if not tensor.numel():
         return [np.zeros(tensor.shape[dim]) for dim in dims]
     flat = tensor.reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))
-    space = torch.empty_like(flat[:rows])
+    space = torch.empty_like(flat[:rows], dtype=dtype)
     sums = {dim: torch.zeros(tensor.shape[dim], dtype=torch.float64, device=tensor.device) for dim in dims}
     for number, block in enumerate(flat.split(rows) if rows < flat.shape[0] else (flat,)):
         powers = _powers(block, order, space[: block.shape[0]])
@@ -61,6 +62,7 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
 
 def _powers(block: Tensor, order: float, out: Tensor) -> Tensor:
     """|w|**order, written to ``out``: allocating memory for every block would cost more than the arithmetic."""
+    block = block if block.dtype == out.dtype else out.copy_(block)
     if order == 2:
         return torch.mul(block, block, out=out)
     torch.abs(block, out=out)

@@ -62,7 +62,13 @@ def write_couplings(graph: Analysis, path: object) -> None:
     file = check_path("path", path)
     write = _WRITERS.get(file.suffix.lower())
     if write is None:
-        raise InputError(f"path: {file} ends with {file.suffix or 'no suffix'!r}; use one of {', '.join(_WRITERS)}")
+        raise InputError(
+            f"path: {file} ends with {file.suffix or 'no suffix'!r}; use one of {', '.join(_WRITERS)}",
+            where=str(file),
+            found=f"the suffix {file.suffix!r}",
+            needed=f"one of {', '.join(_WRITERS)}",
+            do=f"pass {str(file.with_suffix(next(iter(_WRITERS))))!r}",
+        )
     plain = plain_couplings(graph)
     replace_file(file, lambda temporary: write(plain, temporary))
 

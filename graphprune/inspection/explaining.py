@@ -152,7 +152,7 @@ class Explainer:
     def _saves(self, group: Group, one: str) -> str:
         whole = self.graph.costs.at(self.graph.costs.everything)
         macs, params = self.graph.costs.shares(self.graph.units)[:, self.graph.units.group_of[group.unit_ids[0]]]
-        prices = self.graph.costs.prices(self.graph.costs.everything)[:, group.unit_ids]
+        prices = self.graph.costs.prices(self.graph.costs.everything, self.graph.costs.kinds)[:, group.unit_ids]
         differ = not np.allclose(prices, prices[:, :1])
         first = "The first" if differ else f"One {one} less saves"
         saves = f"{first} {one} saves" if differ else first

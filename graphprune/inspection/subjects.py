@@ -11,7 +11,7 @@ from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.groups import Group
 from graphprune.rules.labels import ParameterAxis
-from graphprune.utils.checks import did_you_mean, shown
+from graphprune.utils.checks import did_you_mean, found_value, shown, with_article
 from graphprune.utils.modules import named_modules, named_tensors
 
 
@@ -48,7 +48,12 @@ def find_subject(graph: Analysis, what: object) -> Subject:
     if isinstance(what, nn.Module):
         return _of_module(graph, _path_of(graph, what), what)
     if not isinstance(what, str):
-        raise InputError(f"name: must be a name, a module or a group, but is {shown(what)}")
+        raise InputError(
+            f"name: must be a name, a module or a group, but is {shown(what)}",
+            found=found_value(what),
+            needed="a name, a module or a group",
+            do="pass the path of a module, such as 'layer1.0.conv1'",
+        )
     modules = dict(named_modules(graph.model))
     if what in modules:
         return _of_module(graph, what, modules[what])
@@ -65,7 +70,13 @@ def find_subject(graph: Analysis, what: object) -> Subject:
 
 def _of_group(graph: Analysis, group: Group) -> Subject:
     if not any(group is known or group.axes == known.axes for known in graph.groups):
-        raise InputError(f"name: group {group.name!r} is of another graph; pass one of graph.groups")
+        raise InputError(
+            f"name: group {group.name!r} is of another graph",
+            where=f"group {group.name!r}",
+            found="a group with other axes than those of this graph",
+            needed="a group of this graph",
+            do="pass one of graph.groups",
+        )
     parameters = tuple(dict.fromkeys(axis.parameter for axis in group.axes))
     return Subject(f"group {group.name}", group.axes, parameters, group)
 
@@ -75,8 +86,10 @@ def _path_of(graph: Analysis, module: nn.Module) -> str:
         if known is module:
             return path
     raise InputError(
-        f"name: this {type(module).__name__} is no module of the traced {type(graph.model).__name__}; "
-        "pass one of graph.model.modules(), or its name"
+        f"name: this {type(module).__name__} is no module of the traced {type(graph.model).__name__}",
+        found=f"{with_article(type(module).__name__)} of another model",
+        needed=f"a module of the traced {type(graph.model).__name__}",
+        do="pass one of graph.model.modules(), or its name",
     )
 
 
@@ -98,5 +111,8 @@ def _unknown(graph: Analysis, what: str, modules: dict[str, nn.Module]) -> Input
     axes = (str(axis.parameter_axis) for axis in graph.units.axes) if "[" in what else ()
     return InputError(
         f"name: {what!r} is no module, parameter, axis or group of the traced {type(graph.model).__name__}"
-        f"{did_you_mean(what, [*known, *axes])}"
+        f"{did_you_mean(what, [*known, *axes])}",
+        found=f"the name {what!r}",
+        needed=f"one of the {len(known)} names of modules, parameters, axes and groups",
+        do="print(graph) lists the groups, graph.model.named_modules() the modules",
     )

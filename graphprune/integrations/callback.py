@@ -42,8 +42,10 @@ class PreparedPruner:
         """
         if processes > 1:
             raise InputError(
-                f"callback: prunes in training with one process, but this one has {processes}; prune between "
-                "trainings, with graphprune.prune_iteratively(..., tune={'accelerator': ...})"
+                f"callback: prunes in training with one process, but this one has {processes}",
+                found=f"{processes} processes",
+                needed="one process, since what holds the model in each would have to be made again",
+                do="prune between trainings, with graphprune.prune_iteratively(..., tune={'accelerator': ...})",
             )
         pruner = self._pruner_of(model)
         if self.saved:
@@ -58,7 +60,13 @@ class PreparedPruner:
             LoadError: there is no state, or it is of another model.
         """
         if not state:
-            raise LoadError(f"checkpoint: {where} is not of a training with this callback")
+            raise LoadError(
+                f"checkpoint: {where} is not of a training with this callback",
+                where=where,
+                found="no state of the callback",
+                needed="a checkpoint that was saved with this callback",
+                do="resume from such a checkpoint, or train without the callback",
+            )
         self._pruner_of(model).restore(state)
         self.saved = state
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from graphprune.errors import MissingPackageError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
@@ -19,7 +20,12 @@ from graphprune.training.schedules import Schedule
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError as error:
-    raise ImportError("the Lightning callback needs lightning: pip install 'graphprune[lightning]'") from error
+    raise MissingPackageError(
+        "the Lightning callback needs lightning",
+        found="no package lightning",
+        needed="lightning 2.2 or later",
+        do="pip install 'graphprune[lightning]'",
+    ) from error
 
 
 class PruningCallback(Callback):

@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from typing_extensions import Unpack
 
+from graphprune.errors import MissingPackageError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.training.gradual import GradualPruner
@@ -27,8 +28,11 @@ try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 except ImportError as error:
-    raise ImportError(
-        "the Transformers callback needs transformers and accelerate: pip install 'graphprune[transformers]'"
+    raise MissingPackageError(
+        "the Transformers callback needs transformers and accelerate",
+        found=str(error),
+        needed="transformers 4.56 and accelerate 1.0, or later",
+        do="pip install 'graphprune[transformers]'",
     ) from error
 
 

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from graphprune.api import prune_model
-from graphprune.errors import InputError
+from graphprune.errors import InputError, MissingPackageError
 from graphprune.integrations.callback import PreparedPruner
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.pruning.plan import plans_of
 from graphprune.training.gradual import GradualPruner
 from graphprune.training.schedules import Schedule
+from graphprune.utils.checks import found_value, with_article
 
 try:
     from ultralytics.models.yolo.classify import ClassificationTrainer
@@ -34,7 +35,12 @@ try:
     from ultralytics.models.yolo.segment import SegmentationTrainer
     from ultralytics.nn.modules import Detect
 except ImportError as error:
-    raise ImportError("pruning YOLO models needs ultralytics: pip install 'graphprune[yolo]'") from error
+    raise MissingPackageError(
+        "pruning YOLO models needs ultralytics",
+        found="no package ultralytics",
+        needed="ultralytics 8.3 or later",
+        do="pip install 'graphprune[yolo]'",
+    ) from error
 
 
 def predictions(result: Any) -> Any:
@@ -100,13 +106,19 @@ class SlimTraining:
         """
         if weights is None:
             raise InputError(
-                "weights: a slim network cannot be built from a YAML file, and pretrained=False leaves none; "
-                "train the model that prune_yolo returned, or one that was loaded from a .pt file"
+                "weights: a slim network cannot be built from a YAML file, and pretrained=False leaves none",
+                found="no weights",
+                needed="the slim network",
+                do="train the model that prune_yolo returned, or one that was loaded from a .pt file",
             )
         if _is_fused(weights):
             raise InputError(
                 "weights: the batch norms of this network were fused into its convolutions, and it cannot be trained "
-                "on; prune and save the network before fuse() is called"
+                "on",
+                where=type(weights).__name__,
+                found="no batch normalization",
+                needed="a network as it was before fuse()",
+                do="prune and save the network before fuse() is called",
             )
         _check_data(weights, self.data)
         model = deepcopy(weights)
@@ -164,8 +176,11 @@ def _check_data(model: Any, data: Mapping[str, Any]) -> None:
         asked = list(asked) if isinstance(own, list) else asked
         if asked != own:
             raise InputError(
-                f"data: has {name} {asked}, but the slim network was pruned with {own}; train the dense model on this "
-                "data first (one epoch gives it a fitting head), and prune then"
+                f"data: has {name} {asked}, but the slim network was pruned with {own}",
+                where=f"data: {name}",
+                found=f"{asked}",
+                needed=f"{own}",
+                do="train the dense model on this data first (one epoch gives it a fitting head), and prune then",
             )
 
 
@@ -251,13 +266,25 @@ def _network(yolo: Any) -> nn.Module:
     """The model of a ``YOLO`` that can be pruned."""
     if not isinstance(yolo, YOLO):
         raise InputError(
-            f"yolo: must be an ultralytics.YOLO, but is a {type(yolo).__name__}; prune other modules with "
-            "graphprune.prune_model"
+            f"yolo: must be an ultralytics.YOLO, but is {with_article(type(yolo).__name__)}",
+            found=found_value(yolo),
+            needed="an ultralytics.YOLO",
+            do="prune other modules with graphprune.prune_model",
         )
     if not isinstance(yolo.model, nn.Module):
-        raise InputError(f"yolo: has no network in torch, but {yolo.model!r}; prune before it is exported")
+        raise InputError(
+            f"yolo: has no network in torch, but {yolo.model!r}",
+            found=found_value(yolo.model),
+            needed="a network in torch, as a .pt or .yaml file gives it",
+            do="prune before it is exported",
+        )
     if yolo.task not in SLIM_TRAINERS:
-        raise InputError(f"yolo: its task is {yolo.task}, but must be one of {', '.join(SLIM_TRAINERS)}")
+        raise InputError(
+            f"yolo: its task is {yolo.task}, but must be one of {', '.join(SLIM_TRAINERS)}",
+            found=f"task {yolo.task!r}",
+            needed=f"one of {', '.join(SLIM_TRAINERS)}",
+            do="prune its network with graphprune.prune_model(yolo.model, ...)",
+        )
     model: nn.Module = yolo.model
     return model
 
@@ -338,7 +365,12 @@ class PruningCallback:
         """
         for what, is_so in (("is resumed", trainer.resume), ("distills", hasattr(trainer.model, "student_model"))):
             if is_so:
-                raise InputError(f"PruningCallback: cannot prune in a training that {what}; train without the callback")
+                raise InputError(
+                    f"PruningCallback: cannot prune in a training that {what}",
+                    found=f"a training that {what}",
+                    needed="a training from its beginning, without a teacher",
+                    do="train without the callback",
+                )
         self._batches = 0
         self._prepared.pruner = None
         self._prepared.example_inputs = example_image(trainer.model, self.imgsz or trainer.args.imgsz)

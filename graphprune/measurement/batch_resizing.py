@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import MethodCall
+from graphprune.utils.checks import with_article
 from graphprune.utils.modules import named_modules
 
 
@@ -26,7 +27,12 @@ def with_batch_size(calls: Sequence[MethodCall], dim: int, size: int) -> list[Me
     """
     now = batch_size(calls, dim)
     if now is None:
-        raise InputError(f"batch_sizes: no input has a dimension {dim} of size 1 or more; leave batch_sizes out")
+        raise InputError(
+            f"batch_sizes: no input has a dimension {dim} of size 1 or more",
+            found=", ".join(str(list(tensor.shape)) for call in calls for tensor in call.tensors) or "no tensor",
+            needed=f"an input with a dimension {dim}",
+            do="leave batch_sizes out, or pass batch_dim=",
+        )
 
     def resize(tensor: Tensor) -> Tensor:
         if tensor.ndim <= dim or tensor.shape[dim] != now:
@@ -56,7 +62,12 @@ def batch_dim_of(models: Mapping[str, nn.Module], given: int | None, resizing: b
     if resizing:
         path, module = unclear[0]
         raise InputError(
-            f"batch_dim: {path or 'the model'} is a {type(module).__name__} with batch_first=False, so the batch may "
-            "not be dimension 0 of the inputs; say which it is, batch_dim=0 or batch_dim=1"
+            f"batch_dim: {path or 'the model'} is {with_article(type(module).__name__)} with batch_first=False, so "
+            "the batch may "
+            "not be dimension 0 of the inputs",
+            where=path or type(module).__name__,
+            found=f"{with_article(type(module).__name__)} with batch_first=False",
+            needed="the dimension of the inputs that is the batch",
+            do="say which it is, batch_dim=0 or batch_dim=1",
         )
     return None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import TypedDict, Unpack
 
-from graphprune.errors import InputError, TraceError
+from graphprune.errors import InputError
 from graphprune.graph.cost import macs_by_module
 from graphprune.measurement.activation_memory import peak_activation_bytes
 from graphprune.measurement.batch_resizing import batch_dim_of
@@ -25,7 +25,16 @@ from graphprune.measurement.stored_bytes import file_bytes, memory_bytes
 from graphprune.tracing.example_inputs.guess import example_inputs_for, first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.tracing.tracer import call_failure, trace_model
-from graphprune.utils.checks import check_callable, check_count, check_flag, check_type, is_number, shown
+from graphprune.utils.checks import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_type,
+    found_value,
+    is_number,
+    shown,
+    with_article,
+)
 from graphprune.utils.contexts import eagerly, evaluating
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
@@ -120,7 +129,12 @@ def _models(given: Any) -> dict[str, nn.Module]:
         check_model(given)
         return {_ALONE: given}
     if not given:
-        raise InputError("model: is an empty dict; needed is a model, or several by name")
+        raise InputError(
+            "model: is an empty dict",
+            found="{}, a dict",
+            needed="a model, or several by name",
+            do="pass {'dense': model, 'slim': slim}",
+        )
     for name, model in given.items():
         check_type("model", name, str, "a dict of models by names that are strings")
         check_model(model, f"model[{name!r}]")
@@ -179,8 +193,10 @@ def _put_in_evaluation(model: nn.Module) -> None:
         model.eval()
     except NotImplementedError as error:
         raise InputError(
-            f"model: this {type(model).__name__} cannot be put in evaluation mode ({error}), as those of torch.export; "
-            "measure the model that it was made from"
+            f"model: this {type(model).__name__} cannot be put in evaluation mode ({error})",
+            found=f"{with_article(type(model).__name__)}, as those of torch.export",
+            needed="a module with train() and eval()",
+            do="measure the model that it was made from",
         ) from error
 
 
@@ -217,7 +233,7 @@ class _Subject:
                 with eagerly(), torch.no_grad():
                     call.run(self.model)
             except Exception as error:
-                raise TraceError(call_failure(self.model, call, error)) from error
+                raise call_failure(self.model, call, error) from error
 
     def timed(self, found: list[Latency], missing: Mapping[str, str], repeats: int) -> None:
         """Take over latencies, and time the layers."""
@@ -287,6 +303,11 @@ def scores_of(model: nn.Module, evaluate: Evaluation) -> dict[str, float]:
     for name, value in named.items():
         number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not isinstance(name, str) or not is_number(number):
-            raise InputError(f"evaluate: must return a number, or numbers by name, but returned {shown(result)}")
+            raise InputError(
+                f"evaluate: must return a number, or numbers by name, but returned {shown(result)}",
+                found=found_value(result),
+                needed="a number, or a dict of numbers by name",
+                do="return {'accuracy': 0.93} from evaluate(model)",
+            )
         found[name] = float(number)
     return found

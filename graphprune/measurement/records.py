@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from graphprune.errors import InputError, LoadError
 from graphprune.measurement.quantities import Quantity, QuantityTable
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_known, check_type, shown
 from graphprune.utils.tables import Printed, Table, human
 from graphprune.utils.typed_json import Count, Positive, convert_data, parse_json
 
@@ -212,10 +212,20 @@ class Comparison(Printed):
 
     def __post_init__(self) -> None:
         if not self.measurements:
-            raise InputError("measurements: must be of one model at least, but is empty")
+            raise InputError(
+                "measurements: must be of one model at least, but is empty",
+                found=shown(self.measurements),
+                needed="measurements by the names of models, one at least",
+                do="pass {'dense': graphprune.measure(model, example_inputs)}",
+            )
 
     def __getitem__(self, name: str) -> Measurement:
-        return self.measurements[name]
+        """The measurement of a model.
+
+        Raises:
+            InputError: there is no model of this name.
+        """
+        return self.measurements[check_known("name", name, self.measurements)]
 
     def to_markdown(self) -> str:
         """The table for a document."""
@@ -236,7 +246,13 @@ class Comparison(Printed):
         data = _own_data(text, "Comparison")
         of_models = convert_data(data.get("measurements"), dict[str, dict[str, Any]], "text", _advice("Comparison"))
         if not of_models:
-            raise LoadError(f"text: holds no measurements; {_advice('Comparison')}")
+            raise LoadError(
+                "text: holds no measurements",
+                where="text: measurements",
+                found="{}",
+                needed="measurements of one model at least",
+                do=_advice("Comparison"),
+            )
         return Comparison({name: _from_data(one, "Comparison") for name, one in of_models.items()})
 
     def _table(self) -> QuantityTable:
@@ -308,8 +324,13 @@ def _own_data(text: str, kind: str) -> dict[str, Any]:
     data = parse_json(text, "text", _advice(kind))
     if not isinstance(data, dict) or data.get("format") != MEASUREMENT_FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        readable = f"this version reads format {MEASUREMENT_FORMAT}"
-        raise LoadError(f"text: measurement format {found!r}; {readable}; {_advice(kind)}")
+        raise LoadError(
+            f"text: measurement format {found!r}; this version reads format {MEASUREMENT_FORMAT}",
+            where="text: format",
+            found=f"format {found!r}",
+            needed=f"format {MEASUREMENT_FORMAT}",
+            do=_advice(kind),
+        )
     return {name: value for name, value in data.items() if name != "format"}
 
 

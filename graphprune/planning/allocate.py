@@ -153,7 +153,8 @@ class Allocator:
                     [self.setup.layers(part.group) for part in coupled.parts],
                 )
                 for coupled in steps
-            ]
+            ],
+            self.setup.graph.solution.items,
         )
         budgets = self._budgets(steps)
         limits = np.array([b.limit for b in budgets.budgets])

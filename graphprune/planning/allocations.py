@@ -61,7 +61,12 @@ def allocation(name: str, help: str) -> Callable[[Priority], Priority]:
 
     def register(priority: Priority) -> Priority:
         if name in ALLOCATIONS:
-            raise InputError(f"name: the allocation {name!r} is registered already")
+            raise InputError(
+                f"name: the allocation {name!r} is registered already",
+                found=f"the name {name!r}",
+                needed="a name that no other allocation has",
+                do="give the allocation another name",
+            )
         ALLOCATIONS[name] = Allocation(name, priority, help)
         return priority
 

@@ -25,7 +25,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.checks import did_you_mean
+from graphprune.utils.checks import did_you_mean, found_value
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
@@ -74,10 +74,22 @@ def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
     name = axis.name if isinstance(axis, Group) else axis
     wrong = index[(index < 0) | (index >= size)]
     if len(wrong):
-        raise InputError(f"kept: {name} has {size} entries, numbered from 0, and {int(wrong[0])} is none of them")
+        raise InputError(
+            f"kept: {name} has {size} entries, numbered from 0, and {int(wrong[0])} is none of them",
+            where=str(name),
+            found=f"the number {int(wrong[0])}",
+            needed=f"numbers from 0 to {size - 1}",
+            do="give the numbers of the entries that stay",
+        )
     gone = np.setdiff1d(np.arange(size), index)
     if len(gone) == size:
-        raise InputError(f"kept: nothing of {name} would stay; keep at least one of its {size} entries")
+        raise InputError(
+            f"kept: nothing of {name} would stay; keep at least one of its {size} entries",
+            where=str(name),
+            found="no entry that stays",
+            needed=f"at least one of its {size} entries",
+            do="name one entry to keep, or leave out the layer's block with depth=",
+        )
     return gone
 
 
@@ -90,9 +102,20 @@ def _empty(graph: Analysis, name: str, mask: Tensor) -> tuple[Ids, ...]:
     shape = graph.trace.shapes.get(name)
     if shape is None:
         known = list(graph.trace.shapes)
-        raise InputError(f"masks: there is no parameter {name!r}{did_you_mean(name, known)}; give it as in state_dict")
+        raise InputError(
+            f"masks: there is no parameter {name!r}{did_you_mean(name, known)}",
+            found=f"the name {name!r}",
+            needed=f"a name of the {len(known)} parameters and buffers, such as {next(iter(known), '')!r}",
+            do="name it as model.state_dict() does",
+        )
     if tuple(mask.shape) != tuple(shape):
-        raise InputError(f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter has {list(shape)}")
+        raise InputError(
+            f"masks: the mask of {name} has shape {list(mask.shape)}, the parameter has {list(shape)}",
+            where=name,
+            found=f"shape {list(mask.shape)}",
+            needed=f"shape {list(shape)}",
+            do="pass a mask with one entry for each of the parameter's",
+        )
     left = mask.detach().cpu() != 0
     others = [tuple(d for d in range(left.ndim) if d != dim) for dim in range(left.ndim)]
     found = [left.any(dim=dims) if dims else left for dims in others]
@@ -183,12 +206,21 @@ class _Entries:
         first = int(alone[0])
         units = unit[entry == first]
         if not len(units):
-            raise PlanError(f"kept: entry {first} of {axis} cannot go; graph.frozen says why")
+            raise PlanError(
+                f"kept: entry {first} of {axis} cannot go",
+                where=str(axis),
+                found=f"entry {first} of a frozen axis",
+                needed="entries that can go",
+                do="keep all of it; graph.frozen says why",
+            )
         groups = [self._graph.groups[n] for n in np.unique(self._graph.units.group_of[units]).tolist() if n >= 0]
         named = " and ".join(f"{group.name} ({group.role}, {', '.join(group.axes[:3])})" for group in groups)
         raise PlanError(
-            f"kept: entry {first} of {axis} cannot go alone: it belongs to {named}, of which other entries stay; "
-            "remove all of a unit, or nothing of it"
+            f"kept: entry {first} of {axis} cannot go alone: it belongs to {named}, of which other entries stay",
+            where=str(axis),
+            found=f"entry {first} without the others of its unit",
+            needed="whole units",
+            do="remove all of a unit, or nothing of it",
         )
 
 
@@ -269,7 +301,13 @@ def _whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
     if staying:
         by_group = units_by_group(graph, staying)
         named = "; ".join(f"{name} cannot lose {len(units)} units: {staying[units[0]]}" for name, units in by_group)
-        raise PlanError(f"kept: {named}; choose others, or let graph.plan choose")
+        raise PlanError(
+            f"kept: {named}",
+            where=", ".join(name for name, _ in by_group),
+            found=f"{len(staying)} units that cannot go, or not without others",
+            needed="units that can go together",
+            do="choose others, or let graph.plan choose",
+        )
     return plan
 
 
@@ -291,6 +329,12 @@ def indices(name: str, value: object) -> Ids:
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.dtype == bool and array.ndim == 1:
         return np.flatnonzero(array)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"kept: {name} maps to {value!r:.80}; give the numbers of the entries that stay")
+    if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
+        raise InputError(
+            f"kept: {name} maps to {value!r:.80}",
+            where=str(name),
+            found=found_value(value),
+            needed="whole numbers in one dimension, or a mask of truth values",
+            do="give the numbers of the entries that stay, such as [0, 1, 5]",
+        )
     return np.unique(array.astype(np.int64))

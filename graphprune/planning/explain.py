@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from graphprune.errors import PlanError
 from graphprune.graph.candidates import reason_of_kind
 from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.living import all_living
 from graphprune.planning.objectives import Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
@@ -62,13 +61,15 @@ def _untouched(setup: PlanSetup, number: int) -> str:
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:
     """The error of budgets that cannot be met, which says what the smallest reachable value is."""
-    least = problem.costs(problem.alive(problem.state.lengths))
-    dense = problem.costs(np.ones(len(problem.solution.reason), bool))
+    least = problem.costs(problem.living(problem.state.lengths))
+    dense = problem.costs(all_living(problem.solution))
     wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
     worst = max(wrong, key=lambda i: least[i] / budgets[i].limit, default=0)
     left = budgets[worst].shown(least[worst])
     return PlanError(
         f"{budgets[worst].kind}: {budgets[worst].text} is out of reach; with every group at its floor the model "
-        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now. Ask for that or more, or "
-        f"raise max_ratio (now {max_ratio:g})"
+        f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now",
+        found=budgets[worst].text,
+        needed=f"{left} or more, {budgets[worst].kind}={least[worst] / dense[worst]:.3f}",
+        do=f"ask for that or more, or raise max_ratio (now {max_ratio:g})",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 import torch
 from msgspec import Meta
 
+from graphprune.errors import DamagedTableWarning, LoadError
 from graphprune.utils.files import replace_file
 from graphprune.utils.timing import median_seconds
 from graphprune.utils.typed_json import convert_data, read_json
@@ -37,8 +39,7 @@ class KernelTable:
     def __post_init__(self) -> None:
         if self.path is None:
             self.path = _cache_folder() / f"{_machine(self.device)}.json"
-        if self.path.exists():
-            self.times = _read(self.path)
+        self.times = _known(self.path)
 
     def seconds(self, name: str, call: Callable[[], Callable[[], Any]]) -> float:
         """The time of the kernel ``name``; ``call()`` prepares its tensors and returns what is to be timed."""
@@ -52,16 +53,21 @@ class KernelTable:
         """Write what was measured since the last time. Another process's new entries are kept."""
         if self.measured and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            known = _read(self.path) if self.path.exists() else {}
-            text = json.dumps(known | self.times)
+            text = json.dumps(_known(self.path) | self.times)
             replace_file(self.path, lambda path: path.write_text(text))
             self.measured = 0
 
 
-def _read(path: Path) -> dict[str, float]:
-    """Seconds by the name of the kernel. LoadError: the file is damaged."""
-    what, advice = f"latency: the table of kernels {path}", "delete it, and they are measured again"
-    return convert_data(read_json(path, what, advice), dict[str, Seconds], what, advice)
+def _known(path: Path) -> dict[str, float]:
+    """Seconds by the name of the kernel; none where there is no file, or, with a warning, no whole one."""
+    if not path.exists():
+        return {}
+    what, advice = f"latency: the table of kernels {path}", "its kernels are measured again, and it is replaced"
+    try:
+        return convert_data(read_json(path, what, advice), dict[str, Seconds], what, advice)
+    except LoadError as error:
+        warnings.warn(str(error), DamagedTableWarning, stacklevel=2)
+        return {}
 
 
 def _cache_folder() -> Path:

@@ -19,6 +19,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec
 from graphprune.planning.options import OPTION_FIELDS, Runner
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.planning.weights_given import GivenWeights
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,6 +61,9 @@ class PlanArguments(TypedDict, total=False):
     """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that
     read data; prune_model repairs with them too, and goes through them several times: pass a list or a DataLoader,
     not an iterator."""
+    weights: GivenWeights | None
+    """Where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors
+    by name; criteria read them from there, tensor by tensor."""
     loss_fn: Callable[[Any, Any], Tensor] | None
     """(output, target) -> loss, for criteria that need gradients."""
     reduce: str

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from graphprune.graph.dimensions import Dimensions, Needs
+from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.size_model import SizeModel
@@ -98,7 +98,7 @@ def _filled(shape: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
 def _sample(node: fx.Node, shape: list[int], device: torch.device) -> Tensor:
     dtype = node.meta["dtype"]
     if dtype.is_floating_point or dtype.is_complex:
-        return torch.rand(shape, device=device, dtype=dtype)
+        return torch.rand(shape, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
     return torch.zeros(shape, device=device, dtype=dtype)
 
 
@@ -112,7 +112,7 @@ class LatencyModel:
         nodes = [n for n in nodes if _computes(n)]
         self._register(nodes)
         self._needs = self.dimensions.needs()
-        self._alike = _signatures(self._needs, len(units.solution.reason))
+        self._alike = self._needs.signatures()
         self._dense = self.dimensions.counts(np.ones(len(units.solution.reason), bool))
         self._first: dict[object, int] = {}
         self.kernels = [self._kernel(node) for node in nodes]
@@ -167,9 +167,7 @@ class LatencyModel:
 
     def shares(self, units: Units) -> Scores:
         """The part of the dense model's time in which each group takes part; parts overlap. [groups]"""
-        group = units.group_of[self._needs.unit]
-        member = np.zeros((len(self._dense), len(units.groups)), bool)
-        member[self._needs.dim[group >= 0], group[group >= 0]] = True
+        member = self._needs.members(units.group_of, (len(self._dense), len(units.groups)))
         times = [self._time(i, tuple(self._dense[list(k.dims)].tolist())) for i, k in enumerate(self.kernels)]
         touched = np.array([member[list(kernel.dims)].any(axis=0) for kernel in self.kernels]).reshape(len(times), -1)
         found: Scores = np.array(times) @ touched / max(sum(times), 1e-15)
@@ -182,9 +180,7 @@ class LatencyModel:
         for i, kernel in enumerate(self.kernels):
             for dim, slope in zip(kernel.dims, self._slopes(i, tuple(counts[list(kernel.dims)].tolist())), strict=True):
                 slopes[dim] += slope
-        living = alive[self._needs.entry]
-        where, unit = self._needs.dim[living], self._needs.unit[living]
-        return np.bincount(unit, slopes[where], len(alive)).astype(np.float64)
+        return self._needs.prices(slopes, alive)
 
     def _slopes(self, number: int, sizes: tuple[int, ...]) -> list[float]:
         """Seconds for each entry of every size, from here a step down."""
@@ -227,16 +223,6 @@ class LatencyModel:
         dense = self.dense_size(dim)
         step = ALIGNMENT * max(1, round(dense / STEPS / ALIGNMENT))
         return sorted({min(ALIGNMENT // 2, dense), *range(step, dense, step), dense})
-
-
-def _signatures(needs: Needs, classes: int) -> dict[int, int]:
-    """For every dimension that can change, a number that dimensions with the same units share."""
-    noise = np.random.default_rng(2).integers(1, 1 << 62, classes, dtype=np.int64)
-    pairs = np.unique(np.stack([needs.dim, needs.unit]), axis=1)
-    found: dict[int, int] = {}
-    for dim in np.unique(pairs[0]).tolist():
-        found[dim] = int(noise[pairs[1][pairs[0] == dim]].sum())
-    return found
 
 
 def _neighbors(grid: list[int], size: int) -> list[tuple[int, float]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
@@ -72,14 +73,31 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
         InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
+    if communicator_of(options.calibration).count > 1:
+        raise InputError(
+            "latency: is measured, and processes that share calibration batches would measure different ones",
+            found="latency= and batches that processes share",
+            needed="one process that measures",
+            do="plan in one process and give the plan to the others, or pass macs= or params=",
+        )
     setup = PlanSetup.of(graph, options)
     if any(p.is_meta for p in graph.model.parameters()):
-        raise PlanError("latency: the model is on the meta device and cannot be measured; load it first")
+        raise PlanError(
+            "latency: the model is on the meta device and cannot be measured",
+            found="parameters on meta",
+            needed="a model with weights, on the device whose latency counts",
+            do="load the weights first, and move the model to that device",
+        )
     watch = Stopwatch(graph.examples, options.run_with)
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
     if budget.limit >= dense:
-        raise InputError(f"latency: {budget.text} is no less than the model takes now, {dense * 1e3:.2f} ms")
+        raise InputError(
+            f"latency: {budget.text} is no less than the model takes now, {dense * 1e3:.2f} ms",
+            found=f"{budget.limit * 1e3:.2f} ms",
+            needed=f"less than {dense * 1e3:.2f} ms",
+            do=f"ask for less, such as latency='{dense * 500:.3g}ms', or do not prune",
+        )
     table = table or KernelTable(next(graph.model.parameters()).device)
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
@@ -135,7 +153,10 @@ class _LatencySearch:
             least = min(took for _, took in self.seen)
             raise PlanError(
                 f"latency: {self.budget.text} is {self.budget.limit * 1e3:.2f} ms and was not reached; the fastest of "
-                f"{len(self.seen) - 1} attempts took {least * 1e3:.2f} ms. Ask for more, or raise max_ratio"
+                f"{len(self.seen) - 1} attempts took {least * 1e3:.2f} ms",
+                found=self.budget.text,
+                needed=f"at least {least * 1e3:.2f} ms",
+                do="ask for more, or raise max_ratio",
             )
         return self.best
 

@@ -15,7 +15,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import check_count, check_flag, check_fraction
+from graphprune.utils.checks import check_count, check_flag, check_fraction, did_you_mean, found_value, with_article
 from graphprune.utils.modules import named_modules
 
 
@@ -87,13 +87,19 @@ def group_limits(
     for match, override in overrides.items():
         if not isinstance(match, str | nn.Module) and not callable(match):
             raise InputError(
-                f"overrides: {match!r} is no key; give a pattern for names ('layer1.*'), a module of the model, a "
-                "module class, or a function (group) -> bool"
+                f"overrides: {match!r} is no key",
+                where=f"overrides[{match!r:.60}]",
+                found=found_value(match),
+                needed="a pattern for names, a module of the model, a module class, or a function (group) -> bool",
+                do="give a pattern for names, such as 'layer1.*'",
             )
         if not isinstance(override, Override):
             raise InputError(
-                f"overrides: {described(match, modules)} maps to a {type(override).__name__}; map it to a "
-                "graphprune.Override"
+                f"overrides: {described(match, modules)} maps to {with_article(type(override).__name__)}",
+                where=f"overrides[{described(match, modules)}]",
+                found=found_value(override),
+                needed="a graphprune.Override",
+                do="map it to a graphprune.Override, such as Override(ratio=0.3) or Override(frozen=True)",
             )
     used: set[Any] = set()
     found = []
@@ -142,7 +148,15 @@ def _check_used(
     for match in overrides:
         if match not in used:
             names = ", ".join(repr(g.name) for g in groups[:4])
-            raise InputError(f"overrides: {described(match, modules)} matches no group; there are {names}, ...")
+            known = [group.name for group in groups]
+            raise InputError(
+                f"overrides: {described(match, modules)} matches no group; there are {names}, ..."
+                f"{did_you_mean(match, known) if isinstance(match, str) else ''}",
+                where=f"overrides[{described(match, modules)}]",
+                found=f"{described(match, modules)}, which matches none of {len(groups)} groups",
+                needed="a key that matches a group by its name, its layers or its parameters",
+                do="print(graph) lists the groups; what is frozen already needs no override",
+            )
 
 
 def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) -> None:
@@ -152,7 +166,10 @@ def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) ->
         if ratio and role not in there:
             raise InputError(
                 f"{role}: {ratio:g} is asked of {role}, of which nothing can be removed from this model; there are "
-                f"groups of {', '.join(there)}. print(graph) lists them, and what is frozen and why"
+                f"groups of {', '.join(there)}",
+                found=f"{role}={ratio:g}, and no group of {role}",
+                needed=f"one of {', '.join(there)}",
+                do="print(graph) lists the groups, and what is frozen and why",
             )
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.cost import CostModel
+from graphprune.graph.living import Living
 from graphprune.planning.latency import LatencyModel
 from graphprune.utils.arrays import Mask, Scores
-from graphprune.utils.checks import is_number, shown
+from graphprune.utils.checks import found_value, is_number, shown
 
 BudgetSpec = int | float | str
 """A fraction of the dense cost (``0.5``), a number (``2_000_000``), or one with a unit (``"2G"``, ``"5ms"``)."""
@@ -57,13 +58,23 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
     if isinstance(spec, str):
         return _with_unit(kind, spec)
     if not is_number(spec) or not spec > 0:
-        raise InputError(f"{kind}: must be {_needed(kind)}, but is {shown(spec)}")
+        raise InputError(
+            f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
+            found=found_value(spec),
+            needed=_needed(kind),
+            do=f"pass {kind}=0.5 for half of what it costs now",
+        )
     if not isinstance(spec, Integral) and spec <= 1:
         return float(spec) * dense(kind)
     if "" not in BUDGET_KINDS[kind].units:
         units = list(BUDGET_KINDS[kind].units)[:2]
         written = ", ".join(f"{spec}{unit}" for unit in units)
-        raise InputError(f"{kind}: {spec!r} has no unit; write {written}, or a fraction of the dense {kind}")
+        raise InputError(
+            f"{kind}: {spec!r} has no unit; write {written}, or a fraction of the dense {kind}",
+            found=found_value(spec),
+            needed=_needed(kind),
+            do=f"write {kind}='{spec}{units[0]}'",
+        )
     return float(spec)
 
 
@@ -71,7 +82,12 @@ def _with_unit(kind: str, spec: str) -> float:
     units = BUDGET_KINDS[kind].units
     found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
     if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= 0:
-        raise InputError(f"{kind}: must be {_needed(kind)}, but is {shown(spec)}")
+        raise InputError(
+            f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
+            found=found_value(spec),
+            needed=_needed(kind),
+            do=f"pass {kind}=0.5 for half of what it costs now, or a number with a unit",
+        )
     return float(found[1]) * units[found[2]]
 
 
@@ -92,7 +108,7 @@ class BudgetCosts(Protocol):
 
     budgets: list[Budget]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """What a choice costs. [budgets]"""
 
     def prices(self, alive: Mask) -> Scores:
@@ -131,14 +147,14 @@ class CountedBudgets:
         self._latency = latency
         self.budgets = [*budgets, *([latency.budget] if latency else [])]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """What a choice costs. [budgets]"""
-        counted = self._costs.vector(alive)[self._rows]
-        return counted if self._latency is None else np.append(counted, self._latency.seconds(alive))
+        counted = self._costs.vector(living)[self._rows]
+        return counted if self._latency is None else np.append(counted, self._latency.seconds(living.alive))
 
     def prices(self, alive: Mask) -> Scores:
         """What each unit costs. [budgets, classes]"""
-        counted = self._costs.prices(alive)[self._rows]
+        counted = self._costs.prices(alive, [self._costs.kinds[row] for row in self._rows])
         return counted if self._latency is None else np.vstack([counted, self._latency.prices(alive)])
 
 
@@ -150,9 +166,9 @@ class UnitBudget:
         self._one = free[None].astype(float)
         self.budgets = [Budget("units", kept, text)]
 
-    def costs(self, alive: Mask) -> Scores:
+    def costs(self, living: Living) -> Scores:
         """How many units a choice keeps. [1]"""
-        return np.array([alive[self._units].sum()], float)
+        return np.array([living.alive[self._units].sum()], float)
 
     def prices(self, alive: Mask) -> Scores:
         """1 for every unit that may go. [1, classes]"""

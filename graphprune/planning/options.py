@@ -24,6 +24,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.serving import SERVERS
+from graphprune.planning.weights_given import GivenWeights
 from graphprune.utils.checks import (
     check_callable,
     check_count,
@@ -31,7 +32,9 @@ from graphprune.utils.checks import (
     check_fraction,
     check_known,
     check_type,
+    close_matches,
     did_you_mean,
+    found_value,
     is_number,
 )
 
@@ -126,6 +129,11 @@ class PruningOptions:
         "read data; prune_model repairs with them too, and goes through them several times: pass a list or a "
         "DataLoader, not an iterator",
     )
+    weights: GivenWeights | None = option(
+        None,
+        "where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors "
+        "by name; criteria read them from there, tensor by tensor",
+    )
     loss_fn: Callable[[Any, Any], Tensor] | None = option(
         None, "(output, target) -> loss, for criteria that need gradients"
     )
@@ -204,7 +212,12 @@ class PruningOptions:
         check_flag("protect_ends", self.protect_ends)
         check_count("tensor_parallel", self.tensor_parallel, 1, "a whole number of devices")
         if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
-            raise InputError(f"seed: must be a whole number, but is {self.seed!r}")
+            raise InputError(
+                f"seed: must be a whole number, but is {self.seed!r}",
+                found=found_value(self.seed),
+                needed="a whole number",
+                do="pass seed=0",
+            )
         for kind in self.budgets:
             check_known("budgets", kind, BUDGET_KINDS)
 
@@ -212,26 +225,51 @@ class PruningOptions:
         """Raise an InputError if fields exclude each other, or nothing is asked for."""
         if self.ratio is not None and self.budget_specs:
             given = ", ".join(self.budget_specs)
-            raise InputError(f"ratio: given together with {given}; give a ratio or budgets, not both")
+            raise InputError(
+                f"ratio: given together with {given}; give a ratio or budgets, not both",
+                found=f"ratio={self.ratio!r} and {given}",
+                needed="a ratio or budgets",
+                do=f"leave out the ratio, or {given}",
+            )
         roles = self.role_ratios
         if roles.get("head_width") and (roles.get("heads") or roles.get("kv_groups")):
             raise InputError(
-                "head_width: given together with heads or kv_groups; a plan either removes whole heads or makes them "
-                "narrower: apply one plan, then another"
+                "head_width: given together with heads or kv_groups",
+                found=", ".join(f"{role}={ratio}" for role, ratio in roles.items()),
+                needed="one of them: a plan either removes whole heads or makes them narrower",
+                do="apply one plan, then make another for the slim model",
             )
         if self.serve is not None and roles.get("head_width"):
-            raise InputError(f"head_width: given together with serve={self.serve!r}, which keeps the width of heads")
+            raise InputError(
+                f"head_width: given together with serve={self.serve!r}, which keeps the width of heads",
+                found=f"head_width={roles['head_width']} and serve={self.serve!r}",
+                needed="heads of the width that the runtime knows",
+                do="leave out head_width=, and remove heads= or kv_groups= instead",
+            )
         if self.serve is None and self.tensor_parallel != 1:
-            raise InputError("tensor_parallel: given without serve=, which says what runs on so many devices")
+            raise InputError(
+                "tensor_parallel: given without serve=, which says what runs on so many devices",
+                found=f"tensor_parallel={self.tensor_parallel} and no serve=",
+                needed="serve= with it",
+                do="pass serve='vllm' too, or leave out tensor_parallel=",
+            )
         by_group = any(getattr(override, "ratio", 0) is not None for override in self.overrides.values())
         asked = self.ratio is not None or self.budget_specs or by_group or roles or self.depth is not None
         if not asked:
             held = ", and overrides= say only what stays" if self.overrides else ""
-            raise InputError(f"ratio: nothing is asked for{held}; give a ratio (0.5) or a budget (macs=0.5)")
+            raise InputError(
+                f"ratio: nothing is asked for{held}; give a ratio (0.5) or a budget (macs=0.5)",
+                found="no ratio, budget, role's ratio or depth",
+                needed="one of them",
+                do="pass ratio=0.5 to remove half of the channels, or macs=0.5 to halve the multiply-adds",
+            )
         if self.allocation not in (None, "uniform") and not self.searched:
             raise InputError(
                 f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
-                "hold for each group alone; give a ratio for all groups (0.5) or a budget (macs=0.5)"
+                "hold for each group alone",
+                found=f"allocation={self.allocation_name!r} without a ratio for all groups or a budget",
+                needed="a ratio for all groups, or a budget",
+                do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
             )
 
     @staticmethod
@@ -246,7 +284,7 @@ class PruningOptions:
         if registered:
             given["budgets"] = {**given.get("budgets", {}), **registered}
         for name in given.keys() - OPTION_NAMES:
-            raise InputError(unknown_argument(name))
+            raise unknown_argument(name)
         return PruningOptions(ratio, **given)
 
     @cached_property
@@ -302,10 +340,15 @@ OPTION_NAMES = frozenset(one.name for one in OPTION_FIELDS if one.name != "ratio
 """The keyword arguments of a plan."""
 
 
-def unknown_argument(name: str) -> str:
-    """The message about an argument that is not known."""
+def unknown_argument(name: str) -> InputError:
+    """The error of an argument that is not known."""
     known = [*sorted(OPTION_NAMES), *sorted(BUDGET_KINDS.keys() - OPTION_NAMES)]
-    return f"{name}: is no argument of a plan, which are {', '.join(known)}{did_you_mean(name, known)}"
+    return InputError(
+        f"{name}: is no argument of a plan, which are {', '.join(known)}{did_you_mean(name, known)}",
+        found=f"the argument {name}=",
+        needed=f"one of {', '.join(known)}",
+        do=f"write {close[0]}= instead" if (close := close_matches(name, known)) else f"leave out {name}=",
+    )
 
 
 def _check_choice(one: Field[Any], value: Any) -> None:

@@ -97,9 +97,13 @@ def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
         held = attempt.mistranslated(plan, difference)
         attempt = attempt.holding(held)
     units = violations.broken if len(violations.broken) else list(held)
+    name = setup.groups[int(setup.graph.units.group_of[units[0]])].name
     raise PlanError(
-        "ratio: no choice of channels satisfies the sizes that the code asks for; "
-        f"still broken: {setup.groups[int(setup.graph.units.group_of[units[0]])].name}"
+        f"ratio: no choice of channels satisfies the sizes that the code asks for; still broken: {name}",
+        where=f"group {name!r}",
+        found=f"{PLANNING_ATTEMPTS} choices, each of which breaks a size or comparison in the model's code",
+        needed="sizes that the model's code accepts",
+        do=f"freeze it: overrides={{{name!r}: Override(frozen=True)}}, and report the model",
     )
 
 
@@ -184,7 +188,11 @@ class _Attempt:
         if found <= self.joined:
             raise PlanError(
                 f"layers: no values of its configuration make {type(self.setup.graph.model).__name__} build the slim "
-                "model; ask for other ratios, or leave layers='equal' out"
+                "model",
+                where=f"the configuration of {type(self.setup.graph.model).__name__}",
+                found="sizes that no values of its fields give",
+                needed="sizes that the class builds from its configuration",
+                do="ask for other ratios, or leave layers='equal' out",
             )
         return replace(self, joined=self.joined | found)
 
@@ -197,7 +205,7 @@ class _Attempt:
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
         if unchanged is not None:
-            raise PlanError(_unchecked(self.setup, unchanged))
+            raise _unchecked(self.setup, unchanged)
         reason = f"the program would be another one: {difference}"
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}
@@ -219,11 +227,23 @@ class _Attempt:
         return _recorded(self.setup, self.selection, why)
 
 
-def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> str:
-    """Why no plan can be checked, if the program is another one already where no channel is removed."""
+def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
+    """The error of a program that is another one already where no channel is removed."""
     if setup.skipped:
-        return f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}; ask for less"
-    return f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}"
+        return PlanError(
+            f"depth: the program would be another one without {', '.join(setup.skipped)}: {difference}",
+            where=", ".join(setup.skipped),
+            found=str(difference),
+            needed="blocks without which the rest runs as before",
+            do="ask for a smaller depth=, or leave it out",
+        )
+    return PlanError(
+        f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}",
+        where=type(setup.graph.model).__name__,
+        found=str(difference),
+        needed="a forward that does the same for the same inputs, in copies of the model too",
+        do="keep what forward changes (counters, caches, random choices) from changing which operations run",
+    )
 
 
 class _CheckedPlan(NamedTuple):
@@ -271,9 +291,8 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
     """For every parameter axis that loses entries, those that survive, in their new order."""
     kept: dict[str, dict[int, Ids]] = {}
-    alive = selection.alive[setup.graph.solution.of]
     for axis in setup.graph.units.axes:
-        survivors = alive[axis.start : axis.start + axis.size].nonzero()[0]
+        survivors = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
         name = axis.parameter_axis
         if len(survivors) < axis.size and not within(name, setup.skipped):
             kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)

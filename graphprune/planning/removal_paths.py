@@ -8,7 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphprune.graph.coupled_steps import CoupledStep
+from graphprune.graph.solve import Items
 from graphprune.utils.arrays import Ids, Scores
+
+ROOM = 4
+"""A table of what is gone may have so many entries for every unit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,21 +79,62 @@ def _losses(values: Scores, going: Ids, stop: Ids, count: int) -> Scores:
     return np.diff(worth)
 
 
+class _GoneByItem:
+    """How many units of each item are gone, without looking at every unit.
+
+    Args:
+        paths: on which they go.
+        items: to which they belong.
+    """
+
+    def __init__(self, paths: Sequence[RemovalPath], items: Items) -> None:
+        self._items = len(items.size)
+        rows, tables, single = [np.zeros((2, 0), np.int64)], [np.zeros(0, np.int64)], [np.zeros((3, 0), np.int64)]
+        widths = [np.zeros(0, np.int64)]
+        for number, path in enumerate(paths):
+            of = items.item_of(path.unit_ids)
+            found, which = np.unique(of, return_inverse=True)
+            width = len(path.stops) + 1
+            if len(found) * width > ROOM * len(of):
+                single.append(np.stack([of, np.full(len(of), number), path.stop]))
+                continue
+            table = np.bincount(which * width + path.stop + 1, minlength=len(found) * width).reshape(-1, width)
+            rows.append(np.stack([found, np.full(len(found), number)]))
+            tables.append(np.cumsum(table, axis=1).ravel())
+            widths.append(np.full(len(found), width))
+        self._single = np.concatenate(single, axis=1)
+        self._item, self._path = np.concatenate(rows, axis=1)
+        self._table = np.concatenate(tables)
+        self._start = np.cumsum(np.concatenate(widths)) - np.concatenate(widths)
+
+    def after(self, passed: Ids) -> Ids:
+        """What is gone when so many stops of each path are passed. [items]"""
+        item, path, stop = self._single
+        found = np.bincount(item[stop < passed[path]], minlength=self._items)
+        np.add.at(found, self._item, self._table[self._start + passed[self._path]])
+        return found
+
+
 class RemovalState:
     """All paths of a model. Its state is ``passed`` [paths]: how many stops of each path are passed."""
 
-    def __init__(self, paths: Sequence[RemovalPath]) -> None:
+    def __init__(self, paths: Sequence[RemovalPath], items: Items) -> None:
         self.paths = paths
         self.lengths = np.array([len(p.stops) for p in paths], np.int64)
         empty = np.zeros(0, np.int64)
         self._units = np.concatenate([empty, *(p.unit_ids for p in paths)])
         self._stop = np.concatenate([empty, *(p.stop for p in paths)])
         self._path = np.repeat(np.arange(len(paths)), [len(p.unit_ids) for p in paths])
+        self._gone = _GoneByItem(paths, items)
         self._lost = [np.concatenate([[0.0], np.cumsum(p.lost)]) for p in paths]
 
     def removed(self, passed: Ids) -> Ids:
         """The units that are gone."""
         return self._units[self._stop < passed[self._path]]
+
+    def gone(self, passed: Ids) -> Ids:
+        """How many units of each item are gone. [items]"""
+        return self._gone.after(passed)
 
     def lost(self, passed: Ids) -> float:
         """The importance that is gone."""

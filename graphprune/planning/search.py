@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from graphprune.graph.living import Living
 from graphprune.graph.solve import Solution
 from graphprune.planning.removal_paths import RemovalState
 from graphprune.utils.arrays import Ids, Mask, Scores
@@ -25,27 +27,35 @@ CLOSE = 0.002
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a search works on. ``costs(alive)`` and ``budgets`` are [budgets], ``prices(alive)`` [budgets, classes].
+    """What a search works on. ``costs(living)`` and ``budgets`` are [budgets], ``prices(alive)`` [budgets, classes].
 
     ``fixed`` are units that are gone whatever the search does.
     """
 
     solution: Solution
     state: RemovalState
-    costs: Callable[[Mask], Scores]
+    costs: Callable[[Living], Scores]
     prices: Callable[[Mask], Scores]
     budgets: Scores
     fixed: Ids
 
-    def alive(self, passed: Ids) -> Mask:
-        return self.solution.alive(np.concatenate([self.fixed, self.state.removed(passed)]))
+    @cached_property
+    def _fixed(self) -> Ids:
+        """How many units of each item are gone whatever the search does. [items]"""
+        items = self.solution.items
+        return np.bincount(items.item_of(self.fixed), minlength=len(items.size))
+
+    def living(self, passed: Ids) -> Living:
+        """What lives after these stops."""
+        gone = self._fixed + self.state.gone(passed)
+        return Living(self.solution, gone, lambda: np.concatenate([self.fixed, self.state.removed(passed)]))
 
     def fits(self, passed: Ids) -> bool:
-        return bool((self.costs(self.alive(passed)) <= self.budgets).all())
+        return bool((self.costs(self.living(passed)) <= self.budgets).all())
 
     def slack(self, passed: Ids) -> float:
         """The fraction that is left of the tightest budget."""
-        return float((1 - self.costs(self.alive(passed)) / self.budgets).min())
+        return float((1 - self.costs(self.living(passed)) / self.budgets).min())
 
     def price(self, alive: Mask, weights: Scores) -> Scores:
         """What one unit takes of the budgets, weighted. [classes]"""
@@ -63,7 +73,7 @@ def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | 
     gets more weight from round to round. A ``known`` priority is tried too: prices are slopes, and may mislead.
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
-    price = problem.price(problem.alive(np.zeros_like(problem.state.lengths)), weights)
+    price = problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights)
     even = _candidate(problem, known) if known is not None else None
     found = [even] if even else []
     least = np.inf
@@ -73,9 +83,9 @@ def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | 
             break
         least = last.lost
         found.append(last)
-        alive = problem.alive(problem.state.after(last.order, last.count))
-        weights = weights * np.square(problem.costs(alive) / problem.budgets)
-        price = (price + problem.price(alive, weights / weights.sum())) / 2
+        living = problem.living(problem.state.after(last.order, last.count))
+        weights = weights * np.square(problem.costs(living) / problem.budgets)
+        price = (price + problem.price(living.alive, weights / weights.sum())) / 2
     best = min(found, key=lambda candidate: candidate.lost, default=None)
     return _used_up(problem, best.order, best.count) if best else None
 

@@ -13,7 +13,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
-from graphprune.utils.checks import check_callable, check_type, is_number, shown
+from graphprune.utils.checks import check_callable, check_type, found_value, is_number, shown
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -25,7 +25,12 @@ def measure_sensitivity(
     check_callable("evaluate", evaluate, "a function (model) -> loss")
     check_type("ratios", ratios, Iterable, "a tuple of fractions between 0 and 1")
     if not ratios or not all(is_number(r) and 0 < r < 1 for r in ratios):
-        raise InputError(f"ratios: must be fractions between 0 and 1, but are {tuple(ratios)!r}")
+        raise InputError(
+            f"ratios: must be fractions between 0 and 1, but are {tuple(ratios)!r}",
+            found=shown(tuple(ratios)),
+            needed="fractions above 0 and below 1, one at least",
+            do="pass ratios=(0.25, 0.5, 0.75)",
+        )
     ratios = tuple(sorted(ratios))
     losses: dict[str, tuple[tuple[float, float], ...]] = {}
     for choice in make_plan(graph, PruningOptions.of(max(ratios), options)).choices:
@@ -39,7 +44,12 @@ def _loss(evaluate: Evaluate, model: nn.Module) -> float:
     loss = evaluate(model)
     number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
     if not is_number(number):
-        raise InputError(f"evaluate: must return a loss, one number, but returned {shown(loss)}")
+        raise InputError(
+            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
+            found=found_value(loss),
+            needed="a number, or a tensor with one entry",
+            do="return the loss from evaluate(model)",
+        )
     return float(number)
 
 

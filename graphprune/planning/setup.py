@@ -79,8 +79,7 @@ class PlanSetup:
         """The groups that first and last layers make, if they are to be protected."""
         if not self.options.protect_ends or not self.groups:
             return frozenset()
-        last = self.graph.units.group_of[self.graph.units.occurrences.unit]
-        return frozenset((0, int(last[last >= 0][-1])))
+        return frozenset((0, self.graph.units.last_group))
 
     def layers(self, group: int) -> int:
         """How many layers a group runs through: the weights (not biases, not norms) that have its channels."""
@@ -110,18 +109,32 @@ class PlanSetup:
 
 def _require_groups(graph: Analysis) -> None:
     """Raise a PlanError if a model has nothing that can be removed."""
-    if not graph.units.groups:
-        reasons = "\n  ".join(map(str, frozen_axes(graph)[:5])) or _no_parameters(graph.model)
-        raise PlanError(f"model: {type(graph.model).__name__} has nothing that can be pruned:\n  {reasons}")
+    if graph.units.groups:
+        return
+    frozen = frozen_axes(graph)
+    found, do = ("\n".join(map(str, frozen[:5])), _PART_OF) if frozen else _no_parameters(graph.model)
+    raise PlanError(
+        f"model: {type(graph.model).__name__} has nothing that can be pruned",
+        where=str(frozen[0].axis) if frozen else type(graph.model).__name__,
+        found=found,
+        needed="channels, heads or experts that can go without changing the shapes of inputs and outputs",
+        do=do,
+    )
 
 
-def _no_parameters(model: nn.Module) -> str:
-    """Why a model without parameters has none, if that can be told."""
+_PART_OF = "prune the model that these layers are a part of; graph.explain(name) says what holds an axis"
+
+
+def _no_parameters(model: nn.Module) -> tuple[str, str]:
+    """Why a model without parameters has none, if that can be told, and what to do."""
     kinds = (type(module) for _, module in named_modules(model))
     packed = next((kind for kind in kinds if ".quantized." in kind.__module__), None)
     if packed is None:
-        return "it has no parameters"
-    return f"its layers are quantized ({packed.__module__}.{packed.__name__}); prune the model, then quantize it"
+        return "it has no parameters", "pass a model with convolutions, linear layers or attention"
+    return (
+        f"its layers are quantized ({packed.__module__}.{packed.__name__})",
+        "prune the model, then quantize the slim one",
+    )
 
 
 def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
@@ -131,10 +144,14 @@ def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores
     blocks = graph.blocks
     if not blocks:
         raise PlanError(
-            "depth: the model has no residual block that can be left out: a module whose result is its input plus "
-            "something, and of which nothing else is used; prune channels instead"
+            "depth: the model has no residual block that can be left out",
+            found=f"depth={options.depth:g}, and no module whose result is its input plus something, and of which "
+            "nothing else "
+            "is used",
+            needed="residual blocks whose inputs and outputs have the same shape",
+            do="leave out depth=, and prune channels instead: ratio=0.5",
         )
-    weight = influence(graph.model, blocks, scores.context.statistics)
+    weight = influence(scores.model, blocks, scores.context.statistics)
     least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 

@@ -15,6 +15,7 @@ from graphprune.graph.coupled_steps import SubGroup
 from graphprune.importance.context import NEEDS_DATA, Context
 from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
 from graphprune.utils.arrays import Scores
 from graphprune.utils.modules import Modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
@@ -32,7 +33,12 @@ class UnitScores:
         self._options = options
         self._criterion = find_criterion(options.importance)
         if self._criterion.data and options.calibration is None:
-            raise InputError(f"importance: {self._criterion.name!r} reads data; {NEEDS_DATA}")
+            raise InputError(
+                f"importance: {self._criterion.name!r} reads data",
+                found="no calibration=",
+                needed="calibration batches",
+                do=NEEDS_DATA,
+            )
         self._known: dict[int, Scores] = {}
 
     @cached_property
@@ -40,21 +46,50 @@ class UnitScores:
         """What the criterion may look at.
 
         Raises:
-            PlanError: the criterion reads weights, and the model is on ``meta``.
+            InputError: ``weights=`` lacks some, or the model has them already.
+            PlanError: the criterion reads weights, and the model is on ``meta`` without ``weights=``.
         """
         own = tables(self._graph.model)
         tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
-        if unloaded and self._criterion.weights:
+        weights = self._weights
+        if weights is None and unloaded and self._criterion.weights:
             raise PlanError(
-                f"importance: it reads weights, but {unloaded[0]} is on the meta device; use importance='random' or "
-                "load the weights first"
+                f"importance: it reads weights, but {unloaded[0]} is on the meta device",
+                where=unloaded[0],
+                found="a parameter on meta, without values",
+                needed="weights to rank channels by",
+                do="pass weights=, the folder they are in, or load the weights first, or plan with importance='random'",
             )
         tensors.update(_masked(own.modules, tensors))
-        given, model, units = self._options, self._graph.model, self._graph.units
+        given, units = self._options, self._graph.units
         batches = given.calibration
-        statistics = None if batches is None else Statistics(model, units, batches, given.loss_fn)
-        return Context(model, tensors, units, given.seed, statistics, given.reduce, given.normalize)
+        statistics = None if batches is None else Statistics(self.model, units, batches, given.loss_fn)
+        known = tensors if weights is None else GivenParameters(own, weights)
+        return Context(self._graph.model, known, units, given.seed, statistics, given.reduce, given.normalize)
+
+    @cached_property
+    def _weights(self) -> Mapping[str, Tensor] | None:
+        """The weights that are given beside a model on ``meta``.
+
+        Raises:
+            InputError: the model has its weights already.
+        """
+        if self._options.weights is None:
+            return None
+        if not any(p.is_meta for p in self._graph.model.parameters()):
+            raise InputError(
+                "weights: given with a model that has weights already",
+                found="weights= and a model with weights",
+                needed="one of them",
+                do="leave weights= out, or build the model under torch.device('meta')",
+            )
+        return read_weights(self._options.weights)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model as it can be run: with its weights, if they are given beside it."""
+        return self._graph.model if self._weights is None else with_weights(self._graph.model, self._weights)
 
     def of_group(self, number: int) -> Scores:
         """The scores of a group. [units]"""

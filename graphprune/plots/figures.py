@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from graphprune.errors import MissingPackageError
+
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 """Source: Okabe and Ito, "Color Universal Design", 2008."""
 
@@ -31,7 +33,12 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'graphprune[plot]'") from error
+        raise MissingPackageError(
+            "pictures need matplotlib",
+            found="no package matplotlib",
+            needed="matplotlib 3.8 or later",
+            do="pip install 'graphprune[plot]'",
+        ) from error
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 

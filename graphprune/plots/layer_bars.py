@@ -158,7 +158,12 @@ def _drawn(series: Series, title: str, quantity: str, missing: float) -> LayerAx
     """The layers of all models: those of the first, then what only others have; ``missing`` where one has no such."""
     names = list(dict.fromkeys(name for values in series.values() for name in values))
     if not names:
-        raise InputError(f"data: nothing is known of what is to be drawn, {quantity}; measure a model with values")
+        raise InputError(
+            f"data: nothing is known of what is to be drawn, {quantity}",
+            found="no layer with a value",
+            needed=quantity,
+            do="measure a model with values, not one on meta",
+        )
     axis = LayerAxis(names, title, quantity)
     axis.series([(name, [values.get(layer, missing) for layer in names]) for name, values in series.items()])
     return axis

@@ -26,7 +26,12 @@ def plot_sensitivity(sensitivity: Sensitivity) -> Any:
     """
     check_type("sensitivity", sensitivity, Sensitivity, "a graphprune.Sensitivity, as graph.sensitivity returns")
     if not sensitivity.losses:
-        raise InputError("sensitivity: no group was measured, so there is nothing to draw")
+        raise InputError(
+            "sensitivity: no group was measured, so there is nothing to draw",
+            found="a Sensitivity without groups",
+            needed="one measured group at least",
+            do="pass graph.sensitivity(evaluate) of a model that can be pruned",
+        )
     figure = new_figure(8, 5)
     axes = styled(figure.add_subplot())
     axes.set_title("Sensitivity: one group pruned alone", loc="left", fontsize="medium", color=INK)

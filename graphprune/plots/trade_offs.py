@@ -8,7 +8,7 @@ from typing import Any
 from graphprune.errors import InputError
 from graphprune.measurement.records import Comparison, Measurement
 from graphprune.plots.figures import COLORS, INK, MARKERS, new_figure, plain_label, styled
-from graphprune.utils.checks import check_known, check_type, is_number, shown
+from graphprune.utils.checks import check_known, check_type, found_value, is_number, shown
 
 Point = Measurement | tuple[float, float]
 """A measurement, or what somebody else says of a model: its cost and its score."""
@@ -64,7 +64,13 @@ def plot_accuracy(
     axes.set_title(plain_label(f"{name} of {first.model}"), loc="left", fontsize="medium", color=INK)
     for number, (called, points) in enumerate(given.items()):
         if not points:
-            raise InputError(f"series: {called!r} has no points; give measurements, or pairs of cost and score")
+            raise InputError(
+                f"series: {called!r} has no points",
+                where=f"series[{called!r}]",
+                found="no points",
+                needed="measurements, or pairs of cost and score",
+                do="give one point at least, such as (0.5, 0.93)",
+            )
         pairs = sorted(_pair(called, point, name, against, unit) for point in points)
         look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
         axes.plot(
@@ -84,7 +90,12 @@ def _score_name(measurement: Measurement, score: str | None) -> str:
         return check_known("score", score, measurement.scores)
     if len(measurement.scores) != 1:
         found = ", ".join(map(repr, measurement.scores)) or "none; measure with evaluate="
-        raise InputError(f"score: say which; the measurement of the dense model has {found}")
+        raise InputError(
+            f"score: say which; the measurement of the dense model has {found}",
+            found=str(found),
+            needed="the name of one score",
+            do="pass score='accuracy', or another of these names",
+        )
     return next(iter(measurement.scores))
 
 
@@ -94,10 +105,20 @@ def _pair(called: str, point: Any, score: str, against: str, unit: float) -> tup
         return float(point[0]) / unit, float(point[1])
     if not isinstance(point, Measurement):
         raise InputError(
-            f"series: {called!r} holds {shown(point)}; needed are measurements, or pairs of cost and score"
+            f"series: {called!r} holds {shown(point)}",
+            where=f"series[{called!r}]",
+            found=found_value(point),
+            needed="measurements, or pairs of cost and score",
+            do="pass pairs such as (0.5, 0.93), or what graphprune.measure returned",
         )
     known = getattr(point, against)
     if known is None or score not in point.scores:
         lacking = against if known is None else f"the score {score!r}"
-        raise InputError(f"series: a measurement of {called!r} does not have {lacking}; measure it again with that")
+        raise InputError(
+            f"series: a measurement of {called!r} does not have {lacking}",
+            where=f"series[{called!r}]",
+            found=f"a measurement without {lacking}",
+            needed=f"measurements with {lacking}",
+            do="measure it again with that",
+        )
     return known / unit, point.scores[score]

@@ -50,7 +50,12 @@ def plot_weights(model: nn.Module, names: str | Iterable[str] | None = None, *, 
     wanted = [names] if isinstance(names, str) else names
     chosen = _spread(matrices) if wanted is None else [_known(name, matrices) for name in wanted]
     if not chosen:
-        raise InputError("names: there is no weight matrix to draw")
+        raise InputError(
+            "names: there is no weight matrix to draw",
+            found="no parameter with two dimensions or more",
+            needed="one weight matrix at least",
+            do="pass a model with convolutions or linear layers",
+        )
     columns = min(4, len(chosen))
     figure = new_figure(3.2 * columns, 3.0 * -(-len(chosen) // columns))
     grid = figure.subplots(-(-len(chosen) // columns), columns, squeeze=False).ravel()
@@ -85,7 +90,12 @@ def _spread(matrices: dict[str, tuple[Tensor, bool]]) -> list[str]:
 
 def _known(name: str, matrices: dict[str, tuple[Tensor, bool]]) -> str:
     if name not in matrices:
-        raise InputError(f"names: there is no weight matrix {name!r}{did_you_mean(name, matrices)}")
+        raise InputError(
+            f"names: there is no weight matrix {name!r}{did_you_mean(name, matrices)}",
+            found=f"the name {name!r}",
+            needed=f"one of {', '.join(list(matrices)[:4])}, ...",
+            do="name parameters as model.named_parameters() does",
+        )
     return name
 
 
@@ -94,8 +104,11 @@ def _kept(plan: Plan, name: str, weight: Tensor) -> Tensor:
     mask = plan.mask(name if name in plan.shapes else f"{name}{ORIGINAL}")
     if mask.shape != weight.shape:
         raise InputError(
-            f"plan: {name} has shape {list(mask.shape)} there and {list(weight.shape)} in the model; pass the "
-            "model that it was made for"
+            f"plan: {name} has shape {list(mask.shape)} there and {list(weight.shape)} in the model",
+            where=name,
+            found=f"shape {list(weight.shape)} in the model",
+            needed=f"shape {list(mask.shape)}, as the plan has it",
+            do="pass the model that the plan was made for",
         )
     return mask.to(weight.device)
 
@@ -103,7 +116,13 @@ def _kept(plan: Plan, name: str, weight: Tensor) -> Tensor:
 def _draw(figure: Any, axes: Any, name: str, weight: Tensor) -> None:
     """One matrix with its scale and its share of zeros."""
     if weight.is_meta:
-        raise InputError(f"model: {name} is on meta, so there are no values to draw; load the weights first")
+        raise InputError(
+            f"model: {name} is on meta, so there are no values to draw",
+            where=name,
+            found="a parameter on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
     matrix = weight.abs().flatten(1).float().cpu()
     rows, columns = matrix.shape
     shown = np.ma.masked_equal(pooled(matrix).numpy(), 0.0)

@@ -32,9 +32,13 @@ def difference(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Differenc
         PlanError: they differ in number, shape or kind.
     """
     if [_kind(t) for t in expected] != [_kind(t) for t in found]:
+        shapes, needed = (", ".join(map(_kind, tensors)) or "none" for tensors in (found, expected))
         raise PlanError(
-            f"slim: its outputs have shapes {', '.join(map(_kind, found)) or 'none'}, the original's are "
-            f"{', '.join(map(_kind, expected)) or 'none'}; pass the module that plan.apply(model) returned"
+            f"slim: its outputs have shapes {shapes}, the original's are {needed}",
+            where="the outputs of the slim model",
+            found=shapes,
+            needed=needed,
+            do="pass the module that plan.apply(model) returned",
         )
     pairs = [_apart(a, b) for a, b in zip(expected, found, strict=True) if a.numel()]
     return Difference(max((p[0] for p in pairs), default=0.0), max((p[1] for p in pairs), default=0.0), len(pairs))

@@ -91,6 +91,16 @@ class Masks:
         mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
         return out if mask is None else out.masked_fill_(~mask, 0)
 
+    def expanded(self, out: Any, node: fx.Node) -> Any:
+        """A copy with dead elements zeroed, where a view repeats entries along channels that its base does not have."""
+        node = self.channels.trace.original(node)
+        mask = self.of(node) if isinstance(out, Tensor) and _is_view(node) else None
+        if mask is None or not any(
+            size > 1 and stride == 0 for size, stride in zip(mask.shape, out.stride()[-mask.ndim :], strict=True)
+        ):
+            return out
+        return out.masked_fill(~mask, 0)
+
     def note_draw(self, node: fx.Node, args: Args, kwargs: Kwargs, out: Any) -> None:
         """Keep what survives of the random numbers that a node of an unskipped block drew."""
         node = self.channels.trace.original(node)
@@ -178,7 +188,7 @@ class MaskedInterpreter(fx.Interpreter):
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
         out = masked if masked is not None else target(*args, **kwargs)
         self.masks.note_draw(n, args, kwargs, out)
-        return self.masks.apply(out, n)
+        return self.masks.apply(self.masks.expanded(out, n), n)
 
     def _load(self, node: fx.Node) -> Tensor:
         name = node.meta.get("tensor")
@@ -231,7 +241,7 @@ class MaskedRecorder(Recorder):
         masked = self.masks.statistics(known, args, kwargs)
         out = masked if masked is not None else super().execute(func, args, kwargs)
         self.masks.note_draw(known, args, kwargs, out)
-        return out
+        return self.masks.expanded(out, known)
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         super()._bind(tensor, node)
@@ -290,7 +300,14 @@ def run_masked_model(graph: Analysis, plan: Plan, select: Outputs | None = None)
         outputs, graph, same = _run_and_record(graph.model, masks, examples, select)
         if same:
             return MaskedRun(outputs, tuple(masks.mixing), tuple(masks.draws))
-    raise PlanError(f"model: {type(graph.model).__name__} branches differently on every masked run")
+    raise PlanError(
+        f"model: {type(graph.model).__name__} branches differently on every masked run",
+        where=type(graph.model).__name__,
+        found=f"{_ATTEMPTS} runs, each of which took another way",
+        needed="a forward that takes the same way for the same inputs",
+        do="remove the control flow that depends on random numbers or on the values of activations, or leave verify "
+        "out",
+    )
 
 
 def _run_and_record(

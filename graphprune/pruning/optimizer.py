@@ -16,6 +16,7 @@ from graphprune.errors import InputError, PlanError
 from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.modules import tables, within
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
@@ -67,9 +68,19 @@ def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
     found = tuple(optimizer) if isinstance(optimizer, Sequence) else () if optimizer is None else (optimizer,)
     for one in found:
         if not isinstance(one, Optimizer):
-            raise InputError(f"optimizer: must be a torch.optim.Optimizer or several, but is a {type(one).__name__}")
+            raise InputError(
+                f"optimizer: must be a torch.optim.Optimizer or several, but is {with_article(type(one).__name__)}",
+                found=found_value(one),
+                needed="a torch.optim.Optimizer, or a list of them",
+                do="pass the optimizer itself, an instance such as torch.optim.SGD(model.parameters(), lr=0.1)",
+            )
     if len({id(one) for one in found}) < len(found):
-        raise InputError("optimizer: one of them is given twice; pass each once")
+        raise InputError(
+            "optimizer: one of them is given twice",
+            found=", ".join(type(one).__name__ for one in found),
+            needed="each optimizer once",
+            do="pass each once",
+        )
     return found
 
 
@@ -79,7 +90,12 @@ def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
 def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The module that holds the averages: what is of another class than the model wraps it."""
     if not isinstance(average, nn.Module):
-        raise InputError(f"averages: must be torch.nn.Modules, but one is a {type(average).__name__}")
+        raise InputError(
+            f"averages: must be torch.nn.Modules, but one is {with_article(type(average).__name__)}",
+            found=found_value(average),
+            needed="modules, such as torch.optim.swa_utils.AveragedModel(model)",
+            do="pass averages=[averaged_model]",
+        )
     inner = getattr(average, "module", None)
     return inner if type(average) is not type(model) and isinstance(inner, nn.Module) else average
 
@@ -89,7 +105,9 @@ def _check(model: nn.Module, plan: Plan, prefix: str) -> None:
     try:
         plan.check(model)
     except PlanError as error:
-        raise PlanError(f"{prefix}{error}") from error
+        raise PlanError(
+            f"{prefix}{error.what}", where=error.place, found=error.found, needed=error.needed, do=error.do
+        ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,8 +192,11 @@ def _check_attributes(optimizer: Optimizer, changed: Weights) -> None:
         held = [] if name in ("param_groups", "state") else list(_held(value))
         if any(id(tensor) in changed for tensor in held):
             raise InputError(
-                f"optimizer: {type(optimizer).__name__} holds parameters in its attribute {name!r} besides its groups, "
-                "which pruning cannot change; prune without the optimizer and make a new one"
+                f"optimizer: {type(optimizer).__name__} holds parameters in its attribute {name!r} besides its groups",
+                where=f"{type(optimizer).__name__}.{name}",
+                found=f"{with_article(type(value).__name__)} that holds parameters",
+                needed="parameters in param_groups and state alone, which pruning can change",
+                do="prune without the optimizer and make a new one",
             )
 
 

@@ -38,14 +38,18 @@ def _slim_value(name: str, value: Any, shape: Size, kept: KeptEntries, where: st
     for tensor in tensors_of(value):
         if tensor.numel() > 1:
             found = f"{name!r}, a {type(value).__name__} of tensors such as {list(tensor.shape)}"
-            raise InputError(f"optimizer: {where} keeps {found}. {_NEEDED}")
+            raise InputError(
+                f"optimizer: {where} keeps {found}",
+                where=where,
+                found=found,
+                needed=_NEEDED,
+                do=_DO,
+            )
     return value
 
 
-_NEEDED = (
-    "Needed are tensors of the shape of the parameter or over some of its dimensions; prune without the optimizer and "
-    "make a new one, or use an optimizer such as SGD, Adam or Adafactor"
-)
+_NEEDED = "tensors of the shape of the parameter or over some of its dimensions, of which it can be told which they are"
+_DO = "prune without the optimizer and make a new one, or use an optimizer such as SGD, Adam or Adafactor"
 
 
 def _dimensions(name: str, tensor: Tensor, shape: Size, kept: KeptEntries, where: str) -> dict[int, int]:
@@ -61,7 +65,11 @@ def _dimensions(name: str, tensor: Tensor, shape: Size, kept: KeptEntries, where
         return found[0]
     what = "which could be over other dimensions just as well" if found else "which are not its dimensions"
     raise InputError(
-        f"optimizer: {where} of shape {list(shape)} keeps {name!r} of shape {list(tensor.shape)}, {what}. {_NEEDED}"
+        f"optimizer: {where} of shape {list(shape)} keeps {name!r} of shape {list(tensor.shape)}, {what}",
+        where=where,
+        found=f"{name!r} of shape {list(tensor.shape)}",
+        needed=_NEEDED,
+        do=_DO,
     )
 
 

@@ -20,6 +20,7 @@ from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
 from graphprune.utils.tables import Printed, Table
@@ -85,7 +86,10 @@ class Plan(Printed):
         if name not in self.shapes:
             raise InputError(
                 f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
-                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}"
+                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
+                found=f"the name {name!r}",
+                needed=f"one of the {len(self.shapes)} names in plan.shapes",
+                do="name it as model.state_dict() of the dense model does",
             )
         shape = self.shapes[name]
         mask = torch.full(shape, not within(name, self.skipped))
@@ -103,6 +107,7 @@ class Plan(Printed):
         """
         check_model(model)
         check_flag("inplace", inplace)
+        model = resident(model, inplace)
         own = tables(model)
         sizes = self._checked_sizes(model, own)
         history = history_of(model)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
-from graphprune.errors import LoadError
+from graphprune.errors import InputError, LoadError
 from graphprune.pruning.runs import Runs
+from graphprune.utils.checks import found_value, shown, with_article
 from graphprune.utils.typed_json import Count, convert_data
 
 PLAN_FORMAT = 3
@@ -103,7 +104,13 @@ def read_plan_data(data: object, what: str) -> PlanData:
     """
     if not isinstance(data, dict) or data.get("format") != PLAN_FORMAT:
         found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise LoadError(f"{what}: plan format {found!r}; this version reads format {PLAN_FORMAT}")
+        raise LoadError(
+            f"{what}: plan format {found!r}; this version reads format {PLAN_FORMAT}",
+            where=what,
+            found=f"format {found!r}",
+            needed=f"format {PLAN_FORMAT}",
+            do="pass what Plan.to_json() of this version returned, or make the plan again: graph.plan(...)",
+        )
     return convert_data(data, PlanData, what, "pass what Plan.to_json() returned", _parsed)
 
 
@@ -115,7 +122,7 @@ def write_plan_data(data: PlanData) -> dict[str, Any]:
 
 def _parsed(kind: type, data: Any) -> Any:
     if kind is not Runs or not isinstance(data, str):
-        raise ValueError(f"found a {type(data).__name__}, needed are runs of indices such as '0-31 40'")
+        raise ValueError(f"found {with_article(type(data).__name__)}, needed are runs of indices such as '0-31 40'")
     return Runs.parse(data)
 
 
@@ -127,7 +134,14 @@ def _written(value: Any) -> str | int | float:
         return int(value)
     if isinstance(value, Real):
         return float(value)
-    raise TypeError(f"requested: a plan holds numbers and strings, but there is a {type(value).__name__}: {value!r}")
+    raise InputError(
+        f"requested: a plan holds numbers and strings, but there is {with_article(type(value).__name__)}: "
+        f"{shown(value)}",
+        where="plan.requested",
+        found=found_value(value),
+        needed="numbers, strings, truth values, None, and lists and dicts of them",
+        do="leave it out of requested, or write it as a string",
+    )
 
 
 def _check_runs(runs: Runs, size: int, where: str) -> None:

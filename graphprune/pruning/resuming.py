@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import LoadError, PlanError
 from graphprune.pruning.plan import Plan, plans_of
+from graphprune.utils.checks import with_article
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
 
@@ -28,7 +29,11 @@ def remaining_plans(model: nn.Module, saved: Sequence[Plan], what: str, earlier:
     if not same or len(plans_of(model)) < earlier:
         raise LoadError(
             f"model: was pruned {len(plans_of(model))} times, but not as the {what}'s model was (pruned "
-            f"{earlier + len(saved)} times); pass the dense model that the training began with"
+            f"{earlier + len(saved)} times)",
+            where=what,
+            found=f"{with_article(type(model).__name__)} that was pruned {len(plans_of(model))} times",
+            needed=f"one that was pruned as the {what}'s model was, or the dense one",
+            do="pass the dense model that the training began with",
         )
     return tuple(saved[len(done) :])
 
@@ -44,7 +49,13 @@ def replayed_without_data(model: nn.Module, plans: Iterable[Plan], what: str) ->
         for plan in plans:
             copy = plan.apply(copy, inplace=True)
     except PlanError as error:
-        raise LoadError(f"model: {what} is not of this {type(model).__name__}: {error}") from error
+        raise LoadError(
+            f"model: {what} is not of this {type(model).__name__}: {error.what}",
+            where="\n".join(filter(None, (what, error.place))),
+            found=error.found,
+            needed=error.needed,
+            do="pass the model that was pruned, before pruning",
+        ) from error
     return copy
 
 

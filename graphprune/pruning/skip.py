@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphprune.errors import PlanError
+from graphprune.utils.checks import with_article
 
 
 class Skip(nn.Module):
@@ -33,8 +34,11 @@ def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
             model.get_submodule(path)
         except AttributeError as error:
             raise PlanError(
-                f"model: has no {path!r} for the plan to leave out ({error}); "
-                "apply a plan to the architecture it was made for"
+                f"model: has no {path!r} for the plan to leave out ({error})",
+                where=path,
+                found=f"{with_article(type(model).__name__)} without it",
+                needed=f"a block at {path!r}",
+                do="apply a plan to the architecture it was made for",
             ) from error
 
 

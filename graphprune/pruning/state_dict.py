@@ -62,12 +62,18 @@ def _check_entry(entry: str, tensor: Any, name: str, shapes: Mapping[str, tuple[
     if name not in shapes:
         also = "" if name == entry else f" ({name!r} in the model)"
         raise InputError(
-            f"state: the plan knows nothing called {entry!r}{also}{did_you_mean(name, shapes)}; give prefix= or "
-            "rename= for names that differ, and leave out what is no part of the model"
+            f"state: the plan knows nothing called {entry!r}{also}{did_you_mean(name, shapes)}",
+            where=entry,
+            found=f"the name {entry!r}",
+            needed=f"one of the {len(shapes)} names in plan.shapes",
+            do="give prefix= or rename= for names that differ, and leave out what is no part of the model",
         )
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shapes[name]:
         found = list(tensor.shape) if isinstance(tensor, Tensor) else shown(tensor)
         raise InputError(
-            f"state: {entry!r} is {found}, and the plan was made for {list(shapes[name])}; pass the state dict of the "
-            "model before pruning, once"
+            f"state: {entry!r} is {found}, and the plan was made for {list(shapes[name])}",
+            where=entry,
+            found=f"shape {found}" if isinstance(tensor, Tensor) else str(found),
+            needed=f"shape {list(shapes[name])}",
+            do="pass the state dict of the model before pruning, once",
         )

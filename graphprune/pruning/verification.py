@@ -192,8 +192,11 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
     other = next((name for name in plan.removed if name not in own), None)
     if other is not None:
         raise PlanError(
-            f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}; pass the "
-            "model that the plan was made for, and outputs= if trace was given it"
+            f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}",
+            where=f"group {other!r}",
+            found=f"the groups {', '.join(sorted(own)[:4])}, ...",
+            needed="the groups of the plan",
+            do="pass the model that the plan was made for, and outputs= if trace was given it",
         )
 
 
@@ -202,7 +205,13 @@ def _require_values(**models: nn.Module) -> None:
     for argument, model in models.items():
         without = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
         if without is not None:
-            raise InputError(f"{argument}: {without} is on meta and has no values to compare; load the weights first")
+            raise InputError(
+                f"{argument}: {without} is on meta and has no values to compare",
+                where=without,
+                found="a tensor on meta, without values",
+                needed="models with weights",
+                do="load the weights first",
+            )
 
 
 RESPONSE_SCALES = (1e-3, 0.3, 1.0, 3.0)

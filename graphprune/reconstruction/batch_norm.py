@@ -72,9 +72,12 @@ def reestimate_batch_norm(
     check_model(model)
     memory = ParameterMemory(model)
     watch = _Normed(memory, frozenset(leave))
-    with evaluating_eagerly(model), torch.no_grad():
-        for number, batch in Batches(calibration):
+    batches = Batches(calibration)
+    with batches.communicator.together(), evaluating_eagerly(model), torch.no_grad():
+        for number, batch in batches:
             run_batch(model, number, batch, watch)
+        for names in batches.communicator.union(watch.moments):
+            watch.moments.setdefault(names, Moments(False)).pool(batches.communicator)
         for (mean, variance), moments in watch.moments.items():
             _set(memory.tensors[mean], moments.mean)
             _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))

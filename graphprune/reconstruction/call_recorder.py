@@ -83,6 +83,12 @@ class Consumer:
         one = whole if met.matmul.kernel is not None else (self.shape[0] * self.shape[1], self.outputs)
         self.sample = max(self.sample[0], one[0]), max(self.sample[1], one[1])
 
+    def structure(self) -> tuple[Any, ...]:
+        """What is the same in all batches, except how often it is called."""
+        targets = sorted(map(repr, self.bias_targets))
+        kind = self.scaled, self.adds, self.summed, self.used_otherwise, self.factor is None
+        return self.number, self.key, self.outputs, sorted(set(self.calls)), self.after, self.beside, targets, kind
+
 
 class CallRecorder(DispatchMode):
     """Records a model's calls; see :meth:`batch`.
@@ -162,6 +168,18 @@ class CallRecorder(DispatchMode):
         else:
             self._note_computed(func, args)
         return call.out
+
+    def structure(self) -> str:
+        """What was recorded, without numbers of batches: equal where the same program ran."""
+        return repr(
+            (
+                *(consumer.structure() for consumer in self.consumers.values()),
+                sorted(self.other_uses.items()),
+                sorted(repr((view, sorted(map(str, by)))) for view, by in self.fed_by.items()),
+                sorted(self.computed),
+                sorted(self.running_means),
+            )
+        )
 
     def bias_target(self, consumer: Consumer) -> BiasTarget | None:
         """The bias or running mean that is added to all results of a consumer and to nothing else."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
+from graphprune.calibration.communicator import Communicator
 from graphprune.errors import InputError
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.iterative_regression import STATE, IterativeRegression
@@ -47,8 +50,10 @@ def _for_sample(consumer: Consumer) -> int:
     return BYTES_OF_ENTRY * entries + RESULT * results
 
 
-def bounded(limit: int | None, dense: CallRecorder, slim: CallRecorder, fitted: Sequence[Consumer]) -> MemoryBound:
-    """The bound, once it is known what the models take.
+def bounded(
+    limit: int | None, dense: CallRecorder, slim: CallRecorder, fitted: Sequence[Consumer], communicator: Communicator
+) -> MemoryBound:
+    """The bound, once it is known what the models take. Processes go by the one that has least.
 
     Args:
         limit: bytes; None: there is no bound.
@@ -57,22 +62,31 @@ def bounded(limit: int | None, dense: CallRecorder, slim: CallRecorder, fitted: 
     Raises:
         InputError: the bound is too small; the message says what the smallest is, and what takes it.
     """
+    limits = communicator.gather(limit)
+    limit = min((one for one in limits if one is not None), default=None)
     memory = MemoryBound(limit)
+    memory.shared = communicator.count > 1
     if limit is None or not fitted:
+        device = fitted[0].first.x.device if fitted else torch.device("cpu")
+        memory.free = min(communicator.gather(free_memory(device))) if memory.shared else None
         return memory
     calls = max(one.largest for recorder in (dense, slim) for one in recorder.consumers.values())
-    memory.running = dense.peak + slim.peak + 2 * calls
+    memory.running = max(communicator.gather(dense.peak + slim.peak + 2 * calls))
     widest = max(fitted, key=lambda one: _least(one) + _for_sample(one))
     left = limit - memory.running - max(map(_least, fitted))
     least = max(map(_for_sample, fitted))
     if left < least:
+        blocks, inputs, outputs = widest.shape
+        needed = in_units(limit - left + least)
         raise InputError(
-            f"memory: {in_units(limit)} is too little; repair needs at least {in_units(limit - left + least)}: "
-            f"{in_units(memory.running)} for one batch in both models (pass smaller batches to need less), "
-            f"{in_units(limit - left + least - memory.running)} to fit {widest.key.name} "
-            f"[{widest.shape[0] * widest.shape[2]} outputs, {widest.shape[1]} inputs]"
+            f"memory: {in_units(limit)} is too little; repair needs at least {needed}: {in_units(memory.running)} for "
+            f"one batch in both models, {in_units(limit - left + least - memory.running)} to fit {widest.key.name} "
+            f"[{blocks * outputs} outputs, {inputs} inputs]",
+            found=in_units(limit),
+            needed=f"at least {needed}",
+            do=f"pass memory={needed.replace(' ', '')!r} or more, or smaller batches if these take most of it",
         )
-    memory.workspace = max(least, min(left // 2, limit // 8, WORKSPACE))
+    memory.workspace = max(communicator.gather(max(least, min(left // 2, limit // 8, WORKSPACE))))
     return memory
 
 
@@ -80,7 +94,10 @@ def regression_for(consumer: Consumer, memory: MemoryBound) -> tuple[Regression 
     """The way of fitting a consumer for which there is room, and the bytes it takes; None if there is none now."""
     needed = for_matrices(consumer)
     if memory.limit is None:
-        if needed <= PLENTY or needed <= (room := free_memory(consumer.first.x.device)):
+        if needed <= PLENTY:
+            return Regression(), needed
+        room = free_memory(consumer.first.x.device) if memory.free is None else memory.free
+        if needed <= room:
             return Regression(), needed
     elif needed <= (room := memory.room()):
         return Regression(), needed

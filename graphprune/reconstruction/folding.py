@@ -23,6 +23,7 @@ from graphprune.reconstruction.layerwise import check_pair
 from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
+from graphprune.utils.checks import found_value
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed, Table
 
@@ -121,10 +122,20 @@ def fold(
 
 def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
     if not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; a fraction of the mean second moment above 0 is needed, such as 0.01")
+        raise InputError(
+            f"ridge: is {ridge!r}; a fraction of the mean second moment above 0 is needed, such as 0.01",
+            found=found_value(ridge),
+            needed="a fraction of the mean second moment, above 0",
+            do="pass ridge=0.01",
+        )
     check_pair(slim, dense, plan)
     if any(t.is_meta for _, t in named_tensors(dense)):
-        raise InputError("dense: is on the meta device, and weights are read; pass the model with its weights")
+        raise InputError(
+            "dense: is on the meta device, and weights are read",
+            found="parameters on meta, without values",
+            needed="a model with weights",
+            do="pass the model with its weights",
+        )
 
 
 class _Folder:

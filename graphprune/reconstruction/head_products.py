@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.reconstruction.linear_calls import LinearCall, ParameterMemory, ParameterView, flat, linear_call
 from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
@@ -252,6 +253,21 @@ class HeadProducts(DispatchMode):
         else:
             self._sources.follow(func, args, kwargs, out)
         return out
+
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the moments of all processes."""
+        if communicator.count == 1:
+            return
+        found = communicator.gather((self.heads, self.changed))
+        self.heads, self.changed = {}, {}
+        for heads, changed in found:
+            self.changed = {**changed, **self.changed}
+            for right, head in heads.items():
+                for left in head.left:
+                    self.heads.setdefault(right, head).left[left] = None
+                if self.heads[right] is not head:
+                    self.heads[right].left_moments += head.left_moments
+                    self.heads[right].right_moments += head.right_moments
 
     # ------------------------------------------------------------ products of queries and keys
 

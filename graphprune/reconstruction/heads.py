@@ -29,7 +29,9 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.checks import found_value
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
 
 
@@ -64,8 +66,9 @@ def compensate_heads(
         InputError: an argument is invalid, or the model fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_pair(slim, dense, plan)
     with Rollback() as rollback:
-        return compensate(slim, dense, plan, calibration, ridge, rollback)
+        return compensate(slim, resident(dense), plan, calibration, ridge, rollback)
 
 
 def compensate(
@@ -74,16 +77,22 @@ def compensate(
     """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
     check_pair(slim, dense, plan)
     if not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
+        raise InputError(
+            f"ridge: is {ridge!r}, not a number above 0",
+            found=found_value(ridge),
+            needed="a number above 0, or None",
+            do=f"pass a number above 0, such as ridge={RIDGE}",
+        )
     batches = Batches(calibration)
     if not any(choice.role == "head_width" and choice.removed for choice in plan.choices):
         return Compensation((), (), {})
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))
     products = HeadProducts(ParameterMemory(dense), names)
-    with evaluating_eagerly(dense), torch.no_grad():
+    with batches.communicator.together(), evaluating_eagerly(dense), torch.no_grad():
         for number, batch in batches:
             run_batch(dense, number, batch, products)
+        products.pool(batches.communicator)
         return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(rollback)
 
 

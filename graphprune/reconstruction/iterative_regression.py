@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.calibration.moments import Moments
 from graphprune.reconstruction.linear_calls import LinearCall
 from graphprune.reconstruction.memory_bound import MemoryBound
@@ -51,6 +52,7 @@ class IterativeRegression:
         self._entries = entries
         self._rows: list[_Rows] = []
         self._x, self._r = Moments(False), Moments(False)
+        self._communicator = ALONE
 
     def add(self, call: LinearCall, residual: Tensor, target: Tensor) -> None:
         """Add a call.
@@ -69,6 +71,13 @@ class IterativeRegression:
             self._x.add(x)
         if group is not None:
             group.add((kept.x, residual))
+
+    def pool(self, communicator: Communicator) -> None:
+        """From now on, sum over the rows of all processes."""
+        self._communicator = communicator
+        self._x.pool(communicator)
+        self._r.pool(communicator)
+        self.target = sum(communicator.gather(self.target))
 
     def close(self) -> None:
         """Drop the rows."""
@@ -96,7 +105,7 @@ class IterativeRegression:
         x, r = mean * centered, self._r.mean.unsqueeze(2) * centered
 
         def product(p: Tensor) -> Tensor:
-            return self._sum(lambda xs, _: _second_moments(xs - x.to(xs), p)) + penalty * p
+            return self._sum(lambda xs, _: _second_moments(xs - x.to(xs), p), p) + penalty * p
 
         blocks, outputs = self._r.mean.shape
         solved = mean.new_empty(blocks, self.channels, outputs)
@@ -108,7 +117,7 @@ class IterativeRegression:
 
     def _right(self, some: slice, x: Tensor, r: Tensor) -> Tensor:
         """E[(x - its mean) (r - its mean)ᵀ] for some outputs. [blocks, channels, outputs]"""
-        return self._sum(lambda xs, rs: (xs - x.to(xs)) @ (rs[:, some] - r.to(rs)).mT)
+        return self._sum(lambda xs, rs: (xs - x.to(xs)) @ (rs[:, some] - r.to(rs)).mT, x + r.mT)
 
     def intercept(self, change: Tensor) -> Tensor:
         """The intercept, E[r] - D E[x]. [blocks, outputs]"""
@@ -129,16 +138,21 @@ class IterativeRegression:
             left = rs - added.unsqueeze(2).to(rs)
             return (left if change is None else left - change.to(xs).mT @ xs).double().square().sum()
 
-        return float(self._sum(squares)) * self.count / self.target
+        return float(self._sum(squares, added.sum())) * self.count / self.target
 
-    def _sum(self, term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """The mean over all rows of what ``term`` sums over inputs and residuals of some, in float64."""
-        total: Tensor | float = 0.0
+    def _sum(self, term: Callable[[Tensor, Tensor], Tensor], like: Tensor) -> Tensor:
+        """The mean over the rows of all processes of what ``term`` sums over inputs and residuals of some.
+
+        Returns:
+            float64, of the shape of ``like``.
+        """
+        total = torch.zeros_like(like, memory_format=torch.contiguous_format)
         for rows in self._rows:
             self._memory.use(rows.group, running=False)
             for xs, rs in rows.pieces(self._memory.piece):
-                total = total + term(xs, rs).double() / self.count
-        return torch.as_tensor(total)
+                total += term(xs, rs).double() / self.count
+        self._communicator.sum([total])
+        return total
 
 
 def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, diagonal: Tensor) -> Tensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import Batches
+from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
@@ -24,10 +26,12 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_type, found_value
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
+from graphprune.utils.tree import map_tensors
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
 """The default ridge is ``RIDGE + UNCERTAIN * p / n``: second moments of p channels from n rows have a relative error of
@@ -83,9 +87,10 @@ def reconstruct(
             fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
+    check_pair(slim, dense, plan)
     limit = parse_memory(memory)
-    with Rollback(limit=limit) as rollback:
-        return fit(slim, dense, plan, calibration, ridge, rollback, targets or {}, limit)[0]
+    with Rollback(to_file=limit is not None) as rollback:
+        return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {}, limit)[0]
 
 
 def fit(
@@ -101,14 +106,46 @@ def fit(
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
     if ridge is not None and not ridge > 0:
-        raise InputError(f"ridge: is {ridge!r}; pass a number above 0, such as {RIDGE}")
-    batches = list(Batches(calibration))
-    with evaluating_eagerly(slim, dense), torch.no_grad():
-        for alike in (representatives(batches), range(len(batches))):
-            with suppress(OtherCalls), Rollback(rollback, limit) as own:
-                made = _Reconstruction(slim, dense, plan, batches, alike, ridge, own, targets, limit)
+        raise InputError(
+            f"ridge: is {ridge!r}, not a number above 0",
+            found=found_value(ridge),
+            needed="a number above 0, or None",
+            do=f"pass a number above 0, such as ridge={RIDGE}",
+        )
+    given = Batches(calibration)
+    with given.communicator.together(), evaluating_eagerly(slim, dense), torch.no_grad():
+        given.communicator.check_same_model(dense)
+        given.communicator.check_same_model(slim)
+        for data in _attempts(list(given), given.communicator):
+            with suppress(OtherCalls), Rollback(rollback) as own:
+                made = _Reconstruction(slim, dense, plan, data, ridge, own, targets, limit)
                 return made.record(), frozenset(made.seen.running_means)
     raise AssertionError("with every batch recorded no calls are unexpected")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches to reconstruct with.
+
+    Attributes:
+        batches: numbers and batches.
+        alike: for each batch, the number of the one that is recorded for it.
+        communicator: the processes that share the batches.
+    """
+
+    batches: Sequence[tuple[int, Any]]
+    alike: Sequence[int]
+    communicator: Communicator
+
+
+def _attempts(batches: Sequence[tuple[int, Any]], communicator: Communicator) -> Iterator[Data]:
+    """What to try in turn, while batches of the same shapes, or of other processes, call other consumers."""
+    if communicator.count > 1:
+        yield Data(batches, range(len(batches)), communicator)
+        every = communicator.gather([map_tensors(Tensor.cpu, batch) for _, batch in batches])
+        batches = list(enumerate(batch for one in every for batch in one))
+    yield Data(batches, representatives(batches), ALONE)
+    yield Data(batches, range(len(batches)), ALONE)
 
 
 class _Reconstruction:
@@ -117,8 +154,7 @@ class _Reconstruction:
         slim: nn.Module,
         dense: nn.Module,
         plan: Plan,
-        batches: Sequence[tuple[int, Any]],
-        alike: Sequence[int],
+        data: Data,
         ridge: float | None,
         rollback: Rollback,
         targets: Mapping[str, Tensor],
@@ -126,17 +162,26 @@ class _Reconstruction:
     ) -> None:
         self.slim = slim
         self.dense = dense
-        self.batches = batches
-        self.all_recorded = list(alike) == list(range(len(batches)))
+        self.batches = data.batches
+        self.communicator = data.communicator
+        self.all_recorded = list(data.alike) == list(range(len(data.batches)))
         self.ridge = ridge
         self.rollback = rollback
         self.repaired: list[Repaired] = []
         self.left: list[LeftAlone] = []
-        self.seen, self.target = (self._recorded(model, alike, limit is not None) for model in (slim, dense))
+        self.seen, self.target = (self._recorded(model, data.alike, limit is not None) for model in (slim, dense))
         matcher = Matcher(self.seen, self.target, plan, targets)
         self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
+        self._check_agreement()
         fitted = [match.consumer for match in self.matches.values() if isinstance(match, Match)]
-        self.memory = bounded(limit, self.target, self.seen, fitted)
+        self.memory = bounded(limit, self.target, self.seen, fitted, self.communicator)
+
+    def _check_agreement(self) -> None:
+        """Raise an OtherCalls in all processes unless all of them have recorded the same."""
+        kinds = [(repr(key), match if isinstance(match, str) else match.kind) for key, match in self.matches.items()]
+        found = self.communicator.gather((self.seen.structure(), self.target.structure(), kinds))
+        if any(one != found[0] for one in found):
+            raise OtherCalls
 
     def _recorded(self, model: nn.Module, alike: Sequence[int], measures: bool) -> CallRecorder:
         """The calls of a model, recorded with the first of the batches that are alike."""
@@ -154,7 +199,7 @@ class _Reconstruction:
             for model, recorded in ((self.dense, self.target), (self.slim, self.seen))
         )
         while pending:
-            pending = Sweep(self.batches, dense, slim, pending, self._fit, self.memory).run()
+            pending = Sweep(self.batches, dense, slim, pending, self._fit, self.memory, self.communicator).run()
         unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
         return Repair(tuple(self.repaired), (*unmatched, *self.left, *self._not_met()))
 
@@ -236,9 +281,17 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
         if found.get(name) != plan.shape(name) and not within(name, plan.skipped):
             shape = f"has shape {list(found[name])}" if name in found else "does not exist"
             raise PlanError(
-                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it; pass the module that "
-                "plan.apply(dense) returned"
+                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it",
+                where=name,
+                found=shape.removeprefix("has "),
+                needed=f"shape {list(plan.shape(name))}",
+                do="pass the module that plan.apply(dense) returned",
             )
     shared = {address(t) for _, t in named_tensors(slim)} & {address(t) for _, t in named_tensors(dense)} - {0}
     if shared:
-        raise PlanError("slim: shares tensors with the dense model; pass the module that plan.apply(dense) returned")
+        raise PlanError(
+            "slim: shares tensors with the dense model",
+            found=f"{len(shared)} tensors in the same memory",
+            needed="a slim model with tensors of its own, since repair changes them",
+            do="pass the module that plan.apply(dense) returned",
+        )

@@ -4,6 +4,8 @@ Every batch has a forward pass of each model, which waits at the calls of consum
 slim passes of all batches wait at a consumer, it is fitted, and they go on with the new weight: one pass suffices for
 consumers that are called once in a batch, however many follow each other. A consumer that is called several times (in a
 loop, or for two inputs) can be fitted only at the end of a pass, and what depends on it in the next one.
+
+Where processes share the batches, they go from consumer to consumer together, and pool what they have gathered.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.communicator import Communicator
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
 from graphprune.reconstruction.fit_memory import regression_for
@@ -98,6 +101,11 @@ class Gathered:
         self.memory.reserved -= self.reserved
         if isinstance(self.regression, IterativeRegression):
             self.regression.close()
+
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the data of all processes."""
+        self.rows_differ = any(communicator.gather(self.rows_differ))
+        self.regression.pool(communicator)
 
     @property
     def unfit(self) -> str | None:
@@ -210,6 +218,7 @@ class Sweep:
         matches: the consumers that are not fitted yet, in order of execution.
         fit: fits a consumer.
         memory: what bounds the tensors that wait, and the moments.
+        communicator: the processes that share the batches; all have recorded the same calls.
     """
 
     def __init__(
@@ -220,12 +229,14 @@ class Sweep:
         matches: Sequence[Match],
         fit: Fit,
         memory: MemoryBound,
+        communicator: Communicator,
     ) -> None:
         self._memory = memory
         self._pairs = [PairOfPasses(number, batch, dense, slim, matches, memory) for number, batch in batches]
         self._matches = {m.consumer.key: m for m in matches}
         self._unfitted = sum(1 << m.consumer.number for m in matches)
         self._fit = fit
+        self._communicator = communicator
         first = [m for m in matches if self._is_ready(m)] or matches[:1]
         self._ready = {m.consumer.key for m in first}
         self._gathered: dict[CallKey, Gathered | None] = {}
@@ -238,23 +249,29 @@ class Sweep:
             stack.callback(self._close)
             for pair in self._pairs:
                 self._advance(pair)
-            while waiting := [pair for pair in self._pairs if pair.met]:
-                self._meet(waiting)
-            for key in self._ready - self._gathered.keys():
-                self._gathered[key] = Gathered(self._matches[key], self._memory, Regression(), 0)  # it was never called
-            for one in list(self._gathered.values()):
-                if one is not None:
-                    self._fitted(one)
+            while (number := self._next()) is not None:
+                self._meet(next(m for m in self._matches.values() if m.consumer.number == number))
+            for match in self._matches.values():
+                if self._is_unfitted(match):
+                    self._fit_late(match)
         return [m for m in self._matches.values() if self._is_unfitted(m)]
 
-    def _meet(self, waiting: Sequence[PairOfPasses]) -> None:
-        """Fit the first consumer that passes wait at, if all of them have reached it, and go on."""
-        key = min((pair.met.key for pair in waiting if pair.met), key=lambda k: self._matches[k].consumer.number)
-        here = [pair for pair in waiting if pair.met and pair.met.key == key]
-        one = self._gathered[key]
-        assert one is not None  # passes do not wait at others
-        one.passed |= one.met < sum(one.match.consumer.calls)
-        changed = not one.passed and self._fitted(one)
+    def _next(self) -> int | None:
+        """The number of the first consumer that passes wait at, in any process."""
+        waiting = [self._matches[pair.met.key].consumer.number for pair in self._pairs if pair.met]
+        found = self._communicator.gather(min(waiting, default=None))
+        return min((number for number in found if number is not None), default=None)
+
+    def _meet(self, match: Match) -> None:
+        """Fit a consumer that passes wait at, if all of them have reached it, and go on."""
+        key = match.consumer.key
+        here = [pair for pair in self._pairs if pair.met and pair.met.key == key]
+        one = self._gathering(key)
+        complete = one is not None and not one.passed and one.met == sum(match.consumer.calls)
+        complete = all(self._communicator.gather(complete))
+        if one is not None:
+            one.passed = not complete
+        changed = complete and one is not None and self._fitted(one)
         for pair in here:
             if changed:
                 pair.repeat()
@@ -281,10 +298,18 @@ class Sweep:
 
     def _fitted(self, one: Gathered) -> bool:
         self._unfitted &= ~(1 << one.match.consumer.number)
+        one.pool(self._communicator)
         changed = self._fit(one)
         self._gathered[one.match.consumer.key] = None
         one.close()
         return changed
+
+    def _fit_late(self, match: Match) -> None:
+        """Fit a consumer at the end of the pass, if it was gathered in all processes, or never called."""
+        key = match.consumer.key
+        one = self._gathering(key) if key in self._ready else self._gathered.get(key)
+        if all(self._communicator.gather(one is not None)) and one is not None:
+            self._fitted(one)
 
     def _close(self) -> None:
         for one in self._gathered.values():

@@ -45,6 +45,11 @@ class Match:
         """The consumers that must be fitted before this one, as a bit set."""
         return self.consumer.after | self.consumer.beside if self.summed else self.consumer.after
 
+    @property
+    def kind(self) -> str:
+        """What is compared, without weights or numbers of calls."""
+        return repr((self.dense.key, self.rows.tolist(), self.bias_target, self.bare, self.mixing is None, self.summed))
+
     def factors(self) -> tuple[Tensor, Tensor]:
         """The factor of each output before the comparison, and its inverse. [blocks, outputs] each
 

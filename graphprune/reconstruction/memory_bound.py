@@ -37,7 +37,12 @@ def parse_memory(spec: MemorySpec | None) -> int | None:
         return int(spec)
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", spec) if isinstance(spec, str) else None
     if found is None or found[2] not in BYTES or int(float(found[1]) * BYTES[found[2]]) < 1:
-        raise InputError(f"memory: must be a number of bytes, such as '4GB' or 4_000_000_000, but is {shown(spec)}")
+        raise InputError(
+            f"memory: must be a number of bytes, such as '4GB' or 4_000_000_000, but is {shown(spec)}",
+            found=shown(spec),
+            needed="a number of bytes, or one with a unit such as MB, GB or GiB",
+            do="pass memory='4GB', say",
+        )
     return int(float(found[1]) * BYTES[found[2]])
 
 
@@ -55,6 +60,8 @@ class MemoryBound:
         running: bytes that a forward pass of both models takes at its peak.
         workspace: bytes for the products of a batch.
         reserved: bytes of moments.
+        shared: other processes decide by the same numbers, so what is reserved now does not count.
+        free: the bytes that are free in every process; None: this is the only one.
     """
 
     def __init__(self, limit: int | None) -> None:
@@ -62,6 +69,8 @@ class MemoryBound:
         self.running = 0
         self.workspace = 0
         self.reserved = 0
+        self.shared = False
+        self.free: int | None = None
         self._groups: list[TensorGroup] = []  # the one that was used last is the last
         self._away: dict[int, TensorGroup] = {}  # by the identity of a storage that is moved out
 
@@ -87,7 +96,7 @@ class MemoryBound:
     def room(self) -> int:
         """The bytes that are left for moments, if all that waits is moved."""
         assert self.limit is not None
-        return self.limit - self.running - self.workspace - self.reserved
+        return self.limit - self.running - self.workspace - (0 if self.shared else self.reserved)
 
     def use(self, group: TensorGroup | None, running: bool) -> None:
         """Bring a group's tensors back, after moving out others beyond the bound.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
@@ -15,6 +16,7 @@ from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.dispatched import resident
 
 
 def repair(
@@ -55,9 +57,25 @@ def repair(
     """
     check_pair(slim, dense, plan)
     limit = parse_memory(memory)
+    dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    with Rollback(limit=limit) as rollback:
+    rollback = Rollback(to_file=limit is not None)
+    return repair_within(rollback, slim, dense, plan, calibration, ridge, reestimate, limit)
+
+
+def repair_within(
+    rollback: Rollback,
+    slim: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    ridge: float | None = None,
+    reestimate: bool = True,
+    limit: int | None = None,
+) -> Repair:
+    """:func:`repair` of models that belong together, within ``rollback``, which is entered; ``limit`` is in bytes."""
+    with rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
         record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets, limit)
         if heads.compensated or heads.left_alone:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from graphprune.calibration.communicator import Communicator
+
 
 @dataclass(frozen=True)
 class BatchMoments:
@@ -89,6 +91,27 @@ class Regression:
         self._r = self._r + dr * (batch.count / total)
         self.count = total
 
+    def pool(self, communicator: Communicator) -> None:
+        """Pool the moments of all processes."""
+        if communicator.count == 1:
+            return
+        given = (self._x, self._r, self._xx, self._rx, self._rr)
+        found = communicator.gather((self.count, self.target, [tuple(torch.as_tensor(t).shape) for t in given]))
+        total, shapes = sum(count for count, *_ in found), next((shapes for count, _, shapes in found if count), None)
+        if shapes is None:
+            return
+        x, r, xx, rx, rr = (
+            torch.as_tensor(t, dtype=torch.float64).expand(shape) for t, shape in zip(given, shapes, strict=True)
+        )
+        self._x, self._r = x * (self.count / total), r * (self.count / total)
+        communicator.sum([self._x, self._r])
+        dx, dr = x - self._x, r - self._r
+        self._xx = xx + self.count * dx.unsqueeze(2) * dx.unsqueeze(1)
+        self._rx = rx + self.count * dr.unsqueeze(2) * dx.unsqueeze(1)
+        self._rr = rr + self.count * dr.square()
+        communicator.sum([self._xx, self._rx, self._rr])
+        self.count, self.target = total, sum(target for _, target, _ in found)
+
     @property
     def channels(self) -> int:
         """The number of channels of a block, counting every kernel position."""
@@ -151,10 +174,11 @@ def taken(spare: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor:
     return spare if spare is not None and spare.shape == torch.Size(shape) else like.new_empty(shape)
 
 
-SINGLE, FEW = 1024, 16
-"""A system is factored in single precision if it has ``SINGLE`` unknowns and ``FEW`` times as many as right sides."""
-CLOSE, REFINEMENTS = 1e-8, 6
-"""A refined solution's residual is below ``CLOSE`` times the right side; each of ``REFINEMENTS`` steps gains digits."""
+_SINGLE, _FEW = 1024, 16
+"""A system is factored in single precision if it has ``_SINGLE`` unknowns and ``_FEW`` times as many as right sides."""
+_CLOSE, _REFINEMENTS = 1e-8, 6
+"""A refined solution's residual is below ``_CLOSE`` times the right side; each of ``_REFINEMENTS`` steps gains
+digits."""
 
 
 def solve_positive(system: Tensor, right: Tensor) -> Tensor:
@@ -165,7 +189,7 @@ def solve_positive(system: Tensor, right: Tensor) -> Tensor:
     Source: Langou, Langou, Luszczek, Kurzak, Buttari and Dongarra, "Exploiting the Performance of 32 bit Floating Point
     Arithmetic in Obtaining 64 bit Accuracy", SC 2006.
     """
-    if system.shape[1] >= max(SINGLE, FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
+    if system.shape[1] >= max(_SINGLE, _FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
         return refined
     factor, failed = torch.linalg.cholesky_ex(system)
     if bool(failed.any()):  # by rounding: the ridge makes it positive
@@ -179,8 +203,8 @@ def _refined(system: Tensor, right: Tensor) -> Tensor | None:
     factor, failed = torch.linalg.cholesky_ex(system.float() / size.float())
     if bool(failed.any()):
         return None
-    found, left, goal = torch.zeros_like(right), right, CLOSE * right.norm()
-    for _ in range(REFINEMENTS):
+    found, left, goal = torch.zeros_like(right), right, _CLOSE * right.norm()
+    for _ in range(_REFINEMENTS):
         scale = left.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
         found += torch.cholesky_solve((left / scale).float(), factor).double() * (scale / size)
         left = right - system @ found

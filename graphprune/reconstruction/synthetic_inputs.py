@@ -15,6 +15,8 @@ from graphprune.errors import InputError
 from graphprune.rules.registry import norm_call
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
+from graphprune.tracing.places import raised_at
+from graphprune.utils.checks import found_value
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Kwargs
@@ -73,7 +75,12 @@ def synthesize(
 def _check_numbers(**numbers: float) -> None:
     for name, value in numbers.items():
         if not value > 0:
-            raise InputError(f"{name}: is {value!r}; a number above 0 is needed")
+            raise InputError(
+                f"{name}: is {value!r}; a number above 0 is needed",
+                found=found_value(value),
+                needed="a number above 0",
+                do=f"pass {name}= above 0",
+            )
 
 
 class _Batch:
@@ -86,8 +93,10 @@ class _Batch:
         floats = [t for t in tensors_of(normalize(example)) if t.is_floating_point() and t.ndim]
         if not floats:
             raise InputError(
-                f"example_inputs: {describe(example)} has no floating-point tensor to optimize; pass real inputs as "
-                "calibration= instead"
+                f"example_inputs: {describe(example)} has no floating-point tensor to optimize",
+                found=describe(example),
+                needed="a floating-point tensor with a dimension at least",
+                do="pass real inputs as calibration= instead",
             )
         self.device = next((p.device for p in model.parameters()), floats[0].device)
         self.rows = floats[0].shape[0]
@@ -119,7 +128,12 @@ class _Batch:
             schedule.step()
         made = map_tensors(Tensor.detach, self.inputs())
         if not all(t.isfinite().all() for t in tensors_of(made) if t.is_floating_point()):
-            raise InputError(f"lr: the inputs diverged with {lr}; pass a smaller one")
+            raise InputError(
+                f"lr: the inputs diverged with {lr}",
+                found=f"lr={lr}, and inputs that are infinite or NaN after {steps} steps",
+                needed="a step with which they stay finite",
+                do="pass a smaller lr",
+            )
         return made
 
     def _loss(self) -> Tensor:
@@ -130,15 +144,22 @@ class _Batch:
             except Exception as error:
                 given = describe((*args, *kwargs.values()))
                 raise InputError(
-                    f"example_inputs: {type(self.model).__name__}.forward failed on {given}: "
-                    f"{type(error).__name__}: {error}"
+                    f"example_inputs: {type(self.model).__name__}.forward failed on {given}: {type(error).__name__}: "
+                    f"{error}",
+                    where=raised_at(error),
+                    found=given,
+                    needed=f"what {type(self.model).__name__}.forward takes in training",
+                    do="pass example_inputs= with which model(...) runs",
                 ) from error
         losses = [loss for loss in mismatch.losses if loss.requires_grad]
         if not losses:
             raise InputError(
                 f"model: {type(self.model).__name__} has no batch normalization with running statistics that depends "
-                "on the inputs, so nothing remembers what they were like; pass real inputs as calibration= instead, or "
-                "fold(), which needs none"
+                "on the inputs, so nothing remembers what they were like",
+                where=type(self.model).__name__,
+                found="no running statistics",
+                needed="batch normalizations with running statistics",
+                do="pass real inputs as calibration= instead, or use fold(), which needs none",
             )
         return torch.stack([loss.float() for loss in losses]).sum()
 
@@ -163,8 +184,8 @@ class _Mismatch(TorchFunctionMode):
 
     def _compare(self, x: Tensor, mean: Tensor, variance: Tensor, eps: float, dims: list[int]) -> None:
         deviation = (variance + eps).sqrt()
-        found, centre = torch.var_mean(x, dim=dims, correction=0)
-        terms = ((centre - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
+        found, center = torch.var_mean(x, dim=dims, correction=0)
+        terms = ((center - mean) / deviation).square() + ((found + eps).sqrt() / deviation - 1).square()
         self.losses.append(terms.mean())
 
 

@@ -138,15 +138,15 @@ D.groups.forEach((group, number) => group.axes.forEach(([tensor, place]) => {
   if (!onAxis.has(key)) onAxis.set(key, []);
   onAxis.get(key).push(number);
 }));
-/** The group that an axis is coloured by: one that can lose something, if there is one. */
+/** The group that an axis is colored by: one that can lose something, if there is one. */
 function groupOn(tensor, place) {
   const found = onAxis.get(`${tensor}:${place}`) || [];
   return found.find((group) => moving.has(group)) ?? found[0] ?? null;
 }
-const colours = new Map([...moving].sort((a, b) => a - b).map((group, number) => [group, number]));
+const colors = new Map([...moving].sort((a, b) => a - b).map((group, number) => [group, number]));
 
 function square(group) {
-  const number = colours.get(group);
+  const number = colors.get(group);
   const look = number === undefined ? "still" : `c${number % 8} p${Math.floor(number / 8) % 4}`;
   return make("span", { class: `square ${look}`, "data-group": group });
 }

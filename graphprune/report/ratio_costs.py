@@ -82,7 +82,7 @@ class _Trial:
 
             plan, _ = planned(setup, Chooser(setup.reached, False, choose))
         except PlanError as error:
-            return _Trial(percent, error=str(error))
+            return _Trial(percent, error=error.what)
         return _Trial(percent, plan, allocators[-1])
 
     def alike(self, other: _Trial) -> bool:

@@ -41,7 +41,7 @@ def write_report(
 ) -> Path:
     """Write an HTML page that shows a model, what can be removed from it, and what a plan did.
 
-    The page is one file that opens without a network. It shows the modules in the order in which they run, coloured by
+    The page is one file that opens without a network. It shows the modules in the order in which they run, colored by
     group; what goes together and why; what is frozen and why; and, for every ratio up to 90 %, the costs that
     ``graph.cost(graph.plan(ratio))`` gives. No weight is read.
 
@@ -82,9 +82,21 @@ def check_report_path(name: str, value: object) -> Path:
     """
     path = check_path(name, value)
     if not path.parent.is_dir():
-        raise InputError(f"{name}: the folder {path.parent} does not exist; create it, or give a path in another")
+        raise InputError(
+            f"{name}: the folder {path.parent} does not exist",
+            where=str(path.parent),
+            found="no such folder",
+            needed="a folder to write the report to",
+            do="create it, or give a path in another",
+        )
     if path.exists() and not _is_report(path):
-        raise InputError(f"{name}: {path} exists and is no report that graphprune wrote; give another path")
+        raise InputError(
+            f"{name}: {path} exists and is no report that graphprune wrote",
+            where=str(path),
+            found="a folder" if path.is_dir() else "a file of something else",
+            needed="a path at which there is nothing, or an older report",
+            do="give another path",
+        )
     return path
 
 

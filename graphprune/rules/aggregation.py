@@ -180,8 +180,8 @@ def diag_embed(call: Call, x: LabelledTensor, offset: int = 0, first: int = -2, 
     return LabelledTensor(call.out, tuple(array.at(np.expand_dims(array.ids.squeeze(-1), new)) for array in left))
 
 
-@rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1])])
-def rot90(call: Call, x: LabelledTensor, times: int, dims: Sequence[int]) -> LabelledTensor:
+@rule(aten.rot90.default, samples=[sample(t(3, 4, 5), 1, [1, 2]), sample(t(3, 4), 2, [0, 1]), sample(t(3, 4, 5))])
+def rot90(call: Call, x: LabelledTensor, times: int = 1, dims: Sequence[int] = (0, 1)) -> LabelledTensor:
     return LabelledTensor(call.out, ended(call, x, dims, "turned as a plane").arrays)
 
 

@@ -36,7 +36,7 @@ def placed(x: LabelledTensor, dims: Sequence[int], rank: int) -> LabelledTensor:
 
 def contract(labels: Labels, a: LabelledTensor, b: LabelledTensor, gone: Sequence[int]) -> LabelledTensor:
     """Multiply two operands placed in one space and sum over the dimensions ``gone``, which are dropped."""
-    space = tuple(max(m, n) for m, n in zip(a.shape, b.shape, strict=True))
+    space = tuple(n if m == 1 else m for m, n in zip(a.shape, b.shape, strict=True))
     product = LabelledTensor(space, tuple(align(labels, (a, b), space)))
     arrays = reduce_dims(labels, product, gone)
     keep = [d for d in range(len(space)) if d not in gone]

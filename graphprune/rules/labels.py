@@ -160,15 +160,22 @@ class Labels:
         self.axes: list[Axis] = []
         self.facts = Facts()
         self.node_index = -1
+        self._made: dict[int, tuple[Ids, int]] = {}
 
     def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: ParameterAxis | None = None) -> Ids:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         total = math.prod(sizes)
-        ids = np.arange(self.count, self.count + total, dtype=np.int64).reshape(sizes)
+        made = np.arange(self.count, self.count + total, dtype=np.int64)
+        self._made[id(made)] = made, self.count
         self.axes.append(Axis(kind, name, self.count, total, self.node_index))
         self.count += total
-        return ids
+        return made.reshape(sizes)
+
+    def first_of_all(self, ids: Ids) -> int | None:
+        """The first of ``ids``, if these are all labels that were made together, in their order; else None."""
+        made, start = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
+        return start if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
 
     def parameter(self, name: str, shape: Shape) -> LabelledTensor:
         """A parameter or buffer: fresh labels for every dimension."""

@@ -178,7 +178,13 @@ def rule(
         RuleError: an operator has a rule already, or no samples are given.
     """
     if not samples:
-        raise RuleError(f"samples: the rule of {ops[0]} has none; give at least one call that proves it")
+        raise RuleError(
+            f"samples: the rule of {ops[0]} has none",
+            where=str(ops[0]),
+            found="no samples",
+            needed="at least one call that proves the rule",
+            do="pass samples=, calls with which graphprune.check_rule can run it",
+        )
 
     def register(function: F) -> F:
         record = Rule(
@@ -187,7 +193,13 @@ def rule(
         for op in ops:
             table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
             if op in table:
-                raise RuleError(f"{op} has a rule already: {table[op].function.__qualname__}")
+                raise RuleError(
+                    f"{op} has a rule already: {table[op].function.__qualname__}",
+                    where=str(op),
+                    found=f"the rule {table[op].function.__module__}.{table[op].function.__qualname__}",
+                    needed="one rule for each operator",
+                    do="leave the second one out",
+                )
             table[op] = record
         return function
 

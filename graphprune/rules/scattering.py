@@ -32,8 +32,13 @@ def _flattened(x: LabelledTensor, dims: Dims) -> LabelledTensor:
 def _column_by_column(call: Call, dim: int, text: str, *operands: LabelledTensor) -> tuple[LabelArray, ...]:
     """The labels of an operation that counts entries of ``dim`` and takes every other place by itself.
 
-    In a dimension in which the operands differ in size, the first entries alone take part: they are counted too.
+    In a dimension in which the operands differ in size, the first entries alone take part: they are counted too. An
+    index without entries may have any number of dimensions; then every place is kept.
     """
+    if len({x.ndim for x in operands}) > 1:
+        for x in operands:
+            ended(call, x, range(x.ndim), text)
+        return ()
     shapes = zip(*(x.shape for x in operands), strict=True)
     counted = frozenset(d for d, sizes in enumerate(shapes) if len({*sizes}) > 1) | {dim % operands[0].ndim}
     left = [_flattened(ended(call, x, counted, text), counted) for x in operands]
@@ -106,6 +111,7 @@ def scatter_value(
         sample(t(4, 6), 0, _INDEX),
         sample(t(4, 3, 2), 0, _HEADS),
         sample(t(6, 4), 1, torch.tensor([[2, 1, 0]])),
+        sample(t(5), 0, torch.zeros(2, 0, dtype=torch.int64)),
     ],
     traits=[Trait.KNOWS_INDEXES],
 )

@@ -10,7 +10,7 @@ from torch.nn.utils import prune
 
 from graphprune.errors import InputError
 from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstructured
-from graphprune.utils.checks import check_known, is_number, shown
+from graphprune.utils.checks import check_known, found_value, is_number, shown
 
 MaskAmount = float | int | str
 """A fraction, a number of weights, a magnitude, a percentile, or a pattern such as ``"2:4"``."""
@@ -46,8 +46,10 @@ def method_class(method: object) -> MethodClass:
     kind = getattr(method, "PRUNING_TYPE", None)
     if kind != "unstructured":
         raise InputError(
-            f"method: {method.__name__} is of the type {kind!r}, and needed is 'unstructured'; graphprune.prune_model "
-            "removes whole channels, and graphprune.compact those that are masked"
+            f"method: {method.__name__} is of the type {kind!r}, and needed is 'unstructured'",
+            found=f"{method.__name__}, of the type {kind!r}",
+            needed="a method of the type 'unstructured'",
+            do="use graphprune.prune_model to remove whole channels, and graphprune.compact for those that are masked",
         )
     return method
 
@@ -78,14 +80,22 @@ def check_amount(name: str, amount: object) -> float | int:
     if is_number(amount) and not isinstance(amount, Integral) and 0 <= amount <= 1:
         return float(amount)
     raise InputError(
-        f"{name}: must be a fraction between 0.0 and 1.0, or a whole number of weights, but is {shown(amount)}"
+        f"{name}: must be a fraction between 0.0 and 1.0, or a whole number of weights, but is {shown(amount)}",
+        found=found_value(amount),
+        needed="a fraction between 0.0 and 1.0, or a whole number of weights",
+        do=f"pass {name}=0.9 to mask nine tenths",
     )
 
 
 def _number(name: str, value: object, most: float, what: str) -> float:
     if is_number(value) and 0 <= value <= most and value != float("inf"):
         return float(value)
-    raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, but is {shown(value)}",
+        found=found_value(value),
+        needed=what,
+        do=f"pass {what} as {name}=",
+    )
 
 
 def _pattern(name: str, text: str, method: MethodClass) -> Pattern:
@@ -93,8 +103,16 @@ def _pattern(name: str, text: str, method: MethodClass) -> Pattern:
     if found is None or not 0 < int(found[1]) < int(found[2]):
         raise InputError(
             f"{name}: must be a fraction such as 0.9, a number of weights, or a pattern such as '2:4' (2 of 4 are "
-            f"kept), but is {text!r}"
+            f"kept), but is {text!r}",
+            found=found_value(text),
+            needed="a fraction, a number of weights, or a pattern 'kept:group' with kept < group",
+            do=f"pass {name}='2:4', or a number instead of a string",
         )
     if method not in (prune.L1Unstructured, prune.RandomUnstructured):
-        raise InputError(f"{name}: a pattern such as {text!r} goes with method='l1' or 'random'")
+        raise InputError(
+            f"{name}: a pattern such as {text!r} goes with method='l1' or 'random'",
+            found=f"{text!r} with method {method.__name__}",
+            needed="method='l1' or method='random'",
+            do="pass method='l1', or an amount that is no pattern",
+        )
     return Pattern(int(found[1]), int(found[2]))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.sparsity.selection import Weight, all_weights
+from graphprune.utils.checks import did_you_mean
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.tables import Printed, Table
 
@@ -69,7 +70,13 @@ class Sparsity(Printed):
     def __getitem__(self, name: str) -> ParameterZeros:
         found = next((p for p in self.parameters if p.name == name), None)
         if found is None:
-            raise KeyError(f"there is no parameter {name!r}")
+            names = [p.name for p in self.parameters]
+            raise InputError(
+                f"name: there is no parameter {name!r}{did_you_mean(name, names)}",
+                found=f"the name {name!r}",
+                needed=f"one of {len(names)} names of parameters",
+                do="name it as model.named_parameters() does",
+            )
         return found
 
     def _summary(self) -> str:
@@ -96,7 +103,13 @@ def sparsity_of(model: nn.Module) -> Sparsity:
 def _zeros_of(weight: Weight) -> ParameterZeros:
     parameter, mask = weight.place.parameter, weight.place.mask
     if parameter.is_meta:
-        raise InputError(f"model: {weight.name} is on meta, and has no values to count; load the weights first")
+        raise InputError(
+            f"model: {weight.name} is on meta, and has no values to count",
+            where=weight.name,
+            found="a parameter on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
     left = int(_in_effect(parameter.detach(), mask).count_nonzero())
     size = parameter.numel()
     return ParameterZeros(weight.name, tuple(parameter.shape), size - left, size, mask is not None)

@@ -113,7 +113,12 @@ def check_mapping(name: str, value: Any, what: str) -> dict[Any, Any]:
 def _common_amount(amount: object, method: MethodClass, scope: str) -> float | int | Pattern:
     found = read_amount("amount", amount, method)
     if isinstance(found, Pattern) and scope == "global":
-        raise InputError(f"scope: a pattern such as {amount!r} holds in every row for itself; use scope='local'")
+        raise InputError(
+            f"scope: a pattern such as {amount!r} holds in every row for itself",
+            found=f"scope={scope!r} and the pattern {amount!r}",
+            needed="scope='local'",
+            do="use scope='local', or a fraction as the amount",
+        )
     return found
 
 

@@ -35,14 +35,30 @@ class Ranking:
         """Raise an InputError unless the scores are of weights that are to be masked, and of their shapes."""
         shapes = {weight.name: weight.place.parameter.shape for weight in weights}
         if self.importance and self.method is not prune.L1Unstructured:
-            raise InputError("importance: is ranked by method='l1'; leave out one of the two")
+            raise InputError(
+                "importance: is ranked by method='l1'; leave out one of the two",
+                found=f"importance= with method {self.method.__name__}",
+                needed="importance= with method='l1', or another method alone",
+                do="leave out one of the two",
+            )
         for name, scores in self.importance.items():
             check_type(f"importance[{name!r}]", scores, Tensor, "a tensor")
             if name not in shapes:
-                raise InputError(f"importance: {name!r} is none of the weights to mask{did_you_mean(name, shapes)}")
+                raise InputError(
+                    f"importance: {name!r} is none of the weights to mask{did_you_mean(name, shapes)}",
+                    found=f"the name {name!r}",
+                    needed=f"one of {', '.join(list(shapes)[:4])}, ...",
+                    do="name the weights as model.named_parameters() does, or choose them with layers=",
+                )
             if scores.shape != shapes[name]:
                 found, needed = list(scores.shape), list(shapes[name])
-                raise InputError(f"importance: the scores of {name} have shape {found}, the parameter {needed}")
+                raise InputError(
+                    f"importance: the scores of {name} have shape {found}, the parameter {needed}",
+                    where=name,
+                    found=f"shape {found}",
+                    needed=f"shape {needed}",
+                    do="pass one score for each entry of the parameter",
+                )
 
     def mask_of(self, weight: Weight, amount: float | int | Pattern) -> Tensor:
         """The mask of one weight for itself, which holds what was masked before."""
@@ -57,7 +73,12 @@ class Ranking:
         """The masks of several weights that are ranked together."""
         _check_left("these layers together", amount, sum(weight.left for weight in weights))
         if len({weight.place.parameter.device for weight in weights}) > 1:
-            raise InputError("scope: the weights are on several devices, and cannot be ranked together; use 'local'")
+            raise InputError(
+                "scope: the weights are on several devices, and cannot be ranked together",
+                found=", ".join(sorted({str(weight.place.parameter.device) for weight in weights})),
+                needed="weights on one device, or scope='local'",
+                do="use scope='local', or move the model to one device",
+            )
         beside = {weight: _beside(weight) for weight in weights}
         scores = {(beside[w], "weight"): s for w in weights for s in self._scores(w).values()}
         prune.global_unstructured([(m, "weight") for m in beside.values()], self.method, scores, amount=amount)
@@ -67,11 +88,21 @@ class Ranking:
         parameter, dim = weight.place.parameter, weight.place.input_dim
         if dim is None:
             kind = type(weight.place.module).__name__
-            raise InputError(f"amount: which inputs the {kind} of {weight.name} has is unknown; pass it as skip=")
+            raise InputError(
+                f"amount: which inputs the {kind} of {weight.name} has is unknown",
+                where=weight.name,
+                found=f"a weight of a {kind}, and the pattern {pattern}",
+                needed="a layer of which graphprune knows the dimension of the inputs",
+                do=f"pass it as skip=[{weight.name!r}]",
+            )
         if parameter.shape[dim] % pattern.group:
             raise InputError(
                 f"amount: {pattern} asks for inputs in groups of {pattern.group}, but {weight.name} has "
-                f"{parameter.shape[dim]}; pass it as skip=, or other amounts for it as overrides="
+                f"{parameter.shape[dim]}",
+                where=weight.name,
+                found=f"{parameter.shape[dim]} inputs",
+                needed=f"a multiple of {pattern.group}",
+                do=f"pass it as skip=[{weight.name!r}], or another amount for it as overrides=",
             )
         scores = self._scores(weight)
         if self.method is prune.RandomUnstructured:
@@ -88,7 +119,13 @@ class Ranking:
 
 def _check_left(what: str, amount: float | int, left: int) -> None:
     if isinstance(amount, int) and amount > left:
-        raise InputError(f"amount: is {amount:,} weights, but {what} has {left:,} that are not masked yet")
+        raise InputError(
+            f"amount: is {amount:,} weights, but {what} has {left:,} that are not masked yet",
+            where=what,
+            found=f"{amount:,} weights",
+            needed=f"at most {left:,}",
+            do="ask for less, or for a fraction such as amount=0.5",
+        )
 
 
 def _beside(weight: Weight) -> nn.Module:

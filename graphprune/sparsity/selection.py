@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import prune
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import did_you_mean, shown
+from graphprune.utils.checks import did_you_mean, found_value, shown
 from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 
@@ -176,13 +176,23 @@ def chosen_weights(
     blocked = [(w, why) for w in found for why in map(WeightPlace.obstacle, w.places) if why is not None]
     for weight, why in blocked:
         if weight.matches(wanted):
-            raise InputError(f"layers: {weight.name} cannot be masked: {why}")
+            raise InputError(
+                f"layers: {weight.name} cannot be masked: {why}",
+                where=weight.name,
+                found=why,
+                needed="a parameter of a module's own, that torch.nn.utils.prune can mask",
+                do=f"pass it as skip=[{weight.name!r}]",
+            )
     found = [w for w in found if not any(w is other for other, _ in blocked)]
     if not found:
         why = f": {blocked[0][0].name} cannot be, because {blocked[0][1]}" if blocked else ""
         raise InputError(
-            f"layers: no weight of this {type(model).__name__} is left to mask{why}; biases, normalizations and what "
-            "is not called a weight is masked only where layers= names the parameter, such as 'fc.bias'"
+            f"layers: no weight of this {type(model).__name__} is left to mask{why}",
+            where=type(model).__name__,
+            found=f"{len(weights)} parameters, of which none is chosen",
+            needed="weights of layers; biases, normalizations and what is not called a weight only where layers= "
+            "names them",
+            do="name the parameter in layers=, such as layers=['fc.bias']",
         )
     _require_numbers(found)
     return found
@@ -202,16 +212,31 @@ def _is_chosen(weight: Weight, everything: bool, wanted: Sequence[LayerKey]) -> 
 def _require_numbers(weights: Sequence[Weight]) -> None:
     name = next((weight.name for weight in weights if weight.place.parameter.is_meta), None)
     if name is not None:
-        raise InputError(f"model: {name} is on meta, and has no values to choose from; load the weights first")
+        raise InputError(
+            f"model: {name} is on meta, and has no values to choose from",
+            where=name,
+            found="a parameter on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
 
 
 def _check_key(argument: str, key: object, weights: Sequence[Weight]) -> None:
     is_class = isinstance(key, type) and issubclass(key, nn.Module)
     if not isinstance(key, str | nn.Module) and not is_class:
         raise InputError(
-            f"{argument}: {shown(key)} is no key; give a pattern for names ('layer1.*'), a module of the model or a "
-            "module class"
+            f"{argument}: {shown(key)} is no key",
+            where=argument,
+            found=found_value(key),
+            needed="a pattern for names, a module of the model or a module class",
+            do="give a pattern for names, such as 'layer1.*'",
         )
     if not any(weight.matches([key]) for weight in weights):  # type: ignore[list-item]
         names = [name for weight in weights for place in weight.places for name in (place.name, place.path)]
-        raise InputError(f"{argument}: {shown(key)} matches no parameter{did_you_mean(key, names)}")
+        raise InputError(
+            f"{argument}: {shown(key)} matches no parameter{did_you_mean(key, names)}",
+            where=argument,
+            found=f"{shown(key)}, which matches none of {len(weights)} parameters",
+            needed="a key that matches a parameter, or its module",
+            do="name layers as model.named_modules() does, with * for parts of names",
+        )

@@ -50,7 +50,13 @@ def to_semi_structured(model: nn.Module) -> SemiStructured:
     left = {path: "its weight does not have the pattern" for path, w in weights.items() if not has_pattern(w)}
     found = {path: weight for path, weight in weights.items() if path not in left}
     if not found:
-        raise InputError("model: no linear layer has the pattern 2:4; call graphprune.sparsify(model, '2:4') first")
+        raise InputError(
+            "model: no linear layer has the pattern 2:4",
+            where=", ".join(list(layers)[:3]) or type(model).__name__,
+            found=f"{len(layers)} linear layers, none with two zeros in every four weights",
+            needed="linear layers with the pattern 2:4",
+            do="call graphprune.sparsify(model, '2:4') first",
+        )
     for path, weight in found.items():
         _check_device(path, weight)
     sparse: dict[str, Tensor] = {}
@@ -61,7 +67,13 @@ def to_semi_structured(model: nn.Module) -> SemiStructured:
             left[path] = " ".join(str(error).split())
     if not sparse:
         path, why = next((path, left[path]) for path in found)
-        raise InputError(f"model: no layer can be converted; {path}: {why}")
+        raise InputError(
+            f"model: no layer can be converted; {path}: {why}",
+            where=path,
+            found=why,
+            needed="shapes that torch.sparse.to_sparse_semi_structured takes",
+            do="use layers whose rows and columns are multiples of 64",
+        )
     for path, weight in sparse.items():
         make_permanent(layers[path]).weight = nn.Parameter(weight, requires_grad=False)
     return SemiStructured(tuple(sparse), left)
@@ -84,8 +96,18 @@ def _check_device(path: str, weight: Tensor) -> None:
     device = weight.device
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
         raise InputError(
-            f"model: {path}.weight is on {device}, which has no units for 2:4; needed is {_NEEDED}. Elsewhere "
-            "zeros are multiplied as any other number: use graphprune.prune_model to be faster"
+            f"model: {path}.weight is on {device}, which has no units for 2:4",
+            where=f"{path}.weight",
+            found=f"the device {device}",
+            needed=_NEEDED,
+            do="move the model to such a device; elsewhere zeros are multiplied as any other number: use "
+            "graphprune.prune_model to be faster",
         )
     if weight.dtype not in _TYPES:
-        raise InputError(f"model: {path}.weight is of {weight.dtype}; needed is {_NEEDED}: call model.half()")
+        raise InputError(
+            f"model: {path}.weight is of {weight.dtype}",
+            where=f"{path}.weight",
+            found=str(weight.dtype),
+            needed=_NEEDED,
+            do="call model.half()",
+        )

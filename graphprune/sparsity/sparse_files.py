@@ -38,7 +38,7 @@ from graphprune.sparsity.sparse_tensors import (
     signed_zeros,
     write_tensor,
 )
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.files import check_path, replace_file
 from graphprune.utils.model_checks import check_model, check_same_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL
@@ -160,7 +160,13 @@ def _file(path: str | os.PathLike[str]) -> Path:
     """The path of a file, whose folder is created where missing."""
     file = check_path("path", path)
     if file.is_dir():
-        raise InputError(f"path: {file} is a folder; give the path of a file, such as {file / 'model.sparse'}")
+        raise InputError(
+            f"path: {file} is a folder",
+            where=str(file),
+            found="a folder",
+            needed="the path of a file",
+            do=f"give the path of a file, such as {file / 'model.sparse'}",
+        )
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
 
@@ -170,21 +176,50 @@ def _contents(source: object) -> tuple[tuple[Plan, ...], Mapping[str, Any]]:
         check_model(source, "source")
         return plans_of(source), source.state_dict()
     if not isinstance(source, Mapping):
-        raise InputError(f"source: must be a torch.nn.Module or a state dict, but is {shown(source)}")
+        raise InputError(
+            f"source: must be a torch.nn.Module or a state dict, but is {shown(source)}",
+            found=found_value(source),
+            needed="a torch.nn.Module or a state dict",
+            do="pass the model, or model.state_dict()",
+        )
     return (), source
 
 
 def _checked(state: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise SaveError(f"source: {name!r} is {shown(tensor)}, and only tensors can be written")
+            raise SaveError(
+                f"source: {name!r} is {shown(tensor)}, and only tensors can be written",
+                where=str(name),
+                found=found_value(tensor),
+                needed="tensors by names that are strings",
+                do="pass model.state_dict(), without what is no tensor",
+            )
         if tensor.is_meta:
-            raise SaveError(f"source: {name} is on meta, and has no values; load the weights first")
+            raise SaveError(
+                f"source: {name} is on meta, and has no values",
+                where=name,
+                found="a tensor on meta, without values",
+                needed="tensors with values",
+                do="load the weights first",
+            )
         if is_traceable_wrapper_subclass(tensor):
             kind = type(tensor).__name__
-            raise SaveError(f"source: {name} is a {kind}; pass a state dict with the plain tensors that it is made of")
+            raise SaveError(
+                f"source: {name} is a {kind}",
+                where=name,
+                found=f"a {kind}, a wrapper around other tensors",
+                needed="plain tensors",
+                do="pass a state dict with the plain tensors that it is made of",
+            )
         if tensor.layout != torch.strided or str(tensor.dtype).removeprefix("torch.") not in ENTRY_TYPES:
-            raise SaveError(f"source: {name} is a {tensor.layout} tensor of {tensor.dtype}; make it an ordinary one")
+            raise SaveError(
+                f"source: {name} is a {tensor.layout} tensor of {tensor.dtype}",
+                where=name,
+                found=f"layout {tensor.layout}, {tensor.dtype}",
+                needed=f"torch.strided tensors of {', '.join(sorted(ENTRY_TYPES))}",
+                do="make it an ordinary one, as with tensor.to_dense()",
+            )
     return dict(state)
 
 
@@ -244,18 +279,48 @@ def _unpacked(file: Path) -> tuple[_Index, dict[str, Tensor]]:
     try:
         parts, metadata = _parts(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise LoadError(f"{what} ({type(error).__name__}: {error}); {_RESTORE}") from error
+        raise LoadError(
+            f"{what} ({type(error).__name__}: {error})",
+            where=str(file),
+            found=f"{type(error).__name__}: {error}",
+            needed="a file that graphprune.save_sparse wrote",
+            do=_RESTORE,
+        ) from error
     if {name: metadata.get(name) for name in FORMAT} != FORMAT or parts.keys() != {"index", "data"}:
-        raise LoadError(f"{what}, or of another version than {FORMAT['version']}; {_RESTORE}")
+        raise LoadError(
+            f"{what}, or of another version than {FORMAT['version']}",
+            where=str(file),
+            found=f"metadata {dict(list(metadata.items())[:4])}",
+            needed=f"metadata {FORMAT}",
+            do=_RESTORE,
+        )
     if any(part.dtype != np.uint8 or part.ndim != 1 for part in parts.values()):
-        raise LoadError(f"{what}: its tensors are not of bytes; {_RESTORE}")
+        raise LoadError(
+            f"{what}: its tensors are not of bytes",
+            where=str(file),
+            found=", ".join(f"{name} of {part.dtype}" for name, part in parts.items()),
+            needed="index and data of uint8",
+            do=_RESTORE,
+        )
     if metadata.get("sha256") != _checksum(parts["index"], parts["data"]):
-        raise LoadError(f"path: {file} is damaged: its checksum differs; {_RESTORE}")
+        raise LoadError(
+            f"path: {file} is damaged: its checksum differs",
+            where=str(file),
+            found=f"the checksum {_checksum(parts['index'], parts['data'])}",
+            needed=f"the checksum {metadata.get('sha256')}",
+            do=_RESTORE,
+        )
     index = convert_data(parse_json(_inflated(parts["index"], what), what, _RESTORE), _Index, what, _RESTORE)
     try:
         return index, _tensors(index.tensors, parts["data"])
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        raise LoadError(f"path: {file} is damaged: {error}; {_RESTORE}") from error
+        raise LoadError(
+            f"path: {file} is damaged: {error}",
+            where=str(file),
+            found=str(error),
+            needed="an index that its data fit to",
+            do=_RESTORE,
+        ) from error
 
 
 def _parts(file: Path) -> tuple[dict[str, Bytes], dict[str, str]]:
@@ -271,7 +336,13 @@ def _inflated(index: Bytes, what: str) -> str:
             raise ValueError("it goes on, or is cut")
         return text.decode()
     except (zlib.error, ValueError) as error:
-        raise LoadError(f"{what}: its index cannot be read ({error}); {_RESTORE}") from error
+        raise LoadError(
+            f"{what}: its index cannot be read ({error})",
+            where=f"{what}: the index",
+            found=str(error),
+            needed="an index that is compressed with zlib",
+            do=_RESTORE,
+        ) from error
 
 
 def _tensors(entries: Mapping[str, TensorRecord | str], data: Bytes) -> dict[str, Tensor]:
@@ -294,10 +365,21 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], data: Sequence[Mapping[
     own = model.state_dict()
     masked = next((name for name in own if name.endswith(ORIGINAL) and name.removesuffix(ORIGINAL) + MASK in own), None)
     if masked is not None:
-        raise InputError(f"model: has masks ({masked}); pass it without, then graphprune.sparsify(model, 0.0, "
-                         "method='threshold') masks its zeros")  # fmt: skip
+        raise InputError(
+            f"model: has masks ({masked})",
+            where=masked,
+            found="masks of torch.nn.utils.prune",
+            needed="a model without masks, as the file has it",
+            do="pass it without, then graphprune.sparsify(model, 0.0, method='threshold') masks its zeros",
+        )
     if any(tensor.is_meta for tensor in own.values()):
-        raise InputError("model: is on meta; pass a model with weights, or load_sparse(path) to load_state_dict")
+        raise InputError(
+            "model: is on meta",
+            where=next(name for name, tensor in own.items() if tensor.is_meta),
+            found="tensors on meta, which have no values to fill",
+            needed="a model with weights",
+            do="pass a model with weights, or load_sparse(path) to load_state_dict(..., assign=True)",
+        )
     plans = _plans(data, state, file)
     left = remaining_plans(model, plans, f"file {file}") if plans else ()
     own = replayed_without_data(model, left, str(file)).state_dict()
@@ -314,5 +396,11 @@ def _plans(data: Sequence[Mapping[str, Any]], state: Mapping[str, Tensor], file:
     most = _FREE_INDICES + _INDICES_PER_ENTRY * sum(tensor.numel() for tensor in state.values())
     for plan in data:
         if (count := read_plan_data(plan, what).indices) > most:
-            raise LoadError(f"{what}: a plan has {count} indices, more than its tensors can need; {_RESTORE}")
+            raise LoadError(
+                f"{what}: a plan has {count} indices, more than its tensors can need",
+                where=str(file),
+                found=f"{count} indices",
+                needed=f"at most {most}",
+                do=_RESTORE,
+            )
     return [Plan.from_data(plan, what) for plan in data]

@@ -93,7 +93,7 @@ def build_on_meta(model: nn.Module, config: Any) -> nn.Module:
     Raises:
         Refused: it builds none.
     """
-    with changing_globals(), random_numbers_kept(), warnings.catch_warnings(), _uninitialized():
+    with changing_globals(), random_numbers_kept(), warnings.catch_warnings(), uninitialized():
         warnings.simplefilter("ignore")
         try:
             with torch.device("meta"), torch.no_grad():
@@ -102,7 +102,7 @@ def build_on_meta(model: nn.Module, config: Any) -> nn.Module:
             raise Refused(f"config: {type(model).__name__} builds no model from it: {_first_line(error)}") from error
 
 
-def _uninitialized() -> AbstractContextManager[Any]:
+def uninitialized() -> AbstractContextManager[Any]:
     """Transformers' own way to leave out initial values, which take most of the time of building a model."""
     library = sys.modules.get("transformers.initialization")
     skip = getattr(library, "no_init_weights", None)

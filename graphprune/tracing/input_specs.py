@@ -77,5 +77,8 @@ def _value(spec: Any, generator: torch.Generator) -> Any:
     if "dict" in spec:
         return {name: _value(item, generator) for name, item in spec["dict"].items()}
     raise InputError(
-        f"example_inputs: the model was traced with a {spec['class']}, which is no data; give example inputs"
+        f"example_inputs: the model was traced with a {spec['class']}, which is no data",
+        found=f"a {spec['class']} among the inputs that were recorded",
+        needed="tensors, numbers, strings, and tuples, lists and dicts of them",
+        do="pass example_inputs= yourself",
     )

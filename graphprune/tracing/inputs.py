@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import found_value, shown, with_article
 from graphprune.utils.tree import map_tensors, tensors_of
 
 Inputs: TypeAlias = "tuple[Any, ...] | dict[str, Any]"
@@ -67,7 +68,12 @@ def calls_of(example_inputs: Any) -> tuple[MethodCall, ...]:
     (MethodCall('forward', x=f32[1, 8], task='depth'), MethodCall('decode', f32[1, 2]))
     """
     if isinstance(example_inputs, list) and not example_inputs:
-        raise InputError("example_inputs is an empty list; a list holds several examples, each a tensor, tuple or dict")
+        raise InputError(
+            "example_inputs: is an empty list",
+            found="[], a list without examples",
+            needed="one example at least: a tensor, a tuple or a dict",
+            do="pass example_inputs=torch.randn(1, 3, 224, 224), or a list of several examples",
+        )
     if not isinstance(example_inputs, list) or all(type(value) is int for value in example_inputs):
         return (_call_of(example_inputs),)  # integers are no examples: a shape by mistake
     return tuple(map(_call_of, example_inputs))
@@ -104,9 +110,11 @@ def normalize(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, Mapping):
         return (), _keyword_arguments(example_inputs)
     raise InputError(
-        f"example_inputs is {_a(type(example_inputs).__name__)}; needed is a tensor (the only argument of "
-        "forward), a tuple of the positional arguments, or a dict of the keyword arguments, "
-        "for instance example_inputs=torch.randn(1, 3, 224, 224)"
+        f"example_inputs: is {with_article(type(example_inputs).__name__)}",
+        found=found_value(example_inputs),
+        needed="a tensor (the only argument of forward), a tuple of the positional arguments, or a dict of the keyword "
+        "arguments",
+        do="pass tensors, for instance example_inputs=torch.randn(1, 3, 224, 224)",
     )
 
 
@@ -114,31 +122,34 @@ def _keyword_arguments(mapping: Mapping[Any, Any]) -> dict[str, Any]:
     wrong = [key for key in mapping if not isinstance(key, str)]
     if wrong:
         raise InputError(
-            f"example_inputs is a dict with the key {wrong[0]!r}; its keys are the names of forward's "
-            "arguments, so they must be strings. If the dict is itself the argument, pass a tuple that "
-            "contains it: example_inputs=(d,)"
+            f"example_inputs: is a dict with the key {wrong[0]!r}",
+            found=f"the key {wrong[0]!r}, {with_article(type(wrong[0]).__name__)}",
+            needed="strings, the names of forward's arguments",
+            do="pass a dict by the names of arguments; if the dict is itself the argument, a tuple with it: "
+            "example_inputs=(d,)",
         )
     return dict(mapping)
 
 
-def advice_on(call: MethodCall) -> str:
-    """What is wrong with the inputs of a call that failed, and what to pass instead."""
+def advice_on(call: MethodCall) -> tuple[str, str]:
+    """What a call that failed needed, and what to pass instead."""
     args = call.args
     given = [*args, *call.kwargs.values()]
     arrays = [
         value for value in given if type(value).__module__.partition(".")[0] == "numpy" and hasattr(value, "shape")
     ]
     if arrays and not any(isinstance(value, Tensor) for value in given):
-        return "example_inputs holds numpy arrays and no tensor: make tensors of them with torch.from_numpy(array)"
+        return "tensors instead of numpy arrays", "make tensors of them: example_inputs=torch.from_numpy(array)"
     if len(args) > 1 and all(type(value) is int for value in given):
         shape = ", ".join(map(str, args))
         return (
-            f"example_inputs is {tuple(args)}, {len(args)} integers that are passed as {len(args)} arguments; if it is "
-            f"the shape of the input, pass a tensor of that shape: torch.randn({shape})"
+            f"a tensor; example_inputs={tuple(args)} are {len(args)} integers that are passed as {len(args)} arguments",
+            f"if it is the shape of the input, pass a tensor of that shape: example_inputs=torch.randn({shape})",
         )
     return (
-        "Pass example_inputs with which model(...) runs in eval mode: a tensor, a tuple of positional arguments, or a "
-        "dict of keyword arguments. (A list holds several examples, one for each call.)"
+        f"inputs with which model{'' if call.method == 'forward' else '.' + call.method}(...) runs in eval mode",
+        "pass example_inputs as a tensor, a tuple of positional or a dict of keyword arguments; a list holds several "
+        "examples, one for each call",
     )
 
 
@@ -154,13 +165,9 @@ def describe(inputs: Any) -> str:
         return ", ".join(f"{key}={describe(value)}" for key, value in inputs.items())
     if isinstance(inputs, (tuple, list)):
         return ", ".join(describe(value) for value in inputs)
-    return repr(inputs)
+    return shown(inputs)
 
 
 def _dtype(dtype: torch.dtype) -> str:
     name = str(dtype).removeprefix("torch.")
     return name.replace("bfloat", "bf").replace("float", "f").replace("uint", "u").replace("int", "i")
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import traceback
 from pathlib import Path
 from types import CodeType, FrameType
 
 import torch
 
+from graphprune.errors import CallLine
 from graphprune.tracing.sizes import Line
 
 _PACKAGE = str(Path(__file__).parents[1]) + "/"
@@ -92,3 +94,10 @@ def is_library(file: str) -> bool:
     if known is None:
         known = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
     return known
+
+
+def raised_at(error: BaseException) -> str:
+    """``file:number: source`` of the innermost line of the user's program in a traceback; empty: there is none."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if not is_library(file)]
+    return str(CallLine(*own[-1])) if own else ""

@@ -16,6 +16,7 @@ from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import set_training, tables
 from graphprune.utils.tree import tensors_of
@@ -37,8 +38,12 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     found = [recorder.node_for(t) for t in tensors_of(kept)]
     if not found:
         raise TraceError(
-            f"model: its output is a {type(kept).__name__}, in which no tensor was found; pass outputs=, a function "
-            "that picks the tensors that must keep their shape"
+            f"model: its output is {with_article(type(kept).__name__)}, in which no tensor was found",
+            where=f"the output of {type(recorder.model_copy.module).__name__}",
+            found=f"{with_article(type(kept).__name__)}",
+            needed="tensors, in tuples, lists, dicts and dataclasses",
+            do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
+            "out.logits",
         )
     return found
 

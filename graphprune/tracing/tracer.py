@@ -7,8 +7,6 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-import linecache
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError, TraceError
-from graphprune.tracing.inputs import MethodCall, advice_on
+from graphprune.tracing.inputs import MethodCall, advice_on, describe
 from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.places import is_library
+from graphprune.tracing.places import raised_at
 from graphprune.tracing.recorder import ModuleCall, Recorder
 from graphprune.tracing.running import Outputs, Replay
 from graphprune.tracing.size_tracking.watching import watching
@@ -178,7 +176,7 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
             raise
         except Exception as error:
             cause = error if type(error) is type(abstract_error) else abstract_error
-            raise TraceError(call_failure(model, begun[-1], error)) from cause
+            raise call_failure(model, begun[-1], error) from cause
 
 
 @dataclass(frozen=True)
@@ -194,22 +192,19 @@ class _Noted:
             yield call
 
 
-def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> str:
+def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> TraceError:
     """What a user is told of an error in a call."""
     shapes = ", ".join(str(tuple(t.shape)) for t in call.tensors)
     shown = f"of shape {shapes}" if shapes else "without a tensor"
-    return (
-        f"model: {type(model).__name__}.{call.method} failed on example_inputs {shown}:\n"
-        f"  {type(error).__name__}: {error}{_raised_at(error)}\n"
-        f"{advice_on(call)}"
+    needed, do = advice_on(call)
+    return TraceError(
+        f"model: {type(model).__name__}.{call.method} failed on example_inputs {shown}: "
+        f"{type(error).__name__}: {error}",
+        where=raised_at(error),
+        found=f"{call.method}({describe((*call.args, *call.kwargs.values()))})"[:_LONGEST_CALL],
+        needed=needed,
+        do=do,
     )
 
 
-def _raised_at(error: Exception) -> str:
-    """The innermost line of the user's program in a traceback, for messages; empty: there is none."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if not is_library(file)]
-    if not own:
-        return ""
-    file, line = own[-1]
-    return f"\n  at {file}:{line}: {linecache.getline(file, line).strip()}".rstrip(": ")
+_LONGEST_CALL = 200

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from typing import Any, NoReturn
 
+from torch.utils._pytree import tree_leaves
+
 from graphprune.errors import TraceError
 
 
@@ -17,7 +19,7 @@ class Uncopied:
     """An attribute that could not be copied. Nobody can tell what it would have answered: using it is an error."""
 
     def __init__(self, path: str, value: Any, error: Exception) -> None:
-        self._what = f"{path}: forward uses this {type(value).__name__}, which cannot be copied ({error})"
+        self._path, self._kind, self._error = path, type(value).__name__, error
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Uncopied:
         return self
@@ -27,9 +29,18 @@ class Uncopied:
             raise AttributeError(name)  # what Python looks for by itself
         self._refuse()
 
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """An operation of torch that is given one."""
+        next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, cls))._refuse()
+
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TraceError(
-            f"{self._what}, so that tracing would change the model's own; make it in forward, or pass it as an input"
+            f"{self._path}: forward uses this {self._kind}, which cannot be copied ({self._error})",
+            where=self._path,
+            found=f"a {self._kind}, of which Python says: {self._error}",
+            needed="attributes that copy.deepcopy can copy, since tracing would change the model's own",
+            do="make it in forward, or pass it as an input",
         )
 
 

@@ -28,6 +28,7 @@ from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
+from graphprune.utils.checks import with_article
 from graphprune.utils.files import ADVICE, Versions, check_version
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
@@ -190,7 +191,9 @@ class _Parts(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"there are {len(self.kinds)} kinds, but {len(self.optimizers)} optimizers")
         for parameter, found in ((p, s) for one in self.optimizers for p, s in one["state"].items()):
             if isinstance(parameter, int) and not isinstance(found, dict):
-                raise ValueError(f"the state of parameter {parameter} is a {type(found).__name__}, needed is a dict")
+                raise ValueError(
+                    f"the state of parameter {parameter} is {with_article(type(found).__name__)}, needed is a dict"
+                )
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,19 +213,37 @@ def _write(folder: Path, data: str, tensors: dict[str, Tensor]) -> None:
 def _read(folder: Path) -> _Saved:
     version = _versions(folder).latest()
     if version is None:
-        raise LoadError(f"directory: {folder} holds no checkpoint; pass the directory that save_checkpoint wrote")
+        raise LoadError(
+            f"directory: {folder} holds no checkpoint",
+            where=str(folder),
+            found="a folder without a version" if folder.exists() else "no such folder",
+            needed="a folder that graphprune.save_checkpoint wrote",
+            do="pass the directory that save_checkpoint wrote",
+        )
     check_version(version)
     what = f"directory: {version} is no checkpoint"
     data = read_json(version / DATA, what, ADVICE)
     found = data.get("format") if isinstance(data, dict) else type(data).__name__
     if found != CHECKPOINT_FORMAT:
-        raise LoadError(f"directory: {version} has format {found!r}; this version reads format {CHECKPOINT_FORMAT}")
+        raise LoadError(
+            f"directory: {version} has format {found!r}; this version reads format {CHECKPOINT_FORMAT}",
+            where=str(version / DATA),
+            found=f"format {found!r}",
+            needed=f"format {CHECKPOINT_FORMAT}",
+            do="load it with the version of graphprune that wrote it, or train again",
+        )
     saved = convert_data(data, _Data, what, ADVICE)
     try:
         tensors = load_file(version / TENSORS)
         parts = {name: unpack_data(part, tensors) for name, part in saved.parts.items()}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise LoadError(f"{what} ({type(error).__name__}: {error}); {ADVICE}") from error
+        raise LoadError(
+            f"{what} ({type(error).__name__}: {error})",
+            where=str(version),
+            found=f"{type(error).__name__}: {error}",
+            needed=f"{DATA} and {TENSORS} that fit to each other",
+            do=ADVICE,
+        ) from error
     plans = tuple(Plan.from_data(plan, what) for plan in saved.plans)
     return _Saved(version, plans, convert_data(parts, _Parts, what, ADVICE))
 
@@ -246,10 +267,20 @@ def _check_companions(
 ) -> None:
     kinds, needed = [type(o).__name__ for o in optimizers], saved.parts.kinds
     if kinds != needed:
-        raise LoadError(f"optimizer: the checkpoint was saved with {needed}, but given are {kinds}")
+        raise LoadError(
+            f"optimizer: the checkpoint was saved with {needed}, but given are {kinds}",
+            where=str(saved.version),
+            found=f"{kinds}",
+            needed=f"{needed}",
+            do="pass optimizers of the same kinds, in the same order",
+        )
     if len(averages) != len(saved.parts.averages):
         raise LoadError(
-            f"averages: the checkpoint was saved with {len(saved.parts.averages)}, but given are {len(averages)}"
+            f"averages: the checkpoint was saved with {len(saved.parts.averages)}, but given are {len(averages)}",
+            where=str(saved.version),
+            found=f"{len(averages)} averages",
+            needed=f"{len(saved.parts.averages)}",
+            do="pass averages= as they were when it was saved",
         )
     for one, data in zip(optimizers, saved.parts.optimizers, strict=True):
         _check_groups(one.param_groups, data["param_groups"], exact=not plans)
@@ -265,8 +296,11 @@ def _check_groups(own: Sequence[Any], saved: Sequence[Any], exact: bool) -> None
     fits = counts == needed if exact else len(counts) == len(needed) and all(map(int.__ge__, counts, needed))
     if not fits:
         raise LoadError(
-            f"optimizer: has groups of {counts} parameters, but the checkpoint has {needed}; make it as it was made "
-            "before saving"
+            f"optimizer: has groups of {counts} parameters, but the checkpoint has {needed}",
+            where="optimizer.param_groups",
+            found=f"groups of {counts} parameters",
+            needed=f"groups of {needed}",
+            do="make the optimizer as it was made before saving",
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import normalize
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.random_state import random_state, seed_all, set_random_state
 from graphprune.utils.tree import map_tensors
 
@@ -26,7 +27,12 @@ NEEDED = (
 def check_training_data(batches: Any) -> None:
     """Raise an InputError unless ``batches`` can be gone through every epoch."""
     if isinstance(batches, Tensor | Mapping | str | Iterator) or not isinstance(batches, Iterable):
-        raise InputError(f"batches: is a {type(batches).__name__}; pass {NEEDED}")
+        raise InputError(
+            f"batches: is {with_article(type(batches).__name__)}",
+            found=found_value(batches),
+            needed=NEEDED,
+            do="pass a DataLoader, or a list such as [(inputs, target)]",
+        )
 
 
 def training_call(batch: Any, device: torch.device) -> TrainingCall:
@@ -38,10 +44,20 @@ def training_call(batch: Any, device: torch.device) -> TrainingCall:
     inputs, target = batch, None
     if isinstance(batch, tuple | list):
         if len(batch) != 2:
-            raise InputError(f"batches: a batch is a {type(batch).__name__} of {len(batch)}; pass {NEEDED}")
+            raise InputError(
+                f"batches: a batch is {with_article(type(batch).__name__)} of {len(batch)}",
+                found=f"{with_article(type(batch).__name__)} of {len(batch)}",
+                needed=NEEDED,
+                do="give batches as pairs: ((first, second), target) for a model of two inputs",
+            )
         inputs, target = batch
     if not isinstance(inputs, Tensor | tuple | list | Mapping):
-        raise InputError(f"batches: the inputs of a batch are a {type(inputs).__name__}; pass {NEEDED}")
+        raise InputError(
+            f"batches: the inputs of a batch are {with_article(type(inputs).__name__)}",
+            found=found_value(inputs),
+            needed=NEEDED,
+            do="give the inputs as a tensor, a tuple of positional or a dict of keyword arguments",
+        )
     args, kwargs = normalize(inputs)
     moved: TrainingCall = map_tensors(lambda t: t.to(device, non_blocking=True), (args, kwargs, target))
     return moved
@@ -65,7 +81,13 @@ def in_order(batches: Iterable[Any], source: Iterable[Any], seed: int, epoch: in
     iterator = iter(batches)
     for number in range(skip):
         if next(iterator, iterator) is iterator:
-            raise InputError(f"batches: there are only {number} in epoch {epoch}, but {skip} were read before")
+            raise InputError(
+                f"batches: there are only {number} in epoch {epoch}, but {skip} were read before",
+                where=f"epoch {epoch}",
+                found=f"{number} batches",
+                needed=f"more than {skip}, as in the training that is resumed",
+                do="pass the batches with which the training began, or another checkpoint folder",
+            )
     while True:
         batch = next(iterator, iterator)
         if batch is iterator:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from graphprune.calibration.batches import communicator_of
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_known
+from graphprune.utils.checks import check_known, found_value, with_article
 
 T = TypeVar("T")
 
@@ -116,13 +117,18 @@ class Accelerated:
     def __init__(self, model: nn.Module, accelerator: Any, precision: str) -> None:
         if precision != "fp32":
             raise InputError(
-                f"precision: is {precision!r}, but the accelerator decides it; pass accelerator="
-                f'Accelerator(mixed_precision="{precision}") and leave out precision'
+                f"precision: is {precision!r}, but the accelerator decides it",
+                found=f"precision={precision!r} and an accelerator",
+                needed="one of them",
+                do=f'pass accelerator=Accelerator(mixed_precision="{precision}") and leave out precision',
             )
         if accelerator.gradient_accumulation_steps != 1:
             raise InputError(
                 f"accelerator: accumulates gradients over {accelerator.gradient_accumulation_steps} steps, which "
-                "finetune does not do; pass one without, and larger batches"
+                "finetune does not do",
+                found=f"gradient_accumulation_steps={accelerator.gradient_accumulation_steps}",
+                needed="gradient_accumulation_steps=1",
+                do="pass an Accelerator() without, and larger batches",
             )
         self.accelerator = accelerator
         self.count: int = accelerator.num_processes
@@ -135,8 +141,12 @@ class Accelerated:
     def prepare(self, model: nn.Module, optimizer: Optimizer, batches: Iterable[Any]) -> Iterable[Any]:
         if self.accelerator.num_processes > 1 and not isinstance(batches, DataLoader):
             raise InputError(
-                f"batches: is a {type(batches).__name__}, which cannot be dealt to {self.accelerator.num_processes} "
-                "processes; pass a torch.utils.data.DataLoader"
+                f"batches: is {with_article(type(batches).__name__)}, which cannot be dealt to "
+                f"{self.accelerator.num_processes} "
+                "processes",
+                found=f"{with_article(type(batches).__name__)} and {self.accelerator.num_processes} processes",
+                needed="batches that each process can take its part of",
+                do="pass a torch.utils.data.DataLoader",
             )
         self._model = model
         self.run, self._optimizer, dealt = self.accelerator.prepare(model, optimizer, batches)
@@ -184,17 +194,20 @@ def check_accelerator(accelerator: Any) -> None:
     needed = ("prepare", "backward", "process_index", "reduce")
     if accelerator is not None and not all(hasattr(accelerator, name) for name in needed):
         raise InputError(
-            f"accelerator: is a {type(accelerator).__name__}; pass an accelerate.Accelerator() "
-            "(pip install accelerate), or None to train in this process alone"
+            f"accelerator: is {with_article(type(accelerator).__name__)}",
+            found=found_value(accelerator),
+            needed="an accelerate.Accelerator, or None to train in this process alone",
+            do="pass accelerator=accelerate.Accelerator() (pip install accelerate)",
         )
 
 
-def from_first_process(accelerator: Any, make: Callable[[], T]) -> T:
+def from_first_process(accelerator: Any, make: Callable[[], T], calibration: Any = None) -> T:
     """What process 0 makes, in every process; the others wait. An error of it is raised in all of them.
 
-    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt.
+    What processes decide each for themselves may differ: a latency is measured, calibration data are dealt. Where they
+    share ``calibration`` (:func:`graphprune.across_processes`), all make it together.
     """
-    if accelerator is None or accelerator.num_processes == 1:
+    if accelerator is None or accelerator.num_processes == 1 or communicator_of(calibration).count > 1:
         return make()
     from accelerate.utils import broadcast_object_list
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import did_you_mean, with_article
 from graphprune.utils.tree import tensors_of
 
 Mean = Callable[[Tensor], Tensor]
@@ -29,7 +30,11 @@ class FeatureHooks:
         missing = [name for name in names if name not in modules]
         if missing:
             raise InputError(
-                f"features: the {whose} has no module {missing[0]!r}; there are {', '.join(list(modules)[1:6])}, ..."
+                f"features: the {whose} has no module {missing[0]!r}{did_you_mean(missing[0], modules)}",
+                where=f"the {whose}, {with_article(type(model).__name__)}",
+                found=f"the name {missing[0]!r}",
+                needed=f"names of modules that both models have, such as {', '.join(list(modules)[1:6])}",
+                do="name modules as model.named_modules() does",
             )
         self._handles = [modules[name].register_forward_hook(self._note(name)) for name in names]
 
@@ -80,8 +85,12 @@ class FeatureLoss:
         unequal = [d for d, (s, t) in enumerate(zip(student.shape, teacher.shape, strict=False)) if s != t]
         if student.ndim != teacher.ndim or len(unequal) != 1 or student.ndim < 2:
             raise InputError(
-                f"features: {self.name!r} gives {list(student.shape)} in the student and {list(teacher.shape)} in the "
-                "teacher; they must have the same shape but for one dimension: name another module"
+                f"features: {self.name!r} gives {list(student.shape)} in the student and {list(teacher.shape)} in "
+                "the teacher",
+                where=self.name,
+                found=f"{list(student.shape)} and {list(teacher.shape)}",
+                needed="the same shape but for one dimension, the channels",
+                do="name another module",
             )
         return unequal[0]
 

@@ -20,7 +20,7 @@ from graphprune.training.history import History
 from graphprune.training.learning_rate import RateSchedule, check_rates, learning_rates
 from graphprune.training.loop import OnStep, Quality, Training
 from graphprune.training.losses import Distillation, Objective
-from graphprune.utils.checks import check_callable, check_count, check_known, is_number
+from graphprune.utils.checks import check_callable, check_count, check_known, found_value, is_number, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -122,15 +122,41 @@ def finetune(
 def _check_model(model: Any, teacher: Any, distill: Any) -> None:
     for name, module in (("model", model), ("teacher", teacher)):
         if not isinstance(module, nn.Module) and not (name == "teacher" and module is None):
-            raise InputError(f"{name}: must be a torch.nn.Module, but is a {type(module).__name__}")
+            raise InputError(
+                f"{name}: must be a torch.nn.Module, but is {with_article(type(module).__name__)}",
+                found=found_value(module),
+                needed="a torch.nn.Module",
+                do=f"pass the {name} itself, an instance of a class of torch.nn.Module",
+            )
     if teacher is model:
-        raise InputError("teacher: is the model that is trained; pass the dense model, or a copy from before training")
+        raise InputError(
+            "teacher: is the model that is trained",
+            found="one module as model and teacher",
+            needed="another module, whose weights stay",
+            do="pass the dense model, or a copy from before training: teacher=copy.deepcopy(model)",
+        )
     if not any(p.requires_grad for p in model.parameters()):
-        raise InputError("model: no parameter requires gradients; call model.requires_grad_() first")
+        raise InputError(
+            "model: no parameter requires gradients",
+            where=type(model).__name__,
+            found=f"{sum(1 for _ in model.parameters())} parameters, all with requires_grad=False",
+            needed="one parameter at least that requires gradients",
+            do="call model.requires_grad_() first",
+        )
     if not isinstance(distill, Distillation | None):
-        raise InputError(f"distill: must be a graphprune.Distillation, but is a {type(distill).__name__}")
+        raise InputError(
+            f"distill: must be a graphprune.Distillation, but is {with_article(type(distill).__name__)}",
+            found=found_value(distill),
+            needed="a graphprune.Distillation",
+            do="pass distill=graphprune.Distillation(temperature=4.0), and teacher=",
+        )
     if distill is not None and teacher is None:
-        raise InputError("distill: is given without a teacher; pass teacher=, the dense model")
+        raise InputError(
+            "distill: is given without a teacher",
+            found="distill= and no teacher=",
+            needed="a teacher to learn from",
+            do="pass teacher=, the dense model",
+        )
 
 
 def _check_counts(epochs: Any, steps: Any, every: Any, seed: Any) -> None:
@@ -139,7 +165,12 @@ def _check_counts(epochs: Any, steps: Any, every: Any, seed: Any) -> None:
             check_count(name, count, 1)
     check_count("seed", seed, 0)
     if (epochs is None) == (steps is None):
-        raise InputError(f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two")
+        raise InputError(
+            f"epochs: is {epochs!r} and steps is {steps!r}; say how long to train by one of the two",
+            found=f"epochs={epochs!r} and steps={steps!r}",
+            needed="one of them",
+            do="pass epochs=3, or steps=1000",
+        )
 
 
 def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, weight_decay: float) -> Optimizer:
@@ -151,7 +182,12 @@ def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, wei
     groups.append({"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0})
     made = factory([g for g in groups if g["params"]], lr=lr or 0.0, weight_decay=weight_decay)
     if not isinstance(made, Optimizer):
-        raise InputError(f"optimizer: the factory made a {type(made).__name__}, not a torch.optim.Optimizer")
+        raise InputError(
+            f"optimizer: the factory made {with_article(type(made).__name__)}, not a torch.optim.Optimizer",
+            found=found_value(made),
+            needed="a function (parameters, lr, weight_decay) -> torch.optim.Optimizer",
+            do="pass a class such as torch.optim.AdamW, or a function that returns an optimizer",
+        )
     return made
 
 

@@ -20,6 +20,7 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.schedules import Schedule
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.checks import found_value
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -92,7 +93,12 @@ class GradualPruner(Printed):
         **options: Unpack[PlanArguments],
     ) -> None:
         if not callable(getattr(schedule, "ratio_at", None)):
-            raise InputError(f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}")
+            raise InputError(
+                f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
+                found=found_value(schedule),
+                needed="a schedule with ratio_at(step, final)",
+                do="pass graphprune.Gradual(begin=100, end=1000)",
+            )
         self.model = model
         self.example_inputs = example_inputs
         self.schedule = schedule
@@ -122,7 +128,12 @@ class GradualPruner(Printed):
     def at(self, step: int) -> Plan | None:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
         if step < self.steps:
-            raise InputError(f"step: is {step}, but {self.steps} were counted already")
+            raise InputError(
+                f"step: is {step}, but {self.steps} were counted already",
+                found=f"step {step}",
+                needed=f"{self.steps} or more",
+                do="count all steps of the training, from its beginning",
+            )
         plan = self._pruned(step) if self._targets.due(self.schedule, step, self._looked) else None
         self.steps = step
         return plan

@@ -18,7 +18,7 @@ from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstruc
 from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, Weight, all_weights, chosen_weights, several_keys
 from graphprune.training.schedules import Schedule
-from graphprune.utils.checks import check_known
+from graphprune.utils.checks import check_known, found_value
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.tables import Printed
@@ -134,7 +134,12 @@ class GradualSparsifier(Printed):
     ) -> None:
         check_model(model)
         if not callable(getattr(schedule, "ratio_at", None)):
-            raise InputError(f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}")
+            raise InputError(
+                f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
+                found=found_value(schedule),
+                needed="a schedule with ratio_at(step, final)",
+                do="pass graphprune.Gradual(begin=100, end=1000)",
+            )
         check_known("scope", scope, SCOPES)
         self.model = model
         self.schedule = schedule
@@ -158,7 +163,12 @@ class GradualSparsifier(Printed):
     def at(self, step: int) -> int:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
         if step < self.steps:
-            raise InputError(f"step: is {step}, but {self.steps} were counted already")
+            raise InputError(
+                f"step: is {step}, but {self.steps} were counted already",
+                found=f"step {step}",
+                needed=f"{self.steps} or more",
+                do="count all steps of the training, from its beginning",
+            )
         self.steps = step
         shares = [target.share_at(self.schedule, step) for target in self._targets]
         due = [(target, share) for target, share in zip(self._targets, shares, strict=True) if share != target.looked]
@@ -202,8 +212,11 @@ class GradualSparsifier(Printed):
         saved = convert_data(state, SparsifierState, "state", "pass what GradualSparsifier.state() returned")
         if len(saved.initial) != len(self._targets):
             raise LoadError(
-                f"state: is of {len(saved.initial)} rankings, but there are {len(self._targets)}; make the sparsifier "
-                "as it was made before"
+                f"state: is of {len(saved.initial)} rankings, but there are {len(self._targets)}",
+                where="state: initial",
+                found=f"{len(saved.initial)} rankings",
+                needed=f"{len(self._targets)}",
+                do="make the sparsifier as it was made before",
             )
         for target, initial in zip(self._targets, saved.initial, strict=True):
             target.initial = min(initial, target.final)
@@ -220,7 +233,12 @@ class GradualSparsifier(Printed):
 def _ranked(method: str | MethodClass) -> MethodClass:
     found = method_class(method)
     if found in (ThresholdUnstructured, PercentileUnstructured):
-        raise InputError(f"method: {method!r} masks no given number of weights; a schedule needs 'l1' or 'random'")
+        raise InputError(
+            f"method: {method!r} masks no given number of weights; a schedule needs 'l1' or 'random'",
+            found=found_value(method),
+            needed="'l1' or 'random'",
+            do="pass method='l1', or graphprune.sparsify for thresholds, without a schedule",
+        )
     return found
 
 
@@ -240,8 +258,20 @@ def _target(name: str, weights: Sequence[Weight], amount: object) -> _Target:
     asked, what = check_amount(name, amount), weights[0].name if len(weights) == 1 else "all layers together"
     final = asked / max(size, 1) if isinstance(asked, int) else asked
     if final >= 1:
-        raise InputError(f"{name}: {asked!r} leaves none of the {size:,} weights of {what}; ask for less than all")
+        raise InputError(
+            f"{name}: {asked!r} leaves none of the {size:,} weights of {what}; ask for less than all",
+            where=what,
+            found=found_value(asked),
+            needed=f"less than all {size:,} weights",
+            do=f"pass {name}=0.9, or a number below {size:,}",
+        )
     if round(final * size) < zeros:
-        raise InputError(f"{name}: {asked!r} is less than what is masked of {what} already, {zeros:,} of {size:,}")
+        raise InputError(
+            f"{name}: {asked!r} is less than what is masked of {what} already, {zeros:,} of {size:,}",
+            where=what,
+            found=found_value(asked),
+            needed=f"{zeros:,} weights or more",
+            do="ask for more than is masked, or make the masks permanent first: graphprune.make_permanent(model)",
+        )
     initial = zeros / max(size, 1)
     return _Target(frozenset(weight.name for weight in weights), initial, max(final, initial))

@@ -31,10 +31,20 @@ class History(Printed):
 
     def __post_init__(self) -> None:
         if len(self.loss) != len(self.lr):
-            raise InputError(f"loss: has {len(self.loss)} steps, but lr has {len(self.lr)}")
+            raise InputError(
+                f"loss: has {len(self.loss)} steps, but lr has {len(self.lr)}",
+                found=f"{len(self.loss)} losses and {len(self.lr)} learning rates",
+                needed="one of each for every step",
+                do="pass loss= and lr= of equal length",
+            )
         beyond = [step for step in (*self.epochs, *self.metrics) if step > self.steps]
         if beyond:
-            raise InputError(f"epochs, metrics: there is step {beyond[0]}, but there are {self.steps} steps in all")
+            raise InputError(
+                f"epochs, metrics: there is step {beyond[0]}, but there are {self.steps} steps in all",
+                found=f"step {beyond[0]}",
+                needed=f"steps up to {self.steps}",
+                do="count steps from the beginning of the training",
+            )
 
     @property
     def steps(self) -> int:

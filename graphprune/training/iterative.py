@@ -27,6 +27,7 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -59,7 +60,8 @@ def prune_iteratively(
         rounds: how many.
         tune: trains a model in place; or a dict of arguments of :func:`graphprune.finetune` (``batches`` and so on),
             where ``distill`` without a ``teacher`` means distillation from the dense model. With an ``accelerator``
-            among them every process calls this function, and process 0 decides: its plans and qualities count.
+            among them every process calls this function, and process 0 decides: its plans and qualities count. With
+            ``calibration=across_processes(...)`` all make the plans, and repair, together.
         ratio: the fraction of channels that are gone after the last round; or budgets are among ``options``
             (``macs=0.25``), for the model after the last round.
         evaluate: ``(model) -> quality``, a number that is higher for a better model.
@@ -77,18 +79,27 @@ def prune_iteratively(
         LoadError: the checkpoint is damaged, or of another run.
     """
     if max_drop is not None and evaluate is None:
-        raise InputError(f"max_drop: is {max_drop}, but nothing is measured; pass evaluate=, (model) -> quality")
+        raise InputError(
+            f"max_drop: is {max_drop}, but nothing is measured",
+            found=f"max_drop={max_drop} and no evaluate=",
+            needed="evaluate=, a function (model) -> quality",
+            do="pass evaluate=, or leave out max_drop",
+        )
     if not callable(tune) and not (isinstance(tune, Mapping) and "batches" in tune and "checkpoint" not in tune):
         raise InputError(
-            "tune: must be a function that trains a model, or a dict of arguments of finetune with 'batches' and "
-            f"without 'checkpoint', but is a {type(tune).__name__}"
+            f"tune: must be a function or a dict of arguments of finetune, but is {with_article(type(tune).__name__)}",
+            found=found_value(tune),
+            needed="a function that trains a model, or a dict of arguments of finetune with 'batches' and without "
+            "'checkpoint'",
+            do="pass tune={'batches': loader, 'epochs': 1, 'lr': 0.01}",
         )
     accelerator = None if callable(tune) else tune.get("accelerator")
     check_accelerator(accelerator)
     with random_numbers_kept():
         graph = trace(model, example_inputs)
         schedule, request = Iterative(rounds), PruningOptions.of(ratio, options)
-        targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options))
+        calibration = options.get("calibration")
+        targets = from_first_process(accelerator, lambda: PruningTargets.of(graph, ratio, options), calibration)
         asked = _Asked(schedule, request, options, targets)
         folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
         return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
@@ -176,8 +187,8 @@ class _Run:
 
     def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
         options = PruningOptions.of(asked.pop("ratio", None), asked)
-        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options))
         calibration = asked.get("calibration")
+        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options), calibration)
         if not self.repair or calibration is None:
             return plan.apply(self.model)
         return apply_and_repair(self.model, plan, calibration, asked.get("loss_fn"))
@@ -257,13 +268,19 @@ class _Run:
         saved = convert_data(state, _SavedRun, f"checkpoint: {self.folder}", "pass another folder")
         if saved.asked != self._identity["asked"]:
             raise LoadError(
-                f"checkpoint: {self.folder} is of a run with {saved.asked}, but asked for is "
-                f"{self._identity['asked']}; ask for the same to go on with it, or pass another folder"
+                f"checkpoint: {self.folder} is of a run with {saved.asked}, but asked for is {self._identity['asked']}",
+                where=str(self.folder),
+                found=f"{saved.asked}",
+                needed=f"{self._identity['asked']}",
+                do="ask for the same to go on with it, or pass another folder",
             )
         if saved.dense != self._identity["dense"]:
             raise LoadError(
-                f"model: has other weights than the model with which the run in {self.folder} began; pass that one, "
-                "or another folder"
+                f"model: has other weights than the model with which the run in {self.folder} began",
+                where=str(self.folder),
+                found=f"weights with the checksum {self._identity['dense']}",
+                needed=f"the checksum {saved.dense}",
+                do="pass the model with which it began, or another folder",
             )
         return saved
 

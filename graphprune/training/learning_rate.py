@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, check_known, check_positive
+from graphprune.utils.checks import check_count, check_known, check_positive, found_value
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
@@ -49,8 +49,10 @@ class Rewind:
         """Raises: InputError: the earlier training was shorter than ``total`` steps."""
         if len(self.rates) < total:
             raise InputError(
-                f"schedule: Rewind has the rates of {len(self.rates)} steps, but {total} are to be taken; train for "
-                "fewer epochs, or give the rates of every step of the earlier training"
+                f"schedule: Rewind has the rates of {len(self.rates)} steps, but {total} are to be taken",
+                found=f"{len(self.rates)} rates",
+                needed=f"{total} or more",
+                do="train for fewer epochs, or give the rates of every step of the earlier training",
             )
         return lambda step: float(self.rates[len(self.rates) - total + step])
 
@@ -65,7 +67,12 @@ def check_rates(schedule: RateSchedule, lr: float | None) -> None:
     """Raise an InputError unless the two make learning rates."""
     if isinstance(schedule, Rewind):
         if lr is not None:
-            raise InputError(f"lr: is {lr}, but schedule=Rewind(...) has rates of its own; leave out one of the two")
+            raise InputError(
+                f"lr: is {lr}, but schedule=Rewind(...) has rates of its own",
+                found=f"lr={lr} and a Rewind",
+                needed="one of them",
+                do="leave out one of the two",
+            )
         return
     check_positive("lr", lr, "the highest learning rate, a positive number")
     if not callable(schedule):
@@ -87,7 +94,12 @@ def learning_rates(schedule: RateSchedule, lr: float | None, warmup: int, total:
     """
     check_rates(schedule, lr)
     if check_count("warmup", warmup, 0) > total:
-        raise InputError(f"warmup: must be a number of steps, at most the {total} of the training, but is {warmup!r}")
+        raise InputError(
+            f"warmup: must be a number of steps, at most the {total} of the training, but is {warmup!r}",
+            found=found_value(warmup),
+            needed=f"at most {total} steps",
+            do=f"pass warmup={total // 10}",
+        )
     rates = schedule.by_step(total) if isinstance(schedule, Rewind) else _scaled(schedule, lr or 0.0, total)
     return lambda step: rates(step) * min(1.0, (step + 1) / (warmup + 1))
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError, LoadError
+from graphprune.tracing.places import raised_at
 from graphprune.training.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.data import NEEDED, in_order
 from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.prune_masks import apply_masks
@@ -118,9 +120,19 @@ class Training:
         if self.asked["steps"] is not None:
             return int(self.asked["steps"])
         if not isinstance(dealt, Sized):
-            raise InputError(f"epochs: a {type(dealt).__name__} does not say how many batches it has; pass steps=")
+            raise InputError(
+                f"epochs: {with_article(type(dealt).__name__)} does not say how many batches it has",
+                found=f"{with_article(type(dealt).__name__)} without len()",
+                needed="steps=, or batches with a length",
+                do="pass steps= instead of epochs=",
+            )
         if not len(dealt):
-            raise InputError(f"batches: there are none; pass {NEEDED}")
+            raise InputError(
+                "batches: there are none",
+                found=f"{with_article(type(dealt).__name__)} of length 0",
+                needed=NEEDED,
+                do="pass one batch at least",
+            )
         return int(self.asked["epochs"]) * len(dealt)
 
     def _train(self, dealt: Iterable[Any], total: int) -> None:
@@ -143,7 +155,13 @@ class Training:
             if self.every is not None and at.step % self.every == 0 and at.step < total:
                 self._save()
         if at.taken == 0:
-            raise InputError(f"batches: there are none in epoch {at.epoch}; pass {NEEDED}")
+            raise InputError(
+                f"batches: there are none in epoch {at.epoch}",
+                where=f"epoch {at.epoch}",
+                found=f"{with_article(type(dealt).__name__)} that ends at once",
+                needed=NEEDED,
+                do="pass a DataLoader or a list: a generator ends with its first epoch",
+            )
         at.epoch, at.taken = at.epoch + 1, 0
         at.epochs.append(at.step)
 
@@ -170,8 +188,11 @@ class Training:
         wrong = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
         if wrong is not None:
             raise InputError(
-                f"lr: training diverged: the loss of step {len(self.position.loss) + wrong} is {found[wrong]}; "
-                "use a lower learning rate, warmup= or clip="
+                f"lr: training diverged: the loss of step {len(self.position.loss) + wrong} is {found[wrong]}",
+                where=f"step {len(self.position.loss) + wrong}",
+                found=f"a loss of {found[wrong]}",
+                needed="finite losses",
+                do="use a lower learning rate, warmup= or clip=",
             )
         self.position.loss += found
 
@@ -213,8 +234,11 @@ class Training:
             found = saved.asked.get(name)
             if found != value:
                 raise LoadError(
-                    f"checkpoint: is of a training with {name}={found!r}, but asked for is {name}={value!r}; "
-                    "ask for the same to go on with it, or pass another folder"
+                    f"checkpoint: is of a training with {name}={found!r}, but asked for is {name}={value!r}",
+                    where=f"checkpoint: {name}",
+                    found=f"{name}={found!r}",
+                    needed=f"{name}={value!r}",
+                    do="ask for the same to go on with it, or pass another folder",
                 )
         return saved
 
@@ -230,7 +254,13 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
             found = evaluate(model.eval())
         return float(found)
     except (TypeError, ValueError) as error:
-        raise InputError(f"evaluate: must give a number, higher for a better model, but failed: {error}") from error
+        raise InputError(
+            f"evaluate: must give a number, higher for a better model, but failed: {error}",
+            where=raised_at(error),
+            found=f"{type(error).__name__}: {error}",
+            needed="a function (model) -> number",
+            do="run evaluate(model) once by itself, and let it return a number",
+        ) from error
 
 
 @contextmanager

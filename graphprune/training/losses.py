@@ -15,7 +15,7 @@ from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
-from graphprune.utils.checks import check_positive, is_number
+from graphprune.utils.checks import check_positive, found_value, is_number, with_article
 from graphprune.utils.contexts import evaluating
 from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import tensors_of
@@ -80,7 +80,12 @@ class Objective:
         else:
             loss = F.cross_entropy(logits_of(output), target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise InputError(f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}")
+            raise InputError(
+                f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}",
+                found=f"{loss!r:.80}",
+                needed="a tensor with one entry and requires_grad, loss_fn(output, target)",
+                do="return the mean of the loss, without detach(), item() or torch.no_grad()",
+            )
         return loss.reshape(())
 
     def _soft(self, output: Any, teacher_output: Any) -> Iterator[Tensor]:
@@ -128,11 +133,26 @@ class Distillation:
     def __post_init__(self) -> None:
         check_positive("temperature", self.temperature, "positive")
         if not is_number(self.alpha) or not 0 <= self.alpha <= 1:
-            raise InputError(f"alpha: must be between 0 and 1, but is {self.alpha!r}")
+            raise InputError(
+                f"alpha: must be between 0 and 1, but is {self.alpha!r}",
+                found=found_value(self.alpha),
+                needed="a number between 0 and 1",
+                do="pass alpha=0.5",
+            )
         if isinstance(self.features, str):
-            raise InputError(f"features: is the string {self.features!r}; pass a tuple of names of modules")
+            raise InputError(
+                f"features: is the string {self.features!r}",
+                found=found_value(self.features),
+                needed="a tuple of names of modules",
+                do=f"pass features=({self.features!r},)",
+            )
         if not is_number(self.feature_weight) or not self.feature_weight >= 0:
-            raise InputError(f"feature_weight: must not be negative, but is {self.feature_weight!r}")
+            raise InputError(
+                f"feature_weight: must not be negative, but is {self.feature_weight!r}",
+                found=found_value(self.feature_weight),
+                needed="a number, 0 or more",
+                do="pass feature_weight=1.0",
+            )
 
 
 def logits_of(output: Any) -> Tensor:
@@ -144,7 +164,13 @@ def logits_of(output: Any) -> Tensor:
     named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     found = named if isinstance(named, Tensor) else next(tensors_of(output), None)
     if found is None:
-        raise InputError(f"model: its output, a {type(output).__name__}, holds no tensor of logits; pass loss_fn=")
+        raise InputError(
+            f"model: its output, {with_article(type(output).__name__)}, holds no tensor of logits",
+            where="the output of the model",
+            found=found_value(output),
+            needed="a tensor, or an output with logits",
+            do="pass loss_fn=, called as loss_fn(output, target)",
+        )
     return found
 
 
@@ -158,8 +184,11 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
     """
     if student.shape != teacher.shape:
         raise InputError(
-            f"teacher: gives logits {list(teacher.shape)}, but the student {list(student.shape)}; "
-            "distil from a network with the same classes"
+            f"teacher: gives logits {list(teacher.shape)}, but the student {list(student.shape)}",
+            where="the outputs of teacher and student",
+            found=f"{list(teacher.shape)} and {list(student.shape)}",
+            needed="logits of one shape",
+            do="distil from a network with the same classes",
         )
     teacher_output = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
     student_log = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graphprune.errors import InputError
+from graphprune.utils.checks import found_value, with_article
 
 _PLAIN = (type(None), bool, int, float, str)
 
@@ -43,8 +44,11 @@ class Packer:
             items = [self.pack(v, f"{path}.{i}") for i, v in enumerate(value)]
             return items if isinstance(value, list) else {"tuple": items}
         raise InputError(
-            f"{path}: is a {type(value).__name__}, which a checkpoint cannot hold; give numbers, strings, tensors, and "
-            "lists, tuples or dicts of them"
+            f"{path}: is {with_article(type(value).__name__)}, which a checkpoint cannot hold",
+            where=path,
+            found=found_value(value),
+            needed="numbers, strings, tensors, and lists, tuples or dicts of them",
+            do="leave it out of what is saved, or save what it is made from",
         )
 
     def add(self, tensor: Tensor, path: str) -> str:
@@ -85,7 +89,7 @@ def unpack_data(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(unpack_data(item, tensors) for item in value)
     if form == "dict" and isinstance(value, list):
         return dict(_unpacked_item(item, tensors) for item in value)
-    raise ValueError(f"found {form!r} with a {type(value).__name__}, needed is one of {_FORMS}")
+    raise ValueError(f"found {form!r} with {with_article(type(value).__name__)}, needed is one of {_FORMS}")
 
 
 _FORMS = "'tensor' and 'array' with a name, 'tuple' and 'dict' with a list"
@@ -102,5 +106,7 @@ def _unpacked_item(item: Any, tensors: Mapping[str, Tensor]) -> tuple[Any, Any]:
         raise ValueError(f"found {item!r:.40} in a dict, needed is a pair of a key and its value")
     key = unpack_data(item[0], tensors)
     if not isinstance(key, Hashable):
-        raise ValueError(f"found a {type(key).__name__} as a key, needed is a number, a string or a tuple of them")
+        raise ValueError(
+            f"found {with_article(type(key).__name__)} as a key, needed is a number, a string or a tuple of them"
+        )
     return key, unpack_data(item[1], tensors)

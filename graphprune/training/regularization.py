@@ -21,7 +21,7 @@ from graphprune.graph.candidates import candidates
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.arrays import Mask
-from graphprune.utils.checks import check_count, check_positive
+from graphprune.utils.checks import check_count, check_positive, found_value
 from graphprune.utils.modules import tables, within
 
 
@@ -118,7 +118,12 @@ class GroupLasso:
                 units, entries = self._numbers[unit[start:stop]], index[start:stop]
                 found.append(_Place(name.parameter, name.dim, torch.from_numpy(units), torch.from_numpy(entries)))
         if not found:
-            raise InputError("groups: nothing of them can be removed, so there is nothing to penalize")
+            raise InputError(
+                "groups: nothing of them can be removed, so there is nothing to penalize",
+                found="groups without parameters that can go",
+                needed="one group at least that can lose channels",
+                do="print(graph) lists the groups; name some of them, or leave out groups=",
+            )
         return found
 
 
@@ -220,13 +225,24 @@ def _parameters(
     own = tables(model).parameters
     for name in names:
         if name not in own or tuple(own[name].shape) != tuple(shapes[name]):
-            raise InputError(f"model: {name} is not what it was when the penalty was made; {_AGAIN}")
+            raise InputError(
+                f"model: {name} is not what it was when the penalty was made",
+                where=name,
+                found=f"shape {list(own[name].shape)}" if name in own else "no such parameter",
+                needed=f"shape {list(shapes[name])}",
+                do=_AGAIN,
+            )
         yield name, own[name]
 
 
 def _check_removes(plan: Plan) -> None:
     if not plan.kept and not plan.skipped:
-        raise InputError("plan: it removes nothing, so there is nothing to penalize")
+        raise InputError(
+            "plan: it removes nothing, so there is nothing to penalize",
+            found="a plan that keeps every channel",
+            needed="a plan that removes something",
+            do="plan with a larger ratio, or a smaller budget",
+        )
 
 
 def _removable(graph: ChannelGraph) -> Mask:
@@ -237,7 +253,12 @@ def _removable(graph: ChannelGraph) -> Mask:
 def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
     """The units of these groups. [classes]"""
     if isinstance(names, str):
-        raise InputError(f"groups: must be several names, but is the string {names!r}; pass [{names!r}]")
+        raise InputError(
+            f"groups: must be several names, but is the string {names!r}",
+            found=found_value(names),
+            needed="names of groups, in a list",
+            do=f"pass [{names!r}]",
+        )
     chosen = np.zeros(len(graph.solution.reason), bool)
     for name in names:
         chosen[graph.group(name).unit_ids] = True

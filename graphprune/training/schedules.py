@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, check_fraction
+from graphprune.utils.checks import check_count, check_fraction, found_value
 
 
 class Schedule(Protocol):
@@ -80,7 +80,12 @@ class Gradual:
         check_count("begin", self.begin, 0)
         check_count("frequency", self.frequency, 1)
         if check_count("end", self.end, 0) <= self.begin:
-            raise InputError(f"end: must be a step after begin={self.begin}, but is {self.end!r}")
+            raise InputError(
+                f"end: must be a step after begin={self.begin}, but is {self.end!r}",
+                found=f"begin={self.begin} and end={self.end}",
+                needed="begin < end",
+                do=f"pass end={self.begin + 1000}, or an earlier begin=",
+            )
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps."""
@@ -119,7 +124,12 @@ def of_present(total: float, done: float) -> float:
     0.5
     """
     if check_fraction("total", total) < check_fraction("done", done):
-        raise InputError(f"total: {total!r} is less than the {done!r} that is gone already; pruning cannot be undone")
+        raise InputError(
+            f"total: {total!r} is less than the {done!r} that is gone already",
+            found=found_value(total),
+            needed=f"{done!r} or more: pruning cannot be undone",
+            do="ask for a total that only grows",
+        )
     return 1 - (1 - total) / (1 - done)
 
 

@@ -25,6 +25,7 @@ from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions
 from graphprune.training.schedules import Schedule, of_present, remaining_at
+from graphprune.utils.checks import with_article
 from graphprune.utils.typed_json import Count, Positive, convert_data
 
 _PASSED = "head_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
@@ -94,11 +95,21 @@ class PruningTargets:
             InputError, PlanError: there is no such plan.
         """
         if isinstance(options.get("calibration"), Iterator):
-            raise InputError("calibration: can be read only once; pass a list or a DataLoader, which every plan reads")
+            raise InputError(
+                "calibration: can be read only once",
+                found=f"{with_article(type(options.get('calibration')).__name__)}",
+                needed="batches that every plan can read",
+                do="pass a list or a DataLoader",
+            )
         request = PruningOptions.of(ratio, options)
         timed = request.latency is not None
         if timed and request.depth:
-            raise InputError("depth: given together with latency; leave out blocks first, then prune to a latency")
+            raise InputError(
+                "depth: given together with latency",
+                found=f"depth={request.depth} and latency={request.latency!r}",
+                needed="one of them",
+                do="leave out blocks first, then prune the slim model to a latency",
+            )
         costs = graph.cost()
         asked = {} if timed else request.budget_specs
         dense = {kind: float(costs[kind]) for kind in asked}

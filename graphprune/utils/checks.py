@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
-from types import UnionType
+from types import FunctionType, MethodType, UnionType
 from typing import TypeGuard
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from graphprune.errors import InputError
 
@@ -25,19 +26,52 @@ def is_number(value: object) -> TypeGuard[float]:
 
 def shown(value: object) -> str:
     """A value as messages show it: tensors by their shape, and nothing that fills the screen."""
-    if isinstance(value, Tensor):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{with_article(type(value).__name__)} of shape {tuple(value.shape)}"
+    if isinstance(value, nn.Module):
+        return with_article(type(value).__name__)
+    if isinstance(value, FunctionType | MethodType):
+        return f"the function {value.__qualname__}"
+    text = _ADDRESS.sub("", " ".join(repr(value).split()))
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    if isinstance(value, Mapping):
+        return f"{with_article(type(value).__name__)} of {len(value)} entries"
+    return f"{text[: _LONGEST_SHOWN - 3]}..."
 
 
 _LONGEST_SHOWN = 120
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def found_value(value: object) -> str:
+    """A value and its type, for the part of a message that says what was found.
+
+    >>> found_value(1.5), found_value(None)
+    ('1.5, a float', 'None')
+    """
+    text, kind = shown(value), with_article(type(value).__name__)
+    return text if value is None or kind in text or text.startswith("the function") else f"{text}, {kind}"
+
+
+def with_article(noun: str) -> str:
+    """``"an int"``, ``"a float"``."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _pass(name: str, what: str) -> str:
+    return f"pass {what} as {name}="
 
 
 def check_type(name: str, value: object, kind: type | UnionType, what: str) -> None:
     """Raise an InputError unless a value is of a type, which ``what`` is in words (``"a graphprune.Plan"``)."""
     if not isinstance(value, kind):
-        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+        raise InputError(
+            f"{name}: must be {what}, but is {shown(value)}",
+            found=found_value(value),
+            needed=what,
+            do=_pass(name, what),
+        )
 
 
 def check_flag(name: str, value: object) -> None:
@@ -48,7 +82,12 @@ def check_flag(name: str, value: object) -> None:
 def check_callable(name: str, value: object, what: str = "a function") -> None:
     """Raise an InputError unless a value can be called."""
     if not callable(value):
-        raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+        raise InputError(
+            f"{name}: must be {what}, but is {shown(value)}",
+            found=found_value(value),
+            needed=what,
+            do=_pass(name, what),
+        )
 
 
 def check_fraction(
@@ -62,7 +101,12 @@ def check_fraction(
     if is_number(value) and (0 < value < 1 or (zero and value == 0) or (one and value == 1)):
         return float(value)
     bounds = f"0 {'<=' if zero else '<'} {name} {'<=' if one else '<'} 1"
-    raise InputError(f"{name}: must be {what}, {bounds}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, {bounds}, but is {shown(value)}",
+        found=found_value(value),
+        needed=f"{what}, {bounds}",
+        do=f"pass a number within these bounds, such as {name}=0.5",
+    )
 
 
 def check_count(name: str, value: object, least: int, what: str = "a whole number") -> int:
@@ -73,7 +117,12 @@ def check_count(name: str, value: object, least: int, what: str = "a whole numbe
     """
     if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
-    raise InputError(f"{name}: must be {what}, at least {least}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, at least {least}, but is {shown(value)}",
+        found=found_value(value),
+        needed=f"{what}, at least {least}",
+        do=f"pass {name}={max(least, 1)} or more",
+    )
 
 
 def check_positive(name: str, value: object, what: str = "a positive number") -> float:
@@ -84,7 +133,9 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
     """
     if is_number(value) and 0 < value < math.inf:
         return float(value)
-    raise InputError(f"{name}: must be {what}, but is {shown(value)}")
+    raise InputError(
+        f"{name}: must be {what}, but is {shown(value)}", found=found_value(value), needed=what, do=_pass(name, what)
+    )
 
 
 def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
@@ -97,7 +148,12 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
     if isinstance(value, str) and value in names:
         return value
     needed = ", ".join(map(repr, names))
-    raise InputError(f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}")
+    raise InputError(
+        f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}",
+        found=found_value(value),
+        needed=f"one of {needed}{others}",
+        do=f"pass {name}={(close_matches(value, names) or names or [''])[0]!r}, or another of these",
+    )
 
 
 def did_you_mean(value: object, known: Iterable[str]) -> str:
@@ -106,5 +162,10 @@ def did_you_mean(value: object, known: Iterable[str]) -> str:
     >>> did_you_mean("consine", ["cosine", "linear"])
     '; did you mean cosine?'
     """
-    close = difflib.get_close_matches(str(value), list(known), n=3)
+    close = close_matches(value, known)
     return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def close_matches(value: object, known: Iterable[str]) -> list[str]:
+    """Up to three names that resemble one that is not known, the closest first."""
+    return difflib.get_close_matches(str(value), list(dict.fromkeys(known)), n=3)

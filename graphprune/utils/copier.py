@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import GraphpruneError, InputError
+from graphprune.utils.checks import with_article
 from graphprune.utils.held import contents, global_names, globals_read, reachable
 
 ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device, range))
@@ -41,8 +42,12 @@ Substitute = Callable[[str, Any, Exception], Any]
 def refuse(path: str, value: Any, error: Exception) -> Any:
     """Raise an InputError that names the attribute."""
     raise InputError(
-        f"{path}: a {type(value).__name__} cannot be copied ({error}); remove the attribute, or change the model "
-        "itself with inplace=True"
+        f"{path}: {with_article(type(value).__name__)} cannot be copied",
+        where=path,
+        found=f"{with_article(type(value).__name__)}, of which Python says: {error}",
+        needed="attributes that copy.deepcopy can copy, since the model itself is left as it is",
+        do="remove the attribute before pruning and set it on the slim model, or change the model itself with "
+        "inplace=True",
     ) from error
 
 
@@ -232,9 +237,14 @@ class Copier:
         if not private and not rebound and not self._holds_part(function):
             return function
         if rebound and global_names(function.__code__, "STORE_GLOBAL"):
+            path, name = "".join(self._path), next(iter(rebound))
             raise InputError(
-                f"{''.join(self._path)}: the function {function.__qualname__} finds a part of the model under the "
-                f"global name {next(iter(rebound))!r} and assigns to globals; give it the part as an argument"
+                f"{path}: the function {function.__qualname__} finds a part of the model under the global name "
+                f"{name!r}",
+                where=path,
+                found=f"a function that reads the global name {name!r} and assigns to globals",
+                needed="functions whose copies can be given the copy of that part",
+                do="give the function the part as an argument",
             )
         made, same = self._refilled(function, rebound)
         return function if same else made

@@ -9,14 +9,14 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
 
@@ -27,7 +27,13 @@ def check_path(name: str, value: object) -> Path:
         InputError: it is none.
     """
     if not isinstance(value, str | os.PathLike):
-        raise InputError(f"{name}: must be a path, a string or a pathlib.Path, but is {shown(value)}")
+        needed = "a path, a string or a pathlib.Path"
+        raise InputError(
+            f"{name}: must be {needed}, but is {shown(value)}",
+            found=found_value(value),
+            needed=needed,
+            do=f"pass {name}='folder/name'",
+        )
     return Path(os.fsdecode(value))
 
 
@@ -81,13 +87,23 @@ class Versions:
         if not self.folder.exists():
             return
         if not self.folder.is_dir():
-            raise InputError(f"directory: {self.folder} is a file; pass a new or empty folder for {self.what}")
+            raise InputError(
+                f"directory: {self.folder} is a file",
+                where=str(self.folder),
+                found="a file",
+                needed=f"a folder for {self.what}",
+                do="pass a new or empty folder",
+            )
         for path in sorted(self.folder.iterdir()):
             leftover = path.name.startswith(_WRITING) and path.is_dir()
             if not leftover and not (_is_version(path) and (path / self.marker).is_file()):
                 raise InputError(
                     f"directory: {self.folder} holds {path.name!r}, which is not part of {self.what}; nothing was "
-                    "changed; pass a new or empty folder"
+                    "changed",
+                    where=str(path),
+                    found=f"{'a folder' if path.is_dir() else 'a file'} that is not part of {self.what}",
+                    needed=f"a folder that is missing or empty, or that holds {self.what} alone",
+                    do="pass a new or empty folder",
                 )
 
     def write(self, write: Callable[[Path], None]) -> Path:
@@ -103,15 +119,21 @@ class Versions:
         old = self._all()
         for path in old:
             if not (path / self.marker).is_file():
-                raise InputError(f"directory: {path} is not of {self.what}; nothing was changed; pass another folder")
+                raise InputError(
+                    f"directory: {path} is not of {self.what}; nothing was changed",
+                    where=str(path),
+                    found=f"a folder without the file {self.marker}",
+                    needed=f"a folder that is missing or empty, or that holds {self.what} alone",
+                    do="pass another folder",
+                )
         temporary = self.folder / f"{_WRITING}{uuid.uuid4().hex}"
         temporary.mkdir()
         try:
             write(temporary)
-            _finish(temporary)
+            finish_folder(temporary)
             final = self.folder / _VERSION.format(number=max(map(_number, old), default=-1) + 1)
             temporary.rename(final)
-            _to_disk(self.folder)
+            to_disk(self.folder)
         finally:
             if temporary.exists():
                 shutil.rmtree(temporary)
@@ -129,23 +151,28 @@ class Versions:
         return [path for path in self.folder.glob("version-*") if _is_version(path)]
 
 
-def _finish(folder: Path) -> None:
-    """Add checksums, set permissions, and wait until everything is on disk."""
-    files = sorted(folder.iterdir())
-    sums = {path.name: {"bytes": path.stat().st_size, "sha256": _checksum(path)} for path in files}
-    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=1))
-    mode = folder.stat().st_mode & 0o666
-    for path in files:
-        path.chmod(mode)
-    for path in (*files, folder / CHECKSUMS, folder):
-        _to_disk(path)
-
-
 class FileSum(Struct, frozen=True, forbid_unknown_fields=True):
     """What a file must be."""
 
     bytes: Count
     sha256: str
+
+
+def finish_folder(folder: Path, known: Mapping[str, FileSum] | None = None) -> None:
+    """Add checksums, set permissions, and wait until everything is on disk; ``known``: sums that need not be made."""
+    files = sorted(path for path in folder.iterdir() if path.name != CHECKSUMS)
+    sums = {path.name: (known or {}).get(path.name) or file_sum(path) for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps({name: structs.asdict(one) for name, one in sums.items()}, indent=1))
+    mode = folder.stat().st_mode & 0o666
+    for path in files:
+        path.chmod(mode)
+    for path in (*files, folder / CHECKSUMS, folder):
+        to_disk(path)
+
+
+def file_sum(path: Path) -> FileSum:
+    """What a file is now."""
+    return FileSum(path.stat().st_size, _checksum(path))
 
 
 def check_version(version: Path) -> dict[str, Path]:
@@ -161,11 +188,23 @@ def check_version(version: Path) -> dict[str, Path]:
     for name, known in sums.items():
         path = version / name
         if Path(name).name != name or name in ("", "..") or "\0" in name:
-            raise LoadError(f"{what}: {name!r} is no name of a file in it; {ADVICE}")
+            raise LoadError(
+                f"{what}: {name!r} is no name of a file in it",
+                where=str(version / CHECKSUMS),
+                found=f"the name {name!r}",
+                needed="names of files that stand in the folder itself",
+                do=ADVICE,
+            )
         try:
             _check_file(path, known)
         except OSError as error:
-            raise LoadError(f"{what} ({error}); {ADVICE}") from error
+            raise LoadError(
+                f"{what} ({error})",
+                where=str(path),
+                found=str(error),
+                needed=f"a file of {known.bytes} bytes, as it was written",
+                do=ADVICE,
+            ) from error
         found[name] = path
     return found
 
@@ -173,13 +212,29 @@ def check_version(version: Path) -> dict[str, Path]:
 def _check_file(path: Path, known: FileSum) -> None:
     found = path.lstat()
     if not stat.S_ISREG(found.st_mode):
-        raise LoadError(f"directory: {path} is no plain file; {ADVICE}")
+        raise LoadError(
+            f"directory: {path} is no plain file",
+            where=str(path),
+            found="a link, a folder or a device",
+            needed=f"a plain file of {known.bytes} bytes, as it was written",
+            do=ADVICE,
+        )
     if found.st_size != known.bytes:
         raise LoadError(
-            f"directory: {path} is damaged: it has {found.st_size} bytes, written were {known.bytes}; {ADVICE}"
+            f"directory: {path} is damaged: it has {found.st_size} bytes, written were {known.bytes}",
+            where=str(path),
+            found=f"{found.st_size} bytes",
+            needed=f"the {known.bytes} bytes that were written",
+            do=ADVICE,
         )
     if _checksum(path) != known.sha256:
-        raise LoadError(f"directory: {path} is damaged: its checksum differs; {ADVICE}")
+        raise LoadError(
+            f"directory: {path} is damaged: its checksum differs",
+            where=str(path),
+            found="other bytes than those whose SHA-256 was noted",
+            needed=f"the bytes with the SHA-256 {known.sha256[:80]}",
+            do=ADVICE,
+        )
 
 
 ADVICE = "restore the folder from a copy, or delete it to start again"
@@ -205,7 +260,7 @@ def _checksum(path: Path) -> str:
     return found.hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until a file, or the entries of a folder, would survive a loss of power."""
     if os.name != "posix" and path.is_dir():  # Windows cannot open folders, and orders their entries itself
         return
@@ -229,11 +284,11 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
     temporary.mkdir()
     try:
         write(temporary)
-        _finish(temporary)
+        finish_folder(temporary)
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        _to_disk(folder.parent)
+        to_disk(folder.parent)
     finally:
         for path in (temporary, old):
             if path.exists():
@@ -246,11 +301,31 @@ def _check_own(folder: Path) -> None:
         return
     advice = "give another folder, or delete it first"
     if not (folder / CHECKSUMS).is_file():
-        raise InputError(f"directory: {folder} holds what graphprune did not write; {advice}")
+        raise InputError(
+            f"directory: {folder} holds what graphprune did not write",
+            where=str(folder),
+            found=f"{min(path.name for path in folder.iterdir())!r} and no {CHECKSUMS}"
+            if folder.is_dir()
+            else "a file",
+            needed="a folder that is missing or empty, or that graphprune wrote",
+            do=advice,
+        )
     try:
         names = check_version(folder)
     except LoadError as error:
-        raise InputError(f"directory: {folder} was changed since graphprune wrote it ({error}); {advice}") from error
+        raise InputError(
+            f"directory: {folder} was changed since graphprune wrote it ({error.what})",
+            where=error.place or str(folder),
+            found=error.found,
+            needed=error.needed,
+            do=advice,
+        ) from error
     for path in folder.iterdir():
         if path.name not in names and path.name != CHECKSUMS:
-            raise InputError(f"directory: {path} is nothing that graphprune wrote; {advice}")
+            raise InputError(
+                f"directory: {path} is nothing that graphprune wrote",
+                where=str(path),
+                found="a file or folder that is not among the checksums",
+                needed="a folder that is missing or empty, or that graphprune wrote",
+                do=advice,
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, LoadError
+from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.modules import named_modules
 
 _HOLDS_A_MODEL = {
@@ -34,11 +36,23 @@ def check_same_tensors(
     odd = sorted(own.keys() ^ saved.keys())
     if odd:
         where = "has" if odd[0] in own else "lacks"
-        raise LoadError(f"{what} {where} {odd[0]!r}, unlike the {source} ({len(odd)} such names); {advice}")
+        raise LoadError(
+            f"{what} {where} {odd[0]!r}, unlike the {source} ({len(odd)} such names)",
+            where=odd[0],
+            found=f"{len(own)} parameters and buffers in {what.partition(': ')[2]}, {len(saved)} in the {source}",
+            needed="the same names on both sides",
+            do=advice,
+        )
     for name, tensor in own.items():
         found, needed = (tuple(tensor.shape), tensor.dtype), (tuple(saved[name].shape), saved[name].dtype)
         if found != needed:
-            raise LoadError(f"{what} has {name} of {found}, but the {source} has {needed}; {advice}")
+            raise LoadError(
+                f"{what} has {name} of {found}, but the {source} has {needed}",
+                where=name,
+                found=f"shape and type {found}",
+                needed=f"shape and type {needed}, as the {source} has",
+                do=advice,
+            )
 
 
 def check_model(model: Any, name: str = "model") -> None:
@@ -50,14 +64,26 @@ def check_model(model: Any, name: str = "model") -> None:
     """
     if isinstance(model, type):
         raise InputError(
-            f"{name}: must be a torch.nn.Module, but is the class {model.__name__}; pass an instance: "
-            f"{model.__name__}(...)"
+            f"{name}: must be a torch.nn.Module, but is the class {model.__name__}",
+            found=f"the class {model.__module__}.{model.__qualname__}",
+            needed="a module, with its weights",
+            do=f"pass an instance: {model.__name__}(...)",
         )
     if not isinstance(model, nn.Module):
-        raise InputError(f"{name}: must be a torch.nn.Module, but is {_found(model)}")
+        raise InputError(
+            f"{name}: must be a torch.nn.Module, but is {_found(model)}",
+            found=found_value(model),
+            needed="a torch.nn.Module",
+            do=_module_instead(model),
+        )
     if "_modules" not in vars(model):
         kind = type(model).__name__
-        raise InputError(f"{name}: is {_a(kind)} that is no module yet; call super().__init__() in {kind}.__init__")
+        raise InputError(
+            f"{name}: is {with_article(kind)} that is no module yet",
+            found=f"{with_article(kind)} without the tables of torch.nn.Module",
+            needed="a module whose __init__ called that of torch.nn.Module",
+            do=f"call super().__init__() in {kind}.__init__, before anything else",
+        )
     for path, module in named_modules(model):
         lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
         if lazy is None and not wrapper:
@@ -65,19 +91,45 @@ def check_model(model: Any, name: str = "model") -> None:
         where = f"{name}.{path}" if path else name
         if lazy is not None:
             raise InputError(
-                f"{where}: is {_a(type(module).__name__)} whose {lazy} has no shape yet; run the model once on an "
-                "input before it is pruned, model(example)"
+                f"{where}: is {with_article(type(module).__name__)} whose {lazy} has no shape yet",
+                where=where,
+                found=f"{lazy}, an uninitialized parameter",
+                needed="parameters with shapes",
+                do="run the model once on an input before it is pruned, model(example)",
             )
         if wrapper & _HOLDS_A_MODEL:
             _, kind = min(wrapper & _HOLDS_A_MODEL)
             raise InputError(
-                f"{where}: is {_a(kind)} around a model, not the model itself; {_instead(where, kind, path)}"
+                f"{where}: is {with_article(kind)} around a model, not the model itself",
+                where=where,
+                found=f"{with_article(kind)}, which holds the model in its attribute module",
+                needed="the model itself, since the wrapper keeps lists of its parameters",
+                do=_instead(where, kind, path),
             )
         if ("torch.distributed", "FSDPModule") in wrapper:
             raise InputError(
-                f"{where}: is sharded by fully_shard, and its parameters are spread over processes; prune the model "
-                "before fully_shard, then shard the slim one"
+                f"{where}: is sharded by fully_shard, and its parameters are spread over processes",
+                where=where,
+                found=f"{with_article(type(module).__name__)} of torch.distributed",
+                needed="parameters that are whole in this process",
+                do="prune the model before fully_shard, then shard the slim one",
             )
+    _check_whole(model, name)
+
+
+def _check_whole(model: nn.Module, name: str) -> None:
+    """Raise an InputError if a parameter is spread over processes (a DTensor, of tensor parallelism)."""
+    sharded = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    if sharded is None:
+        return
+    for path, module in named_modules(model):
+        for own, tensor in module._parameters.items():
+            if isinstance(tensor, sharded):
+                raise InputError(
+                    f"{name}.{path}{path and '.'}{own}: is a DTensor, of which every process has a part (tensor "
+                    "parallelism); prune the model before parallelize_module, or load it without tp_plan=, and spread "
+                    "the slim one"
+                )
 
 
 def _lazy_tensor(module: nn.Module) -> str | None:
@@ -92,14 +144,19 @@ def _lazy_tensor(module: nn.Module) -> str | None:
 def _found(value: Any) -> str:
     kind = type(value).__name__
     if isinstance(value, dict):
-        return f"{_a(kind)}, such as a state dict; build the model, then model.load_state_dict(...)"
+        return f"{with_article(kind)}, such as a state dict"
+    if value is None:
+        return "None"
+    return f"the str {value[:60]!r}" if isinstance(value, str) else with_article(kind)
+
+
+def _module_instead(value: Any) -> str:
+    """What to do with something that is no module."""
+    if isinstance(value, dict):
+        return "build the model, then model.load_state_dict(...), and pass the model"
     if isinstance(value, str):
-        return f"the str {value[:60]!r}; load the model first"
-    return _a(kind)
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+        return "load the model first, as with torchvision.models.resnet50(), and pass it"
+    return "pass the model, an instance of a class of torch.nn.Module"
 
 
 @lru_cache(maxsize=1024)

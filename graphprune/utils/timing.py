@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from graphprune.utils.random_state import random_numbers_kept
+
 SHORTEST = 5e-3
 """Seconds that one measurement takes at least."""
 
@@ -24,7 +26,8 @@ def timed_turns(
 
     They take turns: a machine that is slower for a while is slower for all of them. In its turn each is called several
     times, as it will be used: the first call after another model finds caches and memory as that left them, and is not
-    counted if it is short. What is measured alone is called once in a turn.
+    counted if it is short. What is measured alone is called once in a turn. Global random numbers go on afterwards as
+    if nothing had been drawn.
 
     Args:
         runs: what is called.
@@ -34,12 +37,13 @@ def timed_turns(
         turn: seconds that a turn takes, if there are several runs.
     """
     turns: list[list[list[float]]] = [[] for _ in runs]
-    for run in runs * warmup:
-        run()
-    start = time.perf_counter()
-    while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
-        for run, found in zip(runs, turns, strict=True):
-            found.append(_turn(run, 0.0 if len(runs) == 1 else turn))
+    with random_numbers_kept():
+        for run in runs * warmup:
+            run()
+        start = time.perf_counter()
+        while len(turns[0]) < least or time.perf_counter() - start < shortest * len(runs):
+            for run, found in zip(runs, turns, strict=True):
+                found.append(_turn(run, 0.0 if len(runs) == 1 else turn))
     return turns
 
 

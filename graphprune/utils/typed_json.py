@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from graphprune.errors import LoadError
+from graphprune.utils.checks import with_article
 
 LONGEST = 1 << 28
 """Characters that are read at most: the plan of a model with 10,000 channels in each of 1,000 layers has fewer."""
@@ -41,10 +42,22 @@ def read_json(path: Path, what: str, advice: str, longest: int = LONGEST) -> Any
     """
     try:
         if path.stat().st_size > longest:
-            raise LoadError(f"{what}: has {path.stat().st_size} bytes, more than the {longest} that are read; {advice}")
+            raise LoadError(
+                f"{what}: has {path.stat().st_size} bytes, more than the {longest} that are read",
+                where=str(path),
+                found=f"{path.stat().st_size} bytes",
+                needed=f"at most {longest} bytes",
+                do=advice,
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"{what}: cannot be read ({error}); {advice}") from error
+        raise LoadError(
+            f"{what}: cannot be read ({error})",
+            where=str(path),
+            found=str(error),
+            needed="a readable file of JSON in UTF-8",
+            do=advice,
+        ) from error
     return parse_json(text, what, advice)
 
 
@@ -55,15 +68,39 @@ def parse_json(text: str, what: str, advice: str) -> Any:
         LoadError: it is no JSON, too long, or nested too deeply for Python.
     """
     if not isinstance(text, str):
-        raise LoadError(f"{what}: is a {type(text).__name__}, not a string; {advice}")
+        raise LoadError(
+            f"{what}: is {with_article(type(text).__name__)}, not a string",
+            where=what,
+            found=f"{with_article(type(text).__name__)}",
+            needed="a string of JSON",
+            do=advice,
+        )
     if len(text) > LONGEST:
-        raise LoadError(f"{what}: has {len(text)} characters, more than the {LONGEST} that are read; {advice}")
+        raise LoadError(
+            f"{what}: has {len(text)} characters, more than the {LONGEST} that are read",
+            where=what,
+            found=f"{len(text)} characters",
+            needed=f"at most {LONGEST} characters",
+            do=advice,
+        )
     if (count := sum(map(text.count, ",[{"))) > MOST_VALUES:
-        raise LoadError(f"{what}: has {count} values, more than the {MOST_VALUES} that are read; {advice}")
+        raise LoadError(
+            f"{what}: has {count} values, more than the {MOST_VALUES} that are read",
+            where=what,
+            found=f"{count} values",
+            needed=f"at most {MOST_VALUES} values",
+            do=advice,
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{what}: not JSON ({error}); {advice}") from error
+        raise LoadError(
+            f"{what}: not JSON ({error})",
+            where=what,
+            found=f"{len(text)} characters that begin with {text[:20]!r}: {error}",
+            needed="JSON, whole",
+            do=advice,
+        ) from error
 
 
 def convert_data(
@@ -89,7 +126,13 @@ def convert_data(
             _check_fields(data, {f.name for f in fields(kind)})
         return msgspec.convert(data, kind, str_keys=True, dec_hook=convert)
     except (ValueError, RecursionError) as error:
-        raise LoadError(f"{what}: {error}; {advice}") from error
+        raise LoadError(
+            f"{what}: {error}",
+            where=what,
+            found=str(error),
+            needed=f"data with the fields of {getattr(kind, '__name__', kind)}, each of its type",
+            do=advice,
+        ) from error
 
 
 def _check_fields(data: dict[Any, Any], needed: set[str]) -> None:

@@ -9,7 +9,7 @@ import networkx as nx
 import pytest
 
 from graphprune.cli import main
-from graphprune.cli.commands import FAILED, OK
+from graphprune.cli.program import FAILED, OK, WRONG_USAGE
 
 INPUT = ("--input", "1,3,8,8")
 
@@ -59,6 +59,5 @@ def test_inspect_writes_files(spec: str, tmp_path: Path) -> None:
 def test_a_file_of_another_kind_is_wrong_usage(
     spec: str, name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["inspect", spec, "--to", str(tmp_path / name)])
-    assert caught.value.code == 2 and said in capsys.readouterr().err
+    assert main(["inspect", spec, "--to", str(tmp_path / name)]) == WRONG_USAGE
+    assert said in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_weights_in_shards(tmp_path, given):
 
 
 @pytest.mark.parametrize(
-    ("shard", "said"), [("../secret.safetensors", "needed is a file beside the index"), ("gone.bin", "does not exist")]
+    ("shard", "said"), [("../secret.safetensors", "a file beside the index"), ("gone.bin", "does not exist")]
 )
 def test_shards_that_are_not_beside_the_index(tmp_path, shard, said):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"weight": shard}}))
@@ -84,12 +84,12 @@ def test_shards_that_are_not_beside_the_index(tmp_path, shard, said):
 def test_a_folder_of_several_checkpoints(tmp_path):
     for name in ("first.pt", "second.pt"):
         torch.save(nn.Linear(3, 2).state_dict(), tmp_path / name)
-    with pytest.raises(SpecError, match=r"several files of weights .first.pt, second.pt.; name one"):
+    with pytest.raises(SpecError, match=r"several files of weights .first.pt, second.pt.[\s\S]*name one"):
         load_weights(nn.Linear(3, 2), tmp_path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"epoch": 3, "lr": 0.1}])
 def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
-    with pytest.raises(SpecError, match=r"holds a list; needed is a state dict|holds no state dict: it has 'epoch'"):
+    with pytest.raises(SpecError, match=r"holds a list|holds no state dict: it has 'epoch'"):
         load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")

@@ -170,7 +170,7 @@ def test_a_factory_needs_consent(tmp_path: Path) -> None:
     with pytest.raises(SaveError, match=r"factory: models.resnet_cifar:resnet20 does not make the dense model.*"):
         graphprune.save(slim, tmp_path, factory=resnet_cifar.resnet20)
     graphprune.save(slim, tmp_path, factory=resnet_cifar.resnet20, arguments={"num_classes": 3})
-    with pytest.raises(LoadError, match=r"may run any code; .*trust_factory=True"):
+    with pytest.raises(LoadError, match=r"may run any code[\s\S]*.*trust_factory=True"):
         graphprune.load(tmp_path)
     assert_same(graphprune.load(tmp_path, trust_factory=True), slim)
     assert_same(graphprune.load(tmp_path, resnet_cifar.resnet20(num_classes=3)), slim)
@@ -225,7 +225,7 @@ def test_a_dense_model_on_meta_is_enough(tmp_path: Path) -> None:
     loaded = graphprune.load(tmp_path, dense)
     assert torch.equal(loaded(IMAGE), slim(IMAGE))
     assert all(t.is_meta for t in state(dense).values())
-    with pytest.raises(LoadError, match=r"does not say how its models.resnet_cifar.ResNet is built .*model="):
+    with pytest.raises(LoadError, match=r"does not say how its models.resnet_cifar.ResNet is built [\s\S]*model="):
         graphprune.load(tmp_path)
     for device in ("meta", "nowhere"):
         with pytest.raises(InputError, match="device: "):
@@ -341,7 +341,7 @@ def test_what_was_changed_with_modules_of_torch_is_loaded(tmp_path: Path, change
 def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, change: Any) -> None:
     slim = graphprune.prune_model(Net().eval(), 0.5, IMAGE)
     change(slim)
-    with pytest.raises(SaveError, match=r"slim: (head|act) is .*torch.save\(slim\)"):
+    with pytest.raises(SaveError, match=r"slim: (head|act) is [\s\S]*torch.save\(slim\)"):
         graphprune.save(slim, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -503,14 +503,6 @@ def test_damage_is_found(tmp_path: Path, name: str, damage: str) -> None:
         return
     with pytest.raises(LoadError, match="directory: "):
         graphprune.load(tmp_path, dense)
-
-
-def test_mutations(tmp_path: Path) -> None:
-    """Also with checksums that are right: an error of ours, or a model."""
-    module = importlib.import_module("benchmarks.bundle")
-    found = module.mutations(tmp_path / "bundle", count=60)
-    assert found.wrong == []
-    assert found.refused > 40
 
 
 @pytest.fixture(scope="module")

@@ -52,3 +52,26 @@ def test_an_empty_parameter_is_as_wide_as_what_it_is_joined_to(tokens: int, impo
     slim = plan.apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert slim.tokens.shape == (tokens, 8)
+
+
+class NoPrompt(nn.Module):
+    """Projects a learned prompt of no tokens and puts it before the input's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompt = nn.Parameter(torch.randn(0, 6))
+        self.project, self.enter, self.leave = nn.Linear(6, 16, bias=False), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        prompt = (
+            torch.mm(self.prompt, self.project.weight.t()).view(0, self.project.out_features).expand(len(x), -1, -1)
+        )
+        return self.leave(torch.cat([prompt, self.enter(x)], 1))
+
+
+def test_a_product_without_rows_has_no_rows() -> None:
+    net, x = NoPrompt().eval(), torch.randn(2, 3, 8)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert slim.enter.out_features == slim.project.out_features == 8

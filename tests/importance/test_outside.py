@@ -59,7 +59,7 @@ def test_a_misspelled_name() -> None:
     graph = graphprune.trace(network(), torch.randn(2, 3))
     with pytest.raises(InputError) as caught:
         graph.plan(0.5, importance="risign")
-    message = str(caught.value)
+    message = caught.value.what
     assert message.startswith("importance: 'risign' is not known; use one of 'l1', 'l2', ")
     assert re.findall(r"'(\w+)'", message.split("use one of")[1]) == [*CRITERIA] and "rising" in CRITERIA
     assert message.endswith("; did you mean rising?")
@@ -107,7 +107,7 @@ def test_it_reads_data() -> None:
     graph = graphprune.trace(model, batch)
     least = model[:2](batch).square().mean(0).argsort()[:4].tolist()
     assert removed(graph.plan(0.5, importance="activity", calibration=[batch]))["0"] == sorted(least)
-    with pytest.raises(InputError, match=r"importance: 'activity' reads data; pass calibration="):
+    with pytest.raises(InputError, match=r"importance: 'activity' reads data[\s\S]*pass calibration="):
         graph.plan(0.5, importance="activity")
 
 
@@ -119,8 +119,7 @@ def test_a_function_has_the_record_that_it_is_registered_with() -> None:
 
 def test_the_command_line_offers_it(capsys: pytest.CaptureFixture[str]) -> None:
     graphprune.criterion("rising")(rising)
-    with pytest.raises(SystemExit):
-        main(["prune", "--help"])
+    assert main(["prune", "--help"]) == 0
     assert "rising" in capsys.readouterr().out
 
 

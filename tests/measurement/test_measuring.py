@@ -228,7 +228,7 @@ def test_json_is_read_as_it_was_written() -> None:
 )
 def test_damaged_json(change: dict[str, Any], message: str) -> None:
     data = json.loads(sizes(Small()).to_json()) | change
-    with pytest.raises(LoadError, match=f"{message}.*pass what Measurement.to_json"):
+    with pytest.raises(LoadError, match=f"(?s){message}.*pass what Measurement.to_json"):
         graphprune.Measurement.from_json(json.dumps(data))
 
 
@@ -302,7 +302,7 @@ def test_the_model_is_as_it_was(careless: Careless) -> None:
 
 def test_the_model_is_as_it_was_after_a_failure(careless: Careless) -> None:
     careless.fails = True
-    message = r"Careless.forward failed on example_inputs of shape \(1, 4\):\n  ZeroDivision"
+    message = r"Careless.forward failed on example_inputs of shape \(1, 4\): ZeroDivision"
     with pytest.raises(TraceError, match=message):
         graphprune.measure(careless, torch.ones(1, 4))
 

@@ -55,12 +55,13 @@ def test_the_cost_of_a_plan_is_that_of_the_slim_model(graph: graphprune.ChannelG
 def test_prices_are_what_one_unit_saves(resnet: graphprune.ChannelGraph) -> None:
     model: CostModel = resnet.costs
     alive = resnet.alive(resnet.plan(0.3).removed)
-    prices = model.prices(alive)
+    prices = model.prices(alive, model.kinds)
     for group in resnet.units.groups[::3]:
         unit = next(a for a in group.unit_ids.tolist() if alive[a])
         fewer = alive.copy()
         fewer[unit] = False
-        saved = model.vector(alive) - model.vector(fewer)
+        before, after = (np.array(list(model.at(one).counts.values())) for one in (alive, fewer))
+        saved = before - after
         assert np.allclose(prices[1:, unit], saved[1:], rtol=1e-9), "entries: exact, a unit is in no product twice"
         assert prices[0, unit] == pytest.approx(saved[0], rel=0.1)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.errors import DamagedTableWarning, InputError, PlanError
 from graphprune.planning import kernel_table, latency, latency_search
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
@@ -94,12 +94,30 @@ def test_tables_are_kept_and_merged(tmp_path: Path) -> None:
     assert json.loads(path.read_text()).keys() == {"a sum", "a product", "of another process"}
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"mm": "fast"}', '{"mm": -1}', '{"mm": NaN}', '{"mm": Infinity}'])
-def test_damaged_tables(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "[" * 100_000, '{"mm": "fast"}', '{"mm": -1}', '{"mm": NaN}', '{"mm": Infinity}', "\udcff"]
+)
+def test_a_damaged_table_is_measured_again_and_replaced(tmp_path: Path, text: str) -> None:
     path = tmp_path / "kernels.json"
-    path.write_text(text)
-    with pytest.raises(LoadError, match=r"latency: the table of kernels .*kernels.json.*; delete it, and they are"):
-        KernelTable(CPU, path)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.warns(
+        DamagedTableWarning, match=r"the table of kernels .*kernels.json.*; its kernels are measured again"
+    ):
+        kernels = KernelTable(CPU, path)
+    took = kernels.seconds("a sum", lambda: lambda: torch.ones(100).sum())
+    with pytest.warns(DamagedTableWarning):
+        kernels.save()
+    assert json.loads(path.read_text()) == {"a sum": took}
+    assert KernelTable(CPU, path).times == {"a sum": took}
+
+
+def test_measuring_draws_nothing_from_the_global_generators(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Linear(16, 4))
+    graph = graphprune.trace(net.train(), torch.randn(2, 8))
+    model = model_of(graph, KernelTable(CPU, tmp_path / "kernels.json"))
+    before = torch.get_rng_state()
+    assert model.seconds(graph.alive({})) > 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_table_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from fractions import Fraction
@@ -68,11 +69,10 @@ def test_signature_and_help_show_every_option(function: Callable[..., Any]) -> N
 
 
 def test_help_of_the_command_line_has_every_option_it_can_take(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["prune", "--help"])
+    assert main(["prune", "--help"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     for one in fields(PruningOptions):
-        assert (f"--{one.name.replace('_', '-')} " in printed) == bool(one.metadata["kind"])
+        assert f"--{one.name.replace('_', '-')} " in printed
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,8 @@ def test_a_budget_kind_is_known_everywhere(activations: None, capsys: pytest.Cap
     assert graph.cost(graph.plan(activations=f"{dense / 1e3 * 0.8}k"))["activations"] <= 0.8 * dense
     slim = graphprune.prune_model(net(), activations=0.7, example_inputs=torch.randn(2, 6))
     assert graphprune.trace(slim, torch.randn(2, 6)).cost()["activations"] <= 0.7 * dense
-    with pytest.raises(SystemExit):
-        main(["prune", "--help"])
-    assert "--activations AMOUNT" in capsys.readouterr().out
+    assert main(["prune", "--help"]) == 0
+    assert re.search(r"--activations +AMOUNT", capsys.readouterr().out)
 
 
 def test_a_budget_kind_that_is_not_registered_is_no_argument(graph: graphprune.ChannelGraph) -> None:

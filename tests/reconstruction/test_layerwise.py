@@ -564,13 +564,16 @@ def test_what_a_pass_keeps_in_modules_is_that_of_its_own_batch() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
-    (torch.randn(4, 4), r"calibration: is a Tensor; pass an iterable of batches"),
-    (3, r"calibration: is a int; pass an iterable"),
-    (iter([torch.randn(4, 4)]), r"calibration: is a list_iterator, which can be read only once, .* pass a list"),
+    (torch.randn(4, 4), r"calibration: is a Tensor[\s\S]*needed: an iterable of batches"),
+    (3, r"calibration: is an int[\s\S]*needed: an iterable of batches"),
+    (
+        iter([torch.randn(4, 4)]),
+        r"calibration[\s\S]*is a list_iterator[\s\S]*which can be read only once[\s\S]*.* pass a list",
+    ),
     ([], r"calibration: there are no batches"),
-    ([5], r"calibration: batch 0 is a int"),
-    ([torch.randn(4, 4), torch.randn(4, 5)], r"calibration: Layers.forward failed on batch 1 \(f32\[4, 5\]\)"),
-    ([(torch.randn(4, 4), torch.zeros(4))], r"forward failed on batch 0 .* pass batches of inputs alone"),
+    ([5], r"calibration: batch 0 is an int"),
+    ([torch.randn(4, 4), torch.randn(4, 5)], r"calibration: Layers.forward failed on batch 1[\s\S]*f32\[4, 5\]"),
+    ([(torch.randn(4, 4), torch.zeros(4))], r"forward failed on batch 0[\s\S]*pass batches of inputs alone"),
 ]
 
 
@@ -587,7 +590,7 @@ def test_bad_calibration_is_refused(calibration: Any, message: str) -> None:
 def test_other_bad_arguments_are_refused() -> None:
     model, batch = Layers().eval(), torch.randn(6, 4)
     plan, slim = pruned(model, batch)
-    with pytest.raises(InputError, match=r"ridge: is 0; pass a number above 0"):
+    with pytest.raises(InputError, match=r"ridge: is 0[\s\S]*pass a number above 0"):
         graphprune.repair(slim, model, plan, [batch], ridge=0)
     with pytest.raises(PlanError, match=r"slim: one.weight has shape \[8, 4\], and the plan makes \[4, 4\] of it"):
         graphprune.repair(model, model, plan, [batch])
@@ -620,7 +623,7 @@ def test_after_a_failure_the_slim_model_is_unchanged(which: int, monkeypatch: py
     monkeypatch.setattr(Failing, "times", 0)
     monkeypatch.setattr(Failing, "which", which)
     threads = threading.active_count()
-    with pytest.raises(InputError, match=r"failed on batch [01] .*RuntimeError: at last"):
+    with pytest.raises(InputError, match=r"failed on batch [01]: RuntimeError: at last"):
         graphprune.repair(slim, model, plan, [torch.randn(9, 4), torch.randn(9, 4)])
     assert slim.training and model.training and threading.active_count() == threads
     assert all(torch.equal(t, before[n]) for n, t in slim.state_dict().items())

@@ -40,7 +40,7 @@ def test_a_report_is_one_file_that_may_load_nothing(graph: graphprune.ChannelGra
 def test_a_report_takes_the_place_of_a_report_alone(graph: graphprune.ChannelGraph, tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("<p>my notes</p>")
-    with pytest.raises(InputError, match="exists and is no report that graphprune wrote; give another path"):
+    with pytest.raises(InputError, match=r"exists and is no report that graphprune wrote[\s\S]*give another path"):
         graphprune.write_report(path, graph)
     assert path.read_text() == "<p>my notes</p>"
     path.unlink()
@@ -50,7 +50,7 @@ def test_a_report_takes_the_place_of_a_report_alone(graph: graphprune.ChannelGra
     assert path.read_text() != before
     with pytest.raises(InputError, match=r"exists and is no report"):
         graphprune.write_report(tmp_path, graph)
-    with pytest.raises(InputError, match=r"the folder .* does not exist; create it"):
+    with pytest.raises(InputError, match=r"the folder .* does not exist[\s\S]*create it"):
         graphprune.write_report(tmp_path / "no" / "report.html", graph)
 
 
@@ -63,7 +63,7 @@ def test_a_report_takes_the_place_of_a_report_alone(graph: graphprune.ChannelGra
         ({"sensitivity": {}}, "sensitivity: "),
         ({"verification": True}, "verification: "),
         ({"latency": [1.0]}, "latency: "),
-        ({"latency": {"dense": -1.0}}, "latency: 'dense' maps to -1.0; map what was timed to its seconds, or to"),
+        ({"latency": {"dense": -1.0}}, r"latency: 'dense' maps to -1.0[\s\S]*map what was timed to its seconds"),
     ],
 )
 def test_what_is_no_result_is_refused(

@@ -37,7 +37,9 @@ def test_layers_are_converted_on_the_device() -> None:
 def test_a_cpu_is_refused_and_nothing_is_changed() -> None:
     model = net().bfloat16()
     graphprune.sparsify(model, "2:4")
-    with pytest.raises(InputError, match=r"0\.weight is on cpu, which has no units for 2:4; needed is a CUDA device"):
+    with pytest.raises(
+        InputError, match=r"0\.weight is on cpu, which has no units for 2:4[\s\S]*needed: a CUDA device"
+    ):
         to_semi_structured(model)
     assert "0.weight_mask" in model.state_dict()
     with pytest.raises(InputError, match="no linear layer has the pattern 2:4"):

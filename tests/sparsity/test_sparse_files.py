@@ -151,7 +151,7 @@ def test_channels_and_weights_in_one_file(tmp_path: Path) -> None:
     slim: Any = graphprune.prune_model(net(), 0.5, X)
     sparsify(slim, 0.9)
     save_sparse(slim, tmp_path / "slim")
-    with pytest.raises(SaveError, match=r"Turn masks into zeros by graphprune\.make_permanent\(slim\)"):
+    with pytest.raises(SaveError, match=r"turn masks into zeros by graphprune\.make_permanent\(slim\)"):
         graphprune.save(slim, tmp_path / "bundle")
     make_permanent(slim)
     for other in (net(1), plans_of(slim)[0].apply(net(2))):
@@ -270,7 +270,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path: Path) -> None:
 
 def test_folders_are_made_and_not_replaced(tmp_path: Path) -> None:
     assert save_sparse({"a": torch.eye(3)}, tmp_path / "new/folder/file").path.is_file()
-    with pytest.raises(InputError, match="is a folder; give the path of a file"):
+    with pytest.raises(InputError, match=r"is a folder[\s\S]*give the path of a file"):
         save_sparse({"a": torch.eye(3)}, tmp_path / "new")
 
 

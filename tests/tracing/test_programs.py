@@ -121,7 +121,7 @@ def test_the_fields_of_a_dataclass_are_outputs() -> None:
 
 def test_an_output_without_tensors_is_refused() -> None:
     model, inputs = Wrapped(Box).eval(), torch.randn(2, 4)
-    with pytest.raises(TraceError, match=r"output is a Box, in which no tensor was found; pass outputs="):
+    with pytest.raises(TraceError, match=r"output is a Box, in which no tensor was found[\s\S]*pass outputs="):
         graphprune.trace(model, inputs)
     graph = graphprune.trace(model, inputs, outputs=lambda box: box.content)
     assert graph.plan(0.5).apply(model)(inputs).content.shape == (2, 16)

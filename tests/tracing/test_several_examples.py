@@ -124,7 +124,7 @@ def test_what_fails_is_named() -> None:
         graphprune.trace(Tasks(), [X, MethodCall("decode", X)])
     with pytest.raises(InputError, match="an empty list"):
         graphprune.trace(Tasks(), [])
-    with pytest.raises(InputError, match="example_inputs is a str"):
+    with pytest.raises(InputError, match="example_inputs: is a str"):
         graphprune.trace(Tasks(), [X, "decode"])
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from graphprune import Distillation, IterativeResult, finetune, prune_iteratively
+from graphprune import Distillation, IterativeResult, across_processes, finetune, prune_iteratively
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.plan import plans_of
 from tests.training_net import accuracy, equal, loader, net, slim_net, weights
@@ -46,6 +46,7 @@ def part(folder: Path) -> None:
         finetune(slim_net(), loader(), **GIVEN, **distil, **saved, on_step=interrupt)
     finetune(models["resumed"], loader(), **GIVEN, **distil, **saved)
     rounds = {"rounds": in_rounds(accelerator), "rounds resumed": in_rounds_resumed(accelerator, folder / "rounds")}
+    rounds["rounds shared"] = in_rounds(accelerator, calibration=across_processes([torch.eye(6)] * 3))
     with pytest.raises(PlanError, match=r"params: params=0\.01 is out of reach"):
         in_rounds(accelerator, params=0.01)
     models |= {name: found.model for name, found in rounds.items()}
@@ -69,8 +70,7 @@ def in_rounds(accelerator: Any, **given: Any) -> IterativeResult:
         evaluate=accuracy if rank == 0 else lambda model: float(model.enter.out_features),
         max_drop=1.0,
         importance="wanda",
-        calibration=[data],
-        **{"params": 0.4, **given},
+        **{"params": 0.4, "calibration": [data], **given},
     )
 
 

@@ -298,13 +298,13 @@ def test_damaged_histories() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": 3}, "model: must be a torch.nn.Module, but is a int"),
-        ({"batches": torch.zeros(3, 6)}, "batches: is a Tensor; pass an iterable that can be read again"),
-        ({"batches": iter(())}, "batches: is a tuple_iterator; pass an iterable that can be read again"),
-        ({"batches": []}, "batches: there are none; pass an iterable"),
+        ({"model": 3}, "model: must be a torch.nn.Module, but is an int"),
+        ({"batches": torch.zeros(3, 6)}, r"batches: is a Tensor[\s\S]*needed: an iterable that can be read again"),
+        ({"batches": iter(())}, r"batches: is a tuple_iterator[\s\S]*needed: an iterable that can be read again"),
+        ({"batches": []}, r"batches: there are none[\s\S]*needed: an iterable that can be read again"),
         ({"batches": [(1, 2, 3)]}, "batches: a batch is a tuple of 3"),
         ({"batches": ["no"]}, "batches: the inputs of a batch are a str"),
-        ({"batches": [torch.zeros(2, 6)]}, "output .* has none; pass loss_fn="),
+        ({"batches": [torch.zeros(2, 6)]}, r"output .* has none[\s\S]*pass loss_fn="),
         ({"epochs": None}, "epochs: is None and steps is None; say how long"),
         ({"steps": 3}, "epochs: is 2 and steps is 3; say how long"),
         ({"epochs": 0}, "epochs: must be a whole number, at least 1, but is 0"),
@@ -314,11 +314,11 @@ def test_damaged_histories() -> None:
         ({"schedule": "zigzag"}, "schedule: 'zigzag' is not known; use one of 'cosine', 'constant', 'linear'"),
         ({"warmup": 99}, "warmup: must be a number of steps, at most the 16 of the training, but is 99"),
         ({"optimizer": "adam"}, "optimizer: 'adam' is not known; use one of 'sgd', 'adamw'"),
-        ({"optimizer": lambda p, **_: 3}, "optimizer: the factory made a int"),
+        ({"optimizer": lambda p, **_: 3}, "optimizer: the factory made an int"),
         ({"precision": "fp8"}, "precision: 'fp8' is not known; use one of 'fp32', 'bf16', 'fp16'"),
         ({"distill": graphprune.Distillation()}, "distill: is given without a teacher"),
         ({"seed": -1}, "seed: must be a whole number, at least 0, but is -1"),
-        ({"accelerator": 3}, r"accelerator: is a int; pass an accelerate.Accelerator\(\)"),
+        ({"accelerator": 3}, r"accelerator: is an int[\s\S]*pass accelerator=accelerate.Accelerator\(\)"),
         ({"loss_fn": lambda out, y: out}, "loss_fn: must give one number that depends on the weights"),
         ({"evaluate": lambda m: "good"}, "evaluate: must give a number, higher for a better model"),
         ({"lr": 1e30}, "lr: training diverged: the loss of step"),
@@ -345,7 +345,7 @@ def test_numbers_of_other_libraries_count(tmp_path: Path) -> None:
 
 
 def test_nothing_to_train() -> None:
-    with pytest.raises(InputError, match=r"model: no parameter requires gradients; call model.requires_grad_\(\)"):
+    with pytest.raises(InputError, match=r"model: no parameter requires gradients[\s\S]*call model.requires_grad_\(\)"):
         finetune(net().requires_grad_(False), loader(), **QUICK)
 
 
@@ -354,7 +354,7 @@ def test_a_stream_needs_steps() -> None:
         def __iter__(self) -> Any:
             return iter(loader())
 
-    with pytest.raises(InputError, match="epochs: a Stream does not say how many batches it has; pass steps="):
+    with pytest.raises(InputError, match=r"epochs: a Stream does not say how many batches it has[\s\S]*pass steps="):
         finetune(net(), Stream(), **QUICK)
     history = finetune(net(), Stream(), steps=11, lr=0.05, evaluate=accuracy)
     assert history.epochs == (8,) and list(history.metrics) == [8, 11] and len(str(history).splitlines()) == 3

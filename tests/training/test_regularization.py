@@ -166,7 +166,7 @@ def test_errors() -> None:
     for strength in (0, -1.0, float("inf"), "much"):
         with pytest.raises(InputError, match="strength: must be a positive number"):
             GroupLasso(graph, strength)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"groups: must be several names, .* pass \['6'\]"):
+    with pytest.raises(InputError, match=r"groups: must be several names, [\s\S]*pass \['6'\]"):
         GroupLasso(graph, 1.0, "6")
     with pytest.raises(InputError, match="no group 'head'"):
         GroupLasso(graph, 1.0, ["head"])
@@ -182,6 +182,6 @@ def test_errors() -> None:
     graphprune.prune_in_place(model, plan)
     for penalty in (lasso, growing):
         with pytest.raises(
-            InputError, match="is not what it was when the penalty was made; after a pruning make a new"
+            InputError, match=r"is not what it was when the penalty was made[\s\S]*after a pruning make a new"
         ):
             penalty()

@@ -110,7 +110,13 @@ def read_decoder(model: nn.Module) -> Decoder:
 
 
 def _refusal(what: str) -> InputError:
-    return InputError(f"slim: cannot be a GGUF file: {what}; {OTHER_WAYS}")
+    return InputError(
+        f"slim: cannot be a GGUF file: {what}",
+        where="slim",
+        found=what,
+        needed="a decoder of Transformers with rotary attention, RMS norms and gated MLPs",
+        do=OTHER_WAYS,
+    )
 
 
 def _config(model: nn.Module) -> Any:

@@ -93,7 +93,11 @@ def _architecture(decoder: Decoder) -> str:
 
 def _refusal(what: str) -> InputError:
     return InputError(
-        f"slim: cannot be a GGUF file: its queries and keys are normalized, and with that {what}; {OTHER_WAYS}"
+        f"slim: cannot be a GGUF file: its queries and keys are normalized, and with that {what}",
+        where="slim",
+        found=f"queries and keys that are normalized; {what}",
+        needed="an architecture of llama.cpp that has these parts together",
+        do=OTHER_WAYS,
     )
 
 

@@ -35,8 +35,11 @@ def check_layout(model: nn.Module, decoder: Decoder, layout: Layout) -> float:
     if not difference <= _TOLERANCE:
         raise InputError(
             f"slim: cannot be a GGUF file: llama.cpp's {layout.architecture} would compute other logits from its "
-            f"tensors (relative difference {difference:.2g}), so {type(model).__name__} does something else than "
-            f"rotary attention, RMS norms and gated MLPs; {OTHER_WAYS}"
+            "tensors",
+            where=type(model).__name__,
+            found=f"logits with a relative difference of {difference:.2g}",
+            needed="rotary attention, RMS norms and gated MLPs, and nothing else",
+            do=OTHER_WAYS,
         )
     return difference
 

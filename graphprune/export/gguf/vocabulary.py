@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown
 
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -104,8 +104,11 @@ def read_vocabulary(tokenizer: Any, size: int, pretokenizer: str | None = None) 
 
 def _refusal(what: str) -> InputError:
     return InputError(
-        f"tokenizer: cannot be written to a GGUF file: {what}; convert it with llama.cpp's convert_hf_to_gguf.py "
-        "--vocab-only, or serve token ids with another runtime"
+        f"tokenizer: cannot be written to a GGUF file: {what}",
+        where="tokenizer",
+        found=what,
+        needed="a tokenizer that llama.cpp and this function know",
+        do="convert it with llama.cpp's convert_hf_to_gguf.py --vocab-only, or serve token ids with another runtime",
     )
 
 
@@ -114,15 +117,30 @@ def _loaded(tokenizer: Any) -> Any:
         from transformers import AutoTokenizer
 
         if not Path(tokenizer).is_dir():
-            raise InputError(f"tokenizer: {shown(str(tokenizer))} is no folder; pass one that holds a tokenizer.json")
+            raise InputError(
+                f"tokenizer: {shown(str(tokenizer))} is no folder",
+                where=str(tokenizer),
+                found="a file" if Path(tokenizer).exists() else "nothing at this path",
+                needed="a folder that holds a tokenizer.json",
+                do="pass one that holds a tokenizer.json, or the tokenizer itself",
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise InputError(f"tokenizer: the folder holds none that Transformers can read: {error}") from error
+            raise InputError(
+                f"tokenizer: the folder holds none that Transformers can read: {error}",
+                where=str(tokenizer),
+                found=f"{type(error).__name__}: {error}",
+                needed="the files of a fast tokenizer",
+                do="pass a folder that tokenizer.save_pretrained(...) wrote",
+            ) from error
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise InputError(
             "tokenizer: must be a fast tokenizer of Transformers, or a folder that holds one (tokenizer.json), "
-            f"but is {shown(tokenizer)}"
+            f"but is {shown(tokenizer)}",
+            found=found_value(tokenizer),
+            needed="a fast tokenizer of Transformers, or a folder that holds one",
+            do="pass AutoTokenizer.from_pretrained(...), or its folder",
         )
     return tokenizer
 
@@ -133,8 +151,11 @@ def _tokens(tokenizer: Any, data: Mapping[str, Any], size: int) -> tuple[list[st
     by_id = {index: text for text, index in tokenizer.get_vocab().items()}
     if by_id and max(by_id) >= size:
         raise InputError(
-            f"tokenizer: has the id {max(by_id)}, but the embedding of the model has {size} rows; "
-            "pass the tokenizer of this model"
+            f"tokenizer: has the id {max(by_id)}, but the embedding of the model has {size} rows",
+            where="tokenizer",
+            found=f"the id {max(by_id)}",
+            needed=f"ids below {size}",
+            do="pass the tokenizer of this model",
         )
     tokens = [by_id.get(index, f"[PAD{index}]") for index in range(size)]
     unknown = data["model"].get("unk_token")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, MissingPackageError
 from graphprune.export.gguf.decoder import Decoder, read_decoder
 from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
@@ -107,9 +107,20 @@ def export_gguf(
     check_type("slim", slim, nn.Module, "an nn.Module")
     file, kind = check_path("path", path), check_known("dtype", dtype, DTYPES)
     if file.is_dir():
-        raise InputError(f"path: {file} is a folder; pass the file to write, such as {file / 'model.gguf'}")
+        raise InputError(
+            f"path: {file} is a folder",
+            where=str(file),
+            found="a folder",
+            needed="the path of a file",
+            do=f"pass the file to write, such as {file / 'model.gguf'}",
+        )
     if importlib.util.find_spec("gguf") is None:
-        raise ImportError("export_gguf needs the gguf package: pip install 'graphprune[gguf]'")
+        raise MissingPackageError(
+            "export_gguf needs the gguf package",
+            found="no package gguf",
+            needed="gguf 0.17 or later",
+            do="pip install 'graphprune[gguf]'",
+        )
     decoder = read_decoder(slim)
     layout = lay_out(decoder)
     vocabulary = read_vocabulary(tokenizer, len(decoder.embedding), pretokenizer)
@@ -189,7 +200,13 @@ def _stored(name: str, entry: Entry, kind: Any) -> np.ndarray[Any, Any]:
 
     values = entry.values().contiguous().numpy()
     if kind.name in ("F16", "Q8_0") and np.abs(values).max(initial=0) > _LARGEST_F16:
-        raise InputError(f"dtype: {name} has values above {_LARGEST_F16:.0f}, the largest of f16; use 'bf16' or 'f32'")
+        raise InputError(
+            f"dtype: {name} has values above {_LARGEST_F16:.0f}, the largest of f16",
+            where=name,
+            found=f"values up to {np.abs(values).max(initial=0):.3g}",
+            needed=f"at most {_LARGEST_F16:.0f}",
+            do="use dtype='bf16' or dtype='f32'",
+        )
     return np.ascontiguousarray(gguf.quantize(values, kind)).view(np.uint8)
 
 

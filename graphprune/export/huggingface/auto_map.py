@@ -8,7 +8,7 @@ safetensors, the generation configuration, tokenizer and processor files.
 from __future__ import annotations
 
 import copy
-import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from graphprune.export.huggingface.generated_module import GeneratedModule, base
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import SAVE_INSTEAD, differing_buffers, is_size, same_outputs
 from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, true_fields
+from graphprune.export.huggingface.weight_files import TransformersFiles, WeightFiles
 from graphprune.export.slim_record import SlimRecord, slim_record
-from graphprune.utils.checks import shown
-from graphprune.utils.files import check_path, replace_folder
+from graphprune.utils.checks import shown, with_article
+from graphprune.utils.files import replace_folder
 
-MAX_SHARD_SIZE = "5GB"
+Replace = Callable[[Path, Callable[[Path], object]], None]
+"""As :func:`graphprune.utils.files.replace_folder`."""
 
 ATTEMPTS = 3
 """How often a folder is written: with true fields, without those, and with buffers that the class makes otherwise."""
@@ -37,38 +39,44 @@ SlimSizes = dict[str, dict[str, Any]]
 
 def write_auto_map(
     slim: nn.Module,
-    directory: str | os.PathLike[str],
+    folder: Path,
     *,
     processing: Processing = None,
-    max_shard_size: int | str = "5GB",
+    files: WeightFiles | None = None,
+    replace: Replace = replace_folder,
 ) -> None:
-    """Write a folder that ``AutoModel...from_pretrained(directory, trust_remote_code=True)`` loads without graphprune.
+    """Write a folder that ``AutoModel...from_pretrained(folder, trust_remote_code=True)`` loads without graphprune.
 
-    The folder is loaded before it takes its place, which takes the memory of another model, to see that weights,
-    buffers, sizes and outputs are the same.
+    The folder is loaded before it takes its place, to see that weights, buffers, sizes and outputs are the same.
 
     Args:
         slim: a model of Transformers that was pruned, trained further or not.
-        directory: is made; if it exists, it must be empty or hold what graphprune wrote.
+        folder: is made; if it exists, it must be empty or hold what graphprune wrote.
         processing: the tokenizer or processor that belongs to the model, or a folder with their files.
-        max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
+        files: how weights are written, and how the folder is loaded; None: by Transformers.
+        replace: lets a function fill a new folder, and puts that in the place of ``folder``.
 
     Raises:
         ExportError: the folder would not load as the same model; the message says why.
         InputError: the model is none of Transformers, or the directory holds something else.
     """
-    folder = check_path("directory", directory)
     export = _Export.of(slim)
 
     def write(temporary: Path) -> None:
         left: _Export | None = export
         for _ in range(ATTEMPTS):
-            left = None if left is None else left.write(temporary, max_shard_size)
+            left = None if left is None else left.write(temporary, files or TransformersFiles())
         if left is not None:
-            raise ExportError(f"slim: the folder makes another model of it when it is loaded; {SAVE_INSTEAD}")
+            raise ExportError(
+                "slim: the folder makes another model of it when it is loaded",
+                where=type(slim).__name__,
+                found=f"another model after {ATTEMPTS} attempts",
+                needed="a class that makes the same from its configuration",
+                do=SAVE_INSTEAD,
+            )
         write_processing(processing, temporary)
 
-    replace_folder(folder, write)
+    replace(folder, write)
 
 
 @dataclass(frozen=True)
@@ -94,19 +102,30 @@ class _Export:
     @staticmethod
     def of(model: nn.Module) -> _Export:
         if not hasattr(model, "config") or not hasattr(type(model), "from_pretrained"):
-            raise InputError(f"slim: must be a model of Transformers, but is {shown(model)}; {SAVE_INSTEAD}")
+            raise InputError(
+                f"slim: must be a model of Transformers, but is {shown(model)}",
+                found=f"{with_article(type(model).__name__)}",
+                needed="a model of Transformers",
+                do=SAVE_INSTEAD,
+            )
         dense = dense_model(model)
         slim = _as_stock(model)
         record = slim_record(slim, dense.model)
         if record.attention:
-            raise ExportError(f"slim: {record.attention[0]} is an attention of graphprune's own; {SAVE_INSTEAD}")
+            raise ExportError(
+                f"slim: {record.attention[0]} is an attention of graphprune's own",
+                where=record.attention[0],
+                found="an attention of graphprune's own",
+                needed="modules of Transformers and torch",
+                do=SAVE_INSTEAD,
+            )
         true = true_fields(slim, dense.model)
         exchanged = bool(dense.fields or true.dense)
         config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
         module = GeneratedModule(type(slim), config, exchanged, bool(record.skipped), layered)
         return _Export(slim, dense, record, true, module, _resized_buffers(slim, dense.model))
 
-    def write(self, folder: Path, shard: int | str) -> _Export | None:
+    def write(self, folder: Path, files: WeightFiles) -> _Export | None:
         """Write all but the files of tokenizers, and load it.
 
         Returns:
@@ -121,9 +140,9 @@ class _Export:
         with imported_module(self.module.name, path) as generated:
             config = getattr(generated, self.module.config_class).from_dict(self._fields())
             model = self._with_weights(getattr(generated, self.module.model_class), config)
-            model.save_pretrained(folder, max_shard_size=shard)
+            files.write(model, folder)
         try:
-            loaded = type(model).from_pretrained(folder, dtype=self.slim.dtype)
+            loaded = files.read(type(model), folder, self.slim.dtype)
         except RuntimeError as error:  # the class makes buffers anew, in sizes that it reads in the configuration
             return self.without_true_fields(f"fails to load ({error})")
         return self._compared(loaded)
@@ -179,7 +198,13 @@ class _Export:
             ExportError: it is that already.
         """
         if not self.true.dense:
-            raise ExportError(f"slim: the folder of this {type(self.slim).__name__} {problem}; {SAVE_INSTEAD}")
+            raise ExportError(
+                f"slim: the folder of this {type(self.slim).__name__} {problem}",
+                where=type(self.slim).__name__,
+                found=f"a folder that {problem}",
+                needed="a folder that loads as the same model",
+                do=SAVE_INSTEAD,
+            )
         module = replace(self.module, dense=bool(self.dense.fields))
         return replace(self, true=self.true.without_exchange(), module=module)
 

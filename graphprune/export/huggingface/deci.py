@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.huggingface.auto_map import MAX_SHARD_SIZE
 from graphprune.export.huggingface.generated_module import imported_module
 from graphprune.export.huggingface.processing_files import Processing, write_processing
 from graphprune.export.huggingface.reading_back import same_outputs
+from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
-from graphprune.utils.checks import check_count, check_known, shown
+from graphprune.utils.checks import check_count, check_known, shown, with_article
 from graphprune.utils.files import check_path, replace_folder
 
 MODULE = "modeling_decilm"
@@ -184,12 +184,23 @@ class _Sizes:
             ExportError: it has not those of Llama.
         """
         if not hasattr(slim, "config") or not hasattr(slim, "save_pretrained"):
-            raise InputError(f"slim: must be a language model of Transformers, but is {shown(slim)}")
+            raise InputError(
+                f"slim: must be a language model of Transformers, but is {shown(slim)}",
+                found=f"{with_article(type(slim).__name__)}",
+                needed="a language model of Transformers",
+                do="pass the model itself, as AutoModelForCausalLM made it",
+            )
         weights = {name: tuple(tensor.shape) for name, tensor in slim.state_dict().items()}
         widths = {width for m in slim.modules() if isinstance(width := getattr(m, "head_dim", None), int)}
         number = getattr(slim.config, "num_hidden_layers", 0)
         if "model.embed_tokens.weight" not in weights or len(widths) != 1:
-            raise ExportError(f"slim: {type(slim).__name__} has not the layers of a Llama; {_ELSE}")
+            raise ExportError(
+                f"slim: {type(slim).__name__} has not the layers of a Llama",
+                where=type(slim).__name__,
+                found=f"head widths {sorted(widths)} and weights such as {next(iter(weights), 'none')}",
+                needed="model.embed_tokens, and layers with one head width",
+                do=_ELSE,
+            )
         head_dim = widths.pop()
         layers = tuple(_layer(weights, f"model.layers.{i}.", head_dim) for i in range(number))
         biased = {"qkv": "self_attn.q_proj.bias", "o": "self_attn.o_proj.bias", "mlp": "mlp.up_proj.bias"}
@@ -204,7 +215,13 @@ class _Sizes:
     def check(self, serve: str, tensor_parallel: int) -> None:
         """Raise an ExportError if a server's format cannot say these sizes."""
         for problem in self._problems(serve, tensor_parallel):
-            raise ExportError(f"slim: {problem}; plan with serve={serve!r}. Or else {_ELSE}")
+            raise ExportError(
+                f"slim: {problem}",
+                where=f"serve={serve!r}",
+                found=problem,
+                needed=f"sizes that {serve} can say",
+                do=f"plan with serve={serve!r}; or else {_ELSE}",
+            )
 
     def _problems(self, serve: str, devices: int) -> Iterator[str]:
         server, there = SERVERS[serve], [layer for layer in self.layers if layer.heads]
@@ -267,7 +284,13 @@ def _layer(weights: Mapping[str, tuple[int, ...]], prefix: str, head_dim: int) -
         return _Layer(0, 0, 0)
     missing = [name for name in names if f"{prefix}{name}.weight" not in weights]
     if missing:
-        raise ExportError(f"slim: it has no {prefix}{missing[0]}, which the layers of a Llama have; {_ELSE}")
+        raise ExportError(
+            f"slim: it has no {prefix}{missing[0]}, which the layers of a Llama have",
+            where=prefix.rstrip("."),
+            found=f"a layer without {missing[0]}",
+            needed=", ".join(names),
+            do=_ELSE,
+        )
     queries, keys, inner = (weights[f"{prefix}{name}.weight"][0] for name in names)
     return _Layer(queries // head_dim, keys // head_dim, inner)
 
@@ -287,7 +310,13 @@ def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | s
     """
     window = getattr(slim.config, "sliding_window", None)
     if window and getattr(slim.config, "use_sliding_window", True):
-        raise ExportError(f"slim: its attention sees the last {window} tokens only, and the format has no word for it")
+        raise ExportError(
+            f"slim: its attention sees the last {window} tokens only, and the format has no word for it",
+            where="config.sliding_window",
+            found=f"sliding_window={window}",
+            needed="attention to all tokens",
+            do=_ELSE,
+        )
     path = folder / f"{MODULE}.py"
     path.write_text(_SOURCE)
     with imported_module(MODULE, path) as generated:
@@ -299,9 +328,21 @@ def _write_model(slim: Any, folder: Path, fields: dict[str, Any], shard: int | s
         loaded = type(model).from_pretrained(folder, dtype=slim.dtype)
     state = loaded.state_dict()
     if any(not torch.equal(tensor.cpu(), state[name]) for name, tensor in slim.state_dict().items()):
-        raise ExportError(f"slim: its weights differ when the folder is loaded; {_ELSE}")
+        raise ExportError(
+            "slim: its weights differ when the folder is loaded",
+            where=str(folder),
+            found="other weights",
+            needed="the weights of the slim model",
+            do=_ELSE,
+        )
     if not same_outputs(slim, loaded):
-        raise ExportError(f"slim: a Llama with the weights of this {type(slim).__name__} has other outputs; {_ELSE}")
+        raise ExportError(
+            f"slim: a Llama with the weights of this {type(slim).__name__} has other outputs",
+            where=type(slim).__name__,
+            found="other outputs",
+            needed="layers that compute what those of a Llama do",
+            do=_ELSE,
+        )
 
 
 def _give_weights(model: Any, state: dict[str, Tensor]) -> None:
@@ -310,6 +351,10 @@ def _give_weights(model: Any, state: dict[str, Tensor]) -> None:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise ExportError(
-            f"slim: its weights are not those of a Llama with layers of these sizes ({error}); {_ELSE}"
+            "slim: its weights are not those of a Llama with layers of these sizes",
+            where=type(model).__name__,
+            found=str(error),
+            needed="the weights of a Llama",
+            do=_ELSE,
         ) from error
     model.tie_weights()

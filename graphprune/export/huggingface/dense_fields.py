@@ -69,10 +69,13 @@ def dense_model(slim: Any) -> DenseModel:
             continue
         if all(tuple(shapes.get(name, tensor.shape)) == tuple(tensor.shape) for name, tensor in named_tensors(dense)):
             return DenseModel(dense, _differing_fields(slim.config, dense.config, changed))
+    fields_tried = ", ".join(candidates) or "its configuration"
     raise ExportError(
-        f"slim: found no sizes for {', '.join(candidates) or 'its configuration'} from which {kind.__name__} is built "
-        f"as it was before pruning ({failure or 'the shapes differ'}); export before the configuration or layers are "
-        "changed by hand, or save the model with graphprune.save"
+        f"slim: found no sizes for {fields_tried} from which {kind.__name__} is built as it was before pruning",
+        where=fields_tried,
+        found=str(failure or "the shapes differ"),
+        needed=f"a configuration from which {kind.__name__} is built as it was before pruning",
+        do="export before the configuration or layers are changed by hand, or save the model with graphprune.save",
     )
 
 

@@ -15,6 +15,7 @@ from graphprune.errors import ExportError
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import Refused, build_on_meta, changed_config, config_fields, config_of
 from graphprune.tracing.size_places import SizePlace
+from graphprune.utils.checks import with_article
 from graphprune.utils.modules import named_modules
 
 Plain = bool | int | float | str
@@ -43,7 +44,11 @@ def with_fewer_layers(slim: nn.Module) -> nn.Module:
     if built is None:
         raise ExportError(
             f"slim: {skipped[0]} was left out ({len(skipped)} such), and {type(slim).__name__} builds no such model "
-            "from a configuration with fewer layers"
+            "from a configuration with fewer layers",
+            where=skipped[0],
+            found=f"{len(skipped)} blocks that were left out",
+            needed="a class that can be built with fewer layers",
+            do="save it with graphprune.save, or plan without depth=",
         )
     state = {_renamed(name, lists): tensor for name, tensor in slim.state_dict().items()}
     built.load_state_dict(state, assign=True)
@@ -67,7 +72,11 @@ def _lists(slim: nn.Module, skipped: tuple[str, ...]) -> list[KeptLayers]:
         owner, _, number = path.rpartition(".")
         if not isinstance(slim.get_submodule(owner), nn.ModuleList):
             raise ExportError(
-                f"slim: {path} was left out, which is no layer of a list of layers, and no configuration can say that"
+                f"slim: {path} was left out, which is no layer of a list of layers, and no configuration can say that",
+                where=path,
+                found=f"a part of {with_article(type(slim.get_submodule(owner)).__name__)}",
+                needed="layers of an nn.ModuleList",
+                do="save it with graphprune.save, or plan without depth=",
             )
         found.setdefault(owner, set()).add(int(number))
     counts = {owner: len(slim.get_submodule(owner)) for owner in found}  # type: ignore[arg-type]

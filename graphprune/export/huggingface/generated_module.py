@@ -218,7 +218,13 @@ def imported_module(name: str, path: Path) -> Iterator[Any]:
     """A module from a file, which is known by its name only meanwhile, as Transformers looks classes up there."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ExportError(f"slim: {path} is no Python file that can be imported")
+        raise ExportError(
+            f"slim: {path} is no Python file that can be imported",
+            where=str(path),
+            found="a file without a loader",
+            needed="a Python file",
+            do="report this with the model: graphprune wrote the file itself",
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import shown
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.files import check_path
 
 Processing = Any
@@ -27,11 +27,20 @@ def write_processing(processing: Processing, folder: Path) -> None:
         processing.save_pretrained(folder)
         return
     if not isinstance(processing, str | os.PathLike):
-        raise InputError(f"processing: must be a tokenizer, a processor or a folder, but is {shown(processing)}")
+        raise InputError(
+            f"processing: must be a tokenizer, a processor or a folder, but is {shown(processing)}",
+            found=found_value(processing),
+            needed="a tokenizer, a processor or a folder",
+            do="pass AutoTokenizer.from_pretrained(...), or its folder",
+        )
     source = check_path("processing", processing)
     if not source.is_dir():
         raise InputError(
-            f"processing: {source} is no folder; pass a tokenizer, a processor or a folder with their files"
+            f"processing: {source} is no folder",
+            where=str(source),
+            found="a file" if source.exists() else "nothing at this path",
+            needed="a tokenizer, a processor or a folder with their files",
+            do="pass AutoTokenizer.from_pretrained(...), or its folder",
         )
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith(".") and _belongs(path.name):

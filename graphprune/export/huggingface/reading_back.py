@@ -42,7 +42,13 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
     found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
     others = [name for name in found if name not in buffers or name in slim.state_dict()]
     if others:
-        raise ExportError(f"slim: {others[0]} differs when the folder is loaded ({len(others)} such); {SAVE_INSTEAD}")
+        raise ExportError(
+            f"slim: {others[0]} differs when the folder is loaded ({len(others)} such)",
+            where=others[0],
+            found="another value in the model that was loaded",
+            needed="the value of the slim model",
+            do=SAVE_INSTEAD,
+        )
     return list(found)
 
 
@@ -97,8 +103,15 @@ def _tensors(model: nn.Module, unsaved: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _equal(tensor: Tensor, other: Tensor | None) -> bool:
-    same = other is not None and tensor.shape == other.shape and tensor.dtype == other.dtype
-    return same and torch.equal(tensor, other.to(tensor.device))  # type: ignore[union-attr]
+    if other is None or tensor.shape != other.shape or tensor.dtype != other.dtype:
+        return False
+    return _same_memory(tensor, other) or torch.equal(tensor, other.to(tensor.device))
+
+
+def _same_memory(tensor: Tensor, other: Tensor) -> bool:
+    """Are these entries in the same places? They need not be read then."""
+    both_there = bool(tensor.data_ptr()) and tensor.device == other.device
+    return both_there and tensor.data_ptr() == other.data_ptr() and tensor.stride() == other.stride()
 
 
 def _ties(model: nn.Module) -> set[tuple[str, ...]]:

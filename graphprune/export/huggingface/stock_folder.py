@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError, InputError
-from graphprune.export.huggingface.auto_map import MAX_SHARD_SIZE, write_auto_map
+from graphprune.export.huggingface.auto_map import Replace, write_auto_map
 from graphprune.export.huggingface.fewer_layers import with_fewer_layers
 from graphprune.export.huggingface.generated_module import is_generated
 from graphprune.export.huggingface.processing_files import Processing, write_processing
+from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE, TransformersFiles, WeightFiles
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.configured import (
     ATTRIBUTE,
@@ -24,7 +25,7 @@ from graphprune.tracing.configured import (
     columns,
     config_of,
 )
-from graphprune.utils.checks import check_flag
+from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.files import check_path, replace_folder
 
 
@@ -62,39 +63,78 @@ def save_pretrained(
         check_flag(name, flag)
     if config_of(slim) is None or not hasattr(slim, "save_pretrained"):
         raise InputError(
-            f"slim: a {type(slim).__name__} is no model of Transformers, which its class builds from model.config; "
-            "pass that model itself, or write this one with graphprune.save"
+            f"slim: {with_article(type(slim).__name__)} is no model of Transformers, which its class builds from "
+            "model.config",
+            found=f"{with_article(type(slim).__name__)}",
+            needed="a model of Transformers",
+            do="pass that model itself, or write this one with graphprune.save",
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
+    write_pretrained(slim, folder, source, TransformersFiles(max_shard_size), remote_code, read_back)
+
+
+def write_pretrained(
+    slim: nn.Module,
+    folder: Path,
+    processing: Processing,
+    files: WeightFiles,
+    remote_code: bool,
+    read_back: bool,
+    replace: Replace = replace_folder,
+) -> None:
+    """See :func:`save_pretrained`.
+
+    Args:
+        files: how weights are written, and how the folder is loaded.
+        replace: lets a function fill a new folder, and puts that in the place of ``folder``.
+    """
     try:
-        _write_stock(slim, folder, source, max_shard_size, read_back)
+        _write_stock(slim, folder, processing, files, read_back, replace)
     except ExportError as error:
         if not remote_code:
             raise ExportError(
-                f"{error}; plan with layers='equal', leave remote_code=False out, or use graphprune.save"
+                error.what,
+                where=error.place,
+                found=error.found,
+                needed=error.needed,
+                do="plan with layers='equal', leave remote_code=False out, or use graphprune.save",
             ) from error
-        write_auto_map(slim, folder, processing=source, max_shard_size=max_shard_size)
+        write_auto_map(slim, folder, processing=processing, files=files, replace=replace)
 
 
-def _write_stock(slim: nn.Module, folder: Path, source: Processing, max_shard_size: int | str, read_back: bool) -> None:
+def _write_stock(
+    slim: nn.Module, folder: Path, processing: Processing, files: WeightFiles, read_back: bool, replace: Replace
+) -> None:
     """Write a checkpoint as any other.
 
     Raises:
         ExportError: the configuration cannot say what the model is.
     """
     if is_generated(type(slim)):
-        raise ExportError(f"slim: {type(slim).__name__} is no class of Transformers")
+        raise ExportError(
+            f"slim: {type(slim).__name__} is no class of Transformers",
+            where=type(slim).__name__,
+            found="a class that an earlier export made",
+            needed="a class of Transformers",
+            do="leave remote_code=False out",
+        )
     model = with_fewer_layers(slim)
     difference = stock_difference(model)
     if difference is not None:
-        raise ExportError(f"slim: its configuration cannot say what this {type(slim).__name__} is: {difference}")
+        raise ExportError(
+            f"slim: its configuration cannot say what this {type(model).__name__} is: {difference}",
+            where=f"config of {type(model).__name__}",
+            found=difference,
+            needed="sizes that the class builds from its configuration",
+            do="plan with layers='equal'",
+        )
 
     def write(temporary: Path) -> None:
-        _write_weights(model, temporary, max_shard_size, read_back)
-        write_processing(source, temporary)
+        _write_weights(model, temporary, files, read_back)
+        write_processing(processing, temporary)
 
-    replace_folder(folder, write)
+    replace(folder, write)
 
 
 def stock_difference(slim: nn.Module) -> str | None:
@@ -119,15 +159,19 @@ def _shown(name: str, dim: int, values: tuple[float | None, float | None]) -> st
     return f"{what} is {mine}, and {built} in what the class builds from it"
 
 
-def _write_weights(slim: Any, folder: Path, max_shard_size: int | str, read_back: bool) -> None:
-    """Let Transformers write a model, and read it."""
-    slim.save_pretrained(folder, max_shard_size=max_shard_size)
+def _write_weights(slim: Any, folder: Path, files: WeightFiles, read_back: bool) -> None:
+    """Write a model, and read it."""
+    files.write(slim, folder)
     if not read_back:
         return
-    differing = list(_differing(slim, type(slim).from_pretrained(folder, dtype=slim.dtype)))
+    differing = list(_differing(slim, files.read(type(slim), folder, slim.dtype)))
     if differing:
         raise ExportError(
-            f"slim: {differing[0]} has other values when the checkpoint is loaded ({len(differing)} such tensors)"
+            f"slim: {differing[0]} has other values when the checkpoint is loaded ({len(differing)} such tensors)",
+            where=differing[0],
+            found="other values in the model that was loaded",
+            needed="the values of the slim model",
+            do="save it with graphprune.save instead",
         )
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from graphprune.errors import ExportError
+from graphprune.tracing.places import raised_at
 from graphprune.utils.contexts import preserve_modes
 
 LayerSizes = dict[str, int]
@@ -128,7 +129,10 @@ def _filled_cache(slim: Any) -> Any:
             output = slim(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
         except Exception as error:
             raise ExportError(
-                f"slim: the model itself fails with an attention mask and a cache ({type(error).__name__}: {error}); "
-                "plan with these among the example inputs, or remove kv_groups instead of heads"
+                "slim: the model itself fails with an attention mask and a cache",
+                where=raised_at(error) or type(slim).__name__,
+                found=f"{type(error).__name__}: {error}",
+                needed="a model that runs with attention_mask= and use_cache=True",
+                do="plan with these among the example inputs, or remove kv_groups instead of heads",
             ) from error
     return output.get("cache", output.get("past_key_values"))

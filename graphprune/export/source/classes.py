@@ -27,6 +27,7 @@ from graphprune.export.source.other_methods import other_methods
 from graphprune.export.source.references import references_in
 from graphprune.export.source.source_files import SourceFile
 from graphprune.export.source.values import scalar_text
+from graphprune.utils.checks import with_article
 
 _NOT_KEPT = frozenset(
     "__init__ __new__ __repr__ __init_subclass__ __setstate__ __getstate__ __deepcopy__ __copy__ __reduce__ "
@@ -181,7 +182,7 @@ class ModuleClasses:
         simple = literal_text(value)
         if file is None or statement is None or (simple is not None and _is_changed_literal(statement, value)):
             if simple is None:
-                raise unwritable(f"is a {type(value).__name__} that was put on the class", where)
+                raise unwritable(f"is {with_article(type(value).__name__)} that was put on the class", where)
             return f"    {name} = {scalar_text(value) if isinstance(value, str) else simple}"
         scope = _scope(record.kind, file, where)
         edits = self.collector.edits(references_in(statement), scope, record.needs, statement)

@@ -64,8 +64,13 @@ class Scope:
 
 def unwritable(what: str, where: str, advice: str = "") -> ExportError:
     """The error for what cannot be written with torch alone."""
-    text = f"slim: {where} {what}, which a file that needs torch alone cannot hold"
-    return ExportError("; ".join(filter(None, (text, advice, OTHER_EXPORTS))))
+    return ExportError(
+        f"slim: {where} {what}, which a file that needs torch alone cannot hold",
+        where=where,
+        found=f"{where} {what}",
+        needed="modules, functions and values that can be written with torch and Python alone",
+        do="; ".join(filter(None, (advice, OTHER_EXPORTS))),
+    )
 
 
 def plain_function(value: Any) -> FunctionType | None:
@@ -133,9 +138,12 @@ class Collector:
         node = file.functions.get(code.co_firstlineno) if file is not None else None
         if file is None or node is None or node.name != code.co_name:
             raise ExportError(
-                f"slim: the source of {where} is not there ({code.co_filename}, line {code.co_firstlineno}): it was "
-                "typed at a prompt, made by a program, or has changed since it was imported; define it in a file, "
-                f"import it from there, and export again. Otherwise {OTHER_EXPORTS}"
+                f"slim: the source of {where} is not there ({code.co_filename}, line {code.co_firstlineno})",
+                where=f"{where}\n{code.co_filename}:{code.co_firstlineno}",
+                found="a definition that was typed at a prompt, made by a program, or has changed since it was "
+                "imported",
+                needed="its source, in a file",
+                do=f"define it in a file, import it from there, and export again; otherwise {OTHER_EXPORTS}",
             )
         return file, node
 

@@ -70,7 +70,13 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
 def _check_weights(slim: nn.Module) -> None:
     for name, tensor in (*slim.named_parameters(), *slim.named_buffers()):
         if tensor.device.type == "meta":
-            raise ExportError(f"slim: {name} is on the meta device and has no values; apply the plan to the real model")
+            raise ExportError(
+                f"slim: {name} is on the meta device and has no values",
+                where=name,
+                found="a tensor on meta, without values",
+                needed="a model with weights",
+                do="apply the plan to the real model",
+            )
 
 
 def _saved_tensors(program: Program) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from graphprune.export.source.names import is_importable
 from graphprune.export.source.state import state_tensors
 from graphprune.pruning.rewrite import slim_tensor
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.places import raised_at
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.tree import tensors_of
@@ -38,7 +39,13 @@ def check_imports(text: str) -> None:
             continue
         wrong = [m for m in modules if not is_importable(m) and m.partition(".")[0] != "safetensors"]
         if wrong:
-            raise ExportError(f"slim: its source imports {wrong[0]}, which is not torch; {OTHER_EXPORTS}")
+            raise ExportError(
+                f"slim: its source imports {wrong[0]}, which is not torch",
+                where=f"line {node.lineno} of the file that was written for it",
+                found=f"import {wrong[0]}",
+                needed="torch, safetensors and Python's own modules",
+                do=OTHER_EXPORTS,
+            )
 
 
 @contextmanager
@@ -68,7 +75,11 @@ def check_file(path: Path, slim: nn.Module, calls: Sequence[MethodCall]) -> None
             raise
         except Exception as error:
             raise ExportError(
-                f"slim: the file that was written for it fails: {_shown(error)}; {OTHER_EXPORTS}"
+                f"slim: the file that was written for it fails: {_shown(error)}",
+                where=raised_at(error) or str(path),
+                found=_shown(error),
+                needed="a file that makes the slim model",
+                do=f"report this with the model; meanwhile {OTHER_EXPORTS}",
             ) from error
 
 
@@ -80,11 +91,23 @@ def _check_tensors(slim: nn.Module, written: nn.Module) -> None:
     expected, found = _tensors(slim), _tensors(written)
     saved = {name for name, tensor in written.state_dict().items() if isinstance(tensor, Tensor)}
     if saved != set(state_tensors(slim)):
-        raise ExportError(f"slim: the file that was written for it saves other tensors; {OTHER_EXPORTS}")
+        raise ExportError(
+            "slim: the file that was written for it saves other tensors",
+            where=type(slim).__name__,
+            found=f"{len(saved)} tensors in its state dict",
+            needed=f"{len(set(state_tensors(slim)))}, as the slim model saves",
+            do=f"report this with the model; meanwhile {OTHER_EXPORTS}",
+        )
     wrong = sorted(expected.keys() ^ found.keys())
     wrong += [name for name, tensor in expected.items() if name in found and not _same_tensor(tensor, found[name])]
     if wrong:
-        raise ExportError(f"slim: {wrong[0]} is another one in the file that was written for it; {OTHER_EXPORTS}")
+        raise ExportError(
+            f"slim: {wrong[0]} is another one in the file that was written for it",
+            where=wrong[0],
+            found="another tensor, or none",
+            needed="the tensor of the slim model",
+            do=f"report this with the model; meanwhile {OTHER_EXPORTS}",
+        )
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -109,12 +132,22 @@ def _check_outputs(slim: nn.Module, written: nn.Module, calls: Sequence[MethodCa
             except Exception as error:
                 if train:  # as batch norm does with one value per channel: there is nothing to compare
                     continue
-                raise ExportError(f"example_inputs: the slim model fails on {call} in evaluation mode") from error
+                raise ExportError(
+                    f"example_inputs: the slim model fails on {call} in evaluation mode",
+                    where=raised_at(error),
+                    found=f"{type(error).__name__}: {error}",
+                    needed="inputs with which the slim model runs",
+                    do="pass example_inputs= as the model was traced with",
+                ) from error
             found = _run(written.train(train), call)
             if len(found) != len(expected) or not all(map(_close, expected, found)):
                 mode = "training" if train else "evaluation"
                 raise ExportError(
-                    f"slim: the file that was written for it computes something else in {mode}; {OTHER_EXPORTS}"
+                    f"slim: the file that was written for it computes something else in {mode}",
+                    where=f"the outputs in {mode}",
+                    found="other outputs",
+                    needed="those of the slim model",
+                    do=OTHER_EXPORTS,
                 )
 
 

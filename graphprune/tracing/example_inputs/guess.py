@@ -15,6 +15,7 @@ from graphprune.tracing.example_inputs.from_configs import from_timm, from_trans
 from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import Inputs, describe, normalize
+from graphprune.tracing.places import raised_at
 from graphprune.utils.contexts import eagerly, preserve_modes
 
 T = TypeVar("T")
@@ -57,7 +58,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
         except Exception as error:
             tried.append(describe(inputs))
             failure = error
-    raise InputError(_nothing_ran(model, tried, failure)) from failure
+    raise _nothing_ran(model, tried, failure) from failure
 
 
 def _forward(model: nn.Module, inputs: Inputs) -> Any:
@@ -66,20 +67,27 @@ def _forward(model: nn.Module, inputs: Inputs) -> Any:
         return model.eval()(*args, **kwargs)
 
 
-def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> str:
+def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) -> InputError:
     name = type(model).__name__
     takes = f"{name}.forward{_signature(model)}"
-    advice = "Pass inputs that fit, for instance example_inputs=torch.randn(1, 3, 64, 64), or a tuple or a dict."
-    if not tried:
-        return (
-            f"no example inputs for {name} can be guessed: it is neither a Transformers nor a timm model, "
-            "and has no convolution, embedding, linear or recurrent layer to read a shape from. "
-            f"{takes} is what is called. {advice}"
+    advice = "pass inputs that fit, for instance example_inputs=torch.randn(1, 3, 64, 64), or a tuple or a dict"
+    if failure is None:
+        return InputError(
+            f"example_inputs: no example inputs for {name} can be guessed",
+            where=takes,
+            found="neither a Transformers nor a timm model, and no convolution, embedding, linear or recurrent layer "
+            "to "
+            "read a shape from",
+            needed=f"what {takes} takes",
+            do=advice,
         )
     shown = ", ".join(tried[:4]) + (f" and {len(tried) - 4} more" if len(tried) > 4 else "")
-    return (
-        f"no guessed example inputs fit {name}: tried {shown}. The last one, {tried[-1]}, failed with "
-        f"{type(failure).__name__}: {_one_line(failure)}. {takes} is what is called. {advice}"
+    return InputError(
+        f"example_inputs: no guessed example inputs fit {name}; tried {shown}",
+        where=raised_at(failure) or takes,
+        found=f"the last one, {tried[-1]}, failed with {type(failure).__name__}: {_one_line(failure)}",
+        needed=f"what {takes} takes",
+        do=advice,
     )
 
 
@@ -91,7 +99,7 @@ def _signature(model: nn.Module) -> str:
 
 
 def _one_line(error: Exception | None, limit: int = 300) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(getattr(error, "what", error)).split())
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 

@@ -17,6 +17,7 @@ from benchmarks.families import family, inputs_for
 from benchmarks.folder_reading import passed
 from graphprune.errors import ExportError, InputError, UnreachedWarning
 from graphprune.export.huggingface.auto_map import write_auto_map
+from graphprune.export.huggingface.weight_files import TransformersFiles
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +110,7 @@ def test_weights_in_shards_and_files_of_a_tokenizer(tmp_path: Path) -> None:
     for name in ("tokenizer.json", "config.json", "model.safetensors"):
         (source / name).write_text("{}")
     slim = slim_family("bert", params=0.5)
-    write_auto_map(slim, tmp_path / "slim", processing=source, max_shard_size="20KB")
+    write_auto_map(slim, tmp_path / "slim", processing=source, files=TransformersFiles("20KB"))
     names = {path.name for path in (tmp_path / "slim").iterdir()}
     assert "model.safetensors.index.json" in names and "tokenizer.json" in names
     assert (tmp_path / "slim" / "config.json").read_text() != "{}"

@@ -1,0 +1,231 @@
+"""The tables of docs/benchmarks.md and README.md, from what the benchmarks wrote below ``benchmarks/results``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Without arguments they are written anew; ``make
+bench`` does so at its end, and a test compares.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import machine_of, read_json
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+ZOOS = {
+    "torchvision": "torchvision: classification, segmentation, detection, video, optical flow",
+    "timm": "timm: every module file",
+    "transformers": "Transformers: small configurations",
+    "layers": "layers: recurrent, Fourier, transposed, norms, attention, ...",
+    "networks": "networks: U-Nets, detectors, graph networks, experts, TorchScript, ...",
+    "third_party": "other libraries: 55 of them, small configurations",
+}
+NETWORKS = {
+    "digits-resnet20": "ResNet-20 on digits, accuracy",
+    "digits-mobilenetv2": "MobileNetV2 on digits, accuracy",
+    "digits-vit": "small ViT on digits, accuracy",
+    "digits-resnet18": "ResNet-18 on digits, accuracy",
+    "text-gpt-2kv": "byte-level GPT, bits per byte",
+    "text-gpt": "byte-level GPT, bits per byte",
+    "sentences-minilm": "MiniLM, agreement of similarities",
+}
+LIBRARIES = ("graphprune", "Torch-Pruning", "torch-kirigami")
+SCREENING = 1000
+"""The seed on which methods are chosen; its figures are not shown."""
+
+
+def main() -> int:
+    """Write the tables into the pages."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
+    return 0
+
+
+def filled(text: str) -> str:
+    """A page with its tables as the results are now."""
+    return MARKED.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", text)
+
+
+def markdown(columns: Sequence[str], rows: Iterator[Sequence[object]], left: int = 1) -> str:
+    """A table whose first ``left`` columns are text and the others numbers."""
+    lines = [list(columns), ["---"] * left + ["---:"] * (len(columns) - left), *([str(c) for c in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def source(script: str, name: str | None = None) -> str:
+    """Which script made a table, with which torch, and where, as far as the results say."""
+    said = [f"`python -m benchmarks.{script}`", *machine_of(f"{name or script}.json")]
+    return f"\n\n*{', '.join(said)}.*"
+
+
+# ---------------------------------------------------------------- what works
+
+
+def sweep() -> str:
+    counts = read_json("sweep.json")["counts"]
+    columns = ("zoo", "models", "passed", "partly frozen, with reason", "failed")
+    return markdown(columns, (_sweep_row(ZOOS[zoo], Counter(counts[zoo])) for zoo in ZOOS)) + source("sweep")
+
+
+def _sweep_row(label: str, counts: Counter[str]) -> list[object]:
+    ran = counts.total() - counts["skipped"]
+    partly = counts["partly"] + counts["frozen"]
+    return [label, ran, counts["passed"], partly, ran - counts["passed"] - partly]
+
+
+# ---------------------------------------------------------------- accuracy
+
+
+def compare() -> str:
+    columns = ("network", "MACs", "dense", *LIBRARIES)
+    text = markdown(columns, _compared(read_json("compare.json")))
+    return text + source("compare")
+
+
+def _compared(data: Mapping[str, Any]) -> Iterator[list[object]]:
+    for network, dense in data["dense"].items():
+        for share in (0.5, 0.25):
+            first = share == 0.5
+            middle = f"{statistics.median(fine for fine, _ in dense):.4f}" if first else ""
+            cells = [_best(data, network, share, library) for library in LIBRARIES]
+            yield [NETWORKS[network] if first else "", share, middle, *(f"{a:.4f} / {b:.4f}" for a, b in cells)]
+
+
+def _best(data: Mapping[str, Any], network: str, share: float, library: str) -> tuple[float, float]:
+    """A library's best median over the seeds, at once and trained again."""
+    methods: dict[str, list[Any]] = {}
+    for run in data["results"]:
+        if (run["network"], run["share"], run["library"]) == (network, share, library) and run["seed"] != SCREENING:
+            methods.setdefault(run["method"], []).append(run)
+    best = min if network.startswith("text") else max
+    once, tuned = (
+        best(statistics.median(run[when] for run in runs) for runs in methods.values()) for when in ("once", "tuned")
+    )
+    return once, tuned
+
+
+def repair() -> str:
+    tasks = read_json("repair.json")["tasks"]
+    rows = (row for name, task in tasks.items() for row in _repaired(NETWORKS[name], task))
+    return markdown(("network", "", "median", "of the gap closed", "least of the seeds"), rows, left=2) + source(
+        "repair"
+    )
+
+
+def _repaired(label: str, task: Mapping[str, Any]) -> Iterator[list[object]]:
+    runs, metric = task["runs"], task["metric"]
+    for method in runs[0]:
+        middle = statistics.median(run[method][metric] for run in runs)
+        gaps = [_closed(run, method, metric) for run in runs]
+        shown = ["", ""] if method in ("dense", "plain L2") else [f"{statistics.median(gaps):.0%}", f"{min(gaps):.0%}"]
+        yield [label if method == "dense" else "", method, f"{middle:.4f}", *shown]
+
+
+def _closed(run: Mapping[str, Any], method: str, metric: str) -> float:
+    """The part of the gap between plain pruning and the dense network that a method closes."""
+    dense, plain, found = (run[name][metric] for name in ("dense", "plain L2", method))
+    return (found - plain) / (dense - plain) + 0.0  # no negative zero
+
+
+def fifty() -> str:
+    middle = read_json("fifty.json")["medians"]
+    columns = ("", "accuracy", "parameters", "one image, ms", "64 images, ms")
+    rows = (
+        [name, f"{middle[f'{own}accuracy']:.1%}", f"{middle[f'{own}params'] / 1e6:.3f} M", *_times(middle, own)]
+        for name, own in (("dense", "dense_"), ("slim", ""))
+    )
+    return markdown(columns, rows) + source("fifty")
+
+
+def _times(middle: Mapping[str, float], own: str) -> list[str]:
+    return [f"{middle[f'{own}ms_{batch}']:.1f}" for batch in (1, 64)]
+
+
+# ---------------------------------------------------------------- time, memory, budgets
+
+
+def speed() -> str:
+    data = read_json("speed.json")
+    columns = ("model", "graphprune, ms", "of that the check", "Torch-Pruning, ms", "times faster")
+    mean = ["geometric mean", "", "", "", f"{data['geometric_mean']:.1f}"]
+    return markdown(columns, iter([*map(_speed_row, data["models"]), mean])) + source("speed")
+
+
+def _speed_row(model: Mapping[str, Any]) -> list[object]:
+    ours, theirs = (statistics.median(model[name]) for name in ("ours", "theirs"))
+    return [model["name"], f"{ours:.0f}", f"{model['check']:.0f}", f"{theirs:.0f}", f"{model['times_faster']:.1f}"]
+
+
+def memory() -> str:
+    columns = ("model", "model, MB", "extra, MB", "of the model", "seconds")
+    rows = (
+        [
+            name,
+            f"{r['bytes'] / 1e6:,.0f}",
+            f"{r['extra'] / 1e6:,.0f}",
+            f"{r['extra'] / r['bytes']:.1%}",
+            f"{r['seconds']:.1f}",
+        ]
+        for name, r in read_json("memory.json").items()
+    )
+    return markdown(columns, rows) + source("memory")
+
+
+def budgets() -> str:
+    models = read_json("budgets.json")["models"]
+    rows = (
+        [kind, *_spent([value for model in models for value in model["spent"][kind]])] for kind in models[0]["spent"]
+    )
+    columns = ("budget on", "met within 1 % below", "exceeded", "least spent", "most spent")
+    return markdown(columns, rows) + source("budgets")
+
+
+def _spent(values: Sequence[float]) -> list[str]:
+    met, exceeded = sum(0.99 <= value <= 1 for value in values), sum(value > 1 for value in values)
+    return [f"{met} of {len(values)}", str(exceeded), f"{min(values):.4f}", f"{max(values):.4f}"]
+
+
+def latency() -> str:
+    columns = ("model, batch", "budget", "dense, ms", "slim, ms", "of the budget", "importance kept", "uniform keeps")
+    rows = (
+        [
+            *(f"{r['model']}, {r['batch']}", r["budget"]),
+            *(f"{r['dense_ms']:.1f}", f"{r['slim_ms']:.1f}", f"{r['of_budget']:.3f}"),
+            *(f"{r[name]:.3f}" if name in r else "" for name in ("kept", "uniform_kept")),
+        ]
+        for r in read_json("latency.json")["results"]
+    )
+    return markdown(columns, rows) + source("latency")
+
+
+def repair_cost() -> str:
+    rows = (
+        [name, f"{r['forward']:.2f}", f"{r['passes']:.1f}", f"{r['linear_algebra']:.1f}", r["fitted"]]
+        for name, r in read_json("repair_cost.json")["networks"].items()
+    )
+    columns = ("network", "one pass, s", "passes", "linear algebra, in passes", "consumers fitted")
+    return markdown(columns, rows) + source("repair_cost")
+
+
+def resume() -> str:
+    runs = read_json("resume.json")["runs"]
+    rows = iter([[len(runs), sum(run["equal"] for run in runs)]])
+    return markdown(("runs killed and started again", "with the same weights, bit for bit"), rows, left=0) + source(
+        "resume"
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    made.__name__.replace("_", "-"): made
+    for made in (sweep, compare, repair, fifty, speed, memory, budgets, latency, repair_cost, resume)
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""``make matrix``: install graphprune beside the oldest and the newest versions that it supports, and test it there.
+
+Each environment is made anew below ``build/matrix`` with a Python of its own, if that is on the path, and runs the
+tests that need nothing but what it holds: rules, graphs, planning, pruning, golden plans and files of old versions.
+
+    python -m benchmarks.matrix oldest newest
+    python -m benchmarks.matrix --keep newest    # leave the environment (6 GB) for a look
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import row, table, wide_console, write_json
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build" / "matrix"
+TESTS = (
+    "tests/golden",
+    "tests/graph",
+    "tests/planning/test_planner.py",
+    "tests/planning/test_options.py",
+    "tests/pruning/test_plan.py",
+    "tests/pruning/test_rewrite.py",
+    "tests/rules",
+)
+NAMED = ("torch", "torchvision", "transformers", "numpy", "networkx")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python, and what is installed beside graphprune."""
+
+    python: str
+    requirements: tuple[str, ...]
+
+
+ENVIRONMENTS = {
+    "oldest": Environment(
+        "3.10", ("torch==2.8.0", "torchvision==0.23.0", "transformers==4.56.0", "numpy==1.26.4", "networkx==3.0")
+    ),
+    "numpy1": Environment("3.11", ("torch==2.10.0", "torchvision", "transformers<5", "numpy<2")),
+    "middle": Environment("3.12", ("torch==2.11.0", "torchvision", "transformers<5.5")),
+    "newest": Environment("3.13", ("torch", "torchvision", "transformers")),
+}
+TOOLS = ("pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "timm>=1.0", "scikit-learn>=1.4")
+
+
+def run_environment(name: str, environment: Environment, keep: bool) -> dict[str, Any]:
+    """Install one and run the tests there: its versions, and the last line of pytest."""
+    python = shutil.which(f"python{environment.python}")
+    if python is None:
+        return {"environment": name, "state": f"no python{environment.python} on the path"}
+    folder = FOLDER / name
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        _call([python, "-m", "venv", folder])
+        own = folder / "bin" / "python"
+        _call([own, "-m", "pip", "install", "--quiet", "-e", ROOT, *environment.requirements, *TOOLS])
+        versions = _versions(own)
+        last = _tests(own)
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    state = "passed" if re.search(r"\d+ passed", last) and "failed" not in last and "error" not in last else "failed"
+    return {"environment": name, "state": state, "python": environment.python, "versions": versions, "tests": last}
+
+
+def _call(command: Iterable[str | Path]) -> str:
+    """The output of a command. CalledProcessError: it failed; what it said was printed."""
+    return subprocess.run(
+        [str(part) for part in command], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+
+
+def _versions(python: Path) -> dict[str, str]:
+    code = f"from importlib.metadata import version; print(*(version(name) for name in {NAMED}))"
+    return dict(zip(NAMED, _call([python, "-c", code]).split(), strict=True))
+
+
+def _tests(python: Path) -> str:
+    """The last line that pytest prints there."""
+    command = [str(python), "-m", "pytest", "-q", "-n", "auto", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    print(done.stdout[-4000:] if done.returncode else "", flush=True)
+    return done.stdout.strip().splitlines()[-1]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(ENVIRONMENTS), help=f"of {', '.join(ENVIRONMENTS)}")
+    parser.add_argument("--keep", action="store_true", help="leave the environments")
+    options = parser.parse_args(argv)
+    unknown = [name for name in options.names if name not in ENVIRONMENTS]
+    if unknown:
+        parser.error(f"there is no environment {unknown[0]!r}; there are {', '.join(ENVIRONMENTS)}")
+    results = [run_environment(name, ENVIRONMENTS[name], options.keep) for name in options.names]
+    made = table("Supported versions", "environment", "python", *NAMED, "tests", left=8)
+    for one in results:
+        versions = one.get("versions", {})
+        said = one.get("tests", one["state"])
+        row(made, one["environment"], one.get("python", ""), *(versions.get(n, "") for n in NAMED), said)
+    wide_console().print(made)
+    if set(options.names) == set(ENVIRONMENTS):
+        write_json("matrix.json", results)
+    return int(any(one["state"] != "passed" for one in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

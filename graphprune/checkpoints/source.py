@@ -1,0 +1,263 @@
+"""A folder that Transformers wrote: its model without weights, and its tensors in files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from graphprune.errors import InputError, LoadError
+from graphprune.tracing.configured import uninitialized
+from graphprune.utils.contexts import changing_globals
+from graphprune.utils.modules import tables
+from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.tensor_files import StoredTensor, TensorFiles
+
+_GENERATION = "generation_config.json"
+
+IN_MEMORY = "load it with from_pretrained, and use graphprune.prune_model and graphprune.save_pretrained"
+
+
+@dataclass(frozen=True)
+class SourceCheckpoint:
+    """A checkpoint that is to be pruned.
+
+    Attributes:
+        folder: with ``config.json`` and safetensors files.
+        kind: the class of Transformers that ``config.json`` names.
+        config: the configuration.
+        dtype: of the model.
+        files: the tensors, by their names in the files.
+    """
+
+    folder: Path
+    kind: Any
+    config: Any
+    dtype: torch.dtype
+    files: TensorFiles
+
+    @staticmethod
+    def of(folder: Path) -> SourceCheckpoint:
+        """Read the configuration and the headers of all files.
+
+        Raises:
+            InputError: it is no folder of Transformers, or its class is not part of Transformers.
+            LoadError: files are missing or damaged.
+        """
+        if not (folder / "config.json").is_file():
+            raise InputError(
+                f"source: {folder} has no config.json",
+                where=str(folder / "config.json"),
+                found="no such file",
+                needed="a folder that save_pretrained of Transformers wrote",
+                do="pass such a folder",
+            )
+        config, kind = _architecture(folder)
+        files = TensorFiles(folder)
+        return SourceCheckpoint(folder, kind, config, _dtype(config, files), files)
+
+    def build(self) -> tuple[nn.Module, dict[str, StoredTensor]]:
+        """The model with its parameters on ``meta``, and by name where each of its tensors is.
+
+        Buffers have their values: those of the files, or those that the class gives them.
+
+        Raises:
+            LoadError: the files have other tensors than the model.
+        """
+        model: Any = build_empty(self.kind, self.config, self.dtype)
+        if (self.folder / _GENERATION).is_file() and model.can_generate():
+            model.generation_config = type(model.generation_config).from_pretrained(self.folder)
+        stored = _stored_of(model, self.files.stored, self.folder)
+        for name, buffer in tables(model).buffers.items():
+            if name in stored:
+                buffer.copy_(stored[name].map())
+        return model, stored
+
+    def fingerprint(self) -> dict[str, list[int]]:
+        """By the name of each file that matters, its size and the time of its last change."""
+        stats = {path.name: path.stat() for path in (self.folder / "config.json", *self.files.files)}
+        return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+
+
+def _architecture(folder: Path) -> tuple[Any, Any]:
+    """The configuration and the class of a folder.
+
+    Raises:
+        InputError: Transformers cannot read it, or the class is not part of it, or it is quantized.
+    """
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of any kind, as classes of configurations check what they like
+        raise InputError(
+            f"source: {folder / 'config.json'} is no configuration of Transformers: {error}",
+            where=str(folder / "config.json"),
+            found=f"{type(error).__name__}: {error}",
+            needed="a configuration that this version of Transformers knows",
+            do="pass a folder that save_pretrained wrote, or install the version of Transformers that wrote it",
+        ) from error
+    names = getattr(config, "architectures", None) or []
+    kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if kind is None:
+        raise InputError(
+            f"source: {folder / 'config.json'} names no class of Transformers among its architectures {names}",
+            where=str(folder / "config.json"),
+            found=f"architectures {names}",
+            needed="a class of Transformers; code that comes with a checkpoint is not run",
+            do=IN_MEMORY,
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise InputError(
+            f"source: the checkpoint in {folder} is quantized",
+            where=str(folder / "config.json"),
+            found="a quantization_config",
+            needed="weights in floating point",
+            do="prune the one that it was made from, and quantize the slim one",
+        )
+    return config, kind
+
+
+def _dtype(config: Any, files: TensorFiles) -> torch.dtype:
+    """The type that Transformers loads a checkpoint in: that of its configuration, or of its first tensor."""
+    named = getattr(config, "dtype", None)
+    if isinstance(named, str):
+        named = getattr(torch, named, None)
+    stored = (one.dtype for one in files.stored.values() if one.dtype.is_floating_point)
+    return named if isinstance(named, torch.dtype) else next(stored, torch.float32)
+
+
+def build_empty(kind: Any, config: Any, dtype: torch.dtype) -> nn.Module:
+    """What a class builds, in evaluation mode: parameters are on ``meta``, buffers have their values."""
+    with changing_globals(), random_numbers_kept(), uninitialized(), _default_dtype(dtype), torch.no_grad():
+        handle = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+        try:
+            model: Any = kind(config)
+            model.tie_weights()
+        finally:
+            handle.remove()
+    for name, parameter in tables(model).parameters.items():
+        if _is_kept_in_float32(model, name, dtype):
+            parameter.data = parameter.data.float()
+    found: nn.Module = model.eval()
+    return found
+
+
+def _to_meta(_module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
+    """A parameter without memory in the place of one that is given to a module."""
+    if parameter is None or parameter.is_meta:
+        return None
+    return nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _is_kept_in_float32(model: Any, name: str, dtype: torch.dtype) -> bool:
+    """Does Transformers load a parameter in float32, whatever the type of the model is?"""
+    if dtype not in (torch.float16, torch.bfloat16):
+        return False
+    patterns = [*(getattr(model, "_keep_in_fp32_modules_strict", None) or ())]
+    patterns += (getattr(model, "_keep_in_fp32_modules", None) or ()) if dtype == torch.float16 else ()
+    return any(re.search(rf"(^|\.){'.*'.join(map(re.escape, one.split('*')))}(\.|$)", name) for one in patterns)
+
+
+# ---------------------------------------------------------------- tensors of the model and of the files
+
+
+def _stored_of(model: nn.Module, files: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
+    """For the first name of every tensor of the model that is saved, where it is.
+
+    Raises:
+        LoadError: one is missing, has another shape, or there are others.
+    """
+    names = _names_in_files(model, files)
+    state = model.state_dict(keep_vars=True)
+    found: dict[int, StoredTensor] = {}
+    for name, tensor in state.items():
+        if names[name] in files:
+            found.setdefault(id(tensor), files[names[name]])
+    _check_shapes(state, found, folder)
+    used = {names[name] for name in state}
+    ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
+    others = sorted(n for n in files.keys() - used if not any(re.search(pattern, n) for pattern in ignored))
+    if others:
+        raise LoadError(
+            f"source: {folder} has a tensor {others[0][:80]!r} ({len(others)} such names), which "
+            f"{type(model).__name__} does not have under this name",
+            where=f"{folder}: {others[0][:80]}",
+            found=f"{len(others)} names that the model does not have",
+            needed=f"the names of {type(model).__name__}",
+            do=IN_MEMORY,
+        )
+    return {name: found[id(tensor)] for name, tensor in tables(model).unique() if id(tensor) in found}
+
+
+def _check_shapes(state: Mapping[str, Any], found: Mapping[int, StoredTensor], folder: Path) -> None:
+    missing = [name for name, tensor in state.items() if id(tensor) not in found]
+    if missing:
+        raise LoadError(
+            f"source: {folder} has no tensor {missing[0]!r} ({len(missing)} such names), which the model has",
+            where=f"{folder}: {missing[0]}",
+            found=f"{len(missing)} names that are missing",
+            needed=f"the {len(state)} tensors of the model",
+            do=f"get the files again, or {IN_MEMORY}",
+        )
+    for name, tensor in state.items():
+        if tuple(tensor.shape) != found[id(tensor)].shape:
+            raise LoadError(
+                f"source: {name} has shape {list(found[id(tensor)].shape)} in {found[id(tensor)].path}, and "
+                f"{list(tensor.shape)} by config.json",
+                where=f"{found[id(tensor)].path}: {name}",
+                found=f"shape {list(found[id(tensor)].shape)}",
+                needed=f"shape {list(tensor.shape)}, by config.json",
+                do="get the files again",
+            )
+
+
+def _names_in_files(model: Any, files: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """For every name in the state of the model, that in the files: the base model may stand alone there."""
+    names = list(model.state_dict())
+    prefix = f"{getattr(model, 'base_model_prefix', '') or ''}."
+    changes: tuple[Callable[[str], str], ...] = (
+        str,
+        lambda name: name.removeprefix(prefix),
+        lambda name: prefix + name,
+    )
+    best = max(changes, key=lambda change: sum(change(name) in files for name in names))
+    return {name: name if name in files else best(name) for name in names}
+
+
+class SourceTensors(Mapping[str, Tensor]):
+    """The tensors of a checkpoint by their names in the model, each mapped when it is asked for."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor], read: Any) -> None:
+        self._stored = stored
+        self._read = read
+
+    def __getitem__(self, name: str) -> Tensor:
+        found: Tensor = self._read(self._stored[name])
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)

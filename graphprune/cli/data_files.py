@@ -1,0 +1,210 @@
+"""Data in files: images, arrays, and lines of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graphprune.errors import InputError
+from graphprune.tracing.inputs import describe
+from graphprune.utils.tree import tensors_of
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Means and standard deviations of ImageNet's channels."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder of images or arrays.
+
+    Attributes:
+        option: which option names it.
+        samples: how many files are read at most, evenly spread over the sorted names.
+        batch_size: how many images, or arrays of single samples, make a batch.
+        home: the folder of the model, which may say how images are normalized.
+    """
+
+    option: str
+    path: Path
+    samples: int
+    batch_size: int
+    home: Path | None = None
+
+    def batches(self, model: Any, examples: Sequence[Any]) -> tuple[list[Any], str]:
+        """The batches, and what was found, in words."""
+        images, arrays = self._files(IMAGES), self._files(ARRAYS)
+        if images and arrays:
+            raise InputError(
+                f"{self.option}: {self.path} holds {len(images)} images and {len(arrays)} arrays; give a folder of one "
+                "kind"
+            )
+        return self._images(images, model, examples) if images else self._arrays(arrays, examples)
+
+    def _files(self, suffixes: Sequence[str]) -> list[Path]:
+        return sorted(path for path in self.path.rglob("*") if path.suffix.lower() in suffixes)
+
+    def _images(self, files: list[Path], model: Any, examples: Sequence[Any]) -> tuple[list[Any], str]:
+        chosen = spread(files, self.samples)
+        name, example = _image_example(self.option, examples)
+        channels, height, width = example.shape[1:]
+        mean, std, whose = normalization(model, channels, self.home)
+        images = [(read_image(self.option, one, channels, height, width) - mean) / std for one in chosen]
+        batches = [batch.to(example.dtype) for batch in stacked(images, self.batch_size)]
+        said = f"{len(chosen)} of {len(files)} images in {self.path}, made {channels}x{height}x{width}, {whose}"
+        return [{name: batch} for batch in batches] if name else list(batches), f"{said}, {len(batches)} batches"
+
+    def _arrays(self, files: list[Path], examples: Sequence[Any]) -> tuple[list[Any], str]:
+        chosen = spread(files, self.samples)
+        found = [read_array(self.option, path) for path in chosen]
+        tensors = [tensor for call in examples for tensor in call.tensors]
+        single = all(isinstance(one, Tensor) for one in found) and found[0].ndim == tensors[0].ndim - 1
+        batches = stacked(found, self.batch_size) if single else found
+        said = f"{len(chosen)} of {len(files)} arrays in {self.path}, {'samples' if single else 'batches'}"
+        return list(batches), f"{said}, {len(batches)} batches of {describe(batches[0])}"
+
+
+def spread(files: list[Path], most: int) -> list[Path]:
+    """So many of the files, evenly spread."""
+    return files if len(files) <= most else [files[number * len(files) // most] for number in range(most)]
+
+
+def stacked(samples: list[Tensor], size: int) -> list[Tensor]:
+    """Samples as batches."""
+    return [torch.stack(samples[start : start + size]) for start in range(0, len(samples), size)]
+
+
+def _image_example(option: str, examples: Sequence[Any]) -> tuple[str, Tensor]:
+    """The input of a call that is an image [N, C, H, W], and its name if it is given by name."""
+    for call in examples:
+        named = [("", one) for one in tensors_of(call.args)] + list(call.kwargs.items())
+        for name, one in named:
+            if isinstance(one, Tensor) and one.ndim == 4 and one.shape[1] in (1, 3) and one.is_floating_point():
+                return name, one
+    shown = "; ".join(f"{describe(call.args)} {describe(call.kwargs)}".strip() for call in examples)
+    raise InputError(f"{option}: is a folder of images, and the model reads none: {shown}; give module:function")
+
+
+def normalization(model: Any, channels: int, home: Path | None = None) -> tuple[Tensor, Tensor, str]:
+    """What images are normalized by [C, 1, 1], and whose numbers these are, in words."""
+    known = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
+    mean, std, whose = known.get("mean"), known.get("std"), "normalized by the default_cfg of the model"
+    file = None if home is None else home / "preprocessor_config.json"
+    if file is not None and file.is_file():
+        written = json.loads(file.read_text(encoding="utf-8"))
+        mean, std, whose = written.get("image_mean"), written.get("image_std"), f"normalized as {file} says"
+    if mean is None or std is None or len(mean) not in (1, channels):
+        (mean, std), whose = IMAGENET, "normalized by the means of ImageNet, as the model says nothing"
+    if len(mean) != channels:
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    return torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1), whose
+
+
+def read_image(option: str, path: Path, channels: int, height: int, width: int) -> Tensor:
+    """An image with values from 0 to 1 [C, H, W]: resized until it covers the size, and its center cut out."""
+    try:
+        from PIL import Image, ImageOps, UnidentifiedImageError
+    except ImportError as error:
+        raise InputError(f"{option}: images need the package pillow; install it with: pip install pillow") from error
+    try:
+        with Image.open(path) as opened:
+            fitted = ImageOps.fit(opened.convert("L" if channels == 1 else "RGB"), (width, height))
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{option}: {path} cannot be read as an image: {error}") from error
+    return torch.from_numpy(np.array(fitted, dtype=np.float32) / 255).reshape(height, width, channels).permute(2, 0, 1)
+
+
+def read_array(option: str, path: Path) -> Any:
+    """A tensor, or a dict of tensors by the names of arguments; no pickled code is run."""
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            found: Any = dict(load_file(path))
+            return next(iter(found.values())) if len(found) == 1 else found
+        found = torch.load(path, map_location="cpu", weights_only=True)
+        return tuple(found) if isinstance(found, list) else found
+    except Exception as error:
+        raise InputError(f"{option}: {path} cannot be read as tensors: {error}") from error
+
+
+# ---------------------------------------------------------------- lines of JSON
+
+
+def read_records(
+    option: str, path: Path, most: int, tokenizer: Path | None, length: int, labels: bool = False
+) -> tuple[list[Any], str]:
+    """Batches of one record each, and what was found, in words.
+
+    A line is a text, or has one under ``"text"``, of which a tokenizer makes ``input_ids``; or it is an object of
+    numbers and lists by the names of arguments.
+
+    Args:
+        labels: texts get their tokens as ``labels``, too.
+    """
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    records = [_record(option, path, number, line) for number, line in enumerate(lines[:most], start=1)]
+    if not records:
+        raise InputError(f"{option}: {path} has no lines")
+    texts = [one if isinstance(one, str) else one.get("text") for one in records]
+    if all(isinstance(text, str) for text in texts):
+        batches = _tokens([str(text) for text in texts], option, tokenizer, length, labels)
+        count = sum(batch["input_ids"].numel() for batch in batches)
+        return (
+            batches,
+            f"{len(records)} of {len(lines)} texts in {path}, {count} tokens, by the tokenizer of {tokenizer}",
+        )
+    batches = [_arguments(option, path, number, one) for number, one in enumerate(records, start=1)]
+    return batches, f"{len(records)} of {len(lines)} records in {path}, {describe(batches[0])}"
+
+
+def _record(option: str, path: Path, number: int, line: str) -> Any:
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{option}: line {number} of {path} is no JSON: {error}") from error
+    if not isinstance(found, str | dict):
+        raise InputError(
+            f"{option}: line {number} of {path} is a {type(found).__name__}; needed is a text or an object"
+        )
+    return found
+
+
+def _tokens(
+    texts: list[str], option: str, tokenizer: Path | None, length: int, labels: bool
+) -> list[dict[str, Tensor]]:
+    """Each text as a batch of its own, so that no tokens stand in for what is not there."""
+    if tokenizer is None:
+        raise InputError(f"{option}: texts need a tokenizer; give --tokenizer DIR, a folder with its files")
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise InputError(
+            f"{option}: texts need Transformers; install it with: pip install 'graphprune[transformers]'"
+        ) from error
+    make = AutoTokenizer.from_pretrained(str(tokenizer))
+    found = [make(text, truncation=True, max_length=length, return_tensors="pt")["input_ids"] for text in texts]
+    batches = [{"input_ids": ids} for ids in found if ids.numel()]
+    return [{**batch, "labels": batch["input_ids"]} for batch in batches] if labels else batches
+
+
+def _arguments(option: str, path: Path, number: int, record: Any) -> dict[str, Tensor]:
+    """A record as keyword arguments, each with a batch dimension of 1."""
+    if isinstance(record, str):
+        raise InputError(f"{option}: line {number} of {path} is a text, and others are records; give one kind")
+    try:
+        return {name: torch.tensor(value)[None] for name, value in record.items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{option}: line {number} of {path} holds what is no number or list of numbers: {error}"
+        ) from error

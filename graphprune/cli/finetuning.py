@@ -1,0 +1,230 @@
+"""``graphprune finetune SPEC_OR_DIR --data module:function --epochs 3 --lr 0.01 -o PATH``: train a model again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+import graphprune
+from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
+from graphprune.cli.calibration_options import (
+    CalibrationOptions,
+    Length,
+    Samples,
+    Tokenizer,
+    check_data,
+    data_option,
+)
+from graphprune.cli.model_options import WeightOptions
+from graphprune.cli.option_groups import OptionGroup, usage_error
+from graphprune.cli.option_values import read_number, read_whole_number
+from graphprune.cli.output import Output
+from graphprune.cli.output_paths import Force, check_folder, check_new_file
+from graphprune.cli.references import check_reference, load_reference
+from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.tracing.inputs import calls_of
+from graphprune.training.distributed import PRECISIONS
+from graphprune.training.finetuning import OPTIMIZERS
+from graphprune.training.learning_rate import CURVES
+from graphprune.utils.checks import did_you_mean
+from graphprune.utils.files import replace_file
+
+TRAINING, TEACHER = "Training", "Distillation"
+
+
+def _count(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="N", parser=read_whole_number, help=help, rich_help_panel=TRAINING)
+
+
+def _number(name: str, help: str, panel: str = TRAINING) -> Any:
+    return typer.Option(name, metavar="X", parser=read_number, help=help, rich_help_panel=panel)
+
+
+def _named(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="NAME", help=help, rich_help_panel=TRAINING)
+
+
+def _function(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="module:function", help=help, rich_help_panel=TRAINING)
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(OptionGroup):
+    """How a model is trained: the arguments of :func:`graphprune.finetune`."""
+
+    data: Annotated[
+        str,
+        data_option("--data", "pairs (inputs, target), or arguments with which the model computes its own loss"),
+    ]
+    samples: Samples = 128
+    tokenizer: Tokenizer = None
+    length: Length = 512
+    epochs: Annotated[Any, _count("--epochs", "how often the data is gone through")] = None
+    steps: Annotated[Any, _count("--steps", "how many batches, in place of --epochs")] = None
+    lr: Annotated[float, _number("--lr", "the highest learning rate")]
+    optimizer: Annotated[str, _named("--optimizer", ", ".join(OPTIMIZERS))] = "sgd"
+    schedule: Annotated[str, _named("--schedule", f"of the learning rate: {', '.join(CURVES)}")] = "cosine"
+    warmup: Annotated[int, _count("--warmup", "so many steps rise in a line at the beginning")] = 0
+    weight_decay: Annotated[float, _number("--weight-decay", "of weights, not of biases")] = 0.0
+    clip: Annotated[Any, _number("--clip", "the gradient's norm is at most this")] = None
+    precision: Annotated[str, _named("--precision", ", ".join(PRECISIONS))] = "fp32"
+    seed: Annotated[int, _count("--seed", "of the order of batches, and of all random numbers")] = 0
+    loss_fn: Annotated[
+        str | None, _function("--loss-fn", "(output, target) -> loss; without, cross-entropy or the model's own loss")
+    ] = None
+    evaluate: Annotated[str | None, _function("--evaluate", "(model) -> quality, called after every epoch")] = None
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="save training there, and go on from there when it is called again",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None
+    every: Annotated[Any, _count("--every", "save after so many steps; without, after every epoch")] = None
+    device: Annotated[str, _named("--device", "where it is trained, such as cuda")] = "cpu"
+    teacher: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            metavar="SPEC",
+            help="the dense model, with its weights, whose outputs are learned, too",
+            autocompletion=complete_spec,
+            rich_help_panel=TEACHER,
+        ),
+    ] = None
+    temperature: Annotated[float, _number("--temperature", "by which logits are divided", TEACHER)] = 4.0
+    alpha: Annotated[float, _number("--alpha", "share of the teacher in the loss, from 0 to 1", TEACHER)] = 0.9
+
+    def __post_init__(self) -> None:
+        check_data("--data", self.data)
+        if (self.epochs is None) == (self.steps is None):
+            both = "given together with --steps; give one of them" if self.epochs is not None else "is missing"
+            raise usage_error(f"--epochs: {both}{'' if self.epochs is not None else '; give --epochs N or --steps N'}")
+        named = (("optimizer", OPTIMIZERS), ("schedule", CURVES), ("precision", PRECISIONS))
+        for name, known in named:
+            value = getattr(self, name)
+            if value not in known:
+                raise usage_error(f"--{name}: {value!r} is none of {', '.join(known)}{did_you_mean(value, known)}")
+        for name in ("loss_fn", "evaluate"):
+            if getattr(self, name) is not None:
+                check_reference(f"--{name.replace('_', '-')}", getattr(self, name))
+        for name in ("epochs", "steps", "every"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise usage_error(f"--{name}: must be 1 or more, but is {getattr(self, name)}")
+        if self.lr <= 0:
+            raise usage_error(f"--lr: must be more than 0, but is {self.lr}")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise usage_error(f"--device: {self.device!r} is none; give cpu, cuda or another of torch's") from None
+
+    def arguments(self, weights: WeightOptions) -> dict[str, Any]:
+        """The keyword arguments of :func:`graphprune.finetune`."""
+        same = "epochs steps lr optimizer schedule warmup weight_decay clip precision seed checkpoint every"
+        found: dict[str, Any] = {name: getattr(self, name) for name in same.split()}
+        for name in ("loss_fn", "evaluate"):
+            if getattr(self, name) is not None:
+                found[name] = load_reference(f"--{name.replace('_', '-')}", getattr(self, name))
+        if self.teacher is not None:
+            found["teacher"] = weights.model_of(self.teacher).to(self.device)
+            found["distill"] = graphprune.Distillation(temperature=self.temperature, alpha=self.alpha)
+        return found
+
+
+def finetune_command(
+    out: Output,
+    start: Annotated[
+        str,
+        typer.Argument(
+            metavar="SPEC_OR_DIR",
+            help=f"the DIR of a slim model; or {SPEC_FORMS}",
+            autocompletion=complete_spec,
+            show_default=False,
+        ),
+    ],
+    given: WeightOptions,
+    bundles: BundleOptions,
+    training: TrainingOptions,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="PATH",
+            help="of a DIR: the folder for the trained model; of a SPEC: a file of weights, .safetensors or .pt",
+            show_default=False,
+        ),
+    ],
+    force: Force = False,
+) -> int:
+    """Train a model again, usually a slim one, and save it.
+
+    --weights and --pretrained are those of SPEC, or of --teacher.
+
+    Examples:
+        graphprune finetune slim --data data.py:loader --epochs 3 --lr 0.01 -o tuned
+        graphprune finetune slim --data data.py:loader --steps 500 --lr 1e-3 --teacher net.py:make --weights a.pt -o out
+        graphprune finetune hf:checkpoint --data texts.jsonl --epochs 1 --lr 1e-5 --optimizer adamw -o tuned.safetensors
+    """
+    slim = is_bundle(start)
+    _check_output(output, start, given, slim, force)
+    if slim and training.teacher is None and (given.weights is not None or given.pretrained):
+        name = "weights" if given.weights is not None else "pretrained"
+        raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
+    network = bundles.load(start) if slim else given.model_of(start)
+    network.requires_grad_(True).to(training.device)
+    reader = CalibrationOptions(None, training.samples, 1, training.tokenizer, training.length)
+    inputs = traced_inputs(network, given.input) if slim else given.inputs()
+    calls = () if inputs is None else calls_of(inputs)
+    batches, found = reader.read("--data", training.data, network, start, calls, labels=True)
+    out.note(f"data: {found}")
+    history = graphprune.finetune(network, batches, **training.arguments(given), progress=not out.quiet)
+    _save(network.to("cpu"), output, slim, force)
+    out.result(lambda: _parts(history, output), lambda: _data(start, history, output), output)
+    return 0
+
+
+def _check_output(output: Path, start: str, given: WeightOptions, slim: bool, force: bool) -> None:
+    if slim:
+        check_folder(output, "", None, force or output.resolve() == Path(start).resolve())
+        return
+    check_spec(start)
+    if output.suffix not in (".safetensors", ".pt"):
+        raise usage_error(f"-o {output}: must end with .safetensors or .pt, as the weights of a SPEC are one file")
+    check_new_file("-o", output, force)
+
+
+def _save(network: nn.Module, output: Path, slim: bool, force: bool) -> None:
+    if slim:
+        graphprune.save(network, output, beside_others=force)
+    elif output.suffix == ".pt":
+        replace_file(output, partial(torch.save, network.state_dict()))
+    else:
+        from safetensors.torch import save_model
+
+        replace_file(output, lambda temporary: save_model(network, str(temporary)))
+
+
+def _parts(history: graphprune.History, output: Path) -> Iterator[Any]:
+    yield f"{history.steps} steps, loss {history.loss[0]:.4g} -> {history.loss[-1]:.4g}"
+    yield from (f"after {step} steps: {metric:.4g}" for step, metric in history.metrics.items())
+    yield f"saved in {output}"
+
+
+def _data(start: str, history: graphprune.History, output: Path) -> dict[str, Any]:
+    return {
+        "model": start,
+        "steps": history.steps,
+        "loss": [history.loss[0], history.loss[-1]],
+        "metrics": {str(step): metric for step, metric in history.metrics.items()},
+        "saved": str(output),
+    }

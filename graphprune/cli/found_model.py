@@ -1,0 +1,96 @@
+"""What a SPEC led to, in words: which model, whose weights, which inputs and where they are from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+from torch import nn
+
+import graphprune
+from graphprune.cli.model_options import WeightOptions
+from graphprune.cli.models import has_random_weights
+from graphprune.cli.output import Output
+from graphprune.tracing.example_inputs.from_configs import from_timm, from_transformers
+from graphprune.tracing.example_inputs.from_layers import from_layers
+from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
+from graphprune.tracing.inputs import MethodCall, describe
+
+SOURCES_OF_INPUTS = (
+    (from_transformers, "from its config"),
+    (from_timm, "from its default_cfg"),
+    (from_layers, "from its first layers"),
+)
+MOST_GUESSES = 48
+
+
+def traced(
+    out: Output, spec: str, given: WeightOptions, meta: bool = False, planned: Sequence[MethodCall] = ()
+) -> tuple[nn.Module, Any]:
+    """The model of a SPEC and its graph; what was found is said on the way.
+
+    Args:
+        planned: the calls that a plan was made with, which are traced unless a shape is given.
+    """
+    with out.stage(f"building {spec}"):
+        model = given.model_of(spec, meta)
+    with out.stage(f"tracing {type(model).__name__}"):
+        graph = graphprune.trace(model, list(planned) if planned and given.input is None else given.inputs())
+    how = "as in the plan" if planned else where_inputs_are_from(model, graph.examples)
+    how = "as given" if given.input is not None else how
+    out.note(
+        f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}, input {inputs_in_words(graph)} {how}"
+    )
+    return model, graph
+
+
+def model_in_words(spec: str, model: nn.Module) -> str:
+    """Which model it is, and whose.
+
+    >>> model_in_words("torchvision:resnet18", nn.Identity())
+    'resnet18 of torchvision.models'
+    """
+    kind, _, name = spec.rpartition(":") if ".py:" in spec else spec.partition(":")
+    if kind.endswith(".py"):
+        return f"{type(model).__name__}, which {name} of {kind} gives"
+    if kind == "hf":
+        return f"{type(model).__name__} of transformers, {name}"
+    return f"{name} of {'torchvision.models' if kind == 'torchvision' else kind}"
+
+
+def weights_in_words(spec: str, given: WeightOptions, meta: bool = False) -> str:
+    """Whose weights a model has."""
+    if given.weights is not None:
+        return f"weights of {given.weights}"
+    if meta:
+        return "without weights"
+    if given.pretrained:
+        return "published weights"
+    if has_random_weights(spec):
+        return "random weights"
+    return "weights as the function makes them" if ".py:" in spec else "weights of the checkpoint"
+
+
+def inputs_in_words(graph: Any) -> str:
+    """The example inputs of a graph: shapes of images, in a word, and what else there is."""
+    return "; ".join(_call_in_words(call) for call in graph.examples)
+
+
+def _call_in_words(call: MethodCall) -> str:
+    tensors = call.tensors
+    if len(tensors) == 1 and len(call.args) == 1 and tensors[0].is_floating_point():
+        return "x".join(map(str, tensors[0].shape))
+    return ", ".join(filter(None, (describe(call.args), describe(call.kwargs))))
+
+
+def where_inputs_are_from(model: nn.Module, calls: Sequence[MethodCall]) -> str:
+    """Which guess it is that fits."""
+    if len(calls) != 1:
+        return "as guessed"
+    found = describe(calls[0].kwargs or calls[0].args)
+    make = TensorMaker(floating_dtype(model))
+    for guesses, said in SOURCES_OF_INPUTS:
+        if any(describe(guess) == found for guess in islice(guesses(model, make), MOST_GUESSES)):
+            return said
+    return "as guessed"

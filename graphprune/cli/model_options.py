@@ -1,0 +1,88 @@
+"""SPEC and the options that go with it: which model, which weights, which inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graphprune.cli.option_groups import OptionGroup, flag, usage_error
+from graphprune.cli.option_values import read_shape
+from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+
+MODEL_PANEL = "The model"
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_FORMS, autocompletion=complete_spec, show_default=False)]
+WeightsPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="PATH",
+        help="a state dict, or a checkpoint that holds one: .safetensors, .pt, .pth, an index of shards, a folder",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Pretrained = Annotated[
+    bool,
+    flag("--pretrained", help="with the weights that torchvision or timm publish", panel=MODEL_PANEL),
+]
+InputShape = Annotated[
+    Any,
+    typer.Option(
+        "--input",
+        metavar="SHAPE",
+        parser=read_shape,
+        help="shape of the input, such as 1,3,224,224; without, it is found from the model",
+        rich_help_panel=MODEL_PANEL,
+    ),
+]
+Meta = Annotated[
+    bool,
+    flag("--meta", help="build it without memory, for a model of any size", panel=MODEL_PANEL),
+]
+
+
+@dataclass(kw_only=True)
+class WeightOptions(OptionGroup):
+    """The weights and the input of a model."""
+
+    weights: WeightsPath = None
+    pretrained: Pretrained = False
+    input: InputShape = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None and self.pretrained:
+            raise usage_error("--weights: given together with --pretrained; give one of them")
+        if self.weights is not None and not self.weights.exists():
+            raise usage_error(f"--weights: {self.weights} does not exist; give a file of weights, or a folder with one")
+
+    def model_of(self, spec: str, meta: bool = False) -> Any:
+        """The model that a SPEC names with the weights that are asked for, in evaluation mode."""
+        check_spec(spec)
+        from graphprune.cli.models import load_spec
+        from graphprune.cli.weights import load_weights
+
+        model = load_spec(spec, device="meta" if meta else None, pretrained=self.pretrained)
+        if self.weights is not None and not meta:
+            load_weights(model, self.weights)
+        return model.eval()
+
+    def inputs(self) -> Any:
+        """Noise of the shape that is asked for; None: inputs are found from the model."""
+        if self.input is None:
+            return None
+        import torch
+
+        return (torch.randn(self.input, generator=torch.Generator().manual_seed(0)),)
+
+
+@dataclass(kw_only=True)
+class ModelOptions(WeightOptions):
+    """A model that is named, with its weights and the shape of its input."""
+
+    spec: Spec
+
+    def model(self, meta: bool = False) -> Any:
+        """The model, in evaluation mode."""
+        return self.model_of(self.spec, meta)

@@ -1,0 +1,230 @@
+"""The options of a plan: those of :class:`graphprune.planning.options.PruningOptions`, all of them."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from graphprune.cli.option_groups import OptionGroup, keyword, usage_error
+from graphprune.cli.option_values import read_budget, read_fraction, read_whole_number
+from graphprune.cli.references import check_reference, load_reference
+from graphprune.errors import InputError
+from graphprune.graph.budget_kinds import BUDGET_KINDS
+from graphprune.importance.criteria import Criterion, find_criterion
+from graphprune.planning.limits import Override
+from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
+from graphprune.utils.checks import did_you_mean
+
+REMOVED, CHOSEN, LIMITS = "What is removed (a ratio, budgets, or ratios by role)", "How it is chosen", "What must hold"
+PANELS = {
+    **dict.fromkeys(("ratio", *BUDGET_KINDS, *ROLE_OPTIONS, "depth"), REMOVED),
+    "budgets": REMOVED,
+    **dict.fromkeys(
+        ("overrides", "layers", "serve", "tensor_parallel", "multiple", "max_ratio", "protect_ends"), LIMITS
+    ),
+}
+ELSEWHERE = {"calibration", "weights"}
+"""Options that :mod:`graphprune.cli.calibration_options` and :mod:`graphprune.cli.model_options` have."""
+REFERENCES = {"loss_fn", "run_with"}
+"""Options that name a function of the user."""
+HELP = {
+    "importance": "criterion that scores units, by name, or as module:function, (group, context) -> scores [units]",
+    "allocation": "how groups share what is removed; without: 'uniform' for a ratio, 'global' for a budget",
+    "run_with": "how the model is run when it is timed, such as torch:compile; without: eagerly",
+    "overrides": "what holds for groups or modules whose name fits a pattern: ratio, min_units, max_ratio, multiple, "
+    "frozen; may be given several times",
+    "budgets": "a budget of any kind by its name; may be given several times",
+}
+"""Help of the options that take something else than the fields do."""
+REPEATED = {"overrides": "PATTERN:ratio=0.25,...", "budgets": "NAME=AMOUNT"}
+"""Options that may be given several times."""
+
+
+@dataclass
+class PlanOptions(OptionGroup):
+    """What is asked of a plan, by the names of the fields of ``PruningOptions``; what is not given is left out."""
+
+    given: dict[str, Any]
+
+    @classmethod
+    def parameters(cls) -> list[inspect.Parameter]:
+        """An option for each field but those of the model and the data, and for each kind of budget from outside."""
+        fields = [one for one in OPTION_FIELDS if one.name not in ELSEWHERE]
+        own = [keyword(one.name, _annotation(one), _default(one)) for one in fields]
+        return [*own, *(keyword(name, _budget(name)) for name in registered_kinds())]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> PlanOptions:
+        """The options that were given."""
+        given = {name: value for name, value in values.items() if value not in (None, False, (), [])}
+        for name in REFERENCES & given.keys():
+            check_reference(_flag(name), given[name])
+        if "overrides" in given:
+            given["overrides"] = dict(read_override(text) for text in given["overrides"])
+        if "budgets" in given:
+            given["budgets"] = dict(read_named_budget(text) for text in given["budgets"])
+        return cls(given)
+
+    def check(self, calibration: bool = False) -> None:
+        """Usage is wrong if nothing is asked for, something is out of its range, or two options exclude each other.
+
+        Args:
+            calibration: there is data.
+        """
+        arguments = self.given | dict.fromkeys(REFERENCES & self.given.keys(), _stand_in)
+        if not arguments.keys() & {"ratio", *BUDGET_KINDS, "budgets", *ROLE_OPTIONS, "depth", "overrides"}:
+            raise usage_error(
+                "--ratio: nothing is asked for; give --ratio 0.5, a budget such as --macs 0.5, or a ratio by role such "
+                "as --heads 0.5"
+            )
+        try:
+            criterion = self._criterion()
+            if criterion is None:
+                arguments.pop("importance")
+            elif criterion.data and not calibration:
+                raise usage_error(f"--importance: {criterion.name} reads data; give --calibration DIR, too")
+            PruningOptions.of(arguments.pop("ratio", None), arguments)
+        except InputError as error:
+            raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
+
+    def _criterion(self) -> Criterion | None:
+        """The criterion by name; None: it is a function of the user."""
+        name = self.given.get("importance", "l2")
+        if ":" not in name:
+            return find_criterion(name)
+        check_reference("--importance", name)
+        return None
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of ``graph.plan``; the user's functions are imported."""
+        found = dict(self.given)
+        for name in {"importance", *REFERENCES} & found.keys():
+            if ":" in found[name]:
+                found[name] = load_reference(_flag(name), found[name])
+        return found
+
+
+def _stand_in(*_: Any) -> None:
+    """Stands in for a function that is not imported yet."""
+
+
+def read_override(text: str) -> tuple[str, Override]:
+    """What holds for some groups.
+
+    >>> read_override("layer1.*:ratio=25%,multiple=8")
+    ('layer1.*', Override(ratio=0.25, min_units=1, max_ratio=1.0, multiple=8, frozen=False))
+    """
+    pattern, colon, rest = text.rpartition(":")
+    if not colon or not pattern:
+        raise usage_error(f"--overrides: {text!r} is none; needed is PATTERN:ratio=0.25,multiple=8 or PATTERN:frozen")
+    given: dict[str, Any] = {}
+    for part in rest.split(","):
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in _OVERRIDE_READERS:
+            known = ", ".join(_OVERRIDE_READERS)
+            raise usage_error(f"--overrides: {name!r} is none of {known}{did_you_mean(name, _OVERRIDE_READERS)}")
+        given[name] = _OVERRIDE_READERS[name](value)
+    try:
+        return pattern, Override(**given)
+    except InputError as error:
+        raise usage_error(f"--overrides: {text!r}: {error}") from error
+
+
+_OVERRIDE_READERS: dict[str, Callable[[str], Any]] = {
+    "ratio": read_fraction,
+    "min_units": read_whole_number,
+    "max_ratio": read_fraction,
+    "multiple": read_whole_number,
+    "frozen": lambda text: text in ("", "true", "yes", "1"),
+}
+"""How the fields of an override are read."""
+
+
+def read_named_budget(text: str) -> tuple[str, Any]:
+    """A budget of a kind by name.
+
+    >>> read_named_budget("macs=0.5")
+    ('macs', 0.5)
+    """
+    name, sign, amount = text.partition("=") if "=" in text else text.partition(":")
+    if not sign or name not in BUDGET_KINDS:
+        known = ", ".join(BUDGET_KINDS)
+        raise usage_error(f"--budgets: {text!r} is none; needed is NAME=AMOUNT, where a name is one of {known}")
+    return name, read_budget(amount)
+
+
+def _as_options(message: str) -> str:
+    """A message about arguments as one about options."""
+    name, colon, rest = message.partition(":")
+    known = name in OPTION_NAMES or name == "ratio" or name in BUDGET_KINDS
+    return f"{_flag(name)}{colon}{rest}" if known else message
+
+
+def registered_kinds() -> list[str]:
+    """Kinds of budgets that were registered from outside."""
+    return [name for name in BUDGET_KINDS if name not in OPTION_NAMES]
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _default(one: Field[Any]) -> Any:
+    return False if one.metadata["kind"] == "flag" else None
+
+
+def _annotation(one: Field[Any]) -> Any:
+    """The field as an option of typer."""
+    kind, choices = one.metadata["kind"], one.metadata["choices"]
+    default = f"; without, {one.default}" if isinstance(one.default, str | int) and one.default is not False else ""
+    names = f" ({', '.join(sorted(choices()))})" if choices is not None else ""
+    option = partial(
+        typer.Option,
+        _flag(one.name),
+        help=escape(f"{HELP.get(one.name) or _option_help(one)}{names}{default}"),
+        rich_help_panel=PANELS.get(one.name, CHOSEN),
+    )
+    if kind == "flag":
+        return Annotated[bool, option(metavar="")]
+    if one.name in REFERENCES:
+        return Annotated[str | None, option(metavar="module:function")]
+    if one.name in REPEATED:
+        return Annotated[list[str] | None, option(metavar=REPEATED[one.name])]
+    read, metavar = _READERS[kind]
+    completion = None if choices is None else lambda: sorted(choices())
+    return Annotated[Any, option(parser=read, metavar=metavar, autocompletion=completion)]
+
+
+def _option_help(one: Field[Any]) -> str:
+    """The help of a field, with the names that options have on the command line.
+
+    >>> _option_help(next(one for one in OPTION_FIELDS if one.name == "seed"))
+    'seed of --importance random'
+    """
+    text = re.sub(r"\b(\w+)='(\w+)'", lambda found: f"{_flag(found[1])} {found[2]}", one.metadata["help"])
+    text = re.sub(r"\b(\w+)=(?=[,; ])", lambda found: _flag(found[1]), text)
+    return text.replace("None: ", "without: ")
+
+
+def _budget(name: str) -> Any:
+    """A kind of budget that was registered from outside as an option of typer."""
+    kind = BUDGET_KINDS[name]
+    text = f"budget on {kind.help}: a fraction (0.5), or an amount ({kind.example})"
+    option = typer.Option(_flag(name), parser=read_budget, metavar="AMOUNT", help=escape(text), rich_help_panel=REMOVED)
+    return Annotated[Any, option]
+
+
+_READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "fraction": (read_fraction, "FRACTION"),
+    "amount": (read_budget, "AMOUNT"),
+    "count": (read_whole_number, "N"),
+    "name": (str, "NAME"),
+}
+"""How a field of each kind is read, and what stands for its value in the help."""

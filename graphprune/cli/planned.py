@@ -1,0 +1,92 @@
+"""A plan for a model: made as the options say, or read from a file that ``graphprune plan`` wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from torch import nn
+
+import graphprune
+from graphprune.calibration.batches import InputsOnly
+from graphprune.cli.calibration_options import CalibrationOptions
+from graphprune.cli.found_model import traced
+from graphprune.cli.model_options import ModelOptions
+from graphprune.cli.option_groups import usage_error
+from graphprune.cli.output import Output
+from graphprune.cli.plan_options import PlanOptions
+from graphprune.errors import LoadError
+from graphprune.tracing.input_specs import inputs_of_spec
+
+PlanFile = Annotated[
+    Path | None,
+    typer.Option("--plan", metavar="FILE", help="a plan that graphprune plan wrote, in place of the options of one"),
+]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A model and what is to be removed from it.
+
+    Attributes:
+        batches: of inputs alone, for repair; None: there is no data.
+    """
+
+    model: nn.Module
+    graph: graphprune.ChannelGraph
+    plan: graphprune.Plan
+    batches: Any
+
+    def inputs(self) -> list[Any]:
+        """The example inputs of the trace."""
+        return list(self.graph.examples)
+
+
+def check_request(asked: PlanOptions, data: CalibrationOptions, file: Path | None) -> None:
+    """Usage is wrong if a plan is neither given nor asked for, or both, or cannot be asked for."""
+    if file is None:
+        asked.check(calibration=data.calibration is not None)
+        return
+    if asked.given:
+        name = next(iter(asked.given)).replace("_", "-")
+        raise usage_error(f"--plan: given together with --{name}; a plan says all of what is removed")
+    if not file.is_file():
+        raise usage_error(f"--plan: the file {file} does not exist; give what graphprune plan -o wrote")
+
+
+def requested_plan(
+    out: Output,
+    given: ModelOptions,
+    asked: PlanOptions,
+    data: CalibrationOptions,
+    file: Path | None = None,
+    meta: bool = False,
+) -> Planned:
+    """Build and trace the model, read the data, and make the plan or read it."""
+    read = None if file is None else read_plan(file)
+    arguments = asked.arguments()
+    if meta and given.weights is not None:
+        arguments["weights"] = given.weights
+    calls = () if read is None else tuple(map(inputs_of_spec, read.inputs))
+    model, graph = traced(out, given.spec, given, meta, calls)
+    batches = None
+    if data.calibration is not None:
+        batches, found = data.batches(model, given.spec, graph.examples)
+        out.note(f"calibration: {found}")
+        arguments["calibration"] = batches
+    if read is not None:
+        read.check(model)
+        return Planned(model, graph, read, batches)
+    with out.stage("planning"):
+        plan = graph.plan(**arguments)
+    return Planned(model, graph, plan, InputsOnly(batches) if "loss_fn" in arguments and batches else batches)
+
+
+def read_plan(file: Path) -> graphprune.Plan:
+    """The plan in a file."""
+    try:
+        return graphprune.Plan.from_json(file.read_text(encoding="utf-8"))
+    except (LoadError, UnicodeDecodeError) as error:
+        raise LoadError(f"--plan: {file} holds no plan ({error}); give what graphprune plan -o wrote") from error

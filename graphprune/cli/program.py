@@ -1,0 +1,148 @@
+"""The program: what is common to all commands, and what its exit code is."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import graphprune
+from graphprune.cli.commands import listed_commands, load_command
+from graphprune.cli.option_groups import flag
+
+OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Base of what typer raises for wrong usage. Versions of typer differ in the module that has it."""
+
+
+class CommandGroup(TyperGroup):
+    """The commands, of which only the one that is called is imported."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if command is None else load_command(command.name or ""), rest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments; those of the process by default.
+
+    Returns:
+        The exit code: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
+        130, interrupted.
+    """
+    try:
+        with _interruptible():
+            arguments = None if argv is None else list(argv)
+            found = make_program().main(args=arguments, prog_name="graphprune", standalone_mode=False)
+            sys.stdout.flush()
+            return found if isinstance(found, int) else OK
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except UsageError as error:
+        print(usage_message(error), file=sys.stderr)
+        return WRONG_USAGE
+    except BrokenPipeError:  # whoever reads the output has seen enough
+        return _without_output()
+
+
+def make_program() -> Any:
+    """The program with its commands."""
+    app = typer.Typer(cls=CommandGroup, rich_markup_mode="rich", name="graphprune")
+    app.callback(help=_HELP, epilog=_EPILOG)(_program)
+    program: Any = typer.main.get_command(app)
+    for command in listed_commands():
+        program.add_command(command)
+    return program
+
+
+_HELP = "Structured pruning of PyTorch models: trace, plan, apply, verify."
+_EPILOG = (
+    "Examples:\n\ngraphprune inspect torchvision:resnet18\n\n"
+    "graphprune prune torchvision:resnet18 --pretrained --ratio 0.3 -o slim\n\n"
+    "graphprune export slim --to onnx -o slim.onnx\n\n"
+    "Exit codes: 0 it worked; 1 it failed or the verification did; 2 wrong usage; 130 interrupted."
+)
+
+
+def _show_version(shown: bool) -> None:
+    if shown:
+        print(f"graphprune {graphprune.__version__}")
+        raise typer.Exit
+
+
+def _program(
+    version: Annotated[
+        bool, flag("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """The options of the program itself."""
+
+
+# ---------------------------------------------------------------- wrong usage
+
+
+def usage_message(error: Any) -> str:
+    """What is wrong, which option it is about and what that takes, and where to read more."""
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context is not None else "graphprune"
+    return f"{where}: error: {_what(error)}\ntry: {where} --help"
+
+
+def _what(error: Any) -> str:
+    parameter = getattr(error, "param", None)
+    if parameter is None:
+        text = error.message if isinstance(error, typer.BadParameter) else error.format_message()
+        return f"{text[:1].lower()}{text[1:]}" if text.startswith(("No such", "Missing", "Got", "Option")) else text
+    name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar or parameter.name
+    taken = f"; {name} takes {parameter.metavar or 'a value'}: {parameter.help}"
+    said = error.message or "is missing"
+    return f"{name}: {said[:1].lower()}{said[1:]}{taken if parameter.help not in said else ''}"
+
+
+# ---------------------------------------------------------------- interruption
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let an interruption end what runs, once; the files that it leaves are removed undisturbed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, _interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt() -> Callable[..., None]:
+    """What a signal calls: it interrupts once a second, so that pressing keys again does not disturb the tidying."""
+    last = -math.inf
+
+    def interrupt(*_: object) -> None:
+        nonlocal last
+        before, last = last, time.monotonic()
+        if last - before > 1:
+            raise KeyboardInterrupt
+
+    return interrupt
+
+
+def _without_output() -> int:
+    """Leave nothing that Python would try to write at its end."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED

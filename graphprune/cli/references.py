@@ -1,0 +1,52 @@
+"""``module:function``: something of the user's that a command calls."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from graphprune.cli.models import import_file
+from graphprune.cli.option_groups import usage_error
+from graphprune.errors import SpecError
+from graphprune.utils.checks import did_you_mean
+
+
+def check_reference(option: str, text: str) -> None:
+    """Usage is wrong if it has another form, or names a file that is not there."""
+    module, colon, name = text.rpartition(":")
+    if not colon or not module or not name.replace(".", "").isidentifier():
+        raise usage_error(f"{option}: {text!r} names no function; give module:function or path/to/file.py:function")
+    if module.endswith(".py") and not Path(module).is_file():
+        raise usage_error(f"{option}: the file {module} does not exist; give path/to/file.py:function")
+
+
+def load_reference(option: str, text: str) -> Any:
+    """What ``module:function`` or ``path/to/file.py:function`` names; modules beside the user are found.
+
+    Raises:
+        SpecError: it cannot be imported, or has nothing of this name.
+    """
+    module, _, name = text.rpartition(":")
+    found = import_file(f"{option} {text}", Path(module)) if module.endswith(".py") else _import(option, text, module)
+    for part in name.split("."):
+        if not hasattr(found, part):
+            near = did_you_mean(part, [one for one in dir(found) if not one.startswith("_")])
+            raise SpecError(f"{option}: {module} has no {part!r}{near}")
+        found = getattr(found, part)
+    return found
+
+
+def _import(option: str, text: str, module: str) -> Any:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise SpecError(
+            f"{option}: {text!r}: {module} cannot be imported ({error}); give a module that is installed or in this "
+            "folder, or path/to/file.py:function"
+        ) from error
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,117 @@
+"""``graphprune sparsify SPEC --amount 0.5 -o FILE``: single weights become zero, and the file small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import graphprune
+from graphprune.cli.model_options import ModelOptions
+from graphprune.cli.option_groups import OptionGroup, flag, usage_error
+from graphprune.cli.option_values import read_whole_number
+from graphprune.cli.output import Output
+from graphprune.cli.output_paths import check_new_file
+from graphprune.sparsity.amounts import METHODS
+from graphprune.sparsity.masking import SCOPES
+
+_AMOUNT = "a fraction (0.5, 50%), a number of weights, a pattern (2:4), or what the method takes"
+
+
+def read_mask_amount(given: Any) -> float | int | str:
+    """What is masked: a fraction, a number of weights, or a pattern.
+
+    >>> read_mask_amount("50%"), read_mask_amount("1000"), read_mask_amount("2:4")
+    (0.5, 1000, '2:4')
+    """
+    text = str(given).strip()
+    if ":" in text:
+        return text
+    try:
+        if text.endswith("%"):
+            return float(text.rstrip("% ")) / 100
+        return float(text) if "." in text or "e" in text.lower() else int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no amount; give {_AMOUNT}") from None
+
+
+@dataclass(kw_only=True)
+class SparsifyOptions(OptionGroup):
+    """Which weights become zero."""
+
+    amount: Annotated[
+        Any, typer.Option("--amount", metavar="AMOUNT", parser=read_mask_amount, help=_AMOUNT, show_default=False)
+    ]
+    method: Annotated[str, typer.Option("--method", metavar="NAME", help=f"which weights go: {', '.join(METHODS)}")] = (
+        "l1"
+    )
+    scope: Annotated[
+        str, typer.Option("--scope", metavar="NAME", help="local: each layer for itself; global: one ranking over all")
+    ] = "local"
+    layers: Annotated[
+        list[str] | None,
+        typer.Option("--layers", metavar="PATTERN", help="names of modules or parameters; without, all that multiply"),
+    ] = None
+    skip: Annotated[
+        list[str] | None, typer.Option("--skip", metavar="PATTERN", help="names of what stays as it is")
+    ] = None
+    seed: Annotated[Any, typer.Option("--seed", metavar="N", parser=read_whole_number, help="of --method random")] = (
+        None
+    )
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("method", self.method, METHODS), ("scope", self.scope, SCOPES)):
+            if value not in known:
+                raise usage_error(f"--{name}: {value!r} is none; needed is one of {', '.join(known)}")
+
+
+def sparsify_command(
+    out: Output,
+    given: ModelOptions,
+    options: SparsifyOptions,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="the sparse file", show_default=False)],
+    force: Annotated[bool, flag("--force", help="replace FILE if it is there")] = False,
+) -> int:
+    """Set single weights to zero, where they stay in place, and write the rest as a small file.
+
+    graphprune.load_sparse reads it. To remove whole channels, and get a faster model, use graphprune prune.
+
+    Examples:
+        graphprune sparsify torchvision:resnet50 --pretrained --amount 0.8 --scope global -o resnet50.sparse
+        graphprune sparsify net.py:make --weights dense.pt --amount 2:4 --skip head -o net.sparse
+    """
+    check_new_file("-o", output, force)
+    model = given.model()
+    layers = tuple(options.layers) if options.layers else None
+    found = graphprune.sparsify(
+        model,
+        options.amount,
+        method=options.method,
+        scope=options.scope,
+        layers=layers,
+        skip=tuple(options.skip or ()),
+        seed=options.seed,
+    )
+    written = graphprune.save_sparse(model, output)
+    out.result(lambda: _parts(found, written), lambda: _data(given.spec, found, written), output)
+    return 0
+
+
+def _parts(found: graphprune.Sparsity, written: graphprune.SparseFile) -> Iterator[Any]:
+    yield found
+    yield written
+
+
+def _data(spec: str, found: graphprune.Sparsity, written: graphprune.SparseFile) -> dict[str, Any]:
+    return {
+        "spec": spec,
+        "zeros": found.zeros,
+        "parameters": found.size,
+        "sparsity": found.overall,
+        "written": str(written.path),
+        "bytes": written.bytes,
+        "dense_bytes": written.dense,
+    }

@@ -1,0 +1,153 @@
+"""The weights of a model on ``meta``, from where they are: a folder of safetensors files, or tensors by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.errors import InputError
+from graphprune.utils.checks import found_value, shown
+from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.modules import Tables, tables
+from graphprune.utils.tensor_files import TensorFiles
+
+GivenWeights = str | os.PathLike[str] | Mapping[str, Tensor]
+"""A folder that Transformers wrote, tensors by name, or what ``safetensors.safe_open`` gives."""
+
+
+def read_weights(weights: Any) -> Mapping[str, Tensor]:
+    """Tensors by name, each of which is read when it is asked for.
+
+    Raises:
+        InputError: it is no folder and no tensors by name.
+        LoadError: the files in the folder are damaged.
+    """
+    if isinstance(weights, str | os.PathLike):
+        folder = Path(os.fsdecode(weights))
+        if not folder.is_dir():
+            raise InputError(
+                f"weights: {folder} is no folder",
+                where=str(folder),
+                found="a file" if folder.exists() else "nothing at this path",
+                needed="a folder that save_pretrained of Transformers wrote",
+                do="pass such a folder, or a dict of tensors by name",
+            )
+        return TensorFiles(folder)
+    if isinstance(weights, Mapping):
+        return weights
+    if hasattr(weights, "get_tensor") and hasattr(weights, "keys"):
+        return _Opened(weights)
+    raise InputError(
+        f"weights: must be a folder or tensors by name, but is {shown(weights)}",
+        found=found_value(weights),
+        needed="a folder with safetensors files, a mapping of tensors by name, or a file that safetensors.safe_open "
+        "opened",
+        do="pass the folder of the checkpoint",
+    )
+
+
+class _Opened(Mapping[str, Tensor]):
+    """A file that ``safetensors.safe_open`` opened."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._names = tuple(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        found: Tensor = self._file.get_tensor(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+class GivenParameters(Mapping[str, Tensor]):
+    """The parameters of a model that have entries, by first name; those on ``meta`` come from ``weights``.
+
+    None of them is kept: a criterion that takes them one by one needs the memory of one.
+
+    Args:
+        own: the tensors of the model.
+        weights: by any of the names that a parameter has.
+
+    Raises:
+        InputError: ``weights`` lacks one.
+    """
+
+    def __init__(self, own: Tables, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+        self._own = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
+        self._source = {name: _source(name, t, own, weights) for name, t in self._own.items() if t.is_meta}
+
+    def __getitem__(self, name: str) -> Tensor:
+        own = self._own[name]
+        return given_tensor(self._source[name], own, self._weights) if name in self._source else own
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._own)
+
+    def __len__(self) -> int:
+        return len(self._own)
+
+
+def _source(name: str, tensor: Tensor, own: Tables, weights: Mapping[str, Tensor]) -> str:
+    """The name under which ``weights`` has a tensor of the model."""
+    if name in weights:
+        return name
+    found = next((n for n, other in own.named() if other is tensor and n in weights), None)
+    if found is None:
+        kind = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+        raise InputError(
+            f"weights: has no {name!r}, a {kind} of the model that is on the meta device",
+            where=name,
+            found=f"{len(weights)} tensors, such as {next(iter(weights), None)!r}",
+            needed=f"{name!r}",
+            do="pass the weights of this very model, or load it",
+        )
+    return found
+
+
+def given_tensor(name: str, own: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+    """A tensor of ``weights`` in the type of the model's own.
+
+    Raises:
+        InputError: it has another shape.
+    """
+    found = weights[name]
+    if found.shape != own.shape:
+        raise InputError(
+            f"weights: {name!r} has shape {list(found.shape)}, and {list(own.shape)} in the model",
+            where=name,
+            found=f"shape {list(found.shape)}",
+            needed=f"shape {list(own.shape)}",
+            do="pass the weights of this very model",
+        )
+    return found.detach().to(own.dtype)
+
+
+def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of a model on ``meta`` that has weights and can be run; tensors that are not on ``meta`` are shared.
+
+    Raises:
+        InputError: ``weights`` lacks a parameter or buffer, or has it in another shape.
+    """
+    own = tables(model)
+    tensors = own.everything()
+    for name, tensor in own.unique():
+        if tensor.is_meta:
+            found = given_tensor(_source(name, tensor, own, weights), tensor, weights)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            tensors[id(tensor)] = nn.Parameter(found, tensor.requires_grad) if is_parameter else found
+    return copy_module(model, tensors)

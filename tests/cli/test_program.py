@@ -1,0 +1,265 @@
+"""What all commands have in common: help, version, presets, forms of output, wrong usage, interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import graphprune
+from graphprune.cli import main
+from graphprune.cli.commands import COMMANDS, examples_of, load_command
+from graphprune.cli.program import INTERRUPTED, OK, WRONG_USAGE, make_program
+
+NETWORK = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+"""
+INPUT = ("--input", "1,3,8,8")
+ROOT = Path(graphprune.__file__).parents[1]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> str:
+    (tmp_path / "network.py").write_text(NETWORK)
+    return f"{tmp_path / 'network.py'}:make"
+
+
+def program(*arguments: str, **more: object) -> list[str]:
+    return [sys.executable, "-m", "graphprune", *arguments]
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_and_version_are_quick_and_load_no_torch() -> None:
+    for argument, said in (("--help", "Make it smaller"), ("--version", f"graphprune {graphprune.__version__}")):
+        code = (
+            "import sys; from graphprune.cli import main; code = main([sys.argv[1]]); "
+            "assert not {'torch', 'numpy', 'graphprune.api'} & sys.modules.keys(); sys.exit(code)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == OK and said in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_has_examples_that_parse(name: str, capsys: Capture) -> None:
+    assert main([name, "--help"]) == OK
+    shown = re.sub(r"[│\s]+", " ", capsys.readouterr().out)
+    examples = examples_of(name)
+    assert len(examples) >= 2
+    for example in examples:
+        assert example in shown
+        words = shlex.split(example)
+        assert words[:2] == ["graphprune", name]
+        parsed = load_command(name).make_context(name, words[2:])
+        assert parsed.params
+
+
+def test_help_lists_every_command(capsys: Capture) -> None:
+    assert main(["--help"]) == OK
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"│ {name} ", shown) for name in COMMANDS)
+
+
+def test_a_shell_completes_commands_options_and_models() -> None:
+    def completed(words: str) -> list[str]:
+        asked = os.environ | {"_GRAPHPRUNE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"graphprune {words}"}
+        code = "from graphprune.cli.program import make_program; make_program().main(prog_name='graphprune')"
+        done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, cwd=ROOT)
+        return re.findall(r'\n?\(?"([\w:-]+)"', done.stdout.replace("\\", ""))
+
+    assert "inspect" in completed("insp")
+    assert {"--explorer", "--meta"} <= set(completed("inspect --"))
+    assert completed("inspect torchvision:resnet1")[-1] == "torchvision:resnet18"
+
+
+# ---------------------------------------------------------------- output
+
+
+def test_quiet_prints_paths_alone(spec: str, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "slim"
+    assert main(["prune", spec, *INPUT, "--ratio", "0.5", "-o", str(out), "--quiet"]) == OK
+    captured = capsys.readouterr()
+    assert captured.out == f"{out}\n" and captured.err == ""
+    assert main(["inspect", spec, *INPUT, "-q"]) == OK
+    assert capsys.readouterr().out == ""
+
+
+def test_json_and_quiet_exclude_each_other(capsys: Capture) -> None:
+    assert main(["inspect", "nothing.py:there", "--json", "--quiet"]) == WRONG_USAGE
+    assert "--json: given together with --quiet" in capsys.readouterr().err
+
+
+def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Capture) -> None:
+    assert main(["prune", spec, *INPUT, "--ratio", "0.01", "-o", str(tmp_path / "slim"), "--json"]) == OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["after"] == json.loads(captured.out)["before"]
+    assert "\ngraphprune: warning: ratio" in captured.err
+
+
+# ---------------------------------------------------------------- wrong usage
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "missing command"),
+        ("insepct x", "no such command 'insepct'. Did you mean 'inspect'"),
+        ("inspect", "SPEC: is missing; SPEC takes"),
+        ("inspect x --jsn", "no such option: --jsn (Possible options: --json)"),
+        ("inspect x y", "got unexpected extra argument"),
+        ("prune x --ratio half -o out", "--ratio: 'half' is no fraction; give one such as 0.5 or 50%; --ratio takes"),
+        ("prune x --ratio 50 -o out", "--ratio: must be a fraction, but is 50; for 50 percent give 0.5 or 50%"),
+        ("prune x --ratio 0.5", "--output: is missing; --output takes DIR: where to save it"),
+        ("prune x --ratio 0.5 -o", "option '-o' requires an argument"),
+        ("prune x --multiple 2.5 --ratio 0.5 -o out", "--multiple: '2.5' is no whole number"),
+        ("prune x --importance l3 --ratio 0.5 -o out", "--importance: "),
+        (
+            "prune x --input 1,a -o out --ratio 0.5",
+            "--input: '1,a' is no shape; give whole numbers such as 1,3,224,224",
+        ),
+        ("prune x --weights gone.pt -o out --ratio 0.5", "--weights: gone.pt does not exist"),
+        ("prune x --weights a --pretrained -o out --ratio 0.5", "--weights: given together with --pretrained"),
+        ("prune x -o file/slim --ratio 0.5", "/file is a file, and no folder; give another path"),
+        ("prune x -o slim --ratio 0.5", "SPEC: 'x' names no model; did you mean torchvision:x, timm:x or hf:x?"),
+        ("prune torch:x -o slim --ratio 0.5", "'torch' is no source of models; did you mean torchvision?"),
+        ("inspect here", "did you mean hf:here?"),
+        ("inspect net.py", "say which function of it makes the model: net.py:make or net.py:Net"),
+        ("inspect nte.py:make", "the file 'nte.py' does not exist; did you mean net.py?"),
+        ("export gone --to onnx -o out", "DIR: gone is no folder"),
+        ("measure x --layers --json", "--layers: given together with --json"),
+    ],
+)
+def test_wrong_usage_is_told_before_any_work(
+    line: str, said: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No model is built: ``x`` is none."""
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("file").touch()
+    Path("net.py").write_text("def make(): ...\nclass Net: ...\n")
+    assert main(line.split()) == WRONG_USAGE
+    captured = capsys.readouterr()
+    assert captured.out == "" and "graphprune" in captured.err and "try: graphprune" in captured.err
+    assert said in captured.err
+
+
+def test_a_folder_without_the_right_to_write(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main("prune x -o slim --ratio 0.5".split()) == WRONG_USAGE
+    assert "cannot be written; give a path in a folder of yours" in capsys.readouterr().err
+
+
+def test_percent_is_a_fraction(spec: str, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["prune", spec, *INPUT, "--ratio", "50%", "-o", str(tmp_path / "slim"), "--json"]
+    assert main(arguments) == OK
+    assert json.loads(capsys.readouterr().out)["requested"]["ratio"] == 0.5
+
+
+# ---------------------------------------------------------------- presets
+
+PRESETS = """
+input = [1, 3, 8, 8]
+
+[half]
+ratio = 0.5
+no-verify = true
+
+[quarter]
+ratio = "25%"
+importance = "l1"
+
+[wrong]
+ration = 0.5
+
+[unfit]
+no-verify = 3
+"""
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> str:
+    (tmp_path / "presets.toml").write_text(PRESETS)
+    return str(tmp_path / "presets.toml")
+
+
+def test_a_preset_stands_in_for_options(spec: str, presets: str, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["prune", spec, "-o", str(tmp_path / "slim"), "--json", "--preset"]
+    assert main([*arguments, f"{presets}:half"]) == OK
+    data = json.loads(capsys.readouterr().out)
+    assert data["requested"]["ratio"] == 0.5 and data["verified"] is None
+    assert main([*arguments, f"{presets}:quarter", "--ratio", "0.3"]) == OK
+    data = json.loads(capsys.readouterr().out)
+    assert data["requested"]["ratio"] == 0.3 and data["requested"]["importance"] == "l1"
+
+
+def test_entries_outside_of_tables_hold_for_all(spec: str, presets: str, capsys: Capture) -> None:
+    assert main(["inspect", spec, "--preset", presets, "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["groups"][0]["units"] == 8
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("presets.toml:wrong", "gives 'ration', which is no option of this command; did you mean ratio"),
+        ("presets.toml:haf", "has no preset 'haf'; it has half, quarter, wrong, unfit"),
+        ("presets.toml:unfit", "gives no_verify = 3; needed is true or false"),
+        ("gone.toml", "the file gone.toml does not exist"),
+        ("broken.toml", "broken.toml cannot be read as TOML"),
+    ],
+)
+@pytest.mark.usefixtures("presets")
+def test_a_preset_that_cannot_be_used(
+    place: str, said: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.toml").write_text("ratio = ")
+    assert main(["prune", "x", "-o", "slim", "--preset", place]) == WRONG_USAGE
+    assert said in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- interruption
+
+SLOW = """
+import time
+from torch import nn
+
+def make():
+    print("building", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    arguments = program("prune", f"{tmp_path / 'slow.py'}:make", "--ratio", "0.5", "-o", str(tmp_path / "slim"))
+    running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    assert running.stdout is not None and running.stdout.readline() == "building\n"
+    time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=20)
+    assert running.returncode == INTERRUPTED
+    assert out == "" and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["slow.py"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(spec: str) -> None:
+    command = f"{shlex.join(program('inspect', spec, *INPUT))} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert "Error" not in done.stderr and "error" not in done.stderr
+
+
+def test_the_program_can_be_made_again() -> None:
+    assert make_program() is not make_program()

@@ -1,0 +1,357 @@
+"""The commands that go on from one another: plan, prune, verify, repair, finetune, bench, report, sparsify."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import graphprune
+from graphprune.cli import main
+from graphprune.cli.commands import load_command
+from graphprune.cli.program import FAILED, OK, WRONG_USAGE
+from graphprune.planning.options import PruningOptions
+
+Capture = pytest.CaptureFixture[str]
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.body = nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.body(self.norm(self.stem(x)).relu()).relu().mean((2, 3)))
+
+
+def make():
+    torch.manual_seed(0)
+    return Net()
+"""
+
+DATA = """
+import torch
+
+def batches():
+    torch.manual_seed(0)
+    return (torch.randn(4, 3, 8, 8) for _ in range(2))
+
+def pairs():
+    return [(batch, torch.arange(4)) for batch in batches()]
+
+def loss(output, target):
+    return torch.nn.functional.cross_entropy(output, target)
+
+def quality(model):
+    return 0.5
+
+def rising(group, context):
+    return torch.arange(group.units).float()
+
+number = 3
+"""
+
+SPEC = "net.py:make"
+INPUT = ("--input", "1,3,8,8")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NETWORK)
+    (tmp_path / "data.py").write_text(DATA)
+    return tmp_path
+
+
+@pytest.fixture
+def slim(capsys: Capture) -> str:
+    assert main(["prune", SPEC, *INPUT, "--ratio", "0.5", "-o", "slim", "-q"]) == OK
+    capsys.readouterr()
+    return "slim"
+
+
+def result(line: str, capsys: Capture, code: int = OK) -> dict[str, object]:
+    """The JSON that a command prints."""
+    assert main([*line.split(), "--json"]) == code
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def refused(line: str, capsys: Capture, code: int = WRONG_USAGE) -> str:
+    """What a command says that does not work."""
+    assert main(line.split()) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err
+
+
+# ---------------------------------------------------------------- plan
+
+
+@pytest.mark.parametrize("command", ["plan", "prune", "report"])
+def test_every_option_of_a_plan_is_an_option(command: str) -> None:
+    flags = {flag for one in load_command(command).params for flag in one.opts}
+    assert {f"--{one.name.replace('_', '-')}" for one in fields(PruningOptions)} <= flags
+
+
+def test_a_plan_is_written_and_applied(capsys: Capture) -> None:
+    planned = result(f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 -o plan.json", capsys)
+    assert planned["written"] == "plan.json"
+    pruned = result(f"prune {SPEC} --plan plan.json -o slim", capsys)
+    assert pruned["after"] == planned["after"] != planned["before"]
+    assert graphprune.Plan.from_json(Path("plan.json").read_text()).shape("stem.weight") == (4, 3, 3, 3)
+
+
+def test_a_plan_is_printed(capsys: Capture) -> None:
+    assert main(["plan", SPEC, *INPUT, "--ratio", "0.5"]) == OK
+    captured = capsys.readouterr()
+    assert "What is left" in captured.out
+    assert (
+        captured.err == "Net, which make of net.py gives, weights as the function makes them, input 1x3x8x8 as given\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("plan.json --ratio 0.5", "--plan: given together with --ratio"),
+        ("gone.json", "--plan: the file gone.json does not exist"),
+    ],
+)
+def test_a_plan_that_cannot_be_used(line: str, said: str, capsys: Capture) -> None:
+    assert said in refused(f"prune x -o slim --plan {line}", capsys)
+
+
+def test_a_file_that_holds_no_plan(capsys: Capture) -> None:
+    Path("plan.json").write_text("{}")
+    assert "--plan: plan.json holds no plan" in refused(f"prune {SPEC} -o slim --plan plan.json", capsys, FAILED)
+
+
+def test_overrides_budgets_and_functions_of_the_user(capsys: Capture) -> None:
+    line = f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 --overrides stem*:ratio=25% --importance data.py:rising"
+    kept = {group["name"]: group["kept"] for group in result(line, capsys)["groups"]}  # type: ignore[attr-defined]
+    assert kept == {"stem": 6, "body": 4}
+    found = result(f"plan {SPEC} --input 1,3,8,8 --budgets macs=0.5 --allocation uniform", capsys)
+    assert found["requested"]["macs"] == 0.5  # type: ignore[index]
+
+
+def test_overrides_in_a_preset(capsys: Capture) -> None:
+    Path("my.toml").write_text('ratio = 0.5\ninput = "1x3x8x8"\n[overrides]\n"stem*" = { frozen = true }\n')
+    assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--overrides stem", "--overrides: 'stem' is none; needed is PATTERN:ratio=0.25,multiple=8"),
+        ("--overrides stem:rato=3", "--overrides: 'rato' is none of ratio, min_units"),
+        ("--overrides stem:ratio=7", "must be a fraction, but is 7"),
+        ("--budgets mac=3", "--budgets: 'mac=3' is none; needed is NAME=AMOUNT"),
+        ("--loss-fn nothing", "--loss-fn: 'nothing' names no function; give module:function"),
+        ("--loss-fn gone.py:loss", "--loss-fn: the file gone.py does not exist"),
+        ("--ratio 0.5 --importance wanda", "--importance: wanda reads data; give --calibration DIR"),
+        ("--ratio 0.5 --macs 0.5", "--ratio: given together with macs"),
+        ("-o net.py --ratio 0.5", "-o net.py: exists; give another path"),
+    ],
+)
+def test_wrong_options_of_a_plan(line: str, said: str, capsys: Capture) -> None:
+    assert said in refused(f"plan x {line}", capsys)
+
+
+# ---------------------------------------------------------------- data
+
+
+def images(where: str, count: int) -> None:
+    from PIL import Image
+
+    Path(where).mkdir(parents=True)
+    for number in range(count):
+        values = np.random.default_rng(number).integers(0, 255, (12, 9, 3), dtype=np.uint8)
+        Image.fromarray(values).save(f"{where}/{number}.png")
+
+
+def test_calibration_by_images(slim: str, capsys: Capture) -> None:
+    images("images/class", 5)
+    assert main(f"repair {SPEC} {slim} --calibration images --samples 4 --batch-size 3 -o repaired".split()) == OK
+    captured = capsys.readouterr()
+    assert "calibration: 4 of 5 images in images, made 3x8x8, normalized by the means of ImageNet" in captured.err
+    assert "2 batches" in captured.err and "saved in repaired" in captured.out
+
+
+@pytest.mark.parametrize("kind", ["npy", "pt", "safetensors"])
+def test_calibration_by_arrays(kind: str, slim: str, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    for number in range(2):
+        sample = torch.randn(3, 8, 8)
+        if kind == "npy":
+            np.save(f"arrays/{number}.npy", sample.numpy())
+        elif kind == "pt":
+            torch.save(sample[None], f"arrays/{number}.pt")
+        else:
+            save_file({"x": sample}, f"arrays/{number}.safetensors")
+    assert result(f"repair {SPEC} {slim} --calibration arrays -o repaired", capsys)["fitted"]
+
+
+def test_calibration_by_records(slim: str, capsys: Capture) -> None:
+    lines = [json.dumps({"x": torch.randn(3, 8, 8).tolist()}) for _ in range(3)]
+    Path("records.jsonl").write_text("\n".join(lines))
+    assert main(f"repair {SPEC} {slim} --calibration records.jsonl -o repaired".split()) == OK
+    assert "calibration: 3 of 3 records in records.jsonl, x=f32[1, 3, 8, 8]" in capsys.readouterr().err
+
+
+def test_prune_with_calibration_repairs(capsys: Capture) -> None:
+    line = f"prune {SPEC} --input 1,3,8,8 --ratio 0.5 --calibration data.py:batches --importance wanda -o"
+    assert result(f"{line} slim", capsys)["repaired"]["fitted"]  # type: ignore[index]
+    assert result(f"{line} other --no-repair", capsys)["repaired"] is None
+
+
+def test_calibration_in_pairs_for_gradients(capsys: Capture) -> None:
+    line = f"prune {SPEC} --input 1,3,8,8 --ratio 0.5 --importance taylor --loss-fn data.py:loss"
+    assert result(f"{line} --calibration data.py:pairs -o slim", capsys)["repaired"]["fitted"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("gone", "--calibration: gone does not exist; needed is a folder of images"),
+        ("gone.jsonl", "--calibration: the file gone.jsonl does not exist"),
+        ("net.py", "--calibration: net.py is no file of JSON lines"),
+        ("empty", "--calibration: empty holds neither images"),
+        ("gone.py:batches", "--calibration: the file gone.py does not exist"),
+    ],
+)
+def test_data_that_is_none(place: str, said: str, capsys: Capture) -> None:
+    Path("empty").mkdir()
+    assert said in refused(f"plan x --ratio 0.5 --calibration {place}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "line 1 of data.jsonl is no JSON"),
+        ("3", "line 1 of data.jsonl is a int; needed is a text or an object"),
+        ('"a text"', "texts need a tokenizer; give --tokenizer DIR"),
+        ('{"x": ["a"]}', "line 1 of data.jsonl holds what is no number or list of numbers"),
+        ("", "data.jsonl has no lines"),
+    ],
+)
+def test_lines_that_are_no_data(text: str, said: str, slim: str, capsys: Capture) -> None:
+    Path("data.jsonl").write_text(text)
+    assert said in refused(f"repair {SPEC} {slim} --calibration data.jsonl -o out", capsys, FAILED)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("data.py:bathces", "data.py has no 'bathces'; did you mean batches?"),
+        ("no_such_module:batches", "no_such_module cannot be imported"),
+    ],
+)
+def test_functions_that_are_not_there(place: str, said: str, slim: str, capsys: Capture) -> None:
+    assert said in refused(f"repair {SPEC} {slim} --calibration {place} -o out", capsys, FAILED)
+
+
+# ---------------------------------------------------------------- verify and repair
+
+
+def test_verify(slim: str, capsys: Capture) -> None:
+    assert result(f"verify {SPEC} {slim}", capsys)["passed"] is True
+    assert main(f"repair {SPEC} {slim} --calibration data.py:batches -o repaired -q".split()) == OK
+    assert capsys.readouterr().out == "repaired\n"
+    assert result(f"verify {SPEC} repaired", capsys, FAILED)["passed"] is False
+
+
+def test_verify_of_what_is_no_slim_model(capsys: Capture) -> None:
+    assert "DIR: gone is no folder" in refused("verify x gone", capsys)
+    Path("empty").mkdir()
+    assert "DIR: empty holds no slim model" in refused("verify x empty", capsys)
+
+
+def test_repair_needs_data(slim: str, capsys: Capture) -> None:
+    assert "--calibration: is missing" in refused(f"repair {SPEC} {slim} -o out", capsys)
+
+
+# ---------------------------------------------------------------- finetune
+
+
+def test_finetune_of_a_slim_model(slim: str, capsys: Capture) -> None:
+    line = f"finetune {slim} --model {SPEC} --data data.py:pairs --epochs 2 --lr 0.01"
+    found = result(f"{line} --evaluate data.py:quality --teacher {SPEC} -o tuned", capsys)
+    assert found["steps"] == 4 and found["metrics"] == {"2": 0.5, "4": 0.5}
+    assert result(f"measure tuned --model {SPEC} --untimed", capsys)["parameters"] == 108 + 4 + 8 + 148 + 20
+
+
+def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
+    line = f"finetune {SPEC} --data data.py:pairs --steps 1 --lr 0.01 --loss-fn data.py:loss -o"
+    assert main(f"{line} tuned.safetensors".split()) == OK
+    assert "1 steps, loss" in capsys.readouterr().out
+    assert load_file("tuned.safetensors")["head.weight"].shape == (4, 8)
+    assert main(f"{line} tuned.pt -q".split()) == OK
+    assert capsys.readouterr().out == "tuned.pt\n"
+    assert result(f"measure {SPEC} --weights tuned.pt --untimed", capsys)["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--epochs 1 -o out.pt", "--lr: is missing"),
+        ("--lr 0.1 -o out.pt", "--epochs: is missing; give --epochs N or --steps N"),
+        ("--lr 0.1 --epochs 1 --steps 1 -o out.pt", "--epochs: given together with --steps"),
+        ("--lr 0.1 --epochs 1 --optimizer adam -o out.pt", "'adam' is none of sgd, adamw; did you mean adamw?"),
+        ("--lr 0.1 --epochs 1 --device gpu -o out.pt", "--device: 'gpu' is none"),
+        ("--lr 0.1 --epochs 0 -o out.pt", "--epochs: must be 1 or more"),
+        ("--lr 0.1 --epochs 1 -o out", "-o out: must end with .safetensors or .pt"),
+    ],
+)
+def test_wrong_usage_of_finetune(line: str, said: str, capsys: Capture) -> None:
+    assert said in refused(f"finetune {SPEC} --data data.py:pairs {line}", capsys)
+
+
+def test_the_folder_of_a_slim_model_needs_the_dense_one(slim: str, capsys: Capture) -> None:
+    line = f"finetune {slim} --data data.py:pairs --epochs 1 --lr 0.01 -o out"
+    assert "--model: slim does not say how its model is built" in refused(line, capsys)
+
+
+# ---------------------------------------------------------------- bench, report, sparsify
+
+
+def test_bench(slim: str, capsys: Capture) -> None:
+    line = f"bench {SPEC} {slim} --model {SPEC} --repeats 1 --threads 1"
+    found = result(line, capsys)["models"]
+    assert [one[0]["batch"] for one in found.values()] == [1, 1]  # type: ignore[attr-defined]
+    assert main(line.split()) == OK
+    assert "1.00x" in capsys.readouterr().out
+    assert "there is 1; give the dense model, and slim ones" in refused(f"bench {SPEC}", capsys)
+
+
+def test_report(capsys: Capture) -> None:
+    assert main(["report", SPEC, *INPUT, "--ratio", "0.5", "--verify", "-o", "report.html", "-q"]) == OK
+    assert capsys.readouterr().out == "report.html\n"
+    assert "equal to the masked original" in Path("report.html").read_text()
+    assert main(["report", SPEC, *INPUT, "-o", "report.html"]) == OK
+    capsys.readouterr()
+    assert "--verify: is about a plan" in refused("report x --verify -o other.html", capsys)
+    assert "is no report that graphprune wrote" in refused("report x -o net.py", capsys)
+
+
+def test_sparsify(capsys: Capture) -> None:
+    found = result(f"sparsify {SPEC} --amount 50% --skip stem -o net.sparse", capsys)
+    assert found["zeros"] == (8 * 8 * 9 + 4 * 8) // 2 + 8  # and the bias of the batch norm
+    state = graphprune.load_sparse("net.sparse")
+    assert (state["body.weight"] == 0).float().mean() == 0.5
+    assert "-o net.sparse: exists" in refused(f"sparsify {SPEC} --amount 0.5 -o net.sparse", capsys)
+    assert "--method: 'l2' is none; needed is one of l1" in refused("sparsify x --amount 1 --method l2 -o o", capsys)
+    assert "'half' is no amount; give a fraction" in refused("sparsify x --amount half -o o", capsys)
