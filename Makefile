@@ -36,6 +36,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.repair
 	$(PYTHON) -m benchmarks.repair_cost
 	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.processes
 	$(PYTHON) -m benchmarks.sparse_files
 	$(PYTHON) -m benchmarks.sparse_speed
 	$(PYTHON) -m benchmarks.compact

@@ -1107,7 +1107,8 @@ The classes say what kind of mistake it is, and are also Python's own, so that `
 | `RuleError` | `RuntimeError` | a rule of an operation is wrong |
 
 An error changes nothing: models, optimizers, files and the settings of torch are as they were before the call.
-An error of another class from within graphprune is a mistake of ours: please report it with the traceback.
+What your own functions raise (a criterion, a loss, `evaluate=`) is passed on as it is.
+Any other error from within graphprune is a mistake of ours: please report it with the traceback.
 
 Below is what each mistake prints, by task.
 In the programs `Net` is a small network with the layers `conv`, `norm`, `hidden` and `fc`.

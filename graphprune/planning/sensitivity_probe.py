@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
@@ -37,7 +38,15 @@ def measure_sensitivity(
         if choice.removed:
             points = [_one(graph, choice.group, r, evaluate, options) for r in ratios]
             losses[choice.group] = tuple(points)
-    return Sensitivity(_loss(evaluate, graph.model), ratios, losses)
+    dense = _loss(evaluate, graph.model)
+    if math.isnan(dense):
+        raise InputError(
+            "evaluate: the dense model's loss is nan",
+            found="a loss of nan",
+            needed="a number, with which the losses of slim models can be compared",
+            do="look for NaN in the weights and the data, and for a division by zero in the loss",
+        )
+    return Sensitivity(dense, ratios, losses)
 
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:

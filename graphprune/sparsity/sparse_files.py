@@ -39,7 +39,7 @@ from graphprune.sparsity.sparse_tensors import (
     write_tensor,
 )
 from graphprune.utils.checks import found_value, shown
-from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.files import check_path, make_folder, replace_file
 from graphprune.utils.model_checks import check_model, check_same_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 from graphprune.utils.tables import Printed
@@ -167,7 +167,7 @@ def _file(path: str | os.PathLike[str]) -> Path:
             needed="the path of a file",
             do=f"give the path of a file, such as {file / 'model.sparse'}",
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("path", file.parent)
     return file
 
 
