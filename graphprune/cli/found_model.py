@@ -55,6 +55,14 @@ def traced(
     return model, graph
 
 
+def built(out: Output, spec: str, given: WeightOptions, meta: bool = False) -> nn.Module:
+    """The model of a SPEC; what was found is said."""
+    with out.stage(f"building {spec}"):
+        model: nn.Module = given.model_of(spec, meta)
+    out.note(f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}")
+    return model
+
+
 def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall]) -> graphprune.ChannelGraph:
     if given.input is None:
         return graphprune.trace(model, planned or None)

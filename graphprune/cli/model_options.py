@@ -87,7 +87,3 @@ class ModelOptions(WeightOptions):
     """A model that is named, with its weights and the shape of its input."""
 
     spec: Spec
-
-    def model(self, meta: bool = False) -> Any:
-        """The model, in evaluation mode."""
-        return self.model_of(self.spec, meta)

@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleFolder, check_bundle, traced_inputs
+from graphprune.cli.found_model import built
 from graphprune.cli.json_data import check_data_of
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import usage_error
@@ -37,8 +38,7 @@ def verify_command(out: Output, given: ModelOptions, bundle: BundleFolder, toler
     check_bundle(bundle, given.spec)
     if tolerance < 0:
         raise usage_error(f"--tolerance: must be 0 or more, but is {tolerance}")
-    with out.stage(f"building {given.spec}"):
-        model = given.model()
+    model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     with out.stage("comparing the slim model with the masked original"):
         plan, inputs = only_plan(slim, bundle), traced_inputs(slim, given.input)

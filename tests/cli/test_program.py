@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -36,7 +35,7 @@ def spec(tmp_path: Path) -> str:
     return f"{tmp_path / 'network.py'}:make"
 
 
-def program(*arguments: str, **more: object) -> list[str]:
+def program(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "graphprune", *arguments]
 
 
@@ -73,16 +72,18 @@ def test_help_lists_every_command(capsys: Capture) -> None:
     assert all(re.search(rf"│ {name} ", shown) for name in COMMANDS)
 
 
-def test_a_shell_completes_commands_options_and_models() -> None:
-    def completed(words: str) -> list[str]:
-        asked = os.environ | {"_GRAPHPRUNE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"graphprune {words}"}
-        code = "from graphprune.cli.program import make_program; make_program().main(prog_name='graphprune')"
-        done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, cwd=ROOT)
-        return re.findall(r'\n?\(?"([\w:-]+)"', done.stdout.replace("\\", ""))
-
-    assert "inspect" in completed("insp")
-    assert {"--explorer", "--meta"} <= set(completed("inspect --"))
-    assert completed("inspect torchvision:resnet1")[-1] == "torchvision:resnet18"
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("insp", "inspect"), ("inspect --", "--explorer"), ("inspect torchvision:resnet1", "torchvision:resnet18")],
+)
+def test_a_shell_completes_commands_options_and_models(
+    words: str, offered: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_GRAPHPRUNE_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", f"graphprune {words}")
+    with pytest.raises(SystemExit):
+        make_program().main(args=[], prog_name="graphprune")
+    assert f'"{offered}"' in capsys.readouterr().out.replace("\\", "")
 
 
 # ---------------------------------------------------------------- output
@@ -263,10 +264,10 @@ def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["slow.py"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(spec: str) -> None:
-    command = f"{shlex.join(program('inspect', spec, *INPUT))} | head -1"
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{shlex.join(program('--help'))} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
-    assert "Error" not in done.stderr and "error" not in done.stderr
+    assert done.stderr == ""
 
 
 def test_the_program_can_be_made_again() -> None:
