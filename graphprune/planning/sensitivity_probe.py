@@ -15,6 +15,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.checks import check_callable, check_type, found_value, is_number, shown
+from graphprune.utils.contexts import preserve_modes
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -50,7 +51,8 @@ def measure_sensitivity(
 
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:
-    loss = evaluate(model)
+    with preserve_modes(model):
+        loss = evaluate(model)
     number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
     if not is_number(number):
         raise InputError(

@@ -9,11 +9,13 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import Struct, structs
+from safetensors import SafetensorError
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import found_value, shown
@@ -83,6 +85,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Where safetensors writes a file, what the system says of it is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 CHECKSUMS = "checksums.json"

@@ -114,7 +114,7 @@ def test_what_is_held_stays_within_the_bound(monkeypatch: pytest.MonkeyPatch) ->
     plan = pruned(model, batches)
     slim = plan.apply(model)
     bound = least(model, plan, batches)
-    monkeypatch.setattr(iterative_regression, "STEPS", 2)
+    monkeypatch.setattr(iterative_regression, "CG_STEPS", 2)
     held: list[int] = []
     wait, waits = PausedForward.wait, itertools.count()
 
@@ -246,7 +246,7 @@ def test_conjugate_gradients_find_what_the_matrix_gives(
     assert iterative.count == full.count and iterative.channels == full.channels
     wanted = full.solve(0.01, centered)
     loose = iterative.solve(0.01, centered)
-    monkeypatch.setattr(iterative_regression, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(iterative_regression, "CG_TOLERANCE", 1e-12)
     exact = iterative.solve(0.01, centered)
     torch.testing.assert_close(exact, wanted, rtol=1e-6, atol=1e-9)
     for change in (exact, loose):
