@@ -175,7 +175,20 @@ def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:
     cls = cls or _class_for(config, transformers)
     if Path(name).is_dir() and not _has_weights(Path(name)):
         return _built(spec, lambda: cls(config))
-    return _built(spec, lambda: cls.from_pretrained(name))
+    return _built(spec, lambda: _loaded(cls, name, transformers))
+
+
+def _loaded(cls: Any, name: str, transformers: ModuleType) -> Any:
+    """A model with its weights, with a bar meanwhile if somebody looks."""
+    logging = transformers.utils.logging
+    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        return cls.from_pretrained(name)
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _has_weights(directory: Path) -> bool:
