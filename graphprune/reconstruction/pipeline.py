@@ -15,6 +15,7 @@ from graphprune.reconstruction.heads import compensate
 from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 
 
@@ -52,7 +53,8 @@ def repair(
     dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
+    with changing_with_float64(slim) as changed:
+        return repair_within(Rollback(), changed, with_float64(dense), plan, calibration, ridge, reestimate)
 
 
 def repair_within(
