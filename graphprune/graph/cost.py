@@ -164,7 +164,8 @@ class CostModel:
     def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
         """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
-        return np.stack([self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds])
+        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
+        return np.array(found, np.float64).reshape(len(kinds), len(alive))
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""

@@ -177,7 +177,8 @@ def taken(spare: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor:
 _SINGLE, _FEW = 1024, 16
 """A system is factored in single precision if it has ``_SINGLE`` unknowns and ``_FEW`` times as many as right sides."""
 _CLOSE, _REFINEMENTS = 1e-8, 6
-"""A refined solution's residual is below ``_CLOSE`` times the right side; ``_REFINEMENTS`` steps each gain digits."""
+"""A refined solution's residual is below ``_CLOSE`` times the right side; each of ``_REFINEMENTS`` steps gains
+digits."""
 
 
 def solve_positive(system: Tensor, right: Tensor) -> Tensor:

@@ -126,9 +126,10 @@ def _check_whole(model: nn.Module, name: str) -> None:
         for own, tensor in module._parameters.items():
             if isinstance(tensor, sharded):
                 raise InputError(
-                    f"{name}: {path}{path and '.'}{own} is a DTensor, of which every process has a part",
-                    where=f"{name}.{path}" if path else name,
-                    found="tensor parallelism: a parameter spread over processes",
+                    f"{name}.{path}{path and '.'}{own}: is a DTensor, of which every process has a part (tensor "
+                    "parallelism)",
+                    where=f"{path}{path and '.'}{own}",
+                    found="a DTensor",
                     needed="parameters that are whole in this process",
                     do="prune the model before parallelize_module, or load it without tp_plan=, and spread the slim "
                     "one",
