@@ -18,7 +18,7 @@ from graphprune.reconstruction.memory_bound import MemoryBound
 from graphprune.reconstruction.tensor_group import TensorGroup
 
 CG_TOLERANCE, CG_STEPS = 1e-4, 300
-"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after that many
+"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after so many
 steps. Their objective falls in each step, so the error is never above that of no change."""
 CG_STATE = 5
 """Vectors of the size of the weight that they keep."""
