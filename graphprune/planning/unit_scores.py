@@ -17,6 +17,7 @@ from graphprune.importance.criteria import find_criterion, scored
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
 from graphprune.utils.arrays import Scores
+from graphprune.utils.devices import with_float64
 from graphprune.utils.modules import Modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
@@ -49,7 +50,7 @@ class UnitScores:
             InputError: ``weights=`` lacks some, or the model has them already.
             PlanError: the criterion reads weights, and the model is on ``meta`` without ``weights=``.
         """
-        own = tables(self._graph.model)
+        own = tables(self._own)
         tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         weights = self._weights
@@ -66,7 +67,7 @@ class UnitScores:
         batches = given.calibration
         statistics = None if batches is None else Statistics(self.model, units, batches, given.loss_fn)
         known = tensors if weights is None else GivenParameters(own, weights)
-        return Context(self._graph.model, known, units, given.seed, statistics, given.reduce, given.normalize)
+        return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize)
 
     @cached_property
     def _weights(self) -> Mapping[str, Tensor] | None:
@@ -89,7 +90,12 @@ class UnitScores:
     @cached_property
     def model(self) -> nn.Module:
         """The model as it can be run: with its weights, if they are given beside it."""
-        return self._graph.model if self._weights is None else with_weights(self._graph.model, self._weights)
+        return self._own if self._weights is None else with_weights(self._graph.model, self._weights)
+
+    @cached_property
+    def _own(self) -> nn.Module:
+        """The model with the weights that it has, where they can be summed in float64."""
+        return with_float64(self._graph.model)
 
     def of_group(self, number: int) -> Scores:
         """The scores of a group. [units]"""

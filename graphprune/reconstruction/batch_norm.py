@@ -16,6 +16,7 @@ from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.devices import changing_with_float64
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
@@ -71,6 +72,11 @@ def reestimate_batch_norm(
         InputError: the model fails on a batch, or there is none. The model is unchanged then.
     """
     check_model(model)
+    with changing_with_float64(model) as changed:
+        return _reestimate(changed, calibration, leave)
+
+
+def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[str]) -> tuple[str, ...]:
     memory = ParameterMemory(model)
     watch = _Normed(memory, frozenset(leave))
     batches = Batches(calibration)

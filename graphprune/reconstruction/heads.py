@@ -31,6 +31,7 @@ from graphprune.reconstruction.records import Compensated, Compensation, LeftAlo
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
 
@@ -67,8 +68,8 @@ def compensate_heads(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
-    with Rollback() as rollback:
-        return compensate(slim, resident(dense), plan, calibration, ridge, rollback)
+    with changing_with_float64(slim) as changed, Rollback() as rollback:
+        return compensate(changed, with_float64(resident(dense)), plan, calibration, ridge, rollback)
 
 
 def compensate(

@@ -28,6 +28,7 @@ from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.utils.checks import check_known, check_type, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors, within
@@ -92,8 +93,8 @@ def reconstruct(
     for name in targets or {}:
         check_known("targets", name, plan.shapes)
     limit = parse_memory(memory)
-    with Rollback(to_file=limit is not None) as rollback:
-        return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {}, limit)[0]
+    with changing_with_float64(slim) as changed, Rollback(to_file=limit is not None) as rollback:
+        return fit(changed, with_float64(resident(dense)), plan, calibration, ridge, rollback, targets or {}, limit)[0]
 
 
 def fit(
@@ -219,7 +220,7 @@ class _Reconstruction:
         consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
         places = consumer.first.places()
         old = self._entries(consumer.key.name)[places]
-        factor, inverse = one.match.factors()
+        factor, inverse = (t.to(old.device) for t in one.match.factors())
         change = regression.solve(self._ridge(regression), bias_target is not None)
         new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
         change = (new.double() - old.double()) * factor.unsqueeze(1)  # as rounded to the parameter's dtype

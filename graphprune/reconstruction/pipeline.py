@@ -17,6 +17,7 @@ from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
 from graphprune.utils.checks import check_flag
+from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 
 
@@ -63,7 +64,8 @@ def repair(
     if not plan.kept and not plan.skipped:
         return Repair((), ())
     rollback = Rollback(to_file=limit is not None)
-    return repair_within(rollback, slim, dense, plan, calibration, ridge, reestimate, limit)
+    with changing_with_float64(slim) as changed:
+        return repair_within(rollback, changed, with_float64(dense), plan, calibration, ridge, reestimate, limit)
 
 
 def repair_within(

@@ -111,7 +111,9 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 @contextmanager
 def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
     """The same, uncompiled, so that dispatch modes see every operation."""
-    with eagerly(), evaluating(*models):
+    with eagerly(), evaluating(*models), ExitStack() as stack:
+        if any(isinstance(module, nn.RNNBase) for model in models for _, module in named_modules(model)):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it runs whole recurrent layers at once
         yield
 
 
