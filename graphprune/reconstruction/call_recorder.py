@@ -21,6 +21,7 @@ from graphprune.reconstruction.linear_calls import (
     linear_call,
 )
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
+from graphprune.reconstruction.tensor_group import TensorGroup
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
@@ -36,6 +37,9 @@ class Consumer:
         key: what its calls have in common.
         first: its first call.
         outputs: the number of outputs, over all blocks.
+        shape: of its weight. [blocks, channels, outputs of a block]
+        largest: the bytes of the input and the result of its largest call.
+        sample: the entries of the input, and of the result, that cannot be divided further.
         calls: the number of calls in each batch.
         recorded: the number of calls that were recorded.
         after: the consumers that its inputs depend on, as a bit set.
@@ -52,6 +56,9 @@ class Consumer:
     key: CallKey
     first: LinearCall
     outputs: int
+    shape: tuple[int, int, int]
+    largest: int = 0
+    sample: tuple[int, int] = (0, 0)
     calls: list[int] = field(default_factory=list)
     recorded: int = 0
     after: int = 0
@@ -68,6 +75,14 @@ class Consumer:
         """Whether all its results are used in residual sums only."""
         return not self.used_otherwise and self.sums == self.recorded
 
+    def measure(self, met: LinearCall, result: Tensor) -> None:
+        """Record the sizes of a call."""
+        self.largest = max(self.largest, met.x.nbytes + result.nbytes)
+        rows = max(met.x.shape[0], 1)
+        whole = met.x.numel() // rows * met.taps, result.numel() // rows
+        one = whole if met.matmul.kernel is not None else (self.shape[0] * self.shape[1], self.outputs)
+        self.sample = max(self.sample[0], one[0]), max(self.sample[1], one[1])
+
     def structure(self) -> tuple[Any, ...]:
         """What is the same in all batches, except how often it is called."""
         targets = sorted(map(repr, self.bias_targets))
@@ -78,6 +93,10 @@ class Consumer:
 class CallRecorder(DispatchMode):
     """Records a model's calls; see :meth:`batch`.
 
+    Args:
+        model: the model.
+        measures: :attr:`peak` is measured.
+
     Attributes:
         memory: the memory of the model's parameters.
         names: the names of the model's parameters.
@@ -86,9 +105,10 @@ class CallRecorder(DispatchMode):
         fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
         computed: parameters from which the weight of a product is computed.
         running_means: those that normalizations use.
+        peak: the most bytes of activations at a time.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, measures: bool = False) -> None:
         super().__init__()
         self.memory = ParameterMemory(model)
         self.names = self.memory.parameters
@@ -97,6 +117,8 @@ class CallRecorder(DispatchMode):
         self.fed_by: dict[ParameterView, set[int | None]] = {}
         self.computed: set[str] = set()
         self.running_means: set[str] = set()
+        self.peak = 0
+        self._living = TensorGroup() if measures else None
         self._dependence = Dependence(self.memory)
         self._paths = SumPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
@@ -135,8 +157,12 @@ class CallRecorder(DispatchMode):
             self._end(end)
         new = self._dependence.follow(call, 1 << consumer.number if consumer else 0)
         self._forget(new | set(call.read[:1] if call.is_mutable else ()))
+        if self._living is not None:
+            self._living.add(call.created)
+            self.peak = max(self.peak, self._living.size)
         if met and consumer:
             self._add_own(met, consumer, call.results[0])
+            consumer.measure(met, call.results[0])
             if met.matmul.result is not None:
                 self._paths.start(consumer, call.results[0])
         else:
@@ -170,8 +196,9 @@ class CallRecorder(DispatchMode):
     def _record_call(self, met: LinearCall) -> Consumer:
         key = met.key
         if key not in self.consumers:
-            blocks, _, outputs = met.places().shape
-            self.consumers[key] = Consumer(len(self.consumers), key, met.light(), blocks * outputs)
+            blocks, channels, outputs = met.places().shape
+            shape = blocks, channels, outputs
+            self.consumers[key] = Consumer(len(self.consumers), key, met.light(), blocks * outputs, shape)
         consumer = self.consumers[key]
         self._count[key] += 1
         consumer.recorded += 1

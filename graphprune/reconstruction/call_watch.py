@@ -12,6 +12,7 @@ from torch import Tensor
 from graphprune.reconstruction.call_recorder import Consumer
 from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, ParameterMemory, linear_call
+from graphprune.reconstruction.memory_bound import WaitingTensors
 from graphprune.reconstruction.passes import OtherCalls, StopForward
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
@@ -49,6 +50,7 @@ class CallWatch(DispatchMode):
         summed: the consumers for which the pass waits at their residual sums instead.
         forward: the pass.
         expected: how often the pass calls each of all consumers of the model, if that was recorded with another batch.
+        waiting: gets to know the pass's tensors.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class CallWatch(DispatchMode):
         summed: Set[CallKey],
         forward: PausedForward,
         expected: Mapping[CallKey, int] | None,
+        waiting: WaitingTensors,
     ) -> None:
         super().__init__()
         self.met: WatchedCall | None = None
@@ -69,6 +72,7 @@ class CallWatch(DispatchMode):
         self._last = {key: calls[0] for key, calls in self._calls.items() if len(set(calls)) == 1}
         self._summed = summed
         self._forward = forward
+        self._waiting = waiting
         self._paths = SumPaths(memory)
         self._count: Counter[CallKey] = Counter()
         self._seen: Counter[CallKey] = Counter()
@@ -76,13 +80,16 @@ class CallWatch(DispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         self._forward.check()
         kwargs = kwargs or {}
+        self._waiting.recall(args, kwargs)
         met = linear_call(func, args, kwargs, self._memory, self._names)
         if met is not None:
             self._count_call(met.key)
         before = self._before(func, args)
         out = func(*args, **kwargs)
+        call = ExecutedCall(func, args, kwargs, out)
+        self._waiting.add_results(call)
         if self._summed:
-            out = self._follow(func, args, kwargs, out, before)
+            out = self._follow(call, before)
         if met is not None and met.key in self._calls:
             out = self._record_call(met, out)
         if self._all_seen():
@@ -103,23 +110,26 @@ class CallWatch(DispatchMode):
         """A copy of a tensor that a followed result is about to be added to in place."""
         if not (self._summed and is_mutable(func) and len(args) > 1 and self._paths.follows(args[1])):
             return None
-        return args[0].clone() if isinstance(args[0], Tensor) else None
+        return self._waiting.added(args[0].clone()) if isinstance(args[0], Tensor) else None
 
-    def _follow(self, func: Any, args: Args, kwargs: Kwargs, out: Any, before: Tensor | None) -> Any:
-        for end in self._paths.follow(ExecutedCall(func, args, kwargs, out)):
+    def _follow(self, call: ExecutedCall, before: Tensor | None) -> Any:
+        out = call.out
+        for end in self._paths.follow(call):
             self._paths.drop(end.path.token if isinstance(end, ResidualSum) else end.token)
             if isinstance(end, ResidualSum):
                 met, number = end.path.token
                 if self._see(met, number, end.path.laid_out(end.total)):
-                    out = self._summed_again(end, met, func, args, kwargs, before)
+                    out = self._summed_again(end, met, call, before)
         return out
 
     def _record_call(self, met: LinearCall, out: Tensor) -> Tensor:
         number = self._count[met.key] - 1
         if met.key in self._summed:
-            self._paths.start((met.copied(), number), out)
+            met = met.copied()
+            self._waiting.added(met.x)
+            self._paths.start((met, number), out)
         elif self._see(met, number, out):
-            return met.again()
+            return self._waiting.added(met.again())
         return out
 
     def _see(self, met: LinearCall, number: int, out: Tensor) -> bool:
@@ -130,17 +140,18 @@ class CallWatch(DispatchMode):
         self.met = None
         return self.again
 
-    @staticmethod
-    def _summed_again(
-        end: ResidualSum, met: LinearCall, func: Any, args: Args, kwargs: Kwargs, before: Tensor | None
-    ) -> Tensor:
+    def _summed_again(self, end: ResidualSum, met: LinearCall, call: ExecutedCall, before: Tensor | None) -> Tensor:
         """The residual sum with the consumer's weight of now."""
         added = end.path.replay(met.again())
-        operands = [added if i == end.position else a for i, a in enumerate(args)]
+        operands = [added if i == end.position else a for i, a in enumerate(call.args)]
         if before is not None:
             operands[0] = before
-        total: Tensor = func(*operands, **kwargs)
-        return args[0].copy_(total) if is_mutable(func) else total
+        total: Tensor = call.func(*operands, **call.kwargs)
+        return call.args[0].copy_(total) if call.is_mutable else self._waiting.added(total)
+
+    def move(self, addresses: Mapping[int, int]) -> None:
+        """Storages of the pass have new addresses, given by the old ones."""
+        self._paths.move(addresses)
 
     def _all_seen(self) -> bool:
         """Whether all consumers have been called as often as in every recorded batch."""

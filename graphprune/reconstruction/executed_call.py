@@ -40,6 +40,11 @@ class ExecutedCall:
         """The addresses of the results' storages."""
         return [address(t) for t in self.results]
 
+    @property
+    def created(self) -> list[Tensor]:
+        """The results in storages of their own."""
+        return [t for t, place in zip(self.results, self.made, strict=True) if place and place not in self.read]
+
     @cached_property
     def is_mutable(self) -> bool:
         """Does it write to its first operand?"""

@@ -16,14 +16,17 @@ from graphprune.errors import InputError, PlanError
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
+from graphprune.reconstruction.fit_memory import bounded
+from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import address, flat
 from graphprune.reconstruction.lockstep import Gathered, Side, Sweep
 from graphprune.reconstruction.matching import Match, Matcher
+from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type, found_value
+from graphprune.utils.checks import check_known, check_type, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
@@ -44,6 +47,7 @@ def reconstruct(
     *,
     ridge: float | None = None,
     targets: Mapping[str, Tensor] | None = None,
+    memory: MemorySpec | None = None,
 ) -> Repair:
     """Fit the weights of ``slim`` in place, consumer by consumer, to the outputs of the dense model.
 
@@ -57,7 +61,7 @@ def reconstruct(
     One pass of each model records which consumers there are. In a second one, all batches run side by side and wait at
     each consumer until it is fitted (see :mod:`graphprune.reconstruction.lockstep`), so the cost is linear in depth. A
     consumer that is called several times in a batch, and what depends on it, takes further passes. Memory: the second
-    moments of one consumer, and for each batch what both models keep at a time.
+    moments of one consumer, and for each batch what both models keep at a time, within ``memory``.
 
     Sources: He, Zhang and Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017 (layerwise least
     squares); Ling, Wang, Yan and Liu, "SlimGPT: Layer-wise Structured Pruning for Large Language Models", NeurIPS 2024
@@ -73,14 +77,23 @@ def reconstruct(
             number of channels divided by the number of rows of data.
         targets: by parameter, the target outputs as linear combinations of dense outputs, as returned by
             :func:`graphprune.compensate_heads`. [slim outputs, dense outputs]
+        memory: a bound on what is held beside the models and the batches, such as ``"4GB"``: activations that wait go
+            to the CPU from an accelerator, and to temporary files, and consumers too wide for their matrix of second
+            moments are fitted by conjugate gradients. None: nothing is moved, and only what does not fit into the free
+            memory is fitted that way.
 
     Raises:
-        InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
+        InputError: an argument is invalid, ``memory`` is too little (the message says what the least is), or a model
+            fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
-    with Rollback() as rollback:
-        return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {})[0]
+    check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
+    for name in targets or {}:
+        check_known("targets", name, plan.shapes)
+    limit = parse_memory(memory)
+    with Rollback(to_file=limit is not None) as rollback:
+        return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {}, limit)[0]
 
 
 def fit(
@@ -91,10 +104,11 @@ def fit(
     ridge: float | None,
     rollback: Rollback,
     targets: Mapping[str, Tensor],
+    limit: int | None,
 ) -> tuple[Repair, frozenset[str]]:
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
-    if ridge is not None and not ridge > 0:
+    if ridge is not None and not (is_number(ridge) and ridge > 0):
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",
             found=found_value(ridge),
@@ -107,7 +121,7 @@ def fit(
         given.communicator.check_same_model(slim)
         for data in _attempts(list(given), given.communicator):
             with suppress(OtherCalls), Rollback(rollback) as own:
-                made = _Reconstruction(slim, dense, plan, data, ridge, own, targets)
+                made = _Reconstruction(slim, dense, plan, data, ridge, own, targets, limit)
                 return made.record(), frozenset(made.seen.running_means)
     raise AssertionError("with every batch recorded no calls are unexpected")
 
@@ -147,6 +161,7 @@ class _Reconstruction:
         ridge: float | None,
         rollback: Rollback,
         targets: Mapping[str, Tensor],
+        limit: int | None,
     ) -> None:
         self.slim = slim
         self.dense = dense
@@ -157,10 +172,12 @@ class _Reconstruction:
         self.rollback = rollback
         self.repaired: list[Repaired] = []
         self.left: list[LeftAlone] = []
-        self.seen, self.target = (self._recorded(model, data.alike) for model in (slim, dense))
+        self.seen, self.target = (self._recorded(model, data.alike, limit is not None) for model in (slim, dense))
         matcher = Matcher(self.seen, self.target, plan, targets)
         self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
         self._check_agreement()
+        fitted = [match.consumer for match in self.matches.values() if isinstance(match, Match)]
+        self.memory = bounded(limit, self.target, self.seen, fitted, self.communicator)
 
     def _check_agreement(self) -> None:
         """Raise an OtherCalls in all processes unless all of them have recorded the same."""
@@ -169,9 +186,9 @@ class _Reconstruction:
         if any(one != found[0] for one in found):
             raise OtherCalls
 
-    def _recorded(self, model: nn.Module, alike: Sequence[int]) -> CallRecorder:
+    def _recorded(self, model: nn.Module, alike: Sequence[int], measures: bool) -> CallRecorder:
         """The calls of a model, recorded with the first of the batches that are alike."""
-        recorder, chosen = CallRecorder(model), sorted(set(alike))
+        recorder, chosen = CallRecorder(model, measures), sorted(set(alike))
         for number in chosen:
             run_batch(model, *self.batches[number], recorder.batch())
         recorder.stand_for([chosen.index(number) for number in alike])
@@ -185,7 +202,7 @@ class _Reconstruction:
             for model, recorded in ((self.dense, self.target), (self.slim, self.seen))
         )
         while pending:
-            pending = Sweep(self.batches, dense, slim, pending, self._fit, self.communicator).run()
+            pending = Sweep(self.batches, dense, slim, pending, self._fit, self.memory, self.communicator).run()
         unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
         return Repair(tuple(self.repaired), (*unmatched, *self.left, *self._not_met()))
 
@@ -201,7 +218,7 @@ class _Reconstruction:
     def _fitted(self, one: Gathered) -> Repaired:
         consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
         places = consumer.first.places()
-        old = self._memory(consumer.key.name)[places]
+        old = self._entries(consumer.key.name)[places]
         factor, inverse = one.match.factors()
         change = regression.solve(self._ridge(regression), bias_target is not None)
         new = (old.double() + change * inverse.unsqueeze(1)).to(old.dtype)
@@ -216,22 +233,22 @@ class _Reconstruction:
         name = bias_target.view.name if bias_target else None
         return Repaired(consumer.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
 
-    def _ridge(self, regression: Regression) -> float:
+    def _ridge(self, regression: Regression | IterativeRegression) -> float:
         return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
     def _add_to_bias(self, bias_target: BiasTarget, intercept: Tensor) -> None:
         """Add an intercept [blocks, outputs] to a bias, or subtract it from a running mean."""
         places = bias_target.view.places()
-        old = self._memory(bias_target.view.name)[places]
+        old = self._entries(bias_target.view.name)[places]
         new = old.double() + bias_target.sign * intercept.reshape(old.shape)
         self._write(bias_target.view.name, places, new.to(old.dtype))
 
-    def _memory(self, name: str) -> Tensor:
+    def _entries(self, name: str) -> Tensor:
         return flat(self.seen.memory.tensors[name])
 
     def _write(self, name: str, places: Tensor, values: Tensor) -> None:
         self.rollback.note(self.seen.memory.tensors[name])
-        self._memory(name)[places] = values
+        self._entries(name)[places] = values
 
     def _not_met(self) -> list[LeftAlone]:
         """Matrices and kernels of which no part is a consumer's weight, and how they are used."""

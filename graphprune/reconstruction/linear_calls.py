@@ -139,14 +139,34 @@ class LinearCall:
     bias: Tensor | None
     scaled: bool
 
-    def inputs(self) -> Iterator[tuple[slice, Tensor]]:
-        """The input as [n, blocks, channels, m], in pieces where every tap of a kernel becomes a channel."""
-        taps = self.matmul.positions(self.key.view.size)
-        count = self.x.shape[0] if taps == 1 else max(1, PIECE // max(self.x[:1].numel() * taps, 1))
+    def inputs(self, entries: int | None = None) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+        """The input as [n, blocks, channels, m], in pieces where every tap of a kernel becomes a channel.
+
+        Args:
+            entries: of a piece; None: all without a kernel, ``PIECE`` with one.
+
+        Yields:
+            The place of the piece along the four dimensions, and the piece.
+        """
         weight = self.args[self.matmul.weight]
-        for start in range(0, self.x.shape[0], max(count, 1)) if taps > 1 else (0,):
-            piece = slice(start, start + count) if taps > 1 else slice(None)
-            yield piece, self.matmul.open(self.x[piece], weight, self.args, self.key.blocks)[0]
+        if self.taps == 1:
+            whole = self.matmul.open(self.x, weight, self.args, self.key.blocks)[0]
+            yield from _pieces(whole, whole.numel() if entries is None else entries)
+            return
+        count = max(1, (PIECE if entries is None else entries) // max(self.x[:1].numel() * self.taps, 1))
+        for start in range(0, self.x.shape[0], count):
+            piece = slice(start, start + count)
+            yield (piece,), self.matmul.open(self.x[piece], weight, self.args, self.key.blocks)[0]
+
+    @property
+    def taps(self) -> int:
+        """The positions of the kernel."""
+        return self.matmul.positions(self.key.view.size)
+
+    def of_samples(self, samples: slice) -> LinearCall:
+        """The call of a convolution for some of its samples."""
+        x = self.matmul.x
+        return replace(self, args=tuple(a[samples] if i == x else a for i, a in enumerate(self.args)))
 
     def places(self) -> Tensor:
         """The place of each entry of the weight in the parameter's memory. [blocks, channels, outputs]"""
@@ -179,6 +199,15 @@ class LinearCall:
         assert self.matmul.result is not None
         opened = self.matmul.result(y, self.key.blocks)
         return opened - self.bias.reshape(1, *opened.shape[1:3], 1) if bare and self.bias is not None else opened
+
+
+def _pieces(x: Tensor, entries: int) -> Iterator[tuple[tuple[slice, ...], Tensor]]:
+    """An input [n, blocks, channels, m] in pieces of at most so many entries, or of one row."""
+    dim = 3 if x.shape[0] == 1 else 0
+    step = max(1, entries * x.shape[dim] // max(x.numel(), 1))
+    for start in range(0, max(x.shape[dim], 1), step):
+        place = (*[slice(None)] * dim, slice(start, start + step))
+        yield place, x[place]
 
 
 def linear_call(

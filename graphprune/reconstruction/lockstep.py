@@ -11,9 +11,9 @@ Where processes share the batches, they go from consumer to consumer together, a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from graphprune.calibration.communicator import Communicator
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
 from graphprune.reconstruction.call_watch import CallWatch, WatchedCall
-from graphprune.reconstruction.linear_calls import CallKey
+from graphprune.reconstruction.fit_memory import regression_for
+from graphprune.reconstruction.iterative_regression import IterativeRegression
+from graphprune.reconstruction.linear_calls import CallKey, LinearCall
 from graphprune.reconstruction.matching import Match
+from graphprune.reconstruction.memory_bound import MemoryBound, WaitingTensors
 from graphprune.reconstruction.passes import run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
@@ -41,14 +44,18 @@ class Gathered:
 
     Attributes:
         match: the consumer and its counterpart in the dense model.
+        memory: what bounds the regression.
         regression: of the residuals on the inputs.
+        reserved: the bytes that it takes.
         rows_differ: in some batch the two calls had different numbers of rows.
         met: how many calls were seen.
         passed: a batch went on before all batches had reached it.
     """
 
     match: Match
-    regression: Regression = field(default_factory=Regression)
+    memory: MemoryBound
+    regression: Regression | IterativeRegression
+    reserved: int
     rows_differ: bool = False
     met: int = 0
     passed: bool = False
@@ -66,11 +73,34 @@ class Gathered:
             self.rows_differ = True
             return
         residual = target - result
-        if (moments := window_moments(met.call, residual, self.regression.spare)) is not None:
-            self.regression.add(moments, target)
+        if isinstance(self.regression, IterativeRegression):
+            self.regression.add(met.call, residual, target)
             return
-        for piece, x in met.call.inputs():
-            self.regression.add(BatchMoments.of(x, residual[piece], self.regression.spare), target[piece])
+        for some, call in self._parts(met.call):
+            self._add_part(self.regression, call, residual[some], target[some])
+
+    def _parts(self, call: LinearCall) -> Iterator[tuple[slice, LinearCall]]:
+        """A convolution's call for as many samples at a time as the workspace is made for."""
+        piece, samples = self.memory.piece, call.x.shape[0]
+        if piece is None or call.matmul.kernel is None or not samples:
+            yield slice(None), call
+            return
+        step = max(1, piece * samples // (call.x.numel() * call.taps))
+        for start in range(0, samples, step):
+            yield slice(start, start + step), call.of_samples(slice(start, start + step))
+
+    def _add_part(self, regression: Regression, call: LinearCall, residual: Tensor, target: Tensor) -> None:
+        if (moments := window_moments(call, residual, regression.spare)) is not None:
+            regression.add(moments, target)
+            return
+        for place, x in call.inputs(self.memory.piece):
+            regression.add(BatchMoments.of(x, residual[place], regression.spare), target[place])
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.memory.reserved -= self.reserved
+        if isinstance(self.regression, IterativeRegression):
+            self.regression.close()
 
     def pool(self, communicator: Communicator) -> None:
         """Pool the data of all processes."""
@@ -107,7 +137,7 @@ class Side:
         return Side([model, *copies], recorded, all_recorded)
 
     def forward(
-        self, number: int, batch: Any, consumers: Iterable[Consumer], summed: set[CallKey]
+        self, number: int, batch: Any, consumers: Iterable[Consumer], summed: set[CallKey], waiting: WaitingTensors
     ) -> tuple[PausedForward, list[CallWatch]]:
         """The pass of a batch, and its watch once it has begun.
 
@@ -117,7 +147,7 @@ class Side:
         expected = None if self.all_recorded else {k: c.calls[number] for k, c in self.recorded.consumers.items()}
 
         def run(forward: PausedForward) -> None:
-            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected))
+            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected, waiting))
             run_batch(self.models[number], number, batch, watches[0])
             forward.check()
             watches[0].check_end()
@@ -128,20 +158,27 @@ class Side:
 class PairOfPasses:
     """The two models on one batch."""
 
-    def __init__(self, number: int, batch: Any, dense: Side, slim: Side, matches: Sequence[Match]) -> None:
+    def __init__(
+        self, number: int, batch: Any, dense: Side, slim: Side, matches: Sequence[Match], memory: MemoryBound
+    ) -> None:
         self._matches = matches
+        self._memory = memory
+        self._waiting = WaitingTensors(memory, memory.group())
+        if self._waiting.group is not None:
+            self._waiting.group.on_return = self._move
         summed = [m for m in matches if m.summed]
         self._dense, self._dense_watch = dense.forward(
-            number, batch, [m.dense for m in matches], {m.dense.key for m in summed}
+            number, batch, [m.dense for m in matches], {m.dense.key for m in summed}, self._waiting
         )
         self._slim, self._slim_watch = slim.forward(
-            number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}
+            number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}, self._waiting
         )
         self._targets: dict[tuple[CallKey, int], Tensor] = {}
         self.met: WatchedCall | None = None
 
     def advance(self) -> WatchedCall | None:
         """The next call of a consumer in the slim model; None at the end."""
+        self._memory.use(self._waiting.group, running=True)
         self.met = self._slim_watch[0].met if self._slim.advance() else None
         return self.met
 
@@ -160,11 +197,17 @@ class PairOfPasses:
         assert met is not None  # the pass waits
         for match in self._matches:
             if match.dense.key == met.key:
-                self._targets[match.consumer.key, met.number] = match.target(met.call.result(met.out, match.bare))
+                target = match.target(met.call.result(met.out, match.bare))
+                self._targets[match.consumer.key, met.number] = self._waiting.added(target)
+
+    def _move(self, addresses: dict[int, int]) -> None:
+        for watch in (*self._dense_watch, *self._slim_watch):
+            watch.move(addresses)
 
     def close(self) -> None:
         self._slim.close()
         self._dense.close()
+        self._memory.drop(self._waiting.group)
 
 
 class Sweep:
@@ -174,6 +217,7 @@ class Sweep:
         batches: numbers and batches.
         matches: the consumers that are not fitted yet, in order of execution.
         fit: fits a consumer.
+        memory: what bounds the tensors that wait, and the moments.
         communicator: the processes that share the batches; all have recorded the same calls.
     """
 
@@ -184,29 +228,32 @@ class Sweep:
         slim: Side,
         matches: Sequence[Match],
         fit: Fit,
+        memory: MemoryBound,
         communicator: Communicator,
     ) -> None:
-        self._pairs = [PairOfPasses(number, batch, dense, slim, matches) for number, batch in batches]
+        self._memory = memory
+        self._pairs = [PairOfPasses(number, batch, dense, slim, matches, memory) for number, batch in batches]
         self._matches = {m.consumer.key: m for m in matches}
         self._unfitted = sum(1 << m.consumer.number for m in matches)
         self._fit = fit
         self._communicator = communicator
         first = [m for m in matches if self._is_ready(m)] or matches[:1]
-        self._gathered: dict[CallKey, Gathered | None] = {m.consumer.key: Gathered(m) for m in first}
+        self._ready = {m.consumer.key for m in first}
+        self._gathered: dict[CallKey, Gathered | None] = {}
 
     def run(self) -> list[Match]:
         """Fit what can be fitted in one pass, and return what is left."""
         with warnings.catch_warnings(), ExitStack() as stack:  # passes may leave such a context in another order
             for pair in self._pairs:
                 stack.callback(pair.close)
+            stack.callback(self._close)
             for pair in self._pairs:
                 self._advance(pair)
             while (number := self._next()) is not None:
                 self._meet(next(m for m in self._matches.values() if m.consumer.number == number))
-        for match in self._matches.values():
-            one = self._gathered.get(match.consumer.key)
-            if self._is_unfitted(match) and all(self._communicator.gather(one is not None)) and one is not None:
-                self._fitted(one)
+            for match in self._matches.values():
+                if self._is_unfitted(match):
+                    self._fit_late(match)
         return [m for m in self._matches.values() if self._is_unfitted(m)]
 
     def _next(self) -> int | None:
@@ -243,13 +290,31 @@ class Sweep:
         """The data of a consumer; None if it depends on others that are not fitted in this pass before."""
         if key not in self._gathered:
             match = self._matches[key]
-            self._gathered[key] = Gathered(match) if self._is_ready(match) else None
+            ready = key in self._ready or self._is_ready(match)
+            found = regression_for(match.consumer, self._memory) if ready else None
+            self._gathered[key] = None if found is None else Gathered(match, self._memory, *found)
+            self._memory.reserved += 0 if found is None else found[1]
         return self._gathered[key]
 
     def _fitted(self, one: Gathered) -> bool:
         self._unfitted &= ~(1 << one.match.consumer.number)
         one.pool(self._communicator)
-        return self._fit(one)
+        changed = self._fit(one)
+        self._gathered[one.match.consumer.key] = None
+        one.close()
+        return changed
+
+    def _fit_late(self, match: Match) -> None:
+        """Fit a consumer at the end of the pass, if it was gathered in all processes, or never called."""
+        key = match.consumer.key
+        one = self._gathering(key) if key in self._ready else self._gathered.get(key)
+        if all(self._communicator.gather(one is not None)) and one is not None:
+            self._fitted(one)
+
+    def _close(self) -> None:
+        for one in self._gathered.values():
+            if one is not None:
+                one.close()
 
     def _is_unfitted(self, match: Match) -> bool:
         return bool(self._unfitted >> match.consumer.number & 1)

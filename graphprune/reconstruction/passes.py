@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
+from graphprune.reconstruction.tensor_group import TensorGroup
 
 
 class StopForward(BaseException):
@@ -37,26 +38,43 @@ class Rollback:
     Args:
         outer: a context around this one, which is told of the tensors too.
         copy: makes the copy of a tensor that is kept; None: that of ``outer``, or in memory.
+        to_file: copies wait in a temporary file.
     """
 
-    def __init__(self, outer: Rollback | None = None, copy: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(
+        self, outer: Rollback | None = None, copy: Callable[[Tensor], Tensor] | None = None, to_file: bool = False
+    ) -> None:
         self._outer = outer
         self._copy: Callable[[Tensor], Tensor] = copy or (torch.clone if outer is None else outer._copy)
         self._before: dict[int, tuple[Tensor, Tensor]] = {}
+        self._files: TensorGroup | None = None if outer is None else outer._files
+        if to_file:
+            self._files = TensorGroup()
 
     def note(self, tensor: Tensor) -> Tensor | None:
         """Save a tensor's values before they are changed; the copy, if it was not noted before."""
         copied = None if self._outer is None else self._outer.note(tensor)
         if id(tensor) in self._before:
             return None
-        self._before[id(tensor)] = tensor, self._copy(tensor.detach()) if copied is None else copied
+        self._before[id(tensor)] = tensor, self._copied(tensor.detach()) if copied is None else copied
         return self._before[id(tensor)][1]
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        copied = self._copy(tensor)
+        if self._files is not None:
+            self._files.add([copied])
+            self._files.move_out(0)
+        return copied
 
     def __enter__(self) -> Rollback:
         return self
 
     def __exit__(self, kind: Any, *_: object) -> None:
         if kind is not None:
+            if self._files is not None:
+                self._files.bring_back()
             with torch.no_grad():
                 for tensor, value in self._before.values():
                     tensor.copy_(value)
+        if self._files is not None and self._outer is None:
+            self._files.close()

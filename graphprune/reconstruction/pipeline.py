@@ -13,8 +13,10 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
 from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
+from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.checks import check_flag
 from graphprune.utils.dispatched import resident
 
 
@@ -26,6 +28,7 @@ def repair(
     *,
     ridge: float | None = None,
     reestimate: bool = True,
+    memory: MemorySpec | None = None,
 ) -> Repair:
     """Compensate for removed channels in place, without labels and in closed form.
 
@@ -43,16 +46,24 @@ def repair(
         ridge: the ridge penalty on changes of weights, as a fraction of the inputs' mean square. None: 0.01, plus the
             number of channels divided by the number of rows of data.
         reestimate: also re-estimate the statistics of batch norms.
+        memory: a bound on what is held beside the models and the batches, such as ``"4GB"``: activations that wait go
+            to the CPU from an accelerator, and to temporary files, and consumers too wide for their matrix of second
+            moments are fitted by conjugate gradients. None: nothing is moved, and only what does not fit into the free
+            memory is fitted that way.
 
     Raises:
-        InputError: an argument is invalid, or a model fails on a batch. ``slim`` is unchanged then.
+        InputError: an argument is invalid, ``memory`` is too little (the message says what the least is), or a model
+            fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
+    check_flag("reestimate", reestimate)
+    limit = parse_memory(memory)
     dense = resident(dense)
     if not plan.kept and not plan.skipped:
         return Repair((), ())
-    return repair_within(Rollback(), slim, dense, plan, calibration, ridge, reestimate)
+    rollback = Rollback(to_file=limit is not None)
+    return repair_within(rollback, slim, dense, plan, calibration, ridge, reestimate, limit)
 
 
 def repair_within(
@@ -63,11 +74,12 @@ def repair_within(
     calibration: Iterable[Any],
     ridge: float | None = None,
     reestimate: bool = True,
+    limit: int | None = None,
 ) -> Repair:
-    """:func:`repair` of models that belong together, within ``rollback``, which is entered."""
+    """:func:`repair` of models that belong together, within ``rollback``, which is entered; ``limit`` is in bytes."""
     with rollback, communicator_of(calibration).together():
         heads = compensate(slim, dense, plan, calibration, RIDGE if ridge is None else ridge, rollback)
-        record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets)
+        record, means = fit(slim, dense, plan, calibration, ridge, rollback, heads.targets, limit)
         if heads.compensated or heads.left_alone:
             record = replace(record, heads=heads)
         fitted = {one.intercept for one in record.repaired if one.intercept}

@@ -6,7 +6,7 @@ scale. The consumer can then be fitted to the residual of the sum, which include
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -182,6 +182,10 @@ class SumPaths:
         """Stop following a result, and do not notice later uses of it."""
         self._forget(token)
         self._at = {place: known for place, known in self._at.items() if known is not token}
+
+    def move(self, addresses: Mapping[int, int]) -> None:
+        """Storages have new addresses, given by the old ones."""
+        self._at = {addresses.get(place, place): known for place, known in self._at.items()}
 
     def follows(self, tensor: Any) -> bool:
         """Whether a tensor is a followed result."""
