@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -74,23 +74,25 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where files are written")
     parser.add_argument("--kills", type=int, default=KILLS, help="moments at which a run of the twin is killed")
     parser.add_argument("--only", choices=sorted(WORKERS), nargs="*", help="measure these alone")
+    parser.add_argument("--source", type=Path, help="a checkpoint of this size that is there already")
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         print(json.dumps(work(options.worker, options.size, options.folder)))
         return 0
+    quiet_one_thread()
     folder = Path(tempfile.mkdtemp(prefix="prune-checkpoint-", dir=options.folder))
     try:
         found = {
             "size": options.size,
-            "measured": measure(options.size, folder, options.only or list(WORKERS)),
+            "measured": measure(options.size, folder, options.only or list(WORKERS), options.source),
             "twin": compare_twins(folder),
             "kills": kill(folder, options.kills),
         }
     finally:
         shutil.rmtree(folder)
     report(found)
-    if options.size == "3b" and not options.only:
+    if options.size == "3b":
         write_json("prune_checkpoint.json", found)
     return 0 if passed(found) else 1
 
@@ -168,17 +170,24 @@ WORKERS: dict[str, Callable[[Path, Path, str], None]] = {
 
 
 def work(name: str, size: str, folder: Path) -> dict[str, Any]:
-    """One run in this process: seconds, and the peak of its memory."""
+    """One run in this process: seconds, those of them that a processor was busy with it, and the peak of its memory."""
     quiet_one_thread()
     from transformers import LlamaForCausalLM  # noqa: F401  (imports do not count)
 
     target = folder / "target"
     with Peaks() as peaks:
-        began = time.perf_counter()
+        began, before = time.perf_counter(), os.times()
         WORKERS[name](folder / "source", target, size)
-        seconds = time.perf_counter() - began
+        seconds, after = time.perf_counter() - began, os.times()
+    busy = after.user + after.system - before.user - before.system
     written = sum(path.stat().st_size for path in target.iterdir())
-    return {"seconds": seconds, "written": written, "peak": status("VmHWM"), "split": peaks.at_the_highest}
+    return {
+        "seconds": seconds,
+        "processor": busy,
+        "written": written,
+        "peak": status("VmHWM"),
+        "split": peaks.at_the_highest,
+    }
 
 
 class Peaks:
@@ -210,11 +219,14 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
-def measure(size: str, folder: Path, names: list[str]) -> dict[str, Any]:
+def measure(size: str, folder: Path, names: list[str], given: Path | None) -> dict[str, Any]:
     """All runs on one checkpoint, one after the other."""
     source = folder / "source"
-    source.mkdir()
-    write_checkpoint(source, size)
+    if given is None:
+        source.mkdir()
+        write_checkpoint(source, size)
+    else:
+        source.symlink_to(given.resolve())
     found = {}
     for name in names:
         done = subprocess.run(_command(name, size, folder), capture_output=True, text=True, check=False)
@@ -223,7 +235,7 @@ def measure(size: str, folder: Path, names: list[str]) -> dict[str, Any]:
         else:
             found[name] = json.loads(done.stdout.splitlines()[-1])
         shutil.rmtree(folder / "target", ignore_errors=True)
-    shutil.rmtree(source)
+    source.unlink() if given is not None else shutil.rmtree(source)
     return found
 
 
@@ -262,49 +274,45 @@ def _difference(one: TensorFiles, other: TensorFiles) -> float:
     return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12)) for a, b in pairs)
 
 
-def kill(folder: Path, moments: int) -> dict[str, Any]:
-    """Kill runs of the twin with calibration, each at another moment, and start them again: are the files the same?"""
-    source = folder / "twin"
+def kill(folder: Path, moments: int) -> dict[str, int]:
+    """Kill runs of the twin with calibration, each at another moment, and start them again: are the files the same?
+
+    Runs are forks of this process, which has imported everything.
+    """
     if not moments:
         return {"moments": 0, "same": 0, "killed": 0}
     began = time.perf_counter()
-    whole = _files_of(_twin_run(source, folder / "whole"), folder / "whole")
+    _started(folder, folder / "whole").join()
     seconds = time.perf_counter() - began
+    whole = _files_of(folder / "whole")
     same = killed = 0
     for number in range(moments):
         target = folder / f"killed-{number}"
-        process = _twin_run(source, target)
-        time.sleep(seconds * (number + 1) / (moments + 1))
-        killed += process.poll() is None
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        process = _started(folder, target)
+        process.join(seconds * (number + 0.5) / moments)
+        killed += process.is_alive()
+        process.kill()  # SIGKILL, which cannot be caught
+        process.join()
         if not target.exists():
-            _twin_run(source, target).wait()
-        same += _files_of(None, target) == whole
+            _started(folder, target).join()
+        same += bool(whole) and _files_of(target) == whole
         shutil.rmtree(target, ignore_errors=True)
     return {"moments": moments, "same": same, "killed": killed}
 
 
-_TWIN = """
-import sys, torch, warnings
-warnings.filterwarnings("ignore")
-torch.set_num_threads(1)
-from benchmarks.prune_checkpoint import ASKED, SHAPES, sequences
-import graphprune
-calibration = sequences(SHAPES["small"]["vocab_size"])
-graphprune.prune_checkpoint(sys.argv[1], sys.argv[2], calibration=calibration, max_shard_size="50KB", **ASKED)
-"""
+def _started(folder: Path, target: Path) -> Any:
+    process = multiprocessing.get_context("fork").Process(target=_prune_twin, args=(folder / "twin", target))
+    process.start()
+    return process
 
 
-def _twin_run(source: Path, target: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", _TWIN, str(source), str(target)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _prune_twin(source: Path, target: Path) -> None:
+    calibration = sequences(SHAPES["small"]["vocab_size"])[:8]
+    graphprune.prune_checkpoint(source, target, calibration=calibration, max_shard_size="50KB", **ASKED)
 
 
-def _files_of(process: subprocess.Popen[bytes] | None, folder: Path) -> dict[str, str]:
-    """The files of a folder and their checksums, when a process has made it."""
-    if process is not None:
-        process.wait()
+def _files_of(folder: Path) -> dict[str, str]:
+    """The files of a folder and their checksums."""
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
@@ -328,10 +336,11 @@ def report(found: dict[str, Any]) -> None:
     )
     for name, one in found["measured"].items():
         if "error" in one:
-            row(made, name, one["error"], "", "", "", style="red")
+            row(made, name, one["error"], "", "", "", "", style="red")
             continue
         split = one["split"]
-        cells = one["seconds"], one["written"] / GIGABYTE, one["peak"] / GIGABYTE, split["RssFile"] / GIGABYTE
+        sizes = (one["written"], one["peak"], split["RssFile"])
+        cells = (one["seconds"], one["processor"], *(size / GIGABYTE for size in sizes))
         row(made, name, *(f"{cell:.2f}" for cell in cells))
     console = wide_console()
     console.print(made)
