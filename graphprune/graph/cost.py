@@ -133,14 +133,14 @@ class CostModel:
         for factor in factors:
             if not isinstance(factor, ParameterAxis):
                 numbers.append(self.dimensions.number(*factor))
-            elif (line := self._lines.get(factor)) is not None:
+            elif (line := self.lines.get(factor)) is not None:
                 numbers.append(line)
             else:
                 scale *= self._shapes[factor.parameter][factor.dim]
         return scale, numbers
 
     @cached_property
-    def _lines(self) -> dict[ParameterAxis, int]:
+    def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
         axes = self._units.axes
         return {axis.parameter_axis: self.dimensions.line(self._units.labels_of(axis)) for axis in axes}
@@ -164,7 +164,8 @@ class CostModel:
     def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
         """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
-        return np.stack([self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds])
+        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
+        return np.reshape(found, (len(kinds), len(alive)))
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
