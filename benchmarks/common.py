@@ -46,6 +46,18 @@ def keep_memory() -> None:
             libc.mallopt(threshold, 1 << 30)
 
 
+def reset_peak() -> None:
+    """Let the peak of resident memory, ``resident("VmHWM")``, begin anew."""
+    ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed but kept would hide what is taken
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident(field: str) -> int:
+    """Resident memory in bytes: ``"VmRSS"`` now, ``"VmHWM"`` at its peak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
 def milliseconds(run: Callable[[], Any]) -> float:
     """Wall time of one call, with the garbage of earlier ones out of the way."""
     gc.collect()

@@ -7,7 +7,6 @@ caches do not count. The peak is the kernel's (``VmHWM``, reset before), which s
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import subprocess
 import sys
@@ -20,7 +19,18 @@ import torch
 from torch import nn
 
 import graphprune
-from benchmarks.common import image, llama, quiet_one_thread, row, table, token_ids, wide_console, write_json
+from benchmarks.common import (
+    image,
+    llama,
+    quiet_one_thread,
+    reset_peak,
+    resident,
+    row,
+    table,
+    token_ids,
+    wide_console,
+    write_json,
+)
 
 LIMIT = 0.10
 RATIO = 0.5
@@ -91,10 +101,10 @@ def _measure(name: str) -> dict[str, Any]:
     build, inputs, importance = _CASES[name]
     _plan(llama(1), token_ids(), importance)
     model, example = build(), inputs()
-    _reset_peak()
-    before, start = _resident("VmRSS"), time.perf_counter()
+    reset_peak()
+    before, start = resident("VmRSS"), time.perf_counter()
     _plan(model, example, importance)
-    seconds, peak = time.perf_counter() - start, _resident("VmHWM")
+    seconds, peak = time.perf_counter() - start, resident("VmHWM")
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"bytes": size, "extra": max(0, peak - before), "seconds": seconds, "device": _device(model)}
 
@@ -105,16 +115,6 @@ def _plan(model: nn.Module, inputs: Any, importance: str) -> Any:
 
 def _device(model: nn.Module) -> str:
     return next(model.parameters()).device.type
-
-
-def _reset_peak() -> None:
-    ctypes.CDLL(None).malloc_trim(0)  # else memory that was freed but kept would hide what the plan takes
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def _resident(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
 
 
 # ---------------------------------------------------------------- reporting

@@ -176,7 +176,8 @@ class ChannelGraph(Printed, Analysis):
                 removed.
         """
         asked = PruningOptions.of(ratio, options)
-        plan = choose_plan(self, asked)
+        with nullcontext() if _MEASURES & options.keys() else gc_paused():
+            plan = choose_plan(self, asked)
         warn_of_empty_requests(self, asked, plan)
         warn_of_unreached(self, plan)
         return plan

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune.pruning.rewrite import slim_meta_tensor, slim_tensor
@@ -95,6 +96,29 @@ def test_the_work_grows_with_the_depth_as_it_should() -> None:
     per_layer = [(b - a) / (n - m) for a, b, m, n in zip(calls, calls[1:], sizes, sizes[1:], strict=False)]
     assert per_layer[1] < 1.05 * per_layer[0]
     assert per_layer[1] < 3200
+
+
+def runs(layers: int, width: int) -> int:
+    """How many runs of labels a Llama with 4 heads has, which all work on labels goes by."""
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        use_cache=False,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    return len(graphprune.trace(model, torch.zeros(1, 4, dtype=torch.long)).solution.items.of)
+
+
+def test_the_work_on_labels_grows_with_the_layers_and_not_with_their_width() -> None:
+    few, more, many = (runs(layers, 64) for layers in (1, 2, 3))
+    assert many - more == more - few
+    assert runs(2, 512) == more
 
 
 def test_the_analysis_is_freed_without_a_collection() -> None:

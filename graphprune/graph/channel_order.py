@@ -93,7 +93,7 @@ class ReplayedLabels(Labels):
 
     def define(self, whole: Ids, first: Ids, second: Ids) -> None:
         w, a, b = np.broadcast_arrays(*self._next(self._parts))
-        pair, slim = a * self.count + b, np.asarray(first) * self.count + second
+        pair, slim = a.astype(np.int64) * self.count + b, np.asarray(first, np.int64) * self.count + second
         self._agree((pair, w), (slim, whole))
 
     def refine(self, array: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:

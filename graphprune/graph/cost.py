@@ -133,14 +133,14 @@ class CostModel:
         for factor in factors:
             if not isinstance(factor, ParameterAxis):
                 numbers.append(self.dimensions.number(*factor))
-            elif (line := self._lines.get(factor)) is not None:
+            elif (line := self.lines.get(factor)) is not None:
                 numbers.append(line)
             else:
                 scale *= self._shapes[factor.parameter][factor.dim]
         return scale, numbers
 
     @cached_property
-    def _lines(self) -> dict[ParameterAxis, int]:
+    def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
         axes = self._units.axes
         return {axis.parameter_axis: self.dimensions.line(self._units.labels_of(axis)) for axis in axes}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,9 @@ from torch import fx
 
 from graphprune.graph.linear_expressions import NotLinear
 from graphprune.graph.living import Living
-from graphprune.graph.segments import SegmentTable, ranges
+from graphprune.graph.segments import Segments, SegmentTable, ranges
 from graphprune.graph.size_model import SizeModel
-from graphprune.graph.solve import Items
+from graphprune.graph.solve import ClassTable, Items
 from graphprune.rules.labels import LabelledTensor
 from graphprune.utils.arrays import Ids, Mask, Scores
 
@@ -25,7 +26,7 @@ class Needs:
     Attributes:
         items: what ``by_item`` is about.
         by_item: a dimension has all entries of an item, which need the units of another, place by place (or all of them
-            its only one): dimension, item of the entries, item of the units. [3, rows]
+            its only one): dimension, item of the entries, item of the units, how often. [4, rows]
         by_class: an entry of a dimension lives while a class does, and needs a unit: dimension, class, unit. [3, rows]
     """
 
@@ -35,11 +36,11 @@ class Needs:
 
     def dims_of(self, units: Mask) -> Ids:
         """The dimensions that need any of some units. ``units`` [classes]"""
-        dim, _, unit = self.by_item
+        dim, _, unit, _ = self.by_item
         exact, _, single = self.by_class
         return np.concatenate([dim[self.items.living(units)[unit] > 0], exact[units[single]]])
 
-    def members(self, of: Ids, shape: tuple[int, int]) -> Mask:
+    def members(self, of: ClassTable, shape: tuple[int, int]) -> Mask:
         """Which dimensions need units of which group.
 
         Args:
@@ -55,7 +56,7 @@ class Needs:
     def signatures(self) -> dict[int, int]:
         """For every dimension that can change, a number that dimensions with the same units share."""
         noise = np.random.default_rng(2).integers(1, 1 << 62, int(self.items.size.sum()), dtype=np.int64)
-        dim, _, unit = self.by_item
+        dim, _, unit, _ = self.by_item
         pairs = np.unique(np.stack([dim, unit]), axis=1)
         units = self.items.classes(pairs[1])
         every = np.stack([np.repeat(pairs[0], self.items.size[pairs[1]]), units])
@@ -70,9 +71,9 @@ class Needs:
             alive: which classes live.
         """
         items = self.items
-        dim, entry, unit = self.by_item
+        dim, entry, unit, times = self.by_item
         pairs, inverse = np.unique(entry * len(items.size) + unit, return_inverse=True)
-        weight = np.bincount(inverse, slopes[dim], len(pairs))
+        weight = np.bincount(inverse, slopes[dim] * times, len(pairs))
         entry, unit = np.divmod(pairs, len(items.size))
         lone = items.size[unit] == 1
         living = items.living(alive)[entry[lone]]
@@ -98,35 +99,48 @@ class _Joint(NamedTuple):
 
     Attributes:
         number: of the dimension.
-        classes: of the labels. [labels, entries]
-        items: if the entries fall into pieces that have whole items as labels, or items of one class for all, these
-            items. [labels, pieces]
+        items: the entries fall into pieces that have whole items as labels, or items of one class for all. [labels,
+            pieces]
         sizes: of the pieces. [pieces]
+        classes: if they do not, the labels. [labels, entries]
     """
 
     number: int
-    classes: Ids
-    items: Ids | None
+    items: Ids
     sizes: Ids
+    classes: Ids | None
 
     @staticmethod
-    def of(number: int, classes: Ids, items: Items) -> _Joint:
-        table = SegmentTable(len(classes))
-        table.add(*classes)
-        pieces = table.found().cut(items.first)
+    def of(classes: Ids, items: Items) -> _Joint:
+        table = SegmentTable(1 + len(classes))
+        table.add(np.arange(classes.shape[1]), *classes)
+        entries = table.found()
+        pieces = Segments(entries.start[:, 1:], entries.step[:, 1:], entries.size, entries.note).cut(items.first)
         found = items.item_of(pieces.start)
         size = items.size[found]
-        whole = (size == 1) | (size == pieces.size[:, None])
-        known = whole.all() and pieces.size.sum() == classes.shape[1]
-        return _Joint(number, classes, found.T if known else None, pieces.size)
+        if ((size == 1) | (size == pieces.size[:, None])).all():
+            return _Joint(0, found.T, pieces.size, None)
+        return _Joint(0, found.T[:, :0], pieces.size[:0], classes)
 
-    def left(self, living: Ids, size: Ids, alive: Callable[[], Mask]) -> int:
-        """How many entries live. ``living`` and ``size`` of items: how many classes live, and how many there are."""
-        if self.items is not None:
-            left, whole = living[self.items], size[self.items]
-            if (((left > 0) & (left < whole)).sum(axis=0) < 2).all():
-                return int(np.rint((self.sizes * np.prod(left / whole, axis=0)).sum()))
-        return int(alive()[self.classes].all(axis=0).sum())
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells it apart from others."""
+        exact = b"" if self.classes is None else self.classes.tobytes()
+        return len(self.items), self.items.tobytes(), self.sizes.tobytes(), exact
+
+    def left(self, living: Ids, items: Items, alive: Callable[[], Mask]) -> int:
+        """How many entries live; ``living``: how many classes of items."""
+        if self.classes is not None:
+            return int(alive()[self.classes].all(axis=0).sum())
+        left, whole = living[self.items], items.size[self.items]
+        if (((left > 0) & (left < whole)).sum(axis=0) > 1).any():  # other places of the two may live
+            classes = [self._classes(row, items) for row in self.items]
+            return int(alive()[np.stack(classes)].all(axis=0).sum())
+        return int(np.rint((self.sizes * np.prod(left / whole, axis=0)).sum()))
+
+    def _classes(self, row: Ids, items: Items) -> Ids:
+        place = ranges(np.zeros_like(row), self.sizes)
+        return np.repeat(items.first[row], self.sizes) + np.where(np.repeat(items.size[row] > 1, self.sizes), place, 0)
 
 
 @dataclass
@@ -169,7 +183,7 @@ class Dimensions:
             return self._labelled_line(arrays[0].ids)
         if all(array.dims == {dim} for array in arrays):
             return self._joint(np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays]))
-        key = (dim, *((array.ids.shape, array.ids.tobytes()) for array in value.arrays))
+        key = (dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays))
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
         if number == known:
@@ -200,8 +214,8 @@ class Dimensions:
     def _whole_items(self, classes: Ids) -> Ids | None:
         """The items that a line consists of; None: of some it has a part only."""
         items = self.sizes.solution.items
-        start = np.concatenate([[0], np.flatnonzero(np.diff(classes) != 1) + 1])
-        first, last = classes[start], classes[np.append(start[1:], len(classes)) - 1]
+        jumps = (classes[1:] - classes[:-1] != 1).nonzero()[0]
+        first, last = classes[[0, *(jumps + 1)]], classes[[*jumps, -1]]
         begin, end = items.item_of(first), items.item_of(last)
         whole = (items.first[begin] == first) & (items.first[end] + items.size[end] == last + 1)
         return ranges(begin, end - begin + 1) if whole.all() else None
@@ -209,9 +223,10 @@ class Dimensions:
     def _joint(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
         known = len(self._constants)
-        number = self._add((len(classes), classes.tobytes()), classes.shape[1])
+        joint = _Joint.of(classes, self.sizes.solution.items)
+        number = self._add(joint.key, classes.shape[1])
         if number == known:
-            self._joints.append(_Joint.of(number, classes, self.sizes.solution.items))
+            self._joints.append(joint._replace(number=number))
         return number
 
     def _add(self, key: object, size: int) -> int:
@@ -238,10 +253,10 @@ class Dimensions:
         if self._lines:
             numbers, pieces, starts = self._flattened()
             counts[numbers] = np.add.reduceat(living[pieces], starts)
-        size = self.sizes.solution.items.size
+        items = self.sizes.solution.items
         for joint in self._joints:
-            counts[joint.number] = joint.left(living, size, alive)
-        whole = living == size
+            counts[joint.number] = joint.left(living, items, alive)
+        whole = living == items.size
         for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
             if not whole[columns].all():
                 counts[number] = self.sizes.count(alive(), node, dim)
@@ -257,20 +272,25 @@ class Dimensions:
 
     def needs(self) -> Needs:
         """Which units the entries of every dimension need; where that is not linear, nothing is said."""
-        solution, by_item = self.sizes.solution, np.zeros((3, 0), np.int64)
+        solution, by_item = self.sizes.solution, [np.zeros((4, 0), np.int64)]
         if self._lines:
             numbers, pieces, _ = self._flattened()
             dim = np.repeat(numbers, [len(line.items) for line in self._lines])
             unit, dim, entry = solution.items.units(pieces, dim, pieces)
-            by_item = np.stack([dim, entry, unit])
+            by_item.append(np.stack([dim, entry, unit, np.ones_like(unit)]))
         others = [np.zeros((3, 0), np.int64)]
         for joint in self._joints:
-            unit, entry = solution.expand(joint.classes.ravel(), joint.classes.ravel())
-            others.append(np.stack([np.full(len(unit), joint.number), entry, unit]))
+            rows, items = np.tile(joint.sizes, len(joint.items)), joint.items.ravel()
+            times = np.where(solution.items.size[items] > 1, 1, rows)
+            unit, entry, times = solution.items.units(items, items, times)
+            by_item.append(np.stack([np.full(len(unit), joint.number), entry, unit, times]))
+            if joint.classes is not None:
+                unit, entry = solution.expand(joint.classes.ravel(), joint.classes.ravel())
+                others.append(np.stack([np.full(len(unit), joint.number), entry, unit]))
         for number, node, dim_ in self._grids:
             units = self._linear_units(node, dim_)
             others.append(np.stack([np.full(len(units), number), units, units]))
-        return Needs(solution.items, by_item, np.concatenate(others, axis=1))
+        return Needs(solution.items, np.concatenate(by_item, axis=1), np.concatenate(others, axis=1))
 
     def _linear_units(self, node: fx.Node, dim: int) -> Ids:
         try:

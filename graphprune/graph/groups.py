@@ -16,7 +16,7 @@ from graphprune.graph.couplings import Coupling, describe_line, ties_of
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.roles import CHANNELS, Roles
 from graphprune.graph.segments import ranges
-from graphprune.graph.solve import KINDS, Solution
+from graphprune.graph.solve import KINDS, ClassTable, Solution
 from graphprune.rules.labels import Axis, ParameterAxis
 from graphprune.utils.arrays import Ids
 from graphprune.utils.repeated_names import merge_names
@@ -135,14 +135,14 @@ class Units:
         for number, axis in dict.fromkeys(map(tuple, pairs.tolist())):
             axes[number].append(axis)
         used: dict[str, int] = {}
-        self._roles = Roles(self.labelling, self.solution)
+        roles = Roles(self.labelling, self.solution)
         return tuple(
-            self._group(items.classes(m), [self.axes[i].parameter_axis for i in a], used)
+            self._group(roles, items.classes(m), [self.axes[i].parameter_axis for i in a], used)
             for m, a in zip(members, axes, strict=True)
         )
 
-    def _group(self, units: Ids, axes: list[ParameterAxis], used: dict[str, int]) -> Group:
-        role = self._roles.role(self.kind_of(units), units)
+    def _group(self, roles: Roles, units: Ids, axes: list[ParameterAxis], used: dict[str, int]) -> Group:
+        role = roles.role(self.kind_of(units), units)
         name = _group_name(axes[0], role)
         used[name] = used.get(name, 0) + 1
         return Group(name if used[name] == 1 else f"{name}#{used[name]}", role, tuple(axes), units)
@@ -152,9 +152,9 @@ class Units:
         return KINDS[self.solution.kind[units[0]]]
 
     @cached_property
-    def group_of(self) -> Ids:
+    def group_of(self) -> ClassTable:
         """For every class the number of its group, or -1."""
-        table = np.full(len(self.solution.reason), -1, np.int64)
+        table = np.full(len(self.solution.reason), -1, np.int32)
         for i, group in enumerate(self.groups):
             table[group.unit_ids] = i
         return table

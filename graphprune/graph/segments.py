@@ -83,9 +83,8 @@ class Segments(NamedTuple):
 
 def ranges(start: Ids, size: Ids) -> Ids:
     """The numbers of several ranges, one after the other."""
-    offset = np.repeat(np.cumsum(size) - size, size)
-    found: Ids = np.repeat(start, size) + np.arange(len(offset)) - offset
-    return found
+    found: Ids = (start - size.cumsum() + size).repeat(size)
+    return found + np.arange(len(found))
 
 
 class SegmentTable:
@@ -107,7 +106,8 @@ class SegmentTable:
 
     def add(self, *arrays: Ids, note: int = 0) -> None:
         """Rows about the labels at the same places of arrays, which are broadcast."""
-        if any(array.shape != arrays[0].shape for array in arrays):
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
             arrays = tuple(np.broadcast_arrays(*arrays))
         for held, array in zip(self._arrays, arrays, strict=True):
             held.append(array.ravel())
@@ -156,7 +156,8 @@ def _segments_of(columns: Sequence[Ids], note: Ids, together: bool) -> Segments:
     step = ((known[:, None] >> np.arange(len(columns))) & 1).astype(np.int64)
     step[size == 1] = 0
     size[step[:, 0] == 0] = 1  # the same labels once more
-    return Segments(np.stack([column[first] for column in columns], axis=1), step, size, note[first])
+    start = np.stack([column[first] for column in columns], axis=1).astype(np.int64)
+    return Segments(start, step, size, note[first])
 
 
 def _patterns(columns: Sequence[Ids], together: bool) -> Patterns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import fx
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import Solution
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.utils.arrays import Ids, Mask
 
 
@@ -22,6 +23,7 @@ class SizeModel:
         self.solution = solution
         self.selectable = selectable
         self._expressions: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
+        self._of_labels: dict[tuple[tuple[int, ...], int, int, int], LinearExpression] = {}
 
     def labelled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
@@ -74,12 +76,19 @@ class SizeModel:
         found = self.labelling.dimension(node, dim)
         length = min(self.dense(node, dim), stop if stop is not None else 1 << 62)
         arrays = found[0].touching([found[1]]) if found else []
-        entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         place = found[1] if found else 0
+        key = tuple(id(array.ids) for array in arrays), place, self.dense(node, dim), length
+        if key not in self._of_labels:
+            self._of_labels[key] = self._expression_in(arrays, place, self.dense(node, dim), length)
+        return self._of_labels[key]
+
+    def _expression_in(self, arrays: Sequence[LabelArray], place: int, size: int, length: int) -> LinearExpression:
+        """The number of entries before ``length`` of a dimension of this size, of a tensor with these label arrays."""
+        entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for array in arrays:
             at, unit = self._necessary(slot_classes(self.solution, array.ids, place))
             if min(array.dims) < place:
-                at, unit = _without_rows(at, unit, self.dense(node, dim))
+                at, unit = _without_rows(at, unit, size)
             entries.append(at[at < length])
             units.append(unit[at < length])
         return self._expression(np.concatenate(entries), np.concatenate(units), length)

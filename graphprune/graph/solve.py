@@ -44,12 +44,13 @@ class Classes:
     def __getitem__(self, ids: Ids) -> Ids:
         if not ids.size:
             return ids.astype(np.int64)
-        first, last = np.searchsorted(self._start, [ids.min(), ids.max()], "right") - 1
+        least, most = np.minimum.reduce(ids, axis=None), np.maximum.reduce(ids, axis=None)
+        first, last = (self._start.searchsorted((least, most), "right") - 1).tolist()
         if first == last:
             found: Ids = ids + self._rise[first]
             return found
         known = self._start[first : last + 1]
-        rise: Ids = self._rise[first : last + 1][np.searchsorted(known, ids, "right") - 1]
+        rise: Ids = self._rise[first : last + 1][known.searchsorted(ids, "right") - 1]
         return ids + rise
 
     def of_range(self, start: int, size: int) -> Ids:
@@ -97,11 +98,13 @@ class Items:
 
     def classes(self, items: Ids) -> Ids:
         """The classes of items, one after the other."""
+        if len(items) == 1:
+            return np.arange(self.first[items[0]], self.first[items[0]] + self.size[items[0]])
         return ranges(self.first[items], self.size[items])
 
     def item_of(self, classes: Ids) -> Ids:
         """The items of classes."""
-        found: Ids = np.searchsorted(self.first, classes, "right") - 1
+        found: Ids = self.first.searchsorted(classes, "right") - 1
         return found
 
     def living(self, alive: Mask) -> Ids:

@@ -273,8 +273,10 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []
+    numbers = range(max((group.units for group in setup.groups), default=0))
+    shared = np.array(numbers, object)  # one object for each number, however many groups lose it
     for number, group in enumerate(setup.groups):
-        removed = np.flatnonzero(~selection.alive[group.unit_ids]).tolist()
+        removed = shared[: group.units][~selection.alive[group.unit_ids]]
         macs, params = shares[:, number].tolist()
         choices.append(Choice(group.name, group.units, tuple(removed), group.role, macs, params, why[number]))
     kept = _kept(setup, selection)
@@ -291,8 +293,12 @@ def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
     """For every parameter axis that loses entries, those that survive, in their new order."""
     kept: dict[str, dict[int, Ids]] = {}
+    known: dict[int, Ids] = {}
     for axis in setup.graph.units.axes:
-        survivors = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
+        line = setup.graph.costs.lines[axis.parameter_axis]  # the same for all axes that lose the same entries
+        if line not in known:
+            known[line] = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
+        survivors = known[line]
         name = axis.parameter_axis
         if len(survivors) < axis.size and not within(name, setup.skipped):
             kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)

@@ -89,7 +89,7 @@ class _GoneByItem:
 
     def __init__(self, paths: Sequence[RemovalPath], items: Items) -> None:
         self._items = len(items.size)
-        rows, tables, single = [np.zeros((2, 0), np.int64)], [np.zeros(0, np.int64)], [np.zeros((3, 0), np.int64)]
+        rows, tables, single = [np.zeros((2, 0), np.int64)], [np.zeros(0, np.int32)], [np.zeros((3, 0), np.int64)]
         widths = [np.zeros(0, np.int64)]
         for number, path in enumerate(paths):
             of = items.item_of(path.unit_ids)
@@ -100,7 +100,7 @@ class _GoneByItem:
                 continue
             table = np.bincount(which * width + path.stop + 1, minlength=len(found) * width).reshape(-1, width)
             rows.append(np.stack([found, np.full(len(found), number)]))
-            tables.append(np.cumsum(table, axis=1).ravel())
+            tables.append(np.cumsum(table, axis=1, dtype=np.int32).ravel())
             widths.append(np.full(len(found), width))
         self._single = np.concatenate(single, axis=1)
         self._item, self._path = np.concatenate(rows, axis=1)
@@ -121,16 +121,13 @@ class RemovalState:
     def __init__(self, paths: Sequence[RemovalPath], items: Items) -> None:
         self.paths = paths
         self.lengths = np.array([len(p.stops) for p in paths], np.int64)
-        empty = np.zeros(0, np.int64)
-        self._units = np.concatenate([empty, *(p.unit_ids for p in paths)])
-        self._stop = np.concatenate([empty, *(p.stop for p in paths)])
-        self._path = np.repeat(np.arange(len(paths)), [len(p.unit_ids) for p in paths])
         self._gone = _GoneByItem(paths, items)
         self._lost = [np.concatenate([[0.0], np.cumsum(p.lost)]) for p in paths]
 
     def removed(self, passed: Ids) -> Ids:
         """The units that are gone."""
-        return self._units[self._stop < passed[self._path]]
+        gone = [path.unit_ids[path.stop < count] for path, count in zip(self.paths, passed.tolist(), strict=True)]
+        return np.concatenate([np.zeros(0, np.int64), *gone])
 
     def gone(self, passed: Ids) -> Ids:
         """How many units of each item are gone. [items]"""

@@ -21,6 +21,8 @@ import numpy as np
 
 from graphprune.utils.arrays import Dims, Ids, Shape
 
+NARROW = 1 << 31
+"""Fewer labels than this take 4 bytes each, others 8."""
 NOT_A_CHANNEL = ""
 """The reason for fixing what nobody would call a channel (the size of a kernel): not reported."""
 
@@ -166,7 +168,8 @@ class Labels:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         total = math.prod(sizes)
-        made = np.arange(self.count, self.count + total, dtype=np.int64)
+        width: Any = np.int32 if self.count + total < NARROW else np.int64
+        made: Ids = np.arange(self.count, self.count + total, dtype=width)
         self._made[id(made)] = made, self.count
         self.axes.append(Axis(kind, name, self.count, total, self.node_index))
         self.count += total
