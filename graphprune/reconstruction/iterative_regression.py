@@ -17,10 +17,10 @@ from graphprune.reconstruction.linear_calls import LinearCall
 from graphprune.reconstruction.memory_bound import MemoryBound
 from graphprune.reconstruction.tensor_group import TensorGroup
 
-TOLERANCE, STEPS = 1e-4, 300
-"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after ``STEPS``.
+SOLVED, MOST_STEPS = 1e-4, 300
+"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after ``MOST_STEPS``.
 Their objective falls in each step, so the error is never above that of no change."""
-STATE = 5
+VECTORS_KEPT = 5
 """Vectors of the size of the weight that they keep."""
 
 
@@ -166,10 +166,10 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, diag
         right: the right sides, which are overwritten.
         diagonal: of the systems, to scale them by. [blocks, n, 1]
     """
-    found, left, goal = torch.zeros_like(right), right, TOLERANCE * right.norm(dim=1, keepdim=True)
+    found, left, goal = torch.zeros_like(right), right, SOLVED * right.norm(dim=1, keepdim=True)
     direction = scaled = left / diagonal
     power = (left * scaled).sum(1, keepdim=True)
-    for _ in range(STEPS):
+    for _ in range(MOST_STEPS):
         if bool((left.norm(dim=1, keepdim=True) <= goal).all()):
             break
         image = product(direction)
