@@ -18,8 +18,8 @@ from graphprune.reconstruction.memory_bound import MemoryBound
 from graphprune.reconstruction.tensor_group import TensorGroup
 
 SOLVED, MOST_STEPS = 1e-4, 300
-"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after ``MOST_STEPS``.
-Their objective falls in each step, so the error is never above that of no change."""
+"""Conjugate gradients end where the residual of the equations is the fraction ``SOLVED`` of the right side. Their
+objective falls in each step, so the error is never above that of no change."""
 VECTORS_KEPT = 5
 """Vectors of the size of the weight that they keep."""
 

@@ -110,8 +110,18 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
-    """The same, uncompiled, so that dispatch modes see every operation."""
-    with eagerly(), evaluating(*models):
+    """The same, uncompiled and in the precision of the weights, so that dispatch modes see every operation on them."""
+    with eagerly(), _without_autocast(), evaluating(*models):
+        yield
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Leave the caller's autocast: it would compute with copies of the weights."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 
