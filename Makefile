@@ -36,6 +36,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.repair
 	$(PYTHON) -m benchmarks.repair_cost
 	$(PYTHON) -m benchmarks.resume
+	$(PYTHON) -m benchmarks.processes
 	$(PYTHON) -m benchmarks.sparse_files
 	$(PYTHON) -m benchmarks.sparse_speed
 	$(PYTHON) -m benchmarks.compact
@@ -53,6 +54,7 @@ sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; S
 fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour; FUZZ='--start 0 --count 500' for others)
 	$(PYTHON) -m tests.random_networks --workers 2 $(FUZZ)
 	$(PYTHON) -m benchmarks.fuzz
+	$(PYTHON) -m benchmarks.faults
 
 matrix: $(DEV_READY) ## test beside the oldest and newest supported Python, torch, numpy, networkx and Transformers (ENVIRONMENTS=oldest)
 	$(PYTHON) -m benchmarks.matrix $(ENVIRONMENTS)

@@ -260,7 +260,7 @@ def outcome(op: Any, sample: tuple[tuple[Any, ...], dict[str, Any]], found: Foun
 
 def plain(reason: str) -> str:
     """A reason without the line of this file."""
-    return re.sub(r",? (at |\()[^ ]*opinfo\.py:\d+.*", "", reason, flags=re.DOTALL)
+    return re.sub(r",? (at )?\(?[^ (]*opinfo\.py:\d+\)?(: found = .*)?", "", reason, flags=re.DOTALL)
 
 
 def described(value: Any) -> str:
@@ -362,15 +362,18 @@ def page(version: str, data: Sequence[dict[str, Any]]) -> str:
     lines = [HEAD.format(version=version.partition("+")[0]).rstrip("\n")]
     lines += [f"| {state} | {states[state]} | {samples[state]} | {MEANINGS[state]} |" for state in STATES]
     lines += ["", "## Frozen", "", "| operation | why |", "|---|---|"]
-    lines += [f"| `{one['operation']}` | {cell(one['reasons'])} |" for one in data if one["state"] == "frozen"]
+    lines += [f"| `{one['operation']}` | {why(one)} |" for one in data if one["state"] == "frozen"]
     for state in ("supported", "skipped"):
         names = [f"`{one['operation']}`" for one in data if one["state"] == state]
         lines += ["", f"## {state.capitalize()}", "", ",\n".join(names) + "."]
     return "\n".join(lines) + "\n"
 
 
-def cell(reasons: Sequence[str]) -> str:
-    return "; ".join(reasons).replace("|", "\\|").replace("\n", " ")
+def why(one: dict[str, Any]) -> str:
+    """Why an operation freezes: the reasons that name operations, where there are any."""
+    reasons = [r for r in one["reasons"] if not r.startswith("ratio")]
+    named = [r for r in reasons if "meets a dimension without channels" not in r]
+    return "; ".join(named or reasons).replace("|", "\\|").replace("\n", " ")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ class ChannelGraph(Printed, Analysis):
             InputError: there is no such name, or it does not have these numbers.
             PlanError: these channels cannot go, or not without others: the message says what else.
         """
+        check_type("kept", kept, Mapping, "a dict of the numbers that stay, by names")
         named = {self._channels(name): indices(name, value) for name, value in kept.items()}
         return self._warned(plan_of_kept(self, named))
 
@@ -211,6 +212,7 @@ class ChannelGraph(Printed, Analysis):
             InputError: there is no such parameter, or it has another shape.
             PlanError: these channels cannot go, or not without others: the message says what else.
         """
+        check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
         return self._warned(plan_of_masks(self, masks))
 
     def _warned(self, plan: Plan) -> Plan:

@@ -68,6 +68,7 @@ add(
         def __init__(self):
             self.width = 3
 
+
     graphprune.trace(Forgetful(), x)
     """,
     InputError,
@@ -166,6 +167,7 @@ add(
             next(self.log)
             return super().forward(x)
 
+
     model = Logged()
     model.log = (line for line in ["first"])
     graphprune.trace(model, x)
@@ -174,7 +176,7 @@ add(
     "generator",
     "make it in forward",
     "model.log",
-    line=5,
+    line=6,
 )
 add(
     MODEL,
@@ -206,6 +208,7 @@ add(
     class Two(Net):
         def forward(self, x, mask):
             return super().forward(x) * mask
+
 
     graphprune.trace(Two())
     """,
@@ -263,6 +266,7 @@ add(
         def forward(self, x, mask):
             return super().forward(x) * mask
 
+
     graphprune.trace(Two(), x)
     """,
     TraceError,
@@ -286,6 +290,7 @@ add(
             hidden = self.conv(x)
             return hidden.view(-1, 5)
 
+
     graphprune.prune_model(Broken(), 0.5, x)
     """,
     TraceError,
@@ -300,6 +305,7 @@ add(
     class Boxed(Net):
         def forward(self, x):
             return lambda: super().forward(x)
+
 
     graphprune.trace(Boxed(), x)
     """,
@@ -368,7 +374,7 @@ add(
 add(
     PLAN,
     "A criterion for normalizations, without any",
-    "graphprune.trace(tokens, torch.zeros(1, 4, dtype=torch.long)).plan(0.5, importance='bn_scale')",
+    'graphprune.trace(tokens, torch.zeros(1, 4, dtype=torch.long)).plan(0.5, importance="bn_scale")',
     InputError,
     "no batch or layer normalization",
     "importance='l2'",
@@ -1107,7 +1113,8 @@ The classes say what kind of mistake it is, and are also Python's own, so that `
 | `RuleError` | `RuntimeError` | a rule of an operation is wrong |
 
 An error changes nothing: models, optimizers, files and the settings of torch are as they were before the call.
-An error of another class from within graphprune is a mistake of ours: please report it with the traceback.
+What your own functions raise (a criterion, a loss, `evaluate=`) is passed on as it is.
+Any other error from within graphprune is a mistake of ours: please report it with the traceback.
 
 Below is what each mistake prints, by task.
 In the programs `Net` is a small network with the layers `conv`, `norm`, `hidden` and `fc`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -145,3 +146,138 @@ def test_a_path_may_be_of_any_kind(tmp_path: Path) -> None:
 def test_a_wrong_budget_names_the_kinds() -> None:
     with pytest.raises(InputError, match="did you mean macs"):
         GRAPH.plan(budgets={"mac": 0.5})
+
+
+# ---------------------------------------------------------------- wrong calls of all kinds
+
+FAST: Any = {"epochs": 1, "lr": 0.1, "progress": False}
+META: Any = copy.deepcopy(NET).to("meta")
+SMALL: Any = torch.randn(2, 1, 8, 8)
+"""Images of one channel, of which the network takes three."""
+NAN = torch.full((2, 3, 8, 8), torch.nan)
+
+
+class Silent(Net):
+    """Its outputs are zero whatever the weights are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 0
+
+
+def fresh() -> Net:
+    return PLAN.apply(NET)  # type: ignore[return-value]
+
+
+def gradual(**options: Any) -> Any:
+    return graphprune.GradualPruner(Net(), X, graphprune.Gradual(0, 4), ratio=0.5, **options)
+
+
+WRONG: dict[str, Callable[[], object]] = {
+    "one silent output": lambda: graphprune.prune_model(Silent(), 0.5, X, verify=True),
+    "a module list": lambda: graphprune.prune_model(nn.ModuleList([nn.Linear(3, 4)]), 0.5, torch.randn(1, 3)),
+    "an empty network": lambda: graphprune.prune_model(nn.Sequential(), 0.5, X),
+    "outputs that fail": lambda: graphprune.trace(NET, X, outputs=lambda out: out.logits),
+    "outputs without tensors": lambda: graphprune.trace(NET, X, outputs=lambda out: None),
+    "inputs on meta": lambda: graphprune.prune_model(NET, 0.5, X.to("meta"), verify=True),
+    "a list of ratios": lambda: GRAPH.plan([0.5]),  # type: ignore[arg-type]
+    "a complex ratio": lambda: GRAPH.plan(1j),  # type: ignore[arg-type]
+    "arguments in another order": lambda: graphprune.prune_model(NET, X, 0.5),  # type: ignore[arg-type]
+    "a multiple below zero": lambda: GRAPH.plan(0.5, multiple=-8),
+    "a loss of NaN": lambda: GRAPH.sensitivity(lambda model: float("nan"), (0.5,)),
+    "a group by number": lambda: GRAPH.group(ANY),
+    "no dict of numbers": lambda: GRAPH.plan_from_kept(ANY),
+    "letters as numbers": lambda: GRAPH.plan_from_kept({"a": "abc"}),
+    "numbers below zero": lambda: GRAPH.plan_from_kept({"a": [-1]}),
+    "no dict of masks": lambda: GRAPH.plan_from_masks(ANY),
+    "a list as a mask": lambda: GRAPH.plan_from_masks({"a.weight": ANY}),
+    "a shape of nothing": lambda: PLAN.shape("c.weight"),
+    "names by a number": lambda: PLAN.apply_to_state_dict(NET.state_dict(), rename=ANY),
+    "entries by number": lambda: PLAN.apply_to_state_dict({3: X}),  # type: ignore[dict-item]
+    "shapes of a class": lambda: PLAN.shapes_only(CLASS),
+    "check of a class": lambda: PLAN.check(CLASS),
+    "a tolerance in words": lambda: graphprune.verify(NET, SLIM, PLAN, X, tolerance=NOTHING),
+    "a tolerance below zero": lambda: graphprune.verify(NET, SLIM, PLAN, X, tolerance=-1),
+    "a slim model that fails": lambda: graphprune.verify(NET, nn.Linear(3, 3), PLAN, X),
+    "a ridge in words": lambda: graphprune.repair(fresh(), NET, PLAN, [X], ridge="a"),  # type: ignore[arg-type]
+    "a ridge of NaN": lambda: graphprune.repair(fresh(), NET, PLAN, [X], ridge=float("nan")),
+    "NaN among the data": lambda: graphprune.repair(fresh(), NET, PLAN, [NAN]),
+    "a flag in words": lambda: graphprune.repair(fresh(), NET, PLAN, [X], reestimate="no"),  # type: ignore[arg-type]
+    "no targets": lambda: graphprune.reconstruct(fresh(), NET, PLAN, [X], targets=ANY),
+    "targets of nothing": lambda: graphprune.reconstruct(fresh(), NET, PLAN, [X], targets={"c": X}),
+    "no samples": lambda: graphprune.synthesize(NET, X, 0),
+    "a seed in words": lambda: graphprune.synthesize(NET, X, 2, seed="a"),  # type: ignore[arg-type]
+    "no model in place": lambda: graphprune.prune_in_place(NOTHING, PLAN),
+    "no plan in place": lambda: graphprune.prune_in_place(Net(), NOTHING),
+    "the optimizer of another": lambda: graphprune.prune_in_place(
+        Net(), PLAN, torch.optim.SGD(Net().parameters(), lr=0.1)
+    ),
+    "averages alone": lambda: graphprune.prune_in_place(Net(), PLAN, averages=NET),  # type: ignore[arg-type]
+    "a method by number": lambda: graphprune.MethodCall(ANY, X),
+    "couplings below a file": lambda: GRAPH.export(f"{__file__}/couplings.dot"),
+    "training with wrong images": lambda: graphprune.finetune(Net(), [(SMALL, BATCHES[0][1])], **FAST),
+    "classes out of range": lambda: graphprune.finetune(Net(), [(X, BATCHES[0][1] + 9)], **FAST),
+    "decay in words": lambda: graphprune.finetune(Net(), BATCHES, weight_decay="a", **FAST),
+    "clip below zero": lambda: graphprune.finetune(Net(), BATCHES, clip=-1, **FAST),
+    "no function of steps": lambda: graphprune.finetune(Net(), BATCHES, on_step=ANY, **FAST),
+    "no rate": lambda: graphprune.finetune(Net(), BATCHES, schedule=lambda done: NOTHING, **FAST),
+    "a teacher for other inputs": lambda: graphprune.finetune(Net(), BATCHES, teacher=nn.Linear(3, 3), **FAST),
+    "training on meta": lambda: graphprune.finetune(copy.deepcopy(META), BATCHES, **FAST),
+    "features by number": lambda: graphprune.Distillation(features=ANY),
+    "rates of nothing": lambda: graphprune.Rewind(NOTHING),
+    "a schedule's class": lambda: graphprune.GradualPruner(Net(), X, graphprune.Gradual, ratio=0.5),  # type: ignore[arg-type]
+    "averages by number": lambda: gradual(averages=3),
+    "steps in words": lambda: gradual().at("a"),
+    "a misspelled argument of training": lambda: graphprune.prune_iteratively(
+        Net(), X, rounds=1, ratio=0.5, tune={"batches": BATCHES, "epocs": 1}
+    ),
+    "a drop in words": lambda: graphprune.prune_iteratively(
+        Net(),
+        X,
+        rounds=1,
+        ratio=0.5,
+        tune=print,
+        evaluate=lambda m: 0.5,
+        max_drop="a",  # type: ignore[arg-type]
+    ),
+    "a penalty without a plan": lambda: graphprune.GrowingRegularization(Net(), ANY),
+    "a penalty without a graph": lambda: graphprune.GroupLasso(ANY, 1e-4),
+    "a state by number": lambda: graphprune.save_checkpoint("new", Net(), ANY),
+    "a checkpoint of nothing": lambda: graphprune.save_checkpoint("new", ANY),
+    "saving below a file": lambda: graphprune.save(SLIM, f"{__file__}/new"),
+    "arguments as a list": lambda: graphprune.save(SLIM, "new", factory=Net, arguments=[1]),  # type: ignore[arg-type]
+    "ONNX of wrong images": lambda: graphprune.export_onnx(SLIM, "new.onnx", SMALL),
+    "ONNX of outputs by number": lambda: graphprune.export_onnx(SLIM, "new.onnx", X, outputs=ANY),
+    "ONNX without weights": lambda: graphprune.export_onnx(META, "new.onnx", X),
+    "a loader by number": lambda: graphprune.export_loader(SLIM, "new", factory=ANY),
+    "a criterion that is none": lambda: graphprune.criterion("nothing of that name")(ANY),
+    "waiting in words": lambda: graphprune.across_processes([X], timeout="a"),  # type: ignore[arg-type]
+    "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_call_is_explained(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {key: value.clone() for key, value in (*NET.state_dict().items(), *SLIM.state_dict().items())}
+    with pytest.raises(GraphpruneError) as caught:
+        WRONG[name]()
+    error = caught.value
+    assert error.what and error.where and error.found and error.needed and error.do
+    after = dict((*NET.state_dict().items(), *SLIM.state_dict().items()))
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert list(tmp_path.iterdir()) == [] and not NET.training
+
+
+def test_what_functions_of_the_user_raise_is_passed_on() -> None:
+    def fails(*_: Any) -> Any:
+        raise ZeroDivisionError("on purpose")
+
+    for call in (
+        lambda: GRAPH.plan(0.5, importance=fails),
+        lambda: GRAPH.plan(0.5, importance="taylor", calibration=BATCHES, loss_fn=fails),
+        lambda: GRAPH.sensitivity(fails, (0.5,)),
+        lambda: graphprune.finetune(Net(), BATCHES, loss_fn=fails, **FAST),
+    ):
+        with pytest.raises(ZeroDivisionError, match="on purpose"):
+            call()

@@ -86,7 +86,7 @@ def _root(config: MkDocsConfig) -> Path:
 
 
 def _expanded(nav: list[Any], docs: Path) -> list[Any]:
-    """The navigation with the pages of folders, and without pages that are not written."""
+    """The navigation with the pages of folders, the page ``index.md`` first."""
     found: list[Any] = []
     for entry in nav:
         ((title, what),) = entry.items()
@@ -95,6 +95,6 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
         elif what.endswith("/"):
             names = sorted(path.relative_to(docs).as_posix() for path in (docs / what).glob("*.md"))
             found.append({title: sorted(names, key=lambda name: not name.endswith("/index.md"))})
-        elif what in PAGES or (docs / what).exists():
+        else:
             found.append(entry)
-    return [entry for entry in found if next(iter(entry.values()))]
+    return found

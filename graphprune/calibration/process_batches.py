@@ -13,7 +13,7 @@ from graphprune.calibration.communicator import TIMEOUT, Communicator, checksum
 from graphprune.errors import InputError, UnsharedBatchesWarning
 from graphprune.tracing.inputs import describe
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.checks import check_flag, found_value, is_number, with_article
 from graphprune.utils.tree import tensors_of
 
 
@@ -99,7 +99,9 @@ def across_processes(
             needed="an iterable of batches",
             do="pass a list of batches such as [batch], or a DataLoader",
         )
-    if not timeout > 0:
+    if dealt is not None:
+        check_flag("dealt", dealt)
+    if not is_number(timeout) or not timeout > 0:
         raise InputError(
             f"timeout: is {timeout!r}, not a number of seconds above 0",
             found=found_value(timeout),

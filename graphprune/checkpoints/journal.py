@@ -138,10 +138,12 @@ class Journal:
 
     def plan(self, make: Callable[[], Plan]) -> Plan:
         """The plan of an earlier run, or a new one, which is kept."""
-        if not (self._work / _PLAN).is_file():
-            text = make().to_json()
-            replace_file(self._work / _PLAN, lambda temporary: temporary.write_text(text))
-        return self._known_plan()
+        path = self._work / _PLAN
+        if path.is_file():
+            return Plan.from_json(path.read_text())
+        made = make()
+        replace_file(path, lambda temporary: temporary.write_text(made.to_json()))
+        return made
 
     def finished(self, path: Path, content: str) -> bool:
         """Is a file below the work folder there, whole, with this content?"""
@@ -177,13 +179,8 @@ class Journal:
         self._write()
         self.close()
 
-    def close(self) -> Plan:
-        """Put the finished folder in the place of the target, if it is not there yet, and delete the work folder.
-
-        Returns:
-            The plan by which it was made.
-        """
-        plan = self._known_plan()
+    def close(self) -> None:
+        """Put the finished folder in the place of the target, if it is not there yet, and delete the work folder."""
         if self.folder.exists():
             if self._target.exists():
                 self._target.rmdir()
@@ -192,10 +189,6 @@ class Journal:
         (self._work / _JOURNAL).unlink()
         self._delete()
         self._work.rmdir()
-        return plan
-
-    def _known_plan(self) -> Plan:
-        return Plan.from_json((self._work / _PLAN).read_text())
 
     def _delete(self, keep: str = "") -> None:
         """Delete what is in the work folder, but for one file."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,10 @@ from graphprune.utils.modules import named_modules, tables
 def storage_address(tensor: Tensor) -> int:
     """What a tensor has in common with its aliases, such as those in a state dict."""
     return tensor.untyped_storage().data_ptr()
+
+
+PART = 1 << 23
+"""Bytes of a tensor that are cut at a time. Much larger ones would be new memory each time, which is slow to get."""
 
 
 class Slices:
@@ -38,14 +42,22 @@ class Slices:
         new = {id(t): _like(t, self._held[name].expand(t.shape)) for name, t in own.items()}
         replace_parameters(slim, lambda old: new.get(id(old), old))
 
-    def values(self, tensor: Tensor) -> Tensor:
-        """The entries that a placeholder stands for; any other tensor as it is."""
+    def values(self, tensor: Tensor) -> Iterator[Tensor]:
+        """The entries that a placeholder stands for, in parts that follow each other; any other tensor as it is."""
         name = self._names.get(storage_address(tensor))
         if name is None:
-            return tensor
-        dense = self._tensors[name]
-        kept = self._plan.kept.get(name)
-        return (slim_tensor(dense, kept) if kept else dense).to(tensor.dtype)
+            yield tensor
+            return
+        dense, kept = self._tensors[name], dict(self._plan.kept.get(name, {}))
+        if dense.ndim == 0:
+            yield dense.to(tensor.dtype)
+            return
+        rows = kept.pop(0, None)
+        count = max(1, PART // max(dense[:1].nbytes, 1))
+        for start in range(0, dense.shape[0] if rows is None else len(rows), count):
+            part = slice(start, start + count)
+            few = dense[part] if rows is None else slim_tensor(dense, {0: rows[part]})
+            yield (slim_tensor(few, kept) if kept else few).to(tensor.dtype)
 
 
 def _like(parameter: nn.Parameter, values: Tensor) -> nn.Parameter:

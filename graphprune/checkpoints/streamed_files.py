@@ -6,7 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,9 @@ from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
 from graphprune.utils.files import FileSum, to_disk
 from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, header_text
+
+Parts = Callable[[Tensor], Iterable[Tensor]]
+"""Gives the values of a tensor, in parts that follow each other."""
 
 
 class StreamedFiles:
@@ -117,13 +120,16 @@ def _size(state: Mapping[str, Tensor]) -> int:
 
 
 def write_shard_files(
-    files: Mapping[Path, Mapping[str, Tensor]], values: Callable[[Tensor], Tensor], journal: Journal, stage: Stage
+    files: Mapping[Path, Mapping[str, Tensor]],
+    values: Callable[[Tensor], Iterable[Tensor]],
+    journal: Journal,
+    stage: Stage,
 ) -> None:
     """Write tensors into files, but for those that are finished.
 
     Args:
         files: by path, the tensors of each, of which values need not be there.
-        values: gives the values of one.
+        values: gives the values of one, in parts.
 
     Raises:
         SaveError: the disk is full.
@@ -172,13 +178,12 @@ def _check_space(files: Mapping[Path, Mapping[str, Tensor]], journal: Journal) -
         )
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], values: Callable[[Tensor], Tensor], stage: Stage) -> FileSum:
+def write_file(path: Path, tensors: Mapping[str, Tensor], values: Parts, stage: Stage) -> FileSum:
     """Write a file, and wait until it is on disk."""
 
-    def read(name: str) -> Tensor:
-        found = values(tensors[name])
-        stage.advance(found.nbytes)
-        return found
+    def read(name: str) -> Iterator[Tensor]:
+        yield from values(tensors[name])
+        stage.advance(tensors[name].nbytes)
 
     with _HashedFile(path) as file:
         write_entries(file.write, tensors, read)

@@ -111,10 +111,11 @@ def prune_checkpoint(
         Journal(place, request_of(checkpoint, asked, others), resume) as journal,
         MappedFiles(read_size("mapped", mapped)) as files,
     ):
-        if journal.complete:
-            return journal.close()
         dense, stored = checkpoint.build()
         plan = journal.plan(lambda: _plan(dense, stored, files, example_inputs, asked, progress))
+        if journal.complete:
+            journal.close()
+            return plan
         slim, tensors = plan.apply(dense), SourceTensors(stored, files.map)
         slices = Slices(slim, plan, tensors)
         if asked.calibration is not None and repair:

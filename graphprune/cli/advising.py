@@ -8,6 +8,7 @@ import typer
 
 import graphprune
 from graphprune.advice.targets import RUNTIMES
+from graphprune.cli.found_model import built
 from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.option_values import read_number
 from graphprune.cli.output import Output
@@ -42,7 +43,7 @@ def advise_command(
         graphprune advise hf:llama --meta --target vllm
         graphprune advise net.py:make --target latency=5ms --seconds 20
     """
-    model = given.model(meta)
+    model = built(out, given.spec, given, meta)
     advice = graphprune.advise(model, given.inputs(), target=target, device=device, seconds=seconds)
     out.result(lambda: [advice], advice.to_json)
     return 0

@@ -9,6 +9,7 @@ import typer
 
 import graphprune
 from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
+from graphprune.cli.found_model import built
 from graphprune.cli.measuring import Batch, Compiled, Repeats, Threads, check_names
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.output import Output
@@ -45,7 +46,7 @@ def bench_command(
         graphprune bench torchvision:resnet50 slim --batch 1,8 --compiled --json
     """
     check_names(models, given, least=2)
-    loaded = {name: bundles.load(name) if is_bundle(name) else given.model_of(name) for name in models}
+    loaded = {name: bundles.load(name) if is_bundle(name) else built(out, name, given) for name in models}
     bundle = next((model for name, model in loaded.items() if is_bundle(name)), None)
     inputs = given.inputs() if given.input is not None or bundle is None else traced_inputs(bundle, None)
     with out.stage("timing"):

@@ -75,8 +75,10 @@ class BundleOptions(OptionGroup):
         return graphprune.load(folder, model=dense, trust_factory=self.trust_factory).eval()
 
 
-def check_bundle(folder: Path) -> None:
-    """Usage is wrong if a folder is none of a slim model."""
+def check_bundle(folder: Path, spec: str = "") -> None:
+    """Usage is wrong if a folder is none of a slim model; perhaps it stands where SPEC does."""
+    if not is_bundle(folder) and spec and is_bundle(spec):
+        raise usage_error(f"DIR: {folder} is no folder of a slim model, and SPEC is: write {folder} before {spec}")
     if not folder.is_dir():
         raise usage_error(f"DIR: {folder} is no folder; give one that graphprune prune wrote")
     if not is_bundle(folder):

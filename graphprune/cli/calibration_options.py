@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from graphprune.cli.data_files import ARRAYS, IMAGES, DataFolder, read_records
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.option_values import read_whole_number
 from graphprune.cli.references import check_reference, load_reference
+from graphprune.errors import InputError
 
 DATA_PANEL = "Data"
 DATA_FORMS = (
@@ -102,11 +103,31 @@ class CalibrationOptions(OptionGroup):
             tokenizer = self.tokenizer or _folder_of(spec)
             return read_records(option, path, self.samples, tokenizer, self.length, labels)
         found = load_reference(option, place)
-        batches: Any = found() if callable(found) else found
+        batches: Any = _called(option, place, found) if callable(found) else found
         if not isinstance(batches, Iterable):
-            raise usage_error(f"{option}: {place} gave a {type(batches).__name__}; needed is an iterable of batches")
+            raise InputError(
+                f"{option}: {place} gave a {type(batches).__name__}",
+                where=place,
+                found=f"a {type(batches).__name__}",
+                needed="an iterable of batches",
+                do="return a list or a DataLoader",
+            )
         kept: Any = batches if hasattr(batches, "__len__") else list(batches)
         return kept, f"{len(kept)} batches from {place}"
+
+
+def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
+    """What a function of the user returns."""
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(
+            f"{option}: {place}() failed with {type(error).__name__}",
+            where=place,
+            found=f"{type(error).__name__}: {error}",
+            needed="a function without arguments that returns batches",
+            do="give another function, or mend this one",
+        ) from error
 
 
 def check_data(option: str, place: str) -> None:

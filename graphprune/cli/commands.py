@@ -27,6 +27,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "report": ("reporting:report_command", LOOK, "write a page for a browser about a model and a plan"),
     "plan": ("planning:plan_command", SMALLER, "show what would be removed, and write it to a file"),
     "prune": ("pruning:prune_command", SMALLER, "write a smaller model"),
+    "prune-checkpoint": (
+        "checkpoint_pruning:prune_checkpoint_command",
+        SMALLER,
+        "prune a checkpoint that is larger than memory, from folder to folder",
+    ),
     "compact": ("compacting:compact_command", SMALLER, "write a smaller model without channels that are zero already"),
     "sparsify": ("sparsifying:sparsify_command", SMALLER, "set single weights to zero, and write a small file"),
     "verify": ("verifying:verify_command", AFTERWARDS, "compare a slim model with the masked original"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import graphprune
+from graphprune.cli.found_model import built
 from graphprune.cli.json_data import zeros_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
@@ -47,7 +48,7 @@ def compact_command(
     check_folder(output, given.spec, given.weights, force)
     if masks is not None and not masks.exists():
         raise usage_error(f"--masks: {masks} does not exist; give a file of masks, or a folder with one")
-    model = given.model()
+    model = built(out, given.spec, given)
     read = None if masks is None else read_state_dict(masks)
     found = graphprune.zero_channels(model, given.inputs(), masks=read, threshold=threshold, relative=relative)
     saved = output if found.removed else None

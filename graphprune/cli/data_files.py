@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, MissingPackageError
 from graphprune.tracing.inputs import describe
 from graphprune.utils.tree import tensors_of
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
+LINES = 'a text ("...", or {"text": "..."}) or an object of arguments ({"input_ids": [1, 2]}) in each line'
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Means and standard deviations of ImageNet's channels."""
 
@@ -44,8 +45,11 @@ class DataFolder:
         images, arrays = self._files(IMAGES), self._files(ARRAYS)
         if images and arrays:
             raise InputError(
-                f"{self.option}: {self.path} holds {len(images)} images and {len(arrays)} arrays; give a folder of one "
-                "kind"
+                f"{self.option}: {self.path} holds {len(images)} images and {len(arrays)} arrays",
+                where=str(self.path),
+                found=f"{images[0].name} and {arrays[0].name}",
+                needed="files of one kind",
+                do="give a folder of images, or one of arrays",
             )
         return self._images(images, model, examples) if images else self._arrays(arrays, examples)
 
@@ -90,7 +94,12 @@ def _image_example(option: str, examples: Sequence[Any]) -> tuple[str, Tensor]:
             if isinstance(one, Tensor) and one.ndim == 4 and one.shape[1] in (1, 3) and one.is_floating_point():
                 return name, one
     shown = "; ".join(f"{describe(call.args)} {describe(call.kwargs)}".strip() for call in examples)
-    raise InputError(f"{option}: is a folder of images, and the model reads none: {shown}; give module:function")
+    raise InputError(
+        f"{option}: is a folder of images, and the model reads none",
+        found=shown,
+        needed="an input [N, C, H, W] of floating-point numbers, of 1 or 3 channels",
+        do="give a folder of arrays, or module:function",
+    )
 
 
 def normalization(model: Any, channels: int, home: Path | None = None) -> tuple[Tensor, Tensor, str]:
@@ -113,12 +122,17 @@ def read_image(option: str, path: Path, channels: int, height: int, width: int) 
     try:
         from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
-        raise InputError(f"{option}: images need the package pillow; install it with: pip install pillow") from error
+        raise MissingPackageError(
+            f"{option}: images need the package pillow",
+            found=str(error),
+            needed="pillow",
+            do="install it with: pip install pillow",
+        ) from error
     try:
         with Image.open(path) as opened:
             fitted = ImageOps.fit(opened.convert("L" if channels == 1 else "RGB"), (width, height))
     except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{option}: {path} cannot be read as an image: {error}") from error
+        raise _unreadable(option, str(path), "an image", error, "leave it out, or put an image in its place") from error
     return torch.from_numpy(np.array(fitted, dtype=np.float32) / 255).reshape(height, width, channels).permute(2, 0, 1)
 
 
@@ -135,7 +149,18 @@ def read_array(option: str, path: Path) -> Any:
         found = torch.load(path, map_location="cpu", weights_only=True)
         return tuple(found) if isinstance(found, list) else found
     except Exception as error:
-        raise InputError(f"{option}: {path} cannot be read as tensors: {error}") from error
+        advice = "leave it out, or write it again with torch.save or save_file of safetensors"
+        raise _unreadable(option, str(path), "a tensor, or tensors by name", error, advice) from error
+
+
+def _unreadable(option: str, where: str, needed: str, error: Exception, advice: str) -> InputError:
+    return InputError(
+        f"{option}: {where} is not {needed}",
+        where=where,
+        found=f"{type(error).__name__}: {error}",
+        needed=needed,
+        do=advice,
+    )
 
 
 # ---------------------------------------------------------------- lines of JSON
@@ -155,7 +180,13 @@ def read_records(
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     records = [_record(option, path, number, line) for number, line in enumerate(lines[:most], start=1)]
     if not records:
-        raise InputError(f"{option}: {path} has no lines")
+        raise InputError(
+            f"{option}: {path} has no lines",
+            where=str(path),
+            found="an empty file",
+            needed=LINES,
+            do="give a file with data",
+        )
     texts = [one if isinstance(one, str) else one.get("text") for one in records]
     if all(isinstance(text, str) for text in texts):
         batches = _tokens([str(text) for text in texts], option, tokenizer, length, labels)
@@ -172,10 +203,14 @@ def _record(option: str, path: Path, number: int, line: str) -> Any:
     try:
         found = json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{option}: line {number} of {path} is no JSON: {error}") from error
+        raise _unreadable(option, f"line {number} of {path}", "JSON", error, f"write {LINES}") from error
     if not isinstance(found, str | dict):
         raise InputError(
-            f"{option}: line {number} of {path} is a {type(found).__name__}; needed is a text or an object"
+            f"{option}: line {number} of {path} is a {type(found).__name__}",
+            where=f"line {number} of {path}",
+            found=line[:80],
+            needed=LINES,
+            do="write a text in quotes, or an object",
         )
     return found
 
@@ -185,12 +220,20 @@ def _tokens(
 ) -> list[dict[str, Tensor]]:
     """Each text as a batch of its own, so that no tokens stand in for what is not there."""
     if tokenizer is None:
-        raise InputError(f"{option}: texts need a tokenizer; give --tokenizer DIR, a folder with its files")
+        raise InputError(
+            f"{option}: texts need a tokenizer",
+            found=f"{len(texts)} texts, and no folder of a tokenizer",
+            needed="the tokenizer of the model",
+            do="give --tokenizer DIR, a folder with its files, or records with input_ids",
+        )
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise InputError(
-            f"{option}: texts need Transformers; install it with: pip install 'graphprune[transformers]'"
+        raise MissingPackageError(
+            f"{option}: texts need the tokenizers of Transformers",
+            found=str(error),
+            needed="transformers",
+            do="install it with: pip install 'graphprune[transformers]'",
         ) from error
     make = AutoTokenizer.from_pretrained(str(tokenizer))
     found = [make(text, truncation=True, max_length=length, return_tensors="pt")["input_ids"] for text in texts]
@@ -201,10 +244,15 @@ def _tokens(
 def _arguments(option: str, path: Path, number: int, record: Any) -> dict[str, Tensor]:
     """A record as keyword arguments, each with a batch dimension of 1."""
     if isinstance(record, str):
-        raise InputError(f"{option}: line {number} of {path} is a text, and others are records; give one kind")
+        raise InputError(
+            f"{option}: line {number} of {path} is a text, and others are records",
+            where=f"line {number} of {path}",
+            found=record[:80],
+            needed="lines of one kind",
+            do="give a file of texts, or one of records",
+        )
     try:
         return {name: torch.tensor(value)[None] for name, value in record.items()}
     except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{option}: line {number} of {path} holds what is no number or list of numbers: {error}"
-        ) from error
+        needed = "an object of numbers and lists of numbers"
+        raise _unreadable(option, f"line {number} of {path}", needed, error, f"write {LINES}") from error

@@ -17,6 +17,7 @@ from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_new_file, check_writable
 from graphprune.planning.serving import SERVERS
+from graphprune.utils.checks import did_you_mean
 
 
 @dataclass(kw_only=True)
@@ -134,7 +135,8 @@ def export_command(
 def _target(to: str, options: ExportOptions) -> FileKind:
     """The kind that is asked for; usage is wrong if it does not take an option, or needs one."""
     if to not in FILE_KINDS:
-        raise usage_error(f"--to: {to!r} is no kind of file; needed is one of {', '.join(FILE_KINDS)}")
+        near = did_you_mean(to, FILE_KINDS)
+        raise usage_error(f"--to: {to!r} is no kind of file; needed is one of {', '.join(FILE_KINDS)}{near}")
     target = FILE_KINDS[to]
     for name, value in vars(options).items():
         if value is not None and name not in target.takes:

@@ -22,6 +22,7 @@ from graphprune.cli.calibration_options import (
     check_data,
     data_option,
 )
+from graphprune.cli.found_model import built
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.option_values import read_number, read_whole_number
@@ -180,7 +181,7 @@ def finetune_command(
     if slim and training.teacher is None and (given.weights is not None or given.pretrained):
         name = "weights" if given.weights is not None else "pretrained"
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
-    network = bundles.load(start) if slim else given.model_of(start)
+    network = bundles.load(start) if slim else built(out, start, given)
     network.requires_grad_(True).to(training.device)
     reader = CalibrationOptions(None, training.samples, 1, training.tokenizer, training.length)
     inputs = traced_inputs(network, given.input) if slim else given.inputs()

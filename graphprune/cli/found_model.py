@@ -12,11 +12,13 @@ import graphprune
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import Output
+from graphprune.errors import TraceError
 from graphprune.tracing.example_inputs.from_configs import from_timm, from_transformers
 from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import MethodCall, describe
 
+TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
 SOURCES_OF_INPUTS = (
     (from_transformers, "from its config"),
     (from_timm, "from its default_cfg"),
@@ -26,23 +28,55 @@ MOST_GUESSES = 48
 
 
 def traced(
-    out: Output, spec: str, given: WeightOptions, meta: bool = False, planned: Sequence[MethodCall] = ()
+    out: Output,
+    spec: str,
+    given: WeightOptions,
+    meta: bool = False,
+    planned: Sequence[MethodCall] = (),
+    pruned: bool = False,
 ) -> tuple[nn.Module, Any]:
     """The model of a SPEC and its graph; what was found is said on the way.
 
     Args:
         planned: the calls that a plan was made with, which are traced unless a shape is given.
+        pruned: it is to be pruned, so that weights matter.
     """
     with out.stage(f"building {spec}"):
         model = given.model_of(spec, meta)
+    if pruned and not meta and given.weights is None and not given.pretrained and has_random_weights(spec):
+        out.warn(f"{spec} has RANDOM weights, and so will the slim model; {TRAINED}")
     with out.stage(f"tracing {type(model).__name__}"):
-        graph = graphprune.trace(model, list(planned) if planned and given.input is None else given.inputs())
+        graph = _graph_of(model, given, list(planned))
     how = "as in the plan" if planned else where_inputs_are_from(model, graph.examples)
     how = "as given" if given.input is not None else how
     out.note(
         f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}, input {inputs_in_words(graph)} {how}"
     )
     return model, graph
+
+
+def built(out: Output, spec: str, given: WeightOptions, meta: bool = False) -> nn.Module:
+    """The model of a SPEC; what was found is said."""
+    with out.stage(f"building {spec}"):
+        model: nn.Module = given.model_of(spec, meta)
+    out.note(f"{model_in_words(spec, model)}, {weights_in_words(spec, given, meta)}")
+    return model
+
+
+def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall]) -> graphprune.ChannelGraph:
+    if given.input is None:
+        return graphprune.trace(model, planned or None)
+    try:
+        return graphprune.trace(model, given.inputs())
+    except TraceError as error:
+        shape = ",".join(map(str, given.input))
+        raise TraceError(
+            f"--input {shape}: {type(model).__name__} does not take it as its only input",
+            where=error.where,
+            found="\n".join(filter(None, (error.what, error.found))),
+            needed="the shape of what the model reads, with its batch dimension",
+            do="give another shape, such as --input 1,3,224,224, or leave it out",
+        ) from error
 
 
 def model_in_words(spec: str, model: nn.Module) -> str:

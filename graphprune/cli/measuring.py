@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
+from graphprune.cli.found_model import built
 from graphprune.cli.model_options import Meta, WeightOptions
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.option_values import read_shape, read_whole_number
@@ -74,7 +75,7 @@ def measure_command(
     """
     _check_forms([name for name, on in (("layers", layers), ("markdown", markdown), ("json", out.json)) if on])
     check_names(specs, given)
-    models = {name: bundles.load(name) if is_bundle(name) else given.model_of(name, meta) for name in specs}
+    models = {name: bundles.load(name) if is_bundle(name) else built(out, name, given, meta) for name in specs}
     with out.stage("measuring"):
         found = graphprune.measure(
             models if len(models) > 1 else models[specs[0]],

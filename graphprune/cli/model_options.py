@@ -10,7 +10,7 @@ import typer
 
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import read_shape
-from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS, check_spec, complete_spec
 
 MODEL_PANEL = "The model"
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help=SPEC_FORMS, autocompletion=complete_spec, show_default=False)]
@@ -60,6 +60,11 @@ class WeightOptions(OptionGroup):
     def model_of(self, spec: str, meta: bool = False) -> Any:
         """The model that a SPEC names with the weights that are asked for, in evaluation mode."""
         check_spec(spec)
+        if self.pretrained and spec.partition(":")[0] not in PUBLISHED:
+            raise usage_error(
+                f"--pretrained: {spec!r} names no model with published weights; give --weights PATH, or a checkpoint "
+                "as hf:DIRECTORY or hf:OWNER/NAME"
+            )
         from graphprune.cli.models import load_spec
         from graphprune.cli.weights import load_weights
 
@@ -82,7 +87,3 @@ class ModelOptions(WeightOptions):
     """A model that is named, with its weights and the shape of its input."""
 
     spec: Spec
-
-    def model(self, meta: bool = False) -> Any:
-        """The model, in evaluation mode."""
-        return self.model_of(self.spec, meta)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.cli.spec_forms import SPEC_FORMS
+from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
 from graphprune.errors import SpecError
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import close_matches, did_you_mean, found_value
@@ -58,14 +58,6 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
             found=f"the source {kind!r}",
             needed=SPEC_FORMS,
             do="write torchvision:resnet50, or the path of a Python file and a function, net.py:make",
-        )
-    if pretrained and kind not in PUBLISHED:
-        raise SpecError(
-            f"--pretrained: {spec!r} names no model with published weights",
-            where=repr(spec),
-            found=f"--pretrained and the source {kind!r}",
-            needed="a model of torchvision or timm",
-            do="give --weights FILE, or a checkpoint as hf:DIRECTORY or hf:OWNER/NAME",
         )
     with torch.device(device or "cpu"):
         model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
@@ -274,8 +266,6 @@ _BUILDERS: dict[str, Callable[[str, str, bool], Any]] = {
     "timm": _from_timm,
     "hf": _from_transformers,
 }
-PUBLISHED = ("torchvision", "timm")
-"""Libraries whose names come with published weights."""
 
 
 def has_random_weights(spec: str) -> bool:

@@ -40,14 +40,19 @@ def read_budget(given: Any) -> float | str:
         value = float(text)
     except ValueError:
         return text
+    if 1 < value <= 100:
+        raise typer.BadParameter(f"{text} is neither a fraction nor an amount; give {value / 100:g}, {value:g}% or 2G")
     return value if value <= 1 else text
 
 
 def read_whole_number(given: Any) -> int:
     """A whole number."""
     try:
-        return int(str(given))
-    except ValueError:
+        value = float(str(given))
+        if value.is_integer():
+            return int(value)
+        raise ValueError
+    except (ValueError, OverflowError):
         raise typer.BadParameter(f"{str(given)!r} is no whole number") from None
 
 

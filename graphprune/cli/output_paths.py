@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -60,10 +60,16 @@ def write_text(path: Path, text: str) -> None:
 def check_writable(name: str, path: Path) -> None:
     """Usage is wrong if there is no right to write at a path, or to make what is missing of it."""
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not os.access(there, os.W_OK):
-        raise usage_error(f"{name} {path}: {there} cannot be written; give a path in a folder of yours")
     if there.is_file() and there != path:
         raise usage_error(f"{name} {path}: {there} is a file, and no folder; give another path")
+    folder = there if there.is_dir() else there.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):  # os.access says yes to root, whatever the file system does
+            pass
+    except OSError as error:
+        raise usage_error(
+            f"{name} {path}: nothing can be written in {folder} ({error.strerror}); give a path in a folder of yours"
+        ) from error
 
 
 def _sources(spec: str, weights: Path | None) -> list[Path]:

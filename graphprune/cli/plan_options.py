@@ -102,6 +102,11 @@ class PlanOptions(OptionGroup):
         check_reference("--importance", name)
         return None
 
+    def reads_weights(self) -> bool:
+        """Does the criterion read weights?"""
+        criterion = self._criterion()
+        return criterion is None or criterion.weights
+
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of ``graph.plan``; the user's functions are imported."""
         found = dict(self.given)

@@ -44,10 +44,17 @@ class Planned:
         return list(self.graph.examples)
 
 
-def check_request(asked: PlanOptions, data: CalibrationOptions, file: Path | None) -> None:
+def check_request(
+    given: ModelOptions, asked: PlanOptions, data: CalibrationOptions, file: Path | None, meta: bool = False
+) -> None:
     """Usage is wrong if a plan is neither given nor asked for, or both, or cannot be asked for."""
     if file is None:
         asked.check(calibration=data.calibration is not None)
+        if meta and given.weights is None and asked.reads_weights():
+            raise usage_error(
+                "--meta: there are no weights that channels could be chosen by; give --weights DIR, a folder of "
+                "safetensors, or --importance random"
+            )
         return
     if asked.given:
         name = next(iter(asked.given)).replace("_", "-")
@@ -70,7 +77,7 @@ def requested_plan(
     if meta and given.weights is not None:
         arguments["weights"] = given.weights
     calls = () if read is None else tuple(map(inputs_of_spec, read.inputs))
-    model, graph = traced(out, given.spec, given, meta, calls)
+    model, graph = traced(out, given.spec, given, meta, calls, pruned=True)
     batches = None
     if data.calibration is not None:
         batches, found = data.batches(model, given.spec, graph.examples)
@@ -89,4 +96,10 @@ def read_plan(file: Path) -> graphprune.Plan:
     try:
         return graphprune.Plan.from_json(file.read_text(encoding="utf-8"))
     except (LoadError, UnicodeDecodeError) as error:
-        raise LoadError(f"--plan: {file} holds no plan ({error}); give what graphprune plan -o wrote") from error
+        raise LoadError(
+            f"--plan: {file} holds no plan",
+            where=str(file),
+            found=error.what if isinstance(error, LoadError) else str(error),
+            needed="a plan as JSON",
+            do="give what graphprune plan -o wrote",
+        ) from error

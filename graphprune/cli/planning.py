@@ -37,7 +37,7 @@ def plan_command(
         graphprune plan hf:checkpoint --meta --weights checkpoint --ratio 0.3 -o plan.json
         graphprune plan net.py:make --ratio 0.5 --overrides 'stem*:frozen' --json
     """
-    check_request(asked, data, None)
+    check_request(given, asked, data, None, meta)
     if output is not None:
         check_new_file("-o", output)
     planned = requested_plan(out, given, asked, data, meta=meta)

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import graphprune
-from graphprune.cli.commands import listed_commands, load_command
+from graphprune.cli.commands import COMMANDS, listed_commands, load_command
 from graphprune.cli.option_groups import flag
 
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -32,24 +32,14 @@ class CommandGroup(TyperGroup):
         return name, command if command is None else load_command(command.name or ""), rest
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        argv: the arguments; those of the process by default.
-
-    Returns:
-        The exit code: 0, it worked; 1, it failed, or the slim model differs from the masked original; 2, wrong usage;
-        130, interrupted.
-    """
+def run_program(argv: Sequence[str] | None = None) -> int:
+    """What :func:`graphprune.cli.main` does, once it is imported."""
     try:
         with _interruptible():
             arguments = None if argv is None else list(argv)
             found = make_program().main(args=arguments, prog_name="graphprune", standalone_mode=False)
             sys.stdout.flush()
             return found if isinstance(found, int) else OK
-    except KeyboardInterrupt:
-        return INTERRUPTED
     except UsageError as error:
         print(usage_message(error), file=sys.stderr)
         return WRONG_USAGE
@@ -102,13 +92,34 @@ def usage_message(error: Any) -> str:
 
 def _what(error: Any) -> str:
     parameter = getattr(error, "param", None)
-    if parameter is None:
-        text = error.message if isinstance(error, typer.BadParameter) else error.format_message()
-        return f"{text[:1].lower()}{text[1:]}" if text.startswith(("No such", "Missing", "Got", "Option")) else text
-    name = parameter.opts[-1] if parameter.param_type_name == "option" else parameter.metavar or parameter.name
-    taken = f"; {name} takes {parameter.metavar or 'a value'}: {parameter.help}"
     said = error.message or "is missing"
-    return f"{name}: {said[:1].lower()}{said[1:]}{taken if parameter.help not in said else ''}"
+    if parameter is None or said.startswith("--"):
+        return said if isinstance(error, typer.BadParameter) else _said_by_typer(error)
+    help = parameter.help.replace("\\[", "[")
+    said = f"{said[:1].lower()}{said[1:]}"
+    if parameter.param_type_name == "argument":
+        return f"{parameter.metavar}: {said}; it is {help}"
+    name = "/".join(parameter.opts)
+    return f"{name}: {said}; {name} takes {parameter.metavar or 'a value'}: {help}"
+
+
+def _said_by_typer(error: Any) -> str:
+    text = error.format_message()
+    text = f"{text[:1].lower()}{text[1:]}"
+    if text == "missing command.":
+        return f"missing command; these are {', '.join(COMMANDS)}"
+    if not hasattr(error, "option_name") or not text.startswith("no such option"):
+        return text
+    if isinstance(error.ctx.command, TyperGroup):
+        return f"{text}; options of a command stand behind its name: graphprune COMMAND ... {error.option_name}"
+    return text if error.possibilities else f"{text}{_with_this_letter(error)}"
+
+
+def _with_this_letter(error: Any) -> str:
+    """Options that a single letter may stand for."""
+    letter = error.option_name.lstrip("-")[:1]
+    options = [flag for one in error.ctx.command.params for flag in one.opts if flag.startswith(f"--{letter}")]
+    return f" (Possible options: {', '.join(sorted(options))})" if options else ""
 
 
 # ---------------------------------------------------------------- interruption

@@ -13,7 +13,6 @@ import graphprune
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.json_data import prune_data
 from graphprune.cli.model_options import ModelOptions
-from graphprune.cli.models import has_random_weights
 from graphprune.cli.option_groups import OptionGroup, flag
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_folder
@@ -21,8 +20,6 @@ from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
 from graphprune.cli.tables import before_after_table, reason_table
-
-TRAINED = "to prune a trained one give --weights PATH, --pretrained (torchvision, timm) or a checkpoint (hf:DIRECTORY)"
 
 
 @dataclass(kw_only=True)
@@ -63,21 +60,14 @@ def prune_command(
         graphprune prune net.py:make --weights dense.pt --macs 0.5 --multiple 8 -o slim --html report.html
         graphprune prune torchvision:resnet50 --pretrained --plan plan.json -o slim
     """
-    check_request(asked, data, options.plan)
+    check_request(given, asked, data, options.plan)
     check_folder(options.output, given.spec, given.weights, options.force)
     check_page("--html", options.html)
-    _warn_of_random_weights(out, given)
     pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
     shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
     write_page(out, options.html, pruned.planned.graph, **shown)
     out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved)
     return 0 if pruned.saved is not None else _not_saved(out, pruned.check)
-
-
-def _warn_of_random_weights(out: Output, given: ModelOptions) -> None:
-    """Say that nothing learned is in what is about to be pruned."""
-    if given.weights is None and not given.pretrained and has_random_weights(given.spec):
-        out.warn(f"{given.spec} has RANDOM weights, and so will the slim model; {TRAINED}")
 
 
 def _prune(out: Output, planned: Planned, options: PruneOptions) -> Pruned:

@@ -33,7 +33,13 @@ def load_reference(option: str, text: str) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             near = did_you_mean(part, [one for one in dir(found) if not one.startswith("_")])
-            raise SpecError(f"{option}: {module} has no {part!r}{near}")
+            raise SpecError(
+                f"{option}: {module} has no {part!r}{near}",
+                where=text,
+                found=f"no {part!r} in {module}",
+                needed="the name of a function",
+                do="give module:function or path/to/file.py:function",
+            )
         found = getattr(found, part)
     return found
 
@@ -45,8 +51,11 @@ def _import(option: str, text: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise SpecError(
-            f"{option}: {text!r}: {module} cannot be imported ({error}); give a module that is installed or in this "
-            "folder, or path/to/file.py:function"
+            f"{option}: {module} cannot be imported",
+            where=text,
+            found=f"{type(error).__name__}: {error}",
+            needed="a module that is installed, or is in this folder",
+            do="give another module, or path/to/file.py:function",
         ) from error
     finally:
         sys.path.remove(here)

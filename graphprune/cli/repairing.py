@@ -11,6 +11,7 @@ import typer
 import graphprune
 from graphprune.cli.bundles import BundleFolder, check_bundle, traced_inputs
 from graphprune.cli.calibration_options import CalibrationOptions
+from graphprune.cli.found_model import built
 from graphprune.cli.json_data import repair_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
@@ -54,10 +55,9 @@ def repair_command(
     """
     if data.calibration is None:
         raise usage_error("--calibration: is missing; repair needs data: give a folder, a .jsonl or module:function")
-    check_bundle(bundle)
+    check_bundle(bundle, given.spec)
     check_folder(output, given.spec, given.weights, force or output.resolve() == bundle.resolve())
-    with out.stage(f"building {given.spec}"):
-        model = given.model()
+    model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     plan = only_plan(slim, bundle)
     batches, found = data.batches(model, given.spec, calls_of(traced_inputs(slim, given.input)))

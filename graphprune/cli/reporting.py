@@ -42,7 +42,7 @@ def report_command(
     """
     wanted = plan is not None or bool(asked.given)
     if wanted:
-        check_request(asked, data, plan)
+        check_request(given, asked, data, plan, meta)
     elif timed or verified:
         raise usage_error(f"--{'timed' if timed else 'verify'}: is about a plan; give --plan FILE, or --ratio 0.5")
     if meta and (timed or verified):

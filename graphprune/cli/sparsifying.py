@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 import graphprune
+from graphprune.cli.found_model import built
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import read_whole_number
@@ -84,7 +85,7 @@ def sparsify_command(
         graphprune sparsify net.py:make --weights dense.pt --amount 2:4 --skip head -o net.sparse
     """
     check_new_file("-o", output, force)
-    model = given.model()
+    model = built(out, given.spec, given)
     layers = tuple(options.layers) if options.layers else None
     found = graphprune.sparsify(
         model,

@@ -39,6 +39,8 @@ def _known_names(source: str) -> list[str]:
 
 
 SOURCES = ("torchvision", "timm", "hf")
+PUBLISHED = ("torchvision", "timm")
+"""Libraries whose names come with published weights."""
 
 
 def check_spec(spec: str) -> None:
@@ -61,6 +63,9 @@ def _meant(spec: str, source: str, name: str) -> str:
     """What may be meant by a SPEC of another form."""
     if name:
         return f": {source!r} is no source of models{did_you_mean(source, SOURCES)}"
+    first, _, last = spec.replace("/", ".").partition(".")
+    if first in SOURCES and last:
+        return f"; did you mean {first}:{last.rpartition('.')[2]}?"
     path = Path(spec)
     if path.is_dir() and any(path.glob("version-*")):
         return ": it is the folder of a slim model, which graphprune measure, verify, repair, finetune and export take"

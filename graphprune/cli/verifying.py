@@ -10,6 +10,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleFolder, check_bundle, traced_inputs
+from graphprune.cli.found_model import built
 from graphprune.cli.json_data import check_data_of
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import usage_error
@@ -34,11 +35,10 @@ def verify_command(out: Output, given: ModelOptions, bundle: BundleFolder, toler
         graphprune verify torchvision:resnet50 slim --pretrained
         graphprune verify net.py:make slim --weights dense.pt --json
     """
-    check_bundle(bundle)
+    check_bundle(bundle, given.spec)
     if tolerance < 0:
         raise usage_error(f"--tolerance: must be 0 or more, but is {tolerance}")
-    with out.stage(f"building {given.spec}"):
-        model = given.model()
+    model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     with out.stage("comparing the slim model with the masked original"):
         plan, inputs = only_plan(slim, bundle), traced_inputs(slim, given.input)
@@ -52,8 +52,11 @@ def only_plan(slim: nn.Module, bundle: Path) -> graphprune.Plan:
     plans = plans_of(slim)
     if len(plans) != 1:
         raise PlanError(
-            f"DIR: {bundle} went through {len(plans)} plans, one after the other; needed is one that leads from SPEC "
-            "to it: give the model before the last plan from Python, to graphprune.verify or graphprune.repair"
+            f"DIR: {bundle} went through {len(plans)} plans, one after the other",
+            where=str(bundle),
+            found=f"{len(plans)} plans",
+            needed="one plan, which leads from SPEC to the slim model",
+            do="call graphprune.verify or graphprune.repair from Python, with the model before the last plan",
         )
     (plan,) = plans
     return plan

@@ -38,20 +38,40 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         SpecError: the file is missing, holds no state dict, or one of other names or shapes than the model's.
     """
     path = Path(path)
+    names = model.state_dict().keys()
     try:
-        names = model.state_dict().keys()
         state = _without_wrappers(without_masks(read_state_dict(path), names), names)
-        model.load_state_dict(state)
     except SpecError:
         raise
     except Exception as error:
-        raise SpecError(
-            f"{str(path)!r} does not fit {type(model).__name__}: {error}",
-            where=str(path),
-            found=f"{type(error).__name__}: {error}",
-            needed=f"the weights of this {type(model).__name__}",
-            do="give the weights of this very architecture, or another SPEC",
-        ) from error
+        raise _not_fitting(path, model, f"{type(error).__name__}: {error}") from error
+    try:
+        model.load_state_dict(state)
+    except Exception as error:
+        raise _not_fitting(path, model, _difference(state.keys(), names) or str(error)) from error
+
+
+def _not_fitting(path: Path, model: nn.Module, found: str) -> SpecError:
+    kind = type(model).__name__
+    return SpecError(
+        f"{str(path)!r} does not fit {kind}: {found}",
+        where=str(path),
+        found=found,
+        needed=f"the weights of this {kind}",
+        do="give the weights of this very architecture, or another SPEC",
+    )
+
+
+def _difference(found: Iterable[str], needed: Iterable[str]) -> str:
+    """Which names are missing and which are too many; empty: none."""
+    missing, more = sorted(set(needed) - set(found)), sorted(set(found) - set(needed))
+    said = [f"it lacks {_some(missing)}"] * bool(missing) + [f"it has {_some(more)} besides"] * bool(more)
+    return ", and ".join(said)
+
+
+def _some(names: list[str]) -> str:
+    others = f" and {len(names) - 3} others" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{others}"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

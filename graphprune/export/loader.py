@@ -23,10 +23,11 @@ from graphprune.export.builders import built_with_storage, find_builder
 from graphprune.export.loader_text import Builder, loader_text
 from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
-from graphprune.tracing.inputs import calls_of
-from graphprune.utils.checks import found_value, shown, with_article
+from graphprune.tracing.inputs import MethodCall, calls_of
+from graphprune.tracing.tracer import call_failure
+from graphprune.utils.checks import check_callable, found_value, shown, with_article
 from graphprune.utils.contexts import evaluating
-from graphprune.utils.files import check_path
+from graphprune.utils.files import check_path, make_folder
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
@@ -74,8 +75,10 @@ def export_loader(
             needed="a name that Python can import",
             do="pass name='slim_model'",
         )
+    if factory is not None:
+        check_callable("factory", factory, "a function that makes the whole architecture")
     created = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("directory", folder)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
     try:
         _write_proven(slim, temporary, name, factory, example_inputs)
@@ -183,7 +186,7 @@ def _prove(slim: nn.Module, dense: nn.Module, path: Path, example_inputs: Any) -
             )
     _check_reached(loaded)
     for call in calls_of(example_inputs) if example_inputs is not None else ():
-        _compare_outputs(slim, loaded, call.run)
+        _compare_outputs(slim, loaded, call)
 
 
 _ADVICE = "give a function that makes the whole architecture as factory=, or use graphprune.save"
@@ -232,12 +235,15 @@ def _check_reached(loaded: nn.Module) -> None:
             )
 
 
-def _compare_outputs(slim: nn.Module, loaded: nn.Module, run: Callable[[nn.Module], Any]) -> None:
+def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> None:
     results = []
     for model in (slim, loaded):
         with evaluating(model), random_numbers_kept(), torch.no_grad():
             torch.manual_seed(0)
-            results.append([t.detach() for t in tensors_of(run(model))])
+            try:
+                results.append([t.detach() for t in tensors_of(call.run(model))])
+            except Exception as error:
+                raise call_failure(model, call, error) from error
     if not all(map(torch.equal, *results)) or len(results[0]) != len(results[1]):
         raise ExportError(
             "example_inputs: the rebuilt network gives other outputs than the slim one",

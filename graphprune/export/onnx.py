@@ -23,9 +23,11 @@ from graphprune.export.dynamic_axes import BATCH_AXIS, DynamicDims, DynamicExamp
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.tracing.places import raised_at
-from graphprune.utils.checks import check_flag, check_type
+from graphprune.tracing.tracer import call_failure
+from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
 from graphprune.utils.contexts import evaluating_eagerly
-from graphprune.utils.files import check_path
+from graphprune.utils.files import check_path, make_folder
+from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed
 
 Axes = tuple[int | str, ...]
@@ -118,6 +120,13 @@ def export_onnx(
     """
     check_type("slim", slim, nn.Module, "an nn.Module")
     check_flag("check", check)
+    if external_data is not None:
+        check_flag("external_data", external_data)
+    if outputs is not None:
+        check_callable("outputs", outputs, "a function that picks tensors from the output")
+    if opset is not None:
+        check_count("opset", opset, 1, "a version of ONNX's operators")
+    _check_weights(slim)
     file = check_path("path", path)
     if file.is_dir():
         raise InputError(
@@ -140,6 +149,18 @@ def export_onnx(
     with evaluating_eagerly(slim), torch.no_grad():
         model = _converted(program, example, opset)
         return _write(file, model, program, example, _is_external(model, external_data), check)
+
+
+def _check_weights(slim: nn.Module) -> None:
+    name = next((name for name, tensor in named_tensors(slim) if tensor.is_meta), None)
+    if name is not None:
+        raise InputError(
+            f"slim: {name} is on meta, and has no values to write",
+            where=name,
+            found="a tensor on meta, without values",
+            needed="a model with weights",
+            do="apply the plan to the real model",
+        )
 
 
 def _single_call(example_inputs: Any) -> MethodCall:
@@ -229,7 +250,10 @@ class _TensorProgram(nn.Module):
 def _converted(program: _TensorProgram, example: DynamicExample, opset: int | None) -> Any:
     """The ``onnx_ir.Model`` of a program."""
     tensors = tuple(example.tensors.values())
-    names = list(program.named(*tensors))
+    try:
+        names = list(program.named(*tensors))
+    except Exception as error:
+        raise call_failure(program.model, program.call, error) from error
     if not names:
         raise InputError(
             "slim: returns no tensor (or outputs= picks none), so that the file would have no output",
@@ -263,8 +287,21 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
             do="if a size has to stay as it is in the example, leave its dimension out of dynamic=",
         ) from error
     assert converted is not None
+    _check_opset(converted.model, opset)
     _name_axes(converted, example)
     return converted.model
+
+
+def _check_opset(model: Any, asked: int | None) -> None:
+    """Raise an InputError if torch could not write the operators of a version, which it only warns of."""
+    found = model.opset_imports.get("")
+    if asked is not None and found != asked:
+        raise InputError(
+            f"opset: torch wrote version {found} of the operators, and not {asked}",
+            found=f"opset {found}",
+            needed=f"opset {asked}",
+            do=f"pass opset={found}, or leave it out",
+        )
 
 
 def _first_lines(error: Exception) -> str:
@@ -294,7 +331,7 @@ def _write(
     """Write beside the file, compare, and only then move into place."""
     import onnx_ir
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("path", path.parent)
     data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if external else None
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:

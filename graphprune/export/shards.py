@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -106,13 +106,13 @@ def check_types(tensors: Mapping[str, Tensor]) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file; see :func:`write_entries`."""
     with path.open("wb") as file:
-        write_entries(file.write, tensors, tensors.__getitem__, notes)
+        write_entries(file.write, tensors, lambda name: (tensors[name],), notes)
 
 
 def write_entries(
     write: Callable[[bytes | memoryview], object],
     tensors: Mapping[str, Tensor],
-    values: Callable[[str], Tensor],
+    values: Callable[[str], Iterable[Tensor]],
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write a safetensors file, tensor by tensor: first those after which the next one is aligned, too.
@@ -120,15 +120,16 @@ def write_entries(
     Args:
         write: is given the parts of the file, in order.
         tensors: strided ones of types that the format has, on any device, ``meta`` too.
-        values: the entries of a tensor, given its name; they are let go of before the next.
+        values: the entries of a tensor, given its name, in parts that follow each other; none of them is kept.
         notes: strings by name, for the file's metadata.
     """
     order = sorted(tensors, key=lambda name: tensors[name].nbytes % TENSOR_ALIGNMENT > 0)
     write(header_text(tensors, order, notes or {}, TENSOR_ALIGNMENT))
     for name in order:
-        entries = values(name).detach().cpu().contiguous().reshape(-1)
-        if entries.numel():
-            write(entries.view(torch.uint8).numpy().data)
+        for part in values(name):
+            entries = part.detach().cpu().contiguous().reshape(-1)
+            if entries.numel():
+                write(entries.view(torch.uint8).numpy().data)
 
 
 def _aligned(tensor: Tensor) -> Tensor:

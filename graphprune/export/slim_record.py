@@ -165,7 +165,8 @@ def _saved(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-    return {name: tensor for name, tensor in found.items() if name not in _unsaved_buffers(model)}
+    unsaved = _unsaved_buffers(model)
+    return {name: tensor for name, tensor in found.items() if name not in unsaved}
 
 
 def _unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
 from graphprune.utils.arrays import Scores
-from graphprune.utils.checks import check_known, found_value, with_article
+from graphprune.utils.checks import check_callable, check_known, found_value, with_article
 
 Importance = Callable[[Group, Context], Tensor]
 """``(group, context) -> scores [units]``, higher for units that matter more."""
@@ -101,6 +101,7 @@ def criterion(
                 needed=f"a name that is none of {', '.join(CRITERIA)}",
                 do="give the criterion another name",
             )
+        check_callable("function", function, "a function (group, context) -> scores")
         CRITERIA[name] = Criterion(name, function, data, comparable, weights, help)
         return function
 

@@ -21,7 +21,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.frozen import frozen_axes
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.sizes import Line
-from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.files import check_path, make_folder, replace_file
 
 _Attributes = dict[str, str | int]
 
@@ -69,6 +69,7 @@ def write_couplings(graph: Analysis, path: object) -> None:
             needed=f"one of {', '.join(_WRITERS)}",
             do=f"pass {str(file.with_suffix(next(iter(_WRITERS))))!r}",
         )
+    make_folder("path", file.parent)
     plain = plain_couplings(graph)
     replace_file(file, lambda temporary: write(plain, temporary))
 

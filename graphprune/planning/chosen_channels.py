@@ -25,7 +25,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.checks import did_you_mean, found_value
+from graphprune.utils.checks import check_type, did_you_mean, found_value
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
@@ -100,6 +100,7 @@ def _empty(graph: Analysis, name: str, mask: Tensor) -> tuple[Ids, ...]:
         InputError: there is no such parameter, or the mask has another shape.
     """
     shape = graph.trace.shapes.get(name)
+    check_type(f"masks: the mask of {name}", mask, Tensor, "a tensor of the parameter's shape")
     if shape is None:
         known = list(graph.trace.shapes)
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.checks import check_callable, check_type, found_value, is_number, shown
+from graphprune.utils.contexts import preserve_modes
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -37,11 +39,20 @@ def measure_sensitivity(
         if choice.removed:
             points = [_one(graph, choice.group, r, evaluate, options) for r in ratios]
             losses[choice.group] = tuple(points)
-    return Sensitivity(_loss(evaluate, graph.model), ratios, losses)
+    dense = _loss(evaluate, graph.model)
+    if math.isnan(dense):
+        raise InputError(
+            "evaluate: the dense model's loss is nan",
+            found="a loss of nan",
+            needed="a number, with which the losses of slim models can be compared",
+            do="look for NaN in the weights and the data, and for a division by zero in the loss",
+        )
+    return Sensitivity(dense, ratios, losses)
 
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:
-    loss = evaluate(model)
+    with preserve_modes(model):
+        loss = evaluate(model)
     number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
     if not is_number(number):
         raise InputError(

@@ -16,7 +16,8 @@ from graphprune.errors import InputError, PlanError
 from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
-from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.checks import check_type, found_value, with_article
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables, within
 
 Optimizers = Optimizer | Sequence[Optimizer] | None
@@ -45,7 +46,11 @@ def prune_in_place(
 
     Nothing is changed then.
     """
+    check_model(model)
+    check_type("plan", plan, Plan, "a graphprune.Plan, which graph.plan(0.5) returns")
+    check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
     optimizers = several(optimizer)
+    _check_own(optimizers, model)
     modules = [model, *(_averaged(average, model) for average in averages)]
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
@@ -85,6 +90,21 @@ def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
 
 
 # ---------------------------------------------------------------- models
+
+
+def _check_own(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
+    """Raise an InputError if an optimizer has no parameter of the model: it is another one's."""
+    own = {id(parameter) for parameter in model.parameters()}
+    for optimizer in optimizers:
+        held = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+        if own and not own & set(held):
+            raise InputError(
+                f"optimizer: this {type(optimizer).__name__} has no parameter of this {type(model).__name__}",
+                where=f"{type(optimizer).__name__}.param_groups",
+                found=f"{len(held)} parameters of something else",
+                needed="an optimizer that trains the model",
+                do="make it of this model: torch.optim.SGD(model.parameters(), lr=0.1), or leave it out",
+            )
 
 
 def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, 
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
-from graphprune.utils.checks import check_flag, check_type, did_you_mean
+from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
@@ -83,15 +83,7 @@ class Plan(Printed):
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
-        if name not in self.shapes:
-            raise InputError(
-                f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
-                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
-                found=f"the name {name!r}",
-                needed=f"one of the {len(self.shapes)} names in plan.shapes",
-                do="name it as model.state_dict() of the dense model does",
-            )
-        shape = self.shapes[name]
+        shape = self._dense_shape(name)
         mask = torch.full(shape, not within(name, self.skipped))
         for dim, index in self.kept.get(name, {}).items():
             alive = torch.zeros(shape[dim], dtype=torch.bool)
@@ -134,6 +126,8 @@ class Plan(Printed):
             InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
         """
         check_type("prefix", prefix, str, "a string")
+        if rename is not None:
+            check_callable("rename", rename, "a function (name) -> name")
         renamed = rename if rename is not None else str
         return cut_state_dict(
             state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix))
@@ -141,6 +135,7 @@ class Plan(Printed):
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
+        check_model(model)
         slim = rewrite(model, self.kept, self._all_sizes(model), on_meta=True)
         skip_blocks(slim, self.skipped)
         return slim
@@ -151,6 +146,7 @@ class Plan(Printed):
 
     def check(self, model: nn.Module) -> None:
         """Raise a PlanError unless the plan can be applied to ``model``, to the end."""
+        check_model(model)
         self._checked_sizes(model, tables(model))
 
     def _checked_sizes(self, model: nn.Module, own: Tables) -> dict[str, int]:
@@ -164,7 +160,23 @@ class Plan(Printed):
     def shape(self, name: str) -> tuple[int, ...]:
         """The slim shape of a parameter or buffer."""
         kept = self.kept.get(name, {})
-        return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self.shapes[name]))
+        return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self._dense_shape(name)))
+
+    def _dense_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter or buffer before pruning.
+
+        Raises:
+            InputError: the plan knows none of this name.
+        """
+        if name not in self.shapes:
+            raise InputError(
+                f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "
+                f"{next(iter(self.shapes), None)!r}{did_you_mean(name, self.shapes)}",
+                found=f"the name {name!r}",
+                needed=f"one of the {len(self.shapes)} names in plan.shapes",
+                do="name it as model.state_dict() of the dense model does",
+            )
+        return self.shapes[name]
 
     @property
     def removed(self) -> dict[str, tuple[int, tuple[int, ...]]]:

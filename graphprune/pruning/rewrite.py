@@ -137,8 +137,12 @@ def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
     plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
     if dim == 0 or not plain or tensor.dtype.itemsize not in _WHOLE:
         return tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
-    entries = np.take(tensor.view(_WHOLE[tensor.dtype.itemsize]).numpy(), index, axis=dim)
-    return torch.from_numpy(entries).view(tensor.dtype)
+    whole = tensor.view(_WHOLE[tensor.dtype.itemsize])
+    made = whole.new_empty([len(index) if d == dim else n for d, n in enumerate(tensor.shape)])
+    if len(index) and not (index.min() >= 0 and index.max() < tensor.shape[dim]):
+        raise IndexError(f"dimension {dim} of size {tensor.shape[dim]} has no entry {index.min()} or {index.max()}")
+    np.take(whole.numpy(), index, axis=dim, out=made.numpy(), mode="clip")  # torch aligns what it makes, numpy does not
+    return made.view(tensor.dtype)
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

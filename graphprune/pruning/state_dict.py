@@ -36,6 +36,8 @@ def cut_state_dict(
         InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
     """
     check_type("state", state, Mapping, "a dictionary of tensors by name")
+    for entry in state:
+        check_type("state", entry, str, "a dictionary with names that are strings")
     known = {_identity(t): name_in_model(n) for n, t in state.items() if name_in_model(n) in shapes}
     found: OrderedDict[str, Any] = OrderedDict()
     for entry, tensor in state.items():

@@ -19,8 +19,9 @@ from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.meta import is_float
+from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
@@ -139,6 +140,7 @@ def verify(
     """
     for argument, module in (("model", model), ("slim", slim)):
         check_model(module, argument)
+    check_positive("tolerance", tolerance, "a positive number, the largest relative difference that passes")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
     dense = without_later_buffers(model, plan.shapes)
     with random_numbers_kept():
@@ -181,6 +183,7 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
 def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:
     """Copies of both models with the same random values in the place of all-zero parameters."""
     _require_values(model=graph.model, slim=slim)
+    _require_real(graph)
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
     return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise))
@@ -212,6 +215,17 @@ def _require_values(**models: nn.Module) -> None:
                 needed="models with weights",
                 do="load the weights first",
             )
+
+
+def _require_real(graph: Analysis) -> None:
+    """Raise an InputError if an example input has no values with which the models could be run."""
+    if any(tensor.is_meta for call in graph.examples for tensor in call.tensors):
+        raise InputError(
+            "example_inputs: are on meta and have no values to compare outputs for",
+            found=", ".join(str(call) for call in graph.examples)[:200] + " on meta",
+            needed="tensors with values",
+            do="pass real tensors, such as torch.randn(1, 3, 224, 224)",
+        )
 
 
 RESPONSE_SCALES = (1e-3, 0.3, 1.0, 3.0)
@@ -269,8 +283,22 @@ class _Check:
         return moved if moved <= ROUNDED_AWAY else 0.0
 
     def slim_outputs(self, slim: nn.Module, masked: MaskedRun) -> list[Tensor]:
-        """What a slim model gives with the random numbers that a masked run drew."""
-        return run_slim(slim, self.graph.examples, masked.draws, self.select)
+        """What a slim model gives with the random numbers that a masked run drew.
+
+        Raises:
+            PlanError: it fails.
+        """
+        try:
+            return run_slim(slim, self.graph.examples, masked.draws, self.select)
+        except RuntimeError as error:
+            raise PlanError(
+                f"slim: {type(slim).__name__}.forward failed on the example inputs: {error}",
+                where=raised_at(error) or type(slim).__name__,
+                found=f"{type(error).__name__}: {error}",
+                needed="what plan.apply(model) returned, and a forward that takes the same way for the same inputs",
+                do="pass the module that plan.apply(model) returned; remove control flow that depends on random "
+                "numbers",
+            ) from error
 
     def _vacuous(self, masked: MaskedRun, found: Sequence[Tensor]) -> str:
         """Why the outputs cannot show that something is wrong; empty: they change with the weights that were cut."""

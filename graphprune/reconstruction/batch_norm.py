@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.calibration.batches import Batches
 from graphprune.calibration.moments import Moments
+from graphprune.errors import InputError
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
@@ -78,10 +79,24 @@ def reestimate_batch_norm(
             run_batch(model, number, batch, watch)
         for names in batches.communicator.union(watch.moments):
             watch.moments.setdefault(names, Moments(False)).pool(batches.communicator)
+        for (mean, _), moments in watch.moments.items():
+            _require_finite(mean, moments)
         for (mean, variance), moments in watch.moments.items():
             _set(memory.tensors[mean], moments.mean)
             _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))
     return tuple(mean for mean, _ in watch.moments)
+
+
+def _require_finite(name: str, moments: Moments) -> None:
+    """Raise an InputError unless the moments of a batch norm's inputs are numbers."""
+    if not bool(moments.mean.isfinite().all() and moments.variance.isfinite().all()):
+        raise InputError(
+            f"calibration: what the batches give to the batch norm of {name} is not finite",
+            where=name,
+            found="activations that are infinite or NaN",
+            needed="batches for which all activations are numbers",
+            do="look for NaN in the calibration data, and for overflow in half precision",
+        )
 
 
 def _set(statistic: Tensor, value: Tensor) -> None:

@@ -9,11 +9,11 @@ import torch
 from graphprune.calibration.communicator import Communicator
 from graphprune.errors import InputError
 from graphprune.reconstruction.call_recorder import CallRecorder, Consumer
-from graphprune.reconstruction.iterative_regression import VECTORS_KEPT, IterativeRegression
+from graphprune.reconstruction.iterative_regression import CG_STATE, IterativeRegression
 from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, free_memory, in_units
 from graphprune.reconstruction.regression import Regression
 
-MATRIX, WEIGHT, VECTOR = 24, 40, 8 * (VECTORS_KEPT + 2)
+MATRIX, WEIGHT, VECTOR = 24, 40, 8 * (CG_STATE + 2)
 """Bytes for each pair of channels (the sum, the batch's and the factor), for each entry of a weight (its places, the
 old, the new and the change), and for each entry that conjugate gradients solve for."""
 RESULT = 32

@@ -23,7 +23,7 @@ from graphprune.reconstruction.layerwise import check_pair
 from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import found_value
+from graphprune.utils.checks import found_value, is_number
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed, Table
 
@@ -121,7 +121,7 @@ def fold(
 
 
 def _check(slim: nn.Module, dense: nn.Module, plan: Plan, ridge: float) -> None:
-    if not ridge > 0:
+    if not is_number(ridge) or not ridge > 0:
         raise InputError(
             f"ridge: is {ridge!r}; a fraction of the mean second moment above 0 is needed, such as 0.01",
             found=found_value(ridge),

@@ -29,7 +29,7 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.checks import found_value
+from graphprune.utils.checks import found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
@@ -76,7 +76,7 @@ def compensate(
 ) -> Compensation:
     """:func:`compensate_heads` within a :class:`Rollback` of the caller's."""
     check_pair(slim, dense, plan)
-    if not ridge > 0:
+    if not is_number(ridge) or not ridge > 0:
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",
             found=found_value(ridge),

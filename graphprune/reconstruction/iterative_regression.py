@@ -17,10 +17,10 @@ from graphprune.reconstruction.linear_calls import LinearCall
 from graphprune.reconstruction.memory_bound import MemoryBound
 from graphprune.reconstruction.tensor_group import TensorGroup
 
-SOLVED, MOST_STEPS = 1e-4, 300
-"""Conjugate gradients end where the residual of the equations is the fraction ``SOLVED`` of the right side. Their
-objective falls in each step, so the error is never above that of no change."""
-VECTORS_KEPT = 5
+CG_TOLERANCE, CG_STEPS = 1e-4, 300
+"""Conjugate gradients end where the residual of the equations is this fraction of the right side, or after so many
+steps. Their objective falls in each step, so the error is never above that of no change."""
+CG_STATE = 5
 """Vectors of the size of the weight that they keep."""
 
 
@@ -166,10 +166,10 @@ def conjugate_gradients(product: Callable[[Tensor], Tensor], right: Tensor, diag
         right: the right sides, which are overwritten.
         diagonal: of the systems, to scale them by. [blocks, n, 1]
     """
-    found, left, goal = torch.zeros_like(right), right, SOLVED * right.norm(dim=1, keepdim=True)
+    found, left, goal = torch.zeros_like(right), right, CG_TOLERANCE * right.norm(dim=1, keepdim=True)
     direction = scaled = left / diagonal
     power = (left * scaled).sum(1, keepdim=True)
-    for _ in range(MOST_STEPS):
+    for _ in range(CG_STEPS):
         if bool((left.norm(dim=1, keepdim=True) <= goal).all()):
             break
         image = product(direction)

@@ -26,7 +26,7 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
-from graphprune.utils.checks import check_type, found_value
+from graphprune.utils.checks import check_known, check_type, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
@@ -88,6 +88,9 @@ def reconstruct(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
+    check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
+    for name in targets or {}:
+        check_known("targets", name, plan.shapes)
     limit = parse_memory(memory)
     with Rollback(to_file=limit is not None) as rollback:
         return fit(slim, resident(dense), plan, calibration, ridge, rollback, targets or {}, limit)[0]
@@ -105,7 +108,7 @@ def fit(
 ) -> tuple[Repair, frozenset[str]]:
     """:func:`reconstruct` within a :class:`Rollback` of the caller's, and the running means that ``slim`` uses."""
     check_pair(slim, dense, plan)
-    if ridge is not None and not ridge > 0:
+    if ridge is not None and not (is_number(ridge) and ridge > 0):
         raise InputError(
             f"ridge: is {ridge!r}, not a number above 0",
             found=found_value(ridge),

@@ -16,6 +16,7 @@ from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
+from graphprune.utils.checks import check_flag
 from graphprune.utils.dispatched import resident
 
 
@@ -56,6 +57,7 @@ def repair(
         PlanError: the plan does not lead from ``dense`` to ``slim``.
     """
     check_pair(slim, dense, plan)
+    check_flag("reestimate", reestimate)
     limit = parse_memory(memory)
     dense = resident(dense)
     if not plan.kept and not plan.skipped:

@@ -16,7 +16,7 @@ from graphprune.rules.registry import norm_call
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
-from graphprune.utils.checks import found_value
+from graphprune.utils.checks import check_count, found_value, is_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Kwargs
@@ -63,6 +63,7 @@ def synthesize(
     """
     check_model(model)
     _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
+    check_count("seed", seed, 0)
     example = example_inputs_for(model) if example_inputs is None else example_inputs
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
@@ -74,7 +75,7 @@ def synthesize(
 
 def _check_numbers(**numbers: float) -> None:
     for name, value in numbers.items():
-        if not value > 0:
+        if not is_number(value) or not value > 0:
             raise InputError(
                 f"{name}: is {value!r}; a number above 0 is needed",
                 found=found_value(value),

@@ -101,6 +101,17 @@ def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTens
 
 
 @rule(
+    aten.addbmm.default,
+    samples=[sample(t(3, 5), t(2, 3, 4), t(2, 4, 5)), sample(t(3, 5), t(2, 3, 4), t(2, 4, 5), beta=0.5, alpha=2)],
+    sums=lambda *_, **__: [(1, [0, 2]), (2, [0, 1])],
+)
+def addbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
+    """The products of a batch, added up."""
+    product = contract(call.labels, placed(a, (0, 1, 2), 4), placed(b, (0, 2, 3), 4), [0, 2])
+    return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
+
+
+@rule(
     aten.mv.default,
     samples=[sample(t(3, 4), t(4))],
     sums=lambda *_: [(0, [1]), (1, [0])],
@@ -109,6 +120,24 @@ def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTens
 )
 def mv(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, placed(a, (0, 1), 2), placed(b, (1,), 2), [1])
+
+
+@rule(
+    aten.addmv.default,
+    samples=[sample(t(3), t(3, 4), t(4)), sample(t(3), t(3, 4), t(4), beta=0.5, alpha=2)],
+    sums=lambda *_, **__: [(1, [1]), (2, [0])],
+    macs=product_macs(1, 2),
+)
+def addmv(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
+    product = mv(call, a, b)
+    return LabelledTensor(call.out, tuple(align(call.labels, (product, bias), call.out)))
+
+
+@rule(aten.addr.default, samples=[sample(t(3, 4), t(3), t(4)), sample(t(3, 4), t(3), t(4), beta=0.5, alpha=2)])
+def addr(call: Call, x: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
+    """``x[i, j] + a[i] * b[j]``."""
+    operands = (x, placed(a, (0,), 2), placed(b, (1,), 2))
+    return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
 @rule(aten.dot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0), sums=lambda *_: [(0, [0]), (1, [0])])

@@ -30,6 +30,8 @@ aten = torch.ops.aten
 )
 @rule(aten.mul.Scalar, samples=[sample(t(2, 6), 0.5)], traits=[Trait.SCALES])
 @rule(aten.div.Tensor, aten.div_.Tensor, samples=[sample(t(2, 6), positive(6))], traits=[Trait.DIVIDES])
+@rule(aten.floor_divide.default, samples=[sample(t(2, 6), positive(6))])
+@rule(aten.floor_divide.Scalar, samples=[sample(t(2, 6), 2.0)])
 @rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""

@@ -43,6 +43,12 @@ def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
     sums=summed_dims,
     traits=[Trait.STATISTIC],
 )
+@rule(
+    aten.nansum.default,
+    samples=[sample(t(2, 3, 4), [1]), sample(t(2, 3, 4), [-1], True), sample(t(2, 3))],
+    sums=summed_dims,
+    traits=[Trait.STATISTIC],
+)
 def sum_(
     call: Call, x: LabelledTensor, dims: Sequence[int] | None = None, keepdim: bool = False, **_: Any
 ) -> LabelledTensor:

@@ -39,7 +39,7 @@ from graphprune.sparsity.sparse_tensors import (
     write_tensor,
 )
 from graphprune.utils.checks import found_value, shown
-from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.files import check_path, make_folder, replace_file, writing_tensors
 from graphprune.utils.model_checks import check_model, check_same_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 from graphprune.utils.tables import Printed
@@ -116,7 +116,8 @@ def save_sparse(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLik
     file = _file(path)
     index, data = _packed(tensors, plans)
     sums = FORMAT | {"sha256": _checksum(index, data)}
-    replace_file(file, partial(save_file, {"index": index, "data": data}, metadata=sums))
+    with writing_tensors(file):
+        replace_file(file, partial(save_file, {"index": index, "data": data}, metadata=sums))
     known = {id(tensor): tensor for tensor in tensors.values()}.values()
     dense, bound = sum(t.nbytes for t in known), sum(map(bound_bytes, known))
     return SparseFile(file, file.stat().st_size, round(bound), dense, sum(map(signed_zeros, known)))
@@ -167,7 +168,7 @@ def _file(path: str | os.PathLike[str]) -> Path:
             needed="the path of a file",
             do=f"give the path of a file, such as {file / 'model.sparse'}",
         )
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("path", file.parent)
     return file
 
 

@@ -27,6 +27,13 @@ class MethodCall:
     """
 
     def __init__(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(method, str):
+            raise InputError(
+                f"method: must be the name of a method, but is {shown(method)}",
+                found=found_value(method),
+                needed="the name of a method, a string",
+                do='write MethodCall("forward", x), with the name first',
+            )
         self.method = method
         self.args = args
         self.kwargs = kwargs

@@ -28,8 +28,8 @@ from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
-from graphprune.utils.checks import with_article
-from graphprune.utils.files import ADVICE, Versions, check_version
+from graphprune.utils.checks import check_callable, check_type, with_article
+from graphprune.utils.files import ADVICE, Versions, check_path, check_version, writing_tensors
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
@@ -66,6 +66,8 @@ def save_checkpoint(
     Raises:
         InputError: ``state`` or an optimizer's state holds something that is not data.
     """
+    check_type("model", model, nn.Module, "a torch.nn.Module")
+    check_type("state", state or {}, Mapping, "a dict of what else is needed to go on")
     optimizers = several(optimizer)
     packer = Packer()
     parts = {
@@ -114,8 +116,11 @@ def load_checkpoint(
     Raises:
         LoadError: there is no checkpoint, it is damaged, or it is of something else. Nothing was changed.
     """
+    check_type("model", model, nn.Module, "a torch.nn.Module")
+    if check is not None:
+        check_callable("check", check, "a function (state)")
     optimizers = several(optimizer)
-    saved = _read(Path(directory))
+    saved = _read(check_path("directory", directory))
     if check is not None:
         check(saved.parts.state)
     plans = remaining_plans(model, saved.plans, "checkpoint")
@@ -207,7 +212,8 @@ class _Saved:
 
 def _write(folder: Path, data: str, tensors: dict[str, Tensor]) -> None:
     (folder / DATA).write_text(data)
-    save_file(tensors, folder / TENSORS)
+    with writing_tensors(folder / TENSORS):
+        save_file(tensors, folder / TENSORS)
 
 
 def _read(folder: Path) -> _Saved:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,7 +21,17 @@ from graphprune.training.history import History
 from graphprune.training.learning_rate import RateSchedule, check_rates, learning_rates
 from graphprune.training.loop import OnStep, Quality, Training
 from graphprune.training.losses import Distillation, Objective
-from graphprune.utils.checks import check_callable, check_count, check_known, found_value, is_number, with_article
+from graphprune.utils.checks import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_known,
+    check_positive,
+    found_value,
+    is_number,
+    shown,
+    with_article,
+)
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -97,6 +108,7 @@ def finetune(
         check_callable("loss_fn", loss_fn, "a function (output, target) -> loss")
     check_rates(schedule, lr)
     _check_counts(epochs, steps, every, seed)
+    _check_settings(weight_decay, clip, on_step, progress)
     with random_numbers_kept():
         processes = processes_for(model, accelerator, precision)
         asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "lr": lr, "weight_decay": weight_decay, "clip": clip}
@@ -128,6 +140,14 @@ def _check_model(model: Any, teacher: Any, distill: Any) -> None:
                 needed="a torch.nn.Module",
                 do=f"pass the {name} itself, an instance of a class of torch.nn.Module",
             )
+    if any(tensor.is_meta for tensor in model.parameters()):
+        raise InputError(
+            "model: is on meta, and has no weights to train",
+            where=type(model).__name__,
+            found="parameters on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
     if teacher is model:
         raise InputError(
             "teacher: is the model that is trained",
@@ -171,6 +191,21 @@ def _check_counts(epochs: Any, steps: Any, every: Any, seed: Any) -> None:
             needed="one of them",
             do="pass epochs=3, or steps=1000",
         )
+
+
+def _check_settings(weight_decay: Any, clip: Any, on_step: Any, progress: Any) -> None:
+    if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
+        raise InputError(
+            f"weight_decay: must be a number, 0 or more, but is {shown(weight_decay)}",
+            found=found_value(weight_decay),
+            needed="a finite number, 0 or more",
+            do="pass weight_decay=1e-4",
+        )
+    if clip is not None:
+        check_positive("clip", clip, "a positive number, the largest norm of the gradients")
+    if on_step is not None:
+        check_callable("on_step", on_step, "a function (step, model, optimizer)")
+    check_flag("progress", progress)
 
 
 def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, weight_decay: float) -> Optimizer:

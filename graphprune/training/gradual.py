@@ -20,7 +20,7 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.schedules import Schedule
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import found_value
+from graphprune.utils.checks import check_count, check_type, found_value
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -92,7 +92,7 @@ class GradualPruner(Printed):
         outputs: Callable[[Any], Any] | None = None,
         **options: Unpack[PlanArguments],
     ) -> None:
-        if not callable(getattr(schedule, "ratio_at", None)):
+        if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
             raise InputError(
                 f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
                 found=found_value(schedule),
@@ -103,6 +103,7 @@ class GradualPruner(Printed):
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.optimizers = several(optimizer)
+        check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
         self.averages = tuple(averages)
         self.outputs = outputs
         self.ratio = ratio
@@ -127,7 +128,7 @@ class GradualPruner(Printed):
 
     def at(self, step: int) -> Plan | None:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
-        if step < self.steps:
+        if check_count("step", step, 0) < self.steps:
             raise InputError(
                 f"step: is {step}, but {self.steps} were counted already",
                 found=f"step {step}",

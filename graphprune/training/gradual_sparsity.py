@@ -18,7 +18,7 @@ from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstruc
 from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, Weight, all_weights, chosen_weights, several_keys
 from graphprune.training.schedules import Schedule
-from graphprune.utils.checks import check_known, found_value
+from graphprune.utils.checks import check_count, check_known, found_value
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.tables import Printed
@@ -133,7 +133,7 @@ class GradualSparsifier(Printed):
         seed: int = 0,
     ) -> None:
         check_model(model)
-        if not callable(getattr(schedule, "ratio_at", None)):
+        if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
             raise InputError(
                 f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
                 found=found_value(schedule),
@@ -162,7 +162,7 @@ class GradualSparsifier(Printed):
 
     def at(self, step: int) -> int:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
-        if step < self.steps:
+        if check_count("step", step, 0) < self.steps:
             raise InputError(
                 f"step: is {step}, but {self.steps} were counted already",
                 found=f"step {step}",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +29,7 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import found_value, with_article
+from graphprune.utils.checks import check_known, found_value, is_number, shown, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -85,14 +87,14 @@ def prune_iteratively(
             needed="evaluate=, a function (model) -> quality",
             do="pass evaluate=, or leave out max_drop",
         )
-    if not callable(tune) and not (isinstance(tune, Mapping) and "batches" in tune and "checkpoint" not in tune):
+    if max_drop is not None and (not is_number(max_drop) or math.isnan(max_drop)):
         raise InputError(
-            f"tune: must be a function or a dict of arguments of finetune, but is {with_article(type(tune).__name__)}",
-            found=found_value(tune),
-            needed="a function that trains a model, or a dict of arguments of finetune with 'batches' and without "
-            "'checkpoint'",
-            do="pass tune={'batches': loader, 'epochs': 1, 'lr': 0.01}",
+            f"max_drop: must be a number, but is {shown(max_drop)}",
+            found=found_value(max_drop),
+            needed="by how much the quality may fall, a number",
+            do="pass max_drop=0.01",
         )
+    _check_tune(tune)
     accelerator = None if callable(tune) else tune.get("accelerator")
     check_accelerator(accelerator)
     with random_numbers_kept():
@@ -103,6 +105,20 @@ def prune_iteratively(
         asked = _Asked(schedule, request, options, targets)
         folder = None if checkpoint is None else check_path("checkpoint", checkpoint)
         return _Run(model, graph, asked, tune, accelerator, evaluate, max_drop, folder, repair).run()
+
+
+def _check_tune(tune: Any) -> None:
+    """Raise an InputError unless this trains a model: a function, or arguments of ``finetune``."""
+    if not callable(tune) and not (isinstance(tune, Mapping) and "batches" in tune and "checkpoint" not in tune):
+        raise InputError(
+            f"tune: must be a function or a dict of arguments of finetune, but is {with_article(type(tune).__name__)}",
+            found=found_value(tune),
+            needed="a function that trains a model, or a dict of arguments of finetune with 'batches' and without "
+            "'checkpoint'",
+            do="pass tune={'batches': loader, 'epochs': 1, 'lr': 0.01}",
+        )
+    for name in tune if isinstance(tune, Mapping) else ():
+        check_known("tune", name, inspect.signature(finetune).parameters)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, check_known, check_positive, found_value
+from graphprune.utils.checks import check_count, check_known, check_positive, found_value, is_number, shown
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
@@ -44,6 +44,15 @@ class Rewind:
     """
 
     rates: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rates, Sequence) or not all(map(is_number, self.rates)):
+            raise InputError(
+                f"rates: must be learning rates, but is {shown(self.rates)}",
+                found=found_value(self.rates),
+                needed="a sequence of numbers, the learning rate of every step",
+                do="pass History.lr of the earlier training",
+            )
 
     def by_step(self, total: int) -> Rates:
         """Raises: InputError: the earlier training was shorter than ``total`` steps."""
@@ -106,4 +115,17 @@ def learning_rates(schedule: RateSchedule, lr: float | None, warmup: int, total:
 
 def _scaled(schedule: str | RateCurve, lr: float, total: int) -> Rates:
     curve = CURVES[schedule] if isinstance(schedule, str) else schedule
-    return lambda step: lr * curve(step / total)
+
+    def rate(step: int) -> float:
+        factor = curve(step / total)
+        if not is_number(factor):
+            raise InputError(
+                f"schedule: must give a factor of lr, but gave {shown(factor)}",
+                where=f"step {step}",
+                found=found_value(factor),
+                needed="a function of the part of the training that is done, 0 to 1, which returns a number",
+                do="return a number, such as schedule=lambda done: 1 - done",
+            )
+        return lr * factor
+
+    return rate

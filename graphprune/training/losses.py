@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from torch.nn import functional as F
 
 from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
+from graphprune.tracing.inputs import describe
+from graphprune.tracing.places import raised_at
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
-from graphprune.utils.checks import check_positive, found_value, is_number, with_article
+from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.contexts import evaluating
-from graphprune.utils.operators import Kwargs
+from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
 
@@ -61,14 +64,14 @@ class Objective:
             InputError: the batch has no target and the model no loss, or the loss is not one number.
         """
         args, kwargs, target = training_call(batch, device)
-        output = run(*args, **kwargs)
+        output = _output_of(run, args, kwargs, "batches")
         losses = []
         if self.teacher is None or self.distill.alpha < 1:
             share = 1.0 if self.teacher is None else 1 - self.distill.alpha
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
             with torch.no_grad():
-                teacher_output = self.teacher(*args, **kwargs)
+                teacher_output = _output_of(self.teacher, args, kwargs, "teacher")
             losses += self._soft(output, teacher_output)
         return torch.stack(losses).sum()
 
@@ -78,7 +81,7 @@ class Objective:
         elif target is None:
             loss = own_loss(output)
         else:
-            loss = F.cross_entropy(logits_of(output), target)
+            loss = _cross_entropy(logits_of(output), target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError(
                 f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}",
@@ -139,6 +142,8 @@ class Distillation:
                 needed="a number between 0 and 1",
                 do="pass alpha=0.5",
             )
+        check_type("features", self.features, Sequence, "a tuple of names of modules")
+        check_type("dim", self.dim, Integral, "the number of a dimension")
         if isinstance(self.features, str):
             raise InputError(
                 f"features: is the string {self.features!r}",
@@ -153,6 +158,36 @@ class Distillation:
                 needed="a number, 0 or more",
                 do="pass feature_weight=1.0",
             )
+
+
+def _output_of(run: Callable[..., Any], args: Args, kwargs: Kwargs, argument: str) -> Any:
+    """What a model gives for a batch; ``argument`` is what does not fit if it fails."""
+    try:
+        return run(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        given = describe((*args, *kwargs.values()))
+        raise InputError(
+            f"{argument}: {type(run).__name__}.forward failed on a batch: {type(error).__name__}: {error}",
+            where=raised_at(error),
+            found=given,
+            needed=f"inputs that {type(run).__name__}.forward takes",
+            do="run model(*inputs) on one batch by itself, and give batches as pairs (inputs, target)",
+        ) from error
+
+
+def _cross_entropy(logits: Tensor, target: Any) -> Tensor:
+    try:
+        return F.cross_entropy(logits, target)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"batches: cross entropy of the outputs and the targets of a batch failed: {error}",
+            where="the target of a batch",
+            found=f"outputs {describe(logits)} and target {describe(target)}",
+            needed="logits [batch, classes, ...] and the numbers of classes [batch, ...], or probabilities",
+            do="give targets of this form, or pass loss_fn=, called as loss_fn(output, target)",
+        ) from error
 
 
 def logits_of(output: Any) -> Tensor:

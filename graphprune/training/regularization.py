@@ -21,7 +21,8 @@ from graphprune.graph.candidates import candidates
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.arrays import Mask
-from graphprune.utils.checks import check_count, check_positive, found_value
+from graphprune.utils.checks import check_count, check_positive, check_type, found_value
+from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables, within
 
 
@@ -56,6 +57,7 @@ class GroupLasso:
     """
 
     def __init__(self, graph: ChannelGraph, strength: float, groups: Collection[str] | None = None) -> None:
+        check_type("graph", graph, ChannelGraph, "what graphprune.trace returned")
         check_positive("strength", strength)
         self.model = graph.model
         self.strength = strength
@@ -159,6 +161,8 @@ class GrowingRegularization:
         ceiling: float = 1.0,
         steps: int = 0,
     ) -> None:
+        check_model(model)
+        check_type("plan", plan, Plan, "a graphprune.Plan, which graph.plan(0.5) returns")
         check_positive("growth", growth)
         check_positive("ceiling", ceiling)
         check_count("every", every, 1)

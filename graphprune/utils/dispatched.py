@@ -39,8 +39,11 @@ def resident(model: nn.Module, inplace: bool = False) -> nn.Module:
     hooks = {path: vars(module)["_hf_hook"] for path, module in modules if "_hf_hook" in vars(module)}
     if inplace and any(part.offload for hook in hooks.values() for part in _parts(hook) if _moves_weights(part)):
         raise InputError(
-            "model: its weights are offloaded by Accelerate, whose hooks would set the old ones again; leave out "
-            "inplace=True, and the slim model has its weights in memory"
+            "model: its weights are offloaded by Accelerate, whose hooks would set the old ones again",
+            where=", ".join(list(hooks)[:3]),
+            found="weights that Accelerate keeps elsewhere",
+            needed="weights in memory, or inplace=False",
+            do="leave out inplace=True, and the slim model has its weights in memory",
         )
     if inplace or not hooks or not all(map(_moves_weights, hooks.values())):
         return model

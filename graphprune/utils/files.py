@@ -9,11 +9,13 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import Struct, structs
+from safetensors import SafetensorError
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import found_value, shown
@@ -37,6 +39,38 @@ def check_path(name: str, value: object) -> Path:
     return Path(os.fsdecode(value))
 
 
+def make_folder(name: str, folder: Path) -> None:
+    """Make a folder that something is to be written into, where it is missing; ``name``: of the argument.
+
+    Raises:
+        InputError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f"{folder} may not be written to")
+    except OSError as error:
+        raise InputError(
+            f"{name}: nothing can be written into {folder} ({error.strerror or error})",
+            where=str(folder),
+            found=str(error),
+            needed="a folder that can be made, and written to",
+            do="give a path in a folder of your own",
+        ) from error
+
+
+def check_no_file(name: str, folder: Path) -> None:
+    """Raise an InputError if there is something else in the place of a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{name}: {folder} is a file",
+            where=str(folder),
+            found="a file",
+            needed="a folder, or a path at which there is nothing",
+            do="give another path",
+        )
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write beside ``path`` and move into place, so that a reader sees the old file or the new one.
 
@@ -51,6 +85,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_tensors(path: Path) -> Iterator[None]:
+    """Where safetensors writes a file, what the system says of it is an OSError."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 CHECKSUMS = "checksums.json"
@@ -115,7 +158,7 @@ class Versions:
         Raises:
             InputError: there are versions of something else.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder("directory", self.folder)
         old = self._all()
         for path in old:
             if not (path / self.marker).is_file():
@@ -278,7 +321,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         InputError: there is something that this function did not write.
     """
     _check_own(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("directory", folder.parent)
     temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
     old = temporary.with_name(f"{temporary.name}.old")
     temporary.mkdir()

@@ -127,8 +127,12 @@ def _check_whole(model: nn.Module, name: str) -> None:
             if isinstance(tensor, sharded):
                 raise InputError(
                     f"{name}.{path}{path and '.'}{own}: is a DTensor, of which every process has a part (tensor "
-                    "parallelism); prune the model before parallelize_module, or load it without tp_plan=, and spread "
-                    "the slim one"
+                    "parallelism)",
+                    where=f"{path}{path and '.'}{own}",
+                    found="a DTensor",
+                    needed="parameters that are whole in this process",
+                    do="prune the model before parallelize_module, or load it without tp_plan=, and spread the slim "
+                    "one",
                 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -36,7 +35,7 @@ def spec(tmp_path: Path) -> str:
     return f"{tmp_path / 'network.py'}:make"
 
 
-def program(*arguments: str, **more: object) -> list[str]:
+def program(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "graphprune", *arguments]
 
 
@@ -73,16 +72,18 @@ def test_help_lists_every_command(capsys: Capture) -> None:
     assert all(re.search(rf"│ {name} ", shown) for name in COMMANDS)
 
 
-def test_a_shell_completes_commands_options_and_models() -> None:
-    def completed(words: str) -> list[str]:
-        asked = os.environ | {"_GRAPHPRUNE_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": f"graphprune {words}"}
-        code = "from graphprune.cli.program import make_program; make_program().main(prog_name='graphprune')"
-        done = subprocess.run([sys.executable, "-c", code], env=asked, capture_output=True, text=True, cwd=ROOT)
-        return re.findall(r'\n?\(?"([\w:-]+)"', done.stdout.replace("\\", ""))
-
-    assert "inspect" in completed("insp")
-    assert {"--explorer", "--meta"} <= set(completed("inspect --"))
-    assert completed("inspect torchvision:resnet1")[-1] == "torchvision:resnet18"
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("insp", "inspect"), ("inspect --", "--explorer"), ("inspect torchvision:resnet1", "torchvision:resnet18")],
+)
+def test_a_shell_completes_commands_options_and_models(
+    words: str, offered: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_GRAPHPRUNE_COMPLETE", "complete_zsh")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", f"graphprune {words}")
+    with pytest.raises(SystemExit):
+        make_program().main(args=[], prog_name="graphprune")
+    assert f'"{offered}"' in capsys.readouterr().out.replace("\\", "")
 
 
 # ---------------------------------------------------------------- output
@@ -115,14 +116,16 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("", "missing command"),
+        ("", "missing command; these are inspect, explain"),
+        ("--json inspect x", "options of a command stand behind its name: graphprune COMMAND ... --json"),
+        ("prune x -r 0.5 -o out", "no such option: -r (Possible options: --ratio, --reduce, --run-with)"),
         ("insepct x", "no such command 'insepct'. Did you mean 'inspect'"),
-        ("inspect", "SPEC: is missing; SPEC takes"),
+        ("inspect", "SPEC: is missing; it is torchvision:NAME"),
         ("inspect x --jsn", "no such option: --jsn (Possible options: --json)"),
         ("inspect x y", "got unexpected extra argument"),
         ("prune x --ratio half -o out", "--ratio: 'half' is no fraction; give one such as 0.5 or 50%; --ratio takes"),
         ("prune x --ratio 50 -o out", "--ratio: must be a fraction, but is 50; for 50 percent give 0.5 or 50%"),
-        ("prune x --ratio 0.5", "--output: is missing; --output takes DIR: where to save it"),
+        ("prune x --ratio 0.5", "-o/--output: is missing; -o/--output takes DIR: where to save it"),
         ("prune x --ratio 0.5 -o", "option '-o' requires an argument"),
         ("prune x --multiple 2.5 --ratio 0.5 -o out", "--multiple: '2.5' is no whole number"),
         ("prune x --importance l3 --ratio 0.5 -o out", "--importance: "),
@@ -135,6 +138,13 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
         ("prune x -o file/slim --ratio 0.5", "/file is a file, and no folder; give another path"),
         ("prune x -o slim --ratio 0.5", "SPEC: 'x' names no model; did you mean torchvision:x, timm:x or hf:x?"),
         ("prune torch:x -o slim --ratio 0.5", "'torch' is no source of models; did you mean torchvision?"),
+        ("inspect torchvision.models.resnet18", "did you mean torchvision:resnet18?"),
+        ("prune x --macs 50 -o out", "50 is neither a fraction nor an amount; give 0.5, 50% or 2G"),
+        (
+            "plan hf:x --meta --ratio 0.5",
+            "--meta: there are no weights that channels could be chosen by; give --weights DIR",
+        ),
+        ("inspect net.py:make --pretrained", "--pretrained: 'net.py:make' names no model with published weights"),
         ("inspect here", "did you mean hf:here?"),
         ("inspect net.py", "say which function of it makes the model: net.py:make or net.py:Net"),
         ("inspect nte.py:make", "the file 'nte.py' does not exist; did you mean net.py?"),
@@ -156,10 +166,9 @@ def test_wrong_usage_is_told_before_any_work(
     assert said in captured.err
 
 
-def test_a_folder_without_the_right_to_write(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert main("prune x -o slim --ratio 0.5".split()) == WRONG_USAGE
-    assert "cannot be written; give a path in a folder of yours" in capsys.readouterr().err
+def test_a_folder_that_cannot_be_written(capsys: Capture) -> None:
+    assert main("prune x -o /proc/slim --ratio 0.5".split()) == WRONG_USAGE
+    assert "-o /proc/slim: nothing can be written in /proc" in capsys.readouterr().err
 
 
 def test_percent_is_a_fraction(spec: str, tmp_path: Path, capsys: Capture) -> None:
@@ -255,10 +264,10 @@ def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["slow.py"]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(spec: str) -> None:
-    command = f"{shlex.join(program('inspect', spec, *INPUT))} | head -1"
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{shlex.join(program('--help'))} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
-    assert "Error" not in done.stderr and "error" not in done.stderr
+    assert done.stderr == ""
 
 
 def test_the_program_can_be_made_again() -> None:

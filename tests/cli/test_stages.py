@@ -240,10 +240,10 @@ def test_data_that_is_none(place: str, said: str, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "line 1 of data.jsonl is no JSON"),
-        ("3", "line 1 of data.jsonl is a int; needed is a text or an object"),
-        ('"a text"', "texts need a tokenizer; give --tokenizer DIR"),
-        ('{"x": ["a"]}', "line 1 of data.jsonl holds what is no number or list of numbers"),
+        ("{", "line 1 of data.jsonl is not JSON"),
+        ("3", "line 1 of data.jsonl is a int"),
+        ('"a text"', "texts need a tokenizer"),
+        ('{"x": ["a"]}', "line 1 of data.jsonl is not an object of numbers and lists of numbers"),
         ("", "data.jsonl has no lines"),
     ],
 )
@@ -258,6 +258,8 @@ def test_lines_that_are_no_data(text: str, said: str, slim: str, capsys: Capture
     [
         ("data.py:bathces", "data.py has no 'bathces'; did you mean batches?"),
         ("no_such_module:batches", "no_such_module cannot be imported"),
+        ("data.py:loss", "data.py:loss() failed with TypeError"),
+        ("data.py:number", "data.py:number gave a int"),
     ],
 )
 def test_functions_that_are_not_there(place: str, said: str, slim: str, capsys: Capture) -> None:
@@ -278,6 +280,10 @@ def test_verify_of_what_is_no_slim_model(capsys: Capture) -> None:
     assert "DIR: gone is no folder" in refused("verify x gone", capsys)
     Path("empty").mkdir()
     assert "DIR: empty holds no slim model" in refused("verify x empty", capsys)
+
+
+def test_the_folder_in_the_place_of_the_model(slim: str, capsys: Capture) -> None:
+    assert f"write {SPEC} before slim" in refused(f"verify {slim} {SPEC}", capsys)
 
 
 def test_repair_needs_data(slim: str, capsys: Capture) -> None:

@@ -93,3 +93,10 @@ def test_files_without_a_state_dict(tmp_path, content):
     torch.save(content, tmp_path / "weights.pt")
     with pytest.raises(SpecError, match=r"holds a list|holds no state dict: it has 'epoch'"):
         load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")
+
+
+def test_names_of_another_model_are_told_in_a_line(tmp_path):
+    torch.save(nn.Sequential(nn.Linear(3, 2)).state_dict(), tmp_path / "weights.pt")
+    said = r"does not fit Linear: it lacks bias, weight, and it has 0.bias, 0.weight besides"
+    with pytest.raises(SpecError, match=said):
+        load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")

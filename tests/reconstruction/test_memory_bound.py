@@ -126,7 +126,7 @@ def test_what_is_held_stays_within_the_bound(monkeypatch: pytest.MonkeyPatch) ->
     plan = pruned(model, batches)
     slim = plan.apply(model)
     bound = least(model, plan, batches)
-    monkeypatch.setattr(iterative_regression, "MOST_STEPS", 2)
+    monkeypatch.setattr(iterative_regression, "CG_STEPS", 2)
     held: list[int] = []
     wait, waits = PausedForward.wait, itertools.count()
 
@@ -258,7 +258,7 @@ def test_conjugate_gradients_find_what_the_matrix_gives(
     assert iterative.count == full.count and iterative.channels == full.channels
     wanted = full.solve(0.01, centered)
     loose = iterative.solve(0.01, centered)
-    monkeypatch.setattr(iterative_regression, "SOLVED", 1e-12)
+    monkeypatch.setattr(iterative_regression, "CG_TOLERANCE", 1e-12)
     exact = iterative.solve(0.01, centered)
     torch.testing.assert_close(exact, wanted, rtol=1e-6, atol=1e-9)
     for change in (exact, loose):
@@ -293,7 +293,7 @@ class OneOfTwo(Communicator):
 @pytest.mark.parametrize("split", [1, 2])
 def test_processes_share_the_rows(split: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    monkeypatch.setattr(iterative_regression, "SOLVED", 1e-12)
+    monkeypatch.setattr(iterative_regression, "CG_TOLERANCE", 1e-12)
     data = [(call := calls("linear", n), torch.randn_like(call.result(call.again()))) for n in (200, 60)]
     both, barrier = [None, None], threading.Barrier(2, timeout=20)
 

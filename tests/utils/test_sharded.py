@@ -37,11 +37,14 @@ def mesh() -> Any:
 
 
 WRAPPED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "ddp": (lambda: DistributedDataParallel(net()), r"model: is a DistributedDataParallel .*; pass model\.module"),
-    "fsdp2": (lambda: fully_shard(net(), mesh=mesh()), r"model: is sharded by fully_shard, .*; prune the model before"),
+    "ddp": (lambda: DistributedDataParallel(net()), r"model: is a DistributedDataParallel .*[\s\S]*pass model\.module"),
+    "fsdp2": (
+        lambda: fully_shard(net(), mesh=mesh()),
+        r"model: is sharded by fully_shard, [\s\S]*prune the model before",
+    ),
     "tensor parallel": (
         lambda: parallelize_module(net(), mesh(), {"0": ColwiseParallel()}),
-        r"model\.0\.weight: is a DTensor, of which every process has a part .*; prune the model before",
+        r"model\.0\.weight: is a DTensor, of which every process has a part [\s\S]*prune the model before",
     ),
 }
 

@@ -18,7 +18,7 @@ from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
-from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.files import check_path, make_folder, replace_file
 from graphprune.utils.tables import Printed
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -127,7 +127,7 @@ def export_gguf(
     difference = check_layout(slim, decoder, layout)
     types = {entry_name: _storage(entry, kind) for entry_name, entry in layout.entries.items()}
     title = name or type(slim).__name__
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder("path", file.parent)
     replace_file(file, lambda temporary: _write(temporary, title, decoder, layout, vocabulary, types, kind))
     unquantized = tuple(n for n, stored in types.items() if kind == "q8_0" and stored == "F16")
     return GgufFile(

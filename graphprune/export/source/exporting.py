@@ -18,7 +18,7 @@ from graphprune.export.source.state import state_tensors, unsaved_tensors
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import calls_of
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.files import check_path
+from graphprune.utils.files import check_no_file, check_path, make_folder, writing_tensors
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -48,6 +48,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     """
     check_model(slim, "slim")
     folder = check_path("directory", directory)
+    check_no_file("directory", folder)
     slim = getattr(slim, "_orig_mod", slim)
     _check_weights(slim)
     with eagerly(), random_numbers_kept():
@@ -55,11 +56,12 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
         program = Program(slim, {call.method for call in calls})
         text = laid_out(file_text(program))
         tensors = _saved_tensors(program)
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder("directory", folder.parent)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as name:
             temporary = Path(name)
             (temporary / SOURCE).write_text(text, encoding="utf-8")
-            save_file(tensors, temporary / SOURCE_WEIGHTS, metadata={"format": "pt"})
+            with writing_tensors(folder / SOURCE_WEIGHTS):
+                save_file(tensors, temporary / SOURCE_WEIGHTS, metadata={"format": "pt"})
             check_file(temporary / SOURCE, slim, calls)
             folder.mkdir(exist_ok=True)
             for file in (SOURCE_WEIGHTS, SOURCE):
