@@ -44,6 +44,7 @@ from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.verification import compare_slim
+from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
@@ -292,6 +293,7 @@ def prune_model(
     outputs: Outputs | None = None,
     inplace: bool = False,
     repair: bool = True,
+    memory: MemorySpec | None = None,
     verify: bool = False,
     **options: Unpack[PlanArguments],
 ) -> nn.Module:
@@ -307,6 +309,7 @@ def prune_model(
         inplace: make the model itself smaller.
         repair: with ``calibration`` among the options, let what is left make up for what was removed (see
             :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
+        memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: there is none.
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name.
 
@@ -323,6 +326,7 @@ def prune_model(
         check_flag(name, flag)
     check_model(model)
     model = resident(model, inplace)
+    parse_memory(memory)
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
@@ -330,7 +334,7 @@ def prune_model(
         plan = _planned(model, ratio, example_inputs, outputs, verify, options)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
-    slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"))
+    slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"), memory)
     return _take_over(model, plan, slim) if inplace else slim
 
 
@@ -365,11 +369,15 @@ def _require_equal(graph: ChannelGraph, plan: Plan, outputs: Outputs | None) -> 
 
 
 def apply_and_repair(
-    model: nn.Module, plan: Plan, calibration: Iterable[Any], loss_fn: Callable[..., Any] | None
+    model: nn.Module,
+    plan: Plan,
+    calibration: Iterable[Any],
+    loss_fn: Callable[..., Any] | None,
+    memory: MemorySpec | None = None,
 ) -> nn.Module:
     """What the plan makes of the model, repaired; batches are pairs (inputs, target) where there is a ``loss_fn``."""
     slim = plan.apply(model)
-    repair_slim(slim, model, plan, calibration if loss_fn is None else InputsOnly(calibration))
+    repair_slim(slim, model, plan, calibration if loss_fn is None else InputsOnly(calibration), memory=memory)
     return slim
 
 

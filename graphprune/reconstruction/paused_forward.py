@@ -83,22 +83,18 @@ class PausedForward:
 
 
 def _thread_state() -> Callable[[], AbstractContextManager[None]]:
-    """A context that gives another thread what torch keeps for each thread: gradients, autocast, the device."""
+    """A context that gives another thread what torch keeps for each thread: gradients, the device.
+
+    Passes are run without autocast, as a new thread is.
+    """
     gradients, device = torch.is_grad_enabled(), torch.get_default_device()
-    autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda", "mps", "xpu") if _autocasts(kind)]
 
     @contextmanager
     def state() -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(gradients))
-            for kind, dtype in autocast:
-                stack.enter_context(torch.autocast(kind, dtype))
             if device != torch.device("cpu"):
                 stack.enter_context(device)
             yield
 
     return state
-
-
-def _autocasts(kind: str) -> bool:
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

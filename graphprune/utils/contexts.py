@@ -110,10 +110,20 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
-    """The same, uncompiled, so that dispatch modes see every operation."""
-    with eagerly(), evaluating(*models), ExitStack() as stack:
+    """The same, uncompiled and in the precision of the weights, so that dispatch modes see every operation on them."""
+    with eagerly(), _without_autocast(), evaluating(*models), ExitStack() as stack:
         if any(isinstance(module, nn.RNNBase) for model in models for _, module in named_modules(model)):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it runs whole recurrent layers at once
+        yield
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Leave the caller's autocast: it would compute with copies of the weights."""
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -671,6 +672,37 @@ def test_repair_estimates_batch_norms_that_took_no_intercept() -> None:
     assert graphprune.repair(plain, model, plan, [batch], reestimate=False).norms == ()
     assert torch.equal(plain.norm2.running_var, slim.norm2.running_var)
     assert not torch.equal(plain.norm3.running_var, slim.norm3.running_var)
+
+
+def test_autocast_gives_the_same_weights() -> None:
+    model = randomize(Layers()).eval()
+    batches = [torch.randn(64, 4) for _ in range(2)]
+    plan, slim = pruned(model, batches[0])
+    graphprune.repair(slim, model, plan, batches)
+    cast = plan.apply(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        record = graphprune.repair(cast, model, plan, batches)
+        assert model(batches[0]).dtype == torch.bfloat16
+    assert len(record.repaired) == 3
+    assert all(torch.equal(t, slim.state_dict()[n]) for n, t in cast.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_summed_in_single(dtype: torch.dtype) -> None:
+    model = randomize(Layers()).eval()
+    batches = [torch.randn(3000, 4) * 30 for _ in range(3)]  # sums of squares are beyond the range of float16
+    plan, slim = pruned(model, batches[0])
+    graphprune.repair(slim, model, plan, batches)
+    half = copy.deepcopy(model).to(dtype)
+    plan = graphprune.trace(half, batches[0].to(dtype)).plan_from_kept(
+        {name: plan.kept[f"{name}.weight"][0].tolist() for name in ("one", "two")}
+    )
+    found = plan.apply(half)
+    record = graphprune.repair(found, half, plan, [batch.to(dtype) for batch in batches])
+    assert len(record.repaired) == 3
+    for name, tensor in found.state_dict().items():
+        wanted = slim.state_dict()[name]
+        assert tensor.dtype == dtype and float((tensor.float() - wanted).norm() / wanted.norm()) < 0.05, name
 
 
 def test_prune_model_repairs_with_calibration() -> None:

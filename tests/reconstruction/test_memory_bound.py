@@ -6,7 +6,9 @@ import gc
 import itertools
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import InputError
 from graphprune.reconstruction import fit_memory, iterative_regression
 from graphprune.reconstruction.fit_memory import regression_for
@@ -61,6 +64,15 @@ class Convolutions(nn.Module):
 
 def pruned(model: nn.Module, batches: list[Tensor]) -> graphprune.Plan:
     return graphprune.trace(model, batches[0]).plan(0.5)
+
+
+def test_prune_model_hands_the_bound_on() -> None:
+    model, batches = randomize(Wide()).eval(), [torch.randn(50, 4) for _ in range(2)]
+    with pytest.raises(InputError, match=r"memory: 1 B is too little; repair needs at least .* to fit .*weight \["):
+        graphprune.prune_model(model, 0.5, batches[0], calibration=batches, memory=1)
+    with pytest.raises(InputError, match="memory: must be a number of bytes"):
+        graphprune.prune_model(model, 0.5, batches[0], memory="much")
+    graphprune.prune_model(model, 0.5, batches[0], calibration=batches, memory="1GB")
 
 
 def least(model: nn.Module, plan: graphprune.Plan, batches: list[Tensor]) -> int:
@@ -256,6 +268,52 @@ def test_conjugate_gradients_find_what_the_matrix_gives(
     shift = full.intercept(wanted)
     assert iterative.error(wanted, shift) == pytest.approx(full.error(wanted, shift))
     assert iterative.error() == pytest.approx(full.error())
+
+
+class OneOfTwo(Communicator):
+    """One of two threads that stand for processes."""
+
+    def __init__(self, rank: int, both: list[Any], barrier: threading.Barrier) -> None:
+        super().__init__()
+        self.count, self.rank = 2, rank
+        self._both, self._barrier = both, barrier
+
+    def gather(self, value: Any) -> list[Any]:
+        self._both[self.rank] = value
+        self._barrier.wait()
+        found = list(self._both)
+        self._barrier.wait()
+        return found
+
+    def sum(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.copy_(sum(self.gather(tensor.clone())))
+
+
+@pytest.mark.parametrize("split", [1, 2])
+def test_processes_share_the_rows(split: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(iterative_regression, "CG_TOLERANCE", 1e-12)
+    data = [(call := calls("linear", n), torch.randn_like(call.result(call.again()))) for n in (200, 60)]
+    both, barrier = [None, None], threading.Barrier(2, timeout=20)
+
+    def solved(rows: Sequence[tuple[LinearCall, Tensor]], communicator: Communicator) -> tuple[Tensor, float, int]:
+        with torch.no_grad():
+            one = IterativeRegression(MemoryBound(None), 10**6)
+            for call, residual in rows:
+                one.add(call, residual, residual)
+            one.pool(communicator)
+            change = one.solve(0.01, True)
+            return change, one.error(change, one.intercept(change)), one.count
+
+    with ThreadPoolExecutor(2) as pool:
+        shares = data[:split], data[split:]  # with a split of 2, the second one has none
+        made = [pool.submit(solved, share, OneOfTwo(n, both, barrier)) for n, share in enumerate(shares)]
+        found = [one.result() for one in made]
+    wanted = solved(data, ALONE)
+    for change, error, count in found:
+        torch.testing.assert_close(change, wanted[0], rtol=1e-6, atol=1e-9)
+        assert error == pytest.approx(wanted[1]) and count == wanted[2]
 
 
 def test_pieces_do_not_change_the_sums() -> None:
