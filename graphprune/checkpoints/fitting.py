@@ -39,6 +39,7 @@ def fit_slices(
     calibration: Iterable[Any],
     journal: Journal,
     mapped: MappedFiles,
+    limit: int | None,
     show: ShowProgress | None,
 ) -> None:
     """Give a slim model of placeholders its weights, repaired, in a file of the work folder.
@@ -52,6 +53,7 @@ def fit_slices(
         calibration: batches of inputs.
         journal: keeps the file in mind when all is fitted.
         mapped: maps files.
+        limit: bytes that repair holds at most beside the weights; None: as much as it needs.
         show: is told how far it is.
     """
     path, parameters = journal.path(_FITTED), parameters_by_address(slim)
@@ -65,7 +67,7 @@ def fit_slices(
     map_parameters(slim, dict(zip(parameters, weights, strict=True)))
     if not fitted:
         rollback = Rollback(copy=_FileCopies(journal.folder.parent, mapped, Stage("repair", size, show)))
-        repair_within(rollback, slim, with_weights(dense, tensors), plan, calibration)
+        repair_within(rollback, slim, with_weights(dense, tensors), plan, calibration, limit=limit)
         journal.note(path, _FITTED, file_sum(path))
 
 

@@ -28,6 +28,7 @@ from graphprune.export.shards import read_size
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import OPTION_NAMES, PruningOptions
 from graphprune.pruning.plan import Plan
+from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.utils.checks import check_callable, check_flag
 from graphprune.utils.files import check_path
 from graphprune.utils.tensor_files import StoredTensor
@@ -47,6 +48,7 @@ def prune_checkpoint(
     max_shard_size: int | str = MAX_SHARD_SIZE,
     remote_code: bool = True,
     resume: bool = True,
+    memory: MemorySpec | None = None,
     mapped: int | str = MAPPED,
     progress: ShowProgress | None = None,
     **options: Unpack[PlanArguments],
@@ -71,6 +73,7 @@ def prune_checkpoint(
         max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
         remote_code: False: write nothing that needs ``trust_remote_code=True``.
         resume: go on with what an earlier call left; False: begin anew.
+        memory: a bound on what repair holds beside the weights, as for :func:`graphprune.repair`.
         mapped: bytes of the files that stay in memory at most, on Linux, where all of a model is used.
         progress: is called with a :class:`graphprune.Progress` after every tensor.
         options: the fields of :class:`graphprune.PruningOptions`, by name. ``calibration`` may be the path of a file
@@ -91,6 +94,7 @@ def prune_checkpoint(
     if progress is not None:
         check_callable("progress", progress)
     read_size("max_shard_size", max_shard_size)
+    limit = parse_memory(memory)
     folder, place = _folders(source, target)
     asked = PruningOptions.of(ratio, _with_batches(options, folder))
     if asked.weights is not None:
@@ -104,6 +108,7 @@ def prune_checkpoint(
     others = {
         "example_inputs": example_inputs,
         "repair": repair,
+        "memory": limit,
         "max_shard_size": max_shard_size,
         "remote_code": remote_code,
     }
@@ -120,7 +125,7 @@ def prune_checkpoint(
         slices = Slices(slim, plan, tensors)
         if asked.calibration is not None and repair:
             inputs = asked.calibration if asked.loss_fn is None else InputsOnly(asked.calibration)
-            fit_slices(slim, slices, dense, tensors, plan, inputs, journal, files, progress)
+            fit_slices(slim, slices, dense, tensors, plan, inputs, journal, files, limit, progress)
         written = StreamedFiles(slim, slices, journal, files, max_shard_size, progress)
         write_pretrained(slim, place, folder, written, remote_code, False, journal.replace)
         return plan

