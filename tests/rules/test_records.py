@@ -93,7 +93,7 @@ def counted(op: Any, record: Rule, one: Sample) -> tuple[int, int]:
 
 
 COUNTED = [(op, record, one) for op, record in RULES.items() if record.macs for one in record.samples]
-UNKNOWN = {aten.mv.default: 3 * 4, aten.dot.default: 4}
+UNKNOWN = {aten.mv.default: 3 * 4, aten.addmv.default: 3 * 4, aten.dot.default: 4}
 """What torch does not count."""
 
 
