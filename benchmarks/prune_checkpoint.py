@@ -332,7 +332,13 @@ def passed(found: dict[str, Any]) -> bool:
 def report(found: dict[str, Any]) -> None:
     """Print the tables."""
     made = table(
-        f"A checkpoint of size {found['size']}", "run", "seconds", "written, GB", "peak, GB", "of it mapped files"
+        f"A checkpoint of size {found['size']}",
+        "run",
+        "seconds",
+        "of a processor",
+        "written, GB",
+        "peak, GB",
+        "of it mapped files",
     )
     for name, one in found["measured"].items():
         if "error" in one:
