@@ -28,7 +28,7 @@ TESTS = (
     "tests/golden",
     "tests/graph",
     "tests/planning/test_planner.py",
-    "tests/planning/test_options.py",
+    "tests/planning/test_budgets.py",
     "tests/pruning/test_plan.py",
     "tests/pruning/test_rewrite.py",
     "tests/rules",
@@ -93,7 +93,7 @@ def _tests(python: Path) -> str:
     done = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
     )
-    print(done.stdout[-4000:] if done.returncode else "", flush=True)
+    print("\n".join(re.findall(r"^(?:FAILED|ERROR) .*", done.stdout, re.MULTILINE)), flush=True)
     return done.stdout.strip().splitlines()[-1]
 
 
