@@ -82,7 +82,7 @@ def test_experts_go_with_their_rows_of_the_router(ratio: float) -> None:
 
 
 @pytest.mark.skipif(
-    not torch._C._dispatch_has_kernel_for_dispatch_key("aten::_grouped_mm", "CPU"),
+    not torch._C._dispatch_has_computed_kernel_for_dispatch_key("aten::_grouped_mm", "CPU"),
     reason="this torch multiplies runs of rows on GPUs alone",
 )
 def test_runs_of_sorted_tokens() -> None:
