@@ -18,6 +18,8 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 RECIPES = sorted(file for file in (ROOT / "examples/recipes").glob("*.py") if file.stem != "digits")
 """They share the module ``digits``."""
 
+PARTS = 4
+
 
 def test_there_is_something_to_run() -> None:
     assert len([document for document in DOCUMENTS if blocks(document)]) >= 10
@@ -25,9 +27,10 @@ def test_there_is_something_to_run() -> None:
     assert len(EXAMPLES) >= 3
 
 
-def test_blocks_run_and_print_what_the_documents_say(tmp_path: Path, wheel: Path) -> None:
-    """In one process, because a process takes longer to start than most documents take."""
-    documents = [document for document in DOCUMENTS if blocks(document)]
+@pytest.mark.parametrize("part", range(PARTS))
+def test_blocks_run_and_print_what_the_documents_say(tmp_path: Path, wheel: Path, part: int) -> None:
+    """Many in one process, because a process takes longer to start than most documents take."""
+    documents = [document for document in DOCUMENTS if blocks(document)][part::PARTS]
     printed = run_documents(documents, tmp_path, wheel)
     assert "\n".join(filter(None, map(differences, documents, printed))) == ""
 

@@ -7,6 +7,7 @@ takes them away after it. So neither the values nor the tensors that are used ca
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def resident(model: nn.Module, inplace: bool = False) -> nn.Module:
     Raises:
         InputError: with ``inplace``, weights are offloaded.
     """
+    if "accelerate.hooks" not in sys.modules:
+        return model
     modules = named_modules(model)
     hooks = {path: vars(module)["_hf_hook"] for path, module in modules if "_hf_hook" in vars(module)}
     if inplace and any(part.offload for hook in hooks.values() for part in _parts(hook) if _moves_weights(part)):

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import Modules, named_modules
 
 _HOLDS_A_MODEL = {
     ("torch.nn.parallel", "DistributedDataParallel"),
@@ -84,7 +84,8 @@ def check_model(model: Any, name: str = "model") -> None:
             needed="a module whose __init__ called that of torch.nn.Module",
             do=f"call super().__init__() in {kind}.__init__, before anything else",
         )
-    for path, module in named_modules(model):
+    modules = named_modules(model)
+    for path, module in modules:
         lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
         if lazy is None and not wrapper:
             continue
@@ -114,15 +115,15 @@ def check_model(model: Any, name: str = "model") -> None:
                 needed="parameters that are whole in this process",
                 do="prune the model before fully_shard, then shard the slim one",
             )
-    _check_whole(model, name)
+    _check_whole(modules, name)
 
 
-def _check_whole(model: nn.Module, name: str) -> None:
+def _check_whole(modules: Modules, name: str) -> None:
     """Raise an InputError if a parameter is spread over processes (a DTensor, of tensor parallelism)."""
     sharded = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     if sharded is None:
         return
-    for path, module in named_modules(model):
+    for path, module in modules:
         for own, tensor in module._parameters.items():
             if isinstance(tensor, sharded):
                 raise InputError(

@@ -67,4 +67,4 @@ def test_known_names() -> None:
 
 def test_examples_in_the_documentation() -> None:
     found = doctest.testmod(checks)
-    assert found.attempted == 1 and not found.failed
+    assert found.attempted == 2 and not found.failed

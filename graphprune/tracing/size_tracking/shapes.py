@@ -165,8 +165,12 @@ def cell(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
-    with torch.backends.mkldnn.flags(enabled=False):
+    switch: Any = torch.backends.mkldnn
+    enabled, switch.enabled = switch.enabled, False
+    try:
         return func(*args, **kwargs)
+    finally:
+        switch.enabled = enabled
 
 
 def pad(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -222,7 +222,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> list[dict[str, Any]]:
-    return run_in_processes("tests.reconstruction.test_processes", folder)
+    return run_in_processes("tests.reconstruction.test_shared_repair", folder)
 
 
 @pytest.fixture(scope="module")
