@@ -324,8 +324,8 @@ def prune_model(
     """
     for name, flag in (("inplace", inplace), ("repair", repair), ("verify", verify)):
         check_flag(name, flag)
-    check_model(model)
-    model = resident(model, inplace)
+    if inplace:
+        resident(model, inplace, check_model(model))
     parse_memory(memory)
     calibration = options.get("calibration") if repair else None
     if calibration is not None:

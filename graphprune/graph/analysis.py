@@ -142,8 +142,7 @@ class Analysis:
 @gc_paused()
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
-    check_model(model)
-    model = resident(model)
+    model = resident(model, modules=check_model(model))
     if outputs is not None:
         check_callable("outputs", outputs, "a function that picks tensors from the model's result")
     if example_inputs is None:

@@ -22,7 +22,7 @@ from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
-from graphprune.pruning.plan import Plan
+from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
@@ -91,7 +91,7 @@ class Translation:
             plan: of the choice.
             alive: the classes that live.
         """
-        slim, shapes = plan.shapes_only(self.graph.model), self._shapes(alive)
+        slim, shapes = slim_on_meta(plan, self.graph.model), self._shapes(alive)
         if self._difference_in(replay_program, slim, shapes, alive) is None:
             return self._training_failure(slim)
         return self._difference_in(_recorded, slim, shapes, alive)

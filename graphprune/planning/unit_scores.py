@@ -18,7 +18,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
 from graphprune.utils.arrays import Scores
 from graphprune.utils.devices import with_float64
-from graphprune.utils.modules import Modules, tables
+from graphprune.utils.modules import Modules, Tables, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
@@ -50,7 +50,7 @@ class UnitScores:
             InputError: ``weights=`` lacks some, or the model has them already.
             PlanError: the criterion reads weights, and the model is on ``meta`` without ``weights=``.
         """
-        own = tables(self._own)
+        own = self._tables if self._own is self._graph.model else tables(self._own)
         tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         weights = self._weights
@@ -95,7 +95,12 @@ class UnitScores:
     @cached_property
     def _own(self) -> nn.Module:
         """The model with the weights that it has, where they can be summed in float64."""
-        return with_float64(self._graph.model)
+        return with_float64(self._graph.model, self._tables)
+
+    @cached_property
+    def _tables(self) -> Tables:
+        """The tensors of the model that was traced."""
+        return tables(self._graph.model)
 
     def of_group(self, number: int) -> Scores:
         """The scores of a group. [units]"""

@@ -97,9 +97,9 @@ class Plan(Printed):
         Raises:
             PlanError: the model does not have what the plan was made for. It is unchanged then.
         """
-        check_model(model)
+        modules = check_model(model)
         check_flag("inplace", inplace)
-        model = resident(model, inplace)
+        model = resident(model, inplace, modules)
         own = tables(model)
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
@@ -136,11 +136,9 @@ class Plan(Printed):
     def shapes_only(self, model: nn.Module) -> nn.Module:
         """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
         check_model(model)
-        slim = rewrite(model, self.kept, self._all_sizes(model), on_meta=True)
-        skip_blocks(slim, self.skipped)
-        return slim
+        return slim_on_meta(self, model)
 
-    def _all_sizes(self, model: nn.Module) -> dict[str, int]:
+    def all_sizes(self, model: nn.Module) -> dict[str, int]:
         """The integers that change in ``model``; what ``forward`` does not read, it need not have."""
         return {**self.sizes, **{path: size for path, size in self.unread.items() if has_size(model, path)}}
 
@@ -152,7 +150,7 @@ class Plan(Printed):
     def _checked_sizes(self, model: nn.Module, own: Tables) -> dict[str, int]:
         """The integers that change in ``model``, to which the plan can be applied; ``own``: its tensors."""
         check_fits(model, self.shapes, own)
-        sizes = self._all_sizes(model)
+        sizes = self.all_sizes(model)
         check_sizes(model, sizes)
         check_blocks(model, self.skipped)
         return sizes
@@ -260,6 +258,13 @@ class Plan(Printed):
             costs=found.costs,
             inputs=found.inputs,
         )
+
+
+def slim_on_meta(plan: Plan, model: nn.Module) -> nn.Module:
+    """See :meth:`Plan.shapes_only`; ``model`` is known to be one that the plan fits."""
+    slim = rewrite(model, plan.kept, plan.all_sizes(model), on_meta=True)
+    skip_blocks(slim, plan.skipped)
+    return slim
 
 
 def _choice_data(choice: Choice) -> ChoiceData:

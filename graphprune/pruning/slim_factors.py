@@ -13,7 +13,7 @@ from torch import fx
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.statistic_scales import factor_of
-from graphprune.pruning.plan import Plan
+from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.contexts import changing_globals
@@ -35,7 +35,7 @@ def slim_factors(graph: Analysis, plan: Plan) -> dict[fx.Node, float]:
 def _slim_run(graph: Analysis, plan: Plan) -> Replay:
     """What the slim model does: on shapes, or, if the model looks at values, with them."""
     if graph.trace.on_meta:
-        return replay_program(plan.shapes_only(graph.model), graph.examples, graph.trace.pick)
+        return replay_program(slim_on_meta(plan, graph.model), graph.examples, graph.trace.pick)
     return record(plan.apply(graph.model), graph.examples, graph.trace.pick, on_meta=False).replayed()
 
 

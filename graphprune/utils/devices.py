@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.modules import tables
+from graphprune.utils.modules import Tables, tables
 
 WITHOUT_FLOAT64 = frozenset({"mps"})
 """Types of devices without float64, in which sums over batches and parameters are kept."""
 
 
-def with_float64(model: nn.Module) -> nn.Module:
-    """The model, or a copy of it on the CPU if a tensor of it is on a device without float64."""
-    tensors = tables(model).everything()
+def with_float64(model: nn.Module, own: Tables | None = None) -> nn.Module:
+    """The model, or a copy of it on the CPU if a tensor of it is on a device without float64; ``own``: its tensors."""
+    tensors = (tables(model) if own is None else own).everything()
     if not any(t.device.type in WITHOUT_FLOAT64 for t in tensors.values()):
         return model
     return copy_module(model, {key: _copy(t) for key, t in tensors.items()})

@@ -21,7 +21,7 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import Modules, named_modules, tables
 
 
-def resident(model: nn.Module, inplace: bool = False) -> nn.Module:
+def resident(model: nn.Module, inplace: bool = False, modules: Modules | None = None) -> nn.Module:
     """A model without the hooks that move its weights: a copy that shares their values.
 
     Offloaded weights are those in CPU memory, or the files on disk mapped to memory, so none is loaded before it is
@@ -29,6 +29,7 @@ def resident(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Args:
         inplace: the model itself is to be changed, which is possible if no weights are offloaded.
+        modules: its modules by path; None: they are looked up.
 
     Returns:
         The model itself if Accelerate did not dispatch it, or has put other hooks beside those that move weights.
@@ -38,7 +39,7 @@ def resident(model: nn.Module, inplace: bool = False) -> nn.Module:
     """
     if "accelerate.hooks" not in sys.modules:
         return model
-    modules = named_modules(model)
+    modules = named_modules(model) if modules is None else modules
     hooks = {path: vars(module)["_hf_hook"] for path, module in modules if "_hf_hook" in vars(module)}
     if inplace and any(part.offload for hook in hooks.values() for part in _parts(hook) if _moves_weights(part)):
         raise InputError(

@@ -55,12 +55,15 @@ def check_same_tensors(
             )
 
 
-def check_model(model: Any, name: str = "model") -> None:
+def check_model(model: Any, name: str = "model") -> Modules:
     """Raise an InputError unless ``model`` is a module that is neither wrapped nor sharded, to the last submodule.
 
     Args:
         model: what a caller passed.
         name: the argument, for the message.
+
+    Returns:
+        Its modules by path.
     """
     if isinstance(model, type):
         raise InputError(
@@ -116,6 +119,7 @@ def check_model(model: Any, name: str = "model") -> None:
                 do="prune the model before fully_shard, then shard the slim one",
             )
     _check_whole(modules, name)
+    return modules
 
 
 def _check_whole(modules: Modules, name: str) -> None:
