@@ -17,7 +17,7 @@ from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.places import raised_at
-from graphprune.utils.checks import found_value, is_number, shown, with_article
+from graphprune.utils.checks import loss_number, with_article
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.tree import tensors_of
 
@@ -170,12 +170,4 @@ def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:
             needed="a function that is called with the dense model and with slim ones, and returns a loss",
             do="run evaluate(model) once by itself, and mend what it says",
         ) from error
-    number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
-    if not is_number(number):
-        raise InputError(
-            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
-            found=found_value(loss),
-            needed="a number, or a tensor with one entry",
-            do="return the loss from evaluate(model)",
-        )
-    return float(number)
+    return loss_number(loss)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
@@ -14,7 +14,7 @@ from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
-from graphprune.utils.checks import check_callable, check_type, found_value, is_number, shown
+from graphprune.utils.checks import check_callable, check_type, is_number, loss_number, shown
 from graphprune.utils.contexts import preserve_modes
 
 Evaluate = Callable[[nn.Module], float]
@@ -52,16 +52,7 @@ def measure_sensitivity(
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:
     with preserve_modes(model):
-        loss = evaluate(model)
-    number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
-    if not is_number(number):
-        raise InputError(
-            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
-            found=found_value(loss),
-            needed="a number, or a tensor with one entry",
-            do="return the loss from evaluate(model)",
-        )
-    return float(number)
+        return loss_number(evaluate(model))
 
 
 def _one(graph: Analysis, group: str, ratio: float, evaluate: Evaluate, options: PlanArguments) -> tuple[float, float]:

@@ -24,6 +24,23 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
+def loss_number(loss: object) -> float:
+    """The number that a user's ``evaluate`` returned.
+
+    Raises:
+        InputError: it is none.
+    """
+    number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
+    if not is_number(number):
+        raise InputError(
+            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
+            found=found_value(loss),
+            needed="a number, or a tensor with one entry",
+            do="return the loss from evaluate(model)",
+        )
+    return float(number)
+
+
 def shown(value: object) -> str:
     """A value as messages show it: tensors by their shape, and nothing that fills the screen."""
     if isinstance(value, Tensor | np.ndarray):
