@@ -112,14 +112,15 @@ def read_json(name: str) -> Any:
 
 
 def machine_of(name: str) -> list[str]:
-    """Where a summary was measured and with which versions, as far as that was noted."""
+    """Where a summary was measured and with which versions; of what was measured before that was noted, that it was."""
     noted = read_json(MACHINES).get(name) if (RESULTS / MACHINES).exists() else None
     if noted is not None:
         return [noted["machine"], f"torch {noted['torch']}", f"Python {noted['python']}"]
     data = read_json(name)
     models = data.get("models", []) if isinstance(data, dict) else []
     versions = {data.get("torch")} | {model.get("torch") for model in models} - {None}
-    return [f"torch {' and '.join(sorted(filter(None, versions)))}"] if any(versions) else []
+    torches = [f"torch {' and '.join(sorted(filter(None, versions)))}"] if any(versions) else []
+    return [*torches, "on an earlier tree"]
 
 
 def _machine() -> str:
