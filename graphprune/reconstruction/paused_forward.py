@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from queue import SimpleQueue
 
 import torch
 
 from graphprune.reconstruction.passes import StopForward
+
+START = 1.0
+"""Seconds that the system may take to begin a thread."""
 
 
 class PausedForward:
@@ -23,7 +28,8 @@ class PausedForward:
 
     def __init__(self, run: Callable[[PausedForward], None]) -> None:
         self._run = run
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+        self._go: SimpleQueue[None] = SimpleQueue()  # a Semaphore may lose a wake-up when a signal arrives amid it
+        self._back: SimpleQueue[None] = SimpleQueue()
         self._state = _thread_state()
         self._error: BaseException | None = None
         self._closing = False
@@ -42,8 +48,8 @@ class PausedForward:
             context = contextvars.copy_context()
             self._thread = threading.Thread(target=context.run, args=(self._body,), daemon=True)
             self._thread.start()
-        self._go.release()
-        self._back.acquire()
+        self._go.put(None)
+        self._back.get()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -51,8 +57,8 @@ class PausedForward:
 
     def wait(self) -> None:
         """Pause; called by the pass."""
-        self._back.release()
-        self._go.acquire()
+        self._back.put(None)
+        self._go.get()
         self.check()
 
     def check(self) -> None:
@@ -64,12 +70,12 @@ class PausedForward:
         """End the pass where it is."""
         self._closing = True
         if self._thread is not None:
-            self._go.release()
-            self._thread.join()
+            self._go.put(None)
+            _join(self._thread)
         self.ended = True
 
     def _body(self) -> None:
-        self._go.acquire()
+        self._go.get()
         try:
             with self._state():
                 self.check()
@@ -79,7 +85,16 @@ class PausedForward:
         except BaseException as error:  # it is raised again by the side that waits
             self._error = error
         self.ended = True
-        self._back.release()
+        self._back.put(None)
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for the end of a thread, whose start may have been interrupted before it began."""
+    end = time.monotonic() + START
+    while thread.ident is None and thread in threading.enumerate() and time.monotonic() < end:
+        time.sleep(0.001)
+    if thread.ident is not None:
+        thread.join()
 
 
 def _thread_state() -> Callable[[], AbstractContextManager[None]]:

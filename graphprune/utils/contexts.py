@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,10 +22,41 @@ _GLOBAL_STATE = threading.RLock()
 def changing_globals() -> Iterator[None]:
     """Let one thread at a time change what is global in torch and Python, and restore it.
 
-    Threads that restored in another order than they changed would leave the process changed for good.
+    Threads that restored in another order than they changed would leave the process changed for good. A signal that
+    arrives while a context of torch is entered or left would leave its gradients off, or a mode on the stack: these are
+    put back here too.
     """
     with _GLOBAL_STATE:
-        yield
+        before = _ThreadState.now()
+        try:
+            yield
+        except BaseException:
+            before.put_back()
+            raise
+
+
+@dataclass(frozen=True)
+class _ThreadState:
+    """Whether gradients are on in this thread, and how many modes see its operations and functions."""
+
+    gradients: bool
+    dispatch_modes: int
+    function_modes: int
+
+    @staticmethod
+    def now() -> _ThreadState:
+        return _ThreadState(
+            torch.is_grad_enabled(), torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+        )
+
+    def put_back(self) -> None:
+        """Make it so again; modes that were there stay."""
+        found = self.now()
+        for _ in range(found.dispatch_modes - self.dispatch_modes):
+            torch._C._pop_torch_dispatch_stack(None)
+        for _ in range(found.function_modes - self.function_modes):
+            torch._C._pop_torch_function_stack()
+        torch.set_grad_enabled(self.gradients)
 
 
 @contextmanager

@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
+from graphprune.utils.contexts import changing_globals
 
 ROUNDS = 6
 
@@ -104,3 +107,26 @@ def test_threads_prune_while_another_infers() -> None:
 
     in_threads([prune(16), prune(24), infer])
     assert [a == b for a, b in zip(global_state(), before, strict=True)] == [True] * len(before)
+
+
+class Unseeing(TorchDispatchMode):
+    """A mode that is put on the stack and left there."""
+
+
+def test_what_an_interruption_leaves_of_torch_is_put_back() -> None:
+    """As if a signal had arrived while a context of torch was entered."""
+
+    def interrupted() -> None:
+        with changing_globals():
+            Unseeing().__enter__()
+            torch.device("meta").__enter__()
+            torch.set_grad_enabled(True)
+            raise KeyboardInterrupt
+
+    with torch.no_grad():
+        modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        assert (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()) == modes
+        assert not torch.is_grad_enabled()
+    assert torch.ones(1).device.type == "cpu"
