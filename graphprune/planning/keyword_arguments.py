@@ -55,8 +55,10 @@ class PlanArguments(TypedDict, total=False):
     depth: float | None
     """Fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes
     through them, by calibration if given; they count towards budgets."""
-    importance: str | Importance
-    """Criterion that scores units, by name, or a callable (group, context) -> scores [units]."""
+    importance: str | Importance | None
+    """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
+    repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's;
+    None: 'auto' with calibration, else 'l2'."""
     calibration: Iterable[Any] | None
     """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that
     read data; prune_model repairs with them too, and goes through them several times: pass a list or a DataLoader,
@@ -65,7 +67,8 @@ class PlanArguments(TypedDict, total=False):
     """Where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors
     by name; criteria read them from there, tensor by tensor."""
     loss_fn: Callable[[Any, Any], Tensor] | None
-    """(output, target) -> loss, for criteria that need gradients."""
+    """(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or one
+    with answers that are drawn from its outputs."""
     reduce: str
     """How scores of coupled parameters become one."""
     normalize: str | None
@@ -94,7 +97,7 @@ class PlanArguments(TypedDict, total=False):
     protect_ends: bool
     """First and last layers lose half of what they would."""
     seed: int
-    """Seed of importance='random'."""
+    """Seed of importance='random', and of answers drawn where there is no loss."""
 
 
 def takes_options(function: F) -> F:

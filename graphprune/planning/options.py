@@ -39,6 +39,8 @@ from graphprune.utils.checks import (
 )
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
+AUTO = "auto"
+"""The importance that stands for the best of several criteria."""
 UNDER_BUDGETS = 0.9
 """By default, budgets take at most this fraction of a group."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,11 +119,13 @@ class PruningOptions:
         "through them, by calibration if given; they count towards budgets",
         kind="fraction",
     )
-    importance: str | Importance = option(
-        "l2",
-        "criterion that scores units, by name, or a callable (group, context) -> scores [units]",
+    importance: str | Importance | None = option(
+        None,
+        "criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by "
+        "several, repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the "
+        "dense model's; None: 'auto' with calibration, else 'l2'",
         kind="name",
-        choices=lambda: CRITERIA,
+        choices=lambda: (AUTO, *CRITERIA),
     )
     calibration: Iterable[Any] | None = option(
         None,
@@ -135,7 +139,9 @@ class PruningOptions:
         "by name; criteria read them from there, tensor by tensor",
     )
     loss_fn: Callable[[Any, Any], Tensor] | None = option(
-        None, "(output, target) -> loss, for criteria that need gradients"
+        None,
+        "(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or "
+        "one with answers that are drawn from its outputs",
     )
     reduce: str = option("sum", "how scores of coupled parameters become one", kind="name", choices=lambda: REDUCTIONS)
     normalize: str | None = option(
@@ -187,7 +193,7 @@ class PruningOptions:
         None, "largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets", kind="fraction"
     )
     protect_ends: bool = option(False, "first and last layers lose half of what they would", kind="flag")
-    seed: int = option(0, "seed of importance='random'", kind="count")
+    seed: int = option(0, "seed of importance='random', and of answers drawn where there is no loss", kind="count")
 
     def __post_init__(self) -> None:
         for name in ("ratio", *ROLE_OPTIONS, "depth"):
@@ -319,13 +325,29 @@ class PruningOptions:
         return self.multiple is None and "latency" in self.budget_specs
 
     @property
+    def criterion(self) -> str | Importance:
+        """The criterion of a single plan: ``"l2"`` where it is left open.
+
+        Raises:
+            InputError: several are to be compared.
+        """
+        if self.importance == AUTO:
+            raise InputError(
+                f"importance: {AUTO!r} compares repaired models, which only a plan of a whole model can do",
+                found=f"importance={AUTO!r}",
+                needed=f"one of {', '.join(CRITERIA)}",
+                do="name a criterion, such as importance='wanda'",
+            )
+        return "l2" if self.importance is None else self.importance
+
+    @property
     def allocation_name(self) -> str | None:
         """The allocation by name."""
         return "sensitivity" if isinstance(self.allocation, Sensitivity) else self.allocation
 
     def described(self) -> dict[str, Any]:
         """What is asked, as JSON data, for the plan's own record."""
-        name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
+        name = self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
         given = {"ratio": self.ratio, "importance": name, "allocation": self.allocation_name, "seed": self.seed}
         given |= (
             self.budget_specs | self.role_ratios | {"depth": self.depth, "layers": self.layers, "serve": self.serve}
