@@ -125,7 +125,7 @@ class _LatencySearch:
         self.setup, self.watch, self.budget, self.dense, self.table = setup, watch, budget, dense, table
         graph = setup.graph
         self.model = LatencyModel(graph.labelling, graph.units, graph.nodes_without(setup.skipped), table)
-        everything = np.ones(len(graph.solution.reason), bool)
+        everything = np.ones(graph.solution.count, bool)
         self.scale = dense / self.model.seconds(everything)
         self.seen = [(dense, dense)]
         self.best: tuple[float, Plan] | None = None
