@@ -18,7 +18,7 @@ from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
-from graphprune.planning.planner import make_plan, plan_once
+from graphprune.planning.planner import plan_once
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
@@ -56,11 +56,6 @@ class Stopwatch:
     def _run(self, model: Callable[..., Any]) -> None:
         for call in self.calls:
             call.run(model)
-
-
-def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
-    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of."""
-    return plan_for_latency(graph, options) if options.latency is not None else make_plan(graph, options)
 
 
 def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:

@@ -101,13 +101,13 @@ class Candidate:
 
 def _candidate(problem: Problem, priority: Sequence[Scores]) -> Candidate | None:
     order = problem.state.order(priority)
-    count = _first_that_fits(problem, order, 0)
+    count = first_that_fits(problem, order, 0)
     if count is None:
         return None
     return Candidate(order, count, problem.state.lost(problem.state.after(order, count)))
 
 
-def _first_that_fits(problem: Problem, order: Numbers, start: int) -> int | None:
+def first_that_fits(problem: Problem, order: Numbers, start: int) -> int | None:
     """The first place in an order, from ``start`` on, at which every budget is met; None: there is none."""
     low, high = start - 1, len(order)
     if not problem.fits(problem.state.after(order, high)):
@@ -134,7 +134,7 @@ def _used_up(problem: Problem, order: Numbers, count: int) -> Ids:
         long = order[count - 1]
         rest = order[count - 1 :]
         order = np.concatenate([order[: count - 1], rest[rest != long]])
-        found = _first_that_fits(problem, order, count - 1)
+        found = first_that_fits(problem, order, count - 1)
         if found is None:
             break
         count = found
