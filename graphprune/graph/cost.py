@@ -142,8 +142,8 @@ class CostModel:
     @cached_property
     def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
-        axes = self._units.axes
-        return {axis.parameter_axis: self.dimensions.line(self._units.labels_of(axis)) for axis in axes}
+        axes = enumerate(self._units.labelling.labels.axes)
+        return {axis.parameter_axis: self.dimensions.axis(i) for i, axis in axes if axis.name is not None}
 
     @property
     def kinds(self) -> tuple[str, ...]:

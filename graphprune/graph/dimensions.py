@@ -108,7 +108,7 @@ class Dimensions:
     sizes: SizeModel
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
-    _of_labels: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _of_labels: dict[int, int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -147,18 +147,27 @@ class Dimensions:
 
     def _labelled_line(self, ids: Ids) -> int:
         """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
-        known = self._of_labels.get((id(ids),))
+        known = self._of_labels.get(id(ids))
         if known is None:
-            known = self._of_labels[(id(ids),)] = self.line(self.sizes.solution.of[ids.ravel()])
+            axis = self.sizes.labelling.labels.axis_of_all(ids)
+            found = self.line(self.sizes.solution.of[ids.ravel()]) if axis is None else self.axis(axis)
+            known = self._of_labels[id(ids)] = found
         return known
+
+    def axis(self, number: int) -> int:
+        """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
+        size = self.sizes.labelling.labels.axes[number].size
+        return self._pieces(self.sizes.solution.items.of_axis(number), size)
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""
         pieces = self._whole_items(classes)
-        if pieces is None:
-            return self._joint(classes[None])
+        return self._joint(classes[None]) if pieces is None else self._pieces(pieces, len(classes))
+
+    def _pieces(self, pieces: Ids, size: int) -> int:
+        """The number of a dimension that consists of these items."""
         known = len(self._constants)
-        number = self._add(pieces.tobytes(), len(classes))
+        number = self._add(pieces.tobytes(), size)
         if number == known:
             self._lines.append(_Pieces(number, pieces))
             self._flat = None

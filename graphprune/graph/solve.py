@@ -102,6 +102,18 @@ class Items:
             return np.arange(self.first[items[0]], self.first[items[0]] + self.size[items[0]])
         return ranges(self.first[items], self.size[items])
 
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Where the runs of each axis begin, and the last ones end. [axes + 1]"""
+        count = int(self.axis[-1]) + 1
+        found: list[int] = self.axis.searchsorted(np.arange(count + 1)).tolist()
+        return found
+
+    def of_axis(self, number: int) -> Ids:
+        """The items that the labels of an axis consist of, in their order."""
+        found: Ids = self.of[self._bounds[number] : self._bounds[number + 1]]
+        return found
+
     def item_of(self, classes: Ids) -> Ids:
         """The items of classes."""
         if not classes.size:
