@@ -14,12 +14,12 @@ from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.calibration.own_answers import floating_outputs
 from graphprune.utils.contexts import evaluating_eagerly
 
-Outputs = list[list[Tensor]]
+OutputTensors = list[list[Tensor]]
 """By batch and place in the output, tensors of floating-point numbers."""
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, batches: Iterable[Any]) -> Outputs:
+def outputs_of(model: nn.Module, batches: Iterable[Any]) -> OutputTensors:
     """The outputs of a model in evaluation mode, for batches of inputs.
 
     Raises:
@@ -33,7 +33,7 @@ def outputs_of(model: nn.Module, batches: Iterable[Any]) -> Outputs:
     return found
 
 
-def relative_error(found: Outputs, wanted: Outputs, communicator: Communicator = ALONE) -> float:
+def relative_error(found: OutputTensors, wanted: OutputTensors, communicator: Communicator = ALONE) -> float:
     """The squared error of outputs, as a fraction of the variance that the wanted ones have.
 
     Both are summed over all batches in float64, for each tensor of an output by itself; where there are several, their

@@ -1,9 +1,9 @@
-"""``importance="auto"``: plan by several criteria, repair each slim model, and keep the one whose outputs are nearest."""
+"""``importance="auto"``: plan by several criteria, repair each slim model, keep the one with the nearest outputs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,12 +11,12 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batches import communicator_of
-from graphprune.calibration.output_error import Outputs, outputs_of, relative_error
+from graphprune.calibration.output_error import OutputTensors, outputs_of, relative_error
 from graphprune.choosing.held_back import HeldBack
 from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError, PlanError
+from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.analysis import Analysis
 from graphprune.importance.context import NEEDS_DATA
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import AUTO, PruningOptions
 from graphprune.pruning.plan import TRIED, Plan
 from graphprune.reconstruction.pipeline import repair
@@ -30,29 +30,26 @@ Without labels, ``taylor`` and ``fisher`` read gradients of answers that are dra
 
 
 def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -> Plan:
-    """The plan that the options ask for; by the best of several criteria, if they leave the criterion open.
+    """The plan that the options ask for; by the best of several criteria with ``importance="auto"``.
 
     Args:
         graph: the traced model.
-        options: what is asked. With calibration batches and no criterion by name, several are tried, unless the model
-            is on the meta device and its weights are elsewhere.
+        options: what is asked.
         repaired: is the slim model to be repaired? If not, it is judged as it is cut.
 
     Raises:
-        InputError, PlanError: as for :func:`graphprune.planning.latency_search.choose_plan`; or ``"auto"`` is asked for
+        InputError, PlanError: as for :func:`graphprune.evolution.choosing.choose_plan`; or ``"auto"`` is asked for
             without calibration batches, or for a model on the meta device.
     """
-    on_meta = any(p.is_meta for p in graph.model.parameters())
-    if options.importance == AUTO:
-        _check_possible(options, on_meta)
-    elif options.importance is not None or options.calibration is None or on_meta:
+    if options.importance != AUTO:
         return choose_plan(graph, options)
-    assert options.calibration is not None
-    held = HeldBack.of(options.calibration, options.loss_fn is not None)
+    calibration = _calibration(graph, options)
+    held = HeldBack.of(calibration, options.loss_fn is not None)
     return _Trials(graph, replace(options, calibration=held.everything), held, repaired).best()
 
 
-def _check_possible(options: PruningOptions, on_meta: bool) -> None:
+def _calibration(graph: Analysis, options: PruningOptions) -> Iterable[Any]:
+    """The batches on which criteria are compared."""
     if options.calibration is None:
         raise InputError(
             f"importance: {AUTO!r} compares slim models on data",
@@ -60,13 +57,14 @@ def _check_possible(options: PruningOptions, on_meta: bool) -> None:
             needed="calibration batches",
             do=f"{NEEDS_DATA}; or name a criterion, such as importance='l2'",
         )
-    if on_meta:
+    if any(parameter.is_meta for parameter in graph.model.parameters()):
         raise PlanError(
             f"importance: {AUTO!r} runs slim models, but the model is on the meta device",
             found="parameters on meta",
             needed="a model with weights",
             do="load the weights first, or name a criterion, such as importance='wanda'",
         )
+    return options.calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +132,7 @@ class _Trials:
                 self.failures[name] = error.what
         return found
 
-    def _error(self, plan: Plan, wanted: Outputs) -> float:
+    def _error(self, plan: Plan, wanted: OutputTensors) -> float:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
             repair(slim, self.graph.model, plan, self.held.repairing)

@@ -76,7 +76,7 @@ class Plan(Printed):
         unread: the new values of integer attributes that ``forward`` does not read, but other methods may.
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
-        requested: how the plan was made: ratio, budgets, importance, seed, as JSON data; with ``importance="auto"`` also
+        requested: how the plan was made: ratio, budgets, importance, seed, as JSON data; with ``"auto"`` also
             ``tried``: by criterion the relative error of the outputs, or why there is none.
         costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
