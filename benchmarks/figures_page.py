@@ -125,6 +125,18 @@ def repair() -> str:
     )
 
 
+def searched() -> str:
+    data = read_json("searched.json")
+    rows = ([NETWORKS[one["network"]], one["share"], *_searched_cells(one)] for one in data["networks"])
+    columns = ("network", "MACs", "global", "uniform", "isomorphic", "searched", "candidates", "time limit", "draws")
+    return markdown(columns, ([*found, data["draws"]] for found in rows)) + source("searched")
+
+
+def _searched_cells(one: Mapping[str, Any]) -> list[str]:
+    middle = [f"{value:.4f}" for value in one["medians"].values()]
+    return [*middle, f"{one['candidates']:.0f}", f"{one['time_limit']:.0f} s"]
+
+
 def _repaired(label: str, task: Mapping[str, Any]) -> Iterator[list[object]]:
     runs, metric = task["runs"], task["metric"]
     for method in runs[0]:
@@ -244,7 +256,20 @@ def resume() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (sweep, compare, repair, accuracy, fifty, speed, memory, budgets, latency, repair_cost, resume)
+    for made in (
+        sweep,
+        compare,
+        repair,
+        accuracy,
+        searched,
+        fifty,
+        speed,
+        memory,
+        budgets,
+        latency,
+        repair_cost,
+        resume,
+    )
 }
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from graphprune.cli.option_groups import OptionGroup, keyword, usage_error
-from graphprune.cli.option_values import read_budget, read_fraction, read_whole_number
+from graphprune.cli.option_values import read_budget, read_fraction, read_number, read_whole_number
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
@@ -230,6 +230,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "fraction": (read_fraction, "FRACTION"),
     "amount": (read_budget, "AMOUNT"),
     "count": (read_whole_number, "N"),
+    "seconds": (read_number, "SECONDS"),
     "name": (str, "NAME"),
 }
 """How a field of each kind is read, and what stands for its value in the help."""

@@ -74,6 +74,11 @@ class PlanArguments(TypedDict, total=False):
     allocation: str | Sensitivity | None
     """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
     for a budget."""
+    candidates: int
+    """With allocation='searched', how many allocations are tried at most."""
+    time_limit: float | None
+    """With allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed;
+    None: only candidates= ends it."""
     layers: str | None
     """How many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it
     from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
@@ -94,7 +99,7 @@ class PlanArguments(TypedDict, total=False):
     protect_ends: bool
     """First and last layers lose half of what they would."""
     seed: int
-    """Seed of importance='random'."""
+    """Seed of importance='random' and of allocation='searched'."""
 
 
 def takes_options(function: F) -> F:

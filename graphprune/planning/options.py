@@ -19,7 +19,7 @@ from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.roles import ROLES
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
 from graphprune.importance.criteria import CRITERIA, Importance
-from graphprune.planning.allocations import ALLOCATIONS
+from graphprune.planning.allocations import ALLOCATIONS, SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
@@ -56,8 +56,8 @@ def option(
     Args:
         default: its default; a dict stands for an empty mapping.
         help: what it means, in a sentence.
-        kind: how the command line reads it: ``"fraction"``, ``"amount"``, ``"count"``, ``"flag"``, ``"name"``; empty:
-            it cannot be given there.
+        kind: how the command line reads it: ``"fraction"``, ``"amount"``, ``"count"``, ``"seconds"``, ``"flag"``,
+            ``"name"``; empty: it cannot be given there.
         choices: the names that it takes, if these are all.
     """
     metadata = {"help": help, "kind": kind, "choices": choices}
@@ -152,6 +152,13 @@ class PruningOptions:
         kind="name",
         choices=lambda: ALLOCATIONS,
     )
+    candidates: int = option(200, "with allocation='searched', how many allocations are tried at most", kind="count")
+    time_limit: float | None = option(
+        None,
+        "with allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed; "
+        "None: only candidates= ends it",
+        kind="seconds",
+    )
     layers: str | None = option(
         None,
         "how many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it "
@@ -187,7 +194,7 @@ class PruningOptions:
         None, "largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets", kind="fraction"
     )
     protect_ends: bool = option(False, "first and last layers lose half of what they would", kind="flag")
-    seed: int = option(0, "seed of importance='random'", kind="count")
+    seed: int = option(0, "seed of importance='random' and of allocation='searched'", kind="count")
 
     def __post_init__(self) -> None:
         for name in ("ratio", *ROLE_OPTIONS, "depth"):
@@ -211,6 +218,14 @@ class PruningOptions:
                 check_callable(name, getattr(self, name))
         check_flag("protect_ends", self.protect_ends)
         check_count("tensor_parallel", self.tensor_parallel, 1, "a whole number of devices")
+        check_count("candidates", self.candidates, 1, "a whole number of candidates")
+        if self.time_limit is not None and not (is_number(self.time_limit) and self.time_limit > 0):
+            raise InputError(
+                f"time_limit: must be a number of seconds above 0, but is {self.time_limit!r}",
+                found=found_value(self.time_limit),
+                needed="a number of seconds above 0, or None",
+                do="pass time_limit=60, or leave it out",
+            )
         if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
             raise InputError(
                 f"seed: must be a whole number, but is {self.seed!r}",
@@ -263,6 +278,7 @@ class PruningOptions:
                 needed="one of them",
                 do="pass ratio=0.5 to remove half of the channels, or macs=0.5 to halve the multiply-adds",
             )
+        self._check_search()
         if self.allocation not in (None, "uniform") and not self.searched:
             raise InputError(
                 f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
@@ -271,6 +287,24 @@ class PruningOptions:
                 needed="a ratio for all groups, or a budget",
                 do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
             )
+
+    def _check_search(self) -> None:
+        """Raise an InputError if a field belongs to a search that is not asked for, or excludes it."""
+        if self.allocation == SEARCHED and self.latency is not None:
+            raise InputError(
+                "allocation: 'searched' counts what candidates cost, and latency= is measured",
+                found=f"allocation='searched' and latency={self.latency!r}",
+                needed="budgets that are counted",
+                do="pass macs=, params= or bytes= in place of latency=, or leave out allocation=",
+            )
+        for name in () if self.allocation == SEARCHED else ("candidates", "time_limit"):
+            if getattr(self, name) != getattr(PruningOptions, name):
+                raise InputError(
+                    f"{name}: given without allocation='searched', which it limits",
+                    found=f"{name}={getattr(self, name)!r} and allocation={self.allocation_name!r}",
+                    needed="allocation='searched' with it",
+                    do=f"pass allocation='searched' too, or leave out {name}=",
+                )
 
     @staticmethod
     def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:

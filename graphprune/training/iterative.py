@@ -18,8 +18,8 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, apply_and_repair, trace
 from graphprune.errors import InputError, LoadError
+from graphprune.evolution.choosing import choose_plan
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.distributed import check_accelerator, from_first_process
