@@ -40,7 +40,7 @@ NETWORKS = (
     "lines-ppocr",
 )
 """The cheap ones first."""
-CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "random")
+CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "random", "auto")
 OF_A_LOSS = ("taylor", "fisher")
 SAMPLES = 128
 DENSE, BASE = "dense", "l2"
