@@ -37,7 +37,8 @@ def relative_error(found: OutputTensors, wanted: OutputTensors, communicator: Co
     """The squared error of outputs, as a fraction of the variance that the wanted ones have.
 
     Both are summed over all batches in float64, for each tensor of an output by itself; where there are several, their
-    mean counts. An error that is no number is infinite.
+    mean counts. Tensors of other shapes than what was wanted (a cache of keys and values) do not count. The error is
+    infinite if it is no number, or if there is nothing to compare.
 
     Args:
         found: outputs of one model.
@@ -49,14 +50,16 @@ def relative_error(found: OutputTensors, wanted: OutputTensors, communicator: Co
         for share in shares:
             for place, values in enumerate(share):
                 sums[place] = [a + b for a, b in zip(sums.get(place, [0.0] * 4), values, strict=True)]
-    errors = [error / max(square - total**2 / max(count, 1.0), 1e-30) for error, square, total, count in sums.values()]
-    mean = sum(errors) / max(len(errors), 1)
+    errors = [error / max(square - total**2 / count, 1e-30) for error, square, total, count in sums.values() if count]
+    mean = sum(errors) / len(errors) if errors else math.inf
     return mean if math.isfinite(mean) else math.inf
 
 
 def _sums(found: list[Tensor], wanted: list[Tensor]) -> list[tuple[float, float, float, float]]:
     """For each tensor: its squared error, and of what was wanted the squares, the values, and how many there are."""
-    return [_sums_of_one(a.double(), b.double()) for a, b in zip(found, wanted, strict=True)]
+    nothing = 0.0, 0.0, 0.0, 0.0
+    pairs = zip(found, wanted, strict=True)
+    return [_sums_of_one(a.double(), b.double()) if a.shape == b.shape else nothing for a, b in pairs]
 
 
 def _sums_of_one(found: Tensor, wanted: Tensor) -> tuple[float, float, float, float]:
