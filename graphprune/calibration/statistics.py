@@ -143,6 +143,7 @@ class Statistics:
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
+        _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate), 0
         with self._pass(), torch.enable_grad():
             for parameter in learned.values():
@@ -167,7 +168,18 @@ class Statistics:
                 needed="a loss that is a number for every sample by itself",
                 do="leave out samples without anything to predict, or pass a loss_fn= that is 0 then",
             )
-        loss.backward()
+        try:
+            loss.backward()
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise InputError(
+                f"loss_fn: gradients of the loss of batch {number} cannot be computed: {error}",
+                where=f"batch {number} of calibration",
+                found=f"{describe(loss)}, whose backward() raised {type(error).__name__}",
+                needed="a loss that every batch computes anew from the model's parameters",
+                do="let forward compute what it keeps between calls anew, or plan with an importance without gradients",
+            ) from error
 
     def _evaluate(self, number: int, call: Any) -> tuple[Any, Tensor]:
         """The output and the loss of a batch, given as (positional arguments, keyword arguments, target)."""
@@ -205,6 +217,19 @@ class Statistics:
         return call_model(self.model, number, args, kwargs, advice)
 
 
+def _check_learnable(learned: Mapping[str, Tensor]) -> None:
+    """Raise an InputError if parameters can have no gradients, as those that were made in inference mode."""
+    fixed = [name for name, parameter in learned.items() if parameter.is_inference()]
+    if fixed:
+        raise InputError(
+            f"model: {fixed[0]} was made in torch.inference_mode() and can have no gradient",
+            where=fixed[0],
+            found=f"{len(fixed)} inference tensors among {len(learned)} parameters",
+            needed="ordinary parameters, since this importance reads gradients",
+            do="make the model outside inference mode, or prune copy.deepcopy(model) made outside of it",
+        )
+
+
 def _no_loss(number: int, found: str) -> InputError:
     return InputError(
         f"loss_fn: must give {_LOSS}, but gave {found}",
@@ -215,8 +240,19 @@ def _no_loss(number: int, found: str) -> InputError:
     )
 
 
-def own_loss(output: Any) -> Tensor:
+_LABELED_BATCHES = (
+    "pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model computes its own "
+    "loss"
+)
+
+
+def own_loss(output: Any, reader: str = "this importance", do: str = _LABELED_BATCHES) -> Tensor:
     """The loss in a model's own output: the key or attribute ``loss``.
+
+    Args:
+        output: what the model returned.
+        reader: what needs the loss, for the message.
+        do: what to do where there is none.
 
     Raises:
         InputError: the output has none.
@@ -224,13 +260,10 @@ def own_loss(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(
-            f"loss_fn: this importance needs a loss, and the model's output ({with_article(type(output).__name__)}) "
-            "has none",
+            f"loss_fn: {reader} needs a loss, and the model's output ({with_article(type(output).__name__)}) has none",
             found=f"{with_article(type(output).__name__)} without loss, and no loss_fn",
             needed="loss_fn(output, target), or outputs with a loss as Transformers computes it",
-            do="pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model "
-            "computes its "
-            "own loss",
+            do=do,
         )
     found: Tensor = loss
     return found

@@ -58,7 +58,7 @@ class Match:
         factor = self.consumer.factor if self.summed else None
         if factor is None:
             blocks, _, outputs = self.consumer.first.places().shape
-            factor = torch.ones(blocks, outputs)
+            factor = torch.ones(blocks, outputs, device="cpu")
         factor = factor.double()
         counts = factor.abs() > SMALL * factor.abs().max()
         return factor, torch.where(counts, 1 / factor, 0.0)
@@ -140,8 +140,8 @@ class Matcher:
         wanted = dense_places(whole, dense, kept)[consumer.first.places()]
         places = other.first.places()
         blocks, _, outputs = places.shape
-        row = torch.full((dense.span,), -1)
-        row[places] = torch.arange(blocks * outputs).view(blocks, 1, outputs).expand(places.shape)
+        row = torch.full((dense.span,), -1, device="cpu")
+        row[places] = torch.arange(blocks * outputs, device="cpu").view(blocks, 1, outputs).expand(places.shape)
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
 
