@@ -8,7 +8,7 @@ DEV_READY := .venv/.dev
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test lint bench sweep fuzz matrix dist clean
+.PHONY: help demo docs test lint bench real sweep fuzz matrix dist clean
 
 help: ## list what one can do
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.recipes
 	$(PYTHON) -m benchmarks.opinfo
 	$(PYTHON) -m benchmarks.figures_page
+
+real: $(DEV_READY) ## download the packages of networks that were really trained into build/real (200 MB), for benchmarks
+	$(PYTHON) -m benchmarks.tasks.packages
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)
 	$(PYTHON) -m benchmarks.sweep $(SWEEP)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import hashlib
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,16 @@ def write_json(name: str, data: Any) -> Path:
 def read_json(name: str) -> Any:
     """A summary below ``benchmarks/results``."""
     return json.loads((RESULTS / name).read_text())
+
+
+@cache
+def tree() -> str:
+    """Which state of the library is measured: the first digits of a hash of its source files."""
+    made = hashlib.sha256()
+    folder = Path(__file__).parents[1] / "graphprune"
+    for path in sorted(folder.rglob("*.py")):
+        made.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return made.hexdigest()[:8]
 
 
 def machine_of(name: str) -> list[str]:

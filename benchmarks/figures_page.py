@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.accuracy import cells, failures, medians
 from benchmarks.common import machine_of, read_json
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,11 @@ NETWORKS = {
     "text-gpt-2kv": "byte-level GPT, bits per byte",
     "text-gpt": "byte-level GPT, bits per byte",
     "sentences-minilm": "MiniLM, agreement of similarities",
+    "phonemes-g2p": "g2p (GRU), words right",
+    "voice-silero": "Silero VAD (LSTM), same decisions",
+    "files-magika": "Magika, types right",
+    "pitch-crepe-tiny": "CREPE tiny, same pitch",
+    "lines-ppocr": "PP-OCR recognizer, characters right",
 }
 LIBRARIES = ("graphprune", "Torch-Pruning", "torch-kirigami")
 SCREENING = 1000
@@ -119,6 +125,18 @@ def repair() -> str:
     )
 
 
+def searched() -> str:
+    data = read_json("searched.json")
+    rows = ([NETWORKS[one["network"]], one["share"], *_searched_cells(one)] for one in data["networks"])
+    columns = ("network", "MACs", "global", "uniform", "isomorphic", "searched", "candidates", "time limit", "draws")
+    return markdown(columns, ([*found, data["draws"]] for found in rows)) + source("searched")
+
+
+def _searched_cells(one: Mapping[str, Any]) -> list[str]:
+    middle = [f"{value:.4f}" for value in one["medians"].values()]
+    return [*middle, f"{one['candidates']:.0f}", f"{one['time_limit']:.0f} s"]
+
+
 def _repaired(label: str, task: Mapping[str, Any]) -> Iterator[list[object]]:
     runs, metric = task["runs"], task["metric"]
     for method in runs[0]:
@@ -132,6 +150,20 @@ def _closed(run: Mapping[str, Any], method: str, metric: str) -> float:
     """The part of the gap between plain pruning and the dense network that a method closes."""
     dense, plain, found = (run[name][metric] for name in ("dense", "plain L2", method))
     return (found - plain) / (dense - plain) + 0.0  # no negative zero
+
+
+def accuracy() -> str:
+    networks = read_json("accuracy.json")["networks"]
+    rows = (row for name, found in networks.items() for row in _criteria(f"{NETWORKS[name]}, {found['share']}", found))
+    columns = ("network, MACs", "criterion", "plain", "repaired", "of L2's gap closed", "least of the draws", "draws")
+    return markdown(columns, rows, left=2) + source("accuracy")
+
+
+def _criteria(label: str, found: Mapping[str, Any]) -> Iterator[list[object]]:
+    for name, middle in medians(found["runs"]).items():
+        yield [label if name == "dense" else "", name, *cells(middle)]
+    for name in failures(found["runs"]):
+        yield ["", name, "failed", "", "", "", ""]
 
 
 def fifty() -> str:
@@ -224,7 +256,20 @@ def resume() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
-    for made in (sweep, compare, repair, fifty, speed, memory, budgets, latency, repair_cost, resume)
+    for made in (
+        sweep,
+        compare,
+        repair,
+        accuracy,
+        searched,
+        fifty,
+        speed,
+        memory,
+        budgets,
+        latency,
+        repair_cost,
+        resume,
+    )
 }
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ class Notes:
                 return found
         return self._write({**key, **run()})
 
+    @property
+    def found(self) -> list[dict[str, Any]]:
+        """All notes, the first one first."""
+        return list(self._found)
+
     def _write(self, found: dict[str, Any]) -> dict[str, Any]:
         self._found.append(found)
         if self.path is not None:

@@ -18,8 +18,8 @@ _PLACES = {
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
         "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning ExportError GraphpruneError InputError "
-        "LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError RuleError SaveError SpecError "
-        "TraceError UnreachedWarning UnsharedBatchesWarning VerificationError"
+        "LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError RuleError SaveError "
+        "SearchInterruptedWarning SpecError TraceError UnreachedWarning UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

@@ -24,6 +24,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
 from graphprune.calibration.batches import Batches, InputsOnly
+from graphprune.choosing.automatic import best_plan
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
@@ -37,7 +38,6 @@ from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
@@ -176,9 +176,20 @@ class ChannelGraph(Printed, Analysis):
             UnreachedWarning: no example runs what uses some parameters, and channels that they may belong to are
                 removed.
         """
-        asked = PruningOptions.of(ratio, options)
-        with nullcontext() if _MEASURES & options.keys() else gc_paused():
-            plan = choose_plan(self, asked)
+        return self.plan_of(PruningOptions.of(ratio, options))
+
+    def plan_of(self, asked: PruningOptions, repaired: bool = True) -> Plan:
+        """The plan for options.
+
+        Args:
+            asked: what is asked.
+            repaired: with ``importance="auto"``, are slim models repaired before they are compared?
+
+        Raises:
+            InputError, PlanError: as for :meth:`plan`.
+        """
+        with nullcontext() if asked.calibration is not None or asked.latency is not None else gc_paused():
+            plan = best_plan(self, asked, repaired)
         warn_of_empty_requests(self, asked, plan)
         warn_of_unreached(self, plan)
         return plan
@@ -331,7 +342,7 @@ def prune_model(
     if calibration is not None:
         Batches(calibration)
     with nullcontext() if _MEASURES & options.keys() else gc_paused():
-        plan = _planned(model, ratio, example_inputs, outputs, verify, options)
+        plan = _planned(model, ratio, example_inputs, outputs, verify, repair, options)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"), memory)
@@ -344,11 +355,12 @@ def _planned(
     example_inputs: Any,
     outputs: Outputs | None,
     verify: bool,
+    repair: bool,
     options: PlanArguments,
 ) -> Plan:
     """The plan alone: the graph is let go of before the garbage collector looks at it."""
     graph = trace(model, example_inputs, outputs=outputs)
-    plan = graph.plan(ratio, **options)
+    plan = graph.plan_of(PruningOptions.of(ratio, options), repair)
     if verify:
         _require_equal(graph, plan, outputs)
     return plan

@@ -155,6 +155,10 @@ class RuleError(GraphpruneError, RuntimeError):
     """A rule contradicts itself or another one: a mistake in graphprune or in a user's rule."""
 
 
+class SearchInterruptedWarning(UserWarning):
+    """A search for an allocation was interrupted, and the best of the candidates that it had tried is taken."""
+
+
 class NothingRemovedWarning(UserWarning):
     """Something was asked for, and the plan removes nothing for it; the message says why."""
 

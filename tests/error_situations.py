@@ -458,6 +458,38 @@ add(
     "without a ratio",
     "leave out allocation=",
 )
+add(
+    PLAN,
+    "A search without data",
+    'graph.plan(macs=0.5, allocation="searched")',
+    InputError,
+    "without calibration=",
+    "pass calibration=",
+)
+add(
+    PLAN,
+    "A search under a measured budget",
+    'graph.plan(latency=0.5, allocation="searched")',
+    InputError,
+    "latency=0.5",
+    "pass macs=",
+)
+add(
+    PLAN,
+    "Candidates without a search",
+    "graph.plan(macs=0.5, candidates=10)",
+    InputError,
+    "candidates=10",
+    "allocation='searched' too",
+)
+add(
+    PLAN,
+    "A time limit of nothing",
+    'graph.plan(macs=0.5, allocation="searched", time_limit=0)',
+    InputError,
+    "0, an int",
+    "time_limit=60",
+)
 add(PLAN, "A group that does not exist", 'graph.group("cnov")', InputError, "'cnov'", "print(graph)", "cnov")
 add(PLAN, "A group that is frozen", 'graph.group("fc")', InputError, "frozen", "graph.explain", "fc.weight[0]")
 add(PLAN, "A name that nothing has", 'graph.explain("conv1")', InputError, "'conv1'", "print(graph)")
@@ -535,14 +567,6 @@ add(
     "f32[2, 3, 8, 8]",
     "their targets",
     "batch 0",
-)
-add(
-    DATA,
-    "A loss is missing",
-    'graph.plan(0.5, importance="taylor", calibration=[x])',
-    InputError,
-    "without loss",
-    "pass loss_fn=",
 )
 add(
     DATA,

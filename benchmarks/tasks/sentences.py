@@ -166,6 +166,10 @@ class Sentences(Task):
         inputs = tokens([load(False)[i] for i in chosen])
         return inputs, each_output(self._dense, [inputs], _embedded)
 
+    def decide(self, output: Tensor) -> Tensor:
+        """Vectors have no hard answers: random directions, always the same, in which their gradients are taken."""
+        return torch.randn(output.shape, generator=torch.Generator().manual_seed(len(output)))
+
     @staticmethod
     def loss(output: Tensor, target: Tensor) -> Tensor:
         """One minus the cosine."""

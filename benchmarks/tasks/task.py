@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import graphprune
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, call
 
 TRAINED = RESULTS / "trained"
 """Weights of dense networks: each is trained once and found there again."""
@@ -32,6 +32,7 @@ class Task(ABC):
         training: arguments of :func:`graphprune.finetune` with which the dense network is trained.
         tuning: those with which a pruned network is trained again.
         quick: a few steps of training and few samples of evaluation: to try things out.
+        share: the MACs to which the network is pruned in the table of criteria, as a fraction.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task(ABC):
     higher: ClassVar[bool] = True
     training: Mapping[str, Any]
     tuning: Mapping[str, Any]
+    share: ClassVar[float] = 0.5
 
     def __init__(self, quick: bool = False) -> None:
         self.quick = quick
@@ -90,6 +92,21 @@ class Task(ABC):
     def calibration(self, samples: int, seed: int) -> list[Any]:
         """So many samples of the training data without targets, in batches."""
         return [inputs for inputs, _ in self.labelled(samples, seed)]
+
+    def answers(self, dense: nn.Module, samples: int, seed: int) -> list[Pair]:
+        """The calibration samples with what ``dense`` decides of them: targets for :meth:`loss`, without labels."""
+        found = []
+        with torch.no_grad():
+            for inputs in self.calibration(samples, seed):
+                found.append((inputs, self.decide(call(dense, inputs))))
+        return found
+
+    def decide(self, output: Any) -> Any:
+        """A network's hard answers, as targets for :meth:`loss`: as a rule, the likeliest class of the last dimension.
+
+        Never its soft output: where a loss compares that with itself, its gradient is zero.
+        """
+        return output.argmax(-1)
 
     def dense(self, seed: int) -> nn.Module:
         """The trained network, in evaluation mode; trained if nobody did so before."""

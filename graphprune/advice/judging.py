@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graphprune.advice.facts import DataFacts
 from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, pair_of
+from graphprune.calibration.output_error import outputs_of, relative_error
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
@@ -57,7 +58,7 @@ class Judge:
         with evaluating_eagerly(slim), torch.no_grad():
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
-            return self._output_error(slim)
+            return relative_error(outputs_of(slim, self.held_out), outputs_of(self.model, self.held_out))
 
     def _mean_loss(self, loss_fn: LossFunction, slim: nn.Module) -> float:
         losses = []
@@ -65,17 +66,6 @@ class Judge:
             inputs, target = pair_of(number, batch)
             losses.append(float(loss_fn(_run(slim, number, inputs), moved_to(slim, target))))
         return sum(losses) / len(losses)
-
-    def _output_error(self, slim: nn.Module) -> float:
-        """The squared error of all outputs, relative to their variance over the batch."""
-        error = spread = 0.0
-        with evaluating_eagerly(self.model):
-            for number, inputs in enumerate(self.held_out):
-                pairs = zip(_outputs(self.model, number, inputs), _outputs(slim, number, inputs), strict=True)
-                for wanted, found in pairs:
-                    error += float((found - wanted).square().sum())
-                    spread += float((wanted - wanted.mean(0, keepdim=True)).square().sum())
-        return error / max(spread, 1e-30)
 
 
 def make_judge(
@@ -153,10 +143,6 @@ def _try(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> None:
 def _run(model: nn.Module, number: int, inputs: Any, advice: str = "") -> Any:
     args, kwargs = moved_to(model, call_arguments(number, inputs))
     return call_model(model, number, args, kwargs, advice)
-
-
-def _outputs(model: nn.Module, number: int, inputs: Any) -> list[Tensor]:
-    return [t.double() for t in tensors_of(_run(model, number, inputs)) if t.is_floating_point()]
 
 
 def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:

@@ -49,11 +49,15 @@ class SampleAxes:
 
     def sample(self, call: Any, index: int) -> Any:
         """One sample, as a batch of its own."""
+        return self.samples(call, index, 1)
+
+    def samples(self, call: Any, start: int, count: int) -> Any:
+        """``count`` samples from ``start`` on, as a batch."""
         dims = iter(self.dims)
 
         def narrowed(tensor: Tensor) -> Tensor:
             dim = next(dims)
-            return tensor if dim is None else tensor.narrow(dim, index, 1)
+            return tensor if dim is None else tensor.narrow(dim, start, count)
 
         return map_tensors(narrowed, call)
 

@@ -26,10 +26,12 @@ from graphprune.calibration.batches import (
 )
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
+from graphprune.calibration.own_answers import answer_loss, draw_answers, floating_outputs
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
+from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
@@ -51,9 +53,11 @@ class Statistics:
         units: the model's units.
         calibration: any iterable of batches. A batch is a tensor, a tuple (positional arguments) or a dict (keyword
             arguments); with ``loss_fn`` it is a pair (inputs, target).
-        loss_fn: ``loss_fn(output, target)`` -> scalar. None: use the ``loss`` in the model's own output.
+        loss_fn: ``loss_fn(output, target)`` -> scalar. None: the ``loss`` in the model's own output, or if it has none,
+            its loss with answers that are drawn from its outputs (:mod:`graphprune.calibration.own_answers`).
         kernel_positions: keep second moments of every kernel position instead of every channel: exact for one- and
             two-dimensional convolutions; k positions need k² times the memory.
+        seed: of the answers that are drawn.
 
     Raises:
         InputError: ``calibration`` is no iterable of batches.
@@ -66,12 +70,14 @@ class Statistics:
         calibration: Iterable[Any],
         loss_fn: LossFunction | None = None,
         kernel_positions: bool = False,
+        seed: int = 0,
     ) -> None:
         check_calibration(calibration)
         self.model = model
         self.units = units
         self.loss_fn = loss_fn
         self.kernel_positions = kernel_positions
+        self.seed = seed
         self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
@@ -145,11 +151,13 @@ class Statistics:
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
         _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate), 0
+        generator = torch.Generator().manual_seed(self.seed)
         with self._pass(), torch.enable_grad():
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
-                for sample in splitter.samples(number, self._call(number, batch)):
+                call = self._answered(number, self._call(number, batch), generator)
+                for sample in splitter.samples(number, call):
                     self._backward(number, sample)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
                     clear_gradients(learned.values())
@@ -172,20 +180,32 @@ class Statistics:
             loss.backward()
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, NotImplementedError) as error:
             raise InputError(
-                f"loss_fn: gradients of the loss of batch {number} cannot be computed: {error}",
-                where=f"batch {number} of calibration",
-                found=f"{describe(loss)}, whose backward() raised {type(error).__name__}",
-                needed="a loss that every batch computes anew from the model's parameters",
-                do="let forward compute what it keeps between calls anew, or plan with an importance without gradients",
+                f"calibration: the gradients of batch {number} cannot be computed: {type(error).__name__}: {error}",
+                where="\n".join(filter(None, (f"batch {number} of calibration", raised_at(error)))),
+                found=f"{type(error).__name__}: {error}",
+                needed="a model through which gradients can be computed in evaluation mode",
+                do="use a criterion that reads no gradients, such as importance='wanda'",
             ) from error
+
+    @torch.no_grad()
+    def _answered(self, number: int, call: Any, generator: torch.Generator) -> Any:
+        """A batch with answers that are drawn from the outputs, if there is nothing else to compute a loss of."""
+        if self.loss_fn is not None:
+            return call
+        args, kwargs, _ = call
+        output = self._forward(number, args, kwargs)
+        return call if has_own_loss(output) else (args, kwargs, draw_answers(output, generator))
 
     def _evaluate(self, number: int, call: Any) -> tuple[Any, Tensor]:
         """The output and the loss of a batch, given as (positional arguments, keyword arguments, target)."""
         args, kwargs, target = call
         output = self._forward(number, args, kwargs)
-        loss = self.loss_fn(output, target) if self.loss_fn else own_loss(output)
+        if self.loss_fn is not None:
+            loss = self.loss_fn(output, target)
+        else:
+            loss = answer_loss(output, target) if target and floating_outputs(output) else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
             raise _no_loss(number, found)
@@ -238,6 +258,11 @@ def _no_loss(number: int, found: str) -> InputError:
         needed=f"loss_fn(output, target) gives {_LOSS}",
         do="return the mean of the loss, without detach(), item() or torch.no_grad()",
     )
+
+
+def has_own_loss(output: Any) -> bool:
+    """Has a model's output a loss of its own?"""
+    return (output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)) is not None
 
 
 _LABELED_BATCHES = (

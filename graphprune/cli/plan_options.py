@@ -13,13 +13,13 @@ import typer
 from rich.markup import escape
 
 from graphprune.cli.option_groups import OptionGroup, keyword, usage_error
-from graphprune.cli.option_values import read_budget, read_fraction, read_whole_number
+from graphprune.cli.option_values import read_budget, read_fraction, read_number, read_whole_number
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.importance.criteria import Criterion, find_criterion
 from graphprune.planning.limits import Override
-from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
+from graphprune.planning.options import AUTO, OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
 from graphprune.utils.checks import did_you_mean
 
 REMOVED, CHOSEN, LIMITS = "What is removed (a ratio, budgets, or ratios by role)", "How it is chosen", "What must hold"
@@ -86,6 +86,8 @@ class PlanOptions(OptionGroup):
             )
         try:
             criterion = self._criterion()
+            if self.given.get("importance") == AUTO and not calibration:
+                raise usage_error(f"--importance: {AUTO} compares slim models on data; give --calibration DIR, too")
             if criterion is None:
                 arguments.pop("importance")
             elif criterion.data and not calibration:
@@ -95,8 +97,10 @@ class PlanOptions(OptionGroup):
             raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
 
     def _criterion(self) -> Criterion | None:
-        """The criterion by name; None: it is a function of the user."""
+        """The criterion by name; None: it is a function of the user, or several are tried."""
         name = self.given.get("importance", "l2")
+        if name == AUTO:
+            return None
         if ":" not in name:
             return find_criterion(name)
         check_reference("--importance", name)
@@ -230,6 +234,7 @@ _READERS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "fraction": (read_fraction, "FRACTION"),
     "amount": (read_budget, "AMOUNT"),
     "count": (read_whole_number, "N"),
+    "seconds": (read_number, "SECONDS"),
     "name": (str, "NAME"),
 }
 """How a field of each kind is read, and what stands for its value in the help."""

@@ -9,6 +9,7 @@ from rich.text import Text
 from torch import nn
 
 from graphprune.graph.frozen import frozen_by_reason
+from graphprune.pruning.plan import TRIED
 from graphprune.utils.tables import Table, human
 
 # ---------------------------------------------------------------- tables
@@ -42,9 +43,13 @@ def reason_table(graph: Any) -> Table:
     return Table("What cannot be pruned", ("why", "axes", "for example"), tuple(rows), numbers=("axes",))
 
 
+_UNTITLED = ("importance", "seed", TRIED)
+"""What is requested of a plan and does not stand in the title of a table."""
+
+
 def before_after_table(model: nn.Module, plan: Any, before: Any, after: Any) -> Table:
     """What a model costs before and after a plan."""
-    asked = ", ".join(f"{name} {value}" for name, value in plan.requested.items() if name not in ("importance", "seed"))
+    asked = ", ".join(f"{name} {value}" for name, value in plan.requested.items() if name not in _UNTITLED)
     rows = []
     for label, name, unit in (("parameters", "params", ""), ("MACs", "macs", ""), ("bytes", "bytes", "B")):
         old, new = getattr(before, name), getattr(after, name)

@@ -70,7 +70,7 @@ class ZeroSearch:
         self.eligible: Mask = ~np.isin(graph.solution.kind, (ROW, REPEAT) if narrower else (CELL,))
         self.has_cells = False
         self.work = wide_module(graph.model)
-        self.going = np.zeros(len(graph.solution.reason), bool)
+        self.going = np.zeros(graph.solution.count, bool)
         self.kept: dict[int, str] = {}
 
     def run(self) -> None:

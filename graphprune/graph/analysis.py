@@ -16,6 +16,7 @@ from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Couplings
+from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Group, Units
 from graphprune.graph.propagate import Labelling, propagate
 from graphprune.graph.removed_values import RemovedValues
@@ -86,6 +87,11 @@ class Analysis:
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""
         return SizeModel(self.labelling, self.solution, self.solution.prunable)
+
+    @cached_property
+    def dimensions(self) -> Dimensions:
+        """The dimensions of traced tensors, which are numbered when they are first asked for."""
+        return Dimensions(self.size_model())
 
     @cached_property
     def scales(self) -> StatisticScales:

@@ -9,7 +9,7 @@ import numpy as np
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.constraints import SizeConstraints, read_constraints
-from graphprune.graph.solve import KINDS
+from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
 
 ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
@@ -81,11 +81,25 @@ def _only_ones(graph: Analysis) -> list[int]:
 
 def _within(graph: Analysis, inner: int, outer: Mask) -> Ids:
     """Units of the kind ``inner`` that are composed with one of the units ``outer``."""
-    parts, kind = graph.solution.parts, graph.solution.kind
-    composed = np.flatnonzero(parts[:, 0] >= 0)
-    found = [np.zeros(0, np.int64)]
+    solution, items = graph.solution, graph.solution.items
+    composed = np.flatnonzero(items.parts[:, 0] >= 0)
+    part, unit, whole = np.zeros((3, 0), np.int64)
     for mine, other in ((0, 1), (1, 0)):
-        pairs = parts[composed[kind[parts[composed, mine]] == inner]]
-        unit, part = graph.solution.expand(pairs[:, other], pairs[:, mine])
-        found.append(part[outer[unit]])
-    return graph.solution.expand(np.unique(np.concatenate(found)))[0]
+        here = composed[items.kind[items.parts[composed, mine]] == inner]
+        found = items.units(items.parts[here, other], items.parts[here, mine], here)
+        unit, part, whole = map(np.concatenate, zip((unit, part, whole), found, strict=True))
+    among = items.living(outer)[unit]
+    every, some = among == items.size[unit], (among > 0) & (among < items.size[unit])
+    return np.concatenate(
+        [
+            items.classes(np.unique(items.units(np.unique(part[every]))[0])),
+            *(_placed(solution, *rows, outer) for rows in zip(part[some], unit[some], whole[some], strict=True)),
+        ]
+    )
+
+
+def _placed(solution: Solution, part: int, unit: int, whole: int, outer: Mask) -> Ids:
+    """The units of the item ``part`` that stand at places of units ``outer`` of the item ``unit`` in ``whole``."""
+    items = solution.items
+    place = np.arange(items.size[whole])[outer[items.first[unit] : items.first[unit] + items.size[unit]]]
+    return solution.expand(np.unique(items.first[part] + (place if items.size[part] > 1 else 0 * place)))[0]

@@ -158,6 +158,8 @@ class ConfigFields:
         for name in empty:
             for size in sizes:
                 moves = self._doubled(name, size)
+                if moves == {}:  # it is no size
+                    break
                 if moves and all(may_move(c) and self.base[c] == size == delta for c, delta in moves.items()):
                     self.explicit[name] = size
                     self._responses.clear()

@@ -122,7 +122,7 @@ class CostModel:
         counted = Counted(nodes, tensors)
         self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
         self._needs = self.dimensions.needs()
-        self.everything: Mask = np.ones(len(units.solution.reason), bool)
+        self.everything: Mask = np.ones(units.solution.count, bool)
 
     def _terms(self, products: Iterable[Product]) -> Terms:
         return Terms.of([self._row(scale, factors) for scale, factors in products])
@@ -142,8 +142,8 @@ class CostModel:
     @cached_property
     def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
-        axes = self._units.axes
-        return {axis.parameter_axis: self.dimensions.line(self._units.labels_of(axis)) for axis in axes}
+        axes = enumerate(self._units.labelling.labels.axes)
+        return {axis.parameter_axis: self.dimensions.axis(i) for i, axis in axes if axis.name is not None}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -164,8 +164,10 @@ class CostModel:
     def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
         """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
-        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
-        return np.array(found, np.float64).reshape(len(kinds), len(alive))
+        found = np.empty((len(kinds), len(alive)))
+        for row, kind in zip(found, kinds, strict=True):
+            row[:] = self._needs.prices(self.terms[kind].slopes(counts), alive)
+        return found
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""

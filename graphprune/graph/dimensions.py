@@ -10,9 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import fx
 
+from graphprune.graph.grids import GridRows
+from graphprune.graph.joints import Joint, JointTable
 from graphprune.graph.linear_expressions import NotLinear
 from graphprune.graph.living import Living
-from graphprune.graph.segments import Segments, SegmentTable, ranges
+from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
 from graphprune.rules.labels import LabelledTensor
@@ -79,7 +81,7 @@ class Needs:
         living = items.living(alive)[entry[lone]]
         exact, needed, single = self.by_class
         here = alive[needed]
-        found = np.bincount(single[here], slopes[exact[here]], len(alive)).astype(np.float64)
+        found: Scores = np.bincount(single[here], slopes[exact[here]], len(alive)).astype(np.float64, copy=False)
         np.add.at(found, items.first[unit[lone]], weight[lone] * living)
         for e, u, w in zip(entry[~lone].tolist(), unit[~lone].tolist(), weight[~lone].tolist(), strict=True):
             size = items.size[u]
@@ -94,55 +96,6 @@ class _Pieces(NamedTuple):
     items: Ids
 
 
-class _Joint(NamedTuple):
-    """Entries with several labels each.
-
-    Attributes:
-        number: of the dimension.
-        items: the entries fall into pieces that have whole items as labels, or items of one class for all. [labels,
-            pieces]
-        sizes: of the pieces. [pieces]
-        classes: if they do not, the labels. [labels, entries]
-    """
-
-    number: int
-    items: Ids
-    sizes: Ids
-    classes: Ids | None
-
-    @staticmethod
-    def of(classes: Ids, items: Items) -> _Joint:
-        table = SegmentTable(1 + len(classes))
-        table.add(np.arange(classes.shape[1]), *classes)
-        entries = table.found()
-        pieces = Segments(entries.start[:, 1:], entries.step[:, 1:], entries.size, entries.note).cut(items.first)
-        found = items.item_of(pieces.start)
-        size = items.size[found]
-        if ((size == 1) | (size == pieces.size[:, None])).all():
-            return _Joint(0, found.T, pieces.size, None)
-        return _Joint(0, found.T[:, :0], pieces.size[:0], classes)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """What tells it apart from others."""
-        exact = b"" if self.classes is None else self.classes.tobytes()
-        return len(self.items), self.items.tobytes(), self.sizes.tobytes(), exact
-
-    def left(self, living: Ids, items: Items, alive: Callable[[], Mask]) -> int:
-        """How many entries live; ``living``: how many classes of items."""
-        if self.classes is not None:
-            return int(alive()[self.classes].all(axis=0).sum())
-        left, whole = living[self.items], items.size[self.items]
-        if (((left > 0) & (left < whole)).sum(axis=0) > 1).any():  # other places of the two may live
-            classes = [self._classes(row, items) for row in self.items]
-            return int(alive()[np.stack(classes)].all(axis=0).sum())
-        return int(np.rint((self.sizes * np.prod(left / whole, axis=0)).sum()))
-
-    def _classes(self, row: Ids, items: Items) -> Ids:
-        place = ranges(np.zeros_like(row), self.sizes)
-        return np.repeat(items.first[row], self.sizes) + np.where(np.repeat(items.size[row] > 1, self.sizes), place, 0)
-
-
 @dataclass
 class Dimensions:
     """A table of dimensions. Number 0 is a dimension of size 1.
@@ -155,13 +108,14 @@ class Dimensions:
     sizes: SizeModel
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
-    _of_labels: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _of_labels: dict[int, int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
-    _joints: list[_Joint] = field(default_factory=list)
-    _columns: list[Ids] = field(default_factory=list)
+    _joints: list[Joint] = field(default_factory=list)
     _flat: tuple[Ids, Ids, Ids] | None = None
+    _grid_rows: GridRows = field(default_factory=GridRows)
+    _joint_table: JointTable | None = None
 
     def number(self, node: fx.Node, dim: int) -> int:
         """The number of one dimension of a traced tensor; the same for dimensions with the same labels."""
@@ -188,24 +142,32 @@ class Dimensions:
         number = self._add(key, value.shape[dim])
         if number == known:
             self._grids.append((number, node, dim))
-            touching = np.concatenate([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
-            self._columns.append(np.unique(self.sizes.solution.items.item_of(touching)))
+            self._grid_rows.add(self.sizes.solution, value, dim)
         return number
 
     def _labelled_line(self, ids: Ids) -> int:
         """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
-        known = self._of_labels.get((id(ids),))
+        known = self._of_labels.get(id(ids))
         if known is None:
-            known = self._of_labels[(id(ids),)] = self.line(self.sizes.solution.of[ids.ravel()])
+            axis = self.sizes.labelling.labels.axis_of_all(ids)
+            found = self.line(self.sizes.solution.of[ids.ravel()]) if axis is None else self.axis(axis)
+            known = self._of_labels[id(ids)] = found
         return known
+
+    def axis(self, number: int) -> int:
+        """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
+        size = self.sizes.labelling.labels.axes[number].size
+        return self._pieces(self.sizes.solution.items.of_axis(number), size)
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""
         pieces = self._whole_items(classes)
-        if pieces is None:
-            return self._joint(classes[None])
+        return self._joint(classes[None]) if pieces is None else self._pieces(pieces, len(classes))
+
+    def _pieces(self, pieces: Ids, size: int) -> int:
+        """The number of a dimension that consists of these items."""
         known = len(self._constants)
-        number = self._add(pieces.tobytes(), len(classes))
+        number = self._add(pieces.tobytes(), size)
         if number == known:
             self._lines.append(_Pieces(number, pieces))
             self._flat = None
@@ -223,10 +185,11 @@ class Dimensions:
     def _joint(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
         known = len(self._constants)
-        joint = _Joint.of(classes, self.sizes.solution.items)
+        joint = Joint.of(classes, self.sizes.solution.items)
         number = self._add(joint.key, classes.shape[1])
         if number == known:
             self._joints.append(joint._replace(number=number))
+            self._joint_table = None
         return number
 
     def _add(self, key: object, size: int) -> int:
@@ -254,12 +217,12 @@ class Dimensions:
             numbers, pieces, starts = self._flattened()
             counts[numbers] = np.add.reduceat(living[pieces], starts)
         items = self.sizes.solution.items
-        for joint in self._joints:
-            counts[joint.number] = joint.left(living, items, alive)
-        whole = living == items.size
-        for (number, node, dim), columns in zip(self._grids, self._columns, strict=True):
-            if not whole[columns].all():
-                counts[number] = self.sizes.count(alive(), node, dim)
+        if self._joint_table is None:
+            self._joint_table = JointTable(self._joints)
+        self._joint_table.count(counts, living, items, alive)
+        for place in self._grid_rows.shortened(living == items.size).tolist():
+            number, node, dim = self._grids[place]
+            counts[number] = self.sizes.count(alive(), node, dim)
         return counts
 
     def _flattened(self) -> tuple[Ids, Ids, Ids]:

@@ -28,7 +28,7 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
     found = []
     for axis in graph.units.axes:
         classes = graph.units.labels_of(axis)
-        reasons = graph.solution.reason[classes]
+        reasons = graph.solution.reason_of(classes)
         fixed = (reasons >= 0) & reported[reasons]
         if fixed.any():
             number = int(reasons[fixed][0])

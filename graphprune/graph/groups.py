@@ -154,7 +154,7 @@ class Units:
     @cached_property
     def group_of(self) -> ClassTable:
         """For every class the number of its group, or -1."""
-        table = np.full(len(self.solution.reason), -1, np.int32)
+        table = np.full(self.solution.count, -1, np.int32)
         for i, group in enumerate(self.groups):
             table[group.unit_ids] = i
         return table

@@ -41,7 +41,7 @@ class Roles:
 
 
 def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
-    found = np.zeros(len(solution.reason), bool)
+    found = np.zeros(solution.count, bool)
     arrays = [array.ids.ravel() for value in values for array in value.arrays]
     if arrays:
         found[solution.expand(solution.of[np.concatenate(arrays)])[0]] = True
@@ -61,13 +61,12 @@ def _summed(labelling: Labelling) -> list[LabelledTensor]:
 
 def _with_repeats(solution: Solution) -> Mask:
     """Rows that are composed with repeats: key/value groups with several query heads each."""
-    kind, parts = solution.kind, solution.parts
-    found = np.zeros(len(kind), bool)
-    composed = np.flatnonzero(parts[:, 0] >= 0)
+    items, found = solution.items, np.zeros(solution.count, bool)
+    parts = items.parts[items.parts[:, 0] >= 0]
     repeat = KINDS.index("repeat")
     for mine, other in ((0, 1), (1, 0)):
-        rows: Ids = parts[composed[kind[parts[composed, mine]] == repeat], other]
-        found[solution.expand(rows)[0]] = True
+        rows = np.unique(parts[items.kind[parts[:, mine]] == repeat, other])
+        found[items.classes(np.unique(items.units(rows)[0]))] = True
     return found
 
 

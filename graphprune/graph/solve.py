@@ -102,9 +102,25 @@ class Items:
             return np.arange(self.first[items[0]], self.first[items[0]] + self.size[items[0]])
         return ranges(self.first[items], self.size[items])
 
+    @cached_property
+    def _bounds(self) -> list[int]:
+        """Where the runs of each axis begin, and the last ones end. [axes + 1]"""
+        count = int(self.axis[-1]) + 1
+        found: list[int] = self.axis.searchsorted(np.arange(count + 1)).tolist()
+        return found
+
+    def of_axis(self, number: int) -> Ids:
+        """The items that the labels of an axis consist of, in their order."""
+        found: Ids = self.of[self._bounds[number] : self._bounds[number + 1]]
+        return found
+
     def item_of(self, classes: Ids) -> Ids:
         """The items of classes."""
-        found: Ids = self.first.searchsorted(classes, "right") - 1
+        if not classes.size:
+            return classes.astype(np.int64)
+        ends = np.minimum.reduce(classes, axis=None), np.maximum.reduce(classes, axis=None)
+        first, last = (self.first.searchsorted(ends, "right") - 1).tolist()
+        found: Ids = self.first[first : last + 1].searchsorted(classes, "right") + (first - 1)
         return found
 
     def living(self, alive: Mask) -> Ids:
@@ -139,74 +155,74 @@ class Items:
 
 @dataclass(frozen=True)
 class Solution:
-    """Classes of labels. ``of[label]`` is its class; class 0 is that of label 0.
-
-    ``reason[c]`` is the index of the reason why class ``c`` is fixed, or -1. ``parts[c]`` are the two classes that a
-    composed class consists of, or -1. ``levels`` orders the composed classes so that parts come first.
-    """
+    """Classes of labels. ``of[label]`` is its class; class 0 is that of label 0."""
 
     of: Classes
     items: Items
 
     @cached_property
-    def reason(self) -> ClassTable:
-        """[classes]"""
-        return np.repeat(self.items.reason.astype(np.int32), self.items.size)
+    def count(self) -> int:
+        """How many classes there are."""
+        return int(self.items.size.sum())
 
     @cached_property
     def kind(self) -> NDArray[np.int8]:
         """The place in :data:`KINDS`. [classes]"""
         return np.repeat(self.items.kind.astype(np.int8), self.items.size)
 
-    @cached_property
-    def parts(self) -> ClassTable:
-        """[classes, 2]"""
-        items, found = self.items, np.full((int(self.items.size.sum()), 2), -1, np.int32)
-        composed = np.flatnonzero(items.parts[:, 0] >= 0)
-        classes, size = items.classes(composed), items.size[composed]
-        place = ranges(np.zeros_like(size), size)
-        for column, parts in enumerate(items.parts[composed].T):
-            goes_on = np.repeat(items.size[parts] > 1, size)
-            found[classes, column] = np.repeat(items.first[parts], size) + np.where(goes_on, place, 0)
-        return found
-
-    @cached_property
-    def levels(self) -> tuple[Ids, ...]:
-        """Composed classes, each of level after level."""
-        return tuple(self.items.classes(level) for level in self.items.levels)
-
     @property
     def prunable(self) -> Mask:
         """Which classes can be removed."""
-        return (self.reason < 0) & (self.parts[:, 0] < 0)
+        return np.repeat((self.items.reason < 0) & (self.items.parts[:, 0] < 0), self.items.size)
+
+    def reason_of(self, classes: Ids) -> Ids:
+        """The number of the reason why each of these classes is fixed, or -1."""
+        return self.items.reason[self.items.item_of(classes)]
+
+    def parts_of(self, classes: Ids) -> Ids:
+        """The two classes that each of these consists of, or -1. [..., 2]"""
+        items, item = self.items, self.items.item_of(classes)
+        parts = items.parts[item]
+        found = items.first[parts] + np.where(items.size[parts] > 1, (classes - items.first[item])[..., None], 0)
+        return np.where(parts >= 0, found, -1)
 
     def alive(self, removed: Ids) -> Mask:
         """For every class, whether it lives when the units ``removed`` are gone."""
-        alive = np.ones(len(self.reason), bool)
+        items = self.items
+        alive = np.ones(self.count, bool)
         alive[removed] = False
-        for level in self.levels:
-            alive[level] = alive[self.parts[level, 0]] & alive[self.parts[level, 1]]
+        short = items.living(alive) < items.size
+        for level in items.levels:
+            here = level[short[level] | short[items.parts[level]].any(axis=1)]
+            size = items.size[here]
+            place = ranges(np.zeros_like(size), size)
+            lives = [
+                alive[np.repeat(items.first[part], size) + np.where(np.repeat(items.size[part] > 1, size), place, 0)]
+                for part in items.parts[here].T
+            ]
+            alive[ranges(items.first[here], size)] = lives[0] & lives[1]
+            short[here] = True
         return alive
 
     def expand(self, classes: Ids, *columns: Ids) -> tuple[Ids, ...]:
         """Replace composed classes by their units, and drop fixed ones; ``columns`` are carried along."""
-        if not self.levels:
-            kept = np.flatnonzero(self.reason[classes] < 0)
+        items, item = self.items, self.items.item_of(classes)
+        if not items.levels:
+            kept = np.flatnonzero(items.reason[item] < 0)
             return tuple(column[kept] for column in (classes, *columns))
         done: list[tuple[Ids, ...]] = []
-        table = (classes, *columns)
-        while len(table[0]):
-            composed = self.parts[table[0], 0] >= 0
-            finished = ~composed & (self.reason[table[0]] < 0)
-            done.append(tuple(c[finished] for c in table))
-            rest = tuple(c[composed] for c in table)
-            table = tuple(
-                np.concatenate([self.parts[rest[0], k].astype(np.int64) if i == 0 else c for k in (0, 1)])
-                for i, c in enumerate(rest)
-            )
-        if not done:
-            return tuple(c[:0] for c in (classes, *columns))
-        return tuple(np.concatenate(column) for column in zip(*done, strict=True))
+        table: tuple[Ids, ...] = (item, classes - items.first[item], *columns)
+        while len(table[0]) or not done:
+            composed = items.parts[table[0], 0] >= 0
+            finished = np.flatnonzero(~composed & (items.reason[table[0]] < 0))
+            done.append(tuple(column[finished] for column in table))
+            rest = np.flatnonzero(composed)
+            item, place, *others = (column[rest] for column in table)
+            part = items.parts[item].T.ravel()
+            place = np.where(items.size[part] > 1, np.tile(place, 2), 0)
+            table = part, place, *(np.tile(column, 2) for column in others)
+        item, place, *others = (np.concatenate(column) for column in zip(*done, strict=True))
+        return items.first[item] + place, *others
 
 
 def solve(labels: Labels) -> Solution:

@@ -30,7 +30,7 @@ def taylor(group: Group, context: Context) -> Tensor:
 
 
 def _expected_squares(context: Context) -> Scores:
-    total = np.zeros(len(context.units.solution.reason))
+    total = np.zeros(context.units.solution.count)
 
     def visit(gradients: Gradients) -> None:
         np.add(total, np.square(context.over_parameters(_products_with(gradients))), out=total)

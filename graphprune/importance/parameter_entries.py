@@ -87,7 +87,7 @@ class ParameterEntries:
     @property
     def classes(self) -> int:
         """The number of classes of labels; a unit's id is the number of its class."""
-        return len(self.units.solution.reason)
+        return self.units.solution.count
 
     def reduced(self, sums_of: AxisSums, reduce: str) -> Scores:
         """Sums of entries, within each parameter axis of a unit, reduced over the axes. [classes]"""

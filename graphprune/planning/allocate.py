@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, lcm
 
@@ -11,7 +11,7 @@ import numpy as np
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.coupled_steps import CoupledStep, SubGroup, make_coupled_steps
 from graphprune.graph.roles import CHANNELS
-from graphprune.planning.allocations import AllocationInputs, Priority, find_allocation, uniform
+from graphprune.planning.allocations import Allocation, AllocationInputs, Priority, find_allocation, uniform
 from graphprune.planning.explain import decided_by, out_of_reach
 from graphprune.planning.latency import ALIGNMENT
 from graphprune.planning.limits import Limit, share_kept
@@ -34,6 +34,7 @@ class Allocator:
             otherwise.
         latency: the latency budget, if there is one.
         multiples: by group, what the number of units that stay is a multiple of, besides what is asked.
+        share: decides under budgets how far to go on each path; None: the allocation that is asked for.
         why: for each group that something was asked of, what decided how many stay.
     """
 
@@ -43,6 +44,7 @@ class Allocator:
     same_entries: frozenset[int]
     latency: PredictedLatency | None
     multiples: Mapping[int, int] = field(default_factory=dict)
+    share: Sharing | None = None
     why: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,12 +161,16 @@ class Allocator:
         budgets = self._budgets(steps)
         limits = np.array([b.limit for b in budgets.budgets])
         problem = Problem(self.setup.graph.solution, state, budgets.costs, budgets.prices, limits, fixed)
-        chosen = find_allocation(self.setup.options.allocation)
-        even = self._priority(state, uniform, np.zeros(0)) if chosen.name == "global" else None
-        passed = search(problem, lambda price: self._priority(state, chosen.priority, price), even)
+        passed = self.share(self, problem) if self.share else self.by_priority(problem)
         if passed is None:
             raise out_of_reach(problem, budgets.budgets, self.setup.options.limits.max_ratio)
         return state.removed(passed)
+
+    def by_priority(self, problem: Problem, given: Allocation | None = None) -> Ids | None:
+        """How far an allocation goes on each path, by default the one that is asked for; None: out of reach."""
+        chosen = given or find_allocation(self.setup.options.allocation)
+        even = self._priority(problem.state, uniform, np.zeros(0)) if chosen.name == "global" else None
+        return search(problem, lambda price: self._priority(problem.state, chosen.priority, price), even)
 
     def _priority(self, state: RemovalState, priority: Priority, price: Scores) -> list[Scores]:
         """How early each stop comes; later for first and last layers, if these are protected."""
@@ -183,6 +189,10 @@ class Allocator:
         for step in steps:
             movable[np.concatenate([part.unit_ids for part in step.parts])] = True
         return UnitBudget(movable, share_kept(int(movable.sum()), options.ratio), f"ratio={options.ratio}")
+
+
+Sharing = Callable[[Allocator, Problem], Ids | None]
+"""How far to go on each path so that all budgets are met; None: they are out of reach."""
 
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:

@@ -127,6 +127,26 @@ def isomorphic(inputs: AllocationInputs) -> list[Scores]:
     return found
 
 
+SEARCHED = "searched"
+
+
+@allocation(
+    SEARCHED, "the least loss among candidates that exchange width between groups, with calibration= (takes minutes)"
+)
+def searched(inputs: AllocationInputs) -> list[Scores]:
+    """Refuse: where there is only an order to ask for, nothing is searched (see :mod:`graphprune.evolution`).
+
+    Raises:
+        InputError: always.
+    """
+    raise InputError(
+        f"allocation: {SEARCHED!r} judges candidates, which is not done here",
+        found=f"allocation={SEARCHED!r} where one group is looked at, or a checkpoint is read tensor by tensor",
+        needed="an allocation that goes by scores",
+        do="leave out allocation=, or use it with graph.plan or graphprune.prune_model",
+    )
+
+
 def _structure(groups: Sequence[Group], modules: Mapping[str, type]) -> tuple[str, ...]:
     """What groups of equal structure have in common: their roles and the layers that they run through."""
     places = sorted((axis.module, axis.tensor, axis.dim) for group in groups for axis in group.axes)

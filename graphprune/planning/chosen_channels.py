@@ -132,7 +132,7 @@ class _Entries:
     def __init__(self, graph: Analysis) -> None:
         self._graph = graph
         self._axes = {axis.parameter_axis: number for number, axis in enumerate(graph.units.axes)}
-        self._classes = len(graph.solution.reason)
+        self._classes = graph.solution.count
 
     def size(self, of: ParameterAxis | Group) -> int:
         """How many entries there are."""

@@ -56,7 +56,8 @@ class PlanArguments(TypedDict, total=False):
     """Fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes
     through them, by calibration if given; they count towards budgets."""
     importance: str | Importance
-    """Criterion that scores units, by name, or a callable (group, context) -> scores [units]."""
+    """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
+    repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's."""
     calibration: Iterable[Any] | None
     """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that
     read data; prune_model repairs with them too, and goes through them several times: pass a list or a DataLoader,
@@ -65,7 +66,8 @@ class PlanArguments(TypedDict, total=False):
     """Where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors
     by name; criteria read them from there, tensor by tensor."""
     loss_fn: Callable[[Any, Any], Tensor] | None
-    """(output, target) -> loss, for criteria that need gradients."""
+    """(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or one
+    with answers that are drawn from its outputs."""
     reduce: str
     """How scores of coupled parameters become one."""
     normalize: str | None
@@ -74,6 +76,11 @@ class PlanArguments(TypedDict, total=False):
     allocation: str | Sensitivity | None
     """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
     for a budget."""
+    candidates: int
+    """With allocation='searched', how many allocations are tried at most."""
+    time_limit: float | None
+    """With allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed;
+    None: only candidates= ends it."""
     layers: str | None
     """How many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it
     from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
@@ -94,7 +101,7 @@ class PlanArguments(TypedDict, total=False):
     protect_ends: bool
     """First and last layers lose half of what they would."""
     seed: int
-    """Seed of importance='random'."""
+    """Seed of importance='random', of answers drawn where there is no loss, and of allocation='searched'."""
 
 
 def takes_options(function: F) -> F:

@@ -113,7 +113,7 @@ class LatencyModel:
         self._register(nodes)
         self._needs = self.dimensions.needs()
         self._alike = self._needs.signatures()
-        self._dense = self.dimensions.counts(np.ones(len(units.solution.reason), bool))
+        self._dense = self.dimensions.counts(np.ones(units.solution.count, bool))
         self._first: dict[object, int] = {}
         self.kernels = [self._kernel(node) for node in nodes]
         self._seen: list[dict[tuple[int, ...], float]] = [{} for _ in nodes]

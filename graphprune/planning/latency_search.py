@@ -18,7 +18,7 @@ from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
-from graphprune.planning.planner import make_plan, plan_once
+from graphprune.planning.planner import plan_once
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
@@ -56,11 +56,6 @@ class Stopwatch:
     def _run(self, model: Callable[..., Any]) -> None:
         for call in self.calls:
             call.run(model)
-
-
-def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
-    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of."""
-    return plan_for_latency(graph, options) if options.latency is not None else make_plan(graph, options)
 
 
 def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:
@@ -125,7 +120,7 @@ class _LatencySearch:
         self.setup, self.watch, self.budget, self.dense, self.table = setup, watch, budget, dense, table
         graph = setup.graph
         self.model = LatencyModel(graph.labelling, graph.units, graph.nodes_without(setup.skipped), table)
-        everything = np.ones(len(graph.solution.reason), bool)
+        everything = np.ones(graph.solution.count, bool)
         self.scale = dense / self.model.seconds(everything)
         self.seen = [(dense, dense)]
         self.best: tuple[float, Plan] | None = None

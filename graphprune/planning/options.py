@@ -19,7 +19,7 @@ from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.roles import ROLES
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
 from graphprune.importance.criteria import CRITERIA, Importance
-from graphprune.planning.allocations import ALLOCATIONS
+from graphprune.planning.allocations import ALLOCATIONS, SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
 from graphprune.planning.sensitivity import Sensitivity
@@ -39,6 +39,8 @@ from graphprune.utils.checks import (
 )
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
+AUTO = "auto"
+"""The importance that stands for the best of several criteria."""
 UNDER_BUDGETS = 0.9
 """By default, budgets take at most this fraction of a group."""
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,8 +58,8 @@ def option(
     Args:
         default: its default; a dict stands for an empty mapping.
         help: what it means, in a sentence.
-        kind: how the command line reads it: ``"fraction"``, ``"amount"``, ``"count"``, ``"flag"``, ``"name"``; empty:
-            it cannot be given there.
+        kind: how the command line reads it: ``"fraction"``, ``"amount"``, ``"count"``, ``"seconds"``, ``"flag"``,
+            ``"name"``; empty: it cannot be given there.
         choices: the names that it takes, if these are all.
     """
     metadata = {"help": help, "kind": kind, "choices": choices}
@@ -119,9 +121,11 @@ class PruningOptions:
     )
     importance: str | Importance = option(
         "l2",
-        "criterion that scores units, by name, or a callable (group, context) -> scores [units]",
+        "criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by "
+        "several, repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the "
+        "dense model's",
         kind="name",
-        choices=lambda: CRITERIA,
+        choices=lambda: (AUTO, *CRITERIA),
     )
     calibration: Iterable[Any] | None = option(
         None,
@@ -135,7 +139,9 @@ class PruningOptions:
         "by name; criteria read them from there, tensor by tensor",
     )
     loss_fn: Callable[[Any, Any], Tensor] | None = option(
-        None, "(output, target) -> loss, for criteria that need gradients"
+        None,
+        "(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or "
+        "one with answers that are drawn from its outputs",
     )
     reduce: str = option("sum", "how scores of coupled parameters become one", kind="name", choices=lambda: REDUCTIONS)
     normalize: str | None = option(
@@ -151,6 +157,13 @@ class PruningOptions:
         "for a budget",
         kind="name",
         choices=lambda: ALLOCATIONS,
+    )
+    candidates: int = option(200, "with allocation='searched', how many allocations are tried at most", kind="count")
+    time_limit: float | None = option(
+        None,
+        "with allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed; "
+        "None: only candidates= ends it",
+        kind="seconds",
     )
     layers: str | None = option(
         None,
@@ -187,7 +200,11 @@ class PruningOptions:
         None, "largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets", kind="fraction"
     )
     protect_ends: bool = option(False, "first and last layers lose half of what they would", kind="flag")
-    seed: int = option(0, "seed of importance='random'", kind="count")
+    seed: int = option(
+        0,
+        "seed of importance='random', of answers drawn where there is no loss, and of allocation='searched'",
+        kind="count",
+    )
 
     def __post_init__(self) -> None:
         for name in ("ratio", *ROLE_OPTIONS, "depth"):
@@ -211,6 +228,14 @@ class PruningOptions:
                 check_callable(name, getattr(self, name))
         check_flag("protect_ends", self.protect_ends)
         check_count("tensor_parallel", self.tensor_parallel, 1, "a whole number of devices")
+        check_count("candidates", self.candidates, 1, "a whole number of candidates")
+        if self.time_limit is not None and not (is_number(self.time_limit) and self.time_limit > 0):
+            raise InputError(
+                f"time_limit: must be a number of seconds above 0, but is {self.time_limit!r}",
+                found=found_value(self.time_limit),
+                needed="a number of seconds above 0, or None",
+                do="pass time_limit=60, or leave it out",
+            )
         if not isinstance(self.seed, Integral) or isinstance(self.seed, bool):
             raise InputError(
                 f"seed: must be a whole number, but is {self.seed!r}",
@@ -263,6 +288,7 @@ class PruningOptions:
                 needed="one of them",
                 do="pass ratio=0.5 to remove half of the channels, or macs=0.5 to halve the multiply-adds",
             )
+        self._check_search()
         if self.allocation not in (None, "uniform") and not self.searched:
             raise InputError(
                 f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
@@ -271,6 +297,24 @@ class PruningOptions:
                 needed="a ratio for all groups, or a budget",
                 do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
             )
+
+    def _check_search(self) -> None:
+        """Raise an InputError if a field belongs to a search that is not asked for, or excludes it."""
+        if self.allocation == SEARCHED and self.latency is not None:
+            raise InputError(
+                "allocation: 'searched' counts what candidates cost, and latency= is measured",
+                found=f"allocation='searched' and latency={self.latency!r}",
+                needed="budgets that are counted",
+                do="pass macs=, params= or bytes= in place of latency=, or leave out allocation=",
+            )
+        for name in () if self.allocation == SEARCHED else ("candidates", "time_limit"):
+            if getattr(self, name) != getattr(PruningOptions, name):
+                raise InputError(
+                    f"{name}: given without allocation='searched', which it limits",
+                    found=f"{name}={getattr(self, name)!r} and allocation={self.allocation_name!r}",
+                    needed="allocation='searched' with it",
+                    do=f"pass allocation='searched' too, or leave out {name}=",
+                )
 
     @staticmethod
     def of(ratio: float | None, arguments: Mapping[str, Any]) -> PruningOptions:
@@ -319,13 +363,29 @@ class PruningOptions:
         return self.multiple is None and "latency" in self.budget_specs
 
     @property
+    def criterion(self) -> str | Importance:
+        """The criterion of a single plan.
+
+        Raises:
+            InputError: several are to be compared.
+        """
+        if self.importance == AUTO:
+            raise InputError(
+                f"importance: {AUTO!r} compares repaired models, which only a plan of a whole model can do",
+                found=f"importance={AUTO!r}",
+                needed=f"one of {', '.join(CRITERIA)}",
+                do="name a criterion, such as importance='wanda'",
+            )
+        return self.importance
+
+    @property
     def allocation_name(self) -> str | None:
         """The allocation by name."""
         return "sensitivity" if isinstance(self.allocation, Sensitivity) else self.allocation
 
     def described(self) -> dict[str, Any]:
         """What is asked, as JSON data, for the plan's own record."""
-        name = self.importance if isinstance(self.importance, str) else getattr(self.importance, "__name__", "custom")
+        name = self.criterion if isinstance(self.criterion, str) else getattr(self.criterion, "__name__", "custom")
         given = {"ratio": self.ratio, "importance": name, "allocation": self.allocation_name, "seed": self.seed}
         given |= (
             self.budget_specs | self.role_ratios | {"depth": self.depth, "layers": self.layers, "serve": self.serve}

@@ -13,7 +13,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
 from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.equal_layers import EqualLayers, alike_layers
-from graphprune.planning.allocate import Allocator
+from graphprune.planning.allocate import Allocator, Sharing
 from graphprune.planning.config_sizes import FollowedSizes, config_sizes
 from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
@@ -56,12 +56,13 @@ class Chooser:
     choose: Callable[[Mask, SizeConstraints, frozenset[int], Mapping[int, int]], tuple[Ids, dict[int, str]]]
 
 
-def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan:
+def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None, share: Sharing | None = None) -> Plan:
     """A plan that satisfies every size and comparison in the program.
 
     Args:
         setup: the model and what is asked.
         latency: the latency budget as it is predicted, if there is one.
+        share: decides under budgets how far to go on each path; None: the allocation that is asked for.
 
     Raises:
         PlanError: there is none, or a budget is out of reach.
@@ -70,7 +71,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None) -> Plan
     def allocate(
         free: Mask, constraints: SizeConstraints, same_entries: frozenset[int], multiples: Mapping[int, int]
     ) -> tuple[Ids, dict[int, str]]:
-        allocator = Allocator(setup, free, constraints, same_entries, latency, multiples)
+        allocator = Allocator(setup, free, constraints, same_entries, latency, multiples, share)
         return allocator.removed(), allocator.why
 
     return planned(setup, Chooser(setup.reached, bool(setup.options.head_width), allocate))[0]
@@ -218,13 +219,13 @@ class _Attempt:
         selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
         if len(violations.broken):
             return None
-        plan = _recorded(self.setup, selection, [""] * len(self.setup.groups))
+        plan = record_choice(self.setup, selection, [""] * len(self.setup.groups))
         return self.setup.check.difference(plan, selection.alive)
 
     def plan(self) -> Plan:
         """The plan of a choice that nothing is wrong with."""
         why = reasons(self.setup, self.constraints, self.why, self.selection.alive)
-        return _recorded(self.setup, self.selection, why)
+        return record_choice(self.setup, self.selection, why)
 
 
 def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
@@ -269,7 +270,7 @@ def _checked(setup: PlanSetup, selection: Selection, plan: Plan) -> _CheckedPlan
     return _CheckedPlan(candidate, difference, followed)
 
 
-def _recorded(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
+def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Plan:
     """A choice as a plan."""
     shares = setup.costs.shares(setup.graph.units)
     choices = []

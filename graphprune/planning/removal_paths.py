@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from graphprune.graph.coupled_steps import CoupledStep
 from graphprune.graph.solve import Items
 from graphprune.utils.arrays import Ids, Scores
 
+Numbers = NDArray[np.int32]
+"""Numbers of stops and paths; there are few enough for 4 bytes each."""
 ROOM = 4
 """A table of what is gone may have so many entries for every unit."""
 
@@ -26,16 +29,22 @@ class RemovalPath:
         stop: the stop at which each of them goes. [units]
         scores: the mean score of the units that go at each stop. [stops]
         lost: the importance lost between the stop before and each stop, see :func:`make_path`. [stops]
-        gone: the mean fraction of the parts that is gone at each stop. [stops]
     """
 
     coupled: CoupledStep
     stops: Ids
     unit_ids: Ids
-    stop: Ids
+    stop: Numbers
     scores: Scores
     lost: Scores
-    gone: Scores
+
+    @property
+    def gone(self) -> Scores:
+        """The mean fraction of the parts that is gone at each stop. [stops]"""
+        found, parts = np.zeros(len(self.stops)), self.coupled.parts
+        for part, each in zip(parts, self.coupled.each, strict=True):
+            found += each * self.stops / len(part.unit_ids) / len(parts)
+        return found
 
 
 def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers: Sequence[int]) -> RemovalPath:
@@ -54,7 +63,7 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
     """
     count = len(stops)
     units, stop, total = [], [], np.zeros(count)
-    lost, gone = np.zeros(count), np.zeros(count)
+    lost = np.zeros(count)
     for part, each, values, number in zip(coupled.parts, coupled.each, scores, layers, strict=True):
         order = np.argsort(values, kind="stable")
         going = order[: each * int(stops[-1])] if count else order[:0]
@@ -63,10 +72,9 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
         stop.append(at)
         total += np.bincount(at, values[going], count)
         lost += number * _losses(values, going, at, count)
-        gone += each * stops / len(part.unit_ids) / len(coupled.parts)
-    where = np.concatenate(stop)
+    where = np.concatenate(stop).astype(np.int32)
     mean = total / np.maximum(np.bincount(where, minlength=count), 1)
-    return RemovalPath(coupled, stops, np.concatenate(units), where, mean, lost, gone)
+    return RemovalPath(coupled, stops, np.concatenate(units), where, mean, lost)
 
 
 def _losses(values: Scores, going: Ids, stop: Ids, count: int) -> Scores:
@@ -122,7 +130,6 @@ class RemovalState:
         self.paths = paths
         self.lengths = np.array([len(p.stops) for p in paths], np.int64)
         self._gone = _GoneByItem(paths, items)
-        self._lost = [np.concatenate([[0.0], np.cumsum(p.lost)]) for p in paths]
 
     def removed(self, passed: Ids) -> Ids:
         """The units that are gone."""
@@ -135,18 +142,19 @@ class RemovalState:
 
     def lost(self, passed: Ids) -> float:
         """The importance that is gone."""
-        return float(sum(lost[n] for lost, n in zip(self._lost, passed.tolist(), strict=True)))
+        counts = zip(self.paths, passed.tolist(), strict=True)
+        return float(sum(np.cumsum(path.lost[:n])[-1] for path, n in counts if n))
 
-    def order(self, priority: Sequence[Scores]) -> Ids:
+    def order(self, priority: Sequence[Scores]) -> Numbers:
         """The path of every stop in the order of removal; stops of one path keep their own order.
 
         Args:
             priority: for each path, how early each of its stops comes: low values first. [stops] each
         """
         rising = np.concatenate([np.zeros(0), *(np.maximum.accumulate(p) for p in priority if len(p))])
-        path: Ids = np.repeat(np.arange(len(self.paths)), self.lengths)
+        path: Numbers = np.repeat(np.arange(len(self.paths), dtype=np.int32), self.lengths)
         return path[np.argsort(rising, kind="stable")]
 
-    def after(self, order: Ids, count: int) -> Ids:
+    def after(self, order: Numbers, count: int) -> Ids:
         """The state after the first ``count`` stops of an order. [paths]"""
         return np.bincount(order[:count], minlength=len(self.paths))

@@ -14,7 +14,7 @@ import numpy as np
 
 from graphprune.graph.living import Living
 from graphprune.graph.solve import Solution
-from graphprune.planning.removal_paths import RemovalState
+from graphprune.planning.removal_paths import Numbers, RemovalState
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 ROUNDS = 4
@@ -75,18 +75,18 @@ def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | 
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
     price = problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights)
     even = _candidate(problem, known) if known is not None else None
-    found = [even] if even else []
+    best = even
     least = np.inf
     for _ in range(ROUNDS):
         last = _candidate(problem, priority_at(price))
         if last is None or last.lost >= least:
             break
         least = last.lost
-        found.append(last)
+        best = last if best is None or last.lost < best.lost else best
         living = problem.living(problem.state.after(last.order, last.count))
         weights = weights * np.square(problem.costs(living) / problem.budgets)
-        price = (price + problem.price(living.alive, weights / weights.sum())) / 2
-    best = min(found, key=lambda candidate: candidate.lost, default=None)
+        price += problem.price(living.alive, weights / weights.sum())
+        price /= 2
     return _used_up(problem, best.order, best.count) if best else None
 
 
@@ -94,20 +94,20 @@ def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | 
 class Candidate:
     """An order of stops, how many of them meet all budgets, and what is lost by then."""
 
-    order: Ids
+    order: Numbers
     count: int
     lost: float
 
 
 def _candidate(problem: Problem, priority: Sequence[Scores]) -> Candidate | None:
     order = problem.state.order(priority)
-    count = _first_that_fits(problem, order, 0)
+    count = first_that_fits(problem, order, 0)
     if count is None:
         return None
     return Candidate(order, count, problem.state.lost(problem.state.after(order, count)))
 
 
-def _first_that_fits(problem: Problem, order: Ids, start: int) -> int | None:
+def first_that_fits(problem: Problem, order: Numbers, start: int) -> int | None:
     """The first place in an order, from ``start`` on, at which every budget is met; None: there is none."""
     low, high = start - 1, len(order)
     if not problem.fits(problem.state.after(order, high)):
@@ -121,7 +121,7 @@ def _first_that_fits(problem: Problem, order: Ids, start: int) -> int | None:
     return high
 
 
-def _used_up(problem: Problem, order: Ids, count: int) -> Ids:
+def _used_up(problem: Problem, order: Numbers, count: int) -> Ids:
     """Come nearer to the budgets: a step too long is not taken, and shorter ones that come later are.
 
     What is passed over once stays where it is; the nearest place seen is the answer.
@@ -134,7 +134,7 @@ def _used_up(problem: Problem, order: Ids, count: int) -> Ids:
         long = order[count - 1]
         rest = order[count - 1 :]
         order = np.concatenate([order[: count - 1], rest[rest != long]])
-        found = _first_that_fits(problem, order, count - 1)
+        found = first_that_fits(problem, order, count - 1)
         if found is None:
             break
         count = found

@@ -18,7 +18,6 @@ from torch import Tensor, fx, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
-from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
@@ -65,7 +64,7 @@ class Translation:
         self._outputs = reader.sources(traced.outputs)
         self._constants = reader.constants()
         self._sizes = graph.size_model()
-        self._dimensions = Dimensions(self._sizes)
+        self._dimensions = graph.dimensions
         self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:

@@ -32,7 +32,7 @@ class UnitScores:
     def __init__(self, graph: Analysis, options: PruningOptions) -> None:
         self._graph = graph
         self._options = options
-        self._criterion = find_criterion(options.importance)
+        self._criterion = find_criterion(options.criterion)
         if self._criterion.data and options.calibration is None:
             raise InputError(
                 f"importance: {self._criterion.name!r} reads data",
@@ -65,7 +65,7 @@ class UnitScores:
         tensors.update(_masked(own.modules, tensors))
         given, units = self._options, self._graph.units
         batches = given.calibration
-        statistics = None if batches is None else Statistics(self.model, units, batches, given.loss_fn)
+        statistics = None if batches is None else Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
         known = tensors if weights is None else GivenParameters(own, weights)
         return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize)
 

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
@@ -28,6 +28,8 @@ from graphprune.tracing.size_places import attributes_held, is_container, is_pla
 from graphprune.tracing.sizes import attributes_of
 from graphprune.utils.arrays import Mask
 from graphprune.utils.modules import Modules, named_modules
+
+Found = TypeVar("Found")
 
 _WIDTHS = frozenset(
     "channel channels ch chs feature features feat feats filters plane planes inplanes outplanes dim dims width widths "
@@ -173,6 +175,30 @@ def _named(name: str, owner: str, paths: set[str]) -> str:
 # ---------------------------------------------------------------- what shrank
 
 
+class _Within(Generic[Found]):
+    """What is found at paths, by the modules that these lie within."""
+
+    def __init__(self) -> None:
+        self._direct: dict[str, set[Found]] = defaultdict(set)
+        self._all: dict[str, set[Found]] = defaultdict(set)
+
+    def add(self, path: str, found: Found) -> None:
+        """Something at a path, of which the last part is a name in a module."""
+        self._direct[path.rpartition(".")[0]].add(found)
+        while path:
+            self._all[path].add(found)
+            path = path.rpartition(".")[0]
+        self._all[""].add(found)
+
+    def directly(self, owner: str) -> set[Found]:
+        """What has a name in this module."""
+        return set(self._direct.get(owner, ()))
+
+    def of(self, owner: str) -> set[Found]:
+        """What lies at this path or within."""
+        return set(self._all.get(owner, ()))
+
+
 class _Evidence:
     """What became of everything that has a certain size."""
 
@@ -180,16 +206,16 @@ class _Evidence:
         self._graph = graph
         self._plan = plan
         self._alive = alive
-        self._axes: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self._axes: dict[int, _Within[int]] = defaultdict(_Within)
         for name, shape in plan.shapes.items():
             slim = plan.shape(name)
             for dim in range(min(len(shape), 2) if self._is_kernel(name, shape) else len(shape)):
-                self._axes[shape[dim]].append((name, slim[dim]))
+                self._axes[shape[dim]].add(name, slim[dim])
 
     @cached_property
     def shrunk(self) -> frozenset[int]:
         """The sizes of which something is gone."""
-        axes = (size for size, found in self._axes.items() if any(new != size for _, new in found))
+        axes = (size for size, found in self._axes.items() if found.of("") != {size})
         attributes = (old for path, old in self._read.items() if self._plan.sizes.get(path, old) != old)
         return frozenset((*axes, *attributes, *(c.units for c in self._plan.choices if c.removed)))
 
@@ -220,13 +246,16 @@ class _Evidence:
 
     def _read_alike(self, attribute: _Attribute) -> set[int]:
         """What became of attributes of the same value and kind that forward reads."""
-        alike = (
-            path
-            for path, old in self._read.items()
-            if old == attribute.value and _inside(path, attribute.owner) and path != attribute.path
-            if _kind(path.rpartition(".")[2]) == attribute.kind
-        )
+        alike = self._read_by_kind[attribute.value, attribute.kind].of(attribute.owner) - {attribute.path}
         return {self._plan.sizes.get(path, attribute.value) for path in alike}
+
+    @cached_property
+    def _read_by_kind(self) -> dict[tuple[int, str], _Within[str]]:
+        """The paths of the attributes that forward reads, by value and kind."""
+        found: dict[tuple[int, str], _Within[str]] = defaultdict(_Within)
+        for path, old in self._read.items():
+            found[old, _kind(path.rpartition(".")[2])].add(path, path)
+        return found
 
     def _chosen(self, attribute: _Attribute) -> set[int]:
         """What is left of groups of heads, or of channels in a head; of query heads that share a key, in proportion.
@@ -238,16 +267,20 @@ class _Evidence:
             roles = ("heads",) if attribute.kind == "groups" else ("kv_groups",)
         elif attribute.kind == "groups":
             return set()
-        groups = {group.name: group for group in self._graph.units.groups}
-        choices = [
-            choice
-            for choice in self._plan.choices
-            if choice.role in roles
-            if any(_inside(axis.parameter, attribute.owner) for axis in groups[choice.group].axes)
-        ]
+        choices = [self._plan.choices[n] for role in roles for n in self._choices[role].of(attribute.owner)]
         same = {choice.kept for choice in choices if choice.units == attribute.value}
         shared = (c for c in choices if c.role == "kv_groups" and attribute.value % c.units == 0)
         return same or {attribute.value // choice.units * choice.kept for choice in shared}
+
+    @cached_property
+    def _choices(self) -> dict[str, _Within[int]]:
+        """The numbers of the choices by their roles."""
+        groups = {group.name: group for group in self._graph.units.groups}
+        found: dict[str, _Within[int]] = defaultdict(_Within)
+        for number, choice in enumerate(self._plan.choices):
+            for axis in groups[choice.group].axes:
+                found[choice.role].add(axis.parameter, number)
+        return found
 
     def _passed(self, attribute: _Attribute) -> set[int]:
         """What became of channels that go into its module, or come out of it, if the name says which."""
@@ -259,11 +292,8 @@ class _Evidence:
 
     def _owned(self, attribute: _Attribute, how: str) -> set[int]:
         """What became of parameter axes of its module (``direct``), or of that and all within."""
-        return {
-            new
-            for name, new in self._axes[attribute.value]
-            if (name.rpartition(".")[0] == attribute.owner if how == "direct" else _inside(name, attribute.owner))
-        }
+        axes = self._axes[attribute.value]
+        return axes.directly(attribute.owner) if how == "direct" else axes.of(attribute.owner)
 
     def _classified(self, attribute: _Attribute) -> set[int]:
         """What became of the channels that the last layers of its module read, if these end in a classifier."""

@@ -124,7 +124,7 @@ def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
 
 def _partly(graph: Analysis, alive: Mask, rows: Ids) -> Ids:
     """The rows without those of which all entries are composed with one class that is gone. [rows, entries]"""
-    parts = graph.solution.parts[rows]
+    parts = graph.solution.parts_of(rows)
     first = parts[:, :1]
     gone = (first >= 0) & ~alive[first] & (parts == first)
     left: Ids = rows[~gone.all(axis=1).any(axis=1)]

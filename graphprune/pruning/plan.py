@@ -27,6 +27,9 @@ from graphprune.utils.modules import Tables, module_kind, named_modules, tables,
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
 
+TRIED = "tried"
+"""Where :attr:`Plan.requested` has what was tried: by criterion the relative error of outputs, or why there is none."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -51,6 +54,14 @@ class Choice:
         return self.units - len(self.removed)
 
 
+def tried_table(tried: Mapping[str, float | str]) -> Table:
+    """What several criteria came to, the best first; where there is no number, why."""
+    numbers = sorted((value, name) for name, value in tried.items() if isinstance(value, int | float))
+    rows = [(name, f"{value:.4g}") for value, name in numbers]
+    rows += [(name, str(value)) for name, value in tried.items() if isinstance(value, str)]
+    return Table("Tried, by the relative error of outputs on samples held back:", ("criterion", "error"), tuple(rows))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Plan(Printed):
     """Which channels survive, by parameter and dimension. ``print(plan)`` lists what is left of each group.
@@ -66,7 +77,8 @@ class Plan(Printed):
         unread: the new values of integer attributes that ``forward`` does not read, but other methods may.
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
-        requested: how the plan was made: ratio, budgets, importance, seed, as JSON data.
+        requested: how the plan was made: ratio, budgets, importance, seed, as JSON data; with ``"auto"`` also
+            ``tried``: by criterion the relative error of the outputs, or why there is none.
         costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
     """
@@ -191,7 +203,7 @@ class Plan(Printed):
 
     def _summary(self) -> str:
         before, after = self.entries
-        requested = ", ".join(f"{key} {value}" for key, value in self.requested.items())
+        requested = ", ".join(f"{key} {value}" for key, value in self.requested.items() if key != TRIED)
         return (
             f"Plan: {requested}; {len(self.choices)} groups, "
             f"{before:,} -> {after:,} parameter and buffer entries ({after / max(before, 1):.1%})"
@@ -200,6 +212,8 @@ class Plan(Printed):
     def _parts(self) -> Iterator[str | Table]:
         yield self._summary()
         yield from (f"without {path}" for path in self.skipped)
+        if TRIED in self.requested:
+            yield tried_table(self.requested[TRIED])
         columns = ("group", "role", "units", "kept", "MACs", "params", "why")
         rows = (
             (c.group, c.role, str(c.units), str(c.kept), f"{c.macs:.1%}", f"{c.params:.1%}", c.why)

@@ -46,6 +46,7 @@ class Consumer:
         bias_targets: the biases and running means that are applied to its results first; None for any other first use.
         scaled: a call multiplies the product by a factor.
         adds: a call adds a bias to the product itself.
+        bare: a call does not.
         sums: the number of results that are added to a tensor that does not depend on them (a residual sum).
         used_otherwise: a result has a use other than a residual sum.
         beside: the consumers that the other operands of these sums depend on, as a bit set.
@@ -65,6 +66,7 @@ class Consumer:
     bias_targets: set[BiasTarget | None] = field(default_factory=set)
     scaled: bool = False
     adds: bool = False
+    bare: bool = False
     sums: int = 0
     used_otherwise: bool = False
     beside: int = 0
@@ -86,7 +88,7 @@ class Consumer:
     def structure(self) -> tuple[Any, ...]:
         """What is the same in all batches, except how often it is called."""
         targets = sorted(map(repr, self.bias_targets))
-        kind = self.scaled, self.adds, self.summed, self.used_otherwise, self.factor is None
+        kind = self.scaled, self.adds, self.bare, self.summed, self.used_otherwise, self.factor is None
         return self.number, self.key, self.outputs, sorted(set(self.calls)), self.after, self.beside, targets, kind
 
 
@@ -99,7 +101,7 @@ class CallRecorder(DispatchMode):
 
     Attributes:
         memory: the memory of the model's parameters.
-        names: the names of the model's parameters.
+        names: the names of the parameters and buffers that may be weights.
         consumers: consumers by key, in order of execution.
         other_uses: for parameters and buffers that are not only weights or addends, an operation that uses them.
         fed_by: for each addend, the numbers of the consumers whose results it is added to; None for other tensors.
@@ -111,7 +113,7 @@ class CallRecorder(DispatchMode):
     def __init__(self, model: nn.Module, measures: bool = False) -> None:
         super().__init__()
         self.memory = ParameterMemory(model)
-        self.names = self.memory.parameters
+        self.names = self.memory.weights
         self.consumers: dict[CallKey, Consumer] = {}
         self.other_uses: dict[str, str] = {}
         self.fed_by: dict[ParameterView, set[int | None]] = {}
@@ -204,6 +206,7 @@ class CallRecorder(DispatchMode):
         consumer.recorded += 1
         consumer.scaled |= met.scaled
         consumer.adds |= met.bias is not None
+        consumer.bare |= met.bias is None
         consumer.after |= self._dependence.reach(tensors_of((met.args, met.kwargs)))
         return consumer
 
@@ -224,7 +227,7 @@ class CallRecorder(DispatchMode):
         bias_target = own_bias(met, consumer.outputs, self.memory, self.names)
         self._added(consumer, bias_target)
         if bias_target is None and (name := self.memory.owner(met.bias)):
-            self.other_uses.setdefault(name, short_name(met.key.op))
+            self.other_uses.setdefault(name, short_name(met.op))
 
     def _added(self, consumer: Consumer, bias_target: BiasTarget | None) -> None:
         consumer.bias_targets.add(bias_target)
@@ -321,7 +324,7 @@ def addition(
 def own_bias(met: LinearCall, outputs: int, memory: ParameterMemory, names: frozenset[str]) -> BiasTarget | None:
     """The bias that the call of a consumer adds itself, if it is a parameter with an entry for each output."""
     view = None if met.bias is None or met.bias.numel() != outputs else memory.find(met.bias)
-    return BiasTarget(view, 1, 0) if view is not None and view.name in names else None
+    return BiasTarget(view, 1, -1) if view is not None and view.name in names else None
 
 
 def is_added_directly(met: LinearCall, result: tuple[int, ...], outputs: int, sum_: Addition) -> bool:

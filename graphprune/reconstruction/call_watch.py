@@ -67,7 +67,7 @@ class CallWatch(DispatchMode):
         self.again = False
         self._memory = memory
         self._calls = {consumer.key: consumer.calls for consumer in consumers}
-        self._names = frozenset(key.name for key in self._calls) if expected is None else memory.parameters
+        self._names = frozenset(key.name for key in self._calls) if expected is None else memory.weights
         self._expected = expected
         self._last = {key: calls[0] for key, calls in self._calls.items() if len(set(calls)) == 1}
         self._summed = summed

@@ -170,6 +170,7 @@ class _Reconstruction:
         self.communicator = data.communicator
         self.all_recorded = list(data.alike) == list(range(len(data.batches)))
         self.ridge = ridge
+        self.shrunk = plan.kept.keys()
         self.rollback = rollback
         self.repaired: list[Repaired] = []
         self.left: list[LeftAlone] = []
@@ -255,7 +256,8 @@ class _Reconstruction:
         """Matrices and kernels of which no part is a consumer's weight, and how they are used."""
         known = {key.name for key in self.seen.consumers}
         found = []
-        for name in sorted(self.seen.names - known):
+        lost = self.shrunk & self.seen.memory.weights
+        for name in sorted((self.seen.memory.parameters | lost) - known):
             if self.seen.memory.tensors[name].ndim > 1:
                 use = self.seen.other_uses.get(name)
                 why = "not used" if use is None else f"used by {use}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graphprune.rules.matmul_view import MatmulView
 from graphprune.rules.registry import matmul_views
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, is_mutable
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,29 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((whole.span,), (1,), tensor.storage_offset())
 
 
+def _kept_buffers(model: nn.Module) -> frozenset[str]:
+    """The names of buffers of floats that are saved with a model: what is written to them is not lost."""
+    return frozenset(
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.is_floating_point() and name not in module._non_persistent_buffers_set
+    )
+
+
 class ParameterMemory:
-    """Finds the parameter or buffer of a model that a tensor is a view of."""
+    """Finds the parameter or buffer of a model that a tensor is a view of.
+
+    Attributes:
+        tensors: parameters and buffers by name.
+        parameters: the names of parameters.
+        weights: those of parameters and of buffers that may be weights: converters of other formats keep them so.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = {name: t for name, t in named_tensors(model) if t.numel()}
         self.parameters = frozenset(n for n, t in self.tensors.items() if isinstance(t, nn.Parameter))
+        self.weights = self.parameters | _kept_buffers(model) & self.tensors.keys()
         self._at: dict[int, list[tuple[ParameterView, Tensor]]] = {}
         for name, tensor in self.tensors.items():
             if place := address(tensor):
@@ -110,9 +127,13 @@ PIECE = 2**24
 
 @dataclass(frozen=True)
 class CallKey:
-    """Identifies a consumer: the operation, and the view of a parameter that it multiplies.
+    """Identifies a consumer: the view of a parameter that it multiplies, whatever product of matrices does it.
+
+    Batches of one sample take other operations than larger ones (``addmm`` instead of ``mm`` and ``add``).
 
     Attributes:
+        view: of a product of matrices, the weight as [blocks, channels, outputs]; of a convolution, the kernel.
+        op: the operation; None: a product of matrices that makes a new tensor.
         matmul: which of the operation's operands is the weight: a number in its ``matmul_views``.
         blocks: groups of a convolution, matrices of a batched product.
     """
@@ -130,9 +151,10 @@ class CallKey:
 
 @dataclass(frozen=True)
 class LinearCall:
-    """One call of a consumer."""
+    """One call of a consumer; ``op`` is its operation."""
 
     key: CallKey
+    op: Any
     matmul: MatmulView
     args: Args
     kwargs: Kwargs
@@ -170,6 +192,8 @@ class LinearCall:
 
     def places(self) -> Tensor:
         """The place of each entry of the weight in the parameter's memory. [blocks, channels, outputs]"""
+        if self.matmul.kernel is None:
+            return self.key.view.places()
         places = self.key.view.places().to(self.x.device)
         return self.matmul.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
 
@@ -184,9 +208,13 @@ class LinearCall:
         x = self.matmul.x
         return replace(self, args=tuple(a.clone() if i == x else a for i, a in enumerate(self.args)))
 
+    def with_input(self, x: Tensor) -> LinearCall:
+        """The call with another input."""
+        return replace(self, args=tuple(x if i == self.matmul.x else a for i, a in enumerate(self.args)))
+
     def again(self) -> Tensor:
         """What the call gives with the weight and bias of now."""
-        made: Tensor = self.key.op(*self.args, **self.kwargs)
+        made: Tensor = self.op(*self.args, **self.kwargs)
         return made
 
     @property
@@ -218,8 +246,19 @@ def linear_call(
         weight = args[matmul.weight]
         view = memory.find(weight)
         if view is not None and view.name in names and weight.is_floating_point():
-            key = CallKey(view, func, number, matmul.blocks(args), matmul.transposed(args))
+            key = _key(func, args, number, matmul, view)
             bias = args[matmul.bias] if matmul.intercept(args) else None  # type: ignore[index]
             scaled = any(kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
-            return LinearCall(key, matmul.exact(args), args, kwargs, bias, scaled)
+            return LinearCall(key, func, matmul.exact(args), args, kwargs, bias, scaled)
     return None
+
+
+def _key(func: Any, args: Args, number: int, matmul: MatmulView, view: ParameterView) -> CallKey:
+    """The key of a call whose weight is this view of a parameter."""
+    blocks, weight = matmul.blocks(args), args[matmul.weight]
+    if matmul.kernel is not None:
+        return CallKey(view, func, number, blocks, matmul.transposed(args))
+    opened = matmul.open(args[matmul.x][:1], weight, args, blocks)[1]
+    offset = view.offset + int(opened.storage_offset() - weight.storage_offset())
+    opened_view = ParameterView(view.name, tuple(opened.shape), opened.stride(), offset)
+    return CallKey(opened_view, func if is_mutable(func) else None, number, blocks, False)

@@ -34,6 +34,20 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import is_mutable
 
+
+@dataclass(frozen=True)
+class Target:
+    """What a call of the slim model is fitted to.
+
+    Attributes:
+        result: the dense model's result, or the sum that it is added to. [n, outputs, m]
+        state: the kept channels of the dense call's input, if the call is fitted on that.
+    """
+
+    result: Tensor
+    state: Tensor | None
+
+
 Fit = Callable[["Gathered"], bool]
 """Fits a consumer to what was gathered; whether it has changed."""
 
@@ -60,24 +74,33 @@ class Gathered:
     met: int = 0
     passed: bool = False
 
-    def add(self, met: WatchedCall, targets: Tensor | None) -> None:
+    def add(self, met: WatchedCall, wanted: Target | None) -> None:
         """Add the residuals of a call of the slim model.
 
         Args:
-            targets: of the call [n, outputs, m]; None: the dense model has no such call.
+            wanted: what it is fitted to; None: the dense model has no such call.
         """
         self.met += 1
-        result = met.call.result(met.out, self.match.bare)
-        target = None if targets is None else targets.view(-1, *result.shape[1:])
-        if target is None or target.shape != result.shape:
+        whole, result = met.call, met.call.result(met.out, self.match.bare)
+        target = None if wanted is None else wanted.result.view(-1, *result.shape[1:])
+        state = None if wanted is None else wanted.state
+        if target is None or target.shape != result.shape or (state is not None and state.shape != whole.x.shape):
             self.rows_differ = True
             return
+        if state is not None:
+            whole, result = self._on_state(whole, result, state)
         residual = target - result
         if isinstance(self.regression, IterativeRegression):
-            self.regression.add(met.call, residual, target)
+            self.regression.add(whole, residual, target)
             return
-        for some, call in self._parts(met.call):
+        for some, call in self._parts(whole):
             self._add_part(self.regression, call, residual[some], target[some])
+
+    def _on_state(self, call: LinearCall, result: Tensor, state: Tensor) -> tuple[LinearCall, Tensor]:
+        """The call on another input, and its result then, or the sum that it is added to."""
+        other, factor = call.with_input(state), self.match.factors()[0].to(result)
+        change = call.result(other.again()) - call.result(call.again())
+        return other, result + change * factor.unsqueeze(-1)
 
     def _parts(self, call: LinearCall) -> Iterator[tuple[slice, LinearCall]]:
         """A convolution's call for as many samples at a time as the workspace is made for."""
@@ -173,7 +196,7 @@ class PairOfPasses:
         self._slim, self._slim_watch = slim.forward(
             number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}, self._waiting
         )
-        self._targets: dict[tuple[CallKey, int], Tensor] = {}
+        self._targets: dict[tuple[CallKey, int], Target] = {}
         self.met: WatchedCall | None = None
 
     def advance(self) -> WatchedCall | None:
@@ -186,8 +209,8 @@ class PairOfPasses:
         """Go on with the new weight of the consumer that the slim model waits at."""
         self._slim_watch[0].again = True
 
-    def targets(self, met: WatchedCall) -> Tensor | None:
-        """The targets of a call of the slim model; None if the dense model has no such call."""
+    def target(self, met: WatchedCall) -> Target | None:
+        """The target of a call of the slim model; None if the dense model has no such call."""
         wanted = met.key, met.number
         while wanted not in self._targets and self._dense.advance():
             self._keep(self._dense_watch[0].met)
@@ -197,8 +220,9 @@ class PairOfPasses:
         assert met is not None  # the pass waits
         for match in self._matches:
             if match.dense.key == met.key:
-                target = match.target(met.call.result(met.out, match.bare))
-                self._targets[match.consumer.key, met.number] = self._waiting.added(target)
+                result = self._waiting.added(match.target(met.call.result(met.out, match.bare)))
+                state = None if match.columns is None else self._waiting.added(match.state(met.call))
+                self._targets[match.consumer.key, met.number] = Target(result, state)
 
     def _move(self, addresses: dict[int, int]) -> None:
         for watch in (*self._dense_watch, *self._slim_watch):
@@ -280,9 +304,9 @@ class Sweep:
     def _advance(self, pair: PairOfPasses) -> None:
         """Go on to the next consumer that is fitted where it is met."""
         while (met := pair.advance()) is not None:
-            targets, one = pair.targets(met), self._gathering(met.key)
+            target, one = pair.target(met), self._gathering(met.key)
             if one is not None:
-                one.add(met, targets)
+                one.add(met, target)
                 if _is_met_once(one.match.consumer):
                     return
 
@@ -325,4 +349,4 @@ class Sweep:
 
 def _is_met_once(consumer: Consumer) -> bool:
     """Whether a pass can wait at a consumer until it is fitted, and make its call again."""
-    return max(consumer.calls) <= 1 and not is_mutable(consumer.key.op)
+    return max(consumer.calls) <= 1 and not is_mutable(consumer.first.op)

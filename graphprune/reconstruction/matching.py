@@ -12,7 +12,8 @@ from torch import Tensor
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
-from graphprune.reconstruction.linear_calls import CallKey, dense_places
+from graphprune.reconstruction.linear_calls import CallKey, LinearCall, dense_places
+from graphprune.utils.operators import is_mutable
 
 SMALL = 1e-3
 """Outputs with a factor below this fraction of the largest factor are not fitted."""
@@ -30,6 +31,8 @@ class Match:
         bare: results are compared without bias, since one of the two models adds it in a call of its own.
         mixing: the targets as linear combinations of dense outputs, instead of ``rows``. [outputs, dense outputs]
         summed: the residual sums that the results are added to are compared, instead of the results.
+        columns: for a recurrent layer, the channels of the dense input that the slim input has; the weight is fitted on
+            these, not on the slim model's own states, which depend on it. None: it is fitted on the slim input.
     """
 
     consumer: Consumer
@@ -39,6 +42,7 @@ class Match:
     bare: bool
     mixing: Tensor | None
     summed: bool
+    columns: Tensor | None
 
     @property
     def after(self) -> int:
@@ -48,7 +52,8 @@ class Match:
     @property
     def kind(self) -> str:
         """What is compared, without weights or numbers of calls."""
-        return repr((self.dense.key, self.rows.tolist(), self.bias_target, self.bare, self.mixing is None, self.summed))
+        plain = self.mixing is None, self.summed, self.columns is None
+        return repr((self.dense.key, self.rows.tolist(), self.bias_target, self.bare, plain))
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """The factor of each output before the comparison, and its inverse. [blocks, outputs] each
@@ -69,6 +74,11 @@ class Match:
         if self.mixing is None:
             return y.index_select(1, self.rows.to(y.device))
         return torch.einsum("sd,ndm->nsm", self.mixing.to(y), y)
+
+    def state(self, call: LinearCall) -> Tensor:
+        """The kept channels of the dense call's input."""
+        assert self.columns is not None
+        return call.x.index_select(call.matmul.channel_dim, self.columns.to(call.x.device))
 
 
 class Matcher:
@@ -106,12 +116,23 @@ class Matcher:
             return f"called {sum(consumer.calls)} times, in the dense model {sum(other.calls)} times"
         mixing = self._mixing(consumer, other)
         summed = consumer.summed and other.summed and mixing is None
-        bare = consumer.adds != other.adds and not summed
+        varies = (consumer.adds, consumer.bare) != (other.adds, other.bare) or consumer.adds is consumer.bare
+        bare = varies and not summed
         if bare and any(
             bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
         ):
             return "what is added to its product is not the same parameter in both models"
-        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed)
+        columns = self._columns(consumer, other) if self._recurrent(consumer) else None
+        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed, columns)
+
+    def _recurrent(self, consumer: Consumer) -> bool:
+        """Whether a consumer's input depends on its earlier results through no other consumer: a recurrent state."""
+
+        def follows(later: Consumer, earlier: Consumer) -> bool:
+            return bool(later.after >> earlier.number & 1)
+
+        others = (one for one in self.slim.consumers.values() if one is not consumer)
+        return follows(consumer, consumer) and not any(follows(consumer, o) and follows(o, consumer) for o in others)
 
     def _unfit(self, consumer: Consumer) -> str | None:
         use = self.slim.other_uses.get(consumer.key.name)
@@ -132,12 +153,28 @@ class Matcher:
             if key.name == consumer.key.name and other.first.matmul.result
         ]
 
-    def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
-        """The outputs of a dense call that the slim call's outputs come from; None if it lacks some. [outputs]"""
+    def _entries(self, consumer: Consumer) -> Tensor:
+        """The place, in the dense parameter's memory, of each entry of a weight. [blocks, channels, outputs]"""
         name = consumer.key.name
         kept = [(dim, torch.from_numpy(np.ascontiguousarray(i))) for dim, i in self.plan.kept.get(name, {}).items()]
         whole, dense = self.slim.memory.whole(name), self.dense.memory.whole(name)
-        wanted = dense_places(whole, dense, kept)[consumer.first.places()]
+        return dense_places(whole, dense, kept)[consumer.first.places()]
+
+    def _columns(self, consumer: Consumer, other: Consumer) -> Tensor | None:
+        """The channels of a dense call's input that the slim call's input has; None for several blocks. [channels]"""
+        wanted, places = self._entries(consumer), other.first.places()
+        blocks, channels, _ = places.shape
+        if blocks > 1 or is_mutable(consumer.first.op):
+            return None
+        column = torch.full((self.dense.memory.whole(consumer.key.name).span,), -1, device="cpu")
+        column[places] = torch.arange(channels, device="cpu").view(1, -1, 1).expand(places.shape)
+        taps = consumer.first.taps
+        return column[wanted[0, ::taps, 0]] // taps
+
+    def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
+        """The outputs of a dense call that the slim call's outputs come from; None if it lacks some. [outputs]"""
+        dense = self.dense.memory.whole(consumer.key.name)
+        wanted = self._entries(consumer)
         places = other.first.places()
         blocks, _, outputs = places.shape
         row = torch.full((dense.span,), -1, device="cpu")

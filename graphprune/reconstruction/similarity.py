@@ -90,7 +90,7 @@ def entries_of(units: Units, group: Group, axis: ParameterAxis) -> Ids:
     occurrences = units.occurrences
     number = next(i for i, a in enumerate(units.axes) if a.name == axis)
     here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
-    place = np.full(len(units.solution.reason), -1, np.int64)
+    place = np.full(units.solution.count, -1, np.int64)
     place[group.unit_ids] = np.arange(group.units)
     unit, index = place[occurrences.unit[here]], occurrences.index[here]
     order = np.lexsort((index, unit))

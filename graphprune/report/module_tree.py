@@ -81,9 +81,7 @@ class ModuleTree:
         ]
 
     def _tensors(self, graph: Analysis, named: Sequence[tuple[str, Tensor]]) -> list[TreeTensor]:
-        lines = {
-            axis.parameter_axis: graph.costs.dimensions.line(graph.units.labels_of(axis)) for axis in graph.units.axes
-        }
+        lines = graph.costs.lines
         found = []
         for name, tensor in named:
             module, _, own = name.rpartition(".")

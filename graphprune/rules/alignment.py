@@ -53,11 +53,13 @@ def outer_first(array: LabelArray) -> list[int]:
     """The dimensions that an array varies over, those first whose neighbors lie far apart in the parameter.
 
     A dimension of channels that was seen as a grid keeps whole rows, or equally many entries of every row. Which of
-    its dimensions counts rows is not told by their order once they are transposed.
+    its dimensions counts rows is not told by their order once they are transposed. Neighbors that are the same channel
+    (rows that were repeated) say nothing of how far apart others lie.
     """
 
     def distance(d: int) -> float:
-        return float(np.abs(np.diff(array.ids, axis=d)).mean())
+        steps = np.abs(np.diff(array.ids, axis=d))
+        return float(steps.sum() / max(np.count_nonzero(steps), 1))
 
     return sorted(sorted(array.dims), key=distance, reverse=True)
 

@@ -162,7 +162,7 @@ class Labels:
         self.axes: list[Axis] = []
         self.facts = Facts()
         self.node_index = -1
-        self._made: dict[int, tuple[Ids, int]] = {}
+        self._made: dict[int, tuple[Ids, int]] = {}  # arrays of new labels, and the numbers of their axes
 
     def fresh(self, shape: Shape, dims: Sequence[int], kind: str, name: ParameterAxis | None = None) -> Ids:
         """New labels that vary over ``dims`` of a tensor of ``shape``."""
@@ -170,15 +170,20 @@ class Labels:
         total = math.prod(sizes)
         width: Any = np.int32 if self.count + total < NARROW else np.int64
         made: Ids = np.arange(self.count, self.count + total, dtype=width)
-        self._made[id(made)] = made, self.count
+        self._made[id(made)] = made, len(self.axes)
         self.axes.append(Axis(kind, name, self.count, total, self.node_index))
         self.count += total
         return made.reshape(sizes)
 
+    def axis_of_all(self, ids: Ids) -> int | None:
+        """The number of the axis that ``ids`` are all labels of, in their order; None: they are of none."""
+        made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
+        return axis if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
+
     def first_of_all(self, ids: Ids) -> int | None:
         """The first of ``ids``, if these are all labels that were made together, in their order; else None."""
-        made, start = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
-        return start if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
+        axis = self.axis_of_all(ids)
+        return None if axis is None else self.axes[axis].start
 
     def parameter(self, name: str, shape: Shape) -> LabelledTensor:
         """A parameter or buffer: fresh labels for every dimension."""

@@ -75,6 +75,7 @@ class MatmulView:
     told; ``open(x, weight, arguments, blocks)`` views both as ``[n, blocks, channels, m]`` and ``[blocks, channels,
     outputs]``; ``result(y, blocks)`` views what the call returns as ``[n, blocks, outputs, m]``. ``kernel`` is that of
     a convolution, whose weight has positions in its dimensions from 2 on, and whose outputs lie along dimension 1.
+    ``summed`` is the dimension of ``x`` that is summed over, of a matrix product.
     """
 
     x: int
@@ -84,10 +85,16 @@ class MatmulView:
     result: Callable[[Tensor, int], Tensor] | None = None
     bias: int | None = None
     kernel: SlidingKernel | None = None
+    summed: int = -1
 
     def intercept(self, args: Sequence[Any]) -> bool:
         """Does the call add a bias, which could make up for a removed input's mean?"""
         return self.bias is not None and len(args) > self.bias and args[self.bias] is not None
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of the input that the channels lie along."""
+        return self.summed if self.kernel is None else 1
 
     def transposed(self, args: Sequence[Any]) -> bool:
         """Is the call a transposed convolution?"""
@@ -167,6 +174,7 @@ def left_factor(x: int, weight: int) -> MatmulView:
         _matrix_owners(-1),
         lambda x, w, _, blocks: _opened(x.mT, w.mT, blocks),
         lambda y, blocks: _rows(y.mT, blocks),
+        summed=-2,
     )
 
 

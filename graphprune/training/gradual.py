@@ -12,8 +12,8 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
 from graphprune.errors import InputError
+from graphprune.evolution.choosing import choose_plan
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of

@@ -17,9 +17,9 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, apply_and_repair, trace
+from graphprune.choosing.automatic import best_plan
 from graphprune.errors import InputError, LoadError
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.options import PruningOptions
 from graphprune.training.checkpoint import Folder, fingerprint, has_checkpoint, load_checkpoint, save_checkpoint
 from graphprune.training.distributed import check_accelerator, from_first_process
@@ -204,7 +204,7 @@ class _Run:
     def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
         options = PruningOptions.of(asked.pop("ratio", None), asked)
         calibration = asked.get("calibration")
-        plan = from_first_process(self.accelerator, lambda: choose_plan(graph, options), calibration)
+        plan = from_first_process(self.accelerator, lambda: best_plan(graph, options, self.repair), calibration)
         if not self.repair or calibration is None:
             return plan.apply(self.model)
         return apply_and_repair(self.model, plan, calibration, asked.get("loss_fn"))

@@ -24,8 +24,8 @@ from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
 _LABELS = (
-    "pass batches of pairs (inputs, target), with loss_fn= where it is not cross-entropy; batches with which the model "
-    "computes its own loss; or teacher= to learn from another model's outputs"
+    "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
+    "teacher= to learn from another model's outputs"
 )
 
 

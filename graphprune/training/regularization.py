@@ -263,7 +263,7 @@ def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
             needed="names of groups, in a list",
             do=f"pass [{names!r}]",
         )
-    chosen = np.zeros(len(graph.solution.reason), bool)
+    chosen = np.zeros(graph.solution.count, bool)
     for name in names:
         chosen[graph.group(name).unit_ids] = True
     return chosen

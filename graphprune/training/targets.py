@@ -18,9 +18,9 @@ from msgspec import Meta
 
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
+from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.groups import Group
 from graphprune.planning.keyword_arguments import PlanArguments
-from graphprune.planning.latency_search import choose_plan
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions

@@ -364,13 +364,6 @@ def test_batches_that_do_not_fit(calibration: Any, loss_fn: Any, text: str) -> N
 @pytest.mark.parametrize(
     ("calibration", "loss_fn", "model", "text"),
     [
-        (batches(), None, Net, r"loss_fn: this importance needs a loss, and the model's output \(a Tensor\) has none"),
-        (
-            batches(),
-            None,
-            WithLoss,
-            r"loss_fn: this importance needs a loss, and the model's output \(a dict\) has none",
-        ),
         (
             pairs(),
             lambda o, t: o,

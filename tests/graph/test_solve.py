@@ -106,11 +106,13 @@ def test_conclusions_are_those_drawn_label_by_label(seed: int) -> None:
     classes = solution.of[np.arange(labels.count)]
     first = np.unique(classes, return_index=True)[1]
     assert (roots == first[classes]).all()
-    assert {first[c] for c in np.flatnonzero(solution.reason >= 0)} == expected.fixed
+    everything = np.arange(solution.count)
+    assert {first[c] for c in np.flatnonzero(solution.reason_of(everything) >= 0)} == expected.fixed
     parts = {w: both for w, both in expected.parts.items() if w not in expected.fixed}
-    composed = np.flatnonzero(solution.parts[:, 0] >= 0)
-    assert {int(first[c]): tuple(first[solution.parts[c]].tolist()) for c in composed} == parts
-    assert set(np.concatenate([NONE, *solution.levels]).tolist()) == set(composed.tolist())
+    composed = np.flatnonzero(solution.parts_of(everything)[:, 0] >= 0)
+    assert {int(first[c]): tuple(first[solution.parts_of(np.array(c))].tolist()) for c in composed} == parts
+    levels = map(solution.items.classes, solution.items.levels)
+    assert set(np.concatenate([NONE, *levels]).tolist()) == set(composed.tolist())
 
 
 def test_a_dimension_that_moves_as_a_whole_is_one_run() -> None:

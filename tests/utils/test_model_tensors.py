@@ -115,7 +115,7 @@ def test_gradients_that_cannot_be() -> None:
     weight = kept.enter.weight
     del kept.enter.weight
     kept.enter.weight = weight * weight  # keeps what its gradient needs, once
-    with pytest.raises(InputError, match="gradients of the loss of batch 0 cannot be computed"):
+    with pytest.raises(InputError, match="gradients of batch 0 cannot be computed"):
         gradients_of(kept)
 
 

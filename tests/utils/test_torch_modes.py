@@ -59,11 +59,12 @@ def default_type(dtype: torch.dtype) -> Iterator[None]:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(False)
+        torch.use_deterministic_algorithms(before)
 
 
 ONLOOKERS: dict[str, Callable[[], AbstractContextManager[Any]]] = {

@@ -1,0 +1,102 @@
+"""``importance="auto"``: the criterion whose repaired slim model is nearest to the dense one is kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.choosing.automatic import CANDIDATES
+from graphprune.choosing.held_back import HeldBack
+from graphprune.errors import InputError, PlanError
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
+    with torch.no_grad():  # large weights that inputs hardly reach: what they look like and what they do differ
+        model[0].weight[:8] *= 3.0
+        model[0].bias[:8] = -6.0
+    return model
+
+
+def batches() -> list[Tensor]:
+    return list(torch.randn(8, 32, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def test_the_nearest_of_all_criteria_is_kept() -> None:
+    model, samples = network(), batches()
+    plan = graphprune.trace(model, samples[0]).plan(0.5, importance="auto", calibration=samples)
+    tried = plan.requested["tried"]
+    assert tuple(tried) == CANDIDATES
+    assert all(isinstance(error, float) and 0 < error < 1 for error in tried.values())
+    best = min(tried, key=tried.__getitem__)
+    assert plan.requested["importance"] == best
+    by_name = graphprune.trace(model, samples[0]).plan(0.5, importance=best, calibration=samples)
+    assert plan.removed == by_name.removed
+    assert len(set(tried.values())) > 1
+    assert "Tried, by the relative error" in str(plan)
+
+
+def test_errors_are_those_of_samples_that_repair_has_not_seen() -> None:
+    model, samples = network(), batches()
+    graph = graphprune.trace(model, samples[0])
+    tried = graph.plan(0.5, importance="auto", calibration=samples).requested["tried"]
+    plan = graph.plan(0.5, importance="l2")
+    slim = plan.apply(model)
+    graphprune.repair(slim, model, plan, [s for i, s in enumerate(samples) if i not in (3, 7)])
+    judging = torch.cat([samples[3], samples[7]])
+    with torch.no_grad():
+        found, wanted = slim(judging).double(), model(judging).double()
+    by_hand = (found - wanted).square().sum() / (wanted.square().sum() - wanted.sum() ** 2 / wanted.numel())
+    assert tried["l2"] == pytest.approx(float(by_hand), rel=1e-6)
+
+
+def test_nothing_else_is_changed_and_the_same_comes_again() -> None:
+    model, samples = network(), batches()
+    before, numbers = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    plans = [graphprune.trace(model, samples[0]).plan(0.5, importance="auto", calibration=samples) for _ in range(2)]
+    assert plans[0].removed == plans[1].removed
+    assert plans[0].requested == plans[1].requested
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_is_pruned_and_repaired() -> None:
+    model, samples = network(), batches()
+    slim = graphprune.prune_model(model, 0.5, samples[0], importance="auto", calibration=samples)
+    plain = graphprune.prune_model(model, 0.5, samples[0])
+    with torch.no_grad():
+        x = torch.randn(256, 8)
+        errors = [float((pruned(x) - model(x)).square().sum()) for pruned in (slim, plain)]
+    assert errors[0] < errors[1]
+
+
+def test_what_it_needs_is_said() -> None:
+    model, samples = network(), batches()
+    with pytest.raises(InputError, match="compares slim models on data"):
+        graphprune.trace(model, samples[0]).plan(0.5, importance="auto")
+    with torch.device("meta"):
+        hollow = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
+    graph = graphprune.trace(hollow, torch.empty(2, 8, device="meta"))
+    with pytest.raises(PlanError, match="on the meta device"):
+        graph.plan(0.5, importance="auto", calibration=samples)
+    with pytest.raises(InputError, match="which only a plan of a whole model can do"):
+        graphprune.trace(model, samples[0]).sensitivity(lambda _: 0.0, importance="auto", calibration=samples)
+
+
+@pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])
+def test_the_last_of_every_four_batches_judges(count: int, judging: int) -> None:
+    held = HeldBack.of([torch.full((3, 2), float(i)) for i in range(count)], False)
+    assert len(list(held.judging)) == max(judging, 1)
+    shared = {float(b[0, 0]) for b in held.judging} & {float(b[0, 0]) for b in held.repairing}
+    assert (not shared) == (count > 1)
+
+
+def test_a_single_batch_is_parted_by_samples() -> None:
+    held = HeldBack.of([torch.arange(8.0).view(8, 1)], False)
+    assert [b.flatten().tolist() for b in held.judging] == [[6.0, 7.0]]
+    assert [b.flatten().tolist() for b in held.repairing] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
