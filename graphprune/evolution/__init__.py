@@ -4,4 +4,6 @@ In reading order: ``divergence`` (how far a slim model's outputs are from the de
 models assembled from layers that are fitted once for each choice of their inputs), ``candidates`` (allocations within
 the budgets, and the exchange of width between groups), ``evolve`` (trying them, until a limit), ``choosing`` (from
 options to a plan).
+
+Words: docs/glossary.md.
 """
