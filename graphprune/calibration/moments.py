@@ -13,6 +13,7 @@ from torch import Tensor
 from graphprune.calibration.communicator import Communicator
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids
+from graphprune.utils.devices import as_tensor
 
 
 class Moments:
@@ -54,11 +55,11 @@ class Moments:
         """Pool the moments of all processes, on ``device`` where this one has none."""
         if communicator.count == 1:
             return
-        shapes = communicator.gather((self.count, tuple(torch.as_tensor(self._mean).shape)))
+        shapes = communicator.gather((self.count, tuple(as_tensor(self._mean).shape)))
         total, shape = sum(count for count, _ in shapes), next((shape for count, shape in shapes if count), ())
         if not total:
             return
-        where = self.mean.device if self.count else device
+        where = self.mean.device if self.count else device or torch.device("cpu")
         mean, spread, own = (
             torch.as_tensor(t, dtype=torch.float64, device=where) for t in (self._mean, self._spread, self._products)
         )
@@ -76,12 +77,12 @@ class Moments:
     @property
     def mean(self) -> Tensor:
         """E[x]. [blocks, channels]"""
-        return torch.as_tensor(self._mean)
+        return as_tensor(self._mean)
 
     @property
     def variance(self) -> Tensor:
         """E[(x - E[x])²]. [blocks, channels]"""
-        return torch.as_tensor(self._spread) / self.count
+        return as_tensor(self._spread) / self.count
 
     @property
     def square(self) -> Tensor:
@@ -91,7 +92,7 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """E[(x - E[x]) (x - E[x])ᵀ]. [blocks, channels, channels]"""
-        return torch.as_tensor(self._products) / self.count
+        return as_tensor(self._products) / self.count
 
     @property
     def second(self) -> Tensor:

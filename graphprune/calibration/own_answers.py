@@ -58,7 +58,7 @@ def _drawn(tensor: Tensor, generator: torch.Generator) -> Answer:
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Random numbers in [0, 1), of the shape of a tensor and on its device."""
-    return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like.device)
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like.device)
 
 
 def _class_dim(tensor: Tensor) -> int | None:

@@ -149,6 +149,7 @@ class Statistics:
         """
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
+        _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate), 0
         generator = torch.Generator().manual_seed(self.seed)
         with self._pass(), torch.enable_grad():
@@ -177,6 +178,8 @@ class Statistics:
             )
         try:
             loss.backward()
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, NotImplementedError) as error:
             raise InputError(
                 f"calibration: the gradients of batch {number} cannot be computed: {type(error).__name__}: {error}",
@@ -234,6 +237,19 @@ class Statistics:
         return call_model(self.model, number, args, kwargs, advice)
 
 
+def _check_learnable(learned: Mapping[str, Tensor]) -> None:
+    """Raise an InputError if parameters can have no gradients, as those that were made in inference mode."""
+    fixed = [name for name, parameter in learned.items() if parameter.is_inference()]
+    if fixed:
+        raise InputError(
+            f"model: {fixed[0]} was made in torch.inference_mode() and can have no gradient",
+            where=fixed[0],
+            found=f"{len(fixed)} inference tensors among {len(learned)} parameters",
+            needed="ordinary parameters, since this importance reads gradients",
+            do="make the model outside inference mode, or prune copy.deepcopy(model) made outside of it",
+        )
+
+
 def _no_loss(number: int, found: str) -> InputError:
     return InputError(
         f"loss_fn: must give {_LOSS}, but gave {found}",
@@ -249,8 +265,19 @@ def has_own_loss(output: Any) -> bool:
     return (output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)) is not None
 
 
-def own_loss(output: Any) -> Tensor:
+_LABELED_BATCHES = (
+    "pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model computes its own "
+    "loss"
+)
+
+
+def own_loss(output: Any, reader: str = "this importance", do: str = _LABELED_BATCHES) -> Tensor:
     """The loss in a model's own output: the key or attribute ``loss``.
+
+    Args:
+        output: what the model returned.
+        reader: what needs the loss, for the message.
+        do: what to do where there is none.
 
     Raises:
         InputError: the output has none.
@@ -258,13 +285,10 @@ def own_loss(output: Any) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
     if loss is None:
         raise InputError(
-            f"loss_fn: this importance needs a loss, and the model's output ({with_article(type(output).__name__)}) "
-            "has none",
+            f"loss_fn: {reader} needs a loss, and the model's output ({with_article(type(output).__name__)}) has none",
             found=f"{with_article(type(output).__name__)} without loss, and no loss_fn",
             needed="loss_fn(output, target), or outputs with a loss as Transformers computes it",
-            do="pass loss_fn= and pairs (inputs, target) as calibration batches, or batches with which the model "
-            "computes its "
-            "own loss",
+            do=do,
         )
     found: Tensor = loss
     return found

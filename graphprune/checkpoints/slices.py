@@ -37,7 +37,7 @@ class Slices:
         self._plan = plan
         self._tensors = tensors
         own = {n: t for n, t in tables(slim).unique() if isinstance(t, nn.Parameter) and t.is_meta}
-        self._held = {name: torch.zeros((), dtype=t.dtype) for name, t in own.items()}
+        self._held = {name: torch.zeros((), dtype=t.dtype, device="cpu") for name, t in own.items()}
         self._names = {storage_address(one): name for name, one in self._held.items()}
         new = {id(t): _like(t, self._held[name].expand(t.shape)) for name, t in own.items()}
         replace_parameters(slim, lambda old: new.get(id(old), old))

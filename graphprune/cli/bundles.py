@@ -93,7 +93,7 @@ def is_bundle(name: str | Path) -> bool:
 def traced_inputs(slim: nn.Module, shape: Any) -> Inputs:
     """Example inputs of the shape that was given, or like those that the dense model was traced with."""
     if shape is not None:
-        return (torch.randn(shape, generator=torch.Generator().manual_seed(0)),)
+        return (torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu"),)
     specs = plans_of(slim)[0].inputs
     forward = next((spec for spec in specs if spec["method"] == "forward"), None)
     if forward is None:

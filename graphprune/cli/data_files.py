@@ -114,7 +114,7 @@ def normalization(model: Any, channels: int, home: Path | None = None) -> tuple[
         (mean, std), whose = IMAGENET, "normalized by the means of ImageNet, as the model says nothing"
     if len(mean) != channels:
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
-    return torch.tensor(mean).view(-1, 1, 1), torch.tensor(std).view(-1, 1, 1), whose
+    return torch.tensor(mean, device="cpu").view(-1, 1, 1), torch.tensor(std, device="cpu").view(-1, 1, 1), whose
 
 
 def read_image(option: str, path: Path, channels: int, height: int, width: int) -> Tensor:
@@ -252,7 +252,7 @@ def _arguments(option: str, path: Path, number: int, record: Any) -> dict[str, T
             do="give a file of texts, or one of records",
         )
     try:
-        return {name: torch.tensor(value)[None] for name, value in record.items()}
+        return {name: torch.tensor(value, device="cpu")[None] for name, value in record.items()}
     except (TypeError, ValueError) as error:
         needed = "an object of numbers and lists of numbers"
         raise _unreadable(option, f"line {number} of {path}", needed, error, f"write {LINES}") from error

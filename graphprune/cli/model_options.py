@@ -79,7 +79,7 @@ class WeightOptions(OptionGroup):
             return None
         import torch
 
-        return (torch.randn(self.input, generator=torch.Generator().manual_seed(0)),)
+        return (torch.randn(self.input, generator=torch.Generator().manual_seed(0), device="cpu"),)
 
 
 @dataclass(kw_only=True)

@@ -49,8 +49,8 @@ def scaled_at_random(model: nn.Module) -> Iterator[nn.Module]:
         generator = torch.Generator().manual_seed(seed)
         tensors = {id(t): t for t in all_tensors(model)}
         for _, parameter in model.named_parameters():
-            factor = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-            signs = sign * (torch.randint(2, parameter.shape, generator=generator) * 2 - 1)
+            factor = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64, device="cpu")
+            signs = sign * (torch.randint(2, parameter.shape, generator=generator, device="cpu") * 2 - 1)
             scaled = (parameter.detach() * factor * signs).to(parameter.dtype)
             tensors[id(parameter)] = nn.Parameter(scaled, requires_grad=False)
         yield copy_module(model, tensors)
@@ -74,9 +74,11 @@ class _Variant:
         same = bool((tensor == tensor.flatten()[0]).all())
         if tensor.is_floating_point():
             spread = tensor.std() if not same else float(self._bold)
-            return tensor.mean() + spread * torch.randn(tensor.shape, generator=self._generator, dtype=tensor.dtype)
+            return tensor.mean() + spread * torch.randn(
+                tensor.shape, generator=self._generator, dtype=tensor.dtype, device="cpu"
+            )
         if tensor.is_complex():
-            return tensor * torch.randn(tensor.shape, generator=self._generator, dtype=torch.float64)
+            return tensor * torch.randn(tensor.shape, generator=self._generator, dtype=torch.float64, device="cpu")
         if same and self._bold:
-            return tensor + torch.randint(4, tensor.shape, generator=self._generator)
-        return tensor.flatten()[torch.randperm(tensor.numel(), generator=self._generator)].view_as(tensor)
+            return tensor + torch.randint(4, tensor.shape, generator=self._generator, device="cpu")
+        return tensor.flatten()[torch.randperm(tensor.numel(), generator=self._generator, device="cpu")].view_as(tensor)

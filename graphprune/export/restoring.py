@@ -219,7 +219,7 @@ def _is_number(value: Any) -> bool:
 def placeholders(structure: Structure) -> dict[str, Tensor]:
     """Tensors of the shapes and types that a structure has, without memory for their entries."""
     return {
-        name: torch.empty((), dtype=getattr(torch, data.dtype)).expand(data.shape)
+        name: torch.empty((), dtype=getattr(torch, data.dtype), device="cpu").expand(data.shape)
         for name, data in structure.tensors.items()
         if data.shares is None
     }

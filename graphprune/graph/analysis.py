@@ -32,7 +32,9 @@ from graphprune.utils.checks import check_callable
 from graphprune.utils.contexts import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.modules import named_tensors, within
+from graphprune.utils.torch_modes import check_torch_modes
 
 
 @dataclass(eq=False, repr=False)
@@ -148,7 +150,10 @@ class Analysis:
 @gc_paused()
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
-    model = resident(model, modules=check_model(model))
+    check_torch_modes()
+    modules = check_model(model)
+    check_tensors(modules)
+    model = resident(model, modules=modules)
     if outputs is not None:
         check_callable("outputs", outputs, "a function that picks tensors from the model's result")
     if example_inputs is None:

@@ -199,7 +199,7 @@ def check_grid(op: Any, entry: Rule, one: Sample, seed: int, transposed: bool = 
             needed="arguments with which the operation runs on slim tensors",
             do=MEND_RULE,
         ) from error
-    places = (cut(torch.arange(m.numel()).reshape(m.shape), m, pair) for m, pair in cuts)
+    places = (cut(torch.arange(m.numel(), device="cpu").reshape(m.shape), m, pair) for m, pair in cuts)
     labels = iter([cut_labels(x, at) for x, at in zip(found.tensors(), places, strict=True)])
     labelled = replaced(lambda _: next(labels), (args, kwargs), Tensor)
     outs = replay(op, entry, one, found, labelled, tuple(tuple(out.shape) for out in actual))

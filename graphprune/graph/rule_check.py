@@ -87,10 +87,10 @@ def sample_tensor(placeholder: Any, generator: torch.Generator) -> Tensor:
         return placeholder
     shape, kind = placeholder.shape, placeholder.kind
     if kind.startswith("int"):
-        return torch.randint(int(kind[3:]), shape, generator=generator)
+        return torch.randint(int(kind[3:]), shape, generator=generator, device="cpu")
     if kind == "complex":
-        return torch.randn(shape, generator=generator, dtype=torch.complex128)
-    values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        return torch.randn(shape, generator=generator, dtype=torch.complex128, device="cpu")
+    values = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     if kind == "rows":
         return (values[..., :1] > 0).expand(shape)
     kinds = {"float": values, "positive": values.square() + 0.1, "fraction": values.sigmoid(), "bool": values > 0}

@@ -25,13 +25,15 @@ def influence(model: nn.Module, blocks: Sequence[Block], statistics: Statistics 
     modules = [model.get_submodule(block.path) for block in blocks]
     if statistics is None:
         return [_mean_square(module) for module in modules]
-    sums = torch.zeros(len(modules), 2, dtype=torch.float64)
+    sums = torch.zeros(len(modules), 2, dtype=torch.float64, device="cpu")
 
     def hook(number: int) -> Any:
         def note(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             before, after = (_rows(next(tensors_of(value))) for value in ((args, kwargs), result))
             change = 1 - F.cosine_similarity(before, after)
-            sums[number] += torch.tensor([float(change.sum(dtype=torch.float64)), len(change)], dtype=torch.float64)
+            sums[number] += torch.tensor(
+                [float(change.sum(dtype=torch.float64)), len(change)], dtype=torch.float64, device="cpu"
+            )
 
         return note
 

@@ -77,7 +77,7 @@ def fpgm(group: Group, context: Context) -> Tensor:
     Source: He, Liu, Wang, Hu and Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
     Acceleration", CVPR 2019.
     """
-    squares = torch.zeros(group.units, group.units, dtype=torch.float64)
+    squares = torch.zeros(group.units, group.units, dtype=torch.float64, device="cpu")
     for axis in _output_axes(group, context):
         rows = context.rows(group, axis)
         squares += torch.cdist(rows, rows).square().cpu()

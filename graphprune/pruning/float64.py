@@ -23,7 +23,8 @@ from graphprune.utils.operators import Args, DispatchMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
-WIDE |= {torch.complex64: torch.complex128}
+WIDE |= {torch.complex32: torch.complex128, torch.complex64: torch.complex128}
+WIDE |= {torch.float8_e4m3fn: torch.float64, torch.float8_e5m2: torch.float64}
 
 
 # ---------------------------------------------------------------- float64

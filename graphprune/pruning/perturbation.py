@@ -41,7 +41,7 @@ def noise_on_zeros(model: nn.Module, slim: nn.Module, plan: Plan) -> Noise:
 def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
     scale = float(np.prod(tensor.shape[1:])) ** -0.5 if tensor.ndim > 1 else VECTOR_SCALE
     wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return (scale * torch.randn(tensor.shape, generator=generator, dtype=wide)).to(tensor.dtype)
+    return (scale * torch.randn(tensor.shape, generator=generator, dtype=wide, device="cpu")).to(tensor.dtype)
 
 
 def slim_noise(noise: Noise, plan: Plan) -> Noise:
@@ -56,9 +56,15 @@ def with_noise(model: nn.Module, noise: Noise) -> nn.Module:
     tensors = {id(t): t for t in all_tensors(model)}
     for name, tensor in named_tensors(model):
         if name in noise:
-            value = tensor.detach() + noise[name].to(tensor.device)
+            value = (_wide(tensor) + _wide(noise[name]).to(tensor.device)).to(tensor.dtype)
             tensors[id(tensor)] = nn.Parameter(value, requires_grad=tensor.requires_grad)
     return copy_module(model, tensors)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """A tensor that torch can compute with: types of one byte as float32."""
+    value = tensor.detach()
+    return value.float() if value.is_floating_point() and value.itemsize == 1 else value
 
 
 def noise_on_all(model: nn.Module, names: Sequence[str], scale: float) -> Noise:
@@ -67,7 +73,7 @@ def noise_on_all(model: nn.Module, names: Sequence[str], scale: float) -> Noise:
     found = {}
     for name, tensor in named_tensors(model):
         if name in names and is_float(tensor) and tensor.numel():
-            size = float(tensor.detach().abs().square().mean().sqrt()) or 1.0
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            size = float(_wide(tensor).abs().square().mean().sqrt()) or 1.0
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
             found[name] = (scale * size * noise).to(tensor.dtype)
     return found

@@ -22,6 +22,7 @@ from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
@@ -96,9 +97,9 @@ class Plan(Printed):
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
         shape = self._dense_shape(name)
-        mask = torch.full(shape, not within(name, self.skipped))
+        mask = torch.full(shape, not within(name, self.skipped), device="cpu")
         for dim, index in self.kept.get(name, {}).items():
-            alive = torch.zeros(shape[dim], dtype=torch.bool)
+            alive = torch.zeros(shape[dim], dtype=torch.bool, device="cpu")
             alive[torch.from_numpy(np.ascontiguousarray(index))] = True
             mask &= alive.view([-1 if d == dim else 1 for d in range(len(shape))])
         return mask
@@ -110,6 +111,7 @@ class Plan(Printed):
             PlanError: the model does not have what the plan was made for. It is unchanged then.
         """
         modules = check_model(model)
+        check_tensors(modules)
         check_flag("inplace", inplace)
         model = resident(model, inplace, modules)
         own = tables(model)

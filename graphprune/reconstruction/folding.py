@@ -173,7 +173,7 @@ class _Folder:
         """B [removed, kept], and the fraction of the removed channels' second moments that it reproduces."""
         mine, cross = second[kept][:, kept], second[kept][:, removed]
         penalty = self.ridge * second.diagonal().mean().clamp(min=torch.finfo(second.dtype).tiny)
-        combined = torch.linalg.solve(mine + penalty * torch.eye(len(kept), dtype=second.dtype), cross).mT
+        combined = torch.linalg.solve(mine + penalty * torch.eye(len(kept), dtype=second.dtype, device="cpu"), cross).mT
         lost = second.diagonal()[removed].sum()
         missing = lost - 2 * (combined * cross.mT).sum() + ((combined @ mine) * combined).sum()
         return combined, float(1 - missing / lost) if lost > 0 else 1.0

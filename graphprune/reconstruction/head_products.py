@@ -118,7 +118,9 @@ class SourceMap:
         outputs = torch.empty(out.numel(), dtype=torch.long, device=out.device)
         outputs[formed] = torch.arange(formed.shape[2], device=out.device).view(1, 1, -1, 1).expand(formed.shape)
         view = self._memory.find(met.bias) if met.bias is not None else None
-        bias, bias_rows = (view.name, view.places().flatten()) if view else ("", torch.zeros(0, dtype=torch.long))
+        bias, bias_rows = (
+            (view.name, view.places().flatten()) if view else ("", torch.zeros(0, dtype=torch.long, device="cpu"))
+        )
         values = out.detach().clone().flatten()
         projection = Projection(met.key.name, found[0], found[1], bias, bias_rows, values, outputs)
         self.begin(out, projection)
@@ -173,8 +175,8 @@ def output_rows(whole: ParameterView, places: Tensor) -> tuple[int, Tensor] | No
         places: the places in it of the entries of a weight. [channels, outputs]
     """
     for dim in range(len(whole.size)):
-        entry = torch.zeros(whole.span, dtype=torch.long)
-        wide = torch.arange(whole.size[dim]).view([-1 if d == dim else 1 for d in range(len(whole.size))])
+        entry = torch.zeros(whole.span, dtype=torch.long, device="cpu")
+        wide = torch.arange(whole.size[dim], device="cpu").view([-1 if d == dim else 1 for d in range(len(whole.size))])
         entry[whole.places()] = wide.expand(whole.size)
         rows = entry[places]
         if bool((rows == rows[:1]).all()) and len(rows[0].unique()) == rows.shape[1]:

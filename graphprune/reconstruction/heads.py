@@ -158,7 +158,7 @@ class _Compensator:
     def _set(self, name: str, dim: int, rows: Ids, alive: Mask, basis: Tensor) -> None:
         order, size = self.plan.kept[name][dim], self.plan.shapes[name][dim]
         if (name, dim) not in self.bases:
-            self.bases[name, dim] = torch.eye(size, dtype=torch.float64)[torch.from_numpy(order.copy())]
+            self.bases[name, dim] = torch.eye(size, dtype=torch.float64, device="cpu")[torch.from_numpy(order.copy())]
         place = np.full(size, -1, np.int64)
         place[order] = np.arange(len(order))
         self.bases[name, dim][np.ix_(place[rows[alive]], rows)] = basis
@@ -182,7 +182,7 @@ def _subspace(left: Tensor, right: Tensor, rank: int, ridge: float) -> tuple[Ten
     """
     tiny = torch.finfo(left.dtype).tiny
     left, right = (moments / moments.diagonal().mean().clamp(min=tiny) for moments in (left, right))
-    values, vectors = torch.linalg.eigh(left + ridge * torch.eye(len(left), dtype=left.dtype))
+    values, vectors = torch.linalg.eigh(left + ridge * torch.eye(len(left), dtype=left.dtype, device="cpu"))
     root, inverse = ((vectors * values**power) @ vectors.T for power in (0.5, -0.5))
     strengths, leading = torch.linalg.eigh(root @ right @ root)
     leading, strengths = leading[:, -rank:].flip(1), strengths[-rank:].flip(0)
@@ -195,7 +195,7 @@ def _errors(head: HeadMoments, alive: Mask, left: Tensor, right: Tensor) -> tupl
     """Squared errors of a head's products with the kept channels and with these bases; the squared dense products."""
 
     def lost(kept: Tensor) -> float:
-        gone = torch.eye(len(alive), dtype=kept.dtype) - kept
+        gone = torch.eye(len(alive), dtype=kept.dtype, device="cpu") - kept
         return float((gone.T @ head.left_moments @ gone * head.right_moments).sum())
 
     chosen = torch.diag(torch.from_numpy(alive).double())

@@ -36,7 +36,7 @@ class ParameterView:
 
     def places(self) -> Tensor:
         """The place of each entry in the parameter's memory. LongTensor of the view's size."""
-        return torch.arange(self.span).as_strided(self.size, self.stride, self.offset)
+        return torch.arange(self.span, device="cpu").as_strided(self.size, self.stride, self.offset)
 
 
 def address(tensor: Tensor) -> int:
@@ -116,7 +116,7 @@ def dense_places(slim: ParameterView, dense: ParameterView, kept: Sequence[tuple
     entries = dense.places()
     for dim, index in kept:
         entries = entries.index_select(dim, index)
-    found = torch.full((slim.span,), -1)
+    found = torch.full((slim.span,), -1, device="cpu")
     found[slim.places().flatten()] = entries.flatten()
     return found
 

@@ -63,7 +63,7 @@ class Match:
         factor = self.consumer.factor if self.summed else None
         if factor is None:
             blocks, _, outputs = self.consumer.first.places().shape
-            factor = torch.ones(blocks, outputs)
+            factor = torch.ones(blocks, outputs, device="cpu")
         factor = factor.double()
         counts = factor.abs() > SMALL * factor.abs().max()
         return factor, torch.where(counts, 1 / factor, 0.0)
@@ -166,8 +166,8 @@ class Matcher:
         blocks, channels, _ = places.shape
         if blocks > 1 or is_mutable(consumer.first.op):
             return None
-        column = torch.full((self.dense.memory.whole(consumer.key.name).span,), -1)
-        column[places] = torch.arange(channels).view(1, -1, 1).expand(places.shape)
+        column = torch.full((self.dense.memory.whole(consumer.key.name).span,), -1, device="cpu")
+        column[places] = torch.arange(channels, device="cpu").view(1, -1, 1).expand(places.shape)
         taps = consumer.first.taps
         return column[wanted[0, ::taps, 0]] // taps
 
@@ -177,8 +177,8 @@ class Matcher:
         wanted = self._entries(consumer)
         places = other.first.places()
         blocks, _, outputs = places.shape
-        row = torch.full((dense.span,), -1)
-        row[places] = torch.arange(blocks * outputs).view(blocks, 1, outputs).expand(places.shape)
+        row = torch.full((dense.span,), -1, device="cpu")
+        row[places] = torch.arange(blocks * outputs, device="cpu").view(blocks, 1, outputs).expand(places.shape)
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.calibration.communicator import Communicator
+from graphprune.utils.devices import as_tensor
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,11 @@ class Regression:
         if communicator.count == 1:
             return
         given = (self._x, self._r, self._xx, self._rx, self._rr)
-        found = communicator.gather((self.count, self.target, [tuple(torch.as_tensor(t).shape) for t in given]))
+        found = communicator.gather((self.count, self.target, [tuple(as_tensor(t).shape) for t in given]))
         total, shapes = sum(count for count, *_ in found), next((shapes for count, _, shapes in found if count), None)
         if shapes is None:
             return
-        x, r, xx, rx, rr = (
-            torch.as_tensor(t, dtype=torch.float64).expand(shape) for t, shape in zip(given, shapes, strict=True)
-        )
+        x, r, xx, rx, rr = (as_tensor(t).double().expand(shape) for t, shape in zip(given, shapes, strict=True))
         self._x, self._r = x * (self.count / total), r * (self.count / total)
         communicator.sum([self._x, self._r])
         dx, dr = x - self._x, r - self._r
@@ -115,18 +114,18 @@ class Regression:
     @property
     def channels(self) -> int:
         """The number of channels of a block, counting every kernel position."""
-        return torch.as_tensor(self._xx).shape[-1]
+        return as_tensor(self._xx).shape[-1]
 
     # ------------------------------------------------------------ solution
 
     def _moments(self, centered: bool) -> tuple[Tensor, Tensor]:
         """E[x xᵀ] in spare memory and E[r xᵀ], minus the means if ``centered``."""
-        whole = torch.as_tensor(self._xx)
+        whole = as_tensor(self._xx)
         xx = torch.div(whole, self.count, out=taken(self.spare, whole, whole.shape))
-        rx = torch.as_tensor(self._rx) / self.count
+        rx = as_tensor(self._rx) / self.count
         if centered:
             return xx, rx
-        x, r = torch.as_tensor(self._x).unsqueeze(1), torch.as_tensor(self._r).unsqueeze(2)
+        x, r = as_tensor(self._x).unsqueeze(1), as_tensor(self._r).unsqueeze(2)
         return xx.baddbmm_(x.mT, x), rx.baddbmm_(r, x)
 
     def solve(self, ridge: float, centered: bool) -> Tensor:
@@ -149,7 +148,7 @@ class Regression:
 
     def intercept(self, change: Tensor) -> Tensor:
         """The intercept, E[r] - D E[x]. [blocks, outputs]"""
-        return torch.as_tensor(self._r) - (change.mT @ torch.as_tensor(self._x).unsqueeze(2)).squeeze(2)
+        return as_tensor(self._r) - (change.mT @ as_tensor(self._x).unsqueeze(2)).squeeze(2)
 
     def error(self, change: Tensor | None = None, intercept: Tensor | None = None) -> float:
         """The mean square residual after a change, as a fraction of the target's mean square.
@@ -160,9 +159,9 @@ class Regression:
         """
         if self.target == 0:
             return 0.0
-        left, mean = torch.as_tensor(self._rr).sum() / self.count, torch.as_tensor(self._r)
+        left, mean = as_tensor(self._rr).sum() / self.count, as_tensor(self._r)
         if change is not None:
-            xx, rx = torch.as_tensor(self._xx), torch.as_tensor(self._rx)
+            xx, rx = as_tensor(self._xx), as_tensor(self._rx)
             left = left + (change * (xx @ change - 2 * rx.mT)).sum() / self.count
             mean = self.intercept(change)
         left = left + (mean if intercept is None else mean - intercept).square().sum()

@@ -232,8 +232,8 @@ class SimilarityModel:
 
     def _moments(self, group: Group, number: int, makers: list[tuple[_Call, ParameterAxis]]) -> tuple[Tensor, Tensor]:
         """Covariance [units, units] and means [units, entries], by the producing weights in order of execution."""
-        covariance = torch.zeros(group.units, group.units, dtype=torch.float64)
-        mean: Tensor = torch.zeros(group.units, 1, dtype=torch.float64)
+        covariance = torch.zeros(group.units, group.units, dtype=torch.float64, device="cpu")
+        mean: Tensor = torch.zeros(group.units, 1, dtype=torch.float64, device="cpu")
         for call, axis in makers:
             rows, shift = self._rows(group, call, axis)
             if number in call.inputs:
@@ -253,7 +253,7 @@ class SimilarityModel:
     def _vector(self, group: Group, name: str, default: float, rows: Tensor) -> Tensor:
         """The entries of a vector of each unit; ``default`` without a vector. [units, entries]"""
         if not name:
-            return torch.full(rows.shape[:2], default, dtype=torch.float64)
+            return torch.full(rows.shape[:2], default, dtype=torch.float64, device="cpu")
         return precise(self.tensors[name])[entries_of(self.units, group, ParameterAxis(name, 0))].double()
 
     def _scaled(self, group: Group, call: _Call, rows: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,7 +102,7 @@ class _Batch:
         self.device = next((p.device for p in model.parameters()), floats[0].device)
         self.rows = floats[0].shape[0]
         self.free = {
-            id(t): torch.randn((size, *t.shape[1:]), generator=generator, dtype=t.dtype).to(self.device)
+            id(t): torch.randn((size, *t.shape[1:]), generator=generator, dtype=t.dtype, device="cpu").to(self.device)
             for t in floats
             if t.shape[0] == self.rows
         }

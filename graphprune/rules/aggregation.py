@@ -213,7 +213,7 @@ def threshold_(call: Call, x: LabelledTensor, *_: Any) -> LabelledTensor:
     return x
 
 
-@rule(aten.bucketize.Tensor, samples=[sample(t(3, 4), torch.tensor([-0.5, 0.5], dtype=torch.float64))])
+@rule(aten.bucketize.Tensor, samples=[sample(t(3, 4), torch.tensor([-0.5, 0.5], dtype=torch.float64, device="cpu"))])
 def bucketize(call: Call, x: LabelledTensor, borders: LabelledTensor, **_: Any) -> LabelledTensor:
     """In which interval every entry lies."""
     call.freeze(borders, "the intervals are numbered")

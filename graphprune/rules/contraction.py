@@ -176,10 +176,10 @@ def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: A
     aten._embedding_bag_forward_only.default,
     aten._embedding_bag.default,
     samples=[
-        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2])),
-        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 1),
-        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 2),
-        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2]), False, 0, False, t(6, labelled=[])),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2], device="cpu")),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2], device="cpu"), False, 1),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2], device="cpu"), False, 2),
+        sample(t(7, 4), ints(6, below=7), torch.tensor([0, 2], device="cpu"), False, 0, False, t(6, labelled=[])),
     ],
 )
 def embedding_bag(

@@ -11,7 +11,7 @@ from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import sample, t
 
-_REGIONS = torch.tensor([[0, 1.0, 1.0, 4.0, 5.0], [1, 0.0, 2.0, 3.0, 3.0]], dtype=torch.float64)
+_REGIONS = torch.tensor([[0, 1.0, 1.0, 4.0, 5.0], [1, 0.0, 2.0, 3.0, 3.0]], dtype=torch.float64, device="cpu")
 
 
 @rule("torchvision::roi_align", samples=[sample(t(2, 4, 6, 6, labelled=[1]), _REGIONS, 0.5, 3, 2, 2, True)])

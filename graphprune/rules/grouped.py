@@ -24,7 +24,7 @@ ALIGNED = 8
 """Rows must begin at multiples of 16 bytes: at every eighth number of two bytes."""
 
 
-_ENDS = torch.tensor([2, 3, 6], dtype=torch.int32)
+_ENDS = torch.tensor([2, 3, 6], dtype=torch.int32, device="cpu")
 
 
 def product_of_runs(

@@ -83,7 +83,7 @@ def _bins(slim: Slim, args: Args) -> Args:
 
 @rule(
     aten.histc.default,
-    samples=[sample(torch.tensor([0.0, 2.0, 1.0, 2.0]), 4, 0, 3)],
+    samples=[sample(torch.tensor([0.0, 2.0, 1.0, 2.0], device="cpu"), 4, 0, 3)],
     resize=_bins,
     traits=[Trait.KNOWS_INDEXES],
 )

@@ -106,7 +106,7 @@ def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
 
 @rule(
     aten.masked_fill_.Scalar,
-    samples=[sample(t(2, 6), torch.tensor([[True], [False]]), 3.0)],
+    samples=[sample(t(2, 6), torch.tensor([[True], [False]], device="cpu"), 3.0)],
     traits=[Trait.ENTRYWISE],
 )
 def masked_fill_(call: Call, x: LabelledTensor, mask: LabelledTensor, value: float) -> LabelledTensor:

@@ -66,7 +66,7 @@ def glu(call: Call, x: LabelledTensor, dim: int = -1) -> LabelledTensor:
 
 @rule(
     aten._pack_padded_sequence.default,
-    samples=[sample(t(4, 3, 5, labelled=[2]), torch.tensor([4, 3, 1]), False)],
+    samples=[sample(t(4, 3, 5, labelled=[2]), torch.tensor([4, 3, 1], device="cpu"), False)],
 )
 def pack(
     call: Call, x: LabelledTensor, lengths: LabelledTensor, batch_first: bool
@@ -79,7 +79,7 @@ def pack(
 
 @rule(
     aten._pad_packed_sequence.default,
-    samples=[sample(t(8, 5, labelled=[1]), torch.tensor([3, 2, 2, 1]), False, 0.0, 4)],
+    samples=[sample(t(8, 5, labelled=[1]), torch.tensor([3, 2, 2, 1], device="cpu"), False, 0.0, 4)],
 )
 def unpack(call: Call, x: LabelledTensor, *_: Any) -> tuple[LabelledTensor, LabelledTensor]:
     """[steps, ...] to [time, batch, ...]."""

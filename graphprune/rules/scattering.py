@@ -69,8 +69,8 @@ _HEADS = ints(4, 3, 2, below=4, labelled=[1, 2])
     samples=[
         sample(t(4, 6), 0, _INDEX, t(4, 6)),
         sample(t(4, 3, 2, labelled=[1, 2]), 0, _HEADS, t(4, 3, 2, labelled=[1, 2])),
-        sample(t(6, 4), -1, torch.tensor([[1, 0]]).expand(6, 2), t(6, 2)),
-        sample(t(4, 6), 0, torch.tensor([[1, 0, 3]]), t(2, 6)),
+        sample(t(6, 4), -1, torch.tensor([[1, 0]], device="cpu").expand(6, 2), t(6, 2)),
+        sample(t(4, 6), 0, torch.tensor([[1, 0, 3]], device="cpu"), t(2, 6)),
     ],
 )
 @rule(
@@ -110,8 +110,8 @@ def scatter_value(
     samples=[
         sample(t(4, 6), 0, _INDEX),
         sample(t(4, 3, 2), 0, _HEADS),
-        sample(t(6, 4), 1, torch.tensor([[2, 1, 0]])),
-        sample(t(5), 0, torch.zeros(2, 0, dtype=torch.int64)),
+        sample(t(6, 4), 1, torch.tensor([[2, 1, 0]], device="cpu")),
+        sample(t(5), 0, torch.zeros(2, 0, dtype=torch.int64, device="cpu")),
     ],
     traits=[Trait.KNOWS_INDEXES],
 )
@@ -128,14 +128,14 @@ def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: 
     aten.index_copy.default,
     aten.index_copy_.default,
     samples=[
-        sample(t(4, 6), 0, torch.tensor([2, 0, 3]), t(3, 6)),
-        sample(t(2, 4, 3), -2, torch.tensor([1, 3]), t(2, 2, 3)),
+        sample(t(4, 6), 0, torch.tensor([2, 0, 3], device="cpu"), t(3, 6)),
+        sample(t(2, 4, 3), -2, torch.tensor([1, 3], device="cpu"), t(2, 2, 3)),
     ],
 )
 @rule(
     aten.index_reduce.default,
     aten.index_reduce_.default,
-    samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2]), t(3, 6), "amax", include_self=False)],
+    samples=[sample(t(4, 6), 0, torch.tensor([2, 0, 2], device="cpu"), t(3, 6), "amax", include_self=False)],
 )
 def index_add(
     call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, source: LabelledTensor, *_: Any, **__: Any
@@ -150,7 +150,7 @@ def index_add(
 @rule(
     aten.index_fill.int_Scalar,
     aten.index_fill_.int_Scalar,
-    samples=[sample(t(4, 6), 0, torch.tensor([2, 0]), 1.5)],
+    samples=[sample(t(4, 6), 0, torch.tensor([2, 0], device="cpu"), 1.5)],
 )
 def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, value: float) -> LabelledTensor:
     call.freeze(index, _WRITTEN)
@@ -159,7 +159,7 @@ def index_fill(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, v
 
 @rule(
     aten.index_select.default,
-    samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0]))],
+    samples=[sample(t(3, 4, 2), 1, torch.tensor([2, 0], device="cpu"))],
     traits=[Trait.PICKS, Trait.KNOWS_INDEXES],
 )
 def index_select(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor:
@@ -194,11 +194,17 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
 @rule(
     aten.index.Tensor,
     samples=[
-        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2])]),
-        sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]])]),
-        sample(t(3, 4, 2), [torch.tensor([2, 0]), None, torch.tensor([1, 0])]),
-        sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]])]),
-        sample(t(2, 3, 3, 4), [torch.tensor([[True, False, False], [False, True, False]]), torch.tensor([0, 2])]),
+        sample(t(5, 3, labelled=[1]), [torch.tensor([4, 0, 2], device="cpu")]),
+        sample(t(2, 5, 3), [None, torch.tensor([[4, 0], [2, 1]], device="cpu")]),
+        sample(t(3, 4, 2), [torch.tensor([2, 0], device="cpu"), None, torch.tensor([1, 0], device="cpu")]),
+        sample(t(2, 3, 2), [torch.tensor([[True, False, True], [False, True, True]], device="cpu")]),
+        sample(
+            t(2, 3, 3, 4),
+            [
+                torch.tensor([[True, False, False], [False, True, False]], device="cpu"),
+                torch.tensor([0, 2], device="cpu"),
+            ],
+        ),
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
     ],
     traits=[Trait.KNOWS_INDEXES],
@@ -267,7 +273,7 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
     samples=[
         sample(t(3, 5, 4), whole_rows(3, 5, 4), t(20, 4)),
         sample(t(5, 4), whole_rows(5, 4), t(2, 5, 4)),
-        sample(t(5, 4), torch.tensor([True, False, True, True]).expand(5, 4), t(20)),
+        sample(t(5, 4), torch.tensor([True, False, True, True], device="cpu").expand(5, 4), t(20)),
     ],
 )
 def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
@@ -284,15 +290,21 @@ def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: 
     aten.index_put_.default,
     aten._index_put_impl_.default,
     samples=[
-        sample(t(5, 3), [torch.tensor([4, 0, 4])], t(3, 3), True),
-        sample(t(5, 3), [torch.tensor([4, 0])], t(3)),
-        sample(t(2, 5, 3), [None, torch.tensor([4, 0])], t(2, 2, 3, labelled=[0, 2])),
-        sample(t(3, 2, 4), [torch.tensor([2, 0]), None, torch.tensor([1, 0])], t(2, 2, labelled=[1])),
-        sample(t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]])], t(4, 4, labelled=[1])),
-        sample(t(4, 3, 2), [None, torch.tensor([True, False, True])], t(2)),
-        sample(t(2, 4, 3), [bools(2, 4, 3)], torch.tensor(0.5, dtype=torch.float64)),
-        sample(t(2, 4, 3), [bools(2, 4)], torch.tensor([0.5], dtype=torch.float64)),
-        sample(t(2, 4, 3), [None, bools(4)], torch.tensor(0.5, dtype=torch.float64)),
+        sample(t(5, 3), [torch.tensor([4, 0, 4], device="cpu")], t(3, 3), True),
+        sample(t(5, 3), [torch.tensor([4, 0], device="cpu")], t(3)),
+        sample(t(2, 5, 3), [None, torch.tensor([4, 0], device="cpu")], t(2, 2, 3, labelled=[0, 2])),
+        sample(
+            t(3, 2, 4),
+            [torch.tensor([2, 0], device="cpu"), None, torch.tensor([1, 0], device="cpu")],
+            t(2, 2, labelled=[1]),
+        ),
+        sample(
+            t(2, 3, 4), [torch.tensor([[True, False, True], [False, True, True]], device="cpu")], t(4, 4, labelled=[1])
+        ),
+        sample(t(4, 3, 2), [None, torch.tensor([True, False, True], device="cpu")], t(2)),
+        sample(t(2, 4, 3), [bools(2, 4, 3)], torch.tensor(0.5, dtype=torch.float64, device="cpu")),
+        sample(t(2, 4, 3), [bools(2, 4)], torch.tensor([0.5], dtype=torch.float64, device="cpu")),
+        sample(t(2, 4, 3), [None, bools(4)], torch.tensor(0.5, dtype=torch.float64, device="cpu")),
     ],
 )
 def index_put(

@@ -70,7 +70,9 @@ def _probed(
     zeros: tuple[bool, ...],
 ) -> bool:
     rows = list(product(*((0,) if zero else _PROBES[kind] for kind, zero in zip(kinds, zeros, strict=True))))
-    columns = [torch.tensor(column).to(kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
+    columns = [
+        torch.tensor(column, device="cpu").to(kind) for column, kind in zip(zip(*rows, strict=True), kinds, strict=True)
+    ]
 
     def given(value: Any) -> Any:
         if isinstance(value, _Operand):
@@ -91,7 +93,7 @@ def keeps_zeros(op: Any) -> bool:
         if isinstance(value, T):
             kinds = {"bool": torch.bool, "rows": torch.bool, "complex": torch.complex128}
             whole = torch.int64 if value.kind.startswith("int") else torch.float64
-            return torch.zeros(value.shape, dtype=kinds.get(value.kind, whole))
+            return torch.zeros(value.shape, dtype=kinds.get(value.kind, whole), device="cpu")
         if isinstance(value, tuple | list):
             return type(value)(map(zeros, value))
         return value.clone() if isinstance(value, Tensor) else value

@@ -91,7 +91,7 @@ def read_tensor(record: TensorRecord, pieces: Sequence[Bytes]) -> Tensor:
         raise ValueError(f"entries of {record.t} are not written with their places")
     places = decoded(record.n, record.entries, record.k, pieces[0], pieces[1])
     kind = _BITS[dtype.itemsize]
-    found = torch.zeros(record.entries, dtype=kind)
+    found = torch.zeros(record.entries, dtype=kind, device="cpu")
     if record.signed:
         negative = _negative_zero(dtype)
         if negative is None:
@@ -146,7 +146,7 @@ def _raw(flat: Tensor) -> Bytes:
 
 
 def _values(data: Bytes, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(data.copy()).view(dtype) if len(data) else torch.empty(0, dtype=dtype)
+    return torch.from_numpy(data.copy()).view(dtype) if len(data) else torch.empty(0, dtype=dtype, device="cpu")
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -70,8 +70,8 @@ def _value(spec: Any, generator: torch.Generator) -> Any:
     if "dtype" in spec:
         dtype = getattr(torch, spec["dtype"])
         if dtype.is_floating_point or dtype.is_complex:
-            return torch.randn(spec["shape"], generator=generator).to(dtype)
-        return torch.zeros(spec["shape"], dtype=dtype)
+            return torch.randn(spec["shape"], generator=generator, device="cpu").to(dtype)
+        return torch.zeros(spec["shape"], dtype=dtype, device="cpu")
     if "tuple" in spec:
         return tuple(_value(item, generator) for item in spec["tuple"])
     if "dict" in spec:

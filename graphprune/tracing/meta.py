@@ -52,7 +52,7 @@ def _execution_of(func: Any) -> _Execution:
 
 
 def _any_values(tensor: Tensor) -> Tensor:
-    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.device == META else tensor
+    return torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu") if tensor.device == META else tensor
 
 
 def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:

@@ -25,6 +25,7 @@ from graphprune.tracing.running import Outputs, Replay
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
+from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
@@ -176,6 +177,8 @@ def trace_model(model: nn.Module, calls: Sequence[MethodCall], outputs: Outputs 
             raise
         except Exception as error:
             cause = error if type(error) is type(abstract_error) else abstract_error
+            if not begun:
+                raise _copy_failure(model, error) from cause
             raise call_failure(model, begun[-1], error) from cause
 
 
@@ -204,6 +207,17 @@ def call_failure(model: nn.Module, call: MethodCall, error: Exception) -> TraceE
         found=f"{call.method}({describe((*call.args, *call.kwargs.values()))})"[:_LONGEST_CALL],
         needed=needed,
         do=do,
+    )
+
+
+def _copy_failure(model: nn.Module, error: Exception) -> TraceError:
+    """What a user is told of a model of which no copy can be made to be traced."""
+    return TraceError(
+        f"model: {type(model).__name__} cannot be copied: {type(error).__name__}: {error}",
+        where=raised_at(error),
+        found=f"{with_article(type(model).__name__)} that raised {type(error).__name__} when its tensors were copied",
+        needed="a model of which copy.deepcopy(model) makes another one",
+        do="pass the model as its class builds it, before it is frozen, quantized or compiled",
     )
 
 

@@ -23,6 +23,11 @@ from graphprune.utils.contexts import evaluating
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
+_LABELS = (
+    "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
+    "teacher= to learn from another model's outputs"
+)
+
 
 class Objective:
     """``objective(run, batch)`` is the loss of a batch, a number that depends on the weights.
@@ -79,7 +84,7 @@ class Objective:
         if self.loss_fn is not None:
             loss = self.loss_fn(output, kwargs if target is None else target)
         elif target is None:
-            loss = own_loss(output)
+            loss = own_loss(output, "training", _LABELS)
         else:
             loss = _cross_entropy(logits_of(output), target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:

@@ -99,11 +99,11 @@ class GroupLasso:
     @cached_property
     def _sizes(self) -> Tensor:
         """How many entries each unit has. [units]"""
-        total = torch.zeros(self._count)
+        total = torch.zeros(self._count, device="cpu")
         for place in self._places:
             shape = self._shapes[place.name]
             each = float(np.prod(shape)) / shape[place.dim]
-            total.index_add_(0, place.unit, torch.full([len(place.unit)], each))
+            total.index_add_(0, place.unit, torch.full([len(place.unit)], each, device="cpu"))
         return total
 
     def _find(self, graph: ChannelGraph) -> list[_Place]:
@@ -216,7 +216,7 @@ def _gone(squares: Tensor, alive: dict[int, Tensor]) -> Tensor:
 def _living_entries(plan: Plan, name: str) -> dict[int, Tensor]:
     """By dimension, which entries of a parameter survive; empty for a parameter that is gone altogether."""
     kept = {} if within(name, plan.skipped) else plan.kept[name]
-    found = {dim: torch.zeros(plan.shapes[name][dim], dtype=torch.bool) for dim in kept}
+    found = {dim: torch.zeros(plan.shapes[name][dim], dtype=torch.bool, device="cpu") for dim in kept}
     for dim, lives in found.items():
         lives[torch.from_numpy(np.ascontiguousarray(kept[dim]))] = True
     return found

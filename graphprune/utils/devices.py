@@ -34,6 +34,11 @@ def changing_with_float64(model: nn.Module) -> Iterator[nn.Module]:
                 tensor.copy_(value)
 
 
+def as_tensor(value: Tensor | float) -> Tensor:
+    """A sum that is still the number that it began with as a tensor on the CPU, whatever the default device is."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
+
+
 def _copy(tensor: Tensor) -> Tensor:
     value = tensor.detach().to("cpu", copy=True)
     return nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -80,13 +81,7 @@ def check_model(model: Any, name: str = "model") -> Modules:
             do=_module_instead(model),
         )
     if "_modules" not in vars(model):
-        kind = type(model).__name__
-        raise InputError(
-            f"{name}: is {with_article(kind)} that is no module yet",
-            found=f"{with_article(kind)} without the tables of torch.nn.Module",
-            needed="a module whose __init__ called that of torch.nn.Module",
-            do=f"call super().__init__() in {kind}.__init__, before anything else",
-        )
+        raise _without_tables(model, name)
     modules = named_modules(model)
     for path, module in modules:
         lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
@@ -120,6 +115,24 @@ def check_model(model: Any, name: str = "model") -> Modules:
             )
     _check_whole(modules, name)
     return modules
+
+
+def _without_tables(model: nn.Module, name: str) -> InputError:
+    """What a user is told of a module without the tables of torch.nn.Module."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        return InputError(
+            f"{name}: is {with_article(kind)}, a model that torch.jit.trace compiled",
+            found=f"{with_article(kind)}, of which Python sees no modules",
+            needed="a model whose forward is Python",
+            do="prune the model that was traced, then trace the slim one",
+        )
+    return InputError(
+        f"{name}: is {with_article(kind)} that is no module yet",
+        found=f"{with_article(kind)} without the tables of torch.nn.Module",
+        needed="a module whose __init__ called that of torch.nn.Module",
+        do=f"call super().__init__() in {kind}.__init__, before anything else",
+    )
 
 
 def _check_whole(modules: Modules, name: str) -> None:
@@ -165,6 +178,8 @@ def _module_instead(value: Any) -> str:
         return "build the model, then model.load_state_dict(...), and pass the model"
     if isinstance(value, str):
         return "load the model first, as with torchvision.models.resnet50(), and pass it"
+    if type(value).__module__.startswith("torch.export"):
+        return "pass the model that was exported, then export the slim one"
     return "pass the model, an instance of a class of torch.nn.Module"
 
 

@@ -91,7 +91,7 @@ class StoredTensor:
             keep: is given the mapped memory.
         """
         if not self.nbytes:
-            return torch.empty(self.shape, dtype=self.dtype)
+            return torch.empty(self.shape, dtype=self.dtype, device="cpu")
         first = self.start - self.start % mmap.ALLOCATIONGRANULARITY
         access = mmap.ACCESS_WRITE if shared else mmap.ACCESS_COPY
         with self.path.open("r+b" if shared else "rb") as file:

@@ -64,9 +64,9 @@ def rope_factors(decoder: Decoder) -> Tensor | None:
 
     They are how a file holds scaled frequencies (of Llama 3.1), and those of the channels that are left in a head.
     """
-    exponents = torch.arange(0, decoder.head_dim, 2, dtype=torch.float64) / decoder.head_dim
+    exponents = torch.arange(0, decoder.head_dim, 2, dtype=torch.float64, device="cpu") / decoder.head_dim
     factors = (decoder.theta**-exponents / decoder.frequencies.double()).float()
-    return None if torch.allclose(factors, torch.ones(()), atol=1e-5) else factors
+    return None if torch.allclose(factors, torch.ones((), device="cpu"), atol=1e-5) else factors
 
 
 def _architecture(decoder: Decoder) -> str:

@@ -27,7 +27,7 @@ def check_layout(model: nn.Module, decoder: Decoder, layout: Layout) -> float:
     Raises:
         InputError: they differ by more than rounding: the model computes something that the file cannot say.
     """
-    ids = torch.randint(len(decoder.embedding), (_TOKENS,), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(len(decoder.embedding), (_TOKENS,), generator=torch.Generator().manual_seed(0), device="cpu")
     with torch.no_grad(), evaluating_eagerly(model), _in_float32(model):
         expected = model(input_ids=ids[None].to(decoder.embedding.device)).logits[0].float().cpu()
         found = file_logits(decoder, layout, ids)
@@ -112,10 +112,12 @@ def _norm(decoder: Decoder, layout: Layout, name: str, x: Tensor) -> Tensor:
 
 def _rotated(decoder: Decoder, layout: Layout, x: Tensor) -> Tensor:
     """f[heads, tokens, head_dim] with rotary positions."""
-    exponents = torch.arange(0, decoder.head_dim, 2) / decoder.head_dim
+    exponents = torch.arange(0, decoder.head_dim, 2, device="cpu") / decoder.head_dim
     factors = layout.entries.get("rope_freqs.weight")
     angles = decoder.theta**-exponents / (factors.values() if factors else 1)
-    turns = torch.polar(torch.ones(()), torch.outer(torch.arange(x.shape[1]).float(), angles))
+    turns = torch.polar(
+        torch.ones((), device="cpu"), torch.outer(torch.arange(x.shape[1], device="cpu").float(), angles)
+    )
     pairs = x.unflatten(-1, (-1, 2)) if layout.interleaved else x.unflatten(-1, (2, -1)).transpose(-1, -2)
     turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turns)
     return (turned if layout.interleaved else turned.transpose(-1, -2)).flatten(-2)

@@ -30,13 +30,13 @@ class TensorMaker:
         self.dtype = dtype
 
     def floats(self, *shape: int) -> Tensor:
-        return torch.randn(shape, generator=self._generator()).to(self.dtype)
+        return torch.randn(shape, generator=self._generator(), device="cpu").to(self.dtype)
 
     def ids(self, *shape: int, below: int, avoid: frozenset[int] = frozenset()) -> Tensor:
         """Indices in ``[0, below)``, none of them in ``avoid`` as far as that leaves a choice."""
-        ids = torch.randint(max(below, 1), shape, generator=self._generator())
+        ids = torch.randint(max(below, 1), shape, generator=self._generator(), device="cpu")
         allowed = next((i for i in range(below) if i not in avoid), 0)
-        forbidden = torch.tensor(sorted(avoid), dtype=torch.long)
+        forbidden = torch.tensor(sorted(avoid), dtype=torch.long, device="cpu")
         return torch.where(torch.isin(ids, forbidden), allowed, ids)
 
     @staticmethod
