@@ -7,7 +7,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,9 @@ class Statistics:
             two-dimensional convolutions; k positions need k² times the memory.
         seed: of the answers that are drawn.
 
+    Attributes:
+        gathered: what criteria have summed up over the gradients of all samples, by a key of theirs.
+
     Raises:
         InputError: ``calibration`` is no iterable of batches.
     """
@@ -82,6 +85,7 @@ class Statistics:
         self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
+        self.gathered: dict[Hashable, Any] = {}
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
 
     def consumers(self, products: bool = False) -> tuple[ConsumerStatistics, ...]:

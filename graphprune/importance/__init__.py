@@ -12,7 +12,7 @@ calibration batches). Output: an array of scores [units] for each group, by
 Words: docs/glossary.md.
 """
 
-from graphprune.importance import activations, gradients, magnitude  # noqa: F401  (importing registers the criteria)
+from graphprune.importance import activations, curvature, gradients, magnitude  # noqa: F401  (importing registers the criteria)
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, Criterion, criterion
 
