@@ -26,7 +26,8 @@ from graphprune.calibration.batches import (
 )
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
-from graphprune.calibration.own_answers import answer_loss, draw_answers, floating_outputs
+from graphprune.calibration.output_error import compared_outputs
+from graphprune.calibration.own_answers import answer_loss, draw_answers
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
@@ -205,7 +206,7 @@ class Statistics:
         if self.loss_fn is not None:
             loss = self.loss_fn(output, target)
         else:
-            loss = answer_loss(output, target) if target and floating_outputs(output) else own_loss(output)
+            loss = answer_loss(output, target) if target and compared_outputs(output) else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
             raise _no_loss(number, found)

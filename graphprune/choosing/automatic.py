@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,13 +12,15 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batches import communicator_of
-from graphprune.calibration.output_error import OutputTensors, outputs_of, relative_error
+from graphprune.calibration.communicator import Communicator
+from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
 from graphprune.choosing.held_back import HeldBack
-from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError, PlanError
+from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.analysis import Analysis
 from graphprune.importance.context import NEEDS_DATA
 from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.requirements import require_batches, require_weights
 from graphprune.pruning.plan import TRIED, Plan
 from graphprune.reconstruction.pipeline import repair
 
@@ -27,6 +30,11 @@ CANDIDATES = ("l2", "wanda", "schur", "taylor", "fisher")
 Without labels, ``taylor`` and ``fisher`` read gradients of answers that are drawn from the outputs (see
 :mod:`graphprune.calibration.own_answers`).
 """
+
+
+NAME_ONE = "name a criterion, such as importance='wanda'"
+"""What to do where criteria cannot be compared."""
+_ASKED = f"importance={AUTO!r}"
 
 
 def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -> Plan:
@@ -43,28 +51,11 @@ def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -
     """
     if options.importance != AUTO:
         return choose_plan(graph, options)
-    calibration = _calibration(graph, options)
+    do = f"{NEEDS_DATA}; or {NAME_ONE}"
+    calibration = require_batches(options.calibration, _ASKED, "compares slim models", do)
+    require_weights(graph.model, _ASKED, "run", f"load the weights first, or {NAME_ONE}")
     held = HeldBack.of(calibration, options.loss_fn is not None)
     return _Trials(graph, replace(options, calibration=held.everything), held, repaired).best()
-
-
-def _calibration(graph: Analysis, options: PruningOptions) -> Iterable[Any]:
-    """The batches on which criteria are compared."""
-    if options.calibration is None:
-        raise InputError(
-            f"importance: {AUTO!r} compares slim models on data",
-            found="no calibration=",
-            needed="calibration batches",
-            do=f"{NEEDS_DATA}; or name a criterion, such as importance='l2'",
-        )
-    if any(parameter.is_meta for parameter in graph.model.parameters()):
-        raise PlanError(
-            f"importance: {AUTO!r} runs slim models, but the model is on the meta device",
-            found="parameters on meta",
-            needed="a model with weights",
-            do="load the weights first, or name a criterion, such as importance='wanda'",
-        )
-    return options.calibration
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,21 +113,38 @@ class _Trials:
 
     def _errors(self, plans: Mapping[str, Plan]) -> dict[str, float]:
         """By criterion the relative error of the outputs; plans that remove the same are tried once."""
-        wanted = outputs_of(self.graph.model, self.held.judging)
+        communicator = communicator_of(self.held.judging)
+        wanted = self._outputs(self.graph.model)
+        check_comparable(wanted, "importance", NAME_ONE, communicator)
         found: dict[str, float] = {}
         for name, plan in plans.items():
             same = next((other for other in found if _same(plans[other], plan)), None)
             try:
-                found[name] = found[same] if same is not None else self._error(plan, wanted)
+                found[name] = found[same] if same is not None else self._error(plan, wanted, communicator)
             except GraphpruneError as error:
                 self.failures[name] = error.what
+        if not any(map(math.isfinite, found.values())):
+            raise self._none_compared()
         return found
 
-    def _error(self, plan: Plan, wanted: OutputTensors) -> float:
+    def _error(self, plan: Plan, wanted: OutputTensors, communicator: Communicator) -> float:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
             repair(slim, self.graph.model, plan, self.held.repairing)
-        return relative_error(outputs_of(slim, self.held.judging), wanted, communicator_of(self.held.judging))
+        return output_error(self._outputs(slim), wanted, communicator)
+
+    def _outputs(self, model: nn.Module) -> OutputTensors:
+        return outputs_of(model, enumerate(self.held.judging))
+
+    def _none_compared(self) -> InputError:
+        """What is said where no slim model's outputs can be compared with the dense ones."""
+        why = "".join(f"; by {name}: {said}" for name, said in self.failures.items())
+        return InputError(
+            f"importance: {AUTO!r} could compare the outputs of no slim model with those of the dense one",
+            found=f"outputs of other shapes, or that are no numbers, by every criterion that was tried{why}",
+            needed="a slim model whose outputs have the shapes of the dense model's, and are finite",
+            do=NAME_ONE,
+        )
 
     def _tried(self, plans: Mapping[str, Plan], errors: Mapping[str, float]) -> dict[str, Any]:
         """By criterion the error, or why there is none."""

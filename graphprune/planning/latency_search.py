@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.calibration.batches import communicator_of
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
@@ -19,6 +18,7 @@ from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
 from graphprune.planning.planner import plan_once
+from graphprune.planning.requirements import require_one_process, require_weights
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
@@ -68,21 +68,10 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
         InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
-    if communicator_of(options.calibration).count > 1:
-        raise InputError(
-            "latency: is measured, and processes that share calibration batches would measure different ones",
-            found="latency= and batches that processes share",
-            needed="one process that measures",
-            do="plan in one process and give the plan to the others, or pass macs= or params=",
-        )
+    require_one_process(options.calibration, "latency=", "is measured", "macs= or params=")
     setup = PlanSetup.of(graph, options)
-    if any(p.is_meta for p in graph.model.parameters()):
-        raise PlanError(
-            "latency: the model is on the meta device and cannot be measured",
-            found="parameters on meta",
-            needed="a model with weights, on the device whose latency counts",
-            do="load the weights first, and move the model to that device",
-        )
+    do = "load the weights first, and move the model to the device whose latency counts"
+    require_weights(graph.model, "latency=", "measured", do)
     watch = Stopwatch(graph.examples, options.run_with)
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)

@@ -51,7 +51,7 @@ def test_errors_are_those_of_samples_that_repair_has_not_seen() -> None:
     judging = torch.cat([samples[3], samples[7]])
     with torch.no_grad():
         found, wanted = slim(judging).double(), model(judging).double()
-    by_hand = (found - wanted).square().sum() / (wanted.square().sum() - wanted.sum() ** 2 / wanted.numel())
+    by_hand = (found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
     assert tried["l2"] == pytest.approx(float(by_hand), rel=1e-6)
 
 
@@ -86,6 +86,40 @@ def test_what_it_needs_is_said() -> None:
         graph.plan(0.5, importance="auto", calibration=samples)
     with pytest.raises(InputError, match="which only a plan of a whole model can do"):
         graphprune.trace(model, samples[0]).sensitivity(lambda _: 0.0, importance="auto", calibration=samples)
+
+
+class Counted(nn.Module):
+    """It says only how many outputs are positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layers(x) > 0).sum(1)
+
+
+class Widths(nn.Module):
+    """It gives what is inside, of which slim models have less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        inside = self.first(x).relu()
+        return {"inside": inside, "answer": self.second(inside) > 0}
+
+
+def test_where_no_outputs_can_be_compared_it_says_so() -> None:
+    graph = graphprune.trace(Counted(), batches()[0])
+    with pytest.raises(InputError, match="has no floating-point tensor") as caught:
+        graph.plan(0.5, importance="auto", calibration=batches())
+    assert "name a criterion" in caught.value.do
+    graph = graphprune.trace(Widths(), batches()[0], outputs=lambda found: found["answer"])
+    with pytest.raises(InputError, match="could compare the outputs of no slim model") as caught:
+        graph.plan(0.5, importance="auto", calibration=batches())
+    assert all((caught.value.found, caught.value.needed, caught.value.do))
 
 
 @pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])
