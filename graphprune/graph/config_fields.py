@@ -20,6 +20,7 @@ from graphprune.tracing.configured import (
     Column,
     Columns,
     Refused,
+    changed_config,
     columns,
     config_fields,
     config_of,
@@ -152,10 +153,10 @@ class ConfigFields:
                     found.append(Direction(chosen, response.moves))
         return found
 
-    def _make_explicit(self, sizes: Collection[int], may_move: Callable[[Column], bool]) -> None:
+    def _make_explicit(self, sizes: Sequence[int], may_move: Callable[[Column], bool]) -> None:
         """Find the fields that hold nothing, from which the class works out a size that no other field has."""
         empty = [n for n, v in config_fields(config_of(self.model)).items() if v is None and n not in self.explicit]
-        for name in empty:
+        for name in self._sizes_among(empty, sizes):
             for size in sizes:
                 moves = self._doubled(name, size)
                 if moves == {}:  # it is no size
@@ -164,6 +165,23 @@ class ConfigFields:
                     self.explicit[name] = size
                     self._responses.clear()
                     break
+
+    def _sizes_among(self, empty: Sequence[str], sizes: Sequence[int]) -> Sequence[str]:
+        """The empty fields without those that are no sizes, as far as one look at all of them tells."""
+        taken = [name for name in empty if sizes and self._allowed({name: 2 * sizes[0]})]
+        try:
+            unmoved = len(taken) > 1 and self._moves(dict.fromkeys(taken, 2 * sizes[0])) == {}
+        except _Restructured:
+            unmoved = False
+        return [name for name in empty if name not in taken] if unmoved else empty
+
+    def _allowed(self, values: Mapping[str, int]) -> bool:
+        """Do the configuration's own checks pass?"""
+        try:
+            changed_config(config_of(self.model), values)
+        except Refused:
+            return False
+        return True
 
     def _doubled(self, name: str, size: int) -> Moves | None:
         """What moves when an empty field gets twice a size."""

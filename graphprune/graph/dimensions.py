@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from graphprune.graph.living import Living
 from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
-from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 
@@ -109,6 +109,7 @@ class Dimensions:
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
     _of_labels: dict[int, int] = field(default_factory=dict)
+    _of_joints: dict[tuple[int, ...], int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -136,7 +137,7 @@ class Dimensions:
         if len(arrays) == 1 and arrays[0].dims == {dim}:
             return self._labelled_line(arrays[0].ids)
         if all(array.dims == {dim} for array in arrays):
-            return self._joint(np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays]))
+            return self._labelled_joint(arrays)
         key = (dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays))
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
@@ -153,6 +154,14 @@ class Dimensions:
             found = self.line(self.sizes.solution.of[ids.ravel()]) if axis is None else self.axis(axis)
             known = self._of_labels[id(ids)] = found
         return known
+
+    def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
+        """The number of a dimension whose places have one label of each of these arrays."""
+        key = tuple(id(array.ids) for array in arrays)
+        if key not in self._of_joints:
+            classes = np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
+            self._of_joints[key] = self._joint(classes)
+        return self._of_joints[key]
 
     def axis(self, number: int) -> int:
         """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""

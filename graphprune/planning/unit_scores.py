@@ -119,6 +119,8 @@ class UnitScores:
     def of_part(self, part: SubGroup) -> Scores:
         """The scores of some units of a group. [units]"""
         units = self._graph.groups[part.group].unit_ids
+        if np.array_equal(units, part.unit_ids):
+            return self.of_group(part.group)
         order = np.argsort(units)
         return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]
 
