@@ -8,7 +8,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -118,10 +118,13 @@ class Statistics:
             self.communicator.check_same_model(self.model)
             yield
 
-    def each_forward(self) -> None:
+    def each_forward(self, watching: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Run the model on every batch without gradients, for hooks that the caller has registered.
 
         Where processes share the batches, each runs its own; :meth:`sum` adds up what the hooks have gathered.
+
+        Args:
+            watching: makes a context in which one batch runs.
 
         Raises:
             InputError: the model fails on a batch, or there is no batch.
@@ -129,7 +132,8 @@ class Statistics:
         with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
-                self._forward(number, args, kwargs)
+                with watching():
+                    self._forward(number, args, kwargs)
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace tensors, such as sums over batches, by their sums over the processes that share the batches."""
