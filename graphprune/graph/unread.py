@@ -39,6 +39,7 @@ def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any
     """Which labels occur in what a computation is given, or the model returns; moving tensors about reads nothing."""
     read = np.zeros(labels.count, bool)
     known: set[int] = set()
+    whole: set[int] = set()
     for node in nodes:
         results = operands_of(values[node])
         if node.op == "output" or (node.op == "call_function" and not all(result.movable for result in results)):
@@ -49,6 +50,7 @@ def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any
                 start = labels.first_of_all(array.ids)
                 if start is None:
                     read[array.ids.ravel()] = True
-                else:
+                elif start not in whole:
+                    whole.add(start)
                     read[start : start + array.ids.size] = True
     return read
