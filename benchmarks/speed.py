@@ -25,9 +25,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import graphprune
 from benchmarks.common import (
     call,
+    cpu_milliseconds,
     image,
     llama,
-    milliseconds,
     quiet_one_thread,
     row,
     table,
@@ -182,14 +182,14 @@ def _check_time(model: nn.Module, inputs: Any, repeats: int) -> float:
     graph = graphprune.trace(model, inputs)
     plan = graph.plan(RATIO)
     alive = graph.alive(plan.removed)
-    times = [milliseconds(lambda: Translation(graph, plan.skipped).difference(plan, alive)) for _ in range(repeats)]
+    times = [cpu_milliseconds(lambda: Translation(graph, plan.skipped).difference(plan, alive)) for _ in range(repeats)]
     return statistics.median(times)
 
 
 def _run_ours(result: Result, model: nn.Module, inputs: Any) -> None:
     made: list[nn.Module] = []
     try:
-        result.ours.append(milliseconds(lambda: made.append(_ours(model, inputs))))
+        result.ours.append(cpu_milliseconds(lambda: made.append(_ours(model, inputs))))
         result.our_parameters = _runs_with(made[0], inputs)
     except Exception as error:
         result.our_error = _short(error)
@@ -202,7 +202,7 @@ def _ours(model: nn.Module, inputs: Any) -> nn.Module:
 def _run_theirs(result: Result, model: nn.Module, inputs: Any, hints: Callable[[nn.Module], Any]) -> None:
     known = hints(model)
     try:
-        result.theirs.append(milliseconds(lambda: _theirs(model, inputs, known)))
+        result.theirs.append(cpu_milliseconds(lambda: _theirs(model, inputs, known)))
         result.their_parameters = _runs_with(model, inputs)
     except Exception as error:
         result.their_error = _short(error)

@@ -51,9 +51,11 @@ class LabelArray(NamedTuple):
         return LabelArray(ids, self.cell)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make, and thousands are made
 class LabelledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
+
+    It is never changed once it is made.
 
     ``boolean``: a mask. ``repeats``: the dimensions along which it is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.

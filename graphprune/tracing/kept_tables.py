@@ -85,7 +85,7 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
         (attributes, name, value)
         for attributes in attributes_of_all
         for name, value in attributes.items()
-        if type(value) is dict and name not in _TORCHS and _is_table(value)
+        if type(value) is dict and value and name not in _TORCHS and _is_table(value)
     ]
     tables = [KeptTable(value) for _, _, value in found]
     for (attributes, name, _), table in zip(found, tables, strict=True):
@@ -103,7 +103,7 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
 
 def _is_table(value: dict[Any, Any]) -> bool:
     """Is it a dictionary of tensors by integers, or by tuples with integers?"""
-    return bool(value) and all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
+    return all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def _has_number(key: Any) -> bool:
