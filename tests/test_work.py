@@ -79,6 +79,7 @@ def test_every_operation_is_seen_once_a_run_and_every_tensor_is_cut_once() -> No
     done = work(lambda: prune(layers))
     operations = 4 * layers  # a convolution, a batch norm, the space that torch makes beside it, a ReLU
     assert done[code_of(Recorder._dispatch)] == RUNS * operations
+    assert done[code_of(Recorder._note_call)] == RUNS * 3 * layers
     assert done[code_of(slim_tensor)] == (1 + 1) * layers + 5 * layers
     assert done[code_of(slim_meta_tensor)] == 6 * layers
 
