@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,19 +33,20 @@ def varying(shape: Shape) -> Dims:
     return frozenset(d for d, n in enumerate(shape) if n > 1)
 
 
-class LabelArray(NamedTuple):
+class LabelArray:
     """One label array of a tensor.
 
     ``ids`` has the tensor's rank, with size 1 where the label does not depend on a dimension. A ``cell`` array
-    has been refined: its rows are labelled by another array of the same tensor.
+    has been refined: its rows are labelled by another array of the same tensor. ``dims`` are the dimensions that the
+    labels depend on.
     """
 
-    ids: Ids
-    cell: bool = False
+    __slots__ = ("cell", "dims", "ids")
 
-    @property
-    def dims(self) -> Dims:
-        return varying(self.ids.shape)
+    def __init__(self, ids: Ids, cell: bool = False) -> None:
+        self.ids = ids
+        self.cell = cell
+        self.dims: Dims = varying(ids.shape)
 
     def at(self, ids: Ids) -> LabelArray:
         return LabelArray(ids, self.cell)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _HOLD_FUNCTIONS = (dict, FunctionType, functools.partial)
-_HOLD_NONE = frozenset((bool, int, float, str, tuple, type(None), set))
+_HOLD_NONE = frozenset((bool, int, float, str, tuple, list, type(None), set, Tensor))
 """What most attributes of modules are, but for dictionaries."""
 _DICTS = frozenset((dict, OrderedDict))
 _PLAIN = _HOLD_NONE | _DICTS
@@ -121,7 +121,7 @@ def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[st
 
 
 def _held(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
-    """What modules hold beside numbers, text, tuples and dictionaries without hooks: path, name and value."""
+    """What modules hold beside numbers, text, lists, tensors and dictionaries without hooks: path, name and value."""
     return [
         (path, name, value)
         for path, module in submodules
@@ -132,7 +132,7 @@ def _held(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, A
 
 
 def _holds_none(attributes: dict[str, Any]) -> bool:
-    """Are there only numbers, text, tuples and dictionaries without hooks, as in most modules?"""
+    """Is there nothing else, as in most modules?"""
     if not _PLAIN.issuperset(map(type, attributes.values())):
         return False
     return not any(map(attributes.get, _hook_tables(tuple(attributes))))
