@@ -72,7 +72,7 @@ def propagate(trace: Trace) -> Labelling:
     for node_index, node in enumerate(labelling.nodes):
         labelling.labels.node_index = node_index
         labelling.values[node] = _label_node(labelling, trace, node)
-        if has_trait(node.target, Trait.FROM_SIZES):
+        if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
