@@ -264,6 +264,39 @@ def resume() -> str:
     )
 
 
+# ---------------------------------------------------------------- trust
+
+
+def contexts() -> str:
+    columns = ("context", "what is refused", "same", "refused", "wrong")
+    rows = (
+        [one["context"], "; ".join(one["refusals"]) if one["same"] else "everything", *(one[s] for s in columns[2:])]
+        for one in read_json("contexts.json")["contexts"]
+    )
+    return markdown(columns, rows, left=2) + source("contexts")
+
+
+def faults() -> str:
+    totals: dict[str, Counter[str]] = {}
+    for one in read_json("faults.json"):
+        found = totals.setdefault(one["fault"], Counter())
+        found.update({name: one[name] for name in ("tried", "felt", "wrong")} | {"jobs": 1})
+    columns = ("fault", "jobs", "tried", "felt", "changed or lost")
+    rows = ([name, *(found[key] for key in ("jobs", "tried", "felt", "wrong"))] for name, found in totals.items())
+    return markdown(columns, rows) + source("faults")
+
+
+def fuzz() -> str:
+    data = read_json("fuzz.json")
+    columns = ("file", "damaged", "refused", "equal", "read", "wrong", "slowest, s")
+    states = ("refused", "equal", "read", "wrong")
+    rows = (
+        [name, data["files"], *(one[state] for state in states), f"{one['slowest']:.2f}"]
+        for name, one in data["kinds"].items()
+    )
+    return markdown(columns, rows) + source("fuzz")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -279,6 +312,9 @@ TABLES: dict[str, Callable[[], str]] = {
         latency,
         repair_cost,
         resume,
+        contexts,
+        faults,
+        fuzz,
     )
 }
 
