@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import size_curve as curve
 from benchmarks.accuracy import cells, failures, medians
 from benchmarks.common import machine_of, read_json
 
@@ -176,6 +177,13 @@ def fifty() -> str:
     return markdown(columns, rows) + source("fifty")
 
 
+def size_curve() -> str:
+    data = read_json("size_curve.json")
+    columns = ("times fewer parameters", "parameters", "times fewer MACs", *curve.KINDS.values(), "seeds")
+    rows = ([*curve.cells(one), len(data["seeds"])] for one in data["medians"])
+    return markdown(columns, rows, left=0) + source("size_curve")
+
+
 def _times(middle: Mapping[str, float], own: str) -> list[str]:
     return [f"{middle[f'{own}ms_{batch}']:.1f}" for batch in (1, 64)]
 
@@ -306,6 +314,7 @@ TABLES: dict[str, Callable[[], str]] = {
         accuracy,
         searched,
         fifty,
+        size_curve,
         speed,
         memory,
         budgets,
