@@ -158,9 +158,15 @@ class Facts:
 
 
 class Labels:
-    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled."""
+    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled.
 
-    def __init__(self) -> None:
+    Args:
+        vocabulary: tables of so many rows may lose some although they are looked up by number, and so may outputs of so
+            many entries: whoever removes them maps the numbers. None: there are no such tables.
+    """
+
+    def __init__(self, vocabulary: int | None = None) -> None:
+        self.vocabulary = vocabulary
         self.count = 1
         self.axes: list[Axis] = []
         self.facts = Facts()
