@@ -64,15 +64,15 @@ class Labelling:
         return (value, dim) if isinstance(value, LabelledTensor) else None
 
 
-def propagate(trace: Trace) -> Labelling:
-    """Label all tensors of ``trace``. Outputs of the model are fixed."""
+def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
+    """Label all tensors of ``trace``. Outputs of the model are fixed, but for words of a vocabulary of so many."""
     nodes = list(trace.graph.nodes)
-    labelling = Labelling(Labels(), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
+    labelling = Labelling(Labels(vocabulary), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
     for node_index, node in enumerate(labelling.nodes):
         labelling.labels.node_index = node_index
         labelling.values[node] = _label_node(labelling, trace, node)
-        if has_trait(node.target, Trait.FROM_SIZES):
+        if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
@@ -126,7 +126,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]
-        labelling.labels.fix([*all_arrays(outputs), *indexed], "output of the model")
+        held = [array for array in all_arrays(outputs) if array.ids.size != labelling.labels.vocabulary]
+        labelling.labels.fix([*held, *indexed], "output of the model")
         return None
     return LabelledTensor(tuple(node.meta["shape"]))
 

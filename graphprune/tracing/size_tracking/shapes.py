@@ -13,6 +13,7 @@ from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
 from graphprune.tracing.sizes import Const, Size, SizeUse, plain
+from graphprune.utils.contexts import without_onednn
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
@@ -166,12 +167,8 @@ def cell(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
-    switch: Any = torch.backends.mkldnn
-    enabled, switch.enabled = switch.enabled, False
-    try:
+    with without_onednn():
         out = func(*args, **kwargs)
-    finally:
-        switch.enabled = enabled
     _mark_states(watcher, (args[1:3], out[1:]))
     return out
 
