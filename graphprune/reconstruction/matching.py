@@ -135,14 +135,17 @@ class Matcher:
         return follows(consumer, consumer) and not any(follows(consumer, o) and follows(o, consumer) for o in others)
 
     def _unfit(self, consumer: Consumer) -> str | None:
-        use = self.slim.other_uses.get(consumer.key.name)
+        name = consumer.key.name
+        use = self.slim.other_uses.get(name)
+        if name in self.slim.computed and (use is not None or name not in self.slim.memory.parameters):
+            return computed_reason(use)
         if use is not None:
             return f"also used by {use}"
         if consumer.first.matmul.result is None:
             return "each part of its rows has a weight of its own"
         if consumer.scaled:
             return "its product is multiplied by a factor"
-        if consumer.key.name in self._crossed:
+        if name in self._crossed:
             return "used in several overlapping parts"
         return None
 
@@ -190,6 +193,12 @@ class Matcher:
         mine = output_rows(self.slim.memory.whole(name), consumer.first.places()[0])
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
+
+
+def computed_reason(use: str | None) -> str:
+    """Why a parameter is left alone from which a weight is computed, by an operation of this name."""
+    how = "" if use is None else f" by {use}"
+    return f"a weight is computed from it{how}, not by a parametrization that can be given a value"
 
 
 def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
