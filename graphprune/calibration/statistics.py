@@ -7,7 +7,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -37,6 +37,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.tree import map_tensors
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -60,6 +61,9 @@ class Statistics:
             two-dimensional convolutions; k positions need k² times the memory.
         seed: of the answers that are drawn.
 
+    Attributes:
+        gathered: what criteria have summed up over the gradients of all samples, by a key of theirs.
+
     Raises:
         InputError: ``calibration`` is no iterable of batches.
     """
@@ -82,6 +86,7 @@ class Statistics:
         self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
+        self.gathered: dict[Hashable, Any] = {}
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
 
     def consumers(self, products: bool = False) -> tuple[ConsumerStatistics, ...]:
@@ -161,7 +166,8 @@ class Statistics:
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
-                call = self._answered(number, self._call(number, batch), generator)
+                call = map_tensors(_learnable, self._call(number, batch))
+                call = self._answered(number, call, generator)
                 for sample in splitter.samples(number, call):
                     self._backward(number, sample)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
@@ -240,6 +246,11 @@ class Statistics:
     def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
         advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn="
         return call_model(self.model, number, args, kwargs, advice)
+
+
+def _learnable(tensor: Tensor) -> Tensor:
+    """A tensor that gradients can be computed with, which one that was made in inference mode is not."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _check_learnable(learned: Mapping[str, Tensor]) -> None:

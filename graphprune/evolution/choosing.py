@@ -11,6 +11,7 @@ from torch import nn
 
 from graphprune.calibration.batches import InputsOnly
 from graphprune.calibration.moments import ConsumerStatistics
+from graphprune.calibration.statistics import Statistics
 from graphprune.evolution.candidates import Allotment, Space, starts
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
@@ -32,11 +33,19 @@ MOMENTS = 2**31
 """Consumers are fitted if their second moments take at most so many bytes."""
 
 
-def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
-    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of but an interruption."""
+def choose_plan(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> Plan:
+    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of but an interruption.
+
+    Args:
+        graph: the analyzed model.
+        options: what is asked.
+        statistics: those of the calibration batches, if several plans share them; None: they are made.
+    """
     if options.allocation == SEARCHED:
-        return _searched(graph, options)
-    return plan_for_latency(graph, options) if options.latency is not None else make_plan(graph, options)
+        return _searched(graph, options, statistics)
+    if options.latency is not None:
+        return plan_for_latency(graph, options, statistics=statistics)
+    return make_plan(graph, options, statistics)
 
 
 @dataclass(eq=False)
@@ -70,11 +79,11 @@ class _Trials:
         return loss
 
 
-def _searched(graph: Analysis, options: PruningOptions) -> Plan:
+def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics | None) -> Plan:
     """The plan of the least loss among one-shot allocations and what evolution makes of them."""
     began = time.monotonic()
     _check(graph, options)
-    setup = PlanSetup.of(graph, options)
+    setup = PlanSetup.of(graph, options, statistics)
     space, first, one_shot = starts(setup)
     if space is None:
         return one_shot[0]

@@ -12,7 +12,13 @@ calibration batches). Output: an array of scores [units] for each group, by
 Words: docs/glossary.md.
 """
 
-from graphprune.importance import activations, experts, gradients, magnitude  # noqa: F401  (importing registers the criteria)
+from graphprune.importance import (  # noqa: F401  (importing registers the criteria)
+    activations,
+    curvature,
+    experts,
+    gradients,
+    magnitude,
+)
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, Criterion, criterion
 

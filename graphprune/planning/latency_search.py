@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
@@ -58,7 +59,12 @@ class Stopwatch:
             call.run(model)
 
 
-def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:
+def plan_for_latency(
+    graph: Analysis,
+    options: PruningOptions,
+    table: KernelTable | None = None,
+    statistics: Statistics | None = None,
+) -> Plan:
     """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
     Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
@@ -69,7 +75,7 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
     require_one_process(options.calibration, "latency=", "is measured", "macs= or params=")
-    setup = PlanSetup.of(graph, options)
+    setup = PlanSetup.of(graph, options, statistics)
     do = "load the weights first, and move the model to the device whose latency counts"
     require_weights(graph.model, "latency=", "measured", do)
     watch = Stopwatch(graph.examples, options.run_with)
@@ -86,7 +92,9 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
     for number in (None, 1) if options.aligned else (options.multiple,):
-        one = setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number))
+        one = (
+            setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number), statistics)
+        )
         try:
             found.append(_LatencySearch(one, watch, budget, dense, table).plan())
         except PlanError as error:
