@@ -13,6 +13,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, dense_places
+from graphprune.reconstruction.view_axes import DimensionRun, rows_between, runs_of
 from graphprune.utils.operators import is_mutable
 
 SMALL = 1e-3
@@ -62,7 +63,7 @@ class Match:
         """
         factor = self.consumer.factor if self.summed else None
         if factor is None:
-            blocks, _, outputs = self.consumer.first.places().shape
+            blocks, _, outputs = self.consumer.first.weight_shape
             factor = torch.ones(blocks, outputs, device="cpu")
         factor = factor.double()
         counts = factor.abs() > SMALL * factor.abs().max()
@@ -176,7 +177,11 @@ class Matcher:
 
     def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The outputs of a dense call that the slim call's outputs come from; None if it lacks some. [outputs]"""
-        dense = self.dense.memory.whole(consumer.key.name)
+        name, dense = consumer.key.name, self.dense.memory.whole(consumer.key.name)
+        runs = self._runs(consumer, self.slim), self._runs(other, self.dense)
+        if runs[0] is not None and runs[1] is not None and len(runs[0]) == len(runs[1]):
+            kept = self.plan.kept.get(name, {})
+            return rows_between((consumer.key.view, runs[0]), (other.key.view, runs[1]), kept)
         wanted = self._entries(consumer)
         places = other.first.places()
         blocks, _, outputs = places.shape
@@ -184,6 +189,12 @@ class Matcher:
         row[places] = torch.arange(blocks * outputs, device="cpu").view(blocks, 1, outputs).expand(places.shape)
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
+
+    def _runs(self, consumer: Consumer, seen: CallRecorder) -> list[DimensionRun] | None:
+        """What the weight of a product of matrices takes of each dimension of its parameter, if that can be said."""
+        if consumer.first.matmul.kernel is not None:
+            return None
+        return runs_of(consumer.key.view, seen.memory.whole(consumer.key.name))
 
     def _mixing(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The targets as linear combinations of a dense call's outputs, if any. [slim outputs, dense outputs]"""
