@@ -52,6 +52,7 @@ from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused, leaves_torch_alone
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -296,6 +297,8 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | No
 
 _MEASURES = frozenset(("calibration", "latency"))
 """Options with which planning runs the model, perhaps for minutes."""
+_RUNS = _MEASURES | {"importance", "weights"}
+"""Options with which the model itself may be run, or code of the user's own sees it."""
 
 
 @leaves_torch_alone
@@ -345,7 +348,8 @@ def prune_model(
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
-    with nullcontext() if _MEASURES & options.keys() else gc_paused():
+    runs = verify or inplace or _RUNS & options.keys()
+    with nullcontext() if _MEASURES & options.keys() else gc_paused(), nullcontext() if runs else walked_once(model):
         plan = _planned(model, ratio, example_inputs, outputs, verify, repair, options)
         if calibration is None:
             return plan.apply(model, inplace=inplace)

@@ -15,6 +15,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+torch.set_num_threads(1)  # the last bits of sums depend on it, and exported files are compared bit by bit
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start
 os.environ["YOLO_OFFLINE"] = "true"  # Ultralytics reads these when it is imported
 os.environ["YOLO_AUTOINSTALL"] = "false"
 os.environ["YOLO_CONFIG_DIR"] = os.path.join(tempfile.gettempdir(), "graphprune-tests")

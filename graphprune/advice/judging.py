@@ -13,7 +13,7 @@ from torch import nn
 
 from graphprune.advice.facts import DataFacts
 from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, pair_of
-from graphprune.calibration.output_error import outputs_of, relative_error
+from graphprune.calibration.output_error import output_error, outputs_of
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
@@ -58,7 +58,8 @@ class Judge:
         with evaluating_eagerly(slim), torch.no_grad():
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
-            return relative_error(outputs_of(slim, self.held_out), outputs_of(self.model, self.held_out))
+            found, wanted = (outputs_of(model, enumerate(self.held_out)) for model in (slim, self.model))
+            return output_error(found, wanted)
 
     def _mean_loss(self, loss_fn: LossFunction, slim: nn.Module) -> float:
         losses = []

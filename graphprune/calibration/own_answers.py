@@ -17,18 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.utils.tree import tensors_of
+from graphprune.calibration.output_error import compared_outputs
 
 Answer = tuple[str, Tensor]
 """What an answer is, ``"class"``, ``"yes or no"`` or ``"signs"``, and the answer, of the shape of the output."""
 
 _ROUNDING = 1e-3
 """How far sums of probabilities are from 1, at most."""
-
-
-def floating_outputs(output: Any) -> list[Tensor]:
-    """The tensors of floating-point numbers in a model's output, in order."""
-    return [t for t in tensors_of(output) if t.is_floating_point() and t.numel()]
 
 
 def draw_answers(output: Any, generator: torch.Generator) -> list[Answer]:
@@ -40,7 +35,7 @@ def draw_answers(output: Any, generator: torch.Generator) -> list[Answer]:
 
     Numbers are drawn in the order of the entries, so that samples get the same answers however they are batched.
     """
-    return [_drawn(tensor.detach(), generator) for tensor in floating_outputs(output)]
+    return [_drawn(tensor.detach(), generator) for tensor in compared_outputs(output)]
 
 
 def _drawn(tensor: Tensor, generator: torch.Generator) -> Answer:
@@ -76,7 +71,7 @@ def answer_loss(output: Any, answers: Sequence[Answer]) -> Tensor:
 
     It is the sum over entries of the negative logarithm of the answer's probability, or of outputs times signs.
     """
-    losses = [_loss(*pair) for pair in zip(floating_outputs(output), answers, strict=True)]
+    losses = [_loss(*pair) for pair in zip(compared_outputs(output), answers, strict=True)]
     return torch.stack([loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses]).sum()
 
 

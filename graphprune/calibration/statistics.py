@@ -7,8 +7,8 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from graphprune.calibration.batches import (
 )
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
-from graphprune.calibration.own_answers import answer_loss, draw_answers, floating_outputs
+from graphprune.calibration.output_error import compared_outputs
+from graphprune.calibration.own_answers import answer_loss, draw_answers
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
 from graphprune.graph.groups import Units
@@ -60,6 +61,9 @@ class Statistics:
             two-dimensional convolutions; k positions need k² times the memory.
         seed: of the answers that are drawn.
 
+    Attributes:
+        gathered: what criteria have summed up over the gradients of all samples, by a key of theirs.
+
     Raises:
         InputError: ``calibration`` is no iterable of batches.
     """
@@ -82,6 +86,7 @@ class Statistics:
         self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
+        self.gathered: dict[Hashable, Any] = {}
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
 
     def consumers(self, products: bool = False) -> tuple[ConsumerStatistics, ...]:
@@ -114,10 +119,13 @@ class Statistics:
             self.communicator.check_same_model(self.model)
             yield
 
-    def each_forward(self) -> None:
+    def each_forward(self, watching: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Run the model on every batch without gradients, for hooks that the caller has registered.
 
         Where processes share the batches, each runs its own; :meth:`sum` adds up what the hooks have gathered.
+
+        Args:
+            watching: makes a context in which one batch runs.
 
         Raises:
             InputError: the model fails on a batch, or there is no batch.
@@ -125,7 +133,8 @@ class Statistics:
         with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
-                self._forward(number, args, kwargs)
+                with watching():
+                    self._forward(number, args, kwargs)
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace tensors, such as sums over batches, by their sums over the processes that share the batches."""
@@ -207,7 +216,7 @@ class Statistics:
         if self.loss_fn is not None:
             loss = self.loss_fn(output, target)
         else:
-            loss = answer_loss(output, target) if target and floating_outputs(output) else own_loss(output)
+            loss = answer_loss(output, target) if target and compared_outputs(output) else own_loss(output)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"{describe(loss)}" if isinstance(loss, Tensor) else repr(loss)
             raise _no_loss(number, found)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,22 +13,36 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batches import communicator_of
-from graphprune.calibration.output_error import OutputTensors, outputs_of, relative_error
+from graphprune.calibration.communicator import Communicator
+from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
+from graphprune.calibration.statistics import Statistics
 from graphprune.choosing.held_back import HeldBack
-from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError, PlanError
+from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.analysis import Analysis
 from graphprune.importance.context import NEEDS_DATA
 from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.requirements import require_batches, require_weights
 from graphprune.pruning.plan import TRIED, Plan
 from graphprune.reconstruction.pipeline import repair
+from graphprune.utils.devices import with_float64
+from graphprune.utils.modules import tables
 
-CANDIDATES = ("l2", "wanda", "schur", "taylor", "fisher")
-"""The criteria that are tried, the cheapest first. None is best for every network.
+CANDIDATES: Mapping[str, Mapping[str, Any]] = {
+    "wanda": {"importance": "wanda"},
+    "schur": {"importance": "schur"},
+    "kfac": {"importance": "kfac"},
+    "kfac, normalize='mean'": {"importance": "kfac", "normalize": "mean"},
+    "taylor": {"importance": "taylor"},
+}
+"""What is tried, the cheapest first; none is best for every network. All share one pass for moments and one for
+gradients: without labels, those of answers that are drawn from the outputs (see
+:mod:`graphprune.calibration.own_answers`)."""
 
-Without labels, ``taylor`` and ``fisher`` read gradients of answers that are drawn from the outputs (see
-:mod:`graphprune.calibration.own_answers`).
-"""
+
+NAME_ONE = "name a criterion, such as importance='wanda'"
+"""What to do where criteria cannot be compared."""
+_ASKED = f"importance={AUTO!r}"
 
 
 def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -> Plan:
@@ -43,28 +59,13 @@ def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -
     """
     if options.importance != AUTO:
         return choose_plan(graph, options)
-    calibration = _calibration(graph, options)
+    do = f"{NEEDS_DATA}; or {NAME_ONE}"
+    calibration = require_batches(options.calibration, _ASKED, "compares slim models", do)
+    require_weights(graph.model, _ASKED, "run", f"load the weights first, or {NAME_ONE}")
     held = HeldBack.of(calibration, options.loss_fn is not None)
-    return _Trials(graph, replace(options, calibration=held.everything), held, repaired).best()
-
-
-def _calibration(graph: Analysis, options: PruningOptions) -> Iterable[Any]:
-    """The batches on which criteria are compared."""
-    if options.calibration is None:
-        raise InputError(
-            f"importance: {AUTO!r} compares slim models on data",
-            found="no calibration=",
-            needed="calibration batches",
-            do=f"{NEEDS_DATA}; or name a criterion, such as importance='l2'",
-        )
-    if any(parameter.is_meta for parameter in graph.model.parameters()):
-        raise PlanError(
-            f"importance: {AUTO!r} runs slim models, but the model is on the meta device",
-            found="parameters on meta",
-            needed="a model with weights",
-            do="load the weights first, or name a criterion, such as importance='wanda'",
-        )
-    return options.calibration
+    model = with_float64(graph.model, tables(graph.model))
+    statistics = Statistics(model, graph.units, held.everything, options.loss_fn, seed=options.seed)
+    return _Trials(graph, replace(options, calibration=held.everything), held, repaired, statistics).best()
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,13 +77,15 @@ class _Trials:
         options: what is asked of each.
         held: the batches.
         repaired: are slim models repaired before they are judged?
-        failures: by criterion, why there is no slim model by it.
+        statistics: those of the batches, which all criteria share.
+        failures: by candidate, why there is no slim model by it.
     """
 
     graph: Analysis
     options: PruningOptions
     held: HeldBack
     repaired: bool
+    statistics: Statistics
     failures: dict[str, str] = field(default_factory=dict)
 
     def best(self) -> Plan:
@@ -98,21 +101,31 @@ class _Trials:
         return replace(plan, requested={**plan.requested, TRIED: self._tried(plans, errors)})
 
     def _plans(self) -> dict[str, Plan]:
-        """By criterion, the plan.
+        """By candidate, the plan.
 
         Raises:
-            InputError, PlanError: there is none by the first criterion, which reads weights only.
+            InputError, PlanError: there is none by the first.
         """
+        self.statistics.consumers(products=True)  # at once, or a criterion without them would need a pass of its own
         found: dict[str, Plan] = {}
-        for name in CANDIDATES:
+        for name, fields in self._candidates().items():
+            _say(f"plan by {name}")
             try:
                 with _quietly():
-                    found[name] = choose_plan(self.graph, replace(self.options, importance=name))
+                    plan = choose_plan(self.graph, replace(self.options, **fields), self.statistics)
             except GraphpruneError as error:
                 if not found:
                     raise
                 self.failures[name] = error.what
+            else:
+                found[name] = replace(plan, requested={**plan.requested, **fields})
         return found
+
+    def _candidates(self) -> Mapping[str, Mapping[str, Any]]:
+        """What is tried: with a normalization that the user gave, every criterion once."""
+        if self.options.normalize is None:
+            return CANDIDATES
+        return {name: fields for name, fields in CANDIDATES.items() if "normalize" not in fields}
 
     @staticmethod
     def _alike(plans: Mapping[str, Plan]) -> bool:
@@ -121,32 +134,57 @@ class _Trials:
         return all(_same(first, other) for other in others)
 
     def _errors(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        """By criterion the relative error of the outputs; plans that remove the same are tried once."""
-        wanted = outputs_of(self.graph.model, self.held.judging)
+        """By candidate the relative error of the outputs; plans that remove the same are tried once."""
+        communicator = communicator_of(self.held.judging)
+        wanted = self._outputs(self.graph.model)
+        check_comparable(wanted, "importance", NAME_ONE, communicator)
         found: dict[str, float] = {}
         for name, plan in plans.items():
             same = next((other for other in found if _same(plans[other], plan)), None)
+            if same is None:
+                _say(f"{'repair' if self.repaired else 'outputs'} by {name}")
             try:
-                found[name] = found[same] if same is not None else self._error(plan, wanted)
+                found[name] = found[same] if same is not None else self._error(plan, wanted, communicator)
             except GraphpruneError as error:
                 self.failures[name] = error.what
+        if not any(map(math.isfinite, found.values())):
+            raise self._none_compared()
         return found
 
-    def _error(self, plan: Plan, wanted: OutputTensors) -> float:
+    def _error(self, plan: Plan, wanted: OutputTensors, communicator: Communicator) -> float:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
             repair(slim, self.graph.model, plan, self.held.repairing)
-        return relative_error(outputs_of(slim, self.held.judging), wanted, communicator_of(self.held.judging))
+        return output_error(self._outputs(slim), wanted, communicator)
+
+    def _outputs(self, model: nn.Module) -> OutputTensors:
+        return outputs_of(model, enumerate(self.held.judging))
+
+    def _none_compared(self) -> InputError:
+        """What is said where no slim model's outputs can be compared with the dense ones."""
+        why = "".join(f"; by {name}: {said}" for name, said in self.failures.items())
+        return InputError(
+            f"importance: {AUTO!r} could compare the outputs of no slim model with those of the dense one",
+            found=f"outputs of other shapes, or that are no numbers, by every criterion that was tried{why}",
+            needed="a slim model whose outputs have the shapes of the dense model's, and are finite",
+            do=NAME_ONE,
+        )
 
     def _tried(self, plans: Mapping[str, Plan], errors: Mapping[str, float]) -> dict[str, Any]:
-        """By criterion the error, or why there is none."""
+        """By candidate the error, or why there is none."""
         same = {name: "the same is removed" for name in plans if name not in errors}
-        return {name: {**same, **errors, **self.failures}[name] for name in CANDIDATES}
+        return {name: {**same, **errors, **self.failures}[name] for name in self._candidates()}
 
 
 def _same(plan: Plan, other: Plan) -> bool:
     """Do two plans remove the same?"""
     return plan.removed == other.removed and plan.skipped == other.skipped
+
+
+def _say(step: str) -> None:
+    """Show what is going on, if stderr is a terminal."""
+    if sys.stderr.isatty():
+        print(f"{_ASKED}: {step}", file=sys.stderr)
 
 
 @contextmanager

@@ -13,6 +13,8 @@ from graphprune.calibration.samples import SampleAxes
 
 JUDGING = 4
 """One batch, or one sample of a single batch, in so many judges."""
+MOST_SAMPLES = 256
+"""Of more samples, batches with about so many are taken, at even distances: every trial costs a repair with them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +22,7 @@ class HeldBack:
     """Calibration batches, read once, and their parts.
 
     Attributes:
-        everything: all of them, with targets where these were given.
+        everything: those that are taken, with targets where these were given.
         repairing: the inputs of those that repair.
         judging: the inputs of those that judge. A single batch of fewer than four samples does both.
     """
@@ -31,7 +33,7 @@ class HeldBack:
 
     @staticmethod
     def of(calibration: Iterable[Any], paired: bool) -> HeldBack:
-        """Hold back the last of every four batches.
+        """Take batches with about :data:`MOST_SAMPLES` samples, and hold back the last of every four.
 
         Args:
             calibration: the batches, which are kept in memory.
@@ -41,10 +43,19 @@ class HeldBack:
             InputError: they are no batches.
         """
         check_calibration(calibration)
-        batches, communicator = list(calibration), communicator_of(calibration)
+        batches, communicator = _some(list(calibration)), communicator_of(calibration)
         inputs = list(InputsOnly(batches)) if paired else batches
         repairing, judging = _parted(inputs)
         return HeldBack(*(_shared(part, communicator) for part in (batches, repairing, judging)))
+
+
+def _some(batches: list[Any]) -> list[Any]:
+    """Batches with about so many samples as are needed, two at least, at even distances."""
+    samples = sum(axes.count for batch in batches if (axes := SampleAxes.of(batch, 0)) is not None)
+    if samples <= MOST_SAMPLES:
+        return batches
+    count = min(max(round(len(batches) * MOST_SAMPLES / samples), 2), len(batches))
+    return [batches[i * len(batches) // count] for i in range(count)]
 
 
 def _parted(batches: list[Any]) -> tuple[list[Any], list[Any]]:

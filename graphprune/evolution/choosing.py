@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.calibration.batches import InputsOnly, communicator_of
+from graphprune.calibration.batches import InputsOnly
 from graphprune.calibration.moments import ConsumerStatistics
-from graphprune.errors import InputError, PlanError
+from graphprune.calibration.statistics import Statistics
 from graphprune.evolution.candidates import Allotment, Space, starts
-from graphprune.evolution.divergence import CandidateJudge
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
+from graphprune.evolution.judging import CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.latency_search import plan_for_latency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
+from graphprune.planning.requirements import require_batches, require_one_process, require_weights
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.pipeline import repair
@@ -32,11 +33,19 @@ MOMENTS = 2**31
 """Consumers are fitted if their second moments take at most so many bytes."""
 
 
-def choose_plan(graph: Analysis, options: PruningOptions) -> Plan:
-    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of but an interruption."""
+def choose_plan(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> Plan:
+    """See :meth:`graphprune.ChannelGraph.plan`; nothing is warned of but an interruption.
+
+    Args:
+        graph: the analyzed model.
+        options: what is asked.
+        statistics: those of the calibration batches, if several plans share them; None: they are made.
+    """
     if options.allocation == SEARCHED:
-        return _searched(graph, options)
-    return plan_for_latency(graph, options) if options.latency is not None else make_plan(graph, options)
+        return _searched(graph, options, statistics)
+    if options.latency is not None:
+        return plan_for_latency(graph, options, statistics=statistics)
+    return make_plan(graph, options, statistics)
 
 
 @dataclass(eq=False)
@@ -70,11 +79,11 @@ class _Trials:
         return loss
 
 
-def _searched(graph: Analysis, options: PruningOptions) -> Plan:
+def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics | None) -> Plan:
     """The plan of the least loss among one-shot allocations and what evolution makes of them."""
     began = time.monotonic()
     _check(graph, options)
-    setup = PlanSetup.of(graph, options)
+    setup = PlanSetup.of(graph, options, statistics)
     space, first, one_shot = starts(setup)
     if space is None:
         return one_shot[0]
@@ -123,24 +132,9 @@ def _consumers(setup: PlanSetup) -> tuple[ConsumerStatistics, ...]:
 
 def _check(graph: Analysis, options: PruningOptions) -> None:
     """Raise an InputError or a PlanError unless candidates can be judged."""
-    if options.calibration is None:
-        raise InputError(
-            "allocation: 'searched' judges candidates on data, and there are none",
-            found="allocation='searched' without calibration=",
-            needed="calibration batches",
-            do="pass calibration=, a list of batches as the model takes them, or another allocation=",
-        )
-    if communicator_of(options.calibration).count > 1:
-        raise InputError(
-            "allocation: 'searched' judges candidates in one process, and processes share the calibration batches",
-            found="allocation='searched' and batches that processes share",
-            needed="one process that searches",
-            do="plan in one process and give the plan to the others, or pass another allocation=",
-        )
-    if options.weights is None and any(p.is_meta for p in graph.model.parameters()):
-        raise PlanError(
-            "allocation: 'searched' runs candidates, and the model is on the meta device",
-            found="parameters on meta",
-            needed="a model with weights",
-            do="load the weights first, or pass another allocation=",
-        )
+    asked = f"allocation={SEARCHED!r}"
+    do = "pass calibration=, a list of batches as the model takes them, or another allocation="
+    require_batches(options.calibration, asked, "judges candidates", do)
+    require_one_process(options.calibration, asked, "judges candidates", "another allocation=")
+    if options.weights is None:
+        require_weights(graph.model, asked, "run", "load the weights first, or pass another allocation=")

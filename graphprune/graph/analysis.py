@@ -14,6 +14,7 @@ from torch import fx, nn
 from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.config_fields import ConfigFields, read_attributes
+from graphprune.graph.constraints import SizeConstraints, read_constraints
 from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Couplings
 from graphprune.graph.dimensions import Dimensions
@@ -57,6 +58,9 @@ class Analysis:
     units: Units
     examples: tuple[MethodCall, ...] = ()
 
+    def __post_init__(self) -> None:
+        self._constrained: tuple[Mask, SizeConstraints] | None = None
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
 
@@ -98,6 +102,13 @@ class Analysis:
         """Which calls of the evaluated program scale statistics over channels by numbers."""
         nodes = self.labelling.nodes[: self.trace.evaluated if self.trace.on_meta else 0]
         return StatisticScales(nodes, self.labelling, self.solution)
+
+    def constraints(self, selectable: Mask) -> SizeConstraints:
+        """What the sizes of the program demand of these units; those asked for last are known."""
+        if self._constrained is None or not np.array_equal(self._constrained[0], selectable):
+            found = read_constraints(self.trace, self.labelling, self.solution, selectable, self.scales)
+            self._constrained = selectable, found
+        return self._constrained[1].copy()
 
     @cached_property
     def counted(self) -> dict[int, frozenset[int]]:
@@ -163,9 +174,18 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     return analysis_of(model, traced, calls_of(example_inputs))
 
 
-def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = ()) -> Analysis:
-    """What a trace of ``model`` says about its channels."""
-    labelling = propagate(traced)
+def analysis_of(
+    model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = (), vocabulary: int | None = None
+) -> Analysis:
+    """What a trace of ``model`` says about its channels.
+
+    Args:
+        model: what was traced.
+        traced: what it did.
+        examples: the calls that were traced.
+        vocabulary: see :class:`~graphprune.rules.labels.Labels`.
+    """
+    labelling = propagate(traced, vocabulary)
     solution = solve(labelling.labels)
     units = Units(labelling, solution)
     if fix_stated_sizes(model, traced, units):

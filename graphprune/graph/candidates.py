@@ -8,7 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.constraints import SizeConstraints, read_constraints
+from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.utils.arrays import Ids, Mask
 
@@ -49,7 +49,7 @@ def candidates(
     frozen: dict[int, str] = dict(held)
     while True:
         free = _outermost(graph, reached, head_width, frozen)
-        constraints = read_constraints(graph.trace, graph.labelling, graph.solution, free, graph.scales)
+        constraints = graph.constraints(free)
         if constraints.frozen.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
             return free, constraints

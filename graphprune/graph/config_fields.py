@@ -20,6 +20,7 @@ from graphprune.tracing.configured import (
     Column,
     Columns,
     Refused,
+    changed_config,
     columns,
     config_fields,
     config_of,
@@ -66,11 +67,20 @@ def _scaled(fields: Mapping[str, int], scale: Fraction) -> dict[str, int] | None
 
 @dataclass(frozen=True)
 class _Response:
-    """What moves when fields are doubled. ``refused``: the class builds no model from any change that was tried."""
+    """What moves when fields are doubled.
+
+    Attributes:
+        moves: by how much each size grows, as ``factor`` tells.
+        factor: the first by which the class takes the fields; None: it builds no model from any change that was tried.
+    """
 
     moves: Moves = field(default_factory=dict)
-    refused: bool = False
-    linear: bool = True
+    factor: Fraction | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Does the class refuse all changes?"""
+        return self.factor is None
 
 
 class ConfigFields:
@@ -90,6 +100,7 @@ class ConfigFields:
         self._parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
         self._tensors = own.parameters.keys() | own.buffers.keys()
         self._responses: dict[frozenset[tuple[str, int]], _Response | None] = {}
+        self._linear: dict[frozenset[tuple[str, int]], bool] = {}
 
     @staticmethod
     def of(model: nn.Module, reads: Sequence[str]) -> ConfigFields | None:
@@ -130,7 +141,7 @@ class ConfigFields:
             if response is None or not (response.moves or response.refused):
                 continue
             against = {c for c in response.moves if not may_move(c)}
-            if response.refused or against or not response.linear:
+            if response.refused or against or not self._is_linear({name: value}, response):
                 others[name] = against, response.refused
             else:
                 found.append(Direction({name: value}, response.moves))
@@ -147,15 +158,16 @@ class ConfigFields:
                     continue
                 chosen = {name: fields[name] for name in names}
                 response = self._response(chosen)
-                usable = response is not None and response.moves and response.linear and not response.refused
-                if response is not None and usable and all(map(may_move, response.moves)):
+                if response is None or not response.moves or not all(map(may_move, response.moves)):
+                    continue
+                if self._is_linear(chosen, response):
                     found.append(Direction(chosen, response.moves))
         return found
 
-    def _make_explicit(self, sizes: Collection[int], may_move: Callable[[Column], bool]) -> None:
+    def _make_explicit(self, sizes: Sequence[int], may_move: Callable[[Column], bool]) -> None:
         """Find the fields that hold nothing, from which the class works out a size that no other field has."""
         empty = [n for n, v in config_fields(config_of(self.model)).items() if v is None and n not in self.explicit]
-        for name in empty:
+        for name in self._sizes_among(empty, sizes):
             for size in sizes:
                 moves = self._doubled(name, size)
                 if moves == {}:  # it is no size
@@ -163,7 +175,25 @@ class ConfigFields:
                 if moves and all(may_move(c) and self.base[c] == size == delta for c, delta in moves.items()):
                     self.explicit[name] = size
                     self._responses.clear()
+                    self._linear.clear()
                     break
+
+    def _sizes_among(self, empty: Sequence[str], sizes: Sequence[int]) -> Sequence[str]:
+        """The empty fields without those that are no sizes, as far as one look at all of them tells."""
+        taken = [name for name in empty if sizes and self._allowed({name: 2 * sizes[0]})]
+        try:
+            unmoved = len(taken) > 1 and self._moves(dict.fromkeys(taken, 2 * sizes[0])) == {}
+        except _Restructured:
+            unmoved = False
+        return [name for name in empty if name not in taken] if unmoved else empty
+
+    def _allowed(self, values: Mapping[str, int]) -> bool:
+        """Do the configuration's own checks pass?"""
+        try:
+            changed_config(config_of(self.model), values)
+        except Refused:
+            return False
+        return True
 
     def _doubled(self, name: str, size: int) -> Moves | None:
         """What moves when an empty field gets twice a size."""
@@ -185,17 +215,28 @@ class ConfigFields:
         return self._responses[key]
 
     def _probed(self, fields: Mapping[str, int]) -> _Response:
-        seen: list[Moves] = []
-        for factor in FACTORS:
+        seen = next(self._scaled_moves(fields, FACTORS), None)
+        return _Response() if seen is None else _Response(seen[1], seen[0])
+
+    def _is_linear(self, fields: Mapping[str, int], response: _Response) -> bool:
+        """Does another factor move the same sizes, in proportion? Asked for only where it matters: it takes a model."""
+        key = frozenset(fields.items())
+        if key not in self._linear:
+            others = FACTORS[FACTORS.index(response.factor) + 1 :] if response.factor is not None else ()
+            try:
+                seen = next(self._scaled_moves(fields, others), None)
+                self._linear[key] = seen is None or seen[1] == response.moves
+            except _Restructured:
+                self._linear[key] = False
+        return self._linear[key]
+
+    def _scaled_moves(self, fields: Mapping[str, int], factors: Iterable[Fraction]) -> Iterator[tuple[Fraction, Moves]]:
+        """What each of these factors moves, as if it were two; those that the class refuses are left out."""
+        for factor in factors:
             values = _scaled(fields, factor)
             moves = self._moves({**self.explicit, **values}) if values is not None else None
             if moves is not None:
-                seen.append({c: delta / (factor - 1) for c, delta in moves.items()})
-            if len(seen) == 2 or (seen and not seen[0]):
-                break
-        if not seen:
-            return _Response(refused=True)
-        return _Response(seen[0], linear=all(moves == seen[0] for moves in seen))
+                yield factor, {c: delta / (factor - 1) for c, delta in moves.items()}
 
     def _moves(self, values: Mapping[str, int]) -> Moves | None:
         """By how much each size is another one with these values; None: the class refuses them.

@@ -43,6 +43,10 @@ class SizeConstraints:
     frozen: dict[int, str] = field(default_factory=dict)
     attributes: dict[str, SizeUse] = field(default_factory=dict)
 
+    def copy(self) -> SizeConstraints:
+        """The same, to be added to."""
+        return SizeConstraints(list(self.equations), dict(self.frozen), dict(self.attributes))
+
 
 def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpression) -> LinearExpression | None:
     """The operand on the ``left`` (or right) of an operation that makes ``size`` of it and a ``known`` one."""

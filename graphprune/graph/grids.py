@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from graphprune.graph.item_pieces import item_pieces
+from graphprune.graph.segments import ranges
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import LabelledTensor
 from graphprune.utils.arrays import Ids, Mask
@@ -32,14 +34,13 @@ class GridRows:
             value: the labels of the tensor.
             dim: the dimension that is counted.
         """
-        arrays = [solution.items.item_of(solution.of[array.ids]) for array in value.arrays]
-        outer = np.broadcast_shapes(*(array.shape[:dim] for array in arrays))
-        rows = [np.broadcast_to(a, (*outer, *a.shape[dim:])).reshape(int(np.prod(outer)), -1) for a in arrays]
-        found = np.sort(np.concatenate(rows, axis=1), axis=1)
-        new = np.diff(found, axis=1, prepend=-1) != 0
-        self._items.append(found[new])
-        self._entries.append(new.sum(axis=1))
-        self._rows.append(len(found))
+        outer = np.broadcast_shapes(*(array.ids.shape[:dim] for array in value.arrays))
+        rows, count = int(np.prod(outer)), len(solution.items.size)
+        pairs = np.unique(np.concatenate([_rows_of(solution, a.ids, dim, outer) for a in value.arrays]))
+        row, item = np.divmod(pairs, count)
+        self._items.append(item)
+        self._entries.append(np.bincount(row, minlength=rows))
+        self._rows.append(rows)
         self._table = None
 
     def shortened(self, whole: Mask) -> Ids:
@@ -51,3 +52,16 @@ class GridRows:
             self._table = np.concatenate(self._items), entries.cumsum() - entries, rows.cumsum() - rows
         items, row, grid = self._table
         return np.flatnonzero(~np.logical_or.reduceat(np.logical_and.reduceat(whole[items], row), grid))
+
+
+def _rows_of(solution: Solution, ids: Ids, dim: int, outer: tuple[int, ...]) -> Ids:
+    """Pairs ``row * items + item``: the items of the labels in each row before ``dim``, broadcast to ``outer``."""
+    items = solution.items
+    own = ids.shape[:dim]
+    pieces = item_pieces(solution.of[ids.reshape(int(np.prod(own)), -1)], items)
+    if own == outer:
+        return pieces.row * len(items.size) + pieces.item
+    rows = np.broadcast_to(np.arange(int(np.prod(own))).reshape(own), outer).ravel()
+    count = np.bincount(pieces.row)
+    here = ranges((count.cumsum() - count)[rows], count[rows])
+    return np.repeat(np.arange(len(rows)), count[rows]) * len(items.size) + pieces.item[here]

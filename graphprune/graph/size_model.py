@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 from torch import fx
 
+from graphprune.graph.item_pieces import needed_units
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import Solution
@@ -96,6 +98,12 @@ class SizeModel:
     def _necessary(self, classes: Ids) -> tuple[Ids, Ids]:
         """Pairs (entry, unit) of selectable units that every alternative of the entry needs."""
         n, m = classes.shape
+        found = needed_units(classes, self.solution.items) if m > 1 and n else None
+        if found is not None and (found.times < m)[self.solution.items.size[found.item] > 1].all():
+            every = found.times >= m
+            unit = self.solution.items.first[found.item[every]]
+            keep = self.selectable[unit]
+            return found.row[every][keep], unit[keep]
         unit, at = self.solution.expand(classes.ravel(), np.repeat(np.arange(n), m))
         keep = self.selectable[unit]
         unit, at = unit[keep], at[keep]
@@ -129,6 +137,8 @@ class SizeModel:
     def rectangle(self, ids: Ids) -> list[LinearExpression]:
         """The numbers of living entries of the rows of ``ids``, apart from what a whole row needs; equal ones once."""
         rows, columns = ids.shape
+        if not self._vary(ids):
+            return []
         row = np.repeat(np.arange(rows), columns)
         unit, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
         keep = self.selectable[unit]
@@ -146,6 +156,17 @@ class SizeModel:
         pieces = zip(np.split(column[order], starts), np.split(unit[order], starts), strict=True)
         different = {(c.tobytes(), a.tobytes()): (c, a) for c, a in pieces}
         return [self._expression(c, a, columns) for c, a in different.values()]
+
+    def _vary(self, ids: Ids) -> bool:
+        """May units that not a whole row of ``ids`` needs go?"""
+        items = self.solution.items
+        found = needed_units(self.solution.of[ids], items) if ids.size else None
+        return found is None or bool((self._selectable_items[found.item] & (found.times < ids.shape[1])).any())
+
+    @cached_property
+    def _selectable_items(self) -> Mask:
+        """The items that have selectable units. [items]"""
+        return self.solution.items.living(self.selectable) > 0
 
 
 def _without_rows(at: Ids, unit: Ids, entries: int) -> tuple[Ids, Ids]:

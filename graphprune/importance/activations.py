@@ -70,16 +70,29 @@ def schur(group: Group, context: Context) -> Tensor:
 
 
 def _schur(consumer: ConsumerStatistics) -> tuple[Ids, Scores]:
+    assert consumer.products is not None
+    return removal_losses(consumer, consumer.products)
+
+
+def removal_losses(consumer: ConsumerStatistics, products: Tensor) -> tuple[Ids, Scores]:
+    """For each unit, trace(P_SS M^-1) of its channels S, with M^-1 the Schur complement of all other channels.
+
+    Args:
+        consumer: a weight W, with second moments of its inputs.
+        products: P, W Wᵀ for the squared error of the outputs, or with a weight between. [blocks, channels, channels]
+
+    Returns:
+        Units, and a number for each.
+    """
     moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
     diagonal = moments.diagonal(dim1=1, dim2=2)
     ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
     identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
     inverse = torch.linalg.inv(moments + ridge[:, None, None] * identity)
-    assert consumer.products is not None
     units, scores = [np.zeros(0, np.int64)], [np.zeros(0)]
     for unit, block, channel in _parts(consumer):
         where = (block[:, None, None], channel[:, :, None], channel[:, None, :])
-        loss = torch.linalg.solve(inverse[where], consumer.products[where]).diagonal(dim1=1, dim2=2).sum(1)
+        loss = torch.linalg.solve(inverse[where], products[where]).diagonal(dim1=1, dim2=2).sum(1)
         units.append(unit)
         scores.append(loss.cpu().numpy())
     return np.concatenate(units), np.concatenate(scores)

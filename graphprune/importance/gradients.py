@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from graphprune.calibration.statistics import Gradients
 from graphprune.graph.groups import Group
-from graphprune.importance.context import Context
+from graphprune.importance.context import Context, EntryScores
 from graphprune.importance.criteria import criterion
+from graphprune.importance.gradient_sums import gathered, gradient_sum
 from graphprune.importance.parameter_entries import AxisSums, axis_sums
 from graphprune.utils.arrays import Scores
 
@@ -26,18 +27,23 @@ def taylor(group: Group, context: Context) -> Tensor:
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019.
     There g is the gradient of a mini-batch's mean loss, and scores depend on its size; a sample's does not.
     """
-    return torch.from_numpy(context.once("taylor", lambda: _expected_squares(context))[group.unit_ids])
+    return torch.from_numpy(gathered(context, "taylor")[group.unit_ids])
 
 
-def _expected_squares(context: Context) -> Scores:
-    total = np.zeros(context.units.solution.count)
+@gradient_sum("taylor")
+class _ExpectedSquares:
+    """Sums over samples of (the sum of g * w over a unit's parameters)². [classes]"""
 
-    def visit(gradients: Gradients) -> None:
-        np.add(total, np.square(context.over_parameters(_products_with(gradients))), out=total)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._total = np.zeros(context.units.solution.count)
 
-    samples = context.data.each_backward(visit)
-    context.data.sum(torch.from_numpy(total))
-    return total / samples
+    def add(self, gradients: Gradients) -> None:
+        self._total += np.square(self._context.over_parameters(_products_with(gradients)))
+
+    def result(self, samples: int) -> Scores:
+        self._context.data.sum(torch.from_numpy(self._total))
+        return self._total / samples
 
 
 def _products_with(gradients: Gradients) -> AxisSums:
@@ -62,27 +68,34 @@ def fisher(group: Group, context: Context) -> Tensor:
     (arXiv:1801.05787); Singh and Alistarh, "WoodFisher: Efficient Second-Order Approximation for Neural Network
     Compression", NeurIPS 2020.
     """
-    entries = context.once("fisher", lambda: _fisher_entries(context))
-    return torch.from_numpy(context.saliency(group, entries))
+    return torch.from_numpy(context.saliency(group, gathered(context, "fisher")))
 
 
-def _fisher_entries(context: Context) -> Callable[[str, Tensor], Tensor | None]:
-    squares: dict[str, Tensor] = {}
+@gradient_sum("fisher")
+class _SquaredGradients:
+    """Sums over samples of the squares of all gradients, by the name of the parameter."""
 
-    def visit(gradients: Gradients) -> None:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._squares: dict[str, Tensor] = {}
+
+    def add(self, gradients: Gradients) -> None:
         for name, gradient in gradients.items():
             gradient = in_float32(gradient)
-            if name in squares:
-                squares[name].addcmul_(gradient, gradient)
+            if name in self._squares:
+                self._squares[name].addcmul_(gradient, gradient)
             else:
-                squares[name] = gradient.square()
+                self._squares[name] = gradient.square()
 
-    samples = context.data.each_backward(visit)
-    for name in filter(context.tensors.__contains__, context.data.communicator.union(squares)):
-        if name not in squares:  # there is no gradient in this process, but in another
-            squares[name] = torch.zeros_like(in_float32(context.tensors[name].detach()))
-        context.data.sum(squares[name])
-    return lambda name, w: in_float32(w).square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None
+    def result(self, samples: int) -> EntryScores:
+        data, tensors, squares = self._context.data, self._context.tensors, self._squares
+        for name in filter(tensors.__contains__, data.communicator.union(squares)):
+            if name not in squares:  # there is no gradient in this process, but in another
+                squares[name] = torch.zeros_like(in_float32(tensors[name].detach()))
+            data.sum(squares[name])
+        return lambda name, w: (
+            in_float32(w).square().mul_(squares[name]).mul_(0.5 / samples) if name in squares else None
+        )
 
 
 def in_float32(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from graphprune.planning.objectives import BudgetCosts, PredictedLatency, UnitBu
 from graphprune.planning.removal_paths import RemovalState, make_path
 from graphprune.planning.search import Problem, search
 from graphprune.planning.setup import PROTECTED, PlanSetup
-from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.arrays import Ids, Mask, Scores, stable_order
 
 
 @dataclass(eq=False)
@@ -197,4 +197,4 @@ Sharing = Callable[[Allocator, Problem], Ids | None]
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:
     """The ``count`` least important units of a part."""
-    return part.unit_ids[np.argsort(-values, kind="stable")[len(part.unit_ids) - count :]]
+    return part.unit_ids[stable_order(-values)[len(part.unit_ids) - count :]]

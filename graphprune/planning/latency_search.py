@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from graphprune.calibration.batches import communicator_of
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.kernel_table import KernelTable
@@ -19,6 +19,7 @@ from graphprune.planning.latency import LatencyModel
 from graphprune.planning.objectives import Budget, PredictedLatency, parse_budgets
 from graphprune.planning.options import PruningOptions, Runner
 from graphprune.planning.planner import plan_once
+from graphprune.planning.requirements import require_one_process, require_weights
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
@@ -58,7 +59,12 @@ class Stopwatch:
             call.run(model)
 
 
-def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTable | None = None) -> Plan:
+def plan_for_latency(
+    graph: Analysis,
+    options: PruningOptions,
+    table: KernelTable | None = None,
+    statistics: Statistics | None = None,
+) -> Plan:
     """A plan whose slim model was measured to meet the latency budget of ``options``; it meets the others too.
 
     Unless ``multiple`` is given, numbers of channels are those that kernels are written for; where these are too coarse
@@ -68,21 +74,10 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
         InputError: the budget is no less than what the model takes now.
         PlanError: the model is on ``meta``, or no attempt met the budget; the message says what was reached.
     """
-    if communicator_of(options.calibration).count > 1:
-        raise InputError(
-            "latency: is measured, and processes that share calibration batches would measure different ones",
-            found="latency= and batches that processes share",
-            needed="one process that measures",
-            do="plan in one process and give the plan to the others, or pass macs= or params=",
-        )
-    setup = PlanSetup.of(graph, options)
-    if any(p.is_meta for p in graph.model.parameters()):
-        raise PlanError(
-            "latency: the model is on the meta device and cannot be measured",
-            found="parameters on meta",
-            needed="a model with weights, on the device whose latency counts",
-            do="load the weights first, and move the model to that device",
-        )
+    require_one_process(options.calibration, "latency=", "is measured", "macs= or params=")
+    setup = PlanSetup.of(graph, options, statistics)
+    do = "load the weights first, and move the model to the device whose latency counts"
+    require_weights(graph.model, "latency=", "measured", do)
     watch = Stopwatch(graph.examples, options.run_with)
     (dense,) = watch.seconds(graph.model)
     (budget,) = parse_budgets({"latency": options.budget_specs["latency"]}, lambda _: dense)
@@ -97,7 +92,9 @@ def plan_for_latency(graph: Analysis, options: PruningOptions, table: KernelTabl
     found: list[tuple[float, Plan]] = []
     failure: PlanError | None = None
     for number in (None, 1) if options.aligned else (options.multiple,):
-        one = setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number))
+        one = (
+            setup if number == options.multiple else PlanSetup.of(graph, replace(options, multiple=number), statistics)
+        )
         try:
             found.append(_LatencySearch(one, watch, budget, dense, table).plan())
         except PlanError as error:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.candidates import candidates
@@ -34,9 +35,9 @@ PLANNING_ATTEMPTS = 12
 """How often a choice is made, each time without what broke in the one before."""
 
 
-def make_plan(graph: Analysis, options: PruningOptions) -> Plan:
-    """See :meth:`graphprune.ChannelGraph.plan`."""
-    return plan_once(PlanSetup.of(graph, options))
+def make_plan(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> Plan:
+    """See :meth:`graphprune.ChannelGraph.plan`; ``statistics`` as for :meth:`PlanSetup.of`."""
+    return plan_once(PlanSetup.of(graph, options, statistics))
 
 
 @dataclass(frozen=True, eq=False)

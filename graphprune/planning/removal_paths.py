@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.graph.coupled_steps import CoupledStep
 from graphprune.graph.solve import Items
-from graphprune.utils.arrays import Ids, Scores
+from graphprune.utils.arrays import Ids, Scores, stable_order
 
 Numbers = NDArray[np.int32]
 """Numbers of stops and paths; there are few enough for 4 bytes each."""
@@ -65,7 +65,7 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
     units, stop, total = [], [], np.zeros(count)
     lost = np.zeros(count)
     for part, each, values, number in zip(coupled.parts, coupled.each, scores, layers, strict=True):
-        order = np.argsort(values, kind="stable")
+        order = stable_order(values)
         going = order[: each * int(stops[-1])] if count else order[:0]
         at = np.searchsorted(stops, np.arange(len(going)) // each + 1)
         units.append(part.unit_ids[going])

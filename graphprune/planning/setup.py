@@ -10,6 +10,7 @@ from math import floor, lcm
 import numpy as np
 from torch import nn
 
+from graphprune.calibration.statistics import Statistics
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.cost import CostModel
@@ -48,15 +49,20 @@ class PlanSetup:
     limits: Sequence[Limit]
 
     @staticmethod
-    def of(graph: Analysis, options: PruningOptions) -> PlanSetup:
+    def of(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> PlanSetup:
         """Check that there is something to plan, and work out what all attempts need.
+
+        Args:
+            graph: the analyzed model.
+            options: what is asked.
+            statistics: those of the calibration batches, if several plans share them; None: they are made.
 
         Raises:
             InputError: an override matches nothing, or the criterion is not known.
             PlanError: the model has nothing that can be removed, or no block that can be left out.
         """
         _require_groups(graph)
-        scores = UnitScores(graph, options)
+        scores = UnitScores(graph, options, statistics)
         return PlanSetup(graph, options, scores, _skipped_blocks(graph, options, scores), _limits(graph, options))
 
     @property

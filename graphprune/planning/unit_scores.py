@@ -25,12 +25,18 @@ from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 class UnitScores:
     """Scores by the criterion of ``options``.
 
+    Args:
+        graph: the analyzed model.
+        options: what is asked.
+        statistics: those of the calibration batches, if several criteria share them; None: they are made.
+
     Raises:
         InputError: the criterion is not known, or reads data and there are none.
     """
 
-    def __init__(self, graph: Analysis, options: PruningOptions) -> None:
+    def __init__(self, graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> None:
         self._graph = graph
+        self._shared = statistics
         self._options = options
         self._criterion = find_criterion(options.criterion)
         if self._criterion.data and options.calibration is None:
@@ -65,7 +71,9 @@ class UnitScores:
         tensors.update(_masked(own.modules, tensors))
         given, units = self._options, self._graph.units
         batches = given.calibration
-        statistics = None if batches is None else Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
+        statistics = self._shared
+        if statistics is None and batches is not None:
+            statistics = Statistics(self.model, units, batches, given.loss_fn, seed=given.seed)
         known = tensors if weights is None else GivenParameters(own, weights)
         return Context(self._own, known, units, given.seed, statistics, given.reduce, given.normalize)
 
@@ -111,6 +119,8 @@ class UnitScores:
     def of_part(self, part: SubGroup) -> Scores:
         """The scores of some units of a group. [units]"""
         units = self._graph.groups[part.group].unit_ids
+        if np.array_equal(units, part.unit_ids):
+            return self.of_group(part.group)
         order = np.argsort(units)
         return self.of_group(part.group)[order[np.searchsorted(units, part.unit_ids, sorter=order)]]
 

@@ -224,6 +224,23 @@ def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -
     return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
 
 
+def surviving_entries(graph: Analysis, plan: Plan, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of the masked original without the entries that a plan removes: words of a vocabulary."""
+    if graph.labelling.labels.vocabulary is None:
+        return list(outputs)  # the others keep every entry
+    alive = graph.alive(plan.removed)
+    nodes = graph.trace.outputs[: graph.trace.results]
+    found = []
+    for node, out in zip(nodes, outputs, strict=True):
+        for array in graph.labelling.values[node].arrays:
+            kept = alive[graph.solution.of[array.ids]]
+            if not kept.all():  # they vary along one dimension, as those of words do
+                (dim,) = array.dims
+                out = out.index_select(dim, torch.from_numpy(kept.ravel().nonzero()[0]))
+        found.append(out)
+    return found
+
+
 # ---------------------------------------------------------------- a model that looks at values
 
 

@@ -13,7 +13,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
 from graphprune.pruning.lazy_buffers import without_later_buffers
-from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model
+from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
@@ -156,14 +156,24 @@ def verify(
 
 
 def compare_slim(
-    graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None = None, tolerance: float = 1e-10
+    graph: Analysis,
+    slim: nn.Module,
+    plan: Plan,
+    outputs: Outputs | None = None,
+    tolerance: float = 1e-10,
+    slim_calls: Sequence[MethodCall] | None = None,
 ) -> Verification:
     """The same for a model that is analyzed, on the example inputs of its trace.
+
+    Args:
+        graph: the analyzed original.
+        slim, plan, outputs, tolerance: as for :func:`verify`.
+        slim_calls: what the slim model is given in the place of the examples, where its inputs mean other things.
 
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    check = _check_of(graph, slim, plan, outputs, tolerance)
+    check = replace(_check_of(graph, slim, plan, outputs, tolerance), slim_calls=slim_calls or graph.examples)
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     masked = check.masked_graph() if has_program else check.masked_model()
     result = check.compared(masked)
@@ -194,7 +204,8 @@ def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | N
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
     as_default = not graph.trace.on_meta or reads_default_type(graph.trace.graph)
-    return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise), as_default)
+    calls = graph.examples
+    return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise), as_default, calls)
 
 
 def _require_known(graph: Analysis, plan: Plan) -> None:
@@ -258,6 +269,7 @@ class _Check:
     tolerance: float
     perturbed: tuple[str, ...]
     as_default: bool
+    slim_calls: Sequence[MethodCall]
 
     def masked_graph(self) -> MaskedRun:
         """The masked original as its graph."""
@@ -272,7 +284,7 @@ class _Check:
     def compared(self, masked: MaskedRun) -> Verification:
         """The slim model, with the same random numbers, against a run of the masked original."""
         found = self.slim_outputs(self.slim, masked)
-        apart = difference(masked.outputs, found)
+        apart = difference(surviving_entries(self.graph, self.plan, masked.outputs), found)
         return Verification(
             apart.relative,
             apart.absolute,
@@ -298,7 +310,7 @@ class _Check:
             PlanError: it fails.
         """
         try:
-            return run_slim(slim, self.graph.examples, masked.draws, self.select, self.as_default)
+            return run_slim(slim, self.slim_calls, masked.draws, self.select, self.as_default)
         except RuntimeError as error:
             raise PlanError(
                 f"slim: {type(slim).__name__}.forward failed on the example inputs: {error}",

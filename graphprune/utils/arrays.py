@@ -15,3 +15,12 @@ Dims = frozenset[int]
 """Numbers of dimensions."""
 Shape = tuple[int, ...]
 """Sizes of all dimensions."""
+
+
+def stable_order(values: Scores) -> Ids:
+    """As a stable ``np.argsort``, several times faster where all values differ."""
+    order: Ids = np.argsort(values)
+    ordered = values[order]
+    if (ordered[1:] > ordered[:-1]).all():
+        return order
+    return np.argsort(values, kind="stable")

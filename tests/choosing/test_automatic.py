@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.calibration.statistics import Statistics
 from graphprune.choosing.automatic import CANDIDATES
 from graphprune.choosing.held_back import HeldBack
 from graphprune.errors import InputError, PlanError
@@ -31,11 +32,12 @@ def test_the_nearest_of_all_criteria_is_kept() -> None:
     model, samples = network(), batches()
     plan = graphprune.trace(model, samples[0]).plan(0.5, importance="auto", calibration=samples)
     tried = plan.requested["tried"]
-    assert tuple(tried) == CANDIDATES
+    assert tuple(tried) == tuple(CANDIDATES)
     assert all(isinstance(error, float) and 0 < error < 1 for error in tried.values())
     best = min(tried, key=tried.__getitem__)
-    assert plan.requested["importance"] == best
-    by_name = graphprune.trace(model, samples[0]).plan(0.5, importance=best, calibration=samples)
+    fields = CANDIDATES[best]
+    assert {name: plan.requested[name] for name in fields} == fields
+    by_name = graphprune.trace(model, samples[0]).plan(0.5, calibration=samples, **fields)
     assert plan.removed == by_name.removed
     assert len(set(tried.values())) > 1
     assert "Tried, by the relative error" in str(plan)
@@ -45,14 +47,14 @@ def test_errors_are_those_of_samples_that_repair_has_not_seen() -> None:
     model, samples = network(), batches()
     graph = graphprune.trace(model, samples[0])
     tried = graph.plan(0.5, importance="auto", calibration=samples).requested["tried"]
-    plan = graph.plan(0.5, importance="l2")
+    plan = graph.plan(0.5, importance="wanda", calibration=samples)
     slim = plan.apply(model)
     graphprune.repair(slim, model, plan, [s for i, s in enumerate(samples) if i not in (3, 7)])
     judging = torch.cat([samples[3], samples[7]])
     with torch.no_grad():
         found, wanted = slim(judging).double(), model(judging).double()
-    by_hand = (found - wanted).square().sum() / (wanted.square().sum() - wanted.sum() ** 2 / wanted.numel())
-    assert tried["l2"] == pytest.approx(float(by_hand), rel=1e-6)
+    by_hand = (found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
+    assert tried["wanda"] == pytest.approx(float(by_hand), rel=1e-6)
 
 
 def test_nothing_else_is_changed_and_the_same_comes_again() -> None:
@@ -86,6 +88,62 @@ def test_what_it_needs_is_said() -> None:
         graph.plan(0.5, importance="auto", calibration=samples)
     with pytest.raises(InputError, match="which only a plan of a whole model can do"):
         graphprune.trace(model, samples[0]).sensitivity(lambda _: 0.0, importance="auto", calibration=samples)
+
+
+class Counted(nn.Module):
+    """It says only how many outputs are positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = network()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layers(x) > 0).sum(1)
+
+
+class Widths(nn.Module):
+    """It gives what is inside, of which slim models have less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 24), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        inside = self.first(x).relu()
+        return {"inside": inside, "answer": self.second(inside) > 0}
+
+
+def test_where_no_outputs_can_be_compared_it_says_so() -> None:
+    graph = graphprune.trace(Counted(), batches()[0])
+    with pytest.raises(InputError, match="has no floating-point tensor") as caught:
+        graph.plan(0.5, importance="auto", calibration=batches())
+    assert "name a criterion" in caught.value.do
+    graph = graphprune.trace(Widths(), batches()[0], outputs=lambda found: found["answer"])
+    with pytest.raises(InputError, match="could compare the outputs of no slim model") as caught:
+        graph.plan(0.5, importance="auto", calibration=batches())
+    assert all((caught.value.found, caught.value.needed, caught.value.do))
+
+
+def test_a_normalization_that_is_given_holds_for_all() -> None:
+    graph = graphprune.trace(network(), batches()[0])
+    plan = graph.plan(0.5, importance="auto", normalize="max", calibration=batches())
+    assert tuple(plan.requested["tried"]) == ("wanda", "schur", "kfac", "taylor")
+
+
+def test_the_model_runs_on_each_batch_once_for_moments_of_all_criteria(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+    observed, each = Statistics._observed, Statistics.each_backward
+    monkeypatch.setattr(Statistics, "_observed", lambda *args: passes.append(args[1:]) or observed(*args))
+    monkeypatch.setattr(Statistics, "each_backward", lambda *args: passes.append("gradients") or each(*args))
+    graphprune.trace(network(), batches()[0]).plan(0.5, importance="auto", calibration=batches())
+    assert passes == [(True,), "gradients"]
+
+
+def test_of_many_samples_some_are_taken() -> None:
+    held = HeldBack.of([torch.full((100, 2), float(i)) for i in range(40)], False)
+    taken = [int(batch[0, 0]) for batch in held.everything]
+    assert len(taken) == 3
+    assert taken[0] < 10 < taken[1] < 20 < taken[2]
 
 
 @pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])

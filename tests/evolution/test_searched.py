@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.calibration.output_error import output_error, outputs_of
 from graphprune.errors import InputError, SearchInterruptedWarning
 from graphprune.evolution.candidates import STARTS
 from graphprune.evolution.choosing import _Trials
-from graphprune.evolution.divergence import compared_outputs, divergence
 from graphprune.graph.groups import Group
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
@@ -59,7 +59,8 @@ def repaired_loss(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> floa
     slim = plan.apply(graph.model)
     graphprune.repair(slim, graph.model, plan, BATCHES)
     x = torch.randn(256, 8, generator=torch.Generator().manual_seed(9))
-    return divergence(compared_outputs(slim(x)), compared_outputs(graph.model(x)))
+    found, wanted = (outputs_of(model, [(0, x)]) for model in (slim, graph.model))
+    return output_error(found, wanted)
 
 
 def test_the_better_allocation_is_found(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> None:
