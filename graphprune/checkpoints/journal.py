@@ -140,7 +140,7 @@ class Journal:
         """The plan of an earlier run, or a new one, which is kept."""
         path = self._work / _PLAN
         if path.is_file():
-            return Plan.from_json(path.read_text())
+            return Plan.from_json(path.read_bytes().decode(errors="replace"))
         made = make()
         replace_file(path, lambda temporary: temporary.write_text(made.to_json()))
         return made

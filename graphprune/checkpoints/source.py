@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ class SourceCheckpoint:
         Buffers have their values: those of the files, or those that the class gives them.
 
         Raises:
-            LoadError: the files have other tensors than the model.
+            LoadError: the files have other tensors than the model, or the model cannot be built.
         """
-        model: Any = build_empty(self.kind, self.config, self.dtype)
+        model = self._empty()
         if (self.folder / _GENERATION).is_file() and model.can_generate():
             model.generation_config = type(model.generation_config).from_pretrained(self.folder)
         stored = _stored_of(model, self.files.stored, self.folder)
@@ -79,6 +80,21 @@ class SourceCheckpoint:
             if name in stored:
                 buffer.copy_(stored[name].map())
         return model, stored
+
+    def _empty(self) -> Any:
+        """What the class builds of the configuration, if that is not far more than there is in the files."""
+        try:
+            return build_empty(self.kind, self.config, self.dtype, most=2 * len(self.files.stored) + MORE_PARAMETERS)
+        except LoadError:
+            raise
+        except Exception as error:  # of any kind: classes do with a configuration what they like
+            raise LoadError(
+                f"source: {self.kind.__name__} cannot be built as {self.folder / 'config.json'} says: {error}",
+                where=str(self.folder / "config.json"),
+                found=f"{type(error).__name__}: {error}",
+                needed="the configuration that the checkpoint was written with",
+                do="get the file again",
+            ) from error
 
     def fingerprint(self) -> dict[str, list[int]]:
         """By the name of each file that matters, its size and the time of its last change."""
@@ -134,10 +150,30 @@ def _dtype(config: Any, files: TensorFiles) -> torch.dtype:
     return named if isinstance(named, torch.dtype) else next(stored, torch.float32)
 
 
-def build_empty(kind: Any, config: Any, dtype: torch.dtype) -> nn.Module:
-    """What a class builds, in evaluation mode: parameters are on ``meta``, buffers have their values."""
+MORE_PARAMETERS = 1000
+"""Parameters that a model may have beyond twice the tensors of its checkpoint, such as ones that are shared."""
+
+
+def build_empty(kind: Any, config: Any, dtype: torch.dtype, most: int | None = None) -> nn.Module:
+    """What a class builds, in evaluation mode: parameters are on ``meta``, buffers have their values.
+
+    Raises:
+        LoadError: there are more than ``most`` parameters.
+    """
+    made = count()
+
+    def to_meta(_module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
+        if most is not None and next(made) > most:
+            raise LoadError(
+                f"source: the configuration asks {kind.__name__} for more than {most} parameters",
+                found=f"more than {most} parameters",
+                needed="as many as there are tensors in the files",
+                do="get config.json again",
+            )
+        return _to_meta(parameter)
+
     with changing_globals(), random_numbers_kept(), uninitialized(), _default_dtype(dtype), torch.no_grad():
-        handle = register_module_parameter_registration_hook(_to_meta)  # type: ignore[arg-type]
+        handle = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]
         try:
             model: Any = kind(config)
             model.tie_weights()
@@ -150,7 +186,7 @@ def build_empty(kind: Any, config: Any, dtype: torch.dtype) -> nn.Module:
     return found
 
 
-def _to_meta(_module: nn.Module, _name: str, parameter: Any) -> nn.Parameter | None:
+def _to_meta(parameter: Any) -> nn.Parameter | None:
     """A parameter without memory in the place of one that is given to a module."""
     if parameter is None or parameter.is_meta:
         return None

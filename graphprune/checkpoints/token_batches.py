@@ -56,7 +56,7 @@ def _texts(path: Path) -> list[str]:
 def _text(path: Path, number: int, line: str) -> str:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"calibration: line {number} of {path} is no JSON ({error})",
             where=f"{path}:{number}",

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from graphprune.errors import InputError, MissingPackageError
 from graphprune.tracing.inputs import describe
 from graphprune.utils.tree import tensors_of
+from graphprune.utils.typed_json import convert_data, read_json
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
@@ -102,14 +104,22 @@ def _image_example(option: str, examples: Sequence[Any]) -> tuple[str, Tensor]:
     )
 
 
+class _Preprocessing(Struct, frozen=True):
+    """What a folder of Transformers says of images, as far as it is read here: a number for each channel."""
+
+    image_mean: tuple[float, ...] | None = None
+    image_std: tuple[float, ...] | None = None
+
+
 def normalization(model: Any, channels: int, home: Path | None = None) -> tuple[Tensor, Tensor, str]:
     """What images are normalized by [C, 1, 1], and whose numbers these are, in words."""
     known = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     mean, std, whose = known.get("mean"), known.get("std"), "normalized by the default_cfg of the model"
     file = None if home is None else home / "preprocessor_config.json"
     if file is not None and file.is_file():
-        written = json.loads(file.read_text(encoding="utf-8"))
-        mean, std, whose = written.get("image_mean"), written.get("image_std"), f"normalized as {file} says"
+        what, do = f"data: {file}", "get the file again, or delete it"
+        written = convert_data(read_json(file, what, do), _Preprocessing, what, do)
+        mean, std, whose = written.image_mean, written.image_std, f"normalized as {file} says"
     if mean is None or std is None or len(mean) not in (1, channels):
         (mean, std), whose = IMAGENET, "normalized by the means of ImageNet, as the model says nothing"
     if len(mean) != channels:
@@ -120,7 +130,7 @@ def normalization(model: Any, channels: int, home: Path | None = None) -> tuple[
 def read_image(option: str, path: Path, channels: int, height: int, width: int) -> Tensor:
     """An image with values from 0 to 1 [C, H, W]: resized until it covers the size, and its center cut out."""
     try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
+        from PIL import Image, ImageOps
     except ImportError as error:
         raise MissingPackageError(
             f"{option}: images need the package pillow",
@@ -131,7 +141,7 @@ def read_image(option: str, path: Path, channels: int, height: int, width: int) 
     try:
         with Image.open(path) as opened:
             fitted = ImageOps.fit(opened.convert("L" if channels == 1 else "RGB"), (width, height))
-    except (UnidentifiedImageError, OSError) as error:
+    except Exception as error:  # of any kind: decoders raise what they like, also for images that are too large
         raise _unreadable(option, str(path), "an image", error, "leave it out, or put an image in its place") from error
     return torch.from_numpy(np.array(fitted, dtype=np.float32) / 255).reshape(height, width, channels).permute(2, 0, 1)
 
@@ -177,7 +187,10 @@ def read_records(
     Args:
         labels: texts get their tokens as ``labels``, too.
     """
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(option, str(path), "a text file in UTF-8", error, f"write {LINES}") from error
     records = [_record(option, path, number, line) for number, line in enumerate(lines[:most], start=1)]
     if not records:
         raise InputError(
@@ -202,7 +215,7 @@ def read_records(
 def _record(option: str, path: Path, number: int, line: str) -> Any:
     try:
         found = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _unreadable(option, f"line {number} of {path}", "JSON", error, f"write {LINES}") from error
     if not isinstance(found, str | dict):
         raise InputError(
@@ -253,6 +266,6 @@ def _arguments(option: str, path: Path, number: int, record: Any) -> dict[str, T
         )
     try:
         return {name: torch.tensor(value, device="cpu")[None] for name, value in record.items()}
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: too deep, too large, a dict
         needed = "an object of numbers and lists of numbers"
         raise _unreadable(option, f"line {number} of {path}", needed, error, f"write {LINES}") from error

@@ -53,6 +53,9 @@ _LONGEST_HEADER = 100_000_000
 
 _LONGEST_INDEX = 1 << 27
 
+_MOST_DIMENSIONS = 64
+"""Dimensions that torch's tensors have at most."""
+
 _ADVICE = "get the file again"
 
 
@@ -111,6 +114,8 @@ def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """
     what = f"weights: {path}"
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise OSError("it is no file")
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(8)
@@ -150,6 +155,14 @@ def _stored(path: Path, name: str, place: _Place, base: int, size: int) -> Store
         )
     begin, end = place.data_offsets
     found = StoredTensor(path, dtype, place.shape, base + begin)
+    if len(place.shape) > _MOST_DIMENSIONS or max(place.shape, default=0) > size:
+        raise LoadError(
+            f"weights: {path}: {name[:80]!r} has a shape that no tensor of the file can have",
+            where=f"{path}: {name[:80]}",
+            found=f"{len(place.shape)} dimensions, the largest of {max(place.shape, default=0)} entries",
+            needed=f"at most {_MOST_DIMENSIONS} dimensions, none longer than the file's {size} bytes",
+            do=_ADVICE,
+        )
     if end - begin != found.nbytes or base + end > size:
         raise LoadError(
             f"weights: {path}: {name[:80]!r} of shape {list(place.shape)} does not have {found.nbytes} bytes",
