@@ -249,6 +249,19 @@ def memory() -> str:
     return markdown(columns, rows) + source("memory")
 
 
+def planning_scale() -> str:
+    columns = ("Llama", "layers", "trace, s", "plan, s", "budget plan, s", "all, ms a layer", "MiB", "KiB a layer")
+    sizes = read_json("planning_scale.json")["sizes"]
+    return markdown(columns, (_scale_row(*one) for one in sizes.items())) + source("planning_scale")
+
+
+def _scale_row(name: str, found: Mapping[str, Any]) -> list[object]:
+    layers, spent = found["layers"], found["processor"]
+    each = (f"{spent[step]:.1f}" for step in ("trace", "ratio", "budget"))
+    cost = f"{sum(spent.values()) * 1e3 / layers:.0f}"
+    return [name, layers, *each, cost, f"{found['memory'] / 2**20:,.0f}", f"{found['memory'] / 2**10 / layers:,.0f}"]
+
+
 def budgets() -> str:
     models = read_json("budgets.json")["models"]
     rows = (
@@ -338,6 +351,7 @@ TABLES: dict[str, Callable[[], str]] = {
         size_curve,
         speed,
         memory,
+        planning_scale,
         budgets,
         latency,
         repair_cost,

@@ -15,7 +15,7 @@ from torch import Tensor
 from graphprune.reconstruction.linear_calls import ParameterView
 from graphprune.utils.arrays import Ids
 
-BLOCKS, CHANNELS, OUTPUTS = range(3)
+_BLOCKS, _CHANNELS, _OUTPUTS = range(3)
 """The axes of a weight that is seen as a product of matrices."""
 
 
@@ -70,7 +70,7 @@ def rows_between(
         kept: by dimension, the indexes that the slim parameter keeps.
     """
     (mine, mine_runs), (theirs, their_runs) = slim, dense
-    rows = torch.zeros(mine.size[BLOCKS], mine.size[OUTPUTS], dtype=torch.long, device="cpu")
+    rows = torch.zeros(mine.size[_BLOCKS], mine.size[_OUTPUTS], dtype=torch.long, device="cpu")
     for dim, (here, there) in enumerate(zip(mine_runs, their_runs, strict=True)):
         index = here.first + here.step * torch.arange(1 if here.axis is None else mine.size[here.axis], device="cpu")
         if dim in kept:
@@ -79,9 +79,9 @@ def rows_between(
         size = 1 if there.axis is None else theirs.size[there.axis]
         if bool(((place * there.step + there.first != index) | (place < 0) | (place >= size)).any()):
             return None
-        each = {BLOCKS: theirs.size[OUTPUTS], OUTPUTS: 1}.get(-1 if there.axis is None else there.axis, 0)
-        if each and here.axis == CHANNELS:
+        each = {_BLOCKS: theirs.size[_OUTPUTS], _OUTPUTS: 1}.get(-1 if there.axis is None else there.axis, 0)
+        if each and here.axis == _CHANNELS:
             return None
         if each:
-            rows += each * (place[:, None] if here.axis == BLOCKS else place)
+            rows += each * (place[:, None] if here.axis == _BLOCKS else place)
     return rows.flatten()
