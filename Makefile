@@ -42,6 +42,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.compact
 	$(PYTHON) -m benchmarks.export_source
 	$(PYTHON) -m benchmarks.fifty
+	$(PYTHON) -m benchmarks.size_curve
 	$(PYTHON) -m benchmarks.compare
 	$(PYTHON) -m benchmarks.export_runtimes
 	$(PYTHON) -m benchmarks.recipes

@@ -35,7 +35,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 import graphprune
-from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import RESULTS, quiet_one_thread, read_json, row, table, wide_console, write_json
 from benchmarks.fuzz import KINDS
 from tests import training_net
 from tests.random_networks.checker import Wrong, globals_unchanged, of_torch, snapshot, unchanged
@@ -160,15 +160,15 @@ class Counts:
 def check_fault(name: str, folder: Path, expected: type[BaseException], after: float = 0) -> bool:
     """Run a job in which something goes wrong: was it felt? Wrong: something is not as it was before.
 
-    After a time above 0 a signal comes.
+    After a time of the processor above 0 a signal comes.
     """
     model = net()
     before, world, threads = snapshot(model), of_torch(), threading.active_count()
     felt = True
     try:
-        signal.setitimer(signal.ITIMER_REAL, after)
+        signal.setitimer(signal.ITIMER_PROF, after)
         JOBS[name](model, made(folder))
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         felt = False
     except expected:
         pass
@@ -176,7 +176,7 @@ def check_fault(name: str, folder: Path, expected: type[BaseException], after: f
         if not isinstance(error.__cause__, expected):
             raise Wrong("another error", f"{type(error).__name__}: {error}") from error
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     unchanged(before, model)
     globals_unchanged(world)
     if threading.active_count() > threads:
@@ -213,9 +213,9 @@ def interrupts(name: str, folder: Path, count: int, chance: random.Random) -> Co
     """Interrupt a job ``count`` times, at random moments."""
     CALLS.reset()
     for _ in range(2):  # the first time modules are imported
-        start = time.perf_counter()
+        start = time.process_time()
         JOBS[name](net(), made(folder / "timed"))
-    took, found = time.perf_counter() - start, Counts()
+    took, found = time.process_time() - start, Counts()
     for _ in range(count):
         moment = chance.uniform(0.001, took)
         run = partial(check_fault, name, folder / "interrupt", KeyboardInterrupt, moment)
@@ -321,28 +321,41 @@ def write_on_and_on(name: str, folder: Path) -> None:
 # ---------------------------------------------------------------- all of it
 
 
+FAULTS: dict[str, tuple[Callable[[str, Path, int, random.Random], Counts], Sequence[str]]] = {
+    "error": (errors, list(JOBS)),
+    "interrupt": (interrupts, list(JOBS)),
+    "full disk": (full_disks, list(WRITERS)),
+    "kill": (kills, ("bundle", "checkpoint", "sparse file")),
+}
+"""By kind, what makes it and in which jobs or writers."""
+
+
+def note(result: dict[str, Any]) -> None:
+    """Write the counts of one job beside those of the others, so that a run can be broken off."""
+    known = read_json("faults.json") if (RESULTS / "faults.json").exists() else []
+    by_job = {(one["fault"], one["job"]): one for one in [*known, result]}
+    order = [(fault, name) for fault, (_, names) in FAULTS.items() for name in names]
+    write_json("faults.json", [by_job[key] for key in order if key in by_job])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print and write what became of all faults; 1 if something was changed or lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=30, help="faults of each kind in each job")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", default=list(FAULTS), choices=FAULTS, help="kinds of faults")
     parser.add_argument("--write", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     quiet_one_thread()
     if options.write:
         write_on_and_on(options.write[0], Path(options.write[1]))
-    kinds = {
-        "error": (errors, JOBS),
-        "interrupt": (interrupts, JOBS),
-        "full disk": (full_disks, WRITERS),
-        "kill": (kills, {name: KINDS[name] for name in ("bundle", "checkpoint", "sparse file")}),
-    }
     console, results = wide_console(), []
     with tempfile.TemporaryDirectory() as folder, interruptible():
-        jobs = [(fault, name, run) for fault, (run, names) in kinds.items() for name in names]
-        for fault, name, run in track(jobs, transient=True):
-            found = run(name, Path(folder) / fault / name, options.count, random.Random(options.seed))
+        jobs = [(fault, name) for fault in options.only for name in FAULTS[fault][1]]
+        for fault, name in track(jobs, transient=True):
+            found = FAULTS[fault][0](name, Path(folder) / fault / name, options.count, random.Random(options.seed))
             results.append({"fault": fault, "job": name, **vars(found)})
+            note({**results[-1], "wrong": len(found.wrong)})
             for line in found.wrong[:10]:
                 console.print(f"{fault}, {name}: {line}", markup=False)
     made = table("Faults", "fault", "job", "tried", "felt", "wrong", left=2)
@@ -351,18 +364,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(made)
     totals = Counter({key: sum(one[key] for one in results) for key in ("tried", "felt")})
     console.print(f"{totals['tried']} faults, {totals['felt']} felt, {sum(len(o['wrong']) for o in results)} wrong")
-    write_json("faults.json", [{**one, "wrong": len(one["wrong"])} for one in results])
     return int(any(one["wrong"] for one in results))
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
     """The timer's signal is a KeyboardInterrupt."""
-    before = signal.signal(signal.SIGALRM, _interrupt)
+    before = signal.signal(signal.SIGPROF, _interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGPROF, before)
 
 
 if __name__ == "__main__":

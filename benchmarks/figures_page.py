@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import size_curve as curve
 from benchmarks.accuracy import cells, failures, medians
 from benchmarks.common import machine_of, read_json
 
@@ -176,6 +177,13 @@ def fifty() -> str:
     return markdown(columns, rows) + source("fifty")
 
 
+def size_curve() -> str:
+    data = read_json("size_curve.json")
+    columns = ("times fewer parameters", "parameters", "times fewer MACs", *curve.KINDS.values(), "seeds")
+    rows = ([*curve.cells(one), len(data["seeds"])] for one in data["medians"])
+    return markdown(columns, rows, left=0) + source("size_curve")
+
+
 def _times(middle: Mapping[str, float], own: str) -> list[str]:
     return [f"{middle[f'{own}ms_{batch}']:.1f}" for batch in (1, 64)]
 
@@ -185,14 +193,24 @@ def _times(middle: Mapping[str, float], own: str) -> list[str]:
 
 def speed() -> str:
     data = read_json("speed.json")
-    columns = ("model", "graphprune, ms", "of that the check", "Torch-Pruning, ms", "times faster")
-    mean = ["geometric mean", "", "", "", f"{data['geometric_mean']:.1f}"]
+    libraries = ("graphprune", "of that the check", "Torch-Pruning", "torch-kirigami")
+    columns = ("model", *libraries, "times faster than Torch-Pruning", "MB", "MB of Torch-Pruning")
+    mean = ["geometric mean", "", "", "", "", f"{data['geometric_mean']:.1f}", "", ""]
     return markdown(columns, iter([*map(_speed_row, data["models"]), mean])) + source("speed")
 
 
 def _speed_row(model: Mapping[str, Any]) -> list[object]:
-    ours, theirs = (statistics.median(model[name]) for name in ("ours", "theirs"))
-    return [model["name"], f"{ours:.0f}", f"{model['check']:.0f}", f"{theirs:.0f}", f"{model['times_faster']:.1f}"]
+    ours, theirs, kirigami = (_time(model[name]) for name in ("ours", "theirs", "kirigami"))
+    faster = "" if model["times_faster"] is None else f"{model['times_faster']:.2f}"
+    memory = [f"{model[name]['memory']:,.0f}" if model[name]["times"] else "" for name in ("ours", "theirs")]
+    return [model["name"], ours, f"{model['check']:.0f}", theirs, kirigami, faster, *memory]
+
+
+def _time(runs: Mapping[str, Any]) -> str:
+    """Milliseconds, or why there are none."""
+    if not runs["error"]:
+        return f"{statistics.median(runs['times']):,.0f}"
+    return str(runs["error"]) if runs["error"].startswith("over ") else "fails"
 
 
 def memory() -> str:
@@ -254,6 +272,39 @@ def resume() -> str:
     )
 
 
+# ---------------------------------------------------------------- trust
+
+
+def contexts() -> str:
+    columns = ("context", "what is refused", "same", "refused", "wrong")
+    rows = (
+        [one["context"], "; ".join(one["refusals"]) if one["same"] else "everything", *(one[s] for s in columns[2:])]
+        for one in read_json("contexts.json")["contexts"]
+    )
+    return markdown(columns, rows, left=2) + source("contexts")
+
+
+def faults() -> str:
+    totals: dict[str, Counter[str]] = {}
+    for one in read_json("faults.json"):
+        found = totals.setdefault(one["fault"], Counter())
+        found.update({name: one[name] for name in ("tried", "felt", "wrong")} | {"jobs": 1})
+    columns = ("fault", "jobs", "tried", "felt", "changed or lost")
+    rows = ([name, *(found[key] for key in ("jobs", "tried", "felt", "wrong"))] for name, found in totals.items())
+    return markdown(columns, rows) + source("faults")
+
+
+def fuzz() -> str:
+    data = read_json("fuzz.json")
+    columns = ("file", "damaged", "refused", "equal", "read", "wrong", "slowest, s")
+    states = ("refused", "equal", "read", "wrong")
+    rows = (
+        [name, data["files"], *(one[state] for state in states), f"{one['slowest']:.2f}"]
+        for name, one in data["kinds"].items()
+    )
+    return markdown(columns, rows) + source("fuzz")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
     for made in (
@@ -263,12 +314,16 @@ TABLES: dict[str, Callable[[], str]] = {
         accuracy,
         searched,
         fifty,
+        size_curve,
         speed,
         memory,
         budgets,
         latency,
         repair_cost,
         resume,
+        contexts,
+        faults,
+        fuzz,
     )
 }
 

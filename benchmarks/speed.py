@@ -1,8 +1,13 @@
-"""Time from a model to its slim model: ``prune_model`` against Torch-Pruning's init + step.
+"""Time and memory from a model to its slim model: ``prune_model`` against Torch-Pruning and torch-kirigami.
 
-Both run in one process on one thread, A B A B, each time on a fresh copy made outside the clock, because
-Torch-Pruning changes the model that it is given. Torch-Pruning is told what it has to be told: the classifier
-to leave alone, the number of heads, the layer types, where the output is; graphprune is told nothing.
+graphprune and Torch-Pruning (init + step) run in one process on one thread, A B A B, each time on a fresh copy made
+outside the clock, because Torch-Pruning changes the model that it is given. Torch-Pruning is told what it has to be
+told: the classifier to leave alone, the number of heads, the layer types, where the output is; graphprune is told
+nothing. What takes Torch-Pruning longer than a few seconds it runs once. torch-kirigami (graph, candidates, plan,
+application) runs once. Both are stopped when a run takes more processor time than a limit.
+
+Times are processor time, which on one thread is the wall time of a machine that does nothing else. Memory is how far
+the resident set grows at most, beside the model.
 """
 
 from __future__ import annotations
@@ -25,79 +30,101 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import graphprune
 from benchmarks.common import (
     call,
+    cpu_milliseconds,
     image,
-    llama,
-    milliseconds,
     quiet_one_thread,
+    reset_peak,
+    resident,
     row,
     table,
-    token_ids,
     wide_console,
     write_json,
 )
+from benchmarks.limited import OverLimit, limited
+from benchmarks.speed_cases import RATIO, Case, all_cases, classifier_hints, torchvision
 from graphprune.planning.translation import Translation
 
-RATIO = 0.5
-LLAMA_LAYERS = (4, 8, 16, 32)
-_HEADS = {"prune_num_heads": True, "head_pruning_ratio": RATIO, "prune_head_dims": False}
-"""Whole heads, as graphprune removes them."""
+LASTING = 5000.0
+"""Milliseconds from which on Torch-Pruning runs once."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """A network, its inputs, and the keyword arguments that Torch-Pruning needs for it."""
+@dataclass
+class Runs:
+    """Runs of one library: milliseconds of each, the most memory (MB), parameters left (millions), what went wrong."""
 
-    name: str
-    build: Callable[[], nn.Module]
-    inputs: Callable[[], Any]
-    hints: Callable[[nn.Module], dict[str, Any]]
+    times: list[float] = field(default_factory=list)
+    memory: float = 0.0
+    parameters: float = 0.0
+    error: str = ""
+
+    @property
+    def median(self) -> float:
+        """Milliseconds."""
+        return statistics.median(self.times)
+
+    def measure(self, run: Callable[[], nn.Module], inputs: Any) -> None:
+        """Add a run that returns the slim model, which proves able to run. The first one tells the memory."""
+        made: list[nn.Module] = []
+        before = 0
+        if not self.times:
+            reset_peak()
+            before = resident("VmRSS")
+        try:
+            self.times.append(cpu_milliseconds(lambda: made.append(run())))
+            if before:
+                self.memory = (resident("VmHWM") - before) / 1e6
+            self.parameters = _runs_with(made[0], inputs)
+        except Exception as error:
+            self.error = f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
 
 
 @dataclass
 class Result:
-    """Times in milliseconds (``check``: what of ours goes into running the slim model's program), parameters left
-    (millions), and what went wrong."""
+    """What the libraries need for one network of so many megabytes; ``check``: milliseconds of ours that go into
+    running the slim model's program."""
 
     name: str
     operations: int
-    ours: list[float] = field(default_factory=list)
-    theirs: list[float] = field(default_factory=list)
+    megabytes: float
+    ours: Runs = field(default_factory=Runs)
+    theirs: Runs = field(default_factory=Runs)
+    kirigami: Runs = field(default_factory=Runs)
     check: float = 0.0
-    our_parameters: float = 0.0
-    their_parameters: float = 0.0
-    our_error: str = ""
-    their_error: str = ""
 
     @property
     def ratio(self) -> float | None:
         """How many times as long Torch-Pruning took."""
-        if not self.ours or not self.theirs or self.our_error or self.their_error:
+        if not self.ours.times or not self.theirs.times or self.ours.error or self.theirs.error:
             return None
-        return statistics.median(self.theirs) / statistics.median(self.ours)
+        return self.theirs.median / self.ours.median
 
 
 def main() -> int:
     """Measure every case, print the tables, write ``results/speed.json``; 1 if graphprune failed on one."""
     options = _options()
     quiet_one_thread()
-    cases = [case for case in _cases() if options.only in case.name]
+    cases = [case for case in all_cases() if options.only in case.name]
     console = wide_console()
     _warm_up()
     results = []
     for case in cases:
         with console.status(case.name):
-            results.append(_measure(case, options.repeats, options.budget))
+            results.append(_measure(case, options))
+        if not options.only:
+            write_json("speed.json", _summary(results))
     console.print(_ratio_table(results))
     console.print(_linearity_table(results))
-    if not options.only:
-        write_json("speed.json", _summary(results))
-    return 1 if any(result.our_error for result in results) else 0
+    return 1 if any(result.ours.error for result in results) else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="runs of each library (default: 7)")
     parser.add_argument("--budget", type=float, default=180, help="seconds after which a model is not repeated")
+    parser.add_argument("--limit", type=int, default=60, help="seconds that a run of Torch-Pruning may take")
+    parser.add_argument(
+        "--kirigami", type=int, default=60, help="seconds that torch-kirigami may take; 0: leave it out"
+    )
     parser.add_argument("--quick", action="store_true", help="two runs of each")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the models whose name contains this")
     options = parser.parse_args()
@@ -106,74 +133,26 @@ def _options() -> argparse.Namespace:
     return options
 
 
-# ---------------------------------------------------------------- the cases
-
-
-def _cases() -> list[Case]:
-    names = {
-        "MobileNetV2": "mobilenet_v2",
-        "ResNet-50": "resnet50",
-        "DenseNet-121": "densenet121",
-        "DenseNet-201": "densenet201",
-        "EfficientNet-B0": "efficientnet_b0",
-        "ConvNeXt-T": "convnext_tiny",
-    }
-    cases = [Case(name, partial(_torchvision, model), image, _classifier_hints) for name, model in names.items()]
-    cases.append(Case("ViT-B/16", partial(_torchvision, "vit_b_16"), image, _vit_hints))
-    return cases + [Case(f"Llama, {n} layers", partial(llama, n), token_ids, _llama_hints) for n in LLAMA_LAYERS]
-
-
-def _torchvision(name: str) -> nn.Module:
-    from torchvision import models
-
-    return models.get_model(name, weights=None).eval()
-
-
-def _classifier_hints(model: nn.Module) -> dict[str, Any]:
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
-    return {"ignored_layers": [last]}
-
-
-def _vit_hints(model: Any) -> dict[str, Any]:
-    heads = {block.self_attention: block.num_heads for block in model.encoder.layers}
-    return _classifier_hints(model) | {
-        "num_heads": heads,
-        "prune_num_heads": True,
-        "head_pruning_ratio": RATIO,
-    }
-
-
-def _llama_hints(model: Any) -> dict[str, Any]:
-    model.config.use_cache = False
-    config = model.config
-    heads: dict[nn.Module, int] = {}
-    for layer in model.model.layers:
-        attention = layer.self_attn
-        heads[attention.q_proj] = config.num_attention_heads
-        heads |= dict.fromkeys((attention.k_proj, attention.v_proj), config.num_key_value_heads)
-    return {
-        "ignored_layers": [model.lm_head],
-        "num_heads": heads,
-        **_HEADS,
-        "root_module_types": [nn.Linear],
-        "output_transform": lambda output: output.logits,
-    }
-
-
 # ---------------------------------------------------------------- measuring
 
 
-def _measure(case: Case, repeats: int, budget: float) -> Result:
+def _measure(case: Case, options: argparse.Namespace) -> Result:
     torch.manual_seed(0)
     model, inputs = case.build(), case.inputs()
-    result = Result(case.name, _operations(model, inputs))
+    result = Result(case.name, _operations(model, inputs), _megabytes(model))
+    if options.kirigami:
+        result.kirigami = _limited(partial(_kirigami, model, inputs), inputs, options.kirigami)
+    first = _limited(partial(_theirs, model, inputs, case.hints), inputs, options.limit)
+    lasting = bool(first.error) or first.median > LASTING
+    result.theirs = first if lasting else result.theirs
     started = time.perf_counter()
-    for _ in range(repeats):
-        _run_ours(result, copy.deepcopy(model), inputs)
-        _run_theirs(result, copy.deepcopy(model), inputs, case.hints)
-        if time.perf_counter() - started > budget:
+    for _ in range(options.repeats):
+        result.ours.measure(partial(_ours, copy.deepcopy(model), inputs), inputs)
+        if not lasting:
+            result.theirs.measure(partial(_theirs, copy.deepcopy(model), inputs, case.hints), inputs)
+        if time.perf_counter() - started > options.budget:
             break
-    result.check = _check_time(model, inputs, repeats)
+    result.check = _check_time(model, inputs, len(result.ours.times))
     return result
 
 
@@ -182,38 +161,48 @@ def _check_time(model: nn.Module, inputs: Any, repeats: int) -> float:
     graph = graphprune.trace(model, inputs)
     plan = graph.plan(RATIO)
     alive = graph.alive(plan.removed)
-    times = [milliseconds(lambda: Translation(graph, plan.skipped).difference(plan, alive)) for _ in range(repeats)]
+    times = [cpu_milliseconds(lambda: Translation(graph, plan.skipped).difference(plan, alive)) for _ in range(repeats)]
     return statistics.median(times)
-
-
-def _run_ours(result: Result, model: nn.Module, inputs: Any) -> None:
-    made: list[nn.Module] = []
-    try:
-        result.ours.append(milliseconds(lambda: made.append(_ours(model, inputs))))
-        result.our_parameters = _runs_with(made[0], inputs)
-    except Exception as error:
-        result.our_error = _short(error)
 
 
 def _ours(model: nn.Module, inputs: Any) -> nn.Module:
     return graphprune.prune_model(model, RATIO, example_inputs=inputs)
 
 
-def _run_theirs(result: Result, model: nn.Module, inputs: Any, hints: Callable[[nn.Module], Any]) -> None:
-    known = hints(model)
-    try:
-        result.theirs.append(milliseconds(lambda: _theirs(model, inputs, known)))
-        result.their_parameters = _runs_with(model, inputs)
-    except Exception as error:
-        result.their_error = _short(error)
-
-
-def _theirs(model: nn.Module, inputs: Any, hints: dict[str, Any]) -> None:
+def _theirs(model: nn.Module, inputs: Any, hints: Callable[[nn.Module], dict[str, Any]]) -> nn.Module:
     import torch_pruning as tp
 
     importance = tp.importance.GroupMagnitudeImportance(p=2)
-    pruner = tp.pruner.BasePruner(model, inputs, importance=importance, pruning_ratio=RATIO, **hints)
+    pruner = tp.pruner.BasePruner(model, inputs, importance=importance, pruning_ratio=RATIO, **hints(model))
     pruner.step()
+    return model
+
+
+def _limited(prune: Callable[[], nn.Module], inputs: Any, seconds: int) -> Runs:
+    """One run in a process of its own, which has its own copy of the model."""
+
+    def run() -> Runs:
+        runs = Runs()
+        runs.measure(prune, inputs)
+        return runs
+
+    try:
+        found: Runs = limited(run, seconds)
+    except (OverLimit, RuntimeError) as error:
+        return Runs(error=str(error))
+    return found
+
+
+def _kirigami(model: Any, inputs: Any) -> nn.Module:
+    from torch_kirigami import DependencyGraph, pruning
+
+    args, kwargs = ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+    pruner = pruning.Pruner(model, graph=DependencyGraph.build(model, args=args, kwargs=kwargs))
+    budget = pruning.ChannelRatio(RATIO, scope="local")
+    strategy = pruning.Greedy(pruning.GroupMagnitude())
+    slim, _ = pruner.apply(pruner.plan(pruner.discover_candidates(), budget=budget, strategy=strategy))
+    made: nn.Module = slim
+    return made
 
 
 def _runs_with(model: nn.Module, inputs: Any) -> float:
@@ -223,15 +212,15 @@ def _runs_with(model: nn.Module, inputs: Any) -> float:
     return sum(p.numel() for p in model.parameters()) / 1e6
 
 
-def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+def _megabytes(model: nn.Module) -> float:
+    return sum(p.numel() * p.element_size() for p in model.parameters()) / 1e6
 
 
 def _warm_up() -> None:
     """Imports, caches and code paths that are only built once."""
-    model = _torchvision("resnet18")
+    model = torchvision("resnet18")
     _ours(model, image())
-    _theirs(copy.deepcopy(model), image(), _classifier_hints(model))
+    _theirs(copy.deepcopy(model), image(), classifier_hints)
 
 
 class _Counter(TorchDispatchMode):
@@ -253,24 +242,21 @@ def _operations(model: nn.Module, inputs: Any) -> int:
 
 
 def _ratio_table(results: list[Result]) -> Table:
-    made = table(
-        "Trace to slim model, milliseconds (medians)",
-        "model",
-        "graphprune",
-        "of that the check",
-        "Torch-Pruning",
-        "times faster",
-        "M parameters left",
-        "M left by TP",
-    )
+    names = ("graphprune", "of that the check", "Torch-Pruning", "times faster", "torch-kirigami")
+    memory = ("MB", "MB of TP", "M parameters left", "M left by TP")
+    made = table("Trace to slim model: milliseconds of processor time (medians), memory", "model", *names, *memory)
     for result in results:
-        ratio = "" if result.ratio is None else f"{result.ratio:.1f}"
-        ours = result.our_error or f"{statistics.median(result.ours):.0f}"
-        theirs = result.their_error or f"{statistics.median(result.theirs):.0f}"
-        left = (f"{result.our_parameters:.2f}", f"{result.their_parameters:.2f}")
-        row(made, result.name, ours, f"{result.check:.0f}", theirs, ratio, *left)
+        ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
+        times = [_shown(runs) for runs in (result.ours, result.theirs, result.kirigami)]
+        sizes = [f"{result.ours.memory:.0f}", f"{result.theirs.memory:.0f}"]
+        left = [f"{result.ours.parameters:.2f}", f"{result.theirs.parameters:.2f}"]
+        row(made, result.name, times[0], f"{result.check:.0f}", times[1], ratio, times[2], *sizes, *left)
     made.caption = f"geometric mean: {_geometric_mean(results):.1f} times faster"
     return made
+
+
+def _shown(runs: Runs) -> str:
+    return runs.error or (f"{runs.median:.0f}" if runs.times else "")
 
 
 def _geometric_mean(results: list[Result]) -> float:
@@ -282,13 +268,13 @@ def _linearity_table(results: list[Result]) -> Table:
     made = table("Time per operation", "model", "operations", "graphprune, µs", "Torch-Pruning, µs")
     for result in results:
         if result.name.startswith("Llama"):
-            ours = _per_operation(result.ours, result.operations)
-            row(made, result.name, result.operations, ours, _per_operation(result.theirs, result.operations))
+            both = [_per_operation(runs, result.operations) for runs in (result.ours, result.theirs)]
+            row(made, result.name, result.operations, *both)
     return made
 
 
-def _per_operation(times: list[float], operations: int) -> str:
-    return f"{statistics.median(times) * 1e3 / operations:.0f}" if times else ""
+def _per_operation(runs: Runs, operations: int) -> str:
+    return f"{runs.median * 1e3 / operations:.0f}" if runs.times else ""
 
 
 def _summary(results: list[Result]) -> dict[str, Any]:

@@ -48,12 +48,14 @@ from graphprune.measurement.records import Comparison, Latency, MeasuredLayer, M
 from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.planning.vocabulary import prune_vocabulary
 from graphprune.plots.layer_bars import plot_latency, plot_sparsity, plot_widths
 from graphprune.plots.sensitivity_curves import plot_sensitivity
 from graphprune.plots.trade_offs import plot_accuracy
 from graphprune.plots.weight_maps import plot_weights
 from graphprune.pruning.optimizer import prune_in_place
 from graphprune.pruning.plan import Plan
+from graphprune.pruning.token_map import TokenMap
 from graphprune.pruning.verification import Verification, verify
 from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.folding import Folding, fold
@@ -134,6 +136,7 @@ __all__ = [
     "SparseFile",
     "Sparsity",
     "SpecError",
+    "TokenMap",
     "TraceError",
     "UnreachedWarning",
     "UnsharedBatchesWarning",
@@ -170,6 +173,7 @@ __all__ = [
     "prune_in_place",
     "prune_iteratively",
     "prune_model",
+    "prune_vocabulary",
     "reconstruct",
     "reestimate_batch_norm",
     "repair",

@@ -50,9 +50,10 @@ from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
-from graphprune.utils.contexts import gc_paused
+from graphprune.utils.contexts import gc_paused, leaves_torch_alone
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -156,6 +157,7 @@ class ChannelGraph(Printed, Analysis):
         """Parameter axes that cannot be pruned (wholly or in part), and why."""
         return frozen_axes(self)
 
+    @leaves_torch_alone
     @takes_options
     def plan(self, ratio: float | None = None, **options: Unpack[PlanArguments]) -> Plan:
         """Choose what to remove.
@@ -240,6 +242,7 @@ class ChannelGraph(Printed, Analysis):
             return group
         return next((axis for axis in self._axes_called(name) if axis in group.axes), group)
 
+    @leaves_torch_alone
     @takes_options
     def sensitivity(
         self, evaluate: Evaluate, ratios: Sequence[float] = (0.25, 0.5, 0.75), **options: Unpack[PlanArguments]
@@ -275,6 +278,7 @@ class ChannelGraph(Printed, Analysis):
             yield frozen_table(self.frozen)
 
 
+@leaves_torch_alone
 def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | None = None) -> ChannelGraph:
     """Trace a model and infer its channel graph. The model is not changed and no weight is read.
 
@@ -295,8 +299,11 @@ def trace(model: nn.Module, example_inputs: Any = None, *, outputs: Outputs | No
 
 _MEASURES = frozenset(("calibration", "latency"))
 """Options with which planning runs the model, perhaps for minutes."""
+_RUNS = _MEASURES | {"importance", "weights"}
+"""Options with which the model itself may be run, or code of the user's own sees it."""
 
 
+@leaves_torch_alone
 @takes_options
 def prune_model(
     model: nn.Module,
@@ -346,7 +353,8 @@ def prune_model(
     calibration = options.get("calibration") if repair else None
     if calibration is not None:
         Batches(calibration)
-    with nullcontext() if _MEASURES & options.keys() else gc_paused():
+    runs = verify or inplace or _RUNS & options.keys()
+    with nullcontext() if _MEASURES & options.keys() else gc_paused(), nullcontext() if runs else walked_once(model):
         asked = PruningOptions.of(ratio, options)
         if calibration is not None and "importance" not in options and _is_tried(model, asked):
             asked = replace(asked, importance=AUTO)

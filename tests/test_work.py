@@ -22,7 +22,7 @@ from graphprune.tracing.recorder import Recorder
 from graphprune.utils.copier import Copier
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import held_functions
-from graphprune.utils.modules import named_modules, tables
+from graphprune.utils.modules import _tables_of, _walked
 
 RUNS = 2
 """The trace, and the check of the slim model."""
@@ -64,11 +64,11 @@ def code_of(function: Callable[..., Any]) -> CodeType:
 
 def test_the_model_is_walked_as_often_however_deep_it_is() -> None:
     prune(2)
-    walks = [named_modules, tables, held_functions, copy_module]
+    walks = [_walked, _tables_of, held_functions, copy_module]
     few, many = work(lambda: prune(2)), work(lambda: prune(9))
     assert [few[code_of(walk)] for walk in walks] == [many[code_of(walk)] for walk in walks]
-    assert many[code_of(named_modules)] <= 17
-    assert many[code_of(tables)] <= 8
+    assert many[code_of(_walked)] <= 8
+    assert many[code_of(_tables_of)] <= 3
     assert many[code_of(held_functions)] <= 6
     assert many[code_of(copy_module)] == COPIES
 
@@ -79,6 +79,7 @@ def test_every_operation_is_seen_once_a_run_and_every_tensor_is_cut_once() -> No
     done = work(lambda: prune(layers))
     operations = 4 * layers  # a convolution, a batch norm, the space that torch makes beside it, a ReLU
     assert done[code_of(Recorder._dispatch)] == RUNS * operations
+    assert done[code_of(Recorder._note_call)] == RUNS * 3 * layers
     assert done[code_of(slim_tensor)] == (1 + 1) * layers + 5 * layers
     assert done[code_of(slim_meta_tensor)] == 6 * layers
 

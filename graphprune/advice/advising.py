@@ -30,11 +30,12 @@ from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_callable, check_flag, check_positive, found_value
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.contexts import leaves_torch_alone, preserve_modes
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
 
 
+@leaves_torch_alone
 def advise(
     model: nn.Module,
     example_inputs: Any = None,

@@ -8,7 +8,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.tree import map_tensors
 
 LossFunction = Callable[[Any, Any], Tensor]
 
@@ -118,10 +119,13 @@ class Statistics:
             self.communicator.check_same_model(self.model)
             yield
 
-    def each_forward(self) -> None:
+    def each_forward(self, watching: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """Run the model on every batch without gradients, for hooks that the caller has registered.
 
         Where processes share the batches, each runs its own; :meth:`sum` adds up what the hooks have gathered.
+
+        Args:
+            watching: makes a context in which one batch runs.
 
         Raises:
             InputError: the model fails on a batch, or there is no batch.
@@ -129,7 +133,8 @@ class Statistics:
         with self._pass(), torch.no_grad():
             for number, batch in self._batches():
                 args, kwargs, _ = self._call(number, batch)
-                self._forward(number, args, kwargs)
+                with watching():
+                    self._forward(number, args, kwargs)
 
     def sum(self, *tensors: Tensor) -> None:
         """Replace tensors, such as sums over batches, by their sums over the processes that share the batches."""
@@ -161,7 +166,8 @@ class Statistics:
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             for number, batch in self._batches():
-                call = self._answered(number, self._call(number, batch), generator)
+                call = map_tensors(_learnable, self._call(number, batch))
+                call = self._answered(number, call, generator)
                 for sample in splitter.samples(number, call):
                     self._backward(number, sample)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
@@ -240,6 +246,11 @@ class Statistics:
     def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
         advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn=, or pass batches of inputs alone"
         return call_model(self.model, number, args, kwargs, advice)
+
+
+def _learnable(tensor: Tensor) -> Tensor:
+    """A tensor that gradients can be computed with, which one that was made in inference mode is not."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _check_learnable(learned: Mapping[str, Tensor]) -> None:

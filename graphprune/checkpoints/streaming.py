@@ -30,6 +30,7 @@ from graphprune.planning.options import OPTION_NAMES, PruningOptions
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.utils.checks import check_callable, check_flag
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.tensor_files import StoredTensor
 
@@ -37,6 +38,7 @@ MAPPED = "1GB"
 """How much of mapped files stays in memory where nothing else is asked."""
 
 
+@leaves_torch_alone
 @takes_options
 def prune_checkpoint(
     source: str | os.PathLike[str],

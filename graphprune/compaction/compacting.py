@@ -20,10 +20,12 @@ from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_type, found_value, is_number
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
 
 
+@leaves_torch_alone
 def compact(
     model: nn.Module,
     example_inputs: Any = None,
@@ -72,6 +74,7 @@ def compact(
     return found.slim
 
 
+@leaves_torch_alone
 def zero_channels(
     model: nn.Module,
     example_inputs: Any = None,

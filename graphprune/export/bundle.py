@@ -33,6 +33,7 @@ from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, 
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.checks import check_flag, found_value
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import ADVICE, Versions, check_path, check_version
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
@@ -45,6 +46,7 @@ _INDICES_PER_BYTE = 8
 """A plan may name so many indices for a byte of weights: no more memory is needed for it than the files justify."""
 
 
+@leaves_torch_alone
 def save(
     slim: nn.Module,
     directory: str | os.PathLike[str],
@@ -112,6 +114,7 @@ def save(
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
 
+@leaves_torch_alone
 def load(
     directory: str | os.PathLike[str],
     model: nn.Module | None = None,

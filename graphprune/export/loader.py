@@ -26,7 +26,7 @@ from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
-from graphprune.utils.contexts import evaluating
+from graphprune.utils.contexts import evaluating, leaves_torch_alone
 from graphprune.utils.files import check_path, make_folder
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
@@ -36,6 +36,7 @@ from graphprune.utils.tree import tensors_of
 WEIGHTS_FILE = "{name}.safetensors"
 
 
+@leaves_torch_alone
 def export_loader(
     slim: nn.Module,
     directory: str | os.PathLike[str],

@@ -25,7 +25,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.files import check_path, make_folder
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed
@@ -82,6 +82,7 @@ def _shapes(shapes: Mapping[str, Axes]) -> str:
     return ", ".join(f"{name}[{', '.join(map(str, axes))}]" for name, axes in shapes.items())
 
 
+@leaves_torch_alone
 def export_onnx(
     slim: nn.Module,
     path: str | os.PathLike[str],

@@ -174,9 +174,18 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     return analysis_of(model, traced, calls_of(example_inputs))
 
 
-def analysis_of(model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = ()) -> Analysis:
-    """What a trace of ``model`` says about its channels."""
-    labelling = propagate(traced)
+def analysis_of(
+    model: nn.Module, traced: Trace, examples: tuple[MethodCall, ...] = (), vocabulary: int | None = None
+) -> Analysis:
+    """What a trace of ``model`` says about its channels.
+
+    Args:
+        model: what was traced.
+        traced: what it did.
+        examples: the calls that were traced.
+        vocabulary: see :class:`~graphprune.rules.labels.Labels`.
+    """
+    labelling = propagate(traced, vocabulary)
     solution = solve(labelling.labels)
     units = Units(labelling, solution)
     if fix_stated_sizes(model, traced, units):

@@ -40,10 +40,18 @@ def ragged(labelling: Labelling, solution: Solution, alive: Mask) -> list[Ids]:
 
 
 class ReplayedLabels(Labels):
-    """Labels for the second run: nothing is new, and every fact must be one that the dense run knew."""
+    """Labels for the second run: nothing is new, and every fact must be one that the dense run knew.
 
-    def __init__(self, labelling: Labelling, free: Mask, orders: Orders) -> None:
+    Args:
+        labelling: that of the dense run.
+        free: the labels of parameters that no activation carries.
+        orders: the entries of parameter axes that are in another order than in the dense model.
+        living: the labels that live, of which tensors of one value are made again; None: of all.
+    """
+
+    def __init__(self, labelling: Labelling, free: Mask, orders: Orders, living: Mask | None = None) -> None:
         super().__init__()
+        self.living = living
         self.count = labelling.labels.count
         self.free = free
         self.orders = orders
@@ -59,9 +67,12 @@ class ReplayedLabels(Labels):
     def fresh(self, shape: Shape, dims: Any, kind: str, name: ParameterAxis | None = None) -> Ids:
         (axis,) = self._next(self._fresh)
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
-        if int(np.prod(sizes)) != axis.size:
+        ids = np.arange(axis.start, axis.start + axis.size)
+        if axis.kind == "filled" and self.living is not None:
+            ids = ids[self.living[ids]]
+        if int(np.prod(sizes)) != len(ids):
             raise Disorder(f"{axis.kind} labels are made again in another size")
-        return np.arange(axis.start, axis.start + axis.size).reshape(sizes)
+        return ids.reshape(sizes)
 
     def fix(self, arrays: Any, text: str, line: Any = None) -> None:
         """Said before."""
@@ -173,6 +184,7 @@ class SlimRun:
         self.sizes = sizes
         self.alive = alive
         self.free = _free_labels(labelling)
+        self.living = alive[sizes.solution.of.of_range(0, labelling.labels.count)]
         self.axes = {a.name: a for a in labelling.labels.axes if a.name}
         self.orders: Orders = {}
 
@@ -184,7 +196,7 @@ class SlimRun:
         raise Disorder("the orders of parameters depend on each other")
 
     def _once(self) -> bool:
-        replay = ReplayedLabels(self.labelling, self.free, self.orders)
+        replay = ReplayedLabels(self.labelling, self.free, self.orders, self.living)
         values: dict[fx.Node, Any] = {}
         for node_index, node in enumerate(self.labelling.nodes):
             replay.node_index = node_index
@@ -230,7 +242,8 @@ class SlimRun:
         outs = slim_shapes(self.sizes, self.alive, node)
         args, used = slim_arguments(self.sizes, self.alive, node, outs), self.labelling.used(node)
         try:
-            return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used)[0]
+            function = self.labelling.functions.get(node)
+            return call_rule(op, args, node.kwargs, replay, outs, values=values, used=used, function=function)[0]
         except (IndexError, ValueError) as error:  # rows of a transposed grid that keep other columns
             raise Disorder(f"{op} does not fit the slim shapes: {error}") from error
 

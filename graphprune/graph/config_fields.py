@@ -67,11 +67,20 @@ def _scaled(fields: Mapping[str, int], scale: Fraction) -> dict[str, int] | None
 
 @dataclass(frozen=True)
 class _Response:
-    """What moves when fields are doubled. ``refused``: the class builds no model from any change that was tried."""
+    """What moves when fields are doubled.
+
+    Attributes:
+        moves: by how much each size grows, as ``factor`` tells.
+        factor: the first by which the class takes the fields; None: it builds no model from any change that was tried.
+    """
 
     moves: Moves = field(default_factory=dict)
-    refused: bool = False
-    linear: bool = True
+    factor: Fraction | None = None
+
+    @property
+    def refused(self) -> bool:
+        """Does the class refuse all changes?"""
+        return self.factor is None
 
 
 class ConfigFields:
@@ -91,6 +100,7 @@ class ConfigFields:
         self._parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
         self._tensors = own.parameters.keys() | own.buffers.keys()
         self._responses: dict[frozenset[tuple[str, int]], _Response | None] = {}
+        self._linear: dict[frozenset[tuple[str, int]], bool] = {}
 
     @staticmethod
     def of(model: nn.Module, reads: Sequence[str]) -> ConfigFields | None:
@@ -131,7 +141,7 @@ class ConfigFields:
             if response is None or not (response.moves or response.refused):
                 continue
             against = {c for c in response.moves if not may_move(c)}
-            if response.refused or against or not response.linear:
+            if response.refused or against or not self._is_linear({name: value}, response):
                 others[name] = against, response.refused
             else:
                 found.append(Direction({name: value}, response.moves))
@@ -148,8 +158,9 @@ class ConfigFields:
                     continue
                 chosen = {name: fields[name] for name in names}
                 response = self._response(chosen)
-                usable = response is not None and response.moves and response.linear and not response.refused
-                if response is not None and usable and all(map(may_move, response.moves)):
+                if response is None or not response.moves or not all(map(may_move, response.moves)):
+                    continue
+                if self._is_linear(chosen, response):
                     found.append(Direction(chosen, response.moves))
         return found
 
@@ -164,6 +175,7 @@ class ConfigFields:
                 if moves and all(may_move(c) and self.base[c] == size == delta for c, delta in moves.items()):
                     self.explicit[name] = size
                     self._responses.clear()
+                    self._linear.clear()
                     break
 
     def _sizes_among(self, empty: Sequence[str], sizes: Sequence[int]) -> Sequence[str]:
@@ -203,17 +215,28 @@ class ConfigFields:
         return self._responses[key]
 
     def _probed(self, fields: Mapping[str, int]) -> _Response:
-        seen: list[Moves] = []
-        for factor in FACTORS:
+        seen = next(self._scaled_moves(fields, FACTORS), None)
+        return _Response() if seen is None else _Response(seen[1], seen[0])
+
+    def _is_linear(self, fields: Mapping[str, int], response: _Response) -> bool:
+        """Does another factor move the same sizes, in proportion? Asked for only where it matters: it takes a model."""
+        key = frozenset(fields.items())
+        if key not in self._linear:
+            others = FACTORS[FACTORS.index(response.factor) + 1 :] if response.factor is not None else ()
+            try:
+                seen = next(self._scaled_moves(fields, others), None)
+                self._linear[key] = seen is None or seen[1] == response.moves
+            except _Restructured:
+                self._linear[key] = False
+        return self._linear[key]
+
+    def _scaled_moves(self, fields: Mapping[str, int], factors: Iterable[Fraction]) -> Iterator[tuple[Fraction, Moves]]:
+        """What each of these factors moves, as if it were two; those that the class refuses are left out."""
+        for factor in factors:
             values = _scaled(fields, factor)
             moves = self._moves({**self.explicit, **values}) if values is not None else None
             if moves is not None:
-                seen.append({c: delta / (factor - 1) for c, delta in moves.items()})
-            if len(seen) == 2 or (seen and not seen[0]):
-                break
-        if not seen:
-            return _Response(refused=True)
-        return _Response(seen[0], linear=all(moves == seen[0] for moves in seen))
+                yield factor, {c: delta / (factor - 1) for c, delta in moves.items()}
 
     def _moves(self, values: Mapping[str, int]) -> Moves | None:
         """By how much each size is another one with these values; None: the class refuses them.

@@ -83,7 +83,10 @@ class Needs:
         here = alive[needed]
         found: Scores = np.bincount(single[here], slopes[exact[here]], len(alive)).astype(np.float64, copy=False)
         np.add.at(found, items.first[unit[lone]], weight[lone] * living)
-        for e, u, w in zip(entry[~lone].tolist(), unit[~lone].tolist(), weight[~lone].tolist(), strict=True):
+        own = entry == unit
+        found += np.repeat(np.bincount(unit[own & ~lone], weight[own & ~lone], len(items.size)), items.size) * alive
+        rest = ~(own | lone)
+        for e, u, w in zip(entry[rest].tolist(), unit[rest].tolist(), weight[rest].tolist(), strict=True):
             size = items.size[u]
             found[items.first[u] : items.first[u] + size] += w * alive[items.first[e] : items.first[e] + size]
         return found
@@ -94,6 +97,19 @@ class _Pieces(NamedTuple):
 
     number: int
     items: Ids
+
+
+def is_grid(value: LabelledTensor, dim: int) -> bool:
+    """Do the entries of a dimension differ from one place of other dimensions to the next?"""
+    return any(array.dims != {dim} for array in _counted_arrays(value, dim))
+
+
+def _counted_arrays(value: LabelledTensor, dim: int) -> list[LabelArray]:
+    """The arrays that tell which entries of a dimension live."""
+    arrays = value.touching([dim])
+    rows = [array for array in arrays if array.dims == {dim}]
+    apart = rows and all(array.cell for array in arrays if array.dims != {dim})
+    return rows if apart else arrays  # a row does not end with one of its cells
 
 
 @dataclass
@@ -109,7 +125,7 @@ class Dimensions:
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
     _of_labels: dict[int, int] = field(default_factory=dict)
-    _of_joints: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _of_joints: dict[tuple[tuple[int, ...], bytes], int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -128,16 +144,11 @@ class Dimensions:
     def _number(self, node: fx.Node, dim: int) -> int:
         value = self.sizes.labelling.values[node]
         dim %= len(node.meta["shape"])
-        arrays = value.touching([dim]) if isinstance(value, LabelledTensor) else []
-        rows = [array for array in arrays if array.dims == {dim}]
-        if rows and all(array.cell for array in arrays if array.dims != {dim}):
-            arrays = rows  # a row does not end with one of its cells
+        arrays = _counted_arrays(value, dim) if isinstance(value, LabelledTensor) else []
         if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
-        if len(arrays) == 1 and arrays[0].dims == {dim}:
-            return self._labelled_line(arrays[0].ids)
         if all(array.dims == {dim} for array in arrays):
-            return self._labelled_joint(arrays)
+            return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
         key = (dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays))
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
@@ -157,10 +168,10 @@ class Dimensions:
 
     def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
         """The number of a dimension whose places have one label of each of these arrays."""
-        key = tuple(id(array.ids) for array in arrays)
+        labels = np.stack([array.ids.ravel() for array in arrays])
+        key = labels.shape, labels.tobytes()
         if key not in self._of_joints:
-            classes = np.stack([self.sizes.solution.of[array.ids.ravel()] for array in arrays])
-            self._of_joints[key] = self._joint(classes)
+            self._of_joints[key] = self._joint(self.sizes.solution.of[labels])
         return self._of_joints[key]
 
     def axis(self, number: int) -> int:

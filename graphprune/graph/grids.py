@@ -55,7 +55,7 @@ class GridRows:
 
 
 def _rows_of(solution: Solution, ids: Ids, dim: int, outer: tuple[int, ...]) -> Ids:
-    """Pairs ``row * items + item``: the items of labels in the rows before ``dim``, which are broadcast to ``outer``."""
+    """Pairs ``row * items + item``: the items of the labels in each row before ``dim``, broadcast to ``outer``."""
     items = solution.items
     own = ids.shape[:dim]
     pieces = item_pieces(solution.of[ids.reshape(int(np.prod(own)), -1)], items)

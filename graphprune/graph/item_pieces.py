@@ -27,12 +27,12 @@ class ItemPieces(NamedTuple):
 
 def item_pieces(classes: Ids, items: Items) -> ItemPieces:
     """The pieces of a matrix of classes, which has at least one entry. ``classes`` [rows, columns]"""
-    goes_on = np.zeros(classes.shape, bool)
-    np.equal(classes[:, 1:], classes[:, :-1] + 1, out=goes_on[:, 1:])
-    goes_on, classes_in_order = goes_on.ravel(), classes.ravel()
+    matrix = np.zeros(classes.shape, bool)
+    np.equal(classes[:, 1:], classes[:, :-1] + 1, out=matrix[:, 1:])
+    goes_on, in_order = matrix.reshape(-1), classes.reshape(-1)
     start = np.flatnonzero(~goes_on)
     end = np.append(start[1:], len(goes_on)) - 1
-    first, last = classes_in_order[start], classes_in_order[end]
+    first, last = in_order[start], in_order[end]
     begin, stop = items.item_of(first), items.item_of(last)
     whole = (items.first[begin] == first) & (items.first[stop] + items.size[stop] == last + 1)
     count = stop - begin + 1

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from graphprune.graph.index_buffers import names_every_channel
+from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import fix_unread_entries
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
@@ -31,12 +32,17 @@ from graphprune.utils.tree import LEAVES
 
 @dataclass(repr=False)
 class Labelling:
-    """The label arrays of every traced tensor, and the facts that rules wrote down."""
+    """The label arrays of every traced tensor, and the facts that rules wrote down.
+
+    Attributes:
+        functions: the rules of calls that have another one than their operation.
+    """
 
     labels: Labels
     nodes: list[fx.Node]
     values: dict[fx.Node, Any] = field(default_factory=dict)
     counts: dict[fx.Node, dict[str, LabelledTensor]] = field(default_factory=dict)
+    functions: dict[fx.Node, RuleFunction] = field(default_factory=dict)
     on_meta: bool = True
 
     def __repr__(self) -> str:
@@ -58,14 +64,15 @@ class Labelling:
         return (value, dim) if isinstance(value, LabelledTensor) else None
 
 
-def propagate(trace: Trace) -> Labelling:
-    """Label all tensors of ``trace``. Outputs of the model are fixed."""
-    labelling = Labelling(Labels(), list(trace.graph.nodes), on_meta=trace.on_meta)
+def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
+    """Label all tensors of ``trace``. Outputs of the model are fixed, but for words of a vocabulary of so many."""
+    nodes = list(trace.graph.nodes)
+    labelling = Labelling(Labels(vocabulary), nodes, functions=rules_of_states(nodes), on_meta=trace.on_meta)
     noted = {(_made(use.node), use.dim) for use in trace.sizes.uses if not use.prefix}
     for node_index, node in enumerate(labelling.nodes):
         labelling.labels.node_index = node_index
         labelling.values[node] = _label_node(labelling, trace, node)
-        if has_trait(node.target, Trait.FROM_SIZES):
+        if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
@@ -119,7 +126,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]
-        labelling.labels.fix([*all_arrays(outputs), *indexed], "output of the model")
+        held = [array for array in all_arrays(outputs) if array.ids.size != labelling.labels.vocabulary]
+        labelling.labels.fix([*held, *indexed], "output of the model")
         return None
     return LabelledTensor(tuple(node.meta["shape"]))
 
@@ -138,8 +146,9 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
     outs = tuple(tuple(s) if s is not None else () for s in shapes)
     op: Any = node.target
+    used, function = labelling.used(node), labelling.functions.get(node)
     result, counts = call_rule(
-        op, node.args, node.kwargs, labelling.labels, outs, values=values, used=labelling.used(node)
+        op, node.args, node.kwargs, labelling.labels, outs, values=values, used=used, function=function
     )
     if node.meta.get("scripted") and _takes_sizes(op):
         arrays = all_arrays([values[n] for n in node.all_input_nodes], result)

@@ -52,7 +52,7 @@ def _summed(labelling: Labelling) -> list[LabelledTensor]:
     """The results of sums and differences of two activations (a bias is a parameter): both tie their channels."""
     found = []
     for node in labelling.nodes:
-        if has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
+        if node.op == "call_function" and has_trait(node.target, Trait.ADDS, Trait.SUBTRACTS):
             both = [labelling.values.get(a) for a in node.args[:2] if isinstance(a, torch.fx.Node)]
             if len(both) == 2 and all(isinstance(v, LabelledTensor) and v.arrays and not v.movable for v in both):
                 found.append(labelling.values[node])

@@ -157,7 +157,6 @@ class SizeModel:
         different = {(c.tobytes(), a.tobytes()): (c, a) for c, a in pieces}
         return [self._expression(c, a, columns) for c, a in different.values()]
 
-
     def _vary(self, ids: Ids) -> bool:
         """May units that not a whole row of ``ids`` needs go?"""
         items = self.solution.items

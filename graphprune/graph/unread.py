@@ -39,16 +39,20 @@ def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any
     """Which labels occur in what a computation is given, or the model returns; moving tensors about reads nothing."""
     read = np.zeros(labels.count, bool)
     known: set[int] = set()
+    whole: set[int] = set()
     for node in nodes:
-        results = operands_of(values[node])
-        if node.op == "output" or (node.op == "call_function" and not all(result.movable for result in results)):
-            for array in all_arrays([values[given] for given in node.all_input_nodes]):
-                if id(array.ids) in known:
-                    continue
-                known.add(id(array.ids))
-                start = labels.first_of_all(array.ids)
-                if start is None:
-                    read[array.ids.ravel()] = True
-                else:
-                    read[start : start + array.ids.size] = True
+        if node.op not in ("output", "call_function") or (
+            node.op == "call_function" and all(result.movable for result in operands_of(values[node]))
+        ):
+            continue
+        for array in all_arrays([values[given] for given in node.all_input_nodes]):
+            if id(array.ids) in known:
+                continue
+            known.add(id(array.ids))
+            start = labels.first_of_all(array.ids)
+            if start is None:
+                read[array.ids.ravel()] = True
+            elif start not in whole:
+                whole.add(start)
+                read[start : start + array.ids.size] = True
     return read

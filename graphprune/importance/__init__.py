@@ -2,8 +2,8 @@
 
 In reading order: ``criteria`` (the registry, :func:`criterion` to add one), ``context`` (what a criterion can read),
 ``parameter_entries`` (sums over parameters), ``combining`` (reduction and normalization), then the criteria
-themselves by what they read: ``magnitude``, ``gradients``, ``activations``. ``block_influence`` scores whole residual
-blocks.
+themselves by what they read: ``magnitude``, ``gradients``, ``activations``, ``experts``. ``block_influence`` scores
+whole residual blocks.
 
 Input: a :class:`~graphprune.graph.groups.Group` and a :class:`Context` (the parameters, the units, statistics of
 calibration batches). Output: an array of scores [units] for each group, by
@@ -12,7 +12,13 @@ calibration batches). Output: an array of scores [units] for each group, by
 Words: docs/glossary.md.
 """
 
-from graphprune.importance import activations, curvature, gradients, magnitude  # noqa: F401  (importing registers the criteria)
+from graphprune.importance import (  # noqa: F401  (importing registers the criteria)
+    activations,
+    curvature,
+    experts,
+    gradients,
+    magnitude,
+)
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, Criterion, criterion
 

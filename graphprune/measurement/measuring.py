@@ -35,7 +35,7 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.contexts import eagerly, evaluating
+from graphprune.utils.contexts import eagerly, evaluating, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.tree import map_tensors, tensors_of
@@ -64,6 +64,7 @@ def measure(model: nn.Module, example_inputs: Any = None, **options: Unpack[Meas
 def measure(
     model: Mapping[str, nn.Module], example_inputs: Any = None, **options: Unpack[MeasureArguments]
 ) -> Comparison: ...
+@leaves_torch_alone
 def measure(
     model: nn.Module | Mapping[str, nn.Module],
     example_inputs: Any = None,

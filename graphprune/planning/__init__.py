@@ -6,7 +6,8 @@ choose again), ``setup`` (what is the same for all attempts), ``unit_scores``, `
 against the program's sizes), ``translation`` and ``program_steps`` (the slim model's run against the traced one) or
 ``masked_comparison`` (against the masked original's, where the program looks at values);
 ``explain`` (in words), ``empty_requests`` (what nothing came of); for latency ``latency_search``, ``latency`` and
-``kernel_table``; ``sensitivity`` and ``sensitivity_probe``.
+``kernel_table``; ``sensitivity`` and ``sensitivity_probe``; ``vocabulary``, with ``special_ids`` and ``token_numbers``
+(words that go).
 
 Words: docs/glossary.md.
 """

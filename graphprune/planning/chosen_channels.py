@@ -36,12 +36,12 @@ def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> 
     for group, gone in removed.items():
         if isinstance(group, Group):
             dead[group.unit_ids[gone]] = True
-    return _whole_plan(graph, dead, "the numbers given")
+    return whole_plan(graph, dead, "the numbers given")
 
 
 def plan_of_masks(graph: Analysis, masks: Mapping[str, Tensor]) -> Plan:
     """A plan without the channels that masks of parameters leave nothing of; see ``plan_from_masks``."""
-    return _whole_plan(graph, masked_units(graph, masks), "the masks")
+    return whole_plan(graph, masked_units(graph, masks), "the masks")
 
 
 def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
@@ -292,7 +292,7 @@ def _released(graph: Analysis, going: Mask, classes: Ids) -> Ids:
     return np.unique(np.concatenate([none, *kept]))
 
 
-def _whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
+def whole_plan(graph: Analysis, dead: Mask, chosen_by: str) -> Plan:
     """The plan that removes all of these units.
 
     Raises:

@@ -29,7 +29,7 @@ _LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.RESHAPES, Trait.EXPANDS, Trait.
 """What these do depends on strides and on dimensions of size 1 too. The shapes of the next step show what matters."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
 class Step:
     """One call of an operation.
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
+from graphprune.graph.dimensions import is_grid
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
@@ -32,6 +33,7 @@ from graphprune.utils.contexts import changing_globals, gc_paused
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]
+_GRID = -1
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ class Translation:
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
         """The shape of every step's result; of a grid whose rows may keep other columns, the number of entries."""
-        counts, grids = self._dimensions.counts(alive), self._dimensions.grids
+        counts = self._dimensions.counts(alive)
         found: list[tuple[int, ...] | int | None] = []
         for step, dims in zip(self._steps, self._numbers, strict=True):
             if dims is None:
                 found.append(None)
-            elif grids.isdisjoint(dims):
+            elif _GRID not in dims:
                 dense = step.node.meta["shape"]
                 found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
             else:
@@ -175,11 +177,16 @@ class Translation:
         return None
 
     def _dimension_numbers(self, node: Any) -> list[int | None] | None:
-        """The numbers of a result's dimensions; None where the size does not change, or nothing can be said."""
+        """The numbers of a result's dimensions; None where the size does not change, or nothing can be said.
+
+        Of grids (:data:`_GRID`) the entries of the whole tensor are counted.
+        """
         value = self.graph.labelling.values.get(node)
         if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
             return None
         labelled = {d for array in value.arrays for d in array.dims}
+        if any(is_grid(value, d) for d in labelled):
+            return [_GRID]
         return [self._dimensions.number(node, d) if d in labelled else None for d in range(value.ndim)]
 
 

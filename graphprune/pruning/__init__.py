@@ -2,8 +2,9 @@
 
 In reading order: ``plan`` (what is kept), with ``plan_json`` and ``runs`` (as text); ``rewrite`` (tensors and size
 attributes), ``skip`` (blocks), ``attention``; ``optimizer`` and ``optimizer_state`` (amid training); ``resuming``
-(saved plans); ``verification``, with ``masked``, ``float64`` and ``comparison`` (the proof), ``perturbation`` (what
-zeros hide), ``slim_factors``, ``random_draws`` and ``lazy_buffers`` (what differs from run to run).
+(saved plans); ``token_map`` (which words of a vocabulary stay); ``verification``, with ``masked``, ``float64`` and
+``comparison`` (the proof), ``perturbation`` (what zeros hide), ``slim_factors``, ``random_draws`` and ``lazy_buffers``
+(what differs from run to run).
 
 Words: docs/glossary.md.
 """

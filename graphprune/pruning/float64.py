@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import threading
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
+from graphprune.tracing.opaque import is_opaque
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
@@ -64,13 +66,40 @@ def _wide_like(tensor: Tensor) -> Tensor:
     return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
 
 
+def reads_default_type(graph: fx.Graph) -> bool:
+    """Does a program make floating-point numbers of sizes and integers, in a type that it does not name?"""
+    return any(map(_has_default_type, graph.nodes))
+
+
+def _has_default_type(node: fx.Node) -> bool:
+    """Is a tensor of unknown origin, the result of a call that cannot be looked into, or made of no floats?"""
+    if node.op == "call_function" and is_opaque(node.target):
+        return True
+    if not _is_floating(node):
+        return False
+    if node.op != "call_function":
+        return node.op == "get_attr" and "tensor" not in node.meta
+    call = node.all_input_nodes[0] if node.target is operator.getitem else node
+    return call.kwargs.get("dtype") is None and not any(map(_is_floating, call.all_input_nodes))
+
+
+def _is_floating(node: fx.Node) -> bool:
+    dtype = node.meta.get("dtype")
+    return dtype is not None and (dtype.is_floating_point or dtype.is_complex)
+
+
 @contextmanager
-def in_float64() -> Iterator[None]:
-    """Set the default type to float64, without gradients and fused attention; restore all of that at the end."""
+def in_float64(as_default: bool = True) -> Iterator[None]:
+    """Compute without gradients and fused attention; restore all of that at the end.
+
+    Args:
+        as_default: set the default type to float64, too. Other threads see that.
+    """
     with changing_globals():
         default = torch.get_default_dtype()
         fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.set_default_dtype(torch.float64)
+        if as_default:
+            torch.set_default_dtype(torch.float64)
         torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=[]):

@@ -21,7 +21,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.errors import PlanError
 from graphprune.graph.analysis import Analysis, analysis_of
-from graphprune.pruning.float64 import Widen, in_float64, narrow_finfo, wide_module, widen, widened_tensor
+from graphprune.pruning.float64 import (
+    Widen,
+    in_float64,
+    narrow_finfo,
+    reads_default_type,
+    wide_module,
+    widen,
+    widened_tensor,
+)
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_read
 from graphprune.pruning.slim_factors import slim_factors
@@ -211,9 +219,26 @@ def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -
     masks = Masks(graph, plan)
     skipped = plan.skipped if plan else ()
     shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
-    with in_float64():
+    with in_float64(reads_default_type(graph.trace.graph)):
         outputs = MaskedInterpreter(masks, shortcuts).run(*map(widened_tensor, inputs))
     return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
+
+
+def surviving_entries(graph: Analysis, plan: Plan, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """The outputs of the masked original without the entries that a plan removes: words of a vocabulary."""
+    if graph.labelling.labels.vocabulary is None:
+        return list(outputs)  # the others keep every entry
+    alive = graph.alive(plan.removed)
+    nodes = graph.trace.outputs[: graph.trace.results]
+    found = []
+    for node, out in zip(nodes, outputs, strict=True):
+        for array in graph.labelling.values[node].arrays:
+            kept = alive[graph.solution.of[array.ids]]
+            if not kept.all():  # they vary along one dimension, as those of words do
+                (dim,) = array.dims
+                out = out.index_select(dim, torch.from_numpy(kept.ravel().nonzero()[0]))
+        found.append(out)
+    return found
 
 
 # ---------------------------------------------------------------- a model that looks at values

@@ -20,6 +20,7 @@ from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
@@ -104,6 +105,7 @@ class Plan(Printed):
             mask &= alive.view([-1 if d == dim else 1 for d in range(len(shape))])
         return mask
 
+    @leaves_torch_alone
     def apply(self, model: nn.Module, inplace: bool = False) -> nn.Module:
         """A new, smaller module of the same class; with ``inplace`` the model itself becomes smaller.
 

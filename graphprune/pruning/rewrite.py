@@ -279,7 +279,8 @@ def _resize_attention(model: nn.Module, path: str, module: nn.MultiheadAttention
     heads = sizes.get(f"{path}.num_heads" if path else "num_heads", module.num_heads)
     width, inner = module.out_proj.weight.shape
     dense_width = module.head_dim
-    module.out_proj.in_features, module.out_proj.out_features = inner, width
+    if (module.out_proj.in_features, module.out_proj.out_features) != (inner, width):  # TorchScript's cannot be set
+        module.out_proj.in_features, module.out_proj.out_features = inner, width
     if not module._qkv_same_embed_dim:
         module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
         same = inner == width == heads * dense_width and module.q_proj_weight.shape == (width, width)

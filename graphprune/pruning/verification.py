@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.comparison import difference
-from graphprune.pruning.float64 import in_float64, narrow_finfo, wide_module, widened_tensor
+from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
 from graphprune.pruning.lazy_buffers import without_later_buffers
-from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model
+from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
@@ -22,7 +22,7 @@ from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_positive, check_type
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.contexts import changing_globals, eagerly, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.random_state import random_numbers_kept
@@ -96,7 +96,11 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
 
 @eagerly()
 def run_slim(
-    slim: nn.Module, calls: Sequence[MethodCall], draws: Sequence[Draw] = (), outputs: Outputs | None = None
+    slim: nn.Module,
+    calls: Sequence[MethodCall],
+    draws: Sequence[Draw] = (),
+    outputs: Outputs | None = None,
+    as_default: bool = True,
 ) -> list[Tensor]:
     """The outputs of a module in evaluation mode and float64; the module is not changed.
 
@@ -105,13 +109,15 @@ def run_slim(
         calls: what is run, one after the other.
         draws: the random numbers that it gets; after them, it draws its own.
         outputs: picks from the result what is returned; None: all tensors.
+        as_default: is float64 the default type meanwhile, in other threads too?
     """
     module = wide_module(slim)
-    with random_numbers_kept(), in_float64(), narrow_finfo(slim), DrawsReplayed(draws):
+    with changing_globals(), random_numbers_kept(), in_float64(as_default), narrow_finfo(slim), DrawsReplayed(draws):
         results = [call.mapped(widened_tensor).run(module) for call in calls]
     return [t for result in results for t in tensors_of(result if outputs is None else outputs(result))]
 
 
+@leaves_torch_alone
 def verify(
     model: nn.Module,
     slim: nn.Module,
@@ -143,27 +149,38 @@ def verify(
     check_positive("tolerance", tolerance, "a positive number, the largest relative difference that passes")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
     dense = without_later_buffers(model, plan.shapes)
-    with random_numbers_kept():
+    with changing_globals(), random_numbers_kept():
         graph = analyze(dense, example_inputs, outputs)
     _require_known(graph, plan)
     return compare_slim(graph, without_later_buffers(slim, plan.shapes), plan, outputs, tolerance)
 
 
 def compare_slim(
-    graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None = None, tolerance: float = 1e-10
+    graph: Analysis,
+    slim: nn.Module,
+    plan: Plan,
+    outputs: Outputs | None = None,
+    tolerance: float = 1e-10,
+    slim_calls: Sequence[MethodCall] | None = None,
 ) -> Verification:
     """The same for a model that is analyzed, on the example inputs of its trace.
+
+    Args:
+        graph: the analyzed original.
+        slim, plan, outputs, tolerance: as for :func:`verify`.
+        slim_calls: what the slim model is given in the place of the examples, where its inputs mean other things.
 
     Raises:
         InputError, PlanError: as for :func:`verify`.
     """
-    check = _check_of(graph, slim, plan, outputs, tolerance)
+    check = replace(_check_of(graph, slim, plan, outputs, tolerance), slim_calls=slim_calls or graph.examples)
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     masked = check.masked_graph() if has_program else check.masked_model()
     result = check.compared(masked)
     if has_program and not plan.skipped and not result.relative <= tolerance:
         # A graph holds numbers that the program worked out in its own precision (a table that it keeps between calls)
         # or chose by it (an epsilon for float32): the model itself, run in float64, does what the slim one does.
+        check = replace(check, as_default=True)
         masked = check.masked_model()
         result = check.compared(masked)
     return result if result.relative <= tolerance else replace(result, rounding=check.rounding(masked))
@@ -186,7 +203,9 @@ def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | N
     _require_real(graph)
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
-    return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise))
+    as_default = not graph.trace.on_meta or reads_default_type(graph.trace.graph)
+    calls = graph.examples
+    return _Check(replace(graph, model=dense), smaller, plan, outputs, tolerance, tuple(noise), as_default, calls)
 
 
 def _require_known(graph: Analysis, plan: Plan) -> None:
@@ -249,6 +268,8 @@ class _Check:
     select: Outputs | None
     tolerance: float
     perturbed: tuple[str, ...]
+    as_default: bool
+    slim_calls: Sequence[MethodCall]
 
     def masked_graph(self) -> MaskedRun:
         """The masked original as its graph."""
@@ -257,13 +278,13 @@ class _Check:
 
     def masked_model(self) -> MaskedRun:
         """The masked original as its own program."""
-        with random_numbers_kept():
+        with changing_globals(), random_numbers_kept():
             return run_masked_model(self.graph, self.plan, self.select)
 
     def compared(self, masked: MaskedRun) -> Verification:
         """The slim model, with the same random numbers, against a run of the masked original."""
         found = self.slim_outputs(self.slim, masked)
-        apart = difference(masked.outputs, found)
+        apart = difference(surviving_entries(self.graph, self.plan, masked.outputs), found)
         return Verification(
             apart.relative,
             apart.absolute,
@@ -289,7 +310,7 @@ class _Check:
             PlanError: it fails.
         """
         try:
-            return run_slim(slim, self.graph.examples, masked.draws, self.select)
+            return run_slim(slim, self.slim_calls, masked.draws, self.select, self.as_default)
         except RuntimeError as error:
             raise PlanError(
                 f"slim: {type(slim).__name__}.forward failed on the example inputs: {error}",

@@ -15,7 +15,7 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
@@ -49,6 +49,7 @@ class _Normed(DispatchMode):
         return (mean, variance) if mean and variance and mean not in self._leave else None
 
 
+@leaves_torch_alone
 def reestimate_batch_norm(
     model: nn.Module, calibration: Iterable[Any], *, leave: Collection[str] = ()
 ) -> tuple[str, ...]:

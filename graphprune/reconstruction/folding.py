@@ -24,6 +24,7 @@ from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import found_value, is_number
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed, Table
 
@@ -71,6 +72,7 @@ class Folding(Printed):
         yield from left_alone_table(self.left_alone)
 
 
+@leaves_torch_alone
 def fold(
     slim: nn.Module, dense: nn.Module, plan: Plan, example_inputs: object = None, *, ridge: float = 1e-2
 ) -> Folding:

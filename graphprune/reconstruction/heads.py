@@ -30,12 +30,13 @@ from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
 
 
+@leaves_torch_alone
 def compensate_heads(
     slim: nn.Module, dense: nn.Module, plan: Plan, calibration: Iterable[Any], *, ridge: float = RIDGE
 ) -> Compensation:

@@ -27,7 +27,7 @@ from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.utils.checks import check_known, check_type, found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
@@ -40,6 +40,7 @@ about p / n. Both constants were the best or nearly the best with 128 samples, o
 docs/design.md)."""
 
 
+@leaves_torch_alone
 def reconstruct(
     slim: nn.Module,
     dense: nn.Module,

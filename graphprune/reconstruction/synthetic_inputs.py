@@ -17,12 +17,13 @@ from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import check_count, found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
+@leaves_torch_alone
 def synthesize(
     model: nn.Module,
     example_inputs: Any = None,

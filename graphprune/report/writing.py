@@ -22,13 +22,14 @@ from graphprune.reconstruction.records import Repair
 from graphprune.report.measured import measured_results
 from graphprune.report.page_data import page_data
 from graphprune.utils.checks import check_type
-from graphprune.utils.contexts import gc_paused
+from graphprune.utils.contexts import gc_paused, leaves_torch_alone
 from graphprune.utils.files import check_path, replace_file
 
 _GENERATOR = '<meta name="generator" content="graphprune'
 """What the beginning of every page holds."""
 
 
+@leaves_torch_alone
 def write_report(
     path: str | os.PathLike[str],
     graph: ChannelGraph,

@@ -166,10 +166,16 @@ def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: Labelled
 def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: Any) -> LabelledTensor:
     if indices.indexed is not None:
         weight = looked_up(call, weight, 0, indices.indexed)
-    call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
+    _hold_rows(call, weight)
     rank = len(call.out)
     arrays = [array.at(array.ids.reshape((1,) * (rank - 1) + (-1,))) for array in weight.arrays if array.dims == {1}]
     return LabelledTensor(call.out, tuple(arrays))
+
+
+def _hold_rows(call: Call, table: LabelledTensor) -> None:
+    """The rows of a table stay, since they are looked up by number, unless it is that of a vocabulary."""
+    if table.shape[0] != call.labels.vocabulary:
+        call.freeze(LabelledTensor(table.shape, tuple(table.touching([0]))), "rows are looked up by number")
 
 
 @rule(
@@ -194,7 +200,7 @@ def embedding_bag(
     *_: Any,
 ) -> tuple[LabelledTensor, ...]:
     """Rows are looked up and summed, averaged or compared, column by column."""
-    call.freeze(LabelledTensor(weight.shape, tuple(weight.touching([0]))), "rows are looked up by number")
+    _hold_rows(call, weight)
     call.freeze(factors, "words of a bag are counted")
     columns = tuple(array for array in weight.arrays if array.dims == {1})
     bags, *rest = call.outs

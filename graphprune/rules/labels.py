@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,27 +33,30 @@ def varying(shape: Shape) -> Dims:
     return frozenset(d for d, n in enumerate(shape) if n > 1)
 
 
-class LabelArray(NamedTuple):
+class LabelArray:
     """One label array of a tensor.
 
     ``ids`` has the tensor's rank, with size 1 where the label does not depend on a dimension. A ``cell`` array
-    has been refined: its rows are labelled by another array of the same tensor.
+    has been refined: its rows are labelled by another array of the same tensor. ``dims`` are the dimensions that the
+    labels depend on.
     """
 
-    ids: Ids
-    cell: bool = False
+    __slots__ = ("cell", "dims", "ids")
 
-    @property
-    def dims(self) -> Dims:
-        return varying(self.ids.shape)
+    def __init__(self, ids: Ids, cell: bool = False) -> None:
+        self.ids = ids
+        self.cell = cell
+        self.dims: Dims = varying(ids.shape)
 
     def at(self, ids: Ids) -> LabelArray:
         return LabelArray(ids, self.cell)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make, and thousands are made
 class LabelledTensor:
     """A tensor as rules see it: its shape and its label arrays. ``movable``: a parameter, only moved about.
+
+    It is never changed once it is made.
 
     ``boolean``: a mask. ``repeats``: the dimensions along which it is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
@@ -155,9 +158,15 @@ class Facts:
 
 
 class Labels:
-    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled."""
+    """Makes labels and collects facts about them. ``node_index`` is the number of the node being labelled.
 
-    def __init__(self) -> None:
+    Args:
+        vocabulary: tables of so many rows may lose some although they are looked up by number, and so may outputs of so
+            many entries: whoever removes them maps the numbers. None: there are no such tables.
+    """
+
+    def __init__(self, vocabulary: int | None = None) -> None:
+        self.vocabulary = vocabulary
         self.count = 1
         self.axes: list[Axis] = []
         self.facts = Facts()

@@ -2,6 +2,9 @@
 
 ``nn.LSTM`` and its like are traced as their steps: two products a step and elementwise gates. A hidden unit so comes
 out as one label in the rows of every gate, in the recurrent columns and in what reads the hidden state.
+
+The states of several layers and directions are one tensor, of which each layer takes its own: torch asks for equally
+many units in each, and they need not be those of the same numbers.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ import numpy as np
 import torch
 
 from graphprune.rules.alignment import align
-from graphprune.rules.labels import LabelledTensor
-from graphprune.rules.movement import _cut, _split_size, _split_sizes
-from graphprune.rules.registry import Call, rule
+from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.movement import _cut, _split_size, _split_sizes, stack
+from graphprune.rules.registry import Call, RuleFunction, rule
 from graphprune.rules.samples import sample, t
 
 aten = torch.ops.aten
@@ -59,6 +62,43 @@ def glu(call: Call, x: LabelledTensor, dim: int = -1) -> LabelledTensor:
     dim %= x.ndim
     pair = Call(call.op, call.labels, (call.out, call.out))
     return LabelledTensor(call.out, tuple(align(call.labels, _cut(pair, x, dim), call.out)))
+
+
+# ---------------------------------------------------------------- states of several layers and directions
+
+
+def filled_states(call: Call, *_: Any, **__: Any) -> LabelledTensor:
+    """First states of one value, [layers and directions, ..., width]: every layer and direction has its own units."""
+    last = len(call.out) - 1
+    between = [d for d in range(1, last) if call.out[d] > 1]
+    arrays = [LabelArray(call.labels.fresh(call.out, [d], "filled")) for d in between]
+    states = LabelArray(call.labels.fresh(call.out, [0, last], "filled"))
+    return _with_states(call, LabelledTensor(call.out, tuple(arrays)), states)
+
+
+def stacked_states(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
+    """Last states, [layers and directions, ..., width]: every layer and direction has its own units."""
+    width = len(call.out) - 2
+    states = [array for x in tensors for array in x.touching([width])]
+    if dim or len(states) != len(tensors) or any(array.dims != {width} for array in states):
+        return stack(call, tensors, dim)
+    others = [LabelledTensor(x.shape, tuple(array for array in x.arrays if array.dims != {width})) for x in tensors]
+    ids = np.stack([array.ids for array in states])
+    return _with_states(call, stack(call, others), LabelArray(ids))
+
+
+def _with_states(call: Call, x: LabelledTensor, states: LabelArray) -> LabelledTensor:
+    """``x`` with labels that vary over layers and units; every layer keeps as many units as the others."""
+    call.labels.rectangle(states.ids.reshape(states.ids.shape[0], -1))
+    return LabelledTensor(x.shape, (*x.arrays, states))
+
+
+STATES: dict[Any, RuleFunction] = {
+    **dict.fromkeys((aten.zeros.default, aten.ones.default, aten.full.default), filled_states),
+    **dict.fromkeys((aten.new_zeros.default, aten.new_ones.default, aten.new_full.default), filled_states),
+    aten.stack.default: stacked_states,
+}
+"""The rules of calls that make the states of a recurrent layer, [layers and directions, batch, width]."""
 
 
 # ---------------------------------------------------------------- packed batches

@@ -47,7 +47,7 @@ class Aliases:
 def _storage(tensor: Tensor) -> int:
     """What tells storages apart; 0 for tensors without one of their own: sparse, batched, nested ones."""
     try:
-        return int(tensor.untyped_storage()._cdata)
+        return tensor.untyped_storage()._cdata  # type: ignore[no-any-return]
     except NotImplementedError:
         return 0
 

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 _TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
 """What every module has, by names."""
+_TORCHS_DICTS = list(map(type, vars(nn.Module()).values())).count(dict)
 
 _emptied: ContextVar[list[KeptTable] | None] = ContextVar("emptied tables", default=None)
 """The tables that this thread's run has emptied; None: it is to leave them as they are."""
@@ -84,8 +85,9 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
     found = [
         (attributes, name, value)
         for attributes in attributes_of_all
+        if tuple(map(type, attributes.values())).count(dict) > _TORCHS_DICTS
         for name, value in attributes.items()
-        if type(value) is dict and name not in _TORCHS and _is_table(value)
+        if type(value) is dict and value and name not in _TORCHS and _is_table(value)
     ]
     tables = [KeptTable(value) for _, _, value in found]
     for (attributes, name, _), table in zip(found, tables, strict=True):
@@ -103,7 +105,7 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
 
 def _is_table(value: dict[Any, Any]) -> bool:
     """Is it a dictionary of tensors by integers, or by tuples with integers?"""
-    return bool(value) and all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
+    return all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def _has_number(key: Any) -> bool:

@@ -6,7 +6,7 @@ few shapes: results of calls that only make new tensors are remembered by the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -107,6 +107,8 @@ class MetaExecution:
         out = func(*args, **kwargs)
         if isinstance(out, Tensor) and not is_float(out):
             return out
+        if isinstance(out, Tensor) and not flat:
+            return self._known.remember(out.to(META), out)
         given = {id(t) for t in flat}
         seen = map_tensors(lambda t: t.to(META) if is_float(t) and id(t) not in given else t, out)
         return self._known.remember(seen, out)
@@ -157,10 +159,16 @@ class KnownValues:
 
     def remember(self, on_meta: Any, real: Any) -> Any:
         """``on_meta`` (a result without values), after noting the values of its tensors."""
+        if isinstance(on_meta, Tensor):
+            self._note(on_meta, real)
+            return on_meta
         for t, value in zip(tensors_of(on_meta), tensors_of(real), strict=True):
-            if t.is_meta and not value.is_meta and value.numel() <= _LARGEST_KNOWN:
-                self._values[id(t)] = t, value
+            self._note(t, value)
         return on_meta
+
+    def _note(self, on_meta: Tensor, real: Tensor) -> None:
+        if on_meta.is_meta and not real.is_meta and real.numel() <= _LARGEST_KNOWN:
+            self._values[id(on_meta)] = on_meta, real
 
 
 _LARGEST_KNOWN = 1 << 16
@@ -198,7 +206,7 @@ _MEMORY_SIZE = 1 << 14
 
 
 def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
-    key = (func, _key(args), _key(tuple(kwargs.items())) if kwargs else ())
+    key = (func, _key(args), _key(list(kwargs.items())) if kwargs else ())
     try:
         found = _memory.get(key)
     except TypeError:
@@ -212,15 +220,21 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
     return found()
 
 
-def _key(value: Any) -> Any:
-    if type(value) in LEAVES:
-        return type(value), value
-    if isinstance(value, Tensor):
-        return value.shape, value.stride(), value.dtype
-    if isinstance(value, tuple | list):
-        kinds = tuple(map(type, value))
-        return (kinds, tuple(value)) if LEAVES.issuperset(kinds) else tuple([_key(v) for v in value])
-    return type(value), value
+def _key(values: Iterable[Any]) -> _Key:
+    """The metadata of arguments, one behind another: what each begins with tells how much of it there is."""
+    found: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind in LEAVES:
+            found += (kind, value)
+        elif isinstance(value, Tensor):
+            found += (value.shape, value.stride(), value.dtype)
+        elif isinstance(value, tuple | list):
+            kinds = tuple(map(type, value))
+            found.append((kinds, tuple(value)) if LEAVES.issuperset(kinds) else _key(value))
+        else:
+            found += (kind, value)
+    return tuple(found)
 
 
 def _maker(out: Any) -> Callable[[], Any]:

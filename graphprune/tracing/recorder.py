@@ -13,6 +13,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.tracing.aliases import Aliases
@@ -30,7 +31,7 @@ from graphprune.utils.tree import map_tensors, tensors_of
 aten = torch.ops.aten
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
 class ModuleCall:
     """One call of a module on a tensor that gave a tensor; nodes ``start`` to ``stop`` ran within."""
 
@@ -128,7 +129,7 @@ class Recorder(DispatchMode):
         found = self._nodes.get(id(tensor))
         if found is None or self._seen.moved(tensor):
             return None
-        return self._item(tensor, *found) if isinstance(found, tuple) else found
+        return self._item(tensor, *found) if type(found) is tuple else found  # type: ignore[return-value]
 
     def _alias(self, tensor: Tensor) -> fx.Node | None:
         """The node of another Python object with the same elements."""
@@ -173,9 +174,10 @@ class Recorder(DispatchMode):
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node
         self._seen.add(tensor)
-        self._nested |= tensor.is_nested
+        nested = tensor.is_nested
+        self._nested |= nested
         meta = node.meta
-        meta["shape"] = _shape_of(tensor)
+        meta["shape"] = torch.Size() if nested else tensor.shape
         meta["dtype"] = tensor.dtype
         meta.setdefault("module", self.stack[-1])
         meta.setdefault("line", self._line)
@@ -186,7 +188,7 @@ class Recorder(DispatchMode):
         self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
 
     def node_for(self, tensor: Tensor) -> fx.Node:
-        return self.lookup(tensor) or self._constant(tensor)
+        return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor) or self._constant(tensor)
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run a call, on shapes or on values."""
@@ -199,8 +201,10 @@ class Recorder(DispatchMode):
     def _dispatch(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if self.watched:
             self._line = user_line(sys._getframe(1))
-        if is_opaque(func):
+        if type(func) is not OpOverload and is_opaque(func):
             return self._dispatch_opaque(func, args, kwargs)
+        if func is aten.empty.memory_format and _is_reserve(args, kwargs):
+            return self.execute(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
         if self._nested and any_nested((args, kwargs)):
@@ -257,6 +261,11 @@ def _set_arguments(node: Any, args: Args, kwargs: Kwargs | None = None) -> None:
     object.__setattr__(node, "args", args)
     if kwargs:
         object.__setattr__(node, "kwargs", kwargs)
+
+
+def _is_reserve(args: Args, kwargs: Kwargs) -> bool:
+    """Is it the space that torch's batch norm makes for a backward pass? It has no bytes, and nothing is given it."""
+    return args[0] == [0] and kwargs.get("dtype") is torch.uint8
 
 
 def _shape_of(tensor: Tensor) -> torch.Size:

@@ -32,6 +32,7 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -41,6 +42,7 @@ Factory = Callable[..., Optimizer]
 OPTIMIZERS: dict[str, Factory] = {"sgd": partial(SGD, momentum=0.9), "adamw": AdamW}
 
 
+@leaves_torch_alone
 def finetune(
     model: nn.Module,
     batches: Iterable[Any],

@@ -30,6 +30,7 @@ from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
 from graphprune.utils.checks import check_known, found_value, is_number, shown, with_article
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -37,6 +38,7 @@ from graphprune.utils.typed_json import convert_data
 Tune = Callable[[nn.Module], object] | Mapping[str, Any]
 
 
+@leaves_torch_alone
 @takes_options
 def prune_iteratively(
     model: nn.Module,

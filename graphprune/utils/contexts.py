@@ -6,16 +6,21 @@ import gc
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
 
 from graphprune.utils.modules import named_modules
+from graphprune.utils.random_state import random_state, set_random_state
 
 _GLOBAL_STATE = threading.RLock()
+P = ParamSpec("P")
+Returned = TypeVar("Returned")
 
 
 @contextmanager
@@ -27,12 +32,42 @@ def changing_globals() -> Iterator[None]:
     put back here too.
     """
     with _GLOBAL_STATE:
-        before = _ThreadState.now()
+        thread, process = _ThreadState.now(), _ProcessState.now()
         try:
             yield
         except BaseException:
-            before.put_back()
+            thread.put_back()
+            process.put_back()
             raise
+
+
+def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]:
+    """A public function that leaves gradients, modes and random numbers as they were where it does not end.
+
+    Contexts restore what they change, but not if a signal arrives while they, or those in the user's own code, are
+    entered or left. The outermost of public functions that call each other sees to it.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Returned:
+        if getattr(_within, "public", False):
+            return function(*args, **kwargs)
+        thread, random = _ThreadState.now(), random_state()
+        try:
+            _within.public = True
+            return function(*args, **kwargs)
+        except BaseException:
+            thread.put_back()
+            set_random_state(random)
+            raise
+        finally:
+            _within.public = False
+
+    return call
+
+
+_within = threading.local()
+"""``public``: has this thread called a public function that has not ended?"""
 
 
 @dataclass(frozen=True)
@@ -57,6 +92,31 @@ class _ThreadState:
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
         torch.set_grad_enabled(self.gradients)
+
+
+@dataclass(frozen=True)
+class _ProcessState:
+    """What one thread at a time changes for all: the default type, and which kernels run."""
+
+    default_type: torch.dtype
+    fast_attention: bool
+    onednn: bool
+    cudnn: bool
+
+    @staticmethod
+    def now() -> _ProcessState:
+        return _ProcessState(
+            torch.get_default_dtype(),
+            torch.backends.mha.get_fastpath_enabled(),
+            torch._C._get_mkldnn_enabled(),
+            torch._C._get_cudnn_enabled(),
+        )
+
+    def put_back(self) -> None:
+        torch.set_default_dtype(self.default_type)
+        torch.backends.mha.set_fastpath_enabled(self.fast_attention)
+        torch._C._set_mkldnn_enabled(self.onednn)
+        torch._C._set_cudnn_enabled(self.cudnn)
 
 
 @contextmanager
@@ -144,9 +204,23 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
     """The same, uncompiled and in the precision of the weights, so that dispatch modes see every operation on them."""
     with eagerly(), _without_autocast(), evaluating(*models), ExitStack() as stack:
-        if any(isinstance(module, nn.RNNBase) for model in models for _, module in named_modules(model)):
+        modules = [module for model in models for _, module in named_modules(model)]
+        if any(isinstance(module, nn.RNNBase) for module in modules):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it runs whole recurrent layers at once
+        if any(isinstance(module, nn.LSTM) for module in modules):
+            stack.enter_context(without_onednn())
         yield
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Run recurrent layers step by step, where oneDNN would run a layer as one operation."""
+    switch: Any = torch.backends.mkldnn
+    enabled, switch.enabled = switch.enabled, False
+    try:
+        yield
+    finally:
+        switch.enabled = enabled
 
 
 @contextmanager

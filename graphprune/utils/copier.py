@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import getweakrefcount
 
 import torch
 from torch import Tensor, nn
@@ -109,13 +110,10 @@ class Copier:
     def attributes(self, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
         """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
         found = dict(attributes)
-        for name, value in attributes.items():
-            kind = type(value)
-            if kind in ATOMIC or (kind is tuple and ATOMIC.issuperset(map(type, value))):
-                continue
-            if name in own and kind in _CONTAINERS and not value and not weakref.getweakrefcount(value):
+        for name, value, kind in [(n, v, k) for n, v in attributes.items() if (k := type(v)) not in ATOMIC]:
+            if name in own and not value and kind in _CONTAINERS and not getweakrefcount(value):
                 found[name] = kind()
-            else:
+            elif kind is not tuple or not ATOMIC.issuperset(map(type, value)):
                 found[name] = self._attribute(name, value)
         return found
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
+from weakref import getweakrefcount
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ _TABLES = frozenset(vars(nn.Module()))
 
 The handle of a hook refers to some of them weakly.
 """
+_HOOKS_KIND = frozenset((OrderedDict,))
+_HOOKS = tuple(name for name, table in vars(nn.Module()).items() if type(table) is OrderedDict and "hooks" in name)
+_NOTHING: tuple[tuple[()], ...] = ((),) * len(_HOOKS)
 
 
 def copy_module(
@@ -57,8 +62,21 @@ def copy_module(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
+        made, empty = dict.fromkeys(state), _empty_hooks(state)
+        for name in empty:
+            del state[name]
+        made.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
+        made.update(empty)
+        memo[id(module)].__dict__.update(made)
     return copier.copied(model)  # type: ignore[no-any-return]
+
+
+def _empty_hooks(state: dict[str, Any]) -> dict[str, Any]:
+    """New tables of hooks by name for a module without hooks, as most are; else none."""
+    tables = [state.get(name) for name in _HOOKS]
+    if any(tables) or not _HOOKS_KIND.issuperset(map(type, tables)) or any(map(getweakrefcount, tables)):
+        return {}
+    return dict(zip(_HOOKS, map(OrderedDict, _NOTHING), strict=True))
 
 
 def _global_containers(modules: Modules, parts: Callable[[], set[int]]) -> dict[int, Any]:

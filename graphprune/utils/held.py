@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
 _HOLD_FUNCTIONS = (dict, FunctionType, functools.partial)
-_HOLD_NONE = frozenset((bool, int, float, str, tuple, type(None), set))
+_HOLD_NONE = frozenset((bool, int, float, str, tuple, list, type(None), set, Tensor))
 """What most attributes of modules are, but for dictionaries."""
 _DICTS = frozenset((dict, OrderedDict))
+_PLAIN = _HOLD_NONE | _DICTS
 _LEAVES = (str, bytes, int, float, complex, type, ModuleType, Tensor, type(None))
 
 
@@ -120,13 +121,27 @@ def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[st
 
 
 def _held(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, str, Any]]:
-    """What modules hold beside numbers, text, tuples and dictionaries without hooks: path, name and value."""
+    """What modules hold beside numbers, text, lists, tensors and dictionaries without hooks: path, name and value."""
     return [
         (path, name, value)
         for path, module in submodules
-        for name, value in vars(module).items()
+        if not _holds_none(held := vars(module))
+        for name, value in held.items()
         if (kind := type(value)) not in _HOLD_NONE and (kind not in _DICTS or (value and name.endswith("_hooks")))
     ]
+
+
+def _holds_none(attributes: dict[str, Any]) -> bool:
+    """Is there nothing else, as in most modules?"""
+    if not _PLAIN.issuperset(map(type, attributes.values())):
+        return False
+    return not any(map(attributes.get, _hook_tables(tuple(attributes))))
+
+
+@lru_cache(maxsize=4096)
+def _hook_tables(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those names that tables of hooks have."""
+    return tuple(name for name in names if name.endswith("_hooks"))
 
 
 def _unwrapped(value: Any) -> list[FunctionType]:

@@ -7,7 +7,9 @@ take longer than the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +22,39 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, Ordered
 """What most attributes of modules are. Asking whether something is a tensor takes several times as long."""
 
 
+@dataclass
+class _Walk:
+    """What was found in a model that stays as it is."""
+
+    model: nn.Module
+    modules: list[tuple[str, nn.Module]] | None = None
+    tables: Tables | None = None
+
+
+_walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", default=None)
+
+
+@contextmanager
+def walked_once(model: nn.Module) -> Iterator[None]:
+    """Within, nothing in this thread gives a model other modules or tensors, so that it is walked through once."""
+    token = _walk.set(_Walk(model))
+    try:
+        yield
+    finally:
+        _walk.reset(token)
+
+
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """All submodules with their paths, shared ones once, as ``model.named_modules()`` gives them."""
+    walk = _walk.get()
+    if walk is None or walk.model is not model:
+        return _walked(model)
+    if walk.modules is None:
+        walk.modules = _walked(model)
+    return walk.modules
+
+
+def _walked(model: nn.Module) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
     seen: set[int] = set()
     stack: list[tuple[str, nn.Module]] = [("", model)]
@@ -71,11 +104,22 @@ class Tables:
 
 def tables(model: nn.Module) -> Tables:
     """All tensors of a model, by kind."""
-    found = Tables(named_modules(model))
+    walk = _walk.get()
+    if walk is None or walk.model is not model:
+        return _tables_of(named_modules(model))
+    if walk.tables is None:
+        walk.tables = _tables_of(named_modules(model))
+    return walk.tables
+
+
+def _tables_of(modules: Modules) -> Tables:
+    found = Tables(modules)
     for path, module in found.modules:
         prefix = f"{path}." if path else ""
-        _add_named(found.parameters, prefix, module._parameters)
-        _add_named(found.buffers, prefix, module._buffers)
+        if module._parameters:
+            _add_named(found.parameters, prefix, module._parameters)
+        if module._buffers:
+            _add_named(found.buffers, prefix, module._buffers)
         attributes = vars(module)
         if not _NO_TENSORS.issuperset(map(type, attributes.values())):
             _add_attributes(found, prefix, attributes)

@@ -43,7 +43,12 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if kind is tuple or kind is list:
-        return kind([v if type(v) in LEAVES else map_tensors(function, v) for v in value])
+        return kind(
+            [
+                v if type(v) in LEAVES else function(v) if isinstance(v, Tensor) else map_tensors(function, v)
+                for v in value
+            ]
+        )
     if kind is dict:
         return {k: map_tensors(function, v) for k, v in value.items()}
     if isinstance(value, tuple | list):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.contexts import changing_globals, leaves_torch_alone
 
 ROUNDS = 6
 
@@ -130,3 +130,47 @@ def test_what_an_interruption_leaves_of_torch_is_put_back() -> None:
         assert (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()) == modes
         assert not torch.is_grad_enabled()
     assert torch.ones(1).device.type == "cpu"
+
+
+def test_a_public_function_leaves_torch_alone_where_it_does_not_end() -> None:
+    """As if a signal had arrived while a context of the user's own evaluation was entered."""
+
+    def evaluate(model: nn.Module) -> float:
+        torch.set_grad_enabled(False)
+        torch.device("meta").__enter__()
+        torch.rand(1)
+        np.random.rand()
+        raise KeyboardInterrupt
+
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), torch.randn(2, 5)
+    graph = graphprune.trace(model, x)
+    drawn, modes = torch.get_rng_state(), torch._C._len_torch_function_stack()
+    numbers = np.random.get_state()[2]
+    with pytest.raises(KeyboardInterrupt):
+        graph.sensitivity(evaluate, (0.5,))
+    assert torch.is_grad_enabled()
+    assert torch._C._len_torch_function_stack() == modes
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert np.random.get_state()[2] == numbers
+
+
+def test_every_public_function_does() -> None:
+    settings = ("across_processes", "budget_kind", "check_rule", "criterion", "load_checkpoint", "load_sparse", "rule")
+    others = {*settings, "save_checkpoint", "save_sparse", "sparsity_of", "to_semi_structured"}
+    public = {name: getattr(graphprune, name) for name in graphprune.__all__}
+    functions = {name: one for name, one in public.items() if callable(one) and not isinstance(one, type)}
+    unguarded = {n for n, f in functions.items() if f.__code__ is not leaves_torch_alone(f).__code__}
+    assert {name for name in unguarded if not name.startswith("plot_")} == others
+
+
+def test_what_an_interruption_leaves_of_the_process_is_put_back() -> None:
+    def interrupted() -> None:
+        with changing_globals():
+            torch.set_default_dtype(torch.float64)
+            torch.backends.mha.set_fastpath_enabled(False)
+            raise KeyboardInterrupt
+
+    before = global_state()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert global_state()[:2] == before[:2]

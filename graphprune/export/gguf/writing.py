@@ -18,6 +18,7 @@ from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path, make_folder, replace_file
 from graphprune.utils.tables import Printed
 
@@ -76,6 +77,7 @@ class GgufFile(Printed):
         return {name: " ".join(map(str, numbers)) for name, numbers in sizes.items()}
 
 
+@leaves_torch_alone
 def export_gguf(
     slim: nn.Module,
     path: str | os.PathLike[str],

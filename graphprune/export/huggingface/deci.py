@@ -32,6 +32,7 @@ from graphprune.export.huggingface.reading_back import same_outputs
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path, replace_folder
 
 MODULE = "modeling_decilm"
@@ -107,6 +108,7 @@ class DeciLMForCausalLM(LlamaForCausalLM):
 '''
 
 
+@leaves_torch_alone
 def export_deci(
     slim: nn.Module,
     directory: str | os.PathLike[str],

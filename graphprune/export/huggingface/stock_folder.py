@@ -26,9 +26,11 @@ from graphprune.tracing.configured import (
     config_of,
 )
 from graphprune.utils.checks import check_flag, with_article
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path, replace_folder
 
 
+@leaves_torch_alone
 def save_pretrained(
     slim: nn.Module,
     directory: str | os.PathLike[str],

@@ -17,7 +17,7 @@ from graphprune.export.source.proof import check_file
 from graphprune.export.source.state import state_tensors, unsaved_tensors
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import calls_of
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.contexts import eagerly, leaves_torch_alone
 from graphprune.utils.files import check_no_file, check_path, make_folder, writing_tensors
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
@@ -25,6 +25,7 @@ from graphprune.utils.random_state import random_numbers_kept
 SOURCE = "model.py"
 
 
+@leaves_torch_alone
 def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_inputs: Any = None) -> Path:
     """Write ``model.py``, which defines the network and imports torch alone, and ``model.safetensors``.
 

@@ -13,7 +13,9 @@ from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
 from graphprune.tracing.sizes import Const, Size, SizeUse, plain
+from graphprune.utils.contexts import without_onednn
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.tree import tensors_of
 
 
 def _flat(sizes: Sequence[Any]) -> Sequence[Any]:
@@ -165,12 +167,31 @@ def cell(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def steps(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """A recurrent layer is traced as its steps, also where the processor has it as one call."""
-    switch: Any = torch.backends.mkldnn
-    enabled, switch.enabled = switch.enabled, False
-    try:
-        return func(*args, **kwargs)
-    finally:
-        switch.enabled = enabled
+    with without_onednn():
+        out = func(*args, **kwargs)
+    _mark_states(watcher, (args[1:3], out[1:]))
+    return out
+
+
+def _mark_states(watcher: SizeWatcher, values: Any) -> None:
+    """Mark what makes the states of all layers and directions, [layers and directions, batch, width]."""
+    for tensor in tensors_of(values):
+        node = watcher.node_of(tensor) if tensor.ndim == 3 else None
+        if node is not None:
+            node.meta["states"] = True
+
+
+def padded(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Packed sequences side by side again: torch makes a tensor for them that is as wide as they are."""
+    out = func(*args, **kwargs)
+    node = watcher.node_of(out[0])
+    while node is not None and node.target is not torch.ops.aten.full.default:
+        node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+    for dim in range(1, args[0].ndim):
+        size = dim_of(watcher, args[0], dim)
+        if node is not None and size is not None:
+            watcher.log.uses.append(SizeUse(node, dim + 1, size, *watcher.log.where()))
+    return out
 
 
 def pad(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

@@ -1,0 +1,61 @@
+"""When the default type must be float64, and what of the process is changed otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+from graphprune.pruning.float64 import reads_default_type
+
+SEEN: list[torch.dtype] = []
+
+
+class Between(nn.Module):
+    """Something between two layers. [n, 4] -> [n, 3]."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN.append(torch.get_default_dtype())
+        return self.leave(self.between(self.enter(x)))
+
+
+def added_up(x: Tensor) -> Tensor:
+    """Rounded to the default type in between."""
+    sums = torch.zeros(x.shape)
+    sums += x
+    return sums
+
+
+READS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "nothing": (torch.relu, False),
+    "integers": (lambda x: x + torch.arange(x.shape[0])[:, None], False),
+    "zeros of its type": (lambda x: x + torch.zeros(x.shape, dtype=x.dtype), False),
+    "zeros like it": (lambda x: torch.zeros_like(x) + x, False),
+    "pieces": (lambda x: torch.cat(x.chunk(2, 0)), False),
+    "zeros": (added_up, True),
+    "a quotient of integers": (lambda x: x * (torch.arange(1, x.shape[0] + 1) / 3)[:, None], True),
+    "a root of integers": (lambda x: x * torch.arange(x.shape[0])[:, None].sqrt(), True),
+    "a constant": (lambda x: x * torch.tensor([0.1]), True),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_the_default_type_is_set_where_a_program_reads_it(name: str) -> None:
+    between, reads = READS[name]
+    model, x = Between(between), torch.randn(3, 4)
+    graph = graphprune.trace(model, x)
+    assert reads_default_type(graph.trace.graph) == reads
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    SEEN.clear()
+    assert graphprune.verify(model, slim, plan, x).relative < 1e-14
+    assert (torch.float64 in SEEN) == reads
+    assert torch.get_default_dtype() == torch.float32
