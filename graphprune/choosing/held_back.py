@@ -67,12 +67,13 @@ def _parted(batches: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _parted_samples(batch: Any) -> tuple[list[Any], list[Any]]:
-    """A single batch in two, along its first dimension."""
+    """A single batch in two, along its first dimension; of a large one, its first samples."""
     axes = SampleAxes.of(batch, 0)
     if axes is None or axes.count < JUDGING:
         return [batch], [batch]
-    judging = axes.count // JUDGING
-    return [axes.samples(batch, 0, axes.count - judging)], [axes.samples(batch, axes.count - judging, judging)]
+    taken = min(axes.count, MOST_SAMPLES)
+    repairing = taken - taken // JUDGING
+    return [axes.samples(batch, 0, repairing)], [axes.samples(batch, repairing, taken - repairing)]
 
 
 def _shared(batches: list[Any], communicator: Communicator) -> Iterable[Any]:

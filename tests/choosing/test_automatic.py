@@ -147,6 +147,8 @@ def test_of_many_samples_some_are_taken() -> None:
     taken = [int(batch[0, 0]) for batch in held.everything]
     assert len(taken) == 3
     assert taken[0] < 10 < taken[1] < 20 < taken[2]
+    held = HeldBack.of([torch.randn(1000, 2)], False)
+    assert [len(batch) for part in (held.repairing, held.judging) for batch in part] == [192, 64]
 
 
 @pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])
