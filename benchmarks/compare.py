@@ -1,79 +1,70 @@
 """Who prunes better? graphprune, Torch-Pruning and torch-kirigami with the same MACs, samples and training.
 
 Each library may use its criteria and rankings, and 128 training samples (with labels, where a criterion asks
-for them). Which ones it enters with is decided on a seed of its own: the one that is best at once and the one that is
-best after tuning, for each network and share of MACs. These then run on the other seeds, and the table has the medians.
+for them). Which ones it enters with is decided without the test split: a network of a seed of its own is trained
+without some of the training data, by which all methods are judged at once, and the four best criteria of each library
+after training too. The method that is best at once and the one that is best after training then run on the other
+seeds, which are judged by the test split; the table has the medians.
+
+Batch norms of the other libraries' networks are re-estimated with the same samples, as any user would do. Their
+*structure with our repair* is the same channels, taken out of the dense network and repaired by graphprune.
+
 Digits are put at nine places (:attr:`Task.fine_metric`), for where they are nearly every network reads nearly all of
 them. All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
 Where a library fails, or takes longer than the limit (``over 600 s``), this stands in its place.
 
 It takes hours. Each run is noted in ``results/compare`` as it ends, and is not repeated while its note is there: a
 script that was stopped goes on, and two with different ``--only`` share the work. ``--libraries graphprune
-Torch-Pruning`` leaves the slow one for later.
-
-The runs of torch-kirigami that are noted were made with its caches enlarged and its answers to repeated questions kept,
-which changes no plan and makes one several times faster. Now it is called as it is: a run that is made anew may be over
-the limit.
+Torch-Pruning`` leaves the slow one for later. Notes say of which tree of the library they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import signal
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from rich.table import Table
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmarks.common import RESULTS, quiet_one_thread, row, table, wide_console, write_json
-from benchmarks.libraries import METHODS, Case, Method, TooLong
+import graphprune
+from benchmarks.common import RESULTS, quiet_one_thread, row, table, tree, wide_console, write_json
+from benchmarks.libraries import METHODS, Case, Method, TooLong, UnreadableStructureError, plan_like
+from benchmarks.libraries.outcomes import (
+    OURS,
+    SCREENING,
+    WHEN,
+    WITH_OUR_REPAIR,
+    Outcome,
+    as_data,
+    cells,
+    chosen,
+    lead,
+    medians,
+    ordered,
+    said_errors,
+)
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task
+from benchmarks.tasks.task import SplitTask
 
-NETWORKS = ("digits-resnet20", "digits-mobilenetv2", "digits-vit", "digits-resnet18", "text-gpt-2kv")
+NETWORKS = ("digits-resnet20", "text-gpt", "digits-vit", "digits-mobilenetv2", "digits-resnet18")
+"""The cheap ones first."""
 LIBRARIES = tuple(dict.fromkeys(method.library for method in METHODS))
 SHARES = (0.5, 0.25)
 SAMPLES = 128
-SCREENING = 1000
-"""The seed on which libraries choose their methods; no other run has it."""
-
-
+FINALISTS = 4
+"""Criteria of a library that are trained in the screening."""
 OVER = "over "
 """How the error of a run begins that took longer than the limit."""
-FINE, PLAIN = ("once", "tuned"), ("plain_once", "plain_tuned")
-"""What a result has of a task's fine metric, by which networks are compared, and of its metric."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one method did to one dense network.
-
-    Attributes:
-        share: asked for; ``left`` is what there is, as fractions of the dense network's MACs.
-        once, tuned: the fine metric before and after training; None where it failed, and ``error`` says why.
-        plain_once, plain_tuned: the metric itself.
-        hints: what the case's were when it was done.
-    """
-
-    network: str
-    share: float
-    library: str
-    method: str
-    seed: int
-    left: float | None = None
-    params: int | None = None
-    once: float | None = None
-    tuned: float | None = None
-    plain_once: float | None = None
-    plain_tuned: float | None = None
-    error: str = ""
-    hints: dict[str, float] = field(default_factory=dict)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -81,21 +72,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     quiet_one_thread()
     console = wide_console()
-    results: list[Result] = []
-    dense: dict[str, list[tuple[float, float]]] = {}
-    wanted = [(name, share) for name in NETWORKS if options.only in name for share in options.shares]
-    for name, share in wanted:
-        with console.status(f"{name}, {share:.0%} of the MACs"):
-            task = TASKS[name](options.quick)
-            dense[name] = dense.get(name) or [_judged(task, task.dense(seed)) for seed in range(options.seeds)]
-            results += _compared(task, share, options)
-        console.print(_table(task, share, statistics.median(fine for fine, _ in dense[name]), results))
-    for measure in (FINE, PLAIN):
-        console.print(_summary(wanted, dense, results, measure))
-    if not options.only and not options.quick and set(options.libraries) == set(LIBRARIES):
-        settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
-        write_json("compare.json", settings | {"dense": dense, "results": [asdict(r) for r in results]})
-    return 0 if options.quick or all(_ahead(TASKS[n](), share, results) for n, share in wanted) else 1
+    behind = False
+    for name in (name for name in NETWORKS if options.only in name):
+        task = TASKS[name](options.quick)
+        assert isinstance(task, SplitTask)
+        dense = [_dense(task, seed) for seed in range(options.seeds)]
+        for share in options.shares:
+            with console.status(f"{name}, {share:.0%} of the MACs"):
+                outcomes = _compared(task, share, options)
+            console.print(_table(task, share, statistics.median(dense), outcomes))
+            leads = [lead(outcomes, other, when, task.higher) for other in LIBRARIES if other != OURS for when in WHEN]
+            behind |= any(one is not None and one < 0 for one in leads)
+    if options.quick:
+        return 0
+    settings = {"torch": torch.__version__, "samples": SAMPLES, "screening_seed": SCREENING}
+    write_json("compare.json", settings | {"networks": _noted()})
+    return 1 if behind else 0
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -117,17 +109,20 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 # ---------------------------------------------------------------- measuring
 
 
-def _compared(task: Task, share: float, options: argparse.Namespace) -> list[Result]:
+def _compared(task: SplitTask, share: float, options: argparse.Namespace) -> list[Outcome]:
     """The screening, and then the seeds with the methods that were chosen."""
-    notes = Notes(None if options.quick else RESULTS / "compare" / f"{task.name}-{share}.jsonl")
-    case = Case(task, task.dense(SCREENING), share, 8 if options.quick else SAMPLES, SCREENING)
+    notes = _notes(task.name, share, options.quick)
+    samples = 8 if options.quick else SAMPLES
     methods = [m for m in _entered(options.quick) if m.library in options.libraries]
-    screened = [_run(method, case, options.limit, notes) for method in methods]
-    chosen = {(r.library, r.method) for r in _best(task, screened)}
-    found = list(screened)
+    validating = task.validating()
+    case = Case(validating, validating.dense(SCREENING), share, samples, SCREENING)
+    found = [_run(m, case, options.limit, notes, False) for m in methods]
+    finalists = {(o.library, o.method) for o in _finalists(task, found)}
+    found += [_run(m, case, options.limit, notes, True) for m in methods if (m.library, m.name) in finalists]
+    enter = {(name, m) for name in options.libraries for m in chosen(found, name, task.higher).values()}
     for seed in range(options.seeds):
-        case = Case(task, task.dense(seed), share, case.samples, seed, case.hints)
-        found += [_run(m, case, options.limit, notes) for m in METHODS if (m.library, m.name) in chosen]
+        case = Case(task, task.dense(seed), share, samples, seed, case.hints)
+        found += [_run(m, case, options.limit, notes) for m in methods if (m.library, m.name) in enter]
     return found
 
 
@@ -137,51 +132,70 @@ def _entered(quick: bool) -> Sequence[Method]:
     return list(first.values()) if quick else METHODS
 
 
-def _best(task: Task, screened: Sequence[Result]) -> Iterator[Result]:
-    """Of each library the method that is best at once, and the one that is best after tuning; of equals, by the other.
+def _finalists(task: Task, screened: Sequence[Outcome]) -> Iterator[Outcome]:
+    """Of each library the criteria that are best at once, each in its best scope."""
+    for library in LIBRARIES:
+        best: dict[str, Outcome] = {}
+        for one in ordered([o for o in screened if o.library == library], "once", task.higher):
+            best.setdefault(one.method.split()[0], one)
+        yield from list(best.values())[:FINALISTS]
 
-    One may be both.
+
+def _run(method: Method, case: Case, limit: int, notes: Notes, finalist: bool | None = None) -> Outcome:
+    """What a method does, now or when it was noted. In the screening only finalists are trained, and no test is made.
+
+    Args:
+        finalist: None: this is no screening.
     """
-    for library in dict.fromkeys(r.library for r in screened):
-        worked = [r for r in screened if r.library == library and not r.error]
-        for when, other in (FINE, FINE[::-1]) if worked else ():
-            yield _order(task, _order(task, worked, other), when)[0]
-
-
-def _order(task: Task, results: Sequence[Result], when: str) -> list[Result]:
-    """The best first; equals stay as they are."""
-    return sorted(results, key=lambda r: getattr(r, when), reverse=task.higher)
-
-
-def _run(method: Method, case: Case, limit: int, notes: Notes) -> Result:
-    key = {"network": case.task.name, "share": case.share, "library": method.library}
-    key |= {"method": method.name, "seed": case.seed}
-    found = notes.once(key, lambda: _measured(method, case, limit))
+    name = case.task.name.removesuffix("-validation")
+    key = {"network": name, "share": case.share, "library": method.library, "method": method.name, "seed": case.seed}
+    key |= {"finalist": bool(finalist)}
+    found = notes.once(key, partial(_measured, method, case, limit, finalist))
     case.hints.update(found.get("hints", {}))
-    return Result(**found)
+    return Outcome(**found)
 
 
-def _measured(method: Method, case: Case, limit: int) -> dict[str, Any]:
+def _measured(method: Method, case: Case, limit: int, finalist: bool | None) -> dict[str, Any]:
     torch.manual_seed(case.seed)
     try:
         with _limited(limit):
             slim = method.prune(case)
     except TooLong as error:
-        return {"error": str(error)}
+        return {"error": str(error), "tree": tree()}
     except Exception as error:  # a library's failure is a result
-        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    left = case.left(slim)
-    once, plain_once = _judged(case.task, slim)
-    slim.requires_grad_(True)
-    case.task.tune(slim, case.seed)
-    tuned, plain_tuned = _judged(case.task, slim)
-    found = {"left": left, "params": sum(p.numel() for p in slim.parameters()), "once": once, "tuned": tuned}
-    return found | {"plain_once": plain_once, "plain_tuned": plain_tuned, "hints": dict(case.hints)}
+        return {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", "tree": tree()}
+    found = {"left": case.left(slim), "params": sum(p.numel() for p in slim.parameters())}
+    if method.library != OURS:
+        found |= _others(case, slim, finalist)
+    found["once"] = case.task.evaluate_finely(slim)
+    if finalist is not False:
+        found["tuned"] = _tuned(case, slim)
+    return {**found, "hints": dict(case.hints), "tree": tree()}
 
 
-def _judged(task: Task, model: nn.Module) -> tuple[float, float]:
-    """The fine metric, and the metric itself."""
-    return task.evaluate_finely(model), task.evaluate(model)
+def _others(case: Case, slim: nn.Module, finalist: bool | None) -> dict[str, Any]:
+    """Give another library's network what any user would; beside it, what it is without that, and with our repair."""
+    found = {} if finalist is not None else {"bare": case.task.evaluate_finely(slim), **_with_our_repair(case, slim)}
+    if any(isinstance(module, _BatchNorm) for module in slim.modules()):
+        graphprune.reestimate_batch_norm(slim, case.unlabelled)
+    return found
+
+
+def _with_our_repair(case: Case, slim: nn.Module) -> dict[str, Any]:
+    try:
+        plan = plan_like(case.dense, slim, case.example)
+    except UnreadableStructureError as error:
+        return {"unread": str(error)}
+    mine = plan.apply(case.dense)
+    graphprune.repair(mine, case.dense, plan, case.unlabelled)
+    return {"ours_once": case.task.evaluate_finely(mine), "ours_tuned": _tuned(case, mine)}
+
+
+def _tuned(case: Case, slim: nn.Module) -> float:
+    """What a copy comes to that is trained."""
+    trained = copy.deepcopy(slim).requires_grad_(True)
+    case.task.tune(trained, case.seed)
+    return case.task.evaluate_finely(trained)
 
 
 @contextmanager
@@ -200,92 +214,48 @@ def _limited(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
+def _dense(task: Task, seed: int) -> float:
+    """The fine metric of a dense network, now or when it was noted."""
+    notes = Notes(None if task.quick else RESULTS / "compare" / f"{task.name}-dense.jsonl")
+    return float(notes.once({"seed": seed}, lambda: {"fine": task.evaluate_finely(task.dense(seed))})["fine"])
+
+
+def _notes(network: str, share: float, quick: bool = False) -> Notes:
+    return Notes(None if quick else RESULTS / "compare" / f"{network}-{share}.jsonl")
+
+
+def _noted() -> dict[str, Any]:
+    """All that was measured so far, by network."""
+    found = {}
+    for name in NETWORKS:
+        outcomes = [Outcome(**one) for share in SHARES for one in _notes(name, share).found]
+        dense = Notes(RESULTS / "compare" / f"{name}-dense.jsonl").found
+        if any(not one.screening for one in outcomes):
+            found[name] = {"higher": TASKS[name]().higher, "dense": dense, "outcomes": as_data(outcomes)}
+    return found
+
+
 # ---------------------------------------------------------------- reporting
 
 
-def medians(results: Sequence[Result], network: str, share: float) -> list[Result]:
-    """For each method that was chosen: the medians over the seeds. One that failed on a seed has failed."""
-    found: dict[tuple[str, str], list[Result]] = {}
-    for r in results:
-        if (r.network, r.share) == (network, share) and r.seed != SCREENING:
-            found.setdefault((r.library, r.method), []).append(r)
-    return [_median(runs) for runs in found.values()]
-
-
-def _median(runs: Sequence[Result]) -> Result:
-    failed = next((r for r in runs if r.error), None)
-    if failed is not None:
-        return failed
-    values = {name: statistics.median(getattr(r, name) for r in runs) for name in ("left", "params", *FINE, *PLAIN)}
-    return Result(**{**asdict(runs[0]), **values})
-
-
-def _ahead(task: Task, share: float, results: Sequence[Result]) -> bool:
-    """Is nobody better than graphprune, neither at once nor after tuning?"""
-    worked = [r for r in medians(results, task.name, share) if not r.error]
-    for when in FINE:
-        best = _order(task, worked, when)[:1]
-        ours = _order(task, [r for r in worked if r.library == "graphprune"], when)[:1]
-        if not ours or getattr(ours[0], when) != getattr(best[0], when):
-            return False
-    return True
-
-
-def _table(task: Task, share: float, dense: float, results: Sequence[Result]) -> Table:
+def _table(task: Task, share: float, dense: float, outcomes: Sequence[Outcome]) -> Table:
     title = f"{task.name}, {share:.0%} of the MACs: {task.fine_metric}, {'more' if task.higher else 'less'} is better"
-    made = table(title, "library", "criterion", "MACs left", "parameters", "one-shot", "tuned", left=2)
-    row(made, "dense", "", "100.0%", "", f"{dense:.4f}", "")
-    for r in medians(results, task.name, share):
-        row(made, r.library, r.method, *_cells(r), style="bold" if r.library == "graphprune" else "")
-    failed = [r for r in results if (r.network, r.share, r.seed) == (task.name, share, SCREENING) and r.error]
-    made.caption = "\n".join(_said(failed)) or None
+    columns = ("MACs left", "parameters", "as the library leaves it", *WHEN, *("our repair, " + when for when in WHEN))
+    made = table(title, "library", "criterion", *columns, left=2)
+    row(made, "dense", "", "100.0%", "", "", f"{dense:.4f}")
+    for one in medians(outcomes):
+        row(made, one.library, one.method, *_cells(one), style="bold" if one.library == OURS else "")
+    entered = (f"{name}: {cells(outcomes, name, task.higher)}" for name in LIBRARIES)
+    made.caption = "\n".join((*entered, *said_errors(outcomes)))
     made.caption_justify = "left"
     return made
 
 
-def _summary(
-    wanted: Sequence[tuple[str, float]],
-    dense: Mapping[str, Sequence[tuple[float, float]]],
-    results: Sequence[Result],
-    measure: tuple[str, str],
-) -> Table:
-    """Each library's best median, one-shot and tuned."""
-    fine = measure == FINE
-    title = f"The best of each library: one-shot / tuned{'' if fine else ', by the plain metric'}"
-    made = table(title, "network", "MACs", "dense", *LIBRARIES, left=1)
-    for name, share in wanted:
-        task, found = TASKS[name](), medians(results, name, share)
-        failed = [r for r in results if (r.network, r.share) == (name, share) and r.error]
-        cells = [_bests(task, [r for r in found + failed if r.library == library], measure) for library in LIBRARIES]
-        middle = statistics.median(pair[0 if fine else 1] for pair in dense[name])
-        row(made, name, share, f"{middle:.4f}", *cells)
-    return made
-
-
-def _bests(task: Task, found: Sequence[Result], measure: tuple[str, str]) -> str:
-    """Of the runs that worked; if none did, what came of them."""
-    worked = [r for r in found if not r.error]
-    if not worked:
-        return " / ".join(sorted({_outcome(r) for r in found})) or "-"
-    return " / ".join(f"{getattr(_order(task, worked, when)[0], when):.4f}" for when in measure)
-
-
-def _cells(r: Result) -> list[str]:
-    if r.error:
-        return ["", "", _outcome(r), ""]
-    return [f"{r.left:.1%}", f"{r.params:,.0f}", f"{r.once:.4f}", f"{r.tuned:.4f}"]
-
-
-def _outcome(failed: Result) -> str:
-    return failed.error if failed.error.startswith(OVER) else "failed"
-
-
-def _said(failed: Sequence[Result]) -> list[str]:
-    """Each error once, with the methods that it stopped."""
-    methods: dict[tuple[str, str], list[Any]] = {}
-    for r in failed:
-        methods.setdefault((r.library, r.error), []).append(r.method)
-    return [f"{library} failed ({'; '.join(names)}): {error}" for (library, error), names in methods.items()]
+def _cells(one: Outcome) -> list[str]:
+    if one.error:
+        return ["", "", "", one.error if one.error.startswith(OVER) else "failed"]
+    figures = (getattr(one, name) for name in ("bare", *WHEN, *WITH_OUR_REPAIR))
+    return [f"{one.left:.1%}", f"{one.params:,.0f}", *("" if value is None else f"{value:.4f}" for value in figures)]
 
 
 if __name__ == "__main__":

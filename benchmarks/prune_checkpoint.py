@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 import graphprune
-from benchmarks.common import quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import quiet_one_thread, read_json, row, table, wide_console, write_json
 from graphprune.utils.tensor_files import INDEX, TensorFiles
 
 GIGABYTE = 10**9
@@ -73,7 +73,9 @@ def main() -> int:
     )
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where files are written")
     parser.add_argument("--kills", type=int, default=KILLS, help="moments at which a run of the twin is killed")
-    parser.add_argument("--only", choices=sorted(WORKERS), nargs="*", help="measure these alone")
+    parser.add_argument(
+        "--only", choices=sorted(WORKERS), nargs="*", help="measure these alone; the others keep their figures"
+    )
     parser.add_argument("--source", type=Path, help="a checkpoint of this size that is there already")
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -85,7 +87,9 @@ def main() -> int:
     try:
         found = {
             "size": options.size,
-            "measured": measure(options.size, folder, options.only or list(WORKERS), options.source),
+            "measured": measure(
+                options.size, folder, list(WORKERS) if options.only is None else options.only, options.source
+            ),
             "twin": compare_twins(folder),
             "kills": kill(folder, options.kills),
         }
@@ -93,7 +97,8 @@ def main() -> int:
         shutil.rmtree(folder)
     report(found)
     if options.size == "3b":
-        write_json("prune_checkpoint.json", found)
+        kept = read_json("prune_checkpoint.json")["measured"] if options.only is not None else {}
+        write_json("prune_checkpoint.json", {**found, "measured": {**kept, **found["measured"]}})
     return 0 if passed(found) else 1
 
 
@@ -222,6 +227,8 @@ def status(field: str) -> int:
 def measure(size: str, folder: Path, names: list[str], given: Path | None) -> dict[str, Any]:
     """All runs on one checkpoint, one after the other."""
     source = folder / "source"
+    if not names:
+        return {}
     if given is None:
         source.mkdir()
         write_checkpoint(source, size)

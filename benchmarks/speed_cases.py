@@ -31,6 +31,8 @@ _CONVOLUTIONAL = {
 }
 _TRANSFORMERS = {"ViT-B/16": "vit_b_16", "ViT-L/16": "vit_l_16", "ViT-H/14": "vit_h_14"}
 
+_LONGEST = ("ViT-L/16", "Llama, 32 layers", "DenseNet-201", "ViT-H/14", "Llama, 80 layers", "Swin-T", "MaxViT-T")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -43,10 +45,11 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """The networks, each kind from the lightest to the heaviest."""
-    pairs = [(names, hints) for names, hints in ((_CONVOLUTIONAL, classifier_hints), (_TRANSFORMERS, _vit_hints))]
-    cases = [Case(n, partial(torchvision, m), image, hints) for names, hints in pairs for n, m in names.items()]
-    return cases + [Case(f"Llama, {n} layers", partial(llama, n), token_ids, _llama_hints) for n in LLAMA_LAYERS]
+    """The networks, those that take Torch-Pruning longest last."""
+    cases = [Case(name, partial(torchvision, m), image, classifier_hints) for name, m in _CONVOLUTIONAL.items()]
+    cases += [Case(name, partial(torchvision, m), image, _vit_hints) for name, m in _TRANSFORMERS.items()]
+    cases += [Case(f"Llama, {n} layers", partial(llama, n), token_ids, _llama_hints) for n in LLAMA_LAYERS]
+    return sorted(cases, key=lambda case: _LONGEST.index(case.name) if case.name in _LONGEST else -1)
 
 
 def torchvision(name: str) -> nn.Module:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
-from graphprune.planning.options import PruningOptions
+from graphprune.planning.options import AUTO, PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
@@ -180,18 +181,19 @@ class ChannelGraph(Printed, Analysis):
         """
         return self.plan_of(PruningOptions.of(ratio, options))
 
-    def plan_of(self, asked: PruningOptions, repaired: bool = True) -> Plan:
+    def plan_of(self, asked: PruningOptions, repaired: bool = True, memory: MemorySpec | None = None) -> Plan:
         """The plan for options.
 
         Args:
             asked: what is asked.
             repaired: with ``importance="auto"``, are slim models repaired before they are compared?
+            memory: with ``importance="auto"``, a bound on what each repair holds.
 
         Raises:
             InputError, PlanError: as for :meth:`plan`.
         """
         with nullcontext() if asked.calibration is not None or asked.latency is not None else gc_paused():
-            plan = best_plan(self, asked, repaired)
+            plan = best_plan(self, asked, repaired, memory)
         warn_of_empty_requests(self, asked, plan)
         warn_of_unreached(self, plan)
         return plan
@@ -329,7 +331,10 @@ def prune_model(
             :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
         memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: there is none.
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
-        options: the fields of :class:`graphprune.PruningOptions`, by name.
+        options: the fields of :class:`graphprune.PruningOptions`, by name. Where ``importance`` is not among them, and
+            the model is repaired, it is ``"auto"``: five plans are tried, each with a repair on at most 256 samples;
+            ``importance="l2"`` is one plan and one repair. Without calibration or repair, for a measured latency, a
+            searched allocation, or a model that Accelerate dispatched, it is ``"l2"`` unless it is given.
 
     Raises:
         InputError: an argument is out of range, inputs cannot be guessed, or calibration batches do not fit.
@@ -350,25 +355,32 @@ def prune_model(
         Batches(calibration)
     runs = verify or inplace or _RUNS & options.keys()
     with nullcontext() if _MEASURES & options.keys() else gc_paused(), nullcontext() if runs else walked_once(model):
-        plan = _planned(model, ratio, example_inputs, outputs, verify, repair, options)
+        asked = PruningOptions.of(ratio, options)
+        if calibration is not None and "importance" not in options and _is_tried(model, asked):
+            asked = replace(asked, importance=AUTO)
+        plan = _planned(trace(model, example_inputs, outputs=outputs), asked, outputs, verify, repair, memory)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"), memory)
     return _take_over(model, plan, slim) if inplace else slim
 
 
+def _is_tried(model: nn.Module, asked: PruningOptions) -> bool:
+    """Is one plan of this kind cheap enough that several are tried?"""
+    once = asked.latency is not None or asked.allocation_name == SEARCHED or asked.weights is not None
+    return not once and resident(model) is model
+
+
 def _planned(
-    model: nn.Module,
-    ratio: float | None,
-    example_inputs: Any,
+    graph: ChannelGraph,
+    asked: PruningOptions,
     outputs: Outputs | None,
     verify: bool,
     repair: bool,
-    options: PlanArguments,
+    memory: MemorySpec | None,
 ) -> Plan:
     """The plan alone: the graph is let go of before the garbage collector looks at it."""
-    graph = trace(model, example_inputs, outputs=outputs)
-    plan = graph.plan_of(PruningOptions.of(ratio, options), repair)
+    plan = graph.plan_of(asked, repair, memory)
     if verify:
         _require_equal(graph, plan, outputs)
     return plan

@@ -5,6 +5,7 @@ The data: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.tasks.task import Pair, Task, each_output
+from benchmarks.tasks.task import Pair, SplitTask, each_output
 from models.mobilenet_v2 import mobilenet_v2
 from models.resnet_cifar import resnet20
 from models.vit import vit
 
 SIZE = 32
-TEST = 450
+TEST, VALIDATION = 450, 225
 SHIFT = 3
 VARIANTS = 4
 """Of each calibration sample, itself counted, where a library may see what training sees."""
@@ -50,6 +51,17 @@ def load() -> tuple[Split, Split]:
     center, spread = images[train].mean(), images[train].std()
     standard = (images - center) / spread
     return Split(standard[train], labels[train]), Split(standard[test], labels[test])
+
+
+@cache
+def load_without_test() -> tuple[Split, Split]:
+    """The images to train with, split once more: 1122 to train with and 225 to choose settings by."""
+    from sklearn.model_selection import train_test_split
+
+    whole, _ = load()
+    parts = train_test_split(range(len(whole.labels)), test_size=VALIDATION, stratify=whole.labels, random_state=0)
+    train, held_back = (Split(whole.images[part], whole.labels[part]) for part in parts)
+    return train, held_back
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Mapping[str, Any], Mapping[st
 """How a network is made, trained, and trained again."""
 
 
-class Digits(Task):
+class Digits(SplitTask):
     """Tell ten digits apart.
 
     Args:
@@ -128,6 +140,12 @@ class Digits(Task):
         self.name = f"digits-{network}"
         self._make, self.training, self.tuning = NETWORKS[network]
         self.train, self.test = load()
+
+    def validating(self) -> Digits:
+        found = copy.copy(self)
+        found.name = f"{self.name}-validation"
+        found.train, found.test = load_without_test()
+        return found
 
     def fresh(self) -> nn.Module:
         return self._make()
@@ -166,7 +184,7 @@ class Digits(Task):
         return self._accuracy(model, PLACES)
 
     def _accuracy(self, model: nn.Module, places: Sequence[tuple[int, int]]) -> float:
-        tested = 32 if self.quick else TEST
+        tested = 32 if self.quick else len(self.test.labels)
         pixels = torch.tensor(places)[..., None, None]
         parts = [moved(images, *place) for place in pixels for images in self.test.images[:tested].split(150)]
         found = each_output(model, parts, lambda m, images: m(images).argmax(1))

@@ -140,6 +140,14 @@ class Task(ABC):
         return TRAINED / f"{self.name}-{seed}-{hashlib.sha256(made_by.encode()).hexdigest()[:8]}.safetensors"
 
 
+class SplitTask(Task):
+    """A task of which settings can be chosen without a look at its test split."""
+
+    @abstractmethod
+    def validating(self) -> Task:
+        """The same network and metric on the training data alone: a part is held back from training, to test with."""
+
+
 def _write(model: nn.Module, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(f".{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.tasks.library import source_files
-from benchmarks.tasks.task import Pair, Task, each_output
+from benchmarks.tasks.library import HELD_OUT, TEST, VALIDATION, texts
+from benchmarks.tasks.task import Pair, SplitTask, each_output
 from models.gpt import gpt
 
 CONTEXT = 128
 
 
 @cache
-def load(held_out: bool) -> Tensor:
-    """All bytes of the held-out files, or of the others, [n] of uint8."""
-    return torch.from_numpy(np.frombuffer("\n".join(source_files(held_out)).encode(), dtype=np.uint8).copy())
+def load(*parts: int) -> Tensor:
+    """All bytes of these parts of the library, [n] of uint8."""
+    return torch.from_numpy(np.frombuffer("\n".join(texts(parts.__contains__)).encode(), dtype=np.uint8).copy())
 
 
 def windows(text: Tensor, starts: Tensor) -> Pair:
@@ -47,7 +48,7 @@ class Windows:
             yield windows(self.text, torch.randint(len(self.text) - CONTEXT, (self.batch_size,)))
 
 
-class Text(Task):
+class Text(SplitTask):
     """Foretell the next byte; measured in bits per byte of held-out files.
 
     Args:
@@ -70,20 +71,27 @@ class Text(Task):
         super().__init__(quick)
         self.name = "text-gpt" if kv_heads == 4 else f"text-gpt-{kv_heads}kv"
         self._kv_heads = kv_heads
+        self._learned, self._tested = tuple(part for part in range(HELD_OUT) if part != TEST), TEST
+
+    def validating(self) -> Text:
+        found = copy.copy(self)
+        found.name = f"{self.name}-validation"
+        found._learned, found._tested = tuple(part for part in self._learned if part != VALIDATION), VALIDATION
+        return found
 
     def fresh(self) -> nn.Module:
         return gpt(dim=96, depth=4, heads=8, kv_heads=self._kv_heads, mlp_dim=256, context=CONTEXT)
 
     @property
     def example_inputs(self) -> Tensor:
-        return windows(load(True), torch.tensor([0]))[0]
+        return windows(load(self._tested), torch.tensor([0]))[0]
 
     @property
     def batches(self) -> Windows:
-        return Windows(load(False), 2 if self.quick else 16)
+        return Windows(load(*self._learned), 2 if self.quick else 16)
 
     def labelled(self, samples: int, seed: int) -> list[Pair]:
-        text = load(False)
+        text = load(*self._learned)
         starts = torch.randint(len(text) - CONTEXT, (samples,), generator=torch.Generator().manual_seed(seed))
         return [windows(text, part) for part in starts.split(32)]
 
@@ -92,7 +100,7 @@ class Text(Task):
         return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
     def evaluate(self, model: nn.Module) -> float:
-        text, count = load(True), 4 if self.quick else 384
+        text, count = load(self._tested), 4 if self.quick else 384
         starts = torch.linspace(0, len(text) - CONTEXT - 1, count, dtype=torch.float64).long()
         losses = each_output(model, starts.split(32), lambda m, part: _losses(m, *windows(text, part)))
         return losses.mean().item() / math.log(2)

@@ -50,7 +50,7 @@ def read_facts(graph: ChannelGraph) -> ModelFacts:
 
 def free_units(graph: ChannelGraph) -> Mask:
     """The units that a plan may remove if it may take from every group, heads before their width. [classes]"""
-    return candidates(graph, np.ones(len(graph.units.groups), bool), head_width=False)[0]
+    return candidates(graph, np.ones(len(graph.units.groups), bool))[0]
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

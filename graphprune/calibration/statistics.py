@@ -244,7 +244,7 @@ class Statistics:
         return call
 
     def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
-        advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn="
+        advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn=, or pass batches of inputs alone"
         return call_model(self.model, number, args, kwargs, advice)
 
 

@@ -24,6 +24,7 @@ from graphprune.importance.context import NEEDS_DATA
 from graphprune.planning.options import AUTO, PruningOptions
 from graphprune.planning.requirements import require_batches, require_weights
 from graphprune.pruning.plan import TRIED, Plan
+from graphprune.reconstruction.memory_bound import MemorySpec
 from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.devices import with_float64
 from graphprune.utils.modules import tables
@@ -45,13 +46,16 @@ NAME_ONE = "name a criterion, such as importance='wanda'"
 _ASKED = f"importance={AUTO!r}"
 
 
-def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -> Plan:
+def best_plan(
+    graph: Analysis, options: PruningOptions, repaired: bool = True, memory: MemorySpec | None = None
+) -> Plan:
     """The plan that the options ask for; by the best of several criteria with ``importance="auto"``.
 
     Args:
         graph: the traced model.
         options: what is asked.
         repaired: is the slim model to be repaired? If not, it is judged as it is cut.
+        memory: a bound on what each repair holds.
 
     Raises:
         InputError, PlanError: as for :func:`graphprune.evolution.choosing.choose_plan`; or ``"auto"`` is asked for
@@ -65,7 +69,7 @@ def best_plan(graph: Analysis, options: PruningOptions, repaired: bool = True) -
     held = HeldBack.of(calibration, options.loss_fn is not None)
     model = with_float64(graph.model, tables(graph.model))
     statistics = Statistics(model, graph.units, held.everything, options.loss_fn, seed=options.seed)
-    return _Trials(graph, replace(options, calibration=held.everything), held, repaired, statistics).best()
+    return _Trials(graph, replace(options, calibration=held.everything), held, repaired, memory, statistics).best()
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,7 @@ class _Trials:
         options: what is asked of each.
         held: the batches.
         repaired: are slim models repaired before they are judged?
+        memory: a bound on what each repair holds.
         statistics: those of the batches, which all criteria share.
         failures: by candidate, why there is no slim model by it.
     """
@@ -85,6 +90,7 @@ class _Trials:
     options: PruningOptions
     held: HeldBack
     repaired: bool
+    memory: MemorySpec | None
     statistics: Statistics
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -134,11 +140,16 @@ class _Trials:
         return all(_same(first, other) for other in others)
 
     def _errors(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        """By candidate the relative error of the outputs; plans that remove the same are tried once."""
+        """By candidate the relative error of the outputs; plans that remove the same are tried once.
+
+        Raises:
+            GraphpruneError: no slim model could be made, for the reason of the first; or none can be compared.
+        """
         communicator = communicator_of(self.held.judging)
         wanted = self._outputs(self.graph.model)
         check_comparable(wanted, "importance", NAME_ONE, communicator)
         found: dict[str, float] = {}
+        first: GraphpruneError | None = None
         for name, plan in plans.items():
             same = next((other for other in found if _same(plans[other], plan)), None)
             if same is None:
@@ -147,6 +158,9 @@ class _Trials:
                 found[name] = found[same] if same is not None else self._error(plan, wanted, communicator)
             except GraphpruneError as error:
                 self.failures[name] = error.what
+                first = first or error
+        if not found and first is not None:
+            raise first
         if not any(map(math.isfinite, found.values())):
             raise self._none_compared()
         return found
@@ -154,7 +168,7 @@ class _Trials:
     def _error(self, plan: Plan, wanted: OutputTensors, communicator: Communicator) -> float:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
-            repair(slim, self.graph.model, plan, self.held.repairing)
+            repair(slim, self.graph.model, plan, self.held.repairing, memory=self.memory)
         return output_error(self._outputs(slim), wanted, communicator)
 
     def _outputs(self, model: nn.Module) -> OutputTensors:

@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.constraints import Equation, SizeConstraints
+from graphprune.graph.couplings import describe_line
 from graphprune.graph.solve import KINDS, Solution
+from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import Ids, Mask
 
 ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
 
 
 _NOTHING: Mapping[int, str] = MappingProxyType({})
+_HELD: WeakKeyDictionary[Analysis, Mapping[int, str]] = WeakKeyDictionary()
 
 
-def reason_of_kind(kind: str, narrower: bool) -> str:
+def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
     """Why nothing is asked of units of a kind that others contain, or that contain others.
 
     Args:
         kind: one of :data:`graphprune.graph.solve.KINDS`.
-        narrower: heads are to become narrower.
+        narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for.
     """
     return {
-        "cell": "heads keep their width unless head_width is given",
+        "cell": "only queries and keys become narrower"
+        if narrower
+        else "heads keep their width unless head_width is given",
         "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
         "row": "heads become narrower instead" if narrower else "nothing is asked of it",
     }.get(kind, "tied to sizes that cannot change")
 
 
+def held_width(graph: Analysis) -> Mapping[int, str]:
+    """The channels of heads that stay though ``head_width`` is given, and why."""
+    if graph not in _HELD:
+        constraints = candidates(graph, np.ones(len(graph.units.groups), bool), ("head_width",))[1]
+        tied = {
+            unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
+        }
+        _HELD[graph] = {
+            unit: why for unit, why in (tied | constraints.frozen).items() if graph.solution.kind[unit] == CELL
+        }
+    return _HELD[graph]
+
+
+def _is_fixed(equation: Equation) -> bool:
+    """Does it fix how many units stay: is a sum of their numbers a constant?"""
+    weights = [weight for weight, _ in equation.expression.terms.values()]
+    return bool(equation.expression.constant) and (min(weights) > 0 or max(weights) < 0)
+
+
+def tied_at(line: Line | None, remedy: str = "") -> str:
+    """Why channels stay that a size in the code ties to others."""
+    where = f", at {describe_line(line)}" if line else ""
+    return f"the code has one size for them and for channels that stay{remedy}{where}"
+
+
 def candidates(
-    graph: Analysis, reached: Mask, head_width: bool, held: Mapping[int, str] = _NOTHING
+    graph: Analysis, reached: Mask, narrower: Collection[str] = (), held: Mapping[int, str] = _NOTHING
 ) -> tuple[Mask, SizeConstraints]:
     """The units that may be removed, and what sizes demand of them.
 
@@ -43,12 +74,13 @@ def candidates(
 
     Args:
         reached: which groups the plan means to take something from. [groups]
-        head_width: shrink heads (cells) instead of removing whole ones (rows).
+        narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for: shrink heads (cells) instead of
+            removing whole ones (rows); with ``qk_width`` alone, those of queries and keys.
         held: units that must stay for other reasons.
     """
     frozen: dict[int, str] = dict(held)
     while True:
-        free = _outermost(graph, reached, head_width, frozen)
+        free = _outermost(graph, reached, narrower, frozen)
         constraints = graph.constraints(free)
         if constraints.frozen.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
@@ -56,14 +88,16 @@ def candidates(
         frozen |= constraints.frozen
 
 
-def _outermost(graph: Analysis, reached: Mask, head_width: bool, frozen: Mapping[int, str]) -> Mask:
+def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen: Mapping[int, str]) -> Mask:
     kind = graph.solution.kind
     free = graph.solution.prunable & (graph.units.group_of >= 0)
     free[list(frozen)] = False
     free[_only_ones(graph)] = False
-    if head_width:
-        narrower: Mask = free & (kind != ROW) & (kind != REPEAT)
-        return narrower
+    if narrower:
+        free &= (kind != ROW) & (kind != REPEAT)
+        for group in graph.units.groups if "head_width" not in narrower else ():
+            free[group.unit_ids] &= group.scoring or group.role != "head_width"
+        return free
     free[_within(graph, CELL, free & (kind != CELL))] = False
     rows = free & (kind == ROW)
     wanted = rows.copy()

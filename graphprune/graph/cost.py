@@ -164,10 +164,8 @@ class CostModel:
     def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
         """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
         counts = self.dimensions.counts(alive)
-        found = np.empty((len(kinds), len(alive)))
-        for row, kind in zip(found, kinds, strict=True):
-            row[:] = self._needs.prices(self.terms[kind].slopes(counts), alive)
-        return found
+        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
+        return found[0][None] if len(found) == 1 else np.array(found).reshape(len(kinds), len(alive))
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""

@@ -19,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphprune.graph.constraints import Equation
 from graphprune.graph.linear_expressions import LinearExpression
+from graphprune.graph.solve import ClassTable
 from graphprune.utils.arrays import Ids, Mask
 
 FINE = 8
@@ -70,14 +71,18 @@ def make_subgroups(members: Sequence[Ids], equations: Sequence[Equation], classe
         np.add.at(signature, key, noise.integers(1, 1 << 62, dtype=np.int64))
     parts: list[SubGroup] = []
     for number, units in enumerate(members):
-        _, inverse = np.unique(signature[units], return_inverse=True)
+        own = signature[units]
+        if len(units) and (own == own[0]).all():
+            parts.append(SubGroup(number, units))
+            continue
+        _, inverse = np.unique(own, return_inverse=True)
         parts.extend(SubGroup(number, units[inverse == i]) for i in range(inverse.max() + 1 if len(units) else 0))
     return parts
 
 
 def _system(parts: Sequence[SubGroup], equations: Sequence[Equation], classes: int) -> list[Row]:
     """For every equation the coefficient of each part. The dense model satisfies all of them."""
-    part_of = np.full(classes, -1, np.int64)
+    part_of = np.full(classes, -1, np.int32)
     for i, part in enumerate(parts):
         part_of[part.unit_ids] = i
     sizes = np.array([len(p.unit_ids) for p in parts])
@@ -85,7 +90,7 @@ def _system(parts: Sequence[SubGroup], equations: Sequence[Equation], classes: i
     return [dict(row) for row in sorted(rows) if row]
 
 
-def _row(expression: LinearExpression, part_of: Ids, sizes: Ids) -> Row:
+def _row(expression: LinearExpression, part_of: ClassTable, sizes: Ids) -> Row:
     row: Row = {}
     for weight, units in expression.terms.values():
         here = part_of[units]

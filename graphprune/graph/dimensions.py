@@ -81,10 +81,12 @@ class Needs:
         living = items.living(alive)[entry[lone]]
         exact, needed, single = self.by_class
         here = alive[needed]
-        found: Scores = np.bincount(single[here], slopes[exact[here]], len(alive)).astype(np.float64, copy=False)
+        own = (entry == unit) & ~lone
+        weights = np.bincount(unit[own], weight[own], len(items.size)).astype(np.float64, copy=False)
+        found: Scores = np.repeat(weights, items.size)
+        found *= alive
+        np.add.at(found, single[here], slopes[exact[here]])
         np.add.at(found, items.first[unit[lone]], weight[lone] * living)
-        own = entry == unit
-        found += np.repeat(np.bincount(unit[own & ~lone], weight[own & ~lone], len(items.size)), items.size) * alive
         rest = ~(own | lone)
         for e, u, w in zip(entry[rest].tolist(), unit[rest].tolist(), weight[rest].tolist(), strict=True):
             size = items.size[u]
@@ -169,7 +171,7 @@ class Dimensions:
     def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
         """The number of a dimension whose places have one label of each of these arrays."""
         labels = np.stack([array.ids.ravel() for array in arrays])
-        key = labels.shape, labels.tobytes()
+        key = labels.shape, sha256(labels.tobytes()).digest()
         if key not in self._of_joints:
             self._of_joints[key] = self._joint(self.sizes.solution.of[labels])
         return self._of_joints[key]

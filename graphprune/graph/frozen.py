@@ -47,7 +47,7 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
 
 def _demanded(graph: Analysis) -> dict[int, str]:
     """What the sizes in the program freeze when something is to be taken from everything."""
-    return candidates(graph, np.ones(len(graph.units.groups), bool), head_width=False)[1].frozen
+    return candidates(graph, np.ones(len(graph.units.groups), bool))[1].frozen
 
 
 def _reported(graph: Analysis) -> Mask:

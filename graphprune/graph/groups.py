@@ -43,6 +43,7 @@ class Group(Printed):
             (of a convolution or normalization), ``experts``.
         axes: the parameter axes, ``"layer1.0.conv1.weight[0]"``.
         unit_ids: the class of each unit in the solution, in the order of the first axis.
+        scoring: of the role ``head_width``, channels of queries and keys: they go by ``qk_width=`` too.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Group(Printed):
     axes: tuple[ParameterAxis, ...]
     unit_ids: Ids
     source: Callable[[tuple[str, ...]], tuple[Coupling, ...]] | None = None
+    scoring: bool = False
+
+    def asked_by(self, option: str) -> bool:
+        """Does a ratio given by this name hold for the group?"""
+        return self.role == option or (self.scoring and option == "qk_width")
 
     @property
     def units(self) -> int:
@@ -142,10 +148,17 @@ class Units:
         )
 
     def _group(self, roles: Roles, units: Ids, axes: list[ParameterAxis], used: dict[str, int]) -> Group:
-        role = roles.role(self.kind_of(units), units)
+        kind = self.kind_of(units)
+        role = roles.role(kind, units)
         name = _group_name(axes[0], role)
         used[name] = used.get(name, 0) + 1
-        return Group(name if used[name] == 1 else f"{name}#{used[name]}", role, tuple(axes), units)
+        return Group(
+            name if used[name] == 1 else f"{name}#{used[name]}",
+            role,
+            tuple(axes),
+            units,
+            scoring=roles.scoring(kind, units),
+        )
 
     def kind_of(self, units: Ids) -> str:
         """The kind that all units of a group have, of :data:`graphprune.graph.solve.KINDS`."""

@@ -10,7 +10,7 @@ import torch
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import KINDS, Solution
 from graphprune.rules.labels import LabelledTensor
-from graphprune.rules.registry import has_trait
+from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Ids, Mask
 
@@ -28,6 +28,8 @@ class Roles:
         self._counted = _units_of(solution, counts)
         self._summed = _units_of(solution, _summed(labelling))
         self._nested = _with_repeats(solution)
+        met, weighted = _multiplied(labelling)
+        self._scoring = _units_of(solution, met) & ~_units_of(solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
         """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""
@@ -38,6 +40,10 @@ class Roles:
         if kind in ("channel", "filled"):
             return "width" if self._summed[units].any() else "mlp"
         return {"expert": "experts", "cell": "head_width", "repeat": "heads"}[kind]
+
+    def scoring(self, kind: str, units: Ids) -> bool:
+        """Are these channels of queries and keys: cells that products of two activations sum over, and no weight?"""
+        return kind == "cell" and bool(self._scoring[units].all())
 
 
 def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
@@ -59,6 +65,24 @@ def _summed(labelling: Labelling) -> list[LabelledTensor]:
     return found
 
 
+def _multiplied(labelling: Labelling) -> tuple[list[LabelledTensor], list[LabelledTensor]]:
+    """What products sum over: those of two activations, and those with a parameter."""
+    met: list[LabelledTensor] = []
+    weighted: list[LabelledTensor] = []
+    for node in labelling.nodes:
+        known = rule_of(node.target)
+        pairs = known.sums(*node.args, **node.kwargs) if known is not None and known.sums is not None else ()
+        if len(pairs) != 2 or not all(isinstance(node.args[place], torch.fx.Node) for place, _ in pairs):
+            continue
+        values = [labelling.values[node.args[place]] for place, _ in pairs]  # type: ignore[index]
+        found = met if all(value.arrays and not value.movable for value in values) else weighted
+        found += [
+            LabelledTensor(value.shape, tuple(value.touching(dims)))
+            for value, (_, dims) in zip(values, pairs, strict=True)
+        ]
+    return met, weighted
+
+
 def _with_repeats(solution: Solution) -> Mask:
     """Rows that are composed with repeats: key/value groups with several query heads each."""
     items, found = solution.items, np.zeros(solution.count, bool)
@@ -72,4 +96,6 @@ def _with_repeats(solution: Solution) -> Mask:
 
 CHANNELS = ("mlp", "width")
 """Roles of groups whose units are single channels."""
+NARROWER = ("head_width", "qk_width")
+"""Ratios under which heads become narrower, not fewer: of all channels of heads, and of those of queries and keys."""
 ROLES = ("heads", "kv_groups", "head_width", "mlp", "width", "experts", "groups")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.candidates import candidates, reason_of_kind
+from graphprune.graph.candidates import candidates, held_width, reason_of_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
 from graphprune.graph.couplings import operation_name
@@ -177,7 +177,8 @@ class Explainer:
             yield from self._steps(group)
         elif not held:
             kind = self.graph.units.kind_of(group.unit_ids)
-            yield f"Plans leave them: {reason_of_kind(kind, narrower=False)}."
+            stuck = held_width(self.graph).get(int(group.unit_ids[0])) if kind == "cell" else None
+            yield f"Plans leave them: {shorten_paths(stuck) if stuck else reason_of_kind(kind, narrower=())}."
 
     def _steps(self, group: Group) -> Iterator[str]:
         number = int(self.graph.units.group_of[group.unit_ids[0]])
@@ -230,7 +231,7 @@ class Explainer:
     @cached_property
     def _candidates(self) -> Any:
         """The units that a plan may take when something is asked of every group, and what sizes demand."""
-        return candidates(self.graph, np.ones(len(self.graph.units.groups), bool), head_width=False)
+        return candidates(self.graph, np.ones(len(self.graph.units.groups), bool))
 
     @cached_property
     def _coupled_steps(self) -> list[CoupledStep]:

@@ -48,7 +48,7 @@ class Allocator:
     why: dict[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._members = [g.unit_ids[self.free[g.unit_ids]] for g in self.setup.groups]
+        self._members = [_chosen(g.unit_ids, self.free[g.unit_ids]) for g in self.setup.groups]
 
     def removed(self) -> Ids:
         """The units that go.
@@ -193,6 +193,11 @@ class Allocator:
 
 Sharing = Callable[[Allocator, Problem], Ids | None]
 """How far to go on each path so that all budgets are met; None: they are out of reach."""
+
+
+def _chosen(units: Ids, free: Mask) -> Ids:
+    """The units that are free, without a copy where all are."""
+    return units if free.all() else units[free]
 
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:

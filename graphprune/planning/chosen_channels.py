@@ -248,7 +248,7 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
         going = _evened(graph, going)
         return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
 
-    narrower = bool((graph.solution.kind[dead] == CELL).any())
+    narrower = ("head_width",) if (graph.solution.kind[dead] == CELL).any() else ()
     plan, held = planned(setup, Chooser(reached, narrower, choose))
     plan = replace(plan, requested={"chosen by": chosen_by})
     gone = ~graph.alive(plan.removed)

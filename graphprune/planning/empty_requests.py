@@ -47,7 +47,7 @@ def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[
         yield ", ".join(f"{name}={value}" for name, value in everything.items()), list(plan.choices)
     for role, ratio in options.role_ratios.items():
         if ratio:
-            yield f"{role}={ratio:g}", [choice for choice in plan.choices if choice.role == role]
+            yield f"{role}={ratio:g}", [by_name[group.name] for group in graph.units.groups if group.asked_by(role)]
     modules = dict(named_modules(graph.model)) if options.overrides else {}
     for match, override in options.overrides.items():
         if override.ratio and not override.frozen:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from graphprune.errors import PlanError
-from graphprune.graph.candidates import reason_of_kind
+from graphprune.graph.candidates import held_width, reason_of_kind, tied_at
 from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.groups import Group
 from graphprune.graph.living import all_living
 from graphprune.planning.objectives import Budget
 from graphprune.planning.search import Problem
@@ -45,7 +48,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         kept = int(alive[group.unit_ids].sum())
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
-            found.append(held[0] if held else _untouched(setup, number))
+            found.append(held[0] if held else _untouched(setup, constraints, group))
         elif kept == setup.limits[number].least and kept < group.units:
             found.append(f"{why[number]}; at its floor")
         else:
@@ -53,10 +56,22 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
     return found
 
 
-def _untouched(setup: PlanSetup, number: int) -> str:
+def _untouched(setup: PlanSetup, constraints: SizeConstraints, group: Group) -> str:
     """Why nothing was asked of a group that could lose something."""
-    kind = setup.graph.units.kind_of(setup.groups[number].unit_ids)
-    return reason_of_kind(kind, narrower=bool(setup.options.head_width))
+    kind, narrower = setup.graph.units.kind_of(group.unit_ids), setup.options.narrower
+    if group.scoring and narrower:
+        return _tied_to_values(constraints, group)
+    held = held_width(setup.graph) if kind == "cell" and not narrower else {}
+    return held.get(int(group.unit_ids[0])) or reason_of_kind(kind, narrower)
+
+
+def _tied_to_values(constraints: SizeConstraints, group: Group) -> str:
+    """Why queries and keys cannot become narrower alone: a size is that of values too."""
+    ties = (
+        e for e in constraints.equations if e.expression.constant and np.isin(e.expression.units, group.unit_ids).any()
+    )
+    line = next((equation.line for equation in ties if equation.line), None)
+    return tied_at(line, " (head_width= narrows queries, keys and values)")
 
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:

@@ -46,6 +46,8 @@ class PlanArguments(TypedDict, total=False):
     """Fraction of the key/value heads that goes, with the query heads that share them."""
     head_width: float | None
     """Fraction of each head's width that goes; heads become narrower instead of fewer."""
+    qk_width: float | None
+    """Fraction of the width of queries and keys that goes; values keep theirs unless head_width= is given."""
     mlp: float | None
     """Fraction of inner channels that goes: hidden units of a block."""
     width: float | None

@@ -104,7 +104,7 @@ def group_limits(
     used: set[Any] = set()
     found = []
     for group in groups:
-        asked = [(f"{group.role}=", Override(ratio=ratios[group.role]))] if ratios.get(group.role) is not None else []
+        asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
         for match, override in overrides.items():
             if matches(match, group, modules):
                 used.add(match)
@@ -163,7 +163,7 @@ def _check_roles(ratios: Mapping[str, float | None], groups: Sequence[Group]) ->
     """Raise an InputError if something is to be removed of a role that no group has."""
     there = sorted({group.role for group in groups})
     for role, ratio in ratios.items():
-        if ratio and role not in there:
+        if ratio and not any(group.asked_by(role) for group in groups):
             raise InputError(
                 f"{role}: {ratio:g} is asked of {role}, of which nothing can be removed from this model; there are "
                 f"groups of {', '.join(there)}",

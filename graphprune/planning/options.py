@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
-from graphprune.graph.roles import ROLES
+from graphprune.graph.roles import NARROWER, ROLES
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
 from graphprune.importance.criteria import CRITERIA, Importance
 from graphprune.planning.allocations import ALLOCATIONS, SEARCHED
@@ -107,6 +107,11 @@ class PruningOptions:
     )
     head_width: float | None = option(
         None, "fraction of each head's width that goes; heads become narrower instead of fewer", kind="fraction"
+    )
+    qk_width: float | None = option(
+        None,
+        "fraction of the width of queries and keys that goes; values keep theirs unless head_width= is given",
+        kind="fraction",
     )
     mlp: float | None = option(None, "fraction of inner channels that goes: hidden units of a block", kind="fraction")
     width: float | None = option(
@@ -257,19 +262,20 @@ class PruningOptions:
                 do=f"leave out the ratio, or {given}",
             )
         roles = self.role_ratios
-        if roles.get("head_width") and (roles.get("heads") or roles.get("kv_groups")):
+        narrower = next(iter(self.narrower), "")
+        if narrower and (roles.get("heads") or roles.get("kv_groups")):
             raise InputError(
-                "head_width: given together with heads or kv_groups",
+                f"{narrower}: given together with heads or kv_groups",
                 found=", ".join(f"{role}={ratio}" for role, ratio in roles.items()),
                 needed="one of them: a plan either removes whole heads or makes them narrower",
                 do="apply one plan, then make another for the slim model",
             )
-        if self.serve is not None and roles.get("head_width"):
+        if self.serve is not None and narrower:
             raise InputError(
-                f"head_width: given together with serve={self.serve!r}, which keeps the width of heads",
-                found=f"head_width={roles['head_width']} and serve={self.serve!r}",
+                f"{narrower}: given together with serve={self.serve!r}, which keeps the width of heads",
+                found=f"{narrower}={roles[narrower]} and serve={self.serve!r}",
                 needed="heads of the width that the runtime knows",
-                do="leave out head_width=, and remove heads= or kv_groups= instead",
+                do=f"leave out {narrower}=, and remove heads= or kv_groups= instead",
             )
         if self.serve is None and self.tensor_parallel != 1:
             raise InputError(
@@ -352,6 +358,11 @@ class PruningOptions:
         found = {role: getattr(self, role) for role in ROLE_OPTIONS}
         return {role: ratio for role, ratio in found.items() if ratio is not None}
 
+    @property
+    def narrower(self) -> tuple[str, ...]:
+        """Those of :data:`graphprune.graph.roles.NARROWER` of which something is to be removed."""
+        return tuple(role for role in NARROWER if self.role_ratios.get(role))
+
     @cached_property
     def searched(self) -> bool:
         """Is the number of units of each group left to a search?"""
@@ -393,7 +404,7 @@ class PruningOptions:
         return {key: value for key, value in given.items() if value is not None}
 
 
-ROLE_OPTIONS = tuple(role for role in ROLES if role in PruningOptions.__dataclass_fields__)
+ROLE_OPTIONS = tuple(role for role in dict.fromkeys((*ROLES, *NARROWER)) if role in PruningOptions.__dataclass_fields__)
 """Roles that have a ratio of their own."""
 OPTION_FIELDS: tuple[Field[Any], ...] = fields(PruningOptions)
 OPTION_NAMES = frozenset(one.name for one in OPTION_FIELDS if one.name != "ratio")

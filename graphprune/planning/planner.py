@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -46,14 +46,14 @@ class Chooser:
 
     Attributes:
         reached: the groups that lose something. [groups]
-        head_width: do heads become narrower?
+        narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for.
         choose: given the units that may go, what sizes in the program ask of them, groups of which all rows have to
             lose the same entries, and by group what the number of units that stay is a multiple of, returns the units
             that go, and for each group that lost some what decided it.
     """
 
     reached: Mask
-    head_width: bool
+    narrower: Collection[str]
     choose: Callable[[Mask, SizeConstraints, frozenset[int], Mapping[int, int]], tuple[Ids, dict[int, str]]]
 
 
@@ -75,7 +75,7 @@ def plan_once(setup: PlanSetup, latency: PredictedLatency | None = None, share: 
         allocator = Allocator(setup, free, constraints, same_entries, latency, multiples, share)
         return allocator.removed(), allocator.why
 
-    return planned(setup, Chooser(setup.reached, bool(setup.options.head_width), allocate))[0]
+    return planned(setup, Chooser(setup.reached, setup.options.narrower, allocate))[0]
 
 
 def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
@@ -134,7 +134,7 @@ class _Attempt:
     def run(self) -> Violations:
         """Choose, and check the choice."""
         graph, chooser = self.setup.graph, self.chooser
-        self.free, self.constraints = candidates(graph, chooser.reached, chooser.head_width, self.held)
+        self.free, self.constraints = candidates(graph, chooser.reached, chooser.narrower, self.held)
         if self.setup.options.layers == "equal":
             alike = EqualLayers.of(graph, self.free, self.constraints, self.joined)
             self.constraints.equations += alike.equations

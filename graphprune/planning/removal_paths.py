@@ -67,17 +67,17 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
     for part, each, values, number in zip(coupled.parts, coupled.each, scores, layers, strict=True):
         order = stable_order(values)
         going = order[: each * int(stops[-1])] if count else order[:0]
-        at = np.searchsorted(stops, np.arange(len(going)) // each + 1)
+        at = np.searchsorted(stops, np.arange(len(going)) // each + 1).astype(np.int32)
         units.append(part.unit_ids[going])
         stop.append(at)
         total += np.bincount(at, values[going], count)
         lost += number * _losses(values, going, at, count)
-    where = np.concatenate(stop).astype(np.int32)
+    where = np.concatenate(stop)
     mean = total / np.maximum(np.bincount(where, minlength=count), 1)
     return RemovalPath(coupled, stops, np.concatenate(units), where, mean, lost)
 
 
-def _losses(values: Scores, going: Ids, stop: Ids, count: int) -> Scores:
+def _losses(values: Scores, going: Ids, stop: Numbers, count: int) -> Scores:
     """``mean * (1 / r**2)`` from stop to stop, where the units ``going`` go at theirs."""
     values = values - min(values.min(), 0.0)
     removed = np.bincount(stop, values[going], count)

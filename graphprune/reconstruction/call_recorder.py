@@ -198,7 +198,7 @@ class CallRecorder(DispatchMode):
     def _record_call(self, met: LinearCall) -> Consumer:
         key = met.key
         if key not in self.consumers:
-            blocks, channels, outputs = met.places().shape
+            blocks, channels, outputs = met.weight_shape
             shape = blocks, channels, outputs
             self.consumers[key] = Consumer(len(self.consumers), key, met.light(), blocks * outputs, shape)
         consumer = self.consumers[key]

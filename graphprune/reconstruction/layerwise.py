@@ -20,8 +20,9 @@ from graphprune.reconstruction.fit_memory import bounded
 from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import address, flat
 from graphprune.reconstruction.lockstep import Gathered, Side, Sweep
-from graphprune.reconstruction.matching import Match, Matcher
+from graphprune.reconstruction.matching import Match, Matcher, computed_reason
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
+from graphprune.reconstruction.parametrized import plain_pair
 from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
@@ -121,10 +122,13 @@ def fit(
     with given.communicator.together(), evaluating_eagerly(slim, dense), torch.no_grad():
         given.communicator.check_same_model(dense)
         given.communicator.check_same_model(slim)
+        plain = plain_pair(slim, dense, plan)
         for data in _attempts(list(given), given.communicator):
             with suppress(OtherCalls), Rollback(rollback) as own:
-                made = _Reconstruction(slim, dense, plan, data, ridge, own, targets, limit)
-                return made.record(), frozenset(made.seen.running_means)
+                made = _Reconstruction(plain.slim, plain.dense, plain.plan, data, ridge, own, targets, limit)
+                record = made.record()
+                plain.write_back(own)
+                return record, frozenset(made.seen.running_means)
     raise AssertionError("with every batch recorded no calls are unexpected")
 
 
@@ -261,9 +265,11 @@ class _Reconstruction:
         for name in sorted((self.seen.memory.parameters | lost) - known):
             if self.seen.memory.tensors[name].ndim > 1:
                 use = self.seen.other_uses.get(name)
-                why = "not used" if use is None else f"used by {use}"
-                computed = "a weight is computed from it, " if name in self.seen.computed else ""
-                found.append(LeftAlone(name, computed + why))
+                if name in self.seen.computed:
+                    why = computed_reason(use)
+                else:
+                    why = "not used" if use is None else f"used by {use}, which is no product of it with an input"
+                found.append(LeftAlone(name, why))
         return found
 
 

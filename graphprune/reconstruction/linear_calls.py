@@ -197,6 +197,11 @@ class LinearCall:
         places = self.key.view.places().to(self.x.device)
         return self.matmul.open(self.x[:1], places, self.args, self.key.blocks)[1].cpu()
 
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """The blocks, channels and outputs of the weight."""
+        return self.key.view.size if self.matmul.kernel is None else tuple(self.places().shape)
+
     def light(self) -> LinearCall:
         """The call without its tensors except one sample of the input, which :meth:`places` needs."""
         x = self.matmul.x

@@ -13,6 +13,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, dense_places
+from graphprune.reconstruction.view_axes import DimensionRun, rows_between, runs_of
 from graphprune.utils.operators import is_mutable
 
 SMALL = 1e-3
@@ -62,7 +63,7 @@ class Match:
         """
         factor = self.consumer.factor if self.summed else None
         if factor is None:
-            blocks, _, outputs = self.consumer.first.places().shape
+            blocks, _, outputs = self.consumer.first.weight_shape
             factor = torch.ones(blocks, outputs, device="cpu")
         factor = factor.double()
         counts = factor.abs() > SMALL * factor.abs().max()
@@ -135,14 +136,17 @@ class Matcher:
         return follows(consumer, consumer) and not any(follows(consumer, o) and follows(o, consumer) for o in others)
 
     def _unfit(self, consumer: Consumer) -> str | None:
-        use = self.slim.other_uses.get(consumer.key.name)
+        name = consumer.key.name
+        use = self.slim.other_uses.get(name)
+        if name in self.slim.computed and (use is not None or name not in self.slim.memory.parameters):
+            return computed_reason(use)
         if use is not None:
             return f"also used by {use}"
         if consumer.first.matmul.result is None:
             return "each part of its rows has a weight of its own"
         if consumer.scaled:
             return "its product is multiplied by a factor"
-        if consumer.key.name in self._crossed:
+        if name in self._crossed:
             return "used in several overlapping parts"
         return None
 
@@ -173,7 +177,11 @@ class Matcher:
 
     def _rows(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The outputs of a dense call that the slim call's outputs come from; None if it lacks some. [outputs]"""
-        dense = self.dense.memory.whole(consumer.key.name)
+        name, dense = consumer.key.name, self.dense.memory.whole(consumer.key.name)
+        runs = self._runs(consumer, self.slim), self._runs(other, self.dense)
+        if runs[0] is not None and runs[1] is not None and len(runs[0]) == len(runs[1]):
+            kept = self.plan.kept.get(name, {})
+            return rows_between((consumer.key.view, runs[0]), (other.key.view, runs[1]), kept)
         wanted = self._entries(consumer)
         places = other.first.places()
         blocks, _, outputs = places.shape
@@ -181,6 +189,12 @@ class Matcher:
         row[places] = torch.arange(blocks * outputs, device="cpu").view(blocks, 1, outputs).expand(places.shape)
         rows = row[wanted]
         return rows[:, 0].flatten() if bool(((rows == rows[:, :1]) & (rows >= 0)).all()) else None
+
+    def _runs(self, consumer: Consumer, seen: CallRecorder) -> list[DimensionRun] | None:
+        """What the weight of a product of matrices takes of each dimension of its parameter, if that can be said."""
+        if consumer.first.matmul.kernel is not None:
+            return None
+        return runs_of(consumer.key.view, seen.memory.whole(consumer.key.name))
 
     def _mixing(self, consumer: Consumer, other: Consumer) -> Tensor | None:
         """The targets as linear combinations of a dense call's outputs, if any. [slim outputs, dense outputs]"""
@@ -190,6 +204,12 @@ class Matcher:
         mine = output_rows(self.slim.memory.whole(name), consumer.first.places()[0])
         theirs = output_rows(self.dense.memory.whole(name), other.first.places()[0])
         return self.targets[name][mine[1]][:, theirs[1]] if mine and theirs else None
+
+
+def computed_reason(use: str | None) -> str:
+    """Why a parameter is left alone from which a weight is computed, by an operation of this name."""
+    how = "" if use is None else f" by {use}"
+    return f"a weight is computed from it{how}, not by a parametrization that can be given a value"
 
 
 def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:

@@ -80,7 +80,7 @@ class _Trial:
                 allocators.append(Allocator(setup, free, constraints, same_entries, None, multiples))
                 return allocators[-1].removed(), allocators[-1].why
 
-            plan, _ = planned(setup, Chooser(setup.reached, False, choose))
+            plan, _ = planned(setup, Chooser(setup.reached, (), choose))
         except PlanError as error:
             return _Trial(percent, error=error.what)
         return _Trial(percent, plan, allocators[-1])
@@ -95,7 +95,7 @@ class _Trial:
         """May everything go that sizes in the program allow, because nothing turned out wrong?"""
         if self.allocator is None:
             return False
-        return np.array_equal(self.allocator.free, candidates(graph, self.allocator.setup.reached, False)[0])
+        return np.array_equal(self.allocator.free, candidates(graph, self.allocator.setup.reached)[0])
 
 
 @dataclass(eq=False)

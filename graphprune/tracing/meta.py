@@ -39,16 +39,24 @@ class _Execution:
             values.
         changes_in_place: it is elementwise and in place: on shapes there is nothing to do.
         makes_new_tensors: it returns no view, writes to nothing and draws nothing: equal calls have equal results.
+        writes_entries: it writes to entries of its first argument and returns that: a call that went well once does so
+            again, and then there is nothing to do.
     """
 
     needs_values: bool
     changes_in_place: bool
     makes_new_tensors: bool
+    writes_entries: bool
 
 
 @lru_cache(maxsize=4096)
 def _execution_of(func: Any) -> _Execution:
-    return _Execution(func is aten._pack_padded_sequence.default, _changes_in_place(func), _makes_new_tensors(func))
+    return _Execution(
+        func is aten._pack_padded_sequence.default,
+        _changes_in_place(func),
+        _makes_new_tensors(func),
+        _writes_entries(func),
+    )
 
 
 def _any_values(tensor: Tensor) -> Tensor:
@@ -98,7 +106,9 @@ class MetaExecution:
             kwargs = {**kwargs, "device": META}
         if execution.changes_in_place:
             return args[0]
-        return _remembered(func, args, kwargs) if execution.makes_new_tensors else func(*args, **kwargs)
+        if execution.makes_new_tensors:
+            return _remembered(func, args, kwargs)
+        return _written(func, args, kwargs) if execution.writes_entries else func(*args, **kwargs)
 
     def _run_real(self, func: Any, args: Args, kwargs: Kwargs, flat: list[Tensor]) -> Any:
         device = kwargs.get("device")
@@ -192,6 +202,17 @@ def _changes_in_place(func: Any) -> bool:
     return bool(first.alias_info.is_write and torch.Tag.pointwise in func.tags)
 
 
+def _writes_entries(func: Any) -> bool:
+    """Is it the in-place form of an operation that makes a tensor, and neither moves its argument nor draws numbers?"""
+    packet, name = getattr(func, "overloadpacket", None), func._schema.name.partition("::")[2]
+    first, *others = func._schema.arguments or [None]
+    if first is None or first.name != "self" or not name.endswith("_") or not hasattr(aten, name[:-1]):
+        return False
+    if packet is not getattr(aten, name, None) or any(a.alias_info is not None for a in others):
+        return False
+    return {torch.Tag.inplace_view, torch.Tag.nondeterministic_seeded}.isdisjoint(func.tags)
+
+
 def _makes_new_tensors(func: Any) -> bool:
     schema = func._schema
     arguments = (*schema.arguments, *schema.returns)
@@ -213,11 +234,30 @@ def _remembered(func: Any, args: Args, kwargs: Kwargs) -> Any:
         return func(*args, **kwargs)
     if found is None:
         out = func(*args, **kwargs)
-        if len(_memory) >= _MEMORY_SIZE:
-            _memory.clear()
-        _memory[key] = _maker(out)
+        _remember(key, _maker(out))
         return out
     return found()
+
+
+def _written(func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """The first argument, written to; the call is run if none like it was before."""
+    key = (func, _key(args), _key(list(kwargs.items())) if kwargs else ())
+    try:
+        known = key in _memory
+    except TypeError:
+        return func(*args, **kwargs)
+    if known:
+        return args[0]
+    out = func(*args, **kwargs)
+    if out is args[0] and _key(args) == key[1]:
+        _remember(key, lambda: None)
+    return out
+
+
+def _remember(key: _Key, make: Callable[[], Any]) -> None:
+    if len(_memory) >= _MEMORY_SIZE:
+        _memory.clear()
+    _memory[key] = make
 
 
 def _key(values: Iterable[Any]) -> _Key:

@@ -251,7 +251,7 @@ def _check_removes(plan: Plan) -> None:
 
 def _removable(graph: ChannelGraph) -> Mask:
     """The units that a plan can take without being asked for head widths. [classes]"""
-    return candidates(graph, np.ones(len(graph.units.groups), bool), head_width=False)[0]
+    return candidates(graph, np.ones(len(graph.units.groups), bool))[0]
 
 
 def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:

@@ -28,7 +28,7 @@ from graphprune.training.schedules import Schedule, of_present, remaining_at
 from graphprune.utils.checks import with_article
 from graphprune.utils.typed_json import Count, Positive, convert_data
 
-_PASSED = "head_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
+_PASSED = "head_width qk_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
 """What every plan on the way is asked as the last one would be."""
 
 Amount = Annotated[float, Meta(gt=0, le=sys.float_info.max)]

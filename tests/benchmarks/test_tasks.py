@@ -17,9 +17,19 @@ from torch.nn import functional as F
 
 pytest.importorskip("sklearn")
 
+import graphprune
 from benchmarks import compare
-from benchmarks.compare import Result
-from benchmarks.libraries import METHODS, Case, Method, TooLong, kirigami, macs
+from benchmarks.libraries import METHODS, Case, Method, TooLong, kirigami, macs, structure
+from benchmarks.libraries.outcomes import (
+    SCREENING,
+    WITH_OUR_REPAIR,
+    Outcome,
+    cells,
+    chosen,
+    lead,
+    medians,
+    said_errors,
+)
 from benchmarks.notes import Notes
 from benchmarks.tasks import TASKS, Task, digits, library, sentences, text
 from benchmarks.tasks import task as tasks
@@ -132,8 +142,8 @@ def test_variants_are_the_samples_and_shifts_of_them() -> None:
 
 def test_held_out_files_are_decided_by_their_names() -> None:
     names = [f"module{i}.py" for i in range(2000)]
-    assert 0.07 < sum(map(library.is_held_out, names)) / len(names) < 0.13
-    assert library.is_held_out("json/decoder.py") == library.is_held_out("json/decoder.py")
+    assert 0.07 < sum(library.part_of(name) == library.TEST for name in names) / len(names) < 0.13
+    assert library.part_of("json/decoder.py") == library.part_of("json/decoder.py")
 
 
 def test_targets_are_the_next_bytes() -> None:
@@ -335,39 +345,111 @@ def test_the_search_halves_where_a_line_leads_to_no_other_network() -> None:
 # ---------------------------------------------------------------- comparison
 
 
-def results() -> list[Result]:
-    base = Result("digits-resnet20", 0.5, "graphprune", "l2", seed=0, left=0.5, params=10, once=0.9, tuned=0.95)
-    base = replace(base, plain_once=0.95, plain_tuned=1.0)
-    theirs = replace(base, library="other", method="x", once=0.2, tuned=0.96)
-    return [replace(r, seed=seed, once=r.once - seed / 100) for r in (base, theirs) for seed in range(3)]
+def outcomes() -> list[Outcome]:
+    """Two methods of ours and one of another library, on three seeds; the screening chose one for each figure."""
+    base = Outcome("digits-resnet20", 0.5, "graphprune", "l2", seed=0, left=0.5, params=10, once=0.9, tuned=0.95)
+    second = replace(base, method="schur", once=0.8, tuned=0.97)
+    theirs = replace(base, library="other", method="x", bare=0.1, once=0.2, tuned=0.96, ours_once=0.85, ours_tuned=0.96)
+    ran = [replace(r, seed=seed, once=(r.once or 0) - seed / 100) for r in (base, second, theirs) for seed in range(3)]
+    screened = [replace(r, seed=SCREENING, finalist=True) for r in (base, second, theirs)]
+    return [*screened, *ran]
 
 
 def test_medians_are_over_seeds_and_a_failure_counts() -> None:
-    found = compare.medians(results(), "digits-resnet20", 0.5)
-    assert [(r.library, round(r.once or 0, 2)) for r in found] == [("graphprune", 0.89), ("other", 0.19)]
-    failed = [*results(), Result("digits-resnet20", 0.5, "other", "x", seed=3, error="ValueError: no")]
-    assert compare.medians(failed, "digits-resnet20", 0.5)[1].error == "ValueError: no"
+    found = medians(outcomes())
+    shown = [(r.library, r.method, round(r.once or 0, 2)) for r in found]
+    assert shown == [("graphprune", "l2", 0.89), ("graphprune", "schur", 0.79), ("other", "x", 0.19)]
+    assert found[0].bare is None and found[2].bare == 0.1
+    failed = [*outcomes(), Outcome("digits-resnet20", 0.5, "other", "x", seed=3, error="ValueError: no")]
+    assert medians(failed)[2].error == "ValueError: no"
 
 
-def test_a_run_over_the_limit_is_shown_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_enters_with_what_the_screening_chose_not_with_what_tests_say() -> None:
+    found = outcomes()
+    assert chosen(found, "graphprune", True) == {"once": "l2", "tuned": "schur"}
+    assert cells(found, "graphprune", True) == "0.8900 / 0.9700"
+    lucky = [replace(r, tuned=1.0) if r.method == "l2" and not r.screening else r for r in found]
+    assert cells(lucky, "graphprune", True) == "0.8900 / 0.9700"
+    assert cells(found, "other", True, WITH_OUR_REPAIR) == "0.8500 / 0.9600"
+    assert cells(found, "third", True) == "- / -"
+
+
+def test_a_lead_is_negative_where_another_library_is_better() -> None:
+    assert lead(outcomes(), "other", "once", True) == pytest.approx(0.7)
+    assert lead(outcomes(), "other", "tuned", True) == pytest.approx(0.01)
+    assert lead(outcomes(), "other", "tuned", False) is not None and lead(outcomes(), "third", "tuned", True) is None
+    better = [replace(r, tuned=0.99) if r.library == "other" else r for r in outcomes()]
+    assert lead(better, "other", "tuned", True) == pytest.approx(-0.02)
+
+
+def test_a_run_over_the_limit_is_shown_as_such() -> None:
     def endless(_: Case) -> nn.Module:
         while True:
             sum(range(10_000))
 
     late = compare._run(Method("other", "x", endless), case(), 1, Notes(None))
     assert late.error == "over 1 s"
-    assert compare._cells(late) == ["", "", "over 1 s", ""]
-    made, broken = TASKS["digits-resnet20"](quick=True), replace(late, error="ValueError: no")
-    assert compare._bests(made, [late], compare.FINE) == "over 1 s"
-    assert compare._bests(made, [broken], compare.FINE) == "failed"
-    assert compare._bests(made, [late, *results()[:1]], compare.FINE) == "0.9000 / 0.9500"
+    assert compare._cells(late) == ["", "", "", "over 1 s"]
+    assert list(said_errors([late, late])) == ["other (x): over 1 s"]
 
 
-def test_ahead_means_at_once_and_after_tuning() -> None:
-    made = TASKS["digits-resnet20"](quick=True)
-    assert not compare._ahead(made, 0.5, results())
-    better = [replace(r, tuned=0.97) if r.library == "graphprune" else r for r in results()]
-    assert compare._ahead(made, 0.5, better)
+class Normed(nn.Module):
+    """Two convolutions with batch norms, of which libraries prune the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=4, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def test_others_get_their_batch_norms_re_estimated_and_our_repair_of_their_structure() -> None:
+    def first_half(given: Case) -> nn.Module:
+        return graphprune.trace(given.dense, given.example).plan_from_kept({"conv": [0, 1, 5]}).apply(given.dense)
+
+    torch.manual_seed(0)
+    given = replace(case(), dense=Normed().eval())
+    slim = first_half(given)
+    before = slim.norm.running_mean.clone()
+    found = compare._others(given, slim, None)
+    assert not torch.equal(slim.norm.running_mean, before)
+    assert found.keys() == {"bare", "ours_once", "ours_tuned"}
+    assert compare._others(given, first_half(given), False) == {}  # no more than that in the screening
+    ours = compare._measured(Method("graphprune", "x", first_half), given, 60, None)
+    assert ours.keys() == {"left", "params", "once", "tuned", "hints", "tree"}
+
+
+def test_channels_are_read_off_the_values_of_another_networks_weights() -> None:
+    dense = torch.randn(6, 5, 3)
+    kept = structure.kept_entries(dense, dense[[0, 3, 5]][:, [1, 4]])
+    assert [entries.tolist() for entries in kept] == [[0, 3, 5], [1, 4], [0, 1, 2]]
+    with pytest.raises(structure.UnreadableStructureError, match="no selection"):
+        structure.kept_entries(dense, dense[:2] * 1.1)
+    model = Normed().eval()
+    image = torch.zeros(1, 3, 32, 32)
+    plan = graphprune.trace(model, image).plan_from_kept({"conv": [1, 2, 7]})
+    again = structure.plan_like(model, plan.apply(model), image)
+    assert all(torch.equal(again.mask(name), plan.mask(name)) for name in plan.shapes)
+    narrow = plan.apply(model)
+    narrow.fc.weight = nn.Parameter(narrow.fc.weight[:9].clone())
+    with pytest.raises(structure.UnreadableStructureError, match=r"fc\.weight is \[9, 3\]"):
+        structure.plan_like(model, narrow, image)
+
+
+def test_validation_holds_back_training_data_and_never_sees_the_test_split() -> None:
+    for name in ("digits-resnet20", "text-gpt"):
+        task = TASKS[name](quick=True)
+        assert isinstance(task, tasks.SplitTask)
+        assert task.validating().name == f"{name}-validation"
+    train, held_back = digits.load_without_test()
+    whole, _ = digits.load()
+    assert (len(train.labels), len(held_back.labels)) == (1122, 225)
+    known = Counter(image.numpy().tobytes() for image in whole.images)
+    assert Counter(i.numpy().tobytes() for s in (train, held_back) for i in s.images) == known
+    made = TASKS["text-gpt"](quick=True).validating()
+    assert library.TEST not in {*made._learned, made._tested} and made._tested not in made._learned
 
 
 def test_a_run_that_is_noted_is_not_repeated(tmp_path: Path) -> None:
@@ -393,19 +475,10 @@ def test_without_a_file_nothing_is_written() -> None:
     assert notes.once({"seed": 1}, lambda: {"found": 2}) == notes.once({"seed": 1}, lambda: {"found": 3})
 
 
-def test_libraries_choose_by_both_measures() -> None:
-    made = TASKS["digits-resnet20"](quick=True)
-    one = results()[0]
-    screened = [one, replace(one, method="taylor", once=0.8, tuned=0.99), replace(one, method="bad", error="x")]
-    assert [r.method for r in compare._best(made, screened)] == ["l2", "taylor"]
-    equal = replace(one, method="better when tuned", tuned=0.97)
-    assert [r.method for r in compare._best(made, [one, equal])] == ["better when tuned"] * 2
-
-
 def test_the_limit_ends_what_takes_longer_even_if_errors_are_caught() -> None:
     def catches_all() -> None:
-        end = time.perf_counter() + 5
-        while time.perf_counter() < end:
+        end = time.process_time() + 3
+        while time.process_time() < end:
             with contextlib.suppress(Exception):
                 sum(range(10_000))
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune import api
 from graphprune.calibration.statistics import Statistics
+from graphprune.choosing import automatic
 from graphprune.choosing.automatic import CANDIDATES
 from graphprune.choosing.held_back import HeldBack
 from graphprune.errors import InputError, PlanError
@@ -158,3 +161,29 @@ def test_a_single_batch_is_parted_by_samples() -> None:
     held = HeldBack.of([torch.arange(8.0).view(8, 1)], False)
     assert [b.flatten().tolist() for b in held.judging] == [[6.0, 7.0]]
     assert [b.flatten().tolist() for b in held.repairing] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
+
+
+def importances(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
+    """The importance of each plan that ``prune_model`` asks for."""
+    asked: list[Any] = []
+    best = automatic.best_plan
+    monkeypatch.setattr(api, "best_plan", lambda graph, given, *more: asked.append(given) or best(graph, given, *more))
+    graphprune.prune_model(network(), example_inputs=batches()[0], **options)
+    return [given.importance for given in asked]
+
+
+@pytest.mark.parametrize(
+    ("options", "importance"),
+    [
+        ({"calibration": batches()}, "auto"),
+        ({"calibration": batches(), "importance": "l2"}, "l2"),
+        ({"calibration": batches(), "repair": False}, "l2"),
+        ({}, "l2"),
+        ({"calibration": batches(), "allocation": "searched", "candidates": 3}, "l2"),
+    ],
+    ids=["samples", "named", "unrepaired", "without", "searched"],
+)
+def test_it_is_the_default_of_pruning_and_repair_in_one_call(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], importance: str
+) -> None:
+    assert importances(monkeypatch, macs=0.5, **options) == [importance]

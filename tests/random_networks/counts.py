@@ -19,7 +19,7 @@ def wrong_counts(graph: ChannelGraph, plan: Plan, asked: Mapping[str, Any]) -> l
         return wrong
     ratio = asked["ratio"]
     reached = np.array([int(ratio * g.units + 1e-9) > 0 and g.units > 1 for g in graph.units.groups], bool)
-    free, constraints = candidates(graph, reached, head_width=False)
+    free, constraints = candidates(graph, reached)
     tied = np.zeros(len(free), bool)
     for equation in constraints.equations:
         tied[equation.expression.units] = True

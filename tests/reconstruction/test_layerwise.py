@@ -369,20 +369,22 @@ def test_what_cannot_be_fitted_is_left_alone_with_the_reason() -> None:
             self.table = nn.Embedding(12, 6)
             self.normed = weight_norm(nn.Linear(6, 8))
             self.inner = nn.Linear(8, 6)
+            self.scaled = nn.Parameter(torch.randn(6, 6))
             self.unused = nn.Linear(2, 2)
 
         def forward(self, ids: Tensor) -> Tensor:
-            return F.linear(self.inner(self.normed(self.table(ids)).relu()), self.table.weight)
+            y = self.inner(self.normed(self.table(ids)).relu()) @ (self.scaled * 2)
+            return F.linear(y, self.table.weight)
 
     model = Odd().eval()
     ids = torch.randint(12, (4, 9))
     plan, slim = pruned(model, ids)
     table = slim.table.weight.detach().clone()
     record = graphprune.reconstruct(slim, model, plan, [ids])
-    assert [one.name for one in record.repaired] == ["inner.weight"]
+    assert [one.name for one in record.repaired] == ["normed.weight", "inner.weight"]
     found = reasons(record)
     assert found["table.weight"] == "also used by embedding"
-    assert found["normed.parametrizations.weight.original1"].startswith("a weight is computed from it, used by ")
+    assert found["scaled"].startswith("a weight is computed from it by mul")
     assert found["unused.weight"] == "not used"
     assert torch.equal(slim.table.weight, table)
 
