@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import row, table, wide_console, write_json
+from benchmarks.common import RESULTS, read_json, row, table, wide_console, write_json
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "matrix"
@@ -105,16 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in options.names if name not in ENVIRONMENTS]
     if unknown:
         parser.error(f"there is no environment {unknown[0]!r}; there are {', '.join(ENVIRONMENTS)}")
-    results = [run_environment(name, ENVIRONMENTS[name], options.keep) for name in options.names]
+    results = []
+    for name in options.names:
+        results.append(run_environment(name, ENVIRONMENTS[name], options.keep))
+        note(results[-1])
     made = table("Supported versions", "environment", "python", *NAMED, "tests", left=8)
     for one in results:
         versions = one.get("versions", {})
         said = one.get("tests", one["state"])
         row(made, one["environment"], one.get("python", ""), *(versions.get(n, "") for n in NAMED), said)
     wide_console().print(made)
-    if set(options.names) == set(ENVIRONMENTS):
-        write_json("matrix.json", results)
     return int(any(one["state"] != "passed" for one in results))
+
+
+def note(result: dict[str, Any]) -> None:
+    """Write what became of one environment beside the others, so that a run can be broken off."""
+    known = read_json("matrix.json") if (RESULTS / "matrix.json").exists() else []
+    by_name = {one["environment"]: one for one in [*known, result]}
+    write_json("matrix.json", [by_name[name] for name in ENVIRONMENTS if name in by_name])
 
 
 if __name__ == "__main__":

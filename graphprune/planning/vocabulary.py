@@ -27,6 +27,7 @@ from graphprune.tracing.running import Outputs
 from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors, named_tensors
 
@@ -34,6 +35,7 @@ aten = torch.ops.aten
 LOOKUPS = (aten.embedding.default, aten._embedding_bag.default, aten._embedding_bag_forward_only.default)
 
 
+@leaves_torch_alone
 def prune_vocabulary(
     model: nn.Module, ids: Sequence[int] | Tensor, example_inputs: Any = None, *, outputs: Outputs | None = None
 ) -> tuple[nn.Module, TokenMap]:

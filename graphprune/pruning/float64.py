@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
 from graphprune.tracing.opaque import is_opaque
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
@@ -153,5 +152,5 @@ def narrow_finfo(model: nn.Module) -> Iterator[None]:
             return finfo() if kind is None else finfo(kind)
         return finfo(narrow if kind in (None, torch.float64) else kind)
 
-    with changing_globals(), mock.patch.object(torch, "finfo", of_narrow), WideArguments(finfo(narrow).eps):
+    with changing_globals(), patched(torch, finfo=of_narrow), WideArguments(finfo(narrow).eps):
         yield

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,7 +23,7 @@ from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -312,8 +311,8 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
     function, method = torch.jit.ScriptFunction, torch._C.ScriptMethod
     with (
-        mock.patch.object(function, "__call__", noticing(function.__call__)),
-        mock.patch.object(method, "__call__", noticing(method.__call__)),
+        patched(function, __call__=noticing(function.__call__)),
+        patched(method, __call__=noticing(method.__call__)),
     ):
         yield
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from traceback import clear_frames
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -32,13 +33,52 @@ def changing_globals() -> Iterator[None]:
     put back here too.
     """
     with _GLOBAL_STATE:
-        thread, process = _ThreadState.now(), _ProcessState.now()
+        thread, process, patches = _ThreadState.now(), _ProcessState.now(), len(_patches)
         try:
             yield
         except BaseException:
+            for patch in reversed(_patches[patches:]):
+                patch.undo()
             thread.put_back()
             process.put_back()
             raise
+
+
+@contextmanager
+def patched(owner: Any, **attributes: Any) -> Iterator[None]:
+    """Other attributes in the place of those of a module or class, within :func:`changing_globals`."""
+    made = [_Patch(owner, name, vars(owner).get(name, _Patch)) for name in attributes]
+    _patches.extend(made)
+    try:
+        for name, value in attributes.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for patch in reversed(made):
+            patch.undo()
+
+
+@dataclass(frozen=True, eq=False)
+class _Patch:
+    """An attribute that was replaced; ``before`` is this class if it was inherited."""
+
+    owner: Any
+    name: str
+    before: Any
+
+    def undo(self) -> None:
+        """Put back what was there, unless that was done."""
+        if self not in _patches:
+            return
+        if self.before is _Patch and self.name in vars(self.owner):
+            delattr(self.owner, self.name)
+        elif self.before is not _Patch:
+            setattr(self.owner, self.name, self.before)
+        _patches.remove(self)
+
+
+_patches: list[_Patch] = []
+"""What is replaced now."""
 
 
 def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]:
@@ -56,7 +96,9 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
         try:
             _within.public = True
             return function(*args, **kwargs)
-        except BaseException:
+        except BaseException as error:
+            if not isinstance(error, Exception):
+                clear_frames(error.__traceback__)  # else contexts that it broke off would end later, and restore again
             thread.put_back()
             set_random_state(random)
             raise

@@ -170,21 +170,30 @@ class Versions:
                     do="pass another folder",
                 )
         temporary = self.folder / f"{_WRITING}{uuid.uuid4().hex}"
-        temporary.mkdir()
         try:
+            temporary.mkdir()
             write(temporary)
             finish_folder(temporary)
             final = self.folder / _VERSION.format(number=max(map(_number, old), default=-1) + 1)
             temporary.rename(final)
             to_disk(self.folder)
+            for path in old:  # renamed first, so that what is called a version is whole whenever this is interrupted
+                path.rename(self.folder / f"{_WRITING}{uuid.uuid4().hex}")
         finally:
-            if temporary.exists():
-                shutil.rmtree(temporary)
-        for path in old:  # renamed first, so that what is called a version is whole whenever this is interrupted
-            path.rename(self.folder / f"{_WRITING}{uuid.uuid4().hex}")
+            self._remove_leftovers()
+        return final
+
+    def _remove_leftovers(self) -> None:
+        """Remove what is no version; where a signal arrives meanwhile, it is raised afterwards."""
+        try:
+            self._remove_once()
+        except BaseException:
+            self._remove_once()
+            raise
+
+    def _remove_once(self) -> None:
         for path in self.folder.glob(f"{_WRITING}*"):
             shutil.rmtree(path)
-        return final
 
     def latest(self) -> Path | None:
         """The last version that was written whole, if there is one."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
-from graphprune.utils.contexts import changing_globals, leaves_torch_alone
+from graphprune.utils.contexts import changing_globals, leaves_torch_alone, patched
 
 ROUNDS = 6
 
@@ -166,6 +166,7 @@ def test_every_public_function_does() -> None:
 def test_what_an_interruption_leaves_of_the_process_is_put_back() -> None:
     def interrupted() -> None:
         with changing_globals():
+            patched(math, log=math.log2, prod=None).__enter__()
             torch.set_default_dtype(torch.float64)
             torch.backends.mha.set_fastpath_enabled(False)
             raise KeyboardInterrupt
@@ -174,3 +175,5 @@ def test_what_an_interruption_leaves_of_the_process_is_put_back() -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert global_state()[:2] == before[:2]
+    assert math.log(1) == 0 and math.log(8) < 2.5
+    assert math.prod([2, 3]) == 6

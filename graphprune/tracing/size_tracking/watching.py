@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_size
 from graphprune.tracing.size_tracking.table import handler_of
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.contexts import changing_globals, patched
 
 
 def _quiet_here(asked: Callable[..., bool]) -> Callable[..., bool]:
@@ -37,9 +36,9 @@ def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     logarithms: dict[str, Any] = {name: of_numbers(getattr(math, name)) for name in ("log", "log2", "log10")}
     with (
         changing_globals(),
-        mock.patch.multiple(F, **quiet),
-        mock.patch.multiple(math, **logarithms),
-        mock.patch.object(np, "prod", product_of_sizes(np.prod)),
+        patched(F, **quiet),
+        patched(math, **logarithms),
+        patched(np, prod=product_of_sizes(np.prod)),
         SizeWatcher(log, node_of, handler_of),
     ):
         yield
