@@ -40,8 +40,8 @@ NETWORKS = (
     "lines-ppocr",
 )
 """The cheap ones first."""
-CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "random", "auto")
-OF_A_LOSS = ("taylor", "fisher")
+CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "kfac", "random", "auto")
+OF_A_LOSS = ("taylor", "fisher", "kfac")
 SAMPLES = 128
 DENSE, BASE = "dense", "l2"
 
