@@ -15,7 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `models` and `benchmarks` belong to the repository only
 
 import graphprune
-from benchmarks.tasks.text import CONTEXT, Text, Windows, load
+from benchmarks.tasks.text import CONTEXT, Text, Windows
 from models.gpt import gpt
 
 BEGINNING = "class Error("
@@ -40,7 +40,7 @@ torch.manual_seed(0)
 task, full = Text(), "--full" in sys.argv[1:]
 dense = task.fresh() if full else gpt(dim=48, depth=2, heads=8, kv_heads=4, mlp_dim=128, context=CONTEXT)
 training = {**task.training, "steps": 400, "warmup": 20, "loss_fn": task.loss, "progress": False}
-graphprune.finetune(dense, Windows(load(held_out=False), batch_size=16 if full else 2), **training)
+graphprune.finetune(dense, Windows(task.batches.text, batch_size=16 if full else 2), **training)
 samples = task.calibration(128 if full else 32, seed=0)
 pruned = graphprune.prune_model(dense.eval(), example_inputs=samples[0][:1], macs=0.5)
 repaired = graphprune.prune_model(dense, example_inputs=samples[0][:1], macs=0.5, calibration=samples)

@@ -287,7 +287,7 @@ def test_mistakes(found: list[dict[str, Any]]) -> None:
         "counts": "InputError: calibration: processes 0 and 1 have 5 and 4 batches, and are to share the same ones",
         "data": "InputError: calibration: processes 0 and 1 have different batches, and are to share the same ones",
         "none": "InputError: calibration: there are no batches in any process",
-        "latency": "InputError: latency: is measured, and processes that share calibration batches would measure",
+        "latency": "InputError: latency: is measured in one process, and processes share the calibration batches",
     }
     for rank in range(2):
         for key, text in expected.items():
