@@ -28,6 +28,12 @@ def compared_outputs(output: Any) -> list[Tensor]:
     return [t for t in tensors if t.is_floating_point() and t.numel()]
 
 
+def _numbers_of(output: Any) -> list[Tensor]:
+    """What is compared of an output: where it has no floating-point number, complex ones, integers, truth values."""
+    found = compared_outputs(output) or [t for t in tensors_of(output) if t.numel()]
+    return [torch.view_as_real(t) if t.is_complex() else t if t.is_floating_point() else t.double() for t in found]
+
+
 @torch.no_grad()
 def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputTensors:
     """The outputs of a model in evaluation mode, for batches of inputs with their numbers.
@@ -39,7 +45,7 @@ def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputT
     with random_numbers_kept(), evaluating_eagerly(model):
         for number, inputs in numbered:
             args, kwargs = moved_to(model, call_arguments(number, inputs))
-            found.append([t.detach() for t in compared_outputs(call_model(model, number, args, kwargs))])
+            found.append([t.detach() for t in _numbers_of(call_model(model, number, args, kwargs))])
     return found
 
 
@@ -54,7 +60,7 @@ def check_comparable(outputs: OutputTensors, option: str, do: str, communicator:
     """
     if communicator.total(sum(int(t.isfinite().sum()) for tensors in outputs for t in tensors)):
         return
-    nothing = "no finite number" if any(outputs) else "no floating-point tensor"
+    nothing = "no finite number" if any(outputs) else "no tensor with entries"
     raise InputError(
         f"{option}: the model's output has {nothing}, by which slim models could be compared with it",
         found=f"outputs of the calibration batches with {nothing}",

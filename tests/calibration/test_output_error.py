@@ -46,7 +46,7 @@ def test_of_an_output_with_logits_these_alone_are_compared() -> None:
 
 
 def test_outputs_without_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match=r"allocation: the model's output has no floating-point tensor"):
+    with pytest.raises(InputError, match=r"allocation: the model's output has no tensor with entries"):
         check_comparable([[]], "allocation", "do")
     with pytest.raises(InputError, match="has no finite number"):
         check_comparable([[torch.full((2,), math.nan)]], "importance", "do")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -104,6 +105,13 @@ class Counted(nn.Module):
         return (self.layers(x) > 0).sum(1)
 
 
+class Divided(Counted):
+    """Its outputs are no numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x) / 0 * 0
+
+
 class Widths(nn.Module):
     """It gives what is inside, of which slim models have less."""
 
@@ -116,10 +124,15 @@ class Widths(nn.Module):
         return {"inside": inside, "answer": self.second(inside) > 0}
 
 
+def test_answers_that_are_no_floating_point_numbers_are_compared_too() -> None:
+    plan = graphprune.trace(Counted(), batches()[0]).plan(0.5, importance="auto", calibration=batches())
+    errors = [error for error in plan.requested["tried"].values() if isinstance(error, float)]
+    assert errors and all(0 < error < math.inf for error in errors)
+
+
 def test_where_no_outputs_can_be_compared_it_says_so() -> None:
-    graph = graphprune.trace(Counted(), batches()[0])
-    with pytest.raises(InputError, match="has no floating-point tensor") as caught:
-        graph.plan(0.5, importance="auto", calibration=batches())
+    with pytest.raises(InputError, match="the model's output has no finite number") as caught:
+        graphprune.prune_model(Divided(), 0.5, batches()[0], calibration=batches())
     assert "name a criterion" in caught.value.do
     graph = graphprune.trace(Widths(), batches()[0], outputs=lambda found: found["answer"])
     with pytest.raises(InputError, match="could compare the outputs of no slim model") as caught:
