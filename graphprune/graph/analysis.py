@@ -110,6 +110,10 @@ class Analysis:
             self._constrained = selectable, found
         return self._constrained[1].copy()
 
+    def constraints_of_sizes(self, selectable: Mask) -> SizeConstraints:
+        """The same without that rows of heads lose equally many entries, which takes longest to read."""
+        return read_constraints(self.trace, self.labelling, self.solution, selectable, self.scales, rectangles=False)
+
     @cached_property
     def counted(self) -> dict[int, frozenset[int]]:
         """By number, the nodes that add up entries of channels: the groups whose removed ones are not zero there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
@@ -41,7 +41,8 @@ def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
 def held_width(graph: Analysis) -> Mapping[int, str]:
     """The channels of heads that stay though ``head_width`` is given, and why."""
     if graph not in _HELD:
-        constraints = candidates(graph, np.ones(len(graph.units.groups), bool), ("head_width",))[1]
+        everything = np.ones(len(graph.units.groups), bool)
+        constraints = candidates(graph, everything, ("head_width",), read=graph.constraints_of_sizes)[1]
         tied = {
             unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
         }
@@ -64,7 +65,11 @@ def tied_at(line: Line | None, remedy: str = "") -> str:
 
 
 def candidates(
-    graph: Analysis, reached: Mask, narrower: Collection[str] = (), held: Mapping[int, str] = _NOTHING
+    graph: Analysis,
+    reached: Mask,
+    narrower: Collection[str] = (),
+    held: Mapping[int, str] = _NOTHING,
+    read: Callable[[Mask], SizeConstraints] | None = None,
 ) -> tuple[Mask, SizeConstraints]:
     """The units that may be removed, and what sizes demand of them.
 
@@ -77,11 +82,12 @@ def candidates(
         narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for: shrink heads (cells) instead of
             removing whole ones (rows); with ``qk_width`` alone, those of queries and keys.
         held: units that must stay for other reasons.
+        read: says what is demanded of the units that may be removed; None: all that the program demands.
     """
     frozen: dict[int, str] = dict(held)
     while True:
         free = _outermost(graph, reached, narrower, frozen)
-        constraints = graph.constraints(free)
+        constraints = (read or graph.constraints)(free)
         if constraints.frozen.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
             return free, constraints

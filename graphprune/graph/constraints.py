@@ -80,7 +80,8 @@ class ConstraintBuilder:
         self.constraints = SizeConstraints()
         self.expressions: dict[str, LinearExpression] = {}
 
-    def read(self) -> SizeConstraints:
+    def read(self, rectangles: bool = True) -> SizeConstraints:
+        """The constraints of the whole log; ``rectangles``: of rows that lose equally many entries too."""
         log = self.trace.sizes
         uses = [u for u in log.uses if not self._rebuilt(u.module)]
         self._define_attributes(uses)
@@ -96,7 +97,7 @@ class ConstraintBuilder:
         for expr, line, module in log.numbers:
             if not self._rebuilt(module) and (line, module) not in counts:
                 self._constrain_number(expr, line)
-        for ids, _ in self.sizes.labelling.labels.facts.rectangles:
+        for ids, _ in self.sizes.labelling.labels.facts.rectangles if rectangles else ():
             self._constrain_rectangle(ids)
         return self.constraints
 
@@ -299,7 +300,12 @@ class ConstraintBuilder:
 
 
 def read_constraints(
-    trace: Trace, labelling: Labelling, solution: Solution, selectable: Mask, scales: StatisticScales
+    trace: Trace,
+    labelling: Labelling,
+    solution: Solution,
+    selectable: Mask,
+    scales: StatisticScales,
+    rectangles: bool = True,
 ) -> SizeConstraints:
-    """Collect what the sizes of a traced program demand of the ``selectable`` units."""
-    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable), scales).read()
+    """Collect what the sizes of a traced program demand of the ``selectable`` units, and equal rows."""
+    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable), scales).read(rectangles)
