@@ -215,15 +215,16 @@ def _times(middle: Mapping[str, float], own: str) -> list[str]:
 def speed() -> str:
     data = read_json("speed.json")
     libraries = ("graphprune, ms", "of that the check", "Torch-Pruning, ms", "torch-kirigami")
-    columns = ("model", *libraries, "times faster than Torch-Pruning")
-    mean = ["geometric mean", "", "", "", "", f"{data['geometric_mean']:.1f}"]
+    columns = ("model", *libraries, "times faster than Torch-Pruning", "memory, MB", "Torch-Pruning, MB")
+    mean = ["geometric mean", "", "", "", "", f"{data['geometric_mean']:.1f}", "", ""]
     return markdown(columns, iter([*map(_speed_row, data["models"]), mean])) + source("speed")
 
 
 def _speed_row(model: Mapping[str, Any]) -> list[object]:
     ours, theirs, kirigami = (_time(model[name]) for name in ("ours", "theirs", "kirigami"))
     faster = "" if model["times_faster"] is None else f"{model['times_faster']:.2f}"
-    return [model["name"], ours, f"{model['check']:.0f}", theirs, kirigami, faster]
+    memory = ("" if model[name]["error"] else f"{model[name]['memory']:,.0f}" for name in ("ours", "theirs"))
+    return [model["name"], ours, f"{model['check']:.0f}", theirs, kirigami, faster, *memory]
 
 
 def _time(runs: Mapping[str, Any]) -> str:
