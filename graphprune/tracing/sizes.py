@@ -216,6 +216,10 @@ class Size(int):
     def __hash__(self) -> int:
         return int.__hash__(self)
 
+    def item(self) -> Size:
+        """The size itself: NumPy makes a product of sizes one of its own integers, which have this."""
+        return self
+
     def __eq__(self, other: object) -> bool:
         if isinstance(other, int):
             self._compared(other)

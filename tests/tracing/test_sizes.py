@@ -88,6 +88,7 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1 / np.sqrt(y.shape[1]),
     lambda m, y: 1 / float(np.log(m.width)),
     lambda m, y: 1 / np.prod(y.shape[1:]),
+    lambda m, y: 1 / np.prod(y.shape[1:]).item(),
     lambda m, y: 1 / math.log2(y.size(1)),
     lambda m, y: 1 / math.log(m.width, 10),
     lambda m, y: m.width**-0.5,
