@@ -41,15 +41,21 @@ def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
 def held_width(graph: Analysis) -> Mapping[int, str]:
     """The channels of heads that stay though ``head_width`` is given, and why."""
     if graph not in _HELD:
-        everything = np.ones(len(graph.units.groups), bool)
-        constraints = candidates(graph, everything, ("head_width",), read=graph.constraints_of_sizes)[1]
-        tied = {
-            unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
-        }
-        _HELD[graph] = {
-            unit: why for unit, why in (tied | constraints.frozen).items() if graph.solution.kind[unit] == CELL
-        }
+        alone = _held_cells(
+            graph, graph.constraints_of_sizes
+        )  # where they hold nothing, equal rows hold nothing either
+        _HELD[graph] = _held_cells(graph, graph.constraints) if alone else alone
     return _HELD[graph]
+
+
+def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, str]:
+    """The channels of heads that these constraints hold though all heads are to become narrower, and why."""
+    everything = np.ones(len(graph.units.groups), bool)
+    constraints = candidates(graph, everything, ("head_width",), read=read)[1]
+    tied = {
+        unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
+    }
+    return {unit: why for unit, why in (tied | constraints.frozen).items() if graph.solution.kind[unit] == CELL}
 
 
 def _is_fixed(equation: Equation) -> bool:
