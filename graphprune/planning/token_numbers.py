@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,8 @@ _IS_AN_ID = ("eq", "ne", "masked_fill", "masked_fill_", "fill", "fill_")
 """Operations on ids of which a number is an id too."""
 _COUNTS = ("lt", "le", "gt", "ge", "add", "sub", "rsub", "mul", "div", "remainder", "floor_divide", "bitwise_and")
 """Operations after which ids are none: the numbers that they take mean an order of tokens, or an offset."""
+_LOOKUPS = ("index", "index_select", "gather", "take", "scatter", "scatter_", "scatter_add", "index_put_", "index_put")
+"""Operations whose later operands are numbers of entries."""
 _COMPUTES = (Trait.ADDS, Trait.SUBTRACTS, Trait.SCALES, Trait.DIVIDES, Trait.COMPARES, Trait.STATISTIC)
 
 
@@ -41,7 +43,8 @@ def _moves(node: fx.Node) -> bool:
     if node.target is operator.getitem:
         return True
     computes = any(has_trait(node.target, trait) for trait in _COMPUTES)
-    return not computes and short_name(node.target) not in (*_COUNTS, "eq", "ne", "cumsum")
+    name = short_name(node.target)
+    return not (computes or name.endswith("_like") or name in (*_COUNTS, "eq", "ne", "cumsum"))
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ class TokenNumbers:
     slim: Trace
     tokens: TokenMap
 
-    def check(self, inputs: frozenset[int]) -> None:
+    def check(self, inputs: frozenset[int], tables: Collection[str]) -> None:
         """Raise a PlanError unless each number is that of the same token.
 
         Args:
             inputs: the numbers of the input tensors that are ids.
+            tables: the names of the vocabulary's tables.
         """
         ids = self._ids({self.dense.inputs[number] for number in inputs})
         for node, other in zip(self.dense.graph.nodes, self.slim.graph.nodes, strict=False):
-            if not ids.isdisjoint(node.all_input_nodes):
+            if node.op == "call_function" and not ids.isdisjoint(node.all_input_nodes):
+                self._check_lookup(node, ids, tables)
                 for old, new in zip(_numbers(node), _numbers(other), strict=False):
                     self._compare(node, old, new)
 
@@ -68,9 +73,31 @@ class TokenNumbers:
         """All nodes that are ids."""
         found = set(inputs)
         for node in self.dense.graph.nodes:
-            if _moves(node) and not found.isdisjoint(node.all_input_nodes):
+            whole = node.meta.get("dtype") not in (None, torch.bool) and not node.meta["dtype"].is_floating_point
+            if (
+                (whole or node.target is operator.getitem)
+                and _moves(node)
+                and not found.isdisjoint(node.all_input_nodes)
+            ):
                 found.add(node)
         return found
+
+    def _check_lookup(self, node: fx.Node, ids: set[fx.Node], tables: Collection[str]) -> None:
+        """Raise a PlanError if ids are numbers of something else than the vocabulary's words."""
+        first, *others = node.all_input_nodes
+        dtype = node.meta.get("dtype")
+        looked_up = short_name(node.target) in _LOOKUPS and not ids.isdisjoint(others)
+        floats = dtype is not None and dtype.is_floating_point
+        if (looked_up or floats) and first.meta.get("tensor") not in tables:
+            path, line = node.meta.get("line") or ("its forward", 0)
+            name, table = short_name(node.target), next(iter(tables))
+            raise PlanError(
+                f"ids: {name} uses ids of tokens for something else than rows of {table}",
+                where=f"{path}:{line}",
+                found=f"{name} of ids",
+                needed="ids that look up rows of the vocabulary's embeddings alone",
+                do="cut what else ids look up by hand, or keep the whole vocabulary",
+            )
 
     def _compare(self, node: fx.Node, old: int, new: int) -> None:
         if short_name(node.target) in _IS_AN_ID:

@@ -73,7 +73,7 @@ def prune_vocabulary(
     plan = _with_special_ids(graph, plan, special.new(tokens))
     slim = plan.apply(model)
     slim_calls = _with_tensors(calls, vocabulary.inputs, tokens.new_ids)
-    TokenNumbers(traced, trace_model(slim, slim_calls, outputs), tokens).check(vocabulary.inputs)
+    TokenNumbers(traced, trace_model(slim, slim_calls, outputs), tokens).check(vocabulary.inputs, vocabulary.tables)
     if not any(tensor.is_meta for _, tensor in named_tensors(graph.model)):
         _verify(graph, slim, plan, outputs, slim_calls)
     return slim, tokens

@@ -78,6 +78,24 @@ class Hot(Tagger):
         return self.head(nn.functional.one_hot(x, WORDS).float() @ self.words.weight)
 
 
+class Shifted(Tagger):
+    """A parameter that ids index, beside the embedding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.words(x)) + self.shift[x][..., None]
+
+
+class Other(Tagger):
+    """A table with another number of rows that ids index, beside the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__(classes=3)
+        self.kinds = nn.Embedding(WORDS - 1, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.words(x) + self.kinds(x))
+
+
 class Viewed(Tagger):
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.words(x)).view(-1, 50)
@@ -141,6 +159,16 @@ def test_what_has_no_vocabulary_is_refused() -> None:
         prune_vocabulary(Tagger().eval(), [*KEPT, 50], SEQUENCES)
     with pytest.raises(InputError, match="nothing is no token"):
         prune_vocabulary(Tagger().eval(), [], SEQUENCES)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("kind", [Shifted, Other])
+def test_ids_that_look_up_something_else_are_refused(kind: type[Tagger], device: str) -> None:
+    """On ``meta`` there are no values by which a comparison would show it."""
+    with pytest.raises(
+        PlanError, match=r"(?s)uses ids of tokens for something else than rows of words\.weight.*where:"
+    ):
+        prune_vocabulary(kind().to(device).eval(), KEPT, SEQUENCES.clamp(max=WORDS - 2).to(device))
 
 
 def test_models_on_meta() -> None:
