@@ -12,30 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import graphprune
+from benchmarks.context_kinds import Functions, Watched
 from graphprune.errors import InputError
 from tests.training_net import equal, examples, net, weights
 
 X, Y = examples()
 MAKERS = frozenset("zeros ones empty full rand randn randint randperm arange linspace eye tensor as_tensor".split())
-
-
-class Watched(TorchDispatchMode):
-    """A mode that looks on."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
-
-
-class Functions(TorchFunctionMode):
-    """A mode that looks on."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
