@@ -18,8 +18,6 @@ from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, 
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
 from graphprune.graph.living import Living
-from graphprune.graph.propagate import Labelling
-from graphprune.graph.size_model import SizeModel
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask, Scores
@@ -107,21 +105,26 @@ class CostModel:
     """The cost of every choice of channels of one traced model.
 
     Args:
-        labelling: the labels of its tensors.
         units: its units.
+        dimensions: the dimensions of its tensors; more are numbered here.
         nodes: what evaluation runs of the trace; what only training runs costs no MACs.
         tensors: the parameters and buffers by name.
     """
 
     def __init__(
-        self, labelling: Labelling, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
+        self,
+        units: Units,
+        dimensions: Dimensions,
+        nodes: Sequence[fx.Node],
+        tensors: Sequence[tuple[str, Tensor]],
     ) -> None:
-        self.dimensions = Dimensions(SizeModel(labelling, units.solution, units.solution.prunable))
+        self.dimensions = dimensions
         self._units = units
         self._shapes = {name: tensor.shape for name, tensor in tensors}
         counted = Counted(nodes, tensors)
         self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
-        self._needs = self.dimensions.needs()
+        used = np.unique(np.concatenate([terms.dims.ravel() for terms in self.terms.values()]))
+        self._needs = self.dimensions.needs(used)
         self.everything: Mask = np.ones(units.solution.count, bool)
 
     def _terms(self, products: Iterable[Product]) -> Terms:

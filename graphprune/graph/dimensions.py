@@ -255,16 +255,23 @@ class Dimensions:
             self._flat = numbers, np.concatenate([line.items for line in self._lines]), starts
         return self._flat
 
-    def needs(self) -> Needs:
-        """Which units the entries of every dimension need; where that is not linear, nothing is said."""
+    def needs(self, numbers: Ids | None = None) -> Needs:
+        """Which units the entries of dimensions need; where that is not linear, nothing is said.
+
+        Args:
+            numbers: of the dimensions; None: of all.
+        """
         solution, by_item = self.sizes.solution, [np.zeros((4, 0), np.int64)]
+        asked = np.full(len(self._constants), numbers is None)
+        asked[[] if numbers is None else numbers] = True
         if self._lines:
-            numbers, pieces, _ = self._flattened()
-            dim = np.repeat(numbers, [len(line.items) for line in self._lines])
+            of_lines, pieces, _ = self._flattened()
+            dim = np.repeat(of_lines, [len(line.items) for line in self._lines])
+            dim, pieces = dim[asked[dim]], pieces[asked[dim]]
             unit, dim, entry = solution.items.units(pieces, dim, pieces)
             by_item.append(np.stack([dim, entry, unit, np.ones_like(unit)]))
         others = [np.zeros((3, 0), np.int64)]
-        for joint in self._joints:
+        for joint in (j for j in self._joints if asked[j.number]):
             rows, items = np.tile(joint.sizes, len(joint.items)), joint.items.ravel()
             times = np.where(solution.items.size[items] > 1, 1, rows)
             unit, entry, times = solution.items.units(items, items, times)
@@ -272,7 +279,7 @@ class Dimensions:
             if joint.classes is not None:
                 unit, entry = solution.expand(joint.classes.ravel(), joint.classes.ravel())
                 others.append(np.stack([np.full(len(unit), joint.number), entry, unit]))
-        for number, node, dim_ in self._grids:
+        for number, node, dim_ in (grid for grid in self._grids if asked[grid[0]]):
             units = self._linear_units(node, dim_)
             others.append(np.stack([np.full(len(units), number), units, units]))
         return Needs(solution.items, np.concatenate(by_item, axis=1), np.concatenate(others, axis=1))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from graphprune.graph.segments import Segments, SegmentTable, ranges
+from graphprune.graph.segments import ranges
 from graphprune.graph.solve import Items
 from graphprune.utils.arrays import Ids, Mask
 
@@ -31,15 +31,17 @@ class Joint(NamedTuple):
 
     @staticmethod
     def of(classes: Ids, items: Items) -> Joint:
-        table = SegmentTable(1 + len(classes))
-        table.add(np.arange(classes.shape[1]), *classes)
-        entries = table.found()
-        pieces = Segments(entries.start[:, 1:], entries.step[:, 1:], entries.size, entries.note).cut(items.first)
-        found = items.item_of(pieces.start)
-        size = items.size[found]
-        if ((size == 1) | (size == pieces.size[:, None])).all():
-            return Joint(0, found.T, pieces.size, None)
-        return Joint(0, found.T[:, :0], pieces.size[:0], classes)
+        found = items.item_of(classes)
+        goes_on = (classes[:, 1:] - classes[:, :-1] == 1) | (items.size[found[:, 1:]] == 1)
+        goes_on &= found[:, 1:] == found[:, :-1]
+        first = np.ones(classes.shape[1], bool)
+        first[1:] = ~goes_on.all(axis=0)
+        start = np.flatnonzero(first)
+        found, sizes = found[:, start], np.diff(start, append=classes.shape[1])
+        whole = items.size[found]
+        if ((whole == 1) | (whole == sizes)).all():
+            return Joint(0, found, sizes, None)
+        return Joint(0, found[:, :0], sizes[:0], classes)
 
     @property
     def key(self) -> tuple[object, ...]:

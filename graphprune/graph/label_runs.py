@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 from graphprune.graph.segments import Segments, SegmentTable, ranges
 from graphprune.rules.labels import Labels
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, distinct
 
 CUTTING_ROUNDS = 16
 """How often runs are cut where others were cut before all that is still cut falls into single labels."""
@@ -94,7 +94,7 @@ def find_runs(labels: Labels, apart: Ids) -> LabelRuns:
     shift = bounds[origin] - bounds[:-1]
     facts = SegmentedFacts(*(_moved(table, bounds, shift) for table in facts))
     apart = apart + shift[_axis_of(bounds, apart)]
-    points = np.unique(np.concatenate([bounds, apart, apart + 1]))
+    points = distinct([bounds, apart, apart + 1])
     facts, points = _cut(facts, points)
     return _numbered(facts, points, bounds, origin)
 
@@ -155,12 +155,12 @@ def _cut(facts: SegmentedFacts, points: Ids) -> tuple[SegmentedFacts, Ids]:
     while True:
         facts = SegmentedFacts(*(table.cut(points) for table in facts))
         ends = [part.ravel() for table in facts for part in (table.start, table.ends())]
-        found = np.unique(np.concatenate([points, *ends]))
+        found = distinct([points, *ends])
         if len(found) == len(points):
             return facts, points
         number += 1
         if number > CUTTING_ROUNDS:
-            found = np.unique(np.concatenate([found, *(_still_cut(table, found) for table in facts)]))
+            found = distinct([found, *(_still_cut(table, found) for table in facts)])
         points = found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -24,12 +25,26 @@ class Roles:
     """
 
     def __init__(self, labelling: Labelling, solution: Solution) -> None:
-        counts = [value for table in labelling.counts.values() for value in table.values()]
-        self._counted = _units_of(solution, counts)
-        self._summed = _units_of(solution, _summed(labelling))
-        self._nested = _with_repeats(solution)
-        met, weighted = _multiplied(labelling)
-        self._scoring = _units_of(solution, met) & ~_units_of(solution, weighted)
+        self._labelling = labelling
+        self._solution = solution
+
+    @cached_property
+    def _counted(self) -> Mask:
+        counts = [value for table in self._labelling.counts.values() for value in table.values()]
+        return _units_of(self._solution, counts)
+
+    @cached_property
+    def _summed(self) -> Mask:
+        return _units_of(self._solution, _summed(self._labelling))
+
+    @cached_property
+    def _nested(self) -> Mask:
+        return _with_repeats(self._solution)
+
+    @cached_property
+    def _scoring(self) -> Mask:
+        met, weighted = _multiplied(self._labelling)
+        return _units_of(self._solution, met) & ~_units_of(self._solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
         """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""

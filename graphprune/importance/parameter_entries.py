@@ -37,14 +37,17 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
 
     Of complex entries |w| is the modulus.
     """
-    tensor = tensor.abs() if tensor.is_complex() else tensor
-    tensor = tensor.detach()
+    tensor = (tensor.abs() if tensor.is_complex() else tensor).detach()
     dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
-    if tensor.ndim == 1:
-        return [_powers(tensor, order, torch.empty_like(tensor, dtype=dtype)).double().cpu().numpy()]
+    if tensor.numel() > _BLOCK and tensor.ndim > 1:
+        return _norms_by_block(tensor, dims, order, dtype)
+    powers = _powers(tensor, order, torch.empty_like(tensor, dtype=dtype))
+    sums = (powers.sum([d for d in range(powers.ndim) if d != dim]) if powers.ndim > 1 else powers for dim in dims)
+    return [total.double().cpu().numpy() for total in sums]
+
+
+def _norms_by_block(tensor: Tensor, dims: Sequence[int], order: float, dtype: torch.dtype) -> list[Scores]:
     last = max(dims)
-    if not tensor.numel():
-        return [np.zeros(tensor.shape[dim]) for dim in dims]
     flat = tensor.reshape(*tensor.shape[: last + 1], -1)
     flat = flat.squeeze(-1) if flat.shape[-1] == 1 else flat
     rows = max(1, _BLOCK // max(flat[:1].numel(), 1))

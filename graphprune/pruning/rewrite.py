@@ -20,8 +20,8 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.held import contents, held_functions
-from graphprune.utils.modules import Modules, Tables, named_modules, tables
+from graphprune.utils.held import contents
+from graphprune.utils.modules import Modules, Tables, functions_held_in, named_modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -234,7 +234,7 @@ def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
 
 def _swap_in_functions(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
     """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in held_functions(modules):
+    for _, function in functions_held_in(modules):
         for cell in function.__closure__ or ():
             for value in contents(cell):
                 cell.cell_contents = replaced.get(id(value), value)

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
-from graphprune.utils.held import global_names, globals_read, held_functions
-from graphprune.utils.modules import Modules
+from graphprune.utils.held import global_names, globals_read
+from graphprune.utils.modules import Modules, functions_held_in
 
 Restore = Callable[[], None]
 
@@ -34,7 +34,7 @@ def _classes(submodules: Modules) -> list[type]:
 
 def _functions(submodules: Modules) -> list[FunctionType]:
     methods = [v for kind in _classes(submodules) for v in vars(kind).values() if isinstance(v, FunctionType)]
-    found = {id(f): f for f in methods + [f for _, f in held_functions(submodules)]}
+    found = {id(f): f for f in methods + [f for _, f in functions_held_in(submodules)]}
     for function in list(found.values()):
         found.update((id(v), v) for _, v in globals_read(function) if _is_neighbor(v, function))
     return list(found.values())

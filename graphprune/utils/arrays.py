@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,3 +26,17 @@ def stable_order(values: Scores) -> Ids:
     if (ordered[1:] > ordered[:-1]).all():
         return order
     return np.argsort(values, kind="stable")
+
+
+def distinct(parts: Sequence[Ids]) -> Ids:
+    """The numbers in arrays, from 0 on, in order and each once; faster than sorting them where they lie close."""
+    bound = 1 + max((int(part.max()) for part in parts if part.size), default=-1)
+    if bound > _CLOSE * sum(part.size for part in parts):
+        return np.unique(np.concatenate(parts))
+    there = np.zeros(bound, bool)
+    for part in parts:
+        there[part] = True
+    return np.flatnonzero(there)
+
+
+_CLOSE = 16

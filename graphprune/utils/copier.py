@@ -110,8 +110,10 @@ class Copier:
     def attributes(self, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
         """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
         found = dict(attributes)
-        for name, value, kind in [(n, v, k) for n, v in attributes.items() if (k := type(v)) not in ATOMIC]:
-            if name in own and not value and kind in _CONTAINERS and not getweakrefcount(value):
+        for name in _not_atomic(tuple(found), tuple(map(type, found.values()))):
+            value = found[name]
+            kind = type(value)
+            if kind in _CONTAINERS and not value and name in own and not getweakrefcount(value):
                 found[name] = kind()
             elif kind is not tuple or not ATOMIC.issuperset(map(type, value)):
                 found[name] = self._attribute(name, value)
@@ -392,3 +394,9 @@ def _assigns(code: CodeType) -> bool:
     """Does a function assign to variables of the function around it?"""
     own = any(i.opname == "STORE_DEREF" and i.argval in code.co_freevars for i in dis.get_instructions(code))
     return own or any(_assigns(c) for c in code.co_consts if isinstance(c, CodeType))
+
+
+@functools.lru_cache(maxsize=4096)
+def _not_atomic(names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, ...]:
+    """The names of values that copies do not share. Modules of a class have the same ones, again and again."""
+    return tuple(name for name, kind in zip(names, kinds, strict=True) if kind not in ATOMIC)

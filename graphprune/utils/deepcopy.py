@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
-from weakref import getweakrefcount
 
 import torch
 from torch import Tensor, nn
 
 from graphprune.utils.copier import Copier, Substitute, refuse
-from graphprune.utils.held import globals_read, held_functions, parts_of
-from graphprune.utils.modules import Modules, named_modules, within
+from graphprune.utils.held import globals_read, parts_of
+from graphprune.utils.modules import Modules, functions_held_in, named_modules, within
 
 _TABLES = frozenset(vars(nn.Module()))
 """Hooks and the like: every module has tables of its own for these, most of them empty.
 
 The handle of a hook refers to some of them weakly.
 """
-_HOOKS_KIND = frozenset((OrderedDict,))
-_HOOKS = tuple(name for name, table in vars(nn.Module()).items() if type(table) is OrderedDict and "hooks" in name)
-_NOTHING: tuple[tuple[()], ...] = ((),) * len(_HOOKS)
 
 
 def copy_module(
@@ -62,21 +57,8 @@ def copy_module(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        made, empty = dict.fromkeys(state), _empty_hooks(state)
-        for name in empty:
-            del state[name]
-        made.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
-        made.update(empty)
-        memo[id(module)].__dict__.update(made)
+        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
     return copier.copied(model)  # type: ignore[no-any-return]
-
-
-def _empty_hooks(state: dict[str, Any]) -> dict[str, Any]:
-    """New tables of hooks by name for a module without hooks, as most are; else none."""
-    tables = [state.get(name) for name in _HOOKS]
-    if any(tables) or not _HOOKS_KIND.issuperset(map(type, tables)) or any(map(getweakrefcount, tables)):
-        return {}
-    return dict(zip(_HOOKS, map(OrderedDict, _NOTHING), strict=True))
 
 
 def _global_containers(modules: Modules, parts: Callable[[], set[int]]) -> dict[int, Any]:
@@ -84,7 +66,7 @@ def _global_containers(modules: Modules, parts: Callable[[], set[int]]) -> dict[
 
     They are one for all models, as when each is built anew: a function cannot be given another global.
     """
-    functions = [f for _, f in held_functions(modules)]
+    functions = [f for _, f in functions_held_in(modules)]
     shared = (v for f in functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
     return {id(v): v for v in shared if id(v) in parts()}
 

@@ -11,9 +11,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
+
+from graphprune.utils.held import held_functions
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
@@ -29,6 +32,7 @@ class _Walk:
     model: nn.Module
     modules: list[tuple[str, nn.Module]] | None = None
     tables: Tables | None = None
+    functions: list[tuple[str, FunctionType]] | None = None
 
 
 _walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", default=None)
@@ -140,6 +144,16 @@ def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -
             found.plain[prefix + name] = value
         elif type(value) is list:
             found.listed.extend(item for item in value if isinstance(item, Tensor))
+
+
+def functions_held_in(modules: Modules) -> list[tuple[str, FunctionType]]:
+    """Plain functions that modules hold as attributes or hooks, with their paths."""
+    walk = _walk.get()
+    if walk is None or walk.modules is not modules:
+        return held_functions(modules)
+    if walk.functions is None:
+        walk.functions = held_functions(modules)
+    return walk.functions
 
 
 def first_names(own: Tables) -> dict[str, str]:
