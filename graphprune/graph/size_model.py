@@ -116,8 +116,9 @@ class SizeModel:
     def _expression(self, entries: Ids, units: Ids, length: int) -> LinearExpression:
         if not len(units):
             return constant_expression(length)
-        pairs = np.unique(entries * len(self.selectable) + units)
-        entries, units = np.divmod(pairs, len(self.selectable))
+        if not (entries[1:] > entries[:-1]).all():
+            pairs = np.unique(entries * len(self.selectable) + units)
+            entries, units = np.divmod(pairs, len(self.selectable))
         taken = 1 + np.count_nonzero(np.diff(entries))
         if taken < len(entries):
             raise NotLinear(LinearExpression(Fraction(0), {b"": (Fraction(1), units)}))
