@@ -126,7 +126,9 @@ class Analysis:
 
     def costs_without(self, skipped: Sequence[str]) -> CostModel:
         """The cost of any choice of channels when these blocks are left out."""
-        tensors = [(n, t) for n, t in named_tensors(self.model) if not within(n, skipped)]
+        tensors = named_tensors(self.model)
+        if skipped:
+            tensors = [(name, tensor) for name, tensor in tensors if not within(name, skipped)]
         return CostModel(self.units, self.dimensions, self.nodes_without(skipped), tensors)
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:

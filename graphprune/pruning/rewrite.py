@@ -256,8 +256,12 @@ def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int
             _resize_attention(model, path, module, sizes)
         elif path in changed:
             _renew_weights(module)
+            own = vars(module)
             for attribute, value in module_sizes(module).items():
-                setattr(module, attribute, value)
+                if attribute in own:
+                    own[attribute] = value  # several times as fast as nn.Module's way
+                else:
+                    setattr(module, attribute, value)
 
 
 def _renew_weights(module: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,8 +42,14 @@ def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTens
 
 def beside(x: LabelledTensor, dim: int, rank: int) -> tuple[LabelArray, ...]:
     """The labels of a vector laid along ``dim`` of a tensor of ``rank``."""
-    shape = tuple(-1 if d == dim else 1 for d in range(rank))
-    return tuple(array.at(array.ids.reshape(shape)) for array in x.arrays)
+    shape = _along(dim, rank)
+    return tuple([array.at(array.ids.reshape(shape)) for array in x.arrays])
+
+
+@lru_cache(maxsize=64)
+def _along(dim: int, rank: int) -> tuple[int, ...]:
+    """The shape of a vector laid along ``dim`` of a tensor of ``rank``."""
+    return tuple(-1 if d == dim else 1 for d in range(rank))
 
 
 def _groups(slim: Slim, args: Args) -> Args:

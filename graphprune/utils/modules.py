@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -103,7 +104,9 @@ class Tables:
     def everything(self) -> dict[int, Tensor]:
         """All tensors by identity, those in lists too."""
         named = (self.parameters, self.buffers, self.plain)
-        return {id(t): t for t in (*(t for table in named for t in table.values()), *self.listed)}
+        found: dict[int, Tensor] = {id(t): t for table in named for t in table.values()}
+        found.update((id(t), t) for t in self.listed)
+        return found
 
 
 def tables(model: nn.Module) -> Tables:
@@ -188,8 +191,15 @@ def set_training(modules: Modules, training: bool) -> None:
 
 
 def _switches_as_torch_does(module: nn.Module) -> bool:
-    train, evaluate = (getattr(method, "__func__", None) for method in (module.train, module.eval))
-    return train is nn.Module.train and evaluate is nn.Module.eval
+    return _SWITCHES.isdisjoint(vars(module)) and _class_switches_as_torch_does(type(module))  # type: ignore[arg-type]
+
+
+_SWITCHES = frozenset(("train", "eval"))
+
+
+@lru_cache(maxsize=1024)
+def _class_switches_as_torch_does(kind: type[nn.Module]) -> bool:
+    return kind.train is nn.Module.train and kind.eval is nn.Module.eval
 
 
 def class_name(kind: type) -> str:
