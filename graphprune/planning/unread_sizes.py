@@ -206,16 +206,18 @@ class _Evidence:
         self._graph = graph
         self._plan = plan
         self._alive = alive
-        self._axes: dict[int, _Within[int]] = defaultdict(_Within)
+        self._axes: dict[int, list[tuple[str, int]]] = defaultdict(list)
         for name, shape in plan.shapes.items():
             slim = plan.shape(name)
             for dim in range(min(len(shape), 2) if self._is_kernel(name, shape) else len(shape)):
-                self._axes[shape[dim]].add(name, slim[dim])
+                self._axes[shape[dim]].append((name, slim[dim]))
+        self._axes_within: dict[int, _Within[int]] = {}
+        self._counts = graph.dimensions.counts(alive)
 
     @cached_property
     def shrunk(self) -> frozenset[int]:
         """The sizes of which something is gone."""
-        axes = (size for size, found in self._axes.items() if found.of("") != {size})
+        axes = (size for size, found in self._axes.items() if any(slim != size for _, slim in found))
         attributes = (old for path, old in self._read.items() if self._plan.sizes.get(path, old) != old)
         return frozenset((*axes, *attributes, *(c.units for c in self._plan.choices if c.removed)))
 
@@ -292,7 +294,11 @@ class _Evidence:
 
     def _owned(self, attribute: _Attribute, how: str) -> set[int]:
         """What became of parameter axes of its module (``direct``), or of that and all within."""
-        axes = self._axes[attribute.value]
+        axes = self._axes_within.get(attribute.value)
+        if axes is None:
+            axes = self._axes_within[attribute.value] = _Within()
+            for name, slim in self._axes.get(attribute.value, ()):
+                axes.add(name, slim)
         return axes.directly(attribute.owner) if how == "direct" else axes.of(attribute.owner)
 
     def _classified(self, attribute: _Attribute) -> set[int]:
@@ -307,7 +313,7 @@ class _Evidence:
     def _is_whole(self, node: fx.Node) -> bool:
         """Is nothing of a tensor gone?"""
         shape = node.meta.get("shape", ())
-        return all(self._sizes.count(self._alive, node, d) == n for d, n in enumerate(shape))
+        return all(self._left(node, d) == n for d, n in enumerate(shape))
 
     @cached_property
     def _calls(self) -> dict[str, list[ModuleCall]]:
@@ -316,15 +322,18 @@ class _Evidence:
             found[call.path].append(call)
         return found
 
-    @cached_property
-    def _sizes(self) -> Any:
-        return self._graph.size_model()
-
     def _channels(self, node: fx.Node, size: int) -> set[int]:
         """How many are left of the channels of a tensor, if it has ``size`` of them."""
         shape = node.meta.get("shape", ())
-        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.labelled(node, d))
-        return {self._sizes.count(self._alive, node, d) for d in dims}
+        dims = (d for d, n in enumerate(shape) if n == size and self._graph.dimensions.sizes.labelled(node, d))
+        return {self._left(node, d) for d in dims}
+
+    def _left(self, node: fx.Node, dim: int) -> int:
+        """How many entries of a dimension live."""
+        number = self._graph.dimensions.number(node, dim)
+        if number >= len(self._counts):
+            self._counts = self._graph.dimensions.counts(self._alive)
+        return int(self._counts[number])
 
 
 def _inside(path: str, owner: str) -> bool:
