@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError
-from graphprune.rules.labels import ParameterAxis
+from graphprune.rules.labels import ParameterAxis, parameter_axes
 from graphprune.rules.macs import SizeFactor
 from graphprune.rules.registry import macs_of
 
@@ -119,17 +119,13 @@ def count_macs(counted: Counted) -> list[Product]:
 def count_parameters(counted: Counted) -> list[Product]:
     """Every entry of a parameter; tied ones count once."""
     learned = ((name, t) for name, t in counted.tensors if isinstance(t, nn.Parameter))
-    return [(1, _axes(name, tensor)) for name, tensor in learned]
+    return [(1, parameter_axes(name, tensor.ndim)) for name, tensor in learned]
 
 
 @budget_kind("bytes", units=BYTES, example="20MB", help="bytes of parameters and buffers in memory")
 def count_bytes(counted: Counted) -> list[Product]:
     """Every entry of a parameter or buffer, in bytes of its type."""
-    return [(tensor.element_size(), _axes(name, tensor)) for name, tensor in counted.tensors]
-
-
-def _axes(name: str, tensor: Tensor) -> list[ParameterAxis]:
-    return [ParameterAxis(name, d) for d in range(tensor.ndim)]
+    return [(tensor.element_size(), parameter_axes(name, tensor.ndim)) for name, tensor in counted.tensors]
 
 
 _add(

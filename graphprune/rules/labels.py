@@ -115,7 +115,13 @@ class ParameterAxis(str):
         return self.parameter.rpartition(".")[2]
 
 
-@dataclass(frozen=True, slots=True)
+@lru_cache(maxsize=1 << 14)
+def parameter_axes(parameter: str, count: int) -> tuple[ParameterAxis, ...]:
+    """The axes of a parameter of so many dimensions."""
+    return tuple(ParameterAxis(parameter, dim) for dim in range(count))
+
+
+@dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
 class Axis:
     """A run of labels made together: a dimension of a parameter (``name``), or rows and cells made by a refinement."""
 
@@ -196,9 +202,8 @@ class Labels:
 
     def parameter(self, name: str, shape: Shape) -> LabelledTensor:
         """A parameter or buffer: fresh labels for every dimension."""
-        arrays = [
-            LabelArray(self.fresh(shape, [d], "channel", ParameterAxis(name, d))) for d, n in enumerate(shape) if n > 1
-        ]
+        axes = parameter_axes(name, len(shape))
+        arrays = [LabelArray(self.fresh(shape, [d], "channel", axes[d])) for d, n in enumerate(shape) if n > 1]
         return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def unify(self, a: Ids, b: Ids) -> None:
