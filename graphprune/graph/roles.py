@@ -25,11 +25,11 @@ class Roles:
 
     def __init__(self, labelling: Labelling, solution: Solution) -> None:
         counts = [value for table in labelling.counts.values() for value in table.values()]
-        self._counted = _units_of(solution, counts)
-        self._summed = _units_of(solution, _summed(labelling))
+        self._counted = _units_of(labelling, solution, counts)
+        self._summed = _units_of(labelling, solution, _summed(labelling))
         self._nested = _with_repeats(solution)
         met, weighted = _multiplied(labelling)
-        self._scoring = _units_of(solution, met) & ~_units_of(solution, weighted)
+        self._scoring = _units_of(labelling, solution, met) & ~_units_of(labelling, solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
         """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""
@@ -46,11 +46,23 @@ class Roles:
         return kind == "cell" and bool(self._scoring[units].all())
 
 
-def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+def _units_of(labelling: Labelling, solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+    """Which units the entries of tensors need. [classes]"""
     found = np.zeros(solution.count, bool)
-    arrays = [array.ids.ravel() for value in values for array in value.arrays]
-    if arrays:
-        found[solution.expand(solution.of[np.concatenate(arrays)])[0]] = True
+    arrays = {id(array.ids): array.ids for value in values for array in value.arrays}.values()
+    axes = [labelling.labels.axis_of_all(ids) for ids in arrays]
+    items = [solution.items.of_axis(axis) for axis in {*axes} if axis is not None]
+    if items:
+        found[solution.items.classes(np.unique(solution.items.units(np.unique(np.concatenate(items)))[0]))] = True
+    others = [_without_repeats(ids.ravel()) for ids, axis in zip(arrays, axes, strict=True) if axis is None]
+    if others:
+        found[solution.expand(solution.of[np.concatenate(others)])[0]] = True
+    return found
+
+
+def _without_repeats(ids: Ids) -> Ids:
+    """Leave out labels that equal the one before: rows are repeated for every channel of a head."""
+    found: Ids = ids[np.diff(ids, prepend=-1) != 0]
     return found
 
 
