@@ -169,15 +169,16 @@ class Allocator:
     def by_priority(self, problem: Problem, given: Allocation | None = None) -> Ids | None:
         """How far an allocation goes on each path, by default the one that is asked for; None: out of reach."""
         chosen = given or find_allocation(self.setup.options.allocation)
-        even = self._priority(problem.state, uniform, np.zeros(0)) if chosen.name == "global" else None
-        return search(problem, lambda price: self._priority(problem.state, chosen.priority, price), even)
+        state = problem.state
+        even = (lambda: self._priority(state, uniform, ())) if chosen.name == "global" else None
+        return search(problem, lambda prices: self._priority(state, chosen.priority, prices), even)
 
-    def _priority(self, state: RemovalState, priority: Priority, price: Scores) -> list[Scores]:
+    def _priority(self, state: RemovalState, priority: Priority, prices: Sequence[Scores]) -> list[Scores]:
         """How early each stop comes; later for first and last layers, if these are protected."""
         groups = [[self.setup.groups[part.group] for part in path.coupled.parts] for path in state.paths]
-        found = priority(AllocationInputs(state.paths, groups, price, self.setup.graph.trace.modules))
+        found = priority(AllocationInputs(state.paths, groups, prices, self.setup.graph.trace.modules))
         protected = [any(p.group in self.setup.protected for p in path.coupled.parts) for path in state.paths]
-        return [value / (PROTECTED if late else 1.0) for value, late in zip(found, protected, strict=True)]
+        return [value / PROTECTED if late else value for value, late in zip(found, protected, strict=True)]
 
     def _budgets(self, steps: Sequence[CoupledStep]) -> BudgetCosts:
         """The budgets, or for a ratio over all groups together the number of units of those that steps can remove."""
