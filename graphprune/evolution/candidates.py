@@ -57,7 +57,7 @@ class Space:
         graph, problem = self.setup.graph, self.problem
         removed = np.concatenate([problem.fixed, problem.state.removed(candidate.passed)])
         alive = graph.solution.alive(removed)
-        selection, violations = validate(graph, graph.size_model(), self.allocator.constraints, alive)
+        selection, violations = validate(graph, self.allocator.constraints, alive)
         if len(violations.broken):
             return None
         return record_choice(self.setup, selection, [""] * len(self.setup.groups))
@@ -126,7 +126,7 @@ class Space:
         ):
             later = np.arange(1, length - base + 1) / max(length, 1) / rate
             times.append(np.concatenate([np.full(base, -np.inf), later]))
-        order = RemovalOrder.of(times)
+        order = RemovalOrder.of(times, self.problem.state.lengths)
         count = first_that_fits(self.problem, order, int(passed.sum()))
         return None if count is None else order.after(count)
 

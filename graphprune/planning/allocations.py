@@ -5,7 +5,7 @@ An allocation is an order of removal; a budget says how far to go in it (:mod:`g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,7 +36,7 @@ class AllocationInputs:
     modules: Mapping[str, type]
 
 
-Priority = Callable[[AllocationInputs], list[Scores]]
+Priority = Callable[[AllocationInputs], Iterable[Scores]]
 """For each path, how early each of its stops comes: low values first."""
 
 
@@ -81,15 +81,15 @@ def find_allocation(given: str | Sensitivity | None) -> Allocation:
 
 
 @allocation("uniform", "the same fraction of every group (the default of a ratio)")
-def uniform(inputs: AllocationInputs) -> list[Scores]:
+def uniform(inputs: AllocationInputs) -> Iterator[Scores]:
     """The fraction that is gone at each stop."""
-    return [path.gone for path in inputs.paths]
+    return (path.gone for path in inputs.paths)
 
 
 @allocation("global", "the units with the least importance for what they cost (the default of a budget)")
-def cost_aware(inputs: AllocationInputs) -> list[Scores]:
+def cost_aware(inputs: AllocationInputs) -> Iterator[Scores]:
     """Importance lost for every unit of cost saved."""
-    return [path.lost / _saved(path, price) for path, price in zip(inputs.paths, inputs.prices, strict=True)]
+    return (path.lost / _saved(path, price) for path, price in zip(inputs.paths, inputs.prices, strict=True))
 
 
 def _saved(path: RemovalPath, price: Scores) -> Scores:

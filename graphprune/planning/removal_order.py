@@ -7,7 +7,7 @@ asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,14 +40,15 @@ class RemovalOrder:
     place: Ids
 
     @staticmethod
-    def of(priority: Sequence[Scores]) -> RemovalOrder:
+    def of(priority: Iterable[Scores], lengths: Ids) -> RemovalOrder:
         """The order of stops.
 
         Args:
             priority: for each path, how early each of its stops comes: low values first, but none before the stops that
-                precede it. [stops] each
+                precede it. They are as large as all else together: taken one by one, they need not all be there.
+                [stops] each
+            lengths: how many stops each path has. [paths]
         """
-        lengths = np.array([len(values) for values in priority], np.int64)
         start, values = lengths.cumsum() - lengths, np.empty(lengths.sum())
         for first, own in zip(start.tolist(), priority, strict=True):
             np.maximum.accumulate(own, out=values[first : first + len(own)])

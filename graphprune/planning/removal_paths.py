@@ -13,7 +13,7 @@ from graphprune.graph.solve import Items
 from graphprune.utils.arrays import Ids, Scores, stable_order
 
 Numbers = NDArray[np.int32]
-"""Numbers of stops and paths; there are few enough for 4 bytes each."""
+"""Numbers of stops and units; there are few enough for 4 bytes each."""
 ROOM = 4
 """A table of what is gone may have so many entries for every unit."""
 
@@ -33,7 +33,7 @@ class RemovalPath:
 
     coupled: CoupledStep
     stops: Ids
-    unit_ids: Ids
+    unit_ids: Numbers
     stop: Numbers
     values: Sequence[Scores]
     lost: Scores
@@ -78,7 +78,7 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
     for part, each, values, number in zip(coupled.parts, coupled.each, scores, layers, strict=True):
         going = _going(values, each, stops)
         at = np.searchsorted(stops, np.arange(len(going)) // each + 1).astype(np.int32)
-        units.append(part.unit_ids[going])
+        units.append(part.unit_ids[going].astype(np.int32))
         stop.append(at)
         lost += number * _losses(values, going, at, count)
     return RemovalPath(coupled, stops, np.concatenate(units), np.concatenate(stop), scores, lost)

@@ -6,7 +6,7 @@ on what is gone already, so the order is recomputed a few times.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,18 +58,23 @@ class Problem:
         """The fraction that is left of the tightest budget."""
         return float((1 - self.costs(self.living(passed)) / self.budgets).min())
 
-    def price(self, alive: Mask, weights: Scores) -> list[Scores]:
+    def price(self, alive: Mask, weights: Scores) -> Iterator[Scores]:
         """For each path, what each of its units takes of the budgets, weighted. [units] each"""
         share, each = weights / self.budgets, self.prices(alive)
         if len(share) > 1:
             share, each = np.ones(1), (share @ each)[None]
-        return [share[0] * each[0, path.unit_ids] for path in self.state.paths]
+        return (share[0] * each[0, path.unit_ids] for path in self.state.paths)
+
+    def order(self, priority: Iterable[Scores]) -> RemovalOrder:
+        """All stops in the order of removal."""
+        return RemovalOrder.of(priority, self.state.lengths)
 
 
-PriorityAt = Callable[[list[Scores]], list[Scores]]
+PriorityAt = Callable[[list[Scores]], Iterable[Scores]]
+Known = Callable[[], Iterable[Scores]]
 
 
-def search(problem: Problem, priority_at: PriorityAt, known: Callable[[], list[Scores]] | None = None) -> Ids | None:
+def search(problem: Problem, priority_at: PriorityAt, known: Known | None = None) -> Ids | None:
     """How far to go on every path so that all budgets are met and little is lost; None: they are out of reach.
 
     ``priority_at(prices)`` orders the stops, given what each unit of each path costs. Where several budgets bind, the
@@ -77,11 +82,11 @@ def search(problem: Problem, priority_at: PriorityAt, known: Callable[[], list[S
     mislead.
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
-    prices = problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights)
-    best = _candidate(problem, RemovalOrder.of(known())) if known is not None else None
+    prices = list(problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights))
+    best = _candidate(problem, problem.order(known())) if known is not None else None
     least = np.inf
     for _ in range(ROUNDS):
-        last = _candidate(problem, RemovalOrder.of(priority_at(prices)))
+        last = _candidate(problem, problem.order(priority_at(prices)))
         if last is None or last.lost >= least:
             break
         least, living = last.lost, problem.living(last.order.after(last.count))

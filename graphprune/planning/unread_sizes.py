@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.living_sizes import LivingSizes
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.module_sizes import module_sizes
@@ -307,7 +308,7 @@ class _Evidence:
     def _is_whole(self, node: fx.Node) -> bool:
         """Is nothing of a tensor gone?"""
         shape = node.meta.get("shape", ())
-        return all(self._sizes.count(self._alive, node, d) == n for d, n in enumerate(shape))
+        return all(self._sizes.count(node, d) == n for d, n in enumerate(shape))
 
     @cached_property
     def _calls(self) -> dict[str, list[ModuleCall]]:
@@ -317,14 +318,14 @@ class _Evidence:
         return found
 
     @cached_property
-    def _sizes(self) -> Any:
-        return self._graph.size_model()
+    def _sizes(self) -> LivingSizes:
+        return self._graph.living_sizes(self._alive)
 
     def _channels(self, node: fx.Node, size: int) -> set[int]:
         """How many are left of the channels of a tensor, if it has ``size`` of them."""
         shape = node.meta.get("shape", ())
-        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.labelled(node, d))
-        return {self._sizes.count(self._alive, node, d) for d in dims}
+        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.sizes.labelled(node, d))
+        return {self._sizes.count(node, d) for d in dims}
 
 
 def _inside(path: str, owner: str) -> bool:
