@@ -11,6 +11,7 @@ from graphprune.errors import PlanError
 from graphprune.planning.allocate import Allocator
 from graphprune.planning.allocations import ALLOCATIONS, SEARCHED, Allocation, AllocationInputs
 from graphprune.planning.planner import plan_once, record_choice
+from graphprune.planning.removal_order import RemovalOrder
 from graphprune.planning.search import Problem, first_that_fits
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.validate import validate
@@ -56,7 +57,7 @@ class Space:
         graph, problem = self.setup.graph, self.problem
         removed = np.concatenate([problem.fixed, problem.state.removed(candidate.passed)])
         alive = graph.solution.alive(removed)
-        selection, violations = validate(graph, graph.size_model(), self.allocator.constraints, alive)
+        selection, violations = validate(graph, self.allocator.constraints, alive)
         if len(violations.broken):
             return None
         return record_choice(self.setup, selection, [""] * len(self.setup.groups))
@@ -119,18 +120,15 @@ class Space:
 
     def _narrowed(self, passed: Ids, rates: Scores) -> Ids | None:
         """Pass more stops, at these rates, until the budgets are met; None: they are out of reach."""
-        state = self.problem.state
-        left = state.lengths - passed
-        path: Ids = np.repeat(np.arange(len(left)), left)
-        number = np.arange(len(path)) - np.repeat(np.cumsum(left) - left, left) + 1
-        time = number / np.maximum(state.lengths, 1)[path] / rates[path]
-        base: Ids = np.repeat(np.arange(len(left)), passed)
-        order = np.concatenate([base, path[np.argsort(time, kind="stable")]])
-        count = first_that_fits(self.problem, order, len(base))
-        if count is None:
-            return None
-        found: Ids = state.after(order, count)
-        return found
+        times = []
+        for length, base, rate in zip(
+            self.problem.state.lengths.tolist(), passed.tolist(), rates.tolist(), strict=True
+        ):
+            later = np.arange(1, length - base + 1) / max(length, 1) / rate
+            times.append(np.concatenate([np.full(base, -np.inf), later]))
+        order = RemovalOrder.of(times, self.problem.state.lengths)
+        count = first_that_fits(self.problem, order, int(passed.sum()))
+        return None if count is None else order.after(count)
 
     def _widened(self, passed: Ids, rng: np.random.Generator) -> Ids:
         """Give back what the budgets leave, of a few groups in turn."""

@@ -19,12 +19,15 @@ from graphprune.graph.cost import CostModel
 from graphprune.graph.couplings import Couplings
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Group, Units
+from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.propagate import Labelling, propagate
+from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.removed_values import RemovedValues
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import Solution, solve
 from graphprune.graph.stated_sizes import fix_stated_sizes
 from graphprune.graph.statistic_scales import StatisticScales
+from graphprune.rules.labels import LabelledTensor
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import Trace, trace_model
@@ -94,8 +97,21 @@ class Analysis:
 
     @cached_property
     def dimensions(self) -> Dimensions:
-        """The dimensions of traced tensors, which are numbered when they are first asked for."""
-        return Dimensions(self.size_model())
+        """The dimensions of traced tensors: those that the program takes sizes of, and others once asked for."""
+        found = Dimensions(self.size_model())
+        for use in self.trace.sizes.uses:
+            if isinstance(use.dim, int) and isinstance(self.labelling.values.get(use.node), LabelledTensor):
+                found.number(use.node, use.dim)
+        return found
+
+    def living_sizes(self, alive: Mask) -> LivingSizes:
+        """The sizes of all traced tensors in one choice. ``alive`` [classes]"""
+        return LivingSizes(self.dimensions, alive)
+
+    @cached_property
+    def rectangles(self) -> Rectangles:
+        """What the program demands to stay a rectangle."""
+        return Rectangles.of([ids for ids, _ in self.labelling.labels.facts.rectangles], self.solution)
 
     @cached_property
     def scales(self) -> StatisticScales:
@@ -106,13 +122,14 @@ class Analysis:
     def constraints(self, selectable: Mask) -> SizeConstraints:
         """What the sizes of the program demand of these units; those asked for last are known."""
         if self._constrained is None or not np.array_equal(self._constrained[0], selectable):
-            found = read_constraints(self.trace, self.labelling, self.solution, selectable, self.scales)
+            found = self.constraints_of_sizes(selectable, self.rectangles)
             self._constrained = selectable, found
         return self._constrained[1].copy()
 
-    def constraints_of_sizes(self, selectable: Mask) -> SizeConstraints:
-        """The same without that rows of heads lose equally many entries, which takes longest to read."""
-        return read_constraints(self.trace, self.labelling, self.solution, selectable, self.scales, rectangles=False)
+    def constraints_of_sizes(self, selectable: Mask, rectangles: Rectangles | None = None) -> SizeConstraints:
+        """The same of sizes alone; of rows of heads, which lose equally many entries, only where they are given."""
+        sizes = SizeModel(self.labelling, self.solution, selectable)
+        return read_constraints(self.trace, sizes, self.scales, rectangles)
 
     @cached_property
     def counted(self) -> dict[int, frozenset[int]]:

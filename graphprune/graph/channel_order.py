@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,10 +29,10 @@ class Disorder(Exception):
     """Two activations meet with their channels in different orders."""
 
 
-def ragged(labelling: Labelling, solution: Solution, alive: Mask) -> list[Ids]:
+def ragged(rectangles: Iterable[Ids], solution: Solution, alive: Mask) -> list[Ids]:
     """The rectangles that lose different entries in different rows."""
     found = []
-    for ids, _ in labelling.labels.facts.rectangles:
+    for ids in rectangles:
         mask = alive[solution.of[ids]]
         rows = mask[mask.any(axis=1)]
         if len(rows) and not (rows == rows[0]).all():

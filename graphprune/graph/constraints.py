@@ -18,13 +18,12 @@ from torch import fx, nn
 
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
-from graphprune.graph.propagate import Labelling
+from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.size_model import SizeModel
-from graphprune.graph.solve import Solution
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of, dims_of
 from graphprune.tracing.tracer import Trace
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ class ConstraintBuilder:
         self.constraints = SizeConstraints()
         self.expressions: dict[str, LinearExpression] = {}
 
-    def read(self, rectangles: bool = True) -> SizeConstraints:
-        """The constraints of the whole log; ``rectangles``: of rows that lose equally many entries too."""
+    def read(self, rectangles: Rectangles | None = None) -> SizeConstraints:
+        """The constraints of the whole log, and of the rows of ``rectangles``, which lose equally many entries."""
         log = self.trace.sizes
         uses = [u for u in log.uses if not self._rebuilt(u.module)]
         self._define_attributes(uses)
@@ -97,8 +96,9 @@ class ConstraintBuilder:
         for expr, line, module in log.numbers:
             if not self._rebuilt(module) and (line, module) not in counts:
                 self._constrain_number(expr, line)
-        for ids, _ in self.sizes.labelling.labels.facts.rectangles if rectangles else ():
-            self._constrain_rectangle(ids)
+        if rectangles is not None:
+            for number in np.flatnonzero(rectangles.varying(self.sizes.selectable)).tolist():
+                self._constrain_rectangle(rectangles.labels[number])
         return self.constraints
 
     def _rebuilt(self, module: str) -> bool:
@@ -300,12 +300,7 @@ class ConstraintBuilder:
 
 
 def read_constraints(
-    trace: Trace,
-    labelling: Labelling,
-    solution: Solution,
-    selectable: Mask,
-    scales: StatisticScales,
-    rectangles: bool = True,
+    trace: Trace, sizes: SizeModel, scales: StatisticScales, rectangles: Rectangles | None = None
 ) -> SizeConstraints:
-    """Collect what the sizes of a traced program demand of the ``selectable`` units, and equal rows."""
-    return ConstraintBuilder(trace, SizeModel(labelling, solution, selectable), scales).read(rectangles)
+    """Collect what the sizes of a traced program demand of the selectable units of ``sizes``, and equal rows."""
+    return ConstraintBuilder(trace, sizes, scales).read(rectangles)

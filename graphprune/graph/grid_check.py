@@ -102,14 +102,15 @@ def ragged_choices(found: SampleLabels, rng: np.random.Generator) -> Iterator[Id
         yield np.unique(np.concatenate(removed))
 
 
-def choose_ragged(found: SampleLabels, labelling: Labelling, rng: np.random.Generator) -> Mask | None:
+def choose_ragged(found: SampleLabels, rng: np.random.Generator) -> Mask | None:
     """Which classes live after a random choice that leaves other columns in every row; None where all are refused."""
+    rectangles = [ids for ids, _ in found.labels.facts.rectangles]
     for removed in ragged_choices(found, rng):
         alive = found.solution.alive(removed)
         masks = [living_mask(x, found.solution, alive) for x in (*found.tensors(), *found.outs)]
         enough = all(alive[found.solution.of[ids]].sum() >= n for ids, n, _ in found.labels.facts.choices)
         lives = enough and all(m.any() for m in masks if m.numel())
-        if lives and rectangular(found, alive, same=False) and ragged(labelling, found.solution, alive):
+        if lives and rectangular(found, alive, same=False) and ragged(rectangles, found.solution, alive):
             return alive
     return None
 
@@ -178,7 +179,7 @@ def check_grid(op: Any, entry: Rule, one: Sample, seed: int, transposed: bool = 
         return False  # what their sizes demand is written down by the program that calls them
     dense = run_operation(in_any_type(op), *replaced(Tensor.clone, given, Tensor))
     found = label_grids(op, entry, one, tuple(tuple(out.shape) for out in dense), seed, transposed)
-    alive = choose_ragged(found, Labelling(found.labels, []), np.random.default_rng(seed))
+    alive = choose_ragged(found, np.random.default_rng(seed))
     if alive is None:
         return False
     masks = [living_mask(x, found.solution, alive) for x in found.tensors()]

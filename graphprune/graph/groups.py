@@ -22,6 +22,9 @@ from graphprune.utils.arrays import Ids
 from graphprune.utils.repeated_names import merge_names
 from graphprune.utils.tables import Printed, Table
 
+MANY = 1 << 15
+"""Numbers of fewer groups take 2 bytes each."""
+
 
 @dataclass(frozen=True)
 class Occurrences:
@@ -167,7 +170,7 @@ class Units:
     @cached_property
     def group_of(self) -> ClassTable:
         """For every class the number of its group, or -1."""
-        table = np.full(self.solution.count, -1, np.int32)
+        table = np.full(self.solution.count, -1, np.int16 if len(self.groups) < MANY else np.int32)
         for i, group in enumerate(self.groups):
             table[group.unit_ids] = i
         return table

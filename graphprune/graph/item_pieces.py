@@ -17,12 +17,17 @@ class ItemPieces(NamedTuple):
     Attributes:
         row: in which each piece lies. [pieces]
         item: the item of its classes. [pieces]
-        whole: are all pieces whole items?
+        cut: rows with pieces that are no whole items.
     """
 
     row: Ids
     item: Ids
-    whole: bool
+    cut: Ids
+
+    @property
+    def whole(self) -> bool:
+        """Are all pieces whole items?"""
+        return not len(self.cut)
 
 
 def item_pieces(classes: Ids, items: Items) -> ItemPieces:
@@ -35,8 +40,8 @@ def item_pieces(classes: Ids, items: Items) -> ItemPieces:
     first, last = in_order[start], in_order[end]
     begin, stop = items.item_of(first), items.item_of(last)
     whole = (items.first[begin] == first) & (items.first[stop] + items.size[stop] == last + 1)
-    count = stop - begin + 1
-    return ItemPieces(np.repeat(start // classes.shape[1], count), ranges(begin, count), bool(whole.all()))
+    count, row = stop - begin + 1, start // classes.shape[1]
+    return ItemPieces(np.repeat(row, count), ranges(begin, count), row[~whole])
 
 
 class NeededUnits(NamedTuple):
@@ -54,9 +59,12 @@ class NeededUnits(NamedTuple):
 def needed_units(classes: Ids, items: Items) -> NeededUnits | None:
     """Which units the rows of a matrix of classes need; None: it does not consist of whole items."""
     pieces = item_pieces(classes, items)
-    if not pieces.whole:
-        return None
-    unit, row, size = items.units(pieces.item, pieces.row, items.size[pieces.item])
+    return times_needed(pieces.row, pieces.item, items) if pieces.whole else None
+
+
+def times_needed(row: Ids, item: Ids, items: Items) -> NeededUnits:
+    """Which units rows need that consist of whole items. ``row``, ``item`` [pieces]"""
+    unit, row, size = items.units(item, row, items.size[item])
     pairs, inverse = np.unique(row * len(items.size) + unit, return_inverse=True)
     times = np.bincount(inverse, np.where(items.size[unit] > 1, 1, size), len(pairs)).astype(np.int64)
     row, unit = np.divmod(pairs, len(items.size))

@@ -31,11 +31,11 @@ class Roles:
     @cached_property
     def _counted(self) -> Mask:
         counts = [value for table in self._labelling.counts.values() for value in table.values()]
-        return _units_of(self._solution, counts)
+        return _units_of(self._labelling, self._solution, counts)
 
     @cached_property
     def _summed(self) -> Mask:
-        return _units_of(self._solution, _summed(self._labelling))
+        return _units_of(self._labelling, self._solution, _summed(self._labelling))
 
     @cached_property
     def _nested(self) -> Mask:
@@ -44,7 +44,7 @@ class Roles:
     @cached_property
     def _scoring(self) -> Mask:
         met, weighted = _multiplied(self._labelling)
-        return _units_of(self._solution, met) & ~_units_of(self._solution, weighted)
+        return _units_of(self._labelling, self._solution, met) & ~_units_of(self._labelling, self._solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
         """One of :data:`ROLES`, for units of a kind of :data:`graphprune.graph.solve.KINDS`."""
@@ -61,11 +61,23 @@ class Roles:
         return kind == "cell" and bool(self._scoring[units].all())
 
 
-def _units_of(solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+def _units_of(labelling: Labelling, solution: Solution, values: Sequence[LabelledTensor]) -> Mask:
+    """Which units the entries of tensors need. [classes]"""
     found = np.zeros(solution.count, bool)
-    arrays = [array.ids.ravel() for value in values for array in value.arrays]
-    if arrays:
-        found[solution.expand(solution.of[np.concatenate(arrays)])[0]] = True
+    arrays = {id(array.ids): array.ids for value in values for array in value.arrays}.values()
+    axes = [labelling.labels.axis_of_all(ids) for ids in arrays]
+    items = [solution.items.of_axis(axis) for axis in {*axes} if axis is not None]
+    if items:
+        found[solution.items.classes(np.unique(solution.items.units(np.unique(np.concatenate(items)))[0]))] = True
+    others = [_without_repeats(ids.ravel()) for ids, axis in zip(arrays, axes, strict=True) if axis is None]
+    if others:
+        found[solution.expand(solution.of[np.concatenate(others)])[0]] = True
+    return found
+
+
+def _without_repeats(ids: Ids) -> Ids:
+    """Leave out labels that equal the one before: rows are repeated for every channel of a head."""
+    found: Ids = ids[np.diff(ids, prepend=-1) != 0]
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cached_property
 
 import numpy as np
 from torch import fx
@@ -26,6 +25,7 @@ class SizeModel:
         self.selectable = selectable
         self._expressions: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
         self._of_labels: dict[tuple[tuple[int, ...], int, int, int], LinearExpression] = {}
+        self._of_pieces: dict[bytes, LinearExpression] = {}
 
     def labelled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
@@ -86,6 +86,10 @@ class SizeModel:
 
     def _expression_in(self, arrays: Sequence[LabelArray], place: int, size: int, length: int) -> LinearExpression:
         """The number of entries before ``length`` of a dimension of this size, of a tensor with these label arrays."""
+        if len(arrays) == 1 and arrays[0].dims == {place} and length == size:
+            found = self._line(arrays[0].ids, size)
+            if found is not None:
+                return found
         entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for array in arrays:
             at, unit = self._necessary(slot_classes(self.solution, array.ids, place))
@@ -94,6 +98,20 @@ class SizeModel:
             entries.append(at[at < length])
             units.append(unit[at < length])
         return self._expression(np.concatenate(entries), np.concatenate(units), length)
+
+    def _line(self, ids: Ids, size: int) -> LinearExpression | None:
+        """The size of a dimension with one label a place, all labels of an axis; None: they need several units each."""
+        items, axis = self.solution.items, self.labelling.labels.axis_of_all(ids)
+        pieces = items.of_axis(axis) if axis is not None else None
+        if pieces is None or (items.parts[pieces] >= 0).any():
+            return None
+        key = pieces.tobytes()
+        if key not in self._of_pieces:
+            units = items.classes(pieces[items.reason[pieces] < 0])
+            units = np.sort(units[self.selectable[units]])
+            terms = {units.tobytes(): (Fraction(1), units)} if len(units) else {}
+            self._of_pieces[key] = LinearExpression(Fraction(size - len(units)), terms)
+        return self._of_pieces[key]
 
     def _necessary(self, classes: Ids) -> tuple[Ids, Ids]:
         """Pairs (entry, unit) of selectable units that every alternative of the entry needs."""
@@ -138,8 +156,6 @@ class SizeModel:
     def rectangle(self, ids: Ids) -> list[LinearExpression]:
         """The numbers of living entries of the rows of ``ids``, apart from what a whole row needs; equal ones once."""
         rows, columns = ids.shape
-        if not self._vary(ids):
-            return []
         row = np.repeat(np.arange(rows), columns)
         unit, at, column = self.solution.expand(self.solution.of[ids.ravel()], row, np.tile(np.arange(columns), rows))
         keep = self.selectable[unit]
@@ -157,17 +173,6 @@ class SizeModel:
         pieces = zip(np.split(column[order], starts), np.split(unit[order], starts), strict=True)
         different = {(c.tobytes(), a.tobytes()): (c, a) for c, a in pieces}
         return [self._expression(c, a, columns) for c, a in different.values()]
-
-    def _vary(self, ids: Ids) -> bool:
-        """May units that not a whole row of ``ids`` needs go?"""
-        items = self.solution.items
-        found = needed_units(self.solution.of[ids], items) if ids.size else None
-        return found is None or bool((self._selectable_items[found.item] & (found.times < ids.shape[1])).any())
-
-    @cached_property
-    def _selectable_items(self) -> Mask:
-        """The items that have selectable units. [items]"""
-        return self.solution.items.living(self.selectable) > 0
 
 
 def _without_rows(at: Ids, unit: Ids, entries: int) -> tuple[Ids, Ids]:

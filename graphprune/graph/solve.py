@@ -18,7 +18,7 @@ from graphprune.graph.segments import ranges
 from graphprune.rules.labels import Labels, Reason
 from graphprune.utils.arrays import Ids, Mask
 
-ClassTable = NDArray[np.int32]
+ClassTable = NDArray[np.int16] | NDArray[np.int32]
 """A number for each class: of another class, or of a reason."""
 KINDS = ("channel", "filled", "row", "repeat", "cell", "expert")
 """Kinds of units; a class with labels of several kinds is of the last of them."""
@@ -114,7 +114,7 @@ class Items:
         found: Ids = self.of[self._bounds[number] : self._bounds[number + 1]]
         return found
 
-    def item_of(self, classes: Ids) -> Ids:
+    def item_of(self, classes: Ids | NDArray[np.int32]) -> Ids:
         """The items of classes."""
         if not classes.size:
             return classes.astype(np.int64)
@@ -170,9 +170,9 @@ class Solution:
         """The place in :data:`KINDS`. [classes]"""
         return np.repeat(self.items.kind.astype(np.int8), self.items.size)
 
-    @property
+    @cached_property
     def prunable(self) -> Mask:
-        """Which classes can be removed."""
+        """Which classes can be removed. [classes]"""
         return np.repeat((self.items.reason < 0) & (self.items.parts[:, 0] < 0), self.items.size)
 
     def reason_of(self, classes: Ids) -> Ids:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil, lcm
 
 import numpy as np
@@ -19,7 +20,7 @@ from graphprune.planning.objectives import BudgetCosts, PredictedLatency, UnitBu
 from graphprune.planning.removal_paths import RemovalState, make_path
 from graphprune.planning.search import Problem, search
 from graphprune.planning.setup import PROTECTED, PlanSetup
-from graphprune.utils.arrays import Ids, Mask, Scores, stable_order
+from graphprune.utils.arrays import Ids, Mask, Scores
 
 
 @dataclass(eq=False)
@@ -49,6 +50,11 @@ class Allocator:
 
     def __post_init__(self) -> None:
         self._members = [_chosen(g.unit_ids, self.free[g.unit_ids]) for g in self.setup.groups]
+
+    @cached_property
+    def _numbers(self) -> Ids:
+        """Numbers from 0 on, which the steps of most groups are a part of."""
+        return np.arange(max(map(len, self._members), default=0) + 1)
 
     def removed(self) -> Ids:
         """The units that go.
@@ -80,7 +86,7 @@ class Allocator:
 
     def _stops(self, coupled: CoupledStep) -> Ids:
         """After how many repetitions a coupled step may end. Not at all (0) always is allowed."""
-        steps = np.arange(coupled.steps + 1)
+        steps = self._numbers[: coupled.steps + 1]
         allowed, aligned = np.ones(len(steps), bool), np.ones(len(steps), bool)
         for part, each in zip(coupled.parts, coupled.each, strict=True):
             kept = len(part.unit_ids) - each * steps
@@ -88,6 +94,8 @@ class Allocator:
                 aligned &= (kept % ALIGNMENT == 0) | (kept < ALIGNMENT)
             allowed &= self._allowed(part, kept)
         fast = np.flatnonzero(allowed & aligned & (steps > 0))
+        if len(fast) and fast[-1] == len(fast):  # all numbers up to the last one, which need no memory of their own
+            return steps[: len(fast) + 1]
         allowed[0] = True
         return np.append(0, fast) if len(fast) else np.flatnonzero(allowed)
 
@@ -110,6 +118,8 @@ class Allocator:
             (part.group, len(part.unit_ids)) if part.group in self.same_entries else (-1, i)
             for i, part in enumerate(coupled.parts)
         ]
+        if len(set(keys)) == len(keys):
+            return own
         return [np.sum([v for v, k in zip(own, keys, strict=True) if k == key], axis=0) for key in keys]
 
     # ------------------------------------------------------------ by ratios
@@ -169,15 +179,16 @@ class Allocator:
     def by_priority(self, problem: Problem, given: Allocation | None = None) -> Ids | None:
         """How far an allocation goes on each path, by default the one that is asked for; None: out of reach."""
         chosen = given or find_allocation(self.setup.options.allocation)
-        even = self._priority(problem.state, uniform, np.zeros(0)) if chosen.name == "global" else None
-        return search(problem, lambda price: self._priority(problem.state, chosen.priority, price), even)
+        state = problem.state
+        even = (lambda: self._priority(state, uniform, ())) if chosen.name == "global" else None
+        return search(problem, lambda prices: self._priority(state, chosen.priority, prices), even)
 
-    def _priority(self, state: RemovalState, priority: Priority, price: Scores) -> list[Scores]:
+    def _priority(self, state: RemovalState, priority: Priority, prices: Sequence[Scores]) -> Iterator[Scores]:
         """How early each stop comes; later for first and last layers, if these are protected."""
         groups = [[self.setup.groups[part.group] for part in path.coupled.parts] for path in state.paths]
-        found = priority(AllocationInputs(state.paths, groups, price, self.setup.graph.trace.modules))
+        found = priority(AllocationInputs(state.paths, groups, prices, self.setup.graph.trace.modules))
         protected = [any(p.group in self.setup.protected for p in path.coupled.parts) for path in state.paths]
-        return [value / (PROTECTED if late else 1.0) for value, late in zip(found, protected, strict=True)]
+        return (value / PROTECTED if late else value for value, late in zip(found, protected, strict=True))
 
     def _budgets(self, steps: Sequence[CoupledStep]) -> BudgetCosts:
         """The budgets, or for a ratio over all groups together the number of units of those that steps can remove."""
@@ -201,5 +212,10 @@ def _chosen(units: Ids, free: Mask) -> Ids:
 
 
 def _lowest(part: SubGroup, values: Scores, count: int) -> Ids:
-    """The ``count`` least important units of a part."""
-    return part.unit_ids[stable_order(-values)[len(part.unit_ids) - count :]]
+    """The ``count`` least important units of a part; of equally important ones the last."""
+    if not count:
+        return part.unit_ids[:0]
+    least = np.partition(values, count - 1)[count - 1]
+    lower, equal = np.flatnonzero(values < least), np.flatnonzero(values == least)
+    found: Ids = part.unit_ids[np.concatenate([lower, equal[len(equal) - count + len(lower) :]])]
+    return found

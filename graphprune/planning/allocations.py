@@ -5,7 +5,7 @@ An allocation is an order of removal; a budget says how far to go in it (:mod:`g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,17 +26,17 @@ class AllocationInputs:
     Attributes:
         paths: what can be removed.
         groups: for each path, the groups that its parts belong to.
-        price: what one unit of each class takes of the budgets. [classes]
+        prices: for each path, what each of its units takes of the budgets. [units] each
         modules: the class of every module of the model, by path.
     """
 
     paths: Sequence[RemovalPath]
     groups: Sequence[Sequence[Group]]
-    price: Scores
+    prices: Sequence[Scores]
     modules: Mapping[str, type]
 
 
-Priority = Callable[[AllocationInputs], list[Scores]]
+Priority = Callable[[AllocationInputs], Iterable[Scores]]
 """For each path, how early each of its stops comes: low values first."""
 
 
@@ -81,20 +81,20 @@ def find_allocation(given: str | Sensitivity | None) -> Allocation:
 
 
 @allocation("uniform", "the same fraction of every group (the default of a ratio)")
-def uniform(inputs: AllocationInputs) -> list[Scores]:
+def uniform(inputs: AllocationInputs) -> Iterator[Scores]:
     """The fraction that is gone at each stop."""
-    return [path.gone for path in inputs.paths]
+    return (path.gone for path in inputs.paths)
 
 
 @allocation("global", "the units with the least importance for what they cost (the default of a budget)")
-def cost_aware(inputs: AllocationInputs) -> list[Scores]:
+def cost_aware(inputs: AllocationInputs) -> Iterator[Scores]:
     """Importance lost for every unit of cost saved."""
-    return [path.lost / _saved(path, inputs.price) for path in inputs.paths]
+    return (path.lost / _saved(path, price) for path, price in zip(inputs.paths, inputs.prices, strict=True))
 
 
 def _saved(path: RemovalPath, price: Scores) -> Scores:
-    """What each stop saves. [stops]"""
-    return np.maximum(np.bincount(path.stop, price[path.unit_ids], len(path.stops)), 1e-15)
+    """What each stop saves, where the units of the path have these prices. [stops]"""
+    return np.maximum(np.bincount(path.stop, price, len(path.stops)), 1e-15)
 
 
 def by_sensitivity(measured: Sensitivity, inputs: AllocationInputs) -> list[Scores]:
@@ -103,9 +103,9 @@ def by_sensitivity(measured: Sensitivity, inputs: AllocationInputs) -> list[Scor
     Of the groups of a path, the one that suffers most counts.
     """
     found = []
-    for path, groups in zip(inputs.paths, inputs.groups, strict=True):
+    for path, groups, price in zip(inputs.paths, inputs.groups, inputs.prices, strict=True):
         rise = np.max([measured.rise(group.name, path.gone) for group in groups], axis=0)
-        found.append((np.diff(rise, prepend=0.0) + 1e-6 * path.lost) / _saved(path, inputs.price))
+        found.append((np.diff(rise, prepend=0.0) + 1e-6 * path.lost) / _saved(path, price))
     return found
 
 

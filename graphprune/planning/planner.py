@@ -143,7 +143,7 @@ class _Attempt:
             self.constraints.equations += alike_layers(graph, self.free, HEADS)
         removed, self.why = chooser.choose(self.free, self.constraints, self.same_entries, self.multiples)
         alive = graph.solution.alive(removed)
-        self.selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
+        self.selection, violations = validate(graph, self.constraints, alive)
         return violations
 
     def without(self, violations: Violations) -> _Attempt:
@@ -217,7 +217,7 @@ class _Attempt:
         graph = self.setup.graph
         gone = [g.unit_ids[~self.selection.alive[g.unit_ids]] for g in (self.setup.groups[n] for n in groups)]
         alive = graph.solution.alive(np.concatenate([np.zeros(0, np.int64), *gone]))
-        selection, violations = validate(graph, graph.size_model(), self.constraints, alive)
+        selection, violations = validate(graph, self.constraints, alive)
         if len(violations.broken):
             return None
         plan = record_choice(self.setup, selection, [""] * len(self.setup.groups))

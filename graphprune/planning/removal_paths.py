@@ -13,7 +13,7 @@ from graphprune.graph.solve import Items
 from graphprune.utils.arrays import Ids, Scores, stable_order
 
 Numbers = NDArray[np.int32]
-"""Numbers of stops and paths; there are few enough for 4 bytes each."""
+"""Numbers of stops and units; there are few enough for 4 bytes each."""
 ROOM = 4
 """A table of what is gone may have so many entries for every unit."""
 
@@ -27,16 +27,28 @@ class RemovalPath:
         stops: the numbers of repetitions that are allowed, increasing, without 0. [stops]
         unit_ids: the units that are gone at the last stop. [units]
         stop: the stop at which each of them goes. [units]
-        scores: the mean score of the units that go at each stop. [stops]
+        values: the scores of the units of each part.
         lost: the importance lost between the stop before and each stop, see :func:`make_path`. [stops]
     """
 
     coupled: CoupledStep
     stops: Ids
-    unit_ids: Ids
+    unit_ids: Numbers
     stop: Numbers
-    scores: Scores
+    values: Sequence[Scores]
     lost: Scores
+
+    @property
+    def scores(self) -> Scores:
+        """The mean score of the units that go at each stop. [stops]"""
+        going = [v[_going(v, each, self.stops)] for v, each in zip(self.values, self.coupled.each, strict=True)]
+        ends = np.cumsum([len(own) for own in going])[:-1]
+        count = len(self.stops)
+        total = np.zeros(count)
+        for own, stop in zip(going, np.split(self.stop, ends), strict=True):
+            total += np.bincount(stop, own, count)
+        found: Scores = total / np.maximum(np.bincount(self.stop, minlength=count), 1)
+        return found
 
     @property
     def gone(self) -> Scores:
@@ -62,19 +74,19 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
         layers: the number of layers that each part runs through.
     """
     count = len(stops)
-    units, stop, total = [], [], np.zeros(count)
-    lost = np.zeros(count)
+    units, stop, lost = [], [], np.zeros(count)
     for part, each, values, number in zip(coupled.parts, coupled.each, scores, layers, strict=True):
-        order = stable_order(values)
-        going = order[: each * int(stops[-1])] if count else order[:0]
+        going = _going(values, each, stops)
         at = np.searchsorted(stops, np.arange(len(going)) // each + 1).astype(np.int32)
-        units.append(part.unit_ids[going])
+        units.append(part.unit_ids[going].astype(np.int32))
         stop.append(at)
-        total += np.bincount(at, values[going], count)
         lost += number * _losses(values, going, at, count)
-    where = np.concatenate(stop)
-    mean = total / np.maximum(np.bincount(where, minlength=count), 1)
-    return RemovalPath(coupled, stops, np.concatenate(units), where, mean, lost)
+    return RemovalPath(coupled, stops, np.concatenate(units), np.concatenate(stop), scores, lost)
+
+
+def _going(values: Scores, each: int, stops: Ids) -> Ids:
+    """The units of a part, by their places in it, that are gone at the last stop, in the order in which they go."""
+    return stable_order(values)[: each * int(stops[-1]) if len(stops) else 0]
 
 
 def _losses(values: Scores, going: Ids, stop: Numbers, count: int) -> Scores:
@@ -144,17 +156,3 @@ class RemovalState:
         """The importance that is gone."""
         counts = zip(self.paths, passed.tolist(), strict=True)
         return float(sum(np.cumsum(path.lost[:n])[-1] for path, n in counts if n))
-
-    def order(self, priority: Sequence[Scores]) -> Numbers:
-        """The path of every stop in the order of removal; stops of one path keep their own order.
-
-        Args:
-            priority: for each path, how early each of its stops comes: low values first. [stops] each
-        """
-        rising = np.concatenate([np.zeros(0), *(np.maximum.accumulate(p) for p in priority if len(p))])
-        path: Numbers = np.repeat(np.arange(len(self.paths), dtype=np.int32), self.lengths)
-        return path[np.argsort(rising, kind="stable")]
-
-    def after(self, order: Numbers, count: int) -> Ids:
-        """The state after the first ``count`` stops of an order. [paths]"""
-        return np.bincount(order[:count], minlength=len(self.paths))

@@ -6,7 +6,7 @@ on what is gone already, so the order is recomputed a few times.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from graphprune.graph.living import Living
 from graphprune.graph.solve import Solution
-from graphprune.planning.removal_paths import Numbers, RemovalState
+from graphprune.planning.removal_order import RemovalOrder
+from graphprune.planning.removal_paths import RemovalState
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 ROUNDS = 4
@@ -57,36 +58,44 @@ class Problem:
         """The fraction that is left of the tightest budget."""
         return float((1 - self.costs(self.living(passed)) / self.budgets).min())
 
-    def price(self, alive: Mask, weights: Scores) -> Scores:
-        """What one unit takes of the budgets, weighted. [classes]"""
-        found: Scores = (weights / self.budgets) @ self.prices(alive)
-        return found
+    def price(self, alive: Mask, weights: Scores) -> Iterator[Scores]:
+        """For each path, what each of its units takes of the budgets, weighted. [units] each"""
+        share, each = weights / self.budgets, self.prices(alive)
+        if len(share) > 1:
+            share, each = np.ones(1), (share @ each)[None]
+        return (share[0] * each[0, path.unit_ids] for path in self.state.paths)
+
+    def order(self, priority: Iterable[Scores]) -> RemovalOrder:
+        """All stops in the order of removal."""
+        return RemovalOrder.of(priority, self.state.lengths)
 
 
-PriorityAt = Callable[[Scores], list[Scores]]
+PriorityAt = Callable[[list[Scores]], Iterable[Scores]]
+Known = Callable[[], Iterable[Scores]]
 
 
-def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | None = None) -> Ids | None:
+def search(problem: Problem, priority_at: PriorityAt, known: Known | None = None) -> Ids | None:
     """How far to go on every path so that all budgets are met and little is lost; None: they are out of reach.
 
-    ``priority_at(price)`` orders the stops, given what each unit costs. Where several budgets bind, the tighter one
-    gets more weight from round to round. A ``known`` priority is tried too: prices are slopes, and may mislead.
+    ``priority_at(prices)`` orders the stops, given what each unit of each path costs. Where several budgets bind, the
+    tighter one gets more weight from round to round. A ``known`` priority is tried too: prices are slopes, and may
+    mislead.
     """
     weights = np.full(len(problem.budgets), 1 / len(problem.budgets))
-    price = problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights)
-    even = _candidate(problem, known) if known is not None else None
-    best = even
+    prices = list(problem.price(problem.living(np.zeros_like(problem.state.lengths)).alive, weights))
+    best = _candidate(problem, problem.order(known())) if known is not None else None
     least = np.inf
     for _ in range(ROUNDS):
-        last = _candidate(problem, priority_at(price))
+        last = _candidate(problem, problem.order(priority_at(prices)))
         if last is None or last.lost >= least:
             break
-        least = last.lost
+        least, living = last.lost, problem.living(last.order.after(last.count))
         best = last if best is None or last.lost < best.lost else best
-        living = problem.living(problem.state.after(last.order, last.count))
+        del last  # its order is as large as all prices
         weights = weights * np.square(problem.costs(living) / problem.budgets)
-        price += problem.price(living.alive, weights / weights.sum())
-        price /= 2
+        for price, other in zip(prices, problem.price(living.alive, weights / weights.sum()), strict=True):
+            price += other
+            price /= 2
     return _used_up(problem, best.order, best.count) if best else None
 
 
@@ -94,51 +103,46 @@ def search(problem: Problem, priority_at: PriorityAt, known: Sequence[Scores] | 
 class Candidate:
     """An order of stops, how many of them meet all budgets, and what is lost by then."""
 
-    order: Numbers
+    order: RemovalOrder
     count: int
     lost: float
 
 
-def _candidate(problem: Problem, priority: Sequence[Scores]) -> Candidate | None:
-    order = problem.state.order(priority)
+def _candidate(problem: Problem, order: RemovalOrder) -> Candidate | None:
     count = first_that_fits(problem, order, 0)
-    if count is None:
-        return None
-    return Candidate(order, count, problem.state.lost(problem.state.after(order, count)))
+    return None if count is None else Candidate(order, count, problem.state.lost(order.after(count)))
 
 
-def first_that_fits(problem: Problem, order: Numbers, start: int) -> int | None:
+def first_that_fits(problem: Problem, order: RemovalOrder, start: int) -> int | None:
     """The first place in an order, from ``start`` on, at which every budget is met; None: there is none."""
     low, high = start - 1, len(order)
-    if not problem.fits(problem.state.after(order, high)):
+    if not problem.fits(order.after(high)):
         return None
     while high - low > 1:
         middle = (low + high) // 2
-        if problem.fits(problem.state.after(order, middle)):
+        if problem.fits(order.after(middle)):
             high = middle
         else:
             low = middle
     return high
 
 
-def _used_up(problem: Problem, order: Numbers, count: int) -> Ids:
+def _used_up(problem: Problem, order: RemovalOrder, count: int) -> Ids:
     """Come nearer to the budgets: a step too long is not taken, and shorter ones that come later are.
 
     What is passed over once stays where it is; the nearest place seen is the answer.
     """
-    best = problem.state.after(order, count)
+    best = order.after(count)
     slack = problem.slack(best)
     for _ in range(REFINEMENTS):
         if slack < CLOSE or not count:
             break
-        long = order[count - 1]
-        rest = order[count - 1 :]
-        order = np.concatenate([order[: count - 1], rest[rest != long]])
+        order = order.without(order.path_of(count - 1), count - 1)
         found = first_that_fits(problem, order, count - 1)
         if found is None:
             break
         count = found
-        passed = problem.state.after(order, count)
+        passed = order.after(count)
         if problem.slack(passed) < slack:
             best, slack = passed, problem.slack(passed)
     return best

@@ -20,6 +20,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from graphprune.graph.analysis import Analysis
+from graphprune.graph.living_sizes import LivingSizes
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.module_sizes import module_sizes
@@ -212,7 +213,6 @@ class _Evidence:
             for dim in range(min(len(shape), 2) if self._is_kernel(name, shape) else len(shape)):
                 self._axes[shape[dim]].append((name, slim[dim]))
         self._axes_within: dict[int, _Within[int]] = {}
-        self._counts = graph.dimensions.counts(alive)
 
     @cached_property
     def shrunk(self) -> frozenset[int]:
@@ -313,7 +313,7 @@ class _Evidence:
     def _is_whole(self, node: fx.Node) -> bool:
         """Is nothing of a tensor gone?"""
         shape = node.meta.get("shape", ())
-        return all(self._left(node, d) == n for d, n in enumerate(shape))
+        return all(self._sizes.count(node, d) == n for d, n in enumerate(shape))
 
     @cached_property
     def _calls(self) -> dict[str, list[ModuleCall]]:
@@ -322,18 +322,15 @@ class _Evidence:
             found[call.path].append(call)
         return found
 
+    @cached_property
+    def _sizes(self) -> LivingSizes:
+        return self._graph.living_sizes(self._alive)
+
     def _channels(self, node: fx.Node, size: int) -> set[int]:
         """How many are left of the channels of a tensor, if it has ``size`` of them."""
         shape = node.meta.get("shape", ())
-        dims = (d for d, n in enumerate(shape) if n == size and self._graph.dimensions.sizes.labelled(node, d))
-        return {self._left(node, d) for d in dims}
-
-    def _left(self, node: fx.Node, dim: int) -> int:
-        """How many entries of a dimension live."""
-        number = self._graph.dimensions.number(node, dim)
-        if number >= len(self._counts):
-            self._counts = self._graph.dimensions.counts(self._alive)
-        return int(self._counts[number])
+        dims = (d for d, n in enumerate(shape) if n == size and self._sizes.sizes.labelled(node, d))
+        return {self._sizes.count(node, d) for d in dims}
 
 
 def _inside(path: str, owner: str) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.channel_order import Disorder, Orders, orders_of, ragged
 from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
 from graphprune.utils.arrays import Ids, Mask
@@ -33,24 +34,23 @@ class Violations:
     disorder: bool = False
 
 
-def validate(
-    graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, alive: Mask
-) -> tuple[Selection, Violations]:
+def validate(graph: Analysis, constraints: SizeConstraints, alive: Mask) -> tuple[Selection, Violations]:
     """The choice with its attributes and orders, and whether it is sound."""
-    selection = Selection(alive, _attribute_values(sizes, constraints, alive))
+    sizes = graph.living_sizes(alive)
+    selection = Selection(alive, _attribute_values(sizes, constraints))
     broken = _broken(graph, sizes, constraints, selection)
     if len(broken):
         return selection, Violations(broken)
-    return selection, Violations(_put_in_order(graph, sizes, selection), disorder=True)
+    return selection, Violations(_put_in_order(graph, sizes.sizes, selection), disorder=True)
 
 
-def _attribute_values(sizes: SizeModel, constraints: SizeConstraints, alive: Mask) -> dict[str, int]:
+def _attribute_values(sizes: LivingSizes, constraints: SizeConstraints) -> dict[str, int]:
     """The new value of every attribute whose value changes."""
     values: dict[str, int] = {}
     for path, use in constraints.attributes.items():
         attribute = next(a for a in attributes_of(use.expr) if a.path == path)
-        size = sizes.count(alive, use.node, use.dim)
-        new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes, alive))
+        size = sizes.count(use.node, use.dim)
+        new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes))
         if new != attribute.value:
             values[path] = new
     return values
@@ -71,31 +71,31 @@ def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]
     return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
 
 
-def evaluate(expr: Expr, values: dict[str, int], sizes: SizeModel, alive: Mask) -> int:
+def evaluate(expr: Expr, values: dict[str, int], sizes: LivingSizes) -> int:
     """What a size expression is in the slim model."""
     if isinstance(expr, Const):
         return expr.value
     if isinstance(expr, Attr):
         return values.get(expr.path, expr.value)
     if isinstance(expr, BinOp):
-        right = evaluate(expr.right, values, sizes, alive)
+        right = evaluate(expr.right, values, sizes)
         if expr.op in ("//", "%") and not right:
             return 0
-        return OPERATORS[expr.op](evaluate(expr.left, values, sizes, alive), right)
-    return sizes.count(alive, expr.node, expr.dim)
+        return OPERATORS[expr.op](evaluate(expr.left, values, sizes), right)
+    return sizes.count(expr.node, expr.dim)
 
 
-def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, selection: Selection) -> Ids:
+def _broken(graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, selection: Selection) -> Ids:
     """The units behind every size in the user's code that would not be the size of the slim tensor.
 
     Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
     """
     found = [np.zeros(0, np.int64)]
-    for use in _checked_uses(graph, sizes):
+    for use in _checked_uses(graph, sizes.sizes):
         stop = use.expr.value if use.prefix else None
-        wanted = sizes.count(selection.alive, use.node, use.dim, stop)
-        if evaluate(use.expr, selection.sizes, sizes, selection.alive) != wanted:
-            found.append(sizes.units_behind(use.node, use.dim))
+        wanted = sizes.count(use.node, use.dim, stop)
+        if evaluate(use.expr, selection.sizes, sizes) != wanted:
+            found.append(sizes.sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
             found.append(graph.solution.expand(graph.solution.of[ids])[0])
@@ -103,15 +103,15 @@ def _broken(graph: Analysis, sizes: SizeModel, constraints: SizeConstraints, sel
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
             continue
-        values = [evaluate(e, selection.sizes, sizes, selection.alive) for e in (left, right)]
+        values = [evaluate(e, selection.sizes, sizes) for e in (left, right)]
         if COMPARISONS[symbol](*values) != outcome:
-            found.extend(_units_behind(sizes, constraints, left, right))
+            found.extend(_units_behind(sizes.sizes, constraints, left, right))
     return np.unique(np.concatenate(found))
 
 
 def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
     """The units of rectangles of which a row keeps another number of entries, or none although it stays itself."""
-    for ids, _ in graph.labelling.labels.facts.rectangles:
+    for ids in graph.rectangles.uneven(alive):
         classes = graph.solution.of[ids]
         left = alive[classes].sum(axis=1)
         if (left == left[0]).all():
@@ -158,7 +158,7 @@ def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
 
 def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Ids:
     """Find the order of the survivors; where there is none, return the units of the ragged rectangles."""
-    rectangles = ragged(graph.labelling, graph.solution, selection.alive)
+    rectangles = ragged(graph.rectangles.ragged(selection.alive), graph.solution, selection.alive)
     if rectangles:
         try:
             selection.orders = orders_of(graph.labelling, sizes, selection.alive)

@@ -27,8 +27,8 @@ def test_what_breaks_in_one_plan_is_not_held_in_the_next(
     plain = plan_once(setup).to_json()
     check, attempts, units = planner.validate, list[tuple[int, int]](), setup.graph.groups[0].unit_ids
 
-    def broken_at_first(graph: Any, sizes: Any, constraints: Any, alive: Any) -> Any:
-        selection, violations = check(graph, sizes, constraints, alive)
+    def broken_at_first(graph: Any, constraints: Any, alive: Any) -> Any:
+        selection, violations = check(graph, constraints, alive)
         return selection, Violations(units[:3], disorder) if len(attempts) == 1 else violations
 
     def noted(*arguments: Any) -> Any:
