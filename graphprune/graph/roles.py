@@ -44,6 +44,8 @@ class Roles:
     @cached_property
     def _scoring(self) -> Mask:
         met, weighted = _multiplied(self._labelling)
+        if not met:
+            return np.zeros(self._solution.count, bool)
         return _units_of(self._labelling, self._solution, met) & ~_units_of(self._labelling, self._solution, weighted)
 
     def role(self, kind: str, units: Ids) -> str:
