@@ -144,7 +144,7 @@ class Analysis:
     def costs_without(self, skipped: Sequence[str]) -> CostModel:
         """The cost of any choice of channels when these blocks are left out."""
         tensors = [(n, t) for n, t in named_tensors(self.model) if not within(n, skipped)]
-        return CostModel(self.labelling, self.units, self.nodes_without(skipped), tensors)
+        return CostModel(self.dimensions, self.units, self.nodes_without(skipped), tensors)
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these blocks are left out."""

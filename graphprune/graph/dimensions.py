@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 from torch import fx
 
-from graphprune.graph.grids import GridRows
+from graphprune.graph.grids import GridRows, items_of_rows
 from graphprune.graph.joints import Joint, JointTable
 from graphprune.graph.linear_expressions import NotLinear
 from graphprune.graph.living import Living
@@ -65,16 +66,24 @@ class Needs:
         every = np.unique(np.concatenate([every, self.by_class[[0, 2]]], axis=1), axis=1)
         return {dim: int(noise[every[1][every[0] == dim]].sum()) for dim in np.unique(every[0]).tolist()}
 
-    def prices(self, slopes: Scores, alive: Mask) -> Scores:
+    @cached_property
+    def _pairs(self) -> tuple[Ids, Ids]:
+        """Pairs ``entry * items + unit`` of items, each once, and which of them the rows of ``by_item`` are about."""
+        _, entry, unit, _ = self.by_item
+        pairs, inverse = np.unique(entry * len(self.items.size) + unit, return_inverse=True)
+        return pairs, inverse
+
+    def prices(self, slopes: Scores, alive: Mask, asked: Mask | None = None) -> Scores:
         """The sum of the slopes of dimensions, for every entry that lives and needs a unit. [classes]
 
         Args:
             slopes: of every dimension.
             alive: which classes live.
+            asked: the items whose units are asked for; of others not all entries are added up. None: all. [items]
         """
         items = self.items
-        dim, entry, unit, times = self.by_item
-        pairs, inverse = np.unique(entry * len(items.size) + unit, return_inverse=True)
+        dim, _, _, times = self.by_item
+        pairs, inverse = self._pairs
         weight = np.bincount(inverse, slopes[dim] * times, len(pairs))
         entry, unit = np.divmod(pairs, len(items.size))
         lone = items.size[unit] == 1
@@ -87,7 +96,7 @@ class Needs:
         found *= alive
         np.add.at(found, single[here], slopes[exact[here]])
         np.add.at(found, items.first[unit[lone]], weight[lone] * living)
-        rest = ~(own | lone)
+        rest = ~(own | lone) if asked is None else ~(own | lone) & asked[unit]
         for e, u, w in zip(entry[rest].tolist(), unit[rest].tolist(), weight[rest].tolist(), strict=True):
             size = items.size[u]
             found[items.first[u] : items.first[u] + size] += w * alive[items.first[e] : items.first[e] + size]
@@ -115,6 +124,23 @@ def _counted_arrays(value: LabelledTensor, dim: int) -> list[LabelArray]:
 
 
 @dataclass
+class _KnownLabels:
+    """What label arrays were found to consist of, for all tables of one labelling, which keeps the arrays.
+
+    Attributes:
+        lines: by array, the items that a dimension with these labels consists of; None: of some it has a part only.
+        labels: by arrays, a key of equal labels.
+        joints: by keys.
+        grids: by arrays and dimension, a key of equal grids, and the items of their rows.
+    """
+
+    lines: dict[int, Ids | None] = field(default_factory=dict)
+    labels: dict[tuple[int, ...], tuple[tuple[int, ...], bytes]] = field(default_factory=dict)
+    joints: dict[tuple[tuple[int, ...], bytes], Joint] = field(default_factory=dict)
+    grids: dict[tuple[int, ...], tuple[object, tuple[Ids, Ids]]] = field(default_factory=dict)
+
+
+@dataclass
 class Dimensions:
     """A table of dimensions. Number 0 is a dimension of size 1.
 
@@ -124,10 +150,10 @@ class Dimensions:
     """
 
     sizes: SizeModel
+    _known: _KnownLabels = field(default_factory=_KnownLabels)
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
     _of_labels: dict[int, int] = field(default_factory=dict)
-    _of_joints: dict[tuple[tuple[int, ...], bytes], int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -135,6 +161,10 @@ class Dimensions:
     _flat: tuple[Ids, Ids, Ids] | None = None
     _grid_rows: GridRows = field(default_factory=GridRows)
     _joint_table: JointTable | None = None
+
+    def empty(self) -> Dimensions:
+        """A table of its own for dimensions of the same tensors."""
+        return Dimensions(self.sizes, self._known)
 
     def number(self, node: fx.Node, dim: int) -> int:
         """The number of one dimension of a traced tensor; the same for dimensions with the same labels."""
@@ -151,30 +181,48 @@ class Dimensions:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         if all(array.dims == {dim} for array in arrays):
             return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
-        key = (dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays))
+        key, rows = self._grid(value, dim)
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
         if number == known:
             self._grids.append((number, node, dim))
-            self._grid_rows.add(self.sizes.solution, value, dim)
+            self._grid_rows.add(*rows)
         return number
+
+    def _grid(self, value: LabelledTensor, dim: int) -> tuple[object, tuple[Ids, Ids]]:
+        """What is equal for equal grids, and the items of the rows."""
+        arrays = dim, *(id(array.ids) for array in value.arrays)
+        if arrays not in self._known.grids:
+            key = dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays)
+            self._known.grids[arrays] = key, items_of_rows(self.sizes.solution, value, dim)
+        return self._known.grids[arrays]
 
     def _labelled_line(self, ids: Ids) -> int:
         """The number of a dimension with these labels. Operations that change nothing hand on the very array."""
         known = self._of_labels.get(id(ids))
         if known is None:
             axis = self.sizes.labelling.labels.axis_of_all(ids)
-            found = self.line(self.sizes.solution.of[ids.ravel()]) if axis is None else self.axis(axis)
-            known = self._of_labels[id(ids)] = found
+            known = self._of_labels[id(ids)] = self._other_line(ids) if axis is None else self.axis(axis)
         return known
+
+    def _other_line(self, ids: Ids) -> int:
+        """The number of a dimension with these labels, which are not those of an axis."""
+        if id(ids) not in self._known.lines:
+            self._known.lines[id(ids)] = self._whole_items(self.sizes.solution.of[ids.ravel()])
+        pieces = self._known.lines[id(ids)]
+        if pieces is None:
+            return self._joint(self.sizes.solution.of[ids.ravel()][None])
+        return self._pieces(pieces, ids.size)
 
     def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
         """The number of a dimension whose places have one label of each of these arrays."""
-        labels = np.stack([array.ids.ravel() for array in arrays])
-        key = labels.shape, sha256(labels.tobytes()).digest()
-        if key not in self._of_joints:
-            self._of_joints[key] = self._joint(self.sizes.solution.of[labels])
-        return self._of_joints[key]
+        known, own = self._known, tuple(id(array.ids) for array in arrays)
+        if own not in known.labels:
+            labels = np.stack([array.ids.ravel() for array in arrays])
+            key = known.labels[own] = labels.shape, sha256(labels.tobytes()).digest()
+            if key not in known.joints:
+                known.joints[key] = Joint.of(self.sizes.solution.of[labels], self.sizes.solution.items)
+        return self._add_joint(known.joints[known.labels[own]], arrays[0].ids.size)
 
     def axis(self, number: int) -> int:
         """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
@@ -206,9 +254,11 @@ class Dimensions:
 
     def _joint(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
+        return self._add_joint(Joint.of(classes, self.sizes.solution.items), classes.shape[1])
+
+    def _add_joint(self, joint: Joint, size: int) -> int:
         known = len(self._constants)
-        joint = Joint.of(classes, self.sizes.solution.items)
-        number = self._add(joint.key, classes.shape[1])
+        number = self._add(joint.key, size)
         if number == known:
             self._joints.append(joint._replace(number=number))
             self._joint_table = None
