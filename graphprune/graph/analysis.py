@@ -146,7 +146,7 @@ class Analysis:
         tensors = named_tensors(self.model)
         if skipped:
             tensors = [(name, tensor) for name, tensor in tensors if not within(name, skipped)]
-        return CostModel(self.units, self.dimensions, self.nodes_without(skipped), tensors)
+        return CostModel(self.dimensions, self.units, self.nodes_without(skipped), tensors)
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
         """What evaluation runs of the trace when these blocks are left out."""

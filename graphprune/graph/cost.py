@@ -105,18 +105,14 @@ class CostModel:
     """The cost of every choice of channels of one traced model.
 
     Args:
-        units: its units.
         dimensions: the dimensions of its tensors; more are numbered here.
+        units: its units.
         nodes: what evaluation runs of the trace; what only training runs costs no MACs.
         tensors: the parameters and buffers by name.
     """
 
     def __init__(
-        self,
-        units: Units,
-        dimensions: Dimensions,
-        nodes: Sequence[fx.Node],
-        tensors: Sequence[tuple[str, Tensor]],
+        self, dimensions: Dimensions, units: Units, nodes: Sequence[fx.Node], tensors: Sequence[tuple[str, Tensor]]
     ) -> None:
         self.dimensions = dimensions
         self._units = units
@@ -164,10 +160,16 @@ class CostModel:
         """The cost as floats, in the order of ``kinds``."""
         return np.array(list(self._cost(self.dimensions.counts_of(living)).counts.values()), np.float64)
 
-    def prices(self, alive: Mask, kinds: Sequence[str]) -> Scores:
-        """By how much costs of these kinds fall when one living class is removed. [kinds, classes]"""
+    def prices(self, alive: Mask, kinds: Sequence[str], asked: Mask | None = None) -> Scores:
+        """By how much costs of these kinds fall when one living class is removed. [kinds, classes]
+
+        Args:
+            alive: which classes live.
+            kinds: of costs.
+            asked: the items whose units are asked for; None: all. [items]
+        """
         counts = self.dimensions.counts(alive)
-        found = [self._needs.prices(self.terms[kind].slopes(counts), alive) for kind in kinds]
+        found = [self._needs.prices(self.terms[kind].slopes(counts), alive, asked) for kind in kinds]
         return found[0][None] if len(found) == 1 else np.array(found).reshape(len(kinds), len(alive))
 
     def shares(self, units: Units) -> Scores:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
 from torch import fx
 
-from graphprune.graph.grids import GridRows
+from graphprune.graph.grids import GridRows, items_of_rows
 from graphprune.graph.joints import Joint, JointTable
 from graphprune.graph.linear_expressions import NotLinear
 from graphprune.graph.living import Living
@@ -65,16 +66,24 @@ class Needs:
         every = np.unique(np.concatenate([every, self.by_class[[0, 2]]], axis=1), axis=1)
         return {dim: int(noise[every[1][every[0] == dim]].sum()) for dim in np.unique(every[0]).tolist()}
 
-    def prices(self, slopes: Scores, alive: Mask) -> Scores:
+    @cached_property
+    def _pairs(self) -> tuple[Ids, Ids]:
+        """Pairs ``entry * items + unit`` of items, each once, and which of them the rows of ``by_item`` are about."""
+        _, entry, unit, _ = self.by_item
+        pairs, inverse = np.unique(entry * len(self.items.size) + unit, return_inverse=True)
+        return pairs, inverse
+
+    def prices(self, slopes: Scores, alive: Mask, asked: Mask | None = None) -> Scores:
         """The sum of the slopes of dimensions, for every entry that lives and needs a unit. [classes]
 
         Args:
             slopes: of every dimension.
             alive: which classes live.
+            asked: the items whose units are asked for; of others not all entries are added up. None: all. [items]
         """
         items = self.items
-        dim, entry, unit, times = self.by_item
-        pairs, inverse = np.unique(entry * len(items.size) + unit, return_inverse=True)
+        dim, _, _, times = self.by_item
+        pairs, inverse = self._pairs
         weight = np.bincount(inverse, slopes[dim] * times, len(pairs))
         entry, unit = np.divmod(pairs, len(items.size))
         lone = items.size[unit] == 1
@@ -87,7 +96,7 @@ class Needs:
         found *= alive
         np.add.at(found, single[here], slopes[exact[here]])
         np.add.at(found, items.first[unit[lone]], weight[lone] * living)
-        rest = ~(own | lone)
+        rest = ~(own | lone) if asked is None else ~(own | lone) & asked[unit]
         for e, u, w in zip(entry[rest].tolist(), unit[rest].tolist(), weight[rest].tolist(), strict=True):
             size = items.size[u]
             found[items.first[u] : items.first[u] + size] += w * alive[items.first[e] : items.first[e] + size]
@@ -127,7 +136,9 @@ class Dimensions:
     _numbers: dict[object, int] = field(default_factory=dict)
     _of_nodes: dict[tuple[fx.Node, int], int] = field(default_factory=dict)
     _of_labels: dict[int, int] = field(default_factory=dict)
-    _of_joints: dict[tuple[tuple[int, ...], bytes], int] = field(default_factory=dict)
+    _of_joints: dict[tuple[int, ...], int] = field(default_factory=dict)
+    _of_equal_joints: dict[tuple[tuple[int, ...], bytes], int] = field(default_factory=dict)
+    _of_grids: dict[tuple[int, ...], int] = field(default_factory=dict)
     _lines: list[_Pieces] = field(default_factory=list)
     _grids: list[tuple[int, fx.Node, int]] = field(default_factory=list)
     _constants: list[int] = field(default_factory=lambda: [1])
@@ -151,12 +162,18 @@ class Dimensions:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
         if all(array.dims == {dim} for array in arrays):
             return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
-        key = (dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays))
+        own = dim, *(id(array.ids) for array in value.arrays)
+        if own not in self._of_grids:
+            self._of_grids[own] = self._grid(value, node, dim)
+        return self._of_grids[own]
+
+    def _grid(self, value: LabelledTensor, node: fx.Node, dim: int) -> int:
+        key = dim, *((array.ids.shape, sha256(array.ids.tobytes()).digest()) for array in value.arrays)
         known = len(self._constants)
         number = self._add(key, value.shape[dim])
         if number == known:
             self._grids.append((number, node, dim))
-            self._grid_rows.add(self.sizes.solution, value, dim)
+            self._grid_rows.add(*items_of_rows(self.sizes.solution, value, dim))
         return number
 
     def _labelled_line(self, ids: Ids) -> int:
@@ -170,11 +187,14 @@ class Dimensions:
 
     def _labelled_joint(self, arrays: Sequence[LabelArray]) -> int:
         """The number of a dimension whose places have one label of each of these arrays."""
-        labels = np.stack([array.ids.ravel() for array in arrays])
-        key = labels.shape, sha256(labels.tobytes()).digest()
-        if key not in self._of_joints:
-            self._of_joints[key] = self._joint(self.sizes.solution.of[labels])
-        return self._of_joints[key]
+        own = tuple(id(array.ids) for array in arrays)
+        if own not in self._of_joints:
+            labels = np.stack([array.ids.ravel() for array in arrays])
+            key = labels.shape, sha256(labels.tobytes()).digest()
+            if key not in self._of_equal_joints:
+                self._of_equal_joints[key] = self._joint(self.sizes.solution.of[labels])
+            self._of_joints[own] = self._of_equal_joints[key]
+        return self._of_joints[own]
 
     def axis(self, number: int) -> int:
         """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
@@ -206,8 +226,8 @@ class Dimensions:
 
     def _joint(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while all of their classes do. [labels, entries]"""
-        known = len(self._constants)
         joint = Joint.of(classes, self.sizes.solution.items)
+        known = len(self._constants)
         number = self._add(joint.key, classes.shape[1])
         if number == known:
             self._joints.append(joint._replace(number=number))

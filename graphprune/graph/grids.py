@@ -26,21 +26,11 @@ class GridRows:
     _rows: list[int] = field(default_factory=list)
     _table: tuple[Ids, Ids, Ids] | None = None
 
-    def add(self, solution: Solution, value: LabelledTensor, dim: int) -> None:
-        """Add a grid.
-
-        Args:
-            solution: knows the items.
-            value: the labels of the tensor.
-            dim: the dimension that is counted.
-        """
-        outer = np.broadcast_shapes(*(array.ids.shape[:dim] for array in value.arrays))
-        rows, count = int(np.prod(outer)), len(solution.items.size)
-        pairs = np.unique(np.concatenate([_rows_of(solution, a.ids, dim, outer) for a in value.arrays]))
-        row, item = np.divmod(pairs, count)
-        self._items.append(item)
-        self._entries.append(np.bincount(row, minlength=rows))
-        self._rows.append(rows)
+    def add(self, entries: Ids, items: Ids) -> None:
+        """Add a grid, of which :func:`items_of_rows` tells these."""
+        self._items.append(items)
+        self._entries.append(entries)
+        self._rows.append(len(entries))
         self._table = None
 
     def shortened(self, whole: Mask) -> Ids:
@@ -52,6 +42,20 @@ class GridRows:
             self._table = np.concatenate(self._items), entries.cumsum() - entries, rows.cumsum() - rows
         items, row, grid = self._table
         return np.flatnonzero(~np.logical_or.reduceat(np.logical_and.reduceat(whole[items], row), grid))
+
+
+def items_of_rows(solution: Solution, value: LabelledTensor, dim: int) -> tuple[Ids, Ids]:
+    """How many items each row of a grid runs through [rows], and these items, row by row.
+
+    Args:
+        solution: knows the items.
+        value: the labels of the tensor.
+        dim: the dimension that is counted.
+    """
+    outer = np.broadcast_shapes(*(array.ids.shape[:dim] for array in value.arrays))
+    pairs = np.unique(np.concatenate([_rows_of(solution, a.ids, dim, outer) for a in value.arrays]))
+    row, item = np.divmod(pairs, len(solution.items.size))
+    return np.bincount(row, minlength=int(np.prod(outer))), item
 
 
 def _rows_of(solution: Solution, ids: Ids, dim: int, outer: tuple[int, ...]) -> Ids:

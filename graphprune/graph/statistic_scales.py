@@ -7,7 +7,7 @@ operation that takes the whole statistic does (``F.rms_norm``). Any other number
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import isclose, prod
 from operator import getitem
@@ -161,6 +161,18 @@ def factor_of(node: Any) -> Any:
     """The number that a call multiplies with or divides by; None: there is none."""
     number = node.args[1] if has_trait(node.target, *_FACTORS) and len(node.args) > 1 else None
     return number if isinstance(number, int | float) and not isinstance(number, bool) else None
+
+
+def entries_key(value: LabelledTensor) -> Hashable:
+    """Equal for labelled tensors that have the same entries, in whatever order their dimensions stand."""
+    arrays = sorted(
+        (ids.__array_interface__["data"][0], ids.shape, ids.strides) for ids in (a.ids for a in value.arrays)
+    )
+    dims = (
+        tuple((i, shape[d], strides[d]) for i, (_, shape, strides) in enumerate(arrays) if shape[d] > 1)
+        for d in range(value.ndim)
+    )
+    return prod(value.shape), tuple(address for address, _, _ in arrays), tuple(sorted(filter(None, dims)))
 
 
 def living_entries(solution: Solution, value: LabelledTensor, alive: Mask) -> int:

@@ -49,7 +49,7 @@ def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any
             if id(array.ids) in known:
                 continue
             known.add(id(array.ids))
-            start = labels.first_of_all(array.ids)
+            start = labels.first_of_any_order(array.ids)
             if start is None:
                 read[array.ids.ravel()] = True
             elif start not in whole:

@@ -173,14 +173,14 @@ class LatencyModel:
         found: Scores = np.array(times) @ touched / max(sum(times), 1e-15)
         return found
 
-    def prices(self, alive: Mask) -> Scores:
-        """By how much the latency falls with one unit less. [classes]"""
+    def prices(self, alive: Mask, asked: Mask | None = None) -> Scores:
+        """By how much the latency falls with one unit less, of these items. [classes]"""
         counts = self.dimensions.counts(alive)
         slopes = np.zeros(len(counts))
         for i, kernel in enumerate(self.kernels):
             for dim, slope in zip(kernel.dims, self._slopes(i, tuple(counts[list(kernel.dims)].tolist())), strict=True):
                 slopes[dim] += slope
-        return self._needs.prices(slopes, alive)
+        return self._needs.prices(slopes, alive, asked)
 
     def _slopes(self, number: int, sizes: tuple[int, ...]) -> list[float]:
         """Seconds for each entry of every size, from here a step down."""

@@ -111,8 +111,8 @@ class BudgetCosts(Protocol):
     def costs(self, living: Living) -> Scores:
         """What a choice costs. [budgets]"""
 
-    def prices(self, alive: Mask) -> Scores:
-        """What each unit costs. [budgets, classes]"""
+    def prices(self, alive: Mask, asked: Mask) -> Scores:
+        """What each unit of the items that are asked for costs. [budgets, classes]"""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ class PredictedLatency:
         """The predicted latency of a choice."""
         return self.scale * self.model.seconds(alive)
 
-    def prices(self, alive: Mask) -> Scores:
-        """The predicted latency of each unit. [classes]"""
-        return self.scale * self.model.prices(alive)
+    def prices(self, alive: Mask, asked: Mask) -> Scores:
+        """The predicted latency of each unit of these items. [classes]"""
+        return self.scale * self.model.prices(alive, asked)
 
 
 class CountedBudgets:
@@ -152,10 +152,10 @@ class CountedBudgets:
         counted = self._costs.vector(living)[self._rows]
         return counted if self._latency is None else np.append(counted, self._latency.seconds(living.alive))
 
-    def prices(self, alive: Mask) -> Scores:
-        """What each unit costs. [budgets, classes]"""
-        counted = self._costs.prices(alive, [self._costs.kinds[row] for row in self._rows])
-        return counted if self._latency is None else np.vstack([counted, self._latency.prices(alive)])
+    def prices(self, alive: Mask, asked: Mask) -> Scores:
+        """What each unit of the items that are asked for costs. [budgets, classes]"""
+        counted = self._costs.prices(alive, [self._costs.kinds[row] for row in self._rows], asked)
+        return counted if self._latency is None else np.vstack([counted, self._latency.prices(alive, asked)])
 
 
 class UnitBudget:
@@ -170,7 +170,7 @@ class UnitBudget:
         """How many units a choice keeps. [1]"""
         return np.array([living.alive[self._units].sum()], float)
 
-    def prices(self, alive: Mask) -> Scores:
+    def prices(self, alive: Mask, asked: Mask) -> Scores:
         """1 for every unit that may go. [1, classes]"""
         return self._one
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.graph.coupled_steps import CoupledStep
 from graphprune.graph.solve import Items
-from graphprune.utils.arrays import Ids, Scores, stable_order
+from graphprune.utils.arrays import Ids, Mask, Scores, stable_order
 
 Numbers = NDArray[np.int32]
 """Numbers of stops and units; there are few enough for 4 bytes each."""
@@ -127,6 +127,14 @@ class _GoneByItem:
         self._table = np.concatenate(tables)
         self._start = np.cumsum(np.concatenate(widths)) - np.concatenate(widths)
 
+    @property
+    def touched(self) -> Mask:
+        """The items of which something goes. [items]"""
+        found = np.zeros(self._items, bool)
+        found[self._single[0]] = True
+        found[self._item] = True
+        return found
+
     def after(self, passed: Ids) -> Ids:
         """What is gone when so many stops of each path are passed. [items]"""
         item, path, stop = self._single
@@ -136,12 +144,19 @@ class _GoneByItem:
 
 
 class RemovalState:
-    """All paths of a model. Its state is ``passed`` [paths]: how many stops of each path are passed."""
+    """All paths of a model. Its state is ``passed`` [paths]: how many stops of each path are passed.
+
+    Attributes:
+        paths: themselves.
+        lengths: how many stops each has. [paths]
+        items: those of which something goes. [items]
+    """
 
     def __init__(self, paths: Sequence[RemovalPath], items: Items) -> None:
         self.paths = paths
         self.lengths = np.array([len(p.stops) for p in paths], np.int64)
         self._gone = _GoneByItem(paths, items)
+        self.items = self._gone.touched
 
     def removed(self, passed: Ids) -> Ids:
         """The units that are gone."""

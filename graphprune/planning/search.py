@@ -28,7 +28,9 @@ CLOSE = 0.002
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a search works on. ``costs(living)`` and ``budgets`` are [budgets], ``prices(alive)`` [budgets, classes].
+    """What a search works on. ``costs(living)`` and ``budgets`` are [budgets].
+
+    ``prices(alive, items)`` tells what the units of these items cost. [budgets, classes]
 
     ``fixed`` are units that are gone whatever the search does.
     """
@@ -36,7 +38,7 @@ class Problem:
     solution: Solution
     state: RemovalState
     costs: Callable[[Living], Scores]
-    prices: Callable[[Mask], Scores]
+    prices: Callable[[Mask, Mask], Scores]
     budgets: Scores
     fixed: Ids
 
@@ -60,7 +62,7 @@ class Problem:
 
     def price(self, alive: Mask, weights: Scores) -> Iterator[Scores]:
         """For each path, what each of its units takes of the budgets, weighted. [units] each"""
-        share, each = weights / self.budgets, self.prices(alive)
+        share, each = weights / self.budgets, self.prices(alive, self.state.items)
         if len(share) > 1:
             share, each = np.ones(1), (share @ each)[None]
         return (share[0] * each[0, path.unit_ids] for path in self.state.paths)

@@ -7,11 +7,12 @@ number, constant or shape than the plan says. What it depends on then stays as i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +21,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.dimensions import is_grid
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
-from graphprune.graph.statistic_scales import living_entries
+from graphprune.graph.statistic_scales import entries_key, living_entries
 from graphprune.planning.program_steps import Step, StepReader, opaque_modules
 from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.rules.labels import LabelledTensor
@@ -33,7 +34,6 @@ from graphprune.utils.contexts import changing_globals, gc_paused
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]
-_GRID = -1
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,29 @@ class ProgramDifference:
         return f"{self.text}, at {self.line}"
 
 
+class _Program(NamedTuple):
+    """What a traced model does.
+
+    Attributes:
+        steps: of its program.
+        outputs: where its results come from.
+        constants: tensors of unknown origin.
+        numbers: by step, the numbers of the dimensions of its result, None for those that do not change, or the number
+            of a grid; None where nothing can be said.
+        grids: tensors of which rows may keep other columns, those with the same entries once.
+    """
+
+    steps: list[Step]
+    outputs: list[Hashable]
+    constants: list[Tensor]
+    numbers: list[list[int | None] | int | None]
+    grids: list[LabelledTensor]
+
+
+_PROGRAMS: WeakKeyDictionary[Analysis, _Program] = WeakKeyDictionary()
+"""Those that leave out no block: all plans of a model are compared with the same one."""
+
+
 class Translation:
     """The program of a traced model, and what it must be in a slim one.
 
@@ -57,31 +80,36 @@ class Translation:
 
     def __init__(self, graph: Analysis, skipped: Sequence[str]) -> None:
         self.graph = graph
-        blocks = [block for block in graph.blocks if block.path in skipped] if skipped else []
-        gone = {node for block in blocks for node in block.nodes}
         self._opaque = opaque_modules(graph.trace)
-        traced = graph.trace.replayed()
-        reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
-        self._steps = reader.read()
-        self._outputs = reader.sources(traced.outputs)
-        self._constants = reader.constants()
         self._sizes = graph.size_model()
         self._dimensions = graph.dimensions
-        self._numbers = [self._dimension_numbers(step.node) for step in self._steps]
+        known = _PROGRAMS.get(graph) if not skipped else None
+        self._program = known or self._read(skipped)
+        if not skipped:
+            _PROGRAMS[graph] = self._program
+
+    def _read(self, skipped: Sequence[str]) -> _Program:
+        blocks = [block for block in self.graph.blocks if block.path in skipped] if skipped else []
+        gone = {node for block in blocks for node in block.nodes}
+        traced = self.graph.trace.replayed()
+        reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
+        steps = reader.read()
+        grids: dict[Hashable, tuple[int, LabelledTensor]] = {}
+        numbers = [self._dimension_numbers(step.node, grids) for step in steps]
+        different = [value for _, value in grids.values()]
+        return _Program(steps, reader.sources(traced.outputs), reader.constants(), numbers, different)
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
         """The shape of every step's result; of a grid whose rows may keep other columns, the number of entries."""
         counts = self._dimensions.counts(alive)
+        grids = [living_entries(self.graph.solution, value, alive) for value in self._program.grids]
         found: list[tuple[int, ...] | int | None] = []
-        for step, dims in zip(self._steps, self._numbers, strict=True):
-            if dims is None:
-                found.append(None)
-            elif _GRID not in dims:
+        for step, dims in zip(self._program.steps, self._program.numbers, strict=True):
+            if isinstance(dims, list):
                 dense = step.node.meta["shape"]
                 found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
             else:
-                value = self.graph.labelling.values[step.node]  # type: ignore[index]
-                found.append(living_entries(self.graph.solution, value, alive))
+                found.append(None if dims is None else grids[dims])
         return found
 
     @gc_paused()
@@ -124,13 +152,13 @@ class Translation:
     def _compared(self, run: Replay, shapes: Shapes, alive: Mask) -> ProgramDifference | None:
         reader = StepReader(run, self._opaque)
         steps = reader.read()
-        for expected, step, shape in zip_longest(self._steps, steps, shapes):
+        for expected, step, shape in zip_longest(self._program.steps, steps, shapes):
             found = self._first_difference(expected, step, shape, alive)
             if found is not None:
                 return found
-        if reader.sources(run.outputs) != self._outputs:
+        if reader.sources(run.outputs) != self._program.outputs:
             return ProgramDifference("the model returns something else", "its forward")
-        return next((d for d in map(_constant_difference, self._constants, reader.constants()) if d), None)
+        return next((d for d in map(_constant_difference, self._program.constants, reader.constants()) if d), None)
 
     def _first_difference(
         self, expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None, alive: Mask
@@ -176,17 +204,19 @@ class Translation:
                 return ProgramDifference(text, _where(step))
         return None
 
-    def _dimension_numbers(self, node: Any) -> list[int | None] | None:
+    def _dimension_numbers(
+        self, node: Any, grids: dict[Hashable, tuple[int, LabelledTensor]]
+    ) -> list[int | None] | int | None:
         """The numbers of a result's dimensions; None where the size does not change, or nothing can be said.
 
-        Of grids (:data:`_GRID`) the entries of the whole tensor are counted.
+        Of grids, which are added to ``grids``, the entries of the whole tensor are counted.
         """
         value = self.graph.labelling.values.get(node)
         if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
             return None
         labelled = {d for array in value.arrays for d in array.dims}
         if any(is_grid(value, d) for d in labelled):
-            return [_GRID]
+            return grids.setdefault(entries_key(value), (len(grids), value))[0]
         return [self._dimensions.number(node, d) if d in labelled else None for d in range(value.ndim)]
 
 

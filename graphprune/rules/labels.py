@@ -195,6 +195,14 @@ class Labels:
         made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
         return axis if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
 
+    def first_of_any_order(self, ids: Ids) -> int | None:
+        """The first label of an axis of which ``ids`` are all labels, each once, in whatever order; None: of none."""
+        made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
+        if made is None or ids.size != made.size:
+            return None
+        order = sorted(range(ids.ndim), key=lambda d: -ids.strides[d])
+        return self.axes[axis].start if ids.transpose(order).flags.c_contiguous else None
+
     def first_of_all(self, ids: Ids) -> int | None:
         """The first of ``ids``, if these are all labels that were made together, in their order; else None."""
         axis = self.axis_of_all(ids)
