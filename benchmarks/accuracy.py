@@ -40,8 +40,8 @@ NETWORKS = (
     "lines-ppocr",
 )
 """The cheap ones first."""
-CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "kfac", "random", "auto")
-OF_A_LOSS = ("taylor", "fisher", "kfac")
+CRITERIA = ("l2", "wanda", "schur", "taylor", "fisher", "kfac", "obs", "surgeon", "random", "auto")
+OF_A_LOSS = ("taylor", "fisher", "kfac", "surgeon")
 SAMPLES = 128
 DENSE, BASE = "dense", "l2"
 

@@ -31,9 +31,9 @@ from graphprune.utils.modules import tables
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "wanda": {"importance": "wanda"},
-    "schur": {"importance": "schur"},
-    "kfac": {"importance": "kfac"},
-    "kfac, normalize='mean'": {"importance": "kfac", "normalize": "mean"},
+    "obs": {"importance": "obs"},
+    "obs, normalize='sum'": {"importance": "obs", "normalize": "sum"},
+    "surgeon": {"importance": "surgeon"},
     "taylor": {"importance": "taylor"},
 }
 """What is tried, the cheapest first; none is best for every network. All share one pass for moments and one for

@@ -2,7 +2,8 @@
 
 In reading order: ``criteria`` (the registry, :func:`criterion` to add one), ``context`` (what a criterion can read),
 ``parameter_entries`` (sums over parameters), ``combining`` (reduction and normalization), then the criteria
-themselves by what they read: ``magnitude``, ``gradients``, ``activations``, ``experts``. ``block_influence`` scores
+themselves by what they read: ``magnitude``, ``gradients``, ``activations``, ``curvature``,
+``elimination`` (units one after another), ``experts``. ``block_influence`` scores
 whole residual blocks.
 
 Input: a :class:`~graphprune.graph.groups.Group` and a :class:`Context` (the parameters, the units, statistics of
@@ -15,6 +16,7 @@ Words: docs/glossary.md.
 from graphprune.importance import (  # noqa: F401  (importing registers the criteria)
     activations,
     curvature,
+    elimination,
     experts,
     gradients,
     magnitude,

@@ -84,11 +84,7 @@ def removal_losses(consumer: ConsumerStatistics, products: Tensor) -> tuple[Ids,
     Returns:
         Units, and a number for each.
     """
-    moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
-    diagonal = moments.diagonal(dim1=1, dim2=2)
-    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
-    identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
-    inverse = torch.linalg.inv(moments + ridge[:, None, None] * identity)
+    inverse = torch.linalg.inv(regularized_moments(consumer))
     units, scores = [np.zeros(0, np.int64)], [np.zeros(0)]
     for unit, block, channel in _parts(consumer):
         where = (block[:, None, None], channel[:, :, None], channel[:, None, :])
@@ -96,6 +92,15 @@ def removal_losses(consumer: ConsumerStatistics, products: Tensor) -> tuple[Ids,
         units.append(unit)
         scores.append(loss.cpu().numpy())
     return np.concatenate(units), np.concatenate(scores)
+
+
+def regularized_moments(consumer: ConsumerStatistics) -> Tensor:
+    """The second moments of a consumer's inputs, centered if it has a bias, plus λI. [blocks, channels, channels]"""
+    moments = consumer.inputs.covariance if consumer.intercept else consumer.inputs.second
+    diagonal = moments.diagonal(dim1=1, dim2=2)
+    ridge = SCHUR_RIDGE * diagonal.mean(1).clamp(min=torch.finfo(torch.float64).tiny)
+    identity = torch.eye(moments.shape[-1], dtype=moments.dtype, device=moments.device)
+    return moments + ridge[:, None, None] * identity
 
 
 def _parts(consumer: ConsumerStatistics) -> list[tuple[Ids, Ids, Ids]]:

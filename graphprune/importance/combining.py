@@ -48,11 +48,12 @@ def _by_deviation(scores: Scores) -> Scores:
 NORMALIZATIONS: dict[str, Callable[[Scores], Scores]] = {
     "none": lambda scores: scores,
     "mean": lambda scores: scores / max(np.abs(scores).mean(), _TINY),
+    "sum": lambda scores: scores / max(np.abs(scores).sum(), _TINY),
     "max": lambda scores: scores / max(np.abs(scores).max(), _TINY),
     "gaussian": _by_deviation,
 }
 """Within a group; none changes the order of units.
 
-``mean`` and ``max`` divide by the mean and the maximum of the magnitudes; ``gaussian`` gives mean 0 and standard
-deviation 1.
+``mean``, ``sum`` and ``max`` divide by the mean, the sum and the maximum of the magnitudes; ``gaussian`` gives mean 0
+and standard deviation 1.
 """

@@ -47,7 +47,7 @@ class Context:
         seed: for criteria that draw random numbers.
         statistics: statistics of the calibration batches; None without calibration. See :attr:`data`.
         reduce: how sums over the parameter axes (or consumers) of a unit are combined: ``sum``, ``mean`` or ``max``.
-        normalize: within each group ``none``, ``mean``, ``max`` or ``gaussian``
+        normalize: within each group ``none``, ``mean``, ``sum``, ``max`` or ``gaussian``
             (:data:`~graphprune.importance.combining.NORMALIZATIONS`). None: ``none`` for criteria whose scores are
             comparable between groups, ``mean`` for all others.
 

@@ -33,6 +33,8 @@ class Criterion:
         data: it reads :attr:`Context.data`, so it needs calibration batches.
         comparable: its scores mean the same in every group (a change of the loss, a share of the group), so they are
             not normalized within each group by default.
+        additive: the sum of the scores of units that are gone is what is lost by all of them together; False: what is
+            lost grows faster than the sum (see :func:`graphprune.planning.removal_paths.make_path`).
         weights: it reads weights; False: it also works on a model on the ``meta`` device.
         help: one line for lists of criteria.
     """
@@ -43,11 +45,13 @@ class Criterion:
     comparable: bool = False
     weights: bool = True
     help: str = ""
+    additive: bool = False
 
     def __str__(self) -> str:
         traits = {
             "needs calibration batches": self.data,
             "comparable between groups": self.comparable,
+            "adds up": self.additive,
             "reads no weights": not self.weights,
         }
         notes = ", ".join(trait for trait, holds in traits.items() if holds)
@@ -59,7 +63,13 @@ CRITERIA: dict[str, Criterion] = {}
 
 
 def criterion(
-    name: str, *, data: bool = False, comparable: bool = False, weights: bool = True, help: str = ""
+    name: str,
+    *,
+    data: bool = False,
+    comparable: bool = False,
+    weights: bool = True,
+    help: str = "",
+    additive: bool = False,
 ) -> Callable[[F], F]:
     """Register a function ``(group, context) -> scores [units]`` as an importance criterion.
 
@@ -76,6 +86,8 @@ def criterion(
         comparable: its scores are comparable between groups: not normalized within each group by default.
         weights: it reads weights; False: it also works on a model on the ``meta`` device.
         help: one line for lists of criteria.
+        additive: the scores of units that are gone add up to what is lost by all of them together, as where units were
+            scored one after another.
 
     Returns:
         A decorator that returns the function unchanged.
@@ -102,7 +114,7 @@ def criterion(
                 do="give the criterion another name",
             )
         check_callable("function", function, "a function (group, context) -> scores")
-        CRITERIA[name] = Criterion(name, function, data, comparable, weights, help)
+        CRITERIA[name] = Criterion(name, function, data, comparable, weights, help, additive)
         return function
 
     return register

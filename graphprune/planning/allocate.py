@@ -163,6 +163,7 @@ class Allocator:
                     self._stops(coupled)[1:],
                     self._scores(coupled),
                     [self.setup.layers(part.group) for part in coupled.parts],
+                    self.setup.scores.additive,
                 )
                 for coupled in steps
             ],

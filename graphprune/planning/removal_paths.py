@@ -59,19 +59,23 @@ class RemovalPath:
         return found
 
 
-def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers: Sequence[int]) -> RemovalPath:
+def make_path(
+    coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers: Sequence[int], additive: bool = False
+) -> RemovalPath:
     """The path of one coupled step; units of the lowest score go first.
 
     What is lost grows as the importance that is kept shrinks: with the share ``r`` kept, every layer that a part runs
     through has lost ``mean score * (1 / r**2 - 1)``. A plain sum of scores would empty the groups that cost most;
     weighted by layers, so that the width of a residual stream counts in every block, this was as good as uniform
-    pruning or better on trained networks (see docs/design.md).
+    pruning or better on trained networks (see docs/design.md). Scores that were worked out one after another say
+    themselves how losses grow, and are summed.
 
     Args:
         coupled: the units that go together.
         stops: the numbers of repetitions that are allowed, without 0.
         scores: of the units of each part.
         layers: the number of layers that each part runs through.
+        additive: what is lost is the sum of the scores.
     """
     count = len(stops)
     units, stop, lost = [], [], np.zeros(count)
@@ -80,7 +84,7 @@ def make_path(coupled: CoupledStep, stops: Ids, scores: Sequence[Scores], layers
         at = np.searchsorted(stops, np.arange(len(going)) // each + 1).astype(np.int32)
         units.append(part.unit_ids[going].astype(np.int32))
         stop.append(at)
-        lost += number * _losses(values, going, at, count)
+        lost += np.bincount(at, values[going], count) if additive else number * _losses(values, going, at, count)
     return RemovalPath(coupled, stops, np.concatenate(units), np.concatenate(stop), scores, lost)
 
 

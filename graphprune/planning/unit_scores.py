@@ -48,6 +48,11 @@ class UnitScores:
             )
         self._known: dict[int, Scores] = {}
 
+    @property
+    def additive(self) -> bool:
+        """Do the scores of what is gone add up to what is lost?"""
+        return self._criterion.additive
+
     @cached_property
     def context(self) -> Context:
         """What the criterion may look at.

@@ -37,7 +37,7 @@ def test_the_loss_is_the_negative_logarithm_of_the_answers_probability() -> None
     torch.testing.assert_close(answer_loss(output, [(kind, values)]), -output[values == 1].log().sum())
 
 
-@pytest.mark.parametrize("importance", ["taylor", "fisher", "kfac"])
+@pytest.mark.parametrize("importance", ["taylor", "fisher", "kfac", "surgeon"])
 def test_scores_need_no_labels_and_do_not_depend_on_batches(importance: str) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 5)).eval()

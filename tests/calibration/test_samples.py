@@ -142,7 +142,7 @@ def test_scores_do_not_depend_on_how_samples_are_batched(name: str, criterion: s
         np.testing.assert_allclose(scores(name, sizes, criterion, "mean"), first, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize(("criterion", "power"), [("taylor", 2), ("fisher", 2), ("kfac", 1)])
+@pytest.mark.parametrize(("criterion", "power"), [("taylor", 2), ("fisher", 2), ("kfac", 1), ("surgeon", 2)])
 @pytest.mark.parametrize(("name", "targets"), [("conv", 1), ("transformer", 7)])
 def test_summed_losses_scale_scores_by_a_power_of_a_samples_targets(
     name: str, targets: int, criterion: str, power: int

@@ -557,7 +557,13 @@ def test_reduced() -> None:
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("none", [1, 2, 6]), ("mean", [1 / 3, 2 / 3, 2]), ("max", [1 / 6, 1 / 3, 1]), ("gaussian", None)],
+    [
+        ("none", [1, 2, 6]),
+        ("mean", [1 / 3, 2 / 3, 2]),
+        ("sum", [1 / 9, 2 / 9, 2 / 3]),
+        ("max", [1 / 6, 1 / 3, 1]),
+        ("gaussian", None),
+    ],
 )
 def test_normalized(name: str, expected: list[float] | None) -> None:
     found = NORMALIZATIONS[name](np.array([1.0, 2.0, 6.0]))
@@ -609,7 +615,8 @@ def test_every_criterion_scores_every_group(name: str) -> None:
 def test_unknown_ways_to_combine() -> None:
     with pytest.raises(InputError, match=r"reduce: 'median' is not known; use one of 'sum', 'mean', 'max'"):
         context_of(made(Small()), images()[0], reduce="median")
-    with pytest.raises(InputError, match=r"normalize: 'l2' is not known; use one of 'none', 'mean', 'max', 'gaussian'"):
+    known = "'none', 'mean', 'sum', 'max', 'gaussian'"
+    with pytest.raises(InputError, match=rf"normalize: 'l2' is not known; use one of {known}"):
         context_of(made(Small()), images()[0], normalize="l2")
 
 

@@ -171,7 +171,7 @@ def test_a_global_plan_keeps_what_matters(resnet: graphprune.ChannelGraph) -> No
     assert sum(best.values()) - best["layer2.0.conv1"] > sum(even.values()) - even["layer2.0.conv1"]
 
 
-@pytest.mark.parametrize("importance", ["wanda", "flap", "schur", "taylor", "fisher", "kfac"])
+@pytest.mark.parametrize("importance", ["wanda", "flap", "schur", "taylor", "fisher", "kfac", "obs", "surgeon"])
 def test_criteria_with_data_reach_the_plan(resnet: graphprune.ChannelGraph, importance: str) -> None:
     batches = [(torch.randn(4, 3, 32, 32), torch.arange(4)) for _ in range(2)]
     loss = nn.CrossEntropyLoss()

@@ -44,7 +44,7 @@ CASES: dict[str, tuple[type[nn.Module], tuple[int, ...], dict[str, Any]]] = {
     "recurrent": (Recurrent, (4, 7, 2), {"ratio": 0.5}),
     "halves": (Halves, (4, 2, 5, 5), {"ratio": 0.5}),
 }
-CRITERIA = ("l2", "fpgm", "wanda", "schur", "taylor", "fisher", "kfac")
+CRITERIA = ("l2", "fpgm", "wanda", "schur", "taylor", "fisher", "kfac", "obs", "surgeon")
 
 
 def loss(output: Tensor, target: Tensor) -> Tensor:
