@@ -151,12 +151,12 @@ def searched() -> str:
     data = read_json("searched.json")
     rows = ([NETWORKS[one["network"]], one["share"], *_searched_cells(one)] for one in data["networks"])
     columns = ("network", "MACs", "global", "uniform", "isomorphic", "searched", "candidates", "time limit", "draws")
-    return markdown(columns, ([*found, data["draws"]] for found in rows)) + source("searched")
+    return markdown(columns, rows) + source("searched")
 
 
 def _searched_cells(one: Mapping[str, Any]) -> list[str]:
     middle = [f"{value:.4f}" for value in one["medians"].values()]
-    return [*middle, f"{one['candidates']:.0f}", f"{one['time_limit']:.0f} s"]
+    return [*middle, f"{one['candidates']:.0f}", f"{one['time_limit']:.0f} s", str(one["draws"])]
 
 
 def _repaired(label: str, task: Mapping[str, Any]) -> Iterator[list[object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.analysis import Analysis
 from graphprune.importance.context import NEEDS_DATA
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.options import AUTO, PruningOptions
 from graphprune.planning.requirements import require_batches, require_weights
 from graphprune.pruning.plan import TRIED, Plan
@@ -41,6 +43,10 @@ gradients: without labels, those of answers that are drawn from the outputs (see
 :mod:`graphprune.calibration.own_answers`)."""
 
 
+COMPARED = "global"
+"""The allocation with which criteria are compared where the allocation is searched: one search, not one for each."""
+LEAST_SECONDS = 1e-3
+"""What a search is left where comparing the criteria took all of its time: it ends at its start."""
 NAME_ONE = "name a criterion, such as importance='wanda'"
 """What to do where criteria cannot be compared."""
 _ASKED = f"importance={AUTO!r}"
@@ -63,6 +69,8 @@ def best_plan(
     """
     if options.importance != AUTO:
         return choose_plan(graph, options)
+    if options.allocation == SEARCHED:
+        return _searched(graph, options, repaired, memory)
     do = f"{NEEDS_DATA}; or {NAME_ONE}"
     calibration = require_batches(options.calibration, _ASKED, "compares slim models", do)
     require_weights(graph.model, _ASKED, "run", f"load the weights first, or {NAME_ONE}")
@@ -70,6 +78,20 @@ def best_plan(
     model = with_float64(graph.model, tables(graph.model))
     statistics = Statistics(model, graph.units, held.everything, options.loss_fn, seed=options.seed)
     return _Trials(graph, replace(options, calibration=held.everything), held, repaired, memory, statistics).best()
+
+
+def _searched(graph: Analysis, options: PruningOptions, repaired: bool, memory: MemorySpec | None) -> Plan:
+    """A search with the criterion that is best for one allocation; the time limit holds for both together."""
+    began = time.monotonic()
+    one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None)
+    asked = best_plan(graph, one_shot, repaired, memory).requested
+    left = None
+    if options.time_limit is not None:
+        left = max(options.time_limit - (time.monotonic() - began), LEAST_SECONDS)
+    fields = {name: asked.get(name, getattr(options, name)) for name in ("importance", "normalize")}
+    plan = choose_plan(graph, replace(options, **fields, time_limit=left))
+    given = {name: value for name, value in fields.items() if value is not None}
+    return replace(plan, requested={**plan.requested, **given, TRIED: asked[TRIED]})
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from graphprune.calibration.batches import InputsOnly
+from graphprune.calibration.batches import Batches, InputsOnly
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.statistics import Statistics
 from graphprune.evolution.candidates import Allotment, Space, starts
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
+from graphprune.evolution.folds import Fold, folds
 from graphprune.evolution.judging import CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
@@ -27,8 +28,12 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.random_state import random_numbers_kept
 
-FINALISTS = 3
-"""So many of the best candidates are repaired as the slim model will be, and judged again."""
+ASSEMBLED = 0.5
+"""So much of the time candidates are assembled; then the best of them, and others near these, are repaired."""
+REPAIRED = 10
+"""One candidate is repaired for so many that are assembled at most."""
+REPAIRED_STEP = 0.1
+"""How much of a group is exchanged at most where candidates are repaired, in the beginning."""
 MOMENTS = 2**31
 """Consumers are fitted if their second moments take at most so many bytes."""
 
@@ -48,93 +53,129 @@ def choose_plan(graph: Analysis, options: PruningOptions, statistics: Statistics
     return make_plan(graph, options, statistics)
 
 
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """One half of the batches judges what is fitted on the other.
+
+    Attributes:
+        judge: has the half that judges.
+        layers: fitted on the other half.
+        fitting: the inputs of that half.
+    """
+
+    judge: CandidateJudge
+    layers: FittedLayers
+    fitting: Sequence[Any]
+
+
 @dataclass(eq=False)
 class _Trials:
     """Judges candidates as they would be repaired, nearly so or really."""
 
     model: nn.Module
-    judge: CandidateJudge
     space: Space
-    layers: FittedLayers
-    batches: Any
-    seconds: list[float] = field(default_factory=list)
+    halves: Sequence[_Half]
+    slowest: float = 0.0
 
     def loss_of(self, candidate: Allotment) -> float:
-        """The loss of a candidate, assembled from fitted layers."""
+        """The loss of a candidate, assembled from fitted layers; the mean of both halves."""
         plan = self.space.choice(candidate)
         if plan is None:
             return float("inf")
-        slim = plan.apply(self.model)
-        self.layers.insert(slim, plan)
-        return self.judge.loss(slim)
+        slim, total = plan.apply(self.model), 0.0
+        for half in self.halves:
+            half.layers.insert(slim, plan)
+            total += half.judge.loss(slim)
+        return total / len(self.halves)
 
-    def repaired_loss(self, plan: Plan) -> float:
-        """The loss of a plan's slim model after repair."""
+    def loss_repaired(self, candidate: Allotment) -> float:
+        """The loss of a candidate that is repaired with the first half."""
+        plan = self.space.choice(candidate)
+        return float("inf") if plan is None else self.loss_of_plan(plan)
+
+    def loss_of_plan(self, plan: Plan) -> float:
+        """The loss of a plan's slim model that is repaired with the first half."""
         began = time.monotonic()
-        slim = plan.apply(self.model)
+        slim, half = plan.apply(self.model), self.halves[0]
         with random_numbers_kept():
-            repair(slim, self.model, plan, self.batches)
-        loss = self.judge.loss(slim)
-        self.seconds.append(time.monotonic() - began)
+            repair(slim, self.model, plan, half.fitting)
+        loss = half.judge.loss(slim)
+        self.slowest = max(self.slowest, time.monotonic() - began)
         return loss
 
 
 def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics | None) -> Plan:
     """The plan of the least loss among one-shot allocations and what evolution makes of them."""
     began = time.monotonic()
-    _check(graph, options)
-    setup = PlanSetup.of(graph, options, statistics)
+    calibration = _batches(graph, options)
+    setup = PlanSetup.of(graph, replace(options, calibration=calibration), statistics)
     space, first, one_shot = starts(setup)
     if space is None:
         return one_shot[0]
-    calibration = options.calibration
-    assert calibration is not None  # as was checked
-    judge = CandidateJudge(setup.scores.model, options)
-    layers = FittedLayers(setup.scores.model, _consumers(setup))
-    batches = calibration if options.loss_fn is None else InputsOnly(calibration)
-    trials = _Trials(setup.scores.model, judge, space, layers, batches)
-    plans = [(trials.repaired_loss(plan), plan) for plan in one_shot]
-    deadline = None
-    if options.time_limit is not None:
-        deadline = began + options.time_limit - FINALISTS * max(trials.seconds)
-    evolution = Evolution(trials.loss_of, space.exchanged, options.seed)
-    evolution.begin(first)
-    evolution.run(Limits(options.candidates, deadline))
-    return _best(trials, plans, evolution)
+    trials = _Trials(setup.scores.model, space, [_half(setup, fold) for fold in folds(calibration)])
+    assembled = Evolution(trials.loss_of, space.exchanged, options.seed)
+    assembled.begin(first)
+    ranked = [candidate for _, candidate in assembled.survivors]
+    assembled.run(Limits(options.candidates, _until(began, options, ASSEMBLED)))
+    repaired = Evolution(trials.loss_repaired, space.exchanged, options.seed, REPAIRED_STEP)
+    repaired.begin(ranked[:1])
+    start = repaired.survivors[0][0]
+    best, *others = [candidate for _, candidate in assembled.survivors]
+    repaired.begin([best])
+    if not assembled.interrupted:
+        deadline = _until(began - trials.slowest, options)
+        repaired.run(Limits(max(options.candidates // REPAIRED, 1), deadline), [*others, *ranked[1:]])
+    unlike = one_shot if len(first) < len(one_shot) else []
+    return _best(trials, [(trials.loss_of_plan(plan), plan) for plan in unlike], start, assembled, repaired)
 
 
-def _best(trials: _Trials, one_shot: Sequence[tuple[float, Plan]], evolution: Evolution) -> Plan:
-    """The plan of the least loss after repair; interrupted, of the least loss of assembled candidates."""
-    start = min(loss for loss, _ in one_shot)
-    found = list(one_shot)
-    for _, candidate in evolution.survivors[: 1 if evolution.interrupted else FINALISTS]:
-        plan = trials.space.plan(candidate)
-        if plan is not None:
-            found.append((trials.repaired_loss(plan), plan))
-    loss, plan = min(found, key=lambda pair: pair[0])
-    said = {"candidates tried": evolution.tried, "loss of the start": f"{start:.4g}", "loss": f"{loss:.4g}"}
-    if evolution.interrupted:
+def _until(began: float, options: PruningOptions, share: float = 1.0) -> float | None:
+    """When a share of the time limit is over; None: there is no limit."""
+    return None if options.time_limit is None else began + share * options.time_limit
+
+
+def _half(setup: PlanSetup, fold: Fold) -> _Half:
+    model, options = setup.scores.model, setup.options
+    judge = CandidateJudge(model, fold.judging, options.loss_fn)
+    fitting = fold.fitting if options.loss_fn is None else list(InputsOnly(fold.fitting))
+    statistics = Statistics(model, setup.graph.units, fitting)
+    return _Half(judge, FittedLayers(model, _consumers(setup, statistics)), fitting)
+
+
+def _best(
+    trials: _Trials, unlike: list[tuple[float, Plan]], start: float, assembled: Evolution, repaired: Evolution
+) -> Plan:
+    """The plan of the least loss after repair, and what was tried."""
+    plans = ((loss, trials.space.plan(candidate)) for loss, candidate in repaired.survivors)
+    first = next(((loss, plan) for loss, plan in plans if plan is not None), None)
+    loss, plan = min([first, *unlike] if first is not None else unlike, key=lambda pair: pair[0])
+    said: dict[str, Any] = {"candidates tried": assembled.tried, "candidates repaired": repaired.tried}
+    said |= {"loss of the start": f"{start:.4g}", "loss": f"{loss:.4g}"}
+    if assembled.interrupted or repaired.interrupted:
         said["interrupted"] = True
     return replace(plan, requested={**plan.requested, **said})
 
 
-def _consumers(setup: PlanSetup) -> tuple[ConsumerStatistics, ...]:
+def _consumers(setup: PlanSetup, statistics: Statistics) -> tuple[ConsumerStatistics, ...]:
     """The weights that can be fitted; none where their second moments would take too much memory."""
     graph = setup.graph
     axes = [axis for axis in graph.units.axes if len(graph.trace.shapes[axis.parameter_axis.parameter]) > 1]
     sizes = {axis.parameter_axis: axis.size for axis in axes}
     if 8 * sum(size**2 for size in sizes.values()) > MOMENTS:
         return ()
-    statistics = setup.scores.context.statistics
-    assert statistics is not None
     return statistics.consumers(products=True)
 
 
-def _check(graph: Analysis, options: PruningOptions) -> None:
-    """Raise an InputError or a PlanError unless candidates can be judged."""
+def _batches(graph: Analysis, options: PruningOptions) -> list[Any]:
+    """The calibration batches, read once.
+
+    Raises:
+        InputError, PlanError: candidates cannot be judged.
+    """
     asked = f"allocation={SEARCHED!r}"
     do = "pass calibration=, a list of batches as the model takes them, or another allocation="
-    require_batches(options.calibration, asked, "judges candidates", do)
+    calibration = require_batches(options.calibration, asked, "judges candidates", do)
     require_one_process(options.calibration, asked, "judges candidates", "another allocation=")
     if options.weights is None:
         require_weights(graph.model, asked, "run", "load the weights first, or pass another allocation=")
+    return [batch for _, batch in Batches(calibration)]

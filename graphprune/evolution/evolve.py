@@ -44,7 +44,7 @@ class Limits:
 
     candidates: int
     deadline: float | None
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def progress(self, tried: int) -> float:
         """The part of the search that is over, 0 to 1; 1: it ends."""
@@ -63,6 +63,7 @@ class Evolution:
         loss_of: the loss of a candidate; infinite: sizes in the program forbid it.
         exchanged: another candidate near one, given the size of the step.
         seed: of the choices.
+        first_step: how much of a group is exchanged at most in the beginning.
         survivors: the best candidates with their losses, the best first.
         tried: how many candidates were.
         interrupted: Ctrl-C ended it.
@@ -71,29 +72,28 @@ class Evolution:
     loss_of: Callable[[Allotment], float]
     exchanged: Callable[[Allotment, float, np.random.Generator], Allotment]
     seed: int
+    first_step: float = FIRST_STEP
     survivors: list[tuple[float, Allotment]] = field(default_factory=list)
     tried: int = 0
     interrupted: bool = False
     _seen: set[bytes] = field(default_factory=set)
 
     def begin(self, starts: Sequence[Allotment]) -> None:
-        """Try the candidates that others come from."""
+        """Try the candidates that others come from, whatever the limits."""
         for start in starts:
             self._try(start)
 
-    def run(self, limits: Limits) -> None:
-        """Try candidates until a limit, or until Ctrl-C.
+    def run(self, limits: Limits, known: Sequence[Allotment] = ()) -> None:
+        """Try candidates until a limit, or until Ctrl-C: first those that are given, then such as come from the best.
 
         Warns:
             SearchInterruptedWarning: Ctrl-C ended the search.
         """
-        rng, futile, start = np.random.default_rng(self.seed), 0, self.survivors[0][0]
+        start = self.survivors[0][0]
         try:
             with _shown(limits) as show:
-                while (over := limits.progress(self.tried)) < 1 and futile < FUTILE:
-                    parent = self.survivors[min(rng.integers(len(self.survivors), size=2))][1]
-                    step = FIRST_STEP * (LAST_STEP / FIRST_STEP) ** over
-                    futile = 0 if self._try(self.exchanged(parent, step, rng)) else futile + 1
+                for candidate in self._candidates(limits, known):
+                    self._try(candidate)
                     show(self.tried, start, self.survivors[0][0])
         except KeyboardInterrupt:
             self.interrupted = True
@@ -104,15 +104,28 @@ class Evolution:
                 stacklevel=frames_of_this_package(),
             )
 
-    def _try(self, candidate: Allotment) -> bool:
-        """CandidateJudge a candidate unless it was judged before; whether it was new."""
+    def _candidates(self, limits: Limits, known: Sequence[Allotment]) -> Iterator[Allotment]:
+        """Candidates that are new, until a limit or until there are none."""
+        rng, futile, waiting = np.random.default_rng(self.seed), 0, list(known)
+        while (over := limits.progress(self.tried)) < 1 and futile < FUTILE:
+            if waiting:
+                candidate = waiting.pop(0)
+            else:
+                parent = self.survivors[min(rng.integers(len(self.survivors), size=2))][1]
+                step = self.first_step * (LAST_STEP / self.first_step) ** over
+                candidate = self.exchanged(parent, step, rng)
+            futile = futile + 1 if candidate.key in self._seen else 0
+            if not futile:
+                yield candidate
+
+    def _try(self, candidate: Allotment) -> None:
+        """Judge a candidate; the best so far survive."""
         if candidate.key in self._seen:
-            return False
+            return
         loss = self.loss_of(candidate)
         self._seen.add(candidate.key)
         self.tried += 1
         self.survivors = sorted([*self.survivors, (loss, candidate)], key=lambda pair: pair[0])[:SURVIVORS]
-        return True
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class FittedLayers:
 
     @torch.no_grad()
     def insert(self, slim: nn.Module, plan: Plan) -> None:
-        """Put fitted weights in the place of those that a plan has sliced."""
+        """Put fitted weights in the place of those that a plan has sliced, or of others that were fitted for it."""
         tensors = dict(named_tensors(slim))
         for name, consumer in self._consumers.items():
             kept = plan.kept.get(name, {})
@@ -109,8 +109,9 @@ class FittedLayers:
             tensors[name].copy_(fitted)
             if consumer.bias is not None and consumer.bias in tensors:
                 own = plan.kept.get(consumer.bias, {}).get(0)
-                chosen = shift if own is None else shift[torch.from_numpy(np.ascontiguousarray(own)).to(shift.device)]
-                tensors[consumer.bias].add_(chosen)
+                bias = self._dense[consumer.bias] + shift
+                chosen = bias if own is None else bias[torch.from_numpy(np.ascontiguousarray(own)).to(bias.device)]
+                tensors[consumer.bias].copy_(chosen)
 
     def _fit(self, name: str, consumer: _Consumer, kept: Ids) -> tuple[Tensor, Tensor]:
         """The fit for these channels, from memory if it was made before."""

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from graphprune.calibration.batches import Batches, call_arguments, call_model, moved_to, pair_of
+from graphprune.calibration.batches import call_arguments, call_model, moved_to, pair_of
 from graphprune.calibration.output_error import check_comparable, output_error, outputs_of
-from graphprune.planning.options import PruningOptions
+from graphprune.calibration.samples import SampleAxes
+from graphprune.calibration.statistics import LossFunction
 from graphprune.utils.checks import loss_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.random_state import random_numbers_kept
 
-JUDGED = 8
-"""Candidates are judged on so many of the calibration batches, at even distances."""
+JUDGED_SAMPLES, JUDGED_BATCHES = 64, 16
+"""Of batches with more samples, or of more batches, about so many judge, at even distances."""
 
 
 class CandidateJudge:
@@ -24,16 +25,16 @@ class CandidateJudge:
 
     Args:
         model: the dense model.
-        options: their ``calibration`` and ``loss_fn``.
+        batches: pairs (inputs, target) where there is a ``loss_fn``, else inputs.
+        loss_fn: the loss of outputs and targets.
 
     Raises:
         InputError: the batches are none that the model takes, or its outputs cannot be compared.
     """
 
-    def __init__(self, model: nn.Module, options: PruningOptions) -> None:
-        assert options.calibration is not None
-        self._loss_fn = options.loss_fn
-        self._batches = _spread(list(Batches(options.calibration)))
+    def __init__(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None) -> None:
+        self._loss_fn = loss_fn
+        self._batches = _spread(list(enumerate(batches)))
         if self._loss_fn is None:
             self._wanted = outputs_of(model, self._batches)
             check_comparable(
@@ -60,6 +61,7 @@ class CandidateJudge:
 
 
 def _spread(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """At most :data:`JUDGED` of numbered batches, at even distances."""
-    step = max(len(batches) / JUDGED, 1.0)
-    return [batches[int(i * step)] for i in range(min(JUDGED, len(batches)))]
+    """Numbered batches at even distances, with about :data:`JUDGED_SAMPLES` samples."""
+    samples = sum(axes.count if (axes := SampleAxes.of(batch, 0)) is not None else 1 for _, batch in batches)
+    count = min(max(round(len(batches) * min(JUDGED_SAMPLES / samples, 1.0)), 1), JUDGED_BATCHES)
+    return [batches[i * len(batches) // count] for i in range(min(count, len(batches)))]

@@ -202,3 +202,23 @@ def test_it_is_the_default_of_pruning_and_repair_in_one_call(
     monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], importance: str
 ) -> None:
     assert importances(monkeypatch, macs=0.5, **options) == [importance]
+
+
+def test_a_search_has_the_criterion_that_is_best_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, samples, searched = network(), batches(), []
+    real = automatic.choose_plan
+
+    def choose_plan(graph: Any, options: Any, *rest: Any) -> graphprune.Plan:
+        searched.append(options.allocation == "searched")
+        return real(graph, options, *rest)
+
+    monkeypatch.setattr(automatic, "choose_plan", choose_plan)
+    graph = graphprune.trace(model, samples[0])
+    asked: dict[str, Any] = {"macs": 0.5, "importance": "auto", "calibration": samples}
+    at_once = graph.plan(allocation="global", **asked)
+    searched.clear()
+    plan = graph.plan(allocation="searched", candidates=5, time_limit=60, **asked)
+    assert sum(searched) == 1
+    assert plan.requested["tried"] == at_once.requested["tried"]
+    assert plan.requested["importance"] == at_once.requested["importance"]
+    assert plan.requested["allocation"] == "searched"
