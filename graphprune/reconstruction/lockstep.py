@@ -34,6 +34,9 @@ from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import is_mutable
 
+WIDE_WEIGHT = 1024
+"""Rows are kept for weights of so many channels; for others, their matrix of second moments is soon made."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -116,8 +119,12 @@ class Gathered:
         if (moments := window_moments(call, residual, regression.spare)) is not None:
             regression.add(moments, target)
             return
+        wide = call.matmul.kernel is None and self.match.consumer.shape[1] >= WIDE_WEIGHT
         for place, x in call.inputs(self.memory.piece):
-            regression.add(BatchMoments.of(x, residual[place], regression.spare), target[place])
+            if wide:
+                regression.add_rows(x, residual[place], target[place])
+            else:
+                regression.add(BatchMoments.of(x, residual[place], regression.spare), target[place])
 
     def close(self) -> None:
         """Give the memory back."""

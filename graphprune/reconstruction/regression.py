@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from graphprune.calibration.communicator import Communicator
+from graphprune.reconstruction.kept_rows import FEWER, FewRows, KeptRows
+from graphprune.reconstruction.positive_systems import solve_positive
 from graphprune.utils.devices import as_tensor
 
 
@@ -51,23 +53,64 @@ class Regression:
     """Moments of inputs ``x`` and of residuals ``r`` (target minus output), in float64.
 
     Means and products of batches are merged by Chan's formula (see :class:`graphprune.calibration.moments.Moments`).
+    Rows that are few beside the channels are kept until there are more, and are fitted from as they are if there never
+    are (see :mod:`graphprune.reconstruction.kept_rows`).
     Memory: three times [blocks, channels, channels], and [blocks, outputs, channels].
 
     Attributes:
-        count: rows of data.
         target: the sum of squares of the target outputs.
         spare: memory of the size of the products of inputs, for the next batch: new memory of many megabytes takes
             longer than what is done with it.
     """
 
-    count: int = 0
     target: float = 0.0
     spare: Tensor | None = field(default=None, repr=False)
+    _merged: int = 0
     _x: Tensor | float = field(default=0.0, repr=False)
     _r: Tensor | float = field(default=0.0, repr=False)
     _xx: Tensor | float = field(default=0.0, repr=False)
     _rx: Tensor | float = field(default=0.0, repr=False)
     _rr: Tensor | float = field(default=0.0, repr=False)
+    _rows: KeptRows = field(default_factory=KeptRows, repr=False)
+    _few: FewRows | None = field(default=None, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Rows of data."""
+        return self._merged + self._rows.count + (0 if self._few is None else self._few.count)
+
+    @staticmethod
+    def keeps(rows: int, channels: int) -> bool:
+        """Whether so many rows of a call are few beside the channels."""
+        return rows <= channels // FEWER
+
+    def add_rows(self, x: Tensor, r: Tensor, target: Tensor) -> None:
+        """Add inputs [n, blocks, channels, m] and residuals [n, blocks, outputs, m].
+
+        Args:
+            target: the target outputs, of any shape.
+        """
+        count, channels = x.shape[0] * x.shape[3], x.shape[2]
+        if not self.keeps(self._rows.count + count, channels):
+            self._merge_rows()
+        if not self.keeps(count, channels):
+            self.add(BatchMoments.of(x, r, self.spare), target)
+        elif count:
+            self.target += float(target.double().square().sum())
+            self._rows.add(x, r)
+
+    def _merge_rows(self) -> None:
+        """Merge the moments of the rows that are kept."""
+        if self._rows.count:
+            x, r = (rows.transpose(0, 1).unsqueeze(3) for rows in self._rows.take())
+            self._merge(BatchMoments.of(x, r, self.spare))
+
+    def _settle(self) -> None:
+        """All rows are there: those that are kept are either all, or are merged with the others."""
+        if self._rows.count and not self._merged:
+            self._few = FewRows(*self._rows.take())
+        else:
+            self._merge_rows()
 
     def add(self, batch: BatchMoments, target: Tensor) -> None:
         """Add a batch.
@@ -79,8 +122,11 @@ class Regression:
         if not batch.count:
             return
         self.target += float(target.double().square().sum())
-        dx, dr, total = batch.x - self._x, batch.r - self._r, self.count + batch.count
-        factor = self.count * batch.count / total
+        self._merge(batch)
+
+    def _merge(self, batch: BatchMoments) -> None:
+        dx, dr, total = batch.x - self._x, batch.r - self._r, self._merged + batch.count
+        factor = self._merged * batch.count / total
         if isinstance(self._xx, Tensor):
             self._xx.add_(batch.xx).baddbmm_(dx.unsqueeze(2), dx.unsqueeze(1), alpha=factor)
             self.spare = batch.xx
@@ -90,31 +136,33 @@ class Regression:
         self._rr = self._rr + batch.rr + factor * dr.square()
         self._x = self._x + dx * (batch.count / total)
         self._r = self._r + dr * (batch.count / total)
-        self.count = total
+        self._merged = total
 
     def pool(self, communicator: Communicator) -> None:
         """Pool the moments of all processes."""
         if communicator.count == 1:
             return
+        self._merge_rows()
         given = (self._x, self._r, self._xx, self._rx, self._rr)
-        found = communicator.gather((self.count, self.target, [tuple(as_tensor(t).shape) for t in given]))
+        found = communicator.gather((self._merged, self.target, [tuple(as_tensor(t).shape) for t in given]))
         total, shapes = sum(count for count, *_ in found), next((shapes for count, _, shapes in found if count), None)
         if shapes is None:
             return
         x, r, xx, rx, rr = (as_tensor(t).double().expand(shape) for t, shape in zip(given, shapes, strict=True))
-        self._x, self._r = x * (self.count / total), r * (self.count / total)
+        self._x, self._r = x * (self._merged / total), r * (self._merged / total)
         communicator.sum([self._x, self._r])
         dx, dr = x - self._x, r - self._r
-        self._xx = xx + self.count * dx.unsqueeze(2) * dx.unsqueeze(1)
-        self._rx = rx + self.count * dr.unsqueeze(2) * dx.unsqueeze(1)
-        self._rr = rr + self.count * dr.square()
+        self._xx = xx + self._merged * dx.unsqueeze(2) * dx.unsqueeze(1)
+        self._rx = rx + self._merged * dr.unsqueeze(2) * dx.unsqueeze(1)
+        self._rr = rr + self._merged * dr.square()
         communicator.sum([self._xx, self._rx, self._rr])
-        self.count, self.target = total, sum(target for _, target, _ in found)
+        self._merged, self.target = total, sum(target for _, target, _ in found)
 
     @property
     def channels(self) -> int:
         """The number of channels of a block, counting every kernel position."""
-        return as_tensor(self._xx).shape[-1]
+        self._settle()
+        return (as_tensor(self._xx) if self._few is None else self._few.x_mean).shape[-1]
 
     # ------------------------------------------------------------ solution
 
@@ -140,6 +188,9 @@ class Regression:
         Returns:
             [blocks, channels, outputs]
         """
+        self._settle()
+        if self._few is not None:
+            return self._few.solve(ridge, centered)
         system, rx = self._moments(centered)
         diagonal = system.diagonal(dim1=1, dim2=2)
         mean = diagonal.mean(1, keepdim=True)
@@ -148,7 +199,24 @@ class Regression:
 
     def intercept(self, change: Tensor) -> Tensor:
         """The intercept, E[r] - D E[x]. [blocks, outputs]"""
-        return as_tensor(self._r) - (change.mT @ as_tensor(self._x).unsqueeze(2)).squeeze(2)
+        x, r = self._means()
+        return r - (change.mT @ x.unsqueeze(2)).squeeze(2)
+
+    def _means(self) -> tuple[Tensor, Tensor]:
+        """Of inputs and of residuals."""
+        self._settle()
+        return (as_tensor(self._x), as_tensor(self._r)) if self._few is None else (self._few.x_mean, self._few.r_mean)
+
+    def _squares(self, change: Tensor | None) -> Tensor:
+        """The sum of squares of the residuals after a change of the weight, minus means."""
+        self._settle()
+        if self._few is not None:
+            return self._few.squares(change)
+        left = as_tensor(self._rr).sum()
+        if change is None:
+            return left
+        xx, rx = as_tensor(self._xx), as_tensor(self._rx)
+        return left + (change * (xx @ change - 2 * rx.mT)).sum()
 
     def error(self, change: Tensor | None = None, intercept: Tensor | None = None) -> float:
         """The mean square residual after a change, as a fraction of the target's mean square.
@@ -159,57 +227,14 @@ class Regression:
         """
         if self.target == 0:
             return 0.0
-        left, mean = as_tensor(self._rr).sum() / self.count, as_tensor(self._r)
-        if change is not None:
-            xx, rx = as_tensor(self._xx), as_tensor(self._rx)
-            left = left + (change * (xx @ change - 2 * rx.mT)).sum() / self.count
-            mean = self.intercept(change)
-        left = left + (mean if intercept is None else mean - intercept).square().sum()
-        return max(float(left), 0.0) * self.count / self.target
+        mean = self._means()[1] if change is None else self.intercept(change)
+        constant = (mean if intercept is None else mean - intercept).square().sum()
+        return max(float(self._squares(change) + self.count * constant), 0.0) / self.target
 
 
 def taken(spare: Tensor | None, like: Tensor, shape: Sequence[int]) -> Tensor:
     """Memory of this shape to write to: ``spare`` if it fits, otherwise new memory of the type of ``like``."""
     return spare if spare is not None and spare.shape == torch.Size(shape) else like.new_empty(shape)
-
-
-_SINGLE, _FEW = 1024, 16
-"""A system is factored in single precision if it has ``_SINGLE`` unknowns and ``_FEW`` times as many as right sides."""
-_CLOSE, _REFINEMENTS = 1e-8, 6
-"""A refined solution's residual is below ``_CLOSE`` times the right side; each of ``_REFINEMENTS`` steps gains
-digits."""
-
-
-def solve_positive(system: Tensor, right: Tensor) -> Tensor:
-    """The solution of positive definite systems [blocks, n, n], with right sides [blocks, n, m].
-
-    With many unknowns and few right sides, it is factored in single precision and refined in double precision.
-
-    Source: Langou, Langou, Luszczek, Kurzak, Buttari and Dongarra, "Exploiting the Performance of 32 bit Floating Point
-    Arithmetic in Obtaining 64 bit Accuracy", SC 2006.
-    """
-    if system.shape[1] >= max(_SINGLE, _FEW * right.shape[2]) and (refined := _refined(system, right)) is not None:
-        return refined
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if bool(failed.any()):  # by rounding: the ridge makes it positive
-        return torch.linalg.solve(system, right)  # type: ignore[no-any-return]
-    return torch.cholesky_solve(right, factor)
-
-
-def _refined(system: Tensor, right: Tensor) -> Tensor | None:
-    """The solution from a factor in single precision; None if it is not reached that way."""
-    size = system.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-    factor, failed = torch.linalg.cholesky_ex(system.float() / size.float())
-    if bool(failed.any()):
-        return None
-    found, left, goal = torch.zeros_like(right), right, _CLOSE * right.norm()
-    for _ in range(_REFINEMENTS):
-        scale = left.abs().amax((1, 2), keepdim=True).clamp(min=torch.finfo(left.dtype).tiny)
-        found += torch.cholesky_solve((left / scale).float(), factor).double() * (scale / size)
-        left = right - system @ found
-        if left.norm() <= goal:
-            return found
-    return None
 
 
 def _centered(x: Tensor) -> tuple[Tensor, Tensor]:

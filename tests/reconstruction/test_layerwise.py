@@ -22,7 +22,8 @@ import graphprune
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.plan import Plan
-from graphprune.reconstruction.regression import BatchMoments, Regression, solve_positive
+from graphprune.reconstruction.positive_systems import solve_positive
+from graphprune.reconstruction.regression import BatchMoments, Regression
 from graphprune.rules.registry import matmul_views
 from models.gpt import gpt
 from tests.networks import ConvNorm, FusedAttention, Residual, TorchAttention, randomize
