@@ -712,16 +712,16 @@ def test_prune_model_repairs_with_calibration() -> None:
     model = randomize(Branched()).eval()
     images = [torch.randn(8, 3, 6, 6) for _ in range(2)]
     plain = graphprune.prune_model(model, 0.5, images[0], calibration=images, repair=False)
-    slim = graphprune.prune_model(model, 0.5, images[0], calibration=images)
+    slim = graphprune.prune_model(model, 0.5, images[0], calibration=images, importance="l2")
     assert distance(slim, model, images) < 0.5 * distance(plain, model, images)
     pairs = [(x, torch.zeros(8, dtype=torch.long)) for x in images]
-    paired = graphprune.prune_model(model, 0.5, images[0], calibration=pairs, loss_fn=F.cross_entropy)
+    paired = graphprune.prune_model(model, 0.5, images[0], calibration=pairs, loss_fn=F.cross_entropy, importance="l2")
     assert all(torch.equal(t, slim.state_dict()[n]) for n, t in paired.state_dict().items())
     with pytest.raises(
         InputError, match=r"with loss_fn= a batch is a pair \(inputs, target\), but batch 0 is a Tensor"
     ):
         graphprune.prune_model(model, 0.5, images[0], calibration=images, loss_fn=F.cross_entropy)
-    same = graphprune.prune_model(model, 0.5, images[0], calibration=images, inplace=True)
+    same = graphprune.prune_model(model, 0.5, images[0], calibration=images, importance="l2", inplace=True)
     assert same is model
     assert all(torch.equal(t, slim.state_dict()[n]) for n, t in model.state_dict().items())
 
