@@ -290,11 +290,28 @@ def latency() -> str:
 
 
 def repair_cost() -> str:
+    found = read_json("repair_cost.json")
     rows = (
-        [name, f"{r['forward']:.2f}", f"{r['passes']:.1f}", f"{r['linear_algebra']:.1f}", r["fitted"]]
-        for name, r in read_json("repair_cost.json")["networks"].items()
+        [
+            name,
+            f"{r['forward']:.2f}",
+            f"{r['passes']:.1f}",
+            f"{r['counted']:.1f}" if "counted" in r else "",
+            f"{r['linear_algebra']:.1f}",
+            f"{r['memory'] / 1e6:.0f}" if "memory" in r else "",
+            r["fitted"],
+        ]
+        for name, r in found["networks"].items()
     )
-    columns = ("network", "one pass, s", "passes", "linear algebra, in passes", "consumers fitted")
+    columns = (
+        "network",
+        "one pass, s",
+        "passes",
+        "passes, by operations",
+        "linear algebra, in passes",
+        f"memory at most, MB, of {found['memory']}",
+        "consumers fitted",
+    )
     return markdown(columns, rows) + source("repair_cost")
 
 

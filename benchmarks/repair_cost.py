@@ -1,8 +1,10 @@
 """What repair costs, in forward passes of the dense model over the calibration batches.
 
 *Linear algebra* is the sums of products of inputs and residuals, with the unfolding of windows, and the solution of the
-normal equations; *passes* is everything else: both models are run, recorded and fitted in turn. Times are those of the
-processor, medians of several runs. Weights are random: they do not change the cost.
+normal equations; *passes* is everything else: both models are run, recorded and fitted in turn. *Counted* passes are
+the operations of products and convolutions in the passes, as a multiple of the dense model's, which do not depend on
+what else the machine does. Times are those of the processor, the least of several runs. *Memory* is what the peak of
+the resident set grows by during a repair with a bound. Weights are random: they do not change the cost.
 """
 
 from __future__ import annotations
@@ -19,10 +21,27 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 import graphprune
-from benchmarks.common import call, keep_memory, llama, quiet_one_thread, row, table, wide_console, write_json
+from benchmarks.common import (
+    call,
+    keep_memory,
+    llama,
+    quiet_one_thread,
+    read_json,
+    reset_peak,
+    resident,
+    row,
+    table,
+    wide_console,
+    write_json,
+)
+from graphprune.reconstruction.call_recorder import CallRecorder
+from graphprune.reconstruction.call_watch import CallWatch
+from graphprune.reconstruction.linear_calls import LinearCall
 from graphprune.reconstruction.lockstep import Gathered
+from graphprune.reconstruction.memory_bound import parse_memory
 from graphprune.reconstruction.regression import Regression
 
 LIMIT = 5.0
@@ -41,12 +60,22 @@ class Network:
 
 @dataclass(frozen=True)
 class Costs:
-    """Processor seconds of a dense forward pass over all batches, and multiples of it."""
+    """What repair of one network takes.
+
+    Attributes:
+        forward: processor seconds of a dense forward pass over all batches.
+        passes, linear_algebra: multiples of it.
+        counted: passes by their operations.
+        fitted: the number of consumers.
+        memory: bytes that the peak of the resident set grows by.
+    """
 
     forward: float
     passes: float
     linear_algebra: float
+    counted: float
     fitted: int
+    memory: int
 
 
 class PitchNetwork(nn.Module):
@@ -73,35 +102,44 @@ class PitchNetwork(nn.Module):
 
 
 def main() -> int:
-    """Measure all networks, print the table, write ``results/repair_cost.json``; 1 if passes exceed the limit."""
+    """Measure all networks, print the table, write ``results/repair_cost.json``; 1 if a limit is passed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all if none is given")
+    parser.add_argument(
+        "names", nargs="*", help=f"of {', '.join(NETWORKS)}; all if none is given; the others keep their figures"
+    )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", default="4GB", help="the bound on memory")
     options = parser.parse_args()
     quiet_one_thread()
     keep_memory()
     found = {}
     for name in options.names or NETWORKS:
-        found[name] = measured(NETWORKS[name], options.repeats)
+        found[name] = measured(NETWORKS[name], options.repeats, options.memory)
         print(f"{name}: {found[name]}", flush=True)
     console = wide_console()
     console.print(shown(found))
-    slope = growth([(depth, found[f"llama-{depth}"]) for depth in DEPTHS if f"llama-{depth}" in found])
+    before = read_json("repair_cost.json")["networks"] if options.names else {}
+    costs = before | {name: asdict(one) for name, one in found.items()}
+    slope = growth([(depth, costs[f"llama-{depth}"]) for depth in DEPTHS if f"llama-{depth}" in costs])
     if slope is not None:
         console.print(f"Seconds grow with depth to the power of {slope:.2f} (llama).")
-    if not options.names:
-        costs = {name: asdict(one) for name, one in found.items()}
-        write_json("repair_cost.json", {"growth": slope, "limit": LIMIT, "networks": costs})
-    return 0 if all(one.passes <= LIMIT for one in found.values()) else 1
+    write_json("repair_cost.json", {"growth": slope, "limit": LIMIT, "memory": options.memory, "networks": costs})
+    most = parse_memory(options.memory) or 0
+    return 0 if all(max(one.passes, one.counted) <= LIMIT and one.memory <= most for one in found.values()) else 1
 
 
-def measured(network: Network, repeats: int) -> Costs:
+def measured(network: Network, repeats: int, memory: str) -> Costs:
     """The costs of repairing half of a network."""
     torch.manual_seed(0)
     model = network.build().eval()
     batches = [network.batch() for _ in range(BATCHES)]
     plan = graphprune.trace(model, batches[0]).plan(macs=0.5)
-    forwards, passes, algebra, fitted = [], [], [], 0
+    peak = peak_of(lambda: graphprune.repair(plan.apply(model), model, plan, batches, memory=memory))
+    with FlopCounterMode(display=False) as counter:
+        run(model, batches)
+    with counted_operations() as operations:
+        fitted = len(graphprune.repair(plan.apply(model), model, plan, batches).repaired)
+    forwards, passes, algebra = [], [], []
     for _ in range(repeats):
         start = time.process_time()
         run(model, batches)
@@ -109,11 +147,19 @@ def measured(network: Network, repeats: int) -> Costs:
         slim = plan.apply(model)
         with timed_algebra() as spent:
             start = time.process_time()
-            fitted = len(graphprune.repair(slim, model, plan, batches).repaired)
+            graphprune.repair(slim, model, plan, batches)
             passes.append(time.process_time() - start - sum(spent))
         algebra.append(sum(spent))
-    forward = statistics.median(forwards)
-    return Costs(forward, statistics.median(passes) / forward, statistics.median(algebra) / forward, fitted)
+    forward, counted = min(forwards), sum(operations) / counter.get_total_flops()
+    return Costs(forward, min(passes) / forward, min(algebra) / forward, counted, fitted, peak)
+
+
+def peak_of(function: Callable[[], Any]) -> int:
+    """Bytes that the peak of the resident set grows by during a call."""
+    reset_peak()
+    before = resident("VmRSS")
+    function()
+    return resident("VmHWM") - before
 
 
 @torch.no_grad()
@@ -133,6 +179,41 @@ def timed_algebra() -> Iterator[list[float]]:
         yield spent
 
 
+@contextmanager
+def counted_operations() -> Iterator[list[int]]:
+    """A list to which the operations of the models' passes are added: what recorders and watches see, and new calls."""
+    made: list[int] = []
+    with ExitStack() as stack:
+        for owner in (CallRecorder, CallWatch):
+            seen = counted(owner.__torch_dispatch__, made)
+            stack.enter_context(mock.patch.object(owner, "__torch_dispatch__", seen))
+
+        def again(one: LinearCall, call_again: Callable[[LinearCall], Tensor] = LinearCall.again) -> Tensor:
+            out = call_again(one)
+            made.append(operations_of(one.op, one.args, one.kwargs, out))
+            return out
+
+        stack.enter_context(mock.patch.object(LinearCall, "again", again))
+        yield made
+
+
+def counted(dispatch: Callable[..., Any], made: list[int]) -> Callable[..., Any]:
+    """A mode's method, which notes the operations of the calls that it sees."""
+
+    def dispatch_counted(mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = dispatch(mode, func, types, args, kwargs)
+        made.append(operations_of(func, args, kwargs or {}, out))
+        return out
+
+    return dispatch_counted
+
+
+def operations_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """Operations of a product or a convolution, by torch's formulas; 0 for other calls."""
+    formula = flop_registry.get(func.overloadpacket)
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
 def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
     """The function, which notes the processor seconds it takes, without those of calls inside it."""
 
@@ -146,11 +227,11 @@ def timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any
     return call_timed
 
 
-def growth(costs: Sequence[tuple[int, Costs]]) -> float | None:
+def growth(costs: Sequence[tuple[int, dict[str, Any]]]) -> float | None:
     """The power of depth that the seconds of passes grow with, by least squares of logarithms."""
     if len(costs) < 2:
         return None
-    x, y = zip(*((math.log(depth), math.log(c.passes * c.forward)) for depth, c in costs), strict=True)
+    x, y = zip(*((math.log(depth), math.log(c["passes"] * c["forward"])) for depth, c in costs), strict=True)
     return statistics.linear_regression(x, y).slope
 
 
@@ -162,13 +243,16 @@ def shown(found: dict[str, Costs]) -> Any:
         "fitted",
         "forward, s",
         "passes",
+        "counted",
         "linear algebra",
         "in all",
+        "memory, MB",
     )
     for name, one in found.items():
         total = one.passes + one.linear_algebra
-        cells = (one.fitted, f"{one.forward:.2f}", f"{one.passes:.1f}", f"{one.linear_algebra:.1f}", f"{total:.1f}")
-        row(made, name, *cells, style="" if one.passes <= LIMIT else "red")
+        multiples = (one.passes, one.counted, one.linear_algebra, total)
+        cells = (one.fitted, f"{one.forward:.2f}", *(f"{cell:.1f}" for cell in multiples), f"{one.memory / 1e6:.0f}")
+        row(made, name, *cells, style="" if max(one.passes, one.counted) <= LIMIT else "red")
     return made
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from graphprune.graph.budget_kinds import Counted, Factor, Product, count_macs, counted_kinds
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.groups import Units
-from graphprune.graph.living import Living
+from graphprune.graph.living import Living, all_living
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask, Scores
@@ -121,7 +121,6 @@ class CostModel:
         self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
         used = np.unique(np.concatenate([terms.dims.ravel() for terms in self.terms.values()]))
         self._needs = self.dimensions.needs(used)
-        self.everything: Mask = np.ones(units.solution.count, bool)
 
     def _terms(self, products: Iterable[Product]) -> Terms:
         return Terms.of([self._row(scale, factors) for scale, factors in products])
@@ -149,6 +148,16 @@ class CostModel:
         """What is counted, in the order of :meth:`vector`."""
         return tuple(self.terms)
 
+    @property
+    def dense_counts(self) -> Ids:
+        """How many entries every dimension has when nothing is gone. [dimensions]"""
+        return self.dimensions.counts_of(all_living(self._units.solution))
+
+    @property
+    def dense(self) -> Cost:
+        """The cost when nothing is gone."""
+        return self._cost(self.dense_counts)
+
     def at(self, alive: Mask) -> Cost:
         """The cost when the classes ``alive`` live."""
         return self._cost(self.dimensions.counts(alive))
@@ -174,13 +183,13 @@ class CostModel:
 
     def shares(self, units: Units) -> Scores:
         """The part of MACs and of parameters in which each group takes part; parts overlap. [2, groups]"""
-        counts = self.dimensions.counts(self.everything)
+        counts = self.dense_counts
         member = self._needs.members(units.group_of, (len(counts), len(units.groups)))
         return np.stack([_touched(terms, counts, member) for terms in (self.terms["macs"], self.terms["params"])])
 
     def dependent(self, free: Mask) -> Scores:
         """The part of MACs and of parameters that depends on units which may go. ``free`` [classes] -> [2]"""
-        counts = self.dimensions.counts(self.everything)
+        counts = self.dense_counts
         member = np.zeros((len(counts), 1), bool)
         member[self._needs.dims_of(free)] = True
         return np.array([_touched(self.terms[kind], counts, member)[0] for kind in ("macs", "params")])
@@ -188,7 +197,7 @@ class CostModel:
     @property
     def products(self) -> Scores:
         """The MACs of every call that multiplies, in the order of execution. [calls]"""
-        return self.terms["macs"].values(self.dimensions.counts(self.everything)).astype(np.float64)
+        return self.terms["macs"].values(self.dense_counts).astype(np.float64)
 
 
 def _touched(terms: Terms, counts: Ids, member: Mask) -> Scores:

@@ -150,9 +150,11 @@ class Explainer:
         return joined(f"{_entries(n)} of {inputs[read]}{listed(layers)}" for (n, read), layers in found.items())
 
     def _saves(self, group: Group, one: str) -> str:
-        whole = self.graph.costs.at(self.graph.costs.everything)
+        whole = self.graph.costs.dense
         macs, params = self.graph.costs.shares(self.graph.units)[:, self.graph.units.group_of[group.unit_ids[0]]]
-        prices = self.graph.costs.prices(self.graph.costs.everything, self.graph.costs.kinds)[:, group.unit_ids]
+        prices = self.graph.costs.prices(np.ones(self.graph.solution.count, bool), self.graph.costs.kinds)[
+            :, group.unit_ids
+        ]
         differ = not np.allclose(prices, prices[:, :1])
         first = "The first" if differ else f"One {one} less saves"
         saves = f"{first} {one} saves" if differ else first

@@ -21,6 +21,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.dimensions import Dimensions
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.living import all_living
 from graphprune.inspection.wording import describe_place, shorten_paths
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import LabelledTensor, ParameterAxis
@@ -78,7 +79,7 @@ class ExplorerFiles:
     def files(self) -> dict[str, Any]:
         """By name, the graph and the data on its nodes."""
         name = type(self.graph.model).__name__
-        attributes = {"": {"model": name, "cost": str(self.graph.costs.at(self.graph.costs.everything))}}
+        attributes = {"": {"model": name, "cost": str(self.graph.costs.dense)}}
         graph = {
             "id": name,
             "nodes": [*map(self._node, self.nodes), self._outputs()],
@@ -172,7 +173,7 @@ class ExplorerFiles:
         self._dims = {node: self._dims.get(node, []) for node in self.nodes}
         factors = {node: count(node) for node in self.nodes if (count := macs_of(node.target)) is not None}
         numbered = {node: [dimensions.number(*factor) for factor in row] for node, row in factors.items()}
-        self._before: Ids = dimensions.counts(self.graph.costs.everything)
+        self._before: Ids = dimensions.counts_of(all_living(self.graph.solution))
         self._after: Ids = dimensions.counts(self._alive)
         self._macs = {
             node: (int(np.prod(self._before[row])), self._left_of(node, row)) for node, row in numbered.items()

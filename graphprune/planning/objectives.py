@@ -186,6 +186,6 @@ def budget_costs(
         given: by kind; a latency comes measured, as ``latency``.
         latency: see :class:`PredictedLatency`.
     """
-    whole = dense.at(dense.everything)
+    whole = dense.dense
     counted = {kind: spec for kind, spec in given.items() if kind in dense.kinds}
     return CountedBudgets(costs, parse_budgets(counted, lambda kind: float(whole[kind])), latency)

@@ -286,7 +286,7 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
     cached = own.plain.keys() - kept.keys()
     shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in cached}
     sizes = {path: size for path, size in selection.sizes.items() if not within(path, setup.skipped)}
-    before, after = setup.graph.costs.at(setup.graph.costs.everything), setup.costs.at(selection.alive)
+    before, after = setup.graph.costs.dense, setup.costs.at(selection.alive)
     costs = {kind: (before[kind], after[kind]) for kind in before.counts}
     asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
     return Plan(kept, shapes, sizes, tuple(choices), asked, setup.skipped, costs=costs, inputs=inputs)

@@ -101,7 +101,7 @@ def page_data(graph: Analysis, plan: Plan | None, measured: MeasuredResults) -> 
         title=type(graph.model).__name__,
         modules=tree.modules,
         tensors=tree.tensors,
-        sizes=graph.costs.dimensions.counts(graph.costs.everything).tolist(),
+        sizes=graph.costs.dense_counts.tolist(),
         costs=costs,
         groups=page_groups(graph, tree),
         highest=HIGHEST,

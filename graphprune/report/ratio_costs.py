@@ -191,7 +191,7 @@ def _schedule(allocator: Allocator, coupled: CoupledStep, percentages: range) ->
 def _slopes(graph: Analysis, coupled: Sequence[CoupledStep]) -> dict[int, list[tuple[int, int]]]:
     """By dimension, the steps that shorten it, and by how many entries."""
     dimensions, solution = graph.costs.dimensions, graph.solution
-    dense = dimensions.counts(graph.costs.everything)
+    dense = graph.costs.dense_counts
     found: dict[int, list[tuple[int, int]]] = {}
     for number, one in enumerate(coupled):
         if not one.steps:
@@ -224,7 +224,7 @@ def repetitions_at(found: RatioRange, percent: int) -> list[int]:
 
 def sizes_at(graph: Analysis, found: RatioRange, percent: int) -> list[int]:
     """The sizes of all dimensions, as the page works them out."""
-    sizes: list[int] = graph.costs.dimensions.counts(graph.costs.everything).tolist()
+    sizes: list[int] = graph.costs.dense_counts.tolist()
     taken = repetitions_at(found, percent)
     for dimension, slopes in found.slopes.items():
         sizes[dimension] -= sum(slope * taken[step] for step, slope in slopes)
