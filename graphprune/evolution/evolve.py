@@ -44,7 +44,7 @@ class Limits:
 
     candidates: int
     deadline: float | None
-    began: float = field(default_factory=lambda: time.monotonic())
+    began: float = field(default_factory=lambda: time.monotonic())  # of the module: another clock may be in its place
 
     def progress(self, tried: int) -> float:
         """The part of the search that is over, 0 to 1; 1: it ends."""

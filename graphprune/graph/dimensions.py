@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -129,7 +130,8 @@ class Dimensions:
 
     A dimension with one label a place is a *line*: all lines are counted by one gather and one sum. The others are
     looked at one by one: *joints* with several labels a place, *grids* whose labels vary over other dimensions too (a
-    head width whose cells lie within rows).
+    head width whose cells lie within rows). Several threads may plan for one model: each waits while another adds or
+    counts.
     """
 
     sizes: SizeModel
@@ -146,12 +148,14 @@ class Dimensions:
     _flat: tuple[Ids, Ids, Ids] | None = None
     _grid_rows: GridRows = field(default_factory=GridRows)
     _joint_table: JointTable | None = None
+    _lock: RLock = field(default_factory=RLock)
 
     def number(self, node: fx.Node, dim: int) -> int:
         """The number of one dimension of a traced tensor; the same for dimensions with the same labels."""
         known = self._of_nodes.get((node, dim))
         if known is None:
-            known = self._of_nodes[node, dim] = self._number(node, dim)
+            with self._lock:
+                known = self._of_nodes[node, dim] = self._number(node, dim)
         return known
 
     def _number(self, node: fx.Node, dim: int) -> int:
@@ -199,12 +203,14 @@ class Dimensions:
     def axis(self, number: int) -> int:
         """The number of a dimension with the labels of this axis, of :attr:`Labels.axes`."""
         size = self.sizes.labelling.labels.axes[number].size
-        return self._pieces(self.sizes.solution.items.of_axis(number), size)
+        with self._lock:
+            return self._pieces(self.sizes.solution.items.of_axis(number), size)
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""
         pieces = self._whole_items(classes)
-        return self._joint(classes[None]) if pieces is None else self._pieces(pieces, len(classes))
+        with self._lock:
+            return self._joint(classes[None]) if pieces is None else self._pieces(pieces, len(classes))
 
     def _pieces(self, pieces: Ids, size: int) -> int:
         """The number of a dimension that consists of these items."""
@@ -247,11 +253,15 @@ class Dimensions:
 
     def counts(self, alive: Mask) -> Ids:
         """How many entries of every dimension live. [dimensions]"""
-        return self._counts(self.sizes.solution.items.living(alive), lambda: alive)
+        living = self.sizes.solution.items.living(alive)
+        with self._lock:
+            return self._counts(living, lambda: alive)
 
     def counts_of(self, living: Living) -> Ids:
         """As :meth:`counts`, of what is counted by items."""
-        return self._counts(living.counts, lambda: living.alive)
+        counts = living.counts
+        with self._lock:
+            return self._counts(counts, lambda: living.alive)
 
     def _counts(self, living: Ids, alive: Callable[[], Mask]) -> Ids:
         counts = np.array(self._constants)
@@ -281,6 +291,10 @@ class Dimensions:
         Args:
             numbers: of the dimensions; None: of all.
         """
+        with self._lock:
+            return self._needs(numbers)
+
+    def _needs(self, numbers: Ids | None) -> Needs:
         solution, by_item = self.sizes.solution, [np.zeros((4, 0), np.int64)]
         asked = np.full(len(self._constants), numbers is None)
         asked[[] if numbers is None else numbers] = True
