@@ -39,6 +39,7 @@ from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
+from graphprune.planning.kv_merging import plan_of_merged_heads
 from graphprune.planning.options import AUTO, PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
@@ -231,6 +232,29 @@ class ChannelGraph(Printed, Analysis):
         check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
         return self._warned(plan_of_masks(self, masks))
 
+    def plan_merged_heads(self, kv_heads: int) -> Plan:
+        """The plan that merges key/value heads, each the mean of several, and keeps all query heads.
+
+        Multi-head attention becomes grouped-query attention, or grouped-query attention has larger groups. Which heads
+        are merged follows from the program: those whose query heads read one head when there are fewer (neighbors, where
+        keys and values are repeated by ``repeat_interleave``). Rows of the projections of keys and values are averaged,
+        with their biases; the smaller model equals the original in which all heads of a group have the average, which
+        :func:`graphprune.verify` compares. :func:`graphprune.repair` fits the other layers to it. Numbers of heads in
+        attributes and in the configuration follow.
+
+        Source: Ainslie, Lee-Thorp, de Jong, Zemlyanskiy, Lebron and Sanghai, "GQA: Training Generalized Multi-Query
+        Transformer Models from Multi-Head Checkpoints", EMNLP 2023.
+
+        Args:
+            kv_heads: how many key/value heads are left in each attention that has a multiple of them.
+
+        Raises:
+            InputError: the number is no divisor of a larger number of heads.
+            PlanError: the class cannot have fewer heads of keys and values than of queries (``nn.MultiheadAttention``),
+                or there is no attention; the message says what it has.
+        """
+        return plan_of_merged_heads(self, kv_heads)
+
     def _warned(self, plan: Plan) -> Plan:
         warn_of_unreached(self, plan)
         return plan
@@ -263,6 +287,8 @@ class ChannelGraph(Printed, Analysis):
         """MACs (multiply-adds of the traced input), parameters and bytes, of the model or of a plan's slim model."""
         if plan is not None:
             check_type("plan", plan, Plan, "a graphprune.Plan")
+            if plan.merged:
+                return Cost({kind: after for kind, (_, after) in plan.costs.items()})
         costs = self.costs_without(plan.skipped) if plan and plan.skipped else self.costs
         return costs.at(self.alive(plan.removed if plan else {}))
 

@@ -71,9 +71,9 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
         built = _built(graph, fields.values(scales), wanted)
     if built is not None:
         settled, left = _settled(graph, built, others, left)
-        return FollowedSizes({**settled, **_fields(graph.model, built)}, left, True, scales)
+        return FollowedSizes({**settled, **changed_fields(graph.model, built)}, left, True, scales)
     partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
-    return FollowedSizes({**others, **(_fields(graph.model, partly) if partly else {})}, left, False, scales)
+    return FollowedSizes({**others, **(changed_fields(graph.model, partly) if partly else {})}, left, False, scales)
 
 
 def _wanted(graph: Analysis, plan: Plan) -> Columns:
@@ -150,7 +150,7 @@ def _settled(
     return found, tuple(left)
 
 
-def _fields(model: nn.Module, built: nn.Module) -> dict[str, int]:
+def changed_fields(model: nn.Module, built: nn.Module) -> dict[str, int]:
     """The fields of all configurations of a model that have other values in the one that was built."""
     new, old = _all_fields(built), _all_fields(model)
     changed = {path: new.get(path, value) for path, value in old.items()}

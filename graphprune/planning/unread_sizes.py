@@ -57,7 +57,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
     followed: dict[str, int] = {}
     stale = []
     modules = named_modules(graph.model)
-    for attribute in _attributes(modules):
+    for attribute in attributes_in(modules):
         if attribute.path in read or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
             continue
         found = evidence.of(attribute)
@@ -80,7 +80,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
 
 
 @dataclass(frozen=True)
-class _Attribute:
+class Attribute:
     """An integer attribute of a module, or of an object that it holds: its path, name and value, and the module."""
 
     path: str
@@ -91,22 +91,22 @@ class _Attribute:
     @property
     def words(self) -> frozenset[str]:
         """The words of its name."""
-        return _words(self.name)
+        return words_of(self.name)
 
     @property
     def kind(self) -> str:
         """What it is named like: ``heads``, ``head_width``, ``groups`` or ``width``; empty: something else."""
-        return _kind(self.name)
+        return kind_of(self.name)
 
 
 @lru_cache(maxsize=4096)
-def _words(name: str) -> frozenset[str]:
+def words_of(name: str) -> frozenset[str]:
     return frozenset(re.sub(r"[\d\[\]]+", "", name).lower().split("_"))
 
 
 @lru_cache(maxsize=4096)
-def _kind(name: str) -> str:
-    words = _words(name)
+def kind_of(name: str) -> str:
+    words = words_of(name)
     if words & _OTHERS:
         return ""
     if words & {"head", "heads", "nhead"} and not words & {"all", "hidden"}:
@@ -116,7 +116,7 @@ def _kind(name: str) -> str:
     return "width" if words & _WIDTHS else ""
 
 
-def _attributes(modules: Modules) -> Iterator[_Attribute]:
+def attributes_in(modules: Modules) -> Iterator[Attribute]:
     """The integers above 1 of modules that are not torch's, and of the objects that they hold."""
     known: set[int] = set()
     for path, module in modules:
@@ -125,14 +125,14 @@ def _attributes(modules: Modules) -> Iterator[_Attribute]:
             yield from (a for a in _attributes_of(module, path, f"{path}." if path else "", known) if a.name not in own)
 
 
-def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[_Attribute]:
+def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[Attribute]:
     for name, value in attributes_held(holder).items():
         if type(value) is int:
             if value > 1 and name.isidentifier():
-                yield _Attribute(prefix + name, name, value, owner)
+                yield Attribute(prefix + name, name, value, owner)
         elif type(value) in (tuple, list):
             if value and all(type(v) is int for v in value) and name.isidentifier():
-                yield from (_Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in enumerate(value) if v > 1)
+                yield from (Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in enumerate(value) if v > 1)
         elif is_plain_object(value) and id(value) not in known:
             known.add(id(value))
             yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
@@ -158,7 +158,7 @@ def _described(value: Any, place: str, owner: str, paths: set[str], known: set[i
         else []
     )
     for step, item in steps_into(value):
-        if len(named) == 1 and type(item) is int and _kind(step.strip("[']")) == "width":
+        if len(named) == 1 and type(item) is int and kind_of(step.strip("[']")) == "width":
             yield place + step, item, named[0]
         else:
             yield from _described(item, place + step, owner, paths, known)
@@ -221,7 +221,7 @@ class _Evidence:
         attributes = (old for path, old in self._read.items() if self._plan.sizes.get(path, old) != old)
         return frozenset((*axes, *attributes, *(c.units for c in self._plan.choices if c.removed)))
 
-    def of(self, attribute: _Attribute) -> set[int]:
+    def of(self, attribute: Attribute) -> set[int]:
         """What became of all that the attribute may be the size of; several: nobody can tell which it is."""
         if attribute.kind in ("heads", "head_width"):
             return self._read_alike(attribute) or self._chosen(attribute)
@@ -246,7 +246,7 @@ class _Evidence:
         expressions = self._graph.trace.sizes.expressions()
         return {a.path: a.value for expr in expressions for a in attributes_of(expr)}
 
-    def _read_alike(self, attribute: _Attribute) -> set[int]:
+    def _read_alike(self, attribute: Attribute) -> set[int]:
         """What became of attributes of the same value and kind that forward reads."""
         alike = self._read_by_kind[attribute.value, attribute.kind].of(attribute.owner) - {attribute.path}
         return {self._plan.sizes.get(path, attribute.value) for path in alike}
@@ -256,10 +256,10 @@ class _Evidence:
         """The paths of the attributes that forward reads, by value and kind."""
         found: dict[tuple[int, str], _Within[str]] = defaultdict(_Within)
         for path, old in self._read.items():
-            found[old, _kind(path.rpartition(".")[2])].add(path, path)
+            found[old, kind_of(path.rpartition(".")[2])].add(path, path)
         return found
 
-    def _chosen(self, attribute: _Attribute) -> set[int]:
+    def _chosen(self, attribute: Attribute) -> set[int]:
         """What is left of groups of heads, or of channels in a head; of query heads that share a key, in proportion.
 
         Groups of keys and values are as large as there are query heads for each (``num_key_value_groups``).
@@ -284,7 +284,7 @@ class _Evidence:
                 found[choice.role].add(axis.parameter, number)
         return found
 
-    def _passed(self, attribute: _Attribute) -> set[int]:
+    def _passed(self, attribute: Attribute) -> set[int]:
         """What became of channels that go into its module, or come out of it, if the name says which."""
         into, out = attribute.words & {"in", "inp", "input"}, attribute.words & {"out", "oup", "output"}
         if bool(into) == bool(out):
@@ -292,7 +292,7 @@ class _Evidence:
         nodes = [call.source if into else call.result for call in self._calls[attribute.owner]]
         return {new for node in nodes for new in self._channels(node, attribute.value)}
 
-    def _owned(self, attribute: _Attribute, how: str) -> set[int]:
+    def _owned(self, attribute: Attribute, how: str) -> set[int]:
         """What became of parameter axes of its module (``direct``), or of that and all within."""
         axes = self._axes_within.get(attribute.value)
         if axes is None:
@@ -301,10 +301,10 @@ class _Evidence:
                 axes.add(name, slim)
         return axes.directly(attribute.owner) if how == "direct" else axes.of(attribute.owner)
 
-    def _classified(self, attribute: _Attribute) -> set[int]:
+    def _classified(self, attribute: Attribute) -> set[int]:
         """What became of the channels that the last layers of its module read, if these end in a classifier."""
         kinds = self._graph.trace.modules
-        calls = (c for c in reversed(self._graph.trace.calls) if _inside(c.path, attribute.owner))
+        calls = (c for c in reversed(self._graph.trace.calls) if is_inside(c.path, attribute.owner))
         layers = [c for c in calls if issubclass(kinds.get(c.path, nn.Module), (nn.Linear, _ConvNd))]
         if not layers or not self._is_whole(layers[0].result):
             return set()
@@ -333,5 +333,5 @@ class _Evidence:
         return {self._sizes.count(node, d) for d in dims}
 
 
-def _inside(path: str, owner: str) -> bool:
+def is_inside(path: str, owner: str) -> bool:
     return not owner or path == owner or path.startswith(f"{owner}.")

@@ -46,7 +46,7 @@ def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 def slim_noise(noise: Noise, plan: Plan) -> Noise:
     """The entries of the noise that belong to what survives."""
-    return {name: slim_tensor(tensor, plan.kept.get(name, {})) for name, tensor in noise.items()}
+    return {name: slim_tensor(tensor, plan.kept.get(name, {}), plan.merged.get(name)) for name, tensor in noise.items()}
 
 
 def with_noise(model: nn.Module, noise: Noise) -> nn.Module:

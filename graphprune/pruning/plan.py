@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from graphprune.errors import InputError
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
-from graphprune.pruning.rewrite import Kept, check_fits, check_sizes, has_size, rewrite
+from graphprune.pruning.rewrite import Kept, Merged, check_fits, check_sizes, has_size, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
@@ -82,6 +82,8 @@ class Plan(Printed):
             ``tried``: by criterion the relative error of the outputs, or why there is none.
         costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
+        merged: for parameters of which heads are merged, by dimension, the other entries that go into each surviving
+            one: the mean of entry ``kept[name][dim][i]`` and of entry ``i`` of each of these takes its place.
     """
 
     kept: Kept
@@ -94,6 +96,7 @@ class Plan(Printed):
     stale: tuple[str, ...] = ()
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[dict[str, Any], ...] = ()
+    merged: Merged = field(default_factory=dict)
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -119,7 +122,7 @@ class Plan(Printed):
         own = tables(model)
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
-        slim = rewrite(model, self.kept, sizes, inplace, own=own)
+        slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped)
         record_history(slim, history.after(self, slim))
@@ -146,7 +149,7 @@ class Plan(Printed):
             check_callable("rename", rename, "a function (name) -> name")
         renamed = rename if rename is not None else str
         return cut_state_dict(
-            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix))
+            state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix)), self.merged
         )
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
@@ -216,6 +219,9 @@ class Plan(Printed):
         yield from (f"without {path}" for path in self.skipped)
         if TRIED in self.requested:
             yield tried_table(self.requested[TRIED])
+        if self.merged:
+            yield self._merged_table()
+            return
         columns = ("group", "role", "units", "kept", "MACs", "params", "why")
         rows = (
             (c.group, c.role, str(c.units), str(c.kept), f"{c.macs:.1%}", f"{c.params:.1%}", c.why)
@@ -224,6 +230,15 @@ class Plan(Printed):
         yield Table("What is left:", columns, tuple(rows), numbers=columns[2:6])
         if self.stale:
             yield f"stale (sizes that forward does not read, as they were): {', '.join(self.stale)}"
+
+    def _merged_table(self) -> Table:
+        columns = ("parameter", "entries", "left", "each the mean of")
+        rows = (
+            (f"{name}[{dim}]", str(self.shapes[name][dim]), str(len(self.kept[name][dim])), str(1 + len(others)))
+            for name, dims in self.merged.items()
+            for dim, others in dims.items()
+        )
+        return Table("Merged key/value heads:", columns, tuple(rows), numbers=columns[1:])
 
     def to_json(self) -> str:
         """The plan as JSON; indices are runs such as ``"0-31 40"``."""
@@ -253,6 +268,7 @@ class Plan(Printed):
                 costs=dict(self.costs),
                 inputs=self.inputs,
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
+                merged={n: {d: tuple(map(Runs.of, many)) for d, many in ds.items()} for n, ds in self.merged.items()},
             )
         )
 
@@ -275,6 +291,7 @@ class Plan(Printed):
             stale=found.stale,
             costs=found.costs,
             inputs=found.inputs,
+            merged={n: {d: tuple(r.indices() for r in many) for d, many in ds.items()} for n, ds in found.merged.items()},
         )
 
 

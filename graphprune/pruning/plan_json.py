@@ -61,6 +61,7 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     stale: tuple[str, ...] = ()
     costs: dict[str, tuple[int, int]] = {}
     inputs: tuple[dict[str, Any], ...] = ()
+    merged: dict[str, dict[int, tuple[Runs, ...]]] = {}
 
     def __post_init__(self) -> None:
         _check_json("requested", self.requested, DEEPEST)
@@ -74,6 +75,8 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(f"shapes: {name!r} has {list(shape)}, needed are at most {MOST_ENTRIES} entries")
         for name, dims in self.kept.items():
             self._check_kept(name, dims)
+        for name, merged in self.merged.items():
+            self._check_merged(name, merged)
         if (count := self.indices) > MOST_INDICES:
             raise ValueError(f"kept: there are {count} indices in all, needed are at most {MOST_INDICES}")
         if (count := sum(choice.removed.count for choice in self.choices)) > MOST_REMOVED:
@@ -82,7 +85,17 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def indices(self) -> int:
         """How many indices survive, of all dimensions together."""
-        return sum(runs.count for dims in self.kept.values() for runs in dims.values())
+        kept = sum(runs.count for dims in self.kept.values() for runs in dims.values())
+        merged = (runs.count for dims in self.merged.values() for many in dims.values() for runs in many)
+        return kept + sum(merged)
+
+    def _check_merged(self, name: str, dims: Mapping[int, tuple[Runs, ...]]) -> None:
+        for dim, many in dims.items():
+            kept = self.kept.get(name, {}).get(dim)
+            if kept is None or not all(runs.count == kept.count for runs in many):
+                raise ValueError(f"merged: of dimension {dim} of {name!r} there are not as many indices as survive")
+            for runs in many:
+                _check_runs(runs, self.shapes[name][dim], f"merged of dimension {dim} of {name!r}")
 
     def _check_kept(self, name: str, dims: Mapping[int, Runs]) -> None:
         if name not in self.shapes:
@@ -117,6 +130,8 @@ def read_plan_data(data: object, what: str) -> PlanData:
 def write_plan_data(data: PlanData) -> dict[str, Any]:
     """The inverse of :func:`read_plan_data`."""
     written: dict[str, Any] = msgspec.to_builtins(data, str_keys=True, enc_hook=_written)
+    if not data.merged:
+        del written["merged"]
     return written
 
 

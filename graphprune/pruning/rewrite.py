@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -28,6 +28,12 @@ KeptEntries = Mapping[int, Ids]
 """By dimension of one tensor, the entries that survive, in their new order."""
 
 Kept = Mapping[str, KeptEntries]
+"""The same by the name of the parameter or buffer."""
+
+MergedEntries = Mapping[int, Sequence[Ids]]
+"""By dimension of one tensor, what is merged into the entries that survive: of each index as many as these."""
+
+Merged = Mapping[str, MergedEntries]
 """The same by the name of the parameter or buffer."""
 
 
@@ -116,14 +122,16 @@ MOST_GROWTH = 1 << 16
 _OWN = "apply a plan to the architecture it was made for"
 
 
-def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
+def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:
     """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
-    Integers of which entries go are numbers of channels: those that are left are numbered anew.
+    Integers of which entries go are numbers of channels: those that are left are numbered anew. Into floating-point
+    entries others are merged where ``merged`` says so: the mean of all of them survives.
     """
     small = tensor.detach()
     for dim, index in kept.items():
-        small = _selected(small, dim, np.ascontiguousarray(index))
+        others = merged.get(dim, ()) if merged and is_float(tensor) else ()
+        small = _mean([_selected(small, dim, np.ascontiguousarray(one)) for one in (index, *others)])
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
@@ -147,6 +155,16 @@ def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Types of numpy by the bytes of an entry, of which torch has more."""
+
+
+def _mean(parts: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors of one type; what is narrower than float32 is added up in that."""
+    if len(parts) == 1:
+        return parts[0]
+    kind = parts[0].dtype
+    narrow = kind.itemsize < torch.float32.itemsize and not kind.is_complex
+    wide = [part.to(torch.float32) if narrow else part for part in parts]
+    return (sum(wide[1:], wide[0]) / len(wide)).to(kind)
 
 
 def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
@@ -175,10 +193,10 @@ def _parameter_as(tensor: nn.Parameter, small: Tensor) -> nn.Parameter:
 _MARKS = (bool, int, float, str, dict)
 
 
-def slim_meta_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
+def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:
     """As :func:`slim_tensor`, but a floating-point tensor is a shape on ``meta``."""
     if not is_float(tensor):
-        return slim_tensor(tensor, kept)
+        return slim_tensor(tensor, kept, merged)
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")
     return nn.Parameter(small, requires_grad=False) if isinstance(tensor, nn.Parameter) else small
@@ -193,17 +211,22 @@ def rewrite(
     inplace: bool = False,
     on_meta: bool = False,
     own: Tables | None = None,
+    merged: Merged | None = None,
 ) -> nn.Module:
     """A module with only the ``kept`` entries of each tensor and the attributes in ``sizes`` changed.
 
     ``on_meta``: its floating-point tensors are shapes only. Not with ``inplace``. ``own``: its tensors, if known.
+    ``merged``: what is merged into the entries that survive.
     """
     own = own or tables(model)
+    merged_of = {id(t): merged[name] for name, t in own.unique() if name in merged} if merged else {}
     kept_of = {id(t): kept.get(name, {}) for name, t in own.unique()}
     changed = {_owner(name) for name, tensor in own.named() if kept_of.get(id(tensor))}
     slimmed = slim_meta_tensor if on_meta else slim_tensor
     replaced = {
-        key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
+        key: slimmed(t, kept_of.get(key, {}), merged_of.get(key))
+        for key, t in own.everything().items()
+        if not inplace or kept_of.get(key)
     }
     slim = model if inplace else _copied(model, own.modules, replaced, on_meta)
     if inplace:

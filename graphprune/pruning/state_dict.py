@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from graphprune.errors import InputError
-from graphprune.pruning.rewrite import Kept, slim_tensor
+from graphprune.pruning.rewrite import Kept, Merged, slim_tensor
 from graphprune.utils.checks import check_type, did_you_mean, shown
 from graphprune.utils.modules import within
 
@@ -22,6 +22,7 @@ def cut_state_dict(
     shapes: Mapping[str, tuple[int, ...]],
     skipped: tuple[str, ...],
     name_in_model: Renaming,
+    merged: Merged,
 ) -> OrderedDict[str, Any]:
     """The entries of a state dict under their own names, cut; those of blocks that are left out are not there.
 
@@ -31,6 +32,7 @@ def cut_state_dict(
         shapes: of all tensors of the model, before.
         skipped: blocks that are left out.
         name_in_model: the name that an entry has in the model.
+        merged: by the name of a tensor, what is merged into the entries that survive.
 
     Raises:
         InputError: an entry is no tensor, is called like nothing in the model, or has another shape.
@@ -46,7 +48,7 @@ def cut_state_dict(
             continue
         name = own if own in shapes else known.get(_identity(tensor), own)
         _check_entry(entry, tensor, name, shapes)
-        found[entry] = slim_tensor(tensor, kept.get(name, {}))
+        found[entry] = slim_tensor(tensor, kept.get(name, {}), merged.get(name))
     if hasattr(state, "_metadata"):  # versions of modules, by which load_state_dict knows old formats
         found._metadata = state._metadata  # type: ignore[attr-defined]
     return found

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from graphprune.calibration.batches import Batches
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import InputError, PlanError
+from graphprune.pruning.averaged import mixing
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
@@ -118,6 +119,7 @@ def fit(
             needed="a number above 0, or None",
             do=f"pass a number above 0, such as ridge={RIDGE}",
         )
+    targets = {**{name: mixing(plan, name) for name in plan.merged}, **targets}
     given = Batches(calibration)
     with given.communicator.together(), evaluating_eagerly(slim, dense), torch.no_grad():
         given.communicator.check_same_model(dense)
