@@ -236,8 +236,8 @@ class ChannelGraph(Printed, Analysis):
         """The plan that merges key/value heads, each the mean of several, and keeps all query heads.
 
         Multi-head attention becomes grouped-query attention, or grouped-query attention has larger groups. Which heads
-        are merged follows from the program: those whose query heads read one head when there are fewer (neighbors, where
-        keys and values are repeated by ``repeat_interleave``). Rows of the projections of keys and values are averaged,
+        are merged follows from the program: those whose query heads read one head when there are fewer (neighbors,
+        where ``repeat_interleave`` repeats keys and values). Rows of the projections of keys and values are averaged,
         with their biases; the smaller model equals the original in which all heads of a group have the average, which
         :func:`graphprune.verify` compares. :func:`graphprune.repair` fits the other layers to it. Numbers of heads in
         attributes and in the configuration follow.

@@ -513,6 +513,24 @@ add(
 )
 add(
     PLAN,
+    "Fewer key/value heads of attention that has one number of heads",
+    "graphprune.trace(nn.TransformerEncoderLayer(16, 4).eval(), torch.randn(3, 1, 16)).plan_merged_heads(2)",
+    PlanError,
+    "4 heads of keys and values",
+    "repeat_interleave",
+    "self_attn.in_proj_weight[0]:heads",
+)
+add(
+    PLAN,
+    "A number of key/value heads that is no divisor",
+    "graphprune.trace(nn.TransformerEncoderLayer(16, 4).eval(), torch.randn(3, 1, 16)).plan_merged_heads(3)",
+    InputError,
+    "kv_heads=3",
+    "kv_heads=2",
+    "self_attn.in_proj_weight[0]:heads",
+)
+add(
+    PLAN,
     "Masks for a parameter that does not exist",
     'graph.plan_from_masks({"conv1.weight": torch.ones(16, 3, 3, 3)})',
     InputError,

@@ -1,31 +1,33 @@
 """Fewer key/value heads, each the mean of several; all query heads stay (grouped-query attention).
 
 Nothing is known of a class or its attributes. Where a class builds its models from a configuration, the field is the
-one with which it builds a model whose keys and values have fewer rows. Elsewhere numbers that have the value of a number
-of heads are changed until the program runs. In both, the smaller program itself says which query heads read which
-key/value head, and so which heads are merged; it must otherwise be the program that was traced.
+one with which it builds a model whose keys and values have fewer rows. Elsewhere integers that have the value of a
+number of heads are changed until the program runs. In both, the smaller program itself says which query heads read
+which key/value head, and so which heads are merged; it must otherwise be the program that was traced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analysis_of
+from graphprune.graph.solve import KINDS
 from graphprune.planning.kv_attention import Attention, HeadRows, attentions_of, entries
-from graphprune.planning.kv_candidates import Candidate, by_configuration, by_numbers, fewer
+from graphprune.planning.kv_candidates import MergeCandidate, by_configuration, by_numbers, is_as_built
 from graphprune.planning.program_steps import StepReader, opaque_modules
 from graphprune.pruning.plan import Plan, slim_on_meta
+from graphprune.pruning.rewrite import is_computed
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.input_specs import input_specs
 from graphprune.tracing.tracer import record
-from graphprune.utils.arrays import Ids
+from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value
 from graphprune.utils.contexts import changing_globals
-from graphprune.utils.modules import tables
+from graphprune.utils.modules import named_modules, tables
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 KV_HEADS = "kv_heads"
@@ -37,15 +39,30 @@ def plan_of_merged_heads(graph: Analysis, kv_heads: int) -> Plan:
     _check_number(kv_heads)
     attentions = _mergeable(graph, kv_heads)
     found, why = _fitting(graph, by_configuration(graph, attentions, kv_heads), kv_heads)
-    if not found:
+    if not found and not is_as_built(graph.model):
         found, reason = _first_fitting(graph, by_numbers(graph, attentions, kv_heads), kv_heads)
         why = why or reason
     if not found:
         raise _inexpressible(graph, attentions, kv_heads, why)
-    if len(found) == 1:
+    return _together(graph, attentions, found, kv_heads)
+
+
+def _together(graph: Analysis, attentions: Sequence[Attention], found: Sequence[_Fitting], kv_heads: int) -> Plan:
+    """The plan of all candidates that fit, of which some are for other attentions than others.
+
+    Raises:
+        PlanError: they do not go together.
+    """
+    apart: list[MergeCandidate] = []
+    for one in found:
+        if not any(one.candidate.lengths.keys() & other.lengths.keys() for other in apart):
+            apart.append(one.candidate)
+    if len(apart) == 1:
         return found[0].plan
-    whole = _tried(graph, Candidate.joined([one.candidate for one in found]), kv_heads)
-    return whole.plan if isinstance(whole, _Fitting) else found[0].plan
+    whole = _tried(graph, MergeCandidate.joined(apart), kv_heads)
+    if isinstance(whole, str):
+        raise _inexpressible(graph, attentions, kv_heads, whole or "attentions do not change together")
+    return whole.plan
 
 
 def _check_number(kv_heads: int) -> None:
@@ -82,9 +99,27 @@ def _mergeable(graph: Analysis, kv_heads: int) -> list[Attention]:
             where=found[0].group.name,
             found=f"kv_heads={kv_heads}",
             needed=f"a divisor of {counts[0]} below it" if len(counts) == 1 else f"a divisor of one of {counts}",
-            do=f"pass kv_heads={max(n for n in range(1, max(counts[-1], 2)) if counts[-1] % n == 0)}",
+            do=f"pass kv_heads={max(n for n in range(1, counts[-1]) if counts[-1] % n == 0)}",
         )
+    _check_plain(graph, mergeable)
     return mergeable
+
+
+def _check_plain(graph: Analysis, attentions: Sequence[Attention]) -> None:
+    """Raise a PlanError if a weight is computed from what would be averaged: it would not be an average itself."""
+    modules = dict(named_modules(graph.model))
+    for axis in dict.fromkeys(axis for one in attentions for axis in one.rows):
+        path, parametrized, _ = axis.parameter.partition(".parametrizations.")
+        module = modules.get(path if parametrized else axis.module)
+        if parametrized or (module is not None and is_computed(module)):
+            raise PlanError(
+                f"kv_heads: the weight of {path if parametrized else axis.module} is computed from other parameters",
+                where=axis.parameter,
+                found="a parametrization, a mask of torch.nn.utils.prune, or weight or spectral normalization",
+                needed="plain weights, of which the mean is a weight",
+                do="make it permanent first: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') or "
+                "torch.nn.utils.prune.remove(layer, 'weight')",
+            )
 
 
 def _inexpressible(graph: Analysis, attentions: Sequence[Attention], kv_heads: int, why: str) -> PlanError:
@@ -96,8 +131,7 @@ def _inexpressible(graph: Analysis, attentions: Sequence[Attention], kv_heads: i
         where=one.group.name,
         found=f"{one.heads} heads of keys and values in {', '.join(map(str, one.group.axes[:4]))}, and no field of a "
         "configuration and no attribute with which the same program runs with fewer of them",
-        needed="a class that repeats keys and values for its query heads (num_key_value_heads, n_kv_heads, enable_gqa), "
-        "with a projection of their own or after those of the queries",
+        needed="a class that repeats keys and values for its query heads (num_key_value_heads, n_kv_heads, enable_gqa)",
         do="write the attention with repeat_interleave and a number of key/value heads, load the weights, and merge "
         "then; or remove whole heads: graph.plan(heads=0.5)",
     )
@@ -110,29 +144,38 @@ def _inexpressible(graph: Analysis, attentions: Sequence[Attention], kv_heads: i
 class _Fitting:
     """A candidate that does what it should, and its plan."""
 
-    candidate: Candidate
+    candidate: MergeCandidate
     plan: Plan
 
 
-def _fitting(graph: Analysis, candidates: Sequence[Candidate], kv_heads: int) -> tuple[list[_Fitting], str]:
+def _fitting(graph: Analysis, candidates: Sequence[MergeCandidate], kv_heads: int) -> tuple[list[_Fitting], str]:
     """All candidates that fit; and why one of the others does not."""
     tried = [_tried(graph, one, kv_heads) for one in candidates]
     found = [one for one in tried if isinstance(one, _Fitting)]
     return found, next((one for one in tried if isinstance(one, str)), "")
 
 
-def _first_fitting(graph: Analysis, candidates: Sequence[Candidate], kv_heads: int) -> tuple[list[_Fitting], str]:
-    """The first candidate that fits, if any; and why one of the others that run does not."""
+def _first_fitting(graph: Analysis, candidates: Iterable[MergeCandidate], kv_heads: int) -> tuple[list[_Fitting], str]:
+    """The first candidate that fits, if any; and why one of the others that run does not.
+
+    One head may meet several by broadcasting, whichever projection it is of. Then nothing tells which are the queries.
+    """
     why = ""
+    found: list[_Fitting] = []
     for one in candidates:
-        found = _tried(graph, one, kv_heads)
-        if isinstance(found, _Fitting):
-            return [found], ""
-        why = why or found
-    return [], why
+        if found and one.sizes != found[0].candidate.sizes:
+            break
+        fits = _tried(graph, one, kv_heads)
+        if isinstance(fits, _Fitting):
+            found.append(fits)
+        else:
+            why = why or fits
+    if len(found) > 1:
+        return [], "nothing tells which projection is that of the queries, since one head of any would be broadcast"
+    return found, why
 
 
-def _tried(graph: Analysis, candidate: Candidate, kv_heads: int) -> _Fitting | str:
+def _tried(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> _Fitting | str:
     """A candidate with its plan, or why it is none; empty: it does not run."""
     plan = _outline(graph, candidate, kv_heads)
     merged = _analyzed(graph, plan)
@@ -150,11 +193,10 @@ def _tried(graph: Analysis, candidate: Candidate, kv_heads: int) -> _Fitting | s
     return _Fitting(candidate, replace(plan, kept=kept, merged=others, costs=costs))
 
 
-def _outline(graph: Analysis, candidate: Candidate, kv_heads: int) -> Plan:
+def _outline(graph: Analysis, candidate: MergeCandidate, kv_heads: int) -> Plan:
     """A plan with the sizes of a candidate, and the first rows in the place of means."""
     own = tables(graph.model)
-    sizes = {axis: fewer(graph, one, axis, kv_heads) for one, axes in candidate.parts for axis in axes}
-    kept = {axis.parameter: {axis.dim: np.arange(size, dtype=np.int64)} for axis, size in sizes.items()}
+    kept = {axis.parameter: {axis.dim: np.arange(n, dtype=np.int64)} for axis, n in candidate.lengths.items()}
     shapes = {name: tuple(t.shape) for name, t in own.unique() if name not in own.plain.keys() - kept.keys()}
     inputs = input_specs(graph.examples)
     return Plan(kept, shapes, candidate.sizes, (), {KV_HEADS: kv_heads}, unread=candidate.unread, inputs=inputs)
@@ -193,21 +235,24 @@ def _difference(graph: Analysis, merged: Analysis) -> str:
 # ---------------------------------------------------------------- which entries are merged
 
 
-def _merged_entries(candidate: Candidate, merged: Analysis, kv_heads: int) -> dict[ParameterAxis, list[Ids]] | str:
+def _merged_entries(candidate: MergeCandidate, merged: Analysis, kv_heads: int) -> dict[ParameterAxis, list[Ids]] | str:
     """By parameter axis, the entries of which each surviving one is the mean; or why this cannot be told."""
     theirs = attentions_of(merged)
     found: dict[ParameterAxis, list[Ids]] = {}
     for old, axes in candidate.parts:
-        new = next((one for one in theirs if axes[0] in one.rows), None)
-        if (new.heads if new is not None else 1) != kv_heads:
+        new = next((one for one in theirs if axes[0] in one.rows), None) if kv_heads > 1 else None
+        if kv_heads > 1 and (new is None or new.heads != kv_heads):
             return f"there would be {new.heads if new is not None else 1} key/value heads in {axes[0]}"
+        for axis in axes:
+            old = _told_apart(old, axis, _asking(merged, new, axis), kv_heads)
         sources = _sources(old, new, axes, kv_heads)
         if isinstance(sources, str):
             return sources
         for axis in axes:
-            dims = dict(merged.trace.shapes)[axis.parameter]
-            rows = _new_rows(new, axis, dims[axis.dim])
-            index = _means(old, axis, rows, sources, dims[axis.dim])
+            size = merged.trace.shapes[axis.parameter][axis.dim]
+            alone = {0: np.setdiff1d(np.arange(size), _headed(merged, axis))}
+            rows = new.rows.get(axis, {}) if new is not None else alone
+            index = _means(old, axis, rows, sources, size)
             if index is None:
                 return f"the rows of {axis} cannot be told from those of queries"
             found[axis] = index
@@ -230,7 +275,8 @@ def _sources(old: Attention, new: Attention | None, axes: Sequence[ParameterAxis
         if len(others) != 1:
             return "query heads that share a key/value head would read different ones"
         found[others.pop()].append(head)
-    return found if len({len(one) for one in found}) == 1 else "key/value heads would be read by uneven numbers of heads"
+    even = len({len(one) for one in found}) == 1
+    return found if even else "key/value heads would be read by uneven numbers of query heads"
 
 
 def _owners(rows: HeadRows) -> Ids:
@@ -241,9 +287,35 @@ def _owners(rows: HeadRows) -> Ids:
     return heads[np.argsort(index, kind="stable")]
 
 
-def _new_rows(new: Attention | None, axis: ParameterAxis, size: int) -> HeadRows:
-    """The rows of keys and values in the smaller parameter; of one head alone they have no labels of their own."""
-    return new.rows.get(axis, {}) if new is not None else {0: np.arange(size, dtype=np.int64)}
+def _asking(merged: Analysis, new: Attention | None, axis: ParameterAxis) -> Mask:
+    """Which rows of the first key/value head of the smaller parameter are those of query heads. [rows of that head]"""
+    if new is None:
+        return np.isin(np.arange(merged.trace.shapes[axis.parameter][axis.dim]), _headed(merged, axis))
+    first = new.everything[axis].get(0, np.zeros(0, np.int64))
+    return np.isin(first, new.queries.get(axis, {}).get(0, first[:0]))
+
+
+def _told_apart(old: Attention, axis: ParameterAxis, asking: Mask, kv_heads: int) -> Attention:
+    """The attention whose queries are told from keys and values in a parameter that all are rows of.
+
+    Labels of the original do not tell them, but those of the smaller program do, and both have the same order.
+    """
+    queries = np.flatnonzero(asking)
+    if axis in old.queries or not len(queries) or np.ptp(queries) >= len(queries):
+        return old
+    mine = slice(queries[0], queries[0] + len(queries) * kv_heads // old.heads)
+    asks = {head: rows[mine] for head, rows in old.rows[axis].items()}
+    others = {head: np.delete(rows, mine) for head, rows in old.rows[axis].items()}
+    return replace(old, rows={**old.rows, axis: others}, queries={**old.queries, axis: asks})
+
+
+def _headed(merged: Analysis, axis: ParameterAxis) -> Ids:
+    """The rows that belong to some head; those of keys and values of one head alone do not."""
+    found = merged.units.occurrences
+    place = merged.units.axes.index(next(one for one in merged.units.axes if one.parameter_axis == axis))
+    kinds = merged.solution.kind[found.unit]
+    headed = np.isin(kinds, [KINDS.index("row"), KINDS.index("repeat")]) & (found.axis == place)
+    return np.unique(found.index[headed])
 
 
 def _means(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from graphprune.errors import PlanError
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, MergedEntries, slim_tensor
 from graphprune.tracing.meta import is_float
@@ -41,3 +42,15 @@ def mixing(plan: Plan, name: str) -> Tensor:
     for index in (plan.kept[name][dim], *others):
         made[torch.arange(len(index), device="cpu"), torch.from_numpy(np.ascontiguousarray(index))] += 1
     return made / (1 + len(others))
+
+
+def refuse_merged(plan: Plan, why: str, do: str) -> None:
+    """Raise a PlanError for a plan that merges heads, where that cannot be carried out."""
+    if plan.merged:
+        raise PlanError(
+            f"plan: it merges key/value heads, and {why}",
+            where=next(iter(plan.merged)),
+            found=f"{len(plan.merged)} parameters of which means survive",
+            needed="a plan that removes channels",
+            do=do,
+        )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from graphprune.errors import InputError, PlanError
+from graphprune.pruning.averaged import refuse_merged
 from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
@@ -43,13 +44,19 @@ def prune_in_place(
             (``torch.optim.swa_utils.AveragedModel``).
 
     Raises:
-        PlanError: the model or an average is not of the architecture that the plan was made for.
+        PlanError: the model or an average is not of the architecture that the plan was made for, or the plan merges
+            heads.
         InputError: an optimizer keeps something that does not say how it follows from the entries of a parameter.
 
     Nothing is changed then.
     """
     check_model(model)
     check_type("plan", plan, Plan, "a graphprune.Plan, which graph.plan(0.5) returns")
+    refuse_merged(
+        plan,
+        "the state of an optimizer for one head is not that of a mean",
+        "apply it before the optimizer is made: plan.apply(model)",
+    )
     check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
     optimizers = several(optimizer)
     _check_own(optimizers, model)

@@ -291,7 +291,10 @@ class Plan(Printed):
             stale=found.stale,
             costs=found.costs,
             inputs=found.inputs,
-            merged={n: {d: tuple(r.indices() for r in many) for d, many in ds.items()} for n, ds in found.merged.items()},
+            merged={
+                n: {d: tuple(runs.indices() for runs in many) for d, many in dims.items()}
+                for n, dims in found.merged.items()
+            },
         )
 
 

@@ -287,6 +287,12 @@ def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int
                     setattr(module, attribute, value)
 
 
+def is_computed(module: nn.Module) -> bool:
+    """Does a hook, or a mask of ``torch.nn.utils.prune``, work out a weight of a module before every call?"""
+    hooks = module._forward_pre_hooks.values()
+    return any(isinstance(hook, WeightNorm | SpectralNorm) for hook in hooks) or bool(list(prune_masks(module)))
+
+
 def _renew_weights(module: nn.Module) -> None:
     """Weights that a hook works out before every call, and the list that recurrent layers keep of theirs."""
     for hook in module._forward_pre_hooks.values():

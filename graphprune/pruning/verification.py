@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from graphprune.errors import InputError, PlanError
 from graphprune.graph.analysis import Analysis, analyze
+from graphprune.pruning.averaged import with_means
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import in_float64, narrow_finfo, reads_default_type, wide_module, widened_tensor
 from graphprune.pruning.lazy_buffers import without_later_buffers
 from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_model, surviving_entries
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
-from graphprune.pruning.averaged import with_means
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.inputs import MethodCall
@@ -205,8 +205,8 @@ def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | N
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
     as_default = not graph.trace.on_meta or reads_default_type(graph.trace.graph)
-    calls = graph.examples
-    return _Check(replace(graph, model=with_means(dense, plan)), smaller, plan, outputs, tolerance, tuple(noise), as_default, calls)
+    calls, graph = graph.examples, replace(graph, model=with_means(dense, plan))
+    return _Check(graph, smaller, plan, outputs, tolerance, tuple(noise), as_default, calls)
 
 
 def _require_known(graph: Analysis, plan: Plan) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.candidates import candidates
+from graphprune.pruning.averaged import refuse_merged
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.arrays import Mask
@@ -240,6 +241,7 @@ def _parameters(
 
 
 def _check_removes(plan: Plan) -> None:
+    refuse_merged(plan, "a penalty would make some of them zero first", "apply it: plan.apply(model)")
     if not plan.kept and not plan.skipped:
         raise InputError(
             "plan: it removes nothing, so there is nothing to penalize",

@@ -62,6 +62,11 @@ def planned(model: nn.Module, **options: Any) -> nn.Module:
     return graphprune.trace(model, {"input_ids": torch.arange(12)[None]}).plan(**options).apply(model)
 
 
+def merged(model: nn.Module) -> nn.Module:
+    """Two key/value heads instead of four, for eight query heads."""
+    return graphprune.trace(model, {"input_ids": torch.arange(12)[None]}).plan_merged_heads(2).apply(model)
+
+
 def uneven(model: nn.Module) -> nn.Module:
     """Heads 8/6/4/2, key/value heads 4/3/2/1, MLP units 205/359/461/256."""
     overrides = {}
@@ -183,6 +188,7 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "llama, biases": ("deci", lambda: decoder("Llama", attention_bias=True, mlp_bias=True)),
     "llama, budget": ("deci", lambda: planned(decoder("Llama"), params=0.5)),
     "llama, narrower heads": ("deci", lambda: planned(decoder("Llama"), head_width=0.5)),
+    "llama, merged heads": ("deci", lambda: merged(decoder("Llama"))),
     "llama, fewer layers": ("deci", lambda: planned(decoder("Llama"), depth=0.5)),
     "llama, parts of layers": ("deci", with_gaps),
     "llama 3.1 positions": ("deci", lambda: decoder("Llama", **LLAMA3_ROPE)),
