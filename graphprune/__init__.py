@@ -56,6 +56,7 @@ _PLACES = {
     "graphprune.reconstruction.records": "Compensation Repair",
     "graphprune.reconstruction.synthetic_inputs": "synthesize",
     "graphprune.report.writing": "write_report",
+    "graphprune.rotation.rotating": "rotate_streams",
     "graphprune.rules": "rule",
     "graphprune.sparsity.counting": "Sparsity sparsity_of",
     "graphprune.sparsity.masking": "sparsify",

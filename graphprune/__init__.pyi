@@ -65,6 +65,7 @@ from graphprune.reconstruction.pipeline import repair
 from graphprune.reconstruction.records import Compensation, Repair
 from graphprune.reconstruction.synthetic_inputs import synthesize
 from graphprune.report.writing import write_report
+from graphprune.rotation.rotating import rotate_streams
 from graphprune.rules import rule
 from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.masking import sparsify
@@ -177,6 +178,7 @@ __all__ = [
     "reconstruct",
     "reestimate_batch_norm",
     "repair",
+    "rotate_streams",
     "rule",
     "save",
     "save_checkpoint",

@@ -12,7 +12,7 @@ from graphprune.rules.matmul_view import AxisTable
 from graphprune.rules.registry import matmul_views, norm_call
 
 
-def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+def parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
     """Nodes that are computed from parameters and buffers alone."""
     found: set[fx.Node] = set()
     for node in nodes:
@@ -25,7 +25,7 @@ def _parameters_only(nodes: Sequence[fx.Node]) -> set[fx.Node]:
 
 def consumed_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     """Parameter axes that meet an input: columns of a linear layer's weight, as opposed to its rows."""
-    known = _parameters_only(labelling.nodes)
+    known = parameters_only(labelling.nodes)
     table = AxisTable(labelling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labelling.nodes:
@@ -39,7 +39,7 @@ def consumed_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
 
 def scale_axes(labelling: Labelling) -> frozenset[ParameterAxis]:
     """Axes of the factors (gamma) of batch, layer, group and instance normalizations."""
-    known = _parameters_only(labelling.nodes)
+    known = parameters_only(labelling.nodes)
     table = AxisTable(labelling.labels.axes)
     found: set[ParameterAxis] = set()
     for node in labelling.nodes:
