@@ -531,6 +531,14 @@ add(
 )
 add(
     PLAN,
+    "A residual stream that a layer normalization reads",
+    "graphprune.rotate_streams(nn.TransformerEncoderLayer(16, 4).eval(), [torch.randn(3, 1, 16)])",
+    PlanError,
+    "native_layer_norm in norm1",
+    "plan(width=0.25)",
+)
+add(
+    PLAN,
     "Masks for a parameter that does not exist",
     'graph.plan_from_masks({"conv1.weight": torch.ones(16, 3, 3, 3)})',
     InputError,

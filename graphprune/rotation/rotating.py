@@ -22,7 +22,8 @@ from graphprune.tracing.running import Outputs
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.modules import named_tensors
 
-TOLERANCE = 1e-10
+FARTHEST = 1e-10
+"""The largest relative difference of outputs in float64 that counts as none."""
 
 
 @leaves_torch_alone
@@ -38,7 +39,8 @@ def rotate_streams(
     ``trace(rotated, x).plan(width=0.25)`` takes little.
 
     Streams are sums of tensors with the same channels; each has a matrix of its own. One that something else reads or
-    writes channel by channel (LayerNorm, an entrywise function, the model's result) stays as it is.
+    writes channel by channel (LayerNorm, an entrywise function, the model's result) stays as it is. Copies of the model
+    in float64 are made, several times its memory.
 
     Source: Ashkboos, Croci, Gennari do Nascimento, Hoefler and Hensman, "SliceGPT: Compress Large Language Models by
     Deleting Rows and Columns", ICLR 2024 (here with one matrix for a whole stream, so that residual connections need
@@ -98,12 +100,12 @@ def _check_equal(graph: Analysis, rotated: nn.Module, outputs: Outputs | None) -
     pair = (wide_module(graph.model), rotated)
     before, after = (run_slim(one, graph.examples, outputs=outputs) for one in pair)
     apart = difference(before, after)
-    if not apart.relative <= TOLERANCE:
+    if not apart.relative <= FARTHEST:
         raise VerificationError(
             f"model: rotated, it gives other outputs (a relative difference of {apart.relative:.1e} in float64)",
             where=type(graph.model).__name__,
             found=f"a relative difference of {apart.relative:.1e} over {apart.compared} outputs",
-            needed=f"at most {TOLERANCE:.0e}",
+            needed=f"at most {FARTHEST:.0e}",
             do="report the model: something reads channels of the stream in a way that was not seen; prune its width "
             "as it is",
         )

@@ -110,7 +110,7 @@ def _joins(node: fx.Node, constant: set[fx.Node]) -> bool:
 
 
 def _is_made(node: Any, constant: set[fx.Node]) -> bool:
-    """Does a weight or a sum make the channels of a tensor, which may have been normalized?"""
+    """Does a weight, a sum or the caller make the channels of a tensor, which may have been normalized?"""
     while isinstance(node, fx.Node) and node.op == "call_function":
         if _is(node, *_FACTORS):
             wide = [one for one in node.args[:2] if _width(one) == _width(node) and one not in constant]
@@ -121,7 +121,7 @@ def _is_made(node: Any, constant: set[fx.Node]) -> bool:
             node = node.args[0]
         else:
             return _is(node, *_SUMS) or node.target in LOOKUPS or _weight(node) is not None
-    return _parameter(node) is not None
+    return _parameter(node) is not None or (isinstance(node, fx.Node) and node.op == "placeholder")
 
 
 class _Search:
@@ -239,7 +239,7 @@ class _Search:
         constant = isinstance(factor, fx.Node) and factor in self.constant
         return constant and _is(user, Trait.SCALES) and _shape(factor) == (self.stream.width,)
 
-    def _folded(self, factor: fx.Node, user: fx.Node) -> str:
+    def _folded(self, factor: Any, user: fx.Node) -> str:
         """Note a factor of channels; returns its parameter."""
         owners = [n for n in _within(factor) if n.op == "get_attr" and "tensor" in n.meta]
         if len(owners) != 1:
