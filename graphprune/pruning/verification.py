@@ -200,7 +200,7 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
 
 def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:
     """Copies of both models with the same random values in the place of all-zero parameters."""
-    _require_values(model=graph.model, slim=slim)
+    require_values(model=graph.model, slim=slim)
     _require_real(graph)
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
@@ -223,7 +223,7 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
         )
 
 
-def _require_values(**models: nn.Module) -> None:
+def require_values(**models: nn.Module) -> None:
     """Raise an InputError if a model has no values that could be compared."""
     for argument, model in models.items():
         without = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)

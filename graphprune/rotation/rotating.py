@@ -14,7 +14,7 @@ from graphprune.errors import PlanError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import wide_module
-from graphprune.pruning.verification import run_slim
+from graphprune.pruning.verification import require_values, run_slim
 from graphprune.rotation.streams import Held, Stream, find_streams
 from graphprune.rotation.turned_weights import fold_gains, turn, with_tensors
 from graphprune.rules.labels import ParameterAxis
@@ -52,11 +52,12 @@ def rotate_streams(
         example_inputs, outputs: as for :func:`graphprune.trace`.
 
     Raises:
-        InputError: the model fails on a batch.
+        InputError: the weights are on ``meta``, or the model fails on a batch.
         PlanError: no stream can be turned; the message says what holds the widest one.
         VerificationError: the outputs on the example inputs, in float64, are others.
     """
     graph = analyze(model, example_inputs, outputs)
+    require_values(model=graph.model)
     streams, held = find_streams(graph)
     if not streams:
         raise _nothing_turns(graph, held)

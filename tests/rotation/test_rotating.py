@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.errors import PlanError, VerificationError
+from graphprune.errors import InputError, PlanError, VerificationError
 from graphprune.graph.analysis import analyze
 from graphprune.pruning.verification import run_slim
 from graphprune.rotation import rotating
@@ -244,6 +244,11 @@ def test_a_head_of_its_own_is_what_the_message_says() -> None:
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     model = model.double()
     require_equal(model, graphprune.rotate_streams(model, data, example), {"input_ids": IDS})
+
+
+def test_weights_are_needed() -> None:
+    with pytest.raises(InputError, match=r"model: .* is on meta and has no values"):
+        graphprune.rotate_streams(Network().to("meta"), batches(), IDS)
 
 
 class Fourth(nn.Module):
