@@ -1,9 +1,9 @@
 """How much of what pruning loses comes back without labels and without training?
 
-Half of the MACs of three trained networks go; then each ingredient of repair is tried alone, and all together, with 128
-unlabelled samples (sentences in variants, see benchmarks.tasks.sentences) or with none. *Gap closed* is (repaired -
-plain) / (dense - plain), where plain is pruning by L2 magnitude. Medians over seeds: each has its own dense network
-(MiniLM: its published weights) and its own samples.
+Half of the MACs of three trained networks go; then each ingredient of repair is tried alone, and all together, with
+:attr:`Task.samples` unlabelled samples or with none. *Gap closed* is (repaired - plain) / (dense - plain), where plain
+is pruning by L2 magnitude. Medians over seeds: each has its own dense network (MiniLM: its published weights) and its
+own samples.
 
 MiniLM takes an hour and more. Each seed is noted in ``results/repair`` as it ends, and is not repeated while its note
 is there: a script that was stopped goes on.
@@ -31,12 +31,12 @@ from benchmarks.tasks import TASKS, Task
 from graphprune.utils.modules import named_modules
 
 NETWORKS = ("digits-resnet20", "text-gpt", "sentences-minilm")
-SHARE, SAMPLES = 0.5, 128
+SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A dense network, what was pruned of it by L2 magnitude, and 128 samples without labels."""
+    """A dense network, what was pruned of it by L2 magnitude, and samples without labels."""
 
     task: Task
     dense: nn.Module
@@ -49,7 +49,7 @@ class Scene:
     def of(task: Task, seed: int) -> Scene:
         dense = task.dense(seed)
         graph = graphprune.trace(dense, task.example_inputs)
-        return Scene(task, dense, graph, graph.plan(macs=SHARE), task.calibration(SAMPLES, seed), seed)
+        return Scene(task, dense, graph, graph.plan(macs=SHARE), task.calibration(task.samples, seed), seed)
 
     def plain(self) -> nn.Module:
         return self.plan.apply(self.dense)
@@ -78,7 +78,7 @@ def _folded(scene: Scene) -> nn.Module:
 def _synthesized(scene: Scene) -> nn.Module | None:
     if not scene.norms():
         return None
-    made = graphprune.synthesize(scene.dense, scene.task.example_inputs, SAMPLES, seed=scene.seed)
+    made = graphprune.synthesize(scene.dense, scene.task.example_inputs, scene.task.samples, seed=scene.seed)
     return _repaired_with(scene, scene.plan, made)
 
 
@@ -156,7 +156,7 @@ def main() -> int:
             results[name] = {"metric": task.metric, "higher": task.higher, "runs": runs}
             console.print(_table(name, task, runs))
     if not options.only and not options.quick:
-        write_json("repair.json", {"torch": torch.__version__, "macs": SHARE, "samples": SAMPLES, "tasks": results})
+        write_json("repair.json", {"torch": torch.__version__, "macs": SHARE, "tasks": results})
     return 0
 
 

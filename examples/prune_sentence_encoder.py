@@ -16,7 +16,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))  # `benchmarks` belongs to the repository, not to the package
 
 import graphprune
-from benchmarks.tasks.sentences import agreement, encoder, first_paragraphs, tokens, varied
+from benchmarks.tasks.sentences import agreement, encoder, first_paragraphs, tokens
 
 QUESTION = "How do I pick a random element of a list?"
 ANSWERS = "calendar json random shutil tempfile textwrap zipfile".split()
@@ -47,7 +47,7 @@ torch.set_num_threads(1)
 layers, samples = (6, 128) if "--full" in sys.argv[1:] else (2, 12)
 dense, answers, others = encoder(layers), docstrings(ANSWERS), docstrings(OTHERS)
 found = vectors(dense, answers)
-texts = sorted(varied(others[:: len(others) // samples], torch.Generator().manual_seed(0)), key=len)
+texts = sorted(others[:: max(len(others) // samples, 1)], key=len)
 batches = [tokens(texts[i : i + 32]) for i in range(0, len(texts), 32)]
 pruned = graphprune.prune_model(dense, example_inputs=batches[0], macs=0.5)
 repaired = graphprune.prune_model(dense, example_inputs=batches[0], macs=0.5, calibration=batches)

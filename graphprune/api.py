@@ -359,8 +359,9 @@ def prune_model(
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name. Where ``importance`` is not among them, and
             the model is repaired, it is ``"auto"``: five plans are tried, each with a repair on about 256 samples at
-            most; ``importance="l2"`` is one plan and one repair. Without calibration or repair, for a measured latency,
-            a searched allocation, or a model that Accelerate dispatched, it is ``"l2"`` unless it is given.
+            most, and the best criterion plans with all of them; ``importance="l2"`` is one plan and one repair. Without
+            calibration or repair, for a measured latency, a searched allocation, or a model that Accelerate dispatched,
+            it is ``"l2"`` unless it is given.
 
     Raises:
         InputError: an argument is out of range, inputs cannot be guessed, or calibration batches do not fit.

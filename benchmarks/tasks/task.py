@@ -33,6 +33,7 @@ class Task(ABC):
         tuning: those with which a pruned network is trained again.
         quick: a few steps of training and few samples of evaluation: to try things out.
         share: the MACs to which the network is pruned in the table of criteria, as a fraction.
+        samples: how many it is calibrated with there.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Task(ABC):
     training: Mapping[str, Any]
     tuning: Mapping[str, Any]
     share: ClassVar[float] = 0.5
+    samples: ClassVar[int] = 128
 
     def __init__(self, quick: bool = False) -> None:
         self.quick = quick

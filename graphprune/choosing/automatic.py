@@ -71,27 +71,44 @@ def best_plan(
         return choose_plan(graph, options)
     if options.allocation == SEARCHED:
         return _searched(graph, options, repaired, memory)
+    held, plan = _compared(graph, options, repaired, memory)
+    if not held.in_part:
+        return plan
+    _say("plan by the best with all samples")
+    return _as_chosen(graph, replace(options, calibration=held.given), plan)
+
+
+def _compared(
+    graph: Analysis, options: PruningOptions, repaired: bool, memory: MemorySpec | None
+) -> tuple[HeldBack, Plan]:
+    """The calibration batches, and the best of the plans that some of them make."""
     do = f"{NEEDS_DATA}; or {NAME_ONE}"
     calibration = require_batches(options.calibration, _ASKED, "compares slim models", do)
     require_weights(graph.model, _ASKED, "run", f"load the weights first, or {NAME_ONE}")
     held = HeldBack.of(calibration, options.loss_fn is not None)
     model = with_float64(graph.model, tables(graph.model))
     statistics = Statistics(model, graph.units, held.everything, options.loss_fn, seed=options.seed)
-    return _Trials(graph, replace(options, calibration=held.everything), held, repaired, memory, statistics).best()
+    options = replace(options, calibration=held.everything)
+    return held, _Trials(graph, options, held, repaired, memory, statistics).best()
 
 
 def _searched(graph: Analysis, options: PruningOptions, repaired: bool, memory: MemorySpec | None) -> Plan:
     """A search with the criterion that is best for one allocation; the time limit holds for both together."""
     began = time.monotonic()
     one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None)
-    asked = best_plan(graph, one_shot, repaired, memory).requested
+    _, plan = _compared(graph, one_shot, repaired, memory)
     left = None
     if options.time_limit is not None:
         left = max(options.time_limit - (time.monotonic() - began), LEAST_SECONDS)
-    fields = {name: asked.get(name, getattr(options, name)) for name in ("importance", "normalize")}
-    plan = choose_plan(graph, replace(options, **fields, time_limit=left))
+    return _as_chosen(graph, replace(options, time_limit=left), plan)
+
+
+def _as_chosen(graph: Analysis, options: PruningOptions, chosen: Plan) -> Plan:
+    """The plan that the options ask for, by the criterion of the plan that was chosen."""
+    fields = {name: chosen.requested.get(name, getattr(options, name)) for name in ("importance", "normalize")}
+    plan = choose_plan(graph, replace(options, **fields))
     given = {name: value for name, value in fields.items() if value is not None}
-    return replace(plan, requested={**plan.requested, **given, TRIED: asked[TRIED]})
+    return replace(plan, requested={**plan.requested, **given, TRIED: chosen.requested[TRIED]})
 
 
 @dataclass(frozen=True, eq=False)

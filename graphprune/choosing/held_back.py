@@ -14,7 +14,8 @@ from graphprune.calibration.samples import SampleAxes
 JUDGING = 4
 """One batch, or one sample of a single batch, in so many judges."""
 MOST_SAMPLES = 256
-"""Of more samples, batches with about so many are taken, at even distances: every trial costs a repair with them."""
+"""Of more samples, batches with about so many are compared by, at even distances: every trial costs a repair with
+them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,11 +23,15 @@ class HeldBack:
     """Calibration batches, read once, and their parts.
 
     Attributes:
-        everything: those that are taken, with targets where these were given.
+        given: all of them, with targets where these were given.
+        in_part: are plans compared by fewer than these, in any process?
+        everything: those that plans are compared by, with targets where these were given.
         repairing: the inputs of those that repair.
         judging: the inputs of those that judge. A single batch of fewer than four samples does both.
     """
 
+    given: Iterable[Any]
+    in_part: bool
     everything: Iterable[Any]
     repairing: Iterable[Any]
     judging: Iterable[Any]
@@ -43,10 +48,13 @@ class HeldBack:
             InputError: they are no batches.
         """
         check_calibration(calibration)
-        batches, communicator = _some(list(calibration)), communicator_of(calibration)
+        given, communicator = list(calibration), communicator_of(calibration)
+        batches = _some(given)
         inputs = list(InputsOnly(batches)) if paired else batches
         repairing, judging = _parted(inputs)
-        return HeldBack(*(_shared(part, communicator) for part in (batches, repairing, judging)))
+        in_part = any(communicator.gather(len(batches) < len(given)))
+        whole, *parts = (_shared(part, communicator) for part in (given, batches, repairing, judging))
+        return HeldBack(whole, in_part, *parts)
 
 
 def _some(batches: list[Any]) -> list[Any]:

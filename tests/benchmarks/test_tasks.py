@@ -272,16 +272,6 @@ def test_a_channel_is_one_candidate() -> None:
     assert len(space.candidates) == 8
 
 
-def test_variants_have_the_length_of_a_text_and_words_of_all() -> None:
-    texts = ["one two three four five six", "seven eight nine"]
-    found = sentences.varied(texts, torch.Generator().manual_seed(0))
-    assert found[:2] == texts and len(found) == 2 * sentences.VARIANTS
-    assert [len(text.split()) for text in found] == [6, 3] * sentences.VARIANTS
-    pool = {word for text in texts for word in text.split()}
-    assert set(" ".join(found[2:]).split()) == pool and any("seven" in text for text in found[2::2])
-    assert found == sentences.varied(texts, torch.Generator().manual_seed(0))
-
-
 def test_squared_gradients_are_of_single_samples() -> None:
     given = case()
     wanted = torch.zeros_like(given.dense.fc.weight)

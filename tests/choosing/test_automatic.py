@@ -160,8 +160,23 @@ def test_of_many_samples_some_are_taken() -> None:
     taken = [int(batch[0, 0]) for batch in held.everything]
     assert len(taken) == 3
     assert taken[0] < 10 < taken[1] < 20 < taken[2]
+    assert held.in_part and len(list(held.given)) == 40
     held = HeldBack.of([torch.randn(1000, 2)], False)
     assert [len(batch) for part in (held.repairing, held.judging) for batch in part] == [192, 64]
+
+
+def test_the_best_criterion_plans_with_every_sample() -> None:
+    graph = graphprune.trace(network(), batches()[0])
+    taken = {
+        int(batch[0, 0]) for batch in HeldBack.of([torch.full((32, 8), float(i)) for i in range(40)], False).everything
+    }
+    seen, other = batches()[0], batches()[1] * torch.tensor([0.0] * 4 + [1.0] * 4)
+    many = [seen if i in taken else other for i in range(40)]
+    plan = graph.plan(macs=0.5, importance="auto", calibration=many)
+    fields = {name: plan.requested[name] for name in ("importance", "normalize") if name in plan.requested}
+    assert plan.removed == graph.plan(macs=0.5, calibration=many, **fields).removed
+    assert plan.removed != graph.plan(macs=0.5, calibration=[seen] * len(taken), **fields).removed
+    assert plan.requested["tried"].keys() == CANDIDATES.keys()
 
 
 @pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])
