@@ -83,7 +83,7 @@ def best_plan(
 def _searched(graph: Analysis, options: PruningOptions, repaired: bool, memory: MemorySpec | None) -> Plan:
     """A search with the criterion that is best for one allocation; the time limit holds for both together."""
     began = time.monotonic()
-    one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None)
+    one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None, depth=None)
     asked = best_plan(graph, one_shot, repaired, memory).requested
     left = None
     if options.time_limit is not None:

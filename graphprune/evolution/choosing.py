@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from graphprune.calibration.batches import Batches, InputsOnly
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.statistics import Statistics
-from graphprune.evolution.candidates import Allotment, Space, starts
+from graphprune.evolution.candidates import Allotment, starts
+from graphprune.evolution.depth import Candidates, Depth
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
 from graphprune.evolution.folds import Fold, folds
@@ -73,9 +75,17 @@ class _Trials:
     """Judges candidates as they would be repaired, nearly so or really."""
 
     model: nn.Module
-    space: Space
+    space: Candidates
     halves: Sequence[_Half]
     slowest: float = 0.0
+
+    def measure_depth(self, deadline: float | None) -> None:
+        """Note the loss without each branch or block alone; of those that there is no time for, that it is infinite."""
+        depth = self.space.depth
+        depth.harm = np.full(len(depth.units), np.inf)
+        for number in range(len(depth.units)):
+            if deadline is None or time.monotonic() < deadline:
+                depth.harm[number] = self.loss_of(self.space.whole(frozenset([number])))
 
     def loss_of(self, candidate: Allotment) -> float:
         """The loss of a candidate, assembled from fitted layers; the mean of both halves."""
@@ -112,12 +122,14 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     space, first, one_shot = starts(setup)
     if space is None:
         return one_shot[0]
-    trials = _Trials(setup.scores.model, space, [_half(setup, fold) for fold in folds(calibration)])
-    assembled = Evolution(trials.loss_of, space.exchanged, options.seed)
-    assembled.begin(first)
+    candidates = Candidates(space, Depth.of(setup))
+    trials = _Trials(setup.scores.model, candidates, [_half(setup, fold) for fold in folds(calibration)])
+    trials.measure_depth(_until(began, options, ASSEMBLED))
+    assembled = Evolution(trials.loss_of, candidates.exchanged, options.seed)
+    assembled.begin([*first, *candidates.shallow()])
     ranked = [candidate for _, candidate in assembled.survivors]
     assembled.run(Limits(options.candidates, _until(began, options, ASSEMBLED)))
-    repaired = Evolution(trials.loss_repaired, space.exchanged, options.seed, REPAIRED_STEP)
+    repaired = Evolution(trials.loss_repaired, candidates.exchanged, options.seed, REPAIRED_STEP)
     repaired.begin(ranked[:1])
     start = repaired.survivors[0][0]
     best, *others = [candidate for _, candidate in assembled.survivors]

@@ -74,7 +74,8 @@ class Plan(Printed):
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
-        skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks`).
+        skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks` and
+            :mod:`graphprune.graph.branches`).
         unread: the new values of integer attributes that ``forward`` does not read, but other methods may.
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
@@ -82,6 +83,8 @@ class Plan(Printed):
             ``tried``: by criterion the relative error of the outputs, or why there is none.
         costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
+        zeroed: those of ``skipped`` that are modules of residual branches, in whose places zeros stand, with the number
+            of results in their tuple (0: a tensor alone); the others are whole blocks.
     """
 
     kept: Kept
@@ -94,6 +97,7 @@ class Plan(Printed):
     stale: tuple[str, ...] = ()
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[dict[str, Any], ...] = ()
+    zeroed: Mapping[str, int] = field(default_factory=dict)
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -121,7 +125,7 @@ class Plan(Printed):
         history = history_of(model)
         slim = rewrite(model, self.kept, sizes, inplace, own=own)
         empty_later_buffers(slim, self.shapes)
-        skip_blocks(slim, self.skipped)
+        skip_blocks(slim, self.skipped, self.zeroed)
         record_history(slim, history.after(self, slim))
         return slim
 
@@ -252,6 +256,7 @@ class Plan(Printed):
                 stale=self.stale,
                 costs=dict(self.costs),
                 inputs=self.inputs,
+                zeroed=dict(self.zeroed),
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
             )
         )
@@ -275,13 +280,14 @@ class Plan(Printed):
             stale=found.stale,
             costs=found.costs,
             inputs=found.inputs,
+            zeroed=found.zeroed,
         )
 
 
 def slim_on_meta(plan: Plan, model: nn.Module) -> nn.Module:
     """See :meth:`Plan.shapes_only`; ``model`` is known to be one that the plan fits."""
     slim = rewrite(model, plan.kept, plan.all_sizes(model), on_meta=True)
-    skip_blocks(slim, plan.skipped)
+    skip_blocks(slim, plan.skipped, plan.zeroed)
     return slim
 
 

@@ -309,6 +309,8 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+            # torch forgets this one, and warns from then on that there are hooks
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
 
 @contextmanager
