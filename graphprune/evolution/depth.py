@@ -98,7 +98,7 @@ class Candidates:
         setup = self.width.setup
         for whole in (True, False):
             left = self.depth.units.left_out(gone, whole)
-            if left.runs_in(setup.graph):
+            if len(gone) == 1 or left.runs_in(setup.graph):  # each alone is known to run
                 return self.width.without(replace(setup, skipped=left.skipped, zeroed=left.zeroed))
         return None
 

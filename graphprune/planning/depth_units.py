@@ -62,19 +62,15 @@ class DepthUnits:
 
     @staticmethod
     def of(graph: Analysis) -> DepthUnits:
-        """Those without which the rest of the model runs as before."""
-        members = {block: [b for b in graph.branches if within(b.path, [block.path])] for block in graph.blocks}
-        units = [DepthUnit(_alone(block)) for block, own in members.items() if len(own) < 2]
-        whole = {
-            branch: block.path for block, own in members.items() if _is_all(graph.model, block, own) for branch in own
-        }
-        single = [block.path for block, own in members.items() if len(own) < 2]
-        units += [DepthUnit(_of(b), whole.get(b, "")) for b in graph.branches if not within(b.path, single)]
+        """Those without each of which the rest of the model runs as before, in generation too."""
+        units, rest = [], list(graph.branches)
+        for block in graph.blocks:
+            own = [branch for branch in rest if within(branch.path, [block.path])]
+            rest = [branch for branch in rest if branch not in own]
+            units += _units_of(graph, block, own)
+        units += [DepthUnit(left_out) for left_out in map(_of, rest) if _may_go(graph, left_out)]
         order = {call.path: number for number, call in enumerate(graph.trace.calls)}
-        units.sort(key=lambda unit: order[unit.left_out.skipped[-1]])
-        if units and not LeftOut.all_of(unit.left_out for unit in units).runs_in(graph):
-            units = [unit for unit in units if unit.left_out.runs_in(graph)]
-        return DepthUnits(tuple(units))
+        return DepthUnits(tuple(sorted(units, key=lambda unit: order[unit.left_out.skipped[-1]])))
 
     def left_out(self, gone: Collection[int], whole: bool = True) -> LeftOut:
         """What is left out with these units, by number.
@@ -90,8 +86,26 @@ class DepthUnits:
         return LeftOut.all_of([*parts, *(LeftOut((path,)) for path in blocks)])
 
 
-def _alone(block: Block) -> LeftOut:
-    return LeftOut((block.path,))
+def _units_of(graph: Analysis, block: Block, own: Sequence[Branch]) -> list[DepthUnit]:
+    """Several branches of a block one by one, or the block."""
+    if len(own) < 2:
+        alone = LeftOut((block.path,))
+        return [DepthUnit(alone)] if _may_go(graph, alone) else []
+    free = [left_out for left_out in map(_of, own) if _may_go(graph, left_out)]
+    whole = len(free) == len(own) and _is_all(graph.model, block, own)
+    return [DepthUnit(left_out, block.path if whole else "") for left_out in free]
+
+
+def _may_go(graph: Analysis, left_out: LeftOut) -> bool:
+    """Does the rest of the model run as before, in generation too?"""
+    return not _counts_tokens(graph.model, left_out.skipped) and left_out.runs_in(graph)
+
+
+def _counts_tokens(model: nn.Module, paths: Collection[str]) -> bool:
+    """Is there the attention in it by whose cache Transformers counts the tokens that it has generated?"""
+    generates = getattr(model, "can_generate", None)
+    modules = (module for path in paths for module in model.get_submodule(path).modules())
+    return bool(generates and generates()) and any(getattr(module, "layer_idx", None) == 0 for module in modules)
 
 
 def _of(branch: Branch) -> LeftOut:
