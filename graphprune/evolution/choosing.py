@@ -21,11 +21,12 @@ from graphprune.evolution.folds import Fold, folds
 from graphprune.evolution.judging import CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
+from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.latency_search import plan_for_latency
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.planner import make_plan
+from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.requirements import require_batches, require_one_process, require_weights
-from graphprune.planning.setup import PlanSetup
+from graphprune.planning.setup import PlanSetup, least_influential
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.random_state import random_numbers_kept
@@ -121,7 +122,7 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     setup = PlanSetup.of(graph, replace(options, calibration=calibration), statistics)
     space, first, one_shot = starts(setup)
     if space is None:
-        return one_shot[0]
+        return _by_influence(setup, one_shot[0])
     candidates = Candidates(space, Depth.of(setup))
     trials = _Trials(setup.scores.model, candidates, [_half(setup, fold) for fold in folds(calibration)])
     trials.measure_depth(_until(began, options, ASSEMBLED))
@@ -139,6 +140,14 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
         repaired.run(Limits(max(options.candidates // REPAIRED, 1), deadline), [*others, *ranked[1:]])
     unlike = one_shot if len(first) < len(one_shot) else []
     return _best(trials, [(trials.loss_of_plan(plan), plan) for plan in unlike], start, assembled, repaired)
+
+
+def _by_influence(setup: PlanSetup, plan: Plan) -> Plan:
+    """The plan where no width is left to a search: blocks go by their influence, if any are to go."""
+    if not setup.options.depth:
+        return plan
+    skipped = least_influential(setup.graph, setup.options, setup.scores)
+    return plan_once(replace(setup, skipped=skipped))
 
 
 def _until(began: float, options: PruningOptions, share: float = 1.0) -> float | None:
@@ -163,6 +172,8 @@ def _best(
     loss, plan = min([first, *unlike] if first is not None else unlike, key=lambda pair: pair[0])
     said: dict[str, Any] = {"candidates tried": assembled.tried, "candidates repaired": repaired.tried}
     said |= {"loss of the start": f"{start:.4g}", "loss": f"{loss:.4g}"}
+    if trials.space.depth.units:
+        said[REMOVABLE] = len(trials.space.depth.units)
     if assembled.interrupted or repaired.interrupted:
         said["interrupted"] = True
     return replace(plan, requested={**plan.requested, **said})

@@ -16,6 +16,9 @@ from graphprune.planning.translation import Translation
 from graphprune.pruning.plan import Plan
 from graphprune.utils.modules import within
 
+REMOVABLE = "branches and blocks"
+"""Where ``requested`` of a plan has how many units of depth there were to choose from."""
+
 
 @dataclass(frozen=True)
 class LeftOut:

@@ -66,7 +66,9 @@ class PlanSetup:
         """
         _require_groups(graph)
         scores = UnitScores(graph, options, statistics)
-        return PlanSetup(graph, options, scores, _skipped_blocks(graph, options, scores), _limits(graph, options))
+        chosen_later = not options.depth or options.allocation == SEARCHED
+        skipped = () if chosen_later else least_influential(graph, options, scores)
+        return PlanSetup(graph, options, scores, skipped, _limits(graph, options))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -150,15 +152,17 @@ def _no_parameters(model: nn.Module) -> tuple[str, str]:
     )
 
 
-def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
-    """The blocks that are left out: those with the least influence, unless the real loss is to decide."""
-    if not options.depth or options.allocation == SEARCHED:
-        return ()
+def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
+    """The blocks with the least influence: the fraction ``depth=`` of all.
+
+    Raises:
+        PlanError: there is none.
+    """
     blocks = graph.blocks
     if not blocks:
         raise no_block(options)
     weight = influence(scores.model, blocks, scores.context.statistics)
-    least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
+    least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 
 
