@@ -98,7 +98,8 @@ class Translation:
         reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
         steps = reader.read()
         grids: dict[Hashable, tuple[int, LabelledTensor]] = {}
-        idle = {node for branch in self.graph.branches if branch.path in self._zeroed for node in branch.idle}
+        branches = self.graph.branches if self._zeroed else ()
+        idle = {node for branch in branches if branch.path in self._zeroed for node in branch.idle}
         numbers = [None if step.node in idle else self._dimension_numbers(step.node, grids) for step in steps]
         different = [value for _, value in grids.values()]
         return _Program(steps, reader.sources(traced.outputs), reader.constants(), numbers, different)
