@@ -13,6 +13,7 @@ import graphprune
 from graphprune.errors import NothingRemovedWarning, PlanError
 from graphprune.evolution.depth import Depth
 from graphprune.planning.depth_units import DepthUnit, DepthUnits, LeftOut
+from graphprune.pruning.plan import plans_of
 from tests.branches import NETWORKS
 from tests.networks import randomize
 
@@ -79,6 +80,15 @@ def test_a_time_limit_holds_for_all_of_it(graph: graphprune.ChannelGraph) -> Non
     """Where there is no time to measure what each branch does, the one-shot allocations are left."""
     found = graph.plan(depth=0.5, time_limit=1e-3, candidates=10**6, **ASKED)
     assert found.requested["candidates repaired"] <= 2
+
+
+def test_rounds_leave_out_no_more_than_one_plan() -> None:
+    """Branches are counted over all rounds."""
+    found = graphprune.prune_iteratively(
+        useless_halves(), torch.zeros(1, 8), rounds=2, tune=lambda model: None, depth=0.34, candidates=10, **ASKED
+    )
+    gone = [path for plan in plans_of(found.model) for path in plan.zeroed]
+    assert len(gone) == 2 and len(DepthUnits.of(graphprune.trace(found.model, torch.zeros(1, 8)))) == 4
 
 
 def test_ratios_of_their_own_leave_blocks_to_their_influence() -> None:
