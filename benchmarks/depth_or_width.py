@@ -28,7 +28,17 @@ import torch
 from torch import nn
 
 import graphprune
-from benchmarks.common import cpu_milliseconds, quiet_one_thread, row, table, tree, wide_console, write_json
+from benchmarks.common import (
+    RESULTS,
+    cpu_milliseconds,
+    quiet_one_thread,
+    read_json,
+    row,
+    table,
+    tree,
+    wide_console,
+    write_json,
+)
 from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.digits import PLACES, Digits, moved
 from benchmarks.tasks.task import each_output
@@ -41,6 +51,7 @@ from graphprune.utils.modules import within
 
 NETWORKS = {"digits-vit": 20.0, "text-gpt": 60.0}
 """And the processor seconds for a search."""
+FILE = "depth_or_width.json"
 SAMPLES = 128
 HELD_BACK = 64
 """Other samples, by which branches are chosen."""
@@ -49,15 +60,16 @@ WAYS = ("depth", "width", "both")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a table, write ``results/depth_or_width.json``."""
+    """Print a table, write ``results/depth_or_width.json``; networks that are not measured anew stay in it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=tuple(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS))
     parser.add_argument("--most", type=int, default=6, help="branches that go (default: 6)")
     options = parser.parse_args(arguments)
     quiet_one_thread()
-    found = [_measured(TASKS[name](), options.most) for name in options.networks]
-    _show(found)
-    write_json("depth_or_width.json", {"networks": found})
+    found = {one["network"]: one for one in read_json(FILE)["networks"]} if (RESULTS / FILE).exists() else {}
+    found |= {name: _measured(TASKS[name](), options.most) for name in options.networks}
+    _show(list(found.values()))
+    write_json(FILE, {"networks": list(found.values())})
     return 0
 
 
