@@ -159,6 +159,22 @@ def _searched_cells(one: Mapping[str, Any]) -> list[str]:
     return [*middle, f"{one['candidates']:.0f}", f"{one['time_limit']:.0f} s", str(one["draws"])]
 
 
+def depth_or_width() -> str:
+    rows = (
+        [NETWORKS[one["network"]].partition(",")[0], f"{each['left']:.3f}", *_ways_cells(each)]
+        for one in read_json("depth_or_width.json")["networks"]
+        for each in one["rows"]
+    )
+    columns = ("network", "MACs", "depth", "width", "both", "branches gone", "time")
+    return markdown(columns, rows) + source("depth_or_width")
+
+
+def _ways_cells(each: Mapping[str, Any]) -> list[str]:
+    increases = [f"{value:+.1%}" for value in each["increase"].values()]
+    gone, times = each["gone"], each["time"].values()
+    return [*increases, f"{gone['depth']}, 0, {gone['both']}", ", ".join(f"{value:.2f}" for value in times)]
+
+
 def _repaired(label: str, task: Mapping[str, Any]) -> Iterator[list[object]]:
     runs, metric = task["runs"], task["metric"]
     for method in runs[0]:
@@ -364,6 +380,7 @@ TABLES: dict[str, Callable[[], str]] = {
         repair,
         accuracy,
         searched,
+        depth_or_width,
         fifty,
         size_curve,
         speed,

@@ -95,7 +95,7 @@ def _compared(
 def _searched(graph: Analysis, options: PruningOptions, repaired: bool, memory: MemorySpec | None) -> Plan:
     """A search with the criterion that is best for one allocation; the time limit holds for both together."""
     began = time.monotonic()
-    one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None)
+    one_shot = replace(options, allocation=COMPARED, candidates=PruningOptions.candidates, time_limit=None, depth=None)
     _, plan = _compared(graph, one_shot, repaired, memory)
     left = None
     if options.time_limit is not None:

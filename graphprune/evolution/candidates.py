@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -16,31 +16,40 @@ from graphprune.planning.search import Problem, first_that_fits
 from graphprune.planning.setup import PlanSetup
 from graphprune.planning.validate import validate
 from graphprune.pruning.plan import Plan
-from graphprune.utils.arrays import Ids, Scores
+from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.modules import within
 
 STARTS = ("global", "uniform", "isomorphic")
 """The allocations that a search begins with."""
 EXCHANGED = 3
 """Of so many groups, at most, something is taken at a time, and to as many it is given."""
+LEAST_SHARE = 0.05
+"""Of a group that keeps everything this fraction counts as gone where widths change in proportion."""
 RETURNS = 8
 """Of so many groups, at most, it is tried whether something can be given back within the budgets."""
 
 
 @dataclass(frozen=True, eq=False)
 class Allotment:
-    """How many stops of each removal path are passed. [paths]"""
+    """How much goes.
+
+    Attributes:
+        passed: how many stops of each removal path are passed. [paths]
+        gone: the numbers of the branches and blocks that are left out whole.
+    """
 
     passed: Ids
+    gone: frozenset[int] = frozenset()
 
     @property
     def key(self) -> bytes:
         """Equal for equal candidates."""
-        return self.passed.tobytes()
+        return self.passed.tobytes() + np.array(sorted(self.gone), np.int64).tobytes()
 
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """All candidates of one request.
+    """All candidates of one request that leave out the same modules.
 
     Attributes:
         setup: the model and what is asked.
@@ -51,6 +60,35 @@ class Space:
     setup: PlanSetup
     allocator: Allocator
     problem: Problem
+
+    def without(self, setup: PlanSetup) -> Space:
+        """The candidates that leave out other modules, as a setup says."""
+        met: list[Problem] = []
+
+        def noted(allocator: Allocator, problem: Problem) -> Ids:
+            met.append(problem)
+            return np.zeros_like(problem.state.lengths)
+
+        allocator = replace(self.allocator, setup=setup, share=noted, why={})
+        allocator.removed()
+        return Space(setup, allocator, met[0])
+
+    @cached_property
+    def _idle(self) -> Mask:
+        """Paths of which everything is left out anyway. [paths]"""
+        groups, left_out = self.setup.groups, self.setup.skipped
+        return np.array(
+            [
+                all(within(axis.parameter, left_out) for part in path.coupled.parts for axis in groups[part.group].axes)
+                for path in self.problem.state.paths
+            ],
+            bool,
+        )
+
+    def by_allocation(self, allocation: Allocation) -> Ids | None:
+        """How far an allocation goes on each path; None: the budgets are out of reach."""
+        passed = self.allocator.by_priority(self.problem, allocation)
+        return None if passed is None else np.where(self._idle, 0, passed)
 
     def choice(self, candidate: Allotment) -> Plan | None:
         """What a candidate removes, without the checks and reasons of a plan; None: sizes in the program forbid it."""
@@ -105,7 +143,24 @@ class Space:
             passed[path] -= min(int(rng.integers(1, most + 1)), int(passed[path]))
         rates = self._rates(wider, rng)
         found = self._narrowed(passed, rates)
-        return parent if found is None else Allotment(self._widened(found, rng))
+        return parent if found is None else replace(parent, passed=self._widened(found, rng))
+
+    def in_proportion(self, parent: Allotment, gone: frozenset[int], rng: np.random.Generator) -> Allotment | None:
+        """A candidate whose widths are in proportion to those of one that leaves out other units.
+
+        Args:
+            parent: whose widths they are.
+            gone: the units that this space leaves out.
+            rng: chooses what gets the rest of the budgets.
+        """
+        lengths = self.problem.state.lengths
+        shares = np.maximum(parent.passed, LEAST_SHARE * lengths)
+        times = [np.arange(1, n + 1) / s for n, s in zip(lengths.tolist(), shares.tolist(), strict=True)]
+        order = RemovalOrder.of(times, lengths)
+        count = first_that_fits(self.problem, order, 0)
+        if count is None:
+            return None
+        return Allotment(self._widened(np.where(self._idle, 0, order.after(count)), rng), gone)
 
     def _rates(self, wider: Ids, rng: np.random.Generator) -> Scores:
         """How readily each path gives width: a few do, and the others only where these have no more. [paths]"""
@@ -116,6 +171,7 @@ class Space:
             count = len(others) if rng.random() < 0.2 else min(len(others), int(rng.integers(1, EXCHANGED + 1)))
             rates[rng.choice(others, count, replace=False)] = rng.uniform(0.2, 1.0, count)
         rates[wider] = 1e-6
+        rates[self._idle] = 1e-9
         return rates
 
     def _narrowed(self, passed: Ids, rates: Scores) -> Ids | None:

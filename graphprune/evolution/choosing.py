@@ -7,23 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from graphprune.calibration.batches import Batches, InputsOnly
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.statistics import Statistics
-from graphprune.evolution.candidates import Allotment, Space, starts
+from graphprune.evolution.candidates import Allotment, starts
+from graphprune.evolution.depth import Candidates, Depth
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
 from graphprune.evolution.folds import Fold, folds
 from graphprune.evolution.judging import CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
+from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.latency_search import plan_for_latency
 from graphprune.planning.options import PruningOptions
-from graphprune.planning.planner import make_plan
+from graphprune.planning.planner import make_plan, plan_once
 from graphprune.planning.requirements import require_batches, require_one_process, require_weights
-from graphprune.planning.setup import PlanSetup
+from graphprune.planning.setup import PlanSetup, least_influential
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.random_state import random_numbers_kept
@@ -73,9 +76,17 @@ class _Trials:
     """Judges candidates as they would be repaired, nearly so or really."""
 
     model: nn.Module
-    space: Space
+    space: Candidates
     halves: Sequence[_Half]
     slowest: float = 0.0
+
+    def measure_depth(self, deadline: float | None) -> None:
+        """Note the loss without each branch or block alone; of those that there is no time for, that it is infinite."""
+        depth = self.space.depth
+        depth.harm = np.full(len(depth.units), np.inf)
+        for number in range(len(depth.units)):
+            if deadline is None or time.monotonic() < deadline:
+                depth.harm[number] = self.loss_of(self.space.whole(frozenset([number])))
 
     def loss_of(self, candidate: Allotment) -> float:
         """The loss of a candidate, assembled from fitted layers; the mean of both halves."""
@@ -111,13 +122,15 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     setup = PlanSetup.of(graph, replace(options, calibration=calibration), statistics)
     space, first, one_shot = starts(setup)
     if space is None:
-        return one_shot[0]
-    trials = _Trials(setup.scores.model, space, [_half(setup, fold) for fold in folds(calibration)])
-    assembled = Evolution(trials.loss_of, space.exchanged, options.seed)
-    assembled.begin(first)
+        return _by_influence(setup, one_shot[0])
+    candidates = Candidates(space, Depth.of(setup))
+    trials = _Trials(setup.scores.model, candidates, [_half(setup, fold) for fold in folds(calibration)])
+    trials.measure_depth(_until(began, options, ASSEMBLED))
+    assembled = Evolution(trials.loss_of, candidates.exchanged, options.seed)
+    assembled.begin([*first, *candidates.shallow()])
     ranked = [candidate for _, candidate in assembled.survivors]
     assembled.run(Limits(options.candidates, _until(began, options, ASSEMBLED)))
-    repaired = Evolution(trials.loss_repaired, space.exchanged, options.seed, REPAIRED_STEP)
+    repaired = Evolution(trials.loss_repaired, candidates.exchanged, options.seed, REPAIRED_STEP)
     repaired.begin(ranked[:1])
     start = repaired.survivors[0][0]
     best, *others = [candidate for _, candidate in assembled.survivors]
@@ -127,6 +140,14 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
         repaired.run(Limits(max(options.candidates // REPAIRED, 1), deadline), [*others, *ranked[1:]])
     unlike = one_shot if len(first) < len(one_shot) else []
     return _best(trials, [(trials.loss_of_plan(plan), plan) for plan in unlike], start, assembled, repaired)
+
+
+def _by_influence(setup: PlanSetup, plan: Plan) -> Plan:
+    """The plan where no width is left to a search: blocks go by their influence, if any are to go."""
+    if not setup.options.depth:
+        return plan
+    skipped = least_influential(setup.graph, setup.options, setup.scores)
+    return plan_once(replace(setup, skipped=skipped))
 
 
 def _until(began: float, options: PruningOptions, share: float = 1.0) -> float | None:
@@ -151,6 +172,8 @@ def _best(
     loss, plan = min([first, *unlike] if first is not None else unlike, key=lambda pair: pair[0])
     said: dict[str, Any] = {"candidates tried": assembled.tried, "candidates repaired": repaired.tried}
     said |= {"loss of the start": f"{start:.4g}", "loss": f"{loss:.4g}"}
+    if trials.space.depth.units:
+        said[REMOVABLE] = len(trials.space.depth.units)
     if assembled.interrupted or repaired.interrupted:
         said["interrupted"] = True
     return replace(plan, requested={**plan.requested, **said})

@@ -12,7 +12,7 @@ from graphprune.export import resizing
 from graphprune.export.python_text import Expressions, assigned
 from graphprune.export.slim_record import SlimRecord
 from graphprune.pruning.attention import PrunedMultiheadAttention
-from graphprune.pruning.skip import Skip, identity_in_place, plain_settings
+from graphprune.pruning.skip import Skip, Zeros, identity_in_place, plain_settings
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ from __future__ import annotations
 _STANDARD = {
     "import re": "re.",
     "from collections.abc import Callable": "Callable[",
+    "from functools import partial": "partial(",
     "from pathlib import Path": "Path(",
     "from typing import Any": "Any",
 }
@@ -111,6 +112,7 @@ def _constants(record: SlimRecord, weights: str) -> Iterator[str]:
 
 def _named_constants(record: SlimRecord) -> Iterator[tuple[str, Any]]:
     yield "SKIPPED", list(record.skipped)
+    yield "ZEROED", record.zeroed
     yield "IDENTITIES", list(record.identities)
     yield "ATTENTION", list(record.attention)
     yield "TIED", record.tied
@@ -130,6 +132,9 @@ def _load(record: SlimRecord, channels_last: str) -> str:
         "    model = build()",
     ]
     lines += ["    replace_modules(model, SKIPPED, Skip)"] if record.skipped else []
+    if record.zeroed:
+        lines += ["    for path, results in ZEROED.items():"]
+        lines += ["        replace_modules(model, [path], partial(Zeros, results=results))"]
     lines += ["    replace_modules(model, IDENTITIES, identity_in_place)"] if record.identities else []
     if record.attention:
         lines += ["    replace_modules(model, ATTENTION, lambda m: PrunedMultiheadAttention(m, m.num_heads, 1.0))"]
@@ -147,10 +152,12 @@ def _functions(record: SlimRecord) -> Iterator[str]:
     """Copies of functions and classes of graphprune."""
     yield f"STEP = re.compile({_raw(resizing.STEP.pattern)})\n"
     used: list[Any] = [resizing.aligned, resizing.set_tensors, resizing.set_attributes, resizing.set_place]
-    used += [resizing.replace_modules] if record.skipped or record.identities or record.attention else []
-    used += [plain_settings] if record.skipped or record.identities else []
+    left_out = record.skipped or record.zeroed or record.identities
+    used += [resizing.replace_modules] if left_out or record.attention else []
+    used += [plain_settings] if left_out else []
     used += [identity_in_place] if record.identities else []
     used += [Skip] if record.skipped else []
+    used += [Zeros] if record.zeroed else []
     used += [PrunedMultiheadAttention] if record.attention else []
     for function in used:
         yield re.sub(r"  # (type|noqa): ?\S+$", "", inspect.getsource(function), flags=re.MULTILINE)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import ExportError
 from graphprune.pruning.attention import PrunedMultiheadAttention
-from graphprune.pruning.skip import Skip
+from graphprune.pruning.skip import Skip, Zeros
 from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.modules import named_modules, within
@@ -34,6 +34,8 @@ class SlimRecord:
             has another mode than ``train(training)`` puts it in.
         shapes: the slim shapes of parameters and buffers whose dense ones differ.
         skipped: blocks that are left out (:class:`graphprune.pruning.skip.Skip` stands there).
+        zeroed: modules of residual branches that are left out, with the number of their results
+            (:class:`graphprune.pruning.skip.Zeros` stands there).
         identities: modules that are ``nn.Identity`` instead of another one.
         attention: modules that are :class:`graphprune.pruning.attention.PrunedMultiheadAttention` instead of torch's.
         tied: names of tensors that are the same as another one, with the name of that one.
@@ -47,6 +49,7 @@ class SlimRecord:
     attributes: Attributes
     shapes: dict[str, list[int]]
     skipped: tuple[str, ...]
+    zeroed: dict[str, int]
     identities: tuple[str, ...]
     attention: tuple[str, ...]
     tied: dict[str, str]
@@ -57,7 +60,8 @@ class SlimRecord:
 
     def __bool__(self) -> bool:
         """Is there any difference in sizes?"""
-        return bool(self.attributes or self.shapes or self.skipped or self.identities or self.attention)
+        left_out = self.skipped or self.zeroed or self.identities
+        return bool(self.attributes or self.shapes or left_out or self.attention)
 
     def to_data(self) -> dict[str, Any]:
         """The record as JSON data, but for the tensors in ``unsaved``."""
@@ -83,6 +87,7 @@ def slim_record(slim: nn.Module, dense: nn.Module) -> SlimRecord:
         attributes=_differing_attributes(slim, dense),
         shapes={n: list(t.shape) for n, t in known.items() if n in others and t.shape != others[n].shape},
         skipped=tuple(path for path in emptied if _name(slim.get_submodule(path)) == "Skip"),
+        zeroed={path: _results(slim, path) for path in emptied if _name(slim.get_submodule(path)) == "Zeros"},
         identities=tuple(path for path in emptied if isinstance(slim.get_submodule(path), nn.Identity)),
         attention=tuple(
             path for path, module in named_modules(slim) if _is_replaced(module, dense.get_submodule(path))
@@ -128,14 +133,20 @@ def _check_modules(slim: nn.Module, dense: nn.Module) -> tuple[str, ...]:
 
 
 def _is_emptied(new: nn.Module, old: nn.Module) -> bool:
-    empty = (Skip.__name__, f"{nn.Identity.__module__}.{nn.Identity.__qualname__}")
+    empty = (Skip.__name__, Zeros.__name__, f"{nn.Identity.__module__}.{nn.Identity.__qualname__}")
     return _name(new) in empty and _name(old) != _name(new)
+
+
+def _results(slim: nn.Module, path: str) -> int:
+    """How many results what stands in the place of a module has."""
+    found: int = slim.get_submodule(path).results  # type: ignore[assignment]
+    return found
 
 
 def _name(module: nn.Module | None) -> str:
     """The class of a module; those that generated files contain are called as here."""
     kind = type(module)
-    own = kind.__name__ in (Skip.__name__, PrunedMultiheadAttention.__name__)
+    own = kind.__name__ in (Skip.__name__, Zeros.__name__, PrunedMultiheadAttention.__name__)
     return "nothing" if module is None else kind.__name__ if own else f"{kind.__module__}.{kind.__qualname__}"
 
 

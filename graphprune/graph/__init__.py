@@ -4,9 +4,9 @@ In reading order: ``analysis`` (:class:`~graphprune.graph.analysis.Analysis`, th
 label every tensor) with ``index_buffers`` and ``unread``, ``solve`` (what follows from the labels), ``groups`` (units
 and groups), ``roles``, ``couplings``, ``frozen`` with ``constant_operands``, ``parameter_uses``; what sizes in the
 program demand: ``size_model``, ``linear_expressions``, ``statistic_scales``, ``constraints``, ``literals``,
-``channel_order``, ``candidates``, ``coupled_steps``; ``blocks`` (what can be left out whole); ``removed_values`` (where
-channels are counted); ``dimensions``, ``budget_kinds``, ``cost``; ``listing`` (what a graph prints). ``rule_check`` and
-``grid_check`` prove rules.
+``channel_order``, ``candidates``, ``coupled_steps``; ``blocks`` and ``branches`` (what can be left out whole);
+``removed_values`` (where channels are counted); ``dimensions``, ``budget_kinds``, ``cost``; ``listing`` (what a graph
+prints). ``rule_check`` and ``grid_check`` prove rules.
 
 Words: docs/glossary.md.
 """

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from graphprune.errors import PlanError
 from graphprune.graph.blocks import Block, find_blocks
+from graphprune.graph.branches import Branch, find_branches
 from graphprune.graph.config_fields import ConfigFields, read_attributes
 from graphprune.graph.constraints import SizeConstraints, read_constraints
 from graphprune.graph.cost import CostModel
@@ -87,6 +88,11 @@ class Analysis:
         return find_blocks(self.trace, self.model) if self.trace.on_meta else ()
 
     @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """The residual branches that can be left out: attention or MLP of a layer alone. Of models as ``blocks``."""
+        return find_branches(self.trace, self.model) if self.trace.on_meta else ()
+
+    @cached_property
     def config_fields(self) -> ConfigFields | None:
         """The fields of the configuration that the model's class builds it from; None: there is none."""
         return ConfigFields.of(self.model, read_attributes(self.trace, self.model))
@@ -142,19 +148,19 @@ class Analysis:
         return self.costs_without(())
 
     def costs_without(self, skipped: Sequence[str]) -> CostModel:
-        """The cost of any choice of channels when these blocks are left out."""
+        """The cost of any choice of channels when these modules are left out."""
         tensors = named_tensors(self.model)
         if skipped:
             tensors = [(name, tensor) for name, tensor in tensors if not within(name, skipped)]
         return CostModel(self.dimensions, self.units, self.nodes_without(skipped), tensors)
 
     def nodes_without(self, skipped: Sequence[str]) -> list[fx.Node]:
-        """What evaluation runs of the trace when these blocks are left out."""
+        """What evaluation runs of the trace when these modules are left out."""
         nodes = self.labelling.nodes[: self.trace.evaluated]
         if not skipped:
             return nodes
-        gone = [block.nodes for block in self.blocks if block.path in skipped]
-        return [node for node in nodes if not any(node in inside for inside in gone)]
+        gone = {node for call in self.trace.calls if call.path in skipped for node in nodes[call.start : call.stop]}
+        return [node for node in nodes if node not in gone]
 
     def alive(self, removed: Mapping[str, tuple[int, Sequence[int]]]) -> Mask:
         """For every class of labels, whether it lives.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import fx, nn
 
-from graphprune.rules.registry import has_trait
+from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.tracer import Trace
 
@@ -30,10 +33,11 @@ class Block:
 
 
 def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
-    """The blocks that can be left out, innermost ones, in the order of execution.
+    """The blocks that can be left out, in the order of execution.
 
-    A block is called once, gives back what it was given plus something (through sums and elementwise functions), and
-    nothing but its result is used outside.
+    A block is called once, gives back what it was given plus something (through sums, normalizations and elementwise
+    functions), and nothing but its result is used outside. Of blocks within each other the innermost ones are taken;
+    the outer one where it goes on with sums of its own, as layers do whose attention is a block with its own sum.
     """
     nodes = list(trace.graph.nodes)[: trace.evaluated]
     times = Counter(call.path for call in trace.calls)
@@ -41,11 +45,10 @@ def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
     found = [
         Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
         for call in trace.calls
-        if call.path in owners and times[call.path] == 1 and call.stop <= trace.evaluated
+        if call.plain and call.path in owners and times[call.path] == 1 and call.stop <= trace.evaluated
     ]
-    found = [block for block in found if _closed(block) and _residual(block)]
-    inner = [b for b in found if not any(o.path.startswith(f"{b.path}.") for o in found)]
-    return tuple(b for b in inner if b.path)
+    found = [block for block in found if _closed(block) and any(way.sums for way in _ways(block, ()))]
+    return tuple(block for block in _separate(found) if block.path)
 
 
 def _closed(block: Block) -> bool:
@@ -55,27 +58,73 @@ def _closed(block: Block) -> bool:
     return all(user in block.nodes for node in block.nodes if node is not block.result for user in node.users)
 
 
-def _residual(block: Block) -> bool:
-    """Does the input reach the result through sums and elementwise functions of one tensor, one sum at least?"""
-    stack, seen = [(block.result, False)], set[tuple[fx.Node, bool]]()
+def _separate(found: list[Block]) -> list[Block]:
+    """Those of the blocks that are not within each other."""
+    chosen: list[Block] = []
+    for block in sorted(found, key=lambda block: len(block.nodes)):  # inner ones first; at equal size the inner path
+        inner = [other for other in chosen if other.path.startswith(f"{block.path}.") or not block.path]
+        if not inner:
+            chosen.append(block)
+        elif _goes_on(block, inner):
+            chosen = [other for other in chosen if other not in inner] + [block]
+    return [block for block in found if block in chosen]
+
+
+def _goes_on(block: Block, inner: Sequence[Block]) -> bool:
+    """Does the stream go through blocks within, and then through sums of its own, at least as many?
+
+    Then it is one layer of several sums. Where sums of its own bridge the blocks within, or come after many of them, it
+    is a body of layers.
+    """
+    ways = [way for way in _ways(block, inner) if way.sums]
+    return bool(ways) and all(0 < way.blocks <= way.sums for way in ways)
+
+
+class _Way(NamedTuple):
+    """A way of the stream through a block, from its result back: where it is, and what it passed.
+
+    Attributes:
+        node: where it is.
+        sums: how many sums it passed.
+        blocks: how many blocks within.
+    """
+
+    node: fx.Node
+    sums: int = 0
+    blocks: int = 0
+
+
+def _ways(block: Block, inner: Sequence[Block]) -> list[_Way]:
+    """The ways through sums, normalizations and elementwise functions of one tensor that reach the input."""
+    bridges = {one.result: one.source for one in inner}
+    stack, seen, found = [_Way(block.result)], set[_Way](), []
     while stack:
-        node, summed = stack.pop()
-        if node is block.source:
-            if summed:
-                return True
-            continue
-        if (node, summed) in seen or node not in block.nodes:
-            continue
-        seen.add((node, summed))
-        stack.extend((given, summed or has_trait(node.target, Trait.ADDS)) for given in _passed(node))
-    return False
+        way = stack.pop()
+        if way.node is block.source:
+            found.append(way)
+        elif way not in seen and way.node in block.nodes:
+            seen.add(way)
+            if way.node in bridges:
+                stack.append(_Way(bridges[way.node], way.sums, way.blocks + 1))
+            else:
+                sums = way.sums + has_trait(way.node.target, Trait.ADDS)
+                stack.extend(_Way(given, sums, way.blocks) for given in passed_on(way.node))
+    return found
 
 
-def _passed(node: fx.Node) -> list[fx.Node]:
+def passed_on(node: fx.Node) -> list[fx.Node]:
     """The arguments that a node passes on, more or less as they are."""
     given = [a for a in node.args if isinstance(a, fx.Node)]
     if node.op != "call_function":
         return []
+    if node.target is operator.getitem or is_normalization(node):
+        return given[:1]
     elementwise = torch.Tag.pointwise in getattr(node.target, "tags", ()) and len(given) == 1
     passed = has_trait(node.target, Trait.ADDS, Trait.IDENTITY, Trait.DROPS)
     return given if passed or elementwise else []
+
+
+def is_normalization(node: fx.Node) -> bool:
+    """Does a call normalize its first argument?"""
+    rule = rule_of(node.target)
+    return rule is not None and rule.norm is not None

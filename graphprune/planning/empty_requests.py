@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from math import floor
 
 from graphprune.errors import NothingRemovedWarning
 from graphprune.graph.analysis import Analysis
+from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.limits import described, matches
 from graphprune.planning.options import PruningOptions
 from graphprune.pruning.plan import Choice, Plan
@@ -24,8 +26,8 @@ def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan)
             _warn("\n  ".join([f"{asked}: nothing is removed; {_hint(options, choices)}", *_shown(choices)]))
     for asked in _beyond_all_groups(graph, options):
         _warn(asked)
-    if options.depth and not plan.skipped:
-        blocks = len(graph.blocks)
+    blocks = plan.requested.get(REMOVABLE, len(graph.blocks)) if options.depth else 0
+    if options.depth and not floor(options.depth * blocks + 1e-9):
         _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
 
 

@@ -56,7 +56,8 @@ class PlanArguments(TypedDict, total=False):
     """Fraction of the experts that goes."""
     depth: float | None
     """Fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes
-    through them, by calibration if given; they count towards budgets."""
+    through them, by calibration if given; they count towards budgets; with allocation='searched' the largest
+    fraction, of branches (graph.branches: attention or MLP of a layer alone) that lose least."""
     importance: str | Importance
     """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
     repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's."""

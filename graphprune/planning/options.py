@@ -121,7 +121,8 @@ class PruningOptions:
     depth: float | None = option(
         None,
         "fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes "
-        "through them, by calibration if given; they count towards budgets",
+        "through them, by calibration if given; they count towards budgets; with allocation='searched' the largest "
+        "fraction, of branches (graph.branches: attention or MLP of a layer alone) that lose least",
         kind="fraction",
     )
     importance: str | Importance = option(

@@ -289,7 +289,8 @@ def record_choice(setup: PlanSetup, selection: Selection, why: list[str]) -> Pla
     before, after = setup.graph.costs.dense, setup.costs.at(selection.alive)
     costs = {kind: (before[kind], after[kind]) for kind in before.counts}
     asked, inputs = setup.options.described(), input_specs(setup.graph.examples)
-    return Plan(kept, shapes, sizes, tuple(choices), asked, setup.skipped, costs=costs, inputs=inputs)
+    skipped, zeroed = setup.skipped, setup.zeroed
+    return Plan(kept, shapes, sizes, tuple(choices), asked, skipped, costs=costs, inputs=inputs, zeroed=zeroed)
 
 
 def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import floor, lcm
 
@@ -17,6 +17,7 @@ from graphprune.graph.cost import CostModel
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Group
 from graphprune.importance.block_influence import influence
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison
 from graphprune.planning.options import PruningOptions
@@ -38,7 +39,8 @@ class PlanSetup:
         graph: the analyzed model.
         options: what is asked.
         scores: the scores of all units.
-        skipped: residual blocks that are left out, by path.
+        skipped: modules that are left out, by path: residual blocks, and those of residual branches.
+        zeroed: as in a :class:`graphprune.Plan`.
         limits: for each group, how many units may go.
     """
 
@@ -47,6 +49,7 @@ class PlanSetup:
     scores: UnitScores
     skipped: tuple[str, ...]
     limits: Sequence[Limit]
+    zeroed: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
     def of(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> PlanSetup:
@@ -63,7 +66,9 @@ class PlanSetup:
         """
         _require_groups(graph)
         scores = UnitScores(graph, options, statistics)
-        return PlanSetup(graph, options, scores, _skipped_blocks(graph, options, scores), _limits(graph, options))
+        chosen_later = not options.depth or options.allocation == SEARCHED
+        skipped = () if chosen_later else least_influential(graph, options, scores)
+        return PlanSetup(graph, options, scores, skipped, _limits(graph, options))
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -72,13 +77,17 @@ class PlanSetup:
 
     @cached_property
     def costs(self) -> CostModel:
-        """The cost of any choice of channels, without the skipped blocks."""
+        """The cost of any choice of channels, without what is left out."""
         return self.graph.costs_without(self.skipped) if self.skipped else self.graph.costs
 
     @cached_property
     def check(self) -> Translation | MaskedComparison:
         """What slim models must do: the traced program, or, of a model that looks at values, what it does masked."""
-        return Translation(self.graph, self.skipped) if self.graph.trace.on_meta else MaskedComparison(self.graph)
+        return (
+            Translation(self.graph, self.skipped, self.zeroed)
+            if self.graph.trace.on_meta
+            else MaskedComparison(self.graph)
+        )
 
     @cached_property
     def protected(self) -> frozenset[int]:
@@ -143,23 +152,29 @@ def _no_parameters(model: nn.Module) -> tuple[str, str]:
     )
 
 
-def _skipped_blocks(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
-    """The blocks that are left out: those with the least influence."""
-    if not options.depth:
-        return ()
+def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScores) -> tuple[str, ...]:
+    """The blocks with the least influence: the fraction ``depth=`` of all.
+
+    Raises:
+        PlanError: there is none.
+    """
     blocks = graph.blocks
     if not blocks:
-        raise PlanError(
-            "depth: the model has no residual block that can be left out",
-            found=f"depth={options.depth:g}, and no module whose result is its input plus something, and of which "
-            "nothing else "
-            "is used",
-            needed="residual blocks whose inputs and outputs have the same shape",
-            do="leave out depth=, and prune channels instead: ratio=0.5",
-        )
+        raise no_block(options)
     weight = influence(scores.model, blocks, scores.context.statistics)
-    least = np.argsort(weight, kind="stable")[: floor(options.depth * len(blocks) + 1e-9)]
+    least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
+
+
+def no_block(options: PruningOptions) -> PlanError:
+    """The error of a model of which nothing can be left out whole."""
+    return PlanError(
+        "depth: the model has no residual block that can be left out",
+        found=f"depth={options.depth:g}, and no module whose result is its input plus something, and of which nothing "
+        "else is used",
+        needed="residual blocks whose inputs and outputs have the same shape",
+        do="leave out depth=, and prune channels instead: ratio=0.5",
+    )
 
 
 def _limits(graph: Analysis, options: PruningOptions) -> tuple[Limit, ...]:

@@ -7,7 +7,7 @@ number, constant or shape than the plan says. What it depends on then stays as i
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import prod
@@ -75,12 +75,14 @@ class Translation:
 
     Args:
         graph: the analyzed model.
-        skipped: the blocks that slim models do without.
+        skipped: the modules that slim models do without.
+        zeroed: those of them in whose places zeros stand.
     """
 
-    def __init__(self, graph: Analysis, skipped: Sequence[str]) -> None:
+    def __init__(self, graph: Analysis, skipped: Sequence[str], zeroed: Collection[str] = ()) -> None:
         self.graph = graph
-        self._opaque = opaque_modules(graph.trace)
+        self._opaque = (*opaque_modules(graph.trace), *zeroed)
+        self._zeroed = frozenset(zeroed)
         self._sizes = graph.size_model()
         self._dimensions = graph.dimensions
         known = _PROGRAMS.get(graph) if not skipped else None
@@ -89,13 +91,16 @@ class Translation:
             _PROGRAMS[graph] = self._program
 
     def _read(self, skipped: Sequence[str]) -> _Program:
-        blocks = [block for block in self.graph.blocks if block.path in skipped] if skipped else []
+        whole = set(skipped) - self._zeroed
+        blocks = [block for block in self.graph.blocks if block.path in whole] if skipped else []
         gone = {node for block in blocks for node in block.nodes}
         traced = self.graph.trace.replayed()
         reader = StepReader(traced, self._opaque, gone, {block.result: block.source for block in blocks})
         steps = reader.read()
         grids: dict[Hashable, tuple[int, LabelledTensor]] = {}
-        numbers = [self._dimension_numbers(step.node, grids) for step in steps]
+        branches = self.graph.branches if self._zeroed else ()
+        idle = {node for branch in branches if branch.path in self._zeroed for node in branch.idle}
+        numbers = [None if step.node in idle else self._dimension_numbers(step.node, grids) for step in steps]
         different = [value for _, value in grids.values()]
         return _Program(steps, reader.sources(traced.outputs), reader.constants(), numbers, different)
 

@@ -304,7 +304,7 @@ class _Evidence:
     def _classified(self, attribute: Attribute) -> set[int]:
         """What became of the channels that the last layers of its module read, if these end in a classifier."""
         kinds = self._graph.trace.modules
-        calls = (c for c in reversed(self._graph.trace.calls) if is_inside(c.path, attribute.owner))
+        calls = (c for c in reversed(self._graph.trace.calls) if c.plain and is_inside(c.path, attribute.owner))
         layers = [c for c in calls if issubclass(kinds.get(c.path, nn.Module), (nn.Linear, _ConvNd))]
         if not layers or not self._is_whole(layers[0].result):
             return set()
@@ -319,7 +319,8 @@ class _Evidence:
     def _calls(self) -> dict[str, list[ModuleCall]]:
         found: dict[str, list[ModuleCall]] = defaultdict(list)
         for call in self._graph.trace.calls:
-            found[call.path].append(call)
+            if call.plain:
+                found[call.path].append(call)
         return found
 
     @cached_property

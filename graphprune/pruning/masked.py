@@ -10,7 +10,7 @@ differently once channels are masked, so the model itself runs, and masks are ap
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,9 +168,10 @@ def _is_view(node: fx.Node) -> bool:
 class MaskedInterpreter(fx.Interpreter):
     """Run the evaluation part of a traced graph in float64 with the dead elements of every tensor zeroed."""
 
-    def __init__(self, masks: Masks, shortcuts: Mapping[fx.Node, fx.Node]) -> None:
+    def __init__(self, masks: Masks, shortcuts: Mapping[fx.Node, fx.Node], zeros: Collection[fx.Node]) -> None:
         self.masks = masks
         self.shortcuts = shortcuts
+        self.zeros = zeros
         self.kept: dict[fx.Node, Any] = dict.fromkeys(shortcuts.values())
         self.channels = masks.channels
         self.tensors = dict(named_tensors(self.channels.model))
@@ -179,6 +180,8 @@ class MaskedInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         node = self.channels.trace.original(n)
         out = self._run(n) if node not in self.shortcuts else self.kept[self.shortcuts[node]]
+        if node in self.zeros:
+            out = torch.zeros_like(out)
         if node in self.kept:
             self.kept[node] = out.clone()  # what comes later may work in place
         return out
@@ -215,12 +218,14 @@ def _on_cpu(value: Any) -> Any:
 
 @eagerly()
 def run_masked_graph(graph: Analysis, plan: Plan | None, inputs: list[Tensor]) -> MaskedRun:
-    """Run the graph of the original with dead channels masked; a skipped block returns its input."""
+    """Run the graph of the original with dead channels masked; a skipped block returns its input, a branch zeros."""
     masks = Masks(graph, plan)
-    skipped = plan.skipped if plan else ()
+    zeroed = plan.zeroed if plan else {}
+    skipped = set(plan.skipped).difference(zeroed) if plan else set()
     shortcuts = {block.result: block.source for block in graph.blocks if block.path in skipped}
+    zeros = {call.result for call in graph.trace.calls if call.path in zeroed}
     with in_float64(reads_default_type(graph.trace.graph)):
-        outputs = MaskedInterpreter(masks, shortcuts).run(*map(widened_tensor, inputs))
+        outputs = MaskedInterpreter(masks, shortcuts, zeros).run(*map(widened_tensor, inputs))
     return MaskedRun(list(outputs), tuple(masks.mixing), tuple(masks.draws))
 
 

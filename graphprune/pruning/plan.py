@@ -74,7 +74,8 @@ class Plan(Printed):
         shapes: the original shape of every parameter and buffer.
         sizes: the new values of integer attributes, ``{"blocks.0.attn.num_heads": 6}``.
         choices: what was removed of each group.
-        skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks`).
+        skipped: modules that are left out whole (see :mod:`graphprune.graph.blocks` and
+            :mod:`graphprune.graph.branches`).
         unread: the new values of integer attributes that ``forward`` does not read, but other methods may.
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
@@ -84,6 +85,8 @@ class Plan(Printed):
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
         merged: for parameters of which heads are merged, by dimension, the other entries that go into each surviving
             one: the mean of entry ``kept[name][dim][i]`` and of entry ``i`` of each of these takes its place.
+        zeroed: those of ``skipped`` that are modules of residual branches, in whose places zeros stand, with the number
+            of results in their tuple (0: a tensor alone); the others are whole blocks.
     """
 
     kept: Kept
@@ -97,6 +100,7 @@ class Plan(Printed):
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     inputs: tuple[dict[str, Any], ...] = ()
     merged: Merged = field(default_factory=dict)
+    zeroed: Mapping[str, int] = field(default_factory=dict)
 
     def mask(self, name: str) -> Tensor:
         """Which entries of a parameter or buffer survive. BoolTensor of its original shape."""
@@ -124,7 +128,7 @@ class Plan(Printed):
         history = history_of(model)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         empty_later_buffers(slim, self.shapes)
-        skip_blocks(slim, self.skipped)
+        skip_blocks(slim, self.skipped, self.zeroed)
         record_history(slim, history.after(self, slim))
         return slim
 
@@ -267,6 +271,7 @@ class Plan(Printed):
                 stale=self.stale,
                 costs=dict(self.costs),
                 inputs=self.inputs,
+                zeroed=dict(self.zeroed),
                 kept={n: {d: Runs.of(index) for d, index in dims.items()} for n, dims in self.kept.items()},
                 merged={n: {d: tuple(map(Runs.of, many)) for d, many in ds.items()} for n, ds in self.merged.items()},
             )
@@ -295,13 +300,14 @@ class Plan(Printed):
                 n: {d: tuple(runs.indices() for runs in many) for d, many in dims.items()}
                 for n, dims in found.merged.items()
             },
+            zeroed=found.zeroed,
         )
 
 
 def slim_on_meta(plan: Plan, model: nn.Module) -> nn.Module:
     """See :meth:`Plan.shapes_only`; ``model`` is known to be one that the plan fits."""
     slim = rewrite(model, plan.kept, plan.all_sizes(model), on_meta=True)
-    skip_blocks(slim, plan.skipped)
+    skip_blocks(slim, plan.skipped, plan.zeroed)
     return slim
 
 

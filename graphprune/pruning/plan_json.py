@@ -29,6 +29,9 @@ MOST_ENTRIES = 1 << 48
 DEEPEST = 16
 """Levels of lists and dicts in what was requested, at most."""
 
+MOST_RESULTS = 64
+"""Results that a module has at most."""
+
 Share = Annotated[float, Meta(ge=0, le=1 + 1e-9)]
 
 
@@ -62,6 +65,7 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
     costs: dict[str, tuple[int, int]] = {}
     inputs: tuple[dict[str, Any], ...] = ()
     merged: dict[str, dict[int, tuple[Runs, ...]]] = {}
+    zeroed: dict[str, Annotated[int, Meta(ge=0, le=MOST_RESULTS)]] = {}
 
     def __post_init__(self) -> None:
         _check_json("requested", self.requested, DEEPEST)
@@ -70,6 +74,9 @@ class PlanData(Struct, frozen=True, forbid_unknown_fields=True):
         _check_different(self.skipped, "skipped")
         for path in (*self.sizes, *self.unread, *self.skipped):
             _check_path(path)
+        for path in self.zeroed:
+            if path not in self.skipped:
+                raise ValueError(f"zeroed: {path!r} is not among the {len(self.skipped)} modules in skipped")
         for name, shape in self.shapes.items():
             if math.prod(shape) > MOST_ENTRIES:
                 raise ValueError(f"shapes: {name!r} has {list(shape)}, needed are at most {MOST_ENTRIES} entries")

@@ -1,11 +1,12 @@
-"""Leave residual blocks out of a model."""
+"""Leave residual blocks and branches out of a model."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.errors import PlanError
@@ -27,6 +28,24 @@ class Skip(nn.Module):
         return x
 
 
+class Zeros(nn.Module):
+    """In the place of a module of a residual branch that was left out: returns zeros shaped as its first argument.
+
+    It has the plain attributes of the module, and as many results: the zeros, and None for the others.
+    """
+
+    results: int
+
+    def __init__(self, module: nn.Module, results: int = 0) -> None:
+        super().__init__()
+        vars(self).update(plain_settings(module), results=results)
+        self.train(module.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        zeros = torch.zeros_like(args[0] if args else next(iter(kwargs.values())))
+        return (zeros, *[None] * (self.results - 1)) if self.results else zeros
+
+
 def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
     """Raise a PlanError unless the model has a submodule at each of these paths."""
     for path in paths:
@@ -42,12 +61,21 @@ def check_blocks(model: nn.Module, paths: Iterable[str]) -> None:
             ) from error
 
 
-def skip_blocks(model: nn.Module, paths: Iterable[str]) -> None:
-    """Put what returns its argument in the place of each block: ``nn.Identity`` where torch says how it is called."""
+def skip_blocks(model: nn.Module, paths: Iterable[str], zeroed: Mapping[str, int]) -> None:
+    """Put something in the place of each module that is left out.
+
+    Args:
+        model: is changed.
+        paths: the modules. What stands there returns its argument: ``nn.Identity`` where torch says how it is called.
+        zeroed: those of them in whose places zeros stand, and how many results they have (0: a tensor alone).
+    """
     for path in paths:
         parent, _, name = path.rpartition(".")
         owner, block = model.get_submodule(parent), model.get_submodule(path)
-        owner._modules[name] = identity_in_place(block) if _takes_one(owner, block) else Skip(block)
+        if path in zeroed:
+            owner._modules[name] = Zeros(block, zeroed[path])
+        else:
+            owner._modules[name] = identity_in_place(block) if _takes_one(owner, block) else Skip(block)
 
 
 def _takes_one(owner: nn.Module, block: nn.Module) -> bool:

@@ -32,13 +32,27 @@ aten = torch.ops.aten
 
 @dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
 class ModuleCall:
-    """One call of a module on a tensor that gave a tensor; nodes ``start`` to ``stop`` ran within."""
+    """One call of a module on a tensor that gave a tensor; nodes ``start`` to ``stop`` ran within.
+
+    Attributes:
+        source: made the first argument.
+        result: made the result, or the first of several.
+        results: how many results there are in a tuple; 0: the result is a tensor alone.
+        by_name: the first argument is a keyword argument.
+    """
 
     path: str
     source: fx.Node
     result: fx.Node
     start: int
     stop: int
+    results: int = 0
+    by_name: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """One tensor went in by its position, and one came out."""
+        return not self.results and not self.by_name
 
 
 class Recorder(DispatchMode):
@@ -97,13 +111,17 @@ class Recorder(DispatchMode):
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
         self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The module that was called last is done."""
         path = self.stack.pop()
         source, start = self._entered.pop()
-        result = self._made(output) if source is not None else None
+        by_name = not args and bool(kwargs)
+        if by_name:  # hooks before the call are not told of keyword arguments
+            source = self._made(next(iter(kwargs.values())))
+        results = len(output) if type(output) is tuple else 0
+        result = self._made(output[0] if results else output) if source is not None else None
         if source is not None and result is not None:
-            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes)))
+            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes), results, by_name))
 
     def _made(self, value: Any) -> fx.Node | None:
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
@@ -284,13 +302,15 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
 
     handles = (
         nn.modules.module.register_module_forward_pre_hook(recorder.in_its_thread(recorder.enter)),
-        nn.modules.module.register_module_forward_hook(recorder.in_its_thread(recorder.leave)),
+        nn.modules.module.register_module_forward_hook(recorder.in_its_thread(recorder.leave), with_kwargs=True),
     )
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+            # torch forgets this one, and warns from then on that there are hooks
+            nn.modules.module._global_forward_hooks_with_kwargs.pop(handle.id, None)
 
 
 @contextmanager

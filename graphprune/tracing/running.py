@@ -77,7 +77,7 @@ class _Replayer(Recorder):
     def enter(self, module: nn.Module, args: Any) -> None:
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
 
-    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         self.stack.pop()
 
 

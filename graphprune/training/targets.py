@@ -18,8 +18,11 @@ from msgspec import Meta
 
 from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
+from graphprune.evolution.candidates import STARTS
 from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.groups import Group
+from graphprune.planning.allocations import SEARCHED
+from graphprune.planning.depth_units import DepthUnits
 from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
@@ -28,8 +31,14 @@ from graphprune.training.schedules import Schedule, of_present, remaining_at
 from graphprune.utils.checks import with_article
 from graphprune.utils.typed_json import Count, Positive, convert_data
 
-_PASSED = "head_width qk_width importance calibration loss_fn reduce normalize allocation protect_ends seed".split()
+_PASSED = (
+    "head_width qk_width importance calibration loss_fn reduce normalize allocation candidates time_limit protect_ends "
+    "seed"
+).split()
 """What every plan on the way is asked as the last one would be."""
+
+_OF_SEARCHES = ("candidates", "time_limit", "depth")
+"""What an allocation that is not searched does not take, or takes otherwise."""
 
 Amount = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
 """MACs, parameters or bytes."""
@@ -70,7 +79,8 @@ class PruningTargets:
         groups: by name.
         ratio: the fraction of all channels, where their distribution is left to a search.
         dense, budgets: what the dense model costs, and what the last one may (MACs, parameters, bytes).
-        blocks, skipped: how many residual blocks there are, and how many of them are left out.
+        blocks, skipped: how many residual blocks there are (branches, where a search chooses), and how many of them are
+            left out.
     """
 
     groups: Mapping[str, GroupTarget]
@@ -113,13 +123,14 @@ class PruningTargets:
         costs = graph.cost()
         asked = {} if timed else request.budget_specs
         dense = {kind: float(costs[kind]) for kind in asked}
+        blocks = _removable(graph, request.allocation) if request.depth else 0
         return PruningTargets(
             groups=_goals(graph, request, options),
             ratio=request.ratio if request.searched else None,
             dense=dense,
             budgets={b.kind: min(b.limit, dense[b.kind]) for b in parse_budgets(asked, dense.__getitem__)},
-            blocks=len(graph.blocks) if request.depth else 0,
-            skipped=floor(request.depth * len(graph.blocks) + 1e-9) if request.depth else 0,
+            blocks=blocks,
+            skipped=floor((request.depth or 0.0) * blocks + 1e-9),
         )
 
     @staticmethod
@@ -162,14 +173,15 @@ class PruningTargets:
         budgets = self._budgets(present, schedule, step)
         asked |= budgets
         gone = floor(schedule.ratio_at(step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
-        depth = max(gone - (self.blocks - len(present.blocks)), 0) if self.blocks else 0
+        there = _removable(present, options.get("allocation")) if self.blocks else 0
+        depth = max(gone - (self.blocks - there), 0)
         if self.ratio is not None:
             asked["ratio"] = of_present(schedule.ratio_at(step, self.ratio), schedule.ratio_at(done, self.ratio))
         elif not self.budgets:
             asked["ratio"] = 0.0
         if not (some or depth or asked.get("ratio") or budgets):
             return None
-        return asked | {"overrides": overrides, "max_ratio": 1.0, "depth": depth / max(len(present.blocks), 1) or None}
+        return asked | {"overrides": overrides, "max_ratio": 1.0, "depth": depth / max(there, 1) or None}
 
     def _budgets(self, present: ChannelGraph, schedule: Schedule, step: int) -> dict[str, float]:
         """What the present model exceeds of the budgets after ``step`` steps: numbers."""
@@ -179,6 +191,11 @@ class PruningTargets:
             if wanted < costs[kind]:
                 found[kind] = max(wanted, 1.5)  # up to 1 it would be a fraction
         return found
+
+
+def _removable(graph: ChannelGraph, allocation: object) -> int:
+    """How many blocks can be left out, or branches too where a search chooses."""
+    return len(DepthUnits.of(graph)) if allocation == SEARCHED else len(graph.blocks)
 
 
 def _goals(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) -> dict[str, GroupTarget]:
@@ -206,6 +223,8 @@ def _kept(graph: ChannelGraph, request: PruningOptions, options: PlanArguments) 
             for choice in choose_plan(graph, PruningOptions.of(request.ratio, options)).choices
         }
     drawn: dict[str, Any] = {**options, "importance": "random", "calibration": None, "loss_fn": None}
+    if request.allocation == SEARCHED:  # which starts from one that needs no data
+        drawn = {name: value for name, value in drawn.items() if name not in _OF_SEARCHES} | {"allocation": STARTS[0]}
     if request.searched:
         choose_plan(graph, PruningOptions.of(request.ratio, drawn))
         return None

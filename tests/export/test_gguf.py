@@ -21,6 +21,7 @@ from benchmarks.llama_cpp import completion, serving, tokens_of
 from graphprune import Override, export_gguf
 from graphprune.errors import InputError
 from graphprune.export.gguf import vocabulary, writing
+from tests.branches import plan_without
 
 VOCABULARY = 512
 END = 1
@@ -175,6 +176,12 @@ def with_gaps() -> nn.Module:
     return model
 
 
+def without_branches() -> nn.Module:
+    model = decoder("Llama")
+    graph = graphprune.trace(model, {"input_ids": torch.arange(12)[None]})
+    return plan_without(graph, "model.layers.0.mlp", "model.layers.2.self_attn", params=0.7).apply(model)
+
+
 def rope(**parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_theta": 5e5, "factor": 8.0, **parameters}}
 
@@ -191,6 +198,7 @@ MODELS: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "llama, merged heads": ("deci", lambda: merged(decoder("Llama"))),
     "llama, fewer layers": ("deci", lambda: planned(decoder("Llama"), depth=0.5)),
     "llama, parts of layers": ("deci", with_gaps),
+    "llama, without branches": ("deci", without_branches),
     "llama 3.1 positions": ("deci", lambda: decoder("Llama", **LLAMA3_ROPE)),
     "yarn positions": ("deci", lambda: decoder("Llama", **YARN_ROPE)),
     "mistral": ("deci", lambda: decoder("Mistral", num_hidden_layers=2)),

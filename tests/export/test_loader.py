@@ -15,6 +15,7 @@ import graphprune
 from graphprune.errors import ExportError, InputError
 from graphprune.export.python_text import Expressions, literal_lines
 from models import gpt, resnet_cifar
+from tests.branches import IDS, bert, plan_without
 from tests.export.loader_networks import Holding, Recurrent, attention
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -127,6 +128,15 @@ def test_skipped_blocks_and_heads_put_in_by_hand(tmp_path: Path) -> None:
     found = loaded(graphprune.export_loader(slim, tmp_path, factory=resnet, example_inputs=IMAGE))
     assert torch.equal(found(IMAGE), slim(IMAGE))
     assert isinstance(found.fc, nn.Identity)
+
+
+def test_branches_left_out(tmp_path: Path) -> None:
+    """Of the two of a layer, and one whose module gives a tuple."""
+    graph = graphprune.trace(bert().eval(), IDS)
+    slim = plan_without(graph, graph.branches[0].path, graph.branches[3].path, macs=0.6).apply(graph.model)
+    file = graphprune.export_loader(slim, tmp_path, example_inputs=IDS)
+    assert "class Zeros" in file.read_text() and "class Skip" not in file.read_text()
+    assert torch.equal(loaded(file)(IDS)[0], slim(IDS)[0])
 
 
 def test_what_cannot_be_rebuilt_is_refused_and_leaves_nothing(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel, BertConfig, BertModel
 
 import graphprune
 from graphprune.errors import InputError, PlanError
@@ -75,6 +76,65 @@ class Residual(nn.Module):
 def test_only_residual_blocks_that_are_called_once() -> None:
     graph = graphprune.trace(Blocks().eval(), torch.randn(3, 6))
     assert [block.path for block in graph.blocks] == ["first", "second"]
+
+
+class PostNorm(nn.Module):
+    """Two sums, each with a norm behind it; the first in a module of its own, as attention often is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Normalized()
+        self.inner, self.norm = nn.Sequential(nn.Linear(6, 12), nn.GELU(), nn.Linear(12, 6)), nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x)
+        return self.norm(x + self.inner(x))
+
+
+class Normalized(nn.Module):
+    """``norm(x + f(x))``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm = nn.Linear(6, 6), nn.LayerNorm(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.inner(x) + x)
+
+
+class Bridged(nn.Module):
+    """A sum around two blocks, and one behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Residual(), Residual())
+        self.last = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.last(self.blocks(x))
+
+
+def test_layers_of_several_sums_and_bodies_of_layers() -> None:
+    """A layer goes whole though its attention is a block, but no body of several blocks, nor what bridges them."""
+    model = nn.Sequential(nn.Linear(6, 6), PostNorm(), PostNorm(), Bridged(), nn.Sequential(PostNorm(), PostNorm()))
+    graph = graphprune.trace(model.eval(), torch.randn(3, 6))
+    assert [block.path for block in graph.blocks] == ["1", "2", "3.blocks.0", "3.blocks.1", "4.0", "4.1"]
+
+
+@pytest.mark.parametrize("asked", [{"depth": 0.4}, {"macs": 0.4, "depth": 0.4}])
+def test_layers_that_end_in_a_norm_go(asked: dict[str, float], tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+    model = BertModel(BertConfig(vocab_size=99, **sizes)).eval()
+    graph = graphprune.trace(model, IDS)
+    plan = graph.plan(**asked)  # type: ignore[arg-type]
+    assert len(graph.blocks) == 3 and len(plan.skipped) == 1
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, IDS)
+    assert check.passed and check.relative < 1e-10, str(check)
+    graphprune.save_pretrained(slim, tmp_path / "folder")
+    loaded = AutoModel.from_pretrained(tmp_path / "folder", trust_remote_code=True)
+    assert torch.equal(loaded.eval()(IDS)[0], slim(IDS)[0])
 
 
 def test_the_block_that_changes_least_goes() -> None:

@@ -77,6 +77,7 @@ def small_plan(**changed: Any) -> str:
         "stale": ["depth"],
         "costs": {"params": [72, 36]},
         "inputs": [{"method": "forward", "args": [{"dtype": "float32", "shape": [1, 4]}], "kwargs": {}}],
+        "zeroed": {},
     }
     return json.dumps(data | changed)
 
@@ -116,6 +117,8 @@ def nested(levels: int) -> Any:
         ({"sizes": {"0.out_features": -4}}, "Expected `int` >= 0"),
         ({"skipped": ["1", "1"]}, "skipped: '1' is there twice"),
         ({"skipped": [""]}, "'' is no path"),
+        ({"skipped": ["1"], "zeroed": {"2": 0}}, "zeroed: '2' is not among the 1 modules in skipped"),
+        ({"skipped": ["1"], "zeroed": {"1": 1 << 40}}, "Expected `int` <= 64"),
         ({"choices": [{"group": "0", "units": 8, "removed": "4-7"}]}, "Object missing required field `role`"),
         ({"requested": {"ratio": float("nan")}}, "requested: found the number nan, needed is a finite one"),
         ({"requested": {"ratio": nested(99)}}, "requested: is nested deeper than 16 levels"),

@@ -122,7 +122,7 @@ class _Export:
         true = true_fields(slim, dense.model)
         exchanged = bool(dense.fields or true.dense)
         config, layered = base_class(type(model.config)), LAYER_SIZES in true.fields
-        module = GeneratedModule(type(slim), config, exchanged, bool(record.skipped), layered)
+        module = GeneratedModule(type(slim), config, exchanged, bool(record.skipped), bool(record.zeroed), layered)
         return _Export(slim, dense, record, true, module, _resized_buffers(slim, dense.model))
 
     def write(self, folder: Path, files: WeightFiles) -> _Export | None:
@@ -163,6 +163,8 @@ class _Export:
             fields["dense_sizes"] = nested_fields(self.dense.fields | self.true.dense)
         if self.record.skipped:
             fields["skipped_blocks"] = list(self.record.skipped)
+        if self.record.zeroed:
+            fields["zeroed_modules"] = self.record.zeroed
         return fields | {"slim_sizes": self._sizes()}
 
     def _sizes(self) -> SlimSizes:

@@ -44,6 +44,7 @@ _SOURCE = '''\
 from copy import copy
 from types import SimpleNamespace
 
+import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
@@ -68,7 +69,7 @@ class DeciLMConfig(LlamaConfig):
     def _layer_config(self, block):
         layer = copy(self)
         layer.num_key_value_heads = self.num_attention_heads // (block.attention.n_heads_in_group or 1)
-        layer.intermediate_size = inner_width(block.ffn, self.hidden_size)
+        layer.intermediate_size = inner_width(block.ffn, self.hidden_size) or 1
         layer.attention_bias = getattr(self, "qkv_bias", self.attention_bias)
         return layer
 
@@ -94,17 +95,39 @@ class Skip(nn.Module):
         return hidden_states
 
 
+class NoAttention(nn.Module):
+    """In the place of an attention that is left out of its layer."""
+
+    def forward(self, hidden_states, **kwargs):
+        return torch.zeros_like(hidden_states), None
+
+
+class NoFeedForward(nn.Module):
+    """In the place of a feed-forward network that is left out of its layer."""
+
+    def forward(self, hidden_states):
+        return torch.zeros_like(hidden_states)
+
+
 class DeciLMForCausalLM(LlamaForCausalLM):
     config_class = DeciLMConfig
 
     def __init__(self, config):
         super().__init__(config)
         for index, layer in enumerate(config.per_layer_config):
-            skipped = config.block_configs[index].attention.no_op
-            self.model.layers[index] = Skip() if skipped else LlamaDecoderLayer(layer, index)
-            if not (skipped or config.attention_bias):
-                self.model.layers[index].self_attn.o_proj.bias = None
+            self.model.layers[index] = self._layer(config.block_configs[index], LlamaDecoderLayer(layer, index))
         self.post_init()
+
+    def _layer(self, block, layer):
+        if block.attention.no_op and block.ffn.no_op:
+            return Skip()
+        if block.attention.no_op:
+            layer.input_layernorm, layer.self_attn = nn.Identity(), NoAttention()
+        elif not self.config.attention_bias:
+            layer.self_attn.o_proj.bias = None
+        if block.ffn.no_op:
+            layer.post_attention_layernorm, layer.mlp = nn.Identity(), NoFeedForward()
+        return layer
 '''
 
 
@@ -155,7 +178,7 @@ _ELSE = "for Transformers, write it with graphprune.save_pretrained"
 
 @dataclass(frozen=True)
 class _Layer:
-    """Numbers of query heads and of key/value heads, and the inner width; all are 0 where the layer is left out."""
+    """Numbers of query heads and of key/value heads, and the inner width; 0 where attention or MLP is left out."""
 
     heads: int
     kv_heads: int
@@ -237,7 +260,7 @@ class _Sizes:
         if server.equal_kv_heads and len({layer.kv_heads for layer in there}) != 1:
             numbers = _listed(layer.kv_heads for layer in there)
             yield f"its layers have {numbers} key/value heads, and {serve} takes one number"
-        for inner in {layer.inner for layer in there}:
+        for inner in {layer.inner for layer in self.layers if layer.inner}:
             if inner % server.inner_multiple or inner % devices:
                 yield f"the inner width {inner} is no multiple of {max(server.inner_multiple, devices)}"
 
@@ -269,9 +292,9 @@ class _Sizes:
         inner: dict[str, Any] = {"intermediate_size": layer.inner}
         if SERVERS[serve].inner_multiple > 1:
             inner = {"ffn_mult": round(3 * layer.inner / (2 * self.width), 6)}
-        if not layer.heads:
-            return {"attention": _NO_OP | {"n_heads_in_group": None}, "ffn": _NO_OP | inner}
-        return {"attention": _OP | {"n_heads_in_group": layer.heads // layer.kv_heads}, "ffn": _OP | inner}
+        grouped = layer.heads // layer.kv_heads if layer.heads else None
+        attention = (_OP if layer.heads else _NO_OP) | {"n_heads_in_group": grouped}
+        return {"attention": attention, "ffn": (_OP if layer.inner else _NO_OP) | inner}
 
 
 _OP: dict[str, Any] = {"no_op": False, "replace_with_linear": False}
@@ -282,9 +305,9 @@ _NO_OP = _OP | {"no_op": True}
 def _layer(weights: Mapping[str, tuple[int, ...]], prefix: str, head_dim: int) -> _Layer:
     """The sizes of one layer, by the shapes of its weights."""
     names = ("self_attn.q_proj", "self_attn.k_proj", "mlp.up_proj")
-    if not any(name.startswith(prefix) for name in weights):
-        return _Layer(0, 0, 0)
-    missing = [name for name in names if f"{prefix}{name}.weight" not in weights]
+    parts = ("self_attn", "mlp")
+    there = {part for part in parts if any(name.startswith(f"{prefix}{part}.") for name in weights)}
+    missing = [n for n in names if n.partition(".")[0] in there and f"{prefix}{n}.weight" not in weights]
     if missing:
         raise ExportError(
             f"slim: it has no {prefix}{missing[0]}, which the layers of a Llama have",
@@ -293,7 +316,7 @@ def _layer(weights: Mapping[str, tuple[int, ...]], prefix: str, head_dim: int) -
             needed=", ".join(names),
             do=_ELSE,
         )
-    queries, keys, inner = (weights[f"{prefix}{name}.weight"][0] for name in names)
+    queries, keys, inner = (weights.get(f"{prefix}{name}.weight", (0,))[0] for name in names)
     return _Layer(queries // head_dim, keys // head_dim, inner)
 
 

@@ -39,6 +39,7 @@ def with_fewer_layers(slim: nn.Module) -> nn.Module:
     skipped = tuple(dict.fromkeys(path for plan in plans_of(slim) for path in plan.skipped))
     if not skipped:
         return slim
+    _refuse_branches(slim)
     lists = _lists(slim, skipped)
     built = next(_candidates(slim, lists), None)
     if built is None:
@@ -59,6 +60,18 @@ def with_fewer_layers(slim: nn.Module) -> nn.Module:
     if getattr(slim, "generation_config", None) is not None:
         built.generation_config = copy.deepcopy(slim.generation_config)
     return built
+
+
+def _refuse_branches(slim: nn.Module) -> None:
+    """Raise an ExportError if parts of layers were left out."""
+    for path in (path for plan in plans_of(slim) for path in plan.zeroed):
+        raise ExportError(
+            f"slim: {path} was left out alone, without the rest of its layer, and no number of layers can say that",
+            where=path,
+            found="a residual branch that was left out of a layer",
+            needed="layers that are whole, or left out whole",
+            do="save it with graphprune.save, or plan without depth=",
+        )
 
 
 def _lists(slim: nn.Module, skipped: tuple[str, ...]) -> list[KeptLayers]:

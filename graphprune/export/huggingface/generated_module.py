@@ -20,7 +20,7 @@ from graphprune.errors import ExportError
 PREFIX = "Slim"
 """Classes are called as those that they extend, with this in front."""
 
-OWN_FIELDS = ("dense_sizes", "layer_sizes", "slim_sizes", "skipped_blocks")
+OWN_FIELDS = ("dense_sizes", "layer_sizes", "slim_sizes", "skipped_blocks", "zeroed_modules")
 """The fields of ``config.json`` that only such classes read."""
 
 _FILE = "modeling_slim_"
@@ -73,12 +73,40 @@ class Skip(nn.Module):
         return x
 '''
 
+_ZEROS = '''\
+class Zeros(nn.Module):
+    """In the place of a module of a residual branch that is left out: returns zeros in the shape of its argument."""
+
+    def __init__(self, module, results):
+        super().__init__()
+        vars(self).update({k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)})
+        self.results = results
+
+    def forward(self, *args, **kwargs):
+        zeros = torch.zeros_like(args[0] if args else next(iter(kwargs.values())))
+        return (zeros, *[None] * (self.results - 1)) if self.results else zeros
+'''
+
 _CONFIG = """\
 class $prefix$config($config):
     model_type = "$model_type"
 """
 
-_DENSE_CONFIG = """\
+_DENSE_ZEROS = '''\
+class Zeros(nn.Module):
+    """In the place of a module of a residual branch that is left out: returns zeros in the shape of its argument."""
+
+    def __init__(self, module, results):
+        super().__init__()
+        vars(self).update({k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)})
+        self.results = results
+
+    def forward(self, *args, **kwargs):
+        zeros = torch.zeros_like(args[0] if args else next(iter(kwargs.values())))
+        return (zeros, *[None] * (self.results - 1)) if self.results else zeros
+'''
+
+_CONFIG = """\
 class $prefix$config($config):
     model_type = "$model_type"
 $layers"""
@@ -138,6 +166,11 @@ _SKIPPING = """\
             self.set_submodule(path, Skip(self.get_submodule(path)))
 """
 
+_ZEROING = """\
+        for path, results in config.zeroed_modules.items():
+            self.set_submodule(path, Zeros(self.get_submodule(path), results))
+"""
+
 
 @dataclass(frozen=True)
 class GeneratedModule:
@@ -147,6 +180,7 @@ class GeneratedModule:
         model, config: the classes of Transformers that are extended.
         dense: layers are built with other sizes than the configuration has (``dense_sizes``).
         skipped: blocks are left out (``skipped_blocks``).
+        zeroed: residual branches are left out (``zeroed_modules``).
         layered: layers have sizes of their own (``layer_sizes``).
         float32: names of buffers that are read from the weights and keep their precision.
     """
@@ -155,6 +189,7 @@ class GeneratedModule:
     config: type
     dense: bool
     skipped: bool
+    zeroed: bool
     layered: bool = False
     float32: tuple[str, ...] = ()
 
@@ -182,10 +217,14 @@ class GeneratedModule:
         parts = [_TOP]
         parts += [_EXCHANGE] if self.dense else []
         parts += [_SKIP] if self.skipped else []
+        parts += [_ZEROS] if self.zeroed else []
         parts += [_DENSE_CONFIG if self.dense else _CONFIG, _MODEL]
         names = ", ".join(f'"{name}"' for name in self.float32)
+        build = [_DENSE_BUILD if self.dense else _BUILD]
+        build += [_SKIPPING] if self.skipped else []
+        build += [_ZEROING] if self.zeroed else []
         with_parts = Template("\n\n".join(parts)).safe_substitute(
-            build=(_DENSE_BUILD if self.dense else _BUILD) + (_SKIPPING if self.skipped else ""),
+            build="".join(build),
             copy="from copy import copy\n" if self.layered else "",
             float32=_FLOAT32 if self.float32 else "",
             layers=_LAYERS if self.layered else "",

@@ -18,6 +18,7 @@ from benchmarks.folder_reading import passed
 from graphprune.errors import ExportError, InputError, UnreachedWarning
 from graphprune.export.huggingface.auto_map import write_auto_map
 from graphprune.export.huggingface.weight_files import TransformersFiles
+from tests.branches import plan_without
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,25 @@ def test_blocks_left_out_stay_out(tmp_path: Path) -> None:
     assert read_config(tmp_path / "slim")["skipped_blocks"]
     assert_equal(slim, loaded, "llama")
     assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in slim.parameters())
+
+
+@pytest.mark.parametrize("name", ["llama", "bert"])
+def test_branches_left_out_stay_out(name: str, tmp_path: Path) -> None:
+    """Attention of one layer and MLP of another; a copy of the loaded model is written again."""
+    dense = family(name)
+    graph = graphprune.trace(dense)
+    first, second = graph.branches[1].path, graph.branches[2].path
+    slim: Any = plan_without(graph, first, second, params=0.7).apply(dense)
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    assert {first, second} <= read_config(tmp_path / "slim")["zeroed_modules"].keys()
+    loaded = load(tmp_path / "slim")
+    assert_equal(slim, loaded, name)
+    assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in slim.parameters())
+    loaded.save_pretrained(tmp_path / "again")
+    assert_equal(slim, load(tmp_path / "again"), name)
+    twice = graphprune.trace(loaded, inputs_for(name)).plan(mlp=0.3).apply(loaded)
+    write_auto_map(twice, tmp_path / "twice")
+    assert_equal(twice, load(tmp_path / "twice"), name)
 
 
 def test_a_loaded_model_can_be_pruned_and_written_again(tmp_path: Path) -> None:

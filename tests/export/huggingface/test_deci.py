@@ -19,6 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 import graphprune
 from benchmarks.common import enliven
 from graphprune.errors import ExportError
+from tests.branches import plan_without
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
@@ -148,6 +149,19 @@ def test_layers_left_out_and_tied_embeddings(tmp_path: Path) -> None:
     graphprune.export_deci(slim, tmp_path / "slim")
     config = assert_served(slim, tmp_path / "slim")
     assert sum(block["attention"]["no_op"] for block in config["block_configs"]) == 1
+
+
+@pytest.mark.parametrize("serve", ["vllm", "tensorrt_llm"])
+def test_attention_and_mlp_left_out_alone(serve: str, tmp_path: Path) -> None:
+    dense = llama(num_hidden_layers=4, intermediate_size=768, tie_word_embeddings=True)
+    graph = graphprune.trace(dense)
+    paths = ("model.layers.1.self_attn", "model.layers.2.mlp", "model.layers.3.self_attn", "model.layers.3.mlp")
+    slim = plan_without(graph, *paths, params=0.6, serve=serve).apply(dense)
+    graphprune.export_deci(slim, tmp_path / "slim", serve=serve)
+    config = assert_served(slim, tmp_path / "slim")
+    parts = [(not block["attention"]["no_op"], not block["ffn"]["no_op"]) for block in config["block_configs"]]
+    assert parts == [(True, True), (False, True), (True, False), (False, False)]
+    assert not any("layers.3." in name for name in load_file(tmp_path / "slim" / "model.safetensors"))
 
 
 def test_widths_of_servers_that_work_them_out(tmp_path: Path) -> None:

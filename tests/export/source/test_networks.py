@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import graphprune
+from tests.branches import NETWORKS as BRANCHED
+from tests.branches import plan_without
 from tests.export.source.program import networks
 from tests.export.source.program.networks import EXAMPLES, NETWORKS
 
@@ -66,6 +68,13 @@ def test_containers_and_single_layers_become_a_class(tmp_path: Path) -> None:
     assert "super().__init__(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3, bias=False))\n" in path.read_text()
     graphprune.export_source(nn.Linear(4, 3), tmp_path / "one" / "two", torch.randn(2, 4))
     assert "super().__init__(4, 3)" in path.read_text()
+
+
+def test_branches_that_were_left_out(tmp_path: Path) -> None:
+    build, image, _ = BRANCHED["vit"]
+    graph = graphprune.trace(build().eval(), image)
+    slim = plan_without(graph, graph.branches[0].path, graph.branches[3].path, macs=0.6).apply(graph.model)
+    assert "torch.zeros_like(" in graphprune.export_source(slim, tmp_path, image).read_text()
 
 
 def test_without_ruff_the_lines_are_the_authors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
