@@ -21,7 +21,7 @@ from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents
-from graphprune.utils.modules import Modules, Tables, functions_held_in, named_modules, tables
+from graphprune.utils.modules import Modules, Tables, named_modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -205,21 +205,21 @@ def rewrite(
     replaced = {
         key: slimmed(t, kept_of.get(key, {})) for key, t in own.everything().items() if not inplace or kept_of.get(key)
     }
-    slim = model if inplace else _copied(model, own.modules, replaced, on_meta)
+    slim = model if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
         _swap_tensors(own.modules, replaced)
-        _swap_in_functions(own.modules, replaced)
+        _swap_in_functions(own, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
     _resize_modules(slim, changed, sizes)
     return slim
 
 
-def _copied(model: nn.Module, modules: Modules, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
+def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
     """A copy with other tensors; one that is only run on shapes shares nothing that its run could write to."""
     if on_meta:
-        return copy_module(model, replaced, stand_in, everything=True, modules=modules)
-    return copy_module(model, replaced, modules=modules)
+        return copy_module(model, replaced, stand_in, everything=True, own=own)
+    return copy_module(model, replaced, own=own)
 
 
 def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
@@ -232,9 +232,9 @@ def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
                     value[:] = [replaced.get(id(item), item) for item in value]
 
 
-def _swap_in_functions(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
+def _swap_in_functions(own: Tables, replaced: Mapping[int, Tensor]) -> None:
     """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in functions_held_in(modules):
+    for _, function in own.functions:
         for cell in function.__closure__ or ():
             for value in contents(cell):
                 cell.cell_contents = replaced.get(id(value), value)

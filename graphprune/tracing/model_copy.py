@@ -7,8 +7,9 @@ objects that carry their name. So are those of the plain objects that modules ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ class MetaCopy:
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
         originals: the user's tensors, by the identity of their copies.
+        functions: that its submodules hold before it is run, with their paths.
         kinds: the classes of the user's modules, by path.
     """
 
@@ -47,6 +49,7 @@ class MetaCopy:
     tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
+    functions: Sequence[tuple[str, FunctionType]]
     kinds: Mapping[str, type] = field(default_factory=dict)
 
 
@@ -55,7 +58,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     own = tables(model)
     tensors = own.everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
-    module = copy_module(model, copies, stand_in, everything=True, modules=own.modules)
+    module = copy_module(model, copies, stand_in, everything=True, own=own)
     copied = tables(module)
     marker = SizeMarker(log, _holders_in(own.modules))
     for path, submodule in copied.modules:
@@ -67,7 +70,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     kinds = {path: type(submodule) for path, submodule in own.modules}
-    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, kinds)
+    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.functions, kinds)
 
 
 def _holders_in(modules: Modules) -> set[int]:

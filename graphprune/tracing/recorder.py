@@ -69,6 +69,7 @@ class Recorder(DispatchMode):
         self._nested = False  # has there been a nested tensor?
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
+        self.ran = False  # has the copy been run?
         self.thread = threading.get_ident()
         if self.watched:
             log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])

@@ -18,6 +18,7 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
+from graphprune.utils.held import held_functions
 from graphprune.utils.modules import set_training, tables
 from graphprune.utils.tree import tensors_of
 
@@ -31,9 +32,11 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
-    modules = recorder.model_copy.modules
-    with recording(recorder), restored_globals(modules), emptied_tables(modules):
-        result = seen.run(recorder.model_copy.module)
+    own = recorder.model_copy
+    held = held_functions(own.modules) if recorder.ran else own.functions  # a run may leave others in its modules
+    recorder.ran = True
+    with recording(recorder), restored_globals(own.modules, held), emptied_tables(own.modules):
+        result = seen.run(own.module)
     kept = outputs(result) if outputs else result
     found = [recorder.node_for(t) for t in tensors_of(kept)]
     if not found:
@@ -107,4 +110,4 @@ def replay_program(
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}
     set_training(own.modules, training)
-    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}), calls, outputs)
+    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}, own.functions), calls, outputs)

@@ -10,7 +10,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -107,19 +107,20 @@ class Copier:
         self.memo[id(value)] = made
         return made
 
-    def attributes(self, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+    def attributes(self, attributes: Mapping[str, Any], own: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
         found = dict(attributes)
-        for name in _not_atomic(tuple(found), tuple(map(type, found.values()))):
+        for name, empty in _not_atomic(tuple(found), tuple(map(type, found.values())), own):
             value = found[name]
-            kind = type(value)
-            if kind in _CONTAINERS and not value and name in own and not getweakrefcount(value):
-                found[name] = kind()
-            elif kind is not tuple or not ATOMIC.issuperset(map(type, value)):
+            if empty is not None and not value and not getweakrefcount(value):
+                found[name] = empty()
+            elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
                 found[name] = self._attribute(name, value)
         return found
 
-    def attributes_at(self, step: str, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
+    def attributes_at(
+        self, step: str, attributes: Mapping[str, Any], own: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
         """The same within an attribute or entry."""
         self._path.append(step)
         try:
@@ -397,6 +398,12 @@ def _assigns(code: CodeType) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def _not_atomic(names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, ...]:
-    """The names of values that copies do not share. Modules of a class have the same ones, again and again."""
-    return tuple(name for name, kind in zip(names, kinds, strict=True) if kind not in ATOMIC)
+def _not_atomic(
+    names: tuple[str, ...], kinds: tuple[type, ...], own: frozenset[str]
+) -> tuple[tuple[str, type | None], ...]:
+    """The names of values that copies do not share. Modules of a class have the same ones, again and again.
+
+    With each name in ``own`` the kind of container that it is, else None.
+    """
+    named = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind not in ATOMIC]
+    return tuple((name, kind if name in own and kind in _CONTAINERS else None) for name, kind in named)

@@ -135,7 +135,12 @@ def _holds_none(attributes: dict[str, Any]) -> bool:
     """Is there nothing else, as in most modules?"""
     if not _PLAIN.issuperset(map(type, attributes.values())):
         return False
-    return not any(map(attributes.get, _hook_tables(tuple(attributes))))
+    return not any_hooks(attributes)
+
+
+def any_hooks(attributes: dict[str, Any]) -> bool:
+    """Has a module any hooks among its attributes?"""
+    return any(map(attributes.get, _hook_tables(tuple(attributes))))
 
 
 @lru_cache(maxsize=4096)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.utils.held import held_functions
+from graphprune.utils.held import any_hooks, held_functions
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
@@ -33,7 +33,6 @@ class _Walk:
     model: nn.Module
     modules: list[tuple[str, nn.Module]] | None = None
     tables: Tables | None = None
-    functions: list[tuple[str, FunctionType]] | None = None
 
 
 _walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", default=None)
@@ -81,7 +80,8 @@ class Tables:
     """Parameters, buffers and tensors kept as plain attributes, by every name they have.
 
     Plain ones are a table of positions that is no buffer, or something cached. Those in a list (``nn.LSTM``) have no
-    name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them.
+    name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them; ``holders``: those of them
+    that may hold functions.
     """
 
     modules: Modules
@@ -89,6 +89,12 @@ class Tables:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     plain: dict[str, Tensor] = field(default_factory=dict)
     listed: list[Tensor] = field(default_factory=list)
+    holders: list[tuple[str, nn.Module]] = field(default_factory=list)
+
+    @cached_property
+    def functions(self) -> list[tuple[str, FunctionType]]:
+        """Plain functions that modules hold as attributes or hooks, with their paths."""
+        return held_functions(self.holders)
 
     def named(self) -> Iterable[tuple[str, Tensor]]:
         """All tensors that have names, parameters first; tied ones under each of theirs."""
@@ -130,6 +136,9 @@ def _tables_of(modules: Modules) -> Tables:
         attributes = vars(module)
         if not _NO_TENSORS.issuperset(map(type, attributes.values())):
             _add_attributes(found, prefix, attributes)
+            found.holders.append((path, module))
+        elif any_hooks(attributes):
+            found.holders.append((path, module))
     return found
 
 
@@ -147,16 +156,6 @@ def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -
             found.plain[prefix + name] = value
         elif type(value) is list:
             found.listed.extend(item for item in value if isinstance(item, Tensor))
-
-
-def functions_held_in(modules: Modules) -> list[tuple[str, FunctionType]]:
-    """Plain functions that modules hold as attributes or hooks, with their paths."""
-    walk = _walk.get()
-    if walk is None or walk.modules is not modules:
-        return held_functions(modules)
-    if walk.functions is None:
-        walk.functions = held_functions(modules)
-    return walk.functions
 
 
 def first_names(own: Tables) -> dict[str, str]:
