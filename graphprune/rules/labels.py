@@ -195,13 +195,15 @@ class Labels:
         made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
         return axis if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
 
-    def first_of_any_order(self, ids: Ids) -> int | None:
-        """The first label of an axis of which ``ids`` are all labels, each once, in whatever order; None: of none."""
+    def axis_in_any_order(self, ids: Ids) -> int | None:
+        """The number of the axis of which ``ids`` are all labels, each once, in whatever order; None: of none."""
         made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
         if made is None or ids.size != made.size:
             return None
+        if ids.flags.c_contiguous:
+            return axis
         order = sorted(range(ids.ndim), key=lambda d: -ids.strides[d])
-        return self.axes[axis].start if ids.transpose(order).flags.c_contiguous else None
+        return axis if ids.transpose(order).flags.c_contiguous else None
 
     def first_of_all(self, ids: Ids) -> int | None:
         """The first of ``ids``, if these are all labels that were made together, in their order; else None."""
