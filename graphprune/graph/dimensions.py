@@ -118,7 +118,9 @@ def is_grid(value: LabelledTensor, dim: int) -> bool:
 
 def _counted_arrays(value: LabelledTensor, dim: int) -> list[LabelArray]:
     """The arrays that tell which entries of a dimension live."""
-    arrays = value.touching([dim])
+    arrays = [array for array in value.arrays if dim in array.dims]
+    if len(arrays) < 2:
+        return arrays
     rows = [array for array in arrays if array.dims == {dim}]
     apart = rows and all(array.cell for array in arrays if array.dims != {dim})
     return rows if apart else arrays  # a row does not end with one of its cells

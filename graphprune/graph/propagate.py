@@ -27,7 +27,7 @@ from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
-from graphprune.utils.tree import LEAVES
+from graphprune.utils.tree import LEAVES, PLAIN
 
 
 @dataclass(repr=False)
@@ -243,9 +243,11 @@ def _substitute(value: Any, values: Mapping[fx.Node, Any]) -> Any:
         found = values[value]
         is_mask = value.meta.get("dtype") is torch.bool
         return replace(found, boolean=True, repeats=_repeats(value)) if is_mask else found
-    if type(value) not in LEAVES and isinstance(value, tuple | list):
-        return [_substitute(v, values) for v in value]
-    return value
+    if type(value) in LEAVES or not isinstance(value, tuple | list):
+        return value
+    if PLAIN.issuperset(map(type, value)):
+        return list(value)
+    return [_substitute(v, values) for v in value]
 
 
 def _repeats(mask: fx.Node) -> Dims:

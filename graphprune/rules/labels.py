@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.utils.arrays import Dims, Ids, Shape
+from graphprune.utils.tree import PLAIN
 
 NARROW = 1 << 31
 """Fewer labels than this take 4 bytes each, others 8."""
@@ -77,7 +78,10 @@ class LabelledTensor:
 
     def touching(self, dims: Iterable[int]) -> list[LabelArray]:
         """The label arrays that vary along one of these dimensions."""
-        wanted = {d % self.ndim for d in dims}
+        if not self.arrays:
+            return []
+        rank = len(self.shape)
+        wanted = [d % rank for d in dims]
         return [array for array in self.arrays if not array.dims.isdisjoint(wanted)]
 
     def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
@@ -291,7 +295,7 @@ def operands_of(*values: Any) -> list[LabelledTensor]:
     for value in values:
         if type(value) is LabelledTensor:
             found.append(value)
-        elif type(value) in (tuple, list):
+        elif type(value) in (tuple, list) and not PLAIN.issuperset(map(type, value)):
             found.extend(operands_of(*value))
     return found
 

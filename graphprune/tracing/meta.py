@@ -69,7 +69,7 @@ def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
     for argument in (*args, *kwargs.values()):
         if isinstance(argument, Tensor):
             found.append(argument)
-        elif type(argument) not in LEAVES:
+        elif type(argument) not in LEAVES and not (type(argument) is list and LEAVES.issuperset(map(type, argument))):
             found.extend(tensors_of(argument))
     return found
 

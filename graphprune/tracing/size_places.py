@@ -200,6 +200,7 @@ def _read(holder: Any, step: str) -> Any:
     if name is None:
         return holder[int(position) if key is None else key]
     if isinstance(holder, nn.Module):
-        return getattr(holder, name)
+        modules = holder._modules
+        return modules[name] if type(modules) is dict and name in modules else getattr(holder, name)
     attributes = attributes_held(holder)
     return attributes[name] if name in attributes else getattr(holder, name)
