@@ -128,11 +128,12 @@ class CostModel:
     def _row(self, scale: int, factors: Sequence[Factor]) -> tuple[int, list[int]]:
         """A product with sizes that never change multiplied out."""
         numbers = []
+        lines = self.lines
         for factor in factors:
             if not isinstance(factor, ParameterAxis):
                 numbers.append(self.dimensions.number(*factor))
-            elif (line := self.lines.get(factor)) is not None:
-                numbers.append(line)
+            elif factor in lines:
+                numbers.append(lines[factor])
             else:
                 scale *= self._shapes[factor.parameter][factor.dim]
         return scale, numbers

@@ -54,7 +54,11 @@ class Classes:
         return ids + rise
 
     def of_range(self, start: int, size: int) -> Ids:
-        """The classes of labels that follow one another."""
+        """The classes of labels that follow one another, one or more."""
+        first, last = (self._start.searchsorted((start, start + size - 1), "right") - 1).tolist()
+        if first == last:
+            rise = int(self._rise[first])
+            return np.arange(start + rise, start + rise + size)
         return self[np.arange(start, start + size)]
 
 

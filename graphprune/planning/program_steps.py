@@ -117,7 +117,7 @@ class StepReader:
         return str(node.meta.get("tensor", node.target))
 
     def _step(self, node: Node) -> Step:
-        sources = tuple(self._source(operand) for operand in operands((*node.args, *node.kwargs.values())))
+        sources = tuple([self._source(operand) for operand in operands((*node.args, *node.kwargs.values()))])
         module, line = node.meta.get("module") or "", node.meta.get("line")
         signature = _signature_of(node.target)
         numbers, sizes = _numbers(node, signature), _sizes(node, signature)
@@ -162,16 +162,18 @@ def _keeps_entries(node: Node) -> bool:
 
 def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
     found = []
+    args, kwargs = node.args, node.kwargs
     for place, name in signature.numbers:
-        value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        value = args[place] if place < len(args) else kwargs.get(name)
         if isinstance(value, _NUMBER_TYPES) and type(value) is not bool:
             found.append((name, value))
     return tuple(found)
 
 
 def _sizes(node: Node, signature: _Signature) -> tuple[tuple[int, int], ...]:
-    given = [(place, node.args[place]) for place in signature.sizes if place < len(node.args)]
-    return tuple((place, value) for place, value in given if isinstance(value, int))
+    args = node.args if signature.sizes else ()
+    given = [(place, args[place]) for place in signature.sizes if place < len(args)]
+    return tuple([(place, value) for place, value in given if isinstance(value, int)])
 
 
 def _takes_number(kind: Any) -> bool:

@@ -101,13 +101,13 @@ class Translation:
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
         """The shape of every step's result; of a grid whose rows may keep other columns, the number of entries."""
-        counts = self._dimensions.counts(alive)
+        counts = self._dimensions.counts(alive).tolist()
         grids = [living_entries(self.graph.solution, value, alive) for value in self._program.grids]
         found: list[tuple[int, ...] | int | None] = []
         for step, dims in zip(self._program.steps, self._program.numbers, strict=True):
             if isinstance(dims, list):
                 dense = step.node.meta["shape"]
-                found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
+                found.append(tuple([n if d is None else counts[d] for n, d in zip(dense, dims, strict=True)]))
             else:
                 found.append(None if dims is None else grids[dims])
         return found

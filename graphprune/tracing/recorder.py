@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -50,6 +50,7 @@ class Recorder(DispatchMode):
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self._recorded = self.graph.nodes
         self.log = log
         self.on_meta = on_meta
         self.model_copy = model_copy
@@ -70,7 +71,7 @@ class Recorder(DispatchMode):
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.ran = False  # has the copy been run?
-        self.thread = threading.get_ident()
+        self.thread = get_ident()
         if self.watched:
             log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
 
@@ -84,27 +85,22 @@ class Recorder(DispatchMode):
         """Models are recorded eagerly, so that there is nothing that every call would have to be hidden from."""
         return False
 
-    def in_its_thread(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """A global hook that modules which other threads run meanwhile do not call."""
-
-        def call(*given: Any) -> None:
-            if threading.get_ident() == self.thread:
-                hook(*given)
-
-        return call
-
     def enter(self, module: nn.Module, args: Any) -> None:
-        """A module is called."""
+        """A module is called. Those that other threads run meanwhile are no concern of the recorder."""
+        if get_ident() != self.thread:
+            return
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
-        self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
+        self._entered.append((self._made(args[0]) if args else None, len(self._recorded)))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """The module that was called last is done."""
+        if get_ident() != self.thread:
+            return
         path = self.stack.pop()
         source, start = self._entered.pop()
         result = self._made(output) if source is not None else None
         if source is not None and result is not None:
-            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes)))
+            self.calls.append(ModuleCall(path, source, result, start, len(self._recorded)))
 
     def _made(self, value: Any) -> fx.Node | None:
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
@@ -284,8 +280,8 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
 
     handles = (
-        nn.modules.module.register_module_forward_pre_hook(recorder.in_its_thread(recorder.enter)),
-        nn.modules.module.register_module_forward_hook(recorder.in_its_thread(recorder.leave)),
+        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
+        nn.modules.module.register_module_forward_hook(recorder.leave),
     )
     try:
         yield
@@ -300,7 +296,7 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
     def noticing(run: Callable[..., Any]) -> Callable[..., Any]:
         def call(script: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != recorder.thread:
+            if get_ident() != recorder.thread:
                 return run(script, *args, **kwargs)
             recorder.scripts += 1
             try:

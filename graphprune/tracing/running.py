@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -78,10 +79,12 @@ class _Replayer(Recorder):
         self.graph: Any = CallList()
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
+        if get_ident() == self.thread:
+            self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
 
     def leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop()
+        if get_ident() == self.thread:
+            self.stack.pop()
 
 
 def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:

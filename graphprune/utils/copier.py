@@ -107,26 +107,28 @@ class Copier:
         self.memo[id(value)] = made
         return made
 
-    def attributes(self, attributes: Mapping[str, Any], own: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
-        found = dict(attributes)
-        for name, empty in _not_atomic(tuple(found), tuple(map(type, found.values())), own):
-            value = found[name]
-            if empty is not None and not value and not getweakrefcount(value):
-                found[name] = empty()
-            elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
-                found[name] = self._attribute(name, value)
-        return found
-
-    def attributes_at(
-        self, step: str, attributes: Mapping[str, Any], own: frozenset[str] = frozenset()
+    def attributes(
+        self, attributes: Mapping[str, Any], step: str = "", own: frozenset[str] = frozenset()
     ) -> dict[str, Any]:
-        """The same within an attribute or entry."""
+        """Copies by name.
+
+        Args:
+            attributes: what is copied.
+            step: where they are found in what is being copied.
+            own: names of containers that nothing else holds, but for weak references.
+        """
+        found = dict(attributes)
         self._path.append(step)
         try:
-            return self.attributes(attributes, own)
+            for name, empty in _not_atomic(tuple(found), tuple(map(type, found.values())), own):
+                value = found[name]
+                if empty is not None and not value and not getweakrefcount(value):
+                    found[name] = empty()
+                elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
+                    found[name] = self._attribute(name, value)
         finally:
             self._path.pop()
+        return found
 
     def _attribute(self, name: str, value: Any) -> Any:
         known = self.memo.get(id(value), _MISSING)

@@ -50,7 +50,7 @@ def copy_module(
     modules = own.modules
     for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
-    plain = [(path, m) for path, m in modules if _is_plain(m)]
+    plain = [(path, m) for path, m in modules if _is_plain_class(type(m))]  # type: ignore[arg-type]  # by identity
     for _, module in plain:
         memo[id(module)] = module.__new__(type(module))
     parts = cache(lambda: parts_of(model))
@@ -58,7 +58,7 @@ def copy_module(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
+        memo[id(module)].__dict__.update(copier.attributes(state, f".{path}" if path else "", _TABLES))
     return copier.copied(model)  # type: ignore[no-any-return]
 
 
@@ -85,10 +85,6 @@ def _copied_script(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
             if id(tensor) in tensors:
                 setattr(new, name, tensors[id(tensor)])
     return copied
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return _is_plain_class(type(module))  # type: ignore[arg-type]  # classes hash by identity
 
 
 @lru_cache(maxsize=1024)

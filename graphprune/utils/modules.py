@@ -7,7 +7,7 @@ take longer than the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.utils.held import any_hooks, held_functions
+from graphprune.utils.held import held_functions, hook_tables
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
@@ -33,6 +33,7 @@ class _Walk:
     model: nn.Module
     modules: list[tuple[str, nn.Module]] | None = None
     tables: Tables | None = None
+    checks: set[str] = field(default_factory=set)
 
 
 _walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", default=None)
@@ -46,6 +47,22 @@ def walked_once(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _walk.reset(token)
+
+
+def check_once(model: nn.Module, name: str, check: Callable[[], None]) -> None:
+    """Check a model; within :func:`walked_once`, only once by each name that a check has.
+
+    Args:
+        model: is checked.
+        name: of the check.
+        check: raises if the model does not pass.
+    """
+    walk = _walk.get()
+    if walk is None or walk.model is not model:
+        check()
+    elif name not in walk.checks:
+        check()
+        walk.checks.add(name)
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -71,7 +88,7 @@ def _walked(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if module._modules:
             prefix = f"{path}." if path else ""
             children = reversed(module._modules.items())
-            stack.extend([(prefix + name, child) for name, child in children if child is not None])
+            stack += [(prefix + name, child) for name, child in children if child is not None]
     return found
 
 
@@ -137,7 +154,7 @@ def _tables_of(modules: Modules) -> Tables:
         if not _NO_TENSORS.issuperset(map(type, attributes.values())):
             _add_attributes(found, prefix, attributes)
             found.holders.append((path, module))
-        elif any_hooks(attributes):
+        elif any(map(attributes.get, hook_tables(tuple(attributes)))):
             found.holders.append((path, module))
     return found
 
@@ -180,7 +197,7 @@ def set_training(modules: Modules, training: bool) -> None:
 
     Where a class has a way of its own to do so, torch is left to do it.
     """
-    if not all(_switches_as_torch_does(module) for _, module in modules):
+    if not _switch_as_torch_does(modules):
         model = modules[0][1]
         model.train() if training else model.eval()
         return
@@ -189,8 +206,10 @@ def set_training(modules: Modules, training: bool) -> None:
             module.training = training
 
 
-def _switches_as_torch_does(module: nn.Module) -> bool:
-    return _SWITCHES.isdisjoint(vars(module)) and _class_switches_as_torch_does(type(module))  # type: ignore[arg-type]
+def _switch_as_torch_does(modules: Modules) -> bool:
+    kinds = {type(module) for _, module in modules}
+    own = all(_SWITCHES.isdisjoint(vars(module)) for _, module in modules)
+    return own and all(_class_switches_as_torch_does(kind) for kind in kinds)  # type: ignore[arg-type]  # by identity
 
 
 _SWITCHES = frozenset(("train", "eval"))
