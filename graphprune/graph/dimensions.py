@@ -166,7 +166,8 @@ class Dimensions:
         arrays = _counted_arrays(value, dim) if isinstance(value, LabelledTensor) else []
         if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
-        if all([array.dims == {dim} for array in arrays]):
+        wide = [array for array in arrays if array.dims != {dim}]
+        if not wide:
             return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
         own = dim, *(id(array.ids) for array in value.arrays)
         if own not in self._of_grids:

@@ -202,14 +202,14 @@ def call_rule(
     operands = operands_of(given, *named.values())
     call = Call(short_name(op), labels, outs, used=used)
     result = (function or _rule_for(op, operands))(call, *given, **named)
-    if any([value.indexed is not None for value in operands]):
+    if [value for value in operands if value.indexed is not None]:
         result = propagate_indexes(call, op, operands, result)
     return result, call.counts
 
 
 def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
-    said = any([value.arrays or value.indexed is not None for value in operands])
+    said = [value for value in operands if value.arrays or value.indexed is not None]
     if not said and not has_trait(op, Trait.MAKES_LABELS):
         return constant
     found = rule_of(op)

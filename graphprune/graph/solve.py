@@ -243,7 +243,7 @@ def solve(labels: Labels) -> Solution:
         reason = _spread(reason, table)
         parts, levels, _ = _order(reason, table)
     first = np.cumsum(runs.size) - runs.size
-    index = runs.start - np.array([0, *(axis.start for axis in labels.axes)])[runs.axis]
+    index = runs.start - np.array([0, *[axis.start for axis in labels.axes]])[runs.axis]
     items = Items(first, runs.size, reason, parts, _kinds(labels, runs), levels, runs.axis - 1, index, runs.item)
     return Solution(Classes(runs.start, first[runs.item]), items)
 
@@ -318,7 +318,7 @@ def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
 def _kinds(labels: Labels, runs: LabelRuns) -> Ids:
     number = {kind: i for i, kind in enumerate(KINDS)}
     kinds = np.zeros(len(runs.size), np.int64)
-    codes = np.array([0, *(number[axis.kind] for axis in labels.axes)])
+    codes = np.array([0, *[number[axis.kind] for axis in labels.axes]])
     np.maximum.at(kinds, runs.item, codes[runs.axis])
     maps = runs.noted[runs.notes == MAPS]
     kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]

@@ -57,7 +57,7 @@ def _read(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any
 def _computes(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Is it a call that does more than to move parameters about, or the model's end?"""
     if node.op == "call_function":
-        return not all([result.movable for result in operands_of(values[node])])
+        return bool([result for result in operands_of(values[node]) if not result.movable])
     return node.op == "output"
 
 

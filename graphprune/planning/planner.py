@@ -303,6 +303,6 @@ def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
         if line not in known:
             known[line] = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
         survivors = known[line]
-        if len(survivors) < axis.size and not within(name, setup.skipped):
+        if len(survivors) < axis.size and not (setup.skipped and within(name, setup.skipped)):
             kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)
     return kept

@@ -172,14 +172,15 @@ class Translation:
             )
         if (expected.operation, expected.module) != (step.operation, step.module):
             return ProgramDifference(f"{expected.operation} becomes {step.operation}", _where(step))
-        number = self._number_difference(expected, step, alive)
-        if number is not None:
-            return number
+        if expected.numbers != step.numbers:
+            number = self._number_difference(expected, step, alive)
+            if number is not None:
+                return number
         if expected.sizes != step.sizes:
             size = self._size_difference(expected, step, alive)
             if size is not None:
                 return size
-        if not _same_sources(expected, step):
+        if expected.sources != step.sources and not _same_sources(expected, step):
             return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
         return _shape_difference(expected, step, shape)
 
@@ -215,7 +216,8 @@ class Translation:
         if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
             return None
         labelled = {d for array in value.arrays for d in array.dims}
-        if any(is_grid(value, d) for d in labelled):
+        wide = [array for array in value.arrays if len(array.dims) > 1]
+        if wide and any(is_grid(value, d) for d in labelled):
             return grids.setdefault(entries_key(value), (len(grids), value))[0]
         return [self._dimensions.number(node, d) if d in labelled else None for d in range(value.ndim)]
 
@@ -226,8 +228,7 @@ def _recorded(slim: nn.Module, *run: Any) -> Replay:
 
 
 def _same_sources(expected: Step, step: Step) -> bool:
-    if expected.sources == step.sources:
-        return True
+    """Are the operands the same, though they stand in another order?"""
     return _arranged_by_torch(expected) and Counter(expected.sources) == Counter(step.sources)
 
 

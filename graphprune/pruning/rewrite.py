@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries) -> Tensor:
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
-    if isinstance(tensor, nn.Parameter):
+    if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
         return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 
@@ -244,6 +245,7 @@ def _swap_in_functions(own: Tables, replaced: Mapping[int, Tensor]) -> None:
             function.__kwdefaults__ = {n: replaced.get(id(v), v) for n, v in function.__kwdefaults__.items()}
 
 
+@lru_cache(maxsize=1 << 14)
 def _owner(name: str) -> str:
     """The path of the module that a parameter makes a weight of."""
     path, parametrized, _ = f".{name}".partition(".parametrizations.")
@@ -271,7 +273,7 @@ def _renew_weights(module: nn.Module) -> None:
             extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
             with torch.no_grad():
                 setattr(module, hook.name, hook.compute_weight(module, **extra))
-    for name, mask in prune_masks(module):
+    for name, mask in prune_masks(module) if module._buffers else ():
         with torch.no_grad():
             setattr(module, name, getattr(module, f"{name}{ORIGINAL}") * mask)
     if isinstance(module, nn.RNNBase):

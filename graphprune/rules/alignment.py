@@ -174,6 +174,8 @@ def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], sha
 def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple[list[LabelArray], list[LabelArray]]:
     """Refine joint arrays by the coarser ones they meet, so that rows meet rows and cells meet cells."""
     coarse = {array.dims for array in (*a, *b)}
+    if max(map(len, coarse), default=0) < 2:
+        return a, b
 
     def split(arrays: list[LabelArray]) -> list[LabelArray]:
         out: list[LabelArray] = []

@@ -18,7 +18,7 @@ def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> Labe
     """
     rank = x.ndim
     gone = frozenset([d % rank for d in dims])
-    if all([array.dims.isdisjoint(gone) for array in x.arrays]):
+    if not [array for array in x.arrays if not array.dims.isdisjoint(gone)]:
         return LabelledTensor(x.shape, x.arrays, x.movable)
     kept, lost = [], []
     for array in x.arrays:

@@ -18,8 +18,10 @@ class Aliases:
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        self._seen = list(tensors)
-        self._storages = {id(tensor): _storage(tensor) for tensor in self._seen}
+        self._seen: list[Tensor] = []
+        self._storages: dict[int, int] = {}
+        for tensor in tensors:
+            self.add(tensor)
         self._last: dict[Hashable, Tensor] = {}
         self._indexed = 0
 

@@ -89,7 +89,7 @@ class MetaExecution:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
             flat = _operands(args, kwargs)
         on_meta = [t.is_meta for t in flat]
-        if not any(on_meta):
+        if True not in on_meta:
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
             return self._run_on_meta(func, args, kwargs, all(on_meta), execution)

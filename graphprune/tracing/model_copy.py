@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import FunctionType
 
 import torch
@@ -63,7 +64,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     marker = SizeMarker(log, _holders_in(own.modules))
     for path, submodule in copied.modules:
         prefix = f"{path}." if path else ""
-        if is_torchs(submodule):
+        if is_torchs(type(submodule)):  # type: ignore[arg-type]  # classes hash by identity
             _mark_sizes(submodule, prefix, log)
         elif "[" not in path:
             marker.mark_attributes(submodule, prefix)
@@ -77,14 +78,16 @@ def _holders_in(modules: Modules) -> set[int]:
     """The identities of the containers and objects that modules hold: some of them a copy may share."""
     found: set[int] = set()
     for _, module in modules:
-        if not is_torchs(module):
+        if not is_torchs(type(module)):  # type: ignore[arg-type]
             for value in attributes_held(module).values():
                 found.update(id(holder) for holder in holders_within(value, found))
     return found
 
 
-def is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn")
+@lru_cache(maxsize=1024)
+def is_torchs(kind: type[nn.Module]) -> bool:
+    """Is a class of modules one of torch.nn?"""
+    return kind.__module__.startswith("torch.nn")
 
 
 def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
@@ -92,7 +95,9 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
         copied = torch.empty_like(tensor, device=META, requires_grad=False)
     else:
         copied = tensor.detach().clone()
-    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
+    if type(tensor) is torch.Tensor or not isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
+        return copied
+    return nn.Parameter(copied, requires_grad=False)
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:

@@ -235,17 +235,22 @@ class Recorder(DispatchMode):
         """The node of a call, and its results."""
         node = self.graph.create_node("call_function", func, name=short_name(func))
         _set_arguments(node, node_args, node_kwargs)
-        node.meta["module"] = self.stack[-1]
-        node.meta["line"] = self._line
-        node.meta["scripted"] = self.scripts > 0
+        meta = node.meta
+        meta["module"] = self.stack[-1]
+        meta["line"] = self._line
+        meta["scripted"] = self.scripts > 0
         if isinstance(out, Tensor):
             self._bind(out, node)
         elif isinstance(out, tuple | list):
-            node.meta["shapes"] = [_shape_of(t) if isinstance(t, Tensor) else None for t in out]
+            shapes: list[torch.Size | None] = []
+            meta["shapes"] = shapes
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
                     self._seen.add(tensor)
+                    shapes.append(torch.Size() if tensor.is_nested else tensor.shape)
+                else:
+                    shapes.append(None)
         return out
 
 
@@ -262,11 +267,6 @@ def _set_arguments(node: Any, args: Args, kwargs: Kwargs | None = None) -> None:
 def _is_reserve(args: Args, kwargs: Kwargs) -> bool:
     """Is it the space that torch's batch norm makes for a backward pass? It has no bytes, and nothing is given it."""
     return args[0] == [0] and kwargs.get("dtype") is torch.uint8
-
-
-def _shape_of(tensor: Tensor) -> torch.Size:
-    """The shape; of a nested tensor, none."""
-    return torch.Size() if tensor.is_nested else tensor.shape
 
 
 def _layout(tensor: Tensor) -> Any:

@@ -163,7 +163,9 @@ class SizePlace:
         steps = _steps_of(path)
         holders = [model]
         for step in steps[:-1]:
-            holders.append(_read(holders[-1], step))
+            inner = getattr(holders[-1], "_modules", None)
+            name = step.removeprefix(".")
+            holders.append(inner[name] if type(inner) is dict and name in inner else _read(holders[-1], step))
         return SizePlace(tuple(holders), steps)
 
     @property
@@ -200,7 +202,6 @@ def _read(holder: Any, step: str) -> Any:
     if name is None:
         return holder[int(position) if key is None else key]
     if isinstance(holder, nn.Module):
-        modules = holder._modules
-        return modules[name] if type(modules) is dict and name in modules else getattr(holder, name)
+        return getattr(holder, name)
     attributes = attributes_held(holder)
     return attributes[name] if name in attributes else getattr(holder, name)

@@ -231,6 +231,8 @@ def module_kind(module: nn.Module) -> str:
     >>> module_kind(nn.ReLU())
     'torch.nn.modules.activation.ReLU'
     """
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        return class_name(type(module))
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
     return " with ".join((class_name(type(module)), *torchs))
