@@ -7,10 +7,9 @@ objects that carry their name. So are those of the plain objects that modules ho
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import FunctionType
 
 import torch
 from torch import nn
@@ -41,7 +40,7 @@ class MetaCopy:
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
         originals: the user's tensors, by the identity of their copies.
-        functions: that its submodules hold before it is run, with their paths.
+        holders: those of its submodules that may hold functions, or dictionaries of their own, before it is run.
         kinds: the classes of the user's modules, by path.
     """
 
@@ -50,7 +49,7 @@ class MetaCopy:
     tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
-    functions: Sequence[tuple[str, FunctionType]]
+    holders: Modules
     kinds: Mapping[str, type] = field(default_factory=dict)
 
 
@@ -71,7 +70,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     kinds = {path: type(submodule) for path, submodule in own.modules}
-    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.functions, kinds)
+    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds)
 
 
 def _holders_in(modules: Modules) -> set[int]:

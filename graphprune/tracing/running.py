@@ -34,9 +34,10 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     """
     seen = call.mapped(recorder.add_input)
     own = recorder.model_copy
-    held = held_functions(own.modules) if recorder.ran else own.functions  # a run may leave others in its modules
+    holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
     recorder.ran = True
-    with recording(recorder), restored_globals(own.modules, held), emptied_tables(own.modules):
+    functions = held_functions(holders)
+    with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
     kept = outputs(result) if outputs else result
     found = [recorder.node_for(t) for t in tensors_of(kept)]
@@ -113,4 +114,4 @@ def replay_program(
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}
     set_training(own.modules, training)
-    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}, own.functions), calls, outputs)
+    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}, own.holders), calls, outputs)

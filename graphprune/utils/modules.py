@@ -26,6 +26,10 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, Ordered
 """What most attributes of modules are. Asking whether something is a tensor takes several times as long."""
 
 
+TORCHS_DICTS = list(map(type, vars(nn.Module()).values())).count(dict)
+"""How many dictionaries every module has."""
+
+
 @dataclass
 class _Walk:
     """What was found in a model that stays as it is."""
@@ -98,7 +102,7 @@ class Tables:
 
     Plain ones are a table of positions that is no buffer, or something cached. Those in a list (``nn.LSTM``) have no
     name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them; ``holders``: those of them
-    that may hold functions.
+    that may hold functions, or dictionaries of their own.
     """
 
     modules: Modules
@@ -151,10 +155,11 @@ def _tables_of(modules: Modules) -> Tables:
         if module._buffers:
             _add_named(found.buffers, prefix, module._buffers)
         attributes = vars(module)
-        if not _NO_TENSORS.issuperset(map(type, attributes.values())):
+        kinds = tuple(map(type, attributes.values()))
+        if not _NO_TENSORS.issuperset(kinds):
             _add_attributes(found, prefix, attributes)
             found.holders.append((path, module))
-        elif any(map(attributes.get, hook_tables(tuple(attributes)))):
+        elif kinds.count(dict) > TORCHS_DICTS or any(map(attributes.get, hook_tables(tuple(attributes)))):
             found.holders.append((path, module))
     return found
 
