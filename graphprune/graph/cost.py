@@ -141,8 +141,7 @@ class CostModel:
     @cached_property
     def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
-        axes = enumerate(self._units.labelling.labels.axes)
-        return {axis.parameter_axis: self.dimensions.axis(i) for i, axis in axes if axis.name is not None}
+        return self.dimensions.named_axes()
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from graphprune.graph.living import Living
 from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabelledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 
@@ -208,6 +208,16 @@ class Dimensions:
         size = self.sizes.labelling.labels.axes[number].size
         with self._lock:
             return self._pieces(self.sizes.solution.items.of_axis(number), size)
+
+    def named_axes(self) -> dict[ParameterAxis, int]:
+        """The numbers of the dimensions of all parameters and buffers."""
+        axes, items = self.sizes.labelling.labels.axes, self.sizes.solution.items
+        with self._lock:
+            return {
+                axis.name: self._pieces(items.of_axis(number), axis.size)
+                for number, axis in enumerate(axes)
+                if axis.name is not None
+            }
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""
