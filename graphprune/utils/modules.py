@@ -122,7 +122,11 @@ class Tables:
         return (*self.parameters.items(), *self.buffers.items(), *self.plain.items())
 
     def unique(self) -> list[tuple[str, Tensor]]:
-        """All tensors, parameters first; tied ones once, under their first name."""
+        """All tensors, parameters first; tied ones once, under their first name. The list is always the same one."""
+        return self._unique
+
+    @cached_property
+    def _unique(self) -> list[tuple[str, Tensor]]:
         first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.named():
             first.setdefault(id(tensor), (name, tensor))
