@@ -116,6 +116,8 @@ class RuleTable(MutableMapping[Any, Rule]):
         self._found[id(op)] = op, rule
 
     def __delitem__(self, op: Any) -> None:
+        if id(op) not in self._found:
+            raise KeyError(op)
         del self._found[id(op)]
 
     def __iter__(self) -> Iterator[Any]:
