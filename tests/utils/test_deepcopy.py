@@ -224,7 +224,7 @@ CALLED: list[int] = []
 
 
 class Unpacking(Net):
-    """Takes a function out of a list in its first call, and calls it in later ones."""
+    """Takes a function out of a tuple in its first call, and calls it in later ones."""
 
     def forward(self, x: Tensor) -> Tensor:
         for function in filter(None, [getattr(self, "function", None)]):
@@ -234,7 +234,7 @@ class Unpacking(Net):
 
 
 def test_what_a_function_writes_that_an_earlier_call_left_is_undone() -> None:
-    graphprune.trace(Unpacking(functions=[lambda: CALLED.append(1)]), [X, X, X])
+    graphprune.trace(Unpacking(functions=(lambda: CALLED.append(1),)), [X, X, X])
     assert not CALLED
 
 
