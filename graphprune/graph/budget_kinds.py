@@ -111,8 +111,8 @@ def counted_kinds() -> tuple[BudgetKind, ...]:
 @budget_kind("macs", units=COUNTS, example="2G", help="multiply-adds (1 MAC = one multiply-add) of the traced input")
 def count_macs(counted: Counted) -> list[Product]:
     """Every product of matrices and every convolution that evaluation runs."""
-    products = ((node, macs_of(node.target)) for node in counted.nodes)
-    return [(1, macs(node)) for node, macs in products if macs is not None]
+    calls = [node for node in counted.nodes if node.op == "call_function"]
+    return [(1, macs(node)) for node in calls if (macs := macs_of(node.target)) is not None]
 
 
 @budget_kind("params", units=COUNTS | {"B": 1e9}, example="5M", help="entries of parameters")

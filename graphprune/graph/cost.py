@@ -128,11 +128,12 @@ class CostModel:
     def _row(self, scale: int, factors: Sequence[Factor]) -> tuple[int, list[int]]:
         """A product with sizes that never change multiplied out."""
         numbers = []
+        lines = self.lines
         for factor in factors:
             if not isinstance(factor, ParameterAxis):
                 numbers.append(self.dimensions.number(*factor))
-            elif (line := self.lines.get(factor)) is not None:
-                numbers.append(line)
+            elif factor in lines:
+                numbers.append(lines[factor])
             else:
                 scale *= self._shapes[factor.parameter][factor.dim]
         return scale, numbers
@@ -140,8 +141,7 @@ class CostModel:
     @cached_property
     def lines(self) -> dict[ParameterAxis, int]:
         """The numbers of the dimensions of parameters that can change."""
-        axes = enumerate(self._units.labelling.labels.axes)
-        return {axis.parameter_axis: self.dimensions.axis(i) for i, axis in axes if axis.name is not None}
+        return self.dimensions.named_axes()
 
     @property
     def kinds(self) -> tuple[str, ...]:

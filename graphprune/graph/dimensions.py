@@ -19,7 +19,7 @@ from graphprune.graph.living import Living
 from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
-from graphprune.rules.labels import LabelArray, LabelledTensor
+from graphprune.rules.labels import LabelArray, LabelledTensor, ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, Scores
 
 
@@ -118,7 +118,9 @@ def is_grid(value: LabelledTensor, dim: int) -> bool:
 
 def _counted_arrays(value: LabelledTensor, dim: int) -> list[LabelArray]:
     """The arrays that tell which entries of a dimension live."""
-    arrays = value.touching([dim])
+    arrays = [array for array in value.arrays if dim in array.dims]
+    if len(arrays) < 2:
+        return arrays
     rows = [array for array in arrays if array.dims == {dim}]
     apart = rows and all(array.cell for array in arrays if array.dims != {dim})
     return rows if apart else arrays  # a row does not end with one of its cells
@@ -164,7 +166,8 @@ class Dimensions:
         arrays = _counted_arrays(value, dim) if isinstance(value, LabelledTensor) else []
         if not arrays:
             return self._add(int(node.meta["shape"][dim]), int(node.meta["shape"][dim]))
-        if all(array.dims == {dim} for array in arrays):
+        wide = [array for array in arrays if array.dims != {dim}]
+        if not wide:
             return self._labelled_line(arrays[0].ids) if len(arrays) == 1 else self._labelled_joint(arrays)
         own = dim, *(id(array.ids) for array in value.arrays)
         if own not in self._of_grids:
@@ -205,6 +208,16 @@ class Dimensions:
         size = self.sizes.labelling.labels.axes[number].size
         with self._lock:
             return self._pieces(self.sizes.solution.items.of_axis(number), size)
+
+    def named_axes(self) -> dict[ParameterAxis, int]:
+        """The numbers of the dimensions of all parameters and buffers."""
+        axes, items = self.sizes.labelling.labels.axes, self.sizes.solution.items
+        with self._lock:
+            return {
+                axis.name: self._pieces(items.of_axis(number), axis.size)
+                for number, axis in enumerate(axes)
+                if axis.name is not None
+            }
 
     def line(self, classes: Ids) -> int:
         """The number of a dimension whose entries live while their classes live."""

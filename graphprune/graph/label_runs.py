@@ -88,7 +88,7 @@ def find_runs(labels: Labels, apart: Ids) -> LabelRuns:
         labels: with the facts about them.
         apart: labels that are runs of their own.
     """
-    bounds = np.array([0, *(axis.start for axis in labels.axes), labels.count])
+    bounds = np.array([0, *[axis.start for axis in labels.axes], labels.count])
     facts = SegmentedFacts(*(table.cut(bounds) for table in _facts(labels)))
     origin = _equal_axes(facts.unions, bounds)
     shift = bounds[origin] - bounds[:-1]

@@ -27,7 +27,7 @@ from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
-from graphprune.utils.tree import LEAVES
+from graphprune.utils.tree import LEAVES, PLAIN
 
 
 @dataclass(repr=False)
@@ -144,7 +144,7 @@ def _label_call(labelling: Labelling, node: fx.Node) -> Any:
     if node.target is operator.getitem:
         return result_of(values[node.args[0]], node.args[1])  # type: ignore[index]
     shapes = node.meta.get("shapes") or [node.meta.get("shape", ())]
-    outs = tuple(tuple(s) if s is not None else () for s in shapes)
+    outs = tuple([tuple(s) if s is not None else () for s in shapes])
     op: Any = node.target
     used, function = labelling.used(node), labelling.functions.get(node)
     result, counts = call_rule(
@@ -202,14 +202,14 @@ def call_rule(
     operands = operands_of(given, *named.values())
     call = Call(short_name(op), labels, outs, used=used)
     result = (function or _rule_for(op, operands))(call, *given, **named)
-    if any(value.indexed is not None for value in operands):
+    if [value for value in operands if value.indexed is not None]:
         result = propagate_indexes(call, op, operands, result)
     return result, call.counts
 
 
 def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
     """The rule of an operation; without one, and not elementwise, its operands' labels are fixed."""
-    said = any(value.arrays or value.indexed is not None for value in operands)
+    said = [value for value in operands if value.arrays or value.indexed is not None]
     if not said and not has_trait(op, Trait.MAKES_LABELS):
         return constant
     found = rule_of(op)
@@ -239,13 +239,15 @@ def on_nested(call: Call, *args: Any, **kwargs: Any) -> Any:
 
 
 def _substitute(value: Any, values: Mapping[fx.Node, Any]) -> Any:
-    if isinstance(value, fx.Node):
+    if type(value) is fx.Node:
         found = values[value]
         is_mask = value.meta.get("dtype") is torch.bool
         return replace(found, boolean=True, repeats=_repeats(value)) if is_mask else found
-    if type(value) not in LEAVES and isinstance(value, tuple | list):
-        return [_substitute(v, values) for v in value]
-    return value
+    if type(value) in LEAVES or not isinstance(value, tuple | list):
+        return value
+    if PLAIN.issuperset(map(type, value)):
+        return list(value)
+    return [_substitute(v, values) for v in value]
 
 
 def _repeats(mask: fx.Node) -> Dims:

@@ -99,7 +99,7 @@ def _multiplied(labelling: Labelling) -> tuple[list[LabelledTensor], list[Labell
     met: list[LabelledTensor] = []
     weighted: list[LabelledTensor] = []
     for node in labelling.nodes:
-        known = rule_of(node.target)
+        known = rule_of(node.target) if node.op == "call_function" else None
         pairs = known.sums(*node.args, **node.kwargs) if known is not None and known.sums is not None else ()
         if len(pairs) != 2 or not all(isinstance(node.args[place], torch.fx.Node) for place, _ in pairs):
             continue

@@ -54,7 +54,11 @@ class Classes:
         return ids + rise
 
     def of_range(self, start: int, size: int) -> Ids:
-        """The classes of labels that follow one another."""
+        """The classes of labels that follow one another, one or more."""
+        first, last = (self._start.searchsorted((start, start + size - 1), "right") - 1).tolist()
+        if first == last:
+            rise = int(self._rise[first])
+            return np.arange(start + rise, start + rise + size)
         return self[np.arange(start, start + size)]
 
 
@@ -239,7 +243,7 @@ def solve(labels: Labels) -> Solution:
         reason = _spread(reason, table)
         parts, levels, _ = _order(reason, table)
     first = np.cumsum(runs.size) - runs.size
-    index = runs.start - np.array([0, *(axis.start for axis in labels.axes)])[runs.axis]
+    index = runs.start - np.array([0, *[axis.start for axis in labels.axes]])[runs.axis]
     items = Items(first, runs.size, reason, parts, _kinds(labels, runs), levels, runs.axis - 1, index, runs.item)
     return Solution(Classes(runs.start, first[runs.item]), items)
 
@@ -314,7 +318,7 @@ def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
 def _kinds(labels: Labels, runs: LabelRuns) -> Ids:
     number = {kind: i for i, kind in enumerate(KINDS)}
     kinds = np.zeros(len(runs.size), np.int64)
-    codes = np.array([0, *(number[axis.kind] for axis in labels.axes)])
+    codes = np.array([0, *[number[axis.kind] for axis in labels.axes]])
     np.maximum.at(kinds, runs.item, codes[runs.axis])
     maps = runs.noted[runs.notes == MAPS]
     kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]

@@ -59,10 +59,15 @@ def fix_stated_sizes(model: nn.Module, trace: Trace, units: Units) -> bool:
     return found
 
 
+_HOLDERS = (nn.ModuleDict, nn.ParameterDict)
+
+
 def _statements(model: nn.Module) -> Iterator[_Stated]:
     for path, module in named_modules(model):
         prefix = f"{path}." if path else ""
-        kept = {n: m for n, m in module._modules.items() if isinstance(m, nn.ModuleDict | nn.ParameterDict)}
+        if not module._modules:
+            continue
+        kept = {n: m for n, m in module._modules.items() if isinstance(m, _HOLDERS)}
         tables = {n: v for n, v in vars(module).items() if type(v) is dict and not n.startswith("_")} if kept else {}
         for name, table in tables.items():
             for key, value in table.items():

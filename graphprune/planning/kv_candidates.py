@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, islice, product
-from typing import Any
 
 from torch import nn
 
@@ -15,10 +14,9 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.config_fields import compared_attributes, read_attributes
 from graphprune.planning.config_sizes import changed_fields
 from graphprune.planning.kv_attention import Attention, entries
-from graphprune.planning.unread_sizes import Attribute, attributes_in, is_inside
+from graphprune.planning.unread_sizes import Attribute, attributes_in, is_inside, not_torchs
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.configured import Columns, Refused, columns, config_fields, config_of, rebuilt
-from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.size_places import SizePlace, attributes_held
 from graphprune.utils.modules import first_names, named_modules, tables
 
@@ -153,9 +151,8 @@ def _changed_integers(model: nn.Module, base: nn.Module, built: nn.Module) -> di
 
 
 def _integers(model: nn.Module) -> Iterator[tuple[str, int]]:
-    for path, module in named_modules(model):
-        held: dict[str, Any] = {} if is_torchs(module) else attributes_held(module)
-        yield from ((f"{path}.{n}" if path else n, v) for n, v in held.items() if type(v) is int)
+    for path, module in not_torchs(named_modules(model)):
+        yield from ((f"{path}.{n}" if path else n, v) for n, v in attributes_held(module).items() if type(v) is int)
 
 
 # ---------------------------------------------------------------- other classes
@@ -243,7 +240,11 @@ def _options(one: Attention, value: int, kv_heads: int) -> list[int]:
 def _unread(graph: Analysis, attentions: Sequence[Attention], kv_heads: int) -> dict[str, int]:
     """Integers that forward does not read and that are called numbers of key/value heads."""
     read = {*read_attributes(graph.trace, graph.model), *compared_attributes(graph.trace, graph.model)}
-    found = (a for a in attributes_in(named_modules(graph.model)) if a.path not in read and a.words & {"kv", "key"})
+    found = (
+        a
+        for a in attributes_in(not_torchs(named_modules(graph.model)))
+        if a.path not in read and a.words & {"kv", "key"}
+    )
     pairs = ((a, _called(a, attentions, kv_heads)) for a in found)
     return {a.path: new for a, new in pairs if new is not None}
 

@@ -297,12 +297,13 @@ def _kept(setup: PlanSetup, selection: Selection) -> dict[str, dict[int, Ids]]:
     """For every parameter axis that loses entries, those that survive, in their new order."""
     kept: dict[str, dict[int, Ids]] = {}
     known: dict[int, Ids] = {}
+    lines = setup.graph.costs.lines
     for axis in setup.graph.units.axes:
-        line = setup.graph.costs.lines[axis.parameter_axis]  # the same for all axes that lose the same entries
+        name = axis.parameter_axis
+        line = lines[name]  # the same for all axes that lose the same entries
         if line not in known:
             known[line] = selection.alive[setup.graph.units.labels_of(axis)].nonzero()[0]
         survivors = known[line]
-        name = axis.parameter_axis
-        if len(survivors) < axis.size and not within(name, setup.skipped):
+        if len(survivors) < axis.size and not (setup.skipped and within(name, setup.skipped)):
             kept.setdefault(name.parameter, {})[name.dim] = selection.orders.get(axis, survivors)
     return kept

@@ -81,9 +81,10 @@ class StepReader:
         found: list[Step] = []
         for node in self._run.calls:
             if node.op == "call_function" and node not in self._without:
-                place = self._places[node] = self._place(node, len(found))
+                signature = _NONE if node.target is operator.getitem else _signature_of(node.target)
+                place = self._places[node] = self._place(node, signature, len(found))
                 if place == len(found):
-                    found.append(self._step(node))
+                    found.append(self._step(node, signature))
         return found
 
     def constants(self) -> list[Tensor]:
@@ -94,7 +95,7 @@ class StepReader:
         """Where tensors come from."""
         return [self._source(node) for node in nodes]
 
-    def _place(self, node: Node, number: int) -> Hashable:
+    def _place(self, node: Node, signature: _Signature, number: int) -> Hashable:
         """The step that a call is, or what it is known by instead."""
         module = node.meta.get("module") or ""
         for path in self._opaque:
@@ -102,7 +103,8 @@ class StepReader:
                 return f"module {path}"
         if node.target is operator.getitem:
             return (self._source(node.args[0]), node.args[1])
-        return self._source(node.args[0]) if node.args and _keeps_entries(node) else number
+        arranges = signature.arranges or node.target is aten._to_copy.default
+        return self._source(node.args[0]) if arranges and node.args and _keeps_entries(node, signature) else number
 
     def _source(self, value: Any) -> Hashable:
         if not isinstance(value, NODES):
@@ -116,10 +118,9 @@ class StepReader:
             return f"constant {self._constants.setdefault(str(node.target), len(self._constants))}"
         return str(node.meta.get("tensor", node.target))
 
-    def _step(self, node: Node) -> Step:
-        sources = tuple(self._source(operand) for operand in operands((*node.args, *node.kwargs.values())))
+    def _step(self, node: Node, signature: _Signature) -> Step:
+        sources = tuple([self._source(operand) for operand in operands((*node.args, *node.kwargs.values()))])
         module, line = node.meta.get("module") or "", node.meta.get("line")
-        signature = _signature_of(node.target)
         numbers, sizes = _numbers(node, signature), _sizes(node, signature)
         return Step(signature.name, module, line, numbers, sizes, sources, node)
 
@@ -152,26 +153,33 @@ def _signature_of(op: Any) -> _Signature:
     return _Signature(short_name(op), has_trait(op, *_LAYOUT), numbers, sizes)
 
 
-def _keeps_entries(node: Node) -> bool:
+_NONE = _Signature("", False, (), ())
+
+
+def _keeps_entries(node: Node, signature: _Signature) -> bool:
     """Does a call only arrange entries, or copy them to where a device is asked for (which is another on ``meta``)?"""
     if node.target is not aten._to_copy.default:
-        return _signature_of(node.target).arranges
+        return signature.arranges
     source: Any = node.args[0]
     return bool(source.meta.get("dtype") == node.meta.get("dtype"))
 
 
 def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
     found = []
+    args, kwargs = node.args, node.kwargs
     for place, name in signature.numbers:
-        value = node.args[place] if place < len(node.args) else node.kwargs.get(name)
+        value = args[place] if place < len(args) else kwargs.get(name)
         if isinstance(value, _NUMBER_TYPES) and type(value) is not bool:
             found.append((name, value))
     return tuple(found)
 
 
 def _sizes(node: Node, signature: _Signature) -> tuple[tuple[int, int], ...]:
-    given = [(place, node.args[place]) for place in signature.sizes if place < len(node.args)]
-    return tuple((place, value) for place, value in given if isinstance(value, int))
+    if not signature.sizes:
+        return ()
+    args = node.args
+    given = [(place, args[place]) for place in signature.sizes if place < len(args)]
+    return tuple([(place, value) for place, value in given if isinstance(value, int)])
 
 
 def _takes_number(kind: Any) -> bool:

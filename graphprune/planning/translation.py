@@ -106,13 +106,13 @@ class Translation:
 
     def _shapes(self, alive: Mask) -> list[tuple[int, ...] | int | None]:
         """The shape of every step's result; of a grid whose rows may keep other columns, the number of entries."""
-        counts = self._dimensions.counts(alive)
+        counts = self._dimensions.counts(alive).tolist()
         grids = [living_entries(self.graph.solution, value, alive) for value in self._program.grids]
         found: list[tuple[int, ...] | int | None] = []
         for step, dims in zip(self._program.steps, self._program.numbers, strict=True):
             if isinstance(dims, list):
                 dense = step.node.meta["shape"]
-                found.append(tuple(n if d is None else int(counts[d]) for n, d in zip(dense, dims, strict=True)))
+                found.append(tuple([n if d is None else counts[d] for n, d in zip(dense, dims, strict=True)]))
             else:
                 found.append(None if dims is None else grids[dims])
         return found
@@ -177,14 +177,15 @@ class Translation:
             )
         if (expected.operation, expected.module) != (step.operation, step.module):
             return ProgramDifference(f"{expected.operation} becomes {step.operation}", _where(step))
-        number = self._number_difference(expected, step, alive)
-        if number is not None:
-            return number
+        if expected.numbers != step.numbers:
+            number = self._number_difference(expected, step, alive)
+            if number is not None:
+                return number
         if expected.sizes != step.sizes:
             size = self._size_difference(expected, step, alive)
             if size is not None:
                 return size
-        if not _same_sources(expected, step):
+        if expected.sources != step.sources and not _same_sources(expected, step):
             return ProgramDifference(f"{step.operation} is given other tensors", _where(step))
         return _shape_difference(expected, step, shape)
 
@@ -220,7 +221,8 @@ class Translation:
         if not isinstance(value, LabelledTensor) or 0 in node.meta.get("shape", (0,)):
             return None
         labelled = {d for array in value.arrays for d in array.dims}
-        if any(is_grid(value, d) for d in labelled):
+        wide = [array for array in value.arrays if len(array.dims) > 1]
+        if wide and any(is_grid(value, d) for d in labelled):
             return grids.setdefault(entries_key(value), (len(grids), value))[0]
         return [self._dimensions.number(node, d) if d in labelled else None for d in range(value.ndim)]
 
@@ -231,8 +233,7 @@ def _recorded(slim: nn.Module, *run: Any) -> Replay:
 
 
 def _same_sources(expected: Step, step: Step) -> bool:
-    if expected.sources == step.sources:
-        return True
+    """Are the operands the same, though they stand in another order?"""
     return _arranged_by_torch(expected) and Counter(expected.sources) == Counter(step.sources)
 
 

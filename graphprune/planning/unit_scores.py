@@ -133,7 +133,7 @@ class UnitScores:
 def _masked(modules: Modules, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Parameters that ``torch.nn.utils.prune`` masks, with the zeros that they have in effect."""
     for path, module in modules:
-        for plain, mask in prune_masks(module):
+        for plain, mask in prune_masks(module) if module._buffers else ():
             name = f"{path}.{plain}{ORIGINAL}" if path else f"{plain}{ORIGINAL}"
             if name in tensors and not mask.is_meta:
                 yield name, tensors[name].detach() * mask

@@ -56,7 +56,8 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
     read = {attribute.path for expr in graph.trace.sizes.worked_with() for attribute in attributes_of(expr)}
     followed: dict[str, int] = {}
     stale = []
-    modules = named_modules(graph.model)
+    everything = named_modules(graph.model)
+    modules = not_torchs(everything)
     for attribute in attributes_in(modules):
         if attribute.path in read or not (attribute.value in evidence.shrunk or attribute.kind == "heads"):
             continue
@@ -67,7 +68,7 @@ def unread_sizes(graph: Analysis, plan: Plan, alive: Mask) -> tuple[dict[str, in
             followed[attribute.path] = found.pop()
         elif attribute.kind or len(found) == 1:
             stale.append(attribute.path)
-    for path, value, module in _descriptions(modules):
+    for path, value, module in _descriptions(modules, {path for path, _ in everything}):
         widths = evidence.outputs(module, value) if path not in read else {value}
         if len(widths) == 1 and widths != {value}:
             followed[path] = widths.pop()
@@ -116,13 +117,17 @@ def kind_of(name: str) -> str:
     return "width" if words & _WIDTHS else ""
 
 
+def not_torchs(modules: Modules) -> Modules:
+    """The modules whose classes are not torch's."""
+    return [(path, m) for path, m in modules if not is_torchs(type(m))]  # type: ignore[arg-type]  # by identity
+
+
 def attributes_in(modules: Modules) -> Iterator[Attribute]:
     """The integers above 1 of modules that are not torch's, and of the objects that they hold."""
     known: set[int] = set()
     for path, module in modules:
-        if not is_torchs(module):
-            own = module_sizes(module)  # of a class derived from one of torch's
-            yield from (a for a in _attributes_of(module, path, f"{path}." if path else "", known) if a.name not in own)
+        own = module_sizes(module)  # of a class derived from one of torch's
+        yield from (a for a in _attributes_of(module, path, f"{path}." if path else "", known) if a.name not in own)
 
 
 def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[Attribute]:
@@ -138,14 +143,17 @@ def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Ite
             yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
 
 
-def _descriptions(modules: Modules) -> Iterator[tuple[str, int, str]]:
-    """Numbers of channels in dictionaries that name a module: where they stand, their value, and the module's path."""
-    paths = {path for path, _ in modules}
+def _descriptions(modules: Modules, paths: set[str]) -> Iterator[tuple[str, int, str]]:
+    """Numbers of channels in dictionaries that name a module: where they stand, their value, and the module's path.
+
+    Args:
+        modules: those that are not torch's.
+        paths: of all modules.
+    """
     known: set[int] = set()
     for owner, module in modules:
-        if not is_torchs(module):
-            for name, value in attributes_held(module).items():
-                yield from _described(value, f"{owner}.{name}" if owner else name, owner, paths, known)
+        for name, value in attributes_held(module).items():
+            yield from _described(value, f"{owner}.{name}" if owner else name, owner, paths, known)
 
 
 def _described(value: Any, place: str, owner: str, paths: set[str], known: set[int]) -> Iterator[tuple[str, int, str]]:
@@ -209,8 +217,8 @@ class _Evidence:
         self._alive = alive
         self._axes: dict[int, list[tuple[str, int]]] = defaultdict(list)
         for name, shape in plan.shapes.items():
-            slim = plan.shape(name)
-            for dim in range(min(len(shape), 2) if self._is_kernel(name, shape) else len(shape)):
+            slim = plan.shape(name) if name in plan.kept else shape
+            for dim in range(2 if len(shape) > 2 and self._is_kernel(name) else len(shape)):
                 self._axes[shape[dim]].append((name, slim[dim]))
         self._axes_within: dict[int, _Within[int]] = {}
 
@@ -236,9 +244,8 @@ class _Evidence:
         """What became of the channels of a module's results, of which there are ``size``."""
         return {new for call in self._calls[path] for new in self._channels(call.result, size)}
 
-    def _is_kernel(self, name: str, shape: tuple[int, ...]) -> bool:
-        kind = self._graph.trace.modules.get(name.rpartition(".")[0], nn.Module)
-        return len(shape) > 2 and issubclass(kind, _ConvNd)
+    def _is_kernel(self, name: str) -> bool:
+        return issubclass(self._graph.trace.modules.get(name.rpartition(".")[0], nn.Module), _ConvNd)
 
     @cached_property
     def _read(self) -> dict[str, int]:

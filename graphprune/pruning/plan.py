@@ -181,7 +181,7 @@ class Plan(Printed):
     def shape(self, name: str) -> tuple[int, ...]:
         """The slim shape of a parameter or buffer."""
         kept = self.kept.get(name, {})
-        return tuple(len(kept[d]) if d in kept else n for d, n in enumerate(self._dense_shape(name)))
+        return tuple([len(kept[d]) if d in kept else n for d, n in enumerate(self._dense_shape(name))])
 
     def _dense_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter or buffer before pruning.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.held import contents
-from graphprune.utils.modules import Modules, Tables, functions_held_in, named_modules, tables
+from graphprune.utils.modules import Modules, Tables, named_modules, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -135,7 +136,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
     if kept and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
-    if isinstance(tensor, nn.Parameter):
+    if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
         return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 
@@ -228,21 +229,21 @@ def rewrite(
         for key, t in own.everything().items()
         if not inplace or kept_of.get(key)
     }
-    slim = model if inplace else _copied(model, own.modules, replaced, on_meta)
+    slim = model if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
         _swap_tensors(own.modules, replaced)
-        _swap_in_functions(own.modules, replaced)
+        _swap_in_functions(own, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
     _resize_modules(slim, changed, sizes)
     return slim
 
 
-def _copied(model: nn.Module, modules: Modules, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
+def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
     """A copy with other tensors; one that is only run on shapes shares nothing that its run could write to."""
     if on_meta:
-        return copy_module(model, replaced, stand_in, everything=True, modules=modules)
-    return copy_module(model, replaced, modules=modules)
+        return copy_module(model, replaced, stand_in, everything=True, own=own)
+    return copy_module(model, replaced, own=own)
 
 
 def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
@@ -255,9 +256,9 @@ def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
                     value[:] = [replaced.get(id(item), item) for item in value]
 
 
-def _swap_in_functions(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
+def _swap_in_functions(own: Tables, replaced: Mapping[int, Tensor]) -> None:
     """Functions that the model holds have its tensors in their closures and defaults."""
-    for _, function in functions_held_in(modules):
+    for _, function in own.functions:
         for cell in function.__closure__ or ():
             for value in contents(cell):
                 cell.cell_contents = replaced.get(id(value), value)
@@ -267,6 +268,7 @@ def _swap_in_functions(modules: Modules, replaced: Mapping[int, Tensor]) -> None
             function.__kwdefaults__ = {n: replaced.get(id(v), v) for n, v in function.__kwdefaults__.items()}
 
 
+@lru_cache(maxsize=1 << 14)
 def _owner(name: str) -> str:
     """The path of the module that a parameter makes a weight of."""
     path, parametrized, _ = f".{name}".partition(".parametrizations.")
@@ -300,7 +302,7 @@ def _renew_weights(module: nn.Module) -> None:
             extra = {"do_power_iteration": False} if isinstance(hook, SpectralNorm) else {}
             with torch.no_grad():
                 setattr(module, hook.name, hook.compute_weight(module, **extra))
-    for name, mask in prune_masks(module):
+    for name, mask in prune_masks(module) if module._buffers else ():
         with torch.no_grad():
             setattr(module, name, getattr(module, f"{name}{ORIGINAL}") * mask)
     if isinstance(module, nn.RNNBase):

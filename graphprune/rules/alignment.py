@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
 from itertools import takewhile
+from operator import attrgetter
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from graphprune.utils.arrays import Dims, Ids, Shape
 
 MEETS_NO_CHANNELS = "meets a dimension without channels (the model's input, a position, a constant)"
 """The reason for fixing channels that an operand without labels has too."""
+
+
+_NO_DIMS: Dims = frozenset()
 
 
 def refined_by(arrays: Sequence[LabelArray], array: LabelArray, dims: Dims) -> bool:
@@ -97,14 +100,19 @@ def align(labels: Labels, operands: Sequence[LabelledTensor], shape: Shape) -> l
     dimension without labelling it cannot lose entries of it, nor can the others then. The result carries the labels of
     activations rather than those of parameters, so that a parameter can follow the order of its input.
     """
-    padded = sorted((_padded(x, len(shape)) for x in operands), key=lambda x: x.movable)
-    return list(reduce(lambda a, b: _align_pair(labels, a, b), padded).arrays)
+    rank = len(shape)
+    padded = [x if len(x.shape) == rank else _padded(x, rank) for x in operands]
+    first, *others = sorted(padded, key=_is_movable) if len(padded) > 1 else padded
+    for other in others:
+        first = _align_pair(labels, first, other)
+    return list(first.arrays)
+
+
+_is_movable = attrgetter("movable")
 
 
 def _padded(x: LabelledTensor, rank: int) -> LabelledTensor:
     missing = rank - x.ndim
-    if not missing:
-        return x
     ones = (1,) * missing
     arrays = (array.at(array.ids.reshape(ones + array.ids.shape)) for array in x.arrays)
     return LabelledTensor(ones + x.shape, tuple(arrays), x.movable)
@@ -156,15 +164,18 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
 def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> None:
     """Fix arrays that vary only over dimensions which the other operand has, but does not label."""
     for mine, other in ((a, b), (b, a)):
-        covered = frozenset[int]().union(*(array.dims for array in other))
-        lost = [array for array in mine if not (array.dims & shared & covered)]
-        labels.fix(lost, MEETS_NO_CHANNELS)
-        mine[:] = [array for array in mine if array.dims & shared & covered]
+        covered = shared & _NO_DIMS.union(*[array.dims for array in other])
+        lost = [array for array in mine if array.dims.isdisjoint(covered)]
+        if lost:
+            labels.fix(lost, MEETS_NO_CHANNELS)
+            mine[:] = [array for array in mine if not array.dims.isdisjoint(covered)]
 
 
 def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple[list[LabelArray], list[LabelArray]]:
     """Refine joint arrays by the coarser ones they meet, so that rows meet rows and cells meet cells."""
     coarse = {array.dims for array in (*a, *b)}
+    if max(map(len, coarse), default=0) < 2:
+        return a, b
 
     def split(arrays: list[LabelArray]) -> list[LabelArray]:
         out: list[LabelArray] = []

@@ -19,6 +19,7 @@ from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners, SlidingK
 from graphprune.rules.movement import reshape
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
+from graphprune.utils.arrays import Dims
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -26,17 +27,24 @@ aten = torch.ops.aten
 
 def only(x: LabelledTensor, dims: Iterable[int]) -> LabelledTensor:
     """The labels of ``x`` that vary within ``dims`` alone, with the other dimensions taken away."""
-    kept = list(dims)
-    gone = tuple(d for d in range(x.ndim) if d not in kept)
-    arrays = tuple(array.at(array.ids.squeeze(gone)) for array in x.arrays if array.dims <= set(kept))
-    return LabelledTensor(tuple(x.shape[d] for d in kept), arrays, x.movable)
+    kept = tuple(dims)
+    gone, within = _others(kept, x.ndim)
+    arrays = tuple([array.at(array.ids.squeeze(gone)) for array in x.arrays if array.dims <= within])
+    return LabelledTensor(tuple([x.shape[d] for d in kept]), arrays, x.movable)
+
+
+@lru_cache(maxsize=64)
+def _others(dims: tuple[int, ...], rank: int) -> tuple[tuple[int, ...], Dims]:
+    """The dimensions of a tensor of ``rank`` that are not among ``dims``, and these as a set."""
+    return tuple(d for d in range(rank) if d not in dims), frozenset(dims)
 
 
 def channels(call: Call, x: LabelledTensor, dim: int, text: str) -> LabelledTensor:
     """The channels of ``x`` as a vector; labels in any other dimension but the first are fixed."""
     x = maps_over_space(call, x, [d for d in range(x.ndim) if d not in (0, dim)], text)
-    mixed = tuple(array for array in x.arrays if array.dims == {0, dim})
-    call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
+    mixed = tuple([array for array in x.arrays if array.dims == {0, dim}])
+    if mixed:
+        call.freeze(LabelledTensor(x.shape, mixed), "channels lie in the batch dimension too")
     return only(x, [dim])
 
 
@@ -135,7 +143,7 @@ def convolution(
     groups: int,
 ) -> LabelledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
-    held = tuple(array for array in x.arrays if not any(array is one for one in passed))
+    held = tuple([array for array in x.arrays if array not in passed])
     x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), _SPACE)
     vector = channels(call, x, 1, _SPACE)
     kernel = _kernel(call, weight)

@@ -16,7 +16,10 @@ def ended(call: Call, x: LabelledTensor, dims: Iterable[int], text: str) -> Labe
     Of an array that varies over other dimensions too, what is not in ``dims`` can still go: the rows of a grid, or
     whole columns where it is the rows that stay.
     """
-    gone = frozenset(d % x.ndim for d in dims)
+    rank = x.ndim
+    gone = frozenset([d % rank for d in dims])
+    if not [array for array in x.arrays if not array.dims.isdisjoint(gone)]:
+        return LabelledTensor(x.shape, x.arrays, x.movable)
     kept, lost = [], []
     for array in x.arrays:
         rest = array.dims - gone
@@ -45,9 +48,12 @@ def maps_over_space(call: Call, x: LabelledTensor, space: Iterable[int], text: s
 
     A vector that is viewed as [channels, height, width] loses whole maps.
     """
-    space = frozenset(d % x.ndim for d in space)
+    rank = x.ndim
+    space = frozenset([d % rank for d in space])
     outside = {array.dims - space for array in x.arrays if array.dims & space}
     out = ended(call, x, space, text)
+    if not outside:
+        return out
     for array in out.arrays:
         if array.dims and array.dims in outside:
             call.labels.whole_maps(array.ids)

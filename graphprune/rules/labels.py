@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from graphprune.utils.arrays import Dims, Ids, Shape
+from graphprune.utils.tree import PLAIN
 
 NARROW = 1 << 31
 """Fewer labels than this take 4 bytes each, others 8."""
@@ -77,7 +78,10 @@ class LabelledTensor:
 
     def touching(self, dims: Iterable[int]) -> list[LabelArray]:
         """The label arrays that vary along one of these dimensions."""
-        wanted = {d % self.ndim for d in dims}
+        if not self.arrays:
+            return []
+        rank = len(self.shape)
+        wanted = [d % rank for d in dims]
         return [array for array in self.arrays if not array.dims.isdisjoint(wanted)]
 
     def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
@@ -195,13 +199,15 @@ class Labels:
         made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
         return axis if made is not None and ids.size == made.size and ids.flags.c_contiguous else None
 
-    def first_of_any_order(self, ids: Ids) -> int | None:
-        """The first label of an axis of which ``ids`` are all labels, each once, in whatever order; None: of none."""
+    def axis_in_any_order(self, ids: Ids) -> int | None:
+        """The number of the axis of which ``ids`` are all labels, each once, in whatever order; None: of none."""
         made, axis = self._made.get(id(ids if ids.base is None else ids.base), (None, 0))
         if made is None or ids.size != made.size:
             return None
+        if ids.flags.c_contiguous:
+            return axis
         order = sorted(range(ids.ndim), key=lambda d: -ids.strides[d])
-        return self.axes[axis].start if ids.transpose(order).flags.c_contiguous else None
+        return axis if ids.transpose(order).flags.c_contiguous else None
 
     def first_of_all(self, ids: Ids) -> int | None:
         """The first of ``ids``, if these are all labels that were made together, in their order; else None."""
@@ -289,7 +295,7 @@ def operands_of(*values: Any) -> list[LabelledTensor]:
     for value in values:
         if type(value) is LabelledTensor:
             found.append(value)
-        elif type(value) in (tuple, list):
+        elif type(value) in (tuple, list) and not PLAIN.issuperset(map(type, value)):
             found.extend(operands_of(*value))
     return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -98,7 +98,36 @@ class Rule:
     traits: frozenset[Trait] = frozenset()
 
 
-RULES: dict[Any, Rule] = {}
+class RuleTable(MutableMapping[Any, Rule]):
+    """Rules by their operators, which are told apart by identity: their own hash takes longer, and rules are looked up
+    several times for every call of a program."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Any, Rule]] = {}
+        self.find = self._found.get
+        """Operator and rule by the identity of the operator."""
+
+    def __getitem__(self, op: Any) -> Rule:
+        if id(op) not in self._found:
+            raise KeyError(op)
+        return self._found[id(op)][1]
+
+    def __setitem__(self, op: Any, rule: Rule) -> None:
+        self._found[id(op)] = op, rule
+
+    def __delitem__(self, op: Any) -> None:
+        if id(op) not in self._found:
+            raise KeyError(op)
+        del self._found[id(op)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([op for op, _ in self._found.values()])
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+RULES = RuleTable()
 
 
 PENDING: dict[str, Rule] = {}
@@ -110,9 +139,12 @@ PENDING: dict[str, Rule] = {}
 
 def rule_of(op: Any) -> Rule | None:
     """The rule of an operator overload; None for anything else that a node may call."""
-    found = RULES.get(op)
-    if found is None and PENDING and isinstance(op, OpOverload) and op.name() in PENDING:
-        found = RULES[op] = PENDING.pop(op.name())
+    known = RULES.find(id(op))
+    if known is not None:
+        return known[1]
+    if not (PENDING and isinstance(op, OpOverload) and op.name() in PENDING):
+        return None
+    found = RULES[op] = PENDING.pop(op.name())
     return found
 
 
@@ -191,7 +223,7 @@ def rule(
             function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, sums, frozenset(traits)
         )
         for op in ops:
-            table: dict[Any, Rule] = PENDING if isinstance(op, str) else RULES
+            table: MutableMapping[Any, Rule] = PENDING if isinstance(op, str) else RULES
             if op in table:
                 raise RuleError(
                     f"{op} has a rule already: {table[op].function.__qualname__}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx
 
-from graphprune.utils.tree import LEAVES
+from graphprune.utils.tree import LEAVES, PLAIN
 
 
 class ListedCall:
@@ -59,7 +59,8 @@ def operands(arguments: Iterable[Any]) -> list[Node]:
         elif type(value) in LEAVES:  # asking whether it is a mapping takes several times as long
             continue
         elif isinstance(value, tuple | list):  # of an fx graph these are of classes of its own
-            found += operands(value)
+            if not PLAIN.issuperset(map(type, value)):
+                found += operands(value)
         elif isinstance(value, Mapping):
             found += operands(value.values())
     return found

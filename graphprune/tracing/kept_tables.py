@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from graphprune.tracing.sizes import plain
+from graphprune.utils.modules import TORCHS_DICTS
 
 Result = TypeVar("Result")
 
 _TORCHS = frozenset(("_parameters", "_buffers", "_modules"))
 """What every module has, by names."""
-_TORCHS_DICTS = list(map(type, vars(nn.Module()).values())).count(dict)
 
 _emptied: ContextVar[list[KeptTable] | None] = ContextVar("emptied tables", default=None)
 """The tables that this thread's run has emptied; None: it is to leave them as they are."""
@@ -85,7 +85,7 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
     found = [
         (attributes, name, value)
         for attributes in attributes_of_all
-        if tuple(map(type, attributes.values())).count(dict) > _TORCHS_DICTS
+        if tuple(map(type, attributes.values())).count(dict) > TORCHS_DICTS
         for name, value in attributes.items()
         if type(value) is dict and value and name not in _TORCHS and _is_table(value)
     ]

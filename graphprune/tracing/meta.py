@@ -69,7 +69,7 @@ def _operands(args: Args, kwargs: Kwargs) -> list[Tensor]:
     for argument in (*args, *kwargs.values()):
         if isinstance(argument, Tensor):
             found.append(argument)
-        elif type(argument) not in LEAVES:
+        elif type(argument) not in LEAVES and not (type(argument) is list and LEAVES.issuperset(map(type, argument))):
             found.extend(tensors_of(argument))
     return found
 
@@ -89,7 +89,7 @@ class MetaExecution:
             args, kwargs = map_tensors(_any_values, (args, kwargs))
             flat = _operands(args, kwargs)
         on_meta = [t.is_meta for t in flat]
-        if not any(on_meta):
+        if True not in on_meta:
             return self._run_real(func, args, kwargs, flat)
         if not self._known.covers(func, flat):
             return self._run_on_meta(func, args, kwargs, all(on_meta), execution)

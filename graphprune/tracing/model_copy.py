@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -39,6 +40,7 @@ class MetaCopy:
         tensors: its tensors by name, tied ones once, under their first name.
         paths: the paths of its submodules, by identity.
         originals: the user's tensors, by the identity of their copies.
+        holders: those of its submodules that may hold functions, or dictionaries of their own, before it is run.
         kinds: the classes of the user's modules, by path.
     """
 
@@ -47,6 +49,7 @@ class MetaCopy:
     tensors: list[tuple[str, torch.Tensor]]
     paths: dict[int, str]
     originals: dict[int, torch.Tensor]
+    holders: Modules
     kinds: Mapping[str, type] = field(default_factory=dict)
 
 
@@ -55,33 +58,35 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     own = tables(model)
     tensors = own.everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
-    module = copy_module(model, copies, stand_in, everything=True, modules=own.modules)
+    module = copy_module(model, copies, stand_in, everything=True, own=own)
     copied = tables(module)
     marker = SizeMarker(log, _holders_in(own.modules))
     for path, submodule in copied.modules:
         prefix = f"{path}." if path else ""
-        if is_torchs(submodule):
+        if is_torchs(type(submodule)):  # type: ignore[arg-type]  # classes hash by identity
             _mark_sizes(submodule, prefix, log)
         elif "[" not in path:
             marker.mark_attributes(submodule, prefix)
     paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     kinds = {path: type(submodule) for path, submodule in own.modules}
-    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, kinds)
+    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds)
 
 
 def _holders_in(modules: Modules) -> set[int]:
     """The identities of the containers and objects that modules hold: some of them a copy may share."""
     found: set[int] = set()
     for _, module in modules:
-        if not is_torchs(module):
+        if not is_torchs(type(module)):  # type: ignore[arg-type]
             for value in attributes_held(module).values():
                 found.update(id(holder) for holder in holders_within(value, found))
     return found
 
 
-def is_torchs(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn")
+@lru_cache(maxsize=1024)
+def is_torchs(kind: type[nn.Module]) -> bool:
+    """Is a class of modules one of torch.nn?"""
+    return kind.__module__.startswith("torch.nn")
 
 
 def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
@@ -89,7 +94,9 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
         copied = torch.empty_like(tensor, device=META, requires_grad=False)
     else:
         copied = tensor.detach().clone()
-    return nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
+    if type(tensor) is torch.Tensor or not isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
+        return copied
+    return nn.Parameter(copied, requires_grad=False)
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:

@@ -43,7 +43,9 @@ def module_sizes(module: nn.Module) -> dict[str, Any]:
 
 def _weight(module: nn.Module) -> Any:
     """The weight as it is in evaluation: looking at it must not take a step of a power iteration."""
-    if not is_parametrized(module, "weight"):
+    if "parametrizations" not in module._modules or not is_parametrized(module, "weight"):
+        if "weight" in module._parameters and "weight" not in vars(module):  # torch would search longer
+            return module._parameters["weight"]
         return getattr(module, "weight", None)
     training = module.training
     module.parametrizations.eval()  # type: ignore[union-attr]

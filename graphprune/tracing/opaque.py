@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
@@ -34,7 +34,14 @@ def is_opaque(op: Any) -> bool:
 
 def any_nested(value: Any) -> bool:
     """Is one of the tensors in nested arguments a nested tensor?"""
-    return value.is_nested if isinstance(value, Tensor) else any(t.is_nested for t in tensors_of(value))
+    if isinstance(value, Tensor):
+        return value.is_nested
+    if type(value) is tuple and _ONE.issuperset(map(type, value)):  # the results of most operations
+        return bool([t for t in value if t.is_nested])
+    return any(t.is_nested for t in tensors_of(value))
+
+
+_ONE = frozenset((Tensor, nn.Parameter))
 
 
 class ReadTensors(DispatchMode):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import operator
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.node_names import NodeNames
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
@@ -64,6 +65,8 @@ class Recorder(DispatchMode):
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
+        self.graph._graph_namespace = NodeNames()
+        self._recorded = self.graph.nodes
         self.log = log
         self.on_meta = on_meta
         self.model_copy = model_copy
@@ -83,7 +86,8 @@ class Recorder(DispatchMode):
         self._nested = False  # has there been a nested tensor?
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
-        self.thread = threading.get_ident()
+        self.ran = False  # has the copy been run?
+        self.thread = get_ident()
         if self.watched:
             log.where = lambda: (user_place(sys._getframe(2)), self.stack[-1])
 
@@ -97,22 +101,17 @@ class Recorder(DispatchMode):
         """Models are recorded eagerly, so that there is nothing that every call would have to be hidden from."""
         return False
 
-    def in_its_thread(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """A global hook that modules which other threads run meanwhile do not call."""
-
-        def call(*given: Any) -> None:
-            if threading.get_ident() == self.thread:
-                hook(*given)
-
-        return call
-
     def enter(self, module: nn.Module, args: Any) -> None:
-        """A module is called."""
+        """A module is called. Those that other threads run meanwhile are no concern of the recorder."""
+        if get_ident() != self.thread:
+            return
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
-        self._entered.append((self._made(args[0]) if args else None, len(self.graph.nodes)))
+        self._entered.append((self._made(args[0]) if args else None, len(self._recorded)))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The module that was called last is done."""
+        if get_ident() != self.thread:
+            return
         path = self.stack.pop()
         source, start = self._entered.pop()
         by_name = not args and bool(kwargs)
@@ -121,7 +120,7 @@ class Recorder(DispatchMode):
         results = len(output) if type(output) is tuple else 0
         result = self._made(output[0] if results else output) if source is not None else None
         if source is not None and result is not None:
-            self.calls.append(ModuleCall(path, source, result, start, len(self.graph.nodes), results, by_name))
+            self.calls.append(ModuleCall(path, source, result, start, len(self._recorded), results, by_name))
 
     def _made(self, value: Any) -> fx.Node | None:
         """The node that made a tensor; None for parameters and for whatever is no tensor."""
@@ -256,17 +255,22 @@ class Recorder(DispatchMode):
         """The node of a call, and its results."""
         node = self.graph.create_node("call_function", func, name=short_name(func))
         _set_arguments(node, node_args, node_kwargs)
-        node.meta["module"] = self.stack[-1]
-        node.meta["line"] = self._line
-        node.meta["scripted"] = self.scripts > 0
+        meta = node.meta
+        meta["module"] = self.stack[-1]
+        meta["line"] = self._line
+        meta["scripted"] = self.scripts > 0
         if isinstance(out, Tensor):
             self._bind(out, node)
         elif isinstance(out, tuple | list):
-            node.meta["shapes"] = [_shape_of(t) if isinstance(t, Tensor) else None for t in out]
+            shapes: list[torch.Size | None] = []
+            meta["shapes"] = shapes
             for i, tensor in enumerate(out):
                 if isinstance(tensor, Tensor):
                     self._nodes[id(tensor)] = (node, i)
                     self._seen.add(tensor)
+                    shapes.append(torch.Size() if tensor.is_nested else tensor.shape)
+                else:
+                    shapes.append(None)
         return out
 
 
@@ -285,11 +289,6 @@ def _is_reserve(args: Args, kwargs: Kwargs) -> bool:
     return args[0] == [0] and kwargs.get("dtype") is torch.uint8
 
 
-def _shape_of(tensor: Tensor) -> torch.Size:
-    """The shape; of a nested tensor, none."""
-    return torch.Size() if tensor.is_nested else tensor.shape
-
-
 def _layout(tensor: Tensor) -> Any:
     """Where a tensor's elements are; the strides of dimensions of size 1 say nothing."""
     strides = [s for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1]
@@ -301,8 +300,8 @@ def _module_stack(recorder: Recorder) -> Iterator[None]:
     """Keep the path of the running module on top of ``recorder.stack``."""
 
     handles = (
-        nn.modules.module.register_module_forward_pre_hook(recorder.in_its_thread(recorder.enter)),
-        nn.modules.module.register_module_forward_hook(recorder.in_its_thread(recorder.leave), with_kwargs=True),
+        nn.modules.module.register_module_forward_pre_hook(recorder.enter),
+        nn.modules.module.register_module_forward_hook(recorder.leave, with_kwargs=True),
     )
     try:
         yield
@@ -319,7 +318,7 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 
     def noticing(run: Callable[..., Any]) -> Callable[..., Any]:
         def call(script: Any, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != recorder.thread:
+            if get_ident() != recorder.thread:
                 return run(script, *args, **kwargs)
             recorder.scripts += 1
             try:

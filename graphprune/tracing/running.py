@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from threading import get_ident
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -18,6 +19,7 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
+from graphprune.utils.held import held_functions
 from graphprune.utils.modules import set_training, tables
 from graphprune.utils.tree import tensors_of
 
@@ -31,9 +33,12 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
-    modules = recorder.model_copy.modules
-    with recording(recorder), restored_globals(modules), emptied_tables(modules):
-        result = seen.run(recorder.model_copy.module)
+    own = recorder.model_copy
+    holders = own.modules if recorder.ran else own.holders  # a run may leave something in its modules
+    recorder.ran = True
+    functions = held_functions(holders)
+    with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
+        result = seen.run(own.module)
     kept = outputs(result) if outputs else result
     found = [recorder.node_for(t) for t in tensors_of(kept)]
     if not found:
@@ -75,10 +80,12 @@ class _Replayer(Recorder):
         self.graph: Any = CallList()
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
+        if get_ident() == self.thread:
+            self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        self.stack.pop()
+        if get_ident() == self.thread:
+            self.stack.pop()
 
 
 def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:
@@ -107,4 +114,4 @@ def replay_program(
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}
     set_training(own.modules, training)
-    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}), calls, outputs)
+    return replay_copy(MetaCopy(model, own.modules, own.unique(), paths, {}, own.holders), calls, outputs)

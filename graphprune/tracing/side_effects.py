@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
 
 from graphprune.utils.held import global_names, globals_read
-from graphprune.utils.modules import Modules, functions_held_in
+from graphprune.utils.modules import Modules
 
 Restore = Callable[[], None]
 
 
 @contextmanager
-def restored_globals(submodules: Modules) -> Iterator[None]:
-    """Undo what a traced run does to containers and names in the globals and defaults of the model's functions."""
-    restores = [restore for function in _functions(submodules) for restore in _restores(function)]
+def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> Iterator[None]:
+    """Undo what a traced run does to containers and names in the globals and defaults of the model's functions.
+
+    Args:
+        submodules: of the model.
+        held: the functions that these hold as attributes or hooks, with their paths.
+    """
+    restores = [restore for function in _functions(submodules, held) for restore in _restores(function)]
     restores += [restore for kind in _classes(submodules) for restore in _class_restores(kind)]
     try:
         yield
@@ -32,9 +37,9 @@ def _classes(submodules: Modules) -> list[type]:
     return [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
-def _functions(submodules: Modules) -> list[FunctionType]:
+def _functions(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> list[FunctionType]:
     methods = [v for kind in _classes(submodules) for v in vars(kind).values() if isinstance(v, FunctionType)]
-    found = {id(f): f for f in methods + [f for _, f in functions_held_in(submodules)]}
+    found = {id(f): f for f in methods + [f for _, f in held]}
     for function in list(found.values()):
         found.update((id(v), v) for _, v in globals_read(function) if _is_neighbor(v, function))
     return list(found.values())

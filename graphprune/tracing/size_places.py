@@ -163,7 +163,9 @@ class SizePlace:
         steps = _steps_of(path)
         holders = [model]
         for step in steps[:-1]:
-            holders.append(_read(holders[-1], step))
+            inner = getattr(holders[-1], "_modules", None)
+            name = step.removeprefix(".")
+            holders.append(inner[name] if type(inner) is dict and name in inner else _read(holders[-1], step))
         return SizePlace(tuple(holders), steps)
 
     @property

@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from graphprune.utils.held import held_by_function
-from graphprune.utils.modules import functions_held_in, named_modules
+from graphprune.utils.held import held_by_function, held_functions
+from graphprune.utils.modules import named_modules
 
 _known: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
@@ -28,7 +28,7 @@ def reads_training(model: nn.Module) -> bool:
     """
     modules = named_modules(model)
     kinds = {type(module) for _, module in modules}
-    return any(map(_class_reads, kinds)) or any(_reads(function) for _, function in functions_held_in(modules))
+    return any(map(_class_reads, kinds)) or any(_reads(function) for _, function in held_functions(modules))
 
 
 def _class_reads(kind: type) -> bool:

@@ -10,10 +10,10 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import getweakrefcount
 
 import torch
@@ -107,25 +107,35 @@ class Copier:
         self.memo[id(value)] = made
         return made
 
-    def attributes(self, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
-        """Copies by name; nothing else holds the containers with a name in ``own``, but for weak references."""
-        found = dict(attributes)
-        for name in _not_atomic(tuple(found), tuple(map(type, found.values()))):
-            value = found[name]
-            kind = type(value)
-            if kind in _CONTAINERS and not value and name in own and not getweakrefcount(value):
-                found[name] = kind()
-            elif kind is not tuple or not ATOMIC.issuperset(map(type, value)):
-                found[name] = self._attribute(name, value)
-        return found
+    def attributes(
+        self, attributes: Mapping[str, Any], step: str = "", own: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
+        """Copies by name.
 
-    def attributes_at(self, step: str, attributes: Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Any]:
-        """The same within an attribute or entry."""
+        Args:
+            attributes: what is copied.
+            step: where they are found in what is being copied.
+            own: names of containers that nothing else holds, but for weak references.
+        """
+        found = dict(attributes)
+        kinds = _kinds_of(tuple(found), tuple(map(type, found.values())), own)
+        tables = [found[name] for name in kinds.tables]
+        if any(tables) or any(map(getweakrefcount, tables)):
+            left = kinds.everything
+        else:
+            left = kinds.others
+            found.update(zip(kinds.tables, [OrderedDict() for _ in tables], strict=True))
         self._path.append(step)
         try:
-            return self.attributes(attributes, own)
+            for name, empty in left:
+                value = found[name]
+                if empty is not None and not value and not getweakrefcount(value):
+                    found[name] = empty()
+                elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
+                    found[name] = self._attribute(name, value)
         finally:
             self._path.pop()
+        return found
 
     def _attribute(self, name: str, value: Any) -> Any:
         known = self.memo.get(id(value), _MISSING)
@@ -396,7 +406,24 @@ def _assigns(code: CodeType) -> bool:
     return own or any(_assigns(c) for c in code.co_consts if isinstance(c, CodeType))
 
 
+class _Kinds(NamedTuple):
+    """What copies of the values under some names do not share.
+
+    Attributes:
+        everything: the names; with each that is to be one's own the kind of container that it is, else None.
+        others: those of them that are not in ``tables``.
+        tables: ordered dictionaries that are to be one's own, as modules have many for hooks.
+    """
+
+    everything: tuple[tuple[str, type | None], ...]
+    others: tuple[tuple[str, type | None], ...]
+    tables: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=4096)
-def _not_atomic(names: tuple[str, ...], kinds: tuple[type, ...]) -> tuple[str, ...]:
-    """The names of values that copies do not share. Modules of a class have the same ones, again and again."""
-    return tuple(name for name, kind in zip(names, kinds, strict=True) if kind not in ATOMIC)
+def _kinds_of(names: tuple[str, ...], kinds: tuple[type, ...], own: frozenset[str]) -> _Kinds:
+    """By the kinds of values; modules of a class have the same ones, again and again."""
+    named = [(name, kind) for name, kind in zip(names, kinds, strict=True) if kind not in ATOMIC]
+    found = tuple((name, kind if name in own and kind in _CONTAINERS else None) for name, kind in named)
+    others = tuple((name, kind) for name, kind in found if kind is not OrderedDict)
+    return _Kinds(found, others, tuple(name for name, kind in found if kind is OrderedDict))

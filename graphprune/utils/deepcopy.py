@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.utils.copier import Copier, Substitute, refuse
 from graphprune.utils.held import globals_read, parts_of
-from graphprune.utils.modules import Modules, functions_held_in, named_modules, within
+from graphprune.utils.modules import Modules, Tables, named_modules, tables, within
 
 _TABLES = frozenset(vars(nn.Module()))
 """Hooks and the like: every module has tables of its own for these, most of them empty.
@@ -26,7 +26,7 @@ def copy_module(
     tensors: dict[int, Tensor],
     substitute: Substitute = refuse,
     everything: bool = False,
-    modules: Modules | None = None,
+    own: Tables | None = None,
 ) -> nn.Module:
     """A deep copy of ``model`` in which the tensor ``t`` is replaced by ``tensors[id(t)]``.
 
@@ -39,35 +39,35 @@ def copy_module(
         substitute: what stands for an attribute that cannot be copied.
         everything: copy whatever functions hold, also what is no part of the model, so that nothing the copy runs
             writes to it.
-        modules: its submodules with their paths, if they are known.
+        own: its tensors and submodules, if they are known.
 
     Raises:
         InputError: an attribute cannot be copied, or a function finds a part of the model under a global name and
             assigns to globals.
     """
     memo: dict[int, Any] = dict(tensors)
-    modules = named_modules(model) if modules is None else modules
+    own = own or tables(model)
+    modules = own.modules
     for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
-    plain = [(path, m) for path, m in modules if _is_plain(m)]
+    plain = [(path, m) for path, m in modules if _is_plain_class(type(m))]  # type: ignore[arg-type]  # by identity
     for _, module in plain:
         memo[id(module)] = module.__new__(type(module))
     parts = cache(lambda: parts_of(model))
-    memo.update(_global_containers(modules, parts))
+    memo.update(_global_containers(own, parts))
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes_at(f".{path}" if path else "", state, _TABLES))
+        memo[id(module)].__dict__.update(copier.attributes(state, f".{path}" if path else "", _TABLES))
     return copier.copied(model)  # type: ignore[no-any-return]
 
 
-def _global_containers(modules: Modules, parts: Callable[[], set[int]]) -> dict[int, Any]:
+def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, Any]:
     """Dictionaries and lists that a function of the model finds under a global name, and the model has as attributes.
 
     They are one for all models, as when each is built anew: a function cannot be given another global.
     """
-    functions = [f for _, f in functions_held_in(modules)]
-    shared = (v for f in functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
+    shared = (v for _, f in own.functions for _, v in globals_read(f) if isinstance(v, dict | list | set))
     return {id(v): v for v in shared if id(v) in parts()}
 
 
@@ -85,10 +85,6 @@ def _copied_script(module: nn.Module, tensors: dict[int, Tensor]) -> nn.Module:
             if id(tensor) in tensors:
                 setattr(new, name, tensors[id(tensor)])
     return copied
-
-
-def _is_plain(module: nn.Module) -> bool:
-    return _is_plain_class(type(module))  # type: ignore[arg-type]  # classes hash by identity
 
 
 @lru_cache(maxsize=1024)

@@ -135,11 +135,11 @@ def _holds_none(attributes: dict[str, Any]) -> bool:
     """Is there nothing else, as in most modules?"""
     if not _PLAIN.issuperset(map(type, attributes.values())):
         return False
-    return not any(map(attributes.get, _hook_tables(tuple(attributes))))
+    return not any(map(attributes.get, hook_tables(tuple(attributes))))
 
 
 @lru_cache(maxsize=4096)
-def _hook_tables(names: tuple[str, ...]) -> tuple[str, ...]:
+def hook_tables(names: tuple[str, ...]) -> tuple[str, ...]:
     """Those names that tables of hooks have."""
     return tuple(name for name in names if name.endswith("_hooks"))
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from graphprune.errors import InputError, LoadError
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.modules import Modules, named_modules
+from graphprune.utils.modules import Modules, check_once, named_modules
 
 _HOLDS_A_MODEL = {
     ("torch.nn.parallel", "DistributedDataParallel"),
@@ -83,6 +83,12 @@ def check_model(model: Any, name: str = "model") -> Modules:
     if "_modules" not in vars(model):
         raise _without_tables(model, name)
     modules = named_modules(model)
+    check_once(model, "modules", lambda: _check_modules(modules, name))
+    return modules
+
+
+def _check_modules(modules: Modules, name: str) -> None:
+    """Raise an InputError if a module has no shapes yet, or is a wrapper, or sharded."""
     for path, module in modules:
         lazy, wrapper = _lazy_tensor(module), _defined_as(type(module))  # type: ignore[arg-type]  # hash by identity
         if lazy is None and not wrapper:
@@ -114,7 +120,6 @@ def check_model(model: Any, name: str = "model") -> Modules:
                 do="prune the model before fully_shard, then shard the slim one",
             )
     _check_whole(modules, name)
-    return modules
 
 
 def _without_tables(model: nn.Module, name: str) -> InputError:

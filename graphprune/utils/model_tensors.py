@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from graphprune.errors import InputError
 from graphprune.utils.checks import with_article
-from graphprune.utils.modules import Modules
+from graphprune.utils.modules import Modules, check_once
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -23,6 +23,10 @@ def check_tensors(modules: Modules, name: str = "model") -> None:
         modules: a model's modules by path.
         name: the argument, for the message.
     """
+    check_once(modules[0][1], "tensors", lambda: _check_all(modules, name))
+
+
+def _check_all(modules: Modules, name: str) -> None:
     for path, module in modules:
         prefix = f"{path}." if path else ""
         if _is_exported(module):

@@ -7,23 +7,27 @@ take longer than the analysis.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
 
-from graphprune.utils.held import held_functions
+from graphprune.utils.held import held_functions, hook_tables
 
 Modules = Sequence[tuple[str, nn.Module]]
 """Submodules with their paths."""
 
 _NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, OrderedDict, set))
 """What most attributes of modules are. Asking whether something is a tensor takes several times as long."""
+
+
+TORCHS_DICTS = list(map(type, vars(nn.Module()).values())).count(dict)
+"""How many dictionaries every module has."""
 
 
 @dataclass
@@ -33,7 +37,7 @@ class _Walk:
     model: nn.Module
     modules: list[tuple[str, nn.Module]] | None = None
     tables: Tables | None = None
-    functions: list[tuple[str, FunctionType]] | None = None
+    checks: set[str] = field(default_factory=set)
 
 
 _walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", default=None)
@@ -47,6 +51,22 @@ def walked_once(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         _walk.reset(token)
+
+
+def check_once(model: nn.Module, name: str, check: Callable[[], None]) -> None:
+    """Check a model; within :func:`walked_once`, only once by each name that a check has.
+
+    Args:
+        model: is checked.
+        name: of the check.
+        check: raises if the model does not pass.
+    """
+    walk = _walk.get()
+    if walk is None or walk.model is not model:
+        check()
+    elif name not in walk.checks:
+        check()
+        walk.checks.add(name)
 
 
 def named_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -72,7 +92,7 @@ def _walked(model: nn.Module) -> list[tuple[str, nn.Module]]:
         if module._modules:
             prefix = f"{path}." if path else ""
             children = reversed(module._modules.items())
-            stack.extend([(prefix + name, child) for name, child in children if child is not None])
+            stack += [(prefix + name, child) for name, child in children if child is not None]
     return found
 
 
@@ -81,7 +101,8 @@ class Tables:
     """Parameters, buffers and tensors kept as plain attributes, by every name they have.
 
     Plain ones are a table of positions that is no buffer, or something cached. Those in a list (``nn.LSTM``) have no
-    name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them.
+    name. ``modules``: the submodules that hold them, as :func:`named_modules` gives them; ``holders``: those of them
+    that may hold functions, or dictionaries of their own.
     """
 
     modules: Modules
@@ -89,13 +110,23 @@ class Tables:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     plain: dict[str, Tensor] = field(default_factory=dict)
     listed: list[Tensor] = field(default_factory=list)
+    holders: list[tuple[str, nn.Module]] = field(default_factory=list)
+
+    @cached_property
+    def functions(self) -> list[tuple[str, FunctionType]]:
+        """Plain functions that modules hold as attributes or hooks, with their paths."""
+        return held_functions(self.holders)
 
     def named(self) -> Iterable[tuple[str, Tensor]]:
         """All tensors that have names, parameters first; tied ones under each of theirs."""
         return (*self.parameters.items(), *self.buffers.items(), *self.plain.items())
 
     def unique(self) -> list[tuple[str, Tensor]]:
-        """All tensors, parameters first; tied ones once, under their first name."""
+        """All tensors, parameters first; tied ones once, under their first name. The list is always the same one."""
+        return self._unique
+
+    @cached_property
+    def _unique(self) -> list[tuple[str, Tensor]]:
         first: dict[int, tuple[str, Tensor]] = {}
         for name, tensor in self.named():
             first.setdefault(id(tensor), (name, tensor))
@@ -128,8 +159,12 @@ def _tables_of(modules: Modules) -> Tables:
         if module._buffers:
             _add_named(found.buffers, prefix, module._buffers)
         attributes = vars(module)
-        if not _NO_TENSORS.issuperset(map(type, attributes.values())):
+        kinds = tuple(map(type, attributes.values()))
+        if not _NO_TENSORS.issuperset(kinds):
             _add_attributes(found, prefix, attributes)
+            found.holders.append((path, module))
+        elif kinds.count(dict) > TORCHS_DICTS or any(map(attributes.get, hook_tables(tuple(attributes)))):
+            found.holders.append((path, module))
     return found
 
 
@@ -147,16 +182,6 @@ def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -
             found.plain[prefix + name] = value
         elif type(value) is list:
             found.listed.extend(item for item in value if isinstance(item, Tensor))
-
-
-def functions_held_in(modules: Modules) -> list[tuple[str, FunctionType]]:
-    """Plain functions that modules hold as attributes or hooks, with their paths."""
-    walk = _walk.get()
-    if walk is None or walk.modules is not modules:
-        return held_functions(modules)
-    if walk.functions is None:
-        walk.functions = held_functions(modules)
-    return walk.functions
 
 
 def first_names(own: Tables) -> dict[str, str]:
@@ -181,7 +206,7 @@ def set_training(modules: Modules, training: bool) -> None:
 
     Where a class has a way of its own to do so, torch is left to do it.
     """
-    if not all(_switches_as_torch_does(module) for _, module in modules):
+    if not _switch_as_torch_does(modules):
         model = modules[0][1]
         model.train() if training else model.eval()
         return
@@ -190,8 +215,10 @@ def set_training(modules: Modules, training: bool) -> None:
             module.training = training
 
 
-def _switches_as_torch_does(module: nn.Module) -> bool:
-    return _SWITCHES.isdisjoint(vars(module)) and _class_switches_as_torch_does(type(module))  # type: ignore[arg-type]
+def _switch_as_torch_does(modules: Modules) -> bool:
+    kinds = {type(module) for _, module in modules}
+    own = all(_SWITCHES.isdisjoint(vars(module)) for _, module in modules)
+    return own and all(_class_switches_as_torch_does(kind) for kind in kinds)  # type: ignore[arg-type]  # by identity
 
 
 _SWITCHES = frozenset(("train", "eval"))
@@ -213,6 +240,8 @@ def module_kind(module: nn.Module) -> str:
     >>> module_kind(nn.ReLU())
     'torch.nn.modules.activation.ReLU'
     """
+    if not (module._forward_pre_hooks or module._forward_hooks):
+        return class_name(type(module))
     hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
     torchs = [type(hook).__name__ for hook in hooks if type(hook).__module__.startswith("torch.nn.utils")]
     return " with ".join((class_name(type(module)), *torchs))

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-LEAVES = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout, fx.Node))
+PLAIN = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout))
+"""What most arguments are that are no tensors, and no nodes that stand for such."""
+LEAVES = PLAIN | {fx.Node}
 """What most arguments are that are no tensors. Looking for fields in them takes several times as long."""
 
 
@@ -43,6 +45,8 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if kind is tuple or kind is list:
+        if LEAVES.issuperset(map(type, value)):
+            return kind(value)
         return kind(
             [
                 v if type(v) in LEAVES else function(v) if isinstance(v, Tensor) else map_tensors(function, v)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from graphprune.graph.rule_check import flatten, replaced, run_operation, sample_tensor
 from graphprune.rules import RULES, Norm, Trait, product_macs
 from graphprune.rules.matmul_view import SlidingKernel
-from graphprune.rules.registry import Rule, has_trait, in_any_type, matmul_views, norm_call
+from graphprune.rules.registry import Rule, RuleTable, has_trait, in_any_type, matmul_views, norm_call
 from graphprune.rules.samples import Sample, T
 
 aten = torch.ops.aten
@@ -69,6 +69,22 @@ def test_wrong_positions_of_a_kernel_are_noticed() -> None:
     record = RULES[aten.convolution.default]
     wrong = replace(record.matmul[0], kernel=SlidingKernel(transposed=8, groups=6))
     assert len(wrong_positions(aten.convolution.default, replace(record, matmul=(wrong,)))) == 2
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_rules_are_found_by_the_operator_itself() -> None:
+    table, op, record = RuleTable(), aten.mm.default, RULES[aten.mm.default]
+    table[op] = record
+    assert op in table and aten.bmm.default not in table and table.get("mm") is None
+    assert list(table.items()) == [(op, record)] and len(table) == 1
+    with pytest.raises(KeyError, match="bmm"):
+        table[aten.bmm.default]
+    assert table.pop(op) is record
+    assert not table and op not in table
+    with pytest.raises(KeyError, match="mm"):
+        del table[op]
 
 
 # ---------------------------------------------------------------- multiply-adds

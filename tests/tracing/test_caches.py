@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.sizes import Size
 from graphprune.tracing.tracer import record
 
@@ -97,3 +100,21 @@ def test_the_log_of_sizes_ends_with_the_trace() -> None:
     before = (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
     assert type(seen[0]) is Size and seen[0] == 4 and seen[0] > 3 and float(seen[0]) == 4.0
     assert before == (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
+
+
+def test_caches_are_found_in_modules_as_these_come_change_and_go() -> None:
+    def cached(*_: Any) -> None: ...
+
+    module = ModuleType("comes_and_goes")
+    vars(module)["first"] = functools.lru_cache(cached)
+    for names in ((), ("first",), ("first", "second"), ()):
+        if "second" in names:
+            vars(module)["second"] = functools.lru_cache(cached)
+        if names:
+            sys.modules[module.__name__] = module
+        else:
+            sys.modules.pop(module.__name__, None)
+        before = dict(vars(module))
+        with bypassed_caches([]):
+            assert {name for name in before if vars(module)[name] is not before[name]} == set(names)
+        assert vars(module) == before

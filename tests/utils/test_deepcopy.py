@@ -6,6 +6,7 @@ import functools
 import io
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import InputError, TraceError
+from graphprune.utils.deepcopy import copy_module
 
 X, OTHER = torch.randn(2, 4), torch.randn(2, 4)
 SEEN: dict[str, Tensor] = {}
@@ -51,6 +53,18 @@ def test_a_hook_handle_removes_the_hook_of_the_copy() -> None:
     slim.handle.remove()
     slim(X), model(X)
     assert (slim.calls, model.calls) == (1, 1)
+
+
+def test_copies_have_tables_of_hooks_of_their_own() -> None:
+    model: Any = Net()
+    model.a.register_forward_hook(model.count)
+    copied: Any = copy_module(model, {id(p): p for p in model.parameters()})
+    tables = [value for module in copied.modules() for value in vars(module).values() if type(value) is OrderedDict]
+    theirs = [value for module in model.modules() for value in vars(module).values() if type(value) is OrderedDict]
+    assert len({id(table) for table in (*tables, *theirs)}) == 2 * len(theirs)
+    assert list(map(len, tables)) == list(map(len, theirs))
+    (hook,) = copied.a._forward_hooks.values()
+    assert hook == copied.count
 
 
 def test_what_is_held_twice_is_held_twice_by_the_copy() -> None:
@@ -204,6 +218,24 @@ def test_tracing_leaves_what_closures_write_to_alone() -> None:
     plan.apply(model)(X)
     assert found["a"].shape == (2, 16)  # no part of the model: one for all copies, as copy.deepcopy has it
     assert count == 1
+
+
+CALLED: list[int] = []
+
+
+class Unpacking(Net):
+    """Takes a function out of a tuple in its first call, and calls it in later ones."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for function in filter(None, [getattr(self, "function", None)]):
+            function()
+        self.function = self.functions[0]
+        return super().forward(x)
+
+
+def test_what_a_function_writes_that_an_earlier_call_left_is_undone() -> None:
+    graphprune.trace(Unpacking(functions=(lambda: CALLED.append(1),)), [X, X, X])
+    assert not CALLED
 
 
 class Locked(Net):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
@@ -25,21 +25,21 @@ _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdl
 @contextmanager
 def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
     """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
-    places: list[tuple[Mapping[str, Any], Any, str]] = [
-        (vars(module), module, name) for module, name in _modules_caches()
-    ]
     kinds = {type(m) for _, m in submodules}
     classes = {base for kind in kinds for base in kind.__mro__ if not _is_own(base.__module__)}
-    places += [(vars(kind), kind, name) for kind in classes for name, v in vars(kind).items() if _function_of(v)]
-    changed: list[tuple[Any, str, Any]] = []
+    methods = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if _function_of(v)]
+    functions = [(found, name, found[name]) for found, name in _modules_caches()]
     try:
-        for attributes, holder, name in places:
-            changed.append((holder, name, attributes[name]))
-            setattr(holder, name, _bypassing(attributes[name]))
+        for kind, name, value in methods:
+            setattr(kind, name, _bypassing(value))
+        for found, name, value in functions:
+            found[name] = _wrapper(value)
         yield
     finally:
-        for holder, name, value in changed:
-            setattr(holder, name, value)
+        for found, name, value in functions:
+            found[name] = value
+        for kind, name, value in methods:
+            setattr(kind, name, value)
 
 
 def _is_own(module: str) -> bool:
@@ -84,41 +84,58 @@ def _is_traced(value: Any) -> bool:
 
 @dataclass(slots=True)
 class _Foreign:
-    """A module that may hold caches: its globals, how many there were at the last look, and the names of caches."""
+    """The globals of modules that may hold caches, as of the last look.
 
-    module: ModuleType
-    found: dict[str, Any]
-    count: int = -1
-    caches: tuple[str, ...] = ()
+    Attributes:
+        loaded: all modules that were loaded.
+        globals: those of modules that may hold caches.
+        counts: how many there were in each.
+        caches: the names of caches in each.
+        places: all caches, by the globals and the name.
+    """
+
+    loaded: list[ModuleType] = field(default_factory=list)
+    globals: list[dict[str, Any]] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    caches: list[tuple[str, ...]] = field(default_factory=list)
+    places: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     def look(self) -> None:
-        """Look through the globals. Those of ``__main__``, which is typed at, are looked through every time."""
-        self.count = -1 if self.module.__name__ == "__main__" else len(self.found)
-        self.caches = tuple(name for name, value in list(self.found.items()) if type(value) is _Cached)
+        """Look through the globals of which there are others now."""
+        loaded = list(sys.modules.values())
+        others = loaded != self.loaded
+        if others:
+            self._load(loaded)
+        counts = list(map(len, self.globals))
+        if others or counts != self.counts:
+            for place, (now, before) in enumerate(zip(counts, self.counts, strict=True)):
+                if now != before:
+                    self.caches[place] = _names_of_caches(self.globals[place])
+            self.counts = counts
+            both = zip(self.globals, self.caches, strict=True)
+            self.places = [(found, name) for found, names in both for name in names]
+
+    def _load(self, loaded: list[ModuleType]) -> None:
+        """Go on with the modules that are loaded now. Those of ``__main__`` are looked through every time."""
+        known = {id(found): place for place, found in enumerate(self.globals)}
+        others = {id(m): m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not _is_own(name)}
+        found = [vars(m) for m in others.values() if m.__name__ != "__main__"]
+        places = [known.get(id(one)) for one in found]
+        self.counts = [-1 if place is None else self.counts[place] for place in places]
+        self.caches = [() if place is None else self.caches[place] for place in places]
+        self.loaded, self.globals = loaded, found
 
 
-_foreign: dict[int, _Foreign] = {}
-"""By identity, the modules that may hold caches, as of the last look."""
-
-_loaded: list[ModuleType] = []
-"""All modules that were loaded then."""
+_foreign = _Foreign()
 
 
-def _foreign_modules() -> Iterable[_Foreign]:
-    """All modules that are loaded and may hold caches."""
-    global _foreign, _loaded
-    loaded = list(sys.modules.values())
-    if loaded != _loaded:
-        others = [m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not _is_own(name)]
-        _foreign, _loaded = {id(m): _foreign.get(id(m)) or _Foreign(m, vars(m)) for m in others}, loaded
-    return _foreign.values()
+def _names_of_caches(found: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name, value in list(found.items()) if type(value) is _Cached)
 
 
-def _modules_caches() -> Iterator[tuple[ModuleType, str]]:
-    """The cached functions among the globals of all modules that are loaded."""
-    for foreign in _foreign_modules():
-        if len(foreign.found) != foreign.count:
-            foreign.look()
-        for name in foreign.caches:
-            if type(foreign.found.get(name)) is _Cached:
-                yield foreign.module, name
+def _modules_caches() -> list[tuple[dict[str, Any], str]]:
+    """The cached functions among the globals of all modules that are loaded: these globals, and their names."""
+    _foreign.look()
+    typed = vars(sys.modules["__main__"])
+    there = [(found, name) for found, name in _foreign.places if type(found.get(name)) is _Cached]
+    return there + [(typed, name) for name in _names_of_caches(typed)]
