@@ -49,7 +49,7 @@ class SizeModel:
         """The number of living entries (before ``stop``) of one dimension of a labelled tensor."""
         if not value.touching([dim]):
             return value.shape[dim] if stop is None else stop
-        return int(living(self.solution, alive, value, dim)[:stop].sum())
+        return int(np.count_nonzero(living(self.solution, alive, value, dim)[:stop]))
 
     def units_behind(self, node: fx.Node, dim: int | str) -> Ids:
         """All units on which the size of a dimension may depend."""
