@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.utils.arrays import set_in_runs, stable_order
+from graphprune.utils.arrays import distinct, set_in_runs, stable_order
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,9 @@ def test_what_is_set_in_runs_that_begin_anywhere(size: int) -> None:
         ends = [*first[1:].tolist(), size]
         counts = [int(mask[a:b].sum()) for a, b in zip(first.tolist(), ends, strict=True)]
         assert set_in_runs(mask, first).tolist() == counts
+
+
+@pytest.mark.parametrize("largest", [3, 10**9], ids=["close", "far apart"])
+def test_numbers_in_arrays_are_found_once_and_in_order(largest: int) -> None:
+    parts = [np.random.default_rng(0).integers(0, largest, 50), np.array([largest, 0, largest]), np.zeros(0, np.int64)]
+    assert distinct(parts).tolist() == sorted({number for part in parts for number in part.tolist()})
