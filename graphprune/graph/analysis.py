@@ -95,7 +95,12 @@ class Analysis:
     @cached_property
     def config_fields(self) -> ConfigFields | None:
         """The fields of the configuration that the model's class builds it from; None: there is none."""
-        return ConfigFields.of(self.model, read_attributes(self.trace, self.model))
+        return ConfigFields.of(self.model, self.reads)
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """The paths of the integers of the model that ``forward`` works with, but for those of configurations."""
+        return read_attributes(self.trace, self.model)
 
     def size_model(self) -> SizeModel:
         """Sizes of all traced tensors as functions of what lives."""

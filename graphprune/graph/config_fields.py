@@ -15,13 +15,13 @@ from itertools import combinations
 
 from torch import nn
 
+from graphprune.graph.built_sizes import BuiltSizes
 from graphprune.tracing.configured import (
     ATTRIBUTE,
     Column,
     Columns,
     Refused,
     changed_config,
-    columns,
     config_fields,
     config_of,
     configurations,
@@ -91,10 +91,10 @@ class ConfigFields:
         explicit: fields that hold nothing, and the values that stand for what the class takes then.
     """
 
-    def __init__(self, model: nn.Module, reads: Sequence[str], base: Columns) -> None:
+    def __init__(self, model: nn.Module, sizes: BuiltSizes) -> None:
         self.model = model
-        self.reads = tuple(reads)
-        self.base = base
+        self.base = sizes.base
+        self._sizes = sizes
         self.explicit: dict[str, int] = {}
         own = tables(model)
         self._parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())}
@@ -113,12 +113,12 @@ class ConfigFields:
         if config_of(model) is None:
             return None
         try:
-            base = columns(rebuilt(model, {}), reads)
+            sizes = BuiltSizes(model, reads)
         except Refused:
             return None
-        dense = columns(model, ())
-        shapes = {(n, d) for n, p in tables(model).parameters.items() for d in range(p.dim())}
-        return ConfigFields(model, reads, base) if all(base.get(c) == dense[c] for c in shapes) else None
+        parameters = tables(model).parameters.items()
+        same = all(sizes.base.get((name, dim)) == size for name, p in parameters for dim, size in enumerate(p.shape))
+        return ConfigFields(model, sizes) if same else None
 
     # ------------------------------------------------------------ directions
 
@@ -245,13 +245,13 @@ class ConfigFields:
             _Restructured: the model has other parameters.
         """
         try:
-            found = columns(rebuilt(self.model, values), self.reads)
+            found = self._sizes.at(values)
         except Refused:
             return None
         if not found.keys() >= self._parameters:
             raise _Restructured
-        both = (c for c in found.keys() & self.base.keys() if c[1] == ATTRIBUTE or c[0] in self._tensors)
-        return {c: Fraction(found[c]) - Fraction(self.base[c]) for c in both if found[c] != self.base[c]}
+        both = ((c, size, self.base[c]) for c, size in found.items() if c[1] == ATTRIBUTE or c[0] in self._tensors)
+        return {c: Fraction(size) - Fraction(base) for c, size, base in both if size != base}
 
     # ------------------------------------------------------------ values
 

@@ -283,7 +283,7 @@ class Dimensions:
             counts[numbers] = np.add.reduceat(living[pieces], starts)
         items = self.sizes.solution.items
         if self._joint_table is None:
-            self._joint_table = JointTable(self._joints)
+            self._joint_table = JointTable(self._joints, items)
         self._joint_table.count(counts, living, items, alive)
         for place in self._grid_rows.shortened(living == items.size).tolist():
             number, node, dim = self._grids[place]

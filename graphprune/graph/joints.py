@@ -67,6 +67,7 @@ class _Alike(NamedTuple):
         numbers: of their dimensions. [joints]
         items, sizes: of all their pieces. [labels, pieces], [pieces]
         start: the first piece of each. [joints]
+        whole: how many classes the items have. [labels, pieces]
     """
 
     joints: Sequence[Joint]
@@ -74,31 +75,33 @@ class _Alike(NamedTuple):
     items: Ids
     sizes: Ids
     start: Ids
+    whole: Ids
 
     @staticmethod
-    def of(joints: Sequence[Joint]) -> _Alike:
+    def of(joints: Sequence[Joint], items: Items) -> _Alike:
         count = np.array([len(joint.sizes) for joint in joints])
         pieces = np.concatenate([joint.items for joint in joints], axis=1)
         sizes = np.concatenate([joint.sizes for joint in joints])
-        return _Alike(joints, np.array([joint.number for joint in joints]), pieces, sizes, count.cumsum() - count)
+        numbers = np.array([joint.number for joint in joints])
+        return _Alike(joints, numbers, pieces, sizes, count.cumsum() - count, items.size[pieces])
 
-    def left(self, living: Ids, items: Items) -> tuple[Ids, Mask]:
+    def left(self, living: Ids) -> tuple[Ids, Mask]:
         """How many entries of each live, and of which that cannot be told by items. [joints] both."""
-        left, whole = living[self.items], items.size[self.items]
-        partly = ((left > 0) & (left < whole)).sum(axis=0) > 1  # other places of the two may live
-        counts = np.rint(np.add.reduceat(self.sizes * np.prod(left / whole, axis=0), self.start)).astype(np.int64)
+        left = living[self.items]
+        partly = np.add.reduce((left > 0) & (left < self.whole), axis=0) > 1  # other places of the two may live
+        counts = np.rint(np.add.reduceat(self.sizes * np.prod(left / self.whole, axis=0), self.start)).astype(np.int64)
         return counts, np.logical_or.reduceat(partly, self.start)
 
 
 class JointTable:
     """Counts many joints at once."""
 
-    def __init__(self, joints: Sequence[Joint]) -> None:
+    def __init__(self, joints: Sequence[Joint], items: Items) -> None:
         by_labels = defaultdict(list)
         for joint in joints:
             if len(joint.sizes):
                 by_labels[len(joint.items)].append(joint)
-        self._alike = [_Alike.of(alike) for alike in by_labels.values()]
+        self._alike = [_Alike.of(alike, items) for alike in by_labels.values()]
         self._others = [joint for joint in joints if not len(joint.sizes)]
 
     def count(self, counts: Ids, living: Ids, items: Items, alive: Callable[[], Mask]) -> None:
@@ -112,7 +115,7 @@ class JointTable:
         """
         exact = list(self._others)
         for alike in self._alike:
-            counts[alike.numbers], unclear = alike.left(living, items)
+            counts[alike.numbers], unclear = alike.left(living)
             exact += [alike.joints[place] for place in unclear.nonzero()[0].tolist()]
         for joint in exact:
             counts[joint.number] = joint.exactly(items, alive())

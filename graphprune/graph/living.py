@@ -35,14 +35,15 @@ class Living:
         """How many classes of each item live. [items]"""
         items = self._solution.items
         counts = items.size - self._gone
-        for level in items.levels:
-            first, second = items.parts[level].T
-            both = (items.size[first] > 1) & (items.size[second] > 1)
-            partly = (counts[[first, second]] % items.size[[first, second]] > 0).all(axis=0)
-            if (both & partly).any():  # other places of the two may live
+        for whole, parts, sizes in items.compositions:
+            left = counts[parts]
+            if (left == sizes).all():  # so these are whole too
+                continue
+            partly = (left > 0) & (left < sizes)
+            if (partly[0] & partly[1]).any():  # other places of the two may live
                 return items.living(self.alive)
-            share = counts[[first, second]] / items.size[[first, second]]
-            counts[level] = np.rint(items.size[level] * share[0] * share[1])
+            share = left / sizes
+            counts[whole] = np.rint(items.size[whole] * share[0] * share[1])
         return counts
 
 

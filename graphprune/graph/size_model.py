@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from hashlib import sha256
 
 import numpy as np
 from torch import fx
@@ -26,6 +27,7 @@ class SizeModel:
         self._expressions: dict[tuple[fx.Node, int | str, int | None], LinearExpression] = {}
         self._of_labels: dict[tuple[tuple[int, ...], int, int, int], LinearExpression] = {}
         self._of_pieces: dict[bytes, LinearExpression] = {}
+        self._of_classes: dict[tuple[object, ...], tuple[Ids, Ids]] = {}
 
     def labelled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
@@ -47,7 +49,7 @@ class SizeModel:
         """The number of living entries (before ``stop``) of one dimension of a labelled tensor."""
         if not value.touching([dim]):
             return value.shape[dim] if stop is None else stop
-        return int(living(self.solution, alive, value, dim)[:stop].sum())
+        return int(np.count_nonzero(living(self.solution, alive, value, dim)[:stop]))
 
     def units_behind(self, node: fx.Node, dim: int | str) -> Ids:
         """All units on which the size of a dimension may depend."""
@@ -92,12 +94,23 @@ class SizeModel:
                 return found
         entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for array in arrays:
-            at, unit = self._necessary(slot_classes(self.solution, array.ids, place))
-            if min(array.dims) < place:
-                at, unit = _without_rows(at, unit, size)
+            at, unit = self._needed(slot_classes(self.solution, array.ids, place), min(array.dims) < place)
             entries.append(at[at < length])
             units.append(unit[at < length])
         return self._expression(np.concatenate(entries), np.concatenate(units), length)
+
+    def _needed(self, classes: Ids, within_rows: bool) -> tuple[Ids, Ids]:
+        """As :meth:`_necessary`, which layers of a program ask of the same classes under many labels.
+
+        Args:
+            classes: by entry, with alternatives. [entries, alternatives]
+            within_rows: these are the entries of one row of several, without what the whole row needs.
+        """
+        key = classes.shape, sha256(classes.tobytes()).digest(), within_rows
+        if key not in self._of_classes:
+            found = self._necessary(classes)
+            self._of_classes[key] = _without_rows(*found, len(classes)) if within_rows else found
+        return self._of_classes[key]
 
     def _line(self, ids: Ids, size: int) -> LinearExpression | None:
         """The size of a dimension with one label a place, all labels of an axis; None: they need several units each."""

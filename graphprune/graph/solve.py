@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from graphprune.graph.label_runs import CHOICES, MAPS, LabelRuns, find_runs
 from graphprune.graph.segments import ranges
 from graphprune.rules.labels import Labels, Reason
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, set_in_runs
 
 ClassTable = NDArray[np.int16] | NDArray[np.int32]
 """A number for each class: of another class, or of a reason."""
@@ -75,6 +76,20 @@ class ItemOccurrences:
     size: Ids
 
 
+class Composition(NamedTuple):
+    """Items that are composed of two others.
+
+    Attributes:
+        whole: themselves. [wholes]
+        parts: the two that each consists of. [2, wholes]
+        sizes: of the parts. [2, wholes]
+    """
+
+    whole: Ids
+    parts: Ids
+    sizes: Ids
+
+
 @dataclass(frozen=True)
 class Items:
     """LabelRuns of classes that are alike: their numbers follow one another, and so do those of their parts.
@@ -129,8 +144,12 @@ class Items:
 
     def living(self, alive: Mask) -> Ids:
         """How many classes of each item live. [items]"""
-        found: Ids = np.add.reduceat(alive, self.first, dtype=np.int64)
-        return found
+        return set_in_runs(alive, self.first)
+
+    @cached_property
+    def compositions(self) -> tuple[Composition, ...]:
+        """The two parts of the items of each level."""
+        return tuple(Composition(level, self.parts[level].T, self.size[self.parts[level].T]) for level in self.levels)
 
     def units(self, items: Ids, *columns: Ids) -> tuple[Ids, ...]:
         """Replace composed items by what they are composed of, and drop fixed ones; ``columns`` are carried along."""

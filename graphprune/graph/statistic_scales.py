@@ -180,4 +180,4 @@ def living_entries(solution: Solution, value: LabelledTensor, alive: Mask) -> in
     mask = np.ones((1,) * value.ndim, bool)
     for array in value.arrays:
         mask = mask & alive[solution.of[array.ids]]
-    return int(mask.sum()) * (prod(value.shape) // mask.size)
+    return int(np.count_nonzero(mask)) * (prod(value.shape) // mask.size)

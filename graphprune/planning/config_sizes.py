@@ -13,7 +13,7 @@ from fractions import Fraction
 from torch import nn
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.config_fields import Direction, compared_attributes, read_attributes
+from graphprune.graph.config_fields import Direction, compared_attributes
 from graphprune.graph.equal_layers import unit_numbers
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.configured import (
@@ -78,13 +78,12 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
 
 def _wanted(graph: Analysis, plan: Plan) -> Columns:
     """The sizes that a slim model has."""
-    reads = read_attributes(graph.trace, graph.model)
-    found = columns(graph.model, reads)
+    found = columns(graph.model, graph.reads)
     found = {column: size for column, size in found.items() if not within(column[0], plan.skipped)}
     for name, first in first_names(tables(graph.model)).items():
         if not within(name, plan.skipped) and first in plan.shapes:
             found.update({(name, dim): size for dim, size in enumerate(plan.shape(first))})
-    found.update({(path, ATTRIBUTE): plan.sizes[path] for path in reads if path in plan.sizes})
+    found.update({(path, ATTRIBUTE): plan.sizes[path] for path in graph.reads if path in plan.sizes})
     return found
 
 
@@ -102,7 +101,7 @@ def _guessed(graph: Analysis, suggested: Mapping[str, int], wanted: Columns) -> 
 def _by_size(graph: Analysis, wanted: Columns) -> dict[str, int]:
     """The fields whose value is a size that became the same other one everywhere."""
     became: dict[float, set[float]] = {}
-    for column, size in columns(graph.model, read_attributes(graph.trace, graph.model)).items():
+    for column, size in columns(graph.model, graph.reads).items():
         became.setdefault(size, set()).add(wanted.get(column, size))
     fields = config_fields(config_of(graph.model))
     new = {name: became.get(value, {value}) for name, value in fields.items() if value is not None}
@@ -122,7 +121,7 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     built = _rebuilt(graph.model, values)
     if built is None:
         return None
-    found = columns(built, read_attributes(graph.trace, graph.model))
+    found = columns(built, graph.reads)
     own = tables(graph.model)
     parameters = {(name, dim) for name, p in own.parameters.items() for dim in range(p.dim())} & wanted.keys()
     same = all(found[c] == wanted[c] for c in found.keys() & wanted.keys())

@@ -45,7 +45,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
     """
     found = []
     for number, group in enumerate(setup.groups):
-        kept = int(alive[group.unit_ids].sum())
+        kept = int(np.count_nonzero(alive[group.unit_ids]))
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
             found.append(held[0] if held else _untouched(setup, constraints, group))

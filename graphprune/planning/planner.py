@@ -27,7 +27,7 @@ from graphprune.planning.validate import Selection, Violations, validate
 from graphprune.pruning.plan import Choice, Plan
 from graphprune.tracing.input_specs import input_specs
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.modules import tables, within
+from graphprune.utils.modules import tables, walked_once, within
 
 ROUNDINGS = 4
 """How often widths are made multiples of the numbers of heads of the attempt before, which may change too."""
@@ -90,7 +90,8 @@ def planned(setup: PlanSetup, chooser: Chooser) -> tuple[Plan, dict[int, str]]:
         if len(violations.broken):
             attempt = attempt.without(violations)
             continue
-        plan, difference, followed = _checked(setup, attempt.selection, attempt.plan())
+        with walked_once(setup.graph.model):
+            plan, difference, followed = _checked(setup, attempt.selection, attempt.plan())
         if difference is None and attempt.expressed(followed):
             return plan, attempt.constraints.frozen
         if difference is None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from graphprune.graph.coupled_steps import CoupledStep
 from graphprune.graph.solve import Items
-from graphprune.utils.arrays import Ids, Mask, Scores, stable_order
+from graphprune.utils.arrays import Ids, Mask, Scores, distinct, stable_order
 
 Numbers = NDArray[np.int32]
 """Numbers of stops and units; there are few enough for 4 bytes each."""
@@ -117,7 +117,10 @@ class _GoneByItem:
         widths = [np.zeros(0, np.int64)]
         for number, path in enumerate(paths):
             of = items.item_of(path.unit_ids)
-            found, which = np.unique(of, return_inverse=True)
+            found = distinct([of])
+            place = np.zeros(self._items, np.int64)
+            place[found] = np.arange(len(found))
+            which = place[of]
             width = len(path.stops) + 1
             if len(found) * width > ROOM * len(of):
                 single.append(np.stack([of, np.full(len(of), number), path.stop]))

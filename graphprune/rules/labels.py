@@ -282,11 +282,17 @@ class Labels:
         first = np.unique(matrix[:, 0])
         if len(first) == len(matrix):
             return self.fresh((len(matrix),), [0], "row"), self.fresh(matrix.shape, [0, 1], "cell")
+        rows, which = _different_rows(matrix)
+        return self.fresh((len(rows),), [0], "row")[which], self.fresh(rows.shape, [0, 1], "cell")[which]
+
+
+def _different_rows(matrix: Ids) -> tuple[Ids, Ids]:
+    """The different rows of a matrix, in order, and for every row the number of the one that it equals."""
+    _, place, which = np.unique(matrix[:, 0], return_index=True, return_inverse=True)
+    rows = matrix[place]
+    if not np.array_equal(rows[which], matrix):  # some differ although their first labels are the same
         rows, which = np.unique(matrix, axis=0, return_inverse=True)
-        return (
-            self.fresh((len(rows),), [0], "row")[which.reshape(-1)],
-            self.fresh(rows.shape, [0, 1], "cell")[which.reshape(-1)],
-        )
+    return rows, which.reshape(-1)
 
 
 def operands_of(*values: Any) -> list[LabelledTensor]:

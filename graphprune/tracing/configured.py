@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -85,6 +85,25 @@ def changed_config(config: Any, values: Mapping[str, int]) -> Any:
             return type(config).from_dict(changed.to_dict())
     except Exception as error:  # checks of other libraries raise what they like
         raise Refused(f"config: {type(config).__name__} refuses {_shown(values)}: {_first_line(error)}") from error
+
+
+def keep_layers(config: Any, field: str, count: int, kept: Sequence[int]) -> None:
+    """Let a configuration speak of some of its layers only, in place.
+
+    What the same configuration lists for every layer is kept of those that stay.
+
+    Args:
+        config: is changed.
+        field: that counts the layers.
+        count: how many layers there are.
+        kept: the numbers of those that stay.
+    """
+    place = SizePlace.of(config, field)
+    place.change(len(kept))
+    owner = vars(place.holders[-1])
+    for name, value in owner.items():
+        if type(value) in (list, tuple) and len(value) == count:
+            owner[name] = type(value)(value[i] for i in kept)
 
 
 def build_on_meta(model: nn.Module, config: Any) -> nn.Module:

@@ -32,7 +32,9 @@ def distinct(parts: Sequence[Ids]) -> Ids:
     """The numbers in arrays, from 0 on, in order and each once; faster than sorting them where they lie close."""
     bound = 1 + max((int(part.max()) for part in parts if part.size), default=-1)
     if bound > _CLOSE * sum(part.size for part in parts):
-        return np.unique(np.concatenate(parts))
+        ordered = np.sort(np.concatenate(parts))  # np.unique puts them in a table first, which takes many times as long
+        first: Ids = ordered[np.append(True, ordered[1:] != ordered[:-1])]
+        return first
     there = np.zeros(bound, bool)
     for part in parts:
         there[part] = True
@@ -40,3 +42,30 @@ def distinct(parts: Sequence[Ids]) -> Ids:
 
 
 _CLOSE = 16
+
+
+def set_in_runs(mask: Mask, first: Ids) -> Ids:
+    """How many entries of each run of a mask are set; eight are looked at at once.
+
+    Args:
+        mask: the runs cover all of it.
+        first: where they begin, in order. [runs]
+    """
+    whole = len(mask) // 8
+    last = np.zeros(8, bool)
+    last[: len(mask) - 8 * whole] = mask[8 * whole :]
+    words, end = mask[: 8 * whole].view("<u8"), int(last.view("<u8")[0])
+    before = np.zeros(whole + 1, np.uint64)
+    np.right_shift(np.multiply(words, _EIGHT_ONES, out=before[1:]), 56, out=before[1:])
+    np.cumsum(before[1:], out=before[1:])
+    word, byte = first >> 3, (first & 7).astype(np.uint64) << 3
+    here = words[np.minimum(word, whole - 1)] if whole else np.full(len(first), end, np.uint64)
+    here = np.where(word < whole, here, end) & ((np.uint64(1) << byte) - 1)
+    found = before[word] + (here * _EIGHT_ONES >> 56)
+    total = int(before[whole]) + int(last.sum())
+    counts: Ids = np.diff(found.astype(np.int64), append=total)
+    return counts
+
+
+_EIGHT_ONES = np.uint64(0x0101010101010101)
+"""The top byte of a product with it is the sum of all eight bytes."""

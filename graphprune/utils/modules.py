@@ -46,7 +46,8 @@ _walk: ContextVar[_Walk | None] = ContextVar("the model that stays as it is", de
 @contextmanager
 def walked_once(model: nn.Module) -> Iterator[None]:
     """Within, nothing in this thread gives a model other modules or tensors, so that it is walked through once."""
-    token = _walk.set(_Walk(model))
+    known = _walk.get()
+    token = _walk.set(known if known is not None and known.model is model else _Walk(model))
     try:
         yield
     finally:

@@ -145,3 +145,15 @@ def test_segments_go_on_as_long_as_all_columns_do() -> None:
         [[1, 0], [0, 0], [0, 0], [1, 0]],
         [2, 1, 1, 2],
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "alike"),
+    [([[5, 6], [1, 2], [5, 6]], [1, 0, 1]), ([[5, 6], [1, 2], [5, 3]], [2, 0, 1]), ([[5, 6], [1, 2]], [0, 1])],
+    ids=["equal rows", "rows that begin alike", "rows that begin differently stay in their order"],
+)
+def test_equal_rows_are_refined_to_equal_labels(rows: list[list[int]], alike: list[int]) -> None:
+    row, cell = Labels().refine(LabelArray(np.array(rows)), frozenset([0]))
+    assert (row.ids.ravel() - 1).tolist() == alike
+    first = 1 + len(set(alike))
+    assert cell.ids.tolist() == [[first + 2 * n, first + 2 * n + 1] for n in alike]

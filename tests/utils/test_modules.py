@@ -16,6 +16,9 @@ def test_a_model_that_stays_as_it_is_is_walked_once() -> None:
     with walked_once(model):
         assert named_modules(model) is named_modules(model)
         assert tables(model) is tables(model)
+        found = tables(model)
+        with walked_once(model):
+            assert tables(model) is found
         assert tables(other) is not tables(other)
     assert tables(model) is not tables(model)
 

@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from torch import nn
 
 from graphprune.errors import ExportError
 from graphprune.pruning.plan import plans_of
-from graphprune.tracing.configured import Refused, build_on_meta, changed_config, config_fields, config_of
-from graphprune.tracing.size_places import SizePlace
+from graphprune.tracing.configured import (
+    Refused,
+    build_on_meta,
+    changed_config,
+    config_fields,
+    config_of,
+    keep_layers,
+)
 from graphprune.utils.checks import with_article
 from graphprune.utils.modules import named_modules
 
@@ -104,23 +109,13 @@ def _candidates(slim: nn.Module, lists: list[KeptLayers]) -> Iterator[nn.Module]
     for names in product(*fields):
         shorter = copy.deepcopy(config)
         for name, one in zip(names, lists, strict=True):
-            _shorten(shorter, name, one)
+            keep_layers(shorter, name, one.count, one.kept)
         try:
             built = build_on_meta(slim, changed_config(shorter, {})).train(slim.training)
         except Refused:
             continue
         if _alike(slim, built, lists):
             yield built
-
-
-def _shorten(config: Any, field: str, layers: KeptLayers) -> None:
-    """Set the number of layers, and keep of what the same configuration lists for every layer that of those kept."""
-    place = SizePlace.of(config, field)
-    place.change(len(layers.kept))
-    owner = vars(place.holders[-1])
-    for name, value in owner.items():
-        if type(value) in (list, tuple) and len(value) == layers.count:
-            owner[name] = type(value)(value[i] for i in layers.kept)
 
 
 def _renamed(path: str, lists: list[KeptLayers]) -> str:
