@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from graphprune.utils.modules import named_modules
 from graphprune.utils.random_state import random_state, set_random_state
@@ -129,7 +130,8 @@ class _ThreadState:
     def put_back(self) -> None:
         """Make it so again; modes that were there stay."""
         found = self.now()
-        for _ in range(found.dispatch_modes - self.dispatch_modes):
+        modes = _get_current_dispatch_mode_stack()  # torch 2.8 crashes if nothing else holds a mode that is popped
+        for _ in modes[self.dispatch_modes :]:
             torch._C._pop_torch_dispatch_stack(None)
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
