@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -320,6 +321,7 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Everything that must hold while a model is traced; all of it is undone afterwards."""
+    import_module("torch._dynamo")  # which torch does at its first decomposition: amid modes, that of 2.8 fails
     with changing_globals():
         yield from _recording(recorder)
 
