@@ -60,7 +60,7 @@ fuzz: $(DEV_READY) ## prune thousands of random networks and check each (an hour
 	$(PYTHON) -m benchmarks.fuzz
 	$(PYTHON) -m benchmarks.faults
 
-matrix: $(DEV_READY) ## test beside the oldest and newest supported Python, torch, numpy, networkx and Transformers (ENVIRONMENTS=oldest)
+matrix: $(DEMO_READY) ## test beside the oldest and newest supported Python, torch, numpy, networkx and Transformers (ENVIRONMENTS=oldest)
 	$(PYTHON) -m benchmarks.matrix $(ENVIRONMENTS)
 
 dist: $(DEV_READY) ## build the wheel and the sdist, and check what the package index will check

@@ -82,6 +82,22 @@ def sweep() -> str:
     return markdown(columns, (_sweep_row(ZOOS[zoo], Counter(counts[zoo])) for zoo in ZOOS)) + source("sweep")
 
 
+def matrix() -> str:
+    names = ("python", "torch", "torchvision", "transformers", "numpy", "networkx")
+    rows = (
+        [*(one["python"] if name == "python" else one["versions"][name] for name in names), *_tests_of(one["tests"])]
+        for one in read_json("matrix.json")
+    )
+    columns = ("Python", "torch", "torchvision", "Transformers", "numpy", "networkx", "tests passed", "failed")
+    return markdown(columns, rows) + f"\n\n*`python -m benchmarks.matrix`, {machine_of('matrix.json')[0]}.*"
+
+
+def _tests_of(line: str) -> list[int]:
+    """How many tests passed and failed, from the last line of pytest."""
+    counts = {what: int(number) for number, what in re.findall(r"(\d+) (passed|failed|error)", line)}
+    return [counts.get("passed", 0), counts.get("failed", 0) + counts.get("error", 0)]
+
+
 def _sweep_row(label: str, counts: Counter[str]) -> list[object]:
     ran = counts.total() - counts["skipped"]
     partly = counts["partly"] + counts["frozen"]
@@ -375,6 +391,7 @@ TABLES: dict[str, Callable[[], str]] = {
     made.__name__.replace("_", "-"): made
     for made in (
         sweep,
+        matrix,
         compare,
         compare_earlier,
         repair,

@@ -126,7 +126,8 @@ class _Plain(io.TextIOBase):
         return self._stream.write(text)
 
     def flush(self) -> None:
-        self._stream.flush()
+        if not self._stream.closed:  # Python flushes once more when it is done with this
+            self._stream.flush()
 
 
 class _Delayed:

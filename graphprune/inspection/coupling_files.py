@@ -79,7 +79,7 @@ def _write_graphml(plain: nx.MultiGraph, path: Path) -> None:
 
 
 def _write_json(plain: nx.MultiGraph, path: Path) -> None:
-    """The node-link format: ``networkx.node_link_graph(data, edges="edges")`` reads it."""
+    """The node-link format: ``networkx.node_link_graph(data, edges="edges")`` reads it (``link=`` before 3.4)."""
     nodes = [{"id": name, **data} for name, data in plain.nodes(data=True)]
     ends = plain.edges(keys=True, data=True)
     edges = [{"source": a, "target": b, "key": key, **data} for a, b, key, data in ends]

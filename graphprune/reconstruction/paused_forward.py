@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from queue import SimpleQueue
 
 import torch
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from graphprune.reconstruction.passes import StopForward
 
@@ -102,13 +104,14 @@ def _thread_state() -> Callable[[], AbstractContextManager[None]]:
 
     Passes are run without autocast, as a new thread is.
     """
-    gradients, device = torch.is_grad_enabled(), torch.get_default_device()
+    gradients = torch.is_grad_enabled()
+    devices = [mode.device for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
 
     @contextmanager
     def state() -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(gradients))
-            if device != torch.device("cpu"):
+            for device in devices[-1:]:
                 stack.enter_context(device)
             yield
 

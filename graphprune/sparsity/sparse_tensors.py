@@ -74,7 +74,7 @@ def write_tensor(tensor: Tensor) -> tuple[TensorRecord, Sequence[Bytes]]:
     shift, unary, remainders = encoded(places.numpy(), len(flat))
     signs = bits[~used] != 0
     record = TensorRecord(kind, shape, len(places), shift, len(unary), bool(signs.any()))
-    pieces = [unary, remainders, np.packbits(signs.numpy()) if record.signed else none, _raw(flat[used])]
+    pieces = [unary, remainders, np.packbits(signs.numpy()) if record.signed else none, _raw(bits[used])]
     return (record, pieces) if sum(map(len, pieces)) < len(dense[1][3]) else dense
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
 
@@ -73,7 +74,7 @@ def watched_functions(value: Any, mode: ReadTensors) -> Any:
 
 def _watched(function: Callable[..., Any], mode: ReadTensors) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
-        with mode:
+        with mode, torch._C._EnableTorchFunction():  # by which flex_attention of torch 2.8 sees how tensors are indexed
             return function(*args, **kwargs)
 
     return call

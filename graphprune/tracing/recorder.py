@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from threading import get_ident
 from typing import Any
 
@@ -339,6 +340,7 @@ def _noticing_scripts(recorder: Recorder) -> Iterator[None]:
 @contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Everything that must hold while a model is traced; all of it is undone afterwards."""
+    import_module("torch._dynamo")  # which torch does at its first decomposition: amid modes, that of 2.8 fails
     with changing_globals():
         yield from _recording(recorder)
 

@@ -15,8 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from graphprune.utils.mode_flags import Flags, mode_flags, set_mode_flags
 from graphprune.utils.modules import named_modules
+from graphprune.utils.operators import DispatchMode
 from graphprune.utils.random_state import random_state, set_random_state
 
 _GLOBAL_STATE = threading.RLock()
@@ -119,18 +122,21 @@ class _ThreadState:
     gradients: bool
     dispatch_modes: int
     function_modes: int
+    mode_flags: Flags
 
     @staticmethod
     def now() -> _ThreadState:
-        return _ThreadState(
-            torch.is_grad_enabled(), torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
-        )
+        modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
+        return _ThreadState(torch.is_grad_enabled(), *modes, mode_flags())
 
     def put_back(self) -> None:
         """Make it so again; modes that were there stay."""
         found = self.now()
-        for _ in range(found.dispatch_modes - self.dispatch_modes):
+        modes = _get_current_dispatch_mode_stack()  # torch 2.8 crashes if nothing else holds a mode that is popped
+        for mode in modes[self.dispatch_modes :]:
             torch._C._pop_torch_dispatch_stack(None)
+            DispatchMode.overlapping.end(mode)
+            set_mode_flags(self.mode_flags)
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
         torch.set_grad_enabled(self.gradients)

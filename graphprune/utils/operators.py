@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from torch._ops import HigherOrderOperator, _higher_order_ops
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import Self
+
+from graphprune.utils.mode_flags import OverlappingModes
 
 Args = tuple[Any, ...]
 """Positional arguments of a call."""
@@ -44,16 +47,40 @@ def argument_of(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any], positio
 
 
 class DispatchMode(TorchDispatchMode):
-    """A ``TorchDispatchMode`` whose types are declared. It sees operators that run functions as one call."""
+    """A ``TorchDispatchMode`` whose types are declared.
+
+    It sees operators that run functions as one call, and may be on while modes of other threads begin and end.
+    """
 
     supports_higher_order_operators = True
+    overlapping = OverlappingModes()
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._depth = 0
 
     def __enter__(self) -> Self:
+        if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):  # torch 2.8: each must know the mode
+            for operator in _higher_order_ops.values():
+                _show_calls(operator, type(self))
+        if self._depth == 0:
+            self.overlapping.begin(self)
+        self._depth += 1
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *failure: Any) -> None:
         super().__exit__(*failure)  # type: ignore[no-untyped-call]
+        self._depth -= 1
+        if self._depth == 0:
+            self.overlapping.end(self)
+
+
+def _show_calls(operator: HigherOrderOperator, mode: type[DispatchMode]) -> None:
+    """Let modes of a type see the calls of an operator that runs functions."""
+
+    def seen(this: DispatchMode, *args: Any, **kwargs: Any) -> Any:
+        return this.__torch_dispatch__(operator, (), args, kwargs)  # type: ignore[no-untyped-call]
+
+    if mode not in operator.python_key_table:
+        operator.py_impl(mode)(seen)

@@ -125,7 +125,7 @@ def convert_data(
         if is_dataclass(kind) and isinstance(data, dict):
             _check_fields(data, {f.name for f in fields(kind)})
         return msgspec.convert(data, kind, str_keys=True, dec_hook=convert)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, msgspec.ValidationError) as error:  # which msgspec 0.18 has beside ValueError
         raise LoadError(
             f"{what}: {error}",
             where=what,

@@ -81,10 +81,13 @@ def test_experts_go_with_their_rows_of_the_router(ratio: float) -> None:
     assert slim.router.weight.grad is not None
 
 
-@pytest.mark.skipif(
+grouped_product = pytest.mark.skipif(
     not torch._C._dispatch_has_computed_kernel_for_dispatch_key("aten::_grouped_mm", "CPU"),
     reason="this torch multiplies runs of rows on GPUs alone",
 )
+
+
+@grouped_product
 def test_runs_of_sorted_tokens() -> None:
     """float32 runs need rows of eight numbers to begin at: the widths that are left are multiples of eight."""
     torch.manual_seed(0)

@@ -17,7 +17,10 @@ HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY = 512, 2048, 8, 2, 8192
 
 
 def _llama(layers: int) -> nn.Module:
-    """A Llama on ``meta``, whose labels are many compared with its operations."""
+    """A Llama on ``meta``, whose labels are many compared with its operations.
+
+    Its attention is written out, so that all versions of torch and Transformers call the same operations.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -28,6 +31,7 @@ def _llama(layers: int) -> nn.Module:
         num_key_value_heads=KV_HEADS,
         vocab_size=VOCABULARY,
         use_cache=False,
+        attn_implementation="eager",
     )
     with torch.device("meta"):
         model: nn.Module = LlamaForCausalLM(config)
@@ -57,7 +61,7 @@ def looked_at() -> dict[int, dict[str, int]]:
     """By number of layers: lookups of every step, and how many labels there are."""
     with pytest.MonkeyPatch.context() as patch:
         sizes = _counted(patch)
-        return {layers: _steps(_llama(layers), sizes) for layers in (2, 4, 6)}
+        return {layers: _steps(_llama(layers), sizes) for layers in (2, 6, 10)}
 
 
 def _steps(model: nn.Module, sizes: list[int]) -> dict[str, int]:
@@ -77,12 +81,12 @@ def _steps(model: nn.Module, sizes: list[int]) -> dict[str, int]:
 
 
 def test_work_grows_with_the_number_of_layers_and_not_faster(looked_at: dict[int, dict[str, int]]) -> None:
-    two, four, six = looked_at.values()
+    two, six, ten = looked_at.values()
     for step in two:
-        assert six[step] - four[step] <= 1.1 * (four[step] - two[step]), step
+        assert ten[step] - six[step] <= 1.1 * (six[step] - two[step]), step
 
 
-@pytest.mark.parametrize(("step", "share"), [("trace", 0.3), ("ratio", 1.6), ("budget", 0.8)])
+@pytest.mark.parametrize(("step", "share"), [("trace", 0.3), ("ratio", 2.3), ("budget", 1.5)])
 def test_few_labels_are_looked_at_one_by_one(looked_at: dict[int, dict[str, int]], step: str, share: float) -> None:
-    four, six = looked_at[4], looked_at[6]
-    assert six[step] - four[step] <= share * (six["labels"] - four["labels"])
+    six, ten = looked_at[6], looked_at[10]
+    assert ten[step] - six[step] <= share * (ten["labels"] - six["labels"])

@@ -19,6 +19,7 @@ from graphprune.importance.activations import SCHUR_RIDGE
 from graphprune.importance.combining import NORMALIZATIONS, reduce_parts
 from graphprune.importance.context import Context
 from graphprune.importance.criteria import CRITERIA, Criterion, find_criterion, scored
+from tests.graph.test_experts import grouped_product
 from tests.networks import FusedAttention, Grouped, ImageNetwork, PooledTail, TorchAttention, randomize
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -489,6 +490,7 @@ def test_experts_keep_their_own_moments() -> None:
     torch.testing.assert_close(raw("flap", graph, context, "enter"), expected, **CLOSE)
 
 
+@grouped_product
 def test_grouped_product_takes_all_rows_together() -> None:
     """Rows 0 to 2 meet the first matrix, the others the second; both share their channels."""
     ends = torch.tensor([3, 8], dtype=torch.int32)

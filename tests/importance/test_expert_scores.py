@@ -133,6 +133,13 @@ def by_single_experts(model: PreTrainedModel, tokens: Tensor) -> list[Tensor]:
     return found
 
 
+stacked_experts = pytest.mark.skipif(
+    not any(parameter.ndim == 3 for parameter in mixtral().parameters()),
+    reason="Transformers 4 has a module for each expert",
+)
+
+
+@stacked_experts
 @pytest.mark.parametrize("made", [mixtral, deepseek])
 def test_experts_of_transformers(made: Callable[[], PreTrainedModel]) -> None:
     torch.manual_seed(0)
@@ -142,6 +149,7 @@ def test_experts_of_transformers(made: Callable[[], PreTrainedModel]) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
 
 
+@stacked_experts
 def test_layers_keep_equally_many_and_no_fewer_than_the_router_takes() -> None:
     torch.manual_seed(0)
     model = mixtral().eval()

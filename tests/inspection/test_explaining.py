@@ -126,7 +126,7 @@ def test_a_container_is_a_table() -> None:
         ("stem.weight[1]", r"All 3 entries of stem.weight\[1\] stay: meets a dimension without channels .*self.stem"),
         (
             "fixed",
-            r"All 12 entries of fixed.weight\[0\] and fixed.bias\[0\] stay: the size 6 is a literal .*; read it from",
+            r"All 12 entries of fixed.weight\[0\] and fixed.bias\[0\] stay: the size 6 is a literal.*; read it from",
         ),
         ("spare", r"entries of spare.weight and spare.bias stay: not used in the traced run. Give example inputs"),
     ],

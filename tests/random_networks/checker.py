@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 import graphprune
 from graphprune import ChannelGraph, GraphpruneError, InputError, NothingRemovedWarning, Plan, PlanError, Verification
+from graphprune.utils.mode_flags import mode_flags
 from tests.networks import randomize
 from tests.random_networks.counts import wrong_counts
 from tests.random_networks.generator import Program
@@ -150,7 +151,7 @@ def of_torch() -> dict[str, Any]:
         ],
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "number type": torch.get_default_dtype(),
-        "modes": (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()),
+        "modes": (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack(), mode_flags()),
         "random numbers": torch.get_rng_state().tolist(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +118,10 @@ def halved(net: nn.Module) -> nn.Module:
     return slim
 
 
-@pytest.mark.parametrize("name", HOLDERS)
+copied = pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot copy what answers any name")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[copied] if name == "open" else []) for name in HOLDERS])
 def test_heads_are_found_in_what_a_layer_holds(name: str) -> None:
     make, read = HOLDERS[name]
     net = Net(Attention(make(4), read))

@@ -7,6 +7,7 @@ import math
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
+from graphprune.tracing.opaque import ReadTensors
 from graphprune.utils.contexts import changing_globals, leaves_torch_alone, patched
+from graphprune.utils.mode_flags import mode_flags
 
 ROUNDS = 6
 
@@ -39,6 +42,7 @@ def global_state() -> list[Any]:
         gc.isenabled(),
         list(warnings.filters),
         [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()],
+        mode_flags(),
     ]
 
 
@@ -130,6 +134,30 @@ def test_what_an_interruption_leaves_of_torch_is_put_back() -> None:
         assert (torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()) == modes
         assert not torch.is_grad_enabled()
     assert torch.ones(1).device.type == "cpu"
+    assert not any(mode_flags().values())
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_modes_that_do_not_end_as_a_stack_leave_torch_alone(outer: bool) -> None:
+    """As in threads: torch notes for all of them whether a mode is on, and then compiles nothing."""
+    first, second = ReadTensors(), ReadTensors()
+    with Unseeing() if outer else nullcontext():
+        before = mode_flags()
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        second.__exit__(None, None, None)
+        assert mode_flags() == before
+        assert set(before.values()) == {outer}
+    assert not any(mode_flags().values())
+
+
+def test_repair_with_several_batches_leaves_torch_alone() -> None:
+    """Their passes wait for one another, each in its thread and under its mode."""
+    model, batches = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), list(torch.randn(3, 4, 5))
+    plan = graphprune.trace(model, batches[0]).plan(0.5)
+    graphprune.repair(plan.apply(model), model, plan, batches)
+    assert not any(mode_flags().values())
 
 
 def test_a_public_function_leaves_torch_alone_where_it_does_not_end() -> None:

@@ -70,7 +70,7 @@ READ: list[tuple[Callable[[Path], Any], bytes]] = [
     (image, bitmap(100_000, 100_000)),
     (image, b"\x89PNG\r\n\x1a\n" + b"\0" * 40),
     (array, npy("(1000000000000,)")),
-    (array, npy("(-5,)")),
+    *([(array, npy("(-5,)"))] if np.__version__ >= "2" else []),  # of which numpy 1 reads nothing
     (array, npy("(__import__('os').getpid(),)")),
 ]
 

@@ -19,6 +19,7 @@ import copy
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,7 @@ class _Sizes:
         """The contents of ``config.json``."""
         from transformers import LlamaConfig
 
-        known = LlamaConfig.__dataclass_fields__
+        known = {*signature(LlamaConfig).parameters, "dtype", "transformers_version"}
         fields = {name: value for name, value in slim.config.to_dict().items() if name in known}
         own = {
             "architectures": ["DeciLMForCausalLM"],
