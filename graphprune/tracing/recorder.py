@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
-from graphprune.tracing.node_names import NodeNames
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
@@ -66,7 +65,6 @@ class Recorder(DispatchMode):
     def __init__(self, model_copy: MetaCopy, log: SizeLog, on_meta: bool) -> None:
         super().__init__()
         self.graph = fx.Graph()
-        self.graph._graph_namespace = NodeNames()
         self._recorded = self.graph.nodes
         self.log = log
         self.on_meta = on_meta
