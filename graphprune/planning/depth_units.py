@@ -101,10 +101,10 @@ def _units_of(graph: Analysis, block: Block, own: Sequence[Branch]) -> list[Dept
 
 def _may_go(graph: Analysis, left_out: LeftOut) -> bool:
     """Does the rest of the model run as before, in generation too?"""
-    return not _counts_tokens(graph.model, left_out.skipped) and left_out.runs_in(graph)
+    return not counts_tokens(graph.model, left_out.skipped) and left_out.runs_in(graph)
 
 
-def _counts_tokens(model: nn.Module, paths: Collection[str]) -> bool:
+def counts_tokens(model: nn.Module, paths: Collection[str]) -> bool:
     """Is there the attention in it by whose cache Transformers counts the tokens that it has generated?"""
     generates = getattr(model, "can_generate", None)
     modules = (module for path in paths for module in model.get_submodule(path).modules())

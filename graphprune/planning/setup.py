@@ -18,6 +18,7 @@ from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Group
 from graphprune.importance.block_influence import influence
 from graphprune.planning.allocations import SEARCHED
+from graphprune.planning.depth_units import counts_tokens
 from graphprune.planning.limits import Limit, group_limits, share_kept
 from graphprune.planning.masked_comparison import MaskedComparison
 from graphprune.planning.options import PruningOptions
@@ -158,11 +159,11 @@ def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScor
     Raises:
         PlanError: there is none.
     """
-    blocks = graph.blocks
+    blocks = [block for block in graph.blocks if not counts_tokens(graph.model, [block.path])]
     if not blocks:
         raise no_block(options)
     weight = influence(scores.model, blocks, scores.context.statistics)
-    least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(blocks) + 1e-9)]
+    least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(graph.blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 
 

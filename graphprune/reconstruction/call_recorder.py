@@ -316,7 +316,7 @@ def addition(
     if has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1:
         for to, added in (args[:2], args[1::-1]):
             view = memory.find(added) if isinstance(added, Tensor) and added.ndim == 1 else None
-            if view is not None and view.name in names and to.ndim > 1:
+            if view is not None and view.name in names and isinstance(to, Tensor) and to.ndim > 1:
                 return Addition(to, added, BiasTarget(view, 1, -1))
     return None
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune.errors import InputError, PlanError
@@ -176,3 +176,18 @@ def test_what_cannot_be_asked() -> None:
         graph.plan(0.5, depth=0.5)
     with pytest.raises(InputError, match="depth: must be a fraction"):
         graph.plan(0.5, depth=1.0)
+
+
+def test_the_layer_by_whose_cache_tokens_are_counted_stays() -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=3, **sizes)).eval()
+    with torch.no_grad():
+        model.model.layers[0].self_attn.o_proj.weight.zero_()
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+    plan = graphprune.trace(model, IDS).plan(depth=0.34)
+    assert len(plan.skipped) == 1 and plan.skipped != ("model.layers.0",)
+    slim = plan.apply(model)
+    given = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    one, other = (slim.generate(IDS, use_cache=cached, **given) for cached in (True, False))
+    assert torch.equal(one, other)

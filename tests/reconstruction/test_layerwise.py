@@ -111,6 +111,26 @@ def test_linear_layers_are_fitted_one_after_the_other(bias: bool, ridge: float) 
             torch.testing.assert_close(recorded(slim, layer, batches)[1].mean(0), y.mean(0))
 
 
+class OneMore(nn.Module):
+    """A scale that is stored as its difference from one, as some RMS norms have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.weight, self.leave = nn.Linear(4, 8), nn.Parameter(torch.zeros(8)), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.enter(x).relu() * (1.0 + self.weight))
+
+
+def test_a_vector_may_be_added_to_a_number() -> None:
+    model = made(OneMore())
+    batch = torch.randn(50, 4, dtype=torch.float64)
+    plan, slim = pruned(model, batch)
+    record = graphprune.reconstruct(slim, model, plan, [batch])
+    assert [one.name for one in record.repaired] == ["enter.weight", "leave.weight"]
+    assert record.repaired[1].after < record.repaired[1].before
+
+
 GEOMETRIES: list[tuple[Callable[..., nn.Module], int, dict[str, Any]]] = [
     (nn.Conv1d, 1, {"kernel_size": 3, "stride": 2, "padding": 2, "dilation": 2}),
     (nn.Conv2d, 2, {"kernel_size": 1, "stride": 2}),
