@@ -55,17 +55,20 @@ def set_in_runs(mask: Mask, first: Ids) -> Ids:
     last = np.zeros(8, bool)
     last[: len(mask) - 8 * whole] = mask[8 * whole :]
     words, end = mask[: 8 * whole].view("<u8"), int(last.view("<u8")[0])
-    before = np.zeros(whole + 1, np.uint64)
-    np.right_shift(np.multiply(words, _EIGHT_ONES, out=before[1:]), 56, out=before[1:])
-    np.cumsum(before[1:], out=before[1:])
+    before = np.zeros(whole + 1, np.uint32)
+    for start in range(0, whole, _WORDS):
+        counts = words[start : start + _WORDS] * _EIGHT_ONES >> 56
+        before[start + 1 : start + 1 + len(counts)] = counts.cumsum() + before[start]
     word, byte = first >> 3, (first & 7).astype(np.uint64) << 3
     here = words[np.minimum(word, whole - 1)] if whole else np.full(len(first), end, np.uint64)
     here = np.where(word < whole, here, end) & ((np.uint64(1) << byte) - 1)
     found = before[word] + (here * _EIGHT_ONES >> 56)
     total = int(before[whole]) + int(last.sum())
-    counts: Ids = np.diff(found.astype(np.int64), append=total)
-    return counts
+    sizes: Ids = np.diff(found.astype(np.int64), append=total)
+    return sizes
 
 
+_WORDS = 1 << 15
+"""So many words are counted at once, which keeps what is worked out meanwhile small."""
 _EIGHT_ONES = np.uint64(0x0101010101010101)
 """The top byte of a product with it is the sum of all eight bytes."""
