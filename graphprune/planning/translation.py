@@ -281,7 +281,7 @@ def _constant_difference(old: Tensor, new: Tensor) -> ProgramDifference | None:
 
 
 def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) -> list[int]:
-    """The groups that make a difference by themselves; all of them if it takes several.
+    """The groups that make a difference by themselves; if it takes several, so many of them that it takes all of these.
 
     Args:
         groups: that make one together.
@@ -295,4 +295,24 @@ def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) 
     for part in (groups[:half], groups[half:]):
         if differs(part):
             found += responsible(part, differs)
-    return found or list(groups)
+    return found or _needed(groups, differs)
+
+
+def _needed(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) -> list[int]:
+    """Those of the groups that make a difference together without which they make none.
+
+    Source: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", IEEE Transactions on Software
+    Engineering, 2002 (complements of ever smaller parts).
+    """
+    needed = list(groups)
+    size = max(len(needed) // 4, 1)
+    while size:
+        at = 0
+        while at < len(needed):
+            rest = needed[:at] + needed[at + size :]
+            if rest and differs(rest):
+                needed = rest
+            else:
+                at += size
+        size //= 2
+    return needed

@@ -98,7 +98,7 @@ def _broken(graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, s
             found.append(sizes.sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
-            found.append(graph.solution.expand(graph.solution.of[ids])[0])
+            found.append(graph.solution.expand(graph.solution.of[ids.ravel()])[0])
     found.extend(_uneven(graph, selection.alive))
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
@@ -119,7 +119,7 @@ def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:
         rest = left[left > 0]
         emptied = (row for row in _partly(graph, alive, classes[left == 0]) if not _goes_whole(graph, alive, row))
         if (rest != rest[0]).any() or next(emptied, None) is not None:
-            yield graph.solution.expand(classes)[0]
+            yield graph.solution.expand(classes.ravel())[0]
 
 
 def _partly(graph: Analysis, alive: Mask, rows: Ids) -> Ids:

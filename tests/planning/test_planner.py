@@ -46,3 +46,29 @@ def test_what_breaks_in_one_plan_is_not_held_in_the_next(
     attempts.clear()
     assert plan_once(setup).to_json() == plain
     assert attempts == [(0, 0)]
+
+
+class NamedByWidth(nn.Module):
+    """A layer is looked up by the width of what attention gives, which has queries, keys and values in one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(5, 12)
+        self.attend = nn.TransformerEncoderLayer(12, 1, 9, batch_first=True)
+        self.by_width = nn.ModuleDict({"w12": nn.Linear(12, 12)})
+        self.leave = nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.attend(self.enter(x))
+        return self.leave(self.by_width[f"w{x.shape[-1]}"](x))
+
+
+def test_only_what_a_name_in_the_program_needs_is_held() -> None:
+    torch.manual_seed(0)
+    model, x = NamedByWidth().eval(), torch.randn(2, 4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    lost = {choice.group: len(choice.removed) for choice in plan.choices if choice.removed}
+    assert lost == {"attend.linear1": 4, "by_width.w12": 6}
+    held = {choice.group: choice.why for choice in plan.choices if not choice.removed}
+    assert "KeyError: 'w6'" in held["enter"]
+    assert graphprune.verify(model, plan.apply(model), plan, x).passed

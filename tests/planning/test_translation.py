@@ -148,6 +148,8 @@ def test_the_responsible_are_found(guilty: set[int]) -> None:
 
 def test_what_only_several_do_together_holds_them_all() -> None:
     assert responsible([1, 2, 3], lambda groups: {1, 2, 3} <= set(groups)) == [1, 2, 3]
+    for together in ({0, 7}, {3, 4}, {1, 2, 6}, set(range(1, 8))):
+        assert set(responsible(range(8), lambda groups, t=together: t <= set(groups))) == together
 
 
 def test_nothing_of_the_users_model_is_changed() -> None:
