@@ -90,25 +90,6 @@ class Zeros(nn.Module):
 _CONFIG = """\
 class $prefix$config($config):
     model_type = "$model_type"
-"""
-
-_DENSE_ZEROS = '''\
-class Zeros(nn.Module):
-    """In the place of a module of a residual branch that is left out: returns zeros in the shape of its argument."""
-
-    def __init__(self, module, results):
-        super().__init__()
-        vars(self).update({k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str)})
-        self.results = results
-
-    def forward(self, *args, **kwargs):
-        zeros = torch.zeros_like(args[0] if args else next(iter(kwargs.values())))
-        return (zeros, *[None] * (self.results - 1)) if self.results else zeros
-'''
-
-_CONFIG = """\
-class $prefix$config($config):
-    model_type = "$model_type"
 $layers"""
 
 _DENSE_CONFIG = '''\
