@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -187,34 +188,40 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], values: Parts, stage: 
 
     with _HashedFile(path) as file:
         write_entries(file.write, tensors, read)
+        found = file.sum
     to_disk(path)
-    return file.sum
+    return found
 
 
 class _HashedFile:
-    """A file whose checksum is worked out, by another thread, while it is written."""
+    """A file that one thread writes, and another works out the checksum of, while the next parts of it are made."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("wb", buffering=0)
         self._hash = hashlib.sha256()
         self._size = 0
-        self._thread = ThreadPoolExecutor(1)
-        self._pending: Future[None] | None = None
+        self._writer, self._hasher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._pending: deque[Future[None]] = deque()
 
     def write(self, part: bytes | memoryview) -> None:
-        self._wait()
-        self._pending = self._thread.submit(self._hash.update, part)
-        rest = memoryview(part).cast("B")
-        self._size += rest.nbytes
+        self._wait(_WAITING)
+        part = memoryview(part).cast("B")
+        self._size += part.nbytes
+        self._pending.append(self._writer.submit(self._append, part))
+        self._pending.append(self._hasher.submit(self._hash.update, part))
+
+    def _append(self, rest: memoryview) -> None:
         while rest:
             rest = rest[self._file.write(rest) :]
 
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
+    def _wait(self, most: int = 0) -> None:
+        """Wait until no more than this many jobs are left."""
+        while len(self._pending) > most:
+            self._pending.popleft().result()
 
     @property
     def sum(self) -> FileSum:
+        """What was written, once all of it is."""
         self._wait()
         return FileSum(self._size, self._hash.hexdigest())
 
@@ -222,5 +229,10 @@ class _HashedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
+        self._writer.shutdown(cancel_futures=True)
+        self._hasher.shutdown(cancel_futures=True)
         self._file.close()
+
+
+_WAITING = 6
+"""Jobs that wait at most, two for each part of a file: the parts are held in memory as long."""

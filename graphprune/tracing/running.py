@@ -13,7 +13,7 @@ from graphprune.errors import TraceError
 from graphprune.tracing.call_list import CallList, ListedCall
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
-from graphprune.tracing.model_copy import MetaCopy
+from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
@@ -93,6 +93,25 @@ def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outp
     recorder = _Replayer(model_copy)
     results = [result for call in calls for result in run_recorded(recorder, call, outputs)]
     return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
+
+
+@from_empty_tables
+@eagerly()
+def replay_on_shapes(model: nn.Module, calls: Iterable[MethodCall], outputs: Outputs | None = None) -> Replay:
+    """Run a copy of a model in evaluation mode, with floating-point tensors on ``meta``, and note no sizes.
+
+    Args:
+        model: it is not changed, and no value of its floating-point tensors is read.
+        calls: what is run, one after the other.
+        outputs: picks from a result what is returned; None: all tensors.
+
+    Raises:
+        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on, and so is what torch raises
+            where it looks at values.
+    """
+    model_copy = make_meta_copy(model, SizeLog())
+    set_training(model_copy.modules, training=False)
+    return replay_copy(model_copy, calls, outputs)
 
 
 @from_empty_tables

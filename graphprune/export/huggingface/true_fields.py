@@ -7,14 +7,17 @@ layers gets the slim number; where layers differ, ``config.json`` has theirs as 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from graphprune.errors import ExportError
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.places import raised_at
-from graphprune.utils.contexts import preserve_modes
+from graphprune.tracing.running import replay_on_shapes
+from graphprune.utils.contexts import evaluating_eagerly
 
 LayerSizes = dict[str, int]
 
@@ -121,12 +124,30 @@ _INNER = "intermediate_size"
 
 
 def _filled_cache(slim: Any) -> Any:
-    """The cache after two tokens, which Transformers calls ``cache`` or, formerly, ``past_key_values``."""
-    tokens = torch.zeros(1, 2, dtype=torch.long, device=next(slim.parameters()).device)
-    with preserve_modes(slim), torch.no_grad():
-        slim.eval()
+    """The cache after two tokens, which Transformers calls ``cache`` or, formerly, ``past_key_values``.
+
+    Its shapes alone matter: the weights need not be read, unless the model looks at values.
+    """
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    call = MethodCall("forward", input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+    found: list[Any] = []
+    try:
+        replay_on_shapes(slim, [call], partial(_noted, found))
+    except Exception:  # whatever is raised where there are no values: with values it is the user's own
+        found.append(_run(slim, call))
+    return found[-1].get("cache", found[-1].get("past_key_values"))
+
+
+def _noted(found: list[Any], output: Any) -> Any:
+    found.append(output)
+    return output
+
+
+def _run(slim: nn.Module, call: MethodCall) -> Any:
+    device = next(slim.parameters()).device
+    with evaluating_eagerly(slim):
         try:
-            output = slim(input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
+            return call.mapped(lambda tensor: tensor.to(device)).run(slim)
         except Exception as error:
             raise ExportError(
                 "slim: the model itself fails with an attention mask and a cache",
@@ -135,4 +156,3 @@ def _filled_cache(slim: Any) -> Any:
                 needed="a model that runs with attention_mask= and use_cache=True",
                 do="plan with these among the example inputs, or remove kv_groups instead of heads",
             ) from error
-    return output.get("cache", output.get("past_key_values"))

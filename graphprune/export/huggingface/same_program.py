@@ -1,0 +1,78 @@
+"""Do two models compute the same, by what they call? Nothing is worked out, and weights need not be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graphprune.errors import InputError
+from graphprune.tracing.call_list import NODES
+from graphprune.tracing.example_inputs.guess import first_that_runs
+from graphprune.tracing.inputs import calls_of
+from graphprune.tracing.running import Replay, replay_on_shapes
+
+
+def same_program(one: nn.Module, other: nn.Module) -> bool:
+    """Do two models call the same operations, with the same numbers, on equal tensors of the same names?
+
+    False says nothing: programs may differ that compute the same, and some look at values, which are not there.
+    """
+    try:
+        inputs, run = first_that_runs(one, lambda guess: replay_on_shapes(one, calls_of(guess)))
+        replay = replay_on_shapes(other, calls_of(inputs))
+    except (InputError, RuntimeError, ValueError, IndexError):  # sizes do not fit each other, or values are needed
+        return False
+    return _content(run) == _content(replay) and _on_equal_tensors((one, run), (other, replay))
+
+
+def _content(run: Replay) -> list[Any]:
+    """All calls, with the numbers of other calls in the places of their results."""
+    numbers = {id(call): number for number, call in enumerate(run.calls)}
+    calls = [
+        (call.op, call.target, _numbered((call.args, call.kwargs), numbers), *map(call.meta.get, _FORM))
+        for call in run.calls
+    ]
+    return [calls, [numbers[id(call)] for call in run.outputs]]
+
+
+_FORM = ("tensor", "shape", "dtype", "shapes")
+
+
+def _numbered(value: Any, numbers: Mapping[int, int]) -> Any:
+    """Arguments in a form in which those of two runs are equal: no number equals a call or a truth value."""
+    if isinstance(value, NODES):
+        return numbers[id(value)]
+    if isinstance(value, tuple | list):
+        return [_numbered(one, numbers) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _numbered(one, numbers) for key, one in value.items()}
+    return type(value), value
+
+
+def _on_equal_tensors(one: tuple[nn.Module, Replay], other: tuple[nn.Module, Replay]) -> bool:
+    mine, others = _read(*one), _read(*other)
+    return mine.keys() == others.keys() and all(equal_tensors(mine[name], others[name]) for name in mine)
+
+
+def _read(model: nn.Module, run: Replay) -> dict[str, Tensor]:
+    """The tensors that a run reads and that no call makes."""
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    return {**{name: own[name] for name in run.used}, **run.constants}
+
+
+def equal_tensors(one: Tensor, other: Tensor) -> bool:
+    """Have tensors the same shape, type and values? Of what is on ``meta`` nobody knows the values."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.is_meta or other.is_meta:
+        return not one.numel()
+    return _same_memory(one, other) or torch.equal(one, other.to(one.device))
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """Are these entries in the same places? They need not be read then."""
+    both_there = bool(one.data_ptr()) and one.device == other.device
+    return both_there and one.data_ptr() == other.data_ptr() and one.stride() == other.stride()
