@@ -382,11 +382,6 @@ def passed(found: dict[str, Any]) -> bool:
     return memory and equal and faster and found["kills"]["same"] == found["kills"]["moments"]
 
 
-def _seconds(found: dict[str, Any], name: str) -> float:
-    seconds: float = found["measured"][name]["seconds"]
-    return seconds
-
-
 def report(found: dict[str, Any]) -> None:
     """Print the tables."""
     made = table(
