@@ -117,7 +117,12 @@ class ConstraintBuilder:
             if path not in self.expressions:
                 self.constraints.attributes[path] = use
                 self.expressions[path] = self._safe_expression(use)
-        while any(self._invert(use) for use in uses) or any(self._invert(use, divisors=False) for use in uses):
+        whole, positions = [u for u in uses if not u.prefix], [u for u in uses if u.prefix]
+        while (
+            any(map(self._invert, whole))
+            or any(self._invert(use, divisors=False) for use in whole)
+            or any(map(self._invert, positions))
+        ):
             pass
 
     def _compared(self) -> Iterator[tuple[str, SizeUse]]:
@@ -138,17 +143,18 @@ class ConstraintBuilder:
 
     def _safe_expression(self, use: SizeUse) -> LinearExpression:
         try:
-            return self.sizes.expression(use.node, use.dim)
+            return self.sizes.expression(use.node, use.dim, use.position)
         except NotLinear as error:
             self._freeze(error.units, use.line, "its size multiplies or divides sizes that may both change")
-            return constant_expression(self.sizes.dense(use.node, use.dim))
+            return constant_expression(use.expr.value)
 
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        Without ``divisors``, those of which nothing is known stay what they are.
+        A position, ``x[..., :heads * head_dim]``, tells it too. Without ``divisors``, those of which nothing is known
+        stay what they are.
         """
-        if use.prefix or not self.sizes.labelled(use.node, use.dim):
+        if not self.sizes.labelled(use.node, use.dim):
             return False
         unknown = self._unknown(use.expr, divisors)
         expression = self._solved(use.expr, unknown[0], self._safe_expression(use)) if len(unknown) == 1 else None
@@ -178,12 +184,11 @@ class ConstraintBuilder:
         return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
 
     def _constrain_use(self, use: SizeUse) -> None:
-        stop = use.expr.value if use.prefix else None
         labelled = self.sizes.labelled(use.node, use.dim)
         if not labelled and isinstance(use.expr, Const):
             return
         try:
-            size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant_expression(use.expr.value)
+            size = self.sizes.expression(use.node, use.dim, use.position) if labelled else constant_expression(use.expr.value)
             if labelled and (tail := _literal_tail(use)):
                 whole = self.sizes.expression(use.node, use.dim)
                 after = Counter(whole.units.tolist()) - Counter(size.units.tolist())

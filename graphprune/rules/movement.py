@@ -280,11 +280,21 @@ def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> 
     for array in x.arrays:
         _note_pieces(call.labels, array, dim, index)
         piece = array.at(array.ids[where]) if array.ids.shape[dim] > 1 else array
-        if piece.dims:
+        if not piece.ids.size:
+            arrays.extend(_rows_of_nothing(call.labels, array, dim))
+        elif piece.dims:
             arrays.append(piece)
         else:
             call.labels.fix([piece], f"{call.op}: one entry is picked by its number")
     return x.moved(out, arrays)
+
+
+def _rows_of_nothing(labels: Labels, array: LabelArray, dim: int) -> list[LabelArray]:
+    """What is left of a grid of which no entry along ``dim`` is taken: its rows, where these lie beside ``dim``."""
+    rest = array.dims - {dim}
+    if array.cell or not rest or outer_first(array)[0] not in rest:
+        return []
+    return [labels.refine(array, rest)[0]]
 
 
 def _note_pieces(labels: Labels, array: LabelArray, dim: int, index: slice) -> None:
