@@ -66,7 +66,7 @@ def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]
         "+": size - other,
         "-": size + other if left else other - size,
         "*": size // max(other, 1),
-        "//": size * other,
+        "//": size * other if left else other // max(size, 1),
     }
     return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
 

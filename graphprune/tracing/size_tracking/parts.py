@@ -93,7 +93,34 @@ def select(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 
 def getitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    return func(args[0], _indices(watcher, *args))
+    sliced = _sliced(args[1])
+    if sliced is None:
+        return func(args[0], _indices(watcher, *args))
+    return func(args[0], _indices(watcher, args[0], sliced)).clone()
+
+
+def _sliced(given: Any) -> Any:
+    """An index with a slice in place of its one list of neighbors, ``x[..., [-2], :]``; None for all others.
+
+    Such an index makes a copy of what the slice is a view of.
+    """
+    index = given if isinstance(given, tuple) else (given,)
+    lists = [place for place, i in enumerate(index) if isinstance(i, list | tuple | range)]
+    if len(lists) != 1 or any(isinstance(i, Tensor | bool | np.ndarray) for i in index):
+        return None
+    (place,) = lists
+    piece = _neighbors(index[place])
+    return piece and (*index[:place], piece, *index[place + 1 :])
+
+
+def _neighbors(numbers: Sequence[Any]) -> slice | None:
+    """The slice of numbers that go up by one, all of them from the front or all from behind."""
+    if not numbers or any(type(n) is not int for n in numbers):
+        return None
+    first, last = numbers[0], numbers[-1]
+    if list(numbers) != list(range(first, last + 1)) or (first < 0) != (last < 0):
+        return None
+    return slice(first, last + 1 or None)
 
 
 def setitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
