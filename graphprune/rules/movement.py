@@ -226,7 +226,7 @@ def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> Labe
     for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
         if m == 1 and n > 1:
             arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabelledTensor(call.out, tuple(arrays), numbers=x.numbers)
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:

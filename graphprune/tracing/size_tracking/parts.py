@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.tracing.size_tracking.reading import dim_of
 from graphprune.tracing.size_tracking.watcher import SizeWatcher, named
@@ -90,6 +91,29 @@ def select(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     x, outer = given["input"], given["dim"] % given["input"].ndim
     note_positions(watcher, x, (slice(None),) * outer + (given["index"],))
     return func(*args, **kwargs)
+
+
+def take_along(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``gather``, where no number counts from behind: torch would take the remainder by the size."""
+    given = named("input indices dim", args, kwargs)
+    x, index, dim = given["input"], given["indices"], given.get("dim")
+    if dim is None or len(given) > 3 or x.ndim != index.ndim or not _from_the_front(index):
+        return func(*args, **kwargs)
+    shape = [max(pair) if 0 not in pair else 0 for pair in zip(x.shape, index.shape, strict=True)]
+    shape[dim] = -1
+    return _expanded(x, shape).gather(dim, _expanded(index, shape))
+
+
+def _from_the_front(numbers: Tensor) -> bool:
+    """Are the values of a tensor known, and none of them negative?"""
+    with _disable_current_modes():  # this is no part of the program
+        return not numbers.is_meta and not (numbers < 0).any().item()
+
+
+def _expanded(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` repeated along dimensions of size 1; -1: as it is."""
+    same = all(wanted in (size, -1) for size, wanted in zip(x.shape, shape, strict=True))
+    return x if same else x.expand(shape)
 
 
 def getitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
