@@ -71,7 +71,7 @@ def _looked_up(user: fx.Node, node: fx.Node) -> Iterator[tuple[fx.Node, int] | N
 
 
 def _gathered(row: fx.Node, count: int) -> Iterator[tuple[fx.Node, int] | None]:
-    """As :func:`_looked_up`, of a row of so many numbers that ``gather`` may look up, repeated along other dimensions."""
+    """As :func:`_looked_up`, of a row of so many numbers that ``gather`` looks up, repeated along other dimensions."""
     wide = [dim for dim, size in enumerate(row.meta["shape"]) if size > 1]
     if row.target is not aten.expand.default and (len(wide) != 1 or row.meta["shape"][wide[0]] != count):
         yield None

@@ -127,7 +127,8 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
     """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
     Integers in a line of which entries go are numbers of channels: those that are left are numbered anew. Those of
-    several dimensions count something that stays. Into floating-point entries others are merged where ``merged`` says so: the mean of all of them survives.
+    several dimensions count something that stays. Into floating-point entries others are merged where ``merged`` says
+    so: the mean of all of them survives.
     """
     small = tensor.detach()
     for dim, index in kept.items():

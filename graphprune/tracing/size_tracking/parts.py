@@ -169,6 +169,7 @@ def _listed(numbers: Sequence[Any]) -> Any:
 
 
 def note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...]) -> None:
+    """Write down where an index cuts; beyond the ends of a tensor a slice cuts nothing, also where it is shorter."""
     node = watcher.node_of(tensor)
     if node is None:
         return
@@ -177,8 +178,9 @@ def note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...])
         if isinstance(i, slice) and (i.start or 0) < (i.step or 1) != 1:
             continue  # a place within every period, wherever the tensor ends
         bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
+        size = shape[dim] if isinstance(i, slice) else 1 << 62
         for bound in bounds:
-            if isinstance(bound, int) and not isinstance(bound, bool) and plain(bound) not in (0, shape[dim]):
+            if isinstance(bound, int) and not isinstance(bound, bool) and 0 < abs(plain(bound)) < size:
                 watcher.log.uses.append(
                     SizeUse(node, dim, _position(bound, node, dim), *watcher.log.where(), prefix=True)
                 )
