@@ -112,7 +112,7 @@ def columns_of_numbers(node: fx.Node, values: Mapping[fx.Node, Any]) -> Dims:
         return frozenset()
     operands = [values.get(call.args[0]) for call in calls if call is not None]  # type: ignore[arg-type]
     labelled = [array.dims for x in operands if isinstance(x, LabelledTensor) for array in x.arrays]
-    return frozenset[int]().union(*labelled) - counted  # type: ignore[operator]
+    return frozenset[int]().union(*labelled) - counted
 
 
 def _calls_by_column(user: fx.Node, node: fx.Node) -> Iterator[fx.Node | None]:
