@@ -20,6 +20,7 @@ from graphprune.graph.linear_expressions import LinearExpression, NotLinear, con
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.size_model import SizeModel
+from graphprune.graph.solve import KINDS
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of, dims_of
 from graphprune.tracing.tracer import Trace
@@ -53,11 +54,13 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
         return size.plus(known, -1)
     if op == "-":
         return size.plus(known) if left else known.plus(size, -1)
+    if op == "//" and not left:
+        return None if size.terms or not size.constant else known.times(1 / size.constant)
     if known.terms or not known.constant or op == "%":
         return None
     if op == "*":
         return size.times(1 / known.constant)
-    return size.times(known.constant) if left else None
+    return size.times(known.constant)
 
 
 def _literal_tail(use: SizeUse) -> int:
@@ -117,7 +120,12 @@ class ConstraintBuilder:
             if path not in self.expressions:
                 self.constraints.attributes[path] = use
                 self.expressions[path] = self._safe_expression(use)
-        while any(self._invert(use) for use in uses) or any(self._invert(use, divisors=False) for use in uses):
+        whole, positions = [u for u in uses if not u.prefix], [u for u in uses if u.prefix]
+        while (
+            any(map(self._invert, whole))
+            or any(self._invert(use, divisors=False) for use in whole)
+            or any(map(self._invert, positions))
+        ):
             pass
 
     def _compared(self) -> Iterator[tuple[str, SizeUse]]:
@@ -138,17 +146,18 @@ class ConstraintBuilder:
 
     def _safe_expression(self, use: SizeUse) -> LinearExpression:
         try:
-            return self.sizes.expression(use.node, use.dim)
+            return self.sizes.expression(use.node, use.dim, use.position)
         except NotLinear as error:
-            self._freeze(error.units, use.line, "its size multiplies or divides sizes that may both change")
-            return constant_expression(self.sizes.dense(use.node, use.dim))
+            self._freeze_inner(error.units, use.line, "its size multiplies or divides sizes that may both change")
+            return constant_expression(use.expr.value)
 
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        Without ``divisors``, those of which nothing is known stay what they are.
+        A position, ``x[..., :heads * head_dim]``, tells it too. Without ``divisors``, those of which nothing is known
+        stay what they are.
         """
-        if use.prefix or not self.sizes.labelled(use.node, use.dim):
+        if not self.sizes.labelled(use.node, use.dim):
             return False
         unknown = self._unknown(use.expr, divisors)
         expression = self._solved(use.expr, unknown[0], self._safe_expression(use)) if len(unknown) == 1 else None
@@ -178,12 +187,15 @@ class ConstraintBuilder:
         return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
 
     def _constrain_use(self, use: SizeUse) -> None:
-        stop = use.expr.value if use.prefix else None
         labelled = self.sizes.labelled(use.node, use.dim)
         if not labelled and isinstance(use.expr, Const):
             return
         try:
-            size = self.sizes.expression(use.node, use.dim, stop) if labelled else constant_expression(use.expr.value)
+            size = (
+                self.sizes.expression(use.node, use.dim, use.position)
+                if labelled
+                else constant_expression(use.expr.value)
+            )
             if labelled and (tail := _literal_tail(use)):
                 whole = self.sizes.expression(use.node, use.dim)
                 after = Counter(whole.units.tolist()) - Counter(size.units.tolist())
@@ -192,7 +204,7 @@ class ConstraintBuilder:
                 self._require(size, use.expr, use.line, used_size(use))
         except NotLinear as error:
             if use.prefix or not self._same(use.node, use.dim, use.expr):
-                self._freeze(
+                self._freeze_inner(
                     error.units, use.line, f"the size {use.expr} multiplies or divides sizes that may both change"
                 )
 
@@ -208,7 +220,7 @@ class ConstraintBuilder:
             self._require(self._evaluate(left), right, line)
         except NotLinear as error:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
-                self._freeze(error.units, line, f"{left} == {right}")
+                self._freeze_inner(error.units, line, f"{left} == {right}")
 
     def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
@@ -292,6 +304,13 @@ class ConstraintBuilder:
         if not self.constraints.frozen.keys() >= set(units.tolist()):
             text, written = literal_reason(size, line, use)
             self._freeze(units, written, text)
+
+    def _freeze_inner(self, units: Ids, line: Line | None, text: str) -> None:
+        """Freeze factors of a product but for the outermost: heads may go where what is within them stays."""
+        kind = self.sizes.solution.kind[units]
+        outer = next((number for number in map(KINDS.index, ("row", "repeat")) if (kind == number).any()), -1)
+        inner = units[kind != outer]
+        self._freeze(inner if len(inner) else units, line, text)
 
     def _freeze(self, units: Ids, line: Line | None, text: str) -> None:
         where = f" ({line[0]}:{line[1]})" if line else ""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from graphprune.graph.index_buffers import names_every_channel
+from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import fix_unread_entries
 from graphprune.rules.factories import constant
@@ -123,6 +123,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
         if name is not None and names_every_channel(node, labelling.values):
             value = labelling.labels.parameter(name, tuple(node.meta["shape"]))
             return replace(value, numbers=np.asarray(node.meta["values"].cpu()))
+        if name is not None and (columns := columns_of_numbers(node, labelling.values)):
+            return labelling.labels.parameter(name, tuple(node.meta["shape"]), columns)
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]

@@ -206,9 +206,10 @@ def living(solution: Solution, alive: Mask, value: LabelledTensor, dim: int) -> 
 
     Rows are equally long where they live at all, but need not keep the same entries.
     """
-    mask = np.ones((1,) * value.ndim, bool)
+    mask = np.ones([n if d == dim else 1 for d, n in enumerate(value.shape)], bool)
     for array in value.arrays:
-        mask = mask & alive[solution.of[array.ids]]
+        if array.ids.size or not value.shape[dim]:  # a tensor without entries has sizes, too
+            mask = mask & alive[solution.of[array.ids]]
     if mask.size == mask.shape[dim]:  # there is one row
         return mask.ravel()
     rows = np.any(mask.reshape(-1, mask.shape[dim], int(np.prod(mask.shape[dim + 1 :]))), axis=2)

@@ -319,6 +319,9 @@ def _first_reason(count: int, noted: Ids, numbers: Ids) -> Ids:
 def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
     """The parts of what is composed and not fixed, levels of composition, and the classes that would be circular."""
     parts = np.full((len(reason), 2), -1, np.int64)
+    whole, first, second = table.T
+    alone = ((first == whole) & (reason[second] >= 0)) | ((second == whole) & (reason[first] >= 0))
+    table = table[~alone]  # what is composed of itself and of what is always there is not composed
     parts[table[:, 0]] = table[:, 1:]
     parts[reason >= 0] = -1
     composed = parts[:, 0] >= 0

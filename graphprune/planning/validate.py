@@ -49,7 +49,7 @@ def _attribute_values(sizes: LivingSizes, constraints: SizeConstraints) -> dict[
     values: dict[str, int] = {}
     for path, use in constraints.attributes.items():
         attribute = next(a for a in attributes_of(use.expr) if a.path == path)
-        size = sizes.count(use.node, use.dim)
+        size = sizes.count(use.node, use.dim, use.position)
         new = _solved(use.expr, attribute, size, lambda e: evaluate(e, values, sizes))
         if new != attribute.value:
             values[path] = new
@@ -66,7 +66,7 @@ def _solved(expr: Expr, attribute: Attr, size: int, value: Callable[[Expr], int]
         "+": size - other,
         "-": size + other if left else other - size,
         "*": size // max(other, 1),
-        "//": size * other,
+        "//": size * other if left else other // max(size, 1),
     }
     return _solved(expr.left if left else expr.right, attribute, inverse[expr.op], value)
 
@@ -92,8 +92,7 @@ def _broken(graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, s
     """
     found = [np.zeros(0, np.int64)]
     for use in _checked_uses(graph, sizes.sizes):
-        stop = use.expr.value if use.prefix else None
-        wanted = sizes.count(use.node, use.dim, stop)
+        wanted = sizes.count(use.node, use.dim, use.position)
         if evaluate(use.expr, selection.sizes, sizes) != wanted:
             found.append(sizes.sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:

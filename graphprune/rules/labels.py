@@ -61,7 +61,8 @@ class LabelledTensor:
 
     ``boolean``: a mask. ``repeats``: the dimensions along which it is known to have one value.
     ``indexed``: the labels of the dimension in which integers count (which expert a token goes to), if that is known.
-    ``numbers``: the values of a buffer of integers that names every channel of another dimension and has labels itself.
+    ``numbers``: the values of a buffer of integers that names every channel of another dimension and has labels itself,
+    also where it is seen as a row and repeated.
     """
 
     shape: Shape
@@ -85,7 +86,7 @@ class LabelledTensor:
         return [array for array in self.arrays if not array.dims.isdisjoint(wanted)]
 
     def moved(self, shape: Sequence[int], arrays: Iterable[LabelArray]) -> LabelledTensor:
-        return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed)
+        return LabelledTensor(tuple(shape), tuple(arrays), self.movable, indexed=self.indexed, numbers=self.numbers)
 
 
 class ParameterAxis(str):
@@ -214,10 +215,11 @@ class Labels:
         axis = self.axis_of_all(ids)
         return None if axis is None else self.axes[axis].start
 
-    def parameter(self, name: str, shape: Shape) -> LabelledTensor:
-        """A parameter or buffer: fresh labels for every dimension."""
+    def parameter(self, name: str, shape: Shape, dims: Dims | None = None) -> LabelledTensor:
+        """A parameter or buffer: fresh labels for every dimension, or for some of them."""
         axes = parameter_axes(name, len(shape))
-        arrays = [LabelArray(self.fresh(shape, [d], "channel", axes[d])) for d, n in enumerate(shape) if n > 1]
+        wide = [d for d, n in enumerate(shape) if n > 1 and (dims is None or d in dims)]
+        arrays = [LabelArray(self.fresh(shape, [d], "channel", axes[d])) for d in wide]
         return LabelledTensor(tuple(shape), tuple(arrays), movable=True)
 
     def unify(self, a: Ids, b: Ids) -> None:

@@ -15,7 +15,7 @@ from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, varying
 from graphprune.rules.registry import Call, Slim, rule
 from graphprune.rules.samples import sample, t
 from graphprune.rules.traits import Trait
-from graphprune.utils.arrays import Ids, Shape
+from graphprune.utils.arrays import Dims, Ids, Shape
 from graphprune.utils.operators import Args
 
 aten = torch.ops.aten
@@ -226,7 +226,7 @@ def expand(call: Call, x: LabelledTensor, size: Sequence[int], **_: Any) -> Labe
     for d, (m, n) in enumerate(zip(old, call.out, strict=True)):
         if m == 1 and n > 1:
             arrays.append(LabelArray(call.labels.fresh(call.out, [d], "repeat")))
-    return LabelledTensor(call.out, tuple(arrays))
+    return LabelledTensor(call.out, tuple(arrays), numbers=x.numbers)
 
 
 def _slice_bounds(slim: Slim, args: Args) -> Args:
@@ -280,11 +280,21 @@ def _take(call: Call, x: LabelledTensor, dim: int, index: slice, out: Shape) -> 
     for array in x.arrays:
         _note_pieces(call.labels, array, dim, index)
         piece = array.at(array.ids[where]) if array.ids.shape[dim] > 1 else array
-        if piece.dims:
+        if not piece.ids.size:
+            arrays.extend(_rows_of_nothing(call.labels, array, dim))
+        elif piece.dims:
             arrays.append(piece)
         else:
             call.labels.fix([piece], f"{call.op}: one entry is picked by its number")
     return x.moved(out, arrays)
+
+
+def _rows_of_nothing(labels: Labels, array: LabelArray, dim: int) -> list[LabelArray]:
+    """What is left of a grid of which no entry along ``dim`` is taken: its rows, where these lie beside ``dim``."""
+    rest = array.dims - {dim}
+    if array.cell or not rest or outer_first(array)[0] not in rest:
+        return []
+    return [labels.refine(array, rest)[0]]
 
 
 def _note_pieces(labels: Labels, array: LabelArray, dim: int, index: slice) -> None:
@@ -382,8 +392,8 @@ def _cut(call: Call, x: LabelledTensor, dim: int) -> tuple[LabelledTensor, ...]:
 )
 def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> LabelledTensor:
     """Along ``dim`` the label arrays are laid side by side; in all other dimensions they must agree."""
-    parts = [x for x in tensors if len(x.shape) == len(call.out)]
     dim %= len(call.out)
+    parts = _arranged_alike(call.labels, [x for x in tensors if len(x.shape) == len(call.out)], dim)
     rest = [_without(x, dim) for x in parts]
     shape = tuple(1 if d == dim else n for d, n in enumerate(call.out))
     arrays = align(call.labels, rest, shape)
@@ -392,6 +402,32 @@ def cat(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> Labelled
         arrays.append(_side_by_side(parts, along, layer, dim))
         _note_rectangles(call.labels, arrays[-1], range(len(call.out)))
     return LabelledTensor(call.out, tuple(arrays), all(x.movable for x in parts))
+
+
+def _arranged_alike(labels: Labels, parts: Sequence[LabelledTensor], dim: int) -> list[LabelledTensor]:
+    """Grids are told apart into rows and columns where another part has rows, or columns, of its own beside ``dim``."""
+    known = frozenset[int]().union(*[array.dims for x in parts for array in x.arrays if dim not in array.dims])
+    if not known:
+        return list(parts)
+    split = ([piece for array in x.arrays for piece in _beside(labels, array, dim, known)] for x in parts)
+    return [LabelledTensor(x.shape, tuple(arrays), x.movable) for x, arrays in zip(parts, split, strict=True)]
+
+
+def _beside(labels: Labels, array: LabelArray, dim: int, known: Dims) -> Iterable[LabelArray]:
+    """The rows and the columns of a grid along ``dim`` and dimensions of which others have labels of their own."""
+    shared = array.dims & known
+    if array.cell or dim not in array.dims or not shared:
+        return [array]
+    return _rows_and_columns(labels, array, shared)
+
+
+def _rows_and_columns(labels: Labels, array: LabelArray, rest: Dims) -> Iterable[LabelArray]:
+    """A grid as rows and cells; where ``rest`` does not count rows, it has the same columns in each of them."""
+    if outer_first(array)[0] in rest:
+        return labels.refine(array, rest)
+    along = array.dims - rest
+    row, cell = labels.refine(array, along)
+    return row, LabelArray(tied_along(labels, cell.ids, along), cell=True)
 
 
 def _without(x: LabelledTensor, dim: int) -> LabelledTensor:
@@ -500,12 +536,8 @@ def _padded_rows(call: Call, x: LabelledTensor, dims: Collection[int]) -> Iterat
         padded, rest = array.dims.intersection(dims), array.dims.difference(dims)
         if array.cell or not padded or not rest:
             yield array
-        elif outer_first(array)[0] in rest:
-            yield from call.labels.refine(array, rest)
         else:
-            row, cell = call.labels.refine(array, padded)
-            yield row
-            yield LabelArray(tied_along(call.labels, cell.ids, padded), cell=True)
+            yield from _rows_and_columns(call.labels, array, rest)
 
 
 @rule(aten.as_strided_.default, aten.as_strided.default, samples=[sample(t(2, 3), [2, 3], [3, 1])])

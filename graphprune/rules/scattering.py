@@ -117,9 +117,29 @@ def scatter_value(
 )
 def gather(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor, **_: Any) -> LabelledTensor:
     """``out[i, c] = x[index[i, c], c]``."""
+    followed = _in_order(call, x, dim % max(x.ndim, 1), index)
+    if followed is not None:
+        return followed
     if index.indexed is not None:
         x = looked_up(call, x, dim, index.indexed)
     return LabelledTensor(call.out, _column_by_column(call, dim, _READ, x, index))
+
+
+def _in_order(call: Call, x: LabelledTensor, dim: int, index: LabelledTensor) -> LabelledTensor | None:
+    """The channels of ``dim`` in the order of a buffer that is repeated along other dimensions; None: it is not so."""
+    lines = [array for array in index.arrays if array.dims == {dim}]
+    if index.numbers is None or len(lines) != 1 or index.ndim != x.ndim:
+        return None
+    line = LabelledTensor(index.numbers.shape, (lines[0].at(lines[0].ids.reshape(-1)),), numbers=index.numbers)
+    followed = permuted(call, x, dim, line)
+    if followed is None:
+        return None
+    rest = [
+        LabelledTensor(value.shape, tuple(array for array in value.arrays if dim not in array.dims), value.movable)
+        for value in (x, index)
+    ]
+    arrays = _column_by_column(call, dim, _READ, *rest)
+    return LabelledTensor(call.out, (*arrays, *followed.touching([dim])))
 
 
 @rule(

@@ -104,6 +104,11 @@ class SizeUse:
     module: str
     prefix: bool = False
 
+    @property
+    def position(self) -> int | None:
+        """Before which entry of the dimension those lie that are counted; None: all of them count."""
+        return self.expr.value if self.prefix else None
+
 
 def _nowhere() -> tuple[Line | None, str]:
     """The place and the module of what no program does."""

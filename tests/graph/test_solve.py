@@ -86,8 +86,13 @@ class LabelByLabel:
         while new := {p for w, both in self.parts.items() if w in self.fixed for p in both} - self.fixed:
             self.fixed |= new
 
-    def circle(self) -> set[int]:
+    def left(self) -> dict[int, tuple[int, int]]:
+        """What is composed, and not of itself and of what is always there."""
         left = {whole: both for whole, both in self.parts.items() if whole not in self.fixed}
+        return {whole: both for whole, both in left.items() if not (whole in both and self.fixed & set(both))}
+
+    def circle(self) -> set[int]:
+        left = self.left()
         while ready := [whole for whole, both in left.items() if left.keys().isdisjoint(both)]:
             for whole in ready:
                 del left[whole]
@@ -108,7 +113,7 @@ def test_conclusions_are_those_drawn_label_by_label(seed: int) -> None:
     assert (roots == first[classes]).all()
     everything = np.arange(solution.count)
     assert {first[c] for c in np.flatnonzero(solution.reason_of(everything) >= 0)} == expected.fixed
-    parts = {w: both for w, both in expected.parts.items() if w not in expected.fixed}
+    parts = expected.left()
     composed = np.flatnonzero(solution.parts_of(everything)[:, 0] >= 0)
     assert {int(first[c]): tuple(first[solution.parts_of(np.array(c))].tolist()) for c in composed} == parts
     levels = map(solution.items.classes, solution.items.levels)

@@ -25,7 +25,9 @@ from graphprune.export.huggingface.true_fields import LAYER_SIZES, TrueFields, t
 from graphprune.export.huggingface.weight_files import TransformersFiles, WeightFiles
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown, with_article
+from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.files import replace_folder
+from graphprune.utils.modules import all_tensors
 
 Replace = Callable[[Path, Callable[[Path], object]], None]
 """As :func:`graphprune.utils.files.replace_folder`."""
@@ -109,7 +111,7 @@ class _Export:
                 do=SAVE_INSTEAD,
             )
         dense = dense_model(model)
-        slim = _as_stock(model)
+        slim = _as_stock(model, dense.model)
         record = slim_record(slim, dense.model)
         if record.attention:
             raise ExportError(
@@ -233,13 +235,17 @@ def _resized_buffers(slim: nn.Module, dense: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in unsaved if name.rpartition(".")[0] in owners)
 
 
-def _as_stock(slim: nn.Module) -> Any:
-    """The model, or one that shares all it has if its class is from such a folder."""
+def _as_stock(slim: nn.Module, dense: nn.Module) -> Any:
+    """The model, or one that shares its tensors if its class is from such a folder, and saves what ``dense`` does."""
     kind = base_class(type(slim))
     if kind is type(slim):
         return slim
-    shared = copy.copy(slim)
+    shared: Any = copy_module(slim, {id(tensor): tensor for tensor in all_tensors(slim)})
     shared.__class__ = kind
+    modules = dict(dense.named_modules(remove_duplicate=False))
+    for path, module in shared.named_modules(remove_duplicate=False):
+        unsaved = modules[path]._non_persistent_buffers_set if path in modules else set()
+        module._non_persistent_buffers_set |= unsaved & module._buffers.keys()
     return shared
 
 

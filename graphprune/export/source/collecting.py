@@ -170,8 +170,7 @@ class Collector:
 
     def edits(self, found: References, scope: Scope, needs: list[str], node: ast.AST) -> list[Edit]:
         """Write what source refers to under the names of this file, and define or import it."""
-        if found.imports:
-            self._check_imports(found, scope)
+        self._check_imports(found, scope)
         if found.globals_set:
             name = min(found.globals_set)
             raise unwritable(f"assigns the global name {name}", scope.where, "make it an attribute of the module")
@@ -181,6 +180,7 @@ class Collector:
         self.patterns |= found.patterns
         outside = {id(n) for d in _outside_of_body(node) for n in ast.walk(d)}
         edits = [Edit.of(statement, "") for statement in found.telemetry]
+        edits += [_failing(statement, scope) for statement in found.guarded if _imports_of_others(statement)]
         scope = replace(scope, local=frozenset(names_bound_in(node)))
         for chain in found.names:
             root = root_of(chain)
@@ -191,10 +191,9 @@ class Collector:
         return edits + [e for owner, a in found.annotations for e in self._annotation(owner, a, scope, needs)]
 
     def _check_imports(self, found: References, scope: Scope) -> None:
-        for statement in found.imports:
-            of_file = isinstance(statement, ast.ImportFrom)
-            modules = [statement.module or ""] if of_file else [a.name for a in statement.names]  # type: ignore[union-attr]
-            if getattr(statement, "level", 0) or not all(map(is_importable, modules)):
+        relative = [statement for statement in found.guarded if getattr(statement, "level", 0)]
+        for statement in (*found.imports, *relative):
+            if _imports_of_others(statement):
                 text = scope.file.text(statement)
                 raise unwritable(f"has {text!r} in line {statement.lineno} of {scope.file.name}", scope.where)
 
@@ -482,6 +481,19 @@ def _renamed(file: SourceFile, node: FunctionNode | ast.ClassDef, name: str) -> 
     line = file.lines[node.lineno - 1].encode()
     column = line.index(node.name.encode(), node.col_offset + len("def "))
     return Edit((node.lineno, column), (node.lineno, column + len(node.name.encode())), name)
+
+
+def _imports_of_others(statement: ast.Import | ast.ImportFrom) -> bool:
+    """Does an import name a module that is neither Python's nor torch's?"""
+    of_file = isinstance(statement, ast.ImportFrom)
+    modules = [statement.module or ""] if of_file else [a.name for a in statement.names]  # type: ignore[union-attr]
+    return bool(getattr(statement, "level", 0)) or not all(map(is_importable, modules))
+
+
+def _failing(statement: ast.Import | ast.ImportFrom, scope: Scope) -> Edit:
+    """In place of an import whose failure is caught, what it raises where there is no such module."""
+    text = f"not imported: {ast.unparse(statement)}"
+    return Edit.of(statement, f"raise ModuleNotFoundError({text!r})")
 
 
 def _without_annotation(owner: Any, annotation: ast.expr, file: SourceFile) -> list[Edit]:

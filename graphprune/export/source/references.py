@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ class References:
         attributes: the names of all attributes that are read or set.
         patterns: regular expressions of attribute names that are put together by the program.
         imports: import statements within functions.
+        guarded: those of them that may fail, because what they raise is caught.
         telemetry: statements that are left out.
         globals_set: global names that are assigned.
     """
@@ -35,6 +37,7 @@ class References:
     attributes: set[str] = field(default_factory=set)
     patterns: set[str] = field(default_factory=set)
     imports: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
+    guarded: list[ast.Import | ast.ImportFrom] = field(default_factory=list)
     telemetry: list[ast.stmt] = field(default_factory=list)
     globals_set: set[str] = field(default_factory=set)
 
@@ -72,6 +75,7 @@ def is_builtin(name: str) -> bool:
 class _Visitor(ast.NodeVisitor):
     def __init__(self, found: References) -> None:
         self._found = found
+        self._guarded = False
 
     def visit(self, node: ast.AST) -> None:
         if isinstance(node, ast.stmt) and _counts_usage(node):
@@ -116,7 +120,22 @@ class _Visitor(ast.NodeVisitor):
         if node.value is not None:
             self.visit(node.value)
 
+    def visit_Try(self, node: ast.Try) -> None:
+        with self._guard(self._guarded or any(map(_catches_imports, node.handlers))):
+            self._visit_any(node.body)
+        self._visit_any([*node.handlers, *node.orelse, *node.finalbody])
+
+    @contextmanager
+    def _guard(self, guarded: bool) -> Iterator[None]:
+        before, self._guarded = self._guarded, guarded
+        yield
+        self._guarded = before
+
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        with self._guard(False):
+            self._visit_function(node)
+
+    def _visit_function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         for name, value in ast.iter_fields(node):
             if name == "returns" and value is not None:
                 self._found.annotations.append((node, value))
@@ -136,9 +155,16 @@ class _Visitor(ast.NodeVisitor):
         self._found.globals_set.update(node.names)
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        self._found.imports.append(node)
+        (self._found.guarded if self._guarded else self._found.imports).append(node)
 
     visit_ImportFrom = visit_Import
+
+
+def _catches_imports(handler: ast.ExceptHandler) -> bool:
+    """Does it catch what an import raises of which there is no module?"""
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    names = ("ModuleNotFoundError", "ImportError", "Exception", "BaseException")
+    return any(kind is None or (isinstance(kind, ast.Name) and kind.id in names) for kind in kinds)
 
 
 def pattern_of(name: ast.expr) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.tracing.size_tracking.reading import dim_of
 from graphprune.tracing.size_tracking.watcher import SizeWatcher, named
@@ -92,8 +93,58 @@ def select(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs)
 
 
+def take_along(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """``gather``, where no number counts from behind: torch would take the remainder by the size."""
+    given = named("input indices dim", args, kwargs)
+    x, index, dim = given["input"], given["indices"], given.get("dim")
+    if dim is None or len(given) > 3 or x.ndim != index.ndim or not _from_the_front(index):
+        return func(*args, **kwargs)
+    shape = [max(pair) if 0 not in pair else 0 for pair in zip(x.shape, index.shape, strict=True)]
+    shape[dim] = -1
+    return _expanded(x, shape).gather(dim, _expanded(index, shape))
+
+
+def _from_the_front(numbers: Tensor) -> bool:
+    """Are the values of a tensor known, and none of them negative?"""
+    with _disable_current_modes():  # this is no part of the program
+        return not numbers.is_meta and not (numbers < 0).any().item()
+
+
+def _expanded(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """``x`` repeated along dimensions of size 1; -1: as it is."""
+    same = all(wanted in (size, -1) for size, wanted in zip(x.shape, shape, strict=True))
+    return x if same else x.expand(shape)
+
+
 def getitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    return func(args[0], _indices(watcher, *args))
+    sliced = _sliced(args[1])
+    if sliced is None:
+        return func(args[0], _indices(watcher, *args))
+    return func(args[0], _indices(watcher, args[0], sliced)).clone()
+
+
+def _sliced(given: Any) -> Any:
+    """An index with a slice in place of its one list of neighbors, ``x[..., [-2], :]``; None for all others.
+
+    Such an index makes a copy of what the slice is a view of.
+    """
+    index = given if isinstance(given, tuple) else (given,)
+    lists = [place for place, i in enumerate(index) if isinstance(i, list | tuple | range)]
+    if len(lists) != 1 or any(isinstance(i, Tensor | bool | np.ndarray) for i in index):
+        return None
+    (place,) = lists
+    piece = _neighbors(index[place])
+    return piece and (*index[:place], piece, *index[place + 1 :])
+
+
+def _neighbors(numbers: Sequence[Any]) -> slice | None:
+    """The slice of numbers that go up by one, all of them from the front or all from behind."""
+    if not numbers or any(type(n) is not int for n in numbers):
+        return None
+    first, last = numbers[0], numbers[-1]
+    if list(numbers) != list(range(first, last + 1)) or (first < 0) != (last < 0):
+        return None
+    return slice(first, last + 1 or None)
 
 
 def setitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -118,6 +169,7 @@ def _listed(numbers: Sequence[Any]) -> Any:
 
 
 def note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...]) -> None:
+    """Write down where an index cuts; beyond the ends of a tensor a slice cuts nothing, also where it is shorter."""
     node = watcher.node_of(tensor)
     if node is None:
         return
@@ -126,8 +178,9 @@ def note_positions(watcher: SizeWatcher, tensor: Tensor, index: tuple[Any, ...])
         if isinstance(i, slice) and (i.start or 0) < (i.step or 1) != 1:
             continue  # a place within every period, wherever the tensor ends
         bounds = (i.start, i.stop) if isinstance(i, slice) else (i,)
+        size = shape[dim] if isinstance(i, slice) else 1 << 62
         for bound in bounds:
-            if isinstance(bound, int) and not isinstance(bound, bool) and plain(bound) not in (0, shape[dim]):
+            if isinstance(bound, int) and not isinstance(bound, bool) and 0 < abs(plain(bound)) < size:
                 watcher.log.uses.append(
                     SizeUse(node, dim, _position(bound, node, dim), *watcher.log.where(), prefix=True)
                 )

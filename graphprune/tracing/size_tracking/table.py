@@ -76,6 +76,7 @@ HANDLERS: dict[Any, Handler] = {
     Tensor.__setitem__: parts.setitem,
     **_either("select", parts.select),
     **_either("narrow", parts.narrow),
+    **_either("take_along_dim", parts.take_along),
     **_either("split split_with_sizes unsafe_split unsafe_split_with_sizes", parts.split),
     **_either("chunk unsafe_chunk", parts.chunk),
     **_either("tensor_split hsplit vsplit dsplit", parts.tensor_split),

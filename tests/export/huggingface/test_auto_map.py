@@ -124,6 +124,22 @@ def test_a_loaded_model_can_be_pruned_and_written_again(tmp_path: Path) -> None:
     assert_equal(twice, load(tmp_path / "twice"), "bert")
 
 
+@pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
+@pytest.mark.parametrize("options", [{"ratio": 0.3}, {"head_width": 0.4}, {"depth": 0.5}, {"mlp": 0.4}], ids=str)
+def test_a_model_of_narrower_heads_can_be_pruned_and_written_again(options: dict[str, float], tmp_path: Path) -> None:
+    """The frequencies of positions are saved with it, which the class makes itself; the loaded model is unchanged."""
+    dense = family("llama")
+    write_auto_map(graphprune.trace(dense).plan(head_width=0.4).apply(dense), tmp_path / "once")
+    loaded = load(tmp_path / "once")
+    saved = loaded.state_dict().keys()
+    assert "model.rotary_emb.inv_freq" in saved
+    twice = graphprune.trace(loaded, inputs_for("llama")).plan(**options).apply(loaded)
+    graphprune.save_pretrained(twice, tmp_path / "twice")
+    assert_equal(twice, load(tmp_path / "twice"), "llama")
+    assert loaded.state_dict().keys() == saved
+    assert "model.rotary_emb.inv_freq" in twice.state_dict()
+
+
 def test_weights_in_shards_and_files_of_a_tokenizer(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -55,6 +55,8 @@ def test_its_source_computes_the_same(name: str, tmp_path: Path) -> None:
         ("Variants", "self.blocks = nn.Sequential(Block2(), Block2(), *(Block() for _ in range(3)))\n"),
         ("Variants", "        nn.Sequential.__init__("),
         ("WithConfig", "self.config = Config(inner=Inner())\n"),
+        ("GuardedImports", '    try:\n        raise ModuleNotFoundError("not imported: import no_such_library")\n'),
+        ("GuardedImports", "            import os.path\n"),
     ],
 )
 def test_what_stands_in_the_source(name: str, expected: str, tmp_path: Path) -> None:

@@ -40,6 +40,26 @@ class ImportsLater(Layer):
         return self.fc(x) * (sigmoid_focal_loss is not None)
 
 
+class ImportsUnderTheWrongGuard(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            from torchvision.ops import sigmoid_focal_loss
+        except ValueError:
+            return self.fc(x)
+        return self.fc(x) * (sigmoid_focal_loss is not None)
+
+
+class ImportsWhereOthersAreCaught(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            pass
+        except ImportError:
+            from torchvision.ops import sigmoid_focal_loss
+
+            return sigmoid_focal_loss(x, x)
+        return self.fc(x)
+
+
 class CallsAnOperator(Layer):
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.torchvision.nms(x, x[:, 0], 0.5) if x.shape[0] > 9 else self.fc(x)
@@ -96,6 +116,14 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "closure": (with_closure, r"the Layer.act is a lambda .* holds its variables factor.*make it a method"),
     "object": (lambda: Layer(Doubler()), r"the Layer.act is a .*Doubler"),
     "numpy": (UsesNumpy, r"UsesNumpy.forward uses numpy\.\S*sqrt"),
+    "wrong guard": (
+        ImportsUnderTheWrongGuard,
+        r"ImportsUnderTheWrongGuard.forward has 'from torchvision.ops import sigmoid_focal_loss' in line \d+",
+    ),
+    "handler": (
+        ImportsWhereOthersAreCaught,
+        r"ImportsWhereOthersAreCaught.forward has 'from torchvision.ops import sigmoid_focal_loss' in line \d+",
+    ),
     "import": (ImportsLater, r"ImportsLater.forward has 'from torchvision.ops import sigmoid_focal_loss' in line \d+"),
     "operator": (CallsAnOperator, r"CallsAnOperator.forward calls torch.ops.torchvision.nms"),
     "global": (CountsCalls, r"CountsCalls.forward assigns the global name counter.*make it an attribute"),

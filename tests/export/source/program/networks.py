@@ -706,6 +706,43 @@ class Generator(nn.Module):
         return tokens
 
 
+def _is_traced_elsewhere(x):
+    if not hasattr(x, "elsewhere"):
+        return False
+    try:
+        import no_such_library
+
+        return isinstance(x, no_such_library.Tracer)
+    except Exception:
+        return False
+
+
+def _fast(x):
+    try:
+        from no_such_library.kernels import fast as kernel
+    except (ImportError, OSError):
+        return F.silu(x)
+    else:
+        return kernel(x)
+
+
+class GuardedImports(Base):
+    """Libraries that need not be there."""
+
+    def forward(self, x):
+        if _is_traced_elsewhere(x):
+            return x
+        try:
+            import os.path
+
+            import no_such_library as other
+
+            y = other.relu(self.conv(x), os.path)
+        except ModuleNotFoundError:
+            y = self.features(x)
+        return self.fc(_fast(y).mean((2, 3)))
+
+
 _VECTORS = torch.linspace(-1, 1, 160).view(2, 5, 16)
 _TOKENS = torch.arange(10).view(2, 5)
 
@@ -725,5 +762,5 @@ NETWORKS = (
     "OuterClass LocalClass SameNames Tied SharedLayers Buffers Parameters Training ConcreteBlock WithMixin Tree "
     "Optional EqualParts GivenAttributes Variants UsesSequentialSubclass UsesLayerSubclass Decorated "
     "StraightThrough BoundMethod ListOfReferences Dispatch IsInstance Strings Recurrent Attentive Upsampling "
-    "Frozen HalfPrecision MixedPrecision WhileAndGlobals Generator"
+    "Frozen HalfPrecision MixedPrecision WhileAndGlobals Generator GuardedImports"
 ).split()
