@@ -311,10 +311,11 @@ def _select_index(slim: Slim, args: Args) -> Args:
 )
 def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     dim %= x.ndim
-    return _selected(call, x, dim, index)
+    return selected(call, x, dim, index)
 
 
-def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+def selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+    """One entry of a dimension, which ends; ``dim`` is not negative."""
     arrays = []
     for array in x.arrays:
         rest, place = array.dims - {dim}, index % x.shape[dim]
@@ -335,7 +336,7 @@ def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTe
 
 @rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))], traits=[Trait.PICKS])
 def unbind(call: Call, x: LabelledTensor, dim: int = 0) -> tuple[LabelledTensor, ...]:
-    return tuple(_selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
+    return tuple(selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
 
 
 def _split_sizes(slim: Slim, args: Args) -> Args:
