@@ -50,7 +50,7 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
             found.append(held[0] if held else _untouched(setup, constraints, number))
-        elif kept == setup.limits[number].least and kept < group.units:
+        elif kept == setup.limits[number].least:
             found.append(f"{why[number]}; at its floor")
         else:
             found.append(why[number])

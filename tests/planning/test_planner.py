@@ -96,3 +96,19 @@ def test_heads_that_a_size_of_the_input_holds_say_so() -> None:
     (heads,) = (choice for choice in plan.choices if choice.role == "heads")
     assert heads.kept == 4
     assert heads.why.startswith("the code has one size for them and for channels that stay, at ")
+
+
+class AllChosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.enter(x).topk(8, 1).values)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+def test_a_group_that_is_needed_whole_is_at_its_floor() -> None:
+    (choice,) = graphprune.trace(AllChosen().eval(), torch.randn(2, 5)).plan(0.5).choices
+    assert (choice.kept, choice.why) == (8, "ratio 0.5; at its floor")
