@@ -15,7 +15,7 @@ from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
 from graphprune.rules.alignment import MEETS_NO_CHANNELS
 from graphprune.rules.scattering import BY_NUMBER
-from graphprune.utils.arrays import Mask
+from graphprune.utils.arrays import Ids, Mask
 
 _PLACE = re.compile(r",? (at [^ ]+:\d+(: .*)?|at an unknown line|\([^()]+:\d+\))$", re.DOTALL)
 """The end of a reason: a line of somebody's code."""
@@ -28,7 +28,7 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
     found = []
     for axis in graph.units.axes:
         classes = graph.units.labels_of(axis)
-        reasons = graph.solution.reason_of(classes)
+        reasons = _reasons(graph, classes)
         fixed = (reasons >= 0) & reported[reasons]
         if fixed.any():
             number = int(reasons[fixed][0])
@@ -43,6 +43,20 @@ def frozen_axes(graph: Analysis) -> tuple[Frozen, ...]:
     note = f" ({graph.trace.note})" if graph.trace.note else ""
     found += [Frozen(n, s[0], s[0], f"not used in the traced run{note}") for n, s in unused]
     return tuple(found)
+
+
+def _reasons(graph: Analysis, classes: Ids) -> Ids:
+    """The number of the reason why each class stays, also where all that it is composed of does; or -1."""
+    reasons = graph.solution.reason_of(classes)
+    _, free = graph.solution.expand(classes, np.arange(len(classes)))
+    held = np.setdiff1d(np.flatnonzero(reasons < 0), free)
+    parts = classes[held]
+    while len(parts):
+        parts = graph.solution.parts_of(parts)[:, 0]
+        reasons[held] = graph.solution.reason_of(parts)
+        composed = reasons[held] < 0
+        held, parts = held[composed], parts[composed]
+    return reasons
 
 
 def _demanded(graph: Analysis) -> dict[int, str]:

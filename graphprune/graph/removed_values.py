@@ -7,7 +7,8 @@ channel it is another one than with zeros in the parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from operator import getitem
 from typing import Any
 
@@ -23,6 +24,7 @@ from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.tracer import Trace
+from graphprune.utils.arrays import Dims
 from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
@@ -90,7 +92,20 @@ class RemovedValues:
     def _zero_at(self, node: fx.Node, group: int) -> bool:
         operands: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), operands.append)
-        return zero_at_zero(node, [group in self._zeros[x] for x in operands])
+        result = self._value(node)
+        places = [array.dims for array in result.arrays if group in self._of_array(array)]
+        if len(places) < 2:
+            return zero_at_zero(node, [group in self._zeros[x] for x in operands])
+        return all(
+            zero_at_zero(node, [self._zero_along(x, group, place, result.ndim) for x in operands]) for place in places
+        )
+
+    def _zero_along(self, node: fx.Node, group: int, place: Dims, rank: int) -> bool:
+        """Is an operand zero where units of a group are removed along dimensions of a result of this rank alone?"""
+        value = self._value(node)
+        carried = [array.dims for array in value.arrays if group in self._of_array(array)]
+        met = any(d + rank - value.ndim in place for dims in carried for d in dims)
+        return group in self._zeros[node] and (met or not carried)
 
     def _of_sum(self, number: int, node: fx.Node, sums: Iterable[tuple[int, Any]]) -> Groups:
         """The zeros of a sum of products; note the groups over which it counts."""
@@ -98,12 +113,28 @@ class RemovedValues:
         zeros = NO_GROUP.union(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
         if has_trait(node.target, Trait.COMPARES):
             zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
+        zeros -= self._filled_crosswise(node, factors)
         over = NO_GROUP.union(*(self._groups_along(self._value(x), dims) for x, dims in factors))
         if over - zeros:
             self.counted[number] = over - zeros
         others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
         running = len(factors) == 1 and node.meta["shape"] == factors[0][0].meta["shape"]  # type: ignore[union-attr]
         return zeros.intersection(*(self._zeros[x] for x in others)) - (over if running else NO_GROUP)
+
+    def _filled_crosswise(self, node: fx.Node, factors: Sequence[tuple[Any, Iterable[int]]]) -> Groups:
+        """The groups along two dimensions of products, whose units may be removed along one and not the other."""
+        times = Counter(group for array in self._value(node).arrays for group in self._of_array(array))
+        twice = frozenset(group for group, count in times.items() if count > 1)
+        if not twice or has_trait(node.target, Trait.COMPARES):
+            return twice
+        filled = (self._labels_beside(x, dims) - self._zeros[x] for x, dims in factors)
+        return twice.intersection(NO_GROUP.union(*filled))
+
+    def _labels_beside(self, node: fx.Node, summed: Iterable[int]) -> Groups:
+        """The groups of the dimensions that are not summed over."""
+        value = self._value(node)
+        gone = {d % value.ndim for d in summed}
+        return self._groups(value.touching(d for d in range(value.ndim) if d not in gone))
 
     def _written(self, node: fx.Node) -> None:
         """What is written to a view is in the tensor that it is a view of, too."""

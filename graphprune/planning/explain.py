@@ -14,6 +14,7 @@ from graphprune.graph.living import all_living
 from graphprune.planning.objectives import Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
+from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import Mask
 
 
@@ -48,30 +49,33 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         kept = int(np.count_nonzero(alive[group.unit_ids]))
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
-            found.append(held[0] if held else _untouched(setup, constraints, group))
-        elif kept == setup.limits[number].least and kept < group.units:
+            found.append(held[0] if held else _untouched(setup, constraints, number))
+        elif kept == setup.limits[number].least:
             found.append(f"{why[number]}; at its floor")
         else:
             found.append(why[number])
     return found
 
 
-def _untouched(setup: PlanSetup, constraints: SizeConstraints, group: Group) -> str:
-    """Why nothing was asked of a group that could lose something."""
-    kind, narrower = setup.graph.units.kind_of(group.unit_ids), setup.options.narrower
-    if group.scoring and narrower:
-        return _tied_to_values(constraints, group)
+def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> str:
+    """Why nothing was taken from a group that could lose something."""
+    group, narrower = setup.groups[number], setup.options.narrower
+    kind = setup.graph.units.kind_of(group.unit_ids)
+    if group.scoring and narrower:  # a size is that of values too
+        return tied_at(_line_of_tie(constraints, group), " (head_width= narrows queries, keys and values)")
     held = held_width(setup.graph) if kind == "cell" and not narrower else {}
-    return held.get(int(group.unit_ids[0])) or reason_of_kind(kind, narrower)
+    if known := held.get(int(group.unit_ids[0])):
+        return known
+    line = _line_of_tie(constraints, group) if setup.reached[number] and kind not in ("cell", "repeat") else None
+    return tied_at(line) if line else reason_of_kind(kind, narrower)
 
 
-def _tied_to_values(constraints: SizeConstraints, group: Group) -> str:
-    """Why queries and keys cannot become narrower alone: a size is that of values too."""
+def _line_of_tie(constraints: SizeConstraints, group: Group) -> Line | None:
+    """Where the program has one size for channels of a group and for some that stay."""
     ties = (
         e for e in constraints.equations if e.expression.constant and np.isin(e.expression.units, group.unit_ids).any()
     )
-    line = next((equation.line for equation in ties if equation.line), None)
-    return tied_at(line, " (head_width= narrows queries, keys and values)")
+    return next((equation.line for equation in ties if equation.line), None)
 
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:

@@ -139,6 +139,8 @@ class Masks:
     def statistics(self, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         """The result of an operation that mixes channels of which some are dead; None: it needs no masked form."""
         node_index = self.channels.trace.node_index(node)
+        if not node.users:  # such as the mean of an attention's weights that nobody asked for
+            return None
         text = self.channels.labelling.labels.facts.mixing.get(node_index)
         self._note_count(node, node_index)
         rule = rule_of(node.target)

@@ -36,8 +36,9 @@ def repair(
     """Compensate for removed channels in place, without labels and in closed form.
 
     First :func:`graphprune.compensate_heads`, if heads became narrower, and :func:`graphprune.reconstruct`. Then the
-    running statistics of batch norms are re-estimated, except for batch norms that directly follow a fitted weight:
-    their inputs are close to those in the dense model, and their statistics come from more data than a few batches.
+    running statistics of batch norms are re-estimated, except for batch norms whose running mean stands in for the bias
+    of a fitted weight: their inputs are close to those in the dense model, and their statistics come from more data
+    than a few batches.
     A plan that removes nothing changes nothing.
 
     Args:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graphprune.rules.alignment import align
+from graphprune.rules.alignment import align, outer_first, tied_along
 from graphprune.rules.contraction import contract, placed
 from graphprune.rules.ending import maps_over_space
 from graphprune.rules.im2col import Opened
-from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor
+from graphprune.rules.labels import NOT_A_CHANNEL, LabelArray, LabelledTensor, Labels
 from graphprune.rules.macs import convolution_macs
 from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners, SlidingKernel
 from graphprune.rules.movement import reshape
@@ -117,6 +117,7 @@ def _open_result(y: Tensor, blocks: int) -> Tensor:
         sample(t(2, 4, 5, labelled=[1]), t(8, 1, 3), t(8), [1], [1], [1], False, [0], 4),
         sample(t(2, 6, 5, labelled=[1]), t(9, 2, 3), t(9), [1], [1], [1], False, [0], 3),
         sample(t(3, 6, 5, labelled=[0, 1]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
+        sample(t(3, 6, 5, labelled=[0]), t(4, 6, 3), t(4), [1], [1], [1], False, [0], 1),
         sample(t(3, 6, 5), t(6, 2, 3), t(6), [1], [1], [1], False, [0], 3),
         sample(t(2, 6, 5, labelled=[1]), t(6, 4, 3), t(4), [2], [1], [1], True, [0], 1),
         sample(t(2, 6, 5, labelled=[1]), t(6, 2, 3), t(4), [2], [1], [1], True, [0], 2),
@@ -145,6 +146,7 @@ def convolution(
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple([array for array in x.arrays if array not in passed])
     x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), _SPACE)
+    x = rows_apart(call.labels, x)
     vector = channels(call, x, 1, _SPACE)
     kernel = _kernel(call, weight)
     out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
@@ -152,6 +154,24 @@ def convolution(
         out = LabelledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
     batch = [array for array in x.arrays if array.dims == {0}]
     return LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
+
+
+def rows_apart(labels: Labels, x: LabelledTensor) -> LabelledTensor:
+    """Channels of which one vector says something (a kernel, a scale) are the same in every row of the batch.
+
+    So whole rows go, and whole channels.
+    """
+    arrays: list[LabelArray] = []
+    for array in x.arrays:
+        if array.dims != {0, 1}:
+            arrays.append(array)
+        elif array.cell:
+            arrays.append(array.at(tied_along(labels, array.ids, frozenset((0,)))))
+        else:
+            outer = frozenset(outer_first(array)[:1])
+            row, cell = labels.refine(array, outer)
+            arrays += [row, cell.at(tied_along(labels, cell.ids, outer))]
+    return LabelledTensor(x.shape, tuple(arrays), x.movable)
 
 
 def _along_space(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate, pairwise
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,22 @@ def factor_groups(old: Shape, new: Shape) -> tuple[AxisGroup, ...]:
     return tuple(groups)
 
 
+@lru_cache(maxsize=4096)
+def common_factors(old: Shape, new: Shape) -> Shape | None:
+    """The shape whose dimensions are parts of those of both, where some dimensions are split and merged with others.
+
+    >>> common_factors((6, 8, 4), (12, 16))
+    (6, 2, 4, 4)
+    """
+    found: list[int] = []
+    for before, after in factor_groups(old, new):
+        ends = sorted({*accumulate((old[d] for d in before), mul), *accumulate((new[d] for d in after), mul)} - {1})
+        if any(end % start for start, end in pairwise(ends)):
+            return None
+        found += [end // start for start, end in pairwise([1, *ends])]
+    return tuple(found)
+
+
 def reshape_array(array: LabelArray, old: Shape, new: Shape) -> LabelArray:
     """Reshape a label array, expanding only the dimensions that take part."""
     full, result = [1] * len(old), [1] * len(new)
@@ -88,6 +106,9 @@ def reshape(labels: Labels, x: LabelledTensor, new: Shape) -> LabelledTensor:
         if len([d for d in after if new[d] > 1]) > 1:
             touching = x.touching(before)
             if len([d for d in before if x.shape[d] > 1]) > 1 and len(touching) > 1:
+                middle = common_factors(x.shape, new)
+                if middle is not None:
+                    return reshape(labels, reshape(labels, x, middle), new)
                 labels.fix(touching, "reshaped across several dimensions with channels")
             for array in arrays:
                 _note_rectangles(labels, array, after)
@@ -321,10 +342,11 @@ def _select_index(slim: Slim, args: Args) -> Args:
 )
 def select(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
     dim %= x.ndim
-    return _selected(call, x, dim, index)
+    return selected(call, x, dim, index)
 
 
-def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+def selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTensor:
+    """One entry of a dimension, which ends; ``dim`` is not negative."""
     arrays = []
     for array in x.arrays:
         rest, place = array.dims - {dim}, index % x.shape[dim]
@@ -345,7 +367,7 @@ def _selected(call: Call, x: LabelledTensor, dim: int, index: int) -> LabelledTe
 
 @rule(aten.unbind.int, samples=[sample(t(2, 4, labelled=[1]))], traits=[Trait.PICKS])
 def unbind(call: Call, x: LabelledTensor, dim: int = 0) -> tuple[LabelledTensor, ...]:
-    return tuple(_selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
+    return tuple(selected(call, x, dim % x.ndim, i) for i in range(x.shape[dim]))
 
 
 def _split_sizes(slim: Slim, args: Args) -> Args:

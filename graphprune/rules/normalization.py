@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graphprune.rules.alignment import align, reduce_dims, tie
-from graphprune.rules.convolution import beside, channels, only
+from graphprune.rules.convolution import beside, channels, only, rows_apart
 from graphprune.rules.ending import maps_over_space
 from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.rules.movement import reshape
@@ -171,6 +171,7 @@ def _group_norm_sizes(slim: Slim, args: Args) -> Args:
         sample(t(2, 6, 4, labelled=[1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
         sample(t(2, 6, 4), t(6), t(6), 2, 6, 4, 3, 1e-5),
         sample(t(2, 6, 4), t(6), None, 2, 6, 4, 6, 1e-5),
+        sample(t(2, 6, 4, labelled=[0, 1]), t(6), t(6), 2, 6, 4, 3, 1e-5),
     ],
     resize=_group_norm_sizes,
     masked=masked_group_norm,
@@ -189,7 +190,7 @@ def group_norm(
 ) -> tuple[LabelledTensor, ...]:
     """Whole normalization groups can go (exact), or equally many channels of each group (mixing)."""
     text = "takes its statistics over space"
-    x = maps_over_space(call, x, range(2, x.ndim), text)
+    x = rows_apart(call.labels, maps_over_space(call, x, range(2, x.ndim), text))
     channels(call, x, 1, text)
     out = per_channel(call, x, 1, weight, bias)
     rows = LabelledTensor((groups,))

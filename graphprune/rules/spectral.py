@@ -9,6 +9,7 @@ import torch
 
 from graphprune.rules.ending import ended
 from graphprune.rules.labels import NOT_A_CHANNEL, LabelledTensor
+from graphprune.rules.movement import selected
 from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, rule
 from graphprune.rules.samples import complexes, sample, t
@@ -38,11 +39,15 @@ def view_as_real(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x.moved(call.out, (array.at(array.ids[..., None]) for array in x.arrays))
 
 
-@rule(aten.view_as_complex.default, samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1]))])
+@rule(
+    aten.view_as_complex.default,
+    samples=[sample(t(3, 4, 2, labelled=[0, 1])), sample(t(3, 2, labelled=[0, 1])), sample(t(3, 4, 2))],
+)
 def view_as_complex(call: Call, x: LabelledTensor) -> LabelledTensor:
-    call.labels.fix(x.touching([-1]), NOT_A_CHANNEL)
-    arrays = (array.at(array.ids[..., 0]) for array in x.arrays if x.ndim - 1 not in array.dims)
-    return x.moved(call.out, arrays)
+    """Both parts of a number live or neither; what a last dimension of two was seen in keeps its pairs."""
+    last = x.ndim - 1
+    call.labels.fix([array for array in x.arrays if array.dims == {last}], NOT_A_CHANNEL)
+    return elementwise(call, *(selected(call, x, last, part) for part in (0, 1)))
 
 
 @rule(

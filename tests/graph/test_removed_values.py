@@ -57,6 +57,10 @@ COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a difference": lambda y: y * torch.dist(y.sigmoid(), y),
     "filled later": lambda y: y * total(torch.empty_like(y).fill_(1.0)),
     "filled in part": lambda y: y * total(half_filled(y)),
+    "differences between channels": lambda y: y * (y[:, :, None] - y[:, None]).abs().sum(2),
+    "greater channels": lambda y: y * (y[:, :, None] > y[:, None]).sum(2),
+    "distances between channels": lambda y: y * torch.cdist(y[:, :, None], y[:, :, None]).sum(2),
+    "channels times ones": lambda y: y * torch.outer(y[0], torch.ones_like(y[0])).sum(1),
     "centered": lambda y: y * total(F.layer_norm(y, (y.shape[1],)).abs()),
 }
 
@@ -71,6 +75,8 @@ SUMS: dict[str, Callable[[Tensor], Tensor]] = {
     "ones times channels": lambda y: y * total(torch.ones_like(y) * y),
     "a product with channels": lambda y: (y.sigmoid() @ y.t()) @ y,
     "the next layer": lambda y: y.sigmoid() + torch.ones_like(y),
+    "products of channels": lambda y: y * (y[:, :, None] * y[:, None]).sum(2),
+    "an outer product": lambda y: y * torch.outer(y[0], y[0]).sum(1),
     "heads that are normalized": lambda y: (y @ F.normalize(y, dim=1).t()) @ y,
 }
 

@@ -208,3 +208,24 @@ def test_layers_and_lists() -> None:
     )
     assert listed([f"l.{i}" for i in range(9)]) == "l.0-8"
     assert listed("abcdefghijklmn") == "a, b, c, d, e, f, g, h, i, j, k, l and 2 more"
+
+
+class Regrouped(nn.Module):
+    """Heads and their width are told apart, then cut in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.heads = nn.Linear(5, 12), nn.Linear(12, 3), 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).view(x.shape[0], self.heads, -1).softmax(-1)
+        y = y * y.sum(1, keepdim=True)
+        result: Tensor = self.leave(y.flatten(1)) * y.reshape(8, 9).tanh().sum()
+        return result
+
+
+def test_what_stays_because_all_its_parts_do_is_listed() -> None:
+    graph = graphprune.trace(Regrouped(), torch.randn(6, 5))
+    reasons = {str(frozen.axis): frozen.reason for frozen in graph.frozen}
+    assert reasons["enter.weight[0]"].startswith("reshaped across several dimensions with channels, at ")
+    assert reasons["leave.weight[1]"].startswith("reshaped across several dimensions with channels, at ")

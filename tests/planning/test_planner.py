@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import graphprune
 from graphprune.planning import planner
@@ -72,3 +72,43 @@ def test_only_what_a_name_in_the_program_needs_is_held() -> None:
     held = {choice.group: choice.why for choice in plan.choices if not choice.removed}
     assert "KeyError: 'w6'" in held["enter"]
     assert graphprune.verify(model, plan.apply(model), plan, x).passed
+
+
+class FixedAttention(nn.Module):
+    """Attention that reads its width from the model's input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.queries, self.values, self.leave = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, count, width = x.shape
+        q, v = (layer(x).view(batch, count, self.heads, -1).transpose(1, 2) for layer in (self.queries, self.values))
+        y = (q @ q.mT).softmax(-1) @ v
+        result: Tensor = self.leave(y.transpose(1, 2).reshape(batch, count, width))
+        return result
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+def test_heads_that_a_size_of_the_input_holds_say_so() -> None:
+    plan = graphprune.trace(FixedAttention().eval(), torch.randn(2, 6, 16)).plan(0.5)
+    (heads,) = (choice for choice in plan.choices if choice.role == "heads")
+    assert heads.kept == 4
+    assert heads.why.startswith("the code has one size for them and for channels that stay, at ")
+
+
+class AllChosen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.enter(x).topk(8, 1).values)
+        return result
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+def test_a_group_that_is_needed_whole_is_at_its_floor() -> None:
+    (choice,) = graphprune.trace(AllChosen().eval(), torch.randn(2, 5)).plan(0.5).choices
+    assert (choice.kept, choice.why) == (8, "ratio 0.5; at its floor")

@@ -158,3 +158,30 @@ def test_encoder_layers_do_not_call_fused_kernels(stack: bool) -> None:
     with torch.no_grad():
         fused = slim(x)
     torch.testing.assert_close(fused, slim(x))
+
+
+class WithWeights(nn.Module):
+    """Self-attention as it is mostly called, with its weights."""
+
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=batch_first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        result: Tensor = self.leave(self.attention(x, x, x)[0])
+        return result
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_heads_go_whatever_the_batch_and_the_order_of_dimensions(batch_first: bool, batch: int) -> None:
+    model = randomize(WithWeights(batch_first)).eval()
+    x = torch.randn((batch, 5, 6) if batch_first else (5, batch, 6), generator=torch.Generator().manual_seed(0))
+    plan = graphprune.trace(model, x).plan(heads=0.5)
+    slim = plan.apply(model)
+    assert slim.attention.num_heads == 2
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed
+    assert not check.inexact  # the mean of the weights over heads, which nobody reads, is none

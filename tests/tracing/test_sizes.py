@@ -115,6 +115,7 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: torch.select(y, 1, -2)[:, None],
     lambda m, y: y.mean(1, keepdim=True).expand_as(torch.zeros(len(y), 32)),
     lambda m, y: torch.broadcast_tensors(y.mean(1, keepdim=True), torch.zeros(len(y), 32))[0],
+    lambda m, y: torch.meshgrid(y[0], y[0], indexing="ij")[0].sum(),
     lambda m, y: y.sum_to_size(len(y), 32),
     lambda m, y: nn.functional.one_hot(torch.tensor(3), 32),
 ]

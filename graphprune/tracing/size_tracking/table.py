@@ -52,7 +52,7 @@ HANDLERS: dict[Any, Handler] = {
     **_either("numel nelement", reading.numel),
     **_either("view reshape expand broadcast_to sum_to_size", shapes.view),
     **_either("expand_as view_as reshape_as", shapes.like_another),
-    **_either("broadcast_tensors", shapes.broadcast),
+    **_either("broadcast_tensors meshgrid", shapes.broadcast),
     **_either("unflatten", shapes.unflatten),
     **_either("repeat tile", shapes.repeat),
     **_either("repeat_interleave", shapes.repeat_interleave),

@@ -1,0 +1,51 @@
+"""Channels that a view has put into the batch beside others: whole rows go, and whole channels."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+
+class Sources(nn.Module):
+    """Three sources of sixteen channels, seen as a batch of maps, as separation networks have them. [n, 5, t]"""
+
+    def __init__(self, inner: nn.Module, inside: bool = False) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv1d(5, 48, 1), nn.Conv1d(4, 2, 1)
+        self.inner, self.inside, self.sources = inner, inside, 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if self.inside:  # neighbors are sources
+            y = y.view(y.shape[0], -1, self.sources, y.shape[2]).transpose(1, 2)
+        y = self.inner(y.reshape(y.shape[0] * self.sources, -1, y.shape[-1])).relu()
+        result: Tensor = self.leave(y.view(x.shape[0], self.sources, -1, y.shape[2]).sum(1))
+        return result
+
+
+INNER = {
+    "convolution": lambda: nn.Conv1d(16, 4, 3, padding=1),
+    "transposed": lambda: nn.ConvTranspose1d(16, 4, 3, padding=1),
+    "depthwise": lambda: nn.Sequential(nn.Conv1d(16, 16, 3, groups=16, padding=1), nn.Conv1d(16, 4, 1)),
+    "batch norm": lambda: nn.Sequential(nn.BatchNorm1d(16), nn.Conv1d(16, 4, 1)),
+    "group norm": lambda: nn.Sequential(nn.GroupNorm(4, 16), nn.Conv1d(16, 4, 1)),
+}
+
+
+CHOICES = [(False, {}), (False, {"head_width": 0.5}), (True, {})]
+"""Are neighbors sources; and what is asked beside a ratio: whole sources are rows, or columns, or stay."""
+
+
+@pytest.mark.parametrize(("inside", "asked"), CHOICES)
+@pytest.mark.parametrize("name", INNER)
+def test_rows_or_channels_go(name: str, inside: bool, asked: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    model, x = Sources(INNER[name](), inside).eval(), torch.randn(2, 5, 7)
+    plan = graphprune.trace(model, x).plan(0.5, **asked)
+    slim = plan.apply(model)
+    assert slim.enter.out_channels < 48
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert graphprune.verify(model, slim, plan, torch.randn(3, 5, 9)).passed
