@@ -154,8 +154,8 @@ class ConstraintBuilder:
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        A position, ``x[..., :heads * head_dim]``, tells it too, if that can stand before every unit. Without ``divisors``, those of which nothing is known
-        stay what they are.
+        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units.
+        Without ``divisors``, those of which nothing is known stay what they are.
         """
         if not self.sizes.labelled(use.node, use.dim):
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ class Parts(nn.Module):
 
 def _joined(x: Tensor, *cuts: int) -> Tensor:
     bounds = [0, *cuts, x.shape[-1]]
-    pieces = [x[..., a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    pieces = [x[..., a:b] for a, b in pairwise(bounds)]
     return torch.cat([piece.sin() * (i + 1) for i, piece in enumerate(pieces)], -1)
 
 
