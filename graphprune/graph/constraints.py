@@ -154,13 +154,15 @@ class ConstraintBuilder:
     def _invert(self, use: SizeUse, divisors: bool = True) -> bool:
         """``width - 4 * heads`` was given for a dimension: that tells the width, once the heads are known.
 
-        A position, ``x[..., :heads * head_dim]``, tells it too. Without ``divisors``, those of which nothing is known
-        stay what they are.
+        A position, ``x[..., :heads * head_dim]``, tells it too, if it is a whole number for any number of units.
+        Without ``divisors``, those of which nothing is known stay what they are.
         """
         if not self.sizes.labelled(use.node, use.dim):
             return False
         unknown = self._unknown(use.expr, divisors)
-        expression = self._solved(use.expr, unknown[0], self._safe_expression(use)) if len(unknown) == 1 else None
+        if len(unknown) != 1:
+            return False
+        expression = self._solved(use.expr, unknown[0], self._safe_expression(use), use.prefix)
         if expression is None:
             return False
         self.constraints.attributes[unknown[0].path] = use
@@ -174,8 +176,13 @@ class ConstraintBuilder:
             return self._unknown(expr.left, divisors) + right
         return [expr] if isinstance(expr, Attr) and expr.path not in self.expressions else []
 
-    def _solved(self, expr: Expr, unknown: Attr, size: LinearExpression) -> LinearExpression | None:
-        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it."""
+    def _solved(
+        self, expr: Expr, unknown: Attr, size: LinearExpression, whole: bool = False
+    ) -> LinearExpression | None:
+        """What the attribute ``unknown`` is where ``expr`` is ``size``; None: it is not linear in it.
+
+        ``whole``: neither if some numbers of units would make it a fraction.
+        """
         if not isinstance(expr, BinOp):
             return size
         left = unknown in attributes_of(expr.left)
@@ -183,8 +190,10 @@ class ConstraintBuilder:
             known = self._evaluate(expr.right if left else expr.left)
         except NotLinear:
             return None
-        size_of_side = _inverse(expr.op, left, known, size)
-        return None if size_of_side is None else self._solved(expr.left if left else expr.right, unknown, size_of_side)
+        side = _inverse(expr.op, left, known, size)
+        if side is None or (whole and not side.is_whole):
+            return None
+        return self._solved(expr.left if left else expr.right, unknown, side, whole)
 
     def _constrain_use(self, use: SizeUse) -> None:
         labelled = self.sizes.labelled(use.node, use.dim)

@@ -29,6 +29,13 @@ class LinearExpression:
         return LinearExpression(Fraction(0)).plus(self, factor)
 
     @property
+    def is_whole(self) -> bool:
+        """Is it a whole number, whichever units live?"""
+        times = ((weight, np.unique(units, return_counts=True)[1]) for weight, units in self.terms.values())
+        each = (weight * n for weight, counts in times for n in set(counts.tolist()))
+        return all(value.denominator == 1 for value in (self.constant, *each))
+
+    @property
     def units(self) -> Ids:
         arrays = [units for _, units in self.terms.values()]
         return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)

@@ -88,12 +88,17 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: LivingSizes) -> int:
 def _broken(graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, selection: Selection) -> Ids:
     """The units behind every size in the user's code that would not be the size of the slim tensor.
 
-    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way.
+    Comparisons count too: a program that went one way because ``heads > 1`` must not go another way. No attribute
+    becomes less than nothing, even where that is what equations ask for.
     """
     found = [np.zeros(0, np.int64)]
     for use in _checked_uses(graph, sizes.sizes):
         wanted = sizes.count(use.node, use.dim, use.position)
         if evaluate(use.expr, selection.sizes, sizes) != wanted:
+            found.append(sizes.sizes.units_behind(use.node, use.dim))
+    for path, value in selection.sizes.items():
+        if value < 0:
+            use = constraints.attributes[path]
             found.append(sizes.sizes.units_behind(use.node, use.dim))
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
