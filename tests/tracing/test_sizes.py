@@ -58,6 +58,12 @@ CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
     (96, lambda m, y: y.view_as(torch.zeros(len(y), 3, m.width)).unbind(1)),
     (96, lambda m, y: y.reshape_as(other=torch.zeros(len(y), 3, 32)).unbind(1)),
     (48, lambda m, y: y.view(len(y), 3, m.after.in_features).unbind(1)),
+    (96, lambda m, y: y.split([np.int64(32)] * 3, 1)),
+    (96, lambda m, y: y.split(torch.tensor(32), 1)),
+    (48, lambda m, y: y.chunk(np.int64(3), dim=1)),
+    (48, lambda m, y: y.chunk(torch.tensor(3), 1)),
+    (96, lambda m, y: y.view(np.int64(-1), np.int64(3), np.int64(32)).unbind(1)),
+    (48, lambda m, y: y.unflatten(1, (torch.tensor(3), -1)).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, np.prod(y.shape[1:]) // 3).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, divmod(y.shape[1], 3)[0]).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, round(abs(m.width))).unbind(1)),
@@ -135,6 +141,10 @@ FREE: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1.0 if y.shape[1] else 0.5,
     lambda m, y: 1 / len(y),
     lambda m, y: y.sum_to_size(len(y), m.width),
+    lambda m, y: y.repeat(1, np.int64(2)).view(len(y), 2, -1).sum(1),
+    lambda m, y: y.repeat(1, torch.tensor(2)).view(len(y), 2, -1).sum(1),
+    lambda m, y: y.tile((1, np.int64(2))).view(len(y), 2, -1).sum(1),
+    lambda m, y: nn.functional.group_norm(y, np.int64(1)),
 ]
 
 
