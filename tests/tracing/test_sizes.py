@@ -239,3 +239,28 @@ def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
         assert slim(Wide(lambda m, y: operator(y, m.width)), torch.randn(4, 5)).enter.out_features == 16
     finally:
         del RULES[operator.default]
+
+
+class OfNumpy(nn.Module):
+    """Layers and attributes whose sizes were worked out in numpy. [n, 3, h, w] -> [n, 5]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = tuple(np.array([8, 16]) * 2)
+        first, second = self.widths
+        self.enter, self.depth = nn.Conv2d(3, first, 1), nn.Conv2d(first, first, 3, padding=1, groups=first)
+        self.inner, self.norm = nn.Conv2d(first, second, 1), nn.GroupNorm(np.int64(4), second)
+        self.leave, self.heads = nn.Linear(second, 5), np.int64(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.inner(self.depth(self.enter(x)))).relu().mean((2, 3))
+        y = y.view(len(y), self.heads, self.widths[1] // self.heads).tanh().reshape(-1, self.widths[1])
+        result: Tensor = self.leave(y)
+        return result
+
+
+def test_sizes_of_numpy_follow_and_stay_numpys() -> None:
+    found: Any = slim(OfNumpy(), torch.randn(2, 3, 5, 5))
+    assert (found.enter.out_channels, found.depth.groups, found.inner.out_channels) == (8, 8, 16)
+    assert (found.norm.num_groups, found.heads, found.widths) == (2, 2, (8, 16))
+    assert type(found.heads) is type(found.widths[1]) is np.int64
