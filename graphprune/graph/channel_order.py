@@ -84,7 +84,7 @@ class ReplayedLabels(Labels):
     def chosen(self, ids: Ids, count: int) -> None:
         """Said before."""
 
-    def mixes_channels(self, text: str) -> None:
+    def mixes_channels(self, text: str, arrays: Any = ()) -> None:
         """Said before."""
 
     def in_order(self, ids: Ids) -> None:

@@ -60,6 +60,8 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
 def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> str:
     """Why nothing was taken from a group that could lose something."""
     group, narrower = setup.groups[number], setup.options.narrower
+    if group.units == 1:
+        return "one must stay"
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
         return tied_at(_line_of_tie(constraints, group), " (head_width= narrows queries, keys and values)")

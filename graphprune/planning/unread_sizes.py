@@ -25,7 +25,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.tracing.model_copy import is_torchs
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.recorder import ModuleCall
-from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
+from graphprune.tracing.size_places import attributes_held, is_container, is_integer, is_plain_object, steps_into
 from graphprune.tracing.sizes import attributes_of
 from graphprune.utils.arrays import Mask
 from graphprune.utils.modules import Modules, named_modules
@@ -132,12 +132,13 @@ def attributes_in(modules: Modules) -> Iterator[Attribute]:
 
 def _attributes_of(holder: Any, owner: str, prefix: str, known: set[int]) -> Iterator[Attribute]:
     for name, value in attributes_held(holder).items():
-        if type(value) is int:
+        if is_integer(value):
             if value > 1 and name.isidentifier():
-                yield Attribute(prefix + name, name, value, owner)
+                yield Attribute(prefix + name, name, int(value), owner)
         elif type(value) in (tuple, list):
-            if value and all(type(v) is int for v in value) and name.isidentifier():
-                yield from (Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in enumerate(value) if v > 1)
+            if value and all(map(is_integer, value)) and name.isidentifier():
+                whole = ((i, int(v)) for i, v in enumerate(value) if v > 1)
+                yield from (Attribute(f"{prefix}{name}[{i}]", name, v, owner) for i, v in whole)
         elif is_plain_object(value) and id(value) not in known:
             known.add(id(value))
             yield from _attributes_of(value, owner, f"{prefix}{name}.", known)
@@ -166,8 +167,8 @@ def _described(value: Any, place: str, owner: str, paths: set[str], known: set[i
         else []
     )
     for step, item in steps_into(value):
-        if len(named) == 1 and type(item) is int and kind_of(step.strip("[']")) == "width":
-            yield place + step, item, named[0]
+        if len(named) == 1 and is_integer(item) and kind_of(step.strip("[']")) == "width":
+            yield place + step, int(item), named[0]
         else:
             yield from _described(item, place + step, owner, paths, known)
 

@@ -147,8 +147,14 @@ class Masks:
         mask = self.of(node.args[0]) if text and isinstance(node.args[0], fx.Node) else None
         if mask is None or rule is None or rule.masked is None:
             return None
-        self.mixing[f"{text} ({node.name})"] = None
+        if self._mixed(node_index):
+            self.mixing[f"{text} ({node.name})"] = None
         return rule.masked(mask.expand(args[0].shape), *args, **kwargs)
+
+    def _mixed(self, node_index: int) -> bool:
+        """Is something gone of what an operation mixes, as far as that is known?"""
+        known = self.channels.labelling.labels.facts.mixed[node_index]
+        return not known or not all(self.alive[self.channels.solution.of[ids]].all() for ids in known)
 
     def _note_count(self, node: fx.Node, node_index: int) -> None:
         """Name an operation that counts channels of which some are dead."""

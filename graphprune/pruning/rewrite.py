@@ -15,7 +15,7 @@ from graphprune.errors import PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.size_places import SizePlace
+from graphprune.tracing.size_places import SizePlace, is_integer
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import found_value, with_article
@@ -68,9 +68,10 @@ def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], own: Tab
 def has_size(model: nn.Module, path: str) -> bool:
     """Has the model an integer at this path, or a field that holds nothing yet?"""
     try:
-        return type(SizePlace.of(model, path).value) in (int, type(None))
+        value = SizePlace.of(model, path).value
     except (AttributeError, IndexError, KeyError, TypeError):
         return False
+    return value is None or is_integer(value)
 
 
 def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
@@ -90,7 +91,7 @@ def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
                 needed=f"an integer at {path!r}, of which the plan makes {new}",
                 do=_OWN,
             ) from error
-        if not isinstance(size, int | None) or isinstance(size, bool):
+        if not isinstance(size, int | np.integer | None) or isinstance(size, bool):
             raise PlanError(
                 f"model: {path!r} is {with_article(type(size).__name__)}, and the plan changes an integer",
                 where=path,

@@ -213,7 +213,7 @@ class _Reconstruction:
         while pending:
             pending = Sweep(self.batches, dense, slim, pending, self._fit, self.memory, self.communicator).run()
         unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
-        return Repair(tuple(self.repaired), (*unmatched, *self.left, *self._not_met()))
+        return Repair(tuple(self.repaired), tuple(dict.fromkeys((*unmatched, *self.left, *self._not_met()))))
 
     # ------------------------------------------------------------ one consumer
 

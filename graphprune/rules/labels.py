@@ -166,6 +166,7 @@ class Facts:
     choices: list[tuple[Ids, int, int]] = field(default_factory=list)
     maps: list[Ids] = field(default_factory=list)
     mixing: dict[int, str] = field(default_factory=dict)
+    mixed: dict[int, list[Ids]] = field(default_factory=dict)
 
 
 class Labels:
@@ -259,8 +260,14 @@ class Labels:
         """The operation depends on the order of ``ids``: the slim tensors must have it too."""
         self.facts.ordered.append((ids, self.node_index))
 
-    def mixes_channels(self, text: str) -> None:
-        """The operation mixes channels: removing one is not the same as zeroing it."""
+    def mixes_channels(self, text: str, arrays: Iterable[LabelArray] = ()) -> None:
+        """The operation mixes channels: removing one is not the same as zeroing it.
+
+        Args:
+            text: what it does.
+            arrays: what it mixes, if that is known: as long as none of it goes, nothing is mixed.
+        """
+        self.facts.mixed[self.node_index] = [array.ids for array in arrays]
         self.facts.mixing[self.node_index] = text
 
     def refine(self, array: LabelArray, rows: Dims) -> tuple[LabelArray, LabelArray]:

@@ -133,8 +133,8 @@ def layer_norm(
 
 def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
     tie(call.labels, x, dims)
-    if x.touching(dims):
-        call.labels.mixes_channels(f"{call.op} takes its statistics over channels")
+    if met := x.touching(dims):
+        call.labels.mixes_channels(f"{call.op} takes its statistics over channels", met)
 
 
 def masked_group_norm(

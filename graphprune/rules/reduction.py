@@ -33,8 +33,8 @@ def summed_dims(x: Any, dims: Any = None, *_: Any, **__: Any) -> list[tuple[int,
 
 
 def _mixing(call: Call, x: LabelledTensor, dims: Sequence[int] | None) -> None:
-    if x.touching(dims or range(x.ndim)):
-        call.labels.mixes_channels(f"{call.op} is taken over channels")
+    if met := x.touching(dims or range(x.ndim)):
+        call.labels.mixes_channels(f"{call.op} is taken over channels", met)
 
 
 @rule(

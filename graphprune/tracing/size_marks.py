@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.size_places import attributes_held, same_pairs, steps_into, write
+from graphprune.tracing.size_places import attributes_held, is_integer, same_pairs, steps_into, write
 from graphprune.tracing.sizes import Attr, Size, SizeLog
 
 
@@ -46,8 +46,8 @@ class SizeMarker:
 
     def marked(self, value: Any, path: str) -> Any:
         """An integer as a size, a tuple with its integers as sizes; any other holder is written to and returned."""
-        if type(value) is int:
-            return Size(value, Attr(path, value), self.log)
+        if is_integer(value):
+            return Size(int(value), Attr(path, int(value)), self.log)
         if id(value) in self.known and not isinstance(value, tuple):
             return value
         if not isinstance(value, tuple):

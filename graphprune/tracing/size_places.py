@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +27,11 @@ _BARE = nn.Module()
 
 _MODULES_OWN = frozenset(vars(_BARE))
 _MODULES_NAMES = frozenset(dir(_BARE))
+
+
+def is_integer(value: Any) -> bool:
+    """Is it a whole number of Python or numpy, and no truth value?"""
+    return type(value) is int or isinstance(value, np.integer)
 
 
 # ---------------------------------------------------------------- one step
@@ -180,7 +186,8 @@ class SizePlace:
     def change(self, value: int) -> None:
         """Write another integer; tuples on the way are replaced, and so are pairs that repeat a dictionary."""
         pairs = list(same_pairs(self.holders[-2])) if isinstance(self.holders[-1], dict) else []
-        new: Any = value
+        old = self.value
+        new: Any = type(old)(value) if isinstance(old, np.integer) else value
         for holder, step in zip(reversed(self.holders), reversed(self.steps), strict=True):
             new = write(holder, step, new)
             if new is holder:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 Line = tuple[str, int]
@@ -279,6 +280,7 @@ def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
     function = OPERATORS[symbol]
 
     def method(self: Size, other: Any) -> Any:
+        other = int(other) if isinstance(other, np.integer) else other
         if not isinstance(other, int) or isinstance(other, bool):
             return function(other, self.number()) if reflected else function(self.number(), other)
         left, right = (other, self) if reflected else (self, other)

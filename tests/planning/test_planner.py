@@ -112,3 +112,19 @@ class AllChosen(nn.Module):
 def test_a_group_that_is_needed_whole_is_at_its_floor() -> None:
     (choice,) = graphprune.trace(AllChosen().eval(), torch.randn(2, 5)).plan(0.5).choices
     assert (choice.kept, choice.why) == (8, "ratio 0.5; at its floor")
+
+
+class BothDirections(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.leave = nn.GRU(5, 8, bidirectional=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)[0]
+        result: Tensor = self.leave(y.view(*y.shape[:2], 2, -1).sum(2))
+        return result
+
+
+def test_an_only_unit_says_that_it_must_stay() -> None:
+    plan = graphprune.trace(BothDirections().eval(), torch.randn(4, 2, 5)).plan(0.5)
+    assert {choice.why for choice in plan.choices if choice.units == 1} == {"one must stay"}

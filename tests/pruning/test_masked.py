@@ -147,3 +147,28 @@ def test_zeros_follow_the_size_they_are_made_with() -> None:
 def test_zeros_of_a_literal_size_stay() -> None:
     graph = graphprune.trace(Collected(8), torch.randn(3, 4))
     assert any("literal" in item.reason and item.axis == "first.weight[0]" for item in graph.frozen)
+
+
+class Queries(nn.Module):
+    """Queries that are a parameter attend to one another. [n, 5] -> [n, 4, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.enter, self.leave = nn.Parameter(torch.randn(4, 16)), nn.Linear(5, 16), nn.Linear(16, 3)
+        self.heads = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (self.queries + self.enter(x)[:, None]).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        result: Tensor = self.leave(((y @ y.mT).softmax(-1) @ y).transpose(1, 2).flatten(2))
+        return result
+
+
+def test_a_softmax_over_what_stays_is_exact() -> None:
+    torch.manual_seed(0)
+    model, x = Queries().eval(), torch.randn(3, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, x)
+    assert slim.heads == 1
+    assert check.passed
+    assert not check.inexact

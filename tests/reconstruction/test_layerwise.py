@@ -410,6 +410,25 @@ def test_what_cannot_be_fitted_is_left_alone_with_the_reason() -> None:
     assert torch.equal(slim.table.weight, table)
 
 
+class Tied(nn.Module):
+    """An autoencoder that reads its weights in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.inner = nn.Linear(5, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(self.enter(x).relu()).relu()
+        return F.linear(F.linear(y, self.inner.weight.t()).relu(), self.enter.weight.t())
+
+
+def test_a_weight_that_is_used_in_two_ways_is_listed_once() -> None:
+    model, x = randomize(Tied()).eval(), torch.randn(9, 5)
+    plan, slim = pruned(model, x)
+    record = graphprune.reconstruct(slim, model, plan, [x])
+    assert sorted(one.name for one in record.left_alone) == ["enter.weight", "inner.weight"]
+
+
 class Routed(nn.Module):
     """Each row goes through the expert that the router likes best; experts in a list."""
 

@@ -58,6 +58,12 @@ CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
     (96, lambda m, y: y.view_as(torch.zeros(len(y), 3, m.width)).unbind(1)),
     (96, lambda m, y: y.reshape_as(other=torch.zeros(len(y), 3, 32)).unbind(1)),
     (48, lambda m, y: y.view(len(y), 3, m.after.in_features).unbind(1)),
+    (96, lambda m, y: y.split([np.int64(32)] * 3, 1)),
+    (96, lambda m, y: y.split(torch.tensor(32), 1)),
+    (48, lambda m, y: y.chunk(np.int64(3), dim=1)),
+    (48, lambda m, y: y.chunk(torch.tensor(3), 1)),
+    (96, lambda m, y: y.view(np.int64(-1), np.int64(3), np.int64(32)).unbind(1)),
+    (48, lambda m, y: y.unflatten(1, (torch.tensor(3), -1)).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, np.prod(y.shape[1:]) // 3).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, divmod(y.shape[1], 3)[0]).unbind(1)),
     (48, lambda m, y: y.view(-1, 3, round(abs(m.width))).unbind(1)),
@@ -135,6 +141,10 @@ FREE: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1.0 if y.shape[1] else 0.5,
     lambda m, y: 1 / len(y),
     lambda m, y: y.sum_to_size(len(y), m.width),
+    lambda m, y: y.repeat(1, np.int64(2)).view(len(y), 2, -1).sum(1),
+    lambda m, y: y.repeat(1, torch.tensor(2)).view(len(y), 2, -1).sum(1),
+    lambda m, y: y.tile((1, np.int64(2))).view(len(y), 2, -1).sum(1),
+    lambda m, y: nn.functional.group_norm(y, np.int64(1)),
 ]
 
 
@@ -229,3 +239,28 @@ def test_an_operator_of_ones_own_says_what_its_sizes_are() -> None:
         assert slim(Wide(lambda m, y: operator(y, m.width)), torch.randn(4, 5)).enter.out_features == 16
     finally:
         del RULES[operator.default]
+
+
+class OfNumpy(nn.Module):
+    """Layers and attributes whose sizes were worked out in numpy. [n, 3, h, w] -> [n, 5]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widths = tuple(np.array([8, 16]) * 2)
+        first, second = self.widths
+        self.enter, self.depth = nn.Conv2d(3, first, 1), nn.Conv2d(first, first, 3, padding=1, groups=first)
+        self.inner, self.norm = nn.Conv2d(first, second, 1), nn.GroupNorm(np.int64(4), second)
+        self.leave, self.heads = nn.Linear(second, 5), np.int64(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.inner(self.depth(self.enter(x)))).relu().mean((2, 3))
+        y = y.view(len(y), self.heads, self.widths[1] // self.heads).tanh().reshape(-1, self.widths[1])
+        result: Tensor = self.leave(y)
+        return result
+
+
+def test_sizes_of_numpy_follow_and_stay_numpys() -> None:
+    found: Any = slim(OfNumpy(), torch.randn(2, 3, 5, 5))
+    assert (found.enter.out_channels, found.depth.groups, found.inner.out_channels) == (8, 8, 16)
+    assert (found.norm.num_groups, found.heads, found.widths) == (2, 2, (8, 16))
+    assert type(found.heads) is type(found.widths[1]) is np.int64

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.tracing.size_tracking.reading import dim_of
-from graphprune.tracing.size_tracking.watcher import SizeWatcher, named
+from graphprune.tracing.size_tracking.watcher import SizeWatcher, named, whole
 from graphprune.tracing.sizes import BinOp, Const, Dim, Expr, SizeUse, expr_of, plain
 from graphprune.utils.operators import Args, Kwargs
 
@@ -153,11 +153,20 @@ def setitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
 
 def _indices(watcher: SizeWatcher, tensor: Tensor, given: Any) -> Any:
     """The same with tensors in place of lists, of which torch would make such on ``meta``, without values."""
-    index = given if isinstance(given, tuple) else (given,)
+    index = tuple(map(_of_integers, given if isinstance(given, tuple) else (given,)))
     if any(isinstance(i, slice | int) for i in index):
         note_positions(watcher, tensor, index)
     made = tuple(_listed(i) if isinstance(i, list | tuple | range) else i for i in index)
     return made if isinstance(given, tuple) else made[0]
+
+
+def _of_integers(index: Any) -> Any:
+    """An index or slice with integers in the place of numpy's."""
+    if isinstance(index, np.integer):
+        return int(index)
+    if isinstance(index, slice) and any(isinstance(bound, np.integer) for bound in (index.start, index.stop)):
+        return slice(whole(index.start), whole(index.stop), index.step)
+    return index
 
 
 def _listed(numbers: Sequence[Any]) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._ops import OpOverload, OpOverloadPacket
 
 from graphprune.tracing.size_tracking import numbers, parts, reading, shapes
-from graphprune.tracing.size_tracking.watcher import Handler
+from graphprune.tracing.size_tracking.watcher import Handler, taking_whole_numbers
 
 
 def handler_of(function: Any) -> Handler:
@@ -50,14 +50,14 @@ HANDLERS: dict[Any, Handler] = {
     torch._shape_as_tensor: reading.shape_tensor,
     **{getattr(Tensor, name): reading.values for name in READERS.split()},
     **_either("numel nelement", reading.numel),
-    **_either("view reshape expand broadcast_to sum_to_size", shapes.view),
+    **_either("view reshape expand broadcast_to sum_to_size", taking_whole_numbers(shapes.view)),
     **_either("expand_as view_as reshape_as", shapes.like_another),
     **_either("broadcast_tensors meshgrid", shapes.broadcast),
-    **_either("unflatten", shapes.unflatten),
-    **_either("repeat tile", shapes.repeat),
-    **_either("repeat_interleave", shapes.repeat_interleave),
-    **_either("new_zeros new_ones new_empty new_full", shapes.factory),
-    **_either("zeros ones empty full", shapes.made),
+    **_either("unflatten", taking_whole_numbers(shapes.unflatten)),
+    **_either("repeat tile", taking_whole_numbers(shapes.repeat)),
+    **_either("repeat_interleave", taking_whole_numbers(shapes.repeat_interleave)),
+    **_either("new_zeros new_ones new_empty new_full", taking_whole_numbers(shapes.factory)),
+    **_either("zeros ones empty full", taking_whole_numbers(shapes.made, 0)),
     **_either("arange linspace eye", shapes.counted),
     **_either("histc", shapes.histogram),
     **_either("affine_grid_generator", shapes.affine_grid),
@@ -66,19 +66,19 @@ HANDLERS: dict[Any, Handler] = {
     F.rms_norm: shapes.normalized_shape,
     F.one_hot: shapes.one_hot,
     torch._C._nn.pad: shapes.pad,
-    **_either(CONVOLUTIONS, shapes.with_groups(6, "groups")),
-    **_either("group_norm", shapes.with_groups(1, "num_groups")),
-    **_either("channel_shuffle native_channel_shuffle", shapes.with_groups(1, "groups")),
+    **_either(CONVOLUTIONS, taking_whole_numbers(shapes.with_groups(6, "groups"))),
+    **_either("group_norm", taking_whole_numbers(shapes.with_groups(1, "num_groups"))),
+    **_either("channel_shuffle native_channel_shuffle", taking_whole_numbers(shapes.with_groups(1, "groups"))),
     **_either("lstm gru rnn_tanh rnn_relu", shapes.steps),
     **_either("_pad_packed_sequence", shapes.padded),
     **_either("rnn_tanh_cell rnn_relu_cell", shapes.cell),
     Tensor.__getitem__: parts.getitem,
     Tensor.__setitem__: parts.setitem,
     **_either("select", parts.select),
-    **_either("narrow", parts.narrow),
+    **_either("narrow", taking_whole_numbers(parts.narrow)),
     **_either("take_along_dim", parts.take_along),
-    **_either("split split_with_sizes unsafe_split unsafe_split_with_sizes", parts.split),
-    **_either("chunk unsafe_chunk", parts.chunk),
+    **_either("split split_with_sizes unsafe_split unsafe_split_with_sizes", taking_whole_numbers(parts.split)),
+    **_either("chunk unsafe_chunk", taking_whole_numbers(parts.chunk)),
     **_either("tensor_split hsplit vsplit dsplit", parts.tensor_split),
     **_either("tensor as_tensor scalar_tensor", numbers.literal),
     Tensor.new_tensor: numbers.new_tensor,

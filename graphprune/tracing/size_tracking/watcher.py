@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, fx
 from torch.overrides import TorchFunctionMode
 
@@ -20,6 +22,28 @@ Handler = Callable[["SizeWatcher", Any, tuple[Any, ...], dict[str, Any]], Any]
 def named(names: str, args: Args, kwargs: Kwargs) -> dict[str, Any]:
     """The arguments of a function whose positional ones have these names."""
     return dict(zip(names.split(), args, strict=False)) | kwargs
+
+
+def whole(value: Any) -> Any:
+    """A whole number of numpy, or a tensor of one, as the integer that torch takes it for; in lists, too."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, Tensor):
+        counts = value.ndim == 0 and value.dtype in (torch.int32, torch.int64) and not value.is_meta
+        return int(value) if counts else value
+    if type(value) in (list, tuple) and any(isinstance(one, np.integer | Tensor) for one in value):
+        return type(value)(map(whole, value))
+    return value
+
+
+def taking_whole_numbers(handler: Handler, first: int = 1) -> Handler:
+    """The handler of a function whose arguments from ``first`` on are sizes, whatever their type."""
+
+    def handle(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        sizes = [whole(value) for value in args[first:]]
+        return handler(watcher, func, (*args[:first], *sizes), {name: whole(value) for name, value in kwargs.items()})
+
+    return handle
 
 
 class SizeWatcher(TorchFunctionMode):
