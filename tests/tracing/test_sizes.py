@@ -45,7 +45,7 @@ CUTS: list[tuple[int, Callable[[Any, Tensor], Iterable[Tensor]]]] = [
     (48, lambda m, y: y.tensor_split(dim=-1, sections=3)),
     (96, lambda m, y: y.tensor_split([32, 64], -1)),
     (96, lambda m, y: torch.tensor_split(y, torch.tensor([32, 64]), dim=-1)),
-    (96, lambda m, y: y.tensor_split((m.width, 2 * m.width), dim=1)),
+    (48, lambda m, y: y.tensor_split((m.width, 2 * m.width), dim=1)),
     (48, lambda m, y: torch.hsplit(y, 3)),
     (96, lambda m, y: torch.hsplit(y, [32, 64])),
     (48, lambda m, y: (part.t() for part in torch.vsplit(y.t(), 3))),
