@@ -77,7 +77,9 @@ class Listed(nn.Module):
         return self.leave(y[self.index].flatten(1))
 
 
-LISTS = ([3], [0, 1], [2, 3, 4], [-1], [-3, -2], [0, 5], [4, 2], [1, 1], [[0, 1]], [-1, 0], [True, False] * 6)
+NEIGHBORS = ([3], [0, 1], [2, 3, 4], [-1], [-3, -2], [11], [10, 11], [-12], [-2, -1])
+ALL = (list(range(12)), list(range(-12, 0)))
+LISTS = (*NEIGHBORS, *ALL, [0, 5], [4, 2], [1, 1], [[0, 1]], [-1, 0], [True, False] * 6)
 
 
 @pytest.mark.parametrize("index", LISTS, ids=str)

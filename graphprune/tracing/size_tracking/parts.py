@@ -117,24 +117,26 @@ def _expanded(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def getitem(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
-    sliced = _sliced(args[1])
-    if sliced is None:
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    place = _place_of_neighbors(index)
+    if place is None:
         return func(args[0], _indices(watcher, *args))
-    return func(args[0], _indices(watcher, args[0], sliced)).clone()
+    piece = _neighbors(index[place])
+    assert piece is not None
+    for bound in (piece.start, piece.stop) if piece.stop is not None else (piece.start,):  # a list ends where it says
+        note_positions(watcher, args[0], (*index[:place], bound, *index[place + 1 :]))
+    return func(args[0], (*index[:place], piece, *index[place + 1 :])).clone()
 
 
-def _sliced(given: Any) -> Any:
-    """An index with a slice in place of its one list of neighbors, ``x[..., [-2], :]``; None for all others.
+def _place_of_neighbors(index: tuple[Any, ...]) -> int | None:
+    """Where an index has its one list, of neighbors, ``x[..., [-2], :]``; None for all others.
 
-    Such an index makes a copy of what the slice is a view of.
+    Such an index makes a copy of what a slice is a view of.
     """
-    index = given if isinstance(given, tuple) else (given,)
     lists = [place for place, i in enumerate(index) if isinstance(i, list | tuple | range)]
     if len(lists) != 1 or any(isinstance(i, Tensor | bool | np.ndarray) for i in index):
         return None
-    (place,) = lists
-    piece = _neighbors(index[place])
-    return piece and (*index[:place], piece, *index[place + 1 :])
+    return lists[0] if _neighbors(index[lists[0]]) is not None else None
 
 
 def _neighbors(numbers: Sequence[Any]) -> slice | None:
