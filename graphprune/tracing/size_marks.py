@@ -47,7 +47,9 @@ class SizeMarker:
     def marked(self, value: Any, path: str) -> Any:
         """An integer as a size, a tuple with its integers as sizes; any other holder is written to and returned."""
         if is_integer(value):
-            return Size(int(value), Attr(path, int(value)), self.log)
+            size = Size(int(value), Attr(path, int(value)), self.log)
+            size.kind = None if type(value) is int else type(value)
+            return size
         if id(value) in self.known and not isinstance(value, tuple):
             return value
         if not isinstance(value, tuple):

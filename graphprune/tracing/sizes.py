@@ -202,10 +202,17 @@ def _leaves(expr: Expr) -> Iterator[Const | Attr | Dim]:
 
 
 class Size(int):
-    """An ``int`` with the expression that it came from."""
+    """An ``int`` with the expression that it came from.
+
+    Attributes:
+        expr: where it came from.
+        log: where it notes what is done with it.
+        kind: numpy's type of whole numbers that it stands for; None: Python's.
+    """
 
     expr: Expr
     log: SizeLog
+    kind: type[np.integer[Any]] | None = None
 
     def __new__(cls, value: int, expr: Expr, log: SizeLog) -> Size:
         self = int.__new__(cls, value)
@@ -221,6 +228,12 @@ class Size(int):
 
     def __hash__(self) -> int:
         return int.__hash__(self)
+
+    def __getattr__(self, name: str) -> Any:
+        """What numpy's numbers have and Python's have not (``size.astype(float)``): it is a number then."""
+        if self.kind is None or name.startswith("__"):
+            raise AttributeError(f"'int' object has no attribute {name!r}")
+        return getattr(self.kind(self.number()), name)
 
     def item(self) -> Size:
         """The size itself: NumPy makes a product of sizes one of its own integers, which have this."""

@@ -264,3 +264,21 @@ def test_sizes_of_numpy_follow_and_stay_numpys() -> None:
     assert (found.enter.out_channels, found.depth.groups, found.inner.out_channels) == (8, 8, 16)
     assert (found.norm.num_groups, found.heads, found.widths) == (2, 2, (8, 16))
     assert type(found.heads) is type(found.widths[1]) is np.int64
+
+
+class AskedNumpy(nn.Module):
+    """A size of numpy's is asked what Python's have not. [n, 5] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.width = nn.Linear(5, 16), nn.Linear(16, 3), np.int64(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.enter(x).view(-1, self.width) / self.width.astype(np.float64))
+        return result
+
+
+def test_a_size_of_numpy_that_is_asked_for_its_type_is_a_number() -> None:
+    graph = graphprune.trace(AskedNumpy().eval(), torch.randn(4, 5))
+    assert not graph.groups or graph.groups[0].units == 16
+    assert any("the size width is used as a number" in frozen.reason for frozen in graph.frozen)
