@@ -117,6 +117,7 @@ class CostModel:
         self.dimensions = dimensions
         self._units = units
         self._shapes = {name: tensor.shape for name, tensor in tensors}
+        self._rows: dict[int, tuple[Sequence[Factor], int, list[int]]] = {}
         counted = Counted(nodes, tensors)
         self.terms = {kind.name: self._terms(kind.count(counted)) for kind in counted_kinds() if kind.count}
         used = np.unique(np.concatenate([terms.dims.ravel() for terms in self.terms.values()]))
@@ -127,7 +128,16 @@ class CostModel:
 
     def _row(self, scale: int, factors: Sequence[Factor]) -> tuple[int, list[int]]:
         """A product with sizes that never change multiplied out."""
-        numbers = []
+        if id(factors) in self._rows:  # a parameter counts for several costs
+            _, known, numbers = self._rows[id(factors)]
+            return scale * known, numbers
+        times, numbers = self._multiplied(factors)
+        self._rows[id(factors)] = factors, times, numbers
+        return scale * times, numbers
+
+    def _multiplied(self, factors: Sequence[Factor]) -> tuple[int, list[int]]:
+        """The product of the sizes that never change, and the numbers of the dimensions that can."""
+        scale, numbers = 1, []
         lines = self.lines
         for factor in factors:
             if not isinstance(factor, ParameterAxis):

@@ -38,6 +38,9 @@ def entry_norms(tensor: Tensor, dims: Sequence[int], order: float) -> list[Score
     Of complex entries |w| is the modulus.
     """
     tensor = (tensor.abs() if tensor.is_complex() else tensor).detach()
+    if tensor.ndim == 1 and order == 2 and tensor.dtype is torch.float32 and tensor.device.type == "cpu":
+        entries = tensor.numpy()  # of vectors, a model has many short ones
+        return [np.square(entries).astype(np.float64)] * len(dims)
     dtype = tensor.dtype if tensor.dtype in (torch.float32, torch.float64) else torch.float32
     if tensor.numel() > _BLOCK and tensor.ndim > 1:
         return _norms_by_block(tensor, dims, order, dtype)
@@ -95,24 +98,33 @@ class ParameterEntries:
     def reduced(self, sums_of: AxisSums, reduce: str) -> Scores:
         """Sums of entries, within each parameter axis of a unit, reduced over the axes. [classes]"""
         occurrences = self.units.occurrences
-        values, counted = np.zeros(len(occurrences.unit)), np.zeros(len(occurrences.unit), bool)
-        for name, places in self._places.items():
-            found = sums_of(name, self.tensors[name], list(places))
-            for here, sums in zip(places.values(), found or (), strict=found is not None):
-                values[here] = sums[occurrences.index[here]]
-                counted[here] = True
-        unit, axis, values = occurrences.unit[counted], occurrences.axis[counted], values[counted]
-        return reduce_parts(reduce, unit, axis, values, self.classes)
+        sums, end = [np.zeros(0)], 0
+        begins = np.full(len(self.units.axes), -1)  # where the sums along an axis begin among all
+        for name, axes in self._axes.items():
+            found = sums_of(name, self.tensors[name], list(axes))
+            for number, along in zip(axes.values(), found or (), strict=found is not None):
+                sums.append(along)
+                begins[number], end = end, end + len(along)
+        begin = begins[occurrences.axis]
+        counted = begin >= 0
+        unit, axis, index = occurrences.unit[counted], occurrences.axis[counted], (begin + occurrences.index)[counted]
+        return reduce_parts(reduce, unit, axis, np.concatenate(sums)[index], self.classes)
 
     @cached_property
-    def _places(self) -> dict[str, dict[int, slice]]:
-        """The occurrences of units in each dimension of each parameter."""
-        bounds = np.searchsorted(self.units.occurrences.axis, np.arange(len(self.units.axes) + 1))
-        found: dict[str, dict[int, slice]] = {}
-        for axis, start, stop in zip(self.units.axes, bounds, bounds[1:], strict=False):
+    def _bounds(self) -> list[int]:
+        """Where the occurrences of units in each axis begin, and where the last ones end."""
+        bounds: list[int] = np.searchsorted(self.units.occurrences.axis, np.arange(len(self.units.axes) + 1)).tolist()
+        return bounds
+
+    @cached_property
+    def _axes(self) -> dict[str, dict[int, int]]:
+        """The number of the axis of each dimension of each parameter in which units occur."""
+        bounds = self._bounds
+        found: dict[str, dict[int, int]] = {}
+        for number, axis in enumerate(self.units.axes):
             name = axis.parameter_axis
-            if name.parameter in self.tensors and stop > start:
-                found.setdefault(name.parameter, {})[name.dim] = slice(start, stop)
+            if bounds[number + 1] > bounds[number] and name.parameter in self.tensors:
+                found.setdefault(name.parameter, {})[name.dim] = number
         return found
 
     def rows(self, group: Group, axis: ParameterAxis) -> Tensor:
@@ -121,7 +133,8 @@ class ParameterEntries:
         Returns:
             [units, entries]
         """
-        entry = torch.from_numpy(self._indexes(group, self._places[axis.parameter][axis.dim]))
+        number = self._axes[axis.parameter][axis.dim]
+        entry = torch.from_numpy(self._indexes(group, slice(self._bounds[number], self._bounds[number + 1])))
         tensor = self.tensors[axis.parameter].detach().unsqueeze(-1).movedim(axis.dim, 0).flatten(1)
         entry = entry.to(tensor.device)
         return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)

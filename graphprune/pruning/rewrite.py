@@ -145,15 +145,21 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
 
 def _selected(tensor: Tensor, dim: int, index: Ids) -> Tensor:
     """Some entries along a dimension; of inner dimensions numpy copies them several times as fast as torch."""
-    plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
-    if dim == 0 or not plain or tensor.dtype.itemsize not in _WHOLE:
-        return tensor.index_select(dim, torch.from_numpy(index).to(tensor.device))
+    if dim == 0 or not _is_plain(tensor):
+        places = torch.from_numpy(index)
+        return tensor.index_select(dim, places.to(tensor.device) if tensor.device.type != "cpu" else places)
     whole = tensor.view(_WHOLE[tensor.dtype.itemsize])
     made = whole.new_empty([len(index) if d == dim else n for d, n in enumerate(tensor.shape)])
     if len(index) and not (index.min() >= 0 and index.max() < tensor.shape[dim]):
         raise IndexError(f"dimension {dim} of size {tensor.shape[dim]} has no entry {index.min()} or {index.max()}")
     np.take(whole.numpy(), index, axis=dim, out=made.numpy(), mode="clip")  # torch aligns what it makes, numpy does not
     return made.view(tensor.dtype)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Can numpy read its entries where they are?"""
+    whole = tensor.device.type == "cpu" and tensor.dtype.itemsize in _WHOLE and tensor.is_contiguous()
+    return whole and not tensor.is_conj() and not tensor.is_neg()
 
 
 _WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -172,7 +178,7 @@ def _mean(parts: Sequence[Tensor]) -> Tensor:
 
 def _laid_out_as(tensor: Tensor, small: Tensor) -> Tensor:
     """The same entries in the order in memory of another tensor, such as ``channels_last``."""
-    strides = list(tensor.stride()) if tensor.layout == torch.strided else []
+    strides = list(tensor.stride()) if tensor.layout is torch.strided else []
     if 0 in strides or strides == sorted(strides, reverse=True):
         return small
     order = sorted(range(len(strides)), key=lambda dim: -strides[dim])

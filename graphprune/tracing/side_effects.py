@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -22,8 +23,10 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
         submodules: of the model.
         held: the functions that these hold as attributes or hooks, with their paths.
     """
-    restores = [restore for function in _functions(submodules, held) for restore in _restores(function)]
-    restores += [restore for kind in _classes(submodules) for restore in _class_restores(kind)]
+    classes = _classes(submodules)
+    read = _functions(classes, held)
+    restores = [restore for function, values in read for restore in _restores(function, values)]
+    restores += [restore for kind in classes for restore in _class_restores(kind)]
     try:
         yield
     finally:
@@ -37,23 +40,29 @@ def _classes(submodules: Modules) -> list[type]:
     return [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
 
 
-def _functions(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> list[FunctionType]:
-    methods = [v for kind in _classes(submodules) for v in vars(kind).values() if isinstance(v, FunctionType)]
-    found = {id(f): f for f in methods + [f for _, f in held]}
-    for function in list(found.values()):
-        found.update((id(v), v) for _, v in globals_read(function) if _is_neighbor(v, function))
-    return list(found.values())
+def _functions(
+    classes: Iterable[type], held: Iterable[tuple[str, FunctionType]]
+) -> list[tuple[FunctionType, list[tuple[str, Any]]]]:
+    """The functions of classes, those that are held, and those of the same modules that these call.
+
+    Returns:
+        With each, the globals that it reads.
+    """
+    methods = [v for kind in classes for v in vars(kind).values() if isinstance(v, FunctionType)]
+    own = {id(f): f for f in methods + [f for _, f in held]}
+    found = [(function, globals_read(function)) for function in own.values()]
+    called = {id(v): v for function, read in found for _, v in read if _is_neighbor(v, function)}
+    return found + [(function, globals_read(function)) for key, function in called.items() if key not in own]
 
 
 def _is_neighbor(value: Any, function: FunctionType) -> bool:
-    return isinstance(value, FunctionType) and value.__globals__ is function.__globals__
+    return type(value) is FunctionType and value.__globals__ is function.__globals__
 
 
-def _restores(function: FunctionType) -> Iterator[Restore]:
-    for _, value in globals_read(function):
-        yield from _container_restores(value)
-    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-        yield from _container_restores(value)
+def _restores(function: FunctionType, read: Iterable[tuple[str, Any]]) -> Iterator[Restore]:
+    values = [value for _, value in read]
+    values += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+    yield from _container_restores(values)
     names, assigned = function.__globals__, global_names(function.__code__, "STORE_GLOBAL")
     if assigned:
         before = {name: names[name] for name in assigned if name in names}
@@ -67,22 +76,26 @@ def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset
 
 
 def _class_restores(kind: type) -> Iterator[Restore]:
-    for value in vars(kind).values():
-        yield from _container_restores(value)
+    return _container_restores(vars(kind).values())
 
 
-def _container_restores(value: Any) -> Iterator[Restore]:
-    """What gives a container back the entries that it has now."""
-    kind = type(value)  # classes of one's own may give other entries than they hold
-    if kind in (dict, OrderedDict, defaultdict):
-        items = dict(value)
-        yield lambda: _refill_dict(value, items)
-    elif kind in (list, deque):
-        entries = list(value)
-        yield lambda: _refill_list(value, entries)
-    elif kind is set:
-        members = set(value)
-        yield lambda: _refill_set(value, members)
+_DICTS = frozenset((dict, OrderedDict, defaultdict))
+_CONTAINERS = _DICTS | {list, deque, set}
+"""Classes of one's own may give other entries than they hold."""
+
+
+def _container_restores(values: Iterable[Any]) -> Iterator[Restore]:
+    """What gives the containers among values back the entries that they have now."""
+    for value in values:
+        kind = type(value)
+        if kind not in _CONTAINERS:
+            continue
+        if kind in _DICTS:
+            yield partial(_refill_dict, value, dict(value))
+        elif kind is set:
+            yield partial(_refill_set, value, set(value))
+        else:
+            yield partial(_refill_list, value, list(value))
 
 
 def _refill_dict(value: dict[Any, Any], items: dict[Any, Any]) -> None:

@@ -95,15 +95,21 @@ def global_names(code: CodeType, operations: str = "LOAD_GLOBAL LOAD_NAME") -> f
     return frozenset(own).union(*(global_names(c, operations) for c in inner))
 
 
-def globals_read(function: FunctionType) -> Iterator[tuple[str, Any]]:
+@lru_cache(maxsize=4096)
+def _names_in_order(code: CodeType) -> tuple[str, ...]:
+    return tuple(sorted(global_names(code)))
+
+
+def globals_read(function: FunctionType) -> list[tuple[str, Any]]:
     """The globals that a function reads, by name; what torch's functions read is torch's."""
-    found = function.__globals__
+    found, read = function.__globals__, []
     if str(found.get("__name__", "")).partition(".")[0] != "torch":
-        for name in sorted(global_names(function.__code__)):
+        for name in _names_in_order(function.__code__):
             try:
-                yield name, found[name]
+                read.append((name, found[name]))
             except KeyError:  # a builtin, or not assigned yet
                 continue
+    return read
 
 
 def held_functions(submodules: Iterable[tuple[str, nn.Module]]) -> list[tuple[str, FunctionType]]:
