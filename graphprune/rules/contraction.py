@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,16 +23,20 @@ aten = torch.ops.aten
 
 def placed(x: LabelledTensor, dims: Sequence[int], rank: int) -> LabelledTensor:
     """``x`` seen in a space of ``rank`` dimensions: its dimension ``i`` is ``dims[i]`` there, the others are 1."""
+    dims = tuple(dims)
+    order = sorted(range(len(dims)), key=dims.__getitem__)
+    placed_ids = [array.ids.transpose(order).reshape(_place(dims, rank, array.ids.shape)) for array in x.arrays]
+    arrays = tuple([array.at(ids) for array, ids in zip(x.arrays, placed_ids, strict=True)])
+    return LabelledTensor(_place(dims, rank, x.shape), arrays, x.movable)
 
-    def place(shape: Shape) -> Shape:
-        sizes = [1] * rank
-        for d, n in zip(dims, shape, strict=True):
-            sizes[d] = n
-        return tuple(sizes)
 
-    order = sorted(range(x.ndim), key=lambda i: dims[i])
-    arrays = (array.at(array.ids.transpose(order).reshape(place(array.ids.shape))) for array in x.arrays)
-    return LabelledTensor(place(x.shape), tuple(arrays), x.movable)
+@lru_cache(maxsize=4096)
+def _place(dims: tuple[int, ...], rank: int, shape: Shape) -> Shape:
+    """A shape with its sizes at the places ``dims`` of ``rank``, and 1 at all others."""
+    sizes = [1] * rank
+    for d, n in zip(dims, shape, strict=True):
+        sizes[d] = n
+    return tuple(sizes)
 
 
 def contract(labels: Labels, a: LabelledTensor, b: LabelledTensor, gone: Sequence[int]) -> LabelledTensor:

@@ -60,7 +60,7 @@ def record_run(recorder: Recorder, call: MethodCall, outputs: Outputs | None) ->
 def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None) -> Trained:
     """Trace the calls in training mode too that reach something there that evaluation does not."""
     model = recorder.model_copy.module
-    if not reads_training(model) and recorder.parameters <= recorder.used:
+    if not reads_training(model, recorder.model_copy.holders) and recorder.parameters <= recorder.used:
         return Trained()
     model.train()
     found = [_record_trained(recorder, run, outputs) for run in runs]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.errors import InputError, TraceError
-from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.deepcopy import _is_plain_class, copy_module
 
 X, OTHER = torch.randn(2, 4), torch.randn(2, 4)
 SEEN: dict[str, Tensor] = {}
@@ -300,3 +300,14 @@ def test_a_table_that_makes_its_entries_is_left_alone() -> None:
 
     slim_of(Asking())
     assert dict.__getitem__(LAYERS, "relu") is nn.ReLU
+
+
+def test_modules_are_copied_as_fast_once_torch_has_compiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def tagging(module: nn.Module, state: object) -> None:
+        raise AssertionError("a copy is not read from a file")
+
+    tagging.__module__ = "torch._dynamo.mutation_guard"  # which puts a function of its own there
+    monkeypatch.setattr(nn.Module, "__setstate__", tagging)
+    assert _is_plain_class.__wrapped__(nn.ReLU)
+    tagging.__module__ = "library"
+    assert not _is_plain_class.__wrapped__(nn.ReLU)
