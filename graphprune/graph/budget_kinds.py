@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from graphprune.errors import InputError
 from graphprune.rules.labels import ParameterAxis, parameter_axes
 from graphprune.rules.macs import SizeFactor
 from graphprune.rules.registry import macs_of
+from graphprune.utils.modules import is_parameter
 
 Factor = SizeFactor | ParameterAxis
 """A size that pruning may change: one dimension of a traced tensor, or of a parameter or buffer."""
@@ -118,7 +119,7 @@ def count_macs(counted: Counted) -> list[Product]:
 @budget_kind("params", units=COUNTS | {"B": 1e9}, example="5M", help="entries of parameters")
 def count_parameters(counted: Counted) -> list[Product]:
     """Every entry of a parameter; tied ones count once."""
-    learned = ((name, t) for name, t in counted.tensors if isinstance(t, nn.Parameter))
+    learned = ((name, t) for name, t in counted.tensors if is_parameter(t))
     return [(1, parameter_axes(name, tensor.ndim)) for name, tensor in learned]
 
 

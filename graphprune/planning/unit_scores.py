@@ -18,7 +18,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.weights_given import GivenParameters, read_weights, with_weights
 from graphprune.utils.arrays import Scores
 from graphprune.utils.devices import with_float64
-from graphprune.utils.modules import Modules, Tables, tables
+from graphprune.utils.modules import Modules, Tables, is_parameter, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 
@@ -62,7 +62,7 @@ class UnitScores:
             PlanError: the criterion reads weights, and the model is on ``meta`` without ``weights=``.
         """
         own = self._tables if self._own is self._graph.model else tables(self._own)
-        tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if isinstance(t, nn.Parameter) and t.numel()}
+        tensors: dict[str, Tensor] = {n: t for n, t in own.unique() if is_parameter(t) and t.numel()}
         unloaded = [n for n, t in tensors.items() if t.is_meta]
         weights = self._weights
         if weights is None and unloaded and self._criterion.weights:

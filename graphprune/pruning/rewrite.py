@@ -20,9 +20,9 @@ from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import eagerly, gc_paused
-from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.held import contents
-from graphprune.utils.modules import Modules, Tables, named_modules, tables
+from graphprune.utils.modules import Modules, Tables, is_parameter, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 KeptEntries = Mapping[int, Ids]
@@ -208,7 +208,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
         return slim_tensor(tensor, kept, merged)
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")
-    return nn.Parameter(small, requires_grad=False) if isinstance(tensor, nn.Parameter) else small
+    return nn.Parameter(small, requires_grad=False) if is_parameter(tensor) else small
 
 
 @gc_paused()
@@ -237,21 +237,21 @@ def rewrite(
         for key, t in own.everything().items()
         if not inplace or kept_of.get(key)
     }
-    slim = model if inplace else _copied(model, own, replaced, on_meta)
+    slim, found = (model, own) if inplace else _copied(model, own, replaced, on_meta)
     if inplace:
         _swap_tensors(own.modules, replaced)
         _swap_in_functions(own, replaced)
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
-    _resize_modules(slim, changed, sizes)
+    _resize_modules(slim, found.modules, changed, sizes)
     return slim
 
 
-def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta: bool) -> nn.Module:
+def _copied(model: nn.Module, own: Tables, replaced: dict[int, Tensor], on_meta: bool) -> tuple[nn.Module, Tables]:
     """A copy with other tensors; one that is only run on shapes shares nothing that its run could write to."""
     if on_meta:
-        return copy_module(model, replaced, stand_in, everything=True, own=own)
-    return copy_module(model, replaced, own=own)
+        return copy_with_tables(model, replaced, stand_in, everything=True, own=own)
+    return copy_with_tables(model, replaced, own=own)
 
 
 def _swap_tensors(modules: Modules, replaced: Mapping[int, Tensor]) -> None:
@@ -283,8 +283,8 @@ def _owner(name: str) -> str:
     return path[1:] if parametrized else name.rpartition(".")[0]
 
 
-def _resize_modules(model: nn.Module, changed: set[str], sizes: Mapping[str, int]) -> None:
-    for path, module in named_modules(model):
+def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes: Mapping[str, int]) -> None:
+    for path, module in modules:
         if isinstance(module, nn.MultiheadAttention):
             _resize_attention(model, path, module, sizes)
         elif path in changed:

@@ -18,28 +18,19 @@ class Aliases:
     """
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
-        self._seen: list[Tensor] = []
-        self._storages: dict[int, int] = {}
-        for tensor in tensors:
-            self.add(tensor)
+        self._seen = list(tensors)
+        self._storages = {id(tensor): _storage(tensor) for tensor in self._seen}
         self._last: dict[Hashable, Tensor] = {}
         self._indexed = 0
 
     def add(self, tensor: Tensor) -> None:
         """A tensor is seen."""
         self._seen.append(tensor)
-        try:
-            self._storages[id(tensor)] = tensor.untyped_storage()._cdata
-        except NotImplementedError:
-            self._storages[id(tensor)] = 0
+        self._storages[id(tensor)] = _storage(tensor)
 
     def moved(self, tensor: Tensor) -> bool:
         """Was the tensor given other memory since it was seen last?"""
-        before = self._storages.get(id(tensor), 0)
-        try:
-            return bool(tensor.untyped_storage()._cdata != before)
-        except NotImplementedError:
-            return before != 0
+        return _storage(tensor) != self._storages.get(id(tensor), 0)
 
     def find(self, tensor: Tensor) -> Tensor | None:
         """The tensor seen last that has the same elements; None: there is no other."""

@@ -19,7 +19,7 @@ from graphprune.tracing.size_marks import SizeMarker, holders_within
 from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.uncopied import stand_in
-from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.modules import Modules, tables
 
 TORCH_NN_SIZES = frozenset(
@@ -58,8 +58,7 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     own = tables(model)
     tensors = own.everything()
     copies = {key: _copied_tensor(t, on_meta) for key, t in tensors.items()}
-    module = copy_module(model, copies, stand_in, everything=True, own=own)
-    copied = tables(module)
+    module, copied = copy_with_tables(model, copies, stand_in, everything=True, own=own)
     marker = SizeMarker(log, _holders_in(own.modules))
     for path, submodule in copied.modules:
         prefix = f"{path}." if path else ""

@@ -25,10 +25,12 @@ from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals, patched
+from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
+_EMPTY, _SET_STRIDES = aten.empty.memory_format, aten.as_strided_.default
 
 
 @dataclass(slots=True, eq=False)  # frozen, it would take four times as long to make
@@ -71,7 +73,7 @@ class Recorder(DispatchMode):
         self.model_copy = model_copy
         self.names = {id(t): name for name, t in model_copy.tensors}
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
-        self.parameters = frozenset(name for name, t in model_copy.tensors if isinstance(t, nn.Parameter))
+        self.parameters = frozenset(name for name, t in model_copy.tensors if is_parameter(t))
         self.constants: dict[str, Tensor] = {}
         self.stack: list[str] = [""]
         self.scripts = 0
@@ -132,8 +134,7 @@ class Recorder(DispatchMode):
         """A placeholder for an example input; returns what the program should see."""
         seen = tensor.to(META) if self.on_meta and is_float(tensor) else tensor.detach().clone()
         node = self.graph.placeholder(f"input_{len(self.inputs)}")
-        self._bind(seen, node)
-        self.inputs.append(node)
+        self.inputs.append(self._made_here(node, seen))
         return seen
 
     def lookup(self, tensor: Tensor) -> fx.Node | None:
@@ -177,7 +178,11 @@ class Recorder(DispatchMode):
         return node
 
     def _get_attr(self, target: str, tensor: Tensor) -> fx.Node:
-        node = self.graph.create_node("get_attr", target, name=target)
+        return self._made_here(self.graph.create_node("get_attr", target, name=target), tensor)
+
+    def _made_here(self, node: fx.Node, tensor: Tensor) -> fx.Node:
+        """A node that is no call, where it is first needed."""
+        node.meta.update(module=self.stack[-1], line=self._line)
         self._bind(tensor, node)
         return node
 
@@ -194,8 +199,6 @@ class Recorder(DispatchMode):
         meta = node.meta
         meta["shape"] = torch.Size() if nested else tensor.shape
         meta["dtype"] = tensor.dtype
-        meta.setdefault("module", self.stack[-1])
-        meta.setdefault("line", self._line)
 
     def forget(self, gone: set[fx.Node]) -> None:
         """Tensors made by these nodes are no longer known."""
@@ -218,13 +221,13 @@ class Recorder(DispatchMode):
             self._line = user_line(sys._getframe(1))
         if type(func) is not OpOverload and is_opaque(func):
             return self._dispatch_opaque(func, args, kwargs)
-        if func is aten.empty.memory_format and _is_reserve(args, kwargs):
+        if func is _EMPTY and _is_reserve(args, kwargs):
             return self.execute(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
         if self._nested and any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
-        layout = _layout(args[0]) if func is aten.as_strided_.default else None
+        layout = _layout(args[0]) if func is _SET_STRIDES else None
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format

@@ -35,6 +35,7 @@ _NEW: dict[type, Callable[[], Any]] = {
 
 _MISSING = object()
 _CONTAINERS = frozenset((dict, OrderedDict, set))
+_STRINGS = frozenset((str,))
 
 Substitute = Callable[[str, Any, Exception], Any]
 """From the path of an attribute, its value and the error: what the copy has in its place."""
@@ -108,34 +109,33 @@ class Copier:
         return made
 
     def attributes(
-        self, attributes: Mapping[str, Any], step: str = "", own: frozenset[str] = frozenset()
+        self, attributes: dict[str, Any], step: str = "", own: frozenset[str] = frozenset()
     ) -> dict[str, Any]:
         """Copies by name.
 
         Args:
-            attributes: what is copied.
+            attributes: what is copied; the copies are put in its place.
             step: where they are found in what is being copied.
             own: names of containers that nothing else holds, but for weak references.
         """
-        found = dict(attributes)
-        kinds = _kinds_of(tuple(found), tuple(map(type, found.values())), own)
-        tables = [found[name] for name in kinds.tables]
+        kinds = _kinds_of(tuple(attributes), tuple(map(type, attributes.values())), own)
+        tables = [attributes[name] for name in kinds.tables]
         if any(tables) or any(map(getweakrefcount, tables)):
             left = kinds.everything
         else:
             left = kinds.others
-            found.update(zip(kinds.tables, [OrderedDict() for _ in tables], strict=True))
+            attributes.update(zip(kinds.tables, [OrderedDict() for _ in tables], strict=True))
         self._path.append(step)
         try:
             for name, empty in left:
-                value = found[name]
+                value = attributes[name]
                 if empty is not None and not value and not getweakrefcount(value):
-                    found[name] = empty()
+                    attributes[name] = empty()
                 elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
-                    found[name] = self._attribute(name, value)
+                    attributes[name] = self._attribute(name, value)
         finally:
             self._path.pop()
-        return found
+        return attributes
 
     def _attribute(self, name: str, value: Any) -> Any:
         known = self.memo.get(id(value), _MISSING)
@@ -149,6 +149,8 @@ class Copier:
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
         made = self.memo[id(value)] = type(value)()
+        if _STRINGS.issuperset(map(type, value)) and self._put_known(made, value):
+            return made
         for key, item in value.items():
             known = self.memo.get(id(item), _MISSING)  # as are all parameters and submodules
             if type(key) is str and known is not _MISSING:
@@ -160,6 +162,15 @@ class Copier:
             finally:
                 self._path.pop()
         return made
+
+    def _put_known(self, made: dict[Any, Any], value: dict[Any, Any]) -> bool:
+        """Fill the copy of a dictionary whose items are all copied, as all parameters and submodules are."""
+        try:
+            made.update(zip(value, map(self.memo.__getitem__, map(id, value.values())), strict=True))
+        except KeyError:
+            made.clear()
+            return False
+        return True
 
     def _list(self, value: list[Any]) -> list[Any]:
         made = self.memo[id(value)] = []
@@ -224,7 +235,7 @@ class Copier:
 
     def _state(self, state: Any) -> Any:
         if type(state) is dict and all(type(name) is str for name in state):
-            return self.attributes(state)
+            return self.attributes(dict(state))
         return self.copied(state)
 
     def _set_state(self, made: Any, state: Any, set_state: Callable[[Any, Any], None] | None) -> None:
@@ -272,8 +283,8 @@ class Copier:
                 changed = [self._fill(*both) for both in zip(old, cells, strict=True)]
                 seen.update(others := self._changed(rebound))
                 made.__defaults__ = self.copied(function.__defaults__)
-                made.__kwdefaults__ = function.__kwdefaults__ and self.attributes(function.__kwdefaults__)
-                made.__dict__.update(self.attributes(vars(function)))
+                made.__kwdefaults__ = function.__kwdefaults__ and self.attributes(dict(function.__kwdefaults__))
+                made.__dict__.update(self.attributes(dict(vars(function))))
         finally:
             self._functions -= 1
         for name in ("__module__", "__qualname__", "__doc__", "__annotations__"):
@@ -284,7 +295,7 @@ class Copier:
 
     def _changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The copies of those that are not their own copies."""
-        return {name: copy for name, copy in self.attributes(values).items() if copy is not values[name]}
+        return {name: copy for name, copy in self.attributes(dict(values)).items() if copy is not values[name]}
 
     def _fill(self, old: CellType, new: CellType) -> bool:
         """Copy the contents of a closure's cell; tells whether they are other ones."""

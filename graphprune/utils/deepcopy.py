@@ -45,21 +45,33 @@ def copy_module(
         InputError: an attribute cannot be copied, or a function finds a part of the model under a global name and
             assigns to globals.
     """
-    memo: dict[int, Any] = dict(tensors)
+    return copy_with_tables(model, tensors, substitute, everything, own)[0]
+
+
+def copy_with_tables(
+    model: nn.Module,
+    tensors: dict[int, Tensor],
+    substitute: Substitute = refuse,
+    everything: bool = False,
+    own: Tables | None = None,
+) -> tuple[nn.Module, Tables]:
+    """As :func:`copy_module`, with the tensors and submodules of the copy."""
+    memo: dict[int, Any] = {id(None): None, **tensors}
     own = own or tables(model)
     modules = own.modules
     for module in _outermost_scripts(modules):
         memo[id(module)] = _copied_script(module, tensors)
     plain = [(path, m) for path, m in modules if _is_plain_class(type(m))]  # type: ignore[arg-type]  # by identity
     for _, module in plain:
-        memo[id(module)] = module.__new__(type(module))
+        memo[id(module)] = object.__new__(type(module))
     parts = cache(lambda: parts_of(model))
     memo.update(_global_containers(own, parts))
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
         memo[id(module)].__dict__.update(copier.attributes(state, f".{path}" if path else "", _TABLES))
-    return copier.copied(model)  # type: ignore[no-any-return]
+    copied = copier.copied(model)
+    return copied, own.copied(memo) if len(plain) == len(modules) else tables(copied)
 
 
 def _global_containers(own: Tables, parts: Callable[[], set[int]]) -> dict[int, Any]:

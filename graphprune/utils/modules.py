@@ -140,6 +140,17 @@ class Tables:
         found.update((id(t), t) for t in self.listed)
         return found
 
+    def copied(self, copies: Mapping[int, Any]) -> Tables:
+        """The tables of a copy of the model of which each part stands in the place of the one that it copies.
+
+        Args:
+            copies: of modules and tensors, by the identities of what they are copies of.
+        """
+        named = (self.parameters, self.buffers, self.plain)
+        parameters, buffers, plain = ({name: copies[id(t)] for name, t in table.items()} for table in named)
+        modules, holders = ([(path, copies[id(m)]) for path, m in found] for found in (self.modules, self.holders))
+        return Tables(modules, parameters, buffers, plain, [copies[id(t)] for t in self.listed], holders)
+
 
 def tables(model: nn.Module) -> Tables:
     """All tensors of a model, by kind."""
@@ -183,6 +194,11 @@ def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -
             found.plain[prefix + name] = value
         elif type(value) is list:
             found.listed.extend(item for item in value if isinstance(item, Tensor))
+
+
+def is_parameter(tensor: Tensor) -> bool:
+    """Is it a parameter? torch asks in Python, which takes several times as long where it is one of torch's class."""
+    return type(tensor) is nn.Parameter or isinstance(tensor, nn.Parameter)
 
 
 def first_names(own: Tables) -> dict[str, str]:
