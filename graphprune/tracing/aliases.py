@@ -19,7 +19,7 @@ class Aliases:
 
     def __init__(self, tensors: Iterable[Tensor] = ()) -> None:
         self._seen = list(tensors)
-        self._storages = {id(tensor): _storage(tensor) for tensor in self._seen}
+        self._storages = dict(zip(map(id, self._seen), map(_storage, self._seen), strict=True))
         self._last: dict[Hashable, Tensor] = {}
         self._indexed = 0
 

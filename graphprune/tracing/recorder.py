@@ -206,6 +206,10 @@ class Recorder(DispatchMode):
         self._nodes = {k: v for k, v in self._nodes.items() if made_by[k] not in gone}
 
     def node_for(self, tensor: Tensor) -> fx.Node:
+        """The node that made ``tensor``; a new one where its origin is unknown."""
+        found = self._nodes.get(id(tensor))
+        if found is not None and type(found) is not tuple and not self._seen.moved(tensor):  # as of most that are made
+            return found
         return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor) or self._constant(tensor)
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:

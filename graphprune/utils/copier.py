@@ -35,7 +35,6 @@ _NEW: dict[type, Callable[[], Any]] = {
 
 _MISSING = object()
 _CONTAINERS = frozenset((dict, OrderedDict, set))
-_STRINGS = frozenset((str,))
 
 Substitute = Callable[[str, Any, Exception], Any]
 """From the path of an attribute, its value and the error: what the copy has in its place."""
@@ -124,15 +123,19 @@ class Copier:
             left = kinds.everything
         else:
             left = kinds.others
-            attributes.update(zip(kinds.tables, [OrderedDict() for _ in tables], strict=True))
+            for name in kinds.tables:
+                attributes[name] = OrderedDict()
         self._path.append(step)
         try:
             for name, empty in left:
                 value = attributes[name]
-                if empty is not None and not value and not getweakrefcount(value):
-                    attributes[name] = empty()
-                elif type(value) is not tuple or not ATOMIC.issuperset(map(type, value)):
+                if type(value) is tuple:
+                    if not ATOMIC.issuperset(map(type, value)):
+                        attributes[name] = self._attribute(name, value)
+                elif value or empty is None or getweakrefcount(value):
                     attributes[name] = self._attribute(name, value)
+                else:
+                    attributes[name] = empty()
         finally:
             self._path.pop()
         return attributes
@@ -148,11 +151,10 @@ class Copier:
             self._path.pop()
 
     def _dict(self, value: dict[Any, Any]) -> dict[Any, Any]:
-        made = self.memo[id(value)] = type(value)()
-        if _STRINGS.issuperset(map(type, value)) and self._put_known(made, value):
-            return made
+        memo = self.memo
+        made = memo[id(value)] = type(value)()
         for key, item in value.items():
-            known = self.memo.get(id(item), _MISSING)  # as are all parameters and submodules
+            known = memo.get(id(item), _MISSING)  # as are all parameters and submodules
             if type(key) is str and known is not _MISSING:
                 made[key] = known
                 continue
@@ -163,18 +165,9 @@ class Copier:
                 self._path.pop()
         return made
 
-    def _put_known(self, made: dict[Any, Any], value: dict[Any, Any]) -> bool:
-        """Fill the copy of a dictionary whose items are all copied, as all parameters and submodules are."""
-        try:
-            made.update(zip(value, map(self.memo.__getitem__, map(id, value.values())), strict=True))
-        except KeyError:
-            made.clear()
-            return False
-        return True
-
     def _list(self, value: list[Any]) -> list[Any]:
         made = self.memo[id(value)] = []
-        made.extend(self._items(value))
+        made.extend(value if ATOMIC.issuperset(map(type, value)) else self._items(value))
         return made
 
     def _items(self, values: Iterable[Any]) -> Iterator[Any]:

@@ -69,7 +69,7 @@ def copy_with_tables(
     copier = Copier(memo, parts, substitute, everything)
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
-        memo[id(module)].__dict__.update(copier.attributes(state, f".{path}" if path else "", _TABLES))
+        object.__setattr__(memo[id(module)], "__dict__", copier.attributes(state, f".{path}" if path else "", _TABLES))
     copied = copier.copied(model)
     return copied, own.copied(memo) if len(plain) == len(modules) else tables(copied)
 

@@ -12,9 +12,13 @@ Flags = dict[str, bool]
 """Is any mode on, one that hides calls from the compiler, ...: by the name of torch's variable."""
 
 
+_NAMES = tuple(k for k, v in vars(_python_dispatch).items() if k.startswith("_is_in_") and type(v) is bool)
+
+
 def mode_flags() -> Flags:
     """The flags as they are."""
-    return {k: v for k, v in vars(_python_dispatch).items() if k.startswith("_is_in_") and type(v) is bool}
+    found = vars(_python_dispatch)
+    return {name: found[name] for name in _NAMES}
 
 
 def set_mode_flags(flags: Flags) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from graphprune.tracing.sizes import Size
 
 _Cached = functools._lru_cache_wrapper
+_MAY_BE_CACHED = frozenset((_Cached, staticmethod, classmethod))
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 
 
@@ -27,7 +28,8 @@ def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[Non
     """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
     kinds = {type(m) for _, m in submodules}
     classes = {base for kind in kinds for base in kind.__mro__ if not _is_own(base.__module__)}
-    methods = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if _function_of(v)]
+    members = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if type(v) in _MAY_BE_CACHED]
+    methods = [member for member in members if _function_of(member[2])]
     functions = [(found, name, found[name]) for found, name in _modules_caches()]
     try:
         for kind, name, value in methods:
@@ -42,13 +44,14 @@ def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[Non
             setattr(kind, name, value)
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def _is_own(module: str) -> bool:
     return module.partition(".")[0] in _OWN
 
 
 def _function_of(value: Any) -> Any:
     """The cached function that a class has as method, class method or static method."""
-    function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+    function = value if type(value) is _Cached else value.__func__
     return function if type(function) is _Cached else None
 
 
