@@ -237,7 +237,10 @@ class ConstraintBuilder:
                 raise NotLinear(size, divisor)
             difference = self._evaluate(expr.left).plus(divisor, -size.constant)
         else:
-            difference = size.plus(self._evaluate(expr), -1)
+            known = self._evaluate(expr)
+            if known is size or not (known.terms or size.terms):
+                return
+            difference = size.plus(known, -1)
         if not difference.terms:
             return
         if isinstance(expr, Const):

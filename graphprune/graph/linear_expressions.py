@@ -18,15 +18,21 @@ class LinearExpression:
     terms: dict[bytes, tuple[Fraction, Ids]] = field(default_factory=dict)
 
     def plus(self, other: LinearExpression, factor: int | Fraction = 1) -> LinearExpression:
+        added = other.times(factor)
+        if not added.terms:
+            return LinearExpression(self.constant + added.constant, self.terms)
         terms = dict(self.terms)
-        for key, (weight, units) in other.terms.items():
-            total = terms.get(key, (Fraction(0), units))[0] + weight * factor
-            terms[key] = total, units
+        for key, (weight, units) in added.terms.items():
+            known = terms.get(key)
+            terms[key] = weight if known is None else known[0] + weight, units
         live = {k: b for k, b in terms.items() if b[0]}
-        return LinearExpression(self.constant + other.constant * factor, live)
+        return LinearExpression(self.constant + added.constant, live)
 
     def times(self, factor: int | Fraction) -> LinearExpression:
-        return LinearExpression(Fraction(0)).plus(self, factor)
+        if factor == 1:
+            return self
+        terms = {key: (weight * factor, units) for key, (weight, units) in self.terms.items()} if factor else {}
+        return LinearExpression(self.constant * factor, terms)
 
     @property
     def is_whole(self) -> bool:

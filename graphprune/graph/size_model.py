@@ -28,6 +28,7 @@ class SizeModel:
         self._of_labels: dict[tuple[tuple[int, ...], int, int, int], LinearExpression] = {}
         self._of_pieces: dict[bytes, LinearExpression] = {}
         self._of_classes: dict[tuple[object, ...], tuple[Ids, Ids]] = {}
+        self._of_needed: dict[tuple[int, ...], LinearExpression] = {}
 
     def labelled(self, node: fx.Node, dim: int | str) -> bool:
         """Does any label vary along this dimension?"""
@@ -92,12 +93,14 @@ class SizeModel:
             found = self._line(arrays[0].ids, size)
             if found is not None:
                 return found
-        entries, units = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for array in arrays:
-            at, unit = self._needed(slot_classes(self.solution, array.ids, place), min(array.dims) < place)
-            entries.append(at[at < length])
-            units.append(unit[at < length])
-        return self._expression(np.concatenate(entries), np.concatenate(units), length)
+        needed = [
+            self._needed(slot_classes(self.solution, array.ids, place), min(array.dims) < place) for array in arrays
+        ]
+        key = *map(id, needed), length
+        if key not in self._of_needed:
+            at, unit = (np.concatenate([np.zeros(0, np.int64), *(one[i] for one in needed)]) for i in (0, 1))
+            self._of_needed[key] = self._expression(at[at < length], unit[at < length], length)
+        return self._of_needed[key]
 
     def _needed(self, classes: Ids, within_rows: bool) -> tuple[Ids, Ids]:
         """As :meth:`_necessary`, which layers of a program ask of the same classes under many labels.

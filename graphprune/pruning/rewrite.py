@@ -138,7 +138,7 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
     if kept and small.ndim == 1 and not is_float(small) and not small.is_meta:
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
-    if type(tensor) is not Tensor and isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
+    if type(tensor) is not Tensor and is_parameter(tensor):
         return _parameter_as(tensor, small)
     return small.requires_grad_(tensor.requires_grad and tensor.is_leaf)  # an activation kept by a run is none
 

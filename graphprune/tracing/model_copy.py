@@ -20,7 +20,7 @@ from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_with_tables
-from graphprune.utils.modules import Modules, tables
+from graphprune.utils.modules import Modules, is_parameter, tables
 
 TORCH_NN_SIZES = frozenset(
     "groups num_groups normalized_shape num_heads head_dim embed_dim num_features num_parameters "
@@ -93,7 +93,7 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
         copied = torch.empty_like(tensor, device=META, requires_grad=False)
     else:
         copied = tensor.detach().clone()
-    if type(tensor) is torch.Tensor or not isinstance(tensor, nn.Parameter):  # torch asks the latter in Python
+    if type(tensor) is torch.Tensor or not is_parameter(tensor):
         return copied
     return nn.Parameter(copied, requires_grad=False)
 

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 
@@ -196,9 +196,12 @@ def _add_attributes(found: Tables, prefix: str, attributes: Mapping[str, Any]) -
             found.listed.extend(item for item in value if isinstance(item, Tensor))
 
 
-def is_parameter(tensor: Tensor) -> bool:
-    """Is it a parameter? torch asks in Python, which takes several times as long where it is one of torch's class."""
-    return type(tensor) is nn.Parameter or isinstance(tensor, nn.Parameter)
+def is_parameter(tensor: Tensor) -> TypeGuard[nn.Parameter]:
+    """Is it a parameter? torch asks in Python, which takes several times as long."""
+    kind = type(tensor)
+    if kind is nn.Parameter:
+        return True
+    return bool(getattr(tensor, "_is_param", False)) if kind is Tensor else isinstance(tensor, nn.Parameter)
 
 
 def first_names(own: Tables) -> dict[str, str]:
