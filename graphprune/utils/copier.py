@@ -132,7 +132,7 @@ class Copier:
                 if type(value) is tuple:
                     if not ATOMIC.issuperset(map(type, value)):
                         attributes[name] = self._attribute(name, value)
-                elif value or empty is None or getweakrefcount(value):
+                elif empty is None or value or getweakrefcount(value):
                     attributes[name] = self._attribute(name, value)
                 else:
                     attributes[name] = empty()
