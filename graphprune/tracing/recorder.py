@@ -208,7 +208,7 @@ class Recorder(DispatchMode):
     def node_for(self, tensor: Tensor) -> fx.Node:
         """The node that made ``tensor``; a new one where its origin is unknown."""
         found = self._nodes.get(id(tensor))
-        if found is not None and type(found) is not tuple and not self._seen.moved(tensor):  # as of most that are made
+        if found is not None and not isinstance(found, tuple) and not self._seen.moved(tensor):  # as of most tensors
             return found
         return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor) or self._constant(tensor)
 
