@@ -128,7 +128,7 @@ def _filled_cache(slim: Any) -> Any:
 
     Its shapes alone matter: the weights need not be read, unless the model looks at values.
     """
-    tokens = torch.zeros(1, 2, dtype=torch.long)
+    tokens = torch.zeros(1, 2, dtype=torch.long, device="cpu")
     call = MethodCall("forward", input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=True)
     found: list[Any] = []
     try:
