@@ -258,6 +258,7 @@ def measure(size: str, folder: Path, names: list[str], given: Path | None) -> di
 
 
 def _run_once(name: str, size: str, folder: Path) -> dict[str, Any]:
+    os.sync()  # what an earlier run left to the disk would take time of this one
     done = subprocess.run(_command(name, size, folder), capture_output=True, text=True, check=False)
     shutil.rmtree(folder / "target", ignore_errors=True)
     if done.returncode:

@@ -22,6 +22,7 @@ from graphprune.checkpoints.slices import Slices, map_parameters, storage_addres
 from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
+from graphprune.utils.direct_file import DirectFile
 from graphprune.utils.files import FileSum, to_disk
 from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, header_text
 
@@ -188,7 +189,7 @@ def write_file(path: Path, tensors: Mapping[str, Tensor], values: Parts, stage: 
 
     with _HashedFile(path) as file:
         write_entries(file.write, tensors, read)
-        found = file.sum
+        found = file.finish()
     to_disk(path)
     return found
 
@@ -197,7 +198,7 @@ class _HashedFile:
     """A file that one thread writes, and another works out the checksum of, while the next parts of it are made."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("wb", buffering=0)
+        self._file = DirectFile(path)
         self._hash = hashlib.sha256()
         self._size = 0
         self._writer, self._hasher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
@@ -207,22 +208,18 @@ class _HashedFile:
         self._wait(_WAITING)
         part = memoryview(part).cast("B")
         self._size += part.nbytes
-        self._pending.append(self._writer.submit(self._append, part))
+        self._pending.append(self._writer.submit(self._file.write, part))
         self._pending.append(self._hasher.submit(self._hash.update, part))
-
-    def _append(self, rest: memoryview) -> None:
-        while rest:
-            rest = rest[self._file.write(rest) :]
 
     def _wait(self, most: int = 0) -> None:
         """Wait until no more than this many jobs are left."""
         while len(self._pending) > most:
             self._pending.popleft().result()
 
-    @property
-    def sum(self) -> FileSum:
-        """What was written, once all of it is."""
+    def finish(self) -> FileSum:
+        """Wait until all of it is written; what it is then."""
         self._wait()
+        self._file.finish()
         return FileSum(self._size, self._hash.hexdigest())
 
     def __enter__(self) -> _HashedFile:
