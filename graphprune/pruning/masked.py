@@ -100,8 +100,13 @@ class Masks:
         return out if mask is None else out.masked_fill_(~mask, 0)
 
     def expanded(self, out: Any, node: fx.Node) -> Any:
-        """A copy with dead elements zeroed, where a view repeats entries along channels that its base does not have."""
+        """A copy with dead elements zeroed, where a view repeats entries along channels that its base does not have.
+
+        A mask that takes whole rows takes the dead channels too: what it takes has them.
+        """
         node = self.channels.trace.original(node)
+        if any(has_trait(user.target, Trait.TAKES_ROWS) for user in node.users):
+            return out
         mask = self.of(node) if isinstance(out, Tensor) and _is_view(node) else None
         if mask is None or not any(
             size > 1 and stride == 0 for size, stride in zip(mask.shape, out.stride()[-mask.ndim :], strict=True)

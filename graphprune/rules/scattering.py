@@ -227,7 +227,7 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
         ),
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
     ],
-    traits=[Trait.KNOWS_INDEXES],
+    traits=[Trait.KNOWS_INDEXES, Trait.TAKES_ROWS],
 )
 def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None]) -> LabelledTensor:
     """Dimensions that are indexed are fixed; the others keep their labels in their new place."""
@@ -295,6 +295,7 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
         sample(t(5, 4), whole_rows(5, 4), t(2, 5, 4)),
         sample(t(5, 4), torch.tensor([True, False, True, True], device="cpu").expand(5, 4), t(20)),
     ],
+    traits=[Trait.TAKES_ROWS],
 )
 def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
     """The source is read entry after entry: its rows where the mask takes whole rows."""

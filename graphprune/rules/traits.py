@@ -66,5 +66,7 @@ class Trait(Enum):
     """The values of the result are random or undefined."""
     KEEPS_INDEXES = auto()
     """Integers that count entries of a dimension still count the same ones in the result."""
+    TAKES_ROWS = auto()
+    """A mask, one of the arguments, may say which rows take part, each with all of its channels."""
     KNOWS_INDEXES = auto()
     """The rule knows what integers mean that count entries of a dimension, or does not look at their values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -172,3 +174,42 @@ def test_a_softmax_over_what_stays_is_exact() -> None:
     assert slim.heads == 1
     assert check.passed
     assert not check.inexact
+
+
+class Tokens(nn.Module):
+    """Some tokens become what another layer says of them. [n, t, 5] -> [n, t, 3]"""
+
+    def __init__(self, replace: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.other, self.leave = nn.Linear(5, 8), nn.Linear(5, 8), nn.Linear(8, 3)
+        self.replace = replace
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        y, mask = self.enter(x), chosen[..., None]
+        result: Tensor = self.leave(self.replace(y, mask.expand_as(y), self.other(x)))
+        return result
+
+
+def _of_chosen(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    return y.masked_scatter(mask, source[mask].view(-1, y.shape[-1]))
+
+
+def _counted(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    if y[mask].numel() != source[mask].numel():
+        raise ValueError("as many entries are needed")
+    return y.masked_scatter(mask, source)
+
+
+def _counting(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    return torch.where(mask, source, y) / mask.sum()
+
+
+@pytest.mark.parametrize("replace", [_of_chosen, _counted, _counting])
+def test_masks_of_whole_rows_take_dead_channels_too(replace: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    model = Tokens(replace).eval()
+    inputs = (torch.randn(2, 6, 5), torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]).bool())
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.leave.in_features == 4
+    assert graphprune.verify(model, slim, plan, inputs).passed
