@@ -24,8 +24,7 @@ class DirectFile:
 
     def __init__(self, path: Path) -> None:
         self._handle, self._direct = _opened(path)
-        self._memory = mmap.mmap(-1, BLOCK)
-        self._block = memoryview(self._memory)
+        self._block = memoryview(mmap.mmap(-1, BLOCK))
         self._used = 0
 
     def write(self, part: memoryview) -> None:
@@ -45,8 +44,6 @@ class DirectFile:
 
     def close(self) -> None:
         """Close the file, finished or not."""
-        self._block.release()
-        self._memory.close()
         os.close(self._handle)
 
     def _write_block(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -335,6 +336,25 @@ def test_a_full_disk_keeps_what_is_finished(source: Path, tmp_path: Path, monkey
         graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
     assert not (tmp_path / "slim").exists()
     monkeypatch.undo()
+    graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_file_is_told_of(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.write
+
+    def fail(handle: int, data: Any) -> int:
+        if isinstance(data, memoryview):  # a part of such a file
+            raise OSError(28, "No space left on device")
+        return write(handle, data)
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(SaveError, match=r"target: .* could not be written: .*No space left on device"):
+        graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
+    monkeypatch.undo()
+    assert not (tmp_path / "slim").exists()
     graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
     assert not list(tmp_path.glob(".*"))
 

@@ -74,6 +74,7 @@ def test_other_errors_are_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         DirectFile(tmp_path / "nowhere" / "file")
     file = DirectFile(tmp_path / "file")
     monkeypatch.setattr(direct_file.os, "write", _refusing(errno.ENOSPC, 9))
-    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as raised:
         file.write(memoryview(bytes(BLOCK)))
-    file.close()
+    file.close()  # while the error holds what was not written
+    assert raised.value.errno == errno.ENOSPC
