@@ -3,6 +3,7 @@
 pytest tests/reconstruction/test_layerwise.py --hypothesis-profile=thorough --hypothesis-seed=1
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -26,6 +27,18 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=2000, derandomize=False)
 settings.load_profile("quick")
+
+
+def pytest_collection() -> None:
+    """Thousands of tests are made, and no garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """What tests and torch are made of stays, so that collecting garbage need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
