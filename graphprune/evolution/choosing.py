@@ -18,7 +18,7 @@ from graphprune.evolution.depth import Candidates, Depth
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
 from graphprune.evolution.folds import Fold, folds
-from graphprune.evolution.judging import CandidateJudge
+from graphprune.evolution.judging import MANY, CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import REMOVABLE
@@ -61,7 +61,7 @@ class _Half:
     """One half of the batches judges what is fitted on the other.
 
     Attributes:
-        judge: has the half that judges.
+        judge: has some of the half that judges.
         layers: fitted on the other half.
         fitting: the inputs of that half.
     """
@@ -73,11 +73,21 @@ class _Half:
 
 @dataclass(eq=False)
 class _Trials:
-    """Judges candidates as they would be repaired, nearly so or really."""
+    """Judges candidates as they would be repaired, nearly so or really.
+
+    Attributes:
+        model: the dense model.
+        space: the candidates.
+        halves: what judges candidates that are assembled.
+        thorough: judges those that are repaired with the first half, by more samples of the other one: by few samples
+            the best of many is the one that suits these.
+        slowest: seconds that repairing and judging one took at most.
+    """
 
     model: nn.Module
     space: Candidates
     halves: Sequence[_Half]
+    thorough: CandidateJudge
     slowest: float = 0.0
 
     def measure_depth(self, deadline: float | None) -> None:
@@ -110,7 +120,7 @@ class _Trials:
         slim, half = plan.apply(self.model), self.halves[0]
         with random_numbers_kept():
             repair(slim, self.model, plan, half.fitting)
-        loss = half.judge.loss(slim)
+        loss = self.thorough.loss(slim)
         self.slowest = max(self.slowest, time.monotonic() - began)
         return loss
 
@@ -124,7 +134,7 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     if space is None:
         return _by_influence(setup, one_shot[0])
     candidates = Candidates(space, Depth.of(setup))
-    trials = _Trials(setup.scores.model, candidates, [_half(setup, fold) for fold in folds(calibration)])
+    trials = _trials(setup, candidates, list(folds(calibration)))
     trials.measure_depth(_until(began, options, ASSEMBLED))
     assembled = Evolution(trials.loss_of, candidates.exchanged, options.seed)
     assembled.begin([*first, *candidates.shallow()])
@@ -153,6 +163,13 @@ def _by_influence(setup: PlanSetup, plan: Plan) -> Plan:
 def _until(began: float, options: PruningOptions, share: float = 1.0) -> float | None:
     """When a share of the time limit is over; None: there is no limit."""
     return None if options.time_limit is None else began + share * options.time_limit
+
+
+def _trials(setup: PlanSetup, space: Candidates, parts: Sequence[Fold]) -> _Trials:
+    halves = [_half(setup, part) for part in parts]
+    model, judge = setup.scores.model, halves[0].judge
+    thorough = CandidateJudge(model, parts[0].judging, setup.options.loss_fn, judge.affordable(MANY))
+    return _Trials(model, space, halves, thorough)
 
 
 def _half(setup: PlanSetup, fold: Fold) -> _Half:

@@ -9,15 +9,19 @@ import torch
 from torch import nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to, pair_of
-from graphprune.calibration.output_error import check_comparable, output_error, outputs_of
+from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
 from graphprune.calibration.samples import SampleAxes
 from graphprune.calibration.statistics import LossFunction
 from graphprune.utils.checks import loss_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.random_state import random_numbers_kept
 
-JUDGED_SAMPLES, JUDGED_BATCHES = 64, 16
-"""Of batches with more samples, or of more batches, about so many judge, at even distances."""
+FEW, MANY = 64, 512
+"""About so many samples judge, if there are more: few what is judged in no time, many what takes a repair anyway."""
+LEAST_A_BATCH = 4
+"""A batch counts for so many samples at least."""
+HELD = 2**29
+"""Many samples judge as long as the outputs of the dense model take so many bytes at most."""
 
 
 class CandidateJudge:
@@ -27,14 +31,18 @@ class CandidateJudge:
         model: the dense model.
         batches: pairs (inputs, target) where there is a ``loss_fn``, else inputs.
         loss_fn: the loss of outputs and targets.
+        samples: of batches with more, some at even distances judge.
 
     Raises:
         InputError: the batches are none that the model takes, or its outputs cannot be compared.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None) -> None:
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = FEW
+    ) -> None:
         self._loss_fn = loss_fn
-        self._batches = _spread(list(enumerate(batches)))
+        self._batches = _spread(list(enumerate(batches)), samples)
+        self._wanted: OutputTensors = []
         if self._loss_fn is None:
             self._wanted = outputs_of(model, self._batches)
             check_comparable(
@@ -42,6 +50,11 @@ class CandidateJudge:
                 "allocation",
                 "pass loss_fn= and pairs (inputs, target), or another allocation=",
             )
+
+    def affordable(self, samples: int) -> int:
+        """So many samples, or as many as have outputs that can be held; no fewer than these."""
+        held = sum(t.numel() * t.element_size() for tensors in self._wanted for t in tensors)
+        return samples if not held else max(FEW, min(samples, FEW * HELD // held))
 
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""
@@ -60,8 +73,8 @@ class CandidateJudge:
         return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target))
 
 
-def _spread(batches: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
-    """Numbered batches at even distances, with about :data:`JUDGED_SAMPLES` samples."""
+def _spread(batches: Sequence[tuple[int, Any]], wanted: int) -> list[tuple[int, Any]]:
+    """Numbered batches at even distances, with about so many samples."""
     samples = sum(axes.count if (axes := SampleAxes.of(batch, 0)) is not None else 1 for _, batch in batches)
-    count = min(max(round(len(batches) * min(JUDGED_SAMPLES / samples, 1.0)), 1), JUDGED_BATCHES)
+    count = min(max(round(len(batches) * min(wanted / samples, 1.0)), 1), wanted // LEAST_A_BATCH)
     return [batches[i * len(batches) // count] for i in range(min(count, len(batches)))]

@@ -93,6 +93,16 @@ def test_the_plan_says_what_was_tried(plan: graphprune.Plan) -> None:
     assert graphprune.Plan.from_json(plan.to_json()).requested == plan.requested
 
 
+def test_what_is_repaired_is_judged_by_all_that_was_held_back(graph: graphprune.ChannelGraph) -> None:
+    """Half of the samples, however few are enough for candidates that are assembled."""
+    batches = [torch.randn(48, 8, generator=torch.Generator().manual_seed(n)) for n in range(6)]
+    plan = graph.plan(allocation="searched", candidates=20, **ASKED | {"calibration": batches})
+    slim, judging = plan.apply(graph.model), list(enumerate(batches[1::2]))
+    graphprune.repair(slim, graph.model, plan, batches[::2])
+    found, wanted = (outputs_of(model, judging) for model in (slim, graph.model))
+    assert plan.requested["loss"] == f"{output_error(found, wanted):.4g}"
+
+
 def test_the_same_seed_gives_the_same_plan(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> None:
     again = graph.plan(allocation="searched", candidates=60, **ASKED)
     assert again.to_json() == plan.to_json()
