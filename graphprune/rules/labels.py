@@ -279,25 +279,21 @@ class Labels:
         order = [*sorted(rows), *(d for d in range(len(shape)) if d not in rows)]
         count = int(np.prod([shape[d] for d in rows]))
         matrix = array.ids.transpose(order).reshape(count, -1)
-        row, cell = self._rows_and_cells(matrix)
+        rows_of, which = _different_rows(matrix)
+        row, cell = self.fresh((len(rows_of),), [0], "row"), self.fresh(rows_of.shape, [0, 1], "cell")
+        self.define(rows_of, row[:, None], cell)
         ordered = [shape[d] for d in order]
         wide = [n if d in rows else 1 for d, n in zip(order, ordered, strict=True)]
         back = np.argsort(order)
-        row, cell = row.reshape(wide).transpose(back), cell.reshape(ordered).transpose(back)
-        self.define(array.ids, row, cell)
+        row, cell = row[which].reshape(wide).transpose(back), cell[which].reshape(ordered).transpose(back)
         return LabelArray(row), LabelArray(cell, cell=True)
 
-    def _rows_and_cells(self, matrix: Ids) -> tuple[Ids, Ids]:
-        first = np.unique(matrix[:, 0])
-        if len(first) == len(matrix):
-            return self.fresh((len(matrix),), [0], "row"), self.fresh(matrix.shape, [0, 1], "cell")
-        rows, which = _different_rows(matrix)
-        return self.fresh((len(rows),), [0], "row")[which], self.fresh(rows.shape, [0, 1], "cell")[which]
 
-
-def _different_rows(matrix: Ids) -> tuple[Ids, Ids]:
+def _different_rows(matrix: Ids) -> tuple[Ids, Ids | slice]:
     """The different rows of a matrix, in order, and for every row the number of the one that it equals."""
-    _, place, which = np.unique(matrix[:, 0], return_index=True, return_inverse=True)
+    first, place, which = np.unique(matrix[:, 0], return_index=True, return_inverse=True)
+    if len(first) == len(matrix):
+        return matrix, slice(None)
     rows = matrix[place]
     if not np.array_equal(rows[which], matrix):  # some differ although their first labels are the same
         rows, which = np.unique(matrix, axis=0, return_inverse=True)

@@ -132,6 +132,15 @@ def test_a_dimension_that_moves_as_a_whole_is_one_run() -> None:
     assert len(runs.size) == 1 + 1 + 8 + 8 + 8
 
 
+def test_rows_that_are_equal_are_composed_once() -> None:
+    """A detector asks for the scores of each class by itself, of thousands of boxes that are few rows of labels."""
+    labels = Labels()
+    scores = labels.fresh((4, 90), [0, 1], "channel")
+    row, cell = labels.refine(LabelArray(np.tile(scores, (1000, 1))), frozenset([0]))
+    assert (row.ids.shape, cell.ids.shape) == ((4000, 1), (4000, 90))
+    assert [whole.size for whole, *_ in labels.facts.parts] == [4 * 90]
+
+
 def test_channels_that_are_all_tied_to_their_neighbors_are_told_apart_in_few_rounds() -> None:
     labels = Labels()
     ids = labels.fresh((3000,), [0], "channel", ParameterAxis("a", 0))
