@@ -284,6 +284,18 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         InputError,
         r"names no class of Transformers among its architectures \['MyModel'\]",
     ),
+    "code": (
+        lambda source: change_config(
+            source, model_type="mine", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MyModel"}
+        ),
+        InputError,
+        r"(?s)classes of Python files that come with the checkpoint.*trust_remote_code=True.*graphprune\.save",
+    ),
+    "code of the model": (
+        lambda source: change_config(source, architectures=["M"], auto_map={"AutoModelForCausalLM": "mine.MyModel"}),
+        InputError,
+        "names classes of Python files that come with the checkpoint",
+    ),
     "kind": (
         lambda source: change_config(source, model_type="mine"),
         InputError,
