@@ -172,8 +172,8 @@ def no_block(graph: Analysis, options: PruningOptions) -> PlanError:
     held = [block.path for block in graph.blocks]
     if held:
         return PlanError(
-            f"depth: {', '.join(held)} cannot be left out, as Transformers counts tokens by the cache of layer 0, and there "
-            "is no other residual block",
+            f"depth: {', '.join(held)} cannot be left out, as Transformers counts tokens by the cache of layer 0, and "
+            "there is no other residual block",
             where=held[0],
             found=f"depth={options.depth:g}, and {len(held)} block{'s' if len(held) > 1 else ''}",
             needed="a model with several residual blocks",
