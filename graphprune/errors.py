@@ -140,7 +140,8 @@ class ExportError(GraphpruneError, ValueError):
 
 
 class SaveError(GraphpruneError, ValueError):
-    """A model cannot be written such that it can be read again; nothing was written. The message says what to do."""
+    """Files cannot be written, or not such that they can be read again; old ones are as before. The message says what
+    to do."""
 
 
 class ProcessError(GraphpruneError, RuntimeError):
@@ -168,7 +169,7 @@ class ChannelsKeptWarning(UserWarning):
 
 
 class DamagedTableWarning(UserWarning):
-    """The file of measured kernels is damaged; they are measured again, and the file is replaced."""
+    """The file of measured kernels is damaged, or cannot be written; they are measured again."""
 
 
 class UnreachedWarning(UserWarning):

@@ -61,12 +61,12 @@ def fit_slices(
     fitted = journal.finished(path, _FITTED)
     if not fitted:
         size = sum(parameter.nbytes for parameter in stored.values())
-        write_file(path, stored, slices.values, Stage("slices", size, show))
+        write_file(path, stored, slices.values, journal, Stage("slices", size, show))
     places = stored_tensors(path)
     weights = (mapped.map(places[name], shared=True) for name in stored)
     map_parameters(slim, dict(zip(parameters, weights, strict=True)))
     if not fitted:
-        rollback = Rollback(copy=_FileCopies(journal.folder.parent, mapped, Stage("repair", size, show)))
+        rollback = Rollback(copy=_FileCopies(journal, mapped, Stage("repair", size, show)))
         repair_within(rollback, slim, with_weights(dense, tensors), plan, calibration, limit=limit)
         journal.note(path, _FITTED, file_sum(path))
 
@@ -74,13 +74,14 @@ def fit_slices(
 class _FileCopies:
     """Copies of tensors in files that have no names, so that they take no memory and go with the process."""
 
-    def __init__(self, folder: Path, mapped: MappedFiles, stage: Stage) -> None:
-        self._folder = folder
+    def __init__(self, journal: Journal, mapped: MappedFiles, stage: Stage) -> None:
+        self._journal = journal
         self._mapped = mapped
         self._stage = stage
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+        work = self._journal.folder.parent
+        with self._journal.writing(work, tensor.nbytes), tempfile.TemporaryDirectory(dir=work) as folder:
             path = Path(folder) / "copy.safetensors"
             write_tensors(path, {"copy": tensor})
             copied = self._mapped.map(stored_tensors(path)["copy"])

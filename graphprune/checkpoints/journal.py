@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,12 +19,24 @@ from msgspec import Struct, structs, to_builtins
 
 from graphprune.errors import InputError
 from graphprune.pruning.plan import Plan
-from graphprune.utils.files import FileSum, file_sum, finish_folder, replace_file, to_disk
+from graphprune.utils.files import (
+    FileSum,
+    file_sum,
+    finish_folder,
+    make_folder,
+    replace_file,
+    to_disk,
+    writing,
+)
 from graphprune.utils.typed_json import convert_data, read_json
 
 _JOURNAL, _PLAN, _LOCK = "journal.json", "plan.json", "lock"
 
 _LONGEST = 1 << 26
+
+
+_GOES_ON = "; the same call goes on from the last file that is whole"
+"""What the messages about files that cannot be written say, too."""
 
 
 class FinishedFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +70,7 @@ class Journal:
     Raises:
         InputError: the target exists, another process works on it, or an earlier run was asked for something else.
         LoadError: the journal is damaged.
+        SaveError: here and in all methods: the disk is full, or nothing may be written there.
     """
 
     def __init__(self, target: Path, request: dict[str, Any], resume: bool) -> None:
@@ -69,7 +83,12 @@ class Journal:
         self.folder = self._work / "folder"
 
     def __enter__(self) -> Journal:
-        self._target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder("target", self._target.parent)
+        with self.writing():
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
         if not self._resume and self._work.exists():
             shutil.rmtree(self._work)
         if not (self._work / _JOURNAL).is_file():
@@ -81,7 +100,10 @@ class Journal:
         except BaseException:
             self._lock.close()
             raise
-        return self
+
+    def writing(self, path: Path | None = None, size: int = 0) -> AbstractContextManager[None]:
+        """Where a file of a size, or something small of the folder, is written: what the system refuses is told of."""
+        return writing("target", path or self._work, _GOES_ON, size)
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:
@@ -127,7 +149,10 @@ class Journal:
 
     def _write(self) -> None:
         text = json.dumps(to_builtins(self._record), indent=1)
-        replace_file(self._work / _JOURNAL, lambda path: path.write_text(text))
+        self._replace(self._work / _JOURNAL, text)
+
+    def _replace(self, path: Path, text: str) -> None:
+        replace_file(path, lambda temporary: temporary.write_text(text), "target", _GOES_ON)
 
     # ------------------------------------------------------------ what is finished
 
@@ -142,7 +167,7 @@ class Journal:
         if path.is_file():
             return Plan.from_json(path.read_bytes().decode(errors="replace"))
         made = make()
-        replace_file(path, lambda temporary: temporary.write_text(made.to_json()))
+        self._replace(path, made.to_json())
         return made
 
     def finished(self, path: Path, content: str) -> bool:
@@ -167,6 +192,12 @@ class Journal:
 
     def replace(self, _target: Path, write: Callable[[Path], object]) -> None:
         """Let ``write`` fill the folder, and put it in the place of the target; files that are finished stay there."""
+        with self.writing():
+            self._fill(write)
+        self.close()
+
+    def _fill(self, write: Callable[[Path], object]) -> None:
+        """Let ``write`` make the files that are not finished, and keep in mind that the folder is complete."""
         self.folder.mkdir(exist_ok=True)
         known = {name: one.sum for name, one in self._record.files.items()}
         for path in self.folder.iterdir():
@@ -177,18 +208,18 @@ class Journal:
         finish_folder(self.folder, {name: one.sum for name, one in sums.items() if one is not None})
         self._record = structs.replace(self._record, complete=True)
         self._write()
-        self.close()
 
     def close(self) -> None:
         """Put the finished folder in the place of the target, if it is not there yet, and delete the work folder."""
-        if self.folder.exists():
-            if self._target.exists():
-                self._target.rmdir()
-            os.rename(self.folder, self._target)
-            to_disk(self._target.parent)
-        (self._work / _JOURNAL).unlink()
-        self._delete()
-        self._work.rmdir()
+        with self.writing(self._target):
+            if self.folder.exists():
+                if self._target.exists():
+                    self._target.rmdir()
+                os.rename(self.folder, self._target)
+                to_disk(self._target.parent)
+            (self._work / _JOURNAL).unlink()
+            self._delete()
+            self._work.rmdir()
 
     def _delete(self, keep: str = "") -> None:
         """Delete what is in the work folder, but for one file."""

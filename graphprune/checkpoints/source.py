@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graphprune.errors import InputError, LoadError
-from graphprune.tracing.configured import uninitialized
+from graphprune.tracing.configured import needs_code, uninitialized
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.modules import tables
 from graphprune.utils.random_state import random_numbers_kept
@@ -24,6 +24,12 @@ from graphprune.utils.tensor_files import StoredTensor, TensorFiles
 _GENERATION = "generation_config.json"
 
 IN_MEMORY = "load it with from_pretrained, and use graphprune.prune_model and graphprune.save_pretrained"
+
+_WITH_CODE = (
+    "if you trust that code, load the model with from_pretrained(..., trust_remote_code=True), and use "
+    "graphprune.prune_model and graphprune.save (on the command line: graphprune prune FILE.py:FUNCTION, of a function "
+    "that returns the model)"
+)
 
 
 @dataclass(frozen=True)
@@ -110,35 +116,51 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
     """
     import transformers
 
+    file = folder / "config.json"
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of any kind, as classes of configurations check what they like
+        if needs_code(error):
+            raise _own_code(file) from error
         raise InputError(
-            f"source: {folder / 'config.json'} is no configuration of Transformers: {error}",
-            where=str(folder / "config.json"),
+            f"source: {file} is no configuration of Transformers: {error}",
+            where=str(file),
             found=f"{type(error).__name__}: {error}",
             needed="a configuration that this version of Transformers knows",
             do="pass a folder that save_pretrained wrote, or install the version of Transformers that wrote it",
         ) from error
     names = getattr(config, "architectures", None) or []
     kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
+    if kind is None and getattr(config, "auto_map", None):
+        raise _own_code(file)
     if kind is None:
         raise InputError(
-            f"source: {folder / 'config.json'} names no class of Transformers among its architectures {names}",
-            where=str(folder / "config.json"),
+            f"source: {file} names no class of Transformers among its architectures {names}",
+            where=str(file),
             found=f"architectures {names}",
-            needed="a class of Transformers; code that comes with a checkpoint is not run",
+            needed="a class of Transformers",
             do=IN_MEMORY,
         )
     if getattr(config, "quantization_config", None) is not None:
         raise InputError(
             f"source: the checkpoint in {folder} is quantized",
-            where=str(folder / "config.json"),
+            where=str(file),
             found="a quantization_config",
             needed="weights in floating point",
             do="prune the one that it was made from, and quantize the slim one",
         )
     return config, kind
+
+
+def _own_code(file: Path) -> InputError:
+    """The error about a configuration whose model is a class of Python files that come with the checkpoint."""
+    return InputError(
+        f"source: {file} names classes of Python files that come with the checkpoint, and these are not run",
+        where=f"{file}: auto_map",
+        found="an auto_map, which Transformers follows with trust_remote_code=True",
+        needed="a class of Transformers",
+        do=_WITH_CODE,
+    )
 
 
 def _dtype(config: Any, files: TensorFiles) -> torch.dtype:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import shutil
@@ -134,7 +133,7 @@ def write_shard_files(
         values: gives the values of one, in parts.
 
     Raises:
-        SaveError: the disk is full.
+        SaveError: the disk is full, or nothing may be written there.
     """
     contents = {path: _content(tensors) for path, tensors in files.items()}
     left = {path: tensors for path, tensors in files.items() if not journal.finished(path, contents[path])}
@@ -142,23 +141,7 @@ def write_shard_files(
         stage.advance(_size(files[path]))
     _check_space(left, journal)
     for path, tensors in left.items():
-        try:
-            found = write_file(path, tensors, values, stage)
-        except OSError as error:
-            path.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            raise SaveError(
-                f"target: {path} could not be written: {error}",
-                where=str(path),
-                found=str(error),
-                needed=f"{_size(tensors):,} bytes of space for this file",
-                do=_AGAIN,
-            ) from error
-        journal.note(path, contents[path], found)
-
-
-_AGAIN = "free some space and ask for the same again, which goes on from the last file that is whole"
+        journal.note(path, contents[path], write_file(path, tensors, values, journal, stage))
 
 
 def _content(tensors: Mapping[str, Tensor]) -> str:
@@ -176,21 +159,30 @@ def _check_space(files: Mapping[Path, Mapping[str, Tensor]], journal: Journal) -
             where=str(journal.folder.parent),
             found=f"{free:,} bytes that are free",
             needed=f"{needed:,} bytes",
-            do=_AGAIN,
+            do="free some space, and call again; the same call goes on from the last file that is whole",
         )
 
 
-def write_file(path: Path, tensors: Mapping[str, Tensor], values: Parts, stage: Stage) -> FileSum:
-    """Write a file, and wait until it is on disk."""
+def write_file(path: Path, tensors: Mapping[str, Tensor], values: Parts, journal: Journal, stage: Stage) -> FileSum:
+    """Write a file, and wait until it is on disk.
+
+    Raises:
+        SaveError: the disk is full, or nothing may be written there. What there is of the file is deleted.
+    """
 
     def read(name: str) -> Iterator[Tensor]:
         yield from values(tensors[name])
         stage.advance(tensors[name].nbytes)
 
-    with _HashedFile(path) as file:
-        write_entries(file.write, tensors, read)
-        found = file.finish()
-    to_disk(path)
+    with journal.writing(path, _size(tensors)):
+        try:
+            with _HashedFile(path) as file:
+                write_entries(file.write, tensors, read)
+                found = file.finish()
+            to_disk(path)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
     return found
 
 

@@ -88,7 +88,7 @@ def prune_checkpoint(
         InputError: an argument is not what is needed, the target exists, or an earlier call was asked something else.
         LoadError: files are missing or damaged, or have other tensors than the model of ``config.json``.
         ExportError: the folder cannot be written; the message says why.
-        SaveError: the disk is full. What is finished stays for another call.
+        SaveError: the disk is full, or nothing may be written there. What is finished stays for another call.
         TraceError, PlanError: as for :func:`graphprune.prune_model`.
     """
     for name, flag in (("repair", repair), ("remote_code", remote_code), ("resume", resume)):

@@ -248,7 +248,7 @@ def _tokens(
             needed="transformers",
             do="install it with: pip install 'graphprune[transformers]'",
         ) from error
-    make = AutoTokenizer.from_pretrained(str(tokenizer))
+    make = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
     found = [make(text, truncation=True, max_length=length, return_tensors="pt")["input_ids"] for text in texts]
     batches = [{"input_ids": ids} for ids in found if ids.numel()]
     return [{**batch, "labels": batch["input_ids"]} for batch in batches] if labels else batches

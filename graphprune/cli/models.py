@@ -19,6 +19,7 @@ from torch import nn
 
 from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
 from graphprune.errors import SpecError
+from graphprune.tracing.configured import needs_code
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import close_matches, did_you_mean, found_value
 
@@ -105,6 +106,8 @@ def _built(spec: str, build: Callable[[], Any]) -> Any:
             # GoogLeNet and Inception announce a change of their initialization: no news to a pruner.
             warnings.filterwarnings("ignore", "The default weight initialization", FutureWarning)
             return build()
+    except SpecError:
+        raise
     except Exception as error:
         raise SpecError(
             f"building {spec!r} failed with {type(error).__name__}: {error}",
@@ -169,13 +172,30 @@ def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
 
 
 def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:
-    config = _built(spec, lambda: transformers.AutoConfig.from_pretrained(name))
+    config = _built(spec, lambda: _config(spec, name, transformers))
     names = getattr(config, "architectures", None) or ()
     cls = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
     cls = cls or _class_for(config, transformers)
     if Path(name).is_dir() and not _has_weights(Path(name)):
         return _built(spec, lambda: cls(config))
     return _built(spec, lambda: _loaded(cls, name, transformers))
+
+
+def _config(spec: str, name: str, transformers: ModuleType) -> Any:
+    """The configuration of a checkpoint, if no code that comes with it is needed."""
+    try:
+        return transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        if not needs_code(error):
+            raise
+        raise SpecError(
+            f"{spec!r}: its classes are of Python files that come with the checkpoint, and these are not run",
+            where=f"{name}: auto_map of config.json",
+            found="an auto_map, which Transformers follows with trust_remote_code=True",
+            needed="a class of Transformers, or a Python file of yours",
+            do="if you trust that code, give FILE.py:FUNCTION, a function that loads the model with "
+            "from_pretrained(..., trust_remote_code=True)",
+        ) from error
 
 
 def _loaded(cls: Any, name: str, transformers: ModuleType) -> Any:

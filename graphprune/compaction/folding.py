@@ -117,7 +117,7 @@ class ConstantFolding:
 
     def _weight(self, consumer: Consumer, means: _InputMeans) -> WeightPart | None:
         met, moments, name = consumer.first, means.moments.get(consumer.key), consumer.key.name
-        used_otherwise = name in self._recorder.other_uses or name in self._recorder.computed
+        used_otherwise = name in (*self._recorder.other_uses, *self._recorder.computed, *self._recorder.copied)
         if moments is None or not moments.count or consumer.scaled or met.matmul.result is None or used_otherwise:
             return None
         taps = met.matmul.positions(met.key.view.size)

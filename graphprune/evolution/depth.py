@@ -48,7 +48,7 @@ class Depth:
             return Depth(DepthUnits(), 0)
         units = DepthUnits.of(setup.graph)
         if not len(units):
-            raise no_block(setup.options)
+            raise no_block(setup.graph, setup.options)
         return Depth(units, floor(share * len(units) + 1e-9))
 
     @cached_property

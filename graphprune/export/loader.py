@@ -27,7 +27,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
 from graphprune.utils.contexts import evaluating, leaves_torch_alone
-from graphprune.utils.files import check_path, make_folder
+from graphprune.utils.files import check_path, make_folder, writing
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
@@ -80,15 +80,16 @@ def export_loader(
         check_callable("factory", factory, "a function that makes the whole architecture")
     created = not folder.exists()
     make_folder("directory", folder)
-    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
-    try:
-        _write_proven(slim, temporary, name, factory, example_inputs)
-        for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
-            os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(temporary)
-        if created and not any(folder.iterdir()):
-            folder.rmdir()
+    with writing("directory", folder):
+        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
+        try:
+            _write_proven(slim, temporary, name, factory, example_inputs)
+            for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
+                os.replace(path, folder / path.name)
+        finally:
+            shutil.rmtree(temporary)
+            if created and not any(folder.iterdir()):
+                folder.rmdir()
     return folder / f"{name}.py"
 
 

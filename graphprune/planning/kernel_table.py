@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import torch
 from msgspec import Meta
 
-from graphprune.errors import DamagedTableWarning, LoadError
+from graphprune.errors import DamagedTableWarning, LoadError, SaveError
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.files import replace_file
 from graphprune.utils.timing import median_seconds
 from graphprune.utils.typed_json import convert_data, read_json
@@ -50,12 +51,27 @@ class KernelTable:
         return self.times[name]
 
     def save(self) -> None:
-        """Write what was measured since the last time. Another process's new entries are kept."""
+        """Write what was measured since the last time. Another process's new entries are kept.
+
+        Warns:
+            DamagedTableWarning: the file cannot be written.
+        """
         if self.measured and self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            text = json.dumps(_known(self.path) | self.times)
-            replace_file(self.path, lambda path: path.write_text(text))
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                text = json.dumps(_known(self.path) | self.times)
+                replace_file(self.path, lambda path: path.write_text(text))
+            except (OSError, SaveError) as error:
+                message = (
+                    f"latency: the table of kernels {self.path} cannot be written ({_reason(error)}), so they are "
+                    "measured again in another process; set XDG_CACHE_HOME to a folder that may be written to"
+                )
+                warnings.warn(message, DamagedTableWarning, stacklevel=frames_of_this_package())
             self.measured = 0
+
+
+def _reason(error: OSError | SaveError) -> str:
+    return error.found if isinstance(error, SaveError) else str(error)
 
 
 def _known(path: Path) -> dict[str, float]:

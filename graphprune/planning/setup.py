@@ -161,14 +161,24 @@ def least_influential(graph: Analysis, options: PruningOptions, scores: UnitScor
     """
     blocks = [block for block in graph.blocks if not counts_tokens(graph.model, [block.path])]
     if not blocks:
-        raise no_block(options)
+        raise no_block(graph, options)
     weight = influence(scores.model, blocks, scores.context.statistics)
     least = np.argsort(weight, kind="stable")[: floor((options.depth or 0.0) * len(graph.blocks) + 1e-9)]
     return tuple(blocks[i].path for i in sorted(least.tolist()))
 
 
-def no_block(options: PruningOptions) -> PlanError:
+def no_block(graph: Analysis, options: PruningOptions) -> PlanError:
     """The error of a model of which nothing can be left out whole."""
+    held = [block.path for block in graph.blocks]
+    if held:
+        return PlanError(
+            f"depth: {', '.join(held)} cannot be left out, as Transformers counts tokens by the cache of layer 0, and "
+            "there is no other residual block",
+            where=held[0],
+            found=f"depth={options.depth:g}, and {len(held)} block{'s' if len(held) > 1 else ''}",
+            needed="a model with several residual blocks",
+            do="leave out depth=, and prune channels instead: ratio=0.5",
+        )
     return PlanError(
         "depth: the model has no residual block that can be left out",
         found=f"depth={options.depth:g}, and no module whose result is its input plus something, and of which nothing "

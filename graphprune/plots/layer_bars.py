@@ -24,8 +24,8 @@ def plot_widths(data: Plan | Measurement | Comparison) -> Any:
     """Numbers of channels, before and after.
 
     Args:
-        data: a plan: of each group, the units that there are and those that stay. A measurement or comparison: what
-            each layer with a weight matrix puts out.
+        data: a plan: of each group, the units that there are and those that stay; of one that merges heads, the
+            entries of each parameter. A measurement or comparison: what each layer with a weight matrix puts out.
 
     Returns:
         A ``matplotlib.figure.Figure``.
@@ -38,10 +38,7 @@ def plot_widths(data: Plan | Measurement | Comparison) -> Any:
     series: Series
     if isinstance(data, Plan):
         title, quantity = "Units of each group, before and after", "units (channels, heads, ...)"
-        series = {
-            "before": {choice.group: float(choice.units) for choice in data.choices},
-            "after": {choice.group: float(choice.units - len(choice.removed)) for choice in data.choices},
-        }
+        series = _of_plan(data)
     else:
         title, quantity = _title("Width", data), "channels that a layer puts out"
         series = _by_layer(data, lambda layer: layer.width)
@@ -98,6 +95,28 @@ def plot_latency(data: Measurement | Comparison, depth: int | None = None) -> An
 
 Series = Mapping[str, Mapping[str, float]]
 """By the name of a model, by the name of a layer, a number."""
+
+
+def _of_plan(plan: Plan) -> Series:
+    """The units of each group, and the entries of parameters that are merged, before and after.
+
+    Raises:
+        InputError: there are none.
+    """
+    merged = [(name, dim) for name, dims in plan.merged.items() for dim in dims]
+    if not plan.choices and not merged:
+        raise InputError(
+            "data: the plan chooses among no groups, and so changes no width",
+            found=f"a plan that leaves out {len(plan.skipped) + len(plan.zeroed)} blocks or modules",
+            needed="a plan with groups of channels or heads",
+            do="print(plan) says what it does",
+        )
+    before = {f"{name}[{dim}]": float(plan.shapes[name][dim]) for name, dim in merged}
+    after = {f"{name}[{dim}]": float(len(plan.kept[name][dim])) for name, dim in merged}
+    return {
+        "before": before | {choice.group: float(choice.units) for choice in plan.choices},
+        "after": after | {choice.group: float(choice.units - len(choice.removed)) for choice in plan.choices},
+    }
 
 
 def _measurements(data: Measurement | Comparison) -> Mapping[str, Measurement]:

@@ -20,6 +20,7 @@ from graphprune.reconstruction.linear_calls import (
     address,
     linear_call,
 )
+from graphprune.reconstruction.parameter_copies import ParameterCopies
 from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
 from graphprune.reconstruction.tensor_group import TensorGroup
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
@@ -121,6 +122,7 @@ class CallRecorder(DispatchMode):
         self.running_means: set[str] = set()
         self.peak = 0
         self._living = TensorGroup() if measures else None
+        self._parameters = ParameterCopies(self.memory)
         self._dependence = Dependence(self.memory)
         self._paths = SumPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
@@ -132,6 +134,7 @@ class CallRecorder(DispatchMode):
         """Record one forward pass."""
         with self:
             yield
+        self._parameters.clear()
         self._dependence.clear()
         self._paths.clear()
         self._results.clear()
@@ -151,10 +154,11 @@ class CallRecorder(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
-        met = linear_call(func, args, kwargs, self.memory, self.names)
+        met = linear_call(func, args, kwargs, self._parameters, self.names)
         consumer = self._record_call(met) if met else None
         call = ExecutedCall(func, args, kwargs, func(*args, **kwargs))
         self._use(call, met)
+        self._parameters.follow(call)
         for end in self._paths.follow(call):
             self._end(end)
         new = self._dependence.follow(call, 1 << consumer.number if consumer else 0)
@@ -170,6 +174,11 @@ class CallRecorder(DispatchMode):
         else:
             self._note_computed(func, args)
         return call.out
+
+    @property
+    def copied(self) -> frozenset[str]:
+        """The parameters that are weights by way of a copy."""
+        return frozenset(key.name for key in self.consumers if key.view.copied is not None)
 
     def structure(self) -> str:
         """What was recorded, without numbers of batches: equal where the same program ran."""
@@ -257,7 +266,9 @@ class CallRecorder(DispatchMode):
     # ------------------------------------------------------------ uses of tensors
 
     def _use(self, call: ExecutedCall, met: LinearCall | None) -> None:
-        """Record uses of parameters, buffers and results of consumers; creating a view does not count."""
+        """Record uses of parameters, buffers and results of consumers; a view or a copy of a parameter is no use."""
+        if self._parameters.copy_made(call) is not None:
+            return
         views = () if call.is_mutable else call.made
         found = addition(call.func, call.args, call.kwargs, self.memory, self.names)
         known = [id(t) for t in ((met.args[met.matmul.weight], met.bias) if met else ())]
@@ -269,7 +280,7 @@ class CallRecorder(DispatchMode):
         for tensor, place in zip(call.operands, call.read, strict=True):
             if id(tensor) in known or place in views:
                 continue
-            if name := self.memory.owner_at(place, tensor):
+            if name := self._parameters.owner(place, tensor):
                 self.other_uses.setdefault(name, short_name(call.func))
             elif result := self._results.get(place):
                 self._use_result(*result, tensor, found)

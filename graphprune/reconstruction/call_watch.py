@@ -13,6 +13,7 @@ from graphprune.reconstruction.call_recorder import Consumer
 from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, ParameterMemory, linear_call
 from graphprune.reconstruction.memory_bound import WaitingTensors
+from graphprune.reconstruction.parameter_copies import ParameterCopies
 from graphprune.reconstruction.passes import OtherCalls, StopForward
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
@@ -65,7 +66,7 @@ class CallWatch(DispatchMode):
         super().__init__()
         self.met: WatchedCall | None = None
         self.again = False
-        self._memory = memory
+        self._parameters = ParameterCopies(memory)
         self._calls = {consumer.key: consumer.calls for consumer in consumers}
         self._names = frozenset(key.name for key in self._calls) if expected is None else memory.weights
         self._expected = expected
@@ -81,13 +82,14 @@ class CallWatch(DispatchMode):
         self._forward.check()
         kwargs = kwargs or {}
         self._waiting.recall(args, kwargs)
-        met = linear_call(func, args, kwargs, self._memory, self._names)
+        met = linear_call(func, args, kwargs, self._parameters, self._names)
         if met is not None:
             self._count_call(met.key)
         before = self._before(func, args)
         out = func(*args, **kwargs)
         call = ExecutedCall(func, args, kwargs, out)
         self._waiting.add_results(call)
+        self._parameters.follow(call)
         if self._summed:
             out = self._follow(call, before)
         if met is not None and met.key in self._calls:
@@ -129,8 +131,13 @@ class CallWatch(DispatchMode):
             self._waiting.added(met.x)
             self._paths.start((met, number), out)
         elif self._see(met, number, out):
-            return self._waiting.added(met.again())
+            return self._waiting.added(self._again(met))
         return out
+
+    def _again(self, met: LinearCall) -> Tensor:
+        """What a call gives with the consumer's weight of now."""
+        self._parameters.renew(met)
+        return met.again()
 
     def _see(self, met: LinearCall, number: int, out: Tensor) -> bool:
         """Wait; whether the consumer has another weight now."""
@@ -142,7 +149,7 @@ class CallWatch(DispatchMode):
 
     def _summed_again(self, end: ResidualSum, met: LinearCall, call: ExecutedCall, before: Tensor | None) -> Tensor:
         """The residual sum with the consumer's weight of now."""
-        added = end.path.replay(met.again())
+        added = end.path.replay(self._again(met))
         operands = [added if i == end.position else a for i, a in enumerate(call.args)]
         if before is not None:
             operands[0] = before

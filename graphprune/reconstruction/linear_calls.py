@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,21 +22,61 @@ class ParameterView:
     Attributes:
         size, stride: those of the tensor.
         offset: the place of its first entry: its distance in memory, in entries, from the parameter's first entry.
+        copied: it is a view of this copy, and its places are those in the copy's memory; None: of the parameter itself.
     """
 
     name: str
     size: tuple[int, ...]
     stride: tuple[int, ...]
     offset: int = 0
+    copied: ParameterCopy | None = None
 
     @property
     def span(self) -> int:
         """One more than the last place of the view."""
         return self.offset + sum((n - 1) * step for n, step in zip(self.size, self.stride, strict=True)) + 1
 
+    @property
+    def parameter_span(self) -> int:
+        """One more than the last place that it reads of the parameter's memory."""
+        return self.span if self.copied is None else self.copied.source.parameter_span
+
     def places(self) -> Tensor:
         """The place of each entry in the parameter's memory. LongTensor of the view's size."""
-        return torch.arange(self.span, device="cpu").as_strided(self.size, self.stride, self.offset)
+        return self.of(torch.arange(self.parameter_span, device="cpu"))
+
+    def of(self, memory: Tensor) -> Tensor:
+        """The view, given the parameter's memory as a one-dimensional tensor."""
+        whole = memory if self.copied is None else self.copied.of(memory)
+        return whole.as_strided(self.size, self.stride, whole.storage_offset() + self.offset)
+
+
+@dataclass(frozen=True)
+class ParameterCopy:
+    """A tensor in memory of its own whose entries are those of a view of a parameter, in another order or place.
+
+    Attributes:
+        source: the view.
+        func, args: the call that makes it, and its arguments after the view.
+        size, stride: those of the tensor.
+    """
+
+    source: ParameterView
+    func: Any
+    args: Args
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def whole(self) -> ParameterView:
+        """The copy as a view of itself."""
+        return ParameterView(self.source.name, self.size, self.stride, copied=self)
+
+    def of(self, memory: Tensor) -> Tensor:
+        """The memory of the copy, given the parameter's. Both are one-dimensional."""
+        made = memory.new_zeros(self.whole.span)
+        made.as_strided(self.size, self.stride).copy_(self.func(self.source.of(memory), *self.args))
+        return made
 
 
 def address(tensor: Tensor) -> int:
@@ -243,8 +283,15 @@ def _pieces(x: Tensor, entries: int) -> Iterator[tuple[tuple[slice, ...], Tensor
         yield place, x[place]
 
 
+class FindsParameters(Protocol):
+    """Tells what tensors are views of."""
+
+    def find(self, tensor: Tensor) -> ParameterView | None:
+        """The tensor as a view of a parameter or buffer; None if it is no such view."""
+
+
 def linear_call(
-    func: Any, args: Args, kwargs: Kwargs, memory: ParameterMemory, names: frozenset[str]
+    func: Any, args: Args, kwargs: Kwargs, memory: FindsParameters, names: frozenset[str]
 ) -> LinearCall | None:
     """The call as one of a consumer; None where no operand is a view of one of the parameters ``names``."""
     for number, matmul in enumerate(matmul_views(func)):
@@ -265,5 +312,5 @@ def _key(func: Any, args: Args, number: int, matmul: MatmulView, view: Parameter
         return CallKey(view, func, number, blocks, matmul.transposed(args))
     opened = matmul.open(args[matmul.x][:1], weight, args, blocks)[1]
     offset = view.offset + int(opened.storage_offset() - weight.storage_offset())
-    opened_view = ParameterView(view.name, tuple(opened.shape), opened.stride(), offset)
+    opened_view = replace(view, size=tuple(opened.shape), stride=opened.stride(), offset=offset)
     return CallKey(opened_view, func if is_mutable(func) else None, number, blocks, False)

@@ -146,8 +146,10 @@ class Matcher:
             return "each part of its rows has a weight of its own"
         if consumer.scaled:
             return "its product is multiplied by a factor"
+        if consumer.key.view.copied is not None and _repeats(consumer.first.places()):
+            return "its entries are in the weight several times"
         if name in self._crossed:
-            return "used in several overlapping parts"
+            return "entries of it are in several weights, as in one and its transpose"
         return None
 
     def _others(self, consumer: Consumer) -> list[Consumer]:
@@ -192,7 +194,7 @@ class Matcher:
 
     def _runs(self, consumer: Consumer, seen: CallRecorder) -> list[DimensionRun] | None:
         """What the weight of a product of matrices takes of each dimension of its parameter, if that can be said."""
-        if consumer.first.matmul.kernel is not None:
+        if consumer.first.matmul.kernel is not None or consumer.key.view.copied is not None:
             return None
         return runs_of(consumer.key.view, seen.memory.whole(consumer.key.name))
 
@@ -220,6 +222,10 @@ def _crossed(consumers: Mapping[CallKey, Consumer]) -> frozenset[str]:
     found = set()
     for name, group in by_name.items():
         places = [consumer.first.places().flatten() for consumer in group] if len(group) > 1 else []
-        if places and len(torch.cat(places).unique()) < sum(map(len, places)):
+        if places and _repeats(torch.cat(places)):
             found.add(name)
     return frozenset(found)
+
+
+def _repeats(places: Tensor) -> bool:
+    return len(places.unique()) < places.numel()

@@ -478,7 +478,7 @@ def stack(call: Call, tensors: Sequence[LabelledTensor], dim: int = 0) -> Labell
     return cat(call, [reshape(call.labels, x, one) for x in tensors], dim)
 
 
-@rule(aten.flip.default, samples=[sample(t(3, 4), [1])])
+@rule(aten.flip.default, samples=[sample(t(3, 4), [1])], traits=[Trait.SHIFTS])
 def flip(call: Call, x: LabelledTensor, dims: Sequence[int]) -> LabelledTensor:
     def flipped(array: LabelArray) -> LabelArray:
         return array.at(np.flip(array.ids, tuple(d % x.ndim for d in dims)))

@@ -37,7 +37,20 @@ def config_of(model: nn.Module) -> Any | None:
     """The configuration that a model's class builds it from; None: it follows no such protocol."""
     kind = getattr(type(model), "config_class", None)
     config = getattr(model, "config", None)
-    return config if isinstance(kind, type) and isinstance(config, kind) and hasattr(kind, "from_dict") else None
+    return config if isinstance(kind, type) and _is_a(config, kind) and hasattr(kind, "from_dict") else None
+
+
+def _is_a(config: Any, kind: type) -> bool:
+    """Is it an instance of a class, or of the same class of a file that Transformers has imported twice?"""
+    name = kind.__module__.rpartition(".")[2], kind.__qualname__
+    return any(
+        one is kind or (one.__module__.rpartition(".")[2], one.__qualname__) == name for one in type(config).__mro__
+    )
+
+
+def needs_code(error: Exception) -> bool:
+    """Did Transformers refuse a checkpoint because code that comes with it would have to be run?"""
+    return "trust_remote_code" in str(error)
 
 
 def configurations(model: nn.Module) -> list[tuple[str, Any]]:
@@ -82,7 +95,10 @@ def changed_config(config: Any, values: Mapping[str, int]) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return type(config).from_dict(changed.to_dict())
+            made = type(config).from_dict(changed.to_dict())
+            if hasattr(made, "validate"):  # not all classes of configurations check themselves before they are written
+                made.validate()
+            return made
     except Exception as error:  # checks of other libraries raise what they like
         raise Refused(f"config: {type(config).__name__} refuses {_shown(values)}: {_first_line(error)}") from error
 

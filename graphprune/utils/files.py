@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 from safetensors import SafetensorError
 
-from graphprune.errors import InputError, LoadError
+from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.utils.checks import found_value, shown
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
@@ -71,20 +72,64 @@ def check_no_file(name: str, folder: Path) -> None:
         )
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+_SPACE, _RIGHTS = "free some space, and call again", "let this process write there, or pass another path"
+
+_REFUSALS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: "pass a path on a file system that holds files of this size",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: _RIGHTS,
+}
+"""What to do where the system does not let a file be written."""
+
+
+@contextmanager
+def writing(name: str, path: Path, note: str = "", size: int = 0) -> Iterator[None]:
+    """Where files are written, say what the system refuses, and what to do.
+
+    Args:
+        name: of the argument that gives the path.
+        path: of the file or folder that is written.
+        note: what else the message says, of what has become of the files.
+        size: of the file, in bytes; 0: it is small, or not known.
+
+    Raises:
+        SaveError: the disk is full, or nothing may be written there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise SaveError(
+            f"{name}: {path} could not be written: {error.strerror}",
+            where=str(path),
+            found=str(error),
+            needed=f"{size:,} bytes of space for this file" if size else "space, and the right to write there",
+            do=f"{_REFUSALS[error.errno]}{note}",
+        ) from error
+
+
+def replace_file(path: Path, write: Callable[[Path], object], name: str = "path", note: str = "") -> None:
     """Write beside ``path`` and move into place, so that a reader sees the old file or the new one.
 
-    It has the permissions of any new file, whatever ``write`` gives it.
+    It has the permissions of any new file, whatever ``write`` gives it. ``name`` and ``note`` are for :func:`writing`.
+
+    Raises:
+        SaveError: the disk is full, or nothing may be written there.
     """
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(name, path, note):
+        try:
+            temporary.touch(exist_ok=False)
+            mode = temporary.stat().st_mode
+            write(temporary)
+            temporary.chmod(mode)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -93,7 +138,8 @@ def writing_tensors(path: Path) -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        raise OSError(f"{path}: {error}") from error
+        number = re.search(r"os error (\d+)", str(error))
+        raise (OSError(int(number[1]), str(error), str(path)) if number else OSError(f"{path}: {error}")) from error
 
 
 CHECKSUMS = "checksums.json"
@@ -157,6 +203,7 @@ class Versions:
 
         Raises:
             InputError: there are versions of something else.
+            SaveError: the disk is full, or nothing may be written there.
         """
         make_folder("directory", self.folder)
         old = self._all()
@@ -169,6 +216,11 @@ class Versions:
                     needed=f"a folder that is missing or empty, or that holds {self.what} alone",
                     do="pass another folder",
                 )
+        with writing("directory", self.folder):
+            return self._replace(old, write)
+
+    def _replace(self, old: list[Path], write: Callable[[Path], None]) -> Path:
+        """Write a version, and remove the old ones."""
         temporary = self.folder / f"{_WRITING}{uuid.uuid4().hex}"
         try:
             temporary.mkdir()
@@ -328,23 +380,25 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
 
     Raises:
         InputError: there is something that this function did not write.
+        SaveError: the disk is full, or nothing may be written there.
     """
     _check_own(folder)
     make_folder("directory", folder.parent)
     temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
     old = temporary.with_name(f"{temporary.name}.old")
-    temporary.mkdir()
-    try:
-        write(temporary)
-        finish_folder(temporary)
-        if folder.exists():
-            folder.rename(old)
-        temporary.rename(folder)
-        to_disk(folder.parent)
-    finally:
-        for path in (temporary, old):
-            if path.exists():
-                shutil.rmtree(path)
+    with writing("directory", folder):
+        try:
+            temporary.mkdir()
+            write(temporary)
+            finish_folder(temporary)
+            if folder.exists():
+                folder.rename(old)
+            temporary.rename(folder)
+            to_disk(folder.parent)
+        finally:
+            for path in (temporary, old):
+                if path.exists():
+                    shutil.rmtree(path)
 
 
 def _check_own(folder: Path) -> None:

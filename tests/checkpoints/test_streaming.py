@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
 import json
 import os
 import shutil
@@ -24,7 +27,7 @@ from transformers import (
 )
 
 import graphprune
-from graphprune.checkpoints import residence
+from graphprune.checkpoints import fitting, residence
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.export.shards import read_size
 from graphprune.utils.tensor_files import INDEX, TensorFiles, stored_tensors
@@ -281,6 +284,18 @@ WRONG: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
         InputError,
         r"names no class of Transformers among its architectures \['MyModel'\]",
     ),
+    "code": (
+        lambda source: change_config(
+            source, model_type="mine", auto_map={"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MyModel"}
+        ),
+        InputError,
+        r"(?s)classes of Python files that come with the checkpoint.*trust_remote_code=True.*graphprune\.save",
+    ),
+    "code of the model": (
+        lambda source: change_config(source, architectures=["M"], auto_map={"AutoModelForCausalLM": "mine.MyModel"}),
+        InputError,
+        "names classes of Python files that come with the checkpoint",
+    ),
     "kind": (
         lambda source: change_config(source, model_type="mine"),
         InputError,
@@ -369,6 +384,54 @@ def test_a_disk_that_becomes_full_is_told_of(source: Path, tmp_path: Path, monke
     with pytest.raises(SaveError, match=r"target: .* could not be written: .*No space left on device"):
         graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5)
     assert not list((tmp_path / ".slim.pruning/folder").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "name", ["journal.json", "plan.json", "config.json", INDEX, "tokenizer.json", "checksums.json", "lock"]
+)
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+def test_a_small_file_that_cannot_be_written_is_told_of(
+    name: str, number: int, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = io.open
+
+    def refuse(file: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        if mode[0] in "wx" and name in Path(file).name:
+            raise OSError(number, os.strerror(number), str(file))
+        return plain(file, mode, *args, **kwargs)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", refuse)
+    with pytest.raises(SaveError, match=rf"target: .* could not be written: {os.strerror(number)}") as raised:
+        graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, max_shard_size=SHARD)
+    assert name in raised.value.found
+    assert raised.value.do.startswith("free some space" if number == errno.ENOSPC else "let this process write there")
+    assert not (tmp_path / "slim").exists()
+    monkeypatch.undo()
+    graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, max_shard_size=SHARD)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_copies_of_repaired_weights_that_cannot_be_written_are_told_of(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = [torch.randint(64, (2, 8))]
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fitting, "write_tensors", refuse)
+    with pytest.raises(SaveError, match=r"target: .* could not be written: No space left on device"):
+        graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, calibration=calibration)
+    monkeypatch.undo()
+    graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, calibration=calibration)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_target_below_a_file_is_refused(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"target: nothing can be written into .*file"):
+        graphprune.prune_checkpoint(source, tmp_path / "file/slim", 0.5)
 
 
 def test_one_process_works_on_a_target(source: Path, tmp_path: Path) -> None:

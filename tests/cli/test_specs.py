@@ -200,3 +200,14 @@ def test_transformers_directory_that_is_no_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"no": "type"}))
     with pytest.raises(SpecError, match=r"building .* failed with"):
         load_spec(f"hf:{tmp_path}")
+
+
+def test_code_of_a_checkpoint_is_not_run_and_not_asked_about(checkpoint, monkeypatch):
+    path, _ = checkpoint
+    config = json.loads((path / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModel": "mine.MyModel"}}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "mine.py").write_text("raise AssertionError('this is run')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody is asked"))
+    with pytest.raises(SpecError, match=r"(?s)its classes are of Python files .* give FILE.py:FUNCTION"):
+        load_spec(f"hf:{path}")

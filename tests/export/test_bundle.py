@@ -1,11 +1,13 @@
 """Bundles: written whole or not at all, loaded without the dense model where a library knows it, exactly as saved."""
 
 import copy
+import errno
 import importlib
 import json
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
@@ -456,6 +459,40 @@ def test_a_failing_write_leaves_the_old_files(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(OSError, match="no space left"):
         graphprune.save(slim, tmp_path)
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def _refused(number: int) -> Callable[..., None]:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@pytest.mark.parametrize(("number", "do"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "let this process")])
+def test_what_the_system_refuses_is_told_of(
+    number: int, do: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slim = slim_resnet()
+    monkeypatch.setattr(bundle, "write_shards", _refused(number))
+    monkeypatch.setattr(files, "finish_folder", _refused(number))
+    writers: dict[str, Callable[[Path], object]] = {
+        "directory": lambda path: graphprune.save(slim, path),
+        "path": lambda path: files.replace_file(path, _refused(number)),
+    }
+    for name, write in writers.items():
+        with pytest.raises(SaveError, match=rf"{name}: .* could not be written: {os.strerror(number)}") as raised:
+            write(tmp_path / name)
+        assert raised.value.do.startswith(do)
+    with pytest.raises(SaveError, match=r"directory: .* could not be written"):
+        files.replace_folder(tmp_path / "folder", lambda folder: None)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_the_reason_of_the_system_is_told_where_safetensors_writes() -> None:
+    failure = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(OSError, match="No space left on device") as raised, files.writing_tensors(Path("one")):
+        raise failure
+    assert raised.value.errno == errno.ENOSPC
 
 
 def test_kills(tmp_path: Path) -> None:

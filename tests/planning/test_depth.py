@@ -191,3 +191,12 @@ def test_the_layer_by_whose_cache_tokens_are_counted_stays() -> None:
     given = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     one, other = (slim.generate(IDS, use_cache=cached, **given) for cached in (True, False))
     assert torch.equal(one, other)
+
+
+def test_the_only_layer_that_counts_tokens_is_named() -> None:
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=40
+    )
+    graph = graphprune.trace(LlamaForCausalLM(config))
+    with pytest.raises(PlanError, match=r"depth: model\.layers\.0 cannot be left out, as Transformers counts tokens"):
+        graph.plan(depth=0.5)

@@ -110,6 +110,14 @@ def test_a_damaged_table_is_measured_again_and_replaced(tmp_path: Path, text: st
     assert KernelTable(CPU, path).times == {"a sum": took}
 
 
+def test_a_table_that_cannot_be_written_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    kernels = KernelTable(CPU, tmp_path / "file/kernels.json")
+    kernels.seconds("a sum", lambda: lambda: torch.ones(100).sum())
+    with pytest.warns(DamagedTableWarning, match=r"kernels.json cannot be written \(.*set XDG_CACHE_HOME"):
+        kernels.save()
+
+
 def test_measuring_draws_nothing_from_the_global_generators(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.5), nn.Linear(16, 4))
     graph = graphprune.trace(net.train(), torch.randn(2, 8))

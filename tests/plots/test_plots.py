@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import graphprune
 from graphprune.errors import InputError
@@ -61,6 +62,22 @@ def overlapping(figure: Any) -> list[tuple[str, str]]:
 
 
 # ---------------------------------------------------------------- layers
+
+
+def test_widths_of_a_plan_that_merges_heads() -> None:
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=40
+    )
+    graph = graphprune.trace(LlamaForCausalLM(config))
+    figure = graphprune.plot_widths(graph.plan_merged_heads(2))
+    assert [name.partition("self_attn.")[2] for name in sorted(names(figure))] == [
+        "k_proj.weight[0]",
+        "v_proj.weight[0]",
+    ]
+    assert (bars(figure, 0), bars(figure, 1)) == ([32, 32], [16, 16])
+    empty = replace(graph.plan(0.5), choices=(), skipped=("model.layers.0",))
+    with pytest.raises(InputError, match="data: the plan chooses among no groups"):
+        graphprune.plot_widths(empty)
 
 
 def test_widths_of_a_plan() -> None:

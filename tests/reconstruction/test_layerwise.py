@@ -427,6 +427,7 @@ def test_a_weight_that_is_used_in_two_ways_is_listed_once() -> None:
     plan, slim = pruned(model, x)
     record = graphprune.reconstruct(slim, model, plan, [x])
     assert sorted(one.name for one in record.left_alone) == ["enter.weight", "inner.weight"]
+    assert set(reasons(record).values()) == {"entries of it are in several weights, as in one and its transpose"}
 
 
 class Routed(nn.Module):

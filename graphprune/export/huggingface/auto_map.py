@@ -81,6 +81,23 @@ def write_auto_map(
     replace(folder, write)
 
 
+_CODE_OF_CHECKPOINTS = "transformers_modules."
+"""What Transformers calls modules of files that come with checkpoints."""
+
+
+def _check_importable(kind: type) -> None:
+    """Raise an ExportError if a class is from a file of a checkpoint, which another file cannot import."""
+    if kind.__module__.startswith(_CODE_OF_CHECKPOINTS):
+        file = f"{kind.__module__.rpartition('.')[2]}.py"
+        raise ExportError(
+            f"slim: {kind.__name__} is from {file} of a checkpoint, and no class that a generated file can extend",
+            where=f"{file}: class {kind.__name__}",
+            found="a class that came with a checkpoint",
+            needed="a class of Transformers or another installed package, or a plan with layers='equal'",
+            do="plan with layers='equal', or save it with graphprune.save instead",
+        )
+
+
 @dataclass(frozen=True)
 class _Export:
     """What the folder is made from.
@@ -110,6 +127,7 @@ class _Export:
                 needed="a model of Transformers",
                 do=SAVE_INSTEAD,
             )
+        _check_importable(base_class(type(model)))
         dense = dense_model(model)
         slim = _as_stock(model, dense.model)
         record = slim_record(slim, dense.model)

@@ -18,6 +18,7 @@ from benchmarks.folder_reading import passed
 from graphprune.errors import ExportError, InputError, UnreachedWarning
 from graphprune.export.huggingface.auto_map import write_auto_map
 from graphprune.export.huggingface.weight_files import TransformersFiles
+from graphprune.tracing.configured import config_of
 from tests.branches import plan_without
 
 
@@ -224,3 +225,46 @@ def test_a_trainer_saves_and_resumes(tmp_path: Path) -> None:
         torch.testing.assert_close(weight, resumed.state_dict()[name])
         assert torch.equal(resumed.state_dict()[name], saved.state_dict()[name])
     assert not torch.equal(whole.lm_head.weight, load(tmp_path / "slim").lm_head.weight)
+
+
+def with_code(folder: Path) -> Any:
+    """A model of a class from a Python file of its checkpoint."""
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, vocab_size=40
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    names = {"AutoConfig": "model.MyConfig", "AutoModelForCausalLM": "model.MyModel"}
+    changed = {"model_type": "mine", "architectures": ["MyModel"], "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(read_config(folder) | changed))
+    (folder / "model.py").write_text(
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        'class MyConfig(LlamaConfig):\n    model_type = "mine"\n'
+        "class MyModel(LlamaForCausalLM):\n    config_class = MyConfig\n"
+    )
+    return load(folder)
+
+
+def test_a_class_that_came_with_a_checkpoint_is_saved_where_its_configuration_says_what_it_is(tmp_path: Path) -> None:
+    model, tokens = with_code(tmp_path / "dense"), torch.arange(12).view(2, 6)
+    slim = graphprune.prune_model(model, 0.5, tokens, layers="equal")
+    graphprune.save_pretrained(slim, tmp_path / "slim")
+    torch.testing.assert_close(load(tmp_path / "slim")(tokens).logits, slim(tokens).logits)
+
+
+def test_the_configuration_may_be_of_a_class_that_was_imported_twice() -> None:
+    """As Transformers imports a file of a checkpoint for ``AutoConfig``, and again for the model."""
+    one, again = (type("MyConfig", (transformers.LlamaConfig,), {"__module__": f"{n}.sizes"}) for n in ("one", "again"))
+    model = type("MyModel", (nn.Module,), {"config_class": again})()
+    model.config = one()
+    assert config_of(model) is model.config
+    model.config = transformers.LlamaConfig()
+    assert config_of(model) is None
+
+
+def test_a_class_that_came_with_a_checkpoint_is_not_extended(tmp_path: Path) -> None:
+    model, tokens = with_code(tmp_path / "dense"), torch.arange(12).view(2, 6)
+    slim = graphprune.prune_model(model, None, tokens, params=0.6)
+    with pytest.raises(ExportError, match=r"slim: MyModel is from model\.py of a checkpoint") as raised:
+        graphprune.save_pretrained(slim, tmp_path / "slim")
+    assert "layers='equal'" in raised.value.do
+    assert not (tmp_path / "slim").exists()
