@@ -17,6 +17,7 @@ from torch import fx, nn
 from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import fix_unread_entries
+from graphprune.graph.value_buffers import meets_channels
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
@@ -125,6 +126,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
             return replace(value, numbers=np.asarray(node.meta["values"].cpu()))
         if name is not None and (columns := columns_of_numbers(node, labelling.values)):
             return labelling.labels.parameter(name, tuple(node.meta["shape"]), columns)
+        if name is not None and meets_channels(node, labelling.values):
+            return labelling.labels.parameter(name, tuple(node.meta["shape"]))
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]
