@@ -76,6 +76,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
+    _fix_values_elsewhere(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
     return labelling
 
@@ -86,6 +87,15 @@ def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
         for tensor in {node, *_buffers_behind(node, trace)} & labelling.values.keys():
             labelling.labels.node_index = trace.node_index(tensor)
             labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
+
+
+def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:
+    """Tensors that modules take in other threads stay whole."""
+    for path, nodes in trace.elsewhere:
+        for node in nodes:
+            labelling.labels.node_index = trace.node_index(node)
+            held = all_arrays(labelling.values.get(node))
+            labelling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
 
 
 def _buffers_behind(node: fx.Node, trace: Trace) -> set[fx.Node]:
