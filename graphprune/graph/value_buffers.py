@@ -18,6 +18,9 @@ from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
 
+_KEEPING = (aten._to_copy.default, aten.sum.default, aten.sum.dim_IntList, aten.any.default, aten.any.dim)
+"""What may come in between: to these, entries that are zero add nothing."""
+
 
 def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
     """Is a buffer used for nothing but to meet activations entry by entry, and may these have channels there?
@@ -36,7 +39,7 @@ def _meetings(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[bool | N
         yield True  # as other buffers of floating-point numbers
         return
     for user in node.users:
-        if has_trait(user.target, Trait.MOVES, Trait.EXPANDS) or user.target is aten._to_copy.default:
+        if has_trait(user.target, Trait.MOVES, Trait.EXPANDS) or user.target in _KEEPING:
             yield from _meetings(user, values)
         elif not _is_entrywise(user) or (user.args[0] is node and is_mutable(user.target)):
             yield None

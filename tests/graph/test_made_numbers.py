@@ -32,6 +32,9 @@ class Net(nn.Module):
     [
         lambda y, table: F.embedding((y > 0).long(), table).sum(-1),
         lambda y, table: F.embedding((y > 0).long(), table)[..., 0] + y,
+        lambda y, table: table[(y > 0).long()].sum(-1),
+        lambda y, table: table.T[:, (y > 0).long()].sum(0),
+        lambda y, table: table[:, 0][(y.T > 0).long()].T * y,
         lambda y, table: F.embedding((y.T > 0).long(), table).amax(-1).T * y,
     ],
 )

@@ -49,6 +49,8 @@ FOLLOW: dict[str, tuple[str, Callable[[Net, Tensor], Tensor]]] = {
     "not": ("mask", _before),
     "compared": ("levels", lambda net, x: x * (net.levels > 3)),
     "integers": ("levels", lambda net, x: (x + net.levels) * net.levels),
+    "counted": ("maps", lambda net, x: (x * net.maps).sum(1, keepdim=True) / net.maps.sum() + x),
+    "any": ("maps", lambda net, x: x * net.maps * net.maps.any()),
     "summed": ("levels", lambda net, x: x * net.levels / net.levels.float().sum()),
 }
 
@@ -76,6 +78,7 @@ STAY: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "indexes too": lambda net, x: _indexes(net, x * net.levels),
     "picked": lambda net, x: x + x[:, net.mask].mean(1, keepdim=True),
     "looked up": lambda net, x: x * torch.linspace(0, 1, 16)[net.levels],
+    "all": lambda net, x: x * net.maps * ~net.maps.all(),
     "rolled": lambda net, x: x * net.mask.roll(1)[:, None, None],
 }
 
