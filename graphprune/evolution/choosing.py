@@ -18,7 +18,7 @@ from graphprune.evolution.depth import Candidates, Depth
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
 from graphprune.evolution.folds import Fold, folds
-from graphprune.evolution.judging import MANY, CandidateJudge
+from graphprune.evolution.judging import THOROUGH_SAMPLES, CandidateJudge
 from graphprune.graph.analysis import Analysis
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.depth_units import REMOVABLE
@@ -168,7 +168,7 @@ def _until(began: float, options: PruningOptions, share: float = 1.0) -> float |
 def _trials(setup: PlanSetup, space: Candidates, parts: Sequence[Fold]) -> _Trials:
     halves = [_half(setup, part) for part in parts]
     model, judge = setup.scores.model, halves[0].judge
-    thorough = CandidateJudge(model, parts[0].judging, setup.options.loss_fn, judge.affordable(MANY))
+    thorough = CandidateJudge(model, parts[0].judging, setup.options.loss_fn, judge.affordable(THOROUGH_SAMPLES))
     return _Trials(model, space, halves, thorough)
 
 

@@ -16,12 +16,12 @@ from graphprune.utils.checks import loss_number
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.random_state import random_numbers_kept
 
-FEW, MANY = 64, 512
-"""About so many samples judge, if there are more: few what is judged in no time, many what takes a repair anyway."""
+QUICK_SAMPLES, THOROUGH_SAMPLES = 64, 512
+"""About so many samples judge, if there are more: quickly, or where a repair takes longer anyway."""
 LEAST_A_BATCH = 4
 """A batch counts for so many samples at least."""
 HELD = 2**29
-"""Many samples judge as long as the outputs of the dense model take so many bytes at most."""
+"""So many more judge as long as the outputs of the dense model take so many bytes at most."""
 
 
 class CandidateJudge:
@@ -38,7 +38,7 @@ class CandidateJudge:
     """
 
     def __init__(
-        self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = FEW
+        self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = QUICK_SAMPLES
     ) -> None:
         self._loss_fn = loss_fn
         self._batches = _spread(list(enumerate(batches)), samples)
@@ -54,7 +54,7 @@ class CandidateJudge:
     def affordable(self, samples: int) -> int:
         """So many samples, or as many as have outputs that can be held; no fewer than these."""
         held = sum(t.numel() * t.element_size() for tensors in self._wanted for t in tensors)
-        return samples if not held else max(FEW, min(samples, FEW * HELD // held))
+        return samples if not held else max(QUICK_SAMPLES, min(samples, QUICK_SAMPLES * HELD // held))
 
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""

@@ -1,4 +1,4 @@
-"""Constants that channels meet: numbers made in ``forward``, buffers of integers, tensors that no module owns.
+"""Constants that channels meet: numbers made in ``forward``, buffers of indexes, tensors that no module owns.
 
 Such tensors have no labels, because nothing of them can be removed: a table made anew from a smaller width has other
 values. Reasons say which one it is, and what to do.
@@ -63,9 +63,15 @@ def _kept(operand: fx.Node, source: fx.Node) -> str:
     name = source.meta.get("tensor")
     if name is None:
         return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
-    needed = "looked up with alone, and name every channel" if _counts(operand) else "of floating-point numbers"
-    advice = "nothing of it can be removed" if _writes(operand) else f"to follow, it would have to be {needed}"
-    return f"the buffer {name} of {source.meta['dtype']}; {advice}"
+    return f"the buffer {name} of {source.meta['dtype']}; {_needed(operand)}"
+
+
+def _needed(operand: fx.Node) -> str:
+    if _counts(operand):
+        return "to follow, it would have to be looked up with alone, and name every channel"
+    if _writes(operand) or _looked_up(operand):
+        return "nothing of it can be removed"
+    return "to follow, it would have to meet channels entry by entry alone, or be of floating-point numbers"
 
 
 def _advice(operand: fx.Node, first: str = "") -> str:
@@ -80,8 +86,13 @@ def _advice(operand: fx.Node, first: str = "") -> str:
 
 def _counts(operand: fx.Node) -> bool:
     """Are channels looked up by it?"""
+    return operand.meta["dtype"] is not torch.bool and _looked_up(operand)
+
+
+def _looked_up(operand: fx.Node) -> bool:
+    """Are entries looked up by its numbers, or where it is true?"""
     calls = (torch.ops.aten.index.Tensor, torch.ops.aten.index_select.default)
-    return operand.meta["dtype"] is not torch.bool and any(user.target in calls for user in operand.users)
+    return any(user.target in calls for user in operand.users)
 
 
 def _writes(operand: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from torch import fx, nn
 from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import fix_unread_entries
+from graphprune.graph.value_buffers import meets_channels
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
@@ -75,6 +76,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
+    _fix_values_elsewhere(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
     return labelling
 
@@ -85,6 +87,15 @@ def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
         for tensor in {node, *_buffers_behind(node, trace)} & labelling.values.keys():
             labelling.labels.node_index = trace.node_index(tensor)
             labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
+
+
+def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:
+    """Tensors that modules take in other threads stay whole."""
+    for path, nodes in trace.elsewhere:
+        for node in nodes:
+            labelling.labels.node_index = trace.node_index(node)
+            held = all_arrays(labelling.values.get(node))
+            labelling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
 
 
 def _buffers_behind(node: fx.Node, trace: Trace) -> set[fx.Node]:
@@ -125,6 +136,8 @@ def _label_node(labelling: Labelling, trace: Trace, node: fx.Node) -> Any:
             return replace(value, numbers=np.asarray(node.meta["values"].cpu()))
         if name is not None and (columns := columns_of_numbers(node, labelling.values)):
             return labelling.labels.parameter(name, tuple(node.meta["shape"]), columns)
+        if name is not None and meets_channels(node, labelling.values):
+            return labelling.labels.parameter(name, tuple(node.meta["shape"]))
     if node.op == "output":
         outputs = [labelling.values[n] for n in trace.outputs]
         indexed = [LabelArray(value.indexed) for value in index_tensors(outputs) if value.indexed is not None]

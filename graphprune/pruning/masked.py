@@ -67,13 +67,33 @@ class MaskedRun:
 # ---------------------------------------------------------------- masks
 
 
+def living_classes(graph: Analysis, plan: Plan | None) -> Mask:
+    """For every class of labels, whether it lives.
+
+    A model that looks at values may reach other modules in every run, and has other groups then: what is gone of it is
+    told by the entries of the parameters that lose some.
+    """
+    if plan is None or graph.trace.on_meta:
+        return graph.alive(plan.removed if plan else {})
+    found, axes = graph.units.occurrences, graph.units.axes
+    bounds = np.searchsorted(found.axis, np.arange(len(axes) + 1))
+    gone, living = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for axis, start, stop in zip(axes, bounds[:-1], bounds[1:], strict=True):
+        kept = plan.kept.get(axis.parameter_axis.parameter, {}).get(axis.parameter_axis.dim)
+        if kept is not None:
+            lives = np.isin(found.index[start:stop], kept)
+            gone.append(found.unit[start:stop][~lives])
+            living.append(found.unit[start:stop][lives])
+    return graph.solution.alive(np.setdiff1d(np.concatenate(gone), np.concatenate(living)))
+
+
 class Masks:
     """Which elements of every traced tensor survive, and the masked forms of operations that mix channels."""
 
     def __init__(self, graph: Analysis, plan: Plan | None) -> None:
         self.channels = graph
         self._counted = graph.counted  # worked out here, as it runs operations
-        self.alive: Mask = graph.alive(plan.removed if plan else {})
+        self.alive: Mask = living_classes(graph, plan)
         self.kept_nodes = frozenset(graph.nodes_without(plan.skipped if plan else ()))
         self.mixing: dict[str, None] = {}
         self.factors = slim_factors(graph, plan) if plan else {}
@@ -246,7 +266,7 @@ def surviving_entries(graph: Analysis, plan: Plan, outputs: Sequence[Tensor]) ->
     """The outputs of the masked original without the entries that a plan removes: words of a vocabulary."""
     if graph.labelling.labels.vocabulary is None:
         return list(outputs)  # the others keep every entry
-    alive = graph.alive(plan.removed)
+    alive = living_classes(graph, plan)
     nodes = graph.trace.outputs[: graph.trace.results]
     found = []
     for node, out in zip(nodes, outputs, strict=True):

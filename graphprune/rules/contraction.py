@@ -167,14 +167,20 @@ def linear(call: Call, x: LabelledTensor, weight: LabelledTensor, bias: Labelled
     return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
-@rule(aten.embedding.default, samples=[sample(t(7, 4), ints(2, 3, below=7))], traits=[Trait.KNOWS_INDEXES])
+@rule(
+    aten.embedding.default,
+    samples=[sample(t(7, 4), ints(2, 3, below=7)), sample(t(7, 4), ints(2, 3, below=7, labelled=[1]))],
+    traits=[Trait.KNOWS_INDEXES],
+)
 def embedding(call: Call, weight: LabelledTensor, indices: LabelledTensor, *_: Any) -> LabelledTensor:
+    """A row for each number: numbers that channels made (``(y > 0).long()``) go with these."""
     if indices.indexed is not None:
         weight = looked_up(call, weight, 0, indices.indexed)
     _hold_rows(call, weight)
     rank = len(call.out)
     arrays = [array.at(array.ids.reshape((1,) * (rank - 1) + (-1,))) for array in weight.arrays if array.dims == {1}]
-    return LabelledTensor(call.out, tuple(arrays))
+    made = [array.at(array.ids[..., None]) for array in indices.arrays]
+    return LabelledTensor(call.out, (*made, *arrays))
 
 
 def _hold_rows(call: Call, table: LabelledTensor) -> None:
@@ -206,7 +212,7 @@ def embedding_bag(
 ) -> tuple[LabelledTensor, ...]:
     """Rows are looked up and summed, averaged or compared, column by column."""
     _hold_rows(call, weight)
-    call.freeze(factors, "words of a bag are counted")
+    call.freeze((indices, factors), "words of a bag are counted")
     columns = tuple(array for array in weight.arrays if array.dims == {1})
     bags, *rest = call.outs
     return tuple(LabelledTensor(shape, columns if len(shape) == 2 else ()) for shape in (bags, *rest))

@@ -226,6 +226,8 @@ def counted_dims(x: LabelledTensor, index: Sequence[LabelledTensor | None]) -> t
             ],
         ),
         sample(t(3, 5, 4), [whole_rows(3, 5, 4)]),
+        sample(t(7, 4), [ints(2, 3, below=7, labelled=[1])]),
+        sample(t(2, 7, 4), [None, ints(2, 3, below=7, labelled=[1])]),
     ],
     traits=[Trait.KNOWS_INDEXES, Trait.TAKES_ROWS],
 )
@@ -238,19 +240,33 @@ def index(call: Call, x: LabelledTensor, indices: Sequence[LabelledTensor | None
     followed = permuted(call, x, *given[0]) if len(given) == 1 else None
     if followed is not None:
         return followed
-    call.freeze([i for _, i in given], _READ)
     counted, _ = counted_dims(x, indices)
     for dim, i in zip(counted, (i for i in indices if i is not None), strict=False):
         if i.indexed is not None:
             x = looked_up(call, x, dim, i.indexed)
     rest = [d for d in range(x.ndim) if d not in counted]
     new = len(call.out) - len(rest)
+    made = _made_numbers(given, new)
+    if not made:
+        call.freeze([i for _, i in given], _READ)
     at = counted[0] if _adjacent(counted) else 0
     place = [k if k < at else k + new for k in range(len(rest))]
-    arrays = ended(call, x, counted, _READ).arrays
-    return LabelledTensor(
-        call.out, tuple(_moved(array, rest, place, len(call.out)) for array in arrays), indexed=x.indexed
-    )
+    arrays = [_moved(array, rest, place, len(call.out)) for array in ended(call, x, counted, _READ).arrays]
+    after = (1,) * (len(call.out) - at - new)
+    arrays += [array.at(array.ids.reshape((1,) * at + array.ids.shape + after)) for array in made]
+    return LabelledTensor(call.out, tuple(arrays), indexed=x.indexed)
+
+
+def _made_numbers(given: Sequence[tuple[int, LabelledTensor]], new: int) -> Sequence[LabelArray]:
+    """The labels of numbers that channels made (``table[(y > 0).long()]``), which stand in the result as they are.
+
+    Args:
+        given: the dimensions that are indexed, and by what.
+        new: how many dimensions take their place.
+    """
+    (_, only), *others = given
+    unknown = others or only.boolean or only.movable or only.indexed is not None or only.ndim != new
+    return () if unknown else only.arrays
 
 
 def _adjacent(dims: Sequence[int]) -> bool:

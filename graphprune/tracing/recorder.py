@@ -78,6 +78,7 @@ class Recorder(DispatchMode):
         self.stack: list[str] = [""]
         self.scripts = 0
         self.calls: list[ModuleCall] = []
+        self.elsewhere: list[tuple[str, tuple[fx.Node, ...]]] = []  # modules that other threads ran, and on what
         self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._seen = Aliases()
@@ -103,11 +104,21 @@ class Recorder(DispatchMode):
         return False
 
     def enter(self, module: nn.Module, args: Any) -> None:
-        """A module is called. Those that other threads run meanwhile are no concern of the recorder."""
+        """A module is called. Of what other threads run it is noted that they do; nothing else is known."""
         if get_ident() != self.thread:
+            self._note_elsewhere(module, args)
             return
         self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
         self._entered.append((self._made(args[0]) if args else None, len(self._recorded)))
+
+    def _note_elsewhere(self, module: nn.Module, args: Any) -> None:
+        """Another thread runs a module, perhaps one of the model's, with tensors that the trace knows."""
+        path = self.model_copy.paths.get(id(module))
+        if path is None:
+            return
+        given = [self._nodes.get(id(tensor)) for tensor in tensors_of(args)]
+        nodes = [node if isinstance(node, fx.Node) else node[0] for node in given if node is not None]
+        self.elsewhere.append((path, tuple(nodes)))
 
     def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         """The module that was called last is done."""

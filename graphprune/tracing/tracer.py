@@ -45,7 +45,8 @@ class Trace:
         sizes: what the program did with sizes.
         modules: the class of every module, by path.
         unreached: parameters and buffers that no run used.
-        note: why training mode could not be traced, if so.
+        note: why something was not traced, if so: training mode, or what another thread ran.
+        elsewhere: the modules that other threads ran, and the nodes that went in.
         evaluated: how many nodes evaluation mode ran; those after it only training runs.
         results: how many of ``outputs`` are those of evaluation mode.
         on_meta: floats had no values; else everything was real.
@@ -71,6 +72,7 @@ class Trace:
     pick: Outputs | None = None
     random: Mapping[str, Any] = field(default_factory=dict)
     trained: tuple[MethodCall, ...] = ()
+    elsewhere: tuple[tuple[str, tuple[fx.Node, ...]], ...] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -135,7 +137,7 @@ def record(
         log,
         dict(recorder.model_copy.kinds),
         tuple(n for n in recorder.shapes if n not in recorder.used),
-        trained.note,
+        _threads_note(recorder) or trained.note,
         evaluated,
         len(results),
         on_meta,
@@ -143,7 +145,13 @@ def record(
         outputs,
         random,
         trained.calls,
+        tuple(recorder.elsewhere),
     )
+
+
+def _threads_note(recorder: Recorder) -> str:
+    paths = dict.fromkeys(path for path, _ in recorder.elsewhere)
+    return f"{next(iter(paths))} ran in another thread; only forward's own thread is traced" if paths else ""
 
 
 def _note_declared(recorder: Recorder) -> None:

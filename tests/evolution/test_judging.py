@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphprune.evolution import judging
-from graphprune.evolution.judging import FEW, MANY, CandidateJudge
+from graphprune.evolution.judging import QUICK_SAMPLES, THOROUGH_SAMPLES, CandidateJudge
 
 
 class Counting(nn.Module):
@@ -38,20 +38,20 @@ def judged(batches: Sequence[Tensor], samples: int) -> int:
 )
 def test_so_many_samples_judge(batches: int, size: int, few: int, many: int) -> None:
     made = [torch.randn(size, 3) for _ in range(batches)]
-    assert (judged(made, FEW), judged(made, MANY)) == (few, many)
+    assert (judged(made, QUICK_SAMPLES), judged(made, THOROUGH_SAMPLES)) == (few, many)
 
 
 def test_outputs_that_are_held_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [torch.randn(32, 3) for _ in range(40)]
     judge = CandidateJudge(Counting(), batches, None)
-    assert judge.affordable(MANY) == MANY
+    assert judge.affordable(THOROUGH_SAMPLES) == THOROUGH_SAMPLES
     monkeypatch.setattr(judging, "HELD", 2 * 64 * 5 * 4)
-    assert judge.affordable(MANY) == 128
+    assert judge.affordable(THOROUGH_SAMPLES) == 128
     monkeypatch.setattr(judging, "HELD", 1)
-    assert judge.affordable(MANY) == FEW
+    assert judge.affordable(THOROUGH_SAMPLES) == QUICK_SAMPLES
 
 
 def test_a_loss_holds_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(torch.randn(32, 3), torch.zeros(32, 5))] * 40
     monkeypatch.setattr(judging, "HELD", 1)
-    assert CandidateJudge(Counting(), pairs, F.mse_loss).affordable(MANY) == MANY
+    assert CandidateJudge(Counting(), pairs, F.mse_loss).affordable(THOROUGH_SAMPLES) == THOROUGH_SAMPLES

@@ -40,8 +40,12 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
     "positions": (_encoded, "a constant that the program makes (arange, "),
     "gates": (lambda net, x: x * torch.linspace(0, 1, x.shape[-1]), "made once and registered as a buffer, it would"),
     "mask": (
-        lambda net, x: x * net.mask,
-        "the buffer mask of torch.bool; to follow, it would have to be of floating",
+        lambda net, x: x * net.mask.roll(1),
+        "the buffer mask of torch.bool; to follow, it would have to meet channels entry by entry alone, or be of float",
+    ),
+    "places": (
+        lambda net, x: x + x[..., net.mask].mean(-1, keepdim=True),
+        "looked up by number: the buffer mask of torch.bool; nothing of it can be removed",
     ),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
     "numbers": (lambda net, x: x[..., torch.arange(15, -1, -1)], "looked up by number: a constant that the program"),

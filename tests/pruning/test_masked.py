@@ -78,6 +78,42 @@ def test_a_run_that_goes_another_way_is_noticed() -> None:
     assert _run_and_record(graph.model, Masks(other, plan), graph.examples, None)[2]
 
 
+class Routed(nn.Module):
+    """Each row goes to the expert that its router scores highest; in training noise has a say. Few are reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 16)
+        self.drop = nn.Dropout(0.5)
+        self.router = nn.Linear(16, 8)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.drop(self.stem(x))
+        chosen = self.router(y).argmax(-1)
+        out = y.new_zeros(len(x), 3)
+        for number in chosen.unique().tolist():
+            rows = (chosen == number).nonzero()[:, 0]
+            out = out.index_add(0, rows, self.experts[number](y[rows]))
+        return out
+
+
+def test_runs_that_reach_other_experts_have_the_masks_of_all_their_entries() -> None:
+    torch.manual_seed(0)
+    model, x = Routed().eval(), torch.randn(3, 5)
+    graph = graphprune.trace(model, x)
+    with pytest.warns(graphprune.UnreachedWarning):
+        plan = graph.plan(0.5)
+    slim, missed = plan.apply(model), set[str]()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        missed |= plan.removed.keys() - {group.name for group in graphprune.trace(model, x).groups}
+        assert graphprune.verify(model, slim, plan, x).passed
+    assert missed, "other noise reaches others, or this proves nothing"
+    with pytest.raises(graphprune.PlanError):
+        graphprune.verify(Detector().eval(), Detector().eval(), plan, IMAGE)
+
+
 class Nothing(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -1,0 +1,71 @@
+"""Buffers of truth values and integers that channels meet entry by entry: ``x.masked_fill(self.mask, 0)``.
+
+Their entries are no numbers of channels: where a channel goes, so does the entry that it meets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from graphprune.rules.labels import LabelledTensor
+from graphprune.rules.registry import has_trait
+from graphprune.rules.traits import Trait
+from graphprune.utils.operators import is_mutable
+
+aten = torch.ops.aten
+
+_KEEPING = (aten._to_copy.default, aten.sum.default, aten.sum.dim_IntList, aten.any.default, aten.any.dim)
+"""What may come in between: to these, entries that are zero add nothing."""
+
+
+def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Is a buffer used for nothing but to meet activations entry by entry, and may these have channels there?
+
+    Args:
+        node: the buffer, of truth values or integers.
+        values: the labelled tensors that were made before it.
+    """
+    met = list(_meetings(node, values)) if len(node.meta["shape"]) else []
+    return any(met) and None not in met
+
+
+def _meetings(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[bool | None]:
+    """For every use of a tensor, whether it meets channels; None: something else is done with it."""
+    if _is_floating(node):
+        yield True  # as other buffers of floating-point numbers
+        return
+    for user in node.users:
+        if has_trait(user.target, Trait.MOVES, Trait.EXPANDS) or user.target in _KEEPING:
+            yield from _meetings(user, values)
+        elif not _is_entrywise(user) or (user.args[0] is node and is_mutable(user.target)):
+            yield None
+        elif others := [n for n in user.all_input_nodes if n is not node and _is_floating(n) and n.meta["shape"]]:
+            yield any(_touches(node, other, values) for other in others)
+        else:
+            yield from _meetings(user, values)
+
+
+def _is_entrywise(user: fx.Node) -> bool:
+    if user.op != "call_function":
+        return False
+    tags = getattr(user.target, "tags", ())
+    return torch.Tag.pointwise in tags or has_trait(user.target, Trait.ENTRYWISE)
+
+
+def _is_floating(node: fx.Node) -> bool:
+    dtype: torch.dtype = node.meta["dtype"]
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _touches(node: fx.Node, other: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
+    """Has a tensor labels in a dimension in which the buffer is wide? One that was not made yet may."""
+    value = values.get(other)
+    if not isinstance(value, LabelledTensor):
+        return True
+    shape = node.meta["shape"]
+    wide = [d - len(shape) for d, size in enumerate(shape) if size > 1]
+    return bool(value.touching([d for d in wide if d >= -value.ndim]))
