@@ -21,7 +21,7 @@ QUICK_SAMPLES, THOROUGH_SAMPLES = 64, 512
 LEAST_A_BATCH = 4
 """A batch counts for so many samples at least."""
 HELD = 2**29
-"""So many more judge as long as the outputs of the dense model take so many bytes at most."""
+"""More than the quick ones judge as long as the outputs of the dense model take so many bytes at most."""
 
 
 class CandidateJudge:
