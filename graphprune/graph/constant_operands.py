@@ -63,14 +63,16 @@ def _kept(operand: fx.Node, source: fx.Node) -> str:
     name = source.meta.get("tensor")
     if name is None:
         return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
-    return f"the buffer {name} of {source.meta['dtype']}; {_needed(operand)}"
+    return f"the buffer {name} of {source.meta['dtype']}; {_needed(operand, source)}"
 
 
-def _needed(operand: fx.Node) -> str:
+def _needed(operand: fx.Node, source: fx.Node) -> str:
     if _counts(operand):
         return "to follow, it would have to be looked up with alone, and name every channel"
     if _writes(operand) or _looked_up(operand):
         return "nothing of it can be removed"
+    if source.meta["dtype"] is not torch.bool and len(source.meta["shape"]) == 1:
+        return "to follow, it would have to be of floating-point numbers, or a column (integers in a line are indexes)"
     return "to follow, it would have to meet channels entry by entry alone, or be of floating-point numbers"
 
 

@@ -1,6 +1,7 @@
 """Buffers of truth values and integers that channels meet entry by entry: ``x.masked_fill(self.mask, 0)``.
 
-Their entries are no numbers of channels: where a channel goes, so does the entry that it meets.
+Their entries are no numbers of channels: where a channel goes, so does the entry that it meets. Integers in a line
+stay whole: they are taken for numbers of channels (:func:`graphprune.pruning.rewrite.slim_tensor` numbers them anew).
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
         node: the buffer, of truth values or integers.
         values: the labelled tensors that were made before it.
     """
-    met = list(_meetings(node, values)) if len(node.meta["shape"]) else []
+    wide = len(node.meta["shape"]) - (node.meta["dtype"] is not torch.bool)
+    met = list(_meetings(node, values)) if wide > 0 else []
     return any(met) and None not in met
 
 

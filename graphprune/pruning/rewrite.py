@@ -128,14 +128,14 @@ def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None 
     """The surviving entries of a tensor, as an independent one of the same type, device and memory format.
 
     Integers in a line of which entries go are numbers of channels: those that are left are numbered anew. Those of
-    several dimensions count something that stays. Into floating-point entries others are merged where ``merged`` says
-    so: the mean of all of them survives.
+    several dimensions, and truth values, say something of what stays. Into floating-point entries others are merged
+    where ``merged`` says so: the mean of all of them survives.
     """
     small = tensor.detach()
     for dim, index in kept.items():
         others = merged.get(dim, ()) if merged and is_float(tensor) else ()
         small = _mean([_selected(small, dim, np.ascontiguousarray(one)) for one in (index, *others)])
-    if kept and small.ndim == 1 and not is_float(small) and not small.is_meta:
+    if kept and small.ndim == 1 and not (is_float(small) or small.is_meta or small.dtype is torch.bool):
         small = small.unique(return_inverse=True)[1].to(small.dtype)
     small = _laid_out_as(tensor, small) if kept else small.clone()
     if type(tensor) is not Tensor and is_parameter(tensor):

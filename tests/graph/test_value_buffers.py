@@ -23,6 +23,8 @@ class Net(nn.Module):
         self.register_buffer("mask", torch.arange(16) % 3 == 0)
         self.register_buffer("maps", (torch.arange(16) % 3 == 0).view(1, 16, 1, 1))
         self.register_buffer("levels", torch.arange(16).view(16, 1, 1))
+        self.register_buffer("alike", torch.ones(16, dtype=torch.bool))
+        self.register_buffer("line", torch.arange(16))
         self.register_buffer("squares", torch.rand(4, 4) > 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,6 +44,7 @@ FOLLOW: dict[str, tuple[str, Callable[[Net, Tensor], Tensor]]] = {
     "masked_fill": ("maps", lambda net, x: x.masked_fill(net.maps, 0)),
     "in place": ("maps", _in_place),
     "row": ("mask", lambda net, x: x.masked_fill(net.mask[:, None, None], 0)),
+    "row of equals": ("alike", lambda net, x: x * net.alike[:, None, None]),
     "where": ("maps", lambda net, x: torch.where(net.maps, x, x * 2)),
     "numbers": ("maps", lambda net, x: torch.where(net.maps, 1.0, 0.5) * x),
     "product": ("maps", lambda net, x: x * net.maps),
@@ -79,6 +82,8 @@ STAY: dict[str, Callable[[Net, Tensor], Tensor]] = {
     "picked": lambda net, x: x + x[:, net.mask].mean(1, keepdim=True),
     "looked up": lambda net, x: x * torch.linspace(0, 1, 16)[net.levels],
     "all": lambda net, x: x * net.maps * ~net.maps.all(),
+    "integers in a line": lambda net, x: x * net.line[:, None, None],
+    "softmax of integers in a line": lambda net, x: x * net.line.double().softmax(0).to(x.dtype)[:, None, None],
     "rolled": lambda net, x: x * net.mask.roll(1)[:, None, None],
 }
 
