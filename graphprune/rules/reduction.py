@@ -19,9 +19,9 @@ aten = torch.ops.aten
 
 
 def reduced(call: Call, x: LabelledTensor, dims: Sequence[int] | None, keepdim: bool) -> LabelledTensor:
-    """``x`` without the labels of ``dims`` (None: all)."""
+    """``x`` without the labels of ``dims`` (None: all); where there are no entries (``x[:, :0]``), no label is left."""
     gone = [d % x.ndim for d in dims] if dims else list(range(x.ndim))
-    arrays = reduce_dims(call.labels, x, gone)
+    arrays = [array for array in reduce_dims(call.labels, x, gone) if array.ids.size]
     if keepdim:
         return LabelledTensor(call.out, tuple(arrays))
     return LabelledTensor(call.out, tuple(array.at(array.ids.squeeze(tuple(gone))) for array in arrays))
