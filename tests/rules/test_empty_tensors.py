@@ -20,7 +20,7 @@ class Net(nn.Module):
         self.between = between
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.between(self, self.first(x)))
+        return self.last(self.between(self, self.first(x) * self.scale))
 
 
 BETWEEN: dict[str, Callable[[Net, Tensor], Tensor]] = {
