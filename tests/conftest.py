@@ -30,12 +30,12 @@ settings.load_profile("quick")
 
 
 def pytest_collection() -> None:
-    """Thousands of tests are made, and no garbage."""
+    """Collect no garbage while thousands of tests are made: there is none."""
     gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """What tests and torch are made of stays, so that collecting garbage need not look at it again and again."""
+    """Freeze what stays to the end (torch, the tests), so that later collections skip it."""
     gc.collect()
     gc.freeze()
     gc.enable()
@@ -43,7 +43,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _what_is_imported_stays() -> None:
-    """Nor at what tests import as they go on, such as all of Transformers."""
+    """Freeze what earlier modules of tests imported, such as Transformers, once their garbage is gone."""
     gc.collect()
     gc.freeze()
 
