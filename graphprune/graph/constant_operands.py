@@ -72,7 +72,7 @@ def _needed(operand: fx.Node, source: fx.Node) -> str:
     if _writes(operand) or _looked_up(operand):
         return "nothing of it can be removed"
     if source.meta["dtype"] is not torch.bool and len(source.meta["shape"]) == 1:
-        return "to follow, it would have to be of floating-point numbers, or a column (integers in a line are indexes)"
+        return "integers in one dimension count as indexes; to follow, it would have to be of floating-point numbers"
     return "to follow, it would have to meet channels entry by entry alone, or be of floating-point numbers"
 
 
