@@ -25,6 +25,7 @@ from graphprune.rules.pointwise import elementwise
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.opaque import OnNested, is_opaque
+from graphprune.tracing.rebuilt_tensors import rebuilt_tensors
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
 from graphprune.utils.operators import Args, Kwargs, short_name
@@ -76,6 +77,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
         if node.op == "call_function" and has_trait(node.target, Trait.FROM_SIZES):
             _fix_unseen_sizes(labelling, node, noted)
     _fix_read_values(labelling, trace)
+    _fix_rebuilt_tensors(labelling, trace)
     _fix_values_elsewhere(labelling, trace)
     fix_unread_entries(labelling.labels, labelling.nodes, labelling.values)
     return labelling
@@ -87,6 +89,15 @@ def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
         for tensor in {node, *_buffers_behind(node, trace)} & labelling.values.keys():
             labelling.labels.node_index = trace.node_index(tensor)
             labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
+
+
+def _fix_rebuilt_tensors(labelling: Labelling, trace: Trace) -> None:
+    """What forward makes anew for inputs of another size stays as wide as it makes it."""
+    for node, compared in rebuilt_tensors(trace):
+        labelling.labels.node_index = trace.node_index(node)
+        held = [array for array in all_arrays(labelling.values[node]) if not array.dims & compared]
+        line = next((user.meta["line"] for user in node.users if user.op != "output"), None)
+        labelling.labels.fix(held, f"{node.meta['tensor']} is made anew by forward for inputs of another size", line)
 
 
 def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:

@@ -1,0 +1,126 @@
+"""Tensors that forward keeps between calls, and makes anew for inputs of another size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+
+def _table(steps: int, width: int) -> Tensor:
+    return torch.sin(torch.arange(steps)[:, None] * torch.arange(1, width + 1)).double()[None]
+
+
+class Extended(nn.Module):
+    """Adds a table that a method of its own makes as long as inputs are. [n, t, width] -> [n, t, width]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.table: Tensor | None = None
+
+    def extend(self, steps: int) -> None:
+        if self.table is None or self.table.size(1) < steps:
+            self.table = _table(steps, self.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.extend(x.size(1))
+        assert self.table is not None
+        return x + self.table[:, : x.size(1)]
+
+
+class Registered(Extended):
+    """The same with a buffer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        del self.table
+        self.register_buffer("table", torch.zeros(1, 1, width), persistent=False)
+
+    def extend(self, steps: int) -> None:
+        assert self.table is not None
+        if steps > self.table.shape[1]:
+            self.register_buffer("table", _table(steps, self.width), persistent=False)
+
+
+class Counted(Extended):
+    """The same by a number that says how long the table is."""
+
+    steps = 0
+
+    def extend(self, steps: int) -> None:
+        if steps > self.steps:
+            self.steps = steps
+            self.table = _table(steps, self.width)
+
+
+class Network(nn.Module):
+    """A part of 16 channels between two layers. [n, t, 5] -> [n, t, 3]"""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.enter, self.part, self.hidden = nn.Linear(5, 16), part, nn.Linear(16, 12)
+        self.leave = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.hidden(self.part(self.enter(x))).relu())
+        return found
+
+
+@pytest.mark.parametrize("kind", [Extended, Registered, Counted])
+def test_a_model_that_ran_still_takes_longer_inputs(kind: type[Extended]) -> None:
+    model = Network(kind(16)).double().eval()
+    with torch.no_grad():
+        model.hidden.weight[::2], model.hidden.bias[::2] = 0, 0  # the units that go add nothing
+        model(torch.randn(2, 4, 5).double())
+    slim = graphprune.prune_model(model, 0.5, torch.randn(2, 4, 5).double())
+    longer = torch.randn(2, 9, 5).double()
+    assert slim.hidden.out_features == 6
+    torch.testing.assert_close(slim(longer), model(longer), rtol=1e-10, atol=1e-12)
+
+
+def test_the_reason_names_the_tensor_and_where_it_is_used() -> None:
+    model, x = Network(Extended(16)).double().eval(), torch.randn(2, 4, 5).double()
+    model(x)
+    reason = next(f.reason for f in graphprune.trace(model, x).frozen if f.axis == "enter.weight[0]")
+    assert reason.startswith("part.table is made anew by forward for inputs of another size, at ")
+    assert "x + self.table[:, : x.size(1)]" in reason
+
+
+class Normalized(nn.Module):
+    """Batch norm by hand, with averages in attributes that it checks the size of. [n, t, width] -> [n, t, width]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean, self.variance = torch.rand(1, width).double(), torch.rand(1, width).double() + 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert x.shape[-1] == self.mean.shape[-1]
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.flatten(0, 1).mean(0, keepdim=True)
+        return (x - self.mean) / self.variance
+
+
+class Table(nn.Module):
+    """Adds a table that it made in the beginning, and refuses inputs that are longer. [n, t, width] -> [n, t, width]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("table", _table(8, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] > self.table.shape[1]:
+            raise ValueError("too long")
+        return x + self.table[:, : x.shape[1]]
+
+
+@pytest.mark.parametrize("kind", [Normalized, Table])
+def test_what_is_not_made_anew_follows(kind: type[nn.Module]) -> None:
+    model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, x).passed
