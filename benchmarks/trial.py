@@ -222,20 +222,25 @@ def _train_step(slim: nn.Module, dense: nn.Module, batch: Any) -> str:
 
 def _like_the_dense(slim: nn.Module, dense: nn.Module, batch: Any, error: Exception) -> str:
     """BatchNorm over one value, for instance, has no statistics before pruning either."""
-    text = f"{type(error).__name__}: {error}"
+    found = _raised(dense, batch)
+    if not found:
+        return f"failed: {type(error).__name__}: {error}"
+    still = nn.modules.batchnorm._BatchNorm
+    again = _raised(slim, batch, still)
+    if not again:
+        return f"ran with running statistics (the dense model raises {found})"
+    if again == _raised(dense, batch, still):
+        return f"raises what the dense model raises, {again}"
+    return f"failed: {again}"
+
+
+def _raised(model: nn.Module, batch: Any, still: type[nn.Module] | tuple[()] = ()) -> str:
+    """What a step raises; nothing if it runs."""
     try:
-        _forward_backward(dense, batch)
-    except type(error) as same:
-        said = f"the dense model raises the same {type(same).__name__}"
-    except Exception as other:
-        said = f"the dense model raises {type(other).__name__}"
-    else:
-        return f"failed with {text}"
-    try:
-        _forward_backward(slim, batch, still=nn.modules.batchnorm._BatchNorm)
-    except Exception as again:
-        return f"failed with {type(again).__name__}: {again} ({said})"
-    return f"ran with running statistics ({said})"
+        _forward_backward(model, batch, still=still)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def _forward_backward(
