@@ -240,7 +240,11 @@ def _counting(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return torch.where(mask, source, y) / mask.sum()
 
 
-@pytest.mark.parametrize("replace", [_of_chosen, _counted, _counting])
+def _taken_and_counted(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    return y.masked_scatter(mask, source[mask].view(-1, y.shape[-1])) / mask.sum()
+
+
+@pytest.mark.parametrize("replace", [_of_chosen, _counted, _counting, _taken_and_counted])
 def test_masks_of_whole_rows_take_dead_channels_too(replace: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = Tokens(replace).eval()
