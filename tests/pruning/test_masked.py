@@ -253,3 +253,21 @@ def test_masks_of_whole_rows_take_dead_channels_too(replace: Callable[[Tensor, T
     slim = plan.apply(model)
     assert slim.leave.in_features == 4
     assert graphprune.verify(model, slim, plan, inputs).passed
+
+
+class BroadcastTokens(Tokens):
+    """The mask has one entry for each token."""
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.enter(x).masked_scatter(chosen[..., None], self.other(x)))
+        return result
+
+
+def test_a_mask_of_one_entry_a_row_takes_whole_rows() -> None:
+    torch.manual_seed(0)
+    model = BroadcastTokens(_counted).eval()
+    inputs = (torch.randn(2, 6, 5), torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]).bool())
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.leave.in_features == 4
+    assert graphprune.verify(model, slim, plan, inputs).passed
