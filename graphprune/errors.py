@@ -139,9 +139,9 @@ class ExportError(GraphpruneError, ValueError):
     """A form of file cannot hold a model; the message says why, and which other way there is."""
 
 
-class SaveError(GraphpruneError, ValueError):
+class SaveError(GraphpruneError, ValueError, OSError):
     """Files cannot be written, or not such that they can be read again; old ones are as before. The message says what
-    to do."""
+    to do. ``errno`` is that of the system, where it refused."""
 
 
 class ProcessError(GraphpruneError, RuntimeError):

@@ -1156,7 +1156,7 @@ The classes say what kind of mistake it is, and are also Python's own, so that `
 | `PlanError` | `ValueError` | a plan cannot be made, or is not for this model |
 | `VerificationError` | `RuntimeError` | a slim model is not the masked original, or nothing shows that it is |
 | `LoadError` | `ValueError` | files are damaged, or not for what they are loaded into |
-| `SaveError` | `ValueError` | files cannot be written (a full disk), or not such that they can be read again |
+| `SaveError` | `ValueError`, `OSError` | files cannot be written (a full disk), or not so that they can be read again |
 | `ExportError` | `ValueError` | a form of file cannot hold the model |
 | `MissingPackageError` | `ImportError` | an optional package is not installed |
 | `SpecError` | `ValueError` | a model on the command line names nothing that can be built |

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,20 @@ class SampleAxes:
             return tensor if dim is None else tensor.narrow(dim, start, count)
 
         return map_tensors(narrowed, call)
+
+
+def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: int = sys.maxsize) -> list[int]:
+    """The numbers of batches at even distances that have about so many samples together.
+
+    Args:
+        batches: with their samples in the first dimension; one without a tensor counts as one sample.
+        wanted: how many samples; all batches if they have no more.
+        least, most: how many batches at least, if there are so many, and at most.
+    """
+    samples = sum(1 if (axes := SampleAxes.of(batch, 0)) is None else axes.count for batch in batches)
+    share = min(wanted / max(samples, 1), 1.0)
+    count = min(max(round(len(batches) * share), least), most, len(batches))
+    return [i * len(batches) // count for i in range(count)]
 
 
 class SampleSplitter:

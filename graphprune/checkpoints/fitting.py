@@ -63,7 +63,8 @@ def fit_slices(
         size = sum(parameter.nbytes for parameter in stored.values())
         write_file(path, stored, slices.values, journal, Stage("slices", size, show))
     places = stored_tensors(path)
-    weights = (mapped.map(places[name], shared=True) for name in stored)
+    with journal.writing(path):
+        weights = [mapped.map(places[name], shared=True) for name in stored]
     map_parameters(slim, dict(zip(parameters, weights, strict=True)))
     if not fitted:
         rollback = Rollback(copy=_FileCopies(journal, mapped, Stage("repair", size, show)))

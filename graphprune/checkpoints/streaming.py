@@ -98,14 +98,7 @@ def prune_checkpoint(
     read_size("max_shard_size", max_shard_size)
     limit = parse_memory(memory)
     folder, place = _folders(source, target)
-    asked = PruningOptions.of(ratio, _with_batches(options, folder))
-    if asked.weights is not None:
-        raise InputError(
-            "weights: are those in source",
-            found="weights= and source",
-            needed="source alone",
-            do="leave weights= out",
-        )
+    asked = _asked(ratio, options, folder)
     checkpoint = SourceCheckpoint.of(folder)
     others = {
         "example_inputs": example_inputs,
@@ -177,6 +170,23 @@ def _folders(source: Any, target: Any) -> tuple[Path, Path]:
             do="give a folder elsewhere",
         )
     return folder, place
+
+
+def _asked(ratio: float | None, options: PlanArguments, source: Path) -> PruningOptions:
+    """What is asked for.
+
+    Raises:
+        InputError: it cannot be, or weights are given.
+    """
+    asked = PruningOptions.of(ratio, _with_batches(options, source))
+    if asked.weights is not None:
+        raise InputError(
+            "weights: are those in source",
+            found="weights= and source",
+            needed="source alone",
+            do="leave weights= out",
+        )
+    return asked
 
 
 def _with_batches(options: PlanArguments, source: Path) -> PlanArguments:

@@ -9,7 +9,7 @@ from typing import Any
 from graphprune.calibration.batches import InputsOnly, check_calibration, communicator_of
 from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.process_batches import ProcessBatches
-from graphprune.calibration.samples import SampleAxes
+from graphprune.calibration.samples import SampleAxes, spread_numbers
 
 JUDGING = 4
 """One batch, or one sample of a single batch, in so many judges."""
@@ -49,21 +49,12 @@ class HeldBack:
         """
         check_calibration(calibration)
         given, communicator = list(calibration), communicator_of(calibration)
-        batches = _some(given)
+        batches = [given[number] for number in spread_numbers(given, MOST_SAMPLES, least=2)]
         inputs = list(InputsOnly(batches)) if paired else batches
         repairing, judging = _parted(inputs)
         in_part = any(communicator.gather(len(batches) < len(given)))
         whole, *parts = (_shared(part, communicator) for part in (given, batches, repairing, judging))
         return HeldBack(whole, in_part, *parts)
-
-
-def _some(batches: list[Any]) -> list[Any]:
-    """Batches with about so many samples as are needed, two at least, at even distances."""
-    samples = sum(axes.count for batch in batches if (axes := SampleAxes.of(batch, 0)) is not None)
-    if samples <= MOST_SAMPLES:
-        return batches
-    count = min(max(round(len(batches) * MOST_SAMPLES / samples), 2), len(batches))
-    return [batches[i * len(batches) // count] for i in range(count)]
 
 
 def _parted(batches: list[Any]) -> tuple[list[Any], list[Any]]:

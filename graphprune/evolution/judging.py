@@ -10,7 +10,7 @@ from torch import nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to, pair_of
 from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
-from graphprune.calibration.samples import SampleAxes
+from graphprune.calibration.samples import spread_numbers
 from graphprune.calibration.statistics import LossFunction
 from graphprune.utils.checks import loss_number
 from graphprune.utils.contexts import evaluating_eagerly
@@ -41,7 +41,8 @@ class CandidateJudge:
         self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = QUICK_SAMPLES
     ) -> None:
         self._loss_fn = loss_fn
-        self._batches = _spread(list(enumerate(batches)), samples)
+        numbers = spread_numbers(batches, samples, most=samples // LEAST_A_BATCH)
+        self._batches = [(number, batches[number]) for number in numbers]
         self._wanted: OutputTensors = []
         if self._loss_fn is None:
             self._wanted = outputs_of(model, self._batches)
@@ -71,10 +72,3 @@ class CandidateJudge:
         args, kwargs = call_arguments(number, inputs)
         args, kwargs, target = moved_to(model, (args, kwargs, target))
         return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target))
-
-
-def _spread(batches: Sequence[tuple[int, Any]], wanted: int) -> list[tuple[int, Any]]:
-    """Numbered batches at even distances, with about so many samples."""
-    samples = sum(axes.count if (axes := SampleAxes.of(batch, 0)) is not None else 1 for _, batch in batches)
-    count = min(max(round(len(batches) * min(wanted / samples, 1.0)), 1), wanted // LEAST_A_BATCH)
-    return [batches[i * len(batches) // count] for i in range(min(count, len(batches)))]

@@ -139,24 +139,7 @@ def load(
     where = _device(device)
     if model is not None:
         check_model(model)
-    version = bundle_versions(folder).latest()
-    if version is None:
-        raise LoadError(
-            f"directory: {folder} holds no saved model",
-            where=str(folder),
-            found="a folder without a version" if folder.exists() else "no such folder",
-            needed="a folder that graphprune.save wrote",
-            do="pass the directory that graphprune.save wrote",
-        )
-    files = check_version(version)
-    if MANIFEST not in files:
-        raise LoadError(
-            f"directory: {version} is incomplete: {MANIFEST} is not among its files",
-            where=str(version / MANIFEST),
-            found=f"the files {', '.join(sorted(files)[:6])}",
-            needed=MANIFEST,
-            do=ADVICE,
-        )
+    version, files = _last_version(folder)
     manifest = read_manifest(files[MANIFEST])
     plans = _read_plans(version, files, manifest)
     dense = model if model is not None else _build(version, manifest, trust_factory)
@@ -176,6 +159,33 @@ def load(
     kinds = {module.path: module.kind for module in manifest.structure.modules}
     record_history(slim, PruningHistory(plans, unpacked(manifest.config), kinds))
     return slim
+
+
+def _last_version(folder: Path) -> tuple[Path, dict[str, Path]]:
+    """The last version of a bundle, and its files by name.
+
+    Raises:
+        LoadError: there is none, or files of it are missing or damaged.
+    """
+    version = bundle_versions(folder).latest()
+    if version is None:
+        raise LoadError(
+            f"directory: {folder} holds no saved model",
+            where=str(folder),
+            found="a folder without a version" if folder.exists() else "no such folder",
+            needed="a folder that graphprune.save wrote",
+            do="pass the directory that graphprune.save wrote",
+        )
+    files = check_version(version)
+    if MANIFEST not in files:
+        raise LoadError(
+            f"directory: {version} is incomplete: {MANIFEST} is not among its files",
+            where=str(version / MANIFEST),
+            found=f"the files {', '.join(sorted(files)[:6])}",
+            needed=MANIFEST,
+            do=ADVICE,
+        )
+    return version, files
 
 
 _OWN = "pass the architecture that was pruned"

@@ -250,20 +250,7 @@ class _TensorProgram(nn.Module):
 
 def _converted(program: _TensorProgram, example: DynamicExample, opset: int | None) -> Any:
     """The ``onnx_ir.Model`` of a program."""
-    tensors = tuple(example.tensors.values())
-    try:
-        names = list(program.named(*tensors))
-    except Exception as error:
-        raise call_failure(program.model, program.call, error) from error
-    if not names:
-        raise InputError(
-            "slim: returns no tensor (or outputs= picks none), so that the file would have no output",
-            where=f"the output of {type(program.model).__name__}",
-            found="no tensor",
-            needed="one tensor at least",
-            do="pass outputs=, a function that picks tensors from the output",
-        )
-    names = [f"{name}_out" if name in example.tensors else name for name in names]
+    tensors, names = tuple(example.tensors.values()), _output_names(program, example)
     shapes = tuple(dict.fromkeys(example.axes.get(name, {}), torch.export.Dim.DYNAMIC) for name in example.tensors)
     try:
         with warnings.catch_warnings():
@@ -291,6 +278,27 @@ def _converted(program: _TensorProgram, example: DynamicExample, opset: int | No
     _check_opset(converted.model, opset)
     _name_axes(converted, example)
     return converted.model
+
+
+def _output_names(program: _TensorProgram, example: DynamicExample) -> list[str]:
+    """The names of the outputs, none of which is that of an input.
+
+    Raises:
+        InputError: the model fails on the example, or has no output.
+    """
+    try:
+        names = list(program.named(*example.tensors.values()))
+    except Exception as error:
+        raise call_failure(program.model, program.call, error) from error
+    if not names:
+        raise InputError(
+            "slim: returns no tensor (or outputs= picks none), so that the file would have no output",
+            where=f"the output of {type(program.model).__name__}",
+            found="no tensor",
+            needed="one tensor at least",
+            do="pass outputs=, a function that picks tensors from the output",
+        )
+    return [f"{name}_out" if name in example.tensors else name for name in names]
 
 
 def _check_opset(model: Any, asked: int | None) -> None:

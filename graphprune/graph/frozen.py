@@ -9,8 +9,8 @@ import numpy as np
 from torch import fx
 
 from graphprune.graph.analysis import Analysis
-from graphprune.graph.candidates import candidates
-from graphprune.graph.constant_operands import constant_operand
+from graphprune.graph.candidates import REPEAT, ROW, candidates
+from graphprune.graph.constant_operands import constant_before, constant_operand
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.groups import Frozen
 from graphprune.rules.alignment import MEETS_NO_CHANNELS
@@ -81,11 +81,31 @@ def _with_constant(graph: Analysis, text: str, node: fx.Node) -> str:
     """The reason with the constant that channels meet, or whose numbers they are looked up by."""
     if text == MEETS_NO_CHANNELS:
         found = constant_operand(graph.labelling, node)
-        return f"meets {found}" if found else text
+        before = "" if found else constant_before(graph.labelling, node, _losing(graph))
+        return f"meets {found}" if found else f"meets what lost its channels to {before}" if before else text
     if text.endswith(BY_NUMBER):
         found = constant_operand(graph.labelling, node)
         return f"{text}: {found}" if found else text
     return text
+
+
+def _losing(graph: Analysis) -> set[fx.Node]:
+    """The calls in which channels met a dimension without channels."""
+    reasons = graph.labelling.labels.facts.reasons
+    return {graph.labelling.nodes[reason.node_index] for reason in reasons if reason.text == MEETS_NO_CHANNELS}
+
+
+def heads_that_stay(graph: Analysis) -> dict[int, str]:
+    """Why heads stay within which channels can go: by the units of these channels."""
+    items = graph.solution.items
+    composed = np.flatnonzero(items.parts[:, 0] >= 0)
+    found: dict[int, int] = {}
+    for head, inner in (items.parts[composed].T, items.parts[composed].T[::-1]):
+        held = (items.reason[head] >= 0) & np.isin(items.kind[head], (ROW, REPEAT))
+        for number, item in zip(items.reason[head[held]].tolist(), inner[held], strict=True):
+            units = items.classes(items.units(np.array([item]))[0])
+            found = dict.fromkeys(units.tolist(), number) | found
+    return {unit: _reason(graph, number) for unit, number in found.items()}
 
 
 def frozen_by_reason(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:

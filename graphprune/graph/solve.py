@@ -263,7 +263,7 @@ def solve(labels: Labels) -> Solution:
         parts, levels, _ = _order(reason, table)
     first = np.cumsum(runs.size) - runs.size
     index = runs.start - np.array([0, *[axis.start for axis in labels.axes]])[runs.axis]
-    items = Items(first, runs.size, reason, parts, _kinds(labels, runs), levels, runs.axis - 1, index, runs.item)
+    items = Items(first, runs.size, reason, parts, _kinds(labels, runs, parts), levels, runs.axis - 1, index, runs.item)
     return Solution(Classes(runs.start, first[runs.item]), items)
 
 
@@ -337,12 +337,16 @@ def _order(reason: Ids, table: Ids) -> tuple[Ids, tuple[Ids, ...], Ids]:
     return parts, tuple(levels), np.flatnonzero(composed)
 
 
-def _kinds(labels: Labels, runs: LabelRuns) -> Ids:
+def _kinds(labels: Labels, runs: LabelRuns, parts: Ids) -> Ids:
+    """The kind of each item. Channels along which something was expanded, a mask say, are no repeats of anything."""
     number = {kind: i for i, kind in enumerate(KINDS)}
     kinds = np.zeros(len(runs.size), np.int64)
     codes = np.array([0, *[number[axis.kind] for axis in labels.axes]])
     np.maximum.at(kinds, runs.item, codes[runs.axis])
     maps = runs.noted[runs.notes == MAPS]
     kinds[maps[np.isin(kinds[maps], (number["row"], number["cell"]))]] = number["channel"]
+    alone = kinds == number["repeat"]
+    alone[parts[parts >= 0]] = False
+    kinds[alone] = number["channel"]
     kinds[runs.noted[runs.notes == CHOICES]] = number["expert"]
     return kinds

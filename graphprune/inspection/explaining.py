@@ -15,7 +15,7 @@ from graphprune.graph.candidates import candidates, held_width, reason_of_kind
 from graphprune.graph.cost import Cost
 from graphprune.graph.coupled_steps import CoupledStep, make_coupled_steps
 from graphprune.graph.couplings import operation_name
-from graphprune.graph.frozen import frozen_axes
+from graphprune.graph.frozen import frozen_axes, heads_that_stay
 from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.parameter_uses import consumed_axes
 from graphprune.inspection.links import links_in_words
@@ -100,6 +100,8 @@ class Explainer:
             shown = [*names[:4], f"{len(names) - 4} more"] if len(names) > 4 else names
             instead = f"it takes part in {joined(shown)}" if names else "it has no channels that the traced run uses"
             yield f"Nothing of {subject.name} is frozen: {instead}."
+        for group in self._groups_of(subject.axes):
+            yield from self._heads(group)
 
     def _in_full(self, subject: Subject, made: tuple[Group, ...], read: tuple[Group, ...]) -> Iterator[str | Table]:
         """Groups that plans may take from are explained, others named."""
@@ -136,7 +138,16 @@ class Explainer:
             yield from (f"- {clause};" for clause in clauses[:-1])
             yield f"- {clauses[-1]}."
         yield self._saves(group, one)
+        yield from self._heads(group)
         yield from self._taken(group)
+
+    def _heads(self, group: Group) -> Iterator[str]:
+        """Why the heads around the channels of a group stay."""
+        held = [self._held_heads[unit] for unit in group.unit_ids.tolist() if unit in self._held_heads]
+        if held and group.role == "head_width":
+            advice = remedy(held[0])
+            reason = shorten_paths(held[0]).rstrip(".")
+            yield f"The heads around the channels of {group.name} stay: {reason}.{' ' if advice else ''}{advice}"
 
     def _removed(self, group: Group) -> str:
         """The entries of parameters that the first unit takes with it."""
@@ -221,6 +232,10 @@ class Explainer:
     @cached_property
     def _frozen(self) -> tuple[Frozen, ...]:
         return frozen_axes(self.graph)
+
+    @cached_property
+    def _held_heads(self) -> Mapping[int, str]:
+        return heads_that_stay(self.graph)
 
     @cached_property
     def _consumed(self) -> frozenset[ParameterAxis]:

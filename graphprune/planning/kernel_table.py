@@ -61,7 +61,7 @@ class KernelTable:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 text = json.dumps(_known(self.path) | self.times)
                 replace_file(self.path, lambda path: path.write_text(text))
-            except (OSError, SaveError) as error:
+            except OSError as error:
                 message = (
                     f"latency: the table of kernels {self.path} cannot be written ({_reason(error)}), so they are "
                     "measured again in another process; set XDG_CACHE_HOME to a folder that may be written to"
@@ -70,7 +70,7 @@ class KernelTable:
             self.measured = 0
 
 
-def _reason(error: OSError | SaveError) -> str:
+def _reason(error: OSError) -> str:
     return error.found if isinstance(error, SaveError) else str(error)
 
 

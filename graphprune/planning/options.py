@@ -262,6 +262,27 @@ class PruningOptions:
                 needed="a ratio or budgets",
                 do=f"leave out the ratio, or {given}",
             )
+        self._check_narrower()
+        if self.serve is None and self.tensor_parallel != 1:
+            raise InputError(
+                "tensor_parallel: given without serve=, which says what runs on so many devices",
+                found=f"tensor_parallel={self.tensor_parallel} and no serve=",
+                needed="serve= with it",
+                do="pass serve='vllm' too, or leave out tensor_parallel=",
+            )
+        self._check_asked()
+        self._check_search()
+        if self.allocation not in (None, "uniform") and not self.searched:
+            raise InputError(
+                f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
+                "hold for each group alone",
+                found=f"allocation={self.allocation_name!r} without a ratio for all groups or a budget",
+                needed="a ratio for all groups, or a budget",
+                do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
+            )
+
+    def _check_narrower(self) -> None:
+        """Raise an InputError if heads are to become narrower, and something else is asked that keeps their width."""
         roles = self.role_ratios
         narrower = next(iter(self.narrower), "")
         if narrower and (roles.get("heads") or roles.get("kv_groups")):
@@ -278,15 +299,11 @@ class PruningOptions:
                 needed="heads of the width that the runtime knows",
                 do=f"leave out {narrower}=, and remove heads= or kv_groups= instead",
             )
-        if self.serve is None and self.tensor_parallel != 1:
-            raise InputError(
-                "tensor_parallel: given without serve=, which says what runs on so many devices",
-                found=f"tensor_parallel={self.tensor_parallel} and no serve=",
-                needed="serve= with it",
-                do="pass serve='vllm' too, or leave out tensor_parallel=",
-            )
+
+    def _check_asked(self) -> None:
+        """Raise an InputError if nothing is asked for."""
         by_group = any(getattr(override, "ratio", 0) is not None for override in self.overrides.values())
-        asked = self.ratio is not None or self.budget_specs or by_group or roles or self.depth is not None
+        asked = self.ratio is not None or self.budget_specs or by_group or self.role_ratios or self.depth is not None
         if not asked:
             held = ", and overrides= say only what stays" if self.overrides else ""
             raise InputError(
@@ -294,15 +311,6 @@ class PruningOptions:
                 found="no ratio, budget, role's ratio or depth",
                 needed="one of them",
                 do="pass ratio=0.5 to remove half of the channels, or macs=0.5 to halve the multiply-adds",
-            )
-        self._check_search()
-        if self.allocation not in (None, "uniform") and not self.searched:
-            raise InputError(
-                f"allocation: {self.allocation_name!r} has nothing to share out: ratios of roles and of overrides= "
-                "hold for each group alone",
-                found=f"allocation={self.allocation_name!r} without a ratio for all groups or a budget",
-                needed="a ratio for all groups, or a budget",
-                do="give a ratio for all groups (0.5) or a budget (macs=0.5), or leave out allocation=",
             )
 
     def _check_search(self) -> None:

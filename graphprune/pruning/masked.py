@@ -98,6 +98,7 @@ class Masks:
         self.mixing: dict[str, None] = {}
         self.factors = slim_factors(graph, plan) if plan else {}
         self.draws: list[Draw] = []
+        self._whole: dict[fx.Node, Tensor] = {}  # masks that take whole rows
 
     def labels(self, node: fx.Node) -> LabelledTensor | None:
         value = self.channels.labelling.values.get(self.channels.trace.original(node))
@@ -120,19 +121,29 @@ class Masks:
         return out if mask is None else out.masked_fill_(~mask, 0)
 
     def expanded(self, out: Any, node: fx.Node) -> Any:
-        """A copy with dead elements zeroed, where a view repeats entries along channels that its base does not have.
-
-        A mask that takes whole rows takes the dead channels too: what it takes has them.
-        """
+        """A copy with dead elements zeroed, where a view repeats entries along channels that its base does not have."""
         node = self.channels.trace.original(node)
-        if any(has_trait(user.target, Trait.TAKES_ROWS) for user in node.users):
-            return out
         mask = self.of(node) if isinstance(out, Tensor) and _is_view(node) else None
         if mask is None or not any(
             size > 1 and stride == 0 for size, stride in zip(mask.shape, out.stride()[-mask.ndim :], strict=True)
         ):
             return out
+        if any(has_trait(user.target, Trait.TAKES_ROWS) for user in node.users):
+            self._whole[node] = out
         return out.masked_fill(~mask, 0)
+
+    def with_whole_rows(self, node: fx.Node, args: Args) -> Args:
+        """The arguments of a call, with masks that take whole rows as they are: what they take has dead channels."""
+        original = self.channels.trace.original(node)
+        if not has_trait(original.target, Trait.TAKES_ROWS):
+            return args
+
+        def whole(known: Any, given: Any) -> Any:
+            if isinstance(known, tuple | list):
+                return [whole(*both) for both in zip(known, given, strict=True)]
+            return self._whole.get(known, given) if isinstance(known, fx.Node) else given
+
+        return tuple(whole(*both) for both in zip(original.args, args, strict=True))
 
     def note_draw(self, node: fx.Node, args: Args, kwargs: Kwargs, out: Any) -> None:
         """Keep what survives of the random numbers that a node of an unskipped block drew."""
@@ -226,7 +237,8 @@ class MaskedInterpreter(fx.Interpreter):
             out = super().run_node(n)
             return self.masks.apply(out, n) if n.op == "call_function" else out
         args, kwargs = self.fetch_args_kwargs_from_env(n)
-        args, kwargs = widen(_on_cpu(self.masks.with_factor(n, args))), widen(_on_cpu(kwargs))
+        args = self.masks.with_whole_rows(n, self.masks.with_factor(n, args))
+        args, kwargs = widen(_on_cpu(args)), widen(_on_cpu(kwargs))
         masked = self.masks.statistics(n, args, kwargs)
         # On the CPU a tensor may have another layout than on ``meta``, where a view is not possible.
         target = torch.reshape if has_trait(n.target, Trait.RESHAPES) else in_any_type(n.target)
@@ -300,7 +312,7 @@ class MaskedRecorder(Recorder):
         known = self._known(len(self.graph.nodes))
         if known is None or known.target is not func:
             return super().execute(func, args, kwargs)
-        args = self.masks.with_factor(known, args)
+        args = self.masks.with_whole_rows(known, self.masks.with_factor(known, args))
         masked = self.masks.statistics(known, args, kwargs)
         out = masked if masked is not None else super().execute(func, args, kwargs)
         self.masks.note_draw(known, args, kwargs, out)

@@ -90,6 +90,7 @@ def reconstruct(
         InputError: an argument is invalid, ``memory`` is too little (the message says what the least is), or a model
             fails on a batch. ``slim`` is unchanged then.
         PlanError: the plan does not lead from ``dense`` to ``slim``.
+        SaveError: temporary files, which ``memory`` needs, cannot be written. ``slim`` is unchanged then.
     """
     check_pair(slim, dense, plan)
     check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")

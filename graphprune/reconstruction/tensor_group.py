@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+
+from graphprune.errors import SaveError
 
 MOVABLE = ("cpu", "cuda", "xpu")
 """Devices on which a storage can be emptied and filled again."""
@@ -84,6 +87,9 @@ class TensorGroup:
 
         Args:
             host_room: as many bytes of those on accelerators go to the CPU; all else to a temporary file.
+
+        Raises:
+            SaveError: the file cannot be written. What was moved out before can be brought back.
         """
         for ref, _ in self._known.values():
             storage = torch.UntypedStorage._new_with_weak_ptr(ref.cdata)
@@ -123,12 +129,13 @@ class TensorGroup:
     # ------------------------------------------------------------ file
 
     def _write(self, storage: torch.UntypedStorage, offset: int) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="graphprune-", buffering=0)  # noqa: SIM115 - open while the group lives
-        self._file.seek(offset)
-        left = memoryview(_bytes(storage)).cast("B")
-        while left:
-            left = left[self._file.write(left) :]
+        with _spilling(storage.nbytes()):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="graphprune-", buffering=0)  # noqa: SIM115 - open while the group lives
+            self._file.seek(offset)
+            left = memoryview(_bytes(storage)).cast("B")
+            while left:
+                left = left[self._file.write(left) :]
 
     def _read(self, one: _MovedOut) -> None:
         target = one.storage
@@ -140,6 +147,28 @@ class TensorGroup:
             left = left[self._file.readinto(left) :]
         if target is not one.storage:
             one.storage.copy_(target, False)
+
+
+@contextmanager
+def _spilling(size: int) -> Iterator[None]:
+    """Where bytes are written to a temporary file, say what the system refuses, and what to do.
+
+    Raises:
+        SaveError: there is no room for them, or no folder for temporary files.
+    """
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.tempdir or "the folder of temporary files"  # None: the system has no folder to write to
+        refused = SaveError(
+            f"memory: a temporary file in {folder} could not be written: {error.strerror or error}",
+            where=str(folder),
+            found=str(error),
+            needed=f"{size:,} bytes of space for this tensor there, and the right to write",
+            do="set TMPDIR to a folder on a larger disk, or pass a larger memory=, beyond which tensors go to files",
+        )
+        refused.errno = error.errno
+        raise refused from error
 
 
 def _bytes(storage: torch.UntypedStorage) -> Any:

@@ -309,13 +309,15 @@ def _last_dimension(call: Call, *operands: LabelledTensor) -> tuple[LabelArray, 
     samples=[
         sample(t(3, 5, 4), whole_rows(3, 5, 4), t(20, 4)),
         sample(t(5, 4), whole_rows(5, 4), t(2, 5, 4)),
+        sample(t(3, 5, 4), bools(3, 5, 1), t(20, 4)),
         sample(t(5, 4), torch.tensor([True, False, True, True], device="cpu").expand(5, 4), t(20)),
     ],
     traits=[Trait.TAKES_ROWS],
 )
 def masked_scatter(call: Call, x: LabelledTensor, mask: LabelledTensor, source: LabelledTensor) -> LabelledTensor:
     """The source is read entry after entry: its rows where the mask takes whole rows."""
-    if takes_whole_rows(x, mask) and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
+    whole = takes_whole_rows(x, mask) or (x.ndim == mask.ndim and mask.shape[-1] == 1 < x.shape[-1])
+    if whole and source.ndim > 1 and source.shape[-1] == x.shape[-1]:
         arrays = _last_dimension(call, x, mask, source)
         return LabelledTensor(call.out, tuple(array.at(array.ids.reshape(*[1] * (x.ndim - 1), -1)) for array in arrays))
     call.freeze((x, mask, source), "entries are taken in the order of memory")

@@ -277,6 +277,26 @@ def _checksum(index: Bytes, data: Bytes) -> str:
 
 def _unpacked(file: Path) -> tuple[_Index, dict[str, Tensor]]:
     what = f"path: {file} is no sparse file of graphprune"
+    parts = _checked_parts(file, what)
+    index = convert_data(parse_json(_inflated(parts["index"], what), what, _RESTORE), _Index, what, _RESTORE)
+    try:
+        return index, _tensors(index.tensors, parts["data"])
+    except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        raise LoadError(
+            f"path: {file} is damaged: {error}",
+            where=str(file),
+            found=str(error),
+            needed="an index that its data fit to",
+            do=_RESTORE,
+        ) from error
+
+
+def _checked_parts(file: Path, what: str) -> dict[str, Bytes]:
+    """The index and the data of a file.
+
+    Raises:
+        LoadError: it is no such file, or its checksum differs.
+    """
     try:
         parts, metadata = _parts(file)
     except (SafetensorError, OSError, ValueError) as error:
@@ -311,17 +331,7 @@ def _unpacked(file: Path) -> tuple[_Index, dict[str, Tensor]]:
             needed=f"the checksum {metadata.get('sha256')}",
             do=_RESTORE,
         )
-    index = convert_data(parse_json(_inflated(parts["index"], what), what, _RESTORE), _Index, what, _RESTORE)
-    try:
-        return index, _tensors(index.tensors, parts["data"])
-    except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        raise LoadError(
-            f"path: {file} is damaged: {error}",
-            where=str(file),
-            found=str(error),
-            needed="an index that its data fit to",
-            do=_RESTORE,
-        ) from error
+    return parts
 
 
 def _parts(file: Path) -> tuple[dict[str, Bytes], dict[str, str]]:

@@ -105,7 +105,8 @@ def finetune(
         LoadError: the checkpoint is damaged, or of another training. The model is as it was.
     """
     check_training_data(batches)
-    _check_model(model, teacher, distill)
+    _check_trainable(model)
+    _check_teacher(teacher, model, distill)
     if loss_fn is not None:
         check_callable("loss_fn", loss_fn, "a function (output, target) -> loss")
     check_rates(schedule, lr)
@@ -133,15 +134,18 @@ def finetune(
         ).run()
 
 
-def _check_model(model: Any, teacher: Any, distill: Any) -> None:
-    for name, module in (("model", model), ("teacher", teacher)):
-        if not isinstance(module, nn.Module) and not (name == "teacher" and module is None):
-            raise InputError(
-                f"{name}: must be a torch.nn.Module, but is {with_article(type(module).__name__)}",
-                found=found_value(module),
-                needed="a torch.nn.Module",
-                do=f"pass the {name} itself, an instance of a class of torch.nn.Module",
-            )
+def _check_module(name: str, module: Any) -> None:
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"{name}: must be a torch.nn.Module, but is {with_article(type(module).__name__)}",
+            found=found_value(module),
+            needed="a torch.nn.Module",
+            do=f"pass the {name} itself, an instance of a class of torch.nn.Module",
+        )
+
+
+def _check_trainable(model: Any) -> None:
+    _check_module("model", model)
     if any(tensor.is_meta for tensor in model.parameters()):
         raise InputError(
             "model: is on meta, and has no weights to train",
@@ -150,13 +154,6 @@ def _check_model(model: Any, teacher: Any, distill: Any) -> None:
             needed="a model with weights",
             do="load the weights first",
         )
-    if teacher is model:
-        raise InputError(
-            "teacher: is the model that is trained",
-            found="one module as model and teacher",
-            needed="another module, whose weights stay",
-            do="pass the dense model, or a copy from before training: teacher=copy.deepcopy(model)",
-        )
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "model: no parameter requires gradients",
@@ -164,6 +161,18 @@ def _check_model(model: Any, teacher: Any, distill: Any) -> None:
             found=f"{sum(1 for _ in model.parameters())} parameters, all with requires_grad=False",
             needed="one parameter at least that requires gradients",
             do="call model.requires_grad_() first",
+        )
+
+
+def _check_teacher(teacher: Any, model: nn.Module, distill: Any) -> None:
+    if teacher is not None:
+        _check_module("teacher", teacher)
+    if teacher is model:
+        raise InputError(
+            "teacher: is the model that is trained",
+            found="one module as model and teacher",
+            needed="another module, whose weights stay",
+            do="pass the dense model, or a copy from before training: teacher=copy.deepcopy(model)",
         )
     if not isinstance(distill, Distillation | None):
         raise InputError(

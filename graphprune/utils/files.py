@@ -101,15 +101,17 @@ def writing(name: str, path: Path, note: str = "", size: int = 0) -> Iterator[No
     try:
         yield
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if isinstance(error, SaveError) or error.errno not in _REFUSALS:
             raise
-        raise SaveError(
+        refused = SaveError(
             f"{name}: {path} could not be written: {error.strerror}",
             where=str(path),
             found=str(error),
             needed=f"{size:,} bytes of space for this file" if size else "space, and the right to write there",
             do=f"{_REFUSALS[error.errno]}{note}",
-        ) from error
+        )
+        refused.errno = error.errno
+        raise refused from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object], name: str = "path", note: str = "") -> None:

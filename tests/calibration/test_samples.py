@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.calibration.samples import SampleAxes
+from graphprune.calibration.samples import SampleAxes, spread_numbers
 from graphprune.calibration.statistics import Statistics
 from graphprune.errors import InputError
 from graphprune.importance.block_influence import influence
@@ -247,3 +247,22 @@ def test_a_sample_without_anything_to_predict() -> None:
 def test_a_batch_without_tensors_is_one_sample() -> None:
     assert SampleAxes.of(((1, 2.0), {}, None), 0) is None
     assert SampleAxes.of(((torch.ones(()),), {}, None), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("sizes", "asked", "expected"),
+    [
+        ([4] * 6, {"wanted": 100}, [0, 1, 2, 3, 4, 5]),
+        ([4] * 6, {"wanted": 12}, [0, 2, 4]),
+        ([4] * 6, {"wanted": 1}, [0]),
+        ([4] * 6, {"wanted": 1, "least": 2}, [0, 3]),
+        ([4] * 6, {"wanted": 100, "most": 2}, [0, 3]),
+        ([8], {"wanted": 1, "least": 2}, [0]),
+        ([0] * 4, {"wanted": 2}, [0, 2]),
+        ([], {"wanted": 2}, []),
+    ],
+)
+def test_batches_at_even_distances(sizes: list[int], asked: dict[str, int], expected: list[int]) -> None:
+    """A batch without a tensor counts as one sample."""
+    batches = [torch.zeros(size, 3) if size else {"text": "none"} for size in sizes]
+    assert spread_numbers(batches, **asked) == expected

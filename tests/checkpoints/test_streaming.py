@@ -28,9 +28,10 @@ from transformers import (
 
 import graphprune
 from graphprune.checkpoints import fitting, residence
+from graphprune.checkpoints.residence import MappedFiles
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.export.shards import read_size
-from graphprune.utils.tensor_files import INDEX, TensorFiles, stored_tensors
+from graphprune.utils.tensor_files import INDEX, StoredTensor, TensorFiles, stored_tensors
 
 SHARD = "10KB"
 
@@ -409,6 +410,24 @@ def test_a_small_file_that_cannot_be_written_is_told_of(
     assert not (tmp_path / "slim").exists()
     monkeypatch.undo()
     graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, max_shard_size=SHARD)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_fitted_weights_that_may_not_be_written_to_again_are_told_of(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration, mapping = [torch.randint(64, (2, 8))], MappedFiles.map
+
+    def refuse(self: MappedFiles, stored: StoredTensor, shared: bool = False) -> Tensor:
+        if shared:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(stored.path))
+        return mapping(self, stored)
+
+    monkeypatch.setattr(MappedFiles, "map", refuse)
+    with pytest.raises(SaveError, match=r"target: .*fitted.safetensors could not be written: Read-only file system"):
+        graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, calibration=calibration)
+    monkeypatch.undo()
+    graphprune.prune_checkpoint(source, tmp_path / "slim", 0.5, calibration=calibration)
     assert not list(tmp_path.glob(".*"))
 
 

@@ -483,6 +483,7 @@ def test_what_the_system_refuses_is_told_of(
         with pytest.raises(SaveError, match=rf"{name}: .* could not be written: {os.strerror(number)}") as raised:
             write(tmp_path / name)
         assert raised.value.do.startswith(do)
+        assert isinstance(raised.value, OSError) and raised.value.errno == number
     with pytest.raises(SaveError, match=r"directory: .* could not be written"):
         files.replace_folder(tmp_path / "folder", lambda folder: None)
     assert not list(tmp_path.rglob("*.*"))

@@ -241,3 +241,21 @@ def distortions(expected: tuple[Expected, ...]) -> list[tuple[Expected, ...]]:
         ):
             wrong.append((*expected[:place], entry, *expected[place + 1 :]))
     return wrong
+
+
+class Filled(nn.Module):
+    """A mask of positions is expanded along the channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        y = self.enter(x)
+        result: Tensor = self.leave(y.masked_fill(chosen[..., None].expand_as(y), 0))
+        return result
+
+
+def test_channels_along_which_a_mask_is_expanded_are_no_heads() -> None:
+    graph = graphprune.trace(Filled(), (torch.randn(2, 6, 5), torch.ones(2, 6).bool()))
+    assert [(group.role, group.units) for group in graph.groups] == [("mlp", 8)]

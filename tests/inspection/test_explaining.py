@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import re
 from pathlib import Path
 
@@ -229,3 +230,31 @@ def test_what_stays_because_all_its_parts_do_is_listed() -> None:
     reasons = {str(frozen.axis): frozen.reason for frozen in graph.frozen}
     assert reasons["enter.weight[0]"].startswith("reshaped across several dimensions with channels, at ")
     assert reasons["leave.weight[1]"].startswith("reshaped across several dimensions with channels, at ")
+
+
+class Slopes(nn.Module):
+    """Attention with a bias for each head, whose slopes are made in ``forward`` from their number."""
+
+    def __init__(self, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        distances = torch.arange(n) - torch.ones(b, n, dtype=torch.long).cumsum(-1)
+        bias = 0.5 ** torch.arange(1, self.heads + 1)[:, None] * distances[:, None]
+        return self.out(((q @ k.mT / 2 + bias[:, :, None]).softmax(-1) @ v).transpose(1, 2).reshape(b, n, -1))
+
+
+def test_why_heads_stay_is_told() -> None:
+    graph = graphprune.trace(Slopes(), torch.randn(2, 5, 16))
+    constant = r"a constant that the program makes \(arange, .*test_explaining.py:(\d+)\); made once and registered"
+    for text in (str(graph.explain("qkv")), str(graph.why_frozen("qkv"))):
+        lines = re.findall(rf"The heads around the channels of qkv:head_width.* stay: meets .*{constant}", text)
+        assert len(lines) == 2 and {linecache.getline(__file__, int(line)).strip()[:4] for line in lines} == {"bias"}
+    assert "lost its channels to a constant" in text
+    with pytest.raises(InputError, match=r"heads: 0\.5 is asked of heads") as raised:
+        graph.plan(heads=0.5)
+    assert "graph.explain(layer) says why heads stay" in raised.value.do

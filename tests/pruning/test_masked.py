@@ -240,10 +240,32 @@ def _counting(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return torch.where(mask, source, y) / mask.sum()
 
 
-@pytest.mark.parametrize("replace", [_of_chosen, _counted, _counting])
+def _taken_and_counted(y: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    return y.masked_scatter(mask, source[mask].view(-1, y.shape[-1])) / mask.sum()
+
+
+@pytest.mark.parametrize("replace", [_of_chosen, _counted, _counting, _taken_and_counted])
 def test_masks_of_whole_rows_take_dead_channels_too(replace: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = Tokens(replace).eval()
+    inputs = (torch.randn(2, 6, 5), torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]).bool())
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.leave.in_features == 4
+    assert graphprune.verify(model, slim, plan, inputs).passed
+
+
+class BroadcastTokens(Tokens):
+    """The mask has one entry for each token."""
+
+    def forward(self, x: Tensor, chosen: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.enter(x).masked_scatter(chosen[..., None], self.other(x)))
+        return result
+
+
+def test_a_mask_of_one_entry_a_row_takes_whole_rows() -> None:
+    torch.manual_seed(0)
+    model = BroadcastTokens(_counted).eval()
     inputs = (torch.randn(2, 6, 5), torch.tensor([[1, 0, 0, 1, 1, 0], [0, 1, 0, 1, 0, 0]]).bool())
     plan = graphprune.trace(model, inputs).plan(0.5)
     slim = plan.apply(model)

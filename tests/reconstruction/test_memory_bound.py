@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import itertools
+import os
 import re
 import tempfile
 import threading
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.calibration.communicator import ALONE, Communicator
-from graphprune.errors import InputError
+from graphprune.errors import InputError, SaveError
 from graphprune.reconstruction import fit_memory, iterative_regression
 from graphprune.reconstruction.fit_memory import regression_for
 from graphprune.reconstruction.iterative_regression import IterativeRegression
@@ -345,6 +348,47 @@ def test_what_does_not_fit_into_free_memory_is_fitted_iteratively(monkeypatch: p
     assert set(kinds) == {Regression, IterativeRegression}
     for one, other in zip(exact.repaired, near.repaired, strict=True):
         assert other.after == pytest.approx(one.after, rel=0.02)
+
+
+class FullDisk(io.RawIOBase):
+    """A file into which no more than some bytes can be written."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._file = room, io.BytesIO()
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, target: Any) -> int:
+        return self._file.readinto(target)
+
+    def write(self, part: Any) -> int:
+        if self._file.tell() + len(part) > self._room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self._file.write(part)
+
+
+def no_folder(**_: Any) -> Any:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+@pytest.mark.parametrize(
+    ("file", "number"), [(lambda **_: FullDisk(40_000), errno.ENOSPC), (no_folder, errno.ENOENT)], ids=["full", "none"]
+)
+def test_temporary_files_that_cannot_be_written_are_told_of(
+    file: Callable[..., Any], number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, batches = randomize(Wide()).eval(), [torch.randn(3000, 4) for _ in range(3)]
+    plan = pruned(model, batches)
+    slim, bound = plan.apply(model), least(model, plan, batches)
+    before = {name: tensor.clone() for name, tensor in slim.state_dict().items()}
+    monkeypatch.setattr(tempfile, "TemporaryFile", file)
+    with pytest.raises(SaveError, match=r"memory: a temporary file in .* could not be written: No ") as raised:
+        graphprune.repair(slim, model, plan, batches, memory=2 * bound)
+    assert isinstance(raised.value, OSError) and raised.value.errno == number
+    assert "TMPDIR" in raised.value.do and "memory=" in raised.value.do
+    assert all(torch.equal(tensor, before[name]) for name, tensor in slim.state_dict().items())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -107,22 +107,8 @@ def export_gguf(
         ImportError: the package ``gguf`` is missing.
     """
     check_type("slim", slim, nn.Module, "an nn.Module")
-    file, kind = check_path("path", path), check_known("dtype", dtype, DTYPES)
-    if file.is_dir():
-        raise InputError(
-            f"path: {file} is a folder",
-            where=str(file),
-            found="a folder",
-            needed="the path of a file",
-            do=f"pass the file to write, such as {file / 'model.gguf'}",
-        )
-    if importlib.util.find_spec("gguf") is None:
-        raise MissingPackageError(
-            "export_gguf needs the gguf package",
-            found="no package gguf",
-            needed="gguf 0.17 or later",
-            do="pip install 'graphprune[gguf]'",
-        )
+    file, kind = _file(path), check_known("dtype", dtype, DTYPES)
+    _check_package()
     decoder = read_decoder(slim)
     layout = lay_out(decoder)
     vocabulary = read_vocabulary(tokenizer, len(decoder.embedding), pretokenizer)
@@ -145,6 +131,35 @@ def export_gguf(
         size=file.stat().st_size,
         notes=(*decoder.notes, *vocabulary.notes, *_unquantized_note(unquantized)),
     )
+
+
+def _file(path: Any) -> Path:
+    """The file that a path names.
+
+    Raises:
+        InputError: it is no path, or that of a folder.
+    """
+    file = check_path("path", path)
+    if file.is_dir():
+        raise InputError(
+            f"path: {file} is a folder",
+            where=str(file),
+            found="a folder",
+            needed="the path of a file",
+            do=f"pass the file to write, such as {file / 'model.gguf'}",
+        )
+    return file
+
+
+def _check_package() -> None:
+    """Raise a MissingPackageError if the package that writes such files is not there."""
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingPackageError(
+            "export_gguf needs the gguf package",
+            found="no package gguf",
+            needed="gguf 0.17 or later",
+            do="pip install 'graphprune[gguf]'",
+        )
 
 
 def _unquantized_note(names: Sequence[str]) -> Iterator[str]:
