@@ -1,7 +1,7 @@
 """Caches of other people's functions, which neither keep a watched size nor answer for one.
 
 A ``functools.lru_cache`` that was filled by an earlier run compares a size with a plain integer and gives what was
-worked out from that; one that is filled while a model is traced keeps the sizes.
+worked out from that; one that is filled while a model is traced keeps the sizes, or tensors without values.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from graphprune.tracing.sizes import Size
+from graphprune.utils.tree import tensors_of
 
 _Cached = functools._lru_cache_wrapper
 _MAY_BE_CACHED = frozenset((_Cached, staticmethod, classmethod))
@@ -65,7 +66,13 @@ def _bypassing(value: Any) -> Any:
 def _wrapper(value: Any) -> Callable[..., Any]:
     @functools.wraps(value)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (value.__wrapped__ if _is_traced((args, kwargs)) else value)(*args, **kwargs)
+        if _is_traced((args, kwargs)):
+            return value.__wrapped__(*args, **kwargs)
+        known = value.cache_info().misses
+        result = value(*args, **kwargs)
+        if value.cache_info().misses > known and next(tensors_of(result), None) is not None:
+            value.cache_clear()  # a tensor that was made in here is of no use outside
+        return result
 
     return _with_methods(call, value)
 
