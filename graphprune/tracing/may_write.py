@@ -96,7 +96,7 @@ class _Walk:
     def add_class(self, kind: type) -> None:
         """Its containers may be written to, and its methods run when a name is used, or by the language itself."""
         for name, value in vars(kind).items():
-            function = _function_of(value)
+            function = function_of(value)
             if function is None:
                 self.waiting.extend([value] if type(value) in CONTAINERS and not name.startswith("__") else ())
             elif name in self.used or name in _BY_LANGUAGE:
@@ -105,7 +105,7 @@ class _Walk:
                 self.methods.setdefault(name, []).append(function)
 
 
-def _function_of(value: Any) -> FunctionType | None:
+def function_of(value: Any) -> FunctionType | None:
     """The function of a method, class method, static method, property or cached function."""
     if isinstance(value, classmethod | staticmethod):
         value = value.__func__
