@@ -93,9 +93,9 @@ def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
 
 def _fix_rebuilt_tensors(labelling: Labelling, trace: Trace) -> None:
     """What forward makes anew for inputs of another size stays as wide as it makes it."""
-    for node, compared in rebuilt_tensors(trace):
+    for node in rebuilt_tensors(trace):
         labelling.labels.node_index = trace.node_index(node)
-        held = [array for array in all_arrays(labelling.values[node]) if not array.dims & compared]
+        held = all_arrays(labelling.values[node])
         line = next((user.meta["line"] for user in node.users if user.op != "output"), None)
         labelling.labels.fix(held, f"{node.meta['tensor']} is made anew by forward for inputs of another size", line)
 

@@ -128,7 +128,8 @@ class Translation:
         slim, shapes = slim_on_meta(plan, self.graph.model), self._shapes(alive)
         if self._difference_in(replay_program, slim, shapes, alive) is None:
             return self._training_failure(slim)
-        return self._difference_in(_recorded, slim, shapes, alive)
+        fresh = slim_on_meta(plan, self.graph.model)  # a run may leave something in the modules
+        return self._difference_in(_recorded, fresh, shapes, alive)
 
     def _training_failure(self, slim: nn.Module) -> ProgramDifference | None:
         """What the slim model raises in training mode, if the model was traced in that too."""

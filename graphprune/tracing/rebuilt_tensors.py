@@ -1,4 +1,4 @@
-"""Tensors that a model keeps between calls and makes anew for inputs of another size: tables of positions, masks.
+"""Tensors that a model keeps between calls and makes anew when they do not fit: tables of positions, masks.
 
 A model that has run before holds one that fits. The trace sees that it is used, not how it is made: for inputs of
 another size, forward would make it as wide as it was.
@@ -6,92 +6,134 @@ another size, forward would make it as wide as it was.
 
 from __future__ import annotations
 
-import dis
+import ast
 import inspect
+import textwrap
 from collections.abc import Iterator
-from itertools import chain
-from types import CodeType, FunctionType
-from typing import Any
+from types import FunctionType
 from weakref import WeakKeyDictionary
 
 from torch import fx
 
-from graphprune.tracing.sizes import Attr, Dim, Expr, attributes_of, dims_of
+from graphprune.tracing.may_write import function_of, is_own
 from graphprune.tracing.tracer import Trace
 
 _known: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
 
 
-def rebuilt_tensors(trace: Trace) -> Iterator[tuple[fx.Node, frozenset[int]]]:
-    """The buffers and tensors in attributes that forward makes anew where a size does not fit.
+def rebuilt_tensors(trace: Trace) -> Iterator[fx.Node]:
+    """The nodes of buffers and tensors in attributes that forward, or a method that it calls, makes anew.
 
-    They are assigned by forward, or by a method that it calls, after a size of theirs, or another attribute that is
-    assigned there, was compared with a size of an activation.
-
-    Yields:
-        The node of such a tensor, and the dimensions whose sizes were compared.
+    What is worked out from its own last value, such as an average, is not made anew.
     """
-    kept = [node for node in trace.graph.nodes if node.op == "get_attr" and node.meta.get("parameter") is False]
-    asked = list(_compared_with_activations(trace)) if kept else []
-    attributes = {_split(leaf.path.partition("[")[0]) for leaf in asked if isinstance(leaf, Attr)}
-    for node in kept:
-        path, name = _split(node.meta["tensor"])
-        dims = frozenset(leaf.dim for leaf in asked if isinstance(leaf, Dim) and leaf.node is node)
-        assigned = _assigned(trace.modules[path]) if asked and path in trace.modules else frozenset()
-        if name in assigned and (dims or any((path, other) in attributes for other in assigned)):
-            yield node, dims
+    for node in trace.graph.nodes:
+        if node.op == "get_attr" and node.meta.get("parameter") is False:
+            steps = node.meta["tensor"].split(".")
+            owners = ((".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps)))
+            if any(rest in _made_by(trace.modules[path]) for path, rest in owners if path in trace.modules):
+                yield node
 
 
-def _compared_with_activations(trace: Trace) -> Iterator[Attr | Dim]:
-    """The sizes of attributes and of tensors in attributes that were compared with such of activations."""
-    sizes = trace.sizes
-    for left, right in chain((e[:2] for e in sizes.equalities), (key[1:] for key in sizes.comparisons)):
-        for one, other in ((left, right), (right, left)):
-            if any(dim.node.op != "get_attr" for dim in dims_of(other)):
-                yield from _kept_sizes(one)
-
-
-def _kept_sizes(expr: Expr) -> Iterator[Attr | Dim]:
-    yield from attributes_of(expr)
-    yield from (dim for dim in dims_of(expr) if dim.node.op == "get_attr")
-
-
-def _split(path: str) -> tuple[str, str]:
-    """The path of a module, and the name of what it holds."""
-    module, _, name = path.rpartition(".")
-    return module, name
-
-
-def _assigned(kind: type) -> frozenset[str]:
-    """The attributes and buffers that ``forward`` of a class assigns, and the methods that it calls."""
+def _made_by(kind: type) -> frozenset[str]:
+    """The attributes that ``forward`` of a class makes anew, and the methods that it calls."""
     if kind not in _known:
         done: dict[str, frozenset[str]] = {}
         waiting = ["forward"]
         while waiting:
             name = waiting.pop()
-            code = _code_of(kind, name)
-            if name not in done and code is not None:
-                done[name] = _assigned_by(code)
-                waiting.extend(_names(code))
+            function = None if name in done else _method(kind, name)
+            if function is not None:
+                done[name] = frozenset(_made_in(function))
+                waiting.extend(function.__code__.co_names)
         _known[kind] = frozenset[str]().union(*done.values())
     return _known[kind]
 
 
-def _code_of(kind: type, name: str) -> CodeType | None:
-    """The code of a method that is neither torch's nor Python's."""
+def _method(kind: type, name: str) -> FunctionType | None:
+    """A method or property that is neither torch's nor Python's."""
     owner = next((base for base in kind.__mro__ if name in vars(base)), object)
-    own: Any = vars(owner).get(name)
-    found = inspect.unwrap(getattr(own, "fget", own))
-    users = owner.__module__.partition(".")[0] not in ("torch", "builtins")
-    return found.__code__ if users and isinstance(found, FunctionType) else None
+    found = function_of(vars(owner).get(name))
+    return None if found is None or is_own(owner.__module__) else inspect.unwrap(found)
 
 
-def _names(code: CodeType) -> set[str]:
-    return set(code.co_names).union(*(_names(c) for c in code.co_consts if isinstance(c, CodeType)))
+def _made_in(function: FunctionType) -> Iterator[str]:
+    """The attributes that one function gives a value which does not depend on what they hold."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError, TypeError):
+        return
+    owner = function.__code__.co_varnames[:1]
+    given = [(path, value) for place, value in _assignments(tree) if (path := _path(place, owner))]
+    given += [(path, value) for path, value in _registrations(tree, owner)]
+    for path, value in given:
+        if not isinstance(value, ast.Constant) and not _depends(value, path, tree, owner):
+            yield path
 
 
-def _assigned_by(code: CodeType) -> frozenset[str]:
-    own = {i.argval for i in dis.get_instructions(code) if i.opname == "STORE_ATTR"}
-    registered = (c for c in code.co_consts if isinstance(c, str) and "register_buffer" in code.co_names)
-    inner = (_assigned_by(c) for c in code.co_consts if isinstance(c, CodeType))
-    return frozenset(own).union(registered, *inner)
+def _assignments(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """What is assigned, and what to."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            yield from ((place, node.value) for target in node.targets for place in _places(target))
+        elif isinstance(node, ast.AnnAssign | ast.NamedExpr) and node.value is not None:
+            yield node.target, node.value
+
+
+def _places(target: ast.expr) -> Iterator[ast.expr]:
+    if isinstance(target, ast.Tuple | ast.List):
+        for item in target.elts:
+            yield from _places(item)
+    else:
+        yield target
+
+
+def _registrations(tree: ast.AST, owner: tuple[str, ...]) -> Iterator[tuple[str, ast.expr]]:
+    """Names and values in ``self.register_buffer("table", value)`` and ``setattr(self, "table", value)``."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        values = node.args if called == "register_buffer" else node.args[1:] if called in _SETTING else []
+        if len(values) > 1 and isinstance(values[0], ast.Constant):
+            yield str(values[0].value), values[1]
+
+
+_SETTING = ("setattr", "__setattr__")
+
+
+def _path(place: ast.AST, owner: tuple[str, ...]) -> str:
+    """The path below the module of an attribute, without ``.data``; empty: of something else."""
+    steps: list[str] = []
+    while isinstance(place, ast.Attribute):
+        steps.insert(0, place.attr)
+        place = place.value
+    below = isinstance(place, ast.Name) and (place.id,) == owner
+    return ".".join(steps).removesuffix(".data") if below else ""
+
+
+def _depends(value: ast.AST, path: str, tree: ast.AST, owner: tuple[str, ...]) -> bool:
+    """Does a value depend on what an attribute holds, also by way of local names?"""
+    names: set[str] = set()
+
+    def mentions(part: ast.AST) -> bool:
+        return any((isinstance(n, ast.Name) and n.id in names) or _path(n, owner) == path for n in _values_in(part))
+
+    for _ in range(_ROUNDS):
+        named = ((place.id, v) for place, v in _assignments(tree) if isinstance(place, ast.Name))
+        names |= {name for name, v in named if mentions(v)}
+    return mentions(value)
+
+
+def _values_in(part: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of an expression, but for those of which only sizes and the like are asked."""
+    asks = (isinstance(part, ast.Attribute) and part.attr in _ASKED) or isinstance(part, ast.Compare)
+    counts = isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in ("len", "hasattr")
+    if not (asks or counts):
+        yield part
+        for child in ast.iter_child_nodes(part):
+            yield from _values_in(child)
+
+
+_ASKED = frozenset(("shape", "size", "numel", "dim", "ndim", "device", "dtype", "is_cuda"))
+_ROUNDS = 3
+"""Names may depend on names that are assigned after them, in loops."""

@@ -1,15 +1,15 @@
-"""Globals that a program writes to while it is traced, and that get back what they held."""
+"""What a program writes to outside of its model while it is traced gets back what it held."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
-from graphprune.utils.held import global_names, globals_read
+from graphprune.tracing.may_write import CONTAINERS, DICTS, is_own, may_write_to
+from graphprune.utils.held import contents, global_names
 from graphprune.utils.modules import Modules
 
 Restore = Callable[[], None]
@@ -17,16 +17,14 @@ Restore = Callable[[], None]
 
 @contextmanager
 def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType]]) -> Iterator[None]:
-    """Undo what a traced run does to containers and names in the globals and defaults of the model's functions.
+    """Undo what a traced run does to globals, closures, defaults, attributes of functions, objects and classes.
 
     Args:
-        submodules: of the model.
+        submodules: of the model. What they hold themselves is left alone.
         held: the functions that these hold as attributes or hooks, with their paths.
     """
-    classes = _classes(submodules)
-    read = _functions(classes, held)
-    restores = [restore for function, values in read for restore in _restores(function, values)]
-    restores += [restore for kind in classes for restore in _class_restores(kind)]
+    reached = may_write_to(_classes(submodules), [function for _, function in held])
+    restores = [restore for value in reached for restore in _restores(value)]
     try:
         yield
     finally:
@@ -37,36 +35,32 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
 def _classes(submodules: Modules) -> list[type]:
     own = {type(m) for _, m in submodules}
     kinds = {base for kind in own for base in kind.__mro__}
-    return [kind for kind in kinds if kind.__module__.partition(".")[0] not in ("torch", "builtins")]
+    return [kind for kind in kinds if not is_own(kind.__module__)]
 
 
-def _functions(
-    classes: Iterable[type], held: Iterable[tuple[str, FunctionType]]
-) -> list[tuple[FunctionType, list[tuple[str, Any]]]]:
-    """The functions of classes, those that are held, and those of the same modules that these call.
-
-    Returns:
-        With each, the globals that it reads.
-    """
-    methods = [v for kind in classes for v in vars(kind).values() if isinstance(v, FunctionType)]
-    own = {id(f): f for f in methods + [f for _, f in held]}
-    found = [(function, globals_read(function)) for function in own.values()]
-    called = {id(v): v for function, read in found for _, v in read if _is_neighbor(v, function)}
-    return found + [(function, globals_read(function)) for key, function in called.items() if key not in own]
-
-
-def _is_neighbor(value: Any, function: FunctionType) -> bool:
-    return type(value) is FunctionType and value.__globals__ is function.__globals__
+def _restores(value: Any) -> Iterator[Restore]:
+    """What gives a value back what it holds now."""
+    if isinstance(value, FunctionType):
+        yield from _function_restores(value)
+    elif isinstance(value, type):
+        yield partial(_put_back_attributes, value, dict(vars(value)))
+    elif type(value) in DICTS:
+        yield partial(_refill_dict, value, dict(value))
+    elif type(value) is set:
+        yield partial(_refill_set, value, set(value))
+    elif type(value) in CONTAINERS:
+        yield partial(_refill_list, value, list(value))
+    elif hasattr(value, "__dict__"):
+        yield partial(_refill_dict, vars(value), dict(vars(value)))
 
 
-def _restores(function: FunctionType, read: Iterable[tuple[str, Any]]) -> Iterator[Restore]:
-    values = [value for _, value in read]
-    values += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
-    yield from _container_restores(values)
+def _function_restores(function: FunctionType) -> Iterator[Restore]:
     names, assigned = function.__globals__, global_names(function.__code__, "STORE_GLOBAL")
     if assigned:
         before = {name: names[name] for name in assigned if name in names}
-        yield lambda: _put_back(names, before, assigned)
+        yield partial(_put_back, names, before, assigned)
+    yield from (partial(_put_back_contents, cell, contents(cell)) for cell in function.__closure__ or ())
+    yield partial(_refill_dict, vars(function), dict(vars(function)))
 
 
 def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset[str]) -> None:
@@ -75,27 +69,20 @@ def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset
     names.update(before)
 
 
-def _class_restores(kind: type) -> Iterator[Restore]:
-    return _container_restores(vars(kind).values())
+def _put_back_contents(cell: CellType, before: tuple[Any, ...]) -> None:
+    now = contents(cell)
+    if before and not (now and now[0] is before[0]):
+        (cell.cell_contents,) = before
+    elif now and not before:
+        del cell.cell_contents
 
 
-_DICTS = frozenset((dict, OrderedDict, defaultdict))
-_CONTAINERS = _DICTS | {list, deque, set}
-"""Classes of one's own may give other entries than they hold."""
-
-
-def _container_restores(values: Iterable[Any]) -> Iterator[Restore]:
-    """What gives the containers among values back the entries that they have now."""
-    for value in values:
-        kind = type(value)
-        if kind not in _CONTAINERS:
-            continue
-        if kind in _DICTS:
-            yield partial(_refill_dict, value, dict(value))
-        elif kind is set:
-            yield partial(_refill_set, value, set(value))
-        else:
-            yield partial(_refill_list, value, list(value))
+def _put_back_attributes(kind: type, before: dict[str, Any]) -> None:
+    for name in vars(kind).keys() - before.keys():
+        delattr(kind, name)
+    for name, value in before.items():
+        if vars(kind).get(name) is not value:
+            setattr(kind, name, value)
 
 
 def _refill_dict(value: dict[Any, Any], items: dict[Any, Any]) -> None:

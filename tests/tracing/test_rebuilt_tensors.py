@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,48 @@ class Counted(Extended):
             self.table = _table(steps, self.width)
 
 
+class Named(Extended):
+    """The same, asked for by the text of the length, and set by name."""
+
+    known = ""
+
+    def extend(self, steps: int) -> None:
+        if self.known != f"{steps} steps":
+            self.known = f"{steps} steps"
+            setattr(self, "table", _table(steps, self.width))  # noqa: B010
+
+
+class OnDevice(Extended):
+    """The same by a tuple of the length and the device."""
+
+    known: Any = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        key = x.size(1), str(x.device)
+        if self.known != key:
+            self.known = key
+            self.table = _table(x.size(1), self.width)
+        assert self.table is not None
+        return x + self.table
+
+
+class Inner(Extended):
+    """The same in a module within."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.inner: Any = nn.Module()
+        self.inner.register_buffer("table", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        longest = max(x.size(1), 0 if self.inner.table is None else self.inner.table.size(1))
+        if self.inner.table is None or longest > len(self.inner.table[0]):
+            made = _table(longest, self.width)
+            self.inner.table = made
+        found: Tensor = x + self.inner.table[:, : x.size(1)]
+        return found
+
+
 class Network(nn.Module):
     """A part of 16 channels between two layers. [n, t, 5] -> [n, t, 3]"""
 
@@ -69,7 +113,7 @@ class Network(nn.Module):
         return found
 
 
-@pytest.mark.parametrize("kind", [Extended, Registered, Counted])
+@pytest.mark.parametrize("kind", [Extended, Registered, Counted, Named, OnDevice, Inner])
 def test_a_model_that_ran_still_takes_longer_inputs(kind: type[Extended]) -> None:
     model = Network(kind(16)).double().eval()
     with torch.no_grad():
@@ -103,6 +147,21 @@ class Normalized(nn.Module):
         return (x - self.mean) / self.variance
 
 
+class Averaged(nn.Module):
+    """Normalizes with averages that are set anew, by way of local names. [n, t, width] -> [n, t, width]"""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.rand(width).double())
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.mean
+        if self.training:
+            mean = 0.9 * mean + 0.1 * x.flatten(0, 1).mean(0)
+        self.mean = mean
+        return x - mean
+
+
 class Table(nn.Module):
     """Adds a table that it made in the beginning, and refuses inputs that are longer. [n, t, width] -> [n, t, width]"""
 
@@ -116,7 +175,7 @@ class Table(nn.Module):
         return x + self.table[:, : x.shape[1]]
 
 
-@pytest.mark.parametrize("kind", [Normalized, Table])
+@pytest.mark.parametrize("kind", [Normalized, Averaged, Table])
 def test_what_is_not_made_anew_follows(kind: type[nn.Module]) -> None:
     model, x = Network(kind(16)).double().eval(), torch.randn(2, 4, 5).double()
     graph = graphprune.trace(model, x)

@@ -1,7 +1,7 @@
 """Caches of other people's functions, which neither keep a watched size nor answer for one.
 
 A ``functools.lru_cache`` that was filled by an earlier run compares a size with a plain integer and gives what was
-worked out from that; one that is filled while a model is traced keeps the sizes.
+worked out from that; one that is filled while a model is traced keeps the sizes, or tensors without values.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.tracing.may_write import is_own
 from graphprune.tracing.sizes import Size
+from graphprune.utils.tree import tensors_of
 
 _Cached = functools._lru_cache_wrapper
 _MAY_BE_CACHED = frozenset((_Cached, staticmethod, classmethod))
-_OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 
 
 @contextmanager
 def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
     """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
     kinds = {type(m) for _, m in submodules}
-    classes = {base for kind in kinds for base in kind.__mro__ if not _is_own(base.__module__)}
+    classes = {base for kind in kinds for base in kind.__mro__ if not is_own(base.__module__)}
     members = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if type(v) in _MAY_BE_CACHED]
     methods = [member for member in members if _function_of(member[2])]
     functions = [(found, name, found[name]) for found, name in _modules_caches()]
@@ -42,11 +43,6 @@ def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[Non
             found[name] = value
         for kind, name, value in methods:
             setattr(kind, name, value)
-
-
-@functools.lru_cache(maxsize=1 << 14)
-def _is_own(module: str) -> bool:
-    return module.partition(".")[0] in _OWN
 
 
 def _function_of(value: Any) -> Any:
@@ -65,7 +61,13 @@ def _bypassing(value: Any) -> Any:
 def _wrapper(value: Any) -> Callable[..., Any]:
     @functools.wraps(value)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return (value.__wrapped__ if _is_traced((args, kwargs)) else value)(*args, **kwargs)
+        if _is_traced((args, kwargs)):
+            return value.__wrapped__(*args, **kwargs)
+        known = value.cache_info().misses
+        result = value(*args, **kwargs)
+        if value.cache_info().misses > known and next(tensors_of(result), None) is not None:
+            value.cache_clear()  # a tensor that was made in here is of no use outside
+        return result
 
     return _with_methods(call, value)
 
@@ -121,7 +123,7 @@ class _Foreign:
     def _load(self, loaded: list[ModuleType]) -> None:
         """Go on with the modules that are loaded now. Those of ``__main__`` are looked through every time."""
         known = {id(found): place for place, found in enumerate(self.globals)}
-        others = {id(m): m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not _is_own(name)}
+        others = {id(m): m for name, m in list(sys.modules.items()) if isinstance(m, ModuleType) and not is_own(name)}
         found = [vars(m) for m in others.values() if m.__name__ != "__main__"]
         places = [known.get(id(one)) for one in found]
         self.counts = [-1 if place is None else self.counts[place] for place in places]

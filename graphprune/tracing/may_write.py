@@ -1,0 +1,166 @@
+"""What a model's forward may reach outside of the model: functions, and what these keep between calls.
+
+The walk begins at the functions that run in any case, and goes by names: to methods that are called so, to globals,
+closures, defaults, and attributes. Python's own, torch and numpy keep nothing of a program in theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from graphprune.utils.held import globals_read, held_by_function
+
+DICTS = frozenset((dict, OrderedDict, defaultdict))
+CONTAINERS = DICTS | {list, deque, set}
+"""Classes of one's own may give other entries than they hold."""
+_CACHED = functools._lru_cache_wrapper
+_OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
+_BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
+_MOST = 400
+"""So many are followed: large libraries lead from everywhere to everything."""
+_PASSED_OVER = (nn.Module, Tensor, Enum, BaseException)
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def is_own(module: str) -> bool:
+    """Is a module Python's, torch's, numpy's, or this library's?"""
+    return module.partition(".")[0] in _OWN
+
+
+def may_write_to(classes: Iterable[type], held: Iterable[FunctionType]) -> list[Any]:
+    """The functions, classes, objects and containers of users that a run may reach, the nearest first.
+
+    Args:
+        classes: of the model's modules.
+        held: functions that run, such as hooks.
+    """
+    walk = _Walk()
+    for kind in classes:
+        walk.found[id(kind)] = kind
+        walk.add_class(kind)
+    walk.waiting.extend(held)
+    walk.use(("forward",))
+    walk.go()
+    return list(walk.found.values())
+
+
+@dataclass
+class _Walk:
+    """Goes on to what is nearest.
+
+    Attributes:
+        found: what was reached, by identity.
+        waiting: what leads on.
+        used: the names that the functions use which were reached.
+        methods: those that no function has used the name of.
+    """
+
+    found: dict[int, Any] = field(default_factory=dict)
+    waiting: deque[Any] = field(default_factory=deque)
+    used: set[str] = field(default_factory=set)
+    methods: dict[str, list[FunctionType]] = field(default_factory=dict)
+
+    def go(self) -> None:
+        """Follow what waits until nothing does, or enough was found."""
+        while self.waiting and len(self.found) < _MOST:
+            value = self.waiting.popleft()
+            if id(value) not in self.found and _may_hold(value):
+                self.found[id(value)] = value
+                self._follow(value)
+
+    def _follow(self, value: Any) -> None:
+        if isinstance(value, FunctionType):
+            self.use(_names(value.__code__))
+            self.waiting.extend(_led_to_by(value))
+        elif isinstance(value, type):
+            self.add_class(value)
+        else:
+            self.waiting.extend(_held_by(value))
+
+    def use(self, names: Iterable[str]) -> None:
+        """Methods of these names may run."""
+        new = set(names) - self.used
+        self.used |= new
+        for name in new & self.methods.keys():
+            self.waiting.extend(self.methods.pop(name))
+
+    def add_class(self, kind: type) -> None:
+        """Its containers may be written to, and its methods run when a name is used, or by the language itself."""
+        for name, value in vars(kind).items():
+            function = function_of(value)
+            if function is None:
+                self.waiting.extend([value] if type(value) in CONTAINERS and not name.startswith("__") else ())
+            elif name in self.used or name in _BY_LANGUAGE:
+                self.waiting.append(function)
+            else:
+                self.methods.setdefault(name, []).append(function)
+
+
+def function_of(value: Any) -> FunctionType | None:
+    """The function of a method, class method, static method, property or cached function."""
+    if isinstance(value, classmethod | staticmethod):
+        value = value.__func__
+    elif isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, functools.cached_property):
+        value = value.func
+    if type(value) is _CACHED:
+        value = value.__wrapped__
+    return value if isinstance(value, FunctionType) else None
+
+
+def _may_hold(value: Any) -> bool:
+    """Is it a container, or a function, a class or an object of the user's?"""
+    kind = type(value)
+    if kind in CONTAINERS or kind in (functools.partial, MethodType, _CACHED):
+        return True
+    if kind is FunctionType:
+        return not is_own(value.__module__ or "")
+    if isinstance(value, type):
+        return not is_own(value.__module__) and not issubclass(value, _PASSED_OVER)
+    return _has_attributes(kind) and not is_own(kind.__module__) and not issubclass(kind, _PASSED_OVER)
+
+
+def _has_attributes(kind: type) -> bool:
+    return kind.__dictoffset__ != 0
+
+
+def _held_by(value: Any) -> Iterator[Any]:
+    """What a container or an object leads to."""
+    if isinstance(value, functools.partial):
+        yield from (value.func, *value.args, *value.keywords.values())
+    elif isinstance(value, MethodType):
+        yield from (value.__self__, value.__func__)
+    elif type(value) is _CACHED:
+        yield value.__wrapped__
+    elif type(value) in CONTAINERS:
+        yield from value.values() if type(value) in DICTS else value
+    else:
+        yield type(value)
+        yield from vars(value).values()
+
+
+def _led_to_by(function: FunctionType) -> Iterator[Any]:
+    yield from held_by_function(function)
+    yield from vars(function).values()
+    for _, value in globals_read(function):
+        if not isinstance(value, ModuleType):
+            yield value
+        elif not is_own(value.__name__):
+            yield from (vars(value)[name] for name in _names(function.__code__) if name in vars(value))
+
+
+@functools.lru_cache(maxsize=4096)
+def _names(code: CodeType) -> frozenset[str]:
+    """The names of globals and attributes that a function and those within it use."""
+    inner = (_names(c) for c in code.co_consts if isinstance(c, CodeType))
+    return frozenset(code.co_names).union(*inner)

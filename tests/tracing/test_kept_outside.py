@@ -1,0 +1,148 @@
+"""What programs keep outside of their models between calls: a trace leaves nothing in it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+Table = Callable[[int, int], Tensor]
+LONGEST = 32
+
+
+def table(steps: int, width: int) -> Tensor:
+    return torch.sin(torch.arange(steps).double()[:, None] * torch.arange(1, width + 1).double())[None]
+
+
+def by_closure(make: Table) -> Table:
+    known: dict[tuple[int, int], Tensor] = {}
+
+    def find(*sizes: int) -> Tensor:
+        if sizes not in known:
+            known[sizes] = make(*sizes)
+        return known[sizes]
+
+    return find
+
+
+def by_last(make: Table) -> Table:
+    last: Any = None
+
+    def find(*sizes: int) -> Tensor:
+        nonlocal last
+        if last is None or last.shape[1:] != sizes:
+            last = make(*sizes)
+        return last  # type: ignore[no-any-return]
+
+    return find
+
+
+class Remembered:
+    def __init__(self, make: Table) -> None:
+        self.make, self.last = make, None
+        self.known: dict[int, Tensor] = {}
+
+    def __call__(self, steps: int, width: int) -> Tensor:
+        if steps not in self.known:
+            self.known[steps] = self.make(steps, width)
+        return self.known[steps]
+
+
+class Store:
+    known: ClassVar[dict[str, dict[int, Tensor]]] = {"tables": {}}
+    last: Tensor | None = None
+    calls = 0
+
+
+def in_nested_dictionary(steps: int, width: int) -> Tensor:
+    Store.calls += 1
+    found = Store.known["tables"]
+    if steps not in found:
+        found[steps] = table(steps, width)
+    return found[steps]
+
+
+def in_class(steps: int, width: int) -> Tensor:
+    if Store.last is None or Store.last.shape[1] != steps:
+        Store.last = table(steps, width)
+    return Store.last
+
+
+def in_function(steps: int, width: int) -> Tensor:
+    known = vars(in_function).setdefault("known", {})
+    if steps not in known:
+        known[steps] = table(steps, width)
+    return known[steps]  # type: ignore[no-any-return]
+
+
+cached = functools.lru_cache(table)
+longest = functools.cache(lambda: {"table": table(LONGEST, 16)})
+closure, last, remembered = by_closure(table), by_last(table), Remembered(table)
+TABLES: dict[str, Table] = {
+    "lru_cache": lambda steps, width: cached(steps, width),
+    "lru_cache by plain numbers": lambda steps, width: cached(int(steps), 16),
+    "the longest in a dictionary": lambda steps, width: longest()["table"],
+    "closure": lambda steps, width: closure(steps, width),
+    "the last in a closure": lambda steps, width: last(steps, width),
+    "object": lambda steps, width: remembered(steps, width),
+    "class": in_class,
+    "nested dictionary of a class": in_nested_dictionary,
+    "function": in_function,
+}
+
+
+class Network(nn.Module):
+    """Adds a table of positions to channels. [n, t, 5] -> [n, t, 3]"""
+
+    def __init__(self, find: Table) -> None:
+        super().__init__()
+        self.enter, self.hidden, self.leave = nn.Linear(5, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+        self.find = find
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        found: Tensor = self.leave(self.hidden(y + self.find(y.shape[1], y.shape[2])[:, : y.shape[1]]).relu())
+        return found
+
+
+@pytest.fixture(autouse=True)
+def _nothing_known() -> None:
+    for found in (cached, longest):
+        found.cache_clear()
+    remembered.known.clear()
+    Store.known["tables"].clear()
+    Store.last = None
+    vars(in_function).clear()
+
+
+@pytest.mark.parametrize("ran", [False, True], ids=["new", "ran before"])
+@pytest.mark.parametrize("name", TABLES)
+def test_the_model_and_the_slim_one_run_at_every_length(name: str, ran: bool) -> None:
+    steps = 7 if name in ("closure", "the last in a closure") and ran else 6  # what they know cannot be cleared
+    model, x = Network(TABLES[name]).double().eval(), torch.randn(2, steps, 5).double()
+    with torch.no_grad():
+        model.hidden.weight[::2], model.hidden.bias[::2] = 0, 0  # the units that go add nothing
+        if ran:
+            model(x)
+    graph = graphprune.trace(model, x)
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.hidden.out_features == 6
+    for length in (steps, 9, 4):
+        longer = torch.randn(2, length, 5).double()
+        torch.testing.assert_close(model(longer), slim(longer), rtol=1e-10, atol=1e-12)
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+def test_counts_of_calls_are_as_before() -> None:
+    model, x = Network(in_nested_dictionary).double().eval(), torch.randn(2, 6, 5).double()
+    before = Store.calls
+    graphprune.prune_model(model, 0.5, x)
+    assert Store.calls == before
+    assert not Store.known["tables"]
