@@ -17,7 +17,10 @@ LABELLED = ("taylor", "fisher")
 
 
 def methods() -> list[Method]:
-    """Some of its criteria, and the one it chooses itself, ranked by what channels cost; the first also within layers and among isomorphic ones."""
+    """Some of its criteria, and its own choice, ranked by what channels cost.
+
+    The first also ranks within layers, and among isomorphic ones.
+    """
     makers = {name: partial(_unlabelled, importance=name) for name in UNLABELLED}
     first = UNLABELLED[0]
     makers |= {f"{first} {how}": partial(_unlabelled, importance=first, allocation=how) for how in ALLOCATIONS}
