@@ -10,8 +10,9 @@ Batch norms of the other libraries' networks are re-estimated with the same samp
 *structure with our repair* is the same channels, taken out of the dense network and repaired by graphprune.
 
 Digits are put at nine places (:attr:`Task.fine_metric`), for where they are nearly every network reads nearly all of
-them. All networks are counted by torch's own counter, and tuned by the same function with the same settings and seeds.
-Where a library fails, or takes longer than the limit (``over 600 s``), this stands in its place.
+them. All networks are counted by torch's own counter, products of attention too, and tuned by the same function with
+the same settings and seeds. Where a library fails, or takes longer than the limit (``over 600 s``), this stands in its
+place.
 
 It takes hours. Each run is noted in ``results/compare`` as it ends, and is not repeated while its note is there: a
 script that was stopped goes on, and two with different ``--only`` share the work. ``--libraries graphprune

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import call
@@ -152,8 +153,8 @@ def _between(low: tuple[float, float], high: tuple[float, float], aim: float) ->
 
 
 def macs(model: nn.Module, inputs: Any) -> int:
-    """Multiply-adds of one forward pass, as torch counts them."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    """Multiply-adds of one forward pass, as torch counts them: attention's as products, its kernels count none."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call(model.eval(), inputs)
     return counter.get_total_flops() // 2
 

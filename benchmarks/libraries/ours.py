@@ -11,13 +11,16 @@ import graphprune
 from benchmarks.libraries.case import Case, Method
 
 LIBRARY = "graphprune"
-UNLABELLED = ("l2", "wanda", "schur", "bn_scale")
+UNLABELLED = ("l2", "wanda", "schur", "bn_scale", "auto")
 ALLOCATIONS = ("uniform", "isomorphic")
 LABELLED = ("taylor", "fisher")
 
 
 def methods() -> list[Method]:
-    """Some of its criteria, ranked by what channels cost; the first also within layers and among isomorphic ones."""
+    """Some of its criteria, and its own choice, ranked by what channels cost.
+
+    The first also ranks within layers, and among isomorphic ones.
+    """
     makers = {name: partial(_unlabelled, importance=name) for name in UNLABELLED}
     first = UNLABELLED[0]
     makers |= {f"{first} {how}": partial(_unlabelled, importance=first, allocation=how) for how in ALLOCATIONS}
