@@ -40,6 +40,7 @@ from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs
+from graphprune.tracing.side_effects import nothing_kept
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.tracer import Trace, record
 from graphprune.utils.arrays import Mask
@@ -401,8 +402,8 @@ def _run_and_record(
         recorders[:] = [MaskedRecorder(model_copy, log, on_meta, masks)]
         return recorders[0]
 
-    with in_float64(), narrow_finfo(model), Widen():
-        calls = [call.mapped(widened_tensor) for call in examples]
-        trace = record(wide_module(model), calls, keep, on_meta=False, make_recorder=recorder)
+    wide, calls = wide_module(model), [call.mapped(widened_tensor) for call in examples]
+    with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
+        trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
     return list(tensors_of(results[: len(examples)])), analysis_of(model, trace), same

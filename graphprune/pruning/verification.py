@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
+from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.contexts import changing_globals, eagerly, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
@@ -113,7 +115,11 @@ def run_slim(
         as_default: is float64 the default type meanwhile, in other threads too?
     """
     module = wide_module(slim)
-    with changing_globals(), random_numbers_kept(), in_float64(as_default), narrow_finfo(slim), DrawsReplayed(draws):
+    with ExitStack() as stack:
+        for context in (changing_globals(), random_numbers_kept(), nothing_kept(module), in_float64(as_default)):
+            stack.enter_context(context)
+        stack.enter_context(narrow_finfo(slim))
+        stack.enter_context(DrawsReplayed(draws))
         results = [call.mapped(widened_tensor).run(module) for call in calls]
     return [t for result in results for t in tensors_of(result if outputs is None else outputs(result))]
 

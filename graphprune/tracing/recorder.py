@@ -372,7 +372,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(_module_stack(recorder))
             stack.enter_context(_noticing_scripts(recorder))
             stack.enter_context(recorder)
-            stack.enter_context(bypassed_caches(recorder.model_copy.modules))
+            stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:
                 stack.enter_context(watching(recorder.log, recorder.lookup_sized))
             yield

@@ -8,9 +8,12 @@ from functools import partial
 from types import CellType, FunctionType
 from typing import Any
 
+from torch import nn
+
 from graphprune.tracing.may_write import CONTAINERS, DICTS, is_own, may_write_to
-from graphprune.utils.held import contents, global_names
-from graphprune.utils.modules import Modules
+from graphprune.tracing.size_tracking.caches import empty_caches
+from graphprune.utils.held import contents, global_names, held_functions
+from graphprune.utils.modules import Modules, tables
 
 Restore = Callable[[], None]
 
@@ -30,6 +33,14 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
     finally:
         for restore in restores:
             restore()
+
+
+@contextmanager
+def nothing_kept(model: nn.Module) -> Iterator[None]:
+    """Undo what runs of a copy, in another type, leave outside of it; cached functions know nothing of others."""
+    own = tables(model)
+    with empty_caches(own.modules, own.holders), restored_globals(own.modules, held_functions(own.modules)):
+        yield
 
 
 def _classes(submodules: Modules) -> list[type]:

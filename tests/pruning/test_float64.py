@@ -11,7 +11,12 @@ from torch import Tensor, nn
 import graphprune
 from graphprune.pruning.float64 import reads_default_type
 
-SEEN: list[torch.dtype] = []
+
+class Notes(list[torch.dtype]):
+    """What is written into plain lists is gone after a check."""
+
+
+SEEN = Notes()
 
 
 class Between(nn.Module):

@@ -140,6 +140,19 @@ def test_the_model_and_the_slim_one_run_at_every_length(name: str, ran: bool) ->
     assert graphprune.verify(model, slim, plan, x).passed
 
 
+@pytest.mark.parametrize("ran", [False, True], ids=["new", "ran before"])
+@pytest.mark.parametrize("keep", [functools.lru_cache, by_closure, by_last, Remembered])
+def test_verify_leaves_no_table_in_float64(keep: Callable[[Table], Any], ran: bool) -> None:
+    find = keep(lambda steps, width: table(steps, width).to(torch.get_default_dtype()))
+    model, x = Network(find).eval(), torch.randn(2, 5, 5)
+    if ran:
+        model(x)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert model(x).dtype == slim(x).dtype == torch.float32
+
+
 def test_counts_of_calls_are_as_before() -> None:
     model, x = Network(in_nested_dictionary).double().eval(), torch.randn(2, 6, 5).double()
     before = Store.calls

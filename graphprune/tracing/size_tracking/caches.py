@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -18,25 +18,45 @@ from torch import Tensor, nn
 
 from graphprune.tracing.may_write import is_own
 from graphprune.tracing.sizes import Size
+from graphprune.utils.modules import Modules
 from graphprune.utils.tree import tensors_of
 
-_Cached = functools._lru_cache_wrapper
-_MAY_BE_CACHED = frozenset((_Cached, staticmethod, classmethod))
+_CACHED = functools._lru_cache_wrapper
+_MAY_BE_CACHED = frozenset((_CACHED, staticmethod, classmethod))
 
 
 @contextmanager
-def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
-    """Within, cached functions of modules and of the model's classes work out anew what depends on watched sizes."""
+def bypassed_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None]:
+    """Within, cached functions work out anew what depends on watched sizes.
+
+    Args:
+        submodules: of the model, whose classes may have such as methods, beside those that files have as globals.
+        holders: those of them that may hold such as attributes.
+    """
+    with _in_place_of_caches(submodules, holders, _wrapper):
+        yield
+
+
+@contextmanager
+def empty_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None]:
+    """Within, these functions know nothing of earlier calls; afterwards they know nothing of those within."""
+    with _in_place_of_caches(submodules, holders, _emptied):
+        yield
+
+
+@contextmanager
+def _in_place_of_caches(submodules: Modules, holders: Modules, replace: Callable[[Any], Any]) -> Iterator[None]:
     kinds = {type(m) for _, m in submodules}
     classes = {base for kind in kinds for base in kind.__mro__ if not is_own(base.__module__)}
     members = [(kind, name, v) for kind in classes for name, v in vars(kind).items() if type(v) in _MAY_BE_CACHED]
     methods = [member for member in members if _function_of(member[2])]
     functions = [(found, name, found[name]) for found, name in _modules_caches()]
+    functions += [(vars(m), name, v) for _, m in holders for name, v in vars(m).items() if type(v) is _CACHED]
     try:
         for kind, name, value in methods:
-            setattr(kind, name, _bypassing(value))
+            setattr(kind, name, _replaced(value, replace))
         for found, name, value in functions:
-            found[name] = _wrapper(value)
+            found[name] = replace(value)
         yield
     finally:
         for found, name, value in functions:
@@ -47,14 +67,18 @@ def bypassed_caches(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[Non
 
 def _function_of(value: Any) -> Any:
     """The cached function that a class has as method, class method or static method."""
-    function = value if type(value) is _Cached else value.__func__
-    return function if type(function) is _Cached else None
+    function = value if type(value) is _CACHED else value.__func__
+    return function if type(function) is _CACHED else None
 
 
-def _bypassing(value: Any) -> Any:
+def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
     if isinstance(value, staticmethod | classmethod):
-        return type(value)(_bypassing(value.__func__))
-    return _wrapper(value)
+        return type(value)(replace(value.__func__))
+    return replace(value)
+
+
+def _emptied(value: Any) -> Any:
+    return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
 
 
 @functools.lru_cache(maxsize=4096)  # there may be thousands, at every run
@@ -135,12 +159,12 @@ _foreign = _Foreign()
 
 
 def _names_of_caches(found: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(name for name, value in list(found.items()) if type(value) is _Cached)
+    return tuple(name for name, value in list(found.items()) if type(value) is _CACHED)
 
 
 def _modules_caches() -> list[tuple[dict[str, Any], str]]:
     """The cached functions among the globals of all modules that are loaded: these globals, and their names."""
     _foreign.look()
     typed = vars(sys.modules["__main__"])
-    there = [(found, name) for found, name in _foreign.places if type(found.get(name)) is _Cached]
+    there = [(found, name) for found, name in _foreign.places if type(found.get(name)) is _CACHED]
     return there + [(typed, name) for name in _names_of_caches(typed)]
