@@ -20,6 +20,7 @@ from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_n
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
@@ -27,7 +28,7 @@ from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.contexts import changing_globals, eagerly, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_tensors
+from graphprune.utils.modules import named_tensors, tables
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
 from graphprune.utils.tree import tensors_of
@@ -97,6 +98,7 @@ def _some(names: Sequence[str], shown: int = 3) -> str:
     return ", ".join(names[:shown]) + more
 
 
+@from_empty_tables
 @eagerly()
 def run_slim(
     slim: nn.Module,
@@ -120,6 +122,7 @@ def run_slim(
             stack.enter_context(context)
         stack.enter_context(narrow_finfo(slim))
         stack.enter_context(DrawsReplayed(draws))
+        stack.enter_context(emptied_tables(tables(module).holders))
         results = [call.mapped(widened_tensor).run(module) for call in calls]
     return [t for result in results for t in tensors_of(result if outputs is None else outputs(result))]
 
