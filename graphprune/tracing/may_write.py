@@ -22,7 +22,7 @@ from graphprune.utils.held import globals_read, held_by_function
 DICTS = frozenset((dict, OrderedDict, defaultdict))
 CONTAINERS = DICTS | {list, deque, set}
 """Classes of one's own may give other entries than they hold."""
-_CACHED = functools._lru_cache_wrapper
+CACHED = functools._lru_cache_wrapper
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
 _MOST = 400
@@ -72,7 +72,7 @@ class _Walk:
     def go(self) -> None:
         """Follow what waits until nothing does, or enough was found."""
         while self.waiting and len(self.found) < _MOST:
-            value = self.waiting.popleft()
+            value = _without_wrappers(self.waiting.popleft())
             if id(value) not in self.found and _may_hold(value):
                 self.found[id(value)] = value
                 self._follow(value)
@@ -113,7 +113,7 @@ def function_of(value: Any) -> FunctionType | None:
         value = value.fget
     elif isinstance(value, functools.cached_property):
         value = value.func
-    if type(value) is _CACHED:
+    if type(value) is CACHED:
         value = value.__wrapped__
     return value if isinstance(value, FunctionType) else None
 
@@ -121,13 +121,24 @@ def function_of(value: Any) -> FunctionType | None:
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
-    if kind in CONTAINERS or kind in (functools.partial, MethodType, _CACHED):
+    if kind in CONTAINERS or kind in (functools.partial, MethodType, CACHED):
         return True
     if kind is FunctionType:
-        return not is_own(value.__module__ or "")
+        return not _is_own_function(value)
     if isinstance(value, type):
         return not is_own(value.__module__) and not issubclass(value, _PASSED_OVER)
     return _has_attributes(kind) and not is_own(kind.__module__) and not issubclass(kind, _PASSED_OVER)
+
+
+def _is_own_function(function: FunctionType) -> bool:
+    return is_own(function.__globals__.get("__name__") or "")
+
+
+def _without_wrappers(value: Any) -> Any:
+    """The function in one that torch, Python or this library has put around it."""
+    while isinstance(value, FunctionType) and _is_own_function(value) and hasattr(value, "__wrapped__"):
+        value = value.__wrapped__
+    return value
 
 
 def _has_attributes(kind: type) -> bool:
@@ -140,7 +151,7 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, MethodType):
         yield from (value.__self__, value.__func__)
-    elif type(value) is _CACHED:
+    elif type(value) is CACHED:
         yield value.__wrapped__
     elif type(value) in CONTAINERS:
         yield from value.values() if type(value) in DICTS else value

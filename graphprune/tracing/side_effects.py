@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.may_write import CONTAINERS, DICTS, is_own, may_write_to
+from graphprune.tracing.may_write import CACHED, CONTAINERS, DICTS, is_own, may_write_to
 from graphprune.tracing.size_tracking.caches import empty_caches
 from graphprune.utils.held import contents, global_names, held_functions
 from graphprune.utils.modules import Modules, tables
@@ -61,6 +61,8 @@ def _restores(value: Any) -> Iterator[Restore]:
         yield partial(_refill_set, value, set(value))
     elif type(value) in CONTAINERS:
         yield partial(_refill_list, value, list(value))
+    elif type(value) is CACHED:
+        yield partial(_forget, value, value.cache_info().misses)
     elif hasattr(value, "__dict__"):
         yield partial(_refill_dict, vars(value), dict(vars(value)))
 
@@ -72,6 +74,12 @@ def _function_restores(function: FunctionType) -> Iterator[Restore]:
         yield partial(_put_back, names, before, assigned)
     yield from (partial(_put_back_contents, cell, contents(cell)) for cell in function.__closure__ or ())
     yield partial(_refill_dict, vars(function), dict(vars(function)))
+
+
+def _forget(cached: Any, misses: int) -> None:
+    """Empty a cached function that was called for something new, which may be a tensor without values."""
+    if cached.cache_info().misses != misses:
+        cached.cache_clear()
 
 
 def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset[str]) -> None:

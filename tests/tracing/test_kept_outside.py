@@ -83,11 +83,13 @@ def in_function(steps: int, width: int) -> Tensor:
 
 cached = functools.lru_cache(table)
 longest = functools.cache(lambda: {"table": table(LONGEST, 16)})
+BY_NAME: dict[str, Any] = {"table": functools.lru_cache(table)}
 closure, last, remembered = by_closure(table), by_last(table), Remembered(table)
 TABLES: dict[str, Table] = {
     "lru_cache": lambda steps, width: cached(steps, width),
     "lru_cache by plain numbers": lambda steps, width: cached(int(steps), 16),
     "the longest in a dictionary": lambda steps, width: longest()["table"],
+    "lru_cache in a dictionary": lambda steps, width: BY_NAME["table"](steps, width),
     "closure": lambda steps, width: closure(steps, width),
     "the last in a closure": lambda steps, width: last(steps, width),
     "object": lambda steps, width: remembered(steps, width),
@@ -113,7 +115,7 @@ class Network(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _nothing_known() -> None:
-    for found in (cached, longest):
+    for found in (cached, longest, BY_NAME["table"]):
         found.cache_clear()
     remembered.known.clear()
     Store.known["tables"].clear()
