@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.tracing.may_write import CACHED, CONTAINERS, DICTS, is_own, may_write_to
-from graphprune.tracing.size_tracking.caches import empty_caches
+from graphprune.tracing.size_tracking.caches import emptied, empty_caches
 from graphprune.utils.held import contents, global_names, held_functions
 from graphprune.utils.modules import Modules, tables
 
@@ -29,6 +30,8 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
     reached = may_write_to(_classes(submodules), [function for _, function in held])
     restores = [restore for value in reached for restore in _restores(value)]
     try:
+        for value in reached:
+            _empty_cached_functions(value)
         yield
     finally:
         for restore in restores:
@@ -61,8 +64,6 @@ def _restores(value: Any) -> Iterator[Restore]:
         yield partial(_refill_set, value, set(value))
     elif type(value) in CONTAINERS:
         yield partial(_refill_list, value, list(value))
-    elif type(value) is CACHED:
-        yield partial(_forget, value, value.cache_info().misses)
     elif hasattr(value, "__dict__"):
         yield partial(_refill_dict, vars(value), dict(vars(value)))
 
@@ -76,10 +77,15 @@ def _function_restores(function: FunctionType) -> Iterator[Restore]:
     yield partial(_refill_dict, vars(function), dict(vars(function)))
 
 
-def _forget(cached: Any, misses: int) -> None:
-    """Empty a cached function that was called for something new, which may be a tensor without values."""
-    if cached.cache_info().misses != misses:
-        cached.cache_clear()
+def _empty_cached_functions(value: Any) -> None:
+    """Put cached functions that know nothing in the place of those that a closure, a container or an object holds."""
+    if isinstance(value, FunctionType):
+        for cell in value.__closure__ or ():
+            for cached in contents(cell):
+                cell.cell_contents = emptied(cached) if type(cached) is CACHED else cached
+    elif type(value) in DICTS or not isinstance(value, type | list | set | deque):
+        entries = value if type(value) in DICTS else vars(value) if hasattr(value, "__dict__") else {}
+        entries.update({name: emptied(cached) for name, cached in entries.items() if type(cached) is CACHED})
 
 
 def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset[str]) -> None:

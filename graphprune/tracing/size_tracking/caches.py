@@ -40,7 +40,7 @@ def bypassed_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None
 @contextmanager
 def empty_caches(submodules: Modules, holders: Modules = ()) -> Iterator[None]:
     """Within, these functions know nothing of earlier calls; afterwards they know nothing of those within."""
-    with _in_place_of_caches(submodules, holders, _emptied):
+    with _in_place_of_caches(submodules, holders, emptied):
         yield
 
 
@@ -77,7 +77,8 @@ def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
     return replace(value)
 
 
-def _emptied(value: Any) -> Any:
+def emptied(value: Any) -> Any:
+    """A cached function that works out the same, and knows nothing of earlier calls."""
     return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
 
 
