@@ -88,17 +88,15 @@ def _places(target: ast.expr) -> Iterator[ast.expr]:
 
 
 def _registrations(tree: ast.AST, owner: tuple[str, ...]) -> Iterator[tuple[str, ast.expr]]:
-    """Names and values in ``self.register_buffer("table", value)`` and ``setattr(self, "table", value)``."""
+    """Paths and values in ``self.register_buffer("table", value)`` and ``setattr(self, "table", value)``."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
-            continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        values = node.args if called == "register_buffer" else node.args[1:] if called in _SETTING else []
-        if len(values) > 1 and isinstance(values[0], ast.Constant):
-            yield str(values[0].value), values[1]
-
-
-_SETTING = ("setattr", "__setattr__")
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            given = [node.func.value] if called == "register_buffer" and isinstance(node.func, ast.Attribute) else []
+            given += node.args if given or called in ("setattr", "__setattr__") else []
+            if len(given) > 2 and isinstance(given[1], ast.Constant):
+                holder = ast.Attribute(given[0], str(given[1].value))
+                yield from ((path, given[2]) for path in (_path(holder, owner),) if path)
 
 
 def _path(place: ast.AST, owner: tuple[str, ...]) -> str:

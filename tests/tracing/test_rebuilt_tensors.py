@@ -95,7 +95,7 @@ class Inner(Extended):
         longest = max(x.size(1), 0 if self.inner.table is None else self.inner.table.size(1))
         if self.inner.table is None or longest > len(self.inner.table[0]):
             made = _table(longest, self.width)
-            self.inner.table = made
+            self.inner.register_buffer("table", made)
         found: Tensor = x + self.inner.table[:, : x.size(1)]
         return found
 
