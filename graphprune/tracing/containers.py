@@ -22,7 +22,7 @@ def container_base(value: Any) -> Any:
     return next(base for base in _BASES if isinstance(value, base))
 
 
-def entries(value: Any) -> list[Any]:
+def contained(value: Any) -> list[Any]:
     """What a container holds: of dictionaries the values."""
     base = container_base(value)
     return list(base.values(value) if isinstance(value, dict) else base.__iter__(value))
@@ -37,12 +37,12 @@ def put_back(value: Any) -> Callable[[], None]:
     """What gives a container back what it holds now."""
     if isinstance(value, dict):
         return partial(_refill_dict, value, items(value))
-    return partial(_refill_set if isinstance(value, set) else _refill_list, value, entries(value))
+    return partial(_refill_set if isinstance(value, set) else _refill_list, value, contained(value))
 
 
 def _refill_dict(value: dict[Any, Any], held: list[tuple[Any, Any]]) -> None:
     """Let a dictionary hold these entries; one that holds these values is not touched."""
-    if _others(entries(value), [entry for _, entry in held]):
+    if _others(contained(value), [entry for _, entry in held]):
         base = container_base(value)
         base.clear(value)
         for name, entry in held:
@@ -50,14 +50,14 @@ def _refill_dict(value: dict[Any, Any], held: list[tuple[Any, Any]]) -> None:
 
 
 def _refill_list(value: Any, held: list[Any]) -> None:
-    if _others(entries(value), held):
+    if _others(contained(value), held):
         base = container_base(value)
         base.clear(value)
         base.extend(value, held)
 
 
 def _refill_set(value: set[Any], held: list[Any]) -> None:
-    if _others(entries(value), held):
+    if _others(contained(value), held):
         set.clear(value)
         set.update(value, held)
 

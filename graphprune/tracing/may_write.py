@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch import Tensor, nn
 
-from graphprune.tracing.containers import container_base, entries
+from graphprune.tracing.containers import contained, container_base
 from graphprune.utils.held import globals_read, held_by_function, slots_of
 
 CACHED = functools._lru_cache_wrapper
@@ -158,7 +158,7 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield value.__wrapped__
     else:
         yield type(value)
-        yield from entries(value) if container_base(value) is not None else ()
+        yield from contained(value) if container_base(value) is not None else ()
         yield from getattr(value, "__dict__", {}).values()
         yield from (getattr(value, name) for name in slots_of(value) if hasattr(value, name))
 
