@@ -14,9 +14,9 @@ from graphprune.export.libraries import is_data, timm_arguments, torchvision_arg
 from graphprune.export.likeness import first_difference
 from graphprune.export.restoring import can_be_made, is_class, placeholders, restore
 from graphprune.export.structure import Structure
+from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import history_of
 from graphprune.pruning.resuming import replayed_without_data
-from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.checks import check_callable, check_type, found_value, shown
 from graphprune.utils.modules import class_name
 
@@ -129,7 +129,7 @@ def _problem(record: Architecture, slim: nn.Module, structure: Structure) -> str
     except LoadError as error:
         return _Misfit(error.what)
     try:
-        check_fits(dense, plans[0].shapes)
+        check_fits(dense, plans[0].shapes, plans[0].kept)
         if more := [name for name, _ in dense.named_parameters() if name not in plans[0].shapes]:
             return _Misfit(f"has {more[0]} too")
         made = replayed_without_data(dense, plans, "it")

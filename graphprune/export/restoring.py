@@ -159,11 +159,12 @@ class _Restoring:
         return self._made[key]
 
     def _hold(self, module: nn.Module, name: str, keys: tuple[str, ...], path: str) -> None:
-        """Put tensors into an attribute; a cache that is empty in the model stays so."""
+        """Put tensors into an attribute; a list or dictionary that is empty in the model stays so."""
         value = vars(module).get(name)
         found = iter([self._tensor(key) for key in keys])
         count = len(list(tensors_of(value)))
-        if path in self._new and len(keys) == 1:
+        alone = keys == (f"{path}.{name}" if path else name,)
+        if (path in self._new and len(keys) == 1) or (alone and value is None):
             vars(module)[name] = next(found)
         elif count == len(keys):
             vars(module)[name] = map_tensors(lambda _: next(found), value)

@@ -93,11 +93,12 @@ def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
 
 def _fix_rebuilt_tensors(labelling: Labelling, trace: Trace) -> None:
     """What forward makes anew for inputs of another size stays as wide as it makes it."""
-    for node in rebuilt_tensors(trace):
+    found = rebuilt_tensors(trace.graph.nodes, trace.modules)
+    for name, node in (*((node.meta["tensor"], node) for node in found), *trace.replaced):
         labelling.labels.node_index = trace.node_index(node)
         held = all_arrays(labelling.values[node])
         line = next((user.meta["line"] for user in node.users if user.op != "output"), None)
-        labelling.labels.fix(held, f"{node.meta['tensor']} is made anew by forward for inputs of another size", line)
+        labelling.labels.fix(held, f"{name} is made anew by forward for inputs of another size", line)
 
 
 def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:

@@ -13,9 +13,10 @@ from msgspec import Struct, structs
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
+from graphprune.pruning.fits import check_fits, check_sizes, has_size
 from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
-from graphprune.pruning.rewrite import Kept, Merged, check_fits, check_sizes, has_size, rewrite
+from graphprune.pruning.rewrite import Kept, Merged, rewrite
 from graphprune.pruning.runs import Runs
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
@@ -127,8 +128,7 @@ class Plan(Printed):
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
-        if any(module._non_persistent_buffers_set for _, module in modules):
-            empty_later_buffers(slim, self.shapes)
+        empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped, self.zeroed)
         record_history(slim, history.after(self, slim))
         return slim
@@ -173,7 +173,7 @@ class Plan(Printed):
 
     def _checked_sizes(self, model: nn.Module, own: Tables) -> dict[str, int]:
         """The integers that change in ``model``, to which the plan can be applied; ``own``: its tensors."""
-        check_fits(model, self.shapes, own)
+        check_fits(model, self.shapes, self.kept, own)
         sizes = self.all_sizes(model)
         check_sizes(model, sizes)
         check_blocks(model, self.skipped)

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from graphprune.errors import PlanError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.module_sizes import module_sizes
-from graphprune.tracing.size_places import SizePlace, is_integer
+from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.contexts import eagerly, gc_paused
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.held import contents
@@ -36,92 +34,6 @@ MergedEntries = Mapping[int, Sequence[Ids]]
 
 Merged = Mapping[str, MergedEntries]
 """The same by the name of the parameter or buffer."""
-
-
-def check_fits(model: nn.Module, shapes: Mapping[str, tuple[int, ...]], own: Tables | None = None) -> None:
-    """Raise a PlanError unless the model has exactly the tensors that a plan was made for.
-
-    ``own``: its tensors, if they are known.
-    """
-    found = {name: tuple(t.shape) for name, t in (own or tables(model)).unique()}
-    missing = sorted(shapes.keys() - found.keys())
-    if missing:
-        raise PlanError(
-            f"model: the plan names {missing[0]!r}, which this {type(model).__name__} does not have "
-            f"({len(missing)} such names)",
-            where=missing[0],
-            found=f"{with_article(type(model).__name__)} without it",
-            needed=f"the {len(shapes)} parameters and buffers that the plan was made for",
-            do=_OWN,
-        )
-    for name, shape in shapes.items():
-        if found[name] != shape:
-            raise PlanError(
-                f"model: {name} has shape {list(found[name])}, the plan was made for {list(shape)}",
-                where=name,
-                found=f"shape {list(found[name])}",
-                needed=f"shape {list(shape)}",
-                do=f"{_OWN}, once",
-            )
-
-
-def has_size(model: nn.Module, path: str) -> bool:
-    """Has the model an integer at this path, or a field that holds nothing yet?"""
-    try:
-        value = SizePlace.of(model, path).value
-    except (AttributeError, IndexError, KeyError, TypeError):
-        return False
-    return value is None or is_integer(value)
-
-
-def check_sizes(model: nn.Module, sizes: Mapping[str, int]) -> None:
-    """Raise a PlanError unless the model has an integer at each of these paths, in the place of which a size can be.
-
-    A field of a configuration that holds nothing yet counts as one.
-    """
-    for path, new in sizes.items():
-        try:
-            place = SizePlace.of(model, path)
-            size = place.value
-        except (AttributeError, LookupError, TypeError) as error:
-            raise PlanError(
-                f"model: has no {path!r} for the plan to change ({error})",
-                where=path,
-                found=f"{with_article(type(model).__name__)} without it",
-                needed=f"an integer at {path!r}, of which the plan makes {new}",
-                do=_OWN,
-            ) from error
-        if not isinstance(size, int | np.integer | None) or isinstance(size, bool):
-            raise PlanError(
-                f"model: {path!r} is {with_article(type(size).__name__)}, and the plan changes an integer",
-                where=path,
-                found=found_value(size),
-                needed="an integer",
-                do=_OWN,
-            )
-        if not place.is_own:
-            raise PlanError(
-                f"model: {path!r} is no attribute or entry of the model's own",
-                where=path,
-                found="an attribute of a class, module or library",
-                needed="an attribute or entry of the model's own",
-                do=_OWN,
-            )
-        if new > max(size or 0, MOST_GROWTH):
-            raise PlanError(
-                f"model: {path!r} is {size}, and the plan makes {new} of it, which nothing shrinks to",
-                where=path,
-                found=f"{size} in the model, {new} in the plan",
-                needed=f"at most {max(size or 0, MOST_GROWTH)}",
-                do=_OWN,
-            )
-
-
-MOST_GROWTH = 1 << 16
-"""Sizes shrink. What is worked out from them, such as a number of repetitions, may grow, but not without bounds."""
-
-
-_OWN = "apply a plan to the architecture it was made for"
 
 
 def slim_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | None = None) -> Tensor:

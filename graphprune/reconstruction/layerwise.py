@@ -14,8 +14,8 @@ from graphprune.calibration.batches import Batches
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import InputError, PlanError
 from graphprune.pruning.averaged import mixing
+from graphprune.pruning.fits import check_fits, rebuilt_otherwise
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.rewrite import check_fits
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
 from graphprune.reconstruction.fit_memory import bounded
 from graphprune.reconstruction.iterative_regression import IterativeRegression
@@ -33,7 +33,7 @@ from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import named_tensors, within
+from graphprune.utils.modules import named_modules, named_tensors, within
 from graphprune.utils.tree import map_tensors
 
 RIDGE, UNCERTAIN = 1e-2, 1.0
@@ -291,16 +291,18 @@ def check_pair(slim: nn.Module, dense: nn.Module, plan: Plan) -> None:
     check_model(slim, "slim")
     check_model(dense, "dense")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
-    check_fits(dense, plan.shapes)
+    check_fits(dense, plan.shapes, plan.kept)
     found = {name: tuple(t.shape) for name, t in named_tensors(slim)}
-    for name in plan.shapes:
-        if found.get(name) != plan.shape(name) and not within(name, plan.skipped):
+    wanted = {name: plan.shape(name) for name in plan.shapes if not within(name, plan.skipped)}
+    rebuilt = rebuilt_otherwise(wanted, found, plan.kept, named_modules(slim))
+    for name, needed in wanted.items():
+        if found.get(name) != needed and name not in rebuilt:
             shape = f"has shape {list(found[name])}" if name in found else "does not exist"
             raise PlanError(
-                f"slim: {name} {shape}, and the plan makes {list(plan.shape(name))} of it",
+                f"slim: {name} {shape}, and the plan makes {list(needed)} of it",
                 where=name,
                 found=shape.removeprefix("has "),
-                needed=f"shape {list(plan.shape(name))}",
+                needed=f"shape {list(needed)}",
                 do="pass the module that plan.apply(dense) returned",
             )
     shared = {address(t) for _, t in named_tensors(slim)} & {address(t) for _, t in named_tensors(dense)} - {0}

@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from types import CodeType, FunctionType, MethodType, ModuleType
+from threading import local
+from types import CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from torch import Tensor, nn
 
-from graphprune.utils.held import globals_read, held_by_function
+from graphprune.tracing.containers import contained, container_base
+from graphprune.utils.held import globals_read, held_by_function, slots_of
 
-DICTS = frozenset((dict, OrderedDict, defaultdict))
-CONTAINERS = DICTS | {list, deque, set}
-"""Classes of one's own may give other entries than they hold."""
 CACHED = functools._lru_cache_wrapper
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
 _BY_LANGUAGE = frozenset(("__call__", "__getitem__", "__setitem__", "__contains__", "__getattr__", "__missing__"))
 _MOST = 400
 """So many are followed: large libraries lead from everywhere to everything."""
+_KEEPERS: tuple[type, ...] = (dict, OrderedDict, defaultdict, Counter, list, set, deque, SimpleNamespace, local)
+_KEEPERS += (UserDict, UserList, WeakKeyDictionary, WeakValueDictionary)
+"""Classes of Python's whose instances a program may keep something in."""
 _PASSED_OVER = (nn.Module, Tensor, Enum, BaseException)
 
 
@@ -94,11 +97,11 @@ class _Walk:
             self.waiting.extend(self.methods.pop(name))
 
     def add_class(self, kind: type) -> None:
-        """Its containers may be written to, and its methods run when a name is used, or by the language itself."""
+        """Its attributes may be written to, and its methods run when a name is used, or by the language itself."""
         for name, value in vars(kind).items():
             function = function_of(value)
             if function is None:
-                self.waiting.extend([value] if type(value) in CONTAINERS and not name.startswith("__") else ())
+                self.waiting.extend(() if name.startswith("__") or isinstance(value, type) else (value,))
             elif name in self.used or name in _BY_LANGUAGE:
                 self.waiting.append(function)
             else:
@@ -121,13 +124,13 @@ def function_of(value: Any) -> FunctionType | None:
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
-    if kind in CONTAINERS or kind in (functools.partial, MethodType, CACHED):
+    if kind in _KEEPERS or kind in (functools.partial, MethodType, CACHED):
         return True
     if kind is FunctionType:
         return not _is_own_function(value)
     if isinstance(value, type):
         return not is_own(value.__module__) and not issubclass(value, _PASSED_OVER)
-    return _has_attributes(kind) and not is_own(kind.__module__) and not issubclass(kind, _PASSED_OVER)
+    return _keeps_something(value) and not is_own(kind.__module__) and not issubclass(kind, _PASSED_OVER)
 
 
 def _is_own_function(function: FunctionType) -> bool:
@@ -141,8 +144,8 @@ def _without_wrappers(value: Any) -> Any:
     return value
 
 
-def _has_attributes(kind: type) -> bool:
-    return kind.__dictoffset__ != 0
+def _keeps_something(value: Any) -> bool:
+    return type(value).__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
 
 
 def _held_by(value: Any) -> Iterator[Any]:
@@ -153,11 +156,11 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield from (value.__self__, value.__func__)
     elif type(value) is CACHED:
         yield value.__wrapped__
-    elif type(value) in CONTAINERS:
-        yield from value.values() if type(value) in DICTS else value
     else:
         yield type(value)
-        yield from vars(value).values()
+        yield from contained(value) if container_base(value) is not None else ()
+        yield from getattr(value, "__dict__", {}).values()
+        yield from (getattr(value, name) for name in slots_of(value) if hasattr(value, name))
 
 
 def _led_to_by(function: FunctionType) -> Iterator[Any]:

@@ -9,65 +9,120 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType
 from weakref import WeakKeyDictionary
 
 from torch import fx
 
 from graphprune.tracing.may_write import function_of, is_own
-from graphprune.tracing.tracer import Trace
 
-_known: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+_Known = WeakKeyDictionary[type, frozenset[str]]
+_made: _Known = WeakKeyDictionary()
+_set: _Known = WeakKeyDictionary()
 
 
-def rebuilt_tensors(trace: Trace) -> Iterator[fx.Node]:
+def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iterator[fx.Node]:
     """The nodes of buffers and tensors in attributes that forward, or a method that it calls, makes anew.
 
     What is worked out from its own last value, such as an average, is not made anew.
+
+    Args:
+        nodes: of the trace.
+        kinds: the classes of the model's modules by their paths.
     """
-    for node in trace.graph.nodes:
-        if node.op == "get_attr" and node.meta.get("parameter") is False:
-            steps = node.meta["tensor"].split(".")
-            owners = ((".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps)))
-            if any(rest in _made_by(trace.modules[path]) for path, rest in owners if path in trace.modules):
-                yield node
+    for node in nodes:
+        constant = node.op == "get_attr" and node.meta.get("parameter") is False
+        if constant and is_rebuilt(kinds, node.meta["tensor"]):
+            yield node
+
+
+def is_rebuilt(kinds: Mapping[str, type], name: str) -> bool:
+    """Does forward make a buffer or a tensor in an attribute anew?
+
+    Args:
+        kinds: the classes of the model's modules by their paths.
+        name: of the tensor.
+    """
+    return any(rest in _made_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
+
+
+def rebuild_any(kinds: Iterable[type]) -> bool:
+    """Does forward of one of these classes make a tensor in an attribute anew?"""
+    return any(map(_made_by, set(kinds)))
+
+
+def is_set_when_built(kinds: Mapping[str, type], name: str) -> bool:
+    """Has a new model this attribute, which may be None?"""
+    return any(rest in _set_by(kinds[path]) for path, rest in _owners(name) if path in kinds)
+
+
+def _owners(name: str) -> Iterator[tuple[str, str]]:
+    """The paths of the modules that may make a tensor, and how they call it."""
+    steps = name.split(".")
+    return ((".".join(steps[:at]), ".".join(steps[at:])) for at in range(len(steps)))
 
 
 def _made_by(kind: type) -> frozenset[str]:
     """The attributes that ``forward`` of a class makes anew, and the methods that it calls."""
-    if kind not in _known:
-        done: dict[str, frozenset[str]] = {}
-        waiting = ["forward"]
-        while waiting:
-            name = waiting.pop()
-            function = None if name in done else _method(kind, name)
-            if function is not None:
-                done[name] = frozenset(_made_in(function))
+    if kind not in _made:
+        _made[kind] = frozenset(name for f in _methods_from("forward", kind) for name in _made_in(f))
+    return _made[kind]
+
+
+def _set_by(kind: type) -> frozenset[str]:
+    """The attributes that building an instance of a class sets."""
+    if kind not in _set:
+        _set[kind] = frozenset(name for f in _methods_from("__init__", kind) for name, *_ in _given_in(f))
+    return _set[kind]
+
+
+def _methods_from(first: str, kind: type) -> Iterator[FunctionType]:
+    """A method of a class and those that it calls; of ``__init__`` those of all bases."""
+    done: set[str] = set()
+    waiting = [first]
+    while waiting:
+        name = waiting.pop()
+        if name not in done:
+            done.add(name)
+            for function in _methods(kind, name):
                 waiting.extend(function.__code__.co_names)
-        _known[kind] = frozenset[str]().union(*done.values())
-    return _known[kind]
+                yield function
 
 
-def _method(kind: type, name: str) -> FunctionType | None:
-    """A method or property that is neither torch's nor Python's."""
-    owner = next((base for base in kind.__mro__ if name in vars(base)), object)
-    found = function_of(vars(owner).get(name))
-    return None if found is None or is_own(owner.__module__) else inspect.unwrap(found)
+def _methods(kind: type, name: str) -> Iterator[FunctionType]:
+    """The methods or properties of a name that are neither torch's nor Python's: that of the class, which may go on
+    to those of its bases."""
+    for base in kind.__mro__:
+        found = None if is_own(base.__module__) else function_of(vars(base).get(name))
+        if found is not None:
+            found = inspect.unwrap(found)
+            yield found
+        if name in vars(base) and (found is None or "super" not in found.__code__.co_names):
+            return
 
 
 def _made_in(function: FunctionType) -> Iterator[str]:
     """The attributes that one function gives a value which does not depend on what they hold."""
+    for path, value, tree in _given_in(function):
+        if not isinstance(value, ast.Constant) and not _depends(value, path, tree, _owner(function)):
+            yield path
+
+
+def _given_in(function: FunctionType) -> Iterator[tuple[str, ast.expr, ast.AST]]:
+    """The attributes that one function sets, to what, and its source; none where there is no source."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, SyntaxError, TypeError):
         return
-    owner = function.__code__.co_varnames[:1]
+    owner = _owner(function)
     given = [(path, value) for place, value in _assignments(tree) if (path := _path(place, owner))]
-    given += [(path, value) for path, value in _registrations(tree, owner)]
-    for path, value in given:
-        if not isinstance(value, ast.Constant) and not _depends(value, path, tree, owner):
-            yield path
+    yield from ((path, value, tree) for path, value in (*given, *_registrations(tree, owner)))
+
+
+def _owner(function: FunctionType) -> tuple[str, ...]:
+    """What a method calls its instance."""
+    return function.__code__.co_varnames[:1]
 
 
 def _assignments(tree: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,9 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.may_write import CACHED, CONTAINERS, DICTS, is_own, may_write_to
+from graphprune.tracing.containers import container_base, items, put_back
+from graphprune.tracing.may_write import CACHED, is_own, may_write_to
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
-from graphprune.utils.held import contents, global_names, held_functions
+from graphprune.utils.held import contents, global_names, held_functions, slots_of
 from graphprune.utils.modules import Modules, tables
 
 Restore = Callable[[], None]
@@ -58,14 +58,18 @@ def _restores(value: Any) -> Iterator[Restore]:
         yield from _function_restores(value)
     elif isinstance(value, type):
         yield partial(_put_back_attributes, value, dict(vars(value)))
-    elif type(value) in DICTS:
-        yield partial(_refill_dict, value, dict(value))
-    elif type(value) is set:
-        yield partial(_refill_set, value, set(value))
-    elif type(value) in CONTAINERS:
-        yield partial(_refill_list, value, list(value))
-    elif hasattr(value, "__dict__"):
-        yield partial(_refill_dict, vars(value), dict(vars(value)))
+    else:
+        if container_base(value) is not None:
+            yield put_back(value)
+        yield from _attributes_restores(value)
+
+
+def _attributes_restores(value: Any) -> Iterator[Restore]:
+    if hasattr(value, "__dict__"):
+        yield put_back(vars(value))
+    slots = slots_of(value)
+    if slots:
+        yield partial(_put_back_slots, value, {name: getattr(value, name) for name in slots if hasattr(value, name)})
 
 
 def _function_restores(function: FunctionType) -> Iterator[Restore]:
@@ -74,18 +78,25 @@ def _function_restores(function: FunctionType) -> Iterator[Restore]:
         before = {name: names[name] for name in assigned if name in names}
         yield partial(_put_back, names, before, assigned)
     yield from (partial(_put_back_contents, cell, contents(cell)) for cell in function.__closure__ or ())
-    yield partial(_refill_dict, vars(function), dict(vars(function)))
+    yield put_back(vars(function))
 
 
 def _empty_cached_functions(value: Any) -> None:
-    """Put cached functions that know nothing in the place of those that a closure, a container or an object holds."""
+    """Put cached functions that know nothing in the place of those that a closure, a dictionary or an object holds."""
     if isinstance(value, FunctionType):
         for cell in value.__closure__ or ():
             for cached in contents(cell):
                 cell.cell_contents = emptied(cached) if type(cached) is CACHED else cached
-    elif type(value) in DICTS or not isinstance(value, type | list | set | deque):
-        entries = value if type(value) in DICTS else vars(value) if hasattr(value, "__dict__") else {}
-        entries.update({name: emptied(cached) for name, cached in entries.items() if type(cached) is CACHED})
+    if isinstance(value, dict):
+        _empty_in(value)
+    if hasattr(value, "__dict__") and not isinstance(value, type):
+        _empty_in(vars(value))
+
+
+def _empty_in(found: Any) -> None:
+    for name, cached in items(found):
+        if type(cached) is CACHED:
+            container_base(found).__setitem__(found, name, emptied(cached))
 
 
 def _put_back(names: dict[str, Any], before: dict[str, Any], assigned: frozenset[str]) -> None:
@@ -110,18 +121,9 @@ def _put_back_attributes(kind: type, before: dict[str, Any]) -> None:
             setattr(kind, name, value)
 
 
-def _refill_dict(value: dict[Any, Any], items: dict[Any, Any]) -> None:
-    if len(value) != len(items) or any(a is not b for a, b in zip(value.values(), items.values(), strict=True)):
-        value.clear()
-        value.update(items)
-
-
-def _refill_list(value: Any, entries: list[Any]) -> None:
-    if len(value) != len(entries) or any(a is not b for a, b in zip(value, entries, strict=True)):
-        value.clear()
-        value.extend(entries)
-
-
-def _refill_set(value: set[Any], members: set[Any]) -> None:
-    value.intersection_update(members)
-    value.update(members)
+def _put_back_slots(value: Any, before: dict[str, Any]) -> None:
+    for name in slots_of(value):
+        if name in before and getattr(value, name, None) is not before[name]:
+            object.__setattr__(value, name, before[name])
+        elif name not in before and hasattr(value, name):
+            object.__delattr__(value, name)

@@ -6,7 +6,6 @@ A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, `
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from graphprune.utils.held import slots_of
 
 MOST_HELD = 256
 """A container with more entries is a vocabulary or a log rather than a list of sizes."""
@@ -51,23 +52,17 @@ def attributes_held(holder: Any) -> dict[str, Any]:
     found = dict(getattr(holder, "__dict__", {}))
     if isinstance(holder, nn.Module):
         return {name: value for name, value in found.items() if name not in _MODULES_OWN}
-    for name in _slots(type(holder)):
+    for name in slots_of(holder):
         if hasattr(holder, name):
             found[name] = getattr(holder, name)
     return {name: value for name, value in found.items() if name.isidentifier()}
-
-
-def _slots(kind: type) -> Iterator[str]:
-    for base in kind.__mro__ if kind.__module__.partition(".")[0] not in sys.stdlib_module_names else ():
-        slots = vars(base).get("__slots__", ())
-        yield from (s for s in ((slots,) if isinstance(slots, str) else slots) if not s.startswith("__"))
 
 
 def is_plain_object(value: Any) -> bool:
     """An instance of a user's class that keeps attributes, such as a configuration."""
     if isinstance(value, nn.Module | Tensor | type | tuple) or callable(value):
         return False
-    slotted = any(_slots(type(value)))
+    slotted = bool(slots_of(value))
     return (hasattr(value, "__dict__") or slotted) and type(value).__module__.partition(".")[0] not in _OWN
 
 

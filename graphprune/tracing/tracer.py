@@ -20,6 +20,7 @@ from graphprune.tracing.kept_tables import from_empty_tables
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.rebuilt_tensors import is_rebuilt, rebuild_any
 from graphprune.tracing.recorder import ModuleCall, Recorder
 from graphprune.tracing.running import Outputs, Replay
 from graphprune.tracing.size_tracking.watching import watching
@@ -54,6 +55,7 @@ class Trace:
         pick: chose ``outputs`` from the model's result; None: all of it.
         random: the state of random numbers at its beginning.
         trained: the calls that were traced in training mode too.
+        replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
     """
 
     graph: fx.Graph
@@ -73,6 +75,7 @@ class Trace:
     random: Mapping[str, Any] = field(default_factory=dict)
     trained: tuple[MethodCall, ...] = ()
     elsewhere: tuple[tuple[str, tuple[fx.Node, ...]], ...] = ()
+    replaced: tuple[tuple[str, fx.Node], ...] = ()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self._node_indexes)} nodes, {len(self.shapes)} parameters and buffers>"
@@ -123,6 +126,7 @@ def record(
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
     runs = [record_run(recorder, call, outputs) for call in calls]
+    replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     trained = record_training(recorder, runs, outputs)
     _note_declared(recorder)
@@ -146,7 +150,21 @@ def record(
         random,
         trained.calls,
         tuple(recorder.elsewhere),
+        replaced,
     )
+
+
+def _replaced(recorder: Recorder) -> Iterator[tuple[str, fx.Node]]:
+    """What a run put in the place of tensors that it looked at and makes anew when they do not fit: names and nodes."""
+    kinds = recorder.model_copy.kinds
+    modules = dict(recorder.model_copy.modules) if rebuild_any(kinds.values()) else {}
+    for identity, name in recorder.names.items() if modules else ():
+        path, _, attribute = name.rpartition(".")
+        now = getattr(modules.get(path), attribute, None)
+        if name in recorder.used and isinstance(now, Tensor) and id(now) != identity and is_rebuilt(kinds, name):
+            node = recorder.lookup(now)
+            if node is not None:
+                yield name, node
 
 
 def _threads_note(recorder: Recorder) -> str:

@@ -19,8 +19,8 @@ from graphprune.api import ChannelGraph
 from graphprune.errors import InputError
 from graphprune.graph.candidates import candidates
 from graphprune.pruning.averaged import refuse_merged
+from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.rewrite import check_fits
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_count, check_positive, check_type, found_value
 from graphprune.utils.model_checks import check_model
@@ -168,7 +168,7 @@ class GrowingRegularization:
         check_positive("ceiling", ceiling)
         check_count("every", every, 1)
         check_count("steps", steps, 0)
-        check_fits(model, plan.shapes)
+        check_fits(model, plan.shapes, plan.kept)
         _check_removes(plan)
         self.model, self.plan = model, plan
         self.growth, self.every, self.ceiling = growth, every, ceiling

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dis
 import functools
+import sys
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,6 +56,19 @@ def contents(cell: Any) -> tuple[Any, ...]:
         return (cell.cell_contents,)
     except ValueError:
         return ()
+
+
+def slots_of(value: Any) -> tuple[str, ...]:
+    """The names of attributes that an object has in slots; of Python's own classes none."""
+    return _slots(type(value).__mro__)
+
+
+@lru_cache(maxsize=4096)
+def _slots(bases: tuple[type, ...]) -> tuple[str, ...]:
+    if bases[0].__module__.partition(".")[0] in sys.stdlib_module_names - {"__main__"}:
+        return ()
+    members = (name for base in bases for name, v in vars(base).items() if isinstance(v, MemberDescriptorType))
+    return tuple(dict.fromkeys(name for name in members if not name.startswith("__")))
 
 
 def reachable(roots: Iterable[Any], through_functions: bool = True) -> Iterator[Any]:

@@ -210,6 +210,32 @@ class NoArguments(nn.Module):
         return self.head(self.body(x).relu() * self.scale) + self.table[0]
 
 
+class Scaled(nn.Module):
+    """Divides by the deviation of its first input. [n, 12] -> [n, 5]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(12, 32), nn.Linear(32, 5)
+        self.scale: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if self.scale is None:
+            self.scale = y.detach().std()
+        found: Tensor = self.leave((y / self.scale).relu())
+        return found
+
+
+@pytest.mark.parametrize("given", [{"trust_factory": True}, {"model": Scaled()}], ids=["factory", "model"])
+def test_what_the_first_call_left_in_an_attribute_is_loaded(tmp_path: Path, given: dict[str, Any]) -> None:
+    model, x = Scaled().eval(), torch.randn(8, 12)
+    model(x)
+    slim = graphprune.prune_model(model, 0.5, example_inputs=x)
+    graphprune.save(slim, tmp_path / "slim")
+    loaded = graphprune.load(tmp_path / "slim", **given)
+    assert torch.equal(loaded(3 * x), slim(3 * x)) and torch.equal(loaded.scale, model.scale)
+
+
 def test_a_class_without_arguments_that_meta_cannot_build(tmp_path: Path) -> None:
     slim = graphprune.prune_model(NoArguments(), 0.5, torch.randn(1, 4))
     slim.scale.add_(1)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.errors import PlanError
 
 X = torch.randn(2, 6, 16, generator=torch.Generator().manual_seed(0))
 
@@ -54,3 +55,95 @@ def test_a_wrong_slim_model_is_still_seen() -> None:
     with torch.no_grad():
         slim.get_parameter("slopes").add_(1)
     assert not graphprune.verify(model, slim, plan, X).passed
+
+
+class Added(nn.Module):
+    """Adds a table of positions to channels. [n, t, 12] -> [n, t, 5]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.hidden, self.leave = nn.Linear(12, 32), nn.Linear(32, 24), nn.Linear(24, 5)
+        self.prepare()
+
+    def prepare(self) -> None:
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        found: Tensor = self.leave(self.hidden(y + self.positions(y)[: y.shape[1]]).relu())
+        return found
+
+    def positions(self, y: Tensor) -> Tensor:
+        if self.table is None or self.table.shape[0] < y.shape[1]:
+            self.table = torch.ones(y.shape[1], y.shape[2])
+        return self.table
+
+
+class Saved(Added):
+    """Its table is part of the state dict."""
+
+    def prepare(self) -> None:
+        self.register_buffer("table", None)
+
+
+class Registered(Added):
+    """Before its first call it has no table."""
+
+    def prepare(self) -> None:
+        pass
+
+    def positions(self, y: Tensor) -> Tensor:
+        if not hasattr(self, "table") or self.table.shape[0] < y.shape[1]:
+            self.register_buffer("table", torch.ones(y.shape[1], y.shape[2]), persistent=False)
+        return self.table
+
+
+class Within(Added):
+    """Its table is in a module of its own."""
+
+    def prepare(self) -> None:
+        self.inner = nn.Identity()
+
+    def positions(self, y: Tensor) -> Tensor:
+        if not hasattr(self.inner, "table") or self.inner.table.shape[0] < y.shape[1]:
+            self.inner.register_buffer("table", torch.ones(y.shape[1], y.shape[2]), persistent=False)
+        return self.inner.table  # type: ignore[return-value]
+
+
+class Grown(Added):
+    """Its table is short at first."""
+
+    def prepare(self) -> None:
+        self.register_buffer("table", torch.ones(4, 32), persistent=False)
+
+
+def after_calls(kind: type[nn.Module], lengths: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    model = kind().eval()
+    for length in lengths:
+        model(torch.zeros(2, length, 12))
+    return model
+
+
+@pytest.mark.parametrize("kind", [Added, Saved, Registered, Within, Grown])
+@pytest.mark.parametrize("planned", [(), (6,)], ids=["planned before", "planned after"])
+def test_a_plan_fits_instances_that_ran_otherwise(kind: type[nn.Module], planned: tuple[int, ...]) -> None:
+    x, longer = torch.randn(2, 6, 12), torch.randn(2, 9, 12)
+    model = after_calls(kind, planned)
+    plan = graphprune.trace(model, x).plan(0.5)
+    wanted = plan.apply(model)(longer)
+    for lengths in ((), (6,), (6, 9)):
+        other = after_calls(kind, lengths)
+        slim = plan.apply(other)
+        assert slim(x[:, :3]).shape == (2, 3, 5)
+        torch.testing.assert_close(slim(longer), wanted, rtol=1e-5, atol=1e-6)
+        assert graphprune.verify(other, slim, plan, x).passed
+        assert graphprune.repair(slim, other, plan, [x]).repaired
+
+
+def test_a_plan_says_which_tensor_is_missing_that_no_forward_makes() -> None:
+    model = after_calls(Added, ())
+    model.register_buffer("offset", torch.ones(1))
+    plan = graphprune.trace(model, torch.randn(2, 6, 12)).plan(0.5)
+    with pytest.raises(PlanError, match="names 'offset', which this Added does not have"):
+        plan.apply(after_calls(Added, ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from queue import SimpleQueue
 from types import ModuleType
 from typing import Any
 
@@ -21,16 +22,13 @@ from graphprune.tracing.tracer import record
 X = torch.randn(2, 5, 32)
 
 
-class Notes(list[Any]):
-    """What is written into plain lists is gone after a trace."""
-
-
-KEPT = Notes()
+KEPT: SimpleQueue[Any] = SimpleQueue()
+"""What is written into lists is gone after a trace."""
 
 
 @functools.lru_cache(256)
 def split_shape(shape: tuple[int, ...], heads: int) -> tuple[int, ...]:
-    KEPT.append(shape)
+    KEPT.put(shape)
     return (*shape[:-1], 3, heads, shape[-1] // (3 * heads))
 
 
@@ -91,20 +89,21 @@ def test_no_cache_keeps_a_size_and_functions_are_put_back() -> None:
     before = split_shape
     graphprune.trace(Attention(), X)
     assert split_shape is before and split_shape.cache_info().currsize == 0
-    assert any(type(n) is Size for n in KEPT[-1])
+    assert any(type(n) is Size for n in KEPT.get())
 
 
 def test_the_log_of_sizes_ends_with_the_trace() -> None:
-    seen = Notes()
+    seen: SimpleQueue[Any] = SimpleQueue()
 
     class Keeping(nn.Linear):
         def forward(self, x: Tensor) -> Tensor:
-            seen.append(x.shape[-1])
+            seen.put(x.shape[-1])
             return super().forward(x)
 
     log = record(Keeping(4, 3), [MethodCall("forward", torch.randn(2, 4))]).sizes
     before = (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
-    assert type(seen[0]) is Size and seen[0] == 4 and seen[0] > 3 and float(seen[0]) == 4.0
+    width = seen.get()
+    assert type(width) is Size and width == 4 and width > 3 and float(width) == 4.0
     assert before == (len(log.uses), len(log.equalities), len(log.numbers), dict(log.comparisons))
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
+from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -68,6 +71,75 @@ def in_nested_dictionary(steps: int, width: int) -> Tensor:
     return found[steps]
 
 
+class Recent(OrderedDict[tuple[int, int], Tensor]):
+    """Puts what was asked for last at the end, and forgets the rest."""
+
+    def __getitem__(self, sizes: tuple[int, int]) -> Tensor:
+        self.move_to_end(sizes)
+        return super().__getitem__(sizes)
+
+    def __setitem__(self, sizes: tuple[int, int], found: Tensor) -> None:
+        super().__setitem__(sizes, found)
+        if len(self) > 2:
+            self.popitem(last=False)
+
+
+class Made(dict[tuple[int, int], Tensor]):
+    """Makes what it does not have, and cannot be walked through."""
+
+    def __missing__(self, sizes: tuple[int, int]) -> Tensor:
+        return self.setdefault(sizes, table(*sizes))
+
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+
+class Slots:
+    __slots__ = ("calls", "last")
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None
+        self.calls = 0
+
+
+def in_mapping(name: str) -> Table:
+    def find(*sizes: int) -> Tensor:
+        store = MAPPINGS[name]
+        if sizes not in store:
+            store[sizes] = table(*sizes)
+        return store[sizes]  # type: ignore[no-any-return]
+
+    return find
+
+
+def in_attribute(name: str) -> Table:
+    def find(steps: int, width: int) -> Tensor:
+        store = OBJECTS[name]
+        store.calls = getattr(store, "calls", 0) + 1
+        if getattr(store, "last", None) is None or store.last.shape[1] != steps:
+            store.last = table(steps, width)
+        return store.last  # type: ignore[no-any-return]
+
+    return find
+
+
+MAPPINGS: dict[str, Any] = {
+    "OrderedDict": OrderedDict(),
+    "class of OrderedDict": Recent(),
+    "UserDict": UserDict(),
+}
+MADE, ROWS = Made(), UserList[Tensor | None]()
+OBJECTS: dict[str, Any] = {"slots": Slots(), "local": threading.local(), "SimpleNamespace": SimpleNamespace()}
+
+
+def in_list(steps: int, width: int) -> Tensor:
+    while len(ROWS) <= steps:
+        ROWS.append(None)
+    if ROWS[steps] is None:
+        ROWS[steps] = table(steps, width)
+    return ROWS[steps]  # type: ignore[return-value]
+
+
 def in_class(steps: int, width: int) -> Tensor:
     if Store.last is None or Store.last.shape[1] != steps:
         Store.last = table(steps, width)
@@ -96,6 +168,10 @@ TABLES: dict[str, Table] = {
     "class": in_class,
     "nested dictionary of a class": in_nested_dictionary,
     "function": in_function,
+    "dictionary that makes what it has not": lambda steps, width: MADE[steps, width],
+    "UserList": in_list,
+    **{name: in_mapping(name) for name in MAPPINGS},
+    **{name: in_attribute(name) for name in OBJECTS},
 }
 
 
@@ -121,6 +197,10 @@ def _nothing_known() -> None:
     Store.known["tables"].clear()
     Store.last = None
     vars(in_function).clear()
+    for store in (*MAPPINGS.values(), MADE, ROWS):
+        store.clear()
+    for store in OBJECTS.values():
+        store.last = None
 
 
 @pytest.mark.parametrize("ran", [False, True], ids=["new", "ran before"])
