@@ -10,14 +10,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from msgspec import Struct, structs, to_builtins
 
-from graphprune.errors import InputError
+from graphprune.errors import InputError, LoadError
 from graphprune.pruning.plan import Plan
 from graphprune.utils.files import (
     FileSum,
@@ -69,7 +69,7 @@ class Journal:
 
     Raises:
         InputError: the target exists, another process works on it, or an earlier run was asked for something else.
-        LoadError: the journal is damaged.
+        LoadError: the journal is damaged; here and in all methods: what an earlier run left cannot be read.
         SaveError: here and in all methods: the disk is full, or nothing may be written there.
     """
 
@@ -165,7 +165,9 @@ class Journal:
         """The plan of an earlier run, or a new one, which is kept."""
         path = self._work / _PLAN
         if path.is_file():
-            return Plan.from_json(path.read_bytes().decode(errors="replace"))
+            with self._reading(path):
+                text = path.read_bytes().decode(errors="replace")
+            return Plan.from_json(text)
         made = make()
         self._replace(path, made.to_json())
         return made
@@ -173,7 +175,23 @@ class Journal:
     def finished(self, path: Path, content: str) -> bool:
         """Is a file below the work folder there, whole, with this content?"""
         known = self._record.files.get(self._name(path))
-        return known is not None and known.content == content and path.is_file() and file_sum(path) == known.sum
+        if known is None or known.content != content or not path.is_file():
+            return False
+        with self._reading(path):
+            return file_sum(path) == known.sum
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LoadError(
+                f"target: {path} of an earlier run cannot be read ({error})",
+                where=str(path),
+                found=str(error),
+                needed="the file, as that run wrote it",
+                do=f"let this user read it, or {self._advice}",
+            ) from error
 
     def note(self, path: Path, content: str, found: FileSum) -> None:
         """Keep in mind that a file below the work folder is whole."""

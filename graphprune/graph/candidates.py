@@ -32,7 +32,7 @@ def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
     return {
         "cell": "only queries and keys become narrower"
         if narrower
-        else "heads keep their width unless head_width is given",
+        else "heads and groups keep their width unless head_width is given",
         "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
         "row": "heads become narrower instead" if narrower else "nothing is asked of it",
     }.get(kind, "tied to sizes that cannot change")

@@ -1,7 +1,7 @@
 """Buffers that a forward pass fills on its first call, such as a table of positions or an ALiBi bias.
 
-A plan that was made before knows nothing of them, and they have the dense sizes. Those that are not saved, or that
-forward makes anew, are no state of the model: they are as before the first call again, and the next one fills them.
+A plan that was made before knows nothing of them, and they have the dense sizes. Those that are not saved are no state
+of the model: they are as before the first call again, and the next one fills them.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from graphprune.tracing.rebuilt_tensors import is_rebuilt, is_set_when_built
+from graphprune.tracing.rebuilt_tensors import is_set_when_built
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors, first_names, tables
 
 
 def later_buffers(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[nn.Module, str, bool]]:
-    """The buffers that a plan for tensors of these ``shapes`` does not know: owner, name, and whether a new model has
-    this name already, for None."""
+    """The buffers that are not saved and that a plan for tensors of these ``shapes`` does not know: owner, name, and
+    whether a new model has this name already, for None."""
     own = tables(model)
     first = first_names(own)
     unknown = [name for name in own.buffers if first[name] not in shapes]
@@ -26,7 +26,7 @@ def later_buffers(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> li
     found = []
     for name in unknown:
         path, _, attribute = name.rpartition(".")
-        if attribute in modules[path]._non_persistent_buffers_set or is_rebuilt(kinds, name):
+        if attribute in modules[path]._non_persistent_buffers_set:
             found.append((modules[path], attribute, is_set_when_built(kinds, name)))
     return found
 

@@ -95,7 +95,7 @@ def test_attention() -> None:
         r"Removing one head removes \d+ entries of blocks.0.attn.qkv and \d+ entries of the inputs of", text
     )
     assert "divides blocks.0.attn.qkv into heads" in text
-    assert "heads keep their width unless head_width is given" in text
+    assert "heads and groups keep their width unless head_width is given" in text
     assert len(graph.explain("blocks.0.attn.qkv").groups) >= 3
 
 

@@ -111,7 +111,7 @@ def test_head_width_is_not_named_where_it_cannot_help() -> None:
     why = {choice.group: choice.why for choice in graph.plan(0.5).choices}
     assert "is used as a number" in why["q:head_width"]
     why = {choice.group: choice.why for choice in graphprune.trace(Attention().eval(), X).plan(0.5).choices}
-    assert why["v:head_width"] == "heads keep their width unless head_width is given"
+    assert why["v:head_width"] == "heads and groups keep their width unless head_width is given"
     assert "is used as a number" in str(graph.explain("q:head_width"))
 
 

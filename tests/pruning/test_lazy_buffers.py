@@ -125,8 +125,10 @@ def after_calls(kind: type[nn.Module], lengths: tuple[int, ...]) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("kind", [Added, Saved, Registered, Within, Grown])
-@pytest.mark.parametrize("planned", [(), (6,)], ids=["planned before", "planned after"])
+BEFORE_AND_AFTER = [(kind, planned) for kind in (Added, Registered, Within, Grown) for planned in ((), (6,))]
+
+
+@pytest.mark.parametrize(("kind", "planned"), [*BEFORE_AND_AFTER, (Saved, (6,))])
 def test_a_plan_fits_instances_that_ran_otherwise(kind: type[nn.Module], planned: tuple[int, ...]) -> None:
     x, longer = torch.randn(2, 6, 12), torch.randn(2, 9, 12)
     model = after_calls(kind, planned)
