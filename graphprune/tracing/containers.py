@@ -9,23 +9,29 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
+from operator import is_not
 from typing import Any
 
 _BASES: tuple[type, ...] = (OrderedDict, dict, list, deque, set)
 
 
 def container_base(value: Any) -> Any:
-    """Which of Python's containers that can be changed it is, or is derived from; None: it is none."""
+    """Which of Python's containers that can be changed it is, or is derived from; None: it is none, such as a proxy."""
     kind = type(value)
-    if kind in _BASES or not isinstance(value, _BASES):
+    if kind in _BASES or not issubclass(kind, _BASES):
         return kind if kind in _BASES else None
-    return next(base for base in _BASES if isinstance(value, base))
+    return next(base for base in _BASES if issubclass(kind, base))
+
+
+def is_dict(value: Any) -> bool:
+    """Is it a dictionary, of whatever class?"""
+    return issubclass(type(value), dict)
 
 
 def contained(value: Any) -> list[Any]:
     """What a container holds: of dictionaries the values."""
     base = container_base(value)
-    return list(base.values(value) if isinstance(value, dict) else base.__iter__(value))
+    return list(base.values(value) if is_dict(value) else base.__iter__(value))
 
 
 def items(value: Any) -> list[tuple[Any, Any]]:
@@ -35,9 +41,9 @@ def items(value: Any) -> list[tuple[Any, Any]]:
 
 def put_back(value: Any) -> Callable[[], None]:
     """What gives a container back what it holds now."""
-    if isinstance(value, dict):
+    if is_dict(value):
         return partial(_refill_dict, value, items(value))
-    return partial(_refill_set if isinstance(value, set) else _refill_list, value, contained(value))
+    return partial(_refill_set if issubclass(type(value), set) else _refill_list, value, contained(value))
 
 
 def _refill_dict(value: dict[Any, Any], held: list[tuple[Any, Any]]) -> None:
@@ -63,4 +69,4 @@ def _refill_set(value: set[Any], held: list[Any]) -> None:
 
 
 def _others(now: list[Any], before: list[Any]) -> bool:
-    return len(now) != len(before) or any(a is not b for a, b in zip(now, before, strict=True))
+    return len(now) != len(before) or any(map(is_not, now, before))

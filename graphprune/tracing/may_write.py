@@ -20,7 +20,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from torch import Tensor, nn
 
 from graphprune.tracing.containers import contained, container_base
-from graphprune.utils.held import globals_read, held_by_function, slots_of
+from graphprune.utils.held import attribute_table, globals_read, held_by_function, slot_values, slots_of
 
 CACHED = functools._lru_cache_wrapper
 _OWN = frozenset(("torch", "numpy", "sympy", "graphprune", "builtins", *sys.stdlib_module_names)) - {"__main__"}
@@ -158,9 +158,17 @@ def _held_by(value: Any) -> Iterator[Any]:
         yield value.__wrapped__
     else:
         yield type(value)
-        yield from contained(value) if container_base(value) is not None else ()
-        yield from getattr(value, "__dict__", {}).values()
-        yield from (getattr(value, name) for name in slots_of(value) if hasattr(value, name))
+        yield from _objects_in(value) if container_base(value) is not None else ()
+        yield from (attribute_table(value) or {}).values()
+        yield from slot_values(value).values()
+
+
+def _objects_in(container: Any) -> list[Any]:
+    """What a container holds, but for numbers, text and the like, of which there may be many."""
+    return [value for value in contained(container) if type(value) not in _HOLD_NOTHING]
+
+
+_HOLD_NOTHING = frozenset((bool, int, float, str, bytes, type(None)))
 
 
 def _led_to_by(function: FunctionType) -> Iterator[Any]:

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.containers import container_base, items, put_back
+from graphprune.tracing.containers import container_base, is_dict, items, put_back
 from graphprune.tracing.may_write import CACHED, is_own, may_write_to
 from graphprune.tracing.size_tracking.caches import emptied, empty_caches
-from graphprune.utils.held import contents, global_names, held_functions, slots_of
+from graphprune.utils.held import attribute_table, contents, global_names, held_functions, slot_values, slots_of
 from graphprune.utils.modules import Modules, tables
 
 Restore = Callable[[], None]
@@ -65,11 +65,11 @@ def _restores(value: Any) -> Iterator[Restore]:
 
 
 def _attributes_restores(value: Any) -> Iterator[Restore]:
-    if hasattr(value, "__dict__"):
-        yield put_back(vars(value))
-    slots = slots_of(value)
-    if slots:
-        yield partial(_put_back_slots, value, {name: getattr(value, name) for name in slots if hasattr(value, name)})
+    table = attribute_table(value)
+    if table is not None:
+        yield put_back(table)
+    if slots_of(value):
+        yield partial(_put_back_slots, value, slot_values(value))
 
 
 def _function_restores(function: FunctionType) -> Iterator[Restore]:
@@ -87,10 +87,11 @@ def _empty_cached_functions(value: Any) -> None:
         for cell in value.__closure__ or ():
             for cached in contents(cell):
                 cell.cell_contents = emptied(cached) if type(cached) is CACHED else cached
-    if isinstance(value, dict):
+    if is_dict(value):
         _empty_in(value)
-    if hasattr(value, "__dict__") and not isinstance(value, type):
-        _empty_in(vars(value))
+    table = None if isinstance(value, type) else attribute_table(value)
+    if table is not None:
+        _empty_in(table)
 
 
 def _empty_in(found: Any) -> None:
@@ -122,8 +123,9 @@ def _put_back_attributes(kind: type, before: dict[str, Any]) -> None:
 
 
 def _put_back_slots(value: Any, before: dict[str, Any]) -> None:
+    now = slot_values(value)
     for name in slots_of(value):
-        if name in before and getattr(value, name, None) is not before[name]:
+        if name in before and now.get(name, now) is not before[name]:
             object.__setattr__(value, name, before[name])
-        elif name not in before and hasattr(value, name):
+        elif name in now and name not in before:
             object.__delattr__(value, name)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dis
 import functools
 import sys
+import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
@@ -27,8 +29,8 @@ def held_by(value: Any) -> Iterator[Any]:
     """What an object holds directly: entries, attributes, and of functions the closure and the defaults."""
     if isinstance(value, _LEAVES):
         return
-    if isinstance(value, dict):
-        yield from value.values()
+    if issubclass(type(value), dict):
+        yield from dict.values(value)
     elif isinstance(value, _CONTAINERS):
         yield from value
     elif isinstance(value, FunctionType):
@@ -39,7 +41,7 @@ def held_by(value: Any) -> Iterator[Any]:
         yield from (value.func, *value.args, *value.keywords.values())
     elif isinstance(value, weakref.ref):
         yield value()
-    yield from getattr(value, "__dict__", {}).values()
+    yield from (attribute_table(value) or {}).values()
 
 
 def held_by_function(function: FunctionType) -> Iterator[Any]:
@@ -56,6 +58,26 @@ def contents(cell: Any) -> tuple[Any, ...]:
         return (cell.cell_contents,)
     except ValueError:
         return ()
+
+
+def attribute_table(value: Any) -> dict[str, Any] | None:
+    """The dictionary of an object's attributes, without asking its class; None: it has none."""
+    if isinstance(value, threading.local):
+        return vars(value)
+    try:
+        table: dict[str, Any] = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return table
+
+
+def slot_values(value: Any) -> dict[str, Any]:
+    """The attributes that an object has in slots and that are set, without asking its class."""
+    found = {}
+    for name in slots_of(value):
+        with suppress(AttributeError):
+            found[name] = object.__getattribute__(value, name)
+    return found
 
 
 def slots_of(value: Any) -> tuple[str, ...]:
@@ -97,7 +119,7 @@ def parts_of(model: nn.Module) -> set[int]:
 
 def _is_shared(value: Any) -> bool:
     return isinstance(value, MethodType | functools.partial | weakref.ref) or not (
-        isinstance(value, Tensor | dict | list | set | deque) or hasattr(value, "__dict__")
+        isinstance(value, Tensor | dict | list | set | deque) or attribute_table(value) is not None
     )
 
 

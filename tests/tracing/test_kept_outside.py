@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections import OrderedDict, UserDict, UserList
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -241,3 +243,36 @@ def test_counts_of_calls_are_as_before() -> None:
     graphprune.prune_model(model, 0.5, x)
     assert Store.calls == before
     assert not Store.known["tables"]
+
+
+class Refusing:
+    """Answers no question but for what it has."""
+
+    __slots__ = ("table", "unset")
+
+    def __init__(self) -> None:
+        self.table = {1: torch.ones(1)}
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(f"asked for {name}")
+
+
+class Unwritable(dict[str, int]):
+    def __setitem__(self, name: str, value: int) -> None:
+        raise TypeError("cannot be written to")
+
+    clear = update = items = values = None  # type: ignore[assignment]
+
+
+REFUSING, UNWRITABLE = Refusing(), Unwritable(one=1)
+PROXY, MOCK = weakref.proxy(UNWRITABLE), MagicMock(spec=dict)
+
+
+def test_objects_that_answer_in_their_own_way_are_left_alone() -> None:
+    def find(steps: int, width: int) -> Tensor:
+        assert REFUSING.table and PROXY["one"] == UNWRITABLE["one"] and MOCK is not None
+        return table(steps, width)
+
+    model, x = Network(find).double().eval(), torch.randn(2, 6, 5).double()
+    slim = graphprune.prune_model(model, 0.5, example_inputs=x)
+    assert slim.hidden.out_features == 6 and dict.__repr__(UNWRITABLE) == "{'one': 1}"
