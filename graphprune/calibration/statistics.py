@@ -33,8 +33,9 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
+from graphprune.utils.contexts import clear_gradients
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors
@@ -115,7 +116,7 @@ class Statistics:
     @contextmanager
     def _pass(self) -> Iterator[None]:
         """A pass over the batches, in all processes that share them."""
-        with self.communicator.together(), evaluating_eagerly(self.model):
+        with self.communicator.together(), evaluating_unchanged(self.model):
             self.communicator.check_same_model(self.model)
             yield
 

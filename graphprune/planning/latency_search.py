@@ -23,6 +23,7 @@ from graphprune.planning.requirements import require_one_process, require_weight
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.timing import median_seconds
 
@@ -50,7 +51,7 @@ class Stopwatch:
 
     def seconds(self, *models: nn.Module) -> list[float]:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
-        with preserve_modes(*models), torch.no_grad():
+        with preserve_modes(*models), runs_forgotten(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
             return median_seconds(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
 

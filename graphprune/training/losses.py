@@ -16,6 +16,7 @@ from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
@@ -54,6 +55,7 @@ class Objective:
         with ExitStack() as stack:
             if self.teacher is not None:
                 self.teacher.to(device)
+                stack.enter_context(runs_forgotten(self.teacher))
                 stack.enter_context(evaluating(self.teacher))
                 for whose, network in (("student", model), ("teacher", self.teacher)):
                     taps = FeatureHooks(network, self.features, whose)

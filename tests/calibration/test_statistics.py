@@ -126,6 +126,24 @@ def test_it_is_given_back_after_a_batch_that_fails(ask: Callable[[Statistics], A
     assert state_of(model) == before
 
 
+def test_hooks_of_gradients_do_not_run() -> None:
+    """One may step an optimizer as soon as a parameter has its gradient."""
+    model = Net().eval()
+    optimizers = {p: torch.optim.SGD([p], lr=1.0) for p in model.parameters()}
+    seen: list[Tensor] = []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    handle = model.enter.weight.register_hook(seen.append)
+    before = [p.detach().clone() for p in model.parameters()]
+    statistics(pairs(), F.cross_entropy, model).each_backward(nothing)
+    assert all(map(torch.equal, model.parameters(), before)) and not seen
+    model(torch.randn(2, 3)).sum().backward()
+    assert not any(map(torch.equal, model.parameters(), before)) and len(seen) == 1
+    handle.remove()
+    model(torch.randn(2, 3)).sum().backward()
+    assert len(seen) == 1
+
+
 def test_it_runs_in_evaluation_mode_and_learns_nothing_from_its_own_gradients() -> None:
     """Dropout is off, and ``.grad`` of before is not added to."""
     model = unusual()
