@@ -99,7 +99,7 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     """The time of a forward pass on the example inputs there."""
     here = next((p.device for p in graph.model.parameters()), torch.device("cpu"))
     model: nn.Module = graph.model if here == device else copy.deepcopy(graph.model).to(device)
-    calls = [call.mapped(lambda t: t.to(device)) for call in graph.examples]
+    calls = [call.mapped(lambda t: t.to(device, copy=True)) for call in graph.examples]
     with preserve_modes(model), runs_forgotten(model), torch.no_grad():
         run = model.eval()
         (seconds,) = median_seconds(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))

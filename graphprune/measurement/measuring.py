@@ -116,7 +116,8 @@ def measure(
     options = replace(options, batch_dim=batch_dim_of(models, options.batch_dim, resizing=bool(options.batch_sizes)))
     with unchanged(*models.values(), threads=threads):
         inputs = _guessed_inputs(next(iter(models.values()))) if example_inputs is None else example_inputs
-        found = _measured(models, calls_of(inputs), options if timed else None, evaluate)
+        calls = [call.mapped(torch.clone) for call in calls_of(inputs)]  # a model may write to its inputs
+        found = _measured(models, calls, options if timed else None, evaluate)
     return Comparison(found) if isinstance(model, Mapping) else found[_ALONE]
 
 

@@ -51,13 +51,15 @@ class Stopwatch:
 
     def seconds(self, *models: nn.Module) -> list[float]:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
+        calls = [call.mapped(torch.clone) for call in self.calls]  # a model may write to its inputs
         with preserve_modes(*models), runs_forgotten(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
-            return median_seconds(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
+            return median_seconds(*(partial(_run, run, calls) for run in runs), shortest=WATCHED, least=RUNS)
 
-    def _run(self, model: Callable[..., Any]) -> None:
-        for call in self.calls:
-            call.run(model)
+
+def _run(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
+    for call in calls:
+        call.run(model)
 
 
 def plan_for_latency(

@@ -22,7 +22,7 @@ from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.contexts import evaluating
 from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import map_tensors, tensors_of
 
 _LABELS = (
     "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
@@ -71,6 +71,8 @@ class Objective:
             InputError: the batch has no target and the model no loss, or the loss is not one number.
         """
         args, kwargs, target = training_call(batch, device)
+        if self.teacher is not None:  # the student may write to its inputs
+            taught_args, taught_kwargs = map_tensors(torch.clone, (args, kwargs))
         output = _output_of(run, args, kwargs, "batches")
         losses = []
         if self.teacher is None or self.distill.alpha < 1:
@@ -78,7 +80,7 @@ class Objective:
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
             with torch.no_grad():
-                teacher_output = _output_of(self.teacher, args, kwargs, "teacher")
+                teacher_output = _output_of(self.teacher, taught_args, taught_kwargs, "teacher")
             losses += self._soft(output, teacher_output)
         return torch.stack(losses).sum()
 

@@ -144,6 +144,28 @@ def test_hooks_of_gradients_do_not_run() -> None:
     assert len(seen) == 1
 
 
+def test_what_is_not_the_models_own_keeps_its_gradient() -> None:
+    """The parameters of a loss, and batches that are to have gradients."""
+
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.seen = nn.Parameter(torch.ones(2))
+            self.seen.grad = torch.full((2,), 3.0)
+
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output * self.weight * self.seen, target)
+
+    loss, given = Weighted(), [(x.requires_grad_(), y) for x, y in pairs()]
+    gradient = loss.seen.grad
+    found: list[set[str]] = []
+    statistics(given, loss).each_backward(lambda gradients: found.append(set(gradients)))
+    assert loss.weight.grad is None and all(x.grad is None for x, _ in given)
+    assert loss.seen.grad is gradient and gradient is not None and (gradient == 3).all()
+    assert found and "enter.weight" in found[0]
+
+
 def test_it_runs_in_evaluation_mode_and_learns_nothing_from_its_own_gradients() -> None:
     """Dropout is off, and ``.grad`` of before is not added to."""
     model = unusual()

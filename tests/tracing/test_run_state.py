@@ -143,6 +143,19 @@ def test_a_running_mean_that_was_fitted_stays() -> None:
     assert torch.allclose(norm.running_mean, enter(X).mean(0), atol=1e-6)
 
 
+def test_example_inputs_are_what_they_were() -> None:
+    class Scaling(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mul_(2))
+
+    model, x = Scaling(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4)).eval(), X.clone()
+    graphprune.measure(model, x, repeats=1)
+    graphprune.advise(model, x, seconds=1)
+    with pytest.raises(graphprune.errors.InputError, match="no less than the model takes now"):
+        graphprune.trace(model, x).plan(latency="10s")
+    assert torch.equal(x, X)
+
+
 def test_nothing_is_left_after_a_batch_that_fails() -> None:
     model = Remembers().eval()
     before = kept_by(model)
