@@ -25,6 +25,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.timing import median_seconds
 
 LATENCY_ATTEMPTS = 8
@@ -62,6 +63,7 @@ def _run(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
         call.run(model)
 
 
+@random_numbers_kept()
 def plan_for_latency(
     graph: Analysis,
     options: PruningOptions,

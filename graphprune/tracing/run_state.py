@@ -22,6 +22,7 @@ from graphprune.tracing.may_write import CONTAINERS, DICTS, is_own
 from graphprune.tracing.side_effects import Restore, restores_of
 from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.modules import Modules, is_parameter, named_modules
+from graphprune.utils.random_state import random_numbers_kept
 
 _TORCHS = frozenset(vars(nn.Module()))
 """Attributes of every module: tables of what it holds, of hooks, and its mode."""
@@ -102,9 +103,10 @@ class RunState:
 def evaluating_unchanged(*models: nn.Module) -> Iterator[RunState]:
     """:func:`evaluating_eagerly`, after which the models hold what they held; their parameters are left alone.
 
+    The global generators of random numbers go on as if nothing had been drawn.
     The state that is yielded is told of buffers that are written to on purpose.
     """
-    with evaluating_eagerly(*models), runs_forgotten(*models) as state:
+    with random_numbers_kept(), evaluating_eagerly(*models), runs_forgotten(*models) as state:
         yield state
 
 

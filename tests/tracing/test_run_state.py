@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 import graphprune
+from graphprune.utils.random_state import random_state
 
 
 class Tally:
@@ -154,6 +156,37 @@ def test_example_inputs_are_what_they_were() -> None:
     with pytest.raises(graphprune.errors.InputError, match="no less than the model takes now"):
         graphprune.trace(model, x).plan(latency="10s")
     assert torch.equal(x, X)
+
+
+def drawn() -> Any:
+    state = random_state()
+    return state["torch"].tolist(), state["numpy"][1].tolist(), state["numpy"][2], state["python"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        repaired,
+        lambda m: planned(m, importance="taylor", calibration=PAIRS, loss_fn=F.cross_entropy),
+        lambda m: planned(m, importance="wanda", calibration=DataLoader(X, 4, shuffle=True)),
+        lambda m: graphprune.synthesize(m, X, 8, steps=2),
+        lambda m: graphprune.reestimate_batch_norm(m, [X]),
+        lambda m: graphprune.trace(m, X),
+        timed,
+    ],
+    ids=["repair", "taylor", "wanda", "synthesize", "batch norm", "trace", "latency"],
+)
+@pytest.mark.filterwarnings("ignore::graphprune.errors.BatchedSamplesWarning")
+def test_random_numbers_go_on_as_before(use: Callable[[nn.Module], Any]) -> None:
+    class Drawing(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y + torch.rand(1).to(y) + random.random() + np.random.rand()
+
+    model = Drawing(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 4))
+    before = drawn()
+    use(model)
+    assert drawn() == before
 
 
 def test_nothing_is_left_after_a_batch_that_fails() -> None:
