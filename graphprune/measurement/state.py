@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
+from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.contexts import changing_globals, preserve_modes
 from graphprune.utils.random_state import random_numbers_kept
@@ -28,3 +29,16 @@ def unchanged(*models: nn.Module, threads: int | None = None) -> Iterator[None]:
         finally:
             if torch.get_num_threads() != before:
                 torch.set_num_threads(before)
+
+
+@contextmanager
+def inputs_kept(calls: Sequence[MethodCall]) -> Iterator[None]:
+    """Put back the values of inputs that a model writes to."""
+    given = [(tensor, tensor.detach().clone()) for call in calls for tensor in call.tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, values in given:
+                if not tensor.is_meta and not torch.equal(tensor, values):
+                    tensor.copy_(values)
