@@ -95,6 +95,9 @@ class ConstraintBuilder:
         for left, right, line, module in log.equalities:
             if not self._rebuilt(module):
                 self._constrain(left, right, line)
+        for (left, right), (line, module) in log.orderings.items():
+            if not self._rebuilt(module):
+                self._constrain_ordering(left, right, line)
         counts = {(line, module) for expr, line, module in log.numbers if self._counts(expr, module)}
         for expr, line, module in log.numbers:
             if not self._rebuilt(module) and (line, module) not in counts:
@@ -230,6 +233,20 @@ class ConstraintBuilder:
         except NotLinear as error:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
                 self._freeze_inner(error.units, line, f"{left} == {right}")
+
+    def _constrain_ordering(self, left: Expr, right: Expr, line: Line | None) -> None:
+        """``min(x.shape[1], channels)``: which one is smaller must not change for inputs of any length."""
+        for size, other in ((left, right), (right, left)):
+            if self._is_of_inputs(other):
+                try:
+                    units = self._evaluate(size).units
+                except NotLinear as error:
+                    units = error.units
+                self._freeze(units, line, f"the size {size} is compared with {other}, a size of the input")
+
+    def _is_of_inputs(self, expr: Expr) -> bool:
+        """Is a size one that other inputs may have otherwise, such as their length?"""
+        return any(dim.node.op != "get_attr" and not self.sizes.labelled(dim.node, dim.dim) for dim in dims_of(expr))
 
     def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:

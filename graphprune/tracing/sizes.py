@@ -123,6 +123,8 @@ class SizeLog:
     uses: list[SizeUse] = field(default_factory=list)
     equalities: list[tuple[Expr, Expr, Line | None, str]] = field(default_factory=list)
     comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
+    orderings: dict[tuple[Expr, Expr], tuple[Line | None, str]] = field(default_factory=dict)
+    """Which sizes the program asked for the smaller one of (``min(x.shape[1], x.shape[2])``), and where first."""
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     values_read: list[tuple[fx.Node, Line | None]] = field(default_factory=list)
     """Tensors whose entries the program read as numbers, past torch, and where."""
@@ -154,8 +156,12 @@ class SizeLog:
 
     def compared(self, symbol: str, left: Expr, right: Expr, outcome: bool) -> None:
         """The program may have gone one way because of this outcome: the slim model must go there too."""
-        if not self.closed:
-            self.comparisons[symbol, left, right] = outcome
+        if self.closed:
+            return
+        self.comparisons[symbol, left, right] = outcome
+        two_sizes = not (isinstance(left, Const) or isinstance(right, Const))
+        if symbol != "==" and two_sizes and (left, right) not in self.orderings:
+            self.orderings[left, right] = self.where()
 
     def number(self, expr: Expr) -> None:
         """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
@@ -214,7 +220,10 @@ class Size(int):
     log: SizeLog
     kind: type[np.integer[Any]] | None = None
 
-    def __new__(cls, value: int, expr: Expr, log: SizeLog) -> Size:
+    def __new__(cls, value: Any = 0, expr: Expr | None = None, log: SizeLog | None = None) -> Any:
+        """A size; without an expression the plain integer that a program asks for, ``type(size)(value)``."""
+        if expr is None or log is None:
+            return int(value)
         self = int.__new__(cls, value)
         self.expr = expr
         self.log = log
@@ -320,7 +329,7 @@ def _as_number(name: str) -> Callable[..., Any]:
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
-        return function(self.number(), *others)
+        return function(self.number(), *(other.number() if type(other) is Size else other for other in others))
 
     return method
 
