@@ -22,6 +22,7 @@ from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import KINDS
 from graphprune.graph.statistic_scales import StatisticScales
+from graphprune.graph.unread import is_of_inputs
 from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids
@@ -237,16 +238,12 @@ class ConstraintBuilder:
     def _constrain_ordering(self, left: Expr, right: Expr, line: Line | None) -> None:
         """``min(x.shape[1], channels)``: which one is smaller must not change for inputs of any length."""
         for size, other in ((left, right), (right, left)):
-            if self._is_of_inputs(other):
+            if is_of_inputs(other, self.sizes.labelling.values):
                 try:
                     units = self._evaluate(size).units
                 except NotLinear as error:
                     units = error.units
                 self._freeze(units, line, f"the size {size} is compared with {other}, a size of the input")
-
-    def _is_of_inputs(self, expr: Expr) -> bool:
-        """Is a size one that other inputs may have otherwise, such as their length?"""
-        return any(dim.node.op != "get_attr" and not self.sizes.labelled(dim.node, dim.dim) for dim in dims_of(expr))
 
     def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:

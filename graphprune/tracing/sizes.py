@@ -9,8 +9,10 @@ model, gives the size of the slim tensor. Any other use makes a plain number of 
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -156,11 +158,12 @@ class SizeLog:
 
     def compared(self, symbol: str, left: Expr, right: Expr, outcome: bool) -> None:
         """The program may have gone one way because of this outcome: the slim model must go there too."""
-        if self.closed:
-            return
-        self.comparisons[symbol, left, right] = outcome
-        two_sizes = not (isinstance(left, Const) or isinstance(right, Const))
-        if symbol != "==" and two_sizes and (left, right) not in self.orderings:
+        if not self.closed:
+            self.comparisons[symbol, left, right] = outcome
+
+    def ordered(self, left: Expr, right: Expr) -> None:
+        """The program asked which of two sizes is the smaller one."""
+        if not self.closed and (left, right) not in self.orderings:
             self.orderings[left, right] = self.where()
 
     def number(self, expr: Expr) -> None:
@@ -320,9 +323,16 @@ def _comparison(symbol: str) -> Callable[[Size, Any], Any]:
             return function(self.number(), other)
         outcome = function(plain(self), plain(other))
         self.log.compared(symbol, self.expr, expr_of(other), outcome)
+        if type(other) is Size and not _is_torchs(sys._getframe(1)):
+            self.log.ordered(self.expr, other.expr)
         return outcome
 
     return method
+
+
+def _is_torchs(frame: FrameType) -> bool:
+    """Is it torch that asks, to check its arguments?"""
+    return str(frame.f_globals.get("__name__", "")).startswith("torch.")
 
 
 def _as_number(name: str) -> Callable[..., Any]:

@@ -147,6 +147,7 @@ FREE: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1.0 if y.shape[1] % 8 == 0 else 0.5,
     lambda m, y: 1.0 if y.shape[1] else 0.5,
     lambda m, y: 1.0 if m.width > 3 and m.width > m.leave.out_features else 0.5,
+    lambda m, y: nn.functional.affine_grid(torch.ones(len(y), 2, 3), y[..., None, None].shape, False).mean(),
     lambda m, y: y.sum(1, keepdim=True)[: min(y.shape[0], 100)],
     lambda m, y: 1 / len(y),
     lambda m, y: y.sum_to_size(len(y), m.width),
