@@ -2,7 +2,7 @@
 
 A table of positions, a mask or a table of rotations has as many rows as the longest input, and the example reads the
 first of them. The others belong to inputs that were not traced, so they stay. A queue or a cache of which a run writes
-some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input's length says.
+some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input ends.
 """
 
 from __future__ import annotations
