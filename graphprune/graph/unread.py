@@ -14,10 +14,10 @@ import numpy as np
 from torch import fx
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.tracing.outside_tensors import written_base
 from graphprune.tracing.sizes import Expr, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.operators import is_mutable, returns_view
 
 UNREAD = "another input may read what the traced run cuts away"
 CUT = "other inputs are given other entries of it, since it is cut at"
@@ -55,11 +55,7 @@ def _made_of_weights(node: fx.Node) -> bool:
 def fix_written_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> None:
     """Fix the dimensions of parameters and buffers along which the traced run writes to some entries, not to all."""
     for node_index, node in enumerate(nodes):
-        if node.op != "call_function" or not is_mutable(node.target) or not isinstance(node.args[0], fx.Node):
-            continue
-        written = base = node.args[0]
-        while base.op == "call_function" and returns_view(base.target) and isinstance(base.args[0], fx.Node):
-            base = base.args[0]
+        written, base = written_base(node) or (node, node)
         if base.op == "get_attr" and base is not written and isinstance(values[base], LabelledTensor):
             known = [array.ids.ravel() for array in all_arrays(values[written])]
             reached = np.concatenate([np.zeros(0, np.int64), *known])

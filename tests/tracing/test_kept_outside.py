@@ -161,3 +161,32 @@ def test_counts_of_calls_are_as_before() -> None:
     graphprune.prune_model(model, 0.5, x)
     assert Store.calls == before
     assert not Store.known["tables"]
+
+
+CALLS, RATES, LAST = torch.zeros(1), torch.ones(4, 2, dtype=torch.long), torch.zeros(4)
+
+
+class Writing(nn.Module):
+    """Writes to tensors of its file. [n, 5] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).relu()
+        CALLS.add_(1)
+        RATES.T[1, 2:] += 1
+        torch.add(RATES[0], 2, out=RATES[1])
+        LAST.copy_(y.sum(1).detach())
+        return self.leave(y) + (CALLS * 0)
+
+
+def test_tensors_outside_that_forward_writes_to_are_as_before() -> None:
+    model, x = Writing().eval(), torch.randn(4, 5)
+    model(x)
+    before = [CALLS.clone(), RATES.clone(), LAST.clone()]
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert all(map(torch.equal, (CALLS, RATES, LAST), before))
