@@ -310,6 +310,8 @@ def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
             return function(other, self.number()) if reflected else function(self.number(), other)
         left, right = (other, self) if reflected else (self, other)
         value = function(plain(left), plain(right))
+        if type(other) is Size and symbol == "//" and not value:  # a quotient that shows only which one is smaller
+            self.log.ordered(expr_of(left), expr_of(right))
         return Size(value, BinOp(symbol, expr_of(left), expr_of(right)), self.log)
 
     return method

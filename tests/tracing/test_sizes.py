@@ -128,6 +128,7 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: 1 / type(y.shape[1])(y.shape[1]),
     lambda m, y: 1 / statistics.mean(y.shape),
     lambda m, y: min(y.shape),
+    lambda m, y: 1 + y.shape[0] // m.width,
     lambda m, y: sorted(y.shape)[0],
     lambda m, y: 2.0 if m.width > y.shape[0] else 1.0,
     lambda m, y: math.ceil(y.shape[0] / m.width),
