@@ -20,13 +20,14 @@ from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
+from graphprune.tracing.outside_tensors import put_back
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.modules import is_parameter
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -75,6 +76,7 @@ class Recorder(DispatchMode):
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
         self.parameters = frozenset(name for name, t in model_copy.tensors if is_parameter(t))
         self.constants: dict[str, Tensor] = {}
+        self.overwritten: list[tuple[Tensor, Tensor]] = []
         self.stack: list[str] = [""]
         self.scripts = 0
         self.calls: list[ModuleCall] = []
@@ -240,6 +242,8 @@ class Recorder(DispatchMode):
             return self.execute(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
+        if is_mutable(func):
+            self._note_written(kwargs.get("out", args[0]))
         if self._nested and any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is _SET_STRIDES else None
@@ -251,6 +255,13 @@ class Recorder(DispatchMode):
             self._need_values("makes a nested tensor")
             func = OnNested(func)
         return self._note_call(func, node_args, node_kwargs, out)
+
+    def _note_written(self, written: Any) -> None:
+        """A call is about to write to a tensor: one that the program has outside of the model gets its values back."""
+        whole = written if not isinstance(written, Tensor) or written._base is None else written._base
+        outside = any(whole is constant for constant in self.constants.values())
+        if outside and not whole.is_meta and all(whole is not tensor for tensor, _ in self.overwritten):
+            self.overwritten.append((whole, whole.detach().clone()))
 
     def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
@@ -378,3 +389,5 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        put_back(recorder.overwritten)
+        recorder.overwritten.clear()
