@@ -34,11 +34,12 @@ def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
     try:
         yield
     finally:
-        put_back(before)
+        restore_values(before)
 
 
-def put_back(before: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Give tensors back what they held. (tensor, values)"""
+def restore_values(before: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors back what they held, but for those that were given other memory. (tensor, values)"""
     with torch.no_grad():
         for tensor, values in before:
-            tensor.detach().copy_(values)
+            if tensor.shape == values.shape:
+                tensor.detach().copy_(values)

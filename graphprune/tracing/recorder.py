@@ -20,7 +20,7 @@ from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
-from graphprune.tracing.outside_tensors import put_back
+from graphprune.tracing.outside_tensors import restore_values
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
@@ -389,5 +389,5 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        put_back(recorder.overwritten)
+        restore_values(recorder.overwritten)
         recorder.overwritten.clear()
