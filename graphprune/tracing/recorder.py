@@ -122,10 +122,14 @@ class Recorder(DispatchMode):
         nodes = [node if isinstance(node, fx.Node) else node[0] for node in given if node is not None]
         self.elsewhere.append((path, tuple(nodes)))
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """The module that was called last is done."""
+    def leave(self, module: nn.Module, args: Any, *given: Any) -> None:
+        """The module that was called last is done; ``given``: keyword arguments and the result.
+
+        Other threads call this without the former too, until torch has noted that they are wanted.
+        """
         if get_ident() != self.thread:
             return
+        kwargs, output = given
         path = self.stack.pop()
         source, start = self._entered.pop()
         by_name = not args and bool(kwargs)
