@@ -18,8 +18,8 @@ from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import loss_number, with_article
-from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.tree import tensors_of
 
 ENOUGH_SAMPLES = 256
@@ -55,7 +55,7 @@ class Judge:
         """
         if self.evaluate is not None:
             return _evaluated(self.evaluate, slim)
-        with evaluating_eagerly(slim), torch.no_grad():
+        with evaluating_unchanged(slim), torch.no_grad():
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
             found, wanted = (outputs_of(model, enumerate(self.held_out)) for model in (slim, self.model))
@@ -118,7 +118,7 @@ def _try(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> None:
     """Raise an InputError unless the model runs on a batch, and its loss is a number."""
     inputs, target = (batch, None) if loss_fn is None else pair_of(0, batch)
     advice = "" if loss_fn is not None else "if batches are pairs (inputs, target), pass loss_fn= too"
-    with evaluating_eagerly(model), torch.no_grad():
+    with evaluating_unchanged(model), torch.no_grad():
         output = _run(model, 0, inputs, advice)
         if loss_fn is not None:
             try:

@@ -17,6 +17,7 @@ from graphprune.api import ChannelGraph
 from graphprune.planning.kernel_table import KernelTable
 from graphprune.planning.latency import Kernel, LatencyModel
 from graphprune.planning.latency_search import WATCHED
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.arrays import Mask
 from graphprune.utils.contexts import preserve_modes
 from graphprune.utils.timing import median_seconds
@@ -98,8 +99,8 @@ def _model_seconds(graph: ChannelGraph, device: torch.device, limit: TimeLimit) 
     """The time of a forward pass on the example inputs there."""
     here = next((p.device for p in graph.model.parameters()), torch.device("cpu"))
     model: nn.Module = graph.model if here == device else copy.deepcopy(graph.model).to(device)
-    calls = [call.mapped(lambda t: t.to(device)) for call in graph.examples]
-    with preserve_modes(model), torch.no_grad():
+    calls = [call.mapped(lambda t: t.to(device, copy=True)) for call in graph.examples]
+    with preserve_modes(model), runs_forgotten(model), torch.no_grad():
         run = model.eval()
         (seconds,) = median_seconds(lambda: [call.run(run) for call in calls], shortest=min(WATCHED, limit.left / 4))
     return seconds

@@ -123,12 +123,15 @@ def moved_to(model: nn.Module, value: Any) -> Any:
 def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice: str = "") -> Any:
     """The model's output for a batch.
 
+    The model gets tensors of its own: it may write to them, and the next model is to see the same batch.
+
     Args:
         advice: what to do about a failure, for the error message.
 
     Raises:
         InputError: the model failed.
     """
+    args, kwargs = map_tensors(_own_copy, (args, kwargs))
     try:
         return model(*args, **kwargs)
     except Exception as error:
@@ -140,6 +143,10 @@ def call_model(model: nn.Module, number: int, args: Args, kwargs: Kwargs, advice
             do=(advice if len(args) > 1 else "")
             or "pass batches with which model(...) runs in evaluation mode, in the order and types of its arguments",
         ) from error
+
+
+def _own_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone().requires_grad_(tensor.requires_grad)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from graphprune.calibration.batches import (
 )
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
+from graphprune.calibration.other_gradients import OtherGradients, other_gradients_kept
 from graphprune.calibration.output_error import compared_outputs
 from graphprune.calibration.own_answers import answer_loss, draw_answers
 from graphprune.calibration.samples import SampleSplitter
@@ -33,8 +34,9 @@ from graphprune.errors import InputError
 from graphprune.graph.groups import Units
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import clear_gradients, evaluating_eagerly
+from graphprune.utils.contexts import clear_gradients
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors
@@ -115,7 +117,7 @@ class Statistics:
     @contextmanager
     def _pass(self) -> Iterator[None]:
         """A pass over the batches, in all processes that share them."""
-        with self.communicator.together(), evaluating_eagerly(self.model):
+        with self.communicator.together(), evaluating_unchanged(self.model):
             self.communicator.check_same_model(self.model)
             yield
 
@@ -162,20 +164,21 @@ class Statistics:
         _check_learnable(learned)
         splitter, count = SampleSplitter(self._evaluate), 0
         generator = torch.Generator().manual_seed(self.seed)
-        with self._pass(), torch.enable_grad():
+        with self._pass(), torch.enable_grad(), ExitStack() as stack:
             for parameter in learned.values():
                 parameter.requires_grad_(True)
+            others = stack.enter_context(other_gradients_kept(learned.values()))
             for number, batch in self._batches():
                 call = map_tensors(_learnable, self._call(number, batch))
                 call = self._answered(number, call, generator)
                 for sample in splitter.samples(number, call):
-                    self._backward(number, sample)
+                    self._backward(number, sample, others)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
                     clear_gradients(learned.values())
                     count += 1
             return self.communicator.total(count)
 
-    def _backward(self, number: int, call: Any) -> None:
+    def _backward(self, number: int, call: Any, others: OtherGradients) -> None:
         loss = self._evaluate(number, call)[1]
         if not loss.requires_grad:
             raise _no_loss(number, f"{describe(loss)}, requires_grad False")
@@ -187,6 +190,7 @@ class Statistics:
                 needed="a loss that is a number for every sample by itself",
                 do="leave out samples without anything to predict, or pass a loss_fn= that is 0 then",
             )
+        others.note(number, loss)
         try:
             loss.backward()
         except torch.OutOfMemoryError:

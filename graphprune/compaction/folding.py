@@ -22,8 +22,8 @@ from graphprune.reconstruction.linear_calls import CallKey, ParameterView, flat,
 from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.labels import ParameterAxis
 from graphprune.rules.registry import matmul_views
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.arrays import Ids
-from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 _PADDING = 4
@@ -82,7 +82,7 @@ class ConstantFolding:
 
     def __init__(self, model: nn.Module, batches: Sequence[Any]) -> None:
         self.model = model
-        with evaluating_eagerly(model), torch.no_grad():
+        with evaluating_unchanged(model), torch.no_grad():
             self._recorder = CallRecorder(model)
             for number, batch in enumerate(batches):
                 run_batch(model, number, batch, self._recorder.batch())

@@ -12,8 +12,8 @@ from graphprune.calibration.batches import call_arguments, call_model, moved_to,
 from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
 from graphprune.calibration.samples import spread_numbers
 from graphprune.calibration.statistics import LossFunction
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import loss_number
-from graphprune.utils.contexts import evaluating_eagerly
 from graphprune.utils.random_state import random_numbers_kept
 
 QUICK_SAMPLES, THOROUGH_SAMPLES = 64, 512
@@ -61,7 +61,7 @@ class CandidateJudge:
         """The mean over the judged batches; infinite if it is no number."""
         if self._loss_fn is None:
             return output_error(outputs_of(model, self._batches), self._wanted)
-        with random_numbers_kept(), torch.no_grad(), evaluating_eagerly(model):
+        with random_numbers_kept(), torch.no_grad(), evaluating_unchanged(model):
             found = [self._loss_on(model, *batch) for batch in self._batches]
         mean = sum(found) / len(found)
         return mean if mean == mean else float("inf")

@@ -24,6 +24,7 @@ from graphprune.export.loader_text import Builder, loader_text
 from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import MethodCall, calls_of
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
 from graphprune.utils.contexts import evaluating, leaves_torch_alone
@@ -240,7 +241,7 @@ def _check_reached(loaded: nn.Module) -> None:
 def _compare_outputs(slim: nn.Module, loaded: nn.Module, call: MethodCall) -> None:
     results = []
     for model in (slim, loaded):
-        with evaluating(model), random_numbers_kept(), torch.no_grad():
+        with evaluating(model), runs_forgotten(model), random_numbers_kept(), torch.no_grad():
             torch.manual_seed(0)
             try:
                 results.append([t.detach() for t in tensors_of(call.run(model))])

@@ -23,9 +23,10 @@ from graphprune.export.dynamic_axes import BATCH_AXIS, DynamicDims, DynamicExamp
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
-from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path, make_folder, writing
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed
@@ -147,7 +148,7 @@ def export_onnx(
     call = _single_call(example_inputs)
     example = with_dynamic_axes(_input_tensors(slim, call), dynamic)
     program = _TensorProgram(slim, call, outputs)
-    with evaluating_eagerly(slim), torch.no_grad():
+    with evaluating_unchanged(slim), torch.no_grad():
         model = _converted(program, example, opset)
         return _write(file, model, program, example, _is_external(model, external_data), check)
 

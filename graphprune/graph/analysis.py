@@ -39,6 +39,7 @@ from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.modules import named_tensors, within
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.torch_modes import check_torch_modes
 
 
@@ -193,6 +194,7 @@ class Analysis:
 
 
 @gc_paused()
+@random_numbers_kept()
 def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any], Any] | None = None) -> Analysis:
     """Trace a model and draw all conclusions; see :func:`graphprune.trace`."""
     check_torch_modes()

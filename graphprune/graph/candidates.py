@@ -94,10 +94,11 @@ def candidates(
     while True:
         free = _outermost(graph, reached, narrower, frozen)
         constraints = (read or graph.constraints)(free)
-        if constraints.frozen.keys() <= frozen.keys():
+        found = constraints.products if constraints.frozen.keys() <= frozen.keys() else constraints.frozen
+        if found.keys() <= frozen.keys():
             constraints.frozen.update(frozen)
             return free, constraints
-        frozen |= constraints.frozen
+        frozen |= found
 
 
 def _outermost(graph: Analysis, reached: Mask, narrower: Collection[str], frozen: Mapping[int, str]) -> Mask:

@@ -22,6 +22,7 @@ from graphprune.graph.rectangles import Rectangles
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import KINDS
 from graphprune.graph.statistic_scales import StatisticScales
+from graphprune.graph.unread import is_of_inputs
 from graphprune.tracing.sizes import OPERATORS, Attr, BinOp, Const, Dim, Expr, Line, SizeUse, attributes_of, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids
@@ -37,15 +38,24 @@ class Equation:
 
 @dataclass
 class SizeConstraints:
-    """What the sizes in a program demand; ``frozen`` maps units to the reason why they must stay."""
+    """What the sizes in a program demand.
+
+    Attributes:
+        equations: what must be zero.
+        frozen: units that must stay, and why.
+        products: units of which some must stay, since a size multiplies or divides their numbers, and why: those that
+            are in ``frozen`` may be enough.
+        attributes: by the path of an integer attribute, the size that tells its value.
+    """
 
     equations: list[Equation] = field(default_factory=list)
     frozen: dict[int, str] = field(default_factory=dict)
+    products: dict[int, str] = field(default_factory=dict)
     attributes: dict[str, SizeUse] = field(default_factory=dict)
 
     def copy(self) -> SizeConstraints:
         """The same, to be added to."""
-        return SizeConstraints(list(self.equations), dict(self.frozen), dict(self.attributes))
+        return SizeConstraints(list(self.equations), dict(self.frozen), dict(self.products), dict(self.attributes))
 
 
 def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpression) -> LinearExpression | None:
@@ -56,6 +66,8 @@ def _inverse(op: str, left: bool, known: LinearExpression, size: LinearExpressio
         return size.plus(known) if left else known.plus(size, -1)
     if op == "//" and not left:
         return None if size.terms or not size.constant else known.times(1 / size.constant)
+    if op == "//" and known.terms:
+        return None if size.terms else known.times(size.constant)
     if known.terms or not known.constant or op == "%":
         return None
     if op == "*":
@@ -95,6 +107,9 @@ class ConstraintBuilder:
         for left, right, line, module in log.equalities:
             if not self._rebuilt(module):
                 self._constrain(left, right, line)
+        for (left, right), (line, module) in log.orderings.items():
+            if not self._rebuilt(module):
+                self._constrain_ordering(left, right, line)
         counts = {(line, module) for expr, line, module in log.numbers if self._counts(expr, module)}
         for expr, line, module in log.numbers:
             if not self._rebuilt(module) and (line, module) not in counts:
@@ -231,6 +246,16 @@ class ConstraintBuilder:
             if not (isinstance(left, Dim) and self._same(left.node, left.dim, right)):
                 self._freeze_inner(error.units, line, f"{left} == {right}")
 
+    def _constrain_ordering(self, left: Expr, right: Expr, line: Line | None) -> None:
+        """``min(x.shape[1], channels)``: which one is smaller must not change for inputs of any length."""
+        for size, other in ((left, right), (right, left)):
+            if is_of_inputs(other, self.sizes.labelling.values):
+                try:
+                    units = self._evaluate(size).units
+                except NotLinear as error:
+                    units = error.units
+                self._freeze(units, line, f"the size {size} is compared with {other}, a size of the input")
+
     def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
             if size.terms:
@@ -322,12 +347,13 @@ class ConstraintBuilder:
         kind = self.sizes.solution.kind[units]
         outer = next((number for number in map(KINDS.index, ("row", "repeat")) if (kind == number).any()), -1)
         inner = units[kind != outer]
-        self._freeze(inner if len(inner) else units, line, text)
+        self._freeze(inner if len(inner) else units, line, text, self.constraints.products)
 
-    def _freeze(self, units: Ids, line: Line | None, text: str) -> None:
+    def _freeze(self, units: Ids, line: Line | None, text: str, among: dict[int, str] | None = None) -> None:
         where = f" ({line[0]}:{line[1]})" if line else ""
+        held = self.constraints.frozen if among is None else among
         for unit in np.unique(units).tolist():
-            self.constraints.frozen.setdefault(unit, text + where)
+            held.setdefault(unit, text + where)
 
 
 def read_constraints(

@@ -1,7 +1,8 @@
-"""Entries of parameters and buffers that the traced run cuts away before anything is worked out with them.
+"""Entries of parameters and buffers that other runs use than the traced one.
 
 A table of positions, a mask or a table of rotations has as many rows as the longest input, and the example reads the
-first of them. The others belong to inputs that were not traced, so they stay.
+first of them. The others belong to inputs that were not traced, so they stay. A queue or a cache of which a run writes
+some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input ends.
 """
 
 from __future__ import annotations
@@ -13,9 +14,52 @@ import numpy as np
 from torch import fx
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.tracing.outside_tensors import written_base
+from graphprune.tracing.sizes import Expr, dims_of
+from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
 
 UNREAD = "another input may read what the traced run cuts away"
+CUT = "other inputs are given other entries of it, since it is cut at"
+WRITTEN = "forward writes some of its entries, and may write others in another run"
+
+
+def fix_cut_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any]) -> None:
+    """Fix the dimensions of parameters and buffers that are cut at a size of the input: ``table[x.shape[1] :]``."""
+    found = [use for use in trace.sizes.uses if use.prefix and is_of_inputs(use.expr, values)]
+    constant = _made_of_weights(trace) if found else set()
+    for use in found:
+        value = values.get(use.node)
+        if use.node in constant and isinstance(value, LabelledTensor) and isinstance(use.dim, int):
+            labels.node_index = trace.node_index(use.node)
+            labels.fix(value.touching([use.dim]), f"{CUT} {use.expr}", use.line)
+
+
+def is_of_inputs(expr: Expr, values: Mapping[fx.Node, Any]) -> bool:
+    """Is a size one that other inputs may have otherwise, such as their length? Channels have labels."""
+    plain = (dim for dim in dims_of(expr) if dim.node.op != "get_attr")
+    return any(not isinstance(v := values.get(d.node), LabelledTensor) or not v.touching([d.dim]) for d in plain)
+
+
+def _made_of_weights(trace: Trace) -> set[fx.Node]:
+    """The nodes of parameters and buffers, and those of what is made of these alone."""
+    found: set[fx.Node] = set()
+    for node in trace.graph.nodes:
+        if node.op == "get_attr" or (node.all_input_nodes and found.issuperset(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
+def fix_written_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> None:
+    """Fix the dimensions of parameters and buffers along which the traced run writes to some entries, not to all."""
+    for node_index, node in enumerate(nodes):
+        written, base = written_base(node) or (node, node)
+        if base.op == "get_attr" and base is not written and isinstance(values[base], LabelledTensor):
+            known = [array.ids.ravel() for array in all_arrays(values[written])]
+            reached = np.concatenate([np.zeros(0, np.int64), *known])
+            held = [array for array in values[base].arrays if not np.isin(array.ids, reached).all()]
+            labels.node_index = node_index
+            labels.fix(held, WRITTEN)
 
 
 def fix_unread_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> None:

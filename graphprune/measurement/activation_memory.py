@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graphprune.measurement.stored_bytes import plain_tensors
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.tree import tensors_of
 
@@ -24,7 +24,7 @@ def peak_activation_bytes(model: nn.Module, run: Callable[[], Any], inputs: Iter
     and an attention layer of torch.nn takes its ordinary path instead of the fused one, which hides them.
     """
     device = next((t.device for t in all_tensors(model)), torch.device("cpu"))
-    with evaluating_eagerly(model), torch.no_grad():
+    with evaluating_unchanged(model), torch.no_grad():
         if device.type == "cuda":
             return _allocated(run, device)
         live = LiveStorages([*all_tensors(model), *inputs])

@@ -20,7 +20,7 @@ from graphprune.measurement.latencies import TimingOptions, in_one_line, latenci
 from graphprune.measurement.layer_sizes import layer_sizes, with_costs
 from graphprune.measurement.layer_times import layer_seconds
 from graphprune.measurement.records import Comparison, Latency, Measurement
-from graphprune.measurement.state import unchanged
+from graphprune.measurement.state import inputs_kept, unchanged
 from graphprune.measurement.stored_bytes import file_bytes, memory_bytes
 from graphprune.tracing.example_inputs.guess import example_inputs_for, first_that_runs
 from graphprune.tracing.inputs import MethodCall, calls_of, describe
@@ -116,7 +116,9 @@ def measure(
     options = replace(options, batch_dim=batch_dim_of(models, options.batch_dim, resizing=bool(options.batch_sizes)))
     with unchanged(*models.values(), threads=threads):
         inputs = _guessed_inputs(next(iter(models.values()))) if example_inputs is None else example_inputs
-        found = _measured(models, calls_of(inputs), options if timed else None, evaluate)
+        calls = calls_of(inputs)
+        with inputs_kept(calls):
+            found = _measured(models, calls, options if timed else None, evaluate)
     return Comparison(found) if isinstance(model, Mapping) else found[_ALONE]
 
 

@@ -23,7 +23,9 @@ from graphprune.planning.requirements import require_one_process, require_weight
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.timing import median_seconds
 
 LATENCY_ATTEMPTS = 8
@@ -50,15 +52,18 @@ class Stopwatch:
 
     def seconds(self, *models: nn.Module) -> list[float]:
         """The median times of the calls of each, in turn, in evaluation mode, without gradients."""
-        with preserve_modes(*models), torch.no_grad():
+        calls = [call.mapped(torch.clone) for call in self.calls]  # a model may write to its inputs
+        with preserve_modes(*models), runs_forgotten(*models), torch.no_grad():
             runs = [self.runner(model.eval()) if self.runner else model.eval() for model in models]
-            return median_seconds(*(partial(self._run, run) for run in runs), shortest=WATCHED, least=RUNS)
-
-    def _run(self, model: Callable[..., Any]) -> None:
-        for call in self.calls:
-            call.run(model)
+            return median_seconds(*(partial(_run, run, calls) for run in runs), shortest=WATCHED, least=RUNS)
 
 
+def _run(model: Callable[..., Any], calls: Sequence[MethodCall]) -> None:
+    for call in calls:
+        call.run(model)
+
+
+@random_numbers_kept()
 def plan_for_latency(
     graph: Analysis,
     options: PruningOptions,

@@ -26,7 +26,7 @@ from graphprune.planning.serving import serving_limits
 from graphprune.planning.translation import Translation
 from graphprune.planning.unit_scores import UnitScores
 from graphprune.utils.arrays import Mask
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, tables
 
 PROTECTED = 0.5
 """Protected first and last layers lose this much of what the others lose."""
@@ -66,6 +66,7 @@ class PlanSetup:
             PlanError: the model has nothing that can be removed, or no block that can be left out.
         """
         _require_groups(graph)
+        _require_traced_sizes(graph)
         scores = UnitScores(graph, options, statistics)
         chosen_later = not options.depth or options.allocation == SEARCHED
         skipped = () if chosen_later else least_influential(graph, options, scores)
@@ -136,6 +137,20 @@ def _require_groups(graph: Analysis) -> None:
         needed="channels, heads or experts that can go without changing the shapes of inputs and outputs",
         do=do,
     )
+
+
+def _require_traced_sizes(graph: Analysis) -> None:
+    """Raise a PlanError if a model has other sizes than when it was traced: it was pruned in place since then."""
+    traced = graph.trace.shapes
+    for name, parameter in tables(graph.model).parameters.items():
+        if name in traced and parameter.shape != traced[name]:
+            raise PlanError(
+                f"model: {name} has the shape {list(parameter.shape)}, and had {list(traced[name])} when it was traced",
+                where=name,
+                found=f"shape {list(parameter.shape)}",
+                needed=f"shape {list(traced[name])}, as the graph was made of it",
+                do="trace the model again after it was pruned in place: graphprune.trace(model, example_inputs)",
+            )
 
 
 _PART_OF = "prune the model that these layers are a part of; graph.explain(name) says what holds an axis"

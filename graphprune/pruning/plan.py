@@ -128,7 +128,8 @@ class Plan(Printed):
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
-        empty_later_buffers(slim, self.shapes)
+        if any(module._non_persistent_buffers_set for _, module in modules):
+            empty_later_buffers(slim, self.shapes)
         skip_blocks(slim, self.skipped, self.zeroed)
         record_history(slim, history.after(self, slim))
         return slim

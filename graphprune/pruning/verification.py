@@ -22,6 +22,7 @@ from graphprune.pruning.random_draws import Draw, DrawsReplayed
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.meta import is_float
+from graphprune.tracing.outside_tensors import values_kept, written_outside
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
 from graphprune.tracing.side_effects import nothing_kept
@@ -159,7 +160,7 @@ def verify(
     check_positive("tolerance", tolerance, "a positive number, the largest relative difference that passes")
     check_type("plan", plan, Plan, "the graphprune.Plan that the slim model was made with")
     dense = without_later_buffers(model, plan.shapes)
-    with changing_globals(), random_numbers_kept():
+    with changing_globals():
         graph = analyze(dense, example_inputs, outputs)
     _require_known(graph, plan)
     return compare_slim(graph, without_later_buffers(slim, plan.shapes), plan, outputs, tolerance)
@@ -184,6 +185,13 @@ def compare_slim(
         InputError, PlanError: as for :func:`verify`.
     """
     check = replace(_check_of(graph, slim, plan, outputs, tolerance), slim_calls=slim_calls or graph.examples)
+    with values_kept(written_outside(graph.trace.graph, graph.trace.constants)):
+        return _compared(check)
+
+
+def _compared(check: _Check) -> Verification:
+    """The comparison by the traced program, or by the model itself where that says more."""
+    graph, plan, tolerance = check.graph, check.plan, check.tolerance
     has_program = graph.trace.on_meta and not any(t.is_meta for t in graph.trace.constants.values())
     masked = check.masked_graph() if has_program else check.masked_model()
     result = check.compared(masked)

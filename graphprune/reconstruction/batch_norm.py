@@ -15,7 +15,8 @@ from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
-from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
+from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
@@ -81,7 +82,7 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
     memory = ParameterMemory(model)
     watch = _Normed(memory, frozenset(leave))
     batches = Batches(calibration)
-    with batches.communicator.together(), evaluating_eagerly(model), torch.no_grad():
+    with batches.communicator.together(), evaluating_unchanged(model) as state, torch.no_grad():
         for number, batch in batches:
             run_batch(model, number, batch, watch)
         for names in batches.communicator.union(watch.moments):
@@ -91,6 +92,7 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
         for (mean, variance), moments in watch.moments.items():
             _set(memory.tensors[mean], moments.mean)
             _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))
+            state.leave((memory.tensors[mean], memory.tensors[variance]))
     return tuple(mean for mean, _ in watch.moments)
 
 

@@ -28,9 +28,10 @@ from graphprune.reconstruction.layerwise import RIDGE, check_pair
 from graphprune.reconstruction.linear_calls import ParameterMemory
 from graphprune.reconstruction.passes import Rollback, run_batch
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.modules import named_tensors
@@ -91,7 +92,7 @@ def compensate(
     tensors = dict(named_tensors(dense))
     names = frozenset(n for n, t in tensors.items() if isinstance(t, nn.Parameter) and plan.kept.get(n))
     products = HeadProducts(ParameterMemory(dense), names)
-    with batches.communicator.together(), evaluating_eagerly(dense), torch.no_grad():
+    with batches.communicator.together(), evaluating_unchanged(dense), torch.no_grad():
         for number, batch in batches:
             run_batch(dense, number, batch, products)
         products.pool(batches.communicator)

@@ -28,8 +28,9 @@ from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_known, check_type, found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
@@ -122,7 +123,7 @@ def fit(
         )
     targets = {**{name: mixing(plan, name) for name in plan.merged}, **targets}
     given = Batches(calibration)
-    with given.communicator.together(), evaluating_eagerly(slim, dense), torch.no_grad():
+    with given.communicator.together(), evaluating_unchanged(slim, dense) as state, torch.no_grad():
         given.communicator.check_same_model(dense)
         given.communicator.check_same_model(slim)
         plain = plain_pair(slim, dense, plan)
@@ -131,6 +132,7 @@ def fit(
                 made = _Reconstruction(plain.slim, plain.dense, plain.plan, data, ridge, own, targets, limit)
                 record = made.record()
                 plain.write_back(own)
+                state.leave(own.noted)
                 return record, frozenset(made.seen.running_means)
     raise AssertionError("with every batch recorded no calls are unexpected")
 

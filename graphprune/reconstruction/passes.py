@@ -59,6 +59,11 @@ class Rollback:
         self._before[id(tensor)] = tensor, self._copied(tensor.detach()) if copied is None else copied
         return self._before[id(tensor)][1]
 
+    @property
+    def noted(self) -> list[Tensor]:
+        """The tensors that were noted."""
+        return [tensor for tensor, _ in self._before.values()]
+
     def _copied(self, tensor: Tensor) -> Tensor:
         copied = self._copy(tensor)
         if self._files is not None:

@@ -16,8 +16,9 @@ from graphprune.rules.registry import norm_call
 from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_count, found_value, is_number
-from graphprune.utils.contexts import evaluating_eagerly, leaves_torch_alone
+from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
@@ -68,7 +69,7 @@ def synthesize(
     example = example_inputs_for(model) if example_inputs is None else example_inputs
     generator = torch.Generator().manual_seed(seed)
     sizes = [min(batch_size, samples - start) for start in range(0, samples, batch_size)]
-    with evaluating_eagerly(model), torch.enable_grad():
+    with evaluating_unchanged(model), torch.enable_grad():
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         return [_Batch(model, example, size, generator).optimized(steps, lr) for size in sizes]

@@ -20,13 +20,14 @@ from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
+from graphprune.tracing.outside_tensors import restore_values
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.modules import is_parameter
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
 from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -75,6 +76,7 @@ class Recorder(DispatchMode):
         self.shapes = {name: t.shape for name, t in model_copy.tensors}
         self.parameters = frozenset(name for name, t in model_copy.tensors if is_parameter(t))
         self.constants: dict[str, Tensor] = {}
+        self.overwritten: list[tuple[Tensor, Tensor]] = []
         self.stack: list[str] = [""]
         self.scripts = 0
         self.calls: list[ModuleCall] = []
@@ -120,10 +122,14 @@ class Recorder(DispatchMode):
         nodes = [node if isinstance(node, fx.Node) else node[0] for node in given if node is not None]
         self.elsewhere.append((path, tuple(nodes)))
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        """The module that was called last is done."""
+    def leave(self, module: nn.Module, args: Any, *given: Any) -> None:
+        """The module that was called last is done; ``given``: keyword arguments and the result.
+
+        Other threads call this without the former too, until torch has noted that they are wanted.
+        """
         if get_ident() != self.thread:
             return
+        kwargs, output = given
         path = self.stack.pop()
         source, start = self._entered.pop()
         by_name = not args and bool(kwargs)
@@ -240,6 +246,8 @@ class Recorder(DispatchMode):
             return self.execute(func, args, kwargs)
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
+        if is_mutable(func):
+            self._note_written(kwargs.get("out", args[0]))
         if self._nested and any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is _SET_STRIDES else None
@@ -251,6 +259,13 @@ class Recorder(DispatchMode):
             self._need_values("makes a nested tensor")
             func = OnNested(func)
         return self._note_call(func, node_args, node_kwargs, out)
+
+    def _note_written(self, written: Any) -> None:
+        """A call is about to write to a tensor: one that the program has outside of the model gets its values back."""
+        whole = written if not isinstance(written, Tensor) or written._base is None else written._base
+        outside = any(whole is constant for constant in self.constants.values())
+        if outside and not whole.is_meta and all(whole is not tensor for tensor, _ in self.overwritten):
+            self.overwritten.append((whole, whole.detach().clone()))
 
     def _dispatch_opaque(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """A call of which only tensors are noted: the arguments, and what the functions among them read otherwise."""
@@ -378,3 +393,5 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
+        restore_values(recorder.overwritten)
+        recorder.overwritten.clear()

@@ -83,7 +83,7 @@ class _Replayer(Recorder):
         if get_ident() == self.thread:
             self.stack.append(self.model_copy.paths.get(id(module), self.stack[-1]))
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def leave(self, module: nn.Module, args: Any, *given: Any) -> None:
         if get_ident() == self.thread:
             self.stack.pop()
 

@@ -28,7 +28,7 @@ def restored_globals(submodules: Modules, held: Iterable[tuple[str, FunctionType
         held: the functions that these hold as attributes or hooks, with their paths.
     """
     reached = may_write_to(_classes(submodules), [function for _, function in held])
-    restores = [restore for value in reached for restore in _restores(value)]
+    restores = [restore for value in reached for restore in restores_of(value)]
     try:
         for value in reached:
             _empty_cached_functions(value)
@@ -52,7 +52,7 @@ def _classes(submodules: Modules) -> list[type]:
     return [kind for kind in kinds if not is_own(kind.__module__)]
 
 
-def _restores(value: Any) -> Iterator[Restore]:
+def restores_of(value: Any) -> Iterator[Restore]:
     """What gives a value back what it holds now."""
     if isinstance(value, FunctionType):
         yield from _function_restores(value)

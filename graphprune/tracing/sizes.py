@@ -9,8 +9,10 @@ model, gives the size of the slim tensor. Any other use makes a plain number of 
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,8 @@ class SizeLog:
     uses: list[SizeUse] = field(default_factory=list)
     equalities: list[tuple[Expr, Expr, Line | None, str]] = field(default_factory=list)
     comparisons: dict[tuple[str, Expr, Expr], bool] = field(default_factory=dict)
+    orderings: dict[tuple[Expr, Expr], tuple[Line | None, str]] = field(default_factory=dict)
+    """Which sizes the program asked for the smaller one of (``min(x.shape[1], x.shape[2])``), and where first."""
     numbers: list[tuple[Expr, Line | None, str]] = field(default_factory=list)
     values_read: list[tuple[fx.Node, Line | None]] = field(default_factory=list)
     """Tensors whose entries the program read as numbers, past torch, and where."""
@@ -156,6 +160,11 @@ class SizeLog:
         """The program may have gone one way because of this outcome: the slim model must go there too."""
         if not self.closed:
             self.comparisons[symbol, left, right] = outcome
+
+    def ordered(self, left: Expr, right: Expr) -> None:
+        """The program asked which of two sizes is the smaller one."""
+        if not self.closed and (left, right) not in self.orderings:
+            self.orderings[left, right] = self.where()
 
     def number(self, expr: Expr) -> None:
         """A size left the world of sizes: it was used as a number (``1 / sqrt(d)``)."""
@@ -214,7 +223,10 @@ class Size(int):
     log: SizeLog
     kind: type[np.integer[Any]] | None = None
 
-    def __new__(cls, value: int, expr: Expr, log: SizeLog) -> Size:
+    def __new__(cls, value: Any = 0, expr: Expr | None = None, log: SizeLog | None = None) -> Any:
+        """A size; without an expression the plain integer that a program asks for, ``type(size)(value)``."""
+        if expr is None or log is None:
+            return int(value)
         self = int.__new__(cls, value)
         self.expr = expr
         self.log = log
@@ -298,6 +310,8 @@ def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
             return function(other, self.number()) if reflected else function(self.number(), other)
         left, right = (other, self) if reflected else (self, other)
         value = function(plain(left), plain(right))
+        if type(other) is Size and symbol == "//" and not value:  # a quotient that shows only which one is smaller
+            self.log.ordered(expr_of(left), expr_of(right))
         return Size(value, BinOp(symbol, expr_of(left), expr_of(right)), self.log)
 
     return method
@@ -311,16 +325,23 @@ def _comparison(symbol: str) -> Callable[[Size, Any], Any]:
             return function(self.number(), other)
         outcome = function(plain(self), plain(other))
         self.log.compared(symbol, self.expr, expr_of(other), outcome)
+        if type(other) is Size and not _is_torchs(sys._getframe(1)):
+            self.log.ordered(self.expr, other.expr)
         return outcome
 
     return method
+
+
+def _is_torchs(frame: FrameType) -> bool:
+    """Is it torch that asks, to check its arguments?"""
+    return str(frame.f_globals.get("__name__", "")).startswith("torch.")
 
 
 def _as_number(name: str) -> Callable[..., Any]:
     function = getattr(int, name)
 
     def method(self: Size, *others: Any) -> Any:
-        return function(self.number(), *others)
+        return function(self.number(), *(other.number() if type(other) is Size else other for other in others))
 
     return method
 

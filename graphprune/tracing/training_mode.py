@@ -161,6 +161,7 @@ def _forget(recorder: Recorder, nodes: int, inputs: int, used: set[str]) -> None
     log.comparisons = {
         key: outcome for key, outcome in log.comparisons.items() if not any(_refers(x, gone) for x in key[1:])
     }
+    log.orderings = {sides: where for sides, where in log.orderings.items() if not any(_refers(x, gone) for x in sides)}
     recorder.forget(gone)
     for node in reversed(dropped):
         recorder.graph.erase_node(node)

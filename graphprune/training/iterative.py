@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import shutil
@@ -31,6 +30,7 @@ from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
 from graphprune.utils.checks import check_known, found_value, is_number, shown, with_article
 from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.files import check_path
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -172,7 +172,7 @@ class _Run:
 
     def run(self) -> IterativeResult:
         resumed = self._resumed("good")
-        self.model, self.done = resumed or (copy.deepcopy(self.dense), [])
+        self.model, self.done = resumed or (copy_module(self.dense, {}), [])
         if not self.done:
             self.done = [self._counted(0, self.graph, self._quality(self.dense))]
         while self.done[-1].good and len(self.done) <= self.asked.schedule.rounds:
@@ -200,7 +200,7 @@ class _Run:
         seed_all(self._seed, number)
         graph = trace(self.model, self._example)
         asked = self.asked.plan(number, graph)
-        slim = copy.deepcopy(self.model) if asked is None else self._applied(graph, asked)
+        slim = copy_module(self.model, {}) if asked is None else self._applied(graph, asked)
         return slim, self._counted(number, trace(slim, self._example), self._quality(slim))
 
     def _applied(self, graph: ChannelGraph, asked: dict[str, Any]) -> nn.Module:
@@ -276,7 +276,7 @@ class _Run:
     def _resumed(self, name: str) -> tuple[nn.Module, list[Round]] | None:
         if self.folder is None or not has_checkpoint(self.folder / name):
             return None
-        model = copy.deepcopy(self.dense)
+        model = copy_module(self.dense, {})
         saved = self._checked(load_checkpoint(self.folder / name, model, check=self._checked))
         self.asked = replace(self.asked, targets=saved.targets)  # a latency is measured once
         return model, list(saved.rounds)

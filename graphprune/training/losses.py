@@ -16,12 +16,13 @@ from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.contexts import evaluating
 from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import map_tensors, tensors_of
 
 _LABELS = (
     "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
@@ -54,6 +55,7 @@ class Objective:
         with ExitStack() as stack:
             if self.teacher is not None:
                 self.teacher.to(device)
+                stack.enter_context(runs_forgotten(self.teacher))
                 stack.enter_context(evaluating(self.teacher))
                 for whose, network in (("student", model), ("teacher", self.teacher)):
                     taps = FeatureHooks(network, self.features, whose)
@@ -69,6 +71,8 @@ class Objective:
             InputError: the batch has no target and the model no loss, or the loss is not one number.
         """
         args, kwargs, target = training_call(batch, device)
+        if self.teacher is not None:  # the student may write to its inputs
+            taught_args, taught_kwargs = map_tensors(torch.clone, (args, kwargs))
         output = _output_of(run, args, kwargs, "batches")
         losses = []
         if self.teacher is None or self.distill.alpha < 1:
@@ -76,7 +80,7 @@ class Objective:
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
             with torch.no_grad():
-                teacher_output = _output_of(self.teacher, args, kwargs, "teacher")
+                teacher_output = _output_of(self.teacher, taught_args, taught_kwargs, "teacher")
             losses += self._soft(output, teacher_output)
         return torch.stack(losses).sum()
 

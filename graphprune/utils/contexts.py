@@ -241,7 +241,7 @@ def preserve_modes(*models: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models in evaluation mode, without gradients and without fused attention; restore all of that at the end."""
+    """Put models in evaluation mode, without gradients, hooks of these and fused attention; restore that at the end."""
     with changing_globals(), ExitStack() as stack:
         for model in models:
             stack.enter_context(_evaluating_one(model))
@@ -284,6 +284,7 @@ def _without_autocast() -> Iterator[None]:
 @contextmanager
 def _evaluating_one(model: nn.Module) -> Iterator[None]:
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    hooks = [taken for p, _, _ in parameters for taken in _take_gradient_hooks(p)]
     fastpath = torch.backends.mha.get_fastpath_enabled()
     try:
         with preserve_modes(model):
@@ -297,3 +298,17 @@ def _evaluating_one(model: nn.Module) -> Iterator[None]:
             if parameter.requires_grad != flag:  # it cannot be set in a tensor of inference mode
                 parameter.requires_grad_(flag)
             parameter.grad = gradient
+        for table, taken in hooks:
+            table.update(taken)
+
+
+def _take_gradient_hooks(parameter: nn.Parameter) -> list[tuple[dict[int, Any], dict[int, Any]]]:
+    """Tables of the hooks that a parameter's gradient calls, which are emptied, and what was in them.
+
+    One may step an optimizer. torch keeps the table of those that come after the gradient, whatever the attribute is.
+    """
+    tables = [t for t in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks) if t]
+    taken = [(table, dict(table)) for table in tables]
+    for table in tables:
+        table.clear()
+    return taken

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -55,9 +56,21 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
         )
     if kind is dict:
         return {k: map_tensors(function, v) for k, v in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(map_tensors(function, v) for v in value)
+    if isinstance(value, tuple):
+        items = tuple(map_tensors(function, v) for v in value)
+        return type(value)._make(items) if hasattr(value, "_fields") else items  # type: ignore[attr-defined]
     if _holds_fields(value):
         entries = (entry.name for entry in fields(value) if entry.init)
         return replace(value, **{name: map_tensors(function, getattr(value, name)) for name in entries})
-    return value
+    return _map_container(function, value) if isinstance(value, list | MutableMapping) else value
+
+
+def _map_container(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """The same for a list or mapping of a class of its own, which the result has too."""
+    made = copy(value)
+    if isinstance(value, list):
+        list.__setitem__(made, slice(None), [map_tensors(function, v) for v in value])
+    else:
+        for key, item in value.items():
+            made[key] = map_tensors(function, item)
+    return made

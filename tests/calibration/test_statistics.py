@@ -126,6 +126,46 @@ def test_it_is_given_back_after_a_batch_that_fails(ask: Callable[[Statistics], A
     assert state_of(model) == before
 
 
+def test_hooks_of_gradients_do_not_run() -> None:
+    """One may step an optimizer as soon as a parameter has its gradient."""
+    model = Net().eval()
+    optimizers = {p: torch.optim.SGD([p], lr=1.0) for p in model.parameters()}
+    seen: list[Tensor] = []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda p: optimizers[p].step())
+    handle = model.enter.weight.register_hook(seen.append)
+    before = [p.detach().clone() for p in model.parameters()]
+    statistics(pairs(), F.cross_entropy, model).each_backward(nothing)
+    assert all(map(torch.equal, model.parameters(), before)) and not seen
+    model(torch.randn(2, 3)).sum().backward()
+    assert not any(map(torch.equal, model.parameters(), before)) and len(seen) == 1
+    handle.remove()
+    model(torch.randn(2, 3)).sum().backward()
+    assert len(seen) == 1
+
+
+def test_what_is_not_the_models_own_keeps_its_gradient() -> None:
+    """The parameters of a loss, and batches that are to have gradients."""
+
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2))
+            self.seen = nn.Parameter(torch.ones(2))
+            self.seen.grad = torch.full((2,), 3.0)
+
+        def forward(self, output: Tensor, target: Tensor) -> Tensor:
+            return F.cross_entropy(output * self.weight * self.seen, target)
+
+    loss, given = Weighted(), [(x.requires_grad_(), y) for x, y in pairs()]
+    gradient = loss.seen.grad
+    found: list[set[str]] = []
+    statistics(given, loss).each_backward(lambda gradients: found.append(set(gradients)))
+    assert loss.weight.grad is None and all(x.grad is None for x, _ in given)
+    assert loss.seen.grad is gradient and gradient is not None and (gradient == 3).all()
+    assert found and "enter.weight" in found[0]
+
+
 def test_it_runs_in_evaluation_mode_and_learns_nothing_from_its_own_gradients() -> None:
     """Dropout is off, and ``.grad`` of before is not added to."""
     model = unusual()

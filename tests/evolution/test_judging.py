@@ -13,23 +13,14 @@ from graphprune.evolution import judging
 from graphprune.evolution.judging import QUICK_SAMPLES, THOROUGH_SAMPLES, CandidateJudge
 
 
-class Counting(nn.Module):
-    """Counts the samples that go through it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.samples = nn.Linear(3, 5), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.samples += len(x)
-        return self.layer(x)
-
-
 def judged(batches: Sequence[Tensor], samples: int) -> int:
-    dense, slim = Counting(), Counting()
-    CandidateJudge(dense, batches, None, samples).loss(slim)
-    assert slim.samples == dense.samples
-    return slim.samples
+    """The samples that go through the dense and the slim model each."""
+    models, seen = (nn.Linear(3, 5), nn.Linear(3, 5)), ([0], [0])
+    for model, count in zip(models, seen, strict=True):
+        model.register_forward_hook(lambda _, given, output, count=count: count.append(len(output)))
+    CandidateJudge(models[0], batches, None, samples).loss(models[1])
+    assert sum(seen[0]) == sum(seen[1])
+    return sum(seen[0])
 
 
 @pytest.mark.parametrize(
@@ -43,7 +34,7 @@ def test_so_many_samples_judge(batches: int, size: int, few: int, many: int) -> 
 
 def test_outputs_that_are_held_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [torch.randn(32, 3) for _ in range(40)]
-    judge = CandidateJudge(Counting(), batches, None)
+    judge = CandidateJudge(nn.Linear(3, 5), batches, None)
     assert judge.affordable(THOROUGH_SAMPLES) == THOROUGH_SAMPLES
     monkeypatch.setattr(judging, "HELD", 2 * 64 * 5 * 4)
     assert judge.affordable(THOROUGH_SAMPLES) == 128
@@ -54,4 +45,4 @@ def test_outputs_that_are_held_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_loss_holds_no_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(torch.randn(32, 3), torch.zeros(32, 5))] * 40
     monkeypatch.setattr(judging, "HELD", 1)
-    assert CandidateJudge(Counting(), pairs, F.mse_loss).affordable(THOROUGH_SAMPLES) == THOROUGH_SAMPLES
+    assert CandidateJudge(nn.Linear(3, 5), pairs, F.mse_loss).affordable(THOROUGH_SAMPLES) == THOROUGH_SAMPLES

@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections import OrderedDict, UserDict, defaultdict
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -285,6 +286,42 @@ def test_parameters_with_the_same_memory(tmp_path: Path) -> None:
     assert_same(loaded, slim)
     assert loaded[2].bias is not loaded[1].bias
     assert loaded[2].bias.data_ptr() == loaded[1].bias.data_ptr()
+
+
+class Scales(NamedTuple):
+    """What a module may keep tensors in."""
+
+    first: Tensor
+
+
+class Holding(nn.Module):
+    """Scales its results by a tensor that it keeps somewhere. [n, 4] -> [n, 3]"""
+
+    def __init__(self, keep: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.scales = keep(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        (scale,) = self.scales.values() if isinstance(self.scales, Mapping) else self.scales
+        return self.c(self.b(self.a(x)).relu()) * scale
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        Scales,
+        lambda scale: [scale],
+        lambda scale: OrderedDict(first=scale),
+        lambda scale: UserDict(first=scale),
+        lambda scale: defaultdict(list, first=scale),
+    ],
+)
+def test_tensors_come_back_in_whatever_holds_them(tmp_path: Path, keep: Callable[[Tensor], Any]) -> None:
+    slim, x = graphprune.prune_model(Holding(keep), 0.5, torch.ones(2, 4)).eval(), torch.randn(5, 4)
+    graphprune.save(slim, tmp_path)
+    loaded = graphprune.load(tmp_path, Holding(keep)).eval()
+    assert torch.equal(loaded(x), slim(x)) and type(loaded.scales) is type(slim.scales)
 
 
 def test_weights_are_mapped_and_trained_without_changing_the_files(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """ONNX files: ONNX Runtime computes what the slim model does, for every batch and length."""
 
-from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import onnx
@@ -184,7 +184,13 @@ X = torch.ones(2, 6)
         (Silent, X, {}, InputError, "slim: returns no tensor"),
         (Linear, [X, X], {}, InputError, "holds 2 examples"),
         (Linear, {"x": 3}, {}, InputError, "holds no tensor"),
-        (Linear, (UserDict(x=X),), {}, InputError, r"cannot tell the inputs of the file from .*f32\[2, 6\]"),
+        (
+            Linear,
+            (MappingProxyType({"x": X}),),
+            {},
+            InputError,
+            r"cannot tell the inputs of the file from .*f32\[2, 6\]",
+        ),
         (Linear, X, {"dynamic": {"y": (0,)}}, InputError, "dynamic: there is no input 'y'; the inputs are 'x'"),
         (Linear, X, {"dynamic": {"x": (2,)}}, InputError, r"dynamic: \(2,\) holds a dimension"),
         (Linear, X, {"dynamic": "x"}, InputError, "dynamic: must be dimensions"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -45,3 +47,42 @@ def test_key_value_heads_go_where_each_serves_as_many_queries_as_it_is_wide() ->
     slim = plan.apply(model)
     assert slim.get_parameter("k.weight").shape[0] == 4 and slim.get_parameter("q.weight").shape[0] == 16
     assert graphprune.verify(model, slim, plan, x).passed
+
+
+class SharedKeys(nn.Module):
+    """Attention that works out how many query heads share keys in forward, or views of a product. [n, rows, 6]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.groups = 8, 4
+        self.query, self.keys, self.leave = nn.Linear(6, 32), nn.Linear(6, 32), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, rows, _ = x.shape
+        q = self.query(x).view(n, rows, self.groups, self.heads // self.groups, -1).permute(0, 2, 3, 1, 4)
+        k, v = self.keys(x).view(n, rows, 2, self.groups, 1, -1).permute(2, 0, 3, 4, 1, 5)
+        return self.leave(((q @ k.mT).softmax(-1) @ v).permute(0, 3, 1, 2, 4).reshape(n, rows, -1))
+
+
+class RepeatedGate(nn.Module):
+    """Each gate is repeated for eight channels. [n, 6] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.keys, self.leave = nn.Linear(6, 32), nn.Linear(6, 4), nn.Linear(32, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.keys(x).sigmoid()
+        repeated = gate[..., None].expand(-1, -1, 8).reshape(len(x), gate.shape[1] * 8)
+        return self.leave(self.query(x) * repeated)
+
+
+@pytest.mark.parametrize(("make", "shape", "left"), [(SharedKeys, (2, 5, 6), 16), (RepeatedGate, (4, 6), 2)])
+def test_whole_groups_go_where_a_size_is_a_product(make: type[Any], shape: tuple[int, ...], left: int) -> None:
+    """A quotient of two numbers of heads tells one of them; what a literal holds is no factor that may change."""
+    net, x = make().eval(), torch.randn(shape)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    assert (slim.query.out_features, slim.keys.out_features) == (16, left)
+    assert graphprune.verify(net, slim, plan, x).passed
+    assert not isinstance(slim, SharedKeys) or (slim.heads, slim.groups) == (4, 2)

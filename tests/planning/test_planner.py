@@ -128,3 +128,16 @@ class BothDirections(nn.Module):
 def test_an_only_unit_says_that_it_must_stay() -> None:
     plan = graphprune.trace(BothDirections().eval(), torch.randn(4, 2, 5)).plan(0.5)
     assert {choice.why for choice in plan.choices if choice.units == 1} == {"one must stay"}
+
+
+def test_a_graph_of_what_was_pruned_in_place_is_out_of_date() -> None:
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 4))
+    graph = graphprune.trace(model, torch.randn(2, 3))
+    plan = graph.plan(0.5)
+    plan.apply(model, inplace=True)
+    for again in (lambda: graph.plan(0.5), lambda: graph.plan_from_kept({"0": [0, 1]})):
+        with pytest.raises(
+            graphprune.errors.PlanError, match=r"has the shape \[8, 3\], and had \[16, 3\][\s\S]*trace the model again"
+        ):
+            again()
+    assert graphprune.trace(model, torch.randn(2, 3)).plan(0.5).apply(model)

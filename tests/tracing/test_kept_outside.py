@@ -276,3 +276,32 @@ def test_objects_that_answer_in_their_own_way_are_left_alone() -> None:
     model, x = Network(find).double().eval(), torch.randn(2, 6, 5).double()
     slim = graphprune.prune_model(model, 0.5, example_inputs=x)
     assert slim.hidden.out_features == 6 and dict.__repr__(UNWRITABLE) == "{'one': 1}"
+
+
+CALLS, RATES, LAST = torch.zeros(1), torch.ones(4, 2, dtype=torch.long), torch.zeros(4)
+
+
+class Writing(nn.Module):
+    """Writes to tensors of its file. [n, 5] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).relu()
+        CALLS.add_(1)
+        RATES.T[1, 2:] += 1
+        torch.add(RATES[0], 2, out=RATES[1])
+        LAST.copy_(y.sum(1).detach())
+        return self.leave(y) + (CALLS * 0)
+
+
+def test_tensors_outside_that_forward_writes_to_are_as_before() -> None:
+    model, x = Writing().eval(), torch.randn(4, 5)
+    model(x)
+    before = [CALLS.clone(), RATES.clone(), LAST.clone()]
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert graphprune.verify(model, slim, plan, x).passed
+    assert all(map(torch.equal, (CALLS, RATES, LAST), before))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict, UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -170,3 +172,31 @@ def test_how_many_copies_are_made_is_a_size(heads: int, copies: Callable[[Biased
     slim = plan.apply(model)
     assert graphprune.verify(model, slim, plan, inputs).passed
     assert slim.heads == heads and slim.leave.in_features == 8 * heads
+
+
+class Batch(NamedTuple):
+    """What a model may be given its inputs in."""
+
+    x: Tensor
+
+
+class Unpacking(nn.Module):
+    """Takes one tensor out of what holds it. {[n, 6]} -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.leave(self.enter(batch["x"] if isinstance(batch, Mapping) else batch.x).relu())
+
+
+@pytest.mark.parametrize("hold", [Batch, lambda x: OrderedDict(x=x), lambda x: UserDict(x=x)])
+def test_inputs_may_be_held_by_classes_of_their_own(hold: Callable[[Tensor], Any]) -> None:
+    model, x = Unpacking().eval(), hold(torch.randn(2, 6))
+    graph = graphprune.trace(model, (x,))
+    assert len(graph.trace.inputs) == 1 and not graph.trace.constants
+    plan = graph.plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, (hold(torch.randn(5, 6)),)).passed

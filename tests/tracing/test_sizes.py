@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -124,6 +125,13 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: torch.meshgrid(y[0], y[0], indexing="ij")[0].sum(),
     lambda m, y: y.sum_to_size(len(y), 32),
     lambda m, y: nn.functional.one_hot(torch.tensor(3), 32),
+    lambda m, y: 1 / type(y.shape[1])(y.shape[1]),
+    lambda m, y: 1 / statistics.mean(y.shape),
+    lambda m, y: min(y.shape),
+    lambda m, y: 1 + y.shape[0] // m.width,
+    lambda m, y: sorted(y.shape)[0],
+    lambda m, y: 2.0 if m.width > y.shape[0] else 1.0,
+    lambda m, y: math.ceil(y.shape[0] / m.width),
 ]
 
 
@@ -139,6 +147,9 @@ FREE: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: torch.broadcast_tensors(y.mean(1, keepdim=True), y)[0],
     lambda m, y: 1.0 if y.shape[1] % 8 == 0 else 0.5,
     lambda m, y: 1.0 if y.shape[1] else 0.5,
+    lambda m, y: 1.0 if m.width > 3 and m.width > m.leave.out_features else 0.5,
+    lambda m, y: nn.functional.affine_grid(torch.ones(len(y), 2, 3), y[..., None, None].shape, False).mean(),
+    lambda m, y: y.sum(1, keepdim=True)[: min(y.shape[0], 100)],
     lambda m, y: 1 / len(y),
     lambda m, y: y.sum_to_size(len(y), m.width),
     lambda m, y: y.repeat(1, np.int64(2)).view(len(y), 2, -1).sum(1),

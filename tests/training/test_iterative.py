@@ -228,3 +228,22 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
 def test_mistakes(given: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         prune_iteratively(net(), EXAMPLE, **{"rounds": 2, "ratio": 0.5, "tune": nothing} | given)
+
+
+def test_functions_that_hold_parts_of_the_model_hold_those_of_its_copy() -> None:
+    """``copy.deepcopy`` shares functions: hooks would write into the user's model, and run its layers."""
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    first, last, seen = model[0], model[2], []
+    model.seen = seen  # type: ignore[assignment]
+    model.forward = lambda x: (seen.append(len(x)), last(first(x).relu()))[1]  # type: ignore[method-assign]
+    x = torch.randn(8, 6)
+    before = weights(model)
+
+    def tune(slim: nn.Module) -> None:
+        optimizer = torch.optim.SGD(slim.parameters(), lr=0.1)
+        slim(x).square().sum().backward()
+        optimizer.step()
+
+    found = graphprune.prune_iteratively(model, x, rounds=2, ratio=0.5, calibration=[x], tune=tune)
+    assert equal(weights(model), before) and not seen
+    assert found.model(x).shape == (8, 3) and found.model[0].weight.shape == (8, 6)  # type: ignore[index, union-attr]

@@ -139,6 +139,22 @@ def test_the_teacher_is_only_lent() -> None:
     assert teacher.enter.weight.requires_grad and torch.equal(teacher.enter.weight.grad, x.expand(16, 6))
 
 
+def test_a_student_that_writes_to_its_inputs_leaves_the_teachers_alone() -> None:
+    class Scaling(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.mul_(2))
+
+    class Watching(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(x.clone())
+            return super().forward(x)
+
+    seen: list[torch.Tensor] = []
+    batches = [torch.ones(4, 6)]
+    finetune(Scaling(6, 3), batches, epochs=1, lr=0.1, teacher=Watching(6, 3), distill=Distillation(alpha=1.0))
+    assert seen and all(torch.equal(x, torch.ones(4, 6)) for x in seen)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from graphprune.errors import InputError
 from graphprune.export.gguf.decoder import LAYER, OTHER_WAYS, Decoder, Layer
 from graphprune.export.gguf.layout import Layout
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.modules import named_modules
 
 _TOKENS = 16
@@ -28,7 +28,7 @@ def check_layout(model: nn.Module, decoder: Decoder, layout: Layout) -> float:
         InputError: they differ by more than rounding: the model computes something that the file cannot say.
     """
     ids = torch.randint(len(decoder.embedding), (_TOKENS,), generator=torch.Generator().manual_seed(0), device="cpu")
-    with torch.no_grad(), evaluating_eagerly(model), _in_float32(model):
+    with torch.no_grad(), evaluating_unchanged(model), _in_float32(model):
         expected = model(input_ids=ids[None].to(decoder.embedding.device)).logits[0].float().cpu()
         found = file_logits(decoder, layout, ids)
     difference = float((found - expected).abs().max() / expected.abs().max())

@@ -15,6 +15,7 @@ from graphprune.export.slim_record import slim_record
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import Inputs, normalize
+from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.contexts import evaluating
 
 SAVE_INSTEAD = "save it with graphprune.save instead"
@@ -73,7 +74,7 @@ def same_outputs(slim: nn.Module, loaded: nn.Module) -> bool:
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     args, kwargs = normalize(inputs)
-    with evaluating(model), torch.random.fork_rng(devices=[]):
+    with evaluating(model), runs_forgotten(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # some mask at random
         found = model(*args, **kwargs)
     values = found.values() if isinstance(found, Mapping) else found if isinstance(found, tuple) else [found]

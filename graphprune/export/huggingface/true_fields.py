@@ -16,8 +16,8 @@ from torch import nn
 from graphprune.errors import ExportError
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.places import raised_at
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.running import replay_on_shapes
-from graphprune.utils.contexts import evaluating_eagerly
 
 LayerSizes = dict[str, int]
 
@@ -145,7 +145,7 @@ def _noted(found: list[Any], output: Any) -> Any:
 
 def _run(slim: nn.Module, call: MethodCall) -> Any:
     device = next(slim.parameters()).device
-    with evaluating_eagerly(slim):
+    with evaluating_unchanged(slim):
         try:
             return call.mapped(lambda tensor: tensor.to(device)).run(slim)
         except Exception as error:

@@ -12,7 +12,7 @@ from graphprune.tracing.size_tracking.watcher import SizeWatcher
 from graphprune.tracing.sizes import Dim, Size, plain
 from graphprune.utils.operators import Args, Kwargs
 
-_SIZES = frozenset((Size, tuple, list, torch.Size))
+_SIZES: frozenset[type] = frozenset((Size, tuple, list, torch.Size))
 """What may be or hold sizes."""
 
 

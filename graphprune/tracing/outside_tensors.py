@@ -1,0 +1,45 @@
+"""Tensors that a program has outside of its model: what runs write to them is undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, fx
+
+from graphprune.utils.operators import is_mutable, returns_view
+
+
+def written_base(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """What a call writes to, and the tensor of which that is a view; None: it writes to nothing."""
+    if node.op != "call_function" or not is_mutable(node.target) or not isinstance(node.args[0], fx.Node):
+        return None
+    written = base = node.args[0]
+    while base.op == "call_function" and returns_view(base.target) and isinstance(base.args[0], fx.Node):
+        base = base.args[0]
+    return written, base
+
+
+def written_outside(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list[Tensor]:
+    """The tensors of unknown origin, among ``constants`` by name, that a traced program writes to."""
+    written = {str(pair[1].target) for pair in map(written_base, graph.nodes) if pair is not None}
+    return [tensor for name, tensor in constants.items() if name in written]
+
+
+@contextmanager
+def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Give tensors back what they hold now."""
+    before = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    try:
+        yield
+    finally:
+        restore_values(before)
+
+
+def restore_values(before: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Give tensors back what they held, but for those that were given other memory. (tensor, values)"""
+    with torch.no_grad():
+        for tensor, values in before:
+            if tensor.shape == values.shape:
+                tensor.detach().copy_(values)

@@ -1,0 +1,174 @@
+"""What a model keeps of its runs is put back: counters, caches, buffers, metrics, generators of random numbers.
+
+Data is run through the user's own model, which may count its calls, or write into buffers that its ``state_dict`` has.
+"""
+
+from __future__ import annotations
+
+from collections import UserDict, UserList, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+from types import FunctionType, MethodType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graphprune.tracing.containers import contained, container_base
+from graphprune.tracing.may_write import is_own
+from graphprune.tracing.side_effects import Restore, restores_of
+from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.held import attribute_table, slot_values, slots_of
+from graphprune.utils.modules import Modules, is_parameter, named_modules
+from graphprune.utils.random_state import random_numbers_kept
+
+_TORCHS = frozenset(vars(nn.Module()))
+"""Attributes of every module: tables of what it holds, of hooks, and its mode."""
+_TABLES = ("_buffers", "_modules", "_non_persistent_buffers_set")
+_GROWING = sorted(name for name in _TORCHS.difference(_TABLES) if isinstance(vars(nn.Module())[name], dict))
+"""Parameters and hooks, which are changed on purpose too: only new ones are removed."""
+_MOST_FOLLOWED, _MOST_ENTRIES = 2_000, 1_000
+"""A trainer or a tokenizer leads to all that there is, and a data set is long."""
+_NOT_FOLLOWED = (nn.Module, type, FunctionType, MethodType, BaseException)
+
+
+@dataclass
+class RunState:
+    """What models held before they ran.
+
+    Attributes:
+        restores: put back everything but the values of tensors.
+        tensors: buffers and other tensors that are no parameters, with their values, by identity.
+    """
+
+    restores: list[Restore] = field(default_factory=list)
+    tensors: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def leave(self, tensors: Iterable[Tensor]) -> None:
+        """These were given other values on purpose, and keep them."""
+        for tensor in tensors:
+            self.tensors.pop(id(tensor), None)
+
+    def note(self, modules: Modules) -> None:
+        """Remember what modules hold."""
+        waiting: deque[Any] = deque()
+        waiting.extend(buffer for _, module in modules for buffer in module.buffers(recurse=False))
+        for _, module in modules:
+            if isinstance(module, torch.jit.ScriptModule):  # its attributes are not in Python
+                continue
+            held = vars(module)
+            own = {name: value for name, value in held.items() if name not in _TORCHS}
+            self.restores.append(partial(_put_back_attributes, held, own))
+            self.restores += [
+                partial(_remove_others, held[name], frozenset(held[name])) for name in _GROWING if name in held
+            ]
+            waiting.extend(own.values())
+            for name in _TABLES:
+                self.restores += restores_of(held[name])
+        self._follow(waiting)
+
+    def _follow(self, waiting: deque[Any]) -> None:
+        seen: set[int] = set()
+        while waiting and len(seen) < _MOST_FOLLOWED:
+            value = waiting.popleft()
+            if id(value) in seen or isinstance(value, _NOT_FOLLOWED):
+                continue
+            seen.add(id(value))
+            if isinstance(value, Tensor):
+                self._note_tensor(value)
+            else:
+                self.restores += _restores(value)
+                waiting.extend(_held_by(value))
+
+    def _note_tensor(self, tensor: Tensor) -> None:
+        fixed = tensor.is_meta or tensor.is_inference() or is_parameter(tensor)
+        if not fixed and tensor.layout is torch.strided:
+            self.tensors[id(tensor)] = tensor, tensor.detach().clone()
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give modules back what they held."""
+        for restore in reversed(self.restores):
+            restore()
+        for tensor, value in self.tensors.values():
+            if tensor.shape != value.shape:
+                tensor.data = value
+            elif not torch.equal(tensor, value):
+                tensor.copy_(value)
+
+
+@contextmanager
+def evaluating_unchanged(*models: nn.Module) -> Iterator[RunState]:
+    """:func:`evaluating_eagerly`, after which the models hold what they held; their parameters are left alone.
+
+    The global generators of random numbers go on as if nothing had been drawn.
+    The state that is yielded is told of buffers that are written to on purpose.
+    """
+    with random_numbers_kept(), evaluating_eagerly(*models), runs_forgotten(*models) as state:
+        yield state
+
+
+@contextmanager
+def runs_forgotten(*models: nn.Module) -> Iterator[RunState]:
+    """Put back what models hold, but for parameters. What hooks and ``forward`` keep outside of them is left alone."""
+    state = RunState()
+    for model in models:
+        state.note(named_modules(model))
+    try:
+        yield state
+    finally:
+        state.put_back()
+
+
+def _put_back_attributes(held: dict[str, Any], before: dict[str, Any]) -> None:
+    _remove_others(held, before.keys() | _TORCHS)
+    held.update(before)
+
+
+def _remove_others(table: dict[Any, Any], names: Set[Any]) -> None:
+    for name in table.keys() - names:
+        del table[name]
+
+
+def _restores(value: Any) -> Sequence[Restore]:
+    """What gives a container, an object or a generator of random numbers back what it holds."""
+    if container_base(value) is not None or _is_users(value):
+        return list(restores_of(value))
+    return [] if (setter := _state_setter(value)) is None else [setter]
+
+
+def _state_setter(value: Any) -> Callable[[], Any] | None:
+    if isinstance(value, torch.Generator):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, Random):
+        return partial(value.setstate, value.getstate())
+    if isinstance(value, np.random.RandomState):
+        return partial(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+    if isinstance(value, np.ndarray) and value.flags.writeable:
+        return partial(np.copyto, value, value.copy())
+    return None
+
+
+def _held_by(value: Any) -> Iterator[Any]:
+    if container_base(value) is not None or type(value) is tuple:
+        entries = value if type(value) is tuple else contained(value)
+        yield from entries if len(entries) <= _MOST_ENTRIES else ()
+    if _is_users(value):
+        yield from (attribute_table(value) or {}).values()
+        yield from slot_values(value).values()
+
+
+def _is_users(value: Any) -> bool:
+    """Is it an object with attributes, of a class that is not Python's, torch's or numpy's?"""
+    kind = type(value)
+    has_attributes = kind.__dictoffset__ != 0 or bool(slots_of(value))
+    return kind in _KEEPERS or (has_attributes and not is_own(kind.__module__))
+
+
+_KEEPERS = frozenset((SimpleNamespace, UserDict, UserList))
