@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -49,15 +50,20 @@ class Calls:
     """Counts the calls of the user's code, and raises in one of them."""
 
     def __init__(self) -> None:
-        self.count, self.fails_at, self.error = 0, -1, Deliberate()
+        self.reset()
+
+    @property
+    def count(self) -> int:
+        return self.calls.qsize()
 
     def tick(self) -> None:
-        self.count += 1
+        self.calls.put(None)  # a number that forward changes would be put back after a trace
         if self.count == self.fails_at:
             raise self.error
 
     def reset(self, fails_at: int = -1, error: BaseException | None = None) -> None:
-        self.count, self.fails_at, self.error = 0, fails_at, error or Deliberate()
+        self.calls: SimpleQueue[None] = SimpleQueue()
+        self.fails_at, self.error = fails_at, error or Deliberate()
 
 
 CALLS = Calls()

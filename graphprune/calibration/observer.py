@@ -25,7 +25,7 @@ from graphprune.rules.matmul_view import AxisTable, MatmulView, Owners
 from graphprune.rules.registry import has_trait, matmul_views
 from graphprune.rules.traits import Trait
 from graphprune.tracing.meta import is_float
-from graphprune.utils.arrays import Ids
+from graphprune.utils.arrays import Ids, distinct_columns
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
 from graphprune.utils.tree import map_tensors, tensors_of
 
@@ -232,7 +232,7 @@ class Observer(DispatchMode):
         for ids in owners.rows:
             unit, block = self._whole_rows(self._classes(ids, table))
             pairs.append(np.stack([np.repeat(unit, shape[1]), grid[block].ravel()]))
-        unit, place = np.unique(np.concatenate(pairs, axis=1), axis=1)
+        (unit, place), _ = distinct_columns(np.concatenate(pairs, axis=1))
         return unit, place
 
     def _whole_rows(self, classes: Ids) -> tuple[Ids, Ids]:

@@ -20,7 +20,7 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import Axis, LabelArray, LabelledTensor, Labels, ParameterAxis
-from graphprune.utils.arrays import Dims, Ids, Mask, Shape
+from graphprune.utils.arrays import Dims, Ids, Mask, Shape, distinct_columns
 
 Orders = dict[Axis, Ids]
 
@@ -169,7 +169,7 @@ def _subset(pairs: tuple[Ids, Ids], known: tuple[Ids, Ids]) -> bool:
 def _partners(a: Ids, b: Ids, x: Ids) -> Ids:
     """For every entry of ``x`` the ``b`` that stands beside it in ``a``."""
     values, first = np.unique(a, return_index=True)
-    if len(values) != len(a) and len(np.unique(np.stack([a, b], 1), axis=0)) != len(values):
+    if len(values) != len(a) and distinct_columns(np.stack([a, b]))[0].shape[1] != len(values):
         raise Disorder("a channel stands in several places")
     at = np.searchsorted(values, x)
     if (at >= len(values)).any() or (values[np.minimum(at, len(values) - 1)] != x).any():

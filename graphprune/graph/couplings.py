@@ -13,6 +13,7 @@ from torch import fx
 
 from graphprune.graph.propagate import Labelling
 from graphprune.tracing.sizes import Line
+from graphprune.utils.arrays import distinct_columns
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def _edges(labelling: Labelling) -> list[tuple[int, int, int]]:
     edges: dict[tuple[int, int, int], None] = {}
     for a, b, node_index in pairs:
         x, y = (np.searchsorted(starts, v.ravel(), "right") - 1 for v in np.broadcast_arrays(a, b))
-        for first, second in np.unique(np.stack([x, y], 1), axis=0).tolist():
+        for first, second in distinct_columns(np.stack([x, y]))[0].T.tolist():
             if first >= 0 and second >= 0 and first != second:
                 edges[first, second, node_index] = None
     return list(edges)

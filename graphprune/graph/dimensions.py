@@ -20,7 +20,7 @@ from graphprune.graph.segments import ranges
 from graphprune.graph.size_model import SizeModel
 from graphprune.graph.solve import ClassTable, Items
 from graphprune.rules.labels import LabelArray, LabelledTensor, ParameterAxis
-from graphprune.utils.arrays import Ids, Mask, Scores
+from graphprune.utils.arrays import Ids, Mask, Scores, distinct_columns
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Needs:
         """For every dimension that can change, a number that dimensions with the same units share."""
         noise = np.random.default_rng(2).integers(1, 1 << 62, int(self.items.size.sum()), dtype=np.int64)
         dim, _, unit, _ = self.by_item
-        pairs = np.unique(np.stack([dim, unit]), axis=1)
+        pairs, _ = distinct_columns(np.stack([dim, unit]))
         units = self.items.classes(pairs[1])
         every = np.stack([np.repeat(pairs[0], self.items.size[pairs[1]]), units])
-        every = np.unique(np.concatenate([every, self.by_class[[0, 2]]], axis=1), axis=1)
+        every, _ = distinct_columns(np.concatenate([every, self.by_class[[0, 2]]], axis=1))
         return {dim: int(noise[every[1][every[0] == dim]].sum()) for dim in np.unique(every[0]).tolist()}
 
     @cached_property

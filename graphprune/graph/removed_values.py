@@ -24,7 +24,7 @@ from graphprune.rules.registry import has_trait, norm_call, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.rules.zeros import is_pointwise, keeps_zeros, zero_at_zero
 from graphprune.tracing.tracer import Trace
-from graphprune.utils.arrays import Dims
+from graphprune.utils.arrays import Dims, distinct_columns
 from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
@@ -166,7 +166,7 @@ class RemovedValues:
         for array in value.touching(wanted):
             ids = array.ids[tuple(slice(None) if d in wanted else slice(0, 1) for d in range(value.ndim))]
             unit, entry = self._solution.expand(self._solution.of[ids.ravel()], np.arange(ids.size))
-            pairs = np.unique(np.stack([unit, entry]), axis=1)
+            pairs, _ = distinct_columns(np.stack([unit, entry]))
             units, times = np.unique(pairs[0], return_counts=True)
             found |= frozenset(self._units.group_of[units[times < ids.size]].tolist()) - {-1}
         return found

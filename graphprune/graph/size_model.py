@@ -14,7 +14,7 @@ from graphprune.graph.linear_expressions import LinearExpression, NotLinear, con
 from graphprune.graph.propagate import Labelling
 from graphprune.graph.solve import Solution
 from graphprune.rules.labels import LabelArray, LabelledTensor
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, distinct_columns
 
 
 class SizeModel:
@@ -68,7 +68,7 @@ class SizeModel:
         pairs = [np.zeros((2, 0), np.int64)]
         for array in arrays:
             pairs.append(np.stack(self.solution.expand(self.solution.of[array.ids.ravel()], np.arange(array.ids.size))))
-        return np.unique(np.concatenate(pairs, axis=1), axis=1)
+        return distinct_columns(np.concatenate(pairs, axis=1))[0]
 
     def expression(self, node: fx.Node, dim: int | str, stop: int | None = None) -> LinearExpression:
         """The size of a dimension, or the number of its entries before ``stop``."""

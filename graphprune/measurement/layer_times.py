@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -37,6 +38,7 @@ class _Clock:
 
     def __init__(self, paths: dict[int, str]) -> None:
         self.paths = paths
+        self.thread = get_ident()
         self.own: dict[str, float] = {}
         self.stack: list[str] = []
         self.since = 0.0

@@ -24,7 +24,7 @@ from graphprune.planning.planner import Chooser, planned
 from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import check_type, did_you_mean, found_value
 
 
@@ -283,8 +283,8 @@ def _released(graph: Analysis, going: Mask, classes: Ids) -> Ids:
         return none
     rows = np.arange(len(classes))
     unit, row, entry = graph.solution.expand(classes.ravel(), *np.indices(classes.shape).reshape(2, -1))
-    pairs = np.unique(np.stack([unit, row, entry])[:, going[unit]], axis=1)
-    units, times = np.unique(pairs[:2], axis=1, return_counts=True)
+    pairs, _ = distinct_columns(np.stack([unit, row, entry])[:, going[unit]])
+    units, times = distinct_columns(pairs[:2])
     whole = units[:, times == classes.shape[1]]
     rows = np.setdiff1d(rows, whole[1])
     most = int(counts[rows].min()) if len(rows) else 0

@@ -24,7 +24,7 @@ from graphprune.pruning.rewrite import is_computed
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.input_specs import input_specs
 from graphprune.tracing.tracer import record
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import found_value
 from graphprune.utils.contexts import changing_globals
 from graphprune.utils.modules import named_modules, tables
@@ -268,7 +268,7 @@ def _sources(old: Attention, new: Attention | None, axes: Sequence[ParameterAxis
         first, second = (_owners((one.queries if axis in axes else one.everything).get(axis, {})) for one in (old, new))
         if len(first) != len(second):
             return f"{axis} would have {len(second)} entries of query heads instead of {len(first)}"
-        for head, other in np.unique(np.stack([first, second]), axis=1).T.tolist():
+        for head, other in distinct_columns(np.stack([first, second]))[0].T.tolist():
             becomes[head].add(other)
     found: list[list[int]] = [[] for _ in range(heads)]
     for head, others in becomes.items():

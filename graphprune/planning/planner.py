@@ -208,7 +208,7 @@ class _Attempt:
         groups = [n for n, choice in enumerate(plan.choices) if choice.removed]
         unchanged = self._difference_of(())
         if unchanged is not None:
-            raise _unchecked(self.setup, unchanged)
+            raise _unchecked(self.setup, unchanged) from unchanged.cause
         reason = f"the program would be another one: {difference}"
         found = responsible(groups, self._difference_of)
         return {unit: reason for n in found for unit in self.setup.groups[n].unit_ids.tolist()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from math import prod
 from typing import Any, NamedTuple
@@ -38,10 +38,11 @@ Shapes = Sequence[tuple[int, ...] | int | None]
 
 @dataclass(frozen=True)
 class ProgramDifference:
-    """Where a slim model's program is another one, in words."""
+    """Where a slim model's program is another one, in words, and what it raised, if so."""
 
     text: str
     line: str
+    cause: Exception | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.text}, at {self.line}"
@@ -140,7 +141,7 @@ class Translation:
                 replay_program(slim, self.graph.trace.trained, self.graph.trace.pick, training=True)
         except Exception as error:
             return ProgramDifference(
-                f"the slim model fails in training: {type(error).__name__}: {error}", "its forward"
+                f"the slim model fails in training: {type(error).__name__}: {error}", "its forward", error
             )
         return None
 
@@ -152,7 +153,7 @@ class Translation:
                 set_random_state(self.graph.trace.random)
                 done = run(slim, self.graph.examples, self.graph.trace.pick)
         except Exception as error:
-            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward")
+            return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward", error)
         return self._compared(done, shapes, alive)
 
     def _compared(self, run: Replay, shapes: Shapes, alive: Mask) -> ProgramDifference | None:

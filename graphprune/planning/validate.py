@@ -14,7 +14,7 @@ from graphprune.graph.constraints import SizeConstraints
 from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
-from graphprune.utils.arrays import Ids, Mask
+from graphprune.utils.arrays import Ids, Mask, distinct_columns
 
 
 @dataclass
@@ -139,7 +139,7 @@ def _goes_whole(graph: Analysis, alive: Mask, row: Ids) -> bool:
     """Is a row of a rectangle removed by something that all of its entries need?"""
     unit, entry = graph.solution.expand(row, np.arange(len(row)))
     gone = ~alive[unit]
-    units, times = np.unique(np.unique(np.stack([unit[gone], entry[gone]]), axis=1)[0], return_counts=True)
+    units, times = np.unique(distinct_columns(np.stack([unit[gone], entry[gone]]))[0][0], return_counts=True)
     return bool((times == len(row)).any()) and len(units) > 0
 
 

@@ -44,6 +44,21 @@ def distinct(parts: Sequence[Ids]) -> Ids:
 _CLOSE = 16
 
 
+def distinct_columns(rows: Ids) -> tuple[Ids, Ids]:
+    """The columns of an array, in order and each once, and how often each is there.
+
+    ``np.unique`` compares columns as records, which takes several times as long, and numpy turns a Ctrl-C within such a
+    comparison into a TypeError.
+
+    Args:
+        rows: of numbers. [rows, columns]
+    """
+    ordered = rows[:, np.lexsort(rows[::-1])]
+    first = np.ones(ordered.shape[1], bool)
+    first[1:] = (ordered[:, 1:] != ordered[:, :-1]).any(0)
+    return ordered[:, first], np.diff(np.append(np.flatnonzero(first), len(first)))
+
+
 def set_in_runs(mask: Mask, first: Ids) -> Ids:
     """How many entries of each run of a mask are set; eight are looked at at once.
 

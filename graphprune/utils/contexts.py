@@ -6,10 +6,12 @@ import gc
 import sys
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from threading import get_ident
 from traceback import clear_frames
 from typing import Any, ParamSpec, TypeVar
 
@@ -103,6 +105,8 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
             if not isinstance(error, Exception):
                 clear_frames(error.__traceback__)  # else contexts that it broke off would end later, and restore again
             thread.put_back()
+            _remove_hooks_of(get_ident())
+            _pauses.end_all_of(get_ident())
             set_random_state(random)
             raise
         finally:
@@ -140,6 +144,17 @@ class _ThreadState:
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
         torch.set_grad_enabled(self.gradients)
+
+
+def _remove_hooks_of(thread: int) -> None:
+    """Remove the hooks of all modules that objects of this package registered for a thread that is done."""
+    tables: Any = (nn.modules.module._global_forward_pre_hooks, nn.modules.module._global_forward_hooks)
+    for table in tables:
+        for key, hook in list(table.items()):
+            owner = getattr(hook, "__self__", None)
+            if type(owner).__module__.startswith("graphprune.") and getattr(owner, "thread", None) == thread:
+                table.pop(key, None)
+                nn.modules.module._global_forward_hooks_with_kwargs.pop(key, None)
 
 
 @dataclass(frozen=True)
@@ -181,23 +196,36 @@ def gc_paused() -> Iterator[None]:
 
 
 class _Pauses:
+    """Which threads paused the collector, and how often."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._running = 0
+        self._running: Counter[int] = Counter()
         self._enabled = False
 
     def begin(self) -> None:
         with self._lock:
-            if self._running == 0:
+            if not self._running:
                 self._enabled = gc.isenabled()
                 gc.disable()
-            self._running += 1
+            self._running[get_ident()] += 1
 
     def end(self) -> None:
         with self._lock:
-            self._running -= 1
-            if self._running == 0 and self._enabled:
-                gc.enable()
+            self._end(get_ident(), 1)
+
+    def end_all_of(self, thread: int) -> None:
+        """A signal came before a pause of this thread could end."""
+        with self._lock:
+            if thread in self._running:
+                self._end(thread, self._running[thread])
+
+    def _end(self, thread: int, times: int) -> None:
+        self._running[thread] -= times
+        if self._running[thread] <= 0:
+            del self._running[thread]
+        if not self._running and self._enabled:
+            gc.enable()
 
 
 _pauses = _Pauses()

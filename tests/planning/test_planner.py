@@ -1,5 +1,6 @@
 """Attempts at a plan: each knows what broke in the one before, and nothing of earlier plans."""
 
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
+from graphprune.errors import PlanError
 from graphprune.planning import planner
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import plan_once
@@ -141,3 +143,28 @@ def test_a_graph_of_what_was_pruned_in_place_is_out_of_date() -> None:
         ):
             again()
     assert graphprune.trace(model, torch.randn(2, 3)).plan(0.5).apply(model)
+
+
+CALLS: SimpleQueue[None] = SimpleQueue()
+
+
+class Exhausted(nn.Module):
+    """Its second call fails. [n, 4] -> [n, 2]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        CALLS.put(None)
+        if CALLS.qsize() > 1:
+            raise MemoryError("out of memory")
+        found: Tensor = self.leave(self.enter(x).relu())
+        return found
+
+
+def test_an_error_of_the_slim_model_is_the_cause_of_what_is_raised() -> None:
+    graph = graphprune.trace(Exhausted(), torch.randn(3, 4))
+    with pytest.raises(PlanError, match="the slim model fails: MemoryError") as caught:
+        graph.plan(0.5)
+    assert isinstance(caught.value.__cause__, MemoryError)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from graphprune.utils.arrays import distinct, set_in_runs, stable_order
+from graphprune.utils.arrays import distinct, distinct_columns, set_in_runs, stable_order
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,12 @@ def test_what_is_set_in_runs_that_begin_anywhere(size: int) -> None:
 def test_numbers_in_arrays_are_found_once_and_in_order(largest: int) -> None:
     parts = [np.random.default_rng(0).integers(0, largest, 50), np.array([largest, 0, largest]), np.zeros(0, np.int64)]
     assert distinct(parts).tolist() == sorted({number for part in parts for number in part.tolist()})
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 300])
+def test_distinct_columns_are_those_of_numpy(count: int) -> None:
+    rows = np.random.default_rng(count).integers(-3, 4, (3, count))
+    columns, times = distinct_columns(rows)
+    found = sorted(set(zip(*rows.tolist(), strict=True)))
+    assert columns.T.tolist() == [list(column) for column in found]
+    assert times.tolist() == [int((column == rows.T).all(1).sum()) for column in columns.T]

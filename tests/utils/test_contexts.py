@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
 from graphprune.tracing.opaque import ReadTensors
+from graphprune.utils import contexts
 from graphprune.utils.contexts import changing_globals, leaves_torch_alone, patched
 from graphprune.utils.mode_flags import mode_flags
 
@@ -74,6 +75,38 @@ class Tagged(Tensor):
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         cls.seen += func is F.relu
         return super().__torch_function__(func, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("name", ["enter", "leave"])
+def test_a_signal_between_a_hook_and_its_context_leaves_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)).eval(), torch.randn(2, 5)
+    kind = "forward_pre_hook" if name == "enter" else "forward_hook"
+    register = getattr(nn.modules.module, f"register_module_{kind}")
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        register(*args, **kwargs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nn.modules.module, f"register_module_{kind}", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        graphprune.prune_model(model, 0.5, x)
+    monkeypatch.undo()
+    hooks = nn.modules.module
+    assert not (hooks._global_forward_pre_hooks or hooks._global_forward_hooks)
+    assert not hooks._global_forward_hooks_with_kwargs
+    assert graphprune.prune_model(model, 0.5, x)
+
+
+def test_a_signal_within_a_pause_lets_the_collector_go_on() -> None:
+    @leaves_torch_alone
+    def interrupted() -> None:
+        contexts._pauses.begin()
+        raise KeyboardInterrupt
+
+    assert gc.isenabled()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert gc.isenabled()
 
 
 def test_threads_prune_while_another_infers() -> None:
