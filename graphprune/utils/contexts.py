@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from graphprune.utils.mode_flags import Flags, mode_flags, set_mode_flags
+from graphprune.utils.mode_flags import Flags
 from graphprune.utils.modules import named_modules
 from graphprune.utils.operators import DispatchMode
 from graphprune.utils.random_state import random_state, set_random_state
@@ -131,7 +131,7 @@ class _ThreadState:
     @staticmethod
     def now() -> _ThreadState:
         modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
-        return _ThreadState(torch.is_grad_enabled(), *modes, mode_flags())
+        return _ThreadState(torch.is_grad_enabled(), *modes, DispatchMode.overlapping.flags_without())
 
     def put_back(self) -> None:
         """Make it so again; modes that were there stay."""
@@ -140,7 +140,7 @@ class _ThreadState:
         for mode in modes[self.dispatch_modes :]:
             torch._C._pop_torch_dispatch_stack(None)
             DispatchMode.overlapping.end(mode)
-            set_mode_flags(self.mode_flags)
+        DispatchMode.overlapping.end_all_of(get_ident(), self.mode_flags)
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
         torch.set_grad_enabled(self.gradients)

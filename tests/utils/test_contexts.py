@@ -97,6 +97,20 @@ def test_a_signal_between_a_hook_and_its_context_leaves_none(name: str, monkeypa
     assert graphprune.prune_model(model, 0.5, x)
 
 
+def test_a_signal_while_a_mode_is_entered_leaves_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, entered = mode_flags(), TorchDispatchMode.__enter__
+
+    def interrupted(mode: TorchDispatchMode) -> None:
+        pushed = entered(mode)
+        torch._C._pop_torch_dispatch_stack(None)
+        raise KeyboardInterrupt(pushed)
+
+    monkeypatch.setattr(TorchDispatchMode, "__enter__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        graphprune.prune_model(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), 0.5, torch.randn(2, 5))
+    assert mode_flags() == before
+
+
 def test_a_signal_within_a_pause_lets_the_collector_go_on() -> None:
     @leaves_torch_alone
     def interrupted() -> None:
