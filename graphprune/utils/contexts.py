@@ -97,13 +97,13 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
     def call(*args: P.args, **kwargs: P.kwargs) -> Returned:
         if getattr(_within, "public", False):
             return function(*args, **kwargs)
-        thread, random = _ThreadState.now(), random_state()
+        thread, random, handled = _ThreadState.now(), random_state(), sys.exc_info()[1]
         try:
             _within.public = True
             return function(*args, **kwargs)
         except BaseException as error:
             if not isinstance(error, Exception):
-                clear_frames(error.__traceback__)  # else contexts that it broke off would end later, and restore again
+                _end_contexts(error, handled)
             thread.put_back()
             _remove_hooks_of(get_ident())
             _pauses.end_all_of(get_ident())
@@ -113,6 +113,19 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
             _within.public = False
 
     return call
+
+
+def _end_contexts(error: BaseException, handled: BaseException | None) -> None:
+    """End the contexts that an error broke off, which would end later, and restore again; ``handled``: what the caller
+    was handling, whose frames are the caller's."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = {id(handled)}
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            clear_frames(one.__traceback__)
+            waiting += [one.__context__, one.__cause__]
 
 
 _within = threading.local()
