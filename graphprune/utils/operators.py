@@ -27,6 +27,7 @@ def short_name(op: Any) -> str:
     return str(op.name() if schema is None else schema.name).split("::")[-1]
 
 
+@lru_cache(maxsize=4096)
 def is_mutable(op: Any) -> bool:
     """Does an operator write to one of its arguments?"""
     schema = getattr(op, "_schema", None)
