@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
@@ -20,7 +19,7 @@ from graphprune.tracing.opaque import is_opaque
 from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import all_tensors
-from graphprune.utils.operators import Args, DispatchMode, Kwargs
+from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 WIDE = {torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.float32: torch.float64}
@@ -112,7 +111,7 @@ _IN_PLACE = re.compile(r"[a-z0-9]_$|^__(set|i\w+__)")
 """Names of functions that write to their first argument."""
 
 
-class WideArguments(TorchFunctionMode):
+class WideArguments(FunctionMode):
     """What functions of torch are given in float64 in the place of what the program gives them.
 
     Numpy makes arrays of types that the program names; they become float64 where they meet it. ``rms_norm`` is given

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverloadPacket
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from graphprune.errors import InputError
 from graphprune.rules.registry import norm_call
@@ -20,7 +19,7 @@ from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_count, found_value, is_number
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.operators import Kwargs
+from graphprune.utils.operators import FunctionMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 
 
@@ -167,7 +166,7 @@ class _Batch:
         return torch.stack([loss.float() for loss in losses]).sum()
 
 
-class _Mismatch(TorchFunctionMode):
+class _Mismatch(FunctionMode):
     """Collects, while active, how far the inputs of batch normalizations are from their running statistics."""
 
     def __init__(self) -> None:

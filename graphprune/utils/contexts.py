@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from graphprune.utils.mode_flags import Flags, mode_flags, set_mode_flags
+from graphprune.utils.mode_flags import Flags
 from graphprune.utils.modules import named_modules
 from graphprune.utils.operators import DispatchMode
 from graphprune.utils.random_state import random_state, set_random_state
@@ -97,13 +97,13 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
     def call(*args: P.args, **kwargs: P.kwargs) -> Returned:
         if getattr(_within, "public", False):
             return function(*args, **kwargs)
-        thread, random = _ThreadState.now(), random_state()
+        thread, random, handled = _ThreadState.now(), random_state(), sys.exc_info()[1]
         try:
             _within.public = True
             return function(*args, **kwargs)
         except BaseException as error:
             if not isinstance(error, Exception):
-                clear_frames(error.__traceback__)  # else contexts that it broke off would end later, and restore again
+                _end_contexts(error, handled)
             thread.put_back()
             _remove_hooks_of(get_ident())
             _pauses.end_all_of(get_ident())
@@ -113,6 +113,19 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
             _within.public = False
 
     return call
+
+
+def _end_contexts(error: BaseException, handled: BaseException | None) -> None:
+    """End the contexts that an error broke off, which would end later, and restore again; ``handled``: what the caller
+    was handling, whose frames are the caller's."""
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = {id(handled)}
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            clear_frames(one.__traceback__)
+            waiting += [one.__context__, one.__cause__]
 
 
 _within = threading.local()
@@ -131,7 +144,7 @@ class _ThreadState:
     @staticmethod
     def now() -> _ThreadState:
         modes = torch._C._len_torch_dispatch_stack(), torch._C._len_torch_function_stack()
-        return _ThreadState(torch.is_grad_enabled(), *modes, mode_flags())
+        return _ThreadState(torch.is_grad_enabled(), *modes, DispatchMode.overlapping.flags_without())
 
     def put_back(self) -> None:
         """Make it so again; modes that were there stay."""
@@ -140,7 +153,7 @@ class _ThreadState:
         for mode in modes[self.dispatch_modes :]:
             torch._C._pop_torch_dispatch_stack(None)
             DispatchMode.overlapping.end(mode)
-            set_mode_flags(self.mode_flags)
+        DispatchMode.overlapping.end_all_of(get_ident(), self.mode_flags)
         for _ in range(found.function_modes - self.function_modes):
             torch._C._pop_torch_function_stack()
         torch.set_grad_enabled(self.gradients)

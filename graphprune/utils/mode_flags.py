@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -38,7 +38,7 @@ class OverlappingModes:
     """
 
     def __init__(self) -> None:
-        self._on: WeakSet[TorchDispatchMode] = WeakSet()
+        self._on: WeakKeyDictionary[TorchDispatchMode, int] = WeakKeyDictionary()
         self._found = mode_flags()
         self._lock = threading.RLock()
 
@@ -47,11 +47,24 @@ class OverlappingModes:
         with self._lock:
             if not self._on:
                 self._found = mode_flags()
-            self._on.add(mode)
+            self._on[mode] = threading.get_ident()
 
     def end(self, mode: TorchDispatchMode) -> None:
         """A mode was left, or taken off its stack."""
         with self._lock:
-            self._on.discard(mode)
+            self._on.pop(mode, None)
             if not self._on:
                 set_mode_flags(self._found)
+
+    def flags_without(self) -> Flags:
+        """The flags as they are when none of these modes is on."""
+        with self._lock:
+            return self._found if self._on else mode_flags()
+
+    def end_all_of(self, thread: int, flags: Flags) -> None:
+        """A signal came while this thread entered or left modes; ``flags`` were those before them."""
+        with self._lock:
+            for mode in [mode for mode, its in self._on.items() if its == thread]:
+                self._on.pop(mode, None)
+            if not self._on:
+                set_mode_flags(flags)

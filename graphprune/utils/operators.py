@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import torch
 from torch._ops import HigherOrderOperator, _higher_order_ops
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from typing_extensions import Self
 
 from graphprune.utils.mode_flags import OverlappingModes
@@ -25,6 +27,7 @@ def short_name(op: Any) -> str:
     return str(op.name() if schema is None else schema.name).split("::")[-1]
 
 
+@lru_cache(maxsize=4096)
 def is_mutable(op: Any) -> bool:
     """Does an operator write to one of its arguments?"""
     schema = getattr(op, "_schema", None)
@@ -70,10 +73,20 @@ class DispatchMode(TorchDispatchMode):
         return self
 
     def __exit__(self, *failure: Any) -> None:
-        super().__exit__(*failure)  # type: ignore[no-untyped-call]
+        if any(isinstance(mode, DispatchMode) for mode in _get_current_dispatch_mode_stack()):  # as below
+            super().__exit__(*failure)  # type: ignore[no-untyped-call]
         self._depth -= 1
         if self._depth == 0:
             self.overlapping.end(self)
+
+
+class FunctionMode(TorchFunctionMode):
+    """A ``TorchFunctionMode`` that takes none of the user's off the stack: after a signal its context may end late."""
+
+    def __exit__(self, *failure: Any) -> None:
+        stack = map(torch._C._get_function_stack_at, range(torch._C._len_torch_function_stack()))
+        if any(isinstance(mode, FunctionMode) for mode in stack):
+            super().__exit__(*failure)  # type: ignore[no-untyped-call]
 
 
 def _show_calls(operator: HigherOrderOperator, mode: type[DispatchMode]) -> None:

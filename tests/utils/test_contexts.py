@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
@@ -22,6 +23,7 @@ from graphprune.tracing.opaque import ReadTensors
 from graphprune.utils import contexts
 from graphprune.utils.contexts import changing_globals, leaves_torch_alone, patched
 from graphprune.utils.mode_flags import mode_flags
+from graphprune.utils.operators import FunctionMode
 
 ROUNDS = 6
 
@@ -95,6 +97,38 @@ def test_a_signal_between_a_hook_and_its_context_leaves_none(name: str, monkeypa
     assert not (hooks._global_forward_pre_hooks or hooks._global_forward_hooks)
     assert not hooks._global_forward_hooks_with_kwargs
     assert graphprune.prune_model(model, 0.5, x)
+
+
+def test_a_signal_while_a_mode_is_entered_leaves_no_flag(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, entered = mode_flags(), TorchDispatchMode.__enter__
+
+    def interrupted(mode: TorchDispatchMode) -> None:
+        pushed = entered(mode)
+        torch._C._pop_torch_dispatch_stack(None)
+        raise KeyboardInterrupt(pushed)
+
+    monkeypatch.setattr(TorchDispatchMode, "__enter__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        graphprune.prune_model(nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 3)), 0.5, torch.randn(2, 5))
+    assert mode_flags() == before
+
+
+class Passing(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_contexts_that_end_late_take_no_other_mode_off_the_stack() -> None:
+    class Late(FunctionMode, Passing):
+        pass
+
+    late = Late()
+    late.__enter__()  # type: ignore[no-untyped-call]
+    torch._C._pop_torch_function_stack()
+    with Passing() as other:
+        late.__exit__(None, None, None)
+        assert torch._C._get_function_stack_at(0) is other
+    assert not torch._C._len_torch_function_stack()
 
 
 def test_a_signal_within_a_pause_lets_the_collector_go_on() -> None:

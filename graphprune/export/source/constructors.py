@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from graphprune.utils.operators import FunctionMode
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) | {
     "_flat_weights",  # the list that recurrent layers keep of their weights
@@ -129,7 +130,7 @@ def built_with(kind: type[nn.Module], values: dict[str, Any]) -> nn.Module:
         return kind(**values)
 
 
-class _NothingInitialized(TorchFunctionMode):
+class _NothingInitialized(FunctionMode):
     """Skips the functions of ``nn.init``, whose first use on meta takes torch seconds."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

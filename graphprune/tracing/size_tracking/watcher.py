@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.overrides import TorchFunctionMode
 
 from graphprune.tracing.sizes import SizeLog, SizeUse, expr_of, plain
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, FunctionMode, Kwargs
 
 Lookup = Callable[[Tensor], fx.Node | None]
 
@@ -46,7 +45,7 @@ def taking_whole_numbers(handler: Handler, first: int = 1) -> Handler:
     return handle
 
 
-class SizeWatcher(TorchFunctionMode):
+class SizeWatcher(FunctionMode):
     """Record the sizes that a program reads from tensors and gives to torch functions.
 
     Args:
