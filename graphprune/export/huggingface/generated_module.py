@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from string import Template
+from types import CodeType
 from typing import Any
 
 from graphprune.errors import ExportError
@@ -233,10 +235,19 @@ def base_class(kind: type) -> type:
     return next(base for base in kind.__mro__ if not is_generated(base))
 
 
+class _Loader(SourceFileLoader):
+    """Neither reads nor leaves bytecode, which would stand in the folder that is written, or be of an earlier file."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        code: CodeType = self.source_to_code(self.get_data(path), path)
+        return code
+
+
 @contextmanager
 def imported_module(name: str, path: Path) -> Iterator[Any]:
     """A module from a file, which is known by its name only meanwhile, as Transformers looks classes up there."""
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
     if spec is None or spec.loader is None:
         raise ExportError(
             f"slim: {path} is no Python file that can be imported",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,12 @@ def test_key_value_heads_may_differ(tmp_path: Path) -> None:
     assert [block["attention"]["n_heads_in_group"] for block in config["block_configs"]] == [2, 4, 2]
     with pytest.raises(ExportError, match="key/value heads, and sglang takes one number"):
         graphprune.export_deci(model, tmp_path / "other", serve="sglang")
+
+
+def test_a_written_folder_has_no_bytecode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    graphprune.export_deci(pruned(llama(), params=0.5, serve="vllm"), tmp_path / "slim")
+    assert all(path.is_file() for path in (tmp_path / "slim").iterdir())
 
 
 def test_biases_of_qwen(tmp_path: Path) -> None:
