@@ -14,7 +14,6 @@ from graphprune.calibration.batches import call_arguments, call_model, moved_to
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
-from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import tensors_of
 
 OutputTensors = list[list[Tensor]]
@@ -42,7 +41,7 @@ def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputT
         InputError: the model fails on a batch.
     """
     found = []
-    with random_numbers_kept(), evaluating_unchanged(model):
+    with evaluating_unchanged(model):
         for number, inputs in numbered:
             args, kwargs = moved_to(model, call_arguments(number, inputs))
             found.append([t.detach() for t in _numbers_of(call_model(model, number, args, kwargs))])

@@ -14,7 +14,7 @@ import numpy as np
 from torch import fx
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
-from graphprune.tracing.outside_tensors import written_base
+from graphprune.tracing.outside_tensors import written_bases
 from graphprune.tracing.sizes import Expr, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
@@ -52,8 +52,8 @@ def _made_of_weights(trace: Trace) -> set[fx.Node]:
 
 def fix_written_entries(labels: Labels, nodes: Sequence[fx.Node], values: Mapping[fx.Node, Any]) -> None:
     """Fix the dimensions of parameters and buffers along which the traced run writes to some entries, not to all."""
-    for node_index, node in enumerate(nodes):
-        written, base = written_base(node) or (node, node)
+    pairs = ((index, *pair) for index, node in enumerate(nodes) for pair in written_bases(node))
+    for node_index, written, base in pairs:
         if base.op == "get_attr" and base is not written and isinstance(values[base], LabelledTensor):
             known = [array.ids.ravel() for array in all_arrays(values[written])]
             reached = np.concatenate([np.zeros(0, np.int64), *known])

@@ -8,22 +8,24 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx
 
-from graphprune.utils.operators import is_mutable, returns_view
+from graphprune.utils.operators import is_mutable, returns_view, written_arguments
 
 
-def written_base(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """What a call writes to, and the tensor of which that is a view; None: it writes to nothing."""
-    if node.op != "call_function" or not is_mutable(node.target) or not isinstance(node.args[0], fx.Node):
-        return None
-    written = base = node.args[0]
-    while base.op == "call_function" and returns_view(base.target) and isinstance(base.args[0], fx.Node):
-        base = base.args[0]
-    return written, base
+def written_bases(node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """What a call writes to, each with the tensor of which that is a view."""
+    if node.op != "call_function" or not is_mutable(node.target):
+        return
+    for written in written_arguments(node.target, node.args, node.kwargs):
+        base = written
+        while isinstance(base, fx.Node) and base.op == "call_function" and returns_view(base.target):
+            base = base.args[0]
+        if isinstance(base, fx.Node):
+            yield written, base
 
 
 def written_outside(graph: fx.Graph, constants: Mapping[str, Tensor]) -> list[Tensor]:
     """The tensors of unknown origin, among ``constants`` by name, that a traced program writes to."""
-    written = {str(pair[1].target) for pair in map(written_base, graph.nodes) if pair is not None}
+    written = {str(base.target) for node in graph.nodes for _, base in written_bases(node)}
     return [tensor for name, tensor in constants.items() if name in written]
 
 

@@ -27,7 +27,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.modules import is_parameter
-from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name
+from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name, written_arguments
 from graphprune.utils.tree import map_tensors, tensors_of
 
 aten = torch.ops.aten
@@ -247,7 +247,8 @@ class Recorder(DispatchMode):
         node_args = map_tensors(self.node_for, args)
         node_kwargs = map_tensors(self.node_for, kwargs) if kwargs else {}
         if is_mutable(func):
-            self._note_written(kwargs.get("out", args[0]))
+            for written in written_arguments(func, args, kwargs):
+                self._note_written(written)
         if self._nested and any_nested((args, kwargs)):
             return self._dispatch_opaque(func, args, kwargs)
         layout = _layout(args[0]) if func is _SET_STRIDES else None

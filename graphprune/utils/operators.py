@@ -34,6 +34,16 @@ def is_mutable(op: Any) -> bool:
     return schema is not None and bool(schema.is_mutable)
 
 
+def written_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """What a call of such an operator writes to: tensors, or whatever stands for them; those of lists one by one."""
+    given = [
+        kwargs.get(argument.name, args[position] if position < len(args) else None)
+        for position, argument in enumerate(op._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
+
+
 def returns_view(op: Any) -> bool:
     """Is the first result of an operator a view of an argument, which it does not write to?"""
     schema = getattr(op, "_schema", None)
