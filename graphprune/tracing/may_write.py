@@ -124,13 +124,13 @@ def function_of(value: Any) -> FunctionType | None:
 def _may_hold(value: Any) -> bool:
     """Is it a container, or a function, a class or an object of the user's?"""
     kind = type(value)
-    if kind in _KEEPERS or kind in (functools.partial, MethodType, CACHED):
+    if kind in (functools.partial, MethodType, CACHED):
         return True
     if kind is FunctionType:
         return not _is_own_function(value)
     if isinstance(value, type):
         return not is_own(value.__module__) and not issubclass(value, _PASSED_OVER)
-    return _keeps_something(value) and not is_own(kind.__module__) and not issubclass(kind, _PASSED_OVER)
+    return may_keep(value) and not issubclass(kind, _PASSED_OVER)
 
 
 def _is_own_function(function: FunctionType) -> bool:
@@ -144,8 +144,11 @@ def _without_wrappers(value: Any) -> Any:
     return value
 
 
-def _keeps_something(value: Any) -> bool:
-    return type(value).__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
+def may_keep(value: Any) -> bool:
+    """Is it a container or an object of the user's, or of a class of Python's that programs keep something in?"""
+    kind = type(value)
+    keeps = kind.__dictoffset__ != 0 or bool(slots_of(value)) or container_base(value) is not None
+    return kind in _KEEPERS or (keeps and not is_own(kind.__module__))
 
 
 def _held_by(value: Any) -> Iterator[Any]:

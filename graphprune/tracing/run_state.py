@@ -5,13 +5,13 @@ Data is run through the user's own model, which may count its calls, or write in
 
 from __future__ import annotations
 
-from collections import UserDict, UserList, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from random import Random
-from types import FunctionType, MethodType, SimpleNamespace
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.tracing.containers import contained, container_base
-from graphprune.tracing.may_write import is_own
+from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
 from graphprune.utils.contexts import evaluating_eagerly
-from graphprune.utils.held import attribute_table, slot_values, slots_of
+from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
 from graphprune.utils.random_state import random_numbers_kept
 
@@ -136,7 +136,7 @@ def _remove_others(table: dict[Any, Any], names: Set[Any]) -> None:
 
 def _restores(value: Any) -> Sequence[Restore]:
     """What gives a container, an object or a generator of random numbers back what it holds."""
-    if container_base(value) is not None or _is_users(value):
+    if may_keep(value):
         return list(restores_of(value))
     return [] if (setter := _state_setter(value)) is None else [setter]
 
@@ -159,16 +159,6 @@ def _held_by(value: Any) -> Iterator[Any]:
     if container_base(value) is not None or type(value) is tuple:
         entries = value if type(value) is tuple else contained(value)
         yield from entries if len(entries) <= _MOST_ENTRIES else ()
-    if _is_users(value):
+    if may_keep(value):
         yield from (attribute_table(value) or {}).values()
         yield from slot_values(value).values()
-
-
-def _is_users(value: Any) -> bool:
-    """Is it an object with attributes, of a class that is not Python's, torch's or numpy's?"""
-    kind = type(value)
-    has_attributes = kind.__dictoffset__ != 0 or bool(slots_of(value))
-    return kind in _KEEPERS or (has_attributes and not is_own(kind.__module__))
-
-
-_KEEPERS = frozenset((SimpleNamespace, UserDict, UserList))
