@@ -14,7 +14,7 @@ In reading order:
 - counts: ``dimensions`` (how long a dimension is for any choice) with ``living``, ``living_sizes``, ``item_pieces``,
   ``rectangles``, ``grids`` and ``joints``; ``budget_kinds`` and ``cost``; ``removed_values`` (where channels are
   counted);
-- ``listing`` (what a graph prints); ``rule_check`` and ``grid_check`` (the proof of rules).
+- ``listing`` (what a graph prints); ``rule_check`` (the proof of rules).
 
 Words: docs/glossary.md.
 """
