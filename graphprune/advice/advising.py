@@ -273,7 +273,7 @@ def _with_data(
     if facts.least or facts.share is None:
         return facts
     trials = Trials(graph, judge, trial_arguments(facts, target), dense, limit)
-    missing = trials.run(questions_for(facts, target))
+    missing = trials.run(questions_for(facts))
     return _missing(replace(facts, trials=tuple(trials.done)), *missing)
 
 

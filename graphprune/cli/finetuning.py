@@ -177,7 +177,7 @@ def finetune_command(
         graphprune finetune hf:checkpoint --data texts.jsonl --epochs 1 --lr 1e-5 --optimizer adamw -o tuned.safetensors
     """
     slim = is_bundle(start)
-    _check_output(output, start, given, slim, force)
+    _check_output(output, start, slim, force)
     if slim and training.teacher is None and (given.weights is not None or given.pretrained):
         name = "weights" if given.weights is not None else "pretrained"
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
@@ -194,7 +194,7 @@ def finetune_command(
     return 0
 
 
-def _check_output(output: Path, start: str, given: WeightOptions, slim: bool, force: bool) -> None:
+def _check_output(output: Path, start: str, slim: bool, force: bool) -> None:
     if slim:
         check_folder(output, "", None, force or output.resolve() == Path(start).resolve())
         return
