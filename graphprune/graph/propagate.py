@@ -56,6 +56,11 @@ class Labelling:
             return None
         return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
 
+    def tensor(self, node: Any) -> LabelledTensor:
+        """The labels of what a node makes; without dimensions where that is no single tensor."""
+        value = self.values[node]
+        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+
     def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabelledTensor, int] | None:
         """The labelled tensor and dimension that a size refers to; None where there are no labels."""
         if isinstance(dim, str):
