@@ -40,6 +40,24 @@ def check_path(name: str, value: object) -> Path:
     return Path(os.fsdecode(value))
 
 
+def check_file_path(name: str, value: object, example: str) -> Path:
+    """The path of a file to write, which is no folder; ``example``: the name of such a file, for the message.
+
+    Raises:
+        InputError: it is no path, or that of a folder.
+    """
+    file = check_path(name, value)
+    if file.is_dir():
+        raise InputError(
+            f"{name}: {file} is a folder",
+            where=str(file),
+            found="a folder",
+            needed="the path of a file",
+            do=f"pass the file to write, such as {file / example}",
+        )
+    return file
+
+
 def make_folder(name: str, folder: Path) -> None:
     """Make a folder that something is to be written into, where it is missing; ``name``: of the argument.
 
