@@ -79,16 +79,7 @@ def save(
         InputError: the directory holds something else. Nothing of it is changed.
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
-    check_model(slim, "slim")
-    plans = plans_of(slim)
-    if not plans:
-        raise PlanError(
-            f"slim: this {type(slim).__name__} carries no plan",
-            where=type(slim).__name__,
-            found="a model that graphprune did not make",
-            needed="the module that prune_model(...) or plan.apply(...) returned",
-            do="pass that module; for others use torch.save(model.state_dict(), path)",
-        )
+    plans = _plans_to_save(slim)
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = bundle_versions(folder)
     check_flag("beside_others", beside_others)
@@ -96,20 +87,7 @@ def save(
         versions.check_own()
     structure, tensors = describe_structure(slim)
     check_types(tensors)
-    if factory is None and arguments is not None:
-        raise InputError(
-            "arguments: are those of a factory",
-            found="arguments= and no factory=",
-            needed="factory= with them",
-            do="pass factory= too, or leave out arguments=",
-        )
-    architecture, unknown = (
-        find_architecture(slim, structure)
-        if factory is None
-        else (given_architecture(slim, structure, factory, arguments), "")
-    )
-    if architecture is None:
-        check_restorable(slim, structure)
+    architecture, unknown = _architecture(slim, structure, factory, arguments)
     manifest = _manifest(slim, structure, architecture, unknown)
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
@@ -197,6 +175,47 @@ def bundle_versions(folder: Path) -> Versions:
 
 
 # ---------------------------------------------------------------- writing
+
+
+def _plans_to_save(slim: nn.Module) -> tuple[Plan, ...]:
+    """The plans that a model went through.
+
+    Raises:
+        PlanError: there are none.
+    """
+    check_model(slim, "slim")
+    plans = plans_of(slim)
+    if not plans:
+        raise PlanError(
+            f"slim: this {type(slim).__name__} carries no plan",
+            where=type(slim).__name__,
+            found="a model that graphprune did not make",
+            needed="the module that prune_model(...) or plan.apply(...) returned",
+            do="pass that module; for others use torch.save(model.state_dict(), path)",
+        )
+    return plans
+
+
+def _architecture(
+    slim: nn.Module,
+    structure: Structure,
+    factory: Callable[..., nn.Module] | None,
+    arguments: Mapping[str, Any] | None,
+) -> tuple[Architecture | None, str]:
+    """What builds the dense model again; None: ``load`` has to be given it, and why."""
+    if factory is not None:
+        return given_architecture(slim, structure, factory, arguments), ""
+    if arguments is not None:
+        raise InputError(
+            "arguments: are those of a factory",
+            found="arguments= and no factory=",
+            needed="factory= with them",
+            do="pass factory= too, or leave out arguments=",
+        )
+    architecture, unknown = find_architecture(slim, structure)
+    if architecture is None:
+        check_restorable(slim, structure)
+    return architecture, unknown
 
 
 def _manifest(slim: nn.Module, structure: Structure, architecture: Architecture | None, unknown: str) -> Manifest:
