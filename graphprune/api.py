@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
 from graphprune.calibration.batches import Batches, InputsOnly
@@ -54,7 +53,7 @@ from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused, leaves_torch_alone
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import walked_once
+from graphprune.utils.modules import output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -93,8 +92,7 @@ class ChannelGraph(Printed, Analysis):
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
         """The parameter axes that a name may stand for."""
-        kind = self.trace.modules.get(name, nn.Module)
-        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
+        out = output_dim(self.trace.modules.get(name, nn.Module))
         named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
         given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
         return (*([given] if given else []), *(ParameterAxis(*one) for one in named))

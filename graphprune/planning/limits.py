@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import check_count, check_flag, check_fraction, did_you_mean, found_value, with_article
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, output_dim
 
 
 @dataclass(frozen=True)
@@ -189,15 +188,11 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
     return bool(match(group))
 
 
-_SECOND = nn.Embedding | _ConvTransposeNd
-"""Modules whose weight's second dimension is what they put out."""
-
-
 def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        second = axis.tensor == "weight" and isinstance(modules.get(axis.module), _SECOND)
-        if axis.dim == int(second):
+        outputs = output_dim(type(modules.get(axis.module))) if axis.tensor == "weight" else 0
+        if axis.dim == outputs:
             found[axis.module] = None
     return list(found)
