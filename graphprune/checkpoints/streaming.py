@@ -116,13 +116,14 @@ def prune_checkpoint(
         if journal.complete:
             journal.close()
             return plan
-        slim, tensors = plan.apply(dense), SourceTensors(stored, files.map)
-        slices = Slices(slim, plan, tensors)
+        slices = Slices(plan.apply(dense), plan, SourceTensors(stored, files.map))
         if asked.calibration is not None and repair:
             inputs = asked.calibration if asked.loss_fn is None else InputsOnly(asked.calibration)
-            fit_slices(slim, slices, dense, tensors, plan, inputs, journal, files, limit, progress)
-        written = StreamedFiles(slim, slices, journal, files, max_shard_size, progress)
-        write_pretrained(slim, place, folder, written, remote_code, False, journal.replace)
+            fit_slices(slices, dense, inputs, journal, files, limit, progress)
+        written = StreamedFiles(slices, journal, files, max_shard_size, progress)
+        write_pretrained(
+            slices.slim, place, folder, written, remote_code=remote_code, read_back=False, replace=journal.replace
+        )
         return plan
 
 

@@ -73,7 +73,9 @@ def save_pretrained(
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
-    write_pretrained(slim, folder, source, TransformersFiles(max_shard_size), remote_code, read_back)
+    write_pretrained(
+        slim, folder, source, TransformersFiles(max_shard_size), remote_code=remote_code, read_back=read_back
+    )
 
 
 def write_pretrained(
@@ -81,6 +83,7 @@ def write_pretrained(
     folder: Path,
     processing: Processing,
     files: WeightFiles,
+    *,
     remote_code: bool,
     read_back: bool,
     replace: Replace = replace_folder,
