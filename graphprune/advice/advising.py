@@ -52,7 +52,7 @@ def advise(
 ) -> Advice:
     """What to do with a model, and why, from facts that are measured on it.
 
-    Nothing is changed: not the model, its modes and gradients, nor the random numbers that others draw.
+    Nothing is changed: neither the model, its modes and gradients, nor the caller's random generators.
 
     Args:
         model: any ``nn.Module``; on ``meta`` only sizes are looked at.
@@ -66,7 +66,7 @@ def advise(
             ``"size on disk"``, ...), or both (``"llama.cpp, bytes=0.5"``); None: half of the MACs is assumed.
         device: where it is to run; times are measured there if this machine has it. None: where the model is.
         can_train: may it be trained after it is pruned? None: if there are labels.
-        seconds: how long measurements may take; one that has begun ends, so that it may become somewhat more.
+        seconds: how long measurements may take; one that has begun is finished, so it may take somewhat longer.
         outputs: as for :func:`graphprune.trace`.
 
     Raises:

@@ -58,11 +58,11 @@ def save(
 ) -> None:
     """Write a slim model with everything that is needed to load it.
 
-    A process that is killed meanwhile leaves the bundle that was there before, or the new one.
+    If the process is killed, the directory holds the bundle that was there before, or the new one.
 
-    What builds the dense model again is part of the bundle, if it can be found: a model of torchvision, timm or
-    Transformers, the ``factory``, or a class that can be imported and takes no arguments. It is tried on ``meta`` and
-    compared. If there is none, ``load`` has to be given the dense model.
+    The bundle records how to build the dense model again, where that is known: by torchvision, timm or Transformers,
+    by the ``factory``, or by a class that can be imported and takes no arguments. It is tried on ``meta`` and compared.
+    Otherwise, ``load`` needs the dense model.
 
     Args:
         slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not. Heads, layers and settings may
@@ -72,7 +72,7 @@ def save(
             trust it.
         arguments: its keyword arguments, JSON data.
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
-        beside_others: the directory may hold other files, which stay as they are.
+        beside_others: the directory may hold other files, which are left alone.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
@@ -100,14 +100,14 @@ def load(
     device: str | torch.device = "cpu",
     trust_factory: bool = False,
 ) -> nn.Module:
-    """The saved slim model. Weights are memory-mapped on the CPU, and no dense weights are needed or allocated.
+    """Load a saved slim model. Weights are memory-mapped on the CPU, and no dense weights are needed or allocated.
 
     Args:
         directory: as it was given to :func:`save`.
         model: a fresh dense model of the original architecture, on any device (``meta`` too), which is not changed;
             None: it is built as the bundle says, with torchvision, timm or Transformers.
-        device: where the model is wanted.
-        trust_factory: the bundle may import and call what it says that its model is made by. That may run any code.
+        device: where the weights of the model go.
+        trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
     Raises:
         LoadError: files are missing, damaged or of another architecture, or ``model`` or ``trust_factory`` is needed.

@@ -24,7 +24,7 @@ class Override:
 
     Args:
         ratio: the fraction removed, 0 <= ratio < 1; None: as the plan decides.
-        min_units: at least so many stay.
+        min_units: the least number of units that stay.
         max_ratio: at most this fraction is removed.
         multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
             become one by removing some.

@@ -54,7 +54,7 @@ def save_checkpoint(
     optimizer: Optimizers = None,
     averages: Sequence[nn.Module] = (),
 ) -> None:
-    """Write where training stands. A process that is killed meanwhile leaves the checkpoint before whole.
+    """Write where training stands. If the process is killed, the earlier checkpoint stays whole.
 
     Args:
         directory: created where missing; belongs to checkpoints alone.
@@ -99,9 +99,9 @@ def load_checkpoint(
     averages: Sequence[nn.Module] = (),
     check: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Go on where :func:`save_checkpoint` was called: ``model``, optimizers and averages become what they were.
+    """Continue where :func:`save_checkpoint` was called: ``model``, optimizers and averages become what they were.
 
-    The generators of random numbers of torch, numpy and Python do, too.
+    So do the random generators of torch, numpy and Python.
 
     Args:
         directory: as it was given to :func:`save_checkpoint`.

@@ -164,7 +164,7 @@ class GradualPruner(Printed):
         The model is the dense one, or was pruned by some or all of the plans; those that are left are applied.
 
         Raises:
-            LoadError: the state is none of a pruner, or was that of another model. Nothing is changed then.
+            LoadError: the state is not that of a pruner, or is that of another model. Nothing is changed then.
         """
         saved = convert_data(state, PrunerState, "state", "pass what GradualPruner.state() returned")
         plans = [Plan.from_data(plan, "state") for plan in saved.plans]

@@ -195,7 +195,7 @@ class GradualSparsifier(Printed):
         """Go on where :meth:`state` was called; the model's state dict is loaded before or after.
 
         Raises:
-            LoadError: the state is none of a sparsifier, or of one with other layers. Nothing is changed then.
+            LoadError: the state is not that of a sparsifier, or of one with other layers. Nothing is changed then.
         """
         saved = convert_data(state, SparsifierState, "state", "pass what GradualSparsifier.state() returned")
         if len(saved.initial) != len(self._targets):

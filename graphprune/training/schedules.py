@@ -63,7 +63,7 @@ class Iterative:
     """The same fraction of what is left, round after round.
 
     Attributes:
-        rounds: how many.
+        rounds: the number of rounds.
         frequency: steps from one round to the next; the first is after ``begin + frequency`` steps.
     """
 

@@ -148,7 +148,7 @@ def export_deci(
 
     Args:
         slim: a pruned model with Llama's layers (Llama, Mistral, Qwen2, ...).
-        directory: is made; if it exists, it must be empty or hold what graphprune wrote.
+        directory: created where missing; if it exists, it must be empty or hold what graphprune wrote.
         serve: ``"vllm"``, ``"sglang"`` or ``"tensorrt_llm"``.
         tensor_parallel: the number of devices that share every layer.
         processing: the tokenizer that belongs to the model, or a folder with its files.

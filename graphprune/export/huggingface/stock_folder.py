@@ -42,13 +42,14 @@ def save_pretrained(
 ) -> None:
     """Write a folder that Transformers' ``from_pretrained`` loads, where graphprune is not installed.
 
-    Where its configuration can say what the model is, as after plans with ``layers="equal"``, this is a checkpoint as
-    any other. Else the folder has a Python file, and loads with ``trust_remote_code=True`` (see
+    Where the configuration can describe the model, as after plans with ``layers="equal"``, this is an ordinary
+    checkpoint. Otherwise the folder has a Python file, and loads with ``trust_remote_code=True`` (see
     :func:`graphprune.export.huggingface.auto_map.write_auto_map`).
 
     Args:
         slim: a model of Transformers that was pruned, trained further or not.
-        directory: is made; if it exists, it must be empty or hold what graphprune wrote. It is replaced whole.
+        directory: created where missing; if it exists, it must be empty or hold what graphprune wrote. It is replaced
+            whole.
         processing: the tokenizer or processor that belongs to the model, or a folder with their files; None: those of
             the folder or the repository in the local cache that the model was loaded from, if it was.
         max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
@@ -59,7 +60,7 @@ def save_pretrained(
     Raises:
         ExportError: the folder would load as another model, or would need ``trust_remote_code=True`` and must not; the
             message says why.
-        InputError: the model is none of Transformers, or the directory holds something else.
+        InputError: the model is not one of Transformers, or the directory holds something else.
     """
     for name, flag in (("remote_code", remote_code), ("read_back", read_back)):
         check_flag(name, flag)
