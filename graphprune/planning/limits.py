@@ -83,6 +83,23 @@ def group_limits(
         InputError: an override matches no group, or no group has a role of which something is to be removed.
     """
     modules = dict(named_modules(model)) if overrides else {}
+    _check_overrides(overrides, modules)
+    used: set[Any] = set()
+    found = []
+    for group in groups:
+        asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
+        for match, override in overrides.items():
+            if matches(match, group, modules):
+                used.add(match)
+                asked.append((described(match, modules), override))
+        found.append(_limit(group, default, asked))
+    _check_used(overrides, used, groups, modules)
+    _check_roles(ratios, groups)
+    return found
+
+
+def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Module]) -> None:
+    """Raise an InputError unless these are keys, and each maps to an override."""
     for match, override in overrides.items():
         if not isinstance(match, str | nn.Module) and not callable(match):
             raise InputError(
@@ -100,18 +117,6 @@ def group_limits(
                 needed="a graphprune.Override",
                 do="map it to a graphprune.Override, such as Override(ratio=0.3) or Override(frozen=True)",
             )
-    used: set[Any] = set()
-    found = []
-    for group in groups:
-        asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
-        for match, override in overrides.items():
-            if matches(match, group, modules):
-                used.add(match)
-                asked.append((described(match, modules), override))
-        found.append(_limit(group, default, asked))
-    _check_used(overrides, used, groups, modules)
-    _check_roles(ratios, groups)
-    return found
 
 
 def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
