@@ -28,6 +28,7 @@ from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_file_path, make_folder, writing
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed
 
@@ -128,7 +129,7 @@ def export_onnx(
         check_callable("outputs", outputs, "a function that picks tensors from the output")
     if opset is not None:
         check_count("opset", opset, 1, "a version of ONNX's operators")
-    _check_weights(slim)
+    require_values("slim", named_tensors(slim), "write")
     file = check_file_path("path", path, "model.onnx")
     _check_packages()
     call = _single_call(example_inputs)
@@ -147,18 +148,6 @@ def _check_packages() -> None:
             found="one of them is missing",
             needed="onnx 1.17 and onnxscript 0.5, or later",
             do="pip install 'graphprune[onnx]'",
-        )
-
-
-def _check_weights(slim: nn.Module) -> None:
-    name = next((name for name, tensor in named_tensors(slim) if tensor.is_meta), None)
-    if name is not None:
-        raise InputError(
-            f"slim: {name} is on meta, and has no values to write",
-            where=name,
-            found="a tensor on meta, without values",
-            needed="a model with weights",
-            do="apply the plan to the real model",
         )
 
 

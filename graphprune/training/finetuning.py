@@ -34,6 +34,7 @@ from graphprune.utils.checks import (
 )
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.random_state import random_numbers_kept
 
 Factory = Callable[..., Optimizer]
@@ -147,14 +148,7 @@ def _check_module(name: str, module: Any) -> None:
 
 def _check_trainable(model: Any) -> None:
     _check_module("model", model)
-    if any(tensor.is_meta for tensor in model.parameters()):
-        raise InputError(
-            "model: is on meta, and has no weights to train",
-            where=type(model).__name__,
-            found="parameters on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
+    require_values("model", model.named_parameters(), "train")
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "model: no parameter requires gradients",
