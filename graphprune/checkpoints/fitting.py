@@ -23,7 +23,7 @@ from graphprune.export.shards import write_tensors
 from graphprune.planning.weights_given import with_weights
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.pipeline import repair_within
-from graphprune.utils.files import file_sum
+from graphprune.utils.folders import file_sum
 from graphprune.utils.tensor_files import stored_tensors
 
 _FITTED = "fitted.safetensors"

@@ -22,7 +22,8 @@ from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
 from graphprune.utils.direct_file import DirectFile
-from graphprune.utils.files import FileSum, to_disk
+from graphprune.utils.files import to_disk
+from graphprune.utils.folders import FileSum
 from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, header_text
 
 Parts = Callable[[Tensor], Iterable[Tensor]]

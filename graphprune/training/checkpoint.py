@@ -29,7 +29,8 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_type, with_article
-from graphprune.utils.files import ADVICE, Versions, check_path, check_version, writing_tensors
+from graphprune.utils.files import check_path, writing_tensors
+from graphprune.utils.folders import ADVICE, Versions, check_version
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json

@@ -27,7 +27,8 @@ from graphprune.tracing.configured import (
 )
 from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import check_path, replace_folder
+from graphprune.utils.files import check_path
+from graphprune.utils.folders import replace_folder
 
 
 @leaves_torch_alone
