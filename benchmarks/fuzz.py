@@ -35,7 +35,7 @@ from benchmarks.common import RESULTS, quiet_one_thread, read_json, row, table, 
 from graphprune.cli.data_files import read_records
 from graphprune.errors import InputError, LoadError
 from graphprune.planning.kernel_table import KernelTable
-from graphprune.utils.files import CHECKSUMS
+from graphprune.utils.folders import CHECKSUMS
 from graphprune.utils.tensor_files import INDEX, TensorFiles
 from tests.damage import damaged_file, sum_of
 from tests.training_net import net, slim_net

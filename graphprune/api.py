@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 from typing_extensions import Unpack
 
 from graphprune.calibration.batches import Batches, InputsOnly
@@ -54,7 +53,7 @@ from graphprune.utils.checks import check_flag, check_type, did_you_mean
 from graphprune.utils.contexts import gc_paused, leaves_torch_alone
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import walked_once
+from graphprune.utils.modules import output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -62,7 +61,16 @@ class ChannelGraph(Printed, Analysis):
     """What can be removed from a model, what goes with it, and why. Made by :func:`trace`.
 
     ``print(graph)`` lists the groups and what is frozen; where there are many, groups that differ only in the number of
-    a layer stand in one row. The graph holds no weights but those of the model.
+    a layer share one row. The graph holds no weights but those of the model.
+
+    Attributes:
+        model: the traced model.
+        groups: what can be removed, as :class:`graphprune.Group`.
+        frozen: the parameter axes that cannot be pruned, as :class:`graphprune.Frozen`.
+        blocks: the residual blocks that ``depth=`` can leave out.
+        branches: the residual branches (attention or MLP of a layer) that a search can leave out.
+        nx: the couplings as a networkx graph: nodes are parameter axes, edges the operations that tie them.
+        examples: the example inputs, as :class:`graphprune.MethodCall`.
     """
 
     def group(self, name: str) -> Group:
@@ -93,8 +101,7 @@ class ChannelGraph(Printed, Analysis):
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
         """The parameter axes that a name may stand for."""
-        kind = self.trace.modules.get(name, nn.Module)
-        out = 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
+        out = output_dim(self.trace.modules.get(name, nn.Module))
         named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
         given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
         return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
@@ -200,7 +207,7 @@ class ChannelGraph(Printed, Analysis):
         return plan
 
     def plan_from_kept(self, kept: Mapping[str, Sequence[int] | Tensor]) -> Plan:
-        """The plan that keeps these channels, for criteria of one's own.
+        """The plan that keeps these channels, for your own criterion.
 
         Args:
             kept: by the name of a module, the numbers of its output channels that stay (``{"layer1.0.conv1": [0, 2,
@@ -348,14 +355,14 @@ def prune_model(
     Args:
         model: any ``nn.Module``; unchanged unless ``inplace``.
         ratio: fraction of channels removed in each group, 0 <= ratio < 1; no group is emptied. None: ``options`` give
-            budgets (``macs=0.5``).
+            budgets (``macs=0.5``) or ratios by role.
         example_inputs: a tensor, a tuple, a dict of keyword arguments, a :class:`graphprune.MethodCall`, or a list of
             these; None: found from the model.
         outputs: picks from the model's result what must keep its shape; None: everything.
         inplace: make the model itself smaller.
-        repair: with ``calibration`` among the options, let what is left make up for what was removed (see
-            :func:`graphprune.repair`); the batches are gone through several times. Without, nothing is repaired.
-        memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: there is none.
+        repair: with ``calibration`` among the options, fit the remaining weights to the dense model (see
+            :func:`graphprune.repair`); the batches are iterated several times. Without, nothing is repaired.
+        memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: no bound.
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name. Where ``importance`` is not among them, and
             the model is repaired, it is ``"auto"``: five plans are tried, each with a repair on about 256 samples at

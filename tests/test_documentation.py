@@ -1,5 +1,6 @@
 """Every Python block of the Markdown files runs from the installed wheel, and every example from the repository."""
 
+import ast
 import re
 import runpy
 import subprocess
@@ -90,6 +91,26 @@ def test_the_glossary_is_short_and_every_room_refers_to_it() -> None:
     rooms = sorted((ROOT / "graphprune").glob("*/__init__.py"))
     assert [room for room in rooms if "\nWords: docs/glossary.md.\n" not in room.read_text()] == []
     assert 15 < len(re.findall(r"^\| \*\*", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)) <= 25
+
+
+NO_MODULES = {"forward", "meta", "sparsify"}
+"""Words that docstrings of rooms quote and that are no modules."""
+
+
+def test_the_maps_of_the_house_name_every_room() -> None:
+    rooms = {room.parent.name for room in (ROOT / "graphprune").glob("*/__init__.py")}
+    for page in ("CONTRIBUTING.md", "docs/design.md"):
+        assert (page, rooms - set(re.findall(r"`(\w+)`", (ROOT / page).read_text()))) == (page, set())
+
+
+def test_the_docstring_of_a_room_names_its_modules() -> None:
+    """So that whoever reads a room knows where to begin, and finds every file."""
+    for room in (ROOT / "graphprune").rglob("*/__init__.py"):
+        text = ast.get_docstring(ast.parse(room.read_text())) or ""
+        quoted = {plain or last for plain, last in re.findall(r"``(\w+)``|:mod:`[\w.]+\.(\w+)`", text)}
+        files = [*room.parent.glob("[a-z]*.py"), *(folder.parent for folder in room.parent.glob("*/__init__.py"))]
+        modules = {file.stem for file in files}
+        assert (room, modules - quoted, quoted - modules - NO_MODULES) == (room, set(), set())
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import nn
 from graphprune.advice.advice import Advice
 from graphprune.advice.facts import ModelFacts
 from graphprune.advice.judging import Judge, make_judge
-from graphprune.advice.model_facts import free_units, read_facts
+from graphprune.advice.model_facts import read_facts
 from graphprune.advice.questions import questions_for
 from graphprune.advice.snippet import snippet
 from graphprune.advice.targets import AdviceTarget, parse_target
@@ -26,6 +26,7 @@ from graphprune.advice.trials import Trials, measure_influence, measure_rises, q
 from graphprune.api import ChannelGraph, trace
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError, PlanError
+from graphprune.graph.candidates import candidates
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
@@ -51,7 +52,7 @@ def advise(
 ) -> Advice:
     """What to do with a model, and why, from facts that are measured on it.
 
-    Nothing is changed: not the model, its modes and gradients, nor the random numbers that others draw.
+    Nothing is changed: neither the model, its modes and gradients, nor the caller's random generators.
 
     Args:
         model: any ``nn.Module``; on ``meta`` only sizes are looked at.
@@ -65,7 +66,7 @@ def advise(
             ``"size on disk"``, ...), or both (``"llama.cpp, bytes=0.5"``); None: half of the MACs is assumed.
         device: where it is to run; times are measured there if this machine has it. None: where the model is.
         can_train: may it be trained after it is pruned? None: if there are labels.
-        seconds: how long measurements may take; one that has begun ends, so that it may become somewhat more.
+        seconds: how long measurements may take; one that has begun is finished, so it may take somewhat longer.
         outputs: as for :func:`graphprune.trace`.
 
     Raises:
@@ -183,7 +184,7 @@ def _with_times(
     if not graph.trace.on_meta:
         return _missing(facts, "times of kernels: the model looks at the values of floats")
     part = limit.part(0.5) if target.timed else TimeLimit(min(0.25 * limit.left, _UNTIMED))
-    times = measure_times(graph, facts.groups, free_units(graph), where, part)
+    times = measure_times(graph, facts.groups, candidates(graph)[0], where, part)
     return _missing(replace(facts, timing=times.timing, groups=times.groups), *times.missing)
 
 
@@ -273,7 +274,7 @@ def _with_data(
     if facts.least or facts.share is None:
         return facts
     trials = Trials(graph, judge, trial_arguments(facts, target), dense, limit)
-    missing = trials.run(questions_for(facts, target))
+    missing = trials.run(questions_for(facts))
     return _missing(replace(facts, trials=tuple(trials.done)), *missing)
 
 

@@ -24,7 +24,7 @@ def read_facts(graph: ChannelGraph) -> ModelFacts:
     model, cost = graph.model, graph.cost()
     tensors = [*model.parameters(), *model.buffers()]
     channels, weights = _zeros(model)
-    free = free_units(graph)
+    free, _ = candidates(graph)
     products = graph.costs.products
     return ModelFacts(
         model=type(model).__name__,
@@ -46,11 +46,6 @@ def read_facts(graph: ChannelGraph) -> ModelFacts:
         device=str(tensors[0].device) if tensors else "cpu",
         low_precision=any(p.is_floating_point() and p.element_size() <= 2 for p in model.parameters()),
     )
-
-
-def free_units(graph: ChannelGraph) -> Mask:
-    """The units that a plan may remove if it may take from every group, heads before their width. [classes]"""
-    return candidates(graph, np.ones(len(graph.units.groups), bool))[0]
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from graphprune.advice.facts import ModelFacts
-from graphprune.advice.targets import AdviceTarget
 
 Answers = Mapping[str, Mapping[str, Any]]
 """Arguments of a plan by what they are called."""
 
 
-def questions_for(facts: ModelFacts, target: AdviceTarget) -> list[tuple[str, Answers]]:
+def questions_for(facts: ModelFacts) -> list[tuple[str, Answers]]:
     """The topics that trials decide, in order of what they are worth."""
     found: list[tuple[str, Answers]] = [("criterion", _criteria(facts)), ("allocation", _allocations())]
     found.append(("ends", {"as the others": {}, "gentler": {"protect_ends": True}}))

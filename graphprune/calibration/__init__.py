@@ -1,8 +1,10 @@
 """Run a model on calibration batches, and collect statistics of activations and gradients of a loss.
 
-In reading order: ``batches`` (what a batch is, and how a model is called with one), ``moments`` (means, variances and
-second moments, streamed), ``observer`` (the inputs of each weight), ``output_error`` (how far outputs
-are from those of another model), ``own_answers`` (a loss without labels), ``statistics`` (the interface for criteria).
+In reading order: ``batches`` (what a batch is, and how a model is called with one), ``samples`` (what in a batch is one
+sample), ``moments`` (means, variances and second moments, streamed), ``observer`` (the inputs of each weight) with
+``expert_outputs``, ``own_answers`` (a loss without labels), ``other_gradients`` (of a loss's own parameters, which
+stay), ``statistics`` (the interface for criteria); ``output_error`` (how far outputs are from those of another model);
+``process_batches`` and ``communicator`` (batches that several processes share).
 
 Input: a model, its :class:`~graphprune.graph.groups.Units`, and an iterable of batches. Output:
 :class:`~graphprune.calibration.statistics.Statistics`, computed on first access.

@@ -8,7 +8,7 @@ it is fitted (:mod:`graphprune.reconstruction.lockstep`), so every weight is nee
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,17 @@ from graphprune.checkpoints.slices import Slices, map_parameters, parameters_by_
 from graphprune.checkpoints.streamed_files import write_file
 from graphprune.export.shards import write_tensors
 from graphprune.planning.weights_given import with_weights
-from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.pipeline import repair_within
-from graphprune.utils.files import file_sum
+from graphprune.utils.folders import file_sum
 from graphprune.utils.tensor_files import stored_tensors
 
 _FITTED = "fitted.safetensors"
 
 
 def fit_slices(
-    slim: nn.Module,
     slices: Slices,
     dense: nn.Module,
-    tensors: Mapping[str, Tensor],
-    plan: Plan,
     calibration: Iterable[Any],
     journal: Journal,
     mapped: MappedFiles,
@@ -45,18 +41,15 @@ def fit_slices(
     """Give a slim model of placeholders its weights, repaired, in a file of the work folder.
 
     Args:
-        slim: is given parameters that are mapped from the file.
-        slices: what its placeholders stand for.
+        slices: what the placeholders stand for; their model is given parameters that are mapped from the file.
         dense: on ``meta``.
-        tensors: of the dense model, by name.
-        plan: leads from ``dense`` to ``slim``.
         calibration: batches of inputs.
         journal: keeps the file in mind when all is fitted.
         mapped: maps files.
         limit: bytes that repair holds at most beside the weights; None: as much as it needs.
         show: is told how far it is.
     """
-    path, parameters = journal.path(_FITTED), parameters_by_address(slim)
+    path, parameters = journal.path(_FITTED), parameters_by_address(slices.slim)
     stored = {f"{number}": parameter for number, parameter in enumerate(parameters.values())}
     fitted = journal.finished(path, _FITTED)
     if not fitted:
@@ -65,10 +58,11 @@ def fit_slices(
     places = stored_tensors(path)
     with journal.writing(path):
         weights = [mapped.map(places[name], shared=True) for name in stored]
-    map_parameters(slim, dict(zip(parameters, weights, strict=True)))
+    map_parameters(slices.slim, dict(zip(parameters, weights, strict=True)))
     if not fitted:
         rollback = Rollback(copy=_FileCopies(journal, mapped, Stage("repair", size, show)))
-        repair_within(rollback, slim, with_weights(dense, tensors), plan, calibration, limit=limit)
+        whole = with_weights(dense, slices.tensors)
+        repair_within(rollback, slices.slim, whole, slices.plan, calibration, limit=limit)
         journal.note(path, _FITTED, file_sum(path))
 
 

@@ -19,15 +19,8 @@ from msgspec import Struct, structs, to_builtins
 
 from graphprune.errors import InputError, LoadError
 from graphprune.pruning.plan import Plan
-from graphprune.utils.files import (
-    FileSum,
-    file_sum,
-    finish_folder,
-    make_folder,
-    replace_file,
-    to_disk,
-    writing,
-)
+from graphprune.utils.files import make_folder, replace_file, to_disk, writing
+from graphprune.utils.folders import FileSum, file_sum, finish_folder
 from graphprune.utils.typed_json import convert_data, read_json
 
 _JOURNAL, _PLAN, _LOCK = "journal.json", "plan.json", "lock"

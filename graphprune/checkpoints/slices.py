@@ -27,15 +27,16 @@ class Slices:
 
     The model is given placeholders, which have shapes and almost no memory, and can be run.
 
-    Args:
-        slim: its parameters on ``meta`` are replaced.
+    Attributes:
+        slim: the slim model; its parameters on ``meta`` are replaced.
         plan: what made it of the dense model.
         tensors: of the dense model, by name.
     """
 
     def __init__(self, slim: nn.Module, plan: Plan, tensors: Mapping[str, Tensor]) -> None:
-        self._plan = plan
-        self._tensors = tensors
+        self.slim = slim
+        self.plan = plan
+        self.tensors = tensors
         own = {n: t for n, t in tables(slim).unique() if isinstance(t, nn.Parameter) and t.is_meta}
         self._held = {name: torch.zeros((), dtype=t.dtype, device="cpu") for name, t in own.items()}
         self._names = {storage_address(one): name for name, one in self._held.items()}
@@ -48,7 +49,7 @@ class Slices:
         if name is None:
             yield tensor
             return
-        dense, kept = self._tensors[name], dict(self._plan.kept.get(name, {}))
+        dense, kept = self.tensors[name], dict(self.plan.kept.get(name, {}))
         if dense.ndim == 0:
             yield dense.to(tensor.dtype)
             return

@@ -117,18 +117,7 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
     import transformers
 
     file = folder / "config.json"
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # of any kind, as classes of configurations check what they like
-        if needs_code(error):
-            raise _own_code(file) from error
-        raise InputError(
-            f"source: {file} is no configuration of Transformers: {error}",
-            where=str(file),
-            found=f"{type(error).__name__}: {error}",
-            needed="a configuration that this version of Transformers knows",
-            do="pass a folder that save_pretrained wrote, or install the version of Transformers that wrote it",
-        ) from error
+    config = _configuration(folder, file)
     names = getattr(config, "architectures", None) or []
     kind = next((getattr(transformers, name) for name in names if hasattr(transformers, name)), None)
     if kind is None and getattr(config, "auto_map", None):
@@ -150,6 +139,28 @@ def _architecture(folder: Path) -> tuple[Any, Any]:
             do="prune the one that it was made from, and quantize the slim one",
         )
     return config, kind
+
+
+def _configuration(folder: Path, file: Path) -> Any:
+    """The configuration of a folder, which is in this file.
+
+    Raises:
+        InputError: Transformers cannot read it.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # of any kind, as classes of configurations check what they like
+        if needs_code(error):
+            raise _own_code(file) from error
+        raise InputError(
+            f"source: {file} is no configuration of Transformers: {error}",
+            where=str(file),
+            found=f"{type(error).__name__}: {error}",
+            needed="a configuration that this version of Transformers knows",
+            do="pass a folder that save_pretrained wrote, or install the version of Transformers that wrote it",
+        ) from error
 
 
 def _own_code(file: Path) -> InputError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from graphprune.checkpoints.journal import Journal
 from graphprune.checkpoints.progress import ShowProgress, Stage
@@ -22,7 +22,8 @@ from graphprune.checkpoints.source import build_empty
 from graphprune.errors import ExportError, SaveError
 from graphprune.export.shards import TENSOR_ALIGNMENT, check_types, write_entries
 from graphprune.utils.direct_file import DirectFile
-from graphprune.utils.files import FileSum, to_disk
+from graphprune.utils.files import to_disk
+from graphprune.utils.folders import FileSum
 from graphprune.utils.tensor_files import INDEX, SINGLE, TensorFiles, header_text
 
 Parts = Callable[[Tensor], Iterable[Tensor]]
@@ -35,8 +36,7 @@ class StreamedFiles:
     When its weights are written, the model has them, mapped.
 
     Args:
-        slim: the model.
-        slices: what its placeholders stand for.
+        slices: the model, with what its placeholders stand for.
         journal: is told of files that are whole, and knows those of an earlier run.
         mapped: maps files.
         max_shard_size: bytes of a file at most, or ``"5GB"``.
@@ -45,14 +45,12 @@ class StreamedFiles:
 
     def __init__(
         self,
-        slim: nn.Module,
         slices: Slices,
         journal: Journal,
         mapped: MappedFiles,
         max_shard_size: int | str,
         show: ShowProgress | None,
     ) -> None:
-        self._slim = slim
         self._slices = slices
         self._journal = journal
         self._mapped = mapped
@@ -87,7 +85,7 @@ class StreamedFiles:
             (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
         stored = TensorFiles(folder).stored
         self._read = {name: self._mapped.map(stored[name]) for name in state}
-        map_parameters(self._slim, {storage_address(tensor): self._read[name] for name, tensor in state.items()})
+        map_parameters(self._slices.slim, {storage_address(tensor): self._read[name] for name, tensor in state.items()})
 
     def read(self, kind: Any, folder: Path, dtype: Any) -> Any:
         """The model that a class makes of the folder that was written, with its parameters mapped."""

@@ -63,21 +63,21 @@ def prune_checkpoint(
     on the batches keep at a time, and of the second moments of one weight's inputs.
 
     ``target`` is what :func:`graphprune.save_pretrained` writes of the same slim model. It appears when it is complete.
-    What is finished until then is in a folder beside it, ``.<name of the target>.pruning``, and the same call goes on
-    from there if it was interrupted.
+    Until then, finished parts are in a folder beside it, ``.<name of the target>.pruning``; after an interruption the
+    same call continues from there.
 
     Args:
         source: a folder with ``config.json`` and safetensors files, as Transformers writes it.
         target: a new folder.
         ratio: as for :func:`graphprune.prune_model`.
         example_inputs: as for :func:`graphprune.prune_model`.
-        repair: with ``calibration``, repair the slices; False: it is for criteria alone.
-        max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
+        repair: with ``calibration``, repair the slices; False: calibration is for criteria alone.
+        max_shard_size: the largest size of a file of weights, in bytes or such as ``"5GB"``.
         remote_code: False: write nothing that needs ``trust_remote_code=True``.
-        resume: go on with what an earlier call left; False: begin anew.
+        resume: continue what an earlier call left; False: start again.
         memory: a bound on what repair holds beside the weights, as for :func:`graphprune.repair`.
-        mapped: bytes of the files that stay in memory at most, on Linux, where all of a model is used.
-        progress: is called with a :class:`graphprune.Progress` after every tensor.
+        mapped: on Linux, the most bytes of mapped files that stay in memory, such as ``"1GB"``.
+        progress: a function that is called with a :class:`graphprune.Progress` after every tensor.
         options: the fields of :class:`graphprune.PruningOptions`, by name. ``calibration`` may be the path of a file
             with a text (a JSON string, or an object with ``"text"``) in each line, for the tokenizer in ``source``.
 
@@ -116,13 +116,14 @@ def prune_checkpoint(
         if journal.complete:
             journal.close()
             return plan
-        slim, tensors = plan.apply(dense), SourceTensors(stored, files.map)
-        slices = Slices(slim, plan, tensors)
+        slices = Slices(plan.apply(dense), plan, SourceTensors(stored, files.map))
         if asked.calibration is not None and repair:
             inputs = asked.calibration if asked.loss_fn is None else InputsOnly(asked.calibration)
-            fit_slices(slim, slices, dense, tensors, plan, inputs, journal, files, limit, progress)
-        written = StreamedFiles(slim, slices, journal, files, max_shard_size, progress)
-        write_pretrained(slim, place, folder, written, remote_code, False, journal.replace)
+            fit_slices(slices, dense, inputs, journal, files, limit, progress)
+        written = StreamedFiles(slices, journal, files, max_shard_size, progress)
+        write_pretrained(
+            slices.slim, place, folder, written, remote_code=remote_code, read_back=False, replace=journal.replace
+        )
         return plan
 
 

@@ -1,8 +1,14 @@
 """The command line.
 
-In reading order: ``program``, ``commands`` (the table of all), ``option_groups``, ``output``, ``presets``,
-``model_options`` (with ``models``, by name, and ``weights``), ``plan_options`` (those of a plan follow from its
-options), then a file for each command, with ``output_paths``, ``tables``, ``json_data`` and ``page``.
+In reading order: ``program`` and ``commands`` (the table of all commands); what commands share: ``option_groups``,
+``option_values``, ``output``, ``output_paths``, ``presets``, ``tables``, ``json_data`` and ``page``; which model is
+meant: ``spec_forms``, ``models``, ``weights``, ``model_options``, ``found_model``, ``bundles``; which data:
+``calibration_options``, ``data_files``, ``references``; which plan: ``plan_options`` (they follow from
+:class:`graphprune.PruningOptions`) and ``planned``.
+
+Then a file for each command: ``inspecting``, ``explaining``, ``planning``, ``pruning``, ``repairing``, ``verifying``,
+``finetuning``, ``compacting``, ``sparsifying``, ``checkpoint_pruning``, ``exporting``, ``measuring``, ``benching``,
+``reporting`` and ``advising``.
 
 Words: docs/glossary.md.
 """

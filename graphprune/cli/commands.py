@@ -89,11 +89,3 @@ def _answering(function: Function) -> Function:
     run.__wrapped__ = function  # type: ignore[attr-defined]
     run.__name__ = function.__name__
     return run
-
-
-def examples_of(name: str) -> list[str]:
-    """The command lines that the help of a command shows."""
-    place, _, _ = COMMANDS[name]
-    module, _, function = place.partition(":")
-    text = cleandoc(getattr(import_module(f"graphprune.cli.{module}"), function).__doc__ or "")
-    return [line.strip() for line in text.partition("\n\nExamples:\n")[2].splitlines() if line.strip()]

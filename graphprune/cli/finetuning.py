@@ -67,12 +67,12 @@ class TrainingOptions(OptionGroup):
     samples: Samples = 128
     tokenizer: Tokenizer = None
     length: Length = 512
-    epochs: Annotated[Any, _count("--epochs", "how often the data is gone through")] = None
+    epochs: Annotated[Any, _count("--epochs", "the number of passes over the data")] = None
     steps: Annotated[Any, _count("--steps", "how many batches, in place of --epochs")] = None
     lr: Annotated[float, _number("--lr", "the highest learning rate")]
     optimizer: Annotated[str, _named("--optimizer", ", ".join(OPTIMIZERS))] = "sgd"
     schedule: Annotated[str, _named("--schedule", f"of the learning rate: {', '.join(CURVES)}")] = "cosine"
-    warmup: Annotated[int, _count("--warmup", "so many steps rise in a line at the beginning")] = 0
+    warmup: Annotated[int, _count("--warmup", "the number of steps in which the rate rises at first")] = 0
     weight_decay: Annotated[float, _number("--weight-decay", "of weights, not of biases")] = 0.0
     clip: Annotated[Any, _number("--clip", "the gradient's norm is at most this")] = None
     precision: Annotated[str, _named("--precision", ", ".join(PRECISIONS))] = "fp32"
@@ -86,18 +86,18 @@ class TrainingOptions(OptionGroup):
         typer.Option(
             "--checkpoint",
             metavar="DIR",
-            help="save training there, and go on from there when it is called again",
+            help="save training there, and continue from there when the command is repeated",
             rich_help_panel=TRAINING,
         ),
     ] = None
-    every: Annotated[Any, _count("--every", "save after so many steps; without, after every epoch")] = None
+    every: Annotated[Any, _count("--every", "steps from one checkpoint to the next; without, an epoch")] = None
     device: Annotated[str, _named("--device", "where it is trained, such as cuda")] = "cpu"
     teacher: Annotated[
         str | None,
         typer.Option(
             "--teacher",
             metavar="SPEC",
-            help="the dense model, with its weights, whose outputs are learned, too",
+            help="the dense model, with its weights, whose outputs are learned as well",
             autocompletion=complete_spec,
             rich_help_panel=TEACHER,
         ),
@@ -177,7 +177,7 @@ def finetune_command(
         graphprune finetune hf:checkpoint --data texts.jsonl --epochs 1 --lr 1e-5 --optimizer adamw -o tuned.safetensors
     """
     slim = is_bundle(start)
-    _check_output(output, start, given, slim, force)
+    _check_output(output, start, slim, force)
     if slim and training.teacher is None and (given.weights is not None or given.pretrained):
         name = "weights" if given.weights is not None else "pretrained"
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
@@ -194,7 +194,7 @@ def finetune_command(
     return 0
 
 
-def _check_output(output: Path, start: str, given: WeightOptions, slim: bool, force: bool) -> None:
+def _check_output(output: Path, start: str, slim: bool, force: bool) -> None:
     if slim:
         check_folder(output, "", None, force or output.resolve() == Path(start).resolve())
         return

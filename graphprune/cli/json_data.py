@@ -37,34 +37,35 @@ def _group_data(group: Any) -> dict[str, Any]:
     }
 
 
-def plan_data(spec: str, planned: Any, written: Path | None) -> dict[str, Any]:
-    """What would be removed from a model: costs, what is left of each group, and where the plan is."""
-    graph, plan = planned.graph, planned.plan
+def _planned_data(spec: str, planned: Any) -> dict[str, Any]:
+    """What was asked of a model, and what it costs before and after."""
     return {
         "spec": spec,
         "class": type(planned.model).__qualname__,
-        "requested": dict(plan.requested),
-        "before": _cost_data(graph.cost()),
-        "after": _cost_data(graph.cost(plan)),
+        "requested": dict(planned.plan.requested),
+        "before": _cost_data(planned.graph.cost()),
+        "after": _cost_data(planned.graph.cost(planned.plan)),
+    }
+
+
+def plan_data(spec: str, planned: Any, written: Path | None) -> dict[str, Any]:
+    """What would be removed from a model: costs, what is left of each group, and where the plan is."""
+    return {
+        **_planned_data(spec, planned),
         "groups": [
             {"name": one.group, "role": one.role, "units": one.units, "kept": one.kept, "why": one.why}
-            for one in plan.choices
+            for one in planned.plan.choices
         ],
-        "frozen": _frozen_data(graph),
+        "frozen": _frozen_data(planned.graph),
         "written": None if written is None else str(written),
     }
 
 
 def prune_data(spec: str, pruned: Any) -> dict[str, Any]:
     """What was removed from a model, whether it was verified and repaired, and where the slim one is."""
-    graph, plan = pruned.planned.graph, pruned.planned.plan
     return {
-        "spec": spec,
-        "class": type(pruned.planned.model).__qualname__,
-        "requested": dict(plan.requested),
-        "before": _cost_data(graph.cost()),
-        "after": _cost_data(graph.cost(plan)),
-        "frozen": _frozen_data(graph),
+        **_planned_data(spec, pruned.planned),
+        "frozen": _frozen_data(pruned.planned.graph),
         "verified": None if pruned.check is None else check_data_of(pruned.check),
         "repaired": None if pruned.repair is None else _repairs(pruned.repair),
         "saved": None if pruned.saved is None else str(pruned.saved),

@@ -43,6 +43,26 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
     Raises:
         SpecError: If the specification has another form, names nothing, or building the model fails.
     """
+    kind, name = _source_and_name(spec)
+    with torch.device(device or "cpu"):
+        model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
+    if not isinstance(model, nn.Module):
+        raise SpecError(
+            f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module",
+            where=repr(spec),
+            found=found_value(model),
+            needed="a torch.nn.Module",
+            do="name a function that returns a module, or a class of modules",
+        )
+    return model
+
+
+def _source_and_name(spec: str) -> tuple[str, str]:
+    """The two parts of a specification.
+
+    Raises:
+        SpecError: it has another form, or the source is not known.
+    """
     kind, separator, name = spec.rpartition(":") if _names_a_file(spec) else spec.partition(":")
     if not separator or not kind or not name:
         raise SpecError(
@@ -60,17 +80,7 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
             needed=SPEC_FORMS,
             do="write torchvision:resnet50, or the path of a Python file and a function, net.py:make",
         )
-    with torch.device(device or "cpu"):
-        model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
-    if not isinstance(model, nn.Module):
-        raise SpecError(
-            f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module",
-            where=repr(spec),
-            found=found_value(model),
-            needed="a torch.nn.Module",
-            do="name a function that returns a module, or a class of modules",
-        )
-    return model
+    return kind, name
 
 
 def _names_a_file(spec: str) -> bool:

@@ -15,7 +15,7 @@ from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.page import check_page
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import PlanFile, check_request, requested_plan
+from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
 
 
 def report_command(
@@ -43,26 +43,36 @@ def report_command(
     wanted = plan is not None or bool(asked.given)
     if wanted:
         check_request(given, asked, data, plan, meta)
-    elif timed or verified:
-        raise usage_error(f"--{'timed' if timed else 'verify'}: is about a plan; give --plan FILE, or --ratio 0.5")
-    if meta and (timed or verified):
-        raise usage_error(f"--{'timed' if timed else 'verify'}: given together with --meta, where there are no values")
+    if timed or verified:
+        _check_measurable("--timed" if timed else "--verify", wanted, meta)
     check_page("-o", output)
-    shown: dict[str, Any] = {}
     if wanted:
         planned = requested_plan(out, given, asked, data, plan, meta)
-        graph = planned.graph
-        shown["plan"] = planned.plan
-        slim = planned.plan.apply(planned.model) if timed or verified else planned.model
-        if verified:
-            with out.stage("comparing the slim model with the masked original"):
-                shown["verification"] = graphprune.verify(planned.model, slim, planned.plan, planned.inputs())
-        if timed:
-            with out.stage("timing"):
-                found = graphprune.measure({"dense": planned.model, "slim": slim}, planned.inputs())
-                shown["latency"] = dict(found.measurements)
+        graphprune.write_report(output, planned.graph, planned.plan, **_measured(out, planned, timed, verified))
     else:
         _, graph = traced(out, given.spec, given, meta)
-    graphprune.write_report(output, graph, **shown)
+        graphprune.write_report(output, graph)
     out.result(lambda: [f"page written to {output}"], lambda: {"spec": given.spec, "written": str(output)}, output)
     return 0
+
+
+def _check_measurable(option: str, wanted: bool, meta: bool) -> None:
+    """A slim model can only be run where there is a plan, and weights."""
+    if not wanted:
+        raise usage_error(f"{option}: is about a plan; give --plan FILE, or --ratio 0.5")
+    if meta:
+        raise usage_error(f"{option}: given together with --meta, where there are no values")
+
+
+def _measured(out: Output, planned: Planned, timed: bool, verified: bool) -> dict[str, Any]:
+    """What a page shows of the slim model, as arguments of :func:`graphprune.write_report`."""
+    found: dict[str, Any] = {}
+    slim = planned.plan.apply(planned.model) if timed or verified else planned.model
+    if verified:
+        with out.stage("comparing the slim model with the masked original"):
+            found["verification"] = graphprune.verify(planned.model, slim, planned.plan, planned.inputs())
+    if timed:
+        with out.stage("timing"):
+            both = graphprune.measure({"dense": planned.model, "slim": slim}, planned.inputs())
+            found["latency"] = dict(both.measurements)
+    return found

@@ -22,6 +22,7 @@ from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_type, found_value, is_number
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 
 
@@ -102,7 +103,7 @@ def zero_channels(
             do="pass threshold=0.0 for exact zeros",
         )
     masked = masked_copy(model, masks or {})
-    _require_values(masked)
+    require_values("model", named_tensors(masked), "compare with zero")
     limits = _thresholds(masked, threshold, relative)
     found: list[ZeroChannels] = []
     for narrower in (False, True):
@@ -124,18 +125,6 @@ def _search(
     if graph.groups:
         search.run()
     return search
-
-
-def _require_values(model: nn.Module) -> None:
-    name = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
-    if name is not None:
-        raise InputError(
-            f"model: {name} is on meta, and whether it is zero cannot be told",
-            where=name,
-            found="a parameter on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
 
 
 def _thresholds(model: nn.Module, threshold: float, relative: bool) -> dict[str, float]:

@@ -34,7 +34,8 @@ from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import ADVICE, Versions, check_path, check_version
+from graphprune.utils.files import check_path
+from graphprune.utils.folders import ADVICE, Versions, check_version
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
 
@@ -58,11 +59,11 @@ def save(
 ) -> None:
     """Write a slim model with everything that is needed to load it.
 
-    A process that is killed meanwhile leaves the bundle that was there before, or the new one.
+    If the process is killed, the directory holds the bundle that was there before, or the new one.
 
-    What builds the dense model again is part of the bundle, if it can be found: a model of torchvision, timm or
-    Transformers, the ``factory``, or a class that can be imported and takes no arguments. It is tried on ``meta`` and
-    compared. If there is none, ``load`` has to be given the dense model.
+    The bundle records how to build the dense model again, where that is known: by torchvision, timm or Transformers,
+    by the ``factory``, or by a class that can be imported and takes no arguments. It is tried on ``meta`` and compared.
+    Otherwise, ``load`` needs the dense model.
 
     Args:
         slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not. Heads, layers and settings may
@@ -72,23 +73,14 @@ def save(
             trust it.
         arguments: its keyword arguments, JSON data.
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
-        beside_others: the directory may hold other files, which stay as they are.
+        beside_others: the directory may hold other files, which are left alone.
 
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
         InputError: the directory holds something else. Nothing of it is changed.
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
-    check_model(slim, "slim")
-    plans = plans_of(slim)
-    if not plans:
-        raise PlanError(
-            f"slim: this {type(slim).__name__} carries no plan",
-            where=type(slim).__name__,
-            found="a model that graphprune did not make",
-            needed="the module that prune_model(...) or plan.apply(...) returned",
-            do="pass that module; for others use torch.save(model.state_dict(), path)",
-        )
+    plans = _plans_to_save(slim)
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = bundle_versions(folder)
     check_flag("beside_others", beside_others)
@@ -96,20 +88,7 @@ def save(
         versions.check_own()
     structure, tensors = describe_structure(slim)
     check_types(tensors)
-    if factory is None and arguments is not None:
-        raise InputError(
-            "arguments: are those of a factory",
-            found="arguments= and no factory=",
-            needed="factory= with them",
-            do="pass factory= too, or leave out arguments=",
-        )
-    architecture, unknown = (
-        find_architecture(slim, structure)
-        if factory is None
-        else (given_architecture(slim, structure, factory, arguments), "")
-    )
-    if architecture is None:
-        check_restorable(slim, structure)
+    architecture, unknown = _architecture(slim, structure, factory, arguments)
     manifest = _manifest(slim, structure, architecture, unknown)
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
 
@@ -122,14 +101,14 @@ def load(
     device: str | torch.device = "cpu",
     trust_factory: bool = False,
 ) -> nn.Module:
-    """The saved slim model. Weights are memory-mapped on the CPU, and no dense weights are needed or allocated.
+    """Load a saved slim model. Weights are memory-mapped on the CPU, and no dense weights are needed or allocated.
 
     Args:
         directory: as it was given to :func:`save`.
         model: a fresh dense model of the original architecture, on any device (``meta`` too), which is not changed;
             None: it is built as the bundle says, with torchvision, timm or Transformers.
-        device: where the model is wanted.
-        trust_factory: the bundle may import and call what it says that its model is made by. That may run any code.
+        device: where the weights of the model go.
+        trust_factory: let the bundle import and call the factory that it names. That may run any code.
 
     Raises:
         LoadError: files are missing, damaged or of another architecture, or ``model`` or ``trust_factory`` is needed.
@@ -197,6 +176,47 @@ def bundle_versions(folder: Path) -> Versions:
 
 
 # ---------------------------------------------------------------- writing
+
+
+def _plans_to_save(slim: nn.Module) -> tuple[Plan, ...]:
+    """The plans that a model went through.
+
+    Raises:
+        PlanError: there are none.
+    """
+    check_model(slim, "slim")
+    plans = plans_of(slim)
+    if not plans:
+        raise PlanError(
+            f"slim: this {type(slim).__name__} carries no plan",
+            where=type(slim).__name__,
+            found="a model that graphprune did not make",
+            needed="the module that prune_model(...) or plan.apply(...) returned",
+            do="pass that module; for others use torch.save(model.state_dict(), path)",
+        )
+    return plans
+
+
+def _architecture(
+    slim: nn.Module,
+    structure: Structure,
+    factory: Callable[..., nn.Module] | None,
+    arguments: Mapping[str, Any] | None,
+) -> tuple[Architecture | None, str]:
+    """What builds the dense model again; None: ``load`` has to be given it, and why."""
+    if factory is not None:
+        return given_architecture(slim, structure, factory, arguments), ""
+    if arguments is not None:
+        raise InputError(
+            "arguments: are those of a factory",
+            found="arguments= and no factory=",
+            needed="factory= with them",
+            do="pass factory= too, or leave out arguments=",
+        )
+    architecture, unknown = find_architecture(slim, structure)
+    if architecture is None:
+        check_restorable(slim, structure)
+    return architecture, unknown
 
 
 def _manifest(slim: nn.Module, structure: Structure, architecture: Architecture | None, unknown: str) -> Manifest:

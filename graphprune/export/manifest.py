@@ -15,7 +15,7 @@ from graphprune.export.architecture import Architecture
 from graphprune.export.libraries import is_data
 from graphprune.export.structure import LAYOUTS, ModuleData, Structure, TensorData, decode
 from graphprune.pruning.plan_json import MOST_ENTRIES
-from graphprune.utils.files import ADVICE
+from graphprune.utils.folders import ADVICE
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
 BUNDLE_FORMAT = 1

@@ -27,7 +27,8 @@ from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import check_path, make_folder, writing
+from graphprune.utils.files import check_file_path, make_folder, writing
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed
 
@@ -128,23 +129,9 @@ def export_onnx(
         check_callable("outputs", outputs, "a function that picks tensors from the output")
     if opset is not None:
         check_count("opset", opset, 1, "a version of ONNX's operators")
-    _check_weights(slim)
-    file = check_path("path", path)
-    if file.is_dir():
-        raise InputError(
-            f"path: {file} is a folder",
-            where=str(file),
-            found="a folder",
-            needed="the path of a file",
-            do=f"pass the file to write, such as {file / 'model.onnx'}",
-        )
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
-        raise MissingPackageError(
-            "export_onnx needs the packages onnx and onnxscript",
-            found="one of them is missing",
-            needed="onnx 1.17 and onnxscript 0.5, or later",
-            do="pip install 'graphprune[onnx]'",
-        )
+    require_values("slim", named_tensors(slim), "write")
+    file = check_file_path("path", path, "model.onnx")
+    _check_packages()
     call = _single_call(example_inputs)
     example = with_dynamic_axes(_input_tensors(slim, call), dynamic)
     program = _TensorProgram(slim, call, outputs)
@@ -153,15 +140,14 @@ def export_onnx(
         return _write(file, model, program, example, _is_external(model, external_data), check)
 
 
-def _check_weights(slim: nn.Module) -> None:
-    name = next((name for name, tensor in named_tensors(slim) if tensor.is_meta), None)
-    if name is not None:
-        raise InputError(
-            f"slim: {name} is on meta, and has no values to write",
-            where=name,
-            found="a tensor on meta, without values",
-            needed="a model with weights",
-            do="apply the plan to the real model",
+def _check_packages() -> None:
+    """Raise a MissingPackageError unless the packages with which torch writes such files are there."""
+    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
+        raise MissingPackageError(
+            "export_onnx needs the packages onnx and onnxscript",
+            found="one of them is missing",
+            needed="onnx 1.17 and onnxscript 0.5, or later",
+            do="pip install 'graphprune[onnx]'",
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graphprune.errors import InputError, LoadError, SaveError
 from graphprune.utils.checks import check_count, found_value
-from graphprune.utils.files import ADVICE
+from graphprune.utils.folders import ADVICE
 from graphprune.utils.tensor_files import INDEX, SINGLE, TENSOR_TYPES, header_text
 from graphprune.utils.typed_json import Count, convert_data, read_json
 

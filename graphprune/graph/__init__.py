@@ -1,12 +1,20 @@
 """What can be removed from a traced model, what goes with it, why not, and what it costs.
 
-In reading order: ``analysis`` (:class:`~graphprune.graph.analysis.Analysis`, the room's result); ``propagate`` (rules
-label every tensor) with ``index_buffers`` and ``unread``, ``solve`` (what follows from the labels), ``groups`` (units
-and groups), ``roles``, ``couplings``, ``frozen`` with ``constant_operands``, ``parameter_uses``; what sizes in the
-program demand: ``size_model``, ``linear_expressions``, ``statistic_scales``, ``constraints``, ``literals``,
-``channel_order``, ``candidates``, ``coupled_steps``; ``blocks`` and ``branches`` (what can be left out whole);
-``removed_values`` (where channels are counted); ``dimensions``, ``budget_kinds``, ``cost``; ``listing`` (what a graph
-prints). ``rule_check`` and ``grid_check`` prove rules.
+In reading order:
+
+- ``analysis`` (:class:`~graphprune.graph.analysis.Analysis`, the room's result);
+- labels: ``propagate`` (rules label every tensor) with ``index_buffers``, ``value_buffers``, ``recurrent_states`` and
+  ``unread``, ``solve`` (what follows from the labels) with ``label_runs`` and ``segments`` (many labels as one row);
+- units: ``groups`` (units and groups), ``roles``, ``couplings``, ``frozen`` with ``constant_operands``,
+  ``parameter_uses``;
+- what sizes in the program demand: ``size_model`` and ``stated_sizes``, ``linear_expressions``, ``statistic_scales``,
+  ``constraints``, ``literals``, ``slim_arguments``, ``channel_order``, ``candidates``, ``coupled_steps``;
+- layers of equal sizes: ``equal_layers``, with ``config_fields`` and ``built_sizes`` (what a configuration can say);
+- what can be left out whole: ``blocks`` and ``branches``;
+- counts: ``dimensions`` (how long a dimension is for any choice) with ``living``, ``living_sizes``, ``item_pieces``,
+  ``rectangles``, ``grids`` and ``joints``; ``budget_kinds`` and ``cost``; ``removed_values`` (where channels are
+  counted);
+- ``listing`` (what a graph prints); ``rule_check`` (the proof of rules).
 
 Words: docs/glossary.md.
 """

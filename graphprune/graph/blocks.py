@@ -40,15 +40,21 @@ def find_blocks(trace: Trace, model: nn.Module) -> tuple[Block, ...]:
     the outer one where it goes on with sums of its own, as layers do whose attention is a block with its own sum.
     """
     nodes = list(trace.graph.nodes)[: trace.evaluated]
-    times = Counter(call.path for call in trace.calls)
-    owners = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
+    single = called_once(trace, model)
     found = [
         Block(call.path, call.source, call.result, frozenset(nodes[call.start : call.stop]))
         for call in trace.calls
-        if call.plain and call.path in owners and times[call.path] == 1 and call.stop <= trace.evaluated
+        if call.plain and call.path in single and call.stop <= trace.evaluated
     ]
     found = [block for block in found if _closed(block) and any(way.sums for way in _ways(block, ()))]
     return tuple(block for block in _separate(found) if block.path)
+
+
+def called_once(trace: Trace, model: nn.Module) -> set[str]:
+    """The paths of the modules that have parameters and run once."""
+    times = Counter(call.path for call in trace.calls)
+    owners = (path for path, module in model.named_modules() if any(True for _ in module.parameters()))
+    return {path for path in owners if times[path] == 1}
 
 
 def _closed(block: Block) -> bool:

@@ -7,13 +7,13 @@ elsewhere. Without the branch, zeros are added.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import fx, nn
 
+from graphprune.graph.blocks import called_once
 from graphprune.rules.registry import has_trait
 from graphprune.rules.traits import Trait
 from graphprune.tracing.recorder import ModuleCall
@@ -67,13 +67,12 @@ class _Finder:
         self.nodes = list(trace.graph.nodes)[: trace.evaluated]
         self.index = {node: i for i, node in enumerate(self.nodes)}
         self.outputs = frozenset(trace.outputs)
-        times = Counter(call.path for call in trace.calls)
-        owners = {path for path, module in model.named_modules() if any(True for _ in module.parameters())}
+        single = called_once(trace, model)
         self.calls: dict[fx.Node, list[ModuleCall]] = {}
         kinds = trace.modules
         for call in trace.calls:  # a module comes after those within it
-            single = call.path in owners and times[call.path] == 1 and call.start < call.stop
-            if call.path and single and not _reads_parts(kinds.get(call.path.rpartition(".")[0])):
+            runs = call.path in single and call.start < call.stop
+            if call.path and runs and not _reads_parts(kinds.get(call.path.rpartition(".")[0])):
                 self.calls.setdefault(call.result, []).insert(0, call)
 
     def branches(self) -> Iterator[Branch]:

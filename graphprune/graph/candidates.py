@@ -50,8 +50,7 @@ def held_width(graph: Analysis) -> Mapping[int, str]:
 
 def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, str]:
     """The channels of heads that these constraints hold though all heads are to become narrower, and why."""
-    everything = np.ones(len(graph.units.groups), bool)
-    constraints = candidates(graph, everything, ("head_width",), read=read)[1]
+    constraints = candidates(graph, narrower=("head_width",), read=read)[1]
     tied = {
         unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
     }
@@ -72,7 +71,7 @@ def tied_at(line: Line | None, remedy: str = "") -> str:
 
 def candidates(
     graph: Analysis,
-    reached: Mask,
+    reached: Mask | None = None,
     narrower: Collection[str] = (),
     held: Mapping[int, str] = _NOTHING,
     read: Callable[[Mask], SizeConstraints] | None = None,
@@ -84,12 +83,13 @@ def candidates(
     to the next kind, so the question is asked until the answer stays.
 
     Args:
-        reached: which groups the plan means to take something from. [groups]
+        reached: which groups the plan means to take something from; None: all. [groups]
         narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for: shrink heads (cells) instead of
             removing whole ones (rows); with ``qk_width`` alone, those of queries and keys.
         held: units that must stay for other reasons.
         read: says what is demanded of the units that may be removed; None: all that the program demands.
     """
+    reached = np.ones(len(graph.units.groups), bool) if reached is None else reached
     frozen: dict[int, str] = dict(held)
     while True:
         free = _outermost(graph, reached, narrower, frozen)

@@ -61,7 +61,7 @@ def _reasons(graph: Analysis, classes: Ids) -> Ids:
 
 def _demanded(graph: Analysis) -> dict[int, str]:
     """What the sizes in the program freeze when something is to be taken from everything."""
-    return candidates(graph, np.ones(len(graph.units.groups), bool))[1].frozen
+    return candidates(graph)[1].frozen
 
 
 def _reported(graph: Analysis) -> Mask:

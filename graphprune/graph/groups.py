@@ -34,6 +34,11 @@ class Occurrences:
     axis: Ids
     index: Ids
 
+    def along(self, number: int) -> tuple[Ids, Ids]:
+        """The units that the entries of one parameter axis need, and these entries."""
+        here = slice(*np.searchsorted(self.axis, [number, number + 1]))
+        return self.unit[here], self.index[here]
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Group(Printed):
@@ -118,6 +123,19 @@ class Units:
         goes_on = np.repeat(self.solution.items.size[runs.item] > 1, size)
         unit = np.repeat(self.solution.items.first[runs.item], size) + np.where(goes_on, place, 0)
         return Occurrences(unit, np.repeat(runs.axis, size), np.repeat(runs.index, size) + place)
+
+    def entries_of(self, group: Group, number: int) -> tuple[Ids, Ids]:
+        """Where the units of a group stand along one parameter axis: their numbers in the group, and the entries.
+
+        In the order of the units, and of the entries of each.
+        """
+        place = np.full(self.solution.count, -1, np.int64)
+        place[group.unit_ids] = np.arange(group.units)
+        unit, index = self.occurrences.along(number)
+        unit = place[unit]
+        order = np.lexsort((index, unit))
+        unit, index = unit[order], index[order]
+        return unit[unit >= 0], index[unit >= 0]
 
     def _groups(self) -> tuple[Group, ...]:
         """Units by the axes they occur in, told apart by a sum of random numbers, one for each axis."""

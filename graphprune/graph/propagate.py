@@ -56,6 +56,11 @@ class Labelling:
             return None
         return frozenset(user.args[1] for user in node.users if user.target is operator.getitem)  # type: ignore[misc]
 
+    def tensor(self, node: Any) -> LabelledTensor:
+        """The labels of what a node makes; without dimensions where that is no single tensor."""
+        value = self.values[node]
+        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+
     def dimension(self, node: fx.Node, dim: int | str) -> tuple[LabelledTensor, int] | None:
         """The labelled tensor and dimension that a size refers to; None where there are no labels."""
         if isinstance(dim, str):
@@ -88,7 +93,7 @@ def propagate(trace: Trace, vocabulary: int | None = None) -> Labelling:
 def _fix_read_values(labelling: Labelling, trace: Trace) -> None:
     """Tensors whose entries the program reads as numbers stay whole, and the buffers that these are worked out from."""
     for node, line in trace.sizes.values_read:
-        for tensor in {node, *_buffers_behind(node, trace)} & labelling.values.keys():
+        for tensor in {node, *_buffers_behind(node)} & labelling.values.keys():
             labelling.labels.node_index = trace.node_index(tensor)
             labelling.labels.fix(all_arrays(labelling.values[tensor]), "its entries are read as numbers", line)
 
@@ -112,7 +117,7 @@ def _fix_values_elsewhere(labelling: Labelling, trace: Trace) -> None:
             labelling.labels.fix(held, f"taken by {path} in another thread, which is not traced")
 
 
-def _buffers_behind(node: fx.Node, trace: Trace) -> set[fx.Node]:
+def _buffers_behind(node: fx.Node) -> set[fx.Node]:
     """The buffers that a tensor is worked out from; none if inputs or parameters are among what it is made of."""
     found, left = {node}, [node]
     while left:

@@ -92,7 +92,7 @@ class RemovedValues:
     def _zero_at(self, node: fx.Node, group: int) -> bool:
         operands: list[fx.Node] = []
         fx.node.map_arg((node.args, node.kwargs), operands.append)
-        result = self._value(node)
+        result = self._labelling.tensor(node)
         places = [array.dims for array in result.arrays if group in self._of_array(array)]
         if len(places) < 2:
             return zero_at_zero(node, [group in self._zeros[x] for x in operands])
@@ -102,7 +102,7 @@ class RemovedValues:
 
     def _zero_along(self, node: fx.Node, group: int, place: Dims, rank: int) -> bool:
         """Is an operand zero where units of a group are removed along dimensions of a result of this rank alone?"""
-        value = self._value(node)
+        value = self._labelling.tensor(node)
         carried = [array.dims for array in value.arrays if group in self._of_array(array)]
         met = any(d + rank - value.ndim in place for dims in carried for d in dims)
         return group in self._zeros[node] and (met or not carried)
@@ -114,7 +114,7 @@ class RemovedValues:
         if has_trait(node.target, Trait.COMPARES):
             zeros = self._all.intersection(*(self._zeros[x] for x, _ in factors))  # type: ignore[index]
         zeros -= self._filled_crosswise(node, factors)
-        over = NO_GROUP.union(*(self._groups_along(self._value(x), dims) for x, dims in factors))
+        over = NO_GROUP.union(*(self._groups_along(self._labelling.tensor(x), dims) for x, dims in factors))
         if over - zeros:
             self.counted[number] = over - zeros
         others = [x for x in node.all_input_nodes if all(x is not factor for factor, _ in factors)]
@@ -123,7 +123,7 @@ class RemovedValues:
 
     def _filled_crosswise(self, node: fx.Node, factors: Sequence[tuple[Any, Iterable[int]]]) -> Groups:
         """The groups along two dimensions of products, whose units may be removed along one and not the other."""
-        times = Counter(group for array in self._value(node).arrays for group in self._of_array(array))
+        times = Counter(group for array in self._labelling.tensor(node).arrays for group in self._of_array(array))
         twice = frozenset(group for group, count in times.items() if count > 1)
         if not twice or has_trait(node.target, Trait.COMPARES):
             return twice
@@ -132,7 +132,7 @@ class RemovedValues:
 
     def _labels_beside(self, node: fx.Node, summed: Iterable[int]) -> Groups:
         """The groups of the dimensions that are not summed over."""
-        value = self._value(node)
+        value = self._labelling.tensor(node)
         gone = {d % value.ndim for d in summed}
         return self._groups(value.touching(d for d in range(value.ndim) if d not in gone))
 
@@ -153,11 +153,7 @@ class RemovedValues:
         return not isinstance(value, float) or value == 0
 
     def _labels(self, node: fx.Node) -> Groups:
-        return self._groups(self._value(node).arrays)
-
-    def _value(self, node: Any) -> LabelledTensor:
-        value = self._labelling.values[node]
-        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
+        return self._groups(self._labelling.tensor(node).arrays)
 
     def _groups_along(self, value: LabelledTensor, dims: Iterable[int]) -> Groups:
         """The groups whose units come and go along some dimensions. (A head is needed by all columns in it.)"""

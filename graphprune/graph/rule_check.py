@@ -3,7 +3,7 @@
 Each labelled dimension of each tensor of a sample gets fresh labels, the rule relates them, a random choice of what is
 removed is drawn, and the operation on slim inputs is compared with the slim part of the operation on dense inputs
 whose dead elements are zero. This *commuting square* is how the test suite proves every rule of graphprune, and how
-:func:`prove` proves one that was added from outside.
+:func:`check_rule` proves one that was added from outside.
 """
 
 from __future__ import annotations
@@ -280,7 +280,7 @@ def check_square(op: Any, entry: Rule, one: Sample, seed: int) -> bool:
     """Check one choice. Returns whether anything was removed.
 
     Raises:
-        Broken: the square does not commute.
+        RuleCheckError: the square does not commute.
     """
     generator = torch.Generator().manual_seed(seed)
     args, kwargs = replaced(lambda x: sample_tensor(x, generator), (one.args, one.kwargs), (T, Tensor))

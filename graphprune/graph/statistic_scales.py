@@ -103,7 +103,7 @@ class StatisticScales:
         if not has_trait(call.target, Trait.STATISTIC) or (call is node and "shapes" in node.meta):
             return None
         found = Statistic(call.args[0], node, rooted=call.target.overloadpacket not in _SUMS)
-        source, result = self._labels(found.source), self._labels(node)
+        source, result = self._labelling.tensor(found.source), self._labelling.tensor(node)
         gone = {array.ids.tobytes() for array in source.arrays} - {array.ids.tobytes() for array in result.arrays}
         return found if gone else None
 
@@ -119,7 +119,7 @@ class StatisticScales:
     def units(self, module: str) -> Ids:
         """The units that the statistics which a module scales are taken over."""
         statistics = [s for node, found in self.of.items() if node.meta["module"] == module for s in found]
-        arrays = [array.ids.ravel() for s in statistics for array in self._labels(s.source).arrays]
+        arrays = [array.ids.ravel() for s in statistics for array in self._labelling.tensor(s.source).arrays]
         classes = self._solution.of[np.concatenate([np.zeros(0, np.int64), *arrays])]
         return np.unique(self._solution.expand(classes)[0])
 
@@ -138,15 +138,11 @@ class StatisticScales:
 
     def _counts(self, statistic: Statistic, alive: Mask) -> tuple[int, int]:
         """How many entries every value of a statistic is taken over, in the original and in the slim model."""
-        source, result = self._labels(statistic.source), self._labels(statistic.result)
+        source, result = self._labelling.tensor(statistic.source), self._labelling.tensor(statistic.result)
         dense = prod(source.shape) // max(prod(result.shape), 1)
         return dense, living_entries(self._solution, source, alive) // max(
             living_entries(self._solution, result, alive), 1
         )
-
-    def _labels(self, node: fx.Node) -> LabelledTensor:
-        value = self._labelling.values[node]
-        return value if isinstance(value, LabelledTensor) else LabelledTensor(())
 
 
 def _is_power(ratio: float, dense: int, slim: int, powers: Sequence[float]) -> bool:

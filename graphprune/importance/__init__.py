@@ -1,10 +1,9 @@
 """One importance score for every unit; higher scores matter more.
 
 In reading order: ``criteria`` (the registry, :func:`criterion` to add one), ``context`` (what a criterion can read),
-``parameter_entries`` (sums over parameters), ``combining`` (reduction and normalization), then the criteria
-themselves by what they read: ``magnitude``, ``gradients``, ``activations``, ``curvature``,
-``elimination`` (units one after another), ``experts``. ``block_influence`` scores
-whole residual blocks.
+``parameter_entries`` (sums over parameters), ``combining`` (reduction and normalization), then the criteria themselves
+by what they read: ``magnitude``, ``gradients`` with ``gradient_sums``, ``activations``, ``curvature``, ``elimination``
+(units one after another), ``experts``. ``block_influence`` scores whole residual blocks.
 
 Input: a :class:`~graphprune.graph.groups.Group` and a :class:`Context` (the parameters, the units, statistics of
 calibration batches). Output: an array of scores [units] for each group, by

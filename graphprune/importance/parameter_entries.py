@@ -133,20 +133,14 @@ class ParameterEntries:
         Returns:
             [units, entries]
         """
-        number = self._axes[axis.parameter][axis.dim]
-        entry = torch.from_numpy(self._indexes(group, slice(self._bounds[number], self._bounds[number + 1])))
+        entry = torch.from_numpy(self._indexes(group, self._axes[axis.parameter][axis.dim]))
         tensor = self.tensors[axis.parameter].detach().unsqueeze(-1).movedim(axis.dim, 0).flatten(1)
         entry = entry.to(tensor.device)
         return (tensor[entry.clamp(min=0)].double() * (entry >= 0).unsqueeze(-1)).flatten(1)
 
-    def _indexes(self, group: Group, here: slice) -> Ids:
+    def _indexes(self, group: Group, axis: int) -> Ids:
         """The indexes along an axis that each unit of a group has, in order, padded with -1. [units, most]"""
-        place = np.full(self.classes, -1, np.int64)
-        place[group.unit_ids] = np.arange(group.units)
-        unit, index = place[self.units.occurrences.unit[here]], self.units.occurrences.index[here]
-        order = np.lexsort((index, unit))
-        unit, index = unit[order], index[order]
-        unit, index = unit[unit >= 0], index[unit >= 0]
+        unit, index = self.units.entries_of(group, axis)
         number = np.arange(len(unit)) - np.searchsorted(unit, unit)
         indexes = np.full((group.units, int(number.max(initial=0)) + 1), -1, np.int64)
         indexes[unit, number] = index

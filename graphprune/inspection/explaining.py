@@ -248,7 +248,7 @@ class Explainer:
     @cached_property
     def _candidates(self) -> Any:
         """The units that a plan may take when something is asked of every group, and what sizes demand."""
-        return candidates(self.graph, np.ones(len(self.graph.units.groups), bool))
+        return candidates(self.graph)
 
     @cached_property
     def _coupled_steps(self) -> list[CoupledStep]:

@@ -28,7 +28,8 @@ from graphprune.rules.labels import LabelledTensor, ParameterAxis
 from graphprune.rules.registry import macs_of
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import check_type
-from graphprune.utils.files import check_path, replace_folder
+from graphprune.utils.files import check_path
+from graphprune.utils.folders import replace_folder
 from graphprune.utils.modules import within
 from graphprune.utils.operators import short_name
 

@@ -1,5 +1,7 @@
-"""Pruning inside training loops of other libraries, and of the models that only their own trainers know: one module
-each, which imports the library; ``callback`` is what they share.
+"""Pruning inside the training loops of other libraries, and for models that only their own trainers know.
+
+One module for each library, which imports it: ``lightning``, ``transformers`` and ``ultralytics``; ``callback`` is what
+they share.
 
 Words: docs/glossary.md.
 """

@@ -7,12 +7,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.measurement.records import MeasuredLayer
 from graphprune.utils.contexts import preserve_modes
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, output_dim
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
 _WIDTHS = ("out_channels", "out_features", "embedding_dim", "embed_dim", "nf", "hidden_size")
@@ -119,7 +118,7 @@ def _width(module: nn.Module) -> int | None:
     width = next((value for value in stated if type(value) is int), None)
     if width is not None:
         return width
-    return int(matrix.shape[1 if isinstance(module, nn.Embedding | _ConvTransposeNd) else 0])
+    return int(matrix.shape[output_dim(type(module))])
 
 
 def _parametrized(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

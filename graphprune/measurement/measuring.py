@@ -94,7 +94,7 @@ def measure(
         batch_dim: which dimension of the inputs is the batch; None: the first, unless a recurrent layer or an attention
             has ``batch_first=False``.
         compiled: time the model compiled by ``torch.compile``, too. That may take minutes.
-        threads: of torch on the CPU meanwhile; None: as many as there are.
+        threads: the threads that torch uses on the CPU; None: as many as it uses now.
         repeats: how many times each is timed, at least.
         warmup: how many times each is called before that.
 

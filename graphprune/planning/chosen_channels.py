@@ -194,10 +194,7 @@ class _Entries:
 
     def _needed(self, axis: ParameterAxis) -> tuple[Ids, Ids]:
         """The units that entries of an axis need, and these entries."""
-        occurrences = self._graph.units.occurrences
-        number = self._axes[axis]
-        here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
-        return occurrences.unit[here], occurrences.index[here]
+        return self._graph.units.occurrences.along(self._axes[axis])
 
     def _require_covered(self, axis: ParameterAxis, index: Ids, dead: Mask) -> None:
         unit, entry = self._needed(axis)

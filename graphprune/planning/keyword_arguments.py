@@ -37,72 +37,72 @@ class PlanArguments(TypedDict, total=False):
     """Budget on the time of a forward pass on the example inputs: a fraction, or '5ms'; it is measured on the slim
     model, and kernels are kept in a table on disk."""
     budgets: Mapping[str, BudgetSpec]
-    """Budgets of kinds that were registered with graphprune.budget_kind, by name; or give them by that name."""
+    """Budgets of kinds that were registered with graphprune.budget_kind, by name; or pass each under its own name."""
     run_with: Runner | None
     """How the model is run when it is timed, such as torch.compile; None: eagerly."""
     heads: float | None
-    """Fraction of the attention heads that goes."""
+    """Fraction of the attention heads to remove."""
     kv_groups: float | None
-    """Fraction of the key/value heads that goes, with the query heads that share them."""
+    """Fraction of the key/value heads to remove, with the query heads that share them."""
     head_width: float | None
-    """Fraction of each head's width that goes; heads become narrower instead of fewer."""
+    """Fraction of each head's width to remove; heads become narrower instead of fewer."""
     qk_width: float | None
-    """Fraction of the width of queries and keys that goes; values keep theirs unless head_width= is given."""
+    """Fraction of the width of queries and keys to remove; values keep theirs unless head_width= is given."""
     mlp: float | None
-    """Fraction of inner channels that goes: hidden units of a block."""
+    """Fraction of the inner channels (hidden units of a block) to remove."""
     width: float | None
-    """Fraction of the channels that goes where residual sums share them."""
+    """Fraction to remove of the channels that residual sums share."""
     experts: float | None
-    """Fraction of the experts that goes."""
+    """Fraction of the experts to remove."""
     depth: float | None
-    """Fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes
-    through them, by calibration if given; they count towards budgets; with allocation='searched' the largest
-    fraction, of branches (graph.branches: attention or MLP of a layer alone) that lose least."""
+    """Fraction of the residual blocks (graph.blocks) to leave out whole: those that change their input least, on
+    calibration batches if given; they count towards budgets; with allocation='searched' the largest fraction, of the
+    branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least."""
     importance: str | Importance
     """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
     repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's."""
     calibration: Iterable[Any] | None
-    """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that
-    read data; prune_model repairs with them too, and goes through them several times: pass a list or a DataLoader,
-    not an iterator."""
+    """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that read
+    data; prune_model repairs with them too, and iterates them several times: pass a list or a DataLoader, not an
+    iterator."""
     weights: GivenWeights | None
-    """Where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors
-    by name; criteria read them from there, tensor by tensor."""
+    """Where the weights of a model on the meta device are: a folder with safetensors files, or a mapping of tensors by
+    name; criteria read them from there, tensor by tensor."""
     loss_fn: Callable[[Any, Any], Tensor] | None
-    """(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or one
-    with answers that are drawn from its outputs."""
+    """(output, target) -> loss, for criteria that need gradients; None: the loss in the model's own output, or one with
+    answers that are drawn from its outputs."""
     reduce: str
     """How scores of coupled parameters become one."""
     normalize: str | None
-    """How scores are normalized within each group; None: 'mean', and 'none' for criteria whose scores can be
-    compared between groups."""
+    """How scores are normalized within each group; None: 'mean', and 'none' for criteria whose scores can be compared
+    between groups."""
     allocation: str | Sensitivity | None
-    """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global'
-    for a budget."""
+    """How groups share what is removed, or what graph.sensitivity measured; None: 'uniform' for a ratio, 'global' for a
+    budget."""
     candidates: int
     """With allocation='searched', how many allocations are tried at most."""
     time_limit: float | None
-    """With allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed;
+    """With allocation='searched', how many seconds the search may take; its result then depends on the machine's speed;
     None: only candidates= ends it."""
     layers: str | None
-    """How many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it
-    from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: every
-    layer its own number."""
+    """How many units repeated layers keep: 'equal': the same number in each, and for models that are built from a
+    configuration, numbers that it can hold, so that Transformers loads the slim model as it is; None: each layer its
+    own number."""
     serve: str | None
-    """The server that is to run a slim language model (see graphprune.export_deci): its layers keep the
-    same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say."""
+    """The server that is to run a slim language model (see graphprune.export_deci): layers keep the same number of
+    query heads, heads keep their width, and widths are multiples of 32 or of what the server's format can hold."""
     tensor_parallel: int
-    """With serve=, the number of devices that share every layer, of which heads and inner widths are multiples."""
+    """With serve=, the number of devices that share each layer; heads and inner widths are multiples of it."""
     overrides: Mapping[Any, Override]
-    """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the
-    model, by a module class, or by a function (group) -> bool."""
+    """A graphprune.Override by a pattern for the names of groups or modules ('layer1.*'), by a module of the model, by
+    a module class, or by a function (group) -> bool."""
     multiple: int | None
-    """Keep a multiple of this many units in each group, where possible; None: 1, and under a latency budget 16
-    where that many are left."""
+    """Keep a multiple of this many units in each group, where possible; None: 1, or under a latency budget 16 where
+    that many are left."""
     max_ratio: float | None
     """Largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets."""
     protect_ends: bool
-    """First and last layers lose half of what they would."""
+    """The first and last layers lose half of what they would otherwise."""
     seed: int
     """Seed of importance='random', of answers drawn where there is no loss, and of allocation='searched'."""
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 from torch import nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import check_count, check_flag, check_fraction, did_you_mean, found_value, with_article
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import named_modules, output_dim
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Override:
 
     Args:
         ratio: the fraction removed, 0 <= ratio < 1; None: as the plan decides.
-        min_units: at least so many stay.
+        min_units: the least number of units that stay.
         max_ratio: at most this fraction is removed.
         multiple: the number kept is a multiple of this (8, 16, 32 for tensor cores), where it was one before or can
             become one by removing some.
@@ -84,6 +83,23 @@ def group_limits(
         InputError: an override matches no group, or no group has a role of which something is to be removed.
     """
     modules = dict(named_modules(model)) if overrides else {}
+    _check_overrides(overrides, modules)
+    used: set[Any] = set()
+    found = []
+    for group in groups:
+        asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
+        for match, override in overrides.items():
+            if matches(match, group, modules):
+                used.add(match)
+                asked.append((described(match, modules), override))
+        found.append(_limit(group, default, asked))
+    _check_used(overrides, used, groups, modules)
+    _check_roles(ratios, groups)
+    return found
+
+
+def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Module]) -> None:
+    """Raise an InputError unless these are keys, and each maps to an override."""
     for match, override in overrides.items():
         if not isinstance(match, str | nn.Module) and not callable(match):
             raise InputError(
@@ -101,18 +117,6 @@ def group_limits(
                 needed="a graphprune.Override",
                 do="map it to a graphprune.Override, such as Override(ratio=0.3) or Override(frozen=True)",
             )
-    used: set[Any] = set()
-    found = []
-    for group in groups:
-        asked = [(f"{by}=", Override(ratio=ratios[by])) for by in ratios if group.asked_by(by)]
-        for match, override in overrides.items():
-            if matches(match, group, modules):
-                used.add(match)
-                asked.append((described(match, modules), override))
-        found.append(_limit(group, default, asked))
-    _check_used(overrides, used, groups, modules)
-    _check_roles(ratios, groups)
-    return found
 
 
 def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]]) -> Limit:
@@ -189,15 +193,11 @@ def matches(match: OverrideKey, group: Group, modules: Mapping[str, nn.Module]) 
     return bool(match(group))
 
 
-_SECOND = nn.Embedding | _ConvTransposeNd
-"""Modules whose weight's second dimension is what they put out."""
-
-
 def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        second = axis.tensor == "weight" and isinstance(modules.get(axis.module), _SECOND)
-        if axis.dim == int(second):
+        outputs = output_dim(type(modules.get(axis.module))) if axis.tensor == "weight" else 0
+        if axis.dim == outputs:
             found[axis.module] = None
     return list(found)

@@ -96,33 +96,34 @@ class PruningOptions:
         kind="amount",
     )
     budgets: Mapping[str, BudgetSpec] = option(
-        {}, "budgets of kinds that were registered with graphprune.budget_kind, by name; or give them by that name"
+        {},
+        "budgets of kinds that were registered with graphprune.budget_kind, by name; or pass each under its own name",
     )
     run_with: Runner | None = option(
         None, "how the model is run when it is timed, such as torch.compile; None: eagerly"
     )
-    heads: float | None = option(None, "fraction of the attention heads that goes", kind="fraction")
+    heads: float | None = option(None, "fraction of the attention heads to remove", kind="fraction")
     kv_groups: float | None = option(
-        None, "fraction of the key/value heads that goes, with the query heads that share them", kind="fraction"
+        None, "fraction of the key/value heads to remove, with the query heads that share them", kind="fraction"
     )
     head_width: float | None = option(
-        None, "fraction of each head's width that goes; heads become narrower instead of fewer", kind="fraction"
+        None, "fraction of each head's width to remove; heads become narrower instead of fewer", kind="fraction"
     )
     qk_width: float | None = option(
         None,
-        "fraction of the width of queries and keys that goes; values keep theirs unless head_width= is given",
+        "fraction of the width of queries and keys to remove; values keep theirs unless head_width= is given",
         kind="fraction",
     )
-    mlp: float | None = option(None, "fraction of inner channels that goes: hidden units of a block", kind="fraction")
-    width: float | None = option(
-        None, "fraction of the channels that goes where residual sums share them", kind="fraction"
+    mlp: float | None = option(
+        None, "fraction of the inner channels (hidden units of a block) to remove", kind="fraction"
     )
-    experts: float | None = option(None, "fraction of the experts that goes", kind="fraction")
+    width: float | None = option(None, "fraction to remove of the channels that residual sums share", kind="fraction")
+    experts: float | None = option(None, "fraction of the experts to remove", kind="fraction")
     depth: float | None = option(
         None,
-        "fraction of the residual blocks (graph.blocks) that is left out whole: those that change least what goes "
-        "through them, by calibration if given; they count towards budgets; with allocation='searched' the largest "
-        "fraction, of branches (graph.branches: attention or MLP of a layer alone) that lose least",
+        "fraction of the residual blocks (graph.blocks) to leave out whole: those that change their input least, on "
+        "calibration batches if given; they count towards budgets; with allocation='searched' the largest fraction, of "
+        "the branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least",
         kind="fraction",
     )
     importance: str | Importance = option(
@@ -136,8 +137,8 @@ class PruningOptions:
     calibration: Iterable[Any] | None = option(
         None,
         "batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that "
-        "read data; prune_model repairs with them too, and goes through them several times: pass a list or a "
-        "DataLoader, not an iterator",
+        "read data; prune_model repairs with them too, and iterates them several times: pass a list or a DataLoader, "
+        "not an iterator",
     )
     weights: GivenWeights | None = option(
         None,
@@ -167,28 +168,28 @@ class PruningOptions:
     candidates: int = option(200, "with allocation='searched', how many allocations are tried at most", kind="count")
     time_limit: float | None = option(
         None,
-        "with allocation='searched', the seconds that it may take; what it finds then depends on the machine's speed; "
-        "None: only candidates= ends it",
+        "with allocation='searched', how many seconds the search may take; its result then depends on the machine's "
+        "speed; None: only candidates= ends it",
         kind="seconds",
     )
     layers: str | None = option(
         None,
-        "how many units repeated layers keep: 'equal': the same number in each, and where the model's class builds it "
-        "from a configuration, numbers that this can say, so that Transformers loads the slim model as it is; None: "
-        "every layer its own number",
+        "how many units repeated layers keep: 'equal': the same number in each, and for models that are built from a "
+        "configuration, numbers that it can hold, so that Transformers loads the slim model as it is; None: each "
+        "layer its own number",
         kind="name",
         choices=lambda: ("equal",),
     )
     serve: str | None = option(
         None,
-        "the server that is to run a slim language model (see graphprune.export_deci): its layers keep the "
-        "same number of query heads, heads their width, and widths are multiples of 32, or of what its format can say",
+        "the server that is to run a slim language model (see graphprune.export_deci): layers keep the same number of "
+        "query heads, heads keep their width, and widths are multiples of 32 or of what the server's format can hold",
         kind="name",
         choices=lambda: SERVERS,
     )
     tensor_parallel: int = option(
         1,
-        "with serve=, the number of devices that share every layer, of which heads and inner widths are multiples",
+        "with serve=, the number of devices that share each layer; heads and inner widths are multiples of it",
         kind="count",
     )
     overrides: Mapping[Any, Override] = option(
@@ -198,14 +199,14 @@ class PruningOptions:
     )
     multiple: int | None = option(
         None,
-        "keep a multiple of this many units in each group, where possible; None: 1, and under a latency budget 16 "
-        "where that many are left",
+        "keep a multiple of this many units in each group, where possible; None: 1, or under a latency budget 16 where "
+        "that many are left",
         kind="count",
     )
     max_ratio: float | None = option(
         None, "largest fraction of a group that is removed; None: 1 for a ratio, 0.9 under budgets", kind="fraction"
     )
-    protect_ends: bool = option(False, "first and last layers lose half of what they would", kind="flag")
+    protect_ends: bool = option(False, "the first and last layers lose half of what they would otherwise", kind="flag")
     seed: int = option(
         0,
         "seed of importance='random', of answers drawn where there is no loss, and of allocation='searched'",

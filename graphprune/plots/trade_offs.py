@@ -63,25 +63,28 @@ def plot_accuracy(
     axes = styled(figure.add_subplot(xlabel=label, ylabel=plain_label(name)))
     axes.set_title(plain_label(f"{name} of {first.model}"), loc="left", fontsize="medium", color=INK)
     for number, (called, points) in enumerate(given.items()):
-        if not points:
-            raise InputError(
-                f"series: {called!r} has no points",
-                where=f"series[{called!r}]",
-                found="no points",
-                needed="measurements, or pairs of cost and score",
-                do="give one point at least, such as (0.5, 0.93)",
-            )
+        _check_points(called, points)
         pairs = sorted(_pair(called, point, name, against, unit) for point in points)
         look = {"color": COLORS[number % len(COLORS)], "marker": MARKERS[number % len(MARKERS)]}
-        axes.plot(
-            *zip(*pairs, strict=True), markerfacecolor="none", label=plain_label(called), **look
-        )  # seen if covered
+        look["markerfacecolor"] = "none"  # so that points that others cover are seen
+        axes.plot(*zip(*pairs, strict=True), label=plain_label(called), **look)
     cost, value = _pair("dense", first, name, against, unit)
     axes.axhline(value, color=INK, linewidth=0.8, linestyle="--")
     axes.plot([cost], [value], linestyle="none", marker="*", markersize=13, color=INK, label="dense")
     axes.set_xlim(left=0)
     figure.legend(loc="outside upper right", ncols=4, frameon=False, fontsize="small")
     return figure
+
+
+def _check_points(called: str, points: Sequence[Point]) -> None:
+    if not points:
+        raise InputError(
+            f"series: {called!r} has no points",
+            where=f"series[{called!r}]",
+            found="no points",
+            needed="measurements, or pairs of cost and score",
+            do="give one point at least, such as (0.5, 0.93)",
+        )
 
 
 def _score_name(measurement: Measurement, score: str | None) -> str:

@@ -15,6 +15,7 @@ from graphprune.plots.figures import GRAY, INK, new_figure, shortened
 from graphprune.pruning.plan import Plan
 from graphprune.utils.checks import check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 
@@ -115,14 +116,7 @@ def _kept(plan: Plan, name: str, weight: Tensor) -> Tensor:
 
 def _draw(figure: Any, axes: Any, name: str, weight: Tensor) -> None:
     """One matrix with its scale and its share of zeros."""
-    if weight.is_meta:
-        raise InputError(
-            f"model: {name} is on meta, so there are no values to draw",
-            where=name,
-            found="a parameter on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
+    require_values("model", [(name, weight)], "draw")
     matrix = weight.abs().flatten(1).float().cpu()
     rows, columns = matrix.shape
     shown = np.ma.masked_equal(pooled(matrix).numpy(), 0.0)

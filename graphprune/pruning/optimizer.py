@@ -34,7 +34,7 @@ def prune_in_place(
     Parameters that shrink are new tensors afterwards, with the surviving entries of their gradients. Optimizers have
     them in the same groups and order, with the surviving entries of their state
     (:func:`graphprune.pruning.optimizer_state.slim_state`). Those of skipped blocks leave their optimizer.
-    What holds the optimizer (schedulers of the learning rate, gradient scalers) needs nothing.
+    Learning-rate schedulers and gradient scalers, which hold the optimizer, need no change.
 
     Args:
         model: what the plan was made for.

@@ -29,6 +29,7 @@ from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
 from graphprune.utils.contexts import changing_globals, eagerly, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors, tables
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
@@ -217,7 +218,8 @@ def largest_difference(graph: Analysis, slim: nn.Module, plan: Plan) -> float:
 
 def _check_of(graph: Analysis, slim: nn.Module, plan: Plan, outputs: Outputs | None, tolerance: float) -> _Check:
     """Copies of both models with the same random values in the place of all-zero parameters."""
-    require_values(model=graph.model, slim=slim)
+    require_values("model", named_tensors(graph.model), "compare")
+    require_values("slim", named_tensors(slim), "compare")
     _require_real(graph)
     noise = noise_on_zeros(graph.model, slim, plan)
     dense, smaller = with_noise(graph.model, noise), with_noise(slim, slim_noise(noise, plan))
@@ -244,20 +246,6 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
             needed="the groups of the plan",
             do="pass the model that the plan was made for, and outputs= if trace was given it",
         )
-
-
-def require_values(**models: nn.Module) -> None:
-    """Raise an InputError if a model has no values that could be compared."""
-    for argument, model in models.items():
-        without = next((name for name, tensor in named_tensors(model) if tensor.is_meta), None)
-        if without is not None:
-            raise InputError(
-                f"{argument}: {without} is on meta and has no values to compare",
-                where=without,
-                found="a tensor on meta, without values",
-                needed="models with weights",
-                do="load the weights first",
-            )
 
 
 def _require_real(graph: Analysis) -> None:

@@ -1,14 +1,19 @@
 """Compensate for removed channels in the kept weights, with calibration batches or without data.
 
-In reading order: ``pipeline`` (:func:`graphprune.repair`: everything in one call); ``layerwise`` (ridge regression of
-each consumer), with ``call_recorder`` (the consumers of a model), ``matching`` (those of two models), ``lockstep``
-(both models on all batches side by side), ``call_watch`` and ``paused_forward`` (a pass that waits at consumers),
-``regression``, ``iterative_regression`` (of consumers too wide for their second moments), ``window_moments`` (of
-convolutions) and ``residual_sums`` (consumers whose results are added to a residual stream); ``memory_bound``,
-``tensor_group`` and ``fit_memory`` (what is held, and where it goes beyond a bound); ``heads`` (subspaces of narrower
-heads), with ``head_products``; ``batch_norm`` (running statistics); ``folding`` (without data), with ``similarity``;
-``synthetic_inputs`` (calibration batches from running statistics). All of them use ``linear_calls`` (calls of a weight
-on an input), ``executed_call``, ``passes`` and ``records``.
+In reading order:
+
+- ``pipeline`` (:func:`graphprune.repair`: everything in one call);
+- ``layerwise`` (ridge regression of each consumer), with ``call_recorder`` (the consumers of a model), ``matching``
+  (those of two models), ``lockstep`` (both models on all batches side by side), ``call_watch`` and ``paused_forward``
+  (a pass that waits at consumers), ``residual_sums`` (consumers whose results are added to a residual stream);
+- the fit: ``regression``, ``kept_rows`` (fewer rows than channels), ``iterative_regression`` (consumers too wide for
+  their second moments), ``window_moments`` (convolutions), ``positive_systems``;
+- ``memory_bound``, ``tensor_group`` and ``fit_memory`` (what is held, and where it goes beyond a bound);
+- ``heads`` (subspaces of narrower heads), with ``head_products``; ``batch_norm`` (running statistics);
+- without data: ``folding``, with ``similarity``; ``synthetic_inputs`` (batches from running statistics).
+
+All of them use ``linear_calls`` (calls of a weight on an input), with ``view_axes``, ``parameter_copies`` and
+``parametrized`` (which parameter a weight is), ``executed_call``, ``passes`` and ``records``.
 
 Input: the slim model, the dense model, the plan between them, and calibration batches. Output: the slim model, changed
 in place, and a record of the changes.

@@ -87,15 +87,7 @@ class _Refusals:
 
 def entries_of(units: Units, group: Group, axis: ParameterAxis) -> Ids:
     """The indexes along a parameter axis of each unit of a group, in order. [units, entries]; [0, 0] if ragged"""
-    occurrences = units.occurrences
-    number = next(i for i, a in enumerate(units.axes) if a.name == axis)
-    here = slice(*np.searchsorted(occurrences.axis, [number, number + 1]))
-    place = np.full(units.solution.count, -1, np.int64)
-    place[group.unit_ids] = np.arange(group.units)
-    unit, index = place[occurrences.unit[here]], occurrences.index[here]
-    order = np.lexsort((index, unit))
-    unit, index = unit[order], index[order]
-    unit, index = unit[unit >= 0], index[unit >= 0]
+    unit, index = units.entries_of(group, next(i for i, a in enumerate(units.axes) if a.name == axis))
     counts = np.bincount(unit, minlength=group.units)
     return index.reshape(group.units, -1) if (counts == counts[0]).all() else np.zeros((0, 0), np.int64)
 

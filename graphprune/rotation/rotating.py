@@ -14,12 +14,13 @@ from graphprune.errors import PlanError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.pruning.comparison import difference
 from graphprune.pruning.float64 import wide_module
-from graphprune.pruning.verification import require_values, run_slim
+from graphprune.pruning.verification import run_slim
 from graphprune.rotation.streams import Held, Stream, find_streams
 from graphprune.rotation.turned_weights import fold_gains, turn, with_tensors
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 
 FARTHEST = 1e-10
@@ -57,7 +58,7 @@ def rotate_streams(
         VerificationError: the outputs on the example inputs, in float64, are others.
     """
     graph = analyze(model, example_inputs, outputs)
-    require_values(model=graph.model)
+    require_values("model", named_tensors(graph.model), "turn")
     streams, held = find_streams(graph)
     if not streams:
         raise _nothing_turns(graph, held)

@@ -4,6 +4,10 @@ What it does to labels is one small function, or one for a whole family. The rec
 are counted (``macs``), how it is seen as a product of an input with a weight (``matmul_view``), where a normalization
 has its statistics (``norm``), and plain facts (``traits``). No other room has tables of operations, but for tracing.
 
+Begin with ``labels`` (what rules are about), ``registry`` (the record) and ``samples`` (calls that prove it). Rules
+share ``alignment`` (operands are aligned, dimensions are reduced), ``ending`` (dimensions that keep every entry),
+``im2col`` (convolutions as products) and ``zeros`` (what becomes of zeros). Then a file for each kind of operation:
+
 ==================  ====================================================================
 ``pointwise``       operands' channels are the same
 ``movement``        what is done to the tensor is done to its label arrays

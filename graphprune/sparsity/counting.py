@@ -11,6 +11,7 @@ from graphprune.errors import InputError
 from graphprune.sparsity.selection import Weight, all_weights
 from graphprune.utils.checks import did_you_mean
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.tables import Printed, Table
 
 
@@ -97,19 +98,13 @@ def sparsity_of(model: nn.Module) -> Sparsity:
         InputError: the model has no values, because it is on ``meta``.
     """
     check_model(model)
-    return Sparsity(tuple(map(_zeros_of, all_weights(model))))
+    weights = all_weights(model)
+    require_values("model", ((weight.name, weight.place.parameter) for weight in weights), "count")
+    return Sparsity(tuple(map(_zeros_of, weights)))
 
 
 def _zeros_of(weight: Weight) -> ParameterZeros:
     parameter, mask = weight.place.parameter, weight.place.mask
-    if parameter.is_meta:
-        raise InputError(
-            f"model: {weight.name} is on meta, and has no values to count",
-            where=weight.name,
-            found="a parameter on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
     left = int(_in_effect(parameter.detach(), mask).count_nonzero())
     size = parameter.numel()
     return ParameterZeros(weight.name, tuple(parameter.shape), size - left, size, mask is not None)

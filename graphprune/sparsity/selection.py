@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 
 from graphprune.errors import InputError
 from graphprune.utils.checks import did_you_mean, found_value, shown
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 
@@ -194,7 +195,7 @@ def chosen_weights(
             "names them",
             do="name the parameter in layers=, such as layers=['fc.bias']",
         )
-    _require_numbers(found)
+    require_values("model", ((weight.name, weight.place.parameter) for weight in found), "choose from")
     return found
 
 
@@ -207,18 +208,6 @@ def several_keys(keys: LayerKeys) -> tuple[LayerKey, ...]:
 def _is_chosen(weight: Weight, everything: bool, wanted: Sequence[LayerKey]) -> bool:
     matrix = all(place.is_matrix() for place in weight.places)
     return weight.is_named(wanted) or (matrix and (everything or weight.matches(wanted)))
-
-
-def _require_numbers(weights: Sequence[Weight]) -> None:
-    name = next((weight.name for weight in weights if weight.place.parameter.is_meta), None)
-    if name is not None:
-        raise InputError(
-            f"model: {name} is on meta, and has no values to choose from",
-            where=name,
-            found="a parameter on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
 
 
 def _check_key(argument: str, key: object, weights: Sequence[Weight]) -> None:

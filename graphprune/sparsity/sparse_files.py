@@ -39,7 +39,7 @@ from graphprune.sparsity.sparse_tensors import (
     write_tensor,
 )
 from graphprune.utils.checks import found_value, shown
-from graphprune.utils.files import check_path, make_folder, replace_file, writing_tensors
+from graphprune.utils.files import check_file_path, check_path, make_folder, replace_file, writing_tensors
 from graphprune.utils.model_checks import check_model, check_same_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL
 from graphprune.utils.tables import Printed
@@ -113,7 +113,8 @@ def save_sparse(source: nn.Module | Mapping[str, Tensor], path: str | os.PathLik
     """
     plans, state = _contents(source)
     tensors = _unmasked(_checked(state))
-    file = _file(path)
+    file = check_file_path("path", path, "model.sparse")
+    make_folder("path", file.parent)
     index, data = _packed(tensors, plans)
     sums = FORMAT | {"sha256": _checksum(index, data)}
     with writing_tensors(file):
@@ -155,21 +156,6 @@ def load_sparse(path: str | os.PathLike[str], model: nn.Module | None = None) ->
 
 
 # ---------------------------------------------------------------- writing
-
-
-def _file(path: str | os.PathLike[str]) -> Path:
-    """The path of a file, whose folder is created where missing."""
-    file = check_path("path", path)
-    if file.is_dir():
-        raise InputError(
-            f"path: {file} is a folder",
-            where=str(file),
-            found="a folder",
-            needed="the path of a file",
-            do=f"give the path of a file, such as {file / 'model.sparse'}",
-        )
-    make_folder("path", file.parent)
-    return file
 
 
 def _contents(source: object) -> tuple[tuple[Plan, ...], Mapping[str, Any]]:

@@ -1,13 +1,18 @@
 """From a model and example inputs to a :class:`~graphprune.tracing.tracer.Trace`: one run, on shapes.
 
-In reading order: ``example_inputs`` (guesses, where none are given) and ``inputs``; ``model_copy`` (what is run instead
-of the user's model), with ``uncopied`` (attributes that cannot be copied), ``may_write``, ``containers`` and
-``side_effects`` (what a program keeps outside of its model gets back what it held), ``kept_tables`` and
-``rebuilt_tensors`` (what earlier runs left in it); ``tracer`` (the run), with ``running``, ``training_mode`` and
-``reach`` (what only training does), ``recorder`` (calls as nodes), ``places`` (lines of the user's source),
-``call_list``, ``aliases`` (tensors around the dispatcher), ``opaque`` (operators that run functions) and ``meta``
-(calls on shapes); ``sizes`` (integers that remember where they come from), ``size_places``, ``size_marks``,
-``module_sizes`` and ``size_tracking`` (the functions of torch that read and take them).
+In reading order:
+
+- inputs: ``example_inputs`` (guesses, where none are given), ``inputs`` and ``input_specs``;
+- what is run instead of the user's model: ``model_copy``, with ``uncopied`` (attributes that cannot be copied),
+  ``kept_tables`` and ``rebuilt_tensors`` (what earlier runs left in it);
+- what is restored afterwards: ``may_write``, ``containers``, ``outside_tensors`` and ``side_effects`` (what a program
+  keeps outside of its model), ``run_state`` (what a model keeps of its runs);
+- the run: ``tracer``, with ``running``, ``training_mode``, ``training_reads`` and ``reach`` (what only training does),
+  ``recorder`` (calls as nodes), ``places`` (lines of the user's source), ``call_list``, ``aliases`` (tensors around the
+  dispatcher), ``opaque`` (operators that run functions) and ``meta`` (calls on shapes);
+- sizes: ``sizes`` (integers that remember where they come from), ``size_places``, ``size_marks``, ``module_sizes``,
+  ``configured`` (models built from a configuration) and ``size_tracking`` (the functions of torch that read and take
+  sizes).
 
 Words: docs/glossary.md.
 """

@@ -29,7 +29,8 @@ from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
 from graphprune.utils.checks import check_callable, check_type, with_article
-from graphprune.utils.files import ADVICE, Versions, check_path, check_version, writing_tensors
+from graphprune.utils.files import check_path, writing_tensors
+from graphprune.utils.folders import ADVICE, Versions, check_version
 from graphprune.utils.model_checks import check_same_tensors
 from graphprune.utils.random_state import check_random_state, random_state, set_random_state
 from graphprune.utils.typed_json import Count, convert_data, read_json
@@ -54,7 +55,7 @@ def save_checkpoint(
     optimizer: Optimizers = None,
     averages: Sequence[nn.Module] = (),
 ) -> None:
-    """Write where training stands. A process that is killed meanwhile leaves the checkpoint before whole.
+    """Write where training stands. If the process is killed, the earlier checkpoint stays whole.
 
     Args:
         directory: created where missing; belongs to checkpoints alone.
@@ -99,9 +100,9 @@ def load_checkpoint(
     averages: Sequence[nn.Module] = (),
     check: Callable[[Mapping[str, Any]], object] | None = None,
 ) -> dict[str, Any]:
-    """Go on where :func:`save_checkpoint` was called: ``model``, optimizers and averages become what they were.
+    """Continue where :func:`save_checkpoint` was called: ``model``, optimizers and averages become what they were.
 
-    The generators of random numbers of torch, numpy and Python do, too.
+    So do the random generators of torch, numpy and Python.
 
     Args:
         directory: as it was given to :func:`save_checkpoint`.

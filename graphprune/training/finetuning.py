@@ -34,6 +34,7 @@ from graphprune.utils.checks import (
 )
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
+from graphprune.utils.model_tensors import require_values
 from graphprune.utils.random_state import random_numbers_kept
 
 Factory = Callable[..., Optimizer]
@@ -70,28 +71,29 @@ def finetune(
     """Train ``model`` in place.
 
     The order of batches and all random numbers follow from ``seed``: the same call gives the same weights (on one
-    thread bit for bit), and so does a call that goes on from a checkpoint. Random numbers outside are not disturbed.
+    thread bit for bit), and so does a call that continues from a checkpoint. The caller's random generators are
+    restored afterwards.
 
     Args:
         model: any network with weights to train. It trains in training mode; modes are as before afterwards.
         batches: an iterable that can be read every epoch: a DataLoader or list of pairs ``(inputs, target)``, or of
             dicts of keyword arguments. Inputs are a tensor, a tuple of positional or a dict of keyword arguments.
-        epochs, steps: how long; one of the two. ``steps`` may end, or begin again, amid an epoch.
+        epochs, steps: how long to train; one of the two. ``steps`` may end within an epoch.
         lr: the highest learning rate; left out with ``schedule=Rewind(...)``.
         optimizer: ``"sgd"`` (momentum 0.9), ``"adamw"``, or what makes one, called as
             ``factory(parameters, lr=, weight_decay=)``, such as ``torch.optim.RMSprop``.
-        weight_decay: of weights; biases and what else has one dimension does not decay.
-        clip: the gradient's norm is at most this.
+        weight_decay: for weights; biases and other parameters of one dimension do not decay.
+        clip: the largest norm of the gradient; None: it is not clipped.
         loss_fn: ``(output, target) -> loss``; of a dict, the target is the dict. None: cross-entropy, and the model's
             own ``loss`` for batches without a target.
-        teacher: the dense network, for distillation. It is in evaluation mode meanwhile.
-        distill: how; default with a teacher: ``Distillation(temperature=4, alpha=0.9)``.
+        teacher: the dense network, for distillation; it runs in evaluation mode.
+        distill: how the teacher is followed; None with a teacher: ``Distillation(temperature=4, alpha=0.9)``.
         schedule: of the learning rate, see :func:`graphprune.training.learning_rate.learning_rates`.
-        warmup: so many steps rise in a line at the beginning.
+        warmup: the number of steps at the beginning in which the learning rate rises linearly.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` for mixed precision.
         evaluate: ``(model) -> quality``, a number; called in evaluation mode without gradients after every epoch.
-        checkpoint: a folder. Training is saved there, and goes on from there when it is called again.
-        every: save after so many steps; None: after every epoch.
+        checkpoint: a folder. Training is saved there, and continues from there when the call is repeated.
+        every: the number of steps from one checkpoint to the next; None: one after every epoch.
         seed: a non-negative whole number.
         progress: show a bar if stderr is a terminal.
         accelerator: an ``accelerate.Accelerator``: every process of ``accelerate launch`` calls this function.
@@ -146,14 +148,7 @@ def _check_module(name: str, module: Any) -> None:
 
 def _check_trainable(model: Any) -> None:
     _check_module("model", model)
-    if any(tensor.is_meta for tensor in model.parameters()):
-        raise InputError(
-            "model: is on meta, and has no weights to train",
-            where=type(model).__name__,
-            found="parameters on meta, without values",
-            needed="a model with weights",
-            do="load the weights first",
-        )
+    require_values("model", model.named_parameters(), "train")
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
             "model: no parameter requires gradients",

@@ -11,16 +11,15 @@ from torch import nn
 from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
-from graphprune.errors import InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
 from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
-from graphprune.training.schedules import Schedule
+from graphprune.training.schedules import Schedule, check_schedule, check_step
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import check_count, check_type, found_value
+from graphprune.utils.checks import check_type
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -92,13 +91,7 @@ class GradualPruner(Printed):
         outputs: Callable[[Any], Any] | None = None,
         **options: Unpack[PlanArguments],
     ) -> None:
-        if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
-            raise InputError(
-                f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
-                found=found_value(schedule),
-                needed="a schedule with ratio_at(step, final)",
-                do="pass graphprune.Gradual(begin=100, end=1000)",
-            )
+        check_schedule(schedule)
         self.model = model
         self.example_inputs = example_inputs
         self.schedule = schedule
@@ -128,13 +121,7 @@ class GradualPruner(Printed):
 
     def at(self, step: int) -> Plan | None:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
-        if check_count("step", step, 0) < self.steps:
-            raise InputError(
-                f"step: is {step}, but {self.steps} were counted already",
-                found=f"step {step}",
-                needed=f"{self.steps} or more",
-                do="count all steps of the training, from its beginning",
-            )
+        check_step(step, self.steps)
         plan = self._pruned(step) if self._targets.due(self.schedule, step, self._looked) else None
         self.steps = step
         return plan
@@ -177,7 +164,7 @@ class GradualPruner(Printed):
         The model is the dense one, or was pruned by some or all of the plans; those that are left are applied.
 
         Raises:
-            LoadError: the state is none of a pruner, or was that of another model. Nothing is changed then.
+            LoadError: the state is not that of a pruner, or is that of another model. Nothing is changed then.
         """
         saved = convert_data(state, PrunerState, "state", "pass what GradualPruner.state() returned")
         plans = [Plan.from_data(plan, "state") for plan in saved.plans]

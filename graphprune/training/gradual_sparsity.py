@@ -17,8 +17,8 @@ from graphprune.sparsity.masking import SCOPES, check_overrides, drawn, put_mask
 from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstructured
 from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, Weight, all_weights, chosen_weights, several_keys
-from graphprune.training.schedules import Schedule
-from graphprune.utils.checks import check_count, check_known, found_value
+from graphprune.training.schedules import Schedule, check_schedule, check_step
+from graphprune.utils.checks import check_known, found_value
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.tables import Printed
@@ -133,13 +133,7 @@ class GradualSparsifier(Printed):
         seed: int = 0,
     ) -> None:
         check_model(model)
-        if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
-            raise InputError(
-                f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
-                found=found_value(schedule),
-                needed="a schedule with ratio_at(step, final)",
-                do="pass graphprune.Gradual(begin=100, end=1000)",
-            )
+        check_schedule(schedule)
         check_known("scope", scope, SCOPES)
         self.model = model
         self.schedule = schedule
@@ -162,13 +156,7 @@ class GradualSparsifier(Printed):
 
     def at(self, step: int) -> int:
         """The same for loops that count steps themselves: ``step`` steps were taken in all."""
-        if check_count("step", step, 0) < self.steps:
-            raise InputError(
-                f"step: is {step}, but {self.steps} were counted already",
-                found=f"step {step}",
-                needed=f"{self.steps} or more",
-                do="count all steps of the training, from its beginning",
-            )
+        check_step(step, self.steps)
         self.steps = step
         shares = [target.share_at(self.schedule, step) for target in self._targets]
         due = [(target, share) for target, share in zip(self._targets, shares, strict=True) if share != target.looked]
@@ -207,7 +195,7 @@ class GradualSparsifier(Printed):
         """Go on where :meth:`state` was called; the model's state dict is loaded before or after.
 
         Raises:
-            LoadError: the state is none of a sparsifier, or of one with other layers. Nothing is changed then.
+            LoadError: the state is not that of a sparsifier, or of one with other layers. Nothing is changed then.
         """
         saved = convert_data(state, SparsifierState, "state", "pass what GradualSparsifier.state() returned")
         if len(saved.initial) != len(self._targets):

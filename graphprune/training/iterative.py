@@ -61,7 +61,7 @@ def prune_iteratively(
     Args:
         model: the dense model; unchanged.
         example_inputs: a tensor, a tuple, or a dict of keyword arguments; None: found from the model.
-        rounds: how many.
+        rounds: the number of rounds.
         tune: trains a model in place; or a dict of arguments of :func:`graphprune.finetune` (``batches`` and so on),
             where ``distill`` without a ``teacher`` means distillation from the dense model. With an ``accelerator``
             among them every process calls this function, and process 0 decides: its plans and qualities count. With
@@ -71,7 +71,7 @@ def prune_iteratively(
         evaluate: ``(model) -> quality``, a number that is higher for a better model.
         max_drop: stop when the quality after training is more than this below that of the dense model, and keep the
             model of the round before.
-        checkpoint: a folder. The run is saved there, and goes on from there when it is called again with the same
+        checkpoint: a folder. The run is saved there, and continues from there when the call is repeated with the same
             arguments: at any step of the training if ``tune`` is a dict, else at the beginning of it.
         repair: with ``calibration`` among the options, repair before training (see :func:`graphprune.prune_model`).
         options: all other arguments of a plan, for the end; see :class:`graphprune.PruningOptions`. ``calibration``

@@ -63,7 +63,7 @@ class GroupLasso:
         self.model = graph.model
         self.strength = strength
         self._shapes = graph.trace.shapes
-        chosen = _removable(graph) if groups is None else _named(graph, groups)
+        chosen = candidates(graph)[0] if groups is None else _named(graph, groups)
         self._count = int(chosen.sum())
         self._numbers = np.where(chosen, np.cumsum(chosen) - 1, -1)
         self._groups = {g.name: g.unit_ids[chosen[g.unit_ids]] for g in graph.groups}
@@ -249,11 +249,6 @@ def _check_removes(plan: Plan) -> None:
             needed="a plan that removes something",
             do="plan with a larger ratio, or a smaller budget",
         )
-
-
-def _removable(graph: ChannelGraph) -> Mask:
-    """The units that a plan can take without being asked for head widths. [classes]"""
-    return candidates(graph, np.ones(len(graph.units.groups), bool))[0]
 
 
 def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:

@@ -22,6 +22,28 @@ class Schedule(Protocol):
         ...
 
 
+def check_schedule(schedule: object) -> None:
+    """Raise an InputError unless this is a schedule."""
+    if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
+        raise InputError(
+            f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
+            found=found_value(schedule),
+            needed="a schedule with ratio_at(step, final)",
+            do="pass graphprune.Gradual(begin=100, end=1000)",
+        )
+
+
+def check_step(step: int, counted: int) -> None:
+    """Raise an InputError where a step lies before those that were counted already."""
+    if check_count("step", step, 0) < counted:
+        raise InputError(
+            f"step: is {step}, but {counted} were counted already",
+            found=f"step {step}",
+            needed=f"{counted} or more",
+            do="count all steps of the training, from its beginning",
+        )
+
+
 @dataclass(frozen=True)
 class OneShot:
     """Everything at once, after ``step`` steps."""
@@ -41,7 +63,7 @@ class Iterative:
     """The same fraction of what is left, round after round.
 
     Attributes:
-        rounds: how many.
+        rounds: the number of rounds.
         frequency: steps from one round to the next; the first is after ``begin + frequency`` steps.
     """
 

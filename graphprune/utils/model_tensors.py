@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,25 @@ def check_tensors(modules: Modules, name: str = "model") -> None:
         name: the argument, for the message.
     """
     check_once(modules[0][1], "tensors", lambda: _check_all(modules, name))
+
+
+def require_values(name: str, tensors: Iterable[tuple[str, Tensor]], purpose: str) -> None:
+    """Raise an InputError if a tensor is on ``meta``.
+
+    Args:
+        name: the argument, for the message.
+        tensors: of a model, by name.
+        purpose: what values are needed for, such as ``"compare"``.
+    """
+    without = next((own for own, tensor in tensors if tensor.is_meta), None)
+    if without is not None:
+        raise InputError(
+            f"{name}: {without} is on meta, and has no values to {purpose}",
+            where=without,
+            found="a tensor on meta, without values",
+            needed="a model with weights",
+            do="load the weights first",
+        )
 
 
 def _check_all(modules: Modules, name: str) -> None:

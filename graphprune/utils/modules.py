@@ -16,6 +16,7 @@ from types import FunctionType
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from graphprune.utils.held import held_functions, hook_tables
 
@@ -28,6 +29,11 @@ _NO_TENSORS = frozenset((type(None), bool, int, float, str, tuple, dict, Ordered
 
 TORCHS_DICTS = list(map(type, vars(nn.Module()).values())).count(dict)
 """How many dictionaries every module has."""
+
+
+def output_dim(kind: type) -> int:
+    """The dimension of the weight of such a module that holds its outputs: rows, of some modules columns."""
+    return 1 if issubclass(kind, nn.Embedding | _ConvTransposeNd) else 0
 
 
 @dataclass

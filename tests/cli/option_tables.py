@@ -15,7 +15,7 @@ from typing import Any
 
 from graphprune.cli.bundles import BundleOptions
 from graphprune.cli.calibration_options import CalibrationOptions
-from graphprune.cli.commands import COMMANDS, examples_of, load_command
+from graphprune.cli.commands import COMMANDS, load_command
 from graphprune.cli.model_options import ModelOptions, WeightOptions
 from graphprune.cli.option_groups import OptionGroup
 from graphprune.cli.output import Output
@@ -42,6 +42,12 @@ def function_of(command: str) -> Any:
     """The function of a command."""
     module, _, name = COMMANDS[command][0].partition(":")
     return getattr(import_module(f"graphprune.cli.{module}"), name)
+
+
+def examples_of(command: str) -> list[str]:
+    """The command lines that the help of a command shows."""
+    examples = inspect.cleandoc(function_of(command).__doc__).partition("\n\nExamples:\n")[2]
+    return [line.strip() for line in examples.splitlines() if line.strip()]
 
 
 def shared_by(command: str) -> list[type[OptionGroup]]:

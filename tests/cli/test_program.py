@@ -15,8 +15,9 @@ import pytest
 
 import graphprune
 from graphprune.cli import main
-from graphprune.cli.commands import COMMANDS, examples_of, load_command
+from graphprune.cli.commands import COMMANDS, load_command
 from graphprune.cli.program import INTERRUPTED, OK, WRONG_USAGE, make_program
+from tests.cli.option_tables import examples_of
 
 NETWORK = """
 from torch import nn

@@ -27,7 +27,7 @@ import graphprune
 from graphprune.errors import InputError, LoadError, PlanError, SaveError
 from graphprune.export import bundle, shards
 from graphprune.pruning.plan import plans_of
-from graphprune.utils import files
+from graphprune.utils import files, folders
 from models import gpt, resnet_cifar
 from tests.damage import sum_of
 
@@ -537,7 +537,7 @@ def test_what_the_system_refuses_is_told_of(
 ) -> None:
     slim = slim_resnet()
     monkeypatch.setattr(bundle, "write_shards", _refused(number))
-    monkeypatch.setattr(files, "finish_folder", _refused(number))
+    monkeypatch.setattr(folders, "finish_folder", _refused(number))
     writers: dict[str, Callable[[Path], object]] = {
         "directory": lambda path: graphprune.save(slim, path),
         "path": lambda path: files.replace_file(path, _refused(number)),
@@ -548,7 +548,7 @@ def test_what_the_system_refuses_is_told_of(
         assert raised.value.do.startswith(do)
         assert isinstance(raised.value, OSError) and raised.value.errno == number
     with pytest.raises(SaveError, match=r"directory: .* could not be written"):
-        files.replace_folder(tmp_path / "folder", lambda folder: None)
+        folders.replace_folder(tmp_path / "folder", lambda folder: None)
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -622,8 +622,8 @@ def rewritten(folder: Path, honest: Path, name: str, change: Any) -> Path:
     change(data)
     text = json.dumps(data)
     (version / name).write_text(text)
-    sums = json.loads((version / files.CHECKSUMS).read_text()) | {name: sum_of(text.encode())}
-    (version / files.CHECKSUMS).write_text(json.dumps(sums))
+    sums = json.loads((version / folders.CHECKSUMS).read_text()) | {name: sum_of(text.encode())}
+    (version / folders.CHECKSUMS).write_text(json.dumps(sums))
     return folder / "copy"
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from graphprune.graph.grid_check import check_grid
 from graphprune.graph.rule_check import RuleCheckError
 from graphprune.rules import RULES
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import Call, Rule
 from graphprune.rules.samples import Sample, sample, t
+from tests.graph.grid_check import check_grid
 
 aten = torch.ops.aten
 

@@ -247,7 +247,7 @@ def test_a_head_of_its_own_is_what_the_message_says() -> None:
 
 
 def test_weights_are_needed() -> None:
-    with pytest.raises(InputError, match=r"model: .* is on meta and has no values"):
+    with pytest.raises(InputError, match=r"model: .* is on meta, and has no values"):
         graphprune.rotate_streams(Network().to("meta"), batches(), IDS)
 
 

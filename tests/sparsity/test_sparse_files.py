@@ -270,7 +270,7 @@ def test_what_cannot_be_written_is_said_and_nothing_is(tmp_path: Path) -> None:
 
 def test_folders_are_made_and_not_replaced(tmp_path: Path) -> None:
     assert save_sparse({"a": torch.eye(3)}, tmp_path / "new/folder/file").path.is_file()
-    with pytest.raises(InputError, match=r"is a folder[\s\S]*give the path of a file"):
+    with pytest.raises(InputError, match=r"is a folder[\s\S]*pass the file to write"):
         save_sparse({"a": torch.eye(3)}, tmp_path / "new")
 
 

@@ -22,7 +22,7 @@ from graphprune.pruning.optimizer import prune_in_place
 from graphprune.training import checkpoint
 from graphprune.training.checkpoint import fingerprint, has_checkpoint
 from graphprune.training.packing import Packer, unpack_data
-from graphprune.utils import files
+from graphprune.utils import files, folders
 from models import gpt
 from tests.damage import damaged, sum_of
 from tests.training_net import Net, equal, examples, net, slim_net, weights
@@ -152,7 +152,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
 def test_a_kill_between_two_steps_of_writing_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever call of the file system is the last one, there is a whole checkpoint, of before or after."""
     save_checkpoint(tmp_path, net(), {"step": 0})
-    calls = (("mkdir", Path), ("rename", Path), ("rmtree", files.shutil), ("fsync", files.os))
+    calls = (("mkdir", Path), ("rename", Path), ("rmtree", folders.shutil), ("fsync", files.os))
     for step, (name, owner) in enumerate(calls, 1):
 
         def killed(*_: Any, **__: Any) -> None:
@@ -175,7 +175,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "no", net())
 
 
-@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.DATA, files.CHECKSUMS])
+@pytest.mark.parametrize("name", [checkpoint.TENSORS, checkpoint.DATA, folders.CHECKSUMS])
 @pytest.mark.parametrize("damage", ["cut", "flip", "gone"])
 def test_damage_is_seen_and_changes_nothing(tmp_path: Path, name: str, damage: str) -> None:
     save_checkpoint(tmp_path, slim_net())
@@ -197,14 +197,14 @@ def test_damaged_data_with_the_right_checksum(tmp_path: Path) -> None:
     saved = slim_net()
     save_checkpoint(tmp_path, saved, {"step": 3, "more": (1, [2.5, None])}, optimizer=Adam(saved.parameters()))
     version = tmp_path / "version-00000000"
-    text, sums = (version / checkpoint.DATA).read_text(), json.loads((version / files.CHECKSUMS).read_text())
+    text, sums = (version / checkpoint.DATA).read_text(), json.loads((version / folders.CHECKSUMS).read_text())
     model, messages = net(), []
     before = weights(model)
     for seed in range(100):
         damage = damaged(text, seed)
         (version / checkpoint.DATA).write_text(damage)
         known = sums | {checkpoint.DATA: sum_of(damage.encode())}
-        (version / files.CHECKSUMS).write_text(json.dumps(known))
+        (version / folders.CHECKSUMS).write_text(json.dumps(known))
         try:
             load_checkpoint(tmp_path, model, optimizer=Adam(model.parameters()))
         except LoadError as error:

@@ -1,7 +1,9 @@
 """Slim language models as GGUF files, which llama.cpp runs.
 
-decoder: what the model is, read from its tensors · layout: the tensors of the file · reference: what llama.cpp computes
-from them · vocabulary: the tokenizer · writing: the file.
+In reading order: ``writing`` (the function), ``decoder`` (what the model is, read from its tensors), ``layout`` (the
+tensors and numbers of the file), ``vocabulary`` (the tokenizer), ``reference`` (what llama.cpp computes from them).
 
 The field names are those of the `gguf` package and of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
+
+Words: docs/glossary.md.
 """

@@ -19,7 +19,7 @@ from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import check_path, make_folder, replace_file
+from graphprune.utils.files import check_file_path, make_folder, replace_file
 from graphprune.utils.tables import Printed
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
@@ -107,7 +107,7 @@ def export_gguf(
         ImportError: the package ``gguf`` is missing.
     """
     check_type("slim", slim, nn.Module, "an nn.Module")
-    file, kind = _file(path), check_known("dtype", dtype, DTYPES)
+    file, kind = check_file_path("path", path, "model.gguf"), check_known("dtype", dtype, DTYPES)
     _check_package()
     decoder = read_decoder(slim)
     layout = lay_out(decoder)
@@ -131,24 +131,6 @@ def export_gguf(
         size=file.stat().st_size,
         notes=(*decoder.notes, *vocabulary.notes, *_unquantized_note(unquantized)),
     )
-
-
-def _file(path: Any) -> Path:
-    """The file that a path names.
-
-    Raises:
-        InputError: it is no path, or that of a folder.
-    """
-    file = check_path("path", path)
-    if file.is_dir():
-        raise InputError(
-            f"path: {file} is a folder",
-            where=str(file),
-            found="a folder",
-            needed="the path of a file",
-            do=f"pass the file to write, such as {file / 'model.gguf'}",
-        )
-    return file
 
 
 def _check_package() -> None:

@@ -26,11 +26,11 @@ from graphprune.export.huggingface.weight_files import TransformersFiles, Weight
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.utils.checks import shown, with_article
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.files import replace_folder
+from graphprune.utils.folders import replace_folder
 from graphprune.utils.modules import all_tensors
 
 Replace = Callable[[Path, Callable[[Path], object]], None]
-"""As :func:`graphprune.utils.files.replace_folder`."""
+"""As :func:`graphprune.utils.folders.replace_folder`."""
 
 ATTEMPTS = 3
 """How often a folder is written: with true fields, without those, and with buffers that the class makes otherwise."""

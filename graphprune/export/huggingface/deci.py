@@ -34,7 +34,8 @@ from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import check_path, replace_folder
+from graphprune.utils.files import check_path
+from graphprune.utils.folders import replace_folder
 
 MODULE = "modeling_decilm"
 """The name of the Python file without its ending."""
@@ -148,7 +149,7 @@ def export_deci(
 
     Args:
         slim: a pruned model with Llama's layers (Llama, Mistral, Qwen2, ...).
-        directory: is made; if it exists, it must be empty or hold what graphprune wrote.
+        directory: created where missing; if it exists, it must be empty or hold what graphprune wrote.
         serve: ``"vllm"``, ``"sglang"`` or ``"tensorrt_llm"``.
         tensor_parallel: the number of devices that share every layer.
         processing: the tokenizer that belongs to the model, or a folder with its files.

@@ -27,7 +27,8 @@ from graphprune.tracing.configured import (
 )
 from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.contexts import leaves_torch_alone
-from graphprune.utils.files import check_path, replace_folder
+from graphprune.utils.files import check_path
+from graphprune.utils.folders import replace_folder
 
 
 @leaves_torch_alone
@@ -42,13 +43,14 @@ def save_pretrained(
 ) -> None:
     """Write a folder that Transformers' ``from_pretrained`` loads, where graphprune is not installed.
 
-    Where its configuration can say what the model is, as after plans with ``layers="equal"``, this is a checkpoint as
-    any other. Else the folder has a Python file, and loads with ``trust_remote_code=True`` (see
+    Where the configuration can describe the model, as after plans with ``layers="equal"``, this is an ordinary
+    checkpoint. Otherwise the folder has a Python file, and loads with ``trust_remote_code=True`` (see
     :func:`graphprune.export.huggingface.auto_map.write_auto_map`).
 
     Args:
         slim: a model of Transformers that was pruned, trained further or not.
-        directory: is made; if it exists, it must be empty or hold what graphprune wrote. It is replaced whole.
+        directory: created where missing; if it exists, it must be empty or hold what graphprune wrote. It is replaced
+            whole.
         processing: the tokenizer or processor that belongs to the model, or a folder with their files; None: those of
             the folder or the repository in the local cache that the model was loaded from, if it was.
         max_shard_size: bytes of a file of weights at most, or ``"5GB"``.
@@ -59,7 +61,7 @@ def save_pretrained(
     Raises:
         ExportError: the folder would load as another model, or would need ``trust_remote_code=True`` and must not; the
             message says why.
-        InputError: the model is none of Transformers, or the directory holds something else.
+        InputError: the model is not one of Transformers, or the directory holds something else.
     """
     for name, flag in (("remote_code", remote_code), ("read_back", read_back)):
         check_flag(name, flag)
@@ -73,7 +75,9 @@ def save_pretrained(
         )
     folder = check_path("directory", directory)
     source = processing if processing is not None else _source(slim)
-    write_pretrained(slim, folder, source, TransformersFiles(max_shard_size), remote_code, read_back)
+    write_pretrained(
+        slim, folder, source, TransformersFiles(max_shard_size), remote_code=remote_code, read_back=read_back
+    )
 
 
 def write_pretrained(
@@ -81,6 +85,7 @@ def write_pretrained(
     folder: Path,
     processing: Processing,
     files: WeightFiles,
+    *,
     remote_code: bool,
     read_back: bool,
     replace: Replace = replace_folder,

@@ -1,9 +1,10 @@
 """A slim model as a Python file that needs torch alone, and its weights.
 
-``exporting`` is the way through. ``program`` holds the parts of the file: ``classes`` and ``collecting`` copy the
-author's methods and what they refer to, ``initializers`` says what each module is built of, ``constructors`` with which
-arguments, ``unify`` and ``variants`` make one constructor of many modules. ``layout`` puts the file together, and
-``proof`` runs it.
+In reading order: ``exporting`` (the function), ``program`` (the parts of the file): ``classes``, ``other_methods`` and
+``collecting`` copy the author's methods and what they refer to, with ``source_files``, ``references`` and ``names``;
+``initializers`` says what each module consists of, ``constructors`` with which arguments, ``values``, ``expressions``
+and ``paths`` write these as code, and ``unify`` and ``variants`` make one constructor of many modules. ``templates``
+and ``layout`` put the file together, ``state`` its weights, and ``proof`` runs it.
 
 Words: docs/glossary.md.
 """

@@ -180,7 +180,7 @@ class Collector:
         self.patterns |= found.patterns
         outside = {id(n) for d in _outside_of_body(node) for n in ast.walk(d)}
         edits = [Edit.of(statement, "") for statement in found.telemetry]
-        edits += [_failing(statement, scope) for statement in found.guarded if _imports_of_others(statement)]
+        edits += [_failing(statement) for statement in found.guarded if _imports_of_others(statement)]
         scope = replace(scope, local=frozenset(names_bound_in(node)))
         for chain in found.names:
             root = root_of(chain)
@@ -247,7 +247,7 @@ class Collector:
             return self.names.torch_object(value)
         self._alive.append(value)
         if plain_function(value) is not None and not isinstance(value, nn.Module):
-            return self.define_function(name, value, scope.where, needs)
+            return self.define_function(value, scope.where, needs)
         if isinstance(value, type):
             return self.define_class(value, scope.where, needs)
         return self.define_constant(name, value, scope, needs)
@@ -283,7 +283,7 @@ class Collector:
 
     # ------------------------------------------------------------ definitions
 
-    def define_function(self, name: str, value: Any, where: str, needs: list[str]) -> str:
+    def define_function(self, value: Any, where: str, needs: list[str]) -> str:
         """Copy a function; its name in the file."""
         function = plain_function(value)
         assert function is not None
@@ -490,7 +490,7 @@ def _imports_of_others(statement: ast.Import | ast.ImportFrom) -> bool:
     return bool(getattr(statement, "level", 0)) or not all(map(is_importable, modules))
 
 
-def _failing(statement: ast.Import | ast.ImportFrom, scope: Scope) -> Edit:
+def _failing(statement: ast.Import | ast.ImportFrom) -> Edit:
     """In place of an import whose failure is caught, what it raises where there is no such module."""
     text = f"not imported: {ast.unparse(statement)}"
     return Edit.of(statement, f"raise ModuleNotFoundError({text!r})")

@@ -151,7 +151,7 @@ class Values:
             )
         if function.__name__ == "<lambda>":
             return Code(self._lambda(function, where))
-        return Code(self._collector.define_function(function.__name__, value, where, needs))
+        return Code(self._collector.define_function(value, where, needs))
 
     def _partial(self, value: Any, where: str, owner: str, needs: list[str]) -> Expression:
         name = self._names.member("functools", "partial", "partial")

@@ -1,1 +1,7 @@
-"""Which torch functions read sizes and which take them: the size half of tracing."""
+"""Which torch functions read sizes and which take them: the size half of tracing.
+
+In reading order: ``watching`` (the context), ``watcher`` (the mode that sees every function), ``table`` (which function
+takes sizes how), then the handlers: ``reading``, ``shapes``, ``parts``, ``numbers`` and ``caches``.
+
+Words: docs/glossary.md.
+"""
