@@ -7,8 +7,12 @@ import math
 import pytest
 import torch
 
-from graphprune.calibration.output_error import check_comparable, compared_outputs, output_error
+from graphprune.calibration.output_error import DenseOutputs, OutputTensors, check_comparable, compared_outputs
 from graphprune.errors import InputError
+
+
+def output_error(found: OutputTensors, wanted: OutputTensors) -> float:
+    return DenseOutputs(wanted).error(found)
 
 
 def test_what_has_another_shape_does_not_count() -> None:
