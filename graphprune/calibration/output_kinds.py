@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ ROUNDING = 1e-3
 """How far sums of probabilities are from 1, at most."""
 DECISIVE = 0.7
 """Scores of classes, made probabilities, have on average less than this share of the entropy of their mean."""
+EVENER = 0.05
+"""Means are clearly evener if their entropy, as a share of the greatest one, is more by this."""
 PIECE = 2**22
 """So many entries of a tensor at most are looked at together."""
 
@@ -69,7 +72,8 @@ def kinds_of(batches: Iterable[Sequence[Tensor]], communicator: Communicator = A
     classes, and others in [0, 1] probabilities by themselves. Nothing tells scores of classes from values for certain.
     They are taken for scores if their softmax says much: if on average its entropy is less than
     :data:`DECISIVE` of that of the mean probabilities, as with networks that were trained to tell classes apart.
-    Classes are then the last dimension of tensors with two or three, the second one of images, or else the other one.
+    Classes are then the last dimension of tensors with two or three, and the second one of images; or the other one,
+    if this is not decisive, or clearly evener on average, as positions are where classes are not.
 
     Args:
         batches: by batch and place in the output, tensors of the dense model.
@@ -89,7 +93,7 @@ def kinds_of(batches: Iterable[Sequence[Tensor]], communicator: Communicator = A
 
 @dataclass
 class _Softmax:
-    """Sums over rows of the softmax along a dimension.
+    """Sums over rows of the softmax along a dimension; rows that are masked altogether have none.
 
     Attributes:
         entropy: of each row's probabilities, in nats.
@@ -104,7 +108,8 @@ class _Softmax:
     @staticmethod
     def of(rows: Tensor) -> _Softmax:
         probabilities = rows.softmax(-1)
-        return _Softmax(float(torch.special.entr(probabilities).sum()), probabilities.sum(0).cpu(), len(rows))
+        probabilities = probabilities[~probabilities.isnan().any(-1)]
+        return _Softmax(float(torch.special.entr(probabilities).sum()), probabilities.sum(0).cpu(), len(probabilities))
 
     def plus(self, other: _Softmax) -> _Softmax:
         return _Softmax(self.entropy + other.entropy, self.total + other.total, self.count + other.count)
@@ -112,8 +117,16 @@ class _Softmax:
     @property
     def decisive(self) -> bool:
         """Do rows say much that their mean does not say?"""
-        of_mean = float(torch.special.entr(self.total / max(self.count, 1)).sum())
-        return self.entropy / max(self.count, 1) < DECISIVE * of_mean
+        return self.count > 0 and self.entropy / self.count < DECISIVE * self._entropy_of_mean
+
+    @property
+    def evenness(self) -> float:
+        """The entropy of the mean as a share of the greatest one."""
+        return self._entropy_of_mean / math.log(len(self.total))
+
+    @property
+    def _entropy_of_mean(self) -> float:
+        return float(torch.special.entr(self.total / self.count).sum())
 
 
 @dataclass
@@ -145,9 +158,7 @@ class _Evidence:
             self._add_softmax(dim, _Softmax.of(_rows(tensor, dim)) if dim in dims and self.floating else None)
 
     def _add_softmax(self, dim: int, new: _Softmax | None) -> None:
-        old = self.softmax.get(dim, new)
-        fits = old is not None and new is not None and old.total.shape == new.total.shape
-        self.softmax[dim] = None if old is None or new is None or not fits else new if old is new else old.plus(new)
+        self.softmax[dim] = _joined(self.softmax[dim], new) if dim in self.softmax else new
 
     def plus(self, other: _Evidence) -> _Evidence:
         """What two processes have seen."""
@@ -161,6 +172,13 @@ class _Evidence:
         for dim in (-1, 1):
             both._add_softmax(dim, other.softmax.get(dim))
         return both
+
+
+def _joined(first: _Softmax | None, second: _Softmax | None) -> _Softmax | None:
+    """Both, if they are of as many classes."""
+    if first is None or second is None or first.total.shape != second.total.shape:
+        return None
+    return first.plus(second)
 
 
 def _sums_to_one(rows: Tensor) -> bool:
@@ -178,8 +196,15 @@ def _kind(seen: Sequence[_Evidence]) -> OutputKind:
         return OutputKind(CLASSES, -1 if -1 in evidence.classes else 1)
     if evidence.unit:
         return OutputKind(YES_OR_NO)
-    for dim in (1, -1) if evidence.images else (-1, 1):
-        softmax = evidence.softmax.get(dim)
-        if softmax is not None and softmax.decisive:
-            return OutputKind(SCORES, dim)
-    return OutputKind()
+    return _scores(evidence)
+
+
+def _scores(evidence: _Evidence) -> OutputKind:
+    """Scores of classes along the likelier dimension, if there is one."""
+    usual, other = (1, -1) if evidence.images else (-1, 1)
+    known = ((dim, evidence.softmax.get(dim)) for dim in (usual, other))
+    evenness = {dim: softmax.evenness for dim, softmax in known if softmax is not None and softmax.decisive}
+    if not evenness:
+        return OutputKind()
+    evenness[usual] = evenness.get(usual, math.inf) - EVENER
+    return OutputKind(SCORES, min(evenness, key=evenness.__getitem__))
