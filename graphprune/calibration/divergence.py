@@ -69,7 +69,7 @@ def _of_classes(found: Tensor, wanted: Tensor) -> DivergenceSums:
     chances = wanted.exp()
     own = -torch.special.entr(chances).sum()
     error = own - chances.mul(found).where(chances > 0, 0.0).sum()
-    rows = torch.full((chances.shape[-1],), len(chances))
+    rows = torch.full((chances.shape[-1],), len(chances), device="cpu")
     return DivergenceSums(float(error), float(own), rows, chances.sum(0).cpu())
 
 
@@ -78,7 +78,7 @@ def _of_chances(found: Tensor, wanted: Tensor) -> DivergenceSums:
     chances = found.clamp(_LEAST, 1 - _LEAST)
     own = -_entropy(wanted).sum()
     error = own - (wanted * chances.log() + (1 - wanted) * (1 - chances).log()).sum()
-    rows = torch.full((wanted.shape[-1],), len(wanted))
+    rows = torch.full((wanted.shape[-1],), len(wanted), device="cpu")
     return DivergenceSums(float(error), float(own), rows, wanted.sum(0).cpu())
 
 

@@ -13,13 +13,13 @@ from graphprune.calibration.communicator import ALONE, Communicator
 
 CLASSES, SCORES, YES_OR_NO, VALUES = "probabilities of classes", "scores of classes", "yes or no", "values"
 
-ROUNDING = 1e-3
+SUM_ROUNDING = 1e-3
 """How far sums of probabilities are from 1, at most."""
 DECISIVE = 0.7
 """Scores of classes, made probabilities, have on average less than this share of the entropy of their mean."""
 EVENER = 0.05
 """Means are clearly evener if their entropy, as a share of the greatest one, is more by this."""
-PIECE = 2**22
+COPIED = 2**22
 """So many entries of a tensor at most are looked at together."""
 
 
@@ -55,9 +55,9 @@ class OutputKind:
 
 def pieces(tensor: Tensor) -> Sequence[Tensor]:
     """A tensor in parts of its first dimension, small enough for copies in float64."""
-    if tensor.numel() <= PIECE or not tensor.ndim:
+    if tensor.numel() <= COPIED or not tensor.ndim:
         return (tensor,)
-    parts: Sequence[Tensor] = tensor.split(max(PIECE * len(tensor) // tensor.numel(), 1))
+    parts: Sequence[Tensor] = tensor.split(max(COPIED * len(tensor) // tensor.numel(), 1))
     return parts
 
 
@@ -182,7 +182,7 @@ def _joined(first: _Softmax | None, second: _Softmax | None) -> _Softmax | None:
 
 
 def _sums_to_one(rows: Tensor) -> bool:
-    return bool(((rows.sum(-1) - 1).abs() < ROUNDING).all())
+    return bool(((rows.sum(-1) - 1).abs() < SUM_ROUNDING).all())
 
 
 def _kind(seen: Sequence[_Evidence]) -> OutputKind:

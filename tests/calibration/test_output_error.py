@@ -86,7 +86,7 @@ def test_divergences_do_not_depend_on_how_batches_are_cut(
     for size in (1, 7):
         cut = output_error([[t] for t in found.split(size)], [[t] for t in wanted.split(size)])
         assert cut == pytest.approx(whole, rel=1e-9)
-    monkeypatch.setattr("graphprune.calibration.output_kinds.PIECE", 11)
+    monkeypatch.setattr("graphprune.calibration.output_kinds.COPIED", 11)
     assert output_error([[found]], [[wanted]]) == pytest.approx(whole, rel=1e-9)
 
 

@@ -55,7 +55,7 @@ def test_the_kind_does_not_depend_on_batches_or_pieces(monkeypatch: pytest.Monke
     tensor = scores(24, 3)
     wanted = kind_of(tensor)
     assert [kind_of(*tensor.split(size)) for size in (1, 5, 24)] == [wanted] * 3
-    monkeypatch.setattr("graphprune.calibration.output_kinds.PIECE", 40)
+    monkeypatch.setattr("graphprune.calibration.output_kinds.COPIED", 40)
     assert kind_of(tensor) == wanted
 
 
