@@ -42,7 +42,7 @@ from benchmarks.common import (
 from benchmarks.tasks import TASKS, Task
 from benchmarks.tasks.digits import PLACES, Digits, moved
 from benchmarks.tasks.task import each_output
-from graphprune.calibration.output_error import output_error, outputs_of
+from graphprune.calibration.output_error import DenseOutputs, outputs_of
 from graphprune.planning.depth_units import DepthUnits
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import plan_once
@@ -94,8 +94,8 @@ class _Trial:
         self.dense_loss = _loss(self.task, self.model)
 
     @cached_property
-    def _wanted(self) -> list[list[torch.Tensor]]:
-        return outputs_of(self.model, self.held_back)
+    def _dense(self) -> DenseOutputs:
+        return DenseOutputs(outputs_of(self.model, self.held_back))
 
     @cached_property
     def _criterion(self) -> dict[str, Any]:
@@ -153,7 +153,7 @@ class _Trial:
         return slim
 
     def _error(self, plan: graphprune.Plan) -> float:
-        return output_error(outputs_of(self._repaired(plan), self.held_back), self._wanted)
+        return self._dense.error(outputs_of(self._repaired(plan), self.held_back))
 
 
 @torch.no_grad()

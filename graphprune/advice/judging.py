@@ -13,7 +13,7 @@ from torch import nn
 
 from graphprune.advice.facts import DataFacts
 from graphprune.calibration.batches import call_arguments, call_model, check_calibration, moved_to, pair_of
-from graphprune.calibration.output_error import output_error, outputs_of
+from graphprune.calibration.output_error import DenseOutputs, outputs_of
 from graphprune.calibration.statistics import LossFunction
 from graphprune.errors import InputError
 from graphprune.planning.sensitivity_probe import Evaluate
@@ -59,7 +59,7 @@ class Judge:
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
             found, wanted = (outputs_of(model, enumerate(self.held_out)) for model in (slim, self.model))
-            return output_error(found, wanted)
+            return DenseOutputs(wanted).error(found)
 
     def _mean_loss(self, loss_fn: LossFunction, slim: nn.Module) -> float:
         losses = []

@@ -1,10 +1,9 @@
-"""How far a model's outputs are from those of another one: the nearness by which slim models are judged."""
+"""How far slim models' outputs are from those of the dense one: the nearness by which they are judged."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
 from graphprune.calibration.communicator import ALONE, Communicator
+from graphprune.calibration.divergence import DivergenceSums, relative_error, sums_of
+from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.tree import tensors_of
@@ -30,7 +31,7 @@ def compared_outputs(output: Any) -> list[Tensor]:
 def _numbers_of(output: Any) -> list[Tensor]:
     """What is compared of an output: where it has no floating-point number, complex ones, integers, truth values."""
     found = compared_outputs(output) or [t for t in tensors_of(output) if t.numel()]
-    return [torch.view_as_real(t) if t.is_complex() else t if t.is_floating_point() else t.double() for t in found]
+    return [torch.view_as_real(t) if t.is_complex() else t for t in found]
 
 
 @torch.no_grad()
@@ -68,76 +69,60 @@ def check_comparable(outputs: OutputTensors, option: str, do: str, communicator:
     )
 
 
-def output_error(found: OutputTensors, wanted: OutputTensors, communicator: Communicator = ALONE) -> float:
-    """The squared error of outputs, as a fraction of the variance that the wanted ones have.
+class DenseOutputs:
+    """The dense model's outputs, from which those of slim models are so far.
 
-    Both are summed over all batches in float64, for each tensor of an output by itself; where there are several, their
-    mean counts. The variance is that of each channel, an entry of the last dimension, around its own mean: a model
-    that gives these means whatever its input has the error 1. Tensors of other shapes than what was wanted (a cache of
-    keys and values) do not count, and neither do entries that are wanted to be infinite (masked scores). The error is
-    infinite if it is no number, or if there is nothing to compare.
+    The error is that part of what the outputs say which is lost, by what they are
+    (:func:`~graphprune.calibration.output_kinds.kinds_of`):
+
+    * Probabilities and scores of classes, and probabilities by themselves: the Kullback-Leibler divergence of the slim
+      model's probabilities from the dense one's, as a fraction of the mutual information of inputs and the dense
+      model's answers, which is the divergence of their means.
+    * Values: the squared error, as a fraction of the variance.
+
+    A model that gives the mean of each channel whatever its input has the error 1. Sums go over all batches in float64,
+    for each tensor of an output by itself; where there are several, their mean counts. Tensors of other shapes than
+    what was wanted (a cache of keys and values) do not count, and neither do values that are wanted to be infinite
+    (masked scores).
 
     Args:
-        found: outputs of one model.
-        wanted: those of the other, for the same batches.
+        tensors: by batch and place in the output.
         communicator: the processes that share the batches.
-    """
-    sums: dict[int, dict[int, _ChannelSums]] = {}
-    own = [_sums(*pair) for pair in zip(found, wanted, strict=True)]
-    for batch in (batch for share in communicator.gather(own) for batch in share):
-        for (place, width), one in batch.items():
-            widths = sums.setdefault(place, {})
-            widths[width] = widths[width].plus(one) if width in widths else one
-    errors = [
-        sum(one.error for one in widths.values()) / max(sum(one.spread for one in widths.values()), 1e-30)
-        for widths in sums.values()
-    ]
-    mean = sum(errors) / len(errors) if errors else math.inf
-    return mean if math.isfinite(mean) else math.inf
-
-
-@dataclass(frozen=True)
-class _ChannelSums:
-    """Sums over rows of one tensor of an output.
 
     Attributes:
-        error: the squared error.
-        rows: how many rows each channel has. [channels]
-        total, square: the sums of what was wanted, and of its squares. [channels]
+        tensors: as given.
     """
 
-    error: float
-    rows: Tensor
-    total: Tensor
-    square: Tensor
+    def __init__(self, tensors: OutputTensors, communicator: Communicator = ALONE) -> None:
+        self.tensors = tensors
+        self._communicator = communicator
+        self._kinds = kinds_of(tensors, communicator)
 
-    def plus(self, other: _ChannelSums) -> _ChannelSums:
-        """The sums over the rows of both."""
-        rows, total, square = self.rows + other.rows, self.total + other.total, self.square + other.square
-        return _ChannelSums(self.error + other.error, rows, total, square)
+    def error(self, found: OutputTensors) -> float:
+        """The error of a slim model's outputs for the same batches.
 
-    @property
-    def spread(self) -> float:
-        """The squared distances from the mean of each channel; of a single row, its squares."""
-        around = self.square - self.total.square() / self.rows.clamp(min=1)
-        return float((around if self.rows.max() > 1 else self.square).sum())
+        It is infinite if it is no number, or if there is nothing to compare.
+        """
+        sums: dict[int, dict[int, DivergenceSums]] = {}
+        own = [self._sums(*pair) for pair in zip(found, self.tensors, strict=True)]
+        for batch in (batch for share in self._communicator.gather(own) for batch in share):
+            for place, one in batch:
+                widths, width = sums.setdefault(place, {}), len(one.total)
+                widths[width] = widths[width].plus(one) if width in widths else one
+        errors = [relative_error(self._kinds[place], widths.values()) for place, widths in sums.items()]
+        mean = sum(errors) / len(errors) if errors else math.inf
+        return mean if math.isfinite(mean) else math.inf
 
-
-def _sums(found: list[Tensor], wanted: list[Tensor]) -> dict[tuple[int, int], _ChannelSums]:
-    """The sums of one batch, by the place of a tensor in the output and its width."""
-    pairs = enumerate(zip(found, wanted, strict=False))
-    return {(place, b.shape[-1] if b.ndim > 1 else 1): _sums_of_one(a, b) for place, (a, b) in pairs if _alike(a, b)}
+    def _sums(self, found: list[Tensor], wanted: list[Tensor]) -> list[tuple[int, DivergenceSums]]:
+        """The sums of one batch, by the place of a tensor in the output."""
+        return [
+            (place, sums_of(self._kinds[place], *pair))
+            for place, (slim, dense) in enumerate(zip(found, wanted, strict=False))
+            if _alike(slim, dense)
+            for pair in zip(pieces(slim), pieces(dense), strict=True)
+        ]
 
 
 def _alike(found: Tensor, wanted: Tensor) -> bool:
     """Have two tensors the same shape, and the wanted one a number to compare with?"""
     return found.shape == wanted.shape and bool(wanted.isfinite().any())
-
-
-def _sums_of_one(found: Tensor, wanted: Tensor) -> _ChannelSums:
-    width = wanted.shape[-1] if wanted.ndim > 1 else 1
-    rows, other = wanted.double().reshape(-1, width), found.double().reshape(-1, width)
-    known = rows.isfinite()
-    rows, error = rows.where(known, 0.0), (other - rows).where(known, 0.0)
-    sums = (known.sum(0).cpu(), rows.sum(0).cpu(), rows.square().sum(0).cpu())
-    return _ChannelSums(float(error.square().sum()), *sums)

@@ -12,58 +12,64 @@ Kronecker-factored Approximate Curvature", ICML 2015.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from graphprune.calibration.output_error import compared_outputs
-
-Answer = tuple[str, Tensor]
-"""What an answer is, ``"class"``, ``"yes or no"`` or ``"signs"``, and the answer, of the shape of the output."""
-
-_ROUNDING = 1e-3
-"""How far sums of probabilities are from 1, at most."""
+from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind
 
 
-def draw_answers(output: Any, generator: torch.Generator) -> list[Answer]:
+class Answer(NamedTuple):
+    """An answer to one tensor of an output.
+
+    Attributes:
+        kind: what the tensor has.
+        values: of the shape of the tensor: one for the class that was drawn and zero for the others, ones and zeros, or
+            signs.
+    """
+
+    kind: OutputKind
+    values: Tensor
+
+
+def draw_answers(output: Any, kinds: Sequence[OutputKind], generator: torch.Generator) -> list[Answer]:
     """For each tensor of an output an answer of its shape, drawn at random.
 
-    Probabilities of classes (not negative, with the sum 1 along the last dimension or the second one) give a class, as
-    ones and zeros. Other values that are all in [0, 1] are probabilities by themselves and each give a one or a zero.
-    All other outputs, scores of classes among them, give signs, 1 or -1, for a random projection.
+    Probabilities and scores of classes give a class, other probabilities each a one or a zero, and values signs, 1 or
+    -1, for a random projection. Numbers are drawn in the order of the entries, so that samples get the same answers
+    however they are batched.
 
-    Numbers are drawn in the order of the entries, so that samples get the same answers however they are batched.
+    Args:
+        output: of the model, for some samples.
+        kinds: what each tensor of the output has.
+        generator: of the random numbers.
     """
-    return [_drawn(tensor.detach(), generator) for tensor in compared_outputs(output)]
+    tensors = compared_outputs(output)
+    return [Answer(kind, _drawn(tensor.detach(), kind, generator)) for tensor, kind in zip(tensors, kinds, strict=True)]
 
 
-def _drawn(tensor: Tensor, generator: torch.Generator) -> Answer:
-    classes = _class_dim(tensor)
-    if classes is not None:
-        rows = tensor.movedim(classes, -1).double()
-        below = rows.cumsum(-1) < _uniform(rows[..., :1], generator)
-        chosen = below.sum(-1, keepdim=True).clamp(max=rows.shape[-1] - 1)
-        return "class", torch.zeros_like(rows).scatter_(-1, chosen, 1.0).movedim(-1, classes).to(tensor.dtype)
+def _drawn(tensor: Tensor, kind: OutputKind, generator: torch.Generator) -> Tensor:
+    if kind.of_classes:
+        return _class_drawn(tensor, kind, generator)
     draws = _uniform(tensor, generator)
-    if bool(((tensor >= 0) & (tensor <= 1)).all()):
-        return "yes or no", (draws < tensor).to(tensor.dtype)
-    return "signs", (2.0 * (draws < 0.5) - 1.0).to(tensor.dtype)
+    chosen = draws < tensor if kind.name == YES_OR_NO else 2.0 * (draws < 0.5) - 1.0
+    return chosen.to(tensor.dtype)
+
+
+def _class_drawn(tensor: Tensor, kind: OutputKind, generator: torch.Generator) -> Tensor:
+    """A one for the class that was drawn."""
+    rows = kind.log_probabilities(tensor).exp()
+    below = rows.cumsum(-1) < _uniform(rows[:, :1], generator)
+    chosen = below.sum(-1, keepdim=True).clamp(max=rows.shape[-1] - 1)
+    ones = torch.zeros_like(rows, dtype=tensor.dtype).scatter_(-1, chosen, 1.0)
+    return ones.reshape(tensor.movedim(kind.dim, -1).shape).movedim(-1, kind.dim)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
     """Random numbers in [0, 1), of the shape of a tensor and on its device."""
     return torch.rand(like.shape, generator=generator, dtype=torch.float64, device="cpu").to(like.device)
-
-
-def _class_dim(tensor: Tensor) -> int | None:
-    """The dimension along which a tensor has probabilities of classes; None: there is none."""
-    if tensor.ndim < 2 or not bool((tensor >= 0).all()):
-        return None
-    for dim in (tensor.ndim - 1, 1):
-        if tensor.shape[dim] > 1 and bool(((tensor.double().sum(dim) - 1).abs() < _ROUNDING).all()):
-            return dim
-    return None
 
 
 def answer_loss(output: Any, answers: Sequence[Answer]) -> Tensor:
@@ -76,10 +82,12 @@ def answer_loss(output: Any, answers: Sequence[Answer]) -> Tensor:
 
 
 def _loss(tensor: Tensor, answer: Answer) -> Tensor:
-    kind, values = answer
-    if kind == "signs":
+    kind, values = answer.kind, answer.values
+    if kind.name == VALUES:
         return (tensor * values).sum()
+    if kind.name == SCORES:
+        return -tensor.log_softmax(kind.dim)[values == 1].sum()
     chosen = -(values * tensor.clamp(min=torch.finfo(tensor.dtype).tiny).log()).sum()
-    if kind == "class":
+    if kind.name == CLASSES:
         return chosen
     return chosen - ((1 - values) * (1 - tensor).clamp(min=torch.finfo(tensor.dtype).eps).log()).sum()

@@ -7,7 +7,7 @@ batch is held in memory at a time. Where the processes of ``torch.distributed`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -28,6 +28,7 @@ from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
 from graphprune.calibration.other_gradients import OtherGradients, other_gradients_kept
 from graphprune.calibration.output_error import compared_outputs
+from graphprune.calibration.output_kinds import OutputKind, kinds_of
 from graphprune.calibration.own_answers import answer_loss, draw_answers
 from graphprune.calibration.samples import SampleSplitter
 from graphprune.errors import InputError
@@ -168,9 +169,10 @@ class Statistics:
             for parameter in learned.values():
                 parameter.requires_grad_(True)
             others = stack.enter_context(other_gradients_kept(learned.values()))
+            kinds = self._output_kinds()
             for number, batch in self._batches():
                 call = map_tensors(_learnable, self._call(number, batch))
-                call = self._answered(number, call, generator)
+                call = self._answered(number, call, kinds, generator)
                 for sample in splitter.samples(number, call):
                     self._backward(number, sample, others)
                     visit({n: p.grad for n, p in learned.items() if p.grad is not None})
@@ -205,13 +207,29 @@ class Statistics:
             ) from error
 
     @torch.no_grad()
-    def _answered(self, number: int, call: Any, generator: torch.Generator) -> Any:
+    def _output_kinds(self) -> Sequence[OutputKind]:
+        """What the model's outputs are, by a pass over the batches, if answers are drawn from them."""
+        if self.loss_fn is not None:
+            return ()
+        if is_read_once(self._calibration):
+            self._calibration = list(self._calibration)
+        return kinds_of(self._outputs_without_loss(), self.communicator)
+
+    def _outputs_without_loss(self) -> Iterator[list[Tensor]]:
+        for number, batch in self._batches():
+            args, kwargs, _ = self._call(number, batch)
+            output = self._forward(number, args, kwargs)
+            if not has_own_loss(output):
+                yield compared_outputs(output)
+
+    @torch.no_grad()
+    def _answered(self, number: int, call: Any, kinds: Sequence[OutputKind], generator: torch.Generator) -> Any:
         """A batch with answers that are drawn from the outputs, if there is nothing else to compute a loss of."""
         if self.loss_fn is not None:
             return call
         args, kwargs, _ = call
         output = self._forward(number, args, kwargs)
-        return call if has_own_loss(output) else (args, kwargs, draw_answers(output, generator))
+        return call if has_own_loss(output) else (args, kwargs, draw_answers(output, kinds, generator))
 
     def _evaluate(self, number: int, call: Any) -> tuple[Any, Tensor]:
         """The output and the loss of a batch, given as (positional arguments, keyword arguments, target)."""

@@ -14,8 +14,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batches import communicator_of
-from graphprune.calibration.communicator import Communicator
-from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
+from graphprune.calibration.output_error import DenseOutputs, OutputTensors, check_comparable, outputs_of
 from graphprune.calibration.statistics import Statistics
 from graphprune.choosing.held_back import HeldBack
 from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
@@ -33,6 +32,7 @@ from graphprune.utils.modules import tables
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "wanda": {"importance": "wanda"},
+    "schur": {"importance": "schur"},
     "obs": {"importance": "obs"},
     "obs, normalize='sum'": {"importance": "obs", "normalize": "sum"},
     "surgeon": {"importance": "surgeon"},
@@ -179,7 +179,7 @@ class _Trials:
         return all(_same(first, other) for other in others)
 
     def _errors(self, plans: Mapping[str, Plan]) -> dict[str, float]:
-        """By candidate the relative error of the outputs; plans that remove the same are tried once.
+        """By candidate the error of the outputs; plans that remove the same are tried once.
 
         Raises:
             GraphpruneError: no slim model could be made, for the reason of the first; or none can be compared.
@@ -187,6 +187,7 @@ class _Trials:
         communicator = communicator_of(self.held.judging)
         wanted = self._outputs(self.graph.model)
         check_comparable(wanted, "importance", NAME_ONE, communicator)
+        dense = DenseOutputs(wanted, communicator)
         found: dict[str, float] = {}
         first: GraphpruneError | None = None
         for name, plan in plans.items():
@@ -194,7 +195,7 @@ class _Trials:
             if same is None:
                 _say(f"{'repair' if self.repaired else 'outputs'} by {name}")
             try:
-                found[name] = found[same] if same is not None else self._error(plan, wanted, communicator)
+                found[name] = found[same] if same is not None else self._error(plan, dense)
             except GraphpruneError as error:
                 self.failures[name] = error.what
                 first = first or error
@@ -204,11 +205,11 @@ class _Trials:
             raise self._none_compared()
         return found
 
-    def _error(self, plan: Plan, wanted: OutputTensors, communicator: Communicator) -> float:
+    def _error(self, plan: Plan, dense: DenseOutputs) -> float:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
             repair(slim, self.graph.model, plan, self.held.repairing, memory=self.memory)
-        return output_error(self._outputs(slim), wanted, communicator)
+        return dense.error(self._outputs(slim))
 
     def _outputs(self, model: nn.Module) -> OutputTensors:
         return outputs_of(model, enumerate(self.held.judging))

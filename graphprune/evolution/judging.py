@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to, pair_of
-from graphprune.calibration.output_error import OutputTensors, check_comparable, output_error, outputs_of
+from graphprune.calibration.output_error import DenseOutputs, check_comparable, outputs_of
 from graphprune.calibration.samples import spread_numbers
 from graphprune.calibration.statistics import LossFunction
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -43,24 +43,20 @@ class CandidateJudge:
         self._loss_fn = loss_fn
         numbers = spread_numbers(batches, samples, most=samples // LEAST_A_BATCH)
         self._batches = [(number, batches[number]) for number in numbers]
-        self._wanted: OutputTensors = []
+        wanted = outputs_of(model, self._batches) if self._loss_fn is None else []
         if self._loss_fn is None:
-            self._wanted = outputs_of(model, self._batches)
-            check_comparable(
-                self._wanted,
-                "allocation",
-                "pass loss_fn= and pairs (inputs, target), or another allocation=",
-            )
+            check_comparable(wanted, "allocation", "pass loss_fn= and pairs (inputs, target), or another allocation=")
+        self._dense = DenseOutputs(wanted)
 
     def affordable(self, samples: int) -> int:
         """So many samples, or as many as have outputs that can be held; no fewer than these."""
-        held = sum(t.numel() * t.element_size() for tensors in self._wanted for t in tensors)
+        held = sum(t.numel() * t.element_size() for tensors in self._dense.tensors for t in tensors)
         return samples if not held else max(QUICK_SAMPLES, min(samples, QUICK_SAMPLES * HELD // held))
 
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""
         if self._loss_fn is None:
-            return output_error(outputs_of(model, self._batches), self._wanted)
+            return self._dense.error(outputs_of(model, self._batches))
         with random_numbers_kept(), torch.no_grad(), evaluating_unchanged(model):
             found = [self._loss_on(model, *batch) for batch in self._batches]
         mean = sum(found) / len(found)

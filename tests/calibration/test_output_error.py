@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
-from graphprune.calibration.output_error import check_comparable, compared_outputs, output_error
+from graphprune.calibration.output_error import DenseOutputs, OutputTensors, check_comparable, compared_outputs
 from graphprune.errors import InputError
+
+
+def output_error(found: OutputTensors, wanted: OutputTensors) -> float:
+    return DenseOutputs(wanted).error(found)
 
 
 def test_what_has_another_shape_does_not_count() -> None:
@@ -21,6 +27,67 @@ def test_the_mean_of_each_channel_has_the_error_one() -> None:
     wanted = torch.randn(12, 3) + torch.tensor([0.0, 100.0, -5.0])
     assert output_error([[wanted.mean(0).expand(12, 3)]], [[wanted]]) == pytest.approx(1, rel=1e-5)
     assert output_error([[wanted]], [[wanted]]) == 0
+
+
+def sure(rows: int = 40, classes: int = 5) -> Tensor:
+    """Scores of a classifier that is mostly sure."""
+    generator = torch.Generator().manual_seed(0)
+    one_hot = torch.eye(classes, dtype=torch.float64)[torch.randint(classes, (rows,), generator=generator)]
+    return 5 * one_hot + torch.randn(rows, classes, generator=generator, dtype=torch.float64)
+
+
+def test_scores_of_classes_are_as_far_as_their_probabilities_diverge() -> None:
+    wanted = sure()
+    found = wanted + torch.randn(wanted.shape, generator=torch.Generator().manual_seed(1))
+    chances, mean = wanted.softmax(-1), wanted.softmax(-1).mean(0)
+    lost = (chances * (wanted.log_softmax(-1) - found.log_softmax(-1))).sum()
+    information = (chances * (chances.log() - mean.log())).sum()
+    assert output_error([[found]], [[wanted]]) == pytest.approx(float(lost / information))
+    assert output_error([[found.softmax(-1)]], [[chances]]) == pytest.approx(float(lost / information))
+    assert output_error([[wanted + torch.arange(40.0)[:, None]]], [[wanted]]) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_mean_probabilities_have_the_error_one() -> None:
+    chances = sure().softmax(-1)
+    assert output_error([[chances.mean(0).log().expand(40, 5)]], [[sure()]]) == pytest.approx(1)
+    assert output_error([[chances.mean(0).expand(40, 5)]], [[chances]]) == pytest.approx(1)
+    alone = sure().sigmoid()
+    assert output_error([[alone.mean(0).expand(40, 5)]], [[alone]]) == pytest.approx(1)
+    assert output_error([[alone]], [[alone]]) == pytest.approx(0, abs=1e-12)
+
+
+def test_of_a_single_row_equal_chances_have_the_error_one() -> None:
+    chances = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64)
+    assert output_error([[torch.full((1, 3), 1 / 3, dtype=torch.float64)]], [[chances]]) == pytest.approx(1)
+    alone = torch.tensor([[0.9, 0.3]], dtype=torch.float64)
+    assert output_error([[torch.full((1, 2), 0.5, dtype=torch.float64)]], [[alone]]) == pytest.approx(1)
+
+
+def test_probabilities_that_are_zero_have_a_finite_error() -> None:
+    wanted, found = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+    assert 1 < output_error([[found]], [[wanted]]) < math.inf
+
+
+def test_masked_classes_do_not_count_and_rows_that_are_masked_altogether_neither() -> None:
+    wanted = sure().index_fill(1, torch.tensor([2]), -math.inf)
+    assert output_error([[wanted]], [[wanted]]) == pytest.approx(0, abs=1e-12)
+    found, masked = wanted.roll(1, 0), torch.full((3, 5), -math.inf)
+    with_masked = output_error([[torch.cat([found, masked])]], [[torch.cat([wanted, masked])]])
+    assert with_masked == pytest.approx(output_error([[found]], [[wanted]]))
+
+
+@pytest.mark.parametrize("make", [sure, lambda: sure().softmax(-1), lambda: sure().sigmoid()])
+def test_divergences_do_not_depend_on_how_batches_are_cut(
+    make: Callable[[], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = make()
+    found = wanted.flip(0)
+    whole = output_error([[found]], [[wanted]])
+    for size in (1, 7):
+        cut = output_error([[t] for t in found.split(size)], [[t] for t in wanted.split(size)])
+        assert cut == pytest.approx(whole, rel=1e-9)
+    monkeypatch.setattr("graphprune.calibration.output_kinds.COPIED", 11)
+    assert output_error([[found]], [[wanted]]) == pytest.approx(whole, rel=1e-9)
 
 
 @pytest.mark.parametrize("size", [1, 5, 12])

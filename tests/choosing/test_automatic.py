@@ -143,7 +143,7 @@ def test_where_no_outputs_can_be_compared_it_says_so() -> None:
 def test_a_normalization_that_is_given_holds_for_all() -> None:
     graph = graphprune.trace(network(), batches()[0])
     plan = graph.plan(0.5, importance="auto", normalize="max", calibration=batches())
-    assert tuple(plan.requested["tried"]) == ("wanda", "obs", "surgeon", "taylor")
+    assert tuple(plan.requested["tried"]) == ("wanda", "schur", "obs", "surgeon", "taylor")
 
 
 def test_the_model_runs_on_each_batch_once_for_moments_of_all_criteria(monkeypatch: pytest.MonkeyPatch) -> None:
