@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.tracing.size_tracking.numbers import number
+from graphprune.tracing.size_tracking.numbers import new_tensor, number
 from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
@@ -106,6 +106,13 @@ def _filled(watcher: SizeWatcher, out: Any, args: Args, kwargs: Kwargs) -> Any:
     watcher.note_all(out, _flat(args or [kwargs.get("size", ())]))
     number([*(args[1:] if args and isinstance(args[0], tuple | list) else ()), kwargs.get("fill_value")])
     return out
+
+
+def new(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """The old ``x.new(2, width)`` is ``x.new_empty``; ``x.new([2.0, 3.0])`` is ``x.new_tensor``."""
+    if len(args) > 1 and type(args[1]) in (tuple, list):
+        return new_tensor(watcher, func, args, kwargs)
+    return factory(watcher, func, args, kwargs)
 
 
 def one_hot(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
