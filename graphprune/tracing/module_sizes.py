@@ -57,7 +57,7 @@ def _weight(module: nn.Module) -> Any:
 
 
 def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
-    """The sizes of a recurrent layer from those of its weights that are there: a hook may make some before each call."""
+    """The sizes of a recurrent layer, from those of its weights that are there: a hook may make some before a call."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "weight_hr_l0")
     entering, *others, leaving = [getattr(module, name, None) for name in names]
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.call_list import Node

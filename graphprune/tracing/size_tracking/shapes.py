@@ -12,7 +12,7 @@ from graphprune.tracing.size_tracking.numbers import new_tensor, number
 from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
-from graphprune.tracing.sizes import Const, Size, SizeUse, plain
+from graphprune.tracing.sizes import Const, Ratio, Size, SizeUse, plain
 from graphprune.utils.contexts import without_onednn
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
@@ -130,10 +130,10 @@ def histogram(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> An
 def counted(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.arange(n)`` and ``torch.eye(n)`` are as long as ``n`` says; in any other form a size is a number."""
     out = func(*args, **kwargs)
-    numbers = [a for a in (*args, *kwargs.values()) if type(a) is Size]
+    numbers = [a for a in (*args, *kwargs.values()) if type(a) in (Size, Ratio)]
     if func is torch.eye and len(args) == 1:
         watcher.note_all(out, [args[0], args[0]])
-    elif func is torch.arange and len(args) == 1 and len(numbers) == 1:
+    elif func is torch.arange and len(args) == 1 and len(numbers) == 1 and type(args[0]) is Size:
         watcher.note(out, 0, args[0])
     else:
         number(numbers)
