@@ -1,9 +1,9 @@
 """Where a size comes from: integers that remember the attribute or tensor shape they were read from.
 
 While a model is traced, integer attributes of its modules and the entries of every ``.shape`` are :class:`Size`
-objects. They behave as plain integers, and survive ``+ - * // %``. When one reaches ``view``, ``split`` or a
-slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated in the slim
-model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
+objects. They behave as plain integers, and survive ``+ - * // %`` and ``int(size / 2)``. When one reaches ``view``,
+``split`` or a slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated
+in the slim model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """``int(size)`` and ``int(size / 2)`` in the files of a model are sizes.
 
 Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
-type in the files of its classes and of the functions that these import, as far as they do no more than call it and ask
-``isinstance``: an argument such as ``dtype=int`` wants the type itself.
+type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it
+and ask ``isinstance``: an argument such as ``dtype=int`` wants the type itself.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from graphprune.tracing.may_write import is_own
+from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.contexts import patched
 
@@ -49,20 +51,50 @@ def whole_numbers(kinds: Iterable[type]) -> Iterator[None]:
     Args:
         kinds: the classes of a model's modules.
     """
+    names = {name for kind in set(kinds) for name in _files(kind) if name in sys.modules}
     with ExitStack() as stack:
-        for module in _files(set(kinds)):
+        for module in (sys.modules[name] for name in names):
             if only_called(module):
                 stack.enter_context(patched(module, int=_Whole))
         yield
 
 
-def _files(kinds: Iterable[type]) -> list[ModuleType]:
-    """The modules that define these classes, and those of the functions that they have imported."""
-    names = {base.__module__ for kind in kinds for base in kind.__mro__}
-    found = [sys.modules[name] for name in names if not is_own(name) and name in sys.modules]
-    functions = [value for module in found for value in vars(module).values() if isinstance(value, FunctionType)]
-    helpers = {str(function.__module__) for function in functions} - names
-    return found + [sys.modules[name] for name in helpers if not is_own(name) and name in sys.modules]
+_known: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+
+
+def _files(kind: type) -> frozenset[str]:
+    """The names of the module that defines a class, and of those whose functions ``forward`` reaches and that use
+    ``int``."""
+    if kind not in _known:
+        users = {str(f.__module__) for f in _reached(kind) if "int" in _names(f.__code__)}
+        _known[kind] = frozenset(name for name in (kind.__module__, *users) if not is_own(name))
+    return _known[kind]
+
+
+def _reached(kind: type) -> Iterator[FunctionType]:
+    """``forward`` of a class, the methods that it calls, and the functions that these name, and so on."""
+    waiting, done = [*methods_from("forward", kind)], set[FunctionType]()
+    while waiting:
+        function = waiting.pop()
+        if function not in done:
+            done.add(function)
+            named = _looked_up(function)
+            waiting += [f for f in named if isinstance(f, FunctionType) and not is_own(str(f.__module__))]
+            yield function
+
+
+def _looked_up(function: FunctionType) -> Iterator[Any]:
+    """What a function may find by its names: ``halves``, ``helpers.halves``."""
+    names, own = _names(function.__code__), function.__globals__
+    imported = [value for name in names if isinstance(value := own.get(name), ModuleType)]
+    spaces = (own, *(vars(module) for module in imported if not is_own(module.__name__)))
+    return (space[name] for space in spaces for name in names if name in space)
+
+
+def _names(code: CodeType) -> frozenset[str]:
+    """The names that a piece of code and the functions within it look up."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 def only_called(module: ModuleType) -> bool:
