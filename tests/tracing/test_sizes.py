@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -213,6 +216,32 @@ def test_which_files_only_call_the_name(text: str, only: bool, monkeypatch: pyte
     """In the others it may be given to numpy or compared, which wants the type itself."""
     monkeypatch.setattr("inspect.getsource", lambda module: text)
     assert only_called(ModuleType("a_file")) is only
+
+
+HELPER = """
+def halves(x):
+    return deeper(x)
+
+def deeper(x):
+    half = int(x.shape[1] / 2)
+    return (x[:, :half] * x[:, half:]).sum(1, keepdim=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "call"), [("import sizes_helper", "sizes_helper.halves"), ("from sizes_helper import halves", "halves")]
+)
+def test_integers_in_the_files_of_helpers(how: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``forward`` reaches through its file, which is as it was afterwards."""
+    (tmp_path / "sizes_helper.py").write_text(HELPER)
+    (tmp_path / "sizes_user.py").write_text(f"{how}\ndef then(model, y):\n    return {call}(y)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("sizes_helper", "sizes_user"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    then = import_module("sizes_user").then
+    helped = type("Helped", (Wide,), {"then": then})
+    assert slim(helped(then), torch.randn(4, 5)).enter.out_features == 16
+    assert "int" not in vars(sys.modules["sizes_helper"])
 
 
 def zeroed(index: Any) -> Callable[[Any, Tensor], Tensor]:
