@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import linecache
 import math
 import statistics
 import sys
@@ -210,12 +211,47 @@ def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tens
         ("int(x) if type(x) is int else x.astype(int)", False),
         ("int.from_bytes(int(x))", False),
         ("int(", False),
+        ("int(map(), isinstance())", True),
     ],
 )
-def test_which_files_only_call_the_name(text: str, only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_files_only_call_the_name(text: str, only: bool, tmp_path: Path) -> None:
     """In the others it may be given to numpy or compared, which wants the type itself."""
-    monkeypatch.setattr("inspect.getsource", lambda module: text)
-    assert only_called(ModuleType("a_file")) is only
+    module = ModuleType("a_file")
+    module.__file__ = str(tmp_path / "a_file.py")
+    Path(module.__file__).write_text(text)
+    assert only_called(module) is only
+
+
+CELL = """
+from dataclasses import dataclass
+
+@dataclass
+class Configuration:
+    width: int = 3
+
+class Cell:
+    size = 3
+
+    @property
+    def half(self):
+        return int(self.size / 2)
+
+def whole(x):
+    return {}
+"""
+
+
+@pytest.mark.parametrize(("text", "only"), [("int(x)", True), ("x.astype(int)", False)])
+def test_which_notebooks_only_call_the_name(text: str, only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is defined in them is known, whatever else they say."""
+    notebook = ModuleType("a_notebook")
+    monkeypatch.setitem(sys.modules, "a_notebook", notebook)
+    code = CELL.format(text)
+    linecache.cache[text] = (len(code), None, code.splitlines(keepends=True), text)
+    exec(compile(code, text, "exec"), vars(notebook))
+    assert only_called(notebook) is only
+    linecache.cache.pop(text)
+    assert not only_called(notebook)
 
 
 HELPER = """

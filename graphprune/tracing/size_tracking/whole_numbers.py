@@ -11,6 +11,7 @@ import ast
 import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
@@ -18,7 +19,7 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from graphprune.tracing.may_write import is_own
+from graphprune.tracing.may_write import function_of, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.sizes import Ratio, Size
 from graphprune.utils.contexts import patched
@@ -100,9 +101,20 @@ def _names(code: CodeType) -> frozenset[str]:
 def only_called(module: ModuleType) -> bool:
     """Does a file use the name ``int``, and only to call it, to ask ``isinstance``, and in annotations?"""
     try:
-        return "int" not in vars(module) and _only_called_in(inspect.getsource(module))
-    except (OSError, TypeError):  # there is no file
+        return "int" not in vars(module) and _only_called_in(_source(module))
+    except (OSError, TypeError):  # the file is gone, or what was typed in is
         return False
+
+
+def _source(module: ModuleType) -> str:
+    """The text of a file, or of the functions and methods of a notebook that use ``int``."""
+    if getattr(module, "__file__", None) is not None:
+        return inspect.getsource(module)
+    defined = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
+    own = [value for value in defined if value.__module__ == module.__name__]
+    members = (v for kind in own if isinstance(kind, type) for v in vars(kind).values())
+    functions = {f for value in (*own, *members) if (f := function_of(value)) and "int" in _names(f.__code__)}
+    return "\n".join(sorted(textwrap.dedent(inspect.getsource(function)) for function in functions))
 
 
 _CALLED = re.compile(r"\bint\(|\(int,")
@@ -125,7 +137,7 @@ def _allowed(node: ast.AST) -> Iterator[ast.AST]:
     """The names in places where another type may stand."""
     if isinstance(node, ast.Call):
         yield node.func
-        if isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
+        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
             yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
     elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
         yield from ast.walk(node.annotation)
