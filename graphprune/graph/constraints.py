@@ -19,7 +19,7 @@ from torch import fx, nn
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
 from graphprune.graph.rectangles import Rectangles
-from graphprune.graph.size_model import SizeModel
+from graphprune.graph.size_model import SizeModel, merged_needs
 from graphprune.graph.solve import KINDS
 from graphprune.graph.statistic_scales import StatisticScales
 from graphprune.graph.unread import is_of_inputs
@@ -233,11 +233,29 @@ class ConstraintBuilder:
                 )
 
     def _same(self, node: fx.Node, dim: int | str, expr: Expr) -> bool:
-        """Is the expression the size of a dimension of which the same entries live?"""
-        if not isinstance(expr, Dim):
+        """Is the expression the size of a dimension of which the same entries live?
+
+        Several that were merged are one, and what a merged one is divided by leaves the others.
+        """
+        own = self.sizes.needs(node, dim)
+        if own is None or not isinstance(expr, BinOp) or expr.op != "//":
+            return own is not None and (other := self._needs(expr)) is not None and np.array_equal(own, other)
+        whole, part = self._needs(expr.left), self._needs(expr.right)
+        if whole is None or part is None or expr.value * expr.right.value != expr.left.value:
             return False
-        one, other = self.sizes.needs(node, dim), self.sizes.needs(expr.node, expr.dim)
-        return one is not None and other is not None and np.array_equal(one, other)
+        orders = ((part, own, expr.right.value, expr.value), (own, part, expr.value, expr.right.value))
+        return any(np.array_equal(whole, merged_needs(*order)) for order in orders)
+
+    def _needs(self, expr: Expr) -> Ids | None:
+        """The units that each entry of a dimension of this size needs, as :meth:`SizeModel.needs`, if that is known."""
+        if isinstance(expr, Dim):
+            return self.sizes.needs(expr.node, expr.dim)
+        if isinstance(expr, Const):
+            return np.zeros((2, 0), np.int64)
+        if not isinstance(expr, BinOp) or expr.op != "*":
+            return None
+        left, right = self._needs(expr.left), self._needs(expr.right)
+        return None if left is None or right is None else merged_needs(left, right, expr.left.value, expr.right.value)
 
     def _constrain(self, left: Expr, right: Expr, line: Line | None) -> None:
         try:

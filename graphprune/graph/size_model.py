@@ -17,6 +17,19 @@ from graphprune.rules.labels import LabelArray, LabelledTensor
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 
 
+def merged_needs(outer: Ids, inner: Ids, rows: int, columns: int) -> Ids:
+    """The units that each entry of a dimension needs that was merged of two, as :meth:`SizeModel.needs`.
+
+    Args:
+        outer, inner: those that their entries need. [2, n]
+        rows, columns: how many entries they have.
+    """
+    across = outer[1][:, None] * columns + np.arange(columns)
+    down = np.arange(rows)[:, None] * columns + inner[1]
+    units = np.concatenate([np.repeat(outer[0], columns), np.tile(inner[0], rows)])
+    return distinct_columns(np.stack([units, np.concatenate([across.ravel(), down.ravel()])]))[0]
+
+
 class SizeModel:
     """Sizes of traced tensors as functions of which of the ``selectable`` units live."""
 

@@ -169,7 +169,7 @@ def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
     args, kwargs = node.args, node.kwargs
     for place, name in signature.numbers:
         value = args[place] if place < len(args) else kwargs.get(name)
-        if isinstance(value, _NUMBER_TYPES) and type(value) is not bool:
+        if isinstance(value, _NUMBER_TYPES):
             found.append((name, value))
     return tuple(found)
 

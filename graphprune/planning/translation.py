@@ -277,9 +277,8 @@ def _where(step: Step) -> str:
 def _constant_difference(old: Tensor, new: Tensor) -> ProgramDifference | None:
     if old.shape != new.shape or old.dtype != new.dtype:
         return ProgramDifference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
-    if old.is_meta or new.is_meta or torch.equal(old, new):
-        return None
-    return ProgramDifference("the values of a constant change", "its forward")
+    same = old.is_meta if old.is_meta or new.is_meta else torch.equal(old, new)
+    return None if same else ProgramDifference("the values of a constant change", "its forward")
 
 
 def responsible(groups: Sequence[int], differs: Callable[[Sequence[int]], Any]) -> list[int]:

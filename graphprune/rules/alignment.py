@@ -209,16 +209,46 @@ def _match(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dim
 
 
 def _equate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> list[LabelArray]:
-    if len(a) == len(b):
-        for mine, other in zip(a, b, strict=True):
+    if len(a) == 1 or len(b) == 1:
+        single, several = (a, b) if len(a) == 1 else (b, a)
+        if len(several) > 1:
+            define_all(labels, single[0].ids, several)
+            return several
+        labels.unify(a[0].ids, b[0].ids)
+    else:
+        _equate_several(labels, a, b)
+    return a if max(array.ids.size for array in a) >= max(array.ids.size for array in b) else b
+
+
+def _equate_several(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> None:
+    """Arrays that change and repeat in the same places are equal; one that is alone, such as that of a batch, is fixed.
+
+    So it is where batches and channels were merged to one dimension: ``weight[out, in] @ x[batch, 1, in]``.
+    """
+    found = _counterparts(a, b)
+    if len(a) == len(b) and None in found:
+        found = [*b]
+    alone = [mine for mine, other in zip(a, found, strict=True) if other is None]
+    labels.fix((*alone, *(o for o in b if o not in found)), "channels are composed differently in the two operands")
+    for mine, other in zip(a, found, strict=True):
+        if other is not None:
             labels.unify(mine.ids, other.ids)
-        return a if max(array.ids.size for array in a) >= max(array.ids.size for array in b) else b
-    single, several = (a, b) if len(a) == 1 else (b, a)
-    if len(single) != 1:
-        labels.fix((*a, *b), "channels are composed differently in the two operands")
-        return a
-    define_all(labels, single[0].ids, several)
-    return several
+
+
+def _counterparts(a: list[LabelArray], b: list[LabelArray]) -> list[LabelArray | None]:
+    """For every array of one operand the one of the other that changes and repeats in the same places."""
+    left, found = list(b), []
+    for mine in a:
+        alike = next((other for other in left if np.array_equal(_changes(mine), _changes(other))), None)
+        found.append(alike)
+        left = [other for other in left if other is not alike]
+    return found
+
+
+def _changes(array: LabelArray) -> Ids:
+    """The entries of an array by the place at which their channel comes first."""
+    _, first, numbers = np.unique(array.ids, return_index=True, return_inverse=True)
+    return first[numbers].reshape(array.ids.shape)
 
 
 def define_all(labels: Labels, whole: Ids, parts: list[LabelArray]) -> None:

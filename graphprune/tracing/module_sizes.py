@@ -17,6 +17,11 @@ def module_sizes(module: nn.Module) -> dict[str, Any]:
         return _recurrent_sizes(module)
     if isinstance(module, nn.RNNCellBase):
         return {"hidden_size": module.weight_hh.shape[1], "input_size": module.weight_ih.shape[1]}
+    if isinstance(module, _NormBase):
+        vector = weight if weight is not None else module.running_mean
+        return {} if vector is None else {"num_features": vector.shape[0]}
+    if weight is None:  # a hook makes it before each call
+        return {}
     if isinstance(module, nn.Bilinear):
         return dict(zip(("out_features", "in1_features", "in2_features"), weight.shape, strict=True))
     if isinstance(module, nn.Linear):
@@ -29,12 +34,9 @@ def module_sizes(module: nn.Module) -> dict[str, Any]:
         return {"in_channels": inner * module.groups, "out_channels": outer}
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return {"num_embeddings": weight.shape[0], "embedding_dim": weight.shape[1]}
-    if isinstance(module, _NormBase):
-        vector = weight if weight is not None else module.running_mean
-        return {} if vector is None else {"num_features": vector.shape[0]}
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         return {"normalized_shape": tuple(weight.shape)}
-    if isinstance(module, nn.GroupNorm) and weight is not None:
+    if isinstance(module, nn.GroupNorm):
         return {"num_channels": weight.shape[0]}
     if isinstance(module, nn.PReLU):
         return {"num_parameters": weight.shape[0]}
@@ -55,10 +57,12 @@ def _weight(module: nn.Module) -> Any:
 
 
 def _recurrent_sizes(module: nn.RNNBase) -> dict[str, int]:
-    first, recurrent, *rest = module.all_weights[0]
+    """The sizes of a recurrent layer, from those of its weights that are there: a hook may make some before a call."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "weight_hr_l0")
+    entering, *others, leaving = [getattr(module, name, None) for name in names]
     gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
-    return {
-        "input_size": first.shape[1],
-        "hidden_size": recurrent.shape[0] // gates,
-        "proj_size": rest[-1].shape[0] if module.proj_size else 0,
-    }
+    of_gates = next((tensor for tensor in (entering, *others) if tensor is not None), None)
+    sizes = {} if entering is None else {"input_size": entering.shape[1]}
+    if of_gates is not None:
+        sizes["hidden_size"] = of_gates.shape[0] // gates
+    return sizes if leaving is None else {**sizes, "proj_size": leaving.shape[0]}

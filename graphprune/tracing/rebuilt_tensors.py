@@ -66,18 +66,18 @@ def _owners(name: str) -> Iterator[tuple[str, str]]:
 def _made_by(kind: type) -> frozenset[str]:
     """The attributes that ``forward`` of a class makes anew, and the methods that it calls."""
     if kind not in _made:
-        _made[kind] = frozenset(name for f in _methods_from("forward", kind) for name in _made_in(f))
+        _made[kind] = frozenset(name for f in methods_from("forward", kind) for name in _made_in(f))
     return _made[kind]
 
 
 def _set_by(kind: type) -> frozenset[str]:
     """The attributes that building an instance of a class sets."""
     if kind not in _set:
-        _set[kind] = frozenset(name for f in _methods_from("__init__", kind) for name, *_ in _given_in(f))
+        _set[kind] = frozenset(name for f in methods_from("__init__", kind) for name, *_ in _given_in(f))
     return _set[kind]
 
 
-def _methods_from(first: str, kind: type) -> Iterator[FunctionType]:
+def methods_from(first: str, kind: type) -> Iterator[FunctionType]:
     """A method of a class and those that it calls; of ``__init__`` those of all bases."""
     done: set[str] = set()
     waiting = [first]

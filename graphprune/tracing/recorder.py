@@ -24,6 +24,7 @@ from graphprune.tracing.outside_tensors import restore_values
 from graphprune.tracing.places import user_line, user_place
 from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
+from graphprune.tracing.size_tracking.whole_numbers import whole_numbers
 from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.modules import is_parameter
@@ -391,6 +392,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
             stack.enter_context(bypassed_caches(recorder.model_copy.modules, recorder.model_copy.holders))
             if recorder.watched:
                 stack.enter_context(watching(recorder.log, recorder.lookup_sized))
+                stack.enter_context(whole_numbers(recorder.model_copy.kinds.values()))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -1,9 +1,9 @@
 """Where a size comes from: integers that remember the attribute or tensor shape they were read from.
 
 While a model is traced, integer attributes of its modules and the entries of every ``.shape`` are :class:`Size`
-objects. They behave as plain integers, and survive ``+ - * // %``. When one reaches ``view``, ``split`` or a
-slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated in the slim
-model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
+objects. They behave as plain integers, and survive ``+ - * // %`` and ``int(size / 2)``. When one reaches ``view``,
+``split`` or a slice, the tracer records a :class:`SizeUse`; the planner later requires that the expression, evaluated
+in the slim model, gives the size of the slim tensor. Any other use makes a plain number of it, which must not change.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import operator
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import isfinite
 from types import FrameType
 from typing import Any
 
@@ -274,6 +276,11 @@ class Size(int):
         self.log.compared("==", self.expr, Const(0), plain(self) == 0)
         return plain(self) != 0
 
+    def __floor__(self) -> Any:
+        return self
+
+    __trunc__ = __ceil__ = __floor__
+
     def __abs__(self) -> Any:
         return self if plain(self) >= 0 else -self
 
@@ -296,6 +303,72 @@ class Size(int):
         return plain(self)
 
 
+class Ratio(float):
+    """A size by a number, ``size / 2`` or ``size * 0.5``, that comes out whole. Made an integer, it is a size again.
+
+    Attributes:
+        over, under: the size, or a multiple of it, and what that is divided by.
+    """
+
+    over: Size
+    under: int
+
+    def __new__(cls, value: Any = 0.0, over: Size | None = None, under: int = 1) -> Any:
+        """A ratio; without a size the plain number that a program asks for, ``type(ratio)(value)``."""
+        if over is None:
+            return float(value)
+        self = float.__new__(cls, value)
+        self.over, self.under = over, under
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ratio:
+        return self
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float.__float__(self),)
+
+    def __floor__(self) -> Any:
+        return self.over // self.under
+
+    __trunc__ = __floor__
+
+    def __ceil__(self) -> Any:
+        return -(-self.over // self.under)
+
+    def __round__(self, digits: Any = None) -> Any:
+        exact: bool = digits is None and self.over % self.under == 0
+        return self.over // self.under if exact else round(self.number(), digits)
+
+    def __array_ufunc__(self, function: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        """What numpy makes of it: ``np.sqrt(ratio)``."""
+        return getattr(function, method)(*(x.number() if type(x) in (Size, Ratio) else x for x in inputs), **options)
+
+    def number(self) -> float:
+        """The number, which is used as one."""
+        self.over.number()
+        return float.__float__(self)
+
+
+_FINEST = 64
+"""A factor such as 0.75 is a fraction whose denominator is no larger; 0.0883 is not."""
+
+
+def _ratio(over: Size, under: int) -> Any:
+    """``over / under`` if that is whole."""
+    if plain(under) and plain(over) % plain(under) == 0:
+        return Ratio(plain(over) / plain(under), over, under)
+    return over.number() / (under.number() if type(under) is Size else under)
+
+
+def _times(size: Size, factor: float) -> Any:
+    """``size * factor`` if that is whole and the factor is a simple fraction."""
+    simple = Fraction(factor).limit_denominator(_FINEST) if isfinite(factor) else Fraction(0)
+    if not simple or float(simple) != factor or not (plain(size) * factor).is_integer():
+        return size.number() * factor
+    over: Any = size * simple.numerator
+    return Ratio(plain(size) * factor, over, simple.denominator)
+
+
 def expr_of(value: int) -> Expr:
     """The expression of a size, or the constant it is."""
     return value.expr if isinstance(value, Size) else Const(plain(value))
@@ -306,6 +379,8 @@ def _arithmetic(symbol: str, reflected: bool) -> Callable[[Size, Any], Any]:
 
     def method(self: Size, other: Any) -> Any:
         other = int(other) if isinstance(other, np.integer) else other
+        if type(other) is float and symbol == "*":
+            return _times(self, other)
         if not isinstance(other, int) or isinstance(other, bool):
             return function(other, self.number()) if reflected else function(self.number(), other)
         left, right = (other, self) if reflected else (self, other)
@@ -337,22 +412,37 @@ def _is_torchs(frame: FrameType) -> bool:
     return str(frame.f_globals.get("__name__", "")).startswith("torch.")
 
 
-def _as_number(name: str) -> Callable[..., Any]:
-    function = getattr(int, name)
+def _as_number(kind: type, name: str) -> Callable[..., Any]:
+    function = getattr(kind, name)
 
-    def method(self: Size, *others: Any) -> Any:
-        return function(self.number(), *(other.number() if type(other) is Size else other for other in others))
+    def method(self: Size | Ratio, *others: Any) -> Any:
+        values = (other.number() if type(other) in (Size, Ratio) else other for other in others)
+        return function(self.number(), *values)
 
     return method
 
 
-_NUMBERS = (
-    "int float trunc floor ceil invert truediv rtruediv pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift"
-)
+def _true_quotient(self: Size, other: Any) -> Any:
+    other = int(other) if isinstance(other, np.integer) else other
+    return _ratio(self, other) if isinstance(other, int) else self.number() / other
+
+
+_NUMBERS = "int float invert rtruediv pow rpow and rand or ror xor rxor lshift rlshift rshift rrshift"
 
 
 for _name in (*(f"__{name}__" for name in _NUMBERS.split()), "bit_length", "bit_count"):
-    setattr(Size, _name, _as_number(_name))
+    setattr(Size, _name, _as_number(int, _name))
+Size.__truediv__ = _true_quotient  # type: ignore[method-assign, assignment]
+
+_FLOATS = (
+    "int float bool neg pos abs eq ne lt le gt ge add radd sub rsub mul rmul truediv rtruediv floordiv rfloordiv mod "
+    "rmod divmod rdivmod pow rpow"
+)
+
+
+for _name in (*(f"__{name}__" for name in _FLOATS.split()), "is_integer", "as_integer_ratio", "hex"):
+    setattr(Ratio, _name, _as_number(float, _name))
+Ratio.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 
 for _symbol, _name in {"<": "lt", "<=": "le", ">": "gt", ">=": "ge"}.items():

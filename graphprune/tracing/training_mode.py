@@ -14,10 +14,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
+from graphprune.tracing.aliases import Aliases
 from graphprune.tracing.call_list import Node
 from graphprune.tracing.inputs import MethodCall
+from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.reach import Reach
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
@@ -107,7 +109,7 @@ def _tried(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Rep
     """What a call does, without noting it."""
     recorder.log.closed = True
     try:
-        with _restored_attributes(recorder.model_copy.module):
+        with _restored_tensors(recorder.model_copy):
             return replay_copy(recorder.model_copy, [call], outputs)
     finally:
         recorder.log.closed = False
@@ -131,15 +133,21 @@ def _reaches_more(recorder: Recorder, evaluated: Replay, trained: Replay, shaped
 
 
 @contextmanager
-def _restored_attributes(model: nn.Module) -> Iterator[None]:
-    """Give modules back the attributes and buffers that a run exchanges: their tensors are known to the recorder."""
-    found = [(table, dict(table)) for _, m in named_modules(model) for table in (vars(m), m._buffers)]
+def _restored_tensors(model_copy: MetaCopy) -> Iterator[None]:
+    """Give modules back the tensors that a run exchanges, and these their memory: they are known to the recorder."""
+    modules = [module for _, module in named_modules(model_copy.module)]
+    found = [(table, dict(table)) for m in modules for table in (vars(m), m._parameters, m._buffers)]
+    memory = Aliases(tensor for _, tensor in model_copy.tensors)
+    values = [(tensor, tensor.detach()) for _, tensor in model_copy.tensors]
     try:
         yield
     finally:
         for table, before in found:
             table.clear()
             table.update(before)
+        for tensor, value in values:
+            if memory.moved(tensor):  # by ``tensor.data = other``
+                tensor.data = value
 
 
 def _shapes(nodes: Iterable[Node], times: int) -> list[tuple[int, ...]]:

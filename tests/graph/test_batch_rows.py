@@ -49,3 +49,27 @@ def test_rows_or_channels_go(name: str, inside: bool, asked: dict[str, float]) -
     assert slim.enter.out_channels < 48
     assert graphprune.verify(model, slim, plan, x).passed
     assert graphprune.verify(model, slim, plan, torch.randn(3, 5, 9)).passed
+
+
+class Votes(nn.Module):
+    """Sixteen capsules of width 4 vote for 3 classes: the product runs over a batch of inputs, classes and capsules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.width = nn.Linear(5, 16), nn.Parameter(torch.randn(4))
+        self.votes = nn.Parameter(torch.randn(3, 16, 6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        capsules = self.enter(x).relu()[..., None] * self.width
+        votes = self.votes @ capsules[:, None, :, :, None]
+        return votes.sum(2).square().sum((2, 3))
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 16])
+def test_channels_that_a_product_has_in_its_batch_go(inputs: int) -> None:
+    torch.manual_seed(0)
+    model, x = Votes().eval(), torch.randn(inputs, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.votes.shape == (3, 8, 3, 2)
+    assert graphprune.verify(model, slim, plan, torch.randn(4, 5)).passed

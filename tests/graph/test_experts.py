@@ -117,3 +117,37 @@ def test_experts_by_role() -> None:
     assert next(c for c in plan.choices if c.role == "experts").kept == 6
     with pytest.raises(InputError, match="experts: must be a fraction"):
         graph.plan(0.5, experts=2)
+
+
+class SoftExperts(nn.Module):
+    """Experts with slots, which take means over tokens; a softmax over all slots of all experts. [n, t, 8] -> [n, t, 3]
+
+    ``merged`` and ``split`` tell the number of slots, and of those of an expert, as einops does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(8, 12), nn.Linear(12, 3)
+        self.slots = nn.Parameter(torch.randn(12, 6, 4))
+        self.up, self.down = nn.Parameter(torch.randn(6, 12, 10)), nn.Parameter(torch.randn(6, 10, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        scores = torch.einsum("ntd,des->ntes", x, self.slots)
+        merged = scores.reshape(*x.shape[:2], scores.shape[2] * scores.shape[3]).softmax(-1)
+        back = merged.reshape(*x.shape[:2], self.slots.shape[1], merged.shape[2] // self.slots.shape[1])
+        slots = torch.einsum("ntd,ntes->nesd", x, scores.softmax(1))
+        hidden = torch.einsum("nesd,edh->nesh", slots, self.up).relu()
+        y: Tensor = self.leave(torch.einsum("nesh,ehd,ntes->ntd", hidden, self.down, back))
+        return y
+
+
+def test_experts_and_slots_that_a_softmax_takes_as_one() -> None:
+    """The product of two sizes that may both change is what was merged, and the quotient what is split from it."""
+    torch.manual_seed(0)
+    model, x = SoftExperts().eval(), torch.randn(2, 5, 8)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.slots.shape == (6, 3, 2)
+    assert slim.up.shape == (3, 6, 5)
+    assert graphprune.verify(model, slim, plan, torch.randn(3, 7, 8)).passed

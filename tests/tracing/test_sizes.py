@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import linecache
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,6 +23,7 @@ from graphprune.rules import RULES, Call, reshape, rule, sample, t
 from graphprune.rules.labels import LabelledTensor
 from graphprune.tracing.model_copy import TORCH_NN_SIZES
 from graphprune.tracing.module_sizes import module_sizes
+from graphprune.tracing.size_tracking.whole_numbers import only_called
 
 
 class Parts(nn.Module):
@@ -132,6 +139,21 @@ NUMBERS: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: sorted(y.shape)[0],
     lambda m, y: 2.0 if m.width > y.shape[0] else 1.0,
     lambda m, y: math.ceil(y.shape[0] / m.width),
+    lambda m, y: m.width / 4,
+    lambda m, y: y.shape[1] / y.shape[0],
+    lambda m, y: m.width * 0.5,
+    lambda m, y: math.sqrt(m.width / 2),
+    lambda m, y: 1 / np.sqrt(m.width / 2),
+    lambda m, y: 1 / int(m.width / 2),
+    lambda m, y: 1 / float(m.width / 2),
+    lambda m, y: 1 / (1 + m.width / 2),
+    lambda m, y: 2.0 if m.width / 2 > y.shape[0] else 1.0,
+    lambda m, y: 1 / round(m.width / 2, 1),
+    lambda m, y: y.new_full((1,), m.width / 2),
+    lambda m, y: torch.ones(1).fill_(m.width * 0.25),
+    lambda m, y: 1 / torch.tensor([m.width / 2]),
+    lambda m, y: torch.arange(m.width / 4).mean(),
+    lambda m, y: 1 / type(m.width / 2)(m.width / 2),
 ]
 
 
@@ -156,12 +178,106 @@ FREE: list[Callable[[Any, Tensor], Any]] = [
     lambda m, y: y.repeat(1, torch.tensor(2)).view(len(y), 2, -1).sum(1),
     lambda m, y: y.tile((1, np.int64(2))).view(len(y), 2, -1).sum(1),
     lambda m, y: nn.functional.group_norm(y, np.int64(1)),
+    lambda m, y: y.view(*map(int, y.shape)),
+    lambda m, y: y.view(-1, int(m.width)),
+    lambda m, y: _gated(y, int(m.width / 2)),
+    lambda m, y: _gated(y, int(y.shape[1] * 0.5)),
+    lambda m, y: _gated(y, math.floor(y.shape[1] / np.int64(2))),
+    lambda m, y: _gated(y, math.ceil(m.width / 2)),
+    lambda m, y: _gated(y, round(m.width / 2)),
+    lambda m, y: _gated(y, copy.deepcopy(m.width / 2).__trunc__()),
 ]
+
+
+def _gated(y: Tensor, half: int) -> Tensor:
+    assert isinstance(half, int)
+    return (y[:, :half] * y[:, half:]).sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("then", FREE)
 def test_what_goes_on_as_it_did_does_not_hold_channels(then: Callable[[Any, Tensor], Any]) -> None:
     assert slim(Wide(then), torch.randn(4, 5)).enter.out_features == 16
+    assert "int" not in globals()
+
+
+@pytest.mark.parametrize(
+    ("text", "only"),
+    [
+        ("def f(x: int, y: list[int]) -> int:\n    z: int = int(x)\n    return isinstance(z, (int, float))", True),
+        ("a, b = map(int, x.shape)", True),
+        ("x = 1", False),
+        ("print(x)", False),
+        ("int(x) + np.zeros(3, dtype=int)", False),
+        ("int(x) if type(x) is int else x.astype(int)", False),
+        ("int.from_bytes(int(x))", False),
+        ("int(", False),
+        ("int(map(), isinstance())", True),
+    ],
+)
+def test_which_files_only_call_the_name(text: str, only: bool, tmp_path: Path) -> None:
+    """In the others it may be given to numpy or compared, which wants the type itself."""
+    module = ModuleType("a_file")
+    module.__file__ = str(tmp_path / "a_file.py")
+    Path(module.__file__).write_text(text)
+    assert only_called(module) is only
+
+
+CELL = """
+from dataclasses import dataclass
+
+@dataclass
+class Configuration:
+    width: int = 3
+
+class Cell:
+    size = 3
+
+    @property
+    def half(self):
+        return int(self.size / 2)
+
+def whole(x):
+    return {}
+"""
+
+
+@pytest.mark.parametrize(("text", "only"), [("int(x)", True), ("x.astype(int)", False)])
+def test_which_notebooks_only_call_the_name(text: str, only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is defined in them is known, whatever else they say."""
+    notebook = ModuleType("a_notebook")
+    monkeypatch.setitem(sys.modules, "a_notebook", notebook)
+    code = CELL.format(text)
+    linecache.cache[text] = (len(code), None, code.splitlines(keepends=True), text)
+    exec(compile(code, text, "exec"), vars(notebook))
+    assert only_called(notebook) is only
+    linecache.cache.pop(text)
+    assert not only_called(notebook)
+
+
+HELPER = """
+def halves(x):
+    return deeper(x)
+
+def deeper(x):
+    half = int(x.shape[1] / 2)
+    return (x[:, :half] * x[:, half:]).sum(1, keepdim=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "call"), [("import sizes_helper", "sizes_helper.halves"), ("from sizes_helper import halves", "halves")]
+)
+def test_integers_in_the_files_of_helpers(how: str, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ``forward`` reaches through its file, which is as it was afterwards."""
+    (tmp_path / "sizes_helper.py").write_text(HELPER)
+    (tmp_path / "sizes_user.py").write_text(f"{how}\ndef then(model, y):\n    return {call}(y)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("sizes_helper", "sizes_user"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    then = import_module("sizes_user").then
+    helped = type("Helped", (Wide,), {"then": then})
+    assert slim(helped(then), torch.randn(4, 5)).enter.out_features == 16
+    assert "int" not in vars(sys.modules["sizes_helper"])
 
 
 def zeroed(index: Any) -> Callable[[Any, Tensor], Tensor]:

@@ -85,6 +85,22 @@ class ThroughData(Net):
         return self.head(h)
 
 
+class GivenData(Net):
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.ema.data = self.ema.data * 0.9 + h.detach().mean(0) * 0.1
+        return self.head(h)
+
+
+class NewParameter(Net):
+    """A head that training moves towards another one, as codebooks are by their averages."""
+
+    def top(self, h: Tensor) -> Any:
+        if self.training:
+            self.aux.weight = nn.Parameter(self.aux.weight * 0.9 + self.head.weight.data * 0.1)
+        return self.head(h) + self.aux(h)
+
+
 class Masked(Net):
     def top(self, h: Tensor) -> Any:
         return self.head(h * self.masks if self.training else h)
@@ -124,6 +140,8 @@ class Dropped(Net):
         (InPlace, "ema", (8,)),
         (Rebound, "ema", (8,)),
         (ThroughData, "ema", (8,)),
+        (GivenData, "ema", (8,)),
+        (NewParameter, "aux.weight", (4, 8)),
         (Masked, "masks", (8,)),
     ],
 )

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from graphprune.tracing.size_tracking.watcher import SizeWatcher
-from graphprune.tracing.sizes import Dim, Size, plain
+from graphprune.tracing.sizes import Dim, Ratio, Size, plain
 from graphprune.utils.operators import Args, Kwargs
 
-_SIZES: frozenset[type] = frozenset((Size, tuple, list, torch.Size))
+_SIZES: frozenset[type] = frozenset((Size, Ratio, tuple, list, torch.Size))
 """What may be or hold sizes."""
 
 
@@ -29,7 +29,7 @@ def untouched(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> An
 
 def number(value: Any) -> None:
     """All sizes in nested tuples and lists are numbers."""
-    if type(value) is Size:
+    if type(value) in (Size, Ratio):
         value.number()
     elif type(value) in (tuple, list, torch.Size):
         for item in value:
@@ -37,8 +37,12 @@ def number(value: Any) -> None:
 
 
 def of_numbers(function: Callable[..., float]) -> Callable[..., float]:
-    """A function that looks at an integer past its methods."""
-    return lambda *values: function(*(x.number() if type(x) is Size else x for x in values))
+    """A function that looks at a number past its methods."""
+
+    def call(*values: Any, **options: Any) -> float:
+        return function(*(x.number() if type(x) in (Size, Ratio) else x for x in values), **options)
+
+    return call
 
 
 def product_of_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,6 +71,7 @@ def new_tensor(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> A
 
 def attention(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Without ``scale`` the scores are divided by the square root of the head width, as a number."""
+    number(kwargs.get("scale"))
     if kwargs.get("scale") is None:
         query = args[0] if args else kwargs["query"]
         node = watcher.node_of(query)

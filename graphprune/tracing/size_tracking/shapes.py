@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from graphprune.tracing.size_tracking.numbers import number
+from graphprune.tracing.size_tracking.numbers import new_tensor, number
 from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
-from graphprune.tracing.sizes import Const, Size, SizeUse, plain
+from graphprune.tracing.sizes import Const, Ratio, Size, SizeUse, plain
 from graphprune.utils.contexts import without_onednn
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
@@ -108,6 +108,13 @@ def _filled(watcher: SizeWatcher, out: Any, args: Args, kwargs: Kwargs) -> Any:
     return out
 
 
+def new(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """The old ``x.new(2, width)`` is ``x.new_empty``; ``x.new([2.0, 3.0])`` is ``x.new_tensor``."""
+    if len(args) > 1 and type(args[1]) in (tuple, list):
+        return new_tensor(watcher, func, args, kwargs)
+    return factory(watcher, func, args, kwargs)
+
+
 def one_hot(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     out = func(*args, **kwargs)
     watcher.note_all(out, [args[1] if len(args) > 1 else kwargs.get("num_classes", -1)], out.ndim - 1)
@@ -123,10 +130,10 @@ def histogram(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> An
 def counted(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """``torch.arange(n)`` and ``torch.eye(n)`` are as long as ``n`` says; in any other form a size is a number."""
     out = func(*args, **kwargs)
-    numbers = [a for a in (*args, *kwargs.values()) if type(a) is Size]
+    numbers = [a for a in (*args, *kwargs.values()) if type(a) in (Size, Ratio)]
     if func is torch.eye and len(args) == 1:
         watcher.note_all(out, [args[0], args[0]])
-    elif func is torch.arange and len(args) == 1 and len(numbers) == 1:
+    elif func is torch.arange and len(args) == 1 and len(numbers) == 1 and type(args[0]) is Size:
         watcher.note(out, 0, args[0])
     else:
         number(numbers)

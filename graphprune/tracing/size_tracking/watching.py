@@ -21,6 +21,9 @@ from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.contexts import changing_globals, patched
 
+_FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "pow", "isclose")
+"""Those of ``math`` that look at an integer, or at a floating-point number, past its methods."""
+
 
 def _quiet_here(asked: Callable[..., bool]) -> Callable[..., bool]:
     """Always False in this thread; others are answered as ever."""
@@ -33,11 +36,11 @@ def watching(log: SizeLog, node_of: Lookup) -> Iterator[None]:
     """Watch sizes within; the Python bodies of torch.nn.functional are watched too, not skipped over."""
     names = [name for name in vars(F) if name.startswith("has_torch_function")]
     quiet: dict[str, Any] = {name: _quiet_here(getattr(F, name)) for name in names}
-    logarithms: dict[str, Any] = {name: of_numbers(getattr(math, name)) for name in ("log", "log2", "log10")}
+    functions: dict[str, Any] = {name: of_numbers(getattr(math, name)) for name in _FUNCTIONS}
     with (
         changing_globals(),
         patched(F, **quiet),
-        patched(math, **logarithms),
+        patched(math, **functions),
         patched(np, prod=product_of_sizes(np.prod)),
         SizeWatcher(log, node_of, handler_of),
     ):

@@ -1,0 +1,145 @@
+"""``int(size)`` and ``int(size / 2)`` in the files of a model are sizes.
+
+Python makes a plain integer of whatever ``__int__`` returns. So while a model is traced, the name ``int`` means another
+type in the files of its classes and of the functions that ``forward`` reaches, as far as they do no more than call it
+and ask ``isinstance``: an argument such as ``dtype=int`` wants the type itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from graphprune.tracing.may_write import function_of, is_own
+from graphprune.tracing.rebuilt_tensors import methods_from
+from graphprune.tracing.sizes import Ratio, Size
+from graphprune.utils.contexts import patched
+
+
+class _AnyInteger(type):
+    """The type of a type that has Python's integers as its instances."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, int)
+
+    def __subclasscheck__(cls, kind: type) -> bool:
+        return issubclass(kind, int)
+
+
+class _Whole(int, metaclass=_AnyInteger):
+    """``int``, but for sizes."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        given = args[0] if len(args) == 1 and not kwargs else None
+        if type(given) is Ratio:
+            return given.__trunc__()
+        return given if type(given) is Size else int(*args, **kwargs)
+
+
+@contextmanager
+def whole_numbers(kinds: Iterable[type]) -> Iterator[None]:
+    """Within, sizes that the files of these classes and their helpers make integers stay sizes.
+
+    Args:
+        kinds: the classes of a model's modules.
+    """
+    names = {name for kind in set(kinds) for name in _files(kind) if name in sys.modules}
+    with ExitStack() as stack:
+        for module in (sys.modules[name] for name in names):
+            if only_called(module):
+                stack.enter_context(patched(module, int=_Whole))
+        yield
+
+
+_known: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+
+
+def _files(kind: type) -> frozenset[str]:
+    """The names of the module that defines a class, and of those whose functions ``forward`` reaches and that use
+    ``int``."""
+    if kind not in _known:
+        users = {str(f.__module__) for f in _reached(kind) if "int" in _names(f.__code__)}
+        _known[kind] = frozenset(name for name in (kind.__module__, *users) if not is_own(name))
+    return _known[kind]
+
+
+def _reached(kind: type) -> Iterator[FunctionType]:
+    """``forward`` of a class, the methods that it calls, and the functions that these name, and so on."""
+    waiting, done = [*methods_from("forward", kind)], set[FunctionType]()
+    while waiting:
+        function = waiting.pop()
+        if function not in done:
+            done.add(function)
+            named = _looked_up(function)
+            waiting += [f for f in named if isinstance(f, FunctionType) and not is_own(str(f.__module__))]
+            yield function
+
+
+def _looked_up(function: FunctionType) -> Iterator[Any]:
+    """What a function may find by its names: ``halves``, ``helpers.halves``."""
+    names, own = _names(function.__code__), function.__globals__
+    imported = [value for name in names if isinstance(value := own.get(name), ModuleType)]
+    spaces = (own, *(vars(module) for module in imported if not is_own(module.__name__)))
+    return (space[name] for space in spaces for name in names if name in space)
+
+
+def _names(code: CodeType) -> frozenset[str]:
+    """The names that a piece of code and the functions within it look up."""
+    inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return frozenset(code.co_names).union(*inner)
+
+
+def only_called(module: ModuleType) -> bool:
+    """Does a file use the name ``int``, and only to call it, to ask ``isinstance``, and in annotations?"""
+    try:
+        return "int" not in vars(module) and _only_called_in(_source(module))
+    except (OSError, TypeError):  # the file is gone, or what was typed in is
+        return False
+
+
+def _source(module: ModuleType) -> str:
+    """The text of a file, or of the functions and methods of a notebook that use ``int``."""
+    if getattr(module, "__file__", None) is not None:
+        return inspect.getsource(module)
+    defined = [value for value in vars(module).values() if isinstance(value, type | FunctionType)]
+    own = [value for value in defined if value.__module__ == module.__name__]
+    members = (v for kind in own if isinstance(kind, type) for v in vars(kind).values())
+    functions = {f for value in (*own, *members) if (f := function_of(value)) and "int" in _names(f.__code__)}
+    return "\n".join(sorted(textwrap.dedent(inspect.getsource(function)) for function in functions))
+
+
+_CALLED = re.compile(r"\bint\(|\(int,")
+
+
+@lru_cache(maxsize=1 << 8)
+def _only_called_in(source: str) -> bool:
+    """:func:`only_called` of a file's text."""
+    if _CALLED.search(source) is None:
+        return False
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:  # the file was changed since
+        return False
+    names = {id(node) for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "int"}
+    return bool(names) and names <= {id(name) for node in ast.walk(tree) for name in _allowed(node)}
+
+
+def _allowed(node: ast.AST) -> Iterator[ast.AST]:
+    """The names in places where another type may stand."""
+    if isinstance(node, ast.Call):
+        yield node.func
+        if node.args and isinstance(node.func, ast.Name) and node.func.id in ("map", "isinstance"):
+            yield from ast.walk(node.args[0] if node.func.id == "map" else node.args[-1])
+    elif isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+        yield from ast.walk(node.annotation)
+    elif isinstance(node, ast.FunctionDef) and node.returns is not None:
+        yield from ast.walk(node.returns)
