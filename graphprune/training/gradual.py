@@ -39,15 +39,15 @@ class PrunerState(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         steps: how many were counted.
-        looked: the last step at which something was due.
-        cut: the last one at which there was a whole channel to remove.
+        looked: the last step at which something was due; None: nothing was yet.
+        cut: the last one at which there was a whole channel to remove; None: there was none yet.
         earlier: how many plans the model had gone through before.
         plans: those since then, as JSON data.
     """
 
     steps: Count
-    looked: Count
-    cut: Count
+    looked: Count | None
+    cut: Count | None
     earlier: Count
     targets: PruningTargets
     history: tuple[Cut, ...]
@@ -110,8 +110,8 @@ class GradualPruner(Printed):
         self.options = options
         self.steps = 0
         self.history: tuple[Cut, ...] = ()
-        self._looked = 0  # the last step at which something was due
-        self._cut = 0  # the last one at which there was a whole channel to remove
+        self._looked: int | None = None  # the last step at which something was due
+        self._cut: int | None = None  # the last one at which there was a whole channel to remove
         self._earlier = len(plans_of(model))
         self._targets = PruningTargets.of(self._trace(), ratio, options)
 
