@@ -237,7 +237,7 @@ def _write(folder: Path, manifest: Manifest, plans: tuple[Plan, ...], tensors: d
 def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"device: {device!r} is none ({str(error).splitlines()[0]})",
             found=found_value(device),

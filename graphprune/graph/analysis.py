@@ -202,7 +202,7 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     check_tensors(modules)
     model = resident(model, modules=modules)
     if outputs is not None:
-        check_callable("outputs", outputs, "a function that picks tensors from the model's result")
+        check_callable("outputs", outputs, "a function that picks tensors from the model's result", takes="result")
     if example_inputs is None:
         example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, calls_of(i), outputs))
     else:

@@ -15,12 +15,12 @@ from graphprune.errors import InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
-from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
+from graphprune.pruning.optimizer import AVERAGES, Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
-from graphprune.training.schedules import Schedule
+from graphprune.training.schedules import Schedule, check_schedule
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import check_count, check_type, found_value
+from graphprune.utils.checks import check_count, check_sequence
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -92,18 +92,12 @@ class GradualPruner(Printed):
         outputs: Callable[[Any], Any] | None = None,
         **options: Unpack[PlanArguments],
     ) -> None:
-        if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
-            raise InputError(
-                f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
-                found=found_value(schedule),
-                needed="a schedule with ratio_at(step, final)",
-                do="pass graphprune.Gradual(begin=100, end=1000)",
-            )
+        check_schedule(schedule)
         self.model = model
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.optimizers = several(optimizer)
-        check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
+        check_sequence("averages", averages, nn.Module, AVERAGES)
         self.averages = tuple(averages)
         self.outputs = outputs
         self.ratio = ratio
