@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -304,6 +305,7 @@ WRONG: dict[str, Callable[[], object]] = {
     "a schedule without end": lambda: gradual_by(float("inf")).step(),
     "a step in words": lambda: graphprune.Iterative(2).ratio_at("a", 0.5),  # type: ignore[arg-type]
     "groups by number": lambda: graphprune.GroupLasso(GRAPH, 0.1, groups=3),  # type: ignore[arg-type]
+    "a graph in a pickle": lambda: pickle.dumps(GRAPH),
     "options by number": lambda: GRAPH.plan_of(ANY),
     "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
 }
@@ -321,6 +323,11 @@ def test_a_wrong_call_is_explained(name: str, tmp_path: Path, monkeypatch: pytes
     after = dict((*NET.state_dict().items(), *SLIM.state_dict().items()))
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert list(tmp_path.iterdir()) == [] and not NET.training
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_graph(copied: Callable[[Any], Any]) -> None:
+    assert copied(GRAPH).plan(0.5).to_json() == GRAPH.plan(0.5).to_json()
 
 
 def test_what_functions_of_the_user_raise_is_passed_on() -> None:

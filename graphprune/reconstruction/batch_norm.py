@@ -78,12 +78,9 @@ def reestimate_batch_norm(
     check_model(model)
     what = "a list of names of running means, such as ['bn1.running_mean']"
     check_type("leave", leave, list | tuple | Set, what)
-    known = {
-        **dict(model.named_buffers(remove_duplicate=False)),
-        **dict(model.named_parameters(remove_duplicate=False)),
-    }
+    own = tables(model)
     for name in leave:
-        check_known("leave", name, known)
+        check_known("leave", name, {**own.buffers, **own.parameters})
     with changing_with_float64(model) as changed:
         return _reestimate(changed, calibration, leave)
 
