@@ -306,6 +306,10 @@ WRONG: dict[str, Callable[[], object]] = {
     "a step in words": lambda: graphprune.Iterative(2).ratio_at("a", 0.5),  # type: ignore[arg-type]
     "groups by number": lambda: graphprune.GroupLasso(GRAPH, 0.1, groups=3),  # type: ignore[arg-type]
     "a graph in a pickle": lambda: pickle.dumps(GRAPH),
+    "names by numbers": lambda: PLAN.apply_to_state_dict(NET.state_dict(), rename=lambda name: [name]),  # type: ignore[arg-type,return-value]
+    "measurements by a tensor": lambda: graphprune.Comparison(X),  # type: ignore[arg-type]
+    "a picture of a number": lambda: graphprune.plot_weights(NET, 3),  # type: ignore[arg-type]
+    "series by number": lambda: graphprune.plot_accuracy(graphprune.measure(NET, X, timed=False), ANY),
     "options by number": lambda: GRAPH.plan_of(ANY),
     "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
 }
