@@ -17,9 +17,10 @@ _PLACES = {
     "graphprune.compaction.compacting": "compact zero_channels",
     "graphprune.compaction.record": "ZeroChannels",
     "graphprune.errors": (
-        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning ExportError GraphpruneError InputError "
-        "LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError RuleError SaveError "
-        "SearchInterruptedWarning SpecError TraceError UnreachedWarning UnsharedBatchesWarning VerificationError"
+        "BatchedSamplesWarning ChannelsKeptWarning DamagedTableWarning EndlessBatchesWarning ExportError "
+        "GraphpruneError InputError LoadError MissingPackageError NothingRemovedWarning PlanError ProcessError "
+        "RuleError SaveError SearchInterruptedWarning SpecError TraceError UnreachedWarning UnsavedValuesWarning "
+        "UnsharedBatchesWarning VerificationError"
     ),
     "graphprune.export.bundle": "load save",
     "graphprune.export.gguf.writing": "GgufFile export_gguf",

@@ -79,6 +79,7 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError: there is no such group; the message says why that axis is frozen, if it is.
         """
+        check_type("name", name, str, "the name of a group, a module or a parameter axis")
         for group in self.groups:
             if group.name == name:
                 return group
@@ -200,6 +201,7 @@ class ChannelGraph(Printed, Analysis):
         Raises:
             InputError, PlanError: as for :meth:`plan`.
         """
+        check_type("asked", asked, PruningOptions, "a graphprune.PruningOptions")
         with nullcontext() if asked.calibration is not None or asked.latency is not None else gc_paused():
             plan = best_plan(self, asked, repaired, memory)
         warn_of_empty_requests(self, asked, plan)

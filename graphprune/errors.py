@@ -181,5 +181,13 @@ class BatchedSamplesWarning(UserWarning):
     """The samples of a calibration batch cannot be told apart, so gradients are those of whole batches."""
 
 
+class EndlessBatchesWarning(UserWarning):
+    """Calibration batches that do not say how many they are go on and on, and all of them are read."""
+
+
+class UnsavedValuesWarning(UserWarning):
+    """A bundle does not hold some values of the model, which are no tensors of its modules; the message names them."""
+
+
 class UnsharedBatchesWarning(UserWarning):
     """Calibration batches were dealt to processes, and each process uses its own alone."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,6 +174,11 @@ def gradual(**options: Any) -> Any:
     return graphprune.GradualPruner(Net(), X, graphprune.Gradual(0, 4), ratio=0.5, **options)
 
 
+def gradual_by(total: Any) -> Any:
+    schedule: Any = SimpleNamespace(ratio_at=lambda step, final: total)
+    return graphprune.GradualPruner(Net(), X, schedule, ratio=0.5)
+
+
 WRONG: dict[str, Callable[[], object]] = {
     "one silent output": lambda: graphprune.prune_model(Silent(), 0.5, X, verify=True),
     "a module list": lambda: graphprune.prune_model(nn.ModuleList([nn.Linear(3, 4)]), 0.5, torch.randn(1, 3)),
@@ -251,6 +258,59 @@ WRONG: dict[str, Callable[[], object]] = {
     "a loader by number": lambda: graphprune.export_loader(SLIM, "new", factory=ANY),
     "a criterion that is none": lambda: graphprune.criterion("nothing of that name")(ANY),
     "waiting in words": lambda: graphprune.across_processes([X], timeout="a"),  # type: ignore[arg-type]
+    "a mask of several names": lambda: PLAN.mask(["a.weight"]),  # type: ignore[arg-type]
+    "the shape of nothing": lambda: PLAN.shape({}),  # type: ignore[arg-type]
+    "a group by a list": lambda: GRAPH.group(["a"]),  # type: ignore[arg-type]
+    "a group by a tensor": lambda: GRAPH.group(X),  # type: ignore[arg-type]
+    "lists of several lengths": lambda: GRAPH.plan_from_kept({"a": [[1], [1, 2]]}),  # type: ignore[list-item]
+    "numbers on meta": lambda: GRAPH.plan_from_kept({"a": torch.ones(3, device="meta")}),
+    "couplings without a name": lambda: GRAPH.export(""),
+    "a folder with a zero": lambda: graphprune.save(SLIM, "a\0b"),
+    "ratios by a tensor of none": lambda: GRAPH.sensitivity(lambda m: 0.0, torch.tensor(0.5)),  # type: ignore[arg-type]
+    "ratios that are used up": lambda: GRAPH.sensitivity(lambda m: 0.0, iter(())),  # type: ignore[arg-type]
+    "an array as a criterion": lambda: GRAPH.plan(0.5, importance=np.ones(3)),  # type: ignore[arg-type]
+    "a network as a criterion": lambda: GRAPH.plan(0.5, importance=NET),
+    "a loss of one argument": lambda: GRAPH.plan(
+        0.5,
+        importance="taylor",
+        calibration=BATCHES,
+        loss_fn=lambda out: out.sum(),  # type: ignore[misc]
+    ),
+    "an evaluation of nothing": lambda: GRAPH.sensitivity(lambda: 0.0),  # type: ignore[misc]
+    "a name of nothing": lambda: PLAN.apply_to_state_dict(NET.state_dict(), rename=lambda: "a"),  # type: ignore[misc]
+    "outputs of two": lambda: graphprune.trace(NET, X, outputs=lambda a, b: a),  # type: ignore[misc]
+    "a slim model as the dense one": lambda: graphprune.verify(SLIM, SLIM, PLAN, X),
+    "targets by a tensor": lambda: graphprune.reconstruct(fresh(), NET, PLAN, [X], targets=X),  # type: ignore[arg-type]
+    "norms by a module's name": lambda: graphprune.reestimate_batch_norm(fresh(), [X], leave=["norm"]),
+    "norms by nothing": lambda: graphprune.reestimate_batch_norm(fresh(), [X], leave=NOTHING),
+    "half a step": lambda: graphprune.synthesize(NET, X, 2, steps=0.5),  # type: ignore[arg-type]
+    "synthetic inputs like none": lambda: graphprune.synthesize(NET, X[:0], 2),
+    "synthetic inputs like meta": lambda: graphprune.synthesize(NET, X.to("meta"), 2),
+    "masks by a tensor": lambda: graphprune.compact(NET, X, masks=X),  # type: ignore[arg-type]
+    "layers by a tensor": lambda: graphprune.sparsify(Net(), 0.5, layers=torch.tensor(1)),  # type: ignore[arg-type]
+    "a checkpoint nowhere": lambda: graphprune.save_checkpoint(NOTHING, Net()),
+    "averages of nothing": lambda: graphprune.save_checkpoint("new", Net(), averages=NOTHING),
+    "averages that are none": lambda: graphprune.load_checkpoint("new", Net(), averages=["a"]),  # type: ignore[list-item]
+    "a state on meta": lambda: graphprune.save_checkpoint("new", Net(), {"a": X.to("meta")}),
+    "a state by a tensor": lambda: graphprune.save_checkpoint("new", Net(), X),  # type: ignore[arg-type]
+    "a loss without a target": lambda: graphprune.finetune(
+        Net(), [X], loss_fn=torch.nn.functional.cross_entropy, **FAST
+    ),
+    "an optimizer of nothing": lambda: graphprune.finetune(Net(), BATCHES, optimizer=lambda: 0, **FAST),  # type: ignore[misc]
+    "a step of nothing": lambda: graphprune.finetune(Net(), BATCHES, on_step=lambda: None, **FAST),  # type: ignore[misc]
+    "a curve of nothing": lambda: graphprune.finetune(Net(), BATCHES, schedule=lambda: 1.0, **FAST),  # type: ignore[misc]
+    "a quality of nothing": lambda: graphprune.finetune(Net(), BATCHES, evaluate=lambda: 1.0, **FAST),  # type: ignore[misc]
+    "tuning of nothing": lambda: graphprune.prune_iteratively(Net(), X, rounds=1, ratio=0.5, tune=lambda: None),  # type: ignore[misc]
+    "a schedule that says nothing": lambda: gradual_by(NOTHING).step(),
+    "a schedule without end": lambda: gradual_by(float("inf")).step(),
+    "a step in words": lambda: graphprune.Iterative(2).ratio_at("a", 0.5),  # type: ignore[arg-type]
+    "groups by number": lambda: graphprune.GroupLasso(GRAPH, 0.1, groups=3),  # type: ignore[arg-type]
+    "a graph in a pickle": lambda: pickle.dumps(GRAPH),
+    "names by numbers": lambda: PLAN.apply_to_state_dict(NET.state_dict(), rename=lambda name: [name]),  # type: ignore[arg-type,return-value]
+    "measurements by a tensor": lambda: graphprune.Comparison(X),  # type: ignore[arg-type]
+    "a picture of a number": lambda: graphprune.plot_weights(NET, 3),  # type: ignore[arg-type]
+    "series by number": lambda: graphprune.plot_accuracy(graphprune.measure(NET, X, timed=False), ANY),
+    "options by number": lambda: GRAPH.plan_of(ANY),
     "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
 }
 
@@ -267,6 +327,11 @@ def test_a_wrong_call_is_explained(name: str, tmp_path: Path, monkeypatch: pytes
     after = dict((*NET.state_dict().items(), *SLIM.state_dict().items()))
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert list(tmp_path.iterdir()) == [] and not NET.training
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_graph(copied: Callable[[Any], Any]) -> None:
+    assert copied(GRAPH).plan(0.5).to_json() == GRAPH.plan(0.5).to_json()
 
 
 def test_what_functions_of_the_user_raise_is_passed_on() -> None:

@@ -76,9 +76,9 @@ def advise(
     check_model(model)
     wanted = parse_target(target)
     if evaluate is not None:
-        check_callable("evaluate", evaluate, "a function (model) -> loss")
+        check_callable("evaluate", evaluate, "a function (model) -> loss", takes="model")
     if loss_fn is not None:
-        check_callable("loss_fn", loss_fn)
+        check_callable("loss_fn", loss_fn, "a function (output, target) -> loss", takes="output, target")
         if data is None:
             raise InputError(
                 "loss_fn: given without data, the pairs (inputs, target) that it is for",
@@ -128,7 +128,7 @@ def _device(device: str | torch.device | None, target: AdviceTarget) -> torch.de
         return torch.device(target.runtime.name) if target.runtime is not None and target.runtime.here else None
     try:
         return torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"device: {device!r} is none",
             found=found_value(device),

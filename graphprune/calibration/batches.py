@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,16 @@ from torch import Tensor, nn
 
 from graphprune.calibration.communicator import ALONE, Communicator
 from graphprune.calibration.process_batches import ProcessBatches, warn_of_unshared
-from graphprune.errors import InputError
+from graphprune.errors import EndlessBatchesWarning, InputError
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors
+
+_MANY = 1000
+"""Batches without a length of which there are more may have no end."""
 
 BATCHES = (
     "an iterable of batches: each a tensor, a tuple of positional or a dict of keyword arguments, or with loss_fn= a "
@@ -51,11 +56,20 @@ def is_read_once(calibration: Any) -> bool:
 def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     """The batches with their numbers, with a progress bar if stderr is a terminal.
 
+    Warns where there are so many that they may have no end, as those of a loader that begins anew have none.
+
     Raises:
         InputError: there are none.
     """
     number = -1
     for number, batch in enumerate(_shown(calibration)):
+        if number == _MANY and not _has_length(calibration):
+            warnings.warn(
+                f"calibration: {_MANY:,} batches were read and there are more. All are read, and those of an iterable "
+                "without end for ever; a hundred or so are enough: list(itertools.islice(batches, 100))",
+                EndlessBatchesWarning,
+                stacklevel=frames_of_this_package(),
+            )
         yield number, batch
     if number < 0 and communicator_of(calibration).count == 1:  # else another process may have some
         raise InputError(
@@ -64,6 +78,17 @@ def numbered(calibration: Iterable[Any]) -> Iterator[tuple[int, Any]]:
             needed=BATCHES,
             do="pass a list of batches such as [batch], or a DataLoader; a generator that was read before is empty",
         )
+
+
+def _has_length(calibration: Any) -> bool:
+    """Does it say how many batches there are?"""
+    if isinstance(calibration, InputsOnly | ProcessBatches):
+        return _has_length(calibration.pairs if isinstance(calibration, InputsOnly) else calibration.batches)
+    try:
+        len(calibration)
+    except TypeError:
+        return False
+    return True
 
 
 def _shown(batches: Iterable[Any]) -> Iterable[Any]:

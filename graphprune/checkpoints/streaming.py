@@ -94,7 +94,7 @@ def prune_checkpoint(
     for name, flag in (("repair", repair), ("remote_code", remote_code), ("resume", resume)):
         check_flag(name, flag)
     if progress is not None:
-        check_callable("progress", progress)
+        check_callable("progress", progress, "a function (progress)", takes="progress")
     read_size("max_shard_size", max_shard_size)
     limit = parse_memory(memory)
     folder, place = _folders(source, target)

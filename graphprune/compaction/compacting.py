@@ -19,7 +19,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
-from graphprune.utils.checks import check_flag, check_type, found_value, is_number
+from graphprune.utils.checks import check_flag, check_optional, found_value, is_number
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
@@ -93,7 +93,7 @@ def zero_channels(
         A record that prints as a table; ``.slim`` is the smaller module.
     """
     check_model(model)
-    check_type("masks", masks or {}, Mapping, "a dict of tensors by the names of parameters")
+    check_optional("masks", masks, Mapping, "a dict of tensors by the names of parameters")
     check_flag("relative", relative)
     if not is_number(threshold) or not 0 <= threshold < float("inf"):
         raise InputError(

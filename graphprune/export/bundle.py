@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.errors import InputError, LoadError, PlanError
+from graphprune.errors import InputError, LoadError, PlanError, UnsavedValuesWarning
 from graphprune.export.architecture import IMPORT, Architecture, build
 from graphprune.export.libraries import packed, unpacked
 from graphprune.export.manifest import BUNDLE_FORMAT, MANIFEST, Manifest, read_manifest, write_manifest
@@ -29,9 +30,11 @@ from graphprune.export.rebuilding import check_restorable, find_architecture, gi
 from graphprune.export.restoring import restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
+from graphprune.export.unsaved import unsaved_values
 from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
+from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, found_value
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
@@ -75,6 +78,8 @@ def save(
         max_shard_size: bytes of weights in one file, as a number or such as ``"5GB"``.
         beside_others: the directory may hold other files, which are left alone.
 
+    Warns of arrays of numpy and of modules in plain lists: a bundle holds parameters, buffers and tensors.
+
     Raises:
         PlanError: the model was not made by graphprune, so there is no plan to save.
         InputError: the directory holds something else. Nothing of it is changed.
@@ -89,8 +94,23 @@ def save(
     structure, tensors = describe_structure(slim)
     check_types(tensors)
     architecture, unknown = _architecture(slim, structure, factory, arguments)
+    _warn_of_unsaved(slim, structure)
     manifest = _manifest(slim, structure, architecture, unknown)
     versions.write(partial(_write, manifest=manifest, plans=plans, tensors=tensors, most=most))
+
+
+def _warn_of_unsaved(slim: nn.Module, structure: Structure) -> None:
+    """Warn of values that ``load`` cannot bring back: it leaves what the dense model's own code makes."""
+    lost = unsaved_values(slim, structure)
+    if lost:
+        more = f" and {len(lost) - 4} more" if len(lost) > 4 else ""
+        warnings.warn(
+            f"slim: a bundle holds parameters, buffers and tensors, but not {', '.join(lost[:4])}{more}; a loaded "
+            "model has there what its class makes. Values that were changed since belong into buffers "
+            "(register_buffer) and nn.ModuleList, or use torch.save(slim)",
+            UnsavedValuesWarning,
+            stacklevel=frames_of_this_package(),
+        )
 
 
 @leaves_torch_alone
@@ -257,7 +277,7 @@ def _write(folder: Path, manifest: Manifest, plans: tuple[Plan, ...], tensors: d
 def _device(device: str | torch.device) -> torch.device:
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"device: {device!r} is none ({str(error).splitlines()[0]})",
             found=found_value(device),

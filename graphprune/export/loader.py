@@ -78,7 +78,7 @@ def export_loader(
             do="pass name='slim_model'",
         )
     if factory is not None:
-        check_callable("factory", factory, "a function that makes the whole architecture")
+        check_callable("factory", factory, "a function that makes the whole architecture", takes="")
     created = not folder.exists()
     make_folder("directory", folder)
     with writing("directory", folder):

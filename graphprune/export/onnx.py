@@ -126,7 +126,7 @@ def export_onnx(
     if external_data is not None:
         check_flag("external_data", external_data)
     if outputs is not None:
-        check_callable("outputs", outputs, "a function that picks tensors from the output")
+        check_callable("outputs", outputs, "a function that picks tensors from the output", takes="output")
     if opset is not None:
         check_count("opset", opset, 1, "a version of ONNX's operators")
     require_values("slim", named_tensors(slim), "write")

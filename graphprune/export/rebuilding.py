@@ -17,7 +17,7 @@ from graphprune.export.structure import Structure
 from graphprune.pruning.fits import check_fits
 from graphprune.pruning.plan import history_of
 from graphprune.pruning.resuming import replayed_without_data
-from graphprune.utils.checks import check_callable, check_type, found_value, shown
+from graphprune.utils.checks import check_callable, check_optional, found_value, shown
 from graphprune.utils.modules import class_name
 
 _MODULES_EACH, _MODULES_FREE = 64, 10_000
@@ -58,7 +58,7 @@ def given_architecture(
             needed="a function or class at the top of a module that can be imported",
             do="define it there, and pass the function itself",
         )
-    check_type("arguments", arguments or {}, Mapping, "a dict of the factory's keyword arguments")
+    check_optional("arguments", arguments, Mapping, "a dict of the factory's keyword arguments")
     given = dict(arguments or {})
     if not is_data(given):
         raise InputError(

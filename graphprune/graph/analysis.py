@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,9 @@ from typing import Any
 import networkx as nx
 import numpy as np
 from torch import fx, nn
+from typing_extensions import Self
 
-from graphprune.errors import PlanError
+from graphprune.errors import InputError, PlanError
 from graphprune.graph.blocks import Block, find_blocks
 from graphprune.graph.branches import Branch, find_branches
 from graphprune.graph.config_fields import ConfigFields, read_attributes
@@ -68,6 +70,23 @@ class Analysis:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {type(self.model).__name__}: {len(self.units.groups)} groups>"
+
+    def __getstate__(self) -> None:
+        raise InputError(
+            "graph: cannot be pickled, since it holds operations of torch",
+            where=repr(self),
+            found="pickle, torch.save, or a value that is sent to another process",
+            needed="a plan, which is data",
+            do="keep graph.plan(...).to_json(), and trace the model again where a graph is needed",
+        )
+
+    def __copy__(self) -> Self:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """The same analysis of a copy of the model."""
+        memo[id(self)] = made = replace(self, model=copy.deepcopy(self.model, memo))
+        return made
 
     @cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -202,7 +221,7 @@ def analyze(model: nn.Module, example_inputs: Any = None, outputs: Callable[[Any
     check_tensors(modules)
     model = resident(model, modules=modules)
     if outputs is not None:
-        check_callable("outputs", outputs, "a function that picks tensors from the model's result")
+        check_callable("outputs", outputs, "a function that picks tensors from the model's result", takes="result")
     if example_inputs is None:
         example_inputs, traced = first_that_runs(model, lambda i: trace_model(model, calls_of(i), outputs))
     else:

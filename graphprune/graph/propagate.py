@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from graphprune.errors import RuleError
 from graphprune.graph.index_buffers import columns_of_numbers, names_every_channel
 from graphprune.graph.recurrent_states import rules_of_states
 from graphprune.graph.unread import fix_cut_entries, fix_unread_entries, fix_written_entries
@@ -28,6 +29,7 @@ from graphprune.tracing.opaque import OnNested, is_opaque
 from graphprune.tracing.rebuilt_tensors import rebuilt_tensors
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Dims, Shape
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.operators import Args, Kwargs, short_name
 from graphprune.utils.tree import LEAVES, PLAIN
 
@@ -238,7 +240,21 @@ def call_rule(
     result = (function or _rule_for(op, operands))(call, *given, **named)
     if [value for value in operands if value.indexed is not None]:
         result = propagate_indexes(call, op, operands, result)
+    _check_result(op, result, outs)
     return result, call.counts
+
+
+def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
+    """Raise a RuleError unless a rule gave the labels of as many results as there are."""
+    several = result if isinstance(result, tuple | list) else (result,)
+    if len(several) != len(outs) or not all(isinstance(one, LabelledTensor) for one in several):
+        raise RuleError(
+            f"{op}: its rule returned {shown(result)}",
+            where=str(op),
+            found=found_value(result),
+            needed=f"{len(outs)} results, each a LabelledTensor; of several a tuple",
+            do="return LabelledTensor(call.outs[i]) for a result i that depends on nothing that can be removed",
+        )
 
 
 def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:

@@ -9,7 +9,7 @@ whose dead elements are zero. This *commuting square* is how the test suite prov
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,7 +134,18 @@ def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], s
     labels.node_index = 0
     result, counts = call_rule(op, args, kwargs, labels, shapes, used=one.used, function=entry.function)
     outs = (result,) if isinstance(result, LabelledTensor) else tuple(result)
+    if tuple(out.shape for out in outs) != shapes:
+        raise RuleCheckError(
+            f"{op}: its rule says shapes {_shapes(out.shape for out in outs)} of a call that gives {_shapes(shapes)}",
+            found=_shapes(out.shape for out in outs),
+            needed=_shapes(shapes),
+            do=MEND_RULE,
+        )
     return SampleLabels(args, kwargs, outs, labels, counts, solve(labels), joint(seed))
+
+
+def _shapes(shapes: Iterable[Sequence[int]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
 
 
 def living_mask(x: LabelledTensor, solution: Solution, alive: Mask) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -15,7 +14,7 @@ from graphprune.graph.groups import Group
 from graphprune.importance.combining import NORMALIZATIONS
 from graphprune.importance.context import Context
 from graphprune.utils.arrays import Scores
-from graphprune.utils.checks import check_callable, check_known, found_value, with_article
+from graphprune.utils.checks import check_callable, check_known, found_value, name_of, with_article
 
 Importance = Callable[[Group, Context], Tensor]
 """``(group, context) -> scores [units]``, higher for units that matter more."""
@@ -107,8 +106,8 @@ def criterion(
         if name in CRITERIA:
             known = CRITERIA[name].score
             raise InputError(
-                f"name: {name!r} is a criterion already: {known.__module__}.{_name_of(known)}",
-                where=f"{known.__module__}.{_name_of(known)}",
+                f"name: {name!r} is a criterion already: {known.__module__}.{name_of(known)}",
+                where=f"{known.__module__}.{name_of(known)}",
                 found=f"the name {name!r}",
                 needed=f"a name that is none of {', '.join(CRITERIA)}",
                 do="give the criterion another name",
@@ -129,33 +128,14 @@ def find_criterion(importance: str | Importance) -> Criterion:
         InputError: there is no criterion of this name.
     """
     if callable(importance):
-        _check_signature(importance)
+        check_callable("importance", importance, _SCORES, takes="group, context")
         known = (c for c in CRITERIA.values() if c.score is importance)
-        return next(known, None) or Criterion(_name_of(importance), importance)
+        return next(known, None) or Criterion(name_of(importance), importance)
     others = ", or a callable (group, context) -> 1-D tensor with one score per unit"
     return CRITERIA[check_known("importance", importance, CRITERIA, others)]
 
 
-def _check_signature(function: Importance) -> None:
-    """Raise an InputError if a function cannot be called with a group and a context."""
-    try:
-        parameters = inspect.signature(function)
-    except (TypeError, ValueError):  # builtins have none
-        return
-    try:
-        parameters.bind(None, None)
-    except TypeError:
-        raise InputError(
-            f"importance: {_name_of(function)}{parameters} is called as {_name_of(function)}(group, context), which it "
-            "does not take",
-            found=f"a function with the parameters {parameters}",
-            needed="a function (group, context) -> one score for each unit",
-            do=f"write def {_name_of(function)}(group, context), as graphprune.criterion describes it",
-        ) from None
-
-
-def _name_of(function: Importance) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
+_SCORES = "a function (group, context) -> one score for each unit"
 
 
 def scored(criterion: Criterion, group: Group, context: Context) -> Scores:

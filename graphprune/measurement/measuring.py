@@ -110,7 +110,7 @@ def measure(
     options = _timing_options(batch_sizes, batch_dim, compiled, repeats, warmup)
     check_flag("timed", timed)
     if evaluate is not None:
-        check_callable("evaluate", evaluate, "a function (model) -> score")
+        check_callable("evaluate", evaluate, "a function (model) -> score", takes="model")
     if threads is not None:
         check_count("threads", threads, 1, "a number of threads")
     options = replace(options, batch_dim=batch_dim_of(models, options.batch_dim, resizing=bool(options.batch_sizes)))
@@ -146,7 +146,9 @@ def _models(given: Any) -> dict[str, nn.Module]:
 
 def _timing_options(sizes: Any, dim: int | None, compiled: bool, repeats: int, warmup: int) -> TimingOptions:
     check_flag("compiled", compiled)
-    check_type("batch_sizes", sizes, Iterable, "numbers, such as (1, 8)")
+    check_type(
+        "batch_sizes", sizes.tolist() if isinstance(sizes, Tensor) else sizes, Iterable, "numbers, such as (1, 8)"
+    )
     return TimingOptions(
         tuple(check_count("batch_sizes", size, 1, "a batch size") for size in sizes),
         None if dim is None else check_count("batch_dim", dim, 0, "a dimension"),

@@ -211,6 +211,7 @@ class Comparison(Printed):
     measurements: Mapping[str, Measurement]
 
     def __post_init__(self) -> None:
+        check_type("measurements", self.measurements, Mapping, "measurements by the names of models")
         if not self.measurements:
             raise InputError(
                 "measurements: must be of one model at least, but is empty",

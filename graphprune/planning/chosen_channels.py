@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
-from graphprune.utils.checks import check_type, did_you_mean, found_value
+from graphprune.utils.checks import check_type, did_you_mean, found_value, shown
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
@@ -324,15 +325,25 @@ def indices(name: str, value: object) -> Ids:
     Raises:
         InputError: they are none of these.
     """
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    array = _array(value)
     if array.dtype == bool and array.ndim == 1:
         return np.flatnonzero(array)
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise InputError(
-            f"kept: {name} maps to {value!r:.80}",
+            f"kept: {name} maps to {shown(value)}",
             where=str(name),
             found=found_value(value),
             needed="whole numbers in one dimension, or a mask of truth values",
             do="give the numbers of the entries that stay, such as [0, 1, 5]",
         )
     return np.unique(array.astype(np.int64))
+
+
+def _array(value: object) -> Any:
+    """What somebody gives as an array; what is none is one of no numbers."""
+    if isinstance(value, torch.Tensor):
+        return np.array(None) if value.is_meta else value.detach().cpu().numpy()
+    try:
+        return np.asarray(value)
+    except ValueError:  # lists of several lengths
+        return np.array(None)

@@ -67,7 +67,7 @@ class Limit:
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
-        return (kept == units) | ((kept >= self.least) & (kept % self.multiple == 0))
+        return (kept == units) | ((kept >= self.least) & (kept % min(self.multiple, units + 1) == 0))
 
 
 def group_limits(

@@ -18,7 +18,7 @@ from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.roles import NARROWER, ROLES
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
-from graphprune.importance.criteria import CRITERIA, Importance
+from graphprune.importance.criteria import CRITERIA, Importance, find_criterion
 from graphprune.planning.allocations import ALLOCATIONS, SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
@@ -230,9 +230,11 @@ class PruningOptions:
         """Raise an InputError if a field is no mapping, function, truth value or whole number, as it must be."""
         for name in ("budgets", "overrides"):
             check_type(name, getattr(self, name), Mapping, "a dict")
-        for name in ("loss_fn", "run_with"):
+        for name, takes in (("loss_fn", "output, target"), ("run_with", "model")):
             if getattr(self, name) is not None:
-                check_callable(name, getattr(self, name))
+                check_callable(name, getattr(self, name), f"a function ({takes})", takes=takes)
+        if not isinstance(self.importance, str):
+            find_criterion(self.importance)
         check_flag("protect_ends", self.protect_ends)
         check_count("tensor_parallel", self.tensor_parallel, 1, "a whole number of devices")
         check_count("candidates", self.candidates, 1, "a whole number of candidates")

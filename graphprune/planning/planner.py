@@ -20,7 +20,7 @@ from graphprune.planning.explain import reasons
 from graphprune.planning.objectives import PredictedLatency
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.serving import HEADS
-from graphprune.planning.setup import PlanSetup
+from graphprune.planning.setup import PlanSetup, types_changed
 from graphprune.planning.translation import ProgramDifference, responsible
 from graphprune.planning.unread_sizes import unread_sizes
 from graphprune.planning.validate import Selection, Violations, validate
@@ -239,6 +239,14 @@ def _unchecked(setup: PlanSetup, difference: ProgramDifference) -> PlanError:
             found=str(difference),
             needed="blocks without which the rest runs as before",
             do="ask for a smaller depth=, or leave it out",
+        )
+    for name, now, traced in types_changed(setup.graph):
+        return PlanError(
+            f"model: {name} is {now} and was {traced} when it was traced, with example inputs of that type",
+            where=name,
+            found=f"{now}; with the example inputs of the trace {difference}",
+            needed=f"{traced}, as the graph was made of it",
+            do="trace the model again with inputs of its type: graphprune.trace(model, example_inputs)",
         )
     return PlanError(
         f"model: no plan can be checked, since it does not do the same again where nothing is removed: {difference}",

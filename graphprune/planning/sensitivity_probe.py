@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.graph.analysis import Analysis
@@ -24,12 +25,14 @@ def measure_sensitivity(
     graph: Analysis, evaluate: Evaluate, ratios: Sequence[float], options: PlanArguments
 ) -> Sensitivity:
     """See :meth:`graphprune.ChannelGraph.sensitivity`."""
-    check_callable("evaluate", evaluate, "a function (model) -> loss")
-    check_type("ratios", ratios, Iterable, "a tuple of fractions between 0 and 1")
+    check_callable("evaluate", evaluate, "a function (model) -> loss", takes="model")
+    given: Any = ratios.tolist() if isinstance(ratios, Tensor) else ratios
+    check_type("ratios", given, Iterable, "a tuple of fractions between 0 and 1")
+    ratios = tuple(given)
     if not ratios or not all(is_number(r) and 0 < r < 1 for r in ratios):
         raise InputError(
-            f"ratios: must be fractions between 0 and 1, but are {tuple(ratios)!r}",
-            found=shown(tuple(ratios)),
+            f"ratios: must be fractions between 0 and 1, but are {shown(ratios)}",
+            found=shown(ratios),
             needed="fractions above 0 and below 1, one at least",
             do="pass ratios=(0.25, 0.5, 0.75)",
         )

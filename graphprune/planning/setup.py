@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import floor, lcm
@@ -151,6 +151,16 @@ def _require_traced_sizes(graph: Analysis) -> None:
                 needed=f"shape {list(traced[name])}, as the graph was made of it",
                 do="trace the model again after it was pruned in place: graphprune.trace(model, example_inputs)",
             )
+
+
+def types_changed(graph: Analysis) -> Iterator[tuple[str, str, str]]:
+    """What has another type than when it was traced, as after ``model.half()``: its name, its type and the one then."""
+    own = tables(graph.model)
+    for node in graph.trace.graph.nodes:
+        name = node.meta.get("tensor")
+        now = own.parameters.get(name, own.buffers.get(name)) if node.op == "get_attr" else None
+        if now is not None and now.dtype != node.meta["dtype"]:
+            yield name, str(now.dtype), str(node.meta["dtype"])
 
 
 _PART_OF = "prune the model that these layers are a part of; graph.explain(name) says what holds an axis"

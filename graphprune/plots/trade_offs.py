@@ -8,7 +8,7 @@ from typing import Any
 from graphprune.errors import InputError
 from graphprune.measurement.records import Comparison, Measurement
 from graphprune.plots.figures import COLORS, INK, MARKERS, new_figure, plain_label, styled
-from graphprune.utils.checks import check_known, check_type, found_value, is_number, shown
+from graphprune.utils.checks import check_known, check_optional, check_type, found_value, is_number, shown
 
 Point = Measurement | tuple[float, float]
 """A measurement, or what somebody else says of a model: its cost and its score."""
@@ -51,6 +51,9 @@ def plot_accuracy(
     """
     check_type("dense", dense, Measurement | Comparison, "a graphprune.Measurement or Comparison")
     check_known("against", against, COSTS)
+    check_optional("series", series, Mapping, "measurements by names, in a dict of lists")
+    for points in (series or {}).values():
+        check_type("series", points, Sequence, "measurements by names, in a dict of lists")
     given = {name: list(points) for name, points in (series or {}).items()}
     if isinstance(dense, Comparison):
         (_, first), *others = dense.measurements.items()

@@ -13,7 +13,7 @@ from graphprune.errors import InputError
 from graphprune.measurement.layer_sizes import ordinary
 from graphprune.plots.figures import GRAY, INK, new_figure, shortened
 from graphprune.pruning.plan import Plan
-from graphprune.utils.checks import check_type, did_you_mean
+from graphprune.utils.checks import check_optional, check_type, did_you_mean
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_modules
@@ -49,6 +49,9 @@ def plot_weights(model: nn.Module, names: str | Iterable[str] | None = None, *, 
     check_type("plan", plan, Plan | None, "a graphprune.Plan")
     matrices = dict(_matrices(model))
     wanted = [names] if isinstance(names, str) else names
+    check_optional("names", wanted, Iterable, "names of parameters, in a list")
+    for name in wanted if isinstance(wanted, list | tuple) else ():
+        check_type("names", name, str, "names of parameters, in a list")
     chosen = _spread(matrices) if wanted is None else [_known(name, matrices) for name in wanted]
     if not chosen:
         raise InputError(

@@ -17,7 +17,7 @@ from graphprune.pruning.averaged import refuse_merged
 from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
-from graphprune.utils.checks import check_type, found_value, with_article
+from graphprune.utils.checks import check_sequence, check_type, found_value, with_article
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables, within
@@ -57,7 +57,7 @@ def prune_in_place(
         "the state of an optimizer for one head is not that of a mean",
         "apply it before the optimizer is made: plan.apply(model)",
     )
-    check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
+    check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
     _check_own(optimizers, model)
     modules = [model, *(_averaged(average, model) for average in averages)]
@@ -116,15 +116,11 @@ def _check_own(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
             )
 
 
+AVERAGES = "a list of modules, such as [averaged_model]"
+
+
 def _averaged(average: nn.Module, model: nn.Module) -> nn.Module:
     """The module that holds the averages: what is of another class than the model wraps it."""
-    if not isinstance(average, nn.Module):
-        raise InputError(
-            f"averages: must be torch.nn.Modules, but one is {with_article(type(average).__name__)}",
-            found=found_value(average),
-            needed="modules, such as torch.optim.swa_utils.AveragedModel(model)",
-            do="pass averages=[averaged_model]",
-        )
     inner = getattr(average, "module", None)
     return inner if type(average) is not type(model) and isinstance(inner, nn.Module) else average
 

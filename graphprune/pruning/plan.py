@@ -152,7 +152,7 @@ class Plan(Printed):
         """
         check_type("prefix", prefix, str, "a string")
         if rename is not None:
-            check_callable("rename", rename, "a function (name) -> name")
+            check_callable("rename", rename, "a function (name) -> name", takes="name")
         renamed = rename if rename is not None else str
         return cut_state_dict(
             state, self.kept, self.shapes, self.skipped, lambda name: renamed(name.removeprefix(prefix)), self.merged
@@ -182,8 +182,9 @@ class Plan(Printed):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The slim shape of a parameter or buffer."""
+        dense = self._dense_shape(name)
         kept = self.kept.get(name, {})
-        return tuple([len(kept[d]) if d in kept else n for d, n in enumerate(self._dense_shape(name))])
+        return tuple([len(kept[d]) if d in kept else n for d, n in enumerate(dense)])
 
     def _dense_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter or buffer before pruning.
@@ -191,6 +192,7 @@ class Plan(Printed):
         Raises:
             InputError: the plan knows none of this name.
         """
+        check_type("name", name, str, "the name of a parameter or buffer")
         if name not in self.shapes:
             raise InputError(
                 f"name: the plan knows no parameter or buffer {name!r}; it has {len(self.shapes)}, such as "

@@ -40,6 +40,7 @@ def cut_state_dict(
     check_type("state", state, Mapping, "a dictionary of tensors by name")
     for entry in state:
         check_type("state", entry, str, "a dictionary with names that are strings")
+        check_type("rename", name_in_model(entry), str, "a function (name) -> name, which returns a string")
     known = {_identity(t): name_in_model(n) for n, t in state.items() if name_in_model(n) in shapes}
     found: OrderedDict[str, Any] = OrderedDict()
     for entry, tensor in state.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError
 from graphprune.pruning.plan import Plan, history_of
+from graphprune.utils.checks import check_count, check_type, found_value
 
 VOCABULARY = "vocabulary"
 """Where :attr:`Plan.requested` has the name of a table of which the vocabulary's rows were removed."""
@@ -57,7 +59,7 @@ class TokenMap:
             InputError: a token is gone and nothing stands for it, or an id was never there.
         """
         table = self._table()
-        checked = ids.clamp(min=0).long().cpu()
+        checked = _from_zero(ids)
         if checked.numel() and int(checked.max()) >= self.size:
             raise self._no_id(int(checked.max()))
         new = table[checked]
@@ -80,6 +82,7 @@ class TokenMap:
 
     def new_id(self, number: int) -> int | None:
         """The new id of a token; None: it is gone. A number that is the id of none stays."""
+        check_type("number", number, Integral, "the id of a token")
         if not 0 <= number < self.size:
             return number
         return self.kept.index(number) if number in self.kept else None
@@ -90,7 +93,7 @@ class TokenMap:
         Raises:
             InputError: an id is beyond the new vocabulary.
         """
-        checked = ids.clamp(min=0).long().cpu()
+        checked = _from_zero(ids)
         if checked.numel() and int(checked.max()) >= len(self.kept):
             raise self._no_id(int(checked.max()))
         return torch.where(ids < 0, ids, torch.tensor(self.kept, device="cpu")[checked].to(ids))
@@ -102,6 +105,7 @@ class TokenMap:
         return table
 
     def _kept(self, unknown: int) -> int:
+        check_count("unknown", unknown, 0, "the id of a token")
         if unknown not in self.kept:
             raise InputError(
                 f"unknown: token {unknown} is gone itself",
@@ -118,6 +122,23 @@ class TokenMap:
             needed=f"old ids are below {self.size}, new ones below {len(self.kept)}",
             do="pass ids that the tokenizer of the original model made to new_ids, those of the slim model to old_ids",
         )
+
+
+def _from_zero(ids: Tensor) -> Tensor:
+    """Ids on the CPU, with 0 for what is negative.
+
+    Raises:
+        InputError: they are no tensor of integers.
+    """
+    check_type("ids", ids, Tensor, "a tensor of token ids")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype is torch.bool or ids.is_meta:
+        raise InputError(
+            f"ids: must be integers, but are {ids.dtype} on {ids.device}",
+            found=found_value(ids),
+            needed="token ids, integers with values",
+            do="pass what the tokenizer made, such as input_ids",
+        )
+    return ids.clamp(min=0).long().cpu()
 
 
 def token_map(plan: Plan) -> TokenMap:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graphprune.errors import InputError, PlanError
@@ -233,11 +234,8 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
 
     So does every run of a model that looks at values; its plan need only fit its tensors.
     """
-    if not graph.trace.on_meta:
-        plan.check(graph.model)
-        return
     own = {group.name for group in graph.groups}
-    other = next((name for name in plan.removed if name not in own), None)
+    other = next((name for name in plan.removed if name not in own), None) if graph.trace.on_meta else None
     if other is not None:
         raise PlanError(
             f"plan: it speaks of group {other!r}, which was not found in this {type(graph.model).__name__}",
@@ -246,6 +244,7 @@ def _require_known(graph: Analysis, plan: Plan) -> None:
             needed="the groups of the plan",
             do="pass the model that the plan was made for, and outputs= if trace was given it",
         )
+    plan.check(graph.model)
 
 
 def _require_real(graph: Analysis) -> None:
@@ -323,7 +322,9 @@ class _Check:
         """
         try:
             return run_slim(slim, self.slim_calls, masked.draws, self.select, self.as_default)
-        except RuntimeError as error:
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of any kind, as forward is the user's
             raise PlanError(
                 f"slim: {type(slim).__name__}.forward failed on the example inputs: {error}",
                 where=raised_at(error) or type(slim).__name__,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Set
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from graphprune.reconstruction.passes import run_batch
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
 from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.utils.checks import check_known, check_type
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import tables
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
 
@@ -74,6 +76,11 @@ def reestimate_batch_norm(
         InputError: the model fails on a batch, or there is none. The model is unchanged then.
     """
     check_model(model)
+    what = "a list of names of running means, such as ['bn1.running_mean']"
+    check_type("leave", leave, list | tuple | Set, what)
+    own = tables(model)
+    for name in leave:
+        check_known("leave", name, {**own.buffers, **own.parameters})
     with changing_with_float64(model) as changed:
         return _reestimate(changed, calibration, leave)
 

@@ -29,7 +29,7 @@ from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.run_state import evaluating_unchanged
-from graphprune.utils.checks import check_known, check_type, found_value, is_number
+from graphprune.utils.checks import check_known, check_optional, check_type, found_value, is_number
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
@@ -94,7 +94,7 @@ def reconstruct(
         SaveError: temporary files, which ``memory`` needs, cannot be written. ``slim`` is unchanged then.
     """
     check_pair(slim, dense, plan)
-    check_type("targets", targets or {}, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
+    check_optional("targets", targets, Mapping, "a dict of tensors, what graphprune.compensate_heads returned")
     for name in targets or {}:
         check_known("targets", name, plan.shapes)
     limit = parse_memory(memory)

@@ -16,7 +16,7 @@ from graphprune.tracing.example_inputs.guess import example_inputs_for
 from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
-from graphprune.utils.checks import check_count, found_value, is_number
+from graphprune.utils.checks import check_count, check_positive
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import FunctionMode, Kwargs
@@ -63,7 +63,9 @@ def synthesize(
             input, a number is out of range, the model failed, or the inputs diverged.
     """
     check_model(model)
-    _check_numbers(samples=samples, steps=steps, lr=lr, batch_size=batch_size)
+    for name, number in (("samples", samples), ("steps", steps), ("batch_size", batch_size)):
+        check_count(name, number, 1)
+    check_positive("lr", lr)
     check_count("seed", seed, 0)
     example = example_inputs_for(model) if example_inputs is None else example_inputs
     generator = torch.Generator().manual_seed(seed)
@@ -74,17 +76,6 @@ def synthesize(
         return [_Batch(model, example, size, generator).optimized(steps, lr) for size in sizes]
 
 
-def _check_numbers(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not is_number(value) or not value > 0:
-            raise InputError(
-                f"{name}: is {value!r}; a number above 0 is needed",
-                found=found_value(value),
-                needed="a number above 0",
-                do=f"pass {name}= above 0",
-            )
-
-
 class _Batch:
     """One batch of inputs. The optimized tensors are standardized: they start with mean 0 and standard deviation 1."""
 
@@ -93,11 +84,11 @@ class _Batch:
         self.example = example
         self.size = size
         floats = [t for t in tensors_of(normalize(example)) if t.is_floating_point() and t.ndim]
-        if not floats:
+        if not floats or any(t.is_meta or not t.numel() for t in floats):
             raise InputError(
                 f"example_inputs: {describe(example)} has no floating-point tensor to optimize",
                 found=describe(example),
-                needed="a floating-point tensor with a dimension at least",
+                needed="floating-point tensors with a dimension at least, and with values",
                 do="pass real inputs as calibration= instead",
             )
         self.device = next((p.device for p in model.parameters()), floats[0].device)

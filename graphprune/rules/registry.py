@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from torch._ops import OpOverload
@@ -48,6 +48,10 @@ class Call:
     @property
     def out(self) -> Shape:
         return self.outs[0]
+
+    def result(self, number: int) -> Call:
+        """The same call as one of which this is the first result, for the rules that make one result."""
+        return replace(self, outs=self.outs[number:])
 
     def freeze(self, values: Any, text: str) -> None:
         """Fix all labels of ``values``; the reason starts with the operation's name."""

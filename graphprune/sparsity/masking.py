@@ -19,6 +19,7 @@ from graphprune.sparsity.selection import LayerKey, LayerKeys, chosen_weights, s
 from graphprune.utils.checks import check_count, check_known, check_type
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL, apply_masks, parameters_in_order
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 
@@ -69,7 +70,7 @@ def sparsify(
     Raises:
         InputError: an argument is not what is needed. The model is unchanged.
     """
-    check_model(model)
+    check_tensors(check_model(model))
     amounts = check_overrides(overrides)
     ranking = Ranking(method_class(method), check_mapping("importance", importance, "a dict of tensors by names"))
     common = _common_amount(amount, ranking.method, check_known("scope", scope, SCOPES))

@@ -201,7 +201,7 @@ def chosen_weights(
 
 def several_keys(keys: LayerKeys) -> tuple[LayerKey, ...]:
     """One key, or several, as a tuple."""
-    several = isinstance(keys, Iterable) and not isinstance(keys, str | nn.Module | type)
+    several = isinstance(keys, Iterable) and not isinstance(keys, str | nn.Module | type | Tensor)
     return tuple(keys) if several else (keys,)  # type: ignore[arg-type,return-value]
 
 

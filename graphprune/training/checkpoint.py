@@ -24,11 +24,11 @@ from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
 from graphprune.errors import LoadError
-from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
+from graphprune.pruning.optimizer import AVERAGES, Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
-from graphprune.utils.checks import check_callable, check_type, with_article
+from graphprune.utils.checks import check_callable, check_optional, check_sequence, check_type, with_article
 from graphprune.utils.files import check_path, writing_tensors
 from graphprune.utils.folders import ADVICE, Versions, check_version
 from graphprune.utils.model_checks import check_same_tensors
@@ -68,8 +68,9 @@ def save_checkpoint(
         InputError: ``state`` or an optimizer's state holds something that is not data.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
-    check_type("state", state or {}, Mapping, "a dict of what else is needed to go on")
-    optimizers = several(optimizer)
+    check_optional("state", state, Mapping, "a dict of what else is needed to go on")
+    check_sequence("averages", averages, nn.Module, AVERAGES)
+    optimizers, folder = several(optimizer), check_path("directory", directory)
     packer = Packer()
     parts = {
         "model": own_tensors(model),
@@ -84,7 +85,7 @@ def save_checkpoint(
         "plans": [plan.to_data() for plan in plans_of(model)],
         "parts": {name: packer.pack(part, name) for name, part in parts.items()},
     }
-    _versions(Path(directory)).write(partial(_write, data=json.dumps(data), tensors=packer.tensors))
+    _versions(folder).write(partial(_write, data=json.dumps(data), tensors=packer.tensors))
 
 
 def has_checkpoint(directory: Folder) -> bool:
@@ -119,7 +120,8 @@ def load_checkpoint(
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
     if check is not None:
-        check_callable("check", check, "a function (state)")
+        check_callable("check", check, "a function (state)", takes="state")
+    check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
     saved = _read(check_path("directory", directory))
     if check is not None:

@@ -110,9 +110,11 @@ def finetune(
     _check_trainable(model)
     _check_teacher(teacher, model, distill)
     if loss_fn is not None:
-        check_callable("loss_fn", loss_fn, "a function (output, target) -> loss")
+        check_callable("loss_fn", loss_fn, "a function (output, target) -> loss", takes="output, target")
     check_rates(schedule, lr)
     _check_counts(epochs, steps, every, seed)
+    if evaluate is not None:
+        check_callable("evaluate", evaluate, "a function (model) -> quality", takes="model")
     _check_settings(weight_decay, clip, on_step, progress)
     with random_numbers_kept():
         processes = processes_for(model, accelerator, precision)
@@ -122,7 +124,7 @@ def finetune(
         return Training(
             model=model,
             batches=batches,
-            optimizer=_optimizer(model, optimizer, lr, weight_decay),
+            optimizer=_optimizer(model, optimizer, lr, float(weight_decay)),
             objective=Objective(loss_fn, teacher, distill or Distillation(), processes.mean),
             processes=processes,
             rates_of=partial(learning_rates, schedule, lr, warmup),
@@ -210,13 +212,18 @@ def _check_settings(weight_decay: Any, clip: Any, on_step: Any, progress: Any) -
     if clip is not None:
         check_positive("clip", clip, "a positive number, the largest norm of the gradients")
     if on_step is not None:
-        check_callable("on_step", on_step, "a function (step, model, optimizer)")
+        check_callable("on_step", on_step, "a function (step, model, optimizer)", takes="step, model, optimizer")
     check_flag("progress", progress)
+
+
+_FACTORY = "a function (parameters, lr, weight_decay) -> torch.optim.Optimizer"
 
 
 def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, weight_decay: float) -> Optimizer:
     """Over two groups of parameters: those that decay, and those of one dimension. The schedule sets the rate later."""
     others = ", or what makes one"
+    if callable(optimizer):
+        check_callable("optimizer", optimizer, _FACTORY, takes="parameters, lr=, weight_decay=")
     factory = optimizer if callable(optimizer) else OPTIMIZERS[check_known("optimizer", optimizer, OPTIMIZERS, others)]
     learned = [p for p in model.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": [p for p in learned if p.ndim > 1]}]
@@ -226,7 +233,7 @@ def _optimizer(model: nn.Module, optimizer: str | Factory, lr: float | None, wei
         raise InputError(
             f"optimizer: the factory made {with_article(type(made).__name__)}, not a torch.optim.Optimizer",
             found=found_value(made),
-            needed="a function (parameters, lr, weight_decay) -> torch.optim.Optimizer",
+            needed=_FACTORY,
             do="pass a class such as torch.optim.AdamW, or a function that returns an optimizer",
         )
     return made

@@ -14,12 +14,12 @@ from graphprune.api import ChannelGraph, trace
 from graphprune.evolution.choosing import choose_plan
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
-from graphprune.pruning.optimizer import Optimizers, prune_in_place, several
+from graphprune.pruning.optimizer import AVERAGES, Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.schedules import Schedule, check_schedule, check_step
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import check_type
+from graphprune.utils.checks import check_sequence
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import Count, convert_data
 
@@ -38,15 +38,15 @@ class PrunerState(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         steps: how many were counted.
-        looked: the last step at which something was due.
-        cut: the last one at which there was a whole channel to remove.
+        looked: the last step at which something was due; None: nothing was yet.
+        cut: the last one at which there was a whole channel to remove; None: there was none yet.
         earlier: how many plans the model had gone through before.
         plans: those since then, as JSON data.
     """
 
     steps: Count
-    looked: Count
-    cut: Count
+    looked: Count | None
+    cut: Count | None
     earlier: Count
     targets: PruningTargets
     history: tuple[Cut, ...]
@@ -96,15 +96,15 @@ class GradualPruner(Printed):
         self.example_inputs = example_inputs
         self.schedule = schedule
         self.optimizers = several(optimizer)
-        check_type("averages", averages, Sequence, "a list of modules, such as [averaged_model]")
+        check_sequence("averages", averages, nn.Module, AVERAGES)
         self.averages = tuple(averages)
         self.outputs = outputs
         self.ratio = ratio
         self.options = options
         self.steps = 0
         self.history: tuple[Cut, ...] = ()
-        self._looked = 0  # the last step at which something was due
-        self._cut = 0  # the last one at which there was a whole channel to remove
+        self._looked: int | None = None  # the last step at which something was due
+        self._cut: int | None = None  # the last one at which there was a whole channel to remove
         self._earlier = len(plans_of(model))
         self._targets = PruningTargets.of(self._trace(), ratio, options)
 

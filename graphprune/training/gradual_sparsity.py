@@ -17,9 +17,10 @@ from graphprune.sparsity.masking import SCOPES, check_overrides, drawn, put_mask
 from graphprune.sparsity.methods import PercentileUnstructured, ThresholdUnstructured
 from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, Weight, all_weights, chosen_weights, several_keys
-from graphprune.training.schedules import Schedule, check_schedule, check_step
+from graphprune.training.schedules import Schedule, check_schedule, check_step, total_at
 from graphprune.utils.checks import check_known, found_value
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.tables import Printed
 from graphprune.utils.typed_json import Count, convert_data
@@ -71,7 +72,7 @@ class _Target:
 
     def share_at(self, schedule: Schedule, step: int) -> float:
         """The fraction that is masked after ``step`` steps."""
-        return self.initial + schedule.ratio_at(step, self.final - self.initial)
+        return self.initial + total_at(schedule, step, self.final - self.initial)
 
     def masks(self, weights: Sequence[Weight], share: float, ranking: Ranking) -> WeightMasks:
         """The masks with which this fraction is masked, if less is by now."""
@@ -132,7 +133,7 @@ class GradualSparsifier(Printed):
         overrides: Mapping[LayerKey, float | int] | None = None,
         seed: int = 0,
     ) -> None:
-        check_model(model)
+        check_tensors(check_model(model))
         check_schedule(schedule)
         check_known("scope", scope, SCOPES)
         self.model = model

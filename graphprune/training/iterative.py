@@ -28,7 +28,7 @@ from graphprune.training.loop import Quality, quality_of
 from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
-from graphprune.utils.checks import check_known, found_value, is_number, shown, with_article
+from graphprune.utils.checks import check_callable, check_flag, check_known, found_value, is_number, shown, with_article
 from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.files import check_path
@@ -96,6 +96,9 @@ def prune_iteratively(
             needed="by how much the quality may fall, a number",
             do="pass max_drop=0.01",
         )
+    if evaluate is not None:
+        check_callable("evaluate", evaluate, "a function (model) -> quality", takes="model")
+    check_flag("repair", repair)
     _check_tune(tune)
     accelerator = None if callable(tune) else tune.get("accelerator")
     check_accelerator(accelerator)
@@ -119,6 +122,8 @@ def _check_tune(tune: Any) -> None:
             "'checkpoint'",
             do="pass tune={'batches': loader, 'epochs': 1, 'lr': 0.01}",
         )
+    if callable(tune):
+        check_callable("tune", tune, "a function (model) that trains it", takes="model")
     for name in tune if isinstance(tune, Mapping) else ():
         check_known("tune", name, inspect.signature(finetune).parameters)
 

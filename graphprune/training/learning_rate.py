@@ -7,7 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, check_known, check_positive, found_value, is_number, shown
+from graphprune.utils.checks import (
+    check_callable,
+    check_count,
+    check_known,
+    check_positive,
+    found_value,
+    is_number,
+    shown,
+)
 
 Rates = Callable[[int], float]
 """The learning rate of a step, counted from 0."""
@@ -84,7 +92,9 @@ def check_rates(schedule: RateSchedule, lr: float | None) -> None:
             )
         return
     check_positive("lr", lr, "the highest learning rate, a positive number")
-    if not callable(schedule):
+    if callable(schedule):
+        check_callable("schedule", schedule, "a function of the part of the training that is done", takes="done")
+    else:
         check_known("schedule", schedule, CURVES, ", a Rewind or a function")
 
 

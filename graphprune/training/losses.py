@@ -86,6 +86,13 @@ class Objective:
 
     def _hard(self, output: Any, target: Any, kwargs: Kwargs) -> Tensor:
         if self.loss_fn is not None:
+            if target is None and not kwargs:
+                raise InputError(
+                    "batches: this one has no target, which loss_fn= compares the output with",
+                    found="inputs alone",
+                    needed="pairs (inputs, target), or dicts of keyword arguments, of which the target is the dict",
+                    do="give batches as pairs (inputs, target)",
+                )
             loss = self.loss_fn(output, kwargs if target is None else target)
         elif target is None:
             loss = own_loss(output, "training", _LABELS)
@@ -175,7 +182,7 @@ def _output_of(run: Callable[..., Any], args: Args, kwargs: Kwargs, argument: st
         return run(*args, **kwargs)
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except Exception as error:  # of any kind, as forward is the user's
         given = describe((*args, *kwargs.values()))
         raise InputError(
             f"{argument}: {type(run).__name__}.forward failed on a batch: {type(error).__name__}: {error}",

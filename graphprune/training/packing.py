@@ -53,6 +53,15 @@ class Packer:
 
     def add(self, tensor: Tensor, path: str) -> str:
         """Keep a tensor, under ``path`` unless it is known already; returns its name."""
+        if tensor.is_meta or hasattr(type(tensor), "__tensor_flatten__"):
+            what = "a tensor on meta, without values" if tensor.is_meta else f"a {type(tensor).__name__}"
+            raise InputError(
+                f"{path}: is {what}, which a checkpoint cannot hold",
+                where=path,
+                found=f"{what}, of shape {list(tensor.shape)}",
+                needed="plain tensors with values",
+                do="leave it out of what is saved; of a model that is sharded or quantized save the one before",
+            )
         if id(tensor) not in self._names:
             self._names[id(tensor)] = path
             self._held.append(tensor)  # an id is only good as long as its tensor

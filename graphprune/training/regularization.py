@@ -260,6 +260,7 @@ def _named(graph: ChannelGraph, names: Collection[str]) -> Mask:
             needed="names of groups, in a list",
             do=f"pass [{names!r}]",
         )
+    check_type("groups", names, Collection, "names of groups, in a list")
     chosen = np.zeros(graph.solution.count, bool)
     for name in names:
         chosen[graph.group(name).unit_ids] = True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from graphprune.errors import InputError
-from graphprune.utils.checks import check_count, check_fraction, found_value
+from graphprune.utils.checks import check_count, check_fraction, found_value, is_number, shown
 
 
 class Schedule(Protocol):
@@ -20,17 +20,6 @@ class Schedule(Protocol):
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps, between 0 and ``final``. It never falls."""
         ...
-
-
-def check_schedule(schedule: object) -> None:
-    """Raise an InputError unless this is a schedule."""
-    if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
-        raise InputError(
-            f"schedule: must be a schedule such as graphprune.Gradual, but is {schedule!r}",
-            found=found_value(schedule),
-            needed="a schedule with ratio_at(step, final)",
-            do="pass graphprune.Gradual(begin=100, end=1000)",
-        )
 
 
 def check_step(step: int, counted: int) -> None:
@@ -55,7 +44,7 @@ class OneShot:
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps."""
-        return check_fraction("final", final) if step >= self.step else 0.0
+        return check_fraction("final", final) if check_count("step", step, 0) >= self.step else 0.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +67,7 @@ class Iterative:
 
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps: of ``k`` rounds, ``1 - (1 - final) ** (k / rounds)``."""
-        done = min(max(step - self.begin, 0) // self.frequency, self.rounds)
+        done = min(max(check_count("step", step, 0) - self.begin, 0) // self.frequency, self.rounds)
         gamma = per_round(final, self.rounds)
         return final if done == self.rounds else after(gamma, done)
 
@@ -112,7 +101,7 @@ class Gradual:
     def ratio_at(self, step: int, final: float) -> float:
         """The total after ``step`` steps."""
         check_fraction("final", final)
-        since = max(step - self.begin, 0)
+        since = max(check_count("step", step, 0) - self.begin, 0)
         if step < self.end:
             since -= since % self.frequency
         left = 1 - min(since / (self.end - self.begin), 1.0)
@@ -155,7 +144,36 @@ def of_present(total: float, done: float) -> float:
     return 1 - (1 - total) / (1 - done)
 
 
+def check_schedule(schedule: object) -> None:
+    """Raise an InputError unless this is a schedule, and an instance."""
+    if isinstance(schedule, type) or not callable(getattr(schedule, "ratio_at", None)):
+        raise InputError(
+            f"schedule: must be a schedule such as graphprune.Gradual, but is {shown(schedule)}",
+            found=found_value(schedule),
+            needed="a schedule with ratio_at(step, final)",
+            do="pass graphprune.Gradual(begin=100, end=1000)",
+        )
+
+
+def total_at(schedule: Schedule, step: int, final: float) -> float:
+    """What a schedule, which may be a user's, says of a step.
+
+    Raises:
+        InputError: it says no fraction.
+    """
+    total = schedule.ratio_at(step, final)
+    if is_number(total) and 0 <= total <= 1:
+        return float(total)
+    raise InputError(
+        f"schedule: ratio_at({step}, {final:g}) must be a fraction between 0 and {final:g}, but is {shown(total)}",
+        where=f"{type(schedule).__name__}.ratio_at",
+        found=found_value(total),
+        needed="the fraction that is gone after so many steps, a number",
+        do=f"return a number that grows from 0 to {final:g}",
+    )
+
+
 def remaining_at(schedule: Schedule, step: int, target: float) -> float:
     """The fraction of the dense cost that remains after ``step`` steps, on the way from 1 to ``target``."""
     check_fraction("target", target, "a fraction of the dense cost", zero=False, one=True)
-    return 1 - schedule.ratio_at(step, 1 - target)
+    return 1 - total_at(schedule, step, 1 - target)

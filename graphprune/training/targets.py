@@ -27,7 +27,7 @@ from graphprune.planning.keyword_arguments import PlanArguments
 from graphprune.planning.limits import Limit, Override, group_limits, share_kept
 from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.options import PruningOptions
-from graphprune.training.schedules import Schedule, of_present, remaining_at
+from graphprune.training.schedules import Schedule, of_present, remaining_at, total_at
 from graphprune.utils.checks import with_article
 from graphprune.utils.typed_json import Count, Positive, convert_data
 
@@ -66,7 +66,7 @@ class GroupTarget:
             return Override(frozen=True)
         ratio = None
         if self.kept is not None:
-            wanted = share_kept(self.units, schedule.ratio_at(step, 1 - self.kept / self.units))
+            wanted = share_kept(self.units, total_at(schedule, step, 1 - self.kept / self.units))
             ratio = max(units - wanted, 0) / units
         return Override(ratio=ratio, min_units=self.least, multiple=self.multiple)
 
@@ -146,22 +146,22 @@ class PruningTargets:
         """JSON data."""
         return asdict(self)
 
-    def due(self, schedule: Schedule, step: int, done: int) -> bool:
-        """Is more to be removed after ``step`` steps than after ``done`` of them?"""
+    def due(self, schedule: Schedule, step: int, done: int | None) -> bool:
+        """Is more to be removed after ``step`` steps than after ``done`` of them? None: nothing is gone yet."""
         finals = [1 - g.kept / g.units for g in self.groups.values() if g.kept is not None]
         finals += [1 - limit / self.dense[kind] for kind, limit in self.budgets.items()]
         finals += [self.ratio or 0.0, self.skipped / max(self.blocks, 1)]
-        return any(schedule.ratio_at(step, final) > schedule.ratio_at(done, final) for final in finals)
+        return any(total_at(schedule, step, final) > _gone(schedule, done, final) for final in finals)
 
     def ask(
-        self, present: ChannelGraph, options: PlanArguments, schedule: Schedule, step: int, done: int
+        self, present: ChannelGraph, options: PlanArguments, schedule: Schedule, step: int, done: int | None
     ) -> dict[str, Any] | None:
         """The arguments of the plan that brings the present model to where the schedule is after ``step`` steps.
 
         Args:
             present: the channel graph of the model that is there.
             options: those that the targets were made of.
-            done: the step of the last plan that removed something.
+            done: the step of the last plan that removed something; None: there was none.
 
         Returns:
             None if there is nothing to remove yet.
@@ -172,11 +172,11 @@ class PruningTargets:
         some = any(override.ratio for override in overrides.values())
         budgets = self._budgets(present, schedule, step)
         asked |= budgets
-        gone = floor(schedule.ratio_at(step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
+        gone = floor(total_at(schedule, step, self.skipped / max(self.blocks, 1)) * self.blocks + 1e-9)
         there = _removable(present, options.get("allocation")) if self.blocks else 0
         depth = max(gone - (self.blocks - there), 0)
         if self.ratio is not None:
-            asked["ratio"] = of_present(schedule.ratio_at(step, self.ratio), schedule.ratio_at(done, self.ratio))
+            asked["ratio"] = of_present(total_at(schedule, step, self.ratio), _gone(schedule, done, self.ratio))
         elif not self.budgets:
             asked["ratio"] = 0.0
         if not (some or depth or asked.get("ratio") or budgets):
@@ -191,6 +191,11 @@ class PruningTargets:
             if wanted < costs[kind]:
                 found[kind] = max(wanted, 1.5)  # up to 1 it would be a fraction
         return found
+
+
+def _gone(schedule: Schedule, done: int | None, final: float) -> float:
+    """The total after the plan of step ``done``; None: there was no plan, whatever the schedule says of its begin."""
+    return 0.0 if done is None else total_at(schedule, done, final)
 
 
 def _removable(graph: ChannelGraph, allocation: object) -> int:

@@ -6,12 +6,13 @@ Numbers are those of Python, numpy and ``fractions``; truth values are none.
 from __future__ import annotations
 
 import difflib
+import inspect
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from types import FunctionType, MethodType, UnionType
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from torch import Tensor, nn
@@ -91,20 +92,61 @@ def check_type(name: str, value: object, kind: type | UnionType, what: str) -> N
         )
 
 
+def check_optional(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Raise an InputError unless a value is None or of a type, which ``what`` is in words."""
+    if value is not None:
+        check_type(name, value, kind, what)
+
+
+def check_sequence(name: str, value: object, kind: type | UnionType, what: str) -> None:
+    """Raise an InputError unless a value is a sequence of things of a type, which ``what`` is in words."""
+    check_type(name, value, Sequence, what)
+    for one in value if isinstance(value, Sequence) else ():
+        check_type(name, one, kind, what)
+
+
 def check_flag(name: str, value: object) -> None:
     """Raise an InputError unless a value is a truth value; a string is none."""
     check_type(name, value, bool | np.bool_, "True or False")
 
 
-def check_callable(name: str, value: object, what: str = "a function") -> None:
-    """Raise an InputError unless a value can be called."""
-    if not callable(value):
+def check_callable(name: str, value: object, what: str = "a function", *, takes: str | None = None) -> None:
+    """Raise an InputError unless a value can be called; ``takes`` names the arguments that it is called with."""
+    if callable(value):
+        if takes is not None:
+            _check_takes(name, value, what, takes)
+    else:
         raise InputError(
             f"{name}: must be {what}, but is {shown(value)}",
             found=found_value(value),
             needed=what,
             do=_pass(name, what),
         )
+
+
+def _check_takes(name: str, function: Callable[..., Any], what: str, takes: str) -> None:
+    """Raise an InputError if a function, or the ``forward`` of a module, does not take so many arguments."""
+    is_module = isinstance(function, nn.Module) and type(function).__call__ is nn.Module.__call__
+    try:
+        parameters = inspect.signature(function.forward if is_module else function)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):  # builtins have none
+        return
+    given = [argument.strip() for argument in takes.split(",") if argument]
+    own = name_of(function)
+    try:
+        parameters.bind(*(a for a in given if "=" not in a), **{a[:-1]: None for a in given if a.endswith("=")})
+    except TypeError:
+        raise InputError(
+            f"{name}: {own}{parameters} is called as {own}({takes}), which it does not take",
+            found=f"a function with the parameters {parameters}",
+            needed=what,
+            do=f"write def {own}({takes.replace('=', '')})" if own.isidentifier() else f"pass {what}",
+        ) from None
+
+
+def name_of(function: object) -> str:
+    """The name of a function, or of the class of something else that can be called."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def check_fraction(
@@ -155,6 +197,9 @@ def check_positive(name: str, value: object, what: str = "a positive number") ->
     )
 
 
+_MOST_NAMED = 24
+
+
 def check_known(name: str, value: object, known: Iterable[str], others: str = "") -> str:
     """One of several names; ``others`` says what else would do (``", or a function"``).
 
@@ -164,7 +209,9 @@ def check_known(name: str, value: object, known: Iterable[str], others: str = ""
     names = list(known)
     if isinstance(value, str) and value in names:
         return value
-    needed = ", ".join(map(repr, names))
+    needed = ", ".join(map(repr, names[:_MOST_NAMED]))
+    if len(names) > _MOST_NAMED:
+        needed += f" and {len(names) - _MOST_NAMED} more"
     raise InputError(
         f"{name}: {shown(value)} is not known; use one of {needed}{others}{did_you_mean(value, names)}",
         found=found_value(value),

@@ -22,7 +22,7 @@ def check_path(name: str, value: object) -> Path:
     Raises:
         InputError: it is none.
     """
-    if not isinstance(value, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike) or os.fspath(value) in ("", b"") or "\0" in os.fsdecode(value):
         needed = "a path, a string or a pathlib.Path"
         raise InputError(
             f"{name}: must be {needed}, but is {shown(value)}",

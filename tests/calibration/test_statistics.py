@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -195,6 +196,28 @@ def test_batches_may_be_tensors_tuples_or_dicts() -> None:
     assert gathered(statistics(((x, None) for x in data), lambda output, target: None, model=model)) == expected
     assert gathered(statistics([({"x": x}, None) for x in data], lambda output, target: None, model=model)) == expected
     assert gathered(statistics([x * 2 for x in data], model=model)) != expected
+
+
+class Loader:
+    """As many batches as one likes, and no word of how many."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        yield from (torch.ones(1, 3) for _ in range(self.count))
+
+
+@pytest.mark.parametrize(
+    ("batches", "warned"), [(Loader(1001), True), (Loader(1000), False), (list(Loader(1001)), False)]
+)
+def test_batches_that_may_have_no_end(batches: Any, warned: bool) -> None:
+    graph = graphprune.trace(Net(), torch.ones(2, 3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graph.plan(0.5, importance="wanda", calibration=batches)
+    assert [one.category for one in caught] == [graphprune.EndlessBatchesWarning] * warned
+    assert all(one.filename == __file__ for one in caught)
 
 
 def test_a_data_loader() -> None:

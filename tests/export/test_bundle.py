@@ -5,14 +5,17 @@ import errno
 import importlib
 import json
 import os
+import re
 import shutil
 import stat
+import warnings
 from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -322,6 +325,41 @@ def test_tensors_come_back_in_whatever_holds_them(tmp_path: Path, keep: Callable
     graphprune.save(slim, tmp_path)
     loaded = graphprune.load(tmp_path, Holding(keep)).eval()
     assert torch.equal(loaded(x), slim(x)) and type(loaded.scales) is type(slim.scales)
+
+
+class Beside(nn.Module):
+    """Values that no bundle holds, and some that it does."""
+
+    def __init__(self, keep: Callable[[nn.Module], Any] | None = None) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.beside = None if keep is None else keep(self.leave)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu())
+        return found
+
+
+@pytest.mark.parametrize(
+    ("keep", "named"),
+    [
+        (lambda leave: np.ones(3), r"beside \(a numpy array\)"),
+        (lambda leave: {"scale": [np.ones(3)]}, r"beside \(a numpy array\)"),
+        (lambda leave: [nn.Linear(2, 2)], r"beside \(a tensor in a list of modules\)"),
+        (lambda leave: [leave], None),
+        (lambda leave: [torch.ones(3)], None),
+        (lambda leave: np.array(["a", "b"]), None),
+    ],
+)
+def test_values_that_a_bundle_does_not_hold_are_named(
+    tmp_path: Path, keep: Callable[[nn.Module], Any], named: str | None
+) -> None:
+    slim = graphprune.prune_model(Beside(keep), 0.5, torch.randn(2, 4))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graphprune.save(slim, tmp_path)
+    said = [str(one.message) for one in caught if one.category is graphprune.UnsavedValuesWarning]
+    assert len(said) == (named is not None) and all(re.search(named or "", one) for one in said)
 
 
 def test_weights_are_mapped_and_trained_without_changing_the_files(tmp_path: Path) -> None:

@@ -141,6 +141,15 @@ def test_a_program_that_is_another_one_each_time_is_refused() -> None:
         graphprune.trace(Counting().eval(), torch.randn(4, 5)).plan(0.5)
 
 
+def test_a_model_of_another_type_than_when_it_was_traced() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3)).eval()
+    graph = graphprune.trace(model, torch.randn(1, 3, 8, 8))
+    model.half()
+    with pytest.raises(graphprune.PlanError, match=r"0.weight is torch.float16 and was torch.float32 when it was") as e:
+        graph.plan(0.5)
+    assert "trace the model again" in e.value.do
+
+
 @pytest.mark.parametrize("guilty", [{3}, {0, 7}, {1, 2, 5}, set(range(8))])
 def test_the_responsible_are_found(guilty: set[int]) -> None:
     assert set(responsible(range(8), lambda groups: bool(guilty & set(groups)))) == guilty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -231,6 +232,15 @@ def test_maps_of_ids() -> None:
         tokens.old_ids(torch.tensor([3]))
     with pytest.raises(InputError, match="has its whole vocabulary"):
         TokenMap.of(Bag())
+    wrong: Any = [3]
+    for ids in (wrong, torch.tensor([0.5]), torch.zeros(2, dtype=torch.long, device="meta")):
+        for call in (tokens.new_ids, tokens.old_ids):
+            with pytest.raises(InputError, match="ids: must be"):
+                call(ids)
+    with pytest.raises(InputError, match="number: must be the id of a token"):
+        tokens.new_id(wrong)
+    with pytest.raises(InputError, match="unknown: must be the id of a token"):
+        tokens.new_ids(ids=torch.tensor([3]), unknown=wrong)
 
 
 def test_words_may_go_twice_and_channels_after_them() -> None:

@@ -280,7 +280,7 @@ def test_errors_change_nothing() -> None:
         ({"optimizer": [good, good]}, InputError, "given twice"),
         ({"optimizer": [good, model]}, InputError, "but is a Sequential"),
         ({"optimizer": good, "averages": [ema, foreign]}, PlanError, r"averages\[1\]: model: the plan names"),
-        ({"optimizer": good, "averages": [3]}, InputError, "one is an int"),
+        ({"optimizer": good, "averages": [3]}, InputError, "averages: must be a list of modules, .* but is 3"),
     ]
     for arguments, error, message in cases:
         with pytest.raises(error, match=message):

@@ -125,10 +125,10 @@ def test_norms_are_found_by_what_they_call(norm: Callable[[], nn.Module]) -> Non
         ({"model": nn.Linear(3, 3), "example_inputs": torch.randn(1, 3)}, "model: Linear has no batch normalization"),
         ({"model": nn.Embedding(3, 3), "example_inputs": torch.zeros(1, 3).long()}, "no floating-point tensor"),
         ({"example_inputs": torch.randn(1, 5, 8, 8)}, r"Net.forward failed on f32\[4, 5, 8, 8\]"),
-        ({"samples": 0}, "samples: is 0"),
-        ({"steps": 0}, "steps: is 0"),
-        ({"lr": -1.0}, "lr: is -1.0"),
-        ({"lr": float("inf")}, "diverged"),
+        ({"samples": 0}, "samples: must be a whole number, at least 1, but is 0"),
+        ({"steps": 0}, "steps: must be a whole number, at least 1, but is 0"),
+        ({"lr": -1.0}, "lr: must be a positive number, but is -1.0"),
+        ({"lr": 1e30}, "diverged"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.errors import InputError
+from graphprune.errors import InputError, RuleError
 from graphprune.graph.rule_check import check_rule
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.synthetic_inputs import synthesize
@@ -24,11 +24,15 @@ from graphprune.rules import (
     Call,
     LabelledTensor,
     Norm,
+    contract,
+    elementwise,
     elementwise_macs,
     linear_macs,
     linear_rows,
     per_channel,
+    placed,
     positive,
+    reduced,
     rule,
     sample,
     t,
@@ -397,3 +401,83 @@ def test_a_product_is_seen_as_one() -> None:
         names = [one.name for one in graphprune.reconstruct(slim, model, plan, data).repaired]
         assert "weight" in names
     assert_twins(*slims)
+
+
+@torch.library.custom_op("outside::with_sums", mutates_args=())
+def with_sums(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x * 2, x.sum(1)
+
+
+@with_sums.register_fake
+def _(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), x.new_empty(x.shape[0], *x.shape[2:])
+
+
+@torch.library.custom_op("outside::product", mutates_args=())
+def product(x: Tensor, w: Tensor) -> Tensor:
+    return x @ w.T
+
+
+@product.register_fake
+def _(x: Tensor, w: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[0])
+
+
+@pytest.fixture
+def rules_forgotten() -> Iterator[None]:
+    known = dict(RULES)
+    yield
+    RULES.clear()
+    RULES.update(known)
+
+
+class Summed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, sums = torch.ops.outside.with_sums(self.enter(x))
+        found: Tensor = torch.ops.outside.product(y, self.leave.weight) + sums[:, None]
+        return found
+
+
+@pytest.mark.usefixtures("rules_forgotten")
+def test_the_rules_of_the_documentation_for_products_and_several_results() -> None:
+    @rule(torch.ops.outside.with_sums.default, samples=[sample(t(3, 5, 2)), sample(t(2, 4))])
+    def sums_rule(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, ...]:
+        return elementwise(call, x), reduced(call.result(1), x, [1], False)
+
+    @rule(torch.ops.outside.product.default, samples=[sample(t(3, 5), t(4, 5))])
+    def product_rule(call: Call, x: LabelledTensor, w: LabelledTensor) -> LabelledTensor:
+        return contract(call.labels, placed(x, (0, 2), 3), placed(w, (1, 2), 3), [2])
+
+    assert check_rule(torch.ops.outside.with_sums.default) > 0
+    assert check_rule(torch.ops.outside.product.default) > 0
+    model, x = Summed(), torch.randn(4, 5)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 4
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+@pytest.mark.usefixtures("rules_forgotten")
+@pytest.mark.parametrize("returned", [None, 3, (), LabelledTensor((4, 8))])
+def test_a_rule_that_returns_something_else_is_named(returned: Any) -> None:
+    rule(torch.ops.outside.with_sums.default, samples=[sample(t(4, 8))])(lambda call, x: returned)
+    for run in (
+        lambda: check_rule(torch.ops.outside.with_sums.default),
+        lambda: graphprune.trace(Summed(), torch.randn(4, 5)).groups,
+    ):
+        with pytest.raises(RuleError, match=r"outside.with_sums.default: its rule returned[\s\S]*2 results"):
+            run()
+
+
+@pytest.mark.usefixtures("rules_forgotten")
+def test_a_rule_of_other_shapes_is_no_proof() -> None:
+    @rule(torch.ops.outside.with_sums.default, samples=[sample(t(4, 8))])
+    def sums_rule(call: Call, x: LabelledTensor) -> tuple[LabelledTensor, ...]:
+        return elementwise(call, x), elementwise(call, x)
+
+    with pytest.raises(RuleError, match=r"says shapes \[4, 8\], \[4, 8\] of a call that gives \[4, 8\], \[4\]"):
+        check_rule(torch.ops.outside.with_sums.default)

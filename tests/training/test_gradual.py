@@ -190,6 +190,32 @@ def test_searched_allocations(options: dict[str, Any]) -> None:
         assert sum(units(model).values()) == pytest.approx(0.5 * count, abs=3)
 
 
+class AtOnce:
+    """A schedule of a user's own, which says from the beginning what is gone in the end."""
+
+    def ratio_at(self, step: int, final: float) -> float:
+        return final
+
+
+@pytest.mark.parametrize("schedule", [OneShot(), AtOnce()])
+@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"macs": 0.5}, {"ratio": 0.5, "allocation": "global"}])
+def test_a_schedule_that_begins_with_something_prunes_once(schedule: Any, options: dict[str, Any]) -> None:
+    model = net()
+    pruner = GradualPruner(model, IMAGES, schedule, **options)
+    assert [pruner.step() is not None for _ in range(3)] == [True, False, False]
+    dense = graphprune.trace(net(), IMAGES)
+    assert pruner.history[0].macs == dense.cost(dense.plan(**options)).macs
+
+
+def test_a_pruning_before_the_first_step() -> None:
+    pruner = GradualPruner(net(), IMAGES, OneShot(), ratio=0.5)
+    assert pruner.at(0) is not None
+    again = GradualPruner(net(), IMAGES, OneShot(), ratio=0.5)
+    again.restore(pruner.state())
+    assert again.step() is None
+    assert units(again.model) == units(pruner.model)
+
+
 def test_blocks() -> None:
     model, image = vit.vit(), torch.randn(1, 3, 32, 32)
     pruner = GradualPruner(model, image, Iterative(2), depth=0.5, ratio=0.0)

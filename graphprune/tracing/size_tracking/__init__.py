@@ -1,7 +1,8 @@
 """Which torch functions read sizes and which take them: the size half of tracing.
 
 In reading order: ``watching`` (the context), ``watcher`` (the mode that sees every function), ``table`` (which function
-takes sizes how), then the handlers: ``reading``, ``shapes``, ``parts``, ``numbers`` and ``caches``.
+takes sizes how), then the handlers: ``reading``, ``shapes``, ``parts``, ``numbers`` and ``caches``; and
+``whole_numbers`` (what ``int(size)`` gives meanwhile).
 
 Words: docs/glossary.md.
 """
