@@ -20,14 +20,18 @@ from torch import Tensor
 from graphprune.calibration.output_error import compared_outputs
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind
 
+SMOOTHING = 0.5
+"""So much of the probabilities of scores is spread evenly over the classes: samples of which a model is sure would say
+nothing, and a hundred samples have few others."""
+
 
 class Answer(NamedTuple):
     """An answer to one tensor of an output.
 
     Attributes:
         kind: what the tensor has.
-        values: of the shape of the tensor: one for the class that was drawn and zero for the others, ones and zeros, or
-            signs.
+        values: of the shape of the tensor: one for the class that was drawn and zero for the others, ones and zeros,
+            signs, or weights.
     """
 
     kind: OutputKind
@@ -37,9 +41,10 @@ class Answer(NamedTuple):
 def draw_answers(output: Any, kinds: Sequence[OutputKind], generator: torch.Generator) -> list[Answer]:
     """For each tensor of an output an answer of its shape, drawn at random.
 
-    Probabilities and scores of classes give a class, other probabilities each a one or a zero, and values signs, 1 or
-    -1, for a random projection. Numbers are drawn in the order of the entries, so that samples get the same answers
-    however they are batched.
+    Probabilities of classes give a class, other probabilities each a one or a zero, and values signs, 1 or -1, for a
+    random projection. Scores of classes give signs that have weights, so that the covariance is the Fisher information
+    of their softmax, smoothed by :data:`SMOOTHING`. Numbers are drawn in the order of the entries, so that samples get
+    the same answers however they are batched.
 
     Args:
         output: of the model, for some samples.
@@ -51,11 +56,25 @@ def draw_answers(output: Any, kinds: Sequence[OutputKind], generator: torch.Gene
 
 
 def _drawn(tensor: Tensor, kind: OutputKind, generator: torch.Generator) -> Tensor:
-    if kind.of_classes:
+    if kind.name == CLASSES:
         return _class_drawn(tensor, kind, generator)
     draws = _uniform(tensor, generator)
-    chosen = draws < tensor if kind.name == YES_OR_NO else 2.0 * (draws < 0.5) - 1.0
-    return chosen.to(tensor.dtype)
+    if kind.name == YES_OR_NO:
+        return (draws < tensor).to(tensor.dtype)
+    signs = 2.0 * (draws < 0.5) - 1.0
+    return (signs if kind.name == VALUES else _of_fisher_covariance(tensor, kind, signs)).to(tensor.dtype)
+
+
+def _of_fisher_covariance(tensor: Tensor, kind: OutputKind, signs: Tensor) -> Tensor:
+    """Signs made weights whose covariance is the Fisher information diag(p) - p p' of scores.
+
+    So is that of a drawn class less the probabilities, which varies more: it is next to nothing for almost all samples
+    and large for a few.
+    """
+    chances = tensor.double().softmax(kind.dim).nan_to_num(0.0)
+    chances = (1 - SMOOTHING) * chances + SMOOTHING / tensor.shape[kind.dim]
+    weights = chances.sqrt() * signs
+    return weights - chances * weights.sum(kind.dim, keepdim=True)
 
 
 def _class_drawn(tensor: Tensor, kind: OutputKind, generator: torch.Generator) -> Tensor:
@@ -75,7 +94,7 @@ def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:
 def answer_loss(output: Any, answers: Sequence[Answer]) -> Tensor:
     """The loss of an output with answers that :func:`draw_answers` drew for it, a scalar.
 
-    It is the sum over entries of the negative logarithm of the answer's probability, or of outputs times signs.
+    It is the sum over entries of the negative logarithm of the answer's probability, or of outputs times their weights.
     """
     losses = [_loss(*pair) for pair in zip(compared_outputs(output), answers, strict=True)]
     return torch.stack([loss.to(torch.promote_types(loss.dtype, torch.float32)) for loss in losses]).sum()
@@ -83,10 +102,8 @@ def answer_loss(output: Any, answers: Sequence[Answer]) -> Tensor:
 
 def _loss(tensor: Tensor, answer: Answer) -> Tensor:
     kind, values = answer.kind, answer.values
-    if kind.name == VALUES:
-        return (tensor * values).sum()
-    if kind.name == SCORES:
-        return -tensor.log_softmax(kind.dim)[values == 1].sum()
+    if kind.name in (VALUES, SCORES):
+        return (tensor.where(tensor.isfinite(), 0.0) * values).sum()
     chosen = -(values * tensor.clamp(min=torch.finfo(tensor.dtype).tiny).log()).sum()
     if kind.name == CLASSES:
         return chosen

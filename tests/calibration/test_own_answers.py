@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import graphprune
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, kinds_of
-from graphprune.calibration.own_answers import Answer, answer_loss, draw_answers
+from graphprune.calibration.own_answers import SMOOTHING, Answer, answer_loss, draw_answers
 
 
 def drawn(output: Tensor, seed: int = 0) -> Answer:
@@ -38,20 +40,34 @@ def test_the_loss_is_the_negative_logarithm_of_the_answers_probability() -> None
     torch.testing.assert_close(answer_loss(output, [Answer(kind, values)]), -output[values == 1].log().sum())
 
 
-def test_scores_give_a_class_as_often_as_their_softmax_says() -> None:
-    scores = torch.tensor([[4.0, 2.0, 0.0], [0.0, 3.0, 5.0]], dtype=torch.float64).repeat(10000, 1)
+def test_scores_give_weights_whose_covariance_is_the_fisher_information() -> None:
+    row = torch.tensor([9.0, 2.0, 0.0, 1.0], dtype=torch.float64)
+    scores = torch.stack([row, row.flip(0)]).repeat(20000, 1)
     kind, values = drawn(scores)
     assert kind.name == SCORES
-    torch.testing.assert_close(values.mean(0), scores.softmax(-1).mean(0), atol=0.02, rtol=0)
-    loss = answer_loss(scores, [Answer(kind, values)])
-    torch.testing.assert_close(loss, -scores.log_softmax(-1)[values == 1].sum())
+    chances, mine = (1 - SMOOTHING) * row.softmax(-1) + SMOOTHING / 4, values[::2]
+    wanted = chances.diag() - chances[:, None] * chances
+    torch.testing.assert_close(mine.T @ mine / len(mine), wanted, atol=0.01, rtol=0)
+    torch.testing.assert_close(mine.mean(0), torch.zeros(4, dtype=torch.float64), atol=0.02, rtol=0)
+    torch.testing.assert_close(answer_loss(scores, [Answer(kind, values)]), (scores * values).sum())
+
+
+def test_masked_scores_have_no_part_in_the_loss() -> None:
+    rows = [[9.0, -math.inf, 0.0], [0.0, -math.inf, 9.0], [-math.inf] * 3]
+    scores = torch.tensor(rows, requires_grad=True)
+    loss = answer_loss(scores, [drawn(scores)])
+    loss.backward()
+    assert loss.isfinite()
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+    assert torch.equal(scores.grad[:, 1], torch.zeros(3))
 
 
 def test_images_of_scores_have_their_classes_in_the_second_dimension() -> None:
     scores = 5 * torch.eye(4)[torch.randint(4, (2, 6, 6), generator=torch.Generator().manual_seed(0))]
     kind, values = drawn(scores.permute(0, 3, 1, 2))
     assert (kind.name, kind.dim) == (SCORES, 1)
-    assert torch.equal(values.sum(1), torch.ones(2, 6, 6))
+    torch.testing.assert_close(values.sum(1), torch.zeros(2, 6, 6), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("importance", ["taylor", "fisher", "kfac", "surgeon"])
