@@ -132,14 +132,14 @@ class _Signature:
     Attributes:
         name: of the operator.
         arranges: it only arranges entries.
-        numbers: places and names of arguments that may be numbers; integers only of operations without sizes among
-            them.
+        numbers: places, names and defaults of arguments that may be numbers; integers only of operations without sizes
+            among them. Calls leave out what is the default.
         sizes: places of arguments that are one size, count or place each. Where a slice ends, its result shows.
     """
 
     name: str
     arranges: bool
-    numbers: tuple[tuple[int, str], ...]
+    numbers: tuple[tuple[int, str, Any], ...]
     sizes: tuple[int, ...]
 
 
@@ -148,7 +148,7 @@ def _signature_of(op: Any) -> _Signature:
     known = rule_of(op)
     sized = known is not None and known.resize is not None
     arguments = list(enumerate(op._schema.arguments))
-    numbers = tuple((i, a.name) for i, a in arguments if not sized or _takes_number(a.type))
+    numbers = tuple((i, a.name, a.default_value) for i, a in arguments if not sized or _takes_number(a.type))
     sizes = tuple(i for i, a in arguments if sized and str(a.type).startswith(_SIZES) and a.name not in _NO_SIZES)
     return _Signature(short_name(op), has_trait(op, *_LAYOUT), numbers, sizes)
 
@@ -167,8 +167,8 @@ def _keeps_entries(node: Node, signature: _Signature) -> bool:
 def _numbers(node: Node, signature: _Signature) -> tuple[tuple[str, Any], ...]:
     found = []
     args, kwargs = node.args, node.kwargs
-    for place, name in signature.numbers:
-        value = args[place] if place < len(args) else kwargs.get(name)
+    for place, name, default in signature.numbers:
+        value = args[place] if place < len(args) else kwargs.get(name, default)
         if isinstance(value, _NUMBER_TYPES):
             found.append((name, value))
     return tuple(found)
