@@ -367,7 +367,7 @@ def prune_model(
         memory: a bound on what repair holds beside the models and the batches, such as ``"4GB"``; None: no bound.
         verify: compare the slim model with the masked original before it is repaired (see :func:`graphprune.verify`).
         options: the fields of :class:`graphprune.PruningOptions`, by name. Where ``importance`` is not among them, and
-            the model is repaired, it is ``"auto"``: five plans are tried, each with a repair on about 256 samples at
+            the model is repaired, it is ``"auto"``: six plans are tried, each with a repair on about 256 samples at
             most, and the best criterion plans with all of them; ``importance="l2"`` is one plan and one repair. Without
             calibration or repair, for a measured latency, a searched allocation, or a model that Accelerate dispatched,
             it is ``"l2"`` unless it is given.

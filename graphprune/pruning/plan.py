@@ -81,7 +81,7 @@ class Plan(Printed):
         stale: the names of integer attributes that may be sizes of what shrank and keep their value, since nobody can
             tell; ``forward`` does not read them.
         requested: how the plan was made: ratio, budgets, importance, seed, as JSON data; with ``"auto"`` also
-            ``tried``: by criterion the relative error of the outputs, or why there is none.
+            ``tried``: by criterion how far the outputs are from the dense ones, or why there is none.
         costs: by budget kind (``macs``, ``params``, ``bytes``) what the model costs before and after.
         inputs: what the model was traced with (see :func:`graphprune.tracing.input_specs.input_specs`).
         merged: for parameters of which heads are merged, by dimension, the other entries that go into each surviving
