@@ -245,9 +245,13 @@ def call_rule(
 
 
 def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
-    """Raise a RuleError unless a rule gave the labels of as many results as there are."""
+    """Raise a RuleError unless a rule gave the labels of as many results as there are.
+
+    Of a list of results (``unbind``) there are others in a slim model.
+    """
     several = result if isinstance(result, tuple | list) else (result,)
-    if len(several) != len(outs) or not all(isinstance(one, LabelledTensor) for one in several):
+    listed = any(isinstance(one.type, torch.ListType) for one in op._schema.returns)
+    if (len(several) != len(outs) and not listed) or not all(isinstance(one, LabelledTensor) for one in several):
         raise RuleError(
             f"{op}: its rule returned {shown(result)}",
             where=str(op),

@@ -127,10 +127,12 @@ class Translation:
             alive: the classes that live.
         """
         slim, shapes = slim_on_meta(plan, self.graph.model), self._shapes(alive)
-        if self._difference_in(replay_program, slim, shapes, alive) is None:
+        run = self._run(replay_program, slim)
+        if isinstance(run, Replay) and self._compared(run, shapes, alive, unknown_differ=True) is None:
             return self._training_failure(slim)
         fresh = slim_on_meta(plan, self.graph.model)  # a run may leave something in the modules
-        return self._difference_in(_recorded, fresh, shapes, alive)
+        run = self._run(_recorded, fresh)
+        return self._compared(run, shapes, alive) if isinstance(run, Replay) else run
 
     def _training_failure(self, slim: nn.Module) -> ProgramDifference | None:
         """What the slim model raises in training mode, if the model was traced in that too."""
@@ -145,18 +147,20 @@ class Translation:
             )
         return None
 
-    def _difference_in(
-        self, run: Callable[..., Replay], slim: nn.Module, shapes: Shapes, alive: Mask
-    ) -> ProgramDifference | None:
+    def _run(self, run: Callable[..., Replay], slim: nn.Module) -> Replay | ProgramDifference:
+        """The slim model's program, or that it fails."""
         try:
             with changing_globals(), random_numbers_kept():
                 set_random_state(self.graph.trace.random)
-                done = run(slim, self.graph.examples, self.graph.trace.pick)
+                return run(slim, self.graph.examples, self.graph.trace.pick)
         except Exception as error:
             return ProgramDifference(f"the slim model fails: {type(error).__name__}: {error}", "its forward", error)
-        return self._compared(done, shapes, alive)
 
-    def _compared(self, run: Replay, shapes: Shapes, alive: Mask) -> ProgramDifference | None:
+    def _compared(
+        self, run: Replay, shapes: Shapes, alive: Mask, unknown_differ: bool = False
+    ) -> ProgramDifference | None:
+        """The first difference; with ``unknown_differ`` also between constants of which one has no values: what is
+        made of sizes on ``meta`` (``x.new_tensor(n)``) has some only while sizes are noted."""
         reader = StepReader(run, self._opaque)
         steps = reader.read()
         for expected, step, shape in zip_longest(self._program.steps, steps, shapes):
@@ -165,7 +169,8 @@ class Translation:
                 return found
         if reader.sources(run.outputs) != self._program.outputs:
             return ProgramDifference("the model returns something else", "its forward")
-        return next((d for d in map(_constant_difference, self._program.constants, reader.constants()) if d), None)
+        pairs = zip(self._program.constants, reader.constants(), strict=False)
+        return next((d for pair in pairs if (d := _constant_difference(*pair, unknown_differ))), None)
 
     def _first_difference(
         self, expected: Step | None, step: Step | None, shape: tuple[int, ...] | int | None, alive: Mask
@@ -274,10 +279,12 @@ def _where(step: Step) -> str:
     return describe_line(step.line)
 
 
-def _constant_difference(old: Tensor, new: Tensor) -> ProgramDifference | None:
+def _constant_difference(old: Tensor, new: Tensor, unknown_differ: bool) -> ProgramDifference | None:
     if old.shape != new.shape or old.dtype != new.dtype:
         return ProgramDifference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
-    same = old.is_meta if old.is_meta or new.is_meta else torch.equal(old, new)
+    if old.is_meta and new.is_meta:
+        return None
+    same = not unknown_differ if old.is_meta or new.is_meta else torch.equal(old, new)
     return None if same else ProgramDifference("the values of a constant change", "its forward")
 
 
