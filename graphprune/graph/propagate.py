@@ -250,8 +250,9 @@ def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
     Of a list of results (``unbind``) there are others in a slim model.
     """
     several = result if isinstance(result, tuple | list) else (result,)
-    listed = any(isinstance(one.type, torch.ListType) for one in op._schema.returns)
-    if (len(several) != len(outs) and not listed) or not all(isinstance(one, LabelledTensor) for one in several):
+    if (len(several) != len(outs) and not _gives_list(op)) or not all(
+        isinstance(one, LabelledTensor) for one in several
+    ):
         raise RuleError(
             f"{op}: its rule returned {shown(result)}",
             where=str(op),
@@ -259,6 +260,10 @@ def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
             needed=f"{len(outs)} results, each a LabelledTensor; of several a tuple",
             do="return LabelledTensor(call.outs[i]) for a result i that depends on nothing that can be removed",
         )
+
+
+def _gives_list(op: Any) -> bool:
+    return any(isinstance(one.type, torch.ListType) for one in op._schema.returns)
 
 
 def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
