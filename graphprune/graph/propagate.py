@@ -22,7 +22,7 @@ from graphprune.graph.value_buffers import meets_channels
 from graphprune.rules.factories import constant
 from graphprune.rules.indexing import index_tensors, propagate_indexes
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
-from graphprune.rules.pointwise import elementwise
+from graphprune.rules.pointwise import elementwise_results
 from graphprune.rules.registry import Call, RuleFunction, has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.opaque import OnNested, is_opaque
@@ -276,7 +276,7 @@ def _rule_for(op: Any, operands: Sequence[LabelledTensor]) -> RuleFunction:
         return found.function
     if is_opaque(op):
         return on_nested if isinstance(op, OnNested) else opaque
-    return elementwise if torch.Tag.pointwise in op.tags else unknown
+    return elementwise_results if torch.Tag.pointwise in op.tags else unknown
 
 
 def unknown(call: Call, *args: Any, **kwargs: Any) -> Any:

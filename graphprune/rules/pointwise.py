@@ -41,6 +41,12 @@ def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     return LabelledTensor(call.out, tuple(align(call.labels, operands, call.out)))
 
 
+def elementwise_results(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor | tuple[LabelledTensor, ...]:
+    """:func:`elementwise`; where there are several results (``frexp``), all are alike."""
+    result = elementwise(call, *args, **kwargs)
+    return result if len(call.outs) == 1 else (result,) * len(call.outs)
+
+
 POINTWISE_SAMPLES = (
     (aten.maximum.default, sample(t(2, 6, 5), t(6, 1))),
     (aten.sigmoid.default, sample(t(3, 4))),

@@ -481,3 +481,20 @@ def test_a_rule_of_other_shapes_is_no_proof() -> None:
 
     with pytest.raises(RuleError, match=r"says shapes \[4, 8\], \[4, 8\] of a call that gives \[4, 8\], \[4\]"):
         check_rule(torch.ops.outside.with_sums.default)
+
+
+def test_all_results_of_an_elementwise_operation_follow() -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.mantissa, self.exponent = nn.Linear(6, 16), nn.Linear(16, 4), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            mantissa, exponent = torch.frexp(self.enter(x))
+            return self.mantissa(mantissa) + self.exponent(exponent.to(x.dtype))
+
+    model, x = Parts().eval(), torch.randn(5, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.enter.out_features == 8
+    assert graphprune.verify(model, slim, plan, x).passed
