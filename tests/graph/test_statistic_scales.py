@@ -95,6 +95,7 @@ OTHERS: dict[str, Then] = {
     "a summand": lambda m, x: F.normalize(x, dim=-1) * x.shape[-1] ** 0.5 + 1.0 * x.shape[-1],
     "a tensor that is made of one": lambda m, x: F.normalize(x, dim=-1) + m.gain.new_tensor(x.shape[-1]),
     "an old tensor that is made of one": lambda m, x: F.normalize(x, dim=-1) + x.detach().new([x.shape[-1] / 2]),
+    "a number of parts": lambda m, x: F.normalize(x, dim=-1) * x.chunk(x.shape[-1] // 8, 1)[0].sum(),
     "a default": lambda m, x: F.normalize(x, dim=-1) * F.softplus(torch.ones(1), beta=x.shape[-1] // 8),
     "is it close?": lambda m, x: F.normalize(x, dim=-1) * (1 + 9 * math.isclose(x.shape[-1], 16, rel_tol=0.1)),
     "a statistic of other dimensions": lambda m, x: F.normalize(x, dim=0) * x.shape[-1] ** 0.5,

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.tracing.size_tracking.reading import dim_of
 from graphprune.tracing.size_tracking.watcher import SizeWatcher, named, whole
-from graphprune.tracing.sizes import BinOp, Const, Dim, Expr, SizeUse, expr_of, plain
+from graphprune.tracing.sizes import BinOp, Const, Dim, Expr, Size, SizeUse, expr_of, plain
 from graphprune.utils.operators import Args, Kwargs
 
 
@@ -60,7 +60,9 @@ _DIMS_OF_SPLITS: dict[str, Callable[[Tensor], int]] = {
 
 
 def _note_parts(watcher: SizeWatcher, x: Tensor, outs: Sequence[Tensor], dim: int, count: int) -> None:
-    """Parts that torch works out from the slim tensor: as long as each other, or shorter by as much as now."""
+    """As many parts as now, that torch works out from the slim tensor: as long as each other, or shorter by as much."""
+    if type(count) is Size:
+        watcher.log.equal(count.expr, Const(plain(count)))
     dims = [found for out in outs if (found := dim_of(watcher, out, dim % x.ndim))]
     if len(dims) < len(outs):
         return
