@@ -37,7 +37,7 @@ TESTS = (
     "tests/rules",
     "tests/sparsity/test_sparse_files.py",
     "tests/tracing/test_opaque.py",
-    "tests/utils/test_contexts.py",
+    "tests/utils/test_global_state.py",
     "tests/utils/test_hostile_files.py",
     "tests/utils/test_torch_modes.py",
 )

@@ -50,8 +50,9 @@ from graphprune.reconstruction.pipeline import repair as repair_slim
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_flag, check_type, did_you_mean
-from graphprune.utils.contexts import gc_paused, leaves_torch_alone
+from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import output_dim, walked_once
 from graphprune.utils.tables import Printed, Table

@@ -31,7 +31,8 @@ from graphprune.planning.objectives import parse_budgets
 from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.running import Outputs
 from graphprune.utils.checks import check_callable, check_flag, check_positive, found_value
-from graphprune.utils.contexts import leaves_torch_alone, preserve_modes
+from graphprune.utils.evaluation import preserve_modes
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept
 

@@ -19,7 +19,7 @@ from graphprune.planning.latency import Kernel, LatencyModel
 from graphprune.planning.latency_search import WATCHED
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.utils.arrays import Mask
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.timing import median_seconds
 
 ROUNDINGS_TRIED = (1, 4, 8, 16, 32)

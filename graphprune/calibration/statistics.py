@@ -37,7 +37,7 @@ from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import clear_gradients
+from graphprune.utils.evaluation import clear_gradients
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors

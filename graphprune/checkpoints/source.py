@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from graphprune.errors import InputError, LoadError
 from graphprune.tracing.configured import needs_code, uninitialized
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.modules import tables
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tensor_files import StoredTensor, TensorFiles

@@ -30,8 +30,8 @@ from graphprune.planning.options import OPTION_NAMES, PruningOptions
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.utils.checks import check_callable, check_flag
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.tensor_files import StoredTensor
 
 MAPPED = "1GB"

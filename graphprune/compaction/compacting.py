@@ -20,7 +20,7 @@ from graphprune.planning.chosen_channels import masked_units
 from graphprune.tracing.running import Outputs
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, check_optional, found_value, is_number
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors

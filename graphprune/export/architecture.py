@@ -20,7 +20,7 @@ from graphprune.errors import LoadError
 from graphprune.export import libraries
 from graphprune.tracing.places import raised_at
 from graphprune.utils.checks import found_value, with_article
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept
 
 IMPORT = "import"

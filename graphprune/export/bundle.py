@@ -36,9 +36,9 @@ from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
 from graphprune.utils.checks import check_flag, found_value
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import ADVICE, Versions, check_version
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.typed_json import read_json
 

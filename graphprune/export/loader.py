@@ -27,8 +27,9 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
-from graphprune.utils.contexts import evaluating, leaves_torch_alone
+from graphprune.utils.evaluation import evaluating
 from graphprune.utils.files import check_path, make_folder, writing
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.random_state import random_numbers_kept

@@ -26,8 +26,8 @@ from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_file_path, make_folder, writing
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed

@@ -16,7 +16,7 @@ from graphprune.errors import ExportError
 from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.pruning.skip import Skip, Zeros
 from graphprune.tracing.size_places import attributes_held, is_container, is_plain_object, steps_into
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.modules import named_modules, within
 
 Attributes = dict[str, dict[str, Any]]

@@ -36,7 +36,7 @@ from graphprune.tracing.inputs import MethodCall, calls_of
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Mask
 from graphprune.utils.checks import check_callable
-from graphprune.utils.contexts import gc_paused
+from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors

@@ -26,7 +26,7 @@ from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, rule_o
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 
 SEEDS = 9
 

@@ -15,7 +15,7 @@ from torch import nn
 from graphprune.measurement.batch_resizing import batch_size, with_batch_size
 from graphprune.measurement.records import Latency, latency_label
 from graphprune.tracing.inputs import MethodCall
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.timing import timed_turns
 
 SHORTEST_TIMED = 0.2

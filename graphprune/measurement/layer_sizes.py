@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from graphprune.measurement.records import MeasuredLayer
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.modules import named_modules, output_dim
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks
 

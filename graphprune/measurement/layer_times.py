@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_modules
 from graphprune.utils.timing import synchronize
 

@@ -35,7 +35,8 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.contexts import eagerly, evaluating, leaves_torch_alone
+from graphprune.utils.evaluation import eagerly, evaluating
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.tree import map_tensors, tensors_of

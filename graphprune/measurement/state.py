@@ -10,7 +10,8 @@ from torch import nn
 
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
-from graphprune.utils.contexts import changing_globals, preserve_modes
+from graphprune.utils.evaluation import preserve_modes
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept
 
 

@@ -26,7 +26,7 @@ from graphprune.tracing.input_specs import input_specs
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 from graphprune.utils.checks import found_value
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.modules import named_modules, tables
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 

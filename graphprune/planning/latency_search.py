@@ -24,7 +24,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.run_state import runs_forgotten
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.evaluation import preserve_modes
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.timing import median_seconds
 

@@ -16,7 +16,7 @@ from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.utils.checks import check_callable, check_type, is_number, loss_number, shown
-from graphprune.utils.contexts import preserve_modes
+from graphprune.utils.evaluation import preserve_modes
 
 Evaluate = Callable[[nn.Module], float]
 

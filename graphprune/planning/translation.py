@@ -30,7 +30,8 @@ from graphprune.rules.traits import Trait
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
 from graphprune.utils.arrays import Mask
-from graphprune.utils.contexts import changing_globals, gc_paused
+from graphprune.utils.collector import gc_paused
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 Shapes = Sequence[tuple[int, ...] | int | None]

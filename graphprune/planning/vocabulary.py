@@ -27,8 +27,8 @@ from graphprune.tracing.running import Outputs
 from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.tracer import Trace, trace_model
 from graphprune.utils.arrays import Ids, Mask
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.modules import all_tensors, named_tensors
 
 aten = torch.ops.aten

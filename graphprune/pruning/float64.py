@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from graphprune.rules.registry import in_any_type
 from graphprune.tracing.opaque import is_opaque
-from graphprune.utils.contexts import changing_globals, patched
 from graphprune.utils.deepcopy import copy_module
+from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.operators import Args, DispatchMode, FunctionMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of

@@ -44,7 +44,7 @@ from graphprune.tracing.side_effects import nothing_kept
 from graphprune.tracing.sizes import SizeLog
 from graphprune.tracing.tracer import Trace, record
 from graphprune.utils.arrays import Mask
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, returns_view, short_name
 from graphprune.utils.tree import tensors_of

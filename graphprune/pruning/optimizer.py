@@ -18,7 +18,7 @@ from graphprune.pruning.optimizer_state import slim_state
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.rewrite import KeptEntries, slim_tensor
 from graphprune.utils.checks import check_sequence, check_type, found_value, with_article
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables, within
 

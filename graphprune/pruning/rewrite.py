@@ -17,8 +17,9 @@ from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.size_places import SizePlace
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
-from graphprune.utils.contexts import eagerly, gc_paused
+from graphprune.utils.collector import gc_paused
 from graphprune.utils.deepcopy import copy_with_tables
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.held import contents
 from graphprune.utils.modules import Modules, Tables, is_parameter, tables
 from graphprune.utils.prune_masks import ORIGINAL, prune_masks

@@ -16,7 +16,7 @@ from graphprune.graph.statistic_scales import factor_of
 from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.tracing.running import Replay, replay_program
 from graphprune.tracing.tracer import record
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.random_state import random_numbers_kept, set_random_state
 
 

@@ -28,7 +28,8 @@ from graphprune.tracing.places import raised_at
 from graphprune.tracing.running import Outputs
 from graphprune.tracing.side_effects import nothing_kept
 from graphprune.utils.checks import check_positive, check_type
-from graphprune.utils.contexts import changing_globals, eagerly, leaves_torch_alone
+from graphprune.utils.evaluation import eagerly
+from graphprune.utils.global_state import changing_globals, leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors, tables

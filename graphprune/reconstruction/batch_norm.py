@@ -17,8 +17,8 @@ from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_known, check_type
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import tables
 from graphprune.utils.operators import Args, DispatchMode, Kwargs

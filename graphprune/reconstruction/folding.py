@@ -24,7 +24,7 @@ from graphprune.reconstruction.records import LeftAlone, left_alone_table
 from graphprune.reconstruction.similarity import ChannelSimilarity, ReadingWeight, SimilarityModel, entries_of, precise
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import found_value, is_number
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.tables import Printed, Table
 

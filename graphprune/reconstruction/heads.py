@@ -31,9 +31,9 @@ from graphprune.reconstruction.records import Compensated, Compensation, LeftAlo
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.arrays import Ids, Mask
 from graphprune.utils.checks import found_value, is_number
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.modules import named_tensors
 
 

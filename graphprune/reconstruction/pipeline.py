@@ -17,9 +17,9 @@ from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
 from graphprune.utils.checks import check_flag
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.devices import changing_with_float64, with_float64
 from graphprune.utils.dispatched import resident
+from graphprune.utils.global_state import leaves_torch_alone
 
 
 @leaves_torch_alone

@@ -17,7 +17,7 @@ from graphprune.tracing.inputs import describe, normalize
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_count, check_positive
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.operators import FunctionMode, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of

@@ -22,8 +22,9 @@ from graphprune.reconstruction.records import Repair
 from graphprune.report.measured import measured_results
 from graphprune.report.page_data import page_data
 from graphprune.utils.checks import check_type
-from graphprune.utils.contexts import gc_paused, leaves_torch_alone
+from graphprune.utils.collector import gc_paused
 from graphprune.utils.files import check_path, replace_file
+from graphprune.utils.global_state import leaves_torch_alone
 
 _GENERATOR = '<meta name="generator" content="graphprune'
 """What the beginning of every page holds."""

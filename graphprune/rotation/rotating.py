@@ -19,7 +19,7 @@ from graphprune.rotation.streams import Held, Stream, find_streams
 from graphprune.rotation.turned_weights import fold_gains, turn, with_tensors
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.running import Outputs
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
 

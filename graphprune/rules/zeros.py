@@ -15,7 +15,7 @@ from torch._ops import OpOverload
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
 from graphprune.rules.samples import T
 from graphprune.rules.traits import Trait
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.tree import tensors_of
 
 _PROBES = {torch.bool: (0, 1), torch.int64: (-1, 1, 2), torch.float64: (-2.0, -0.5, 0.3, 1.0, 3.0)}

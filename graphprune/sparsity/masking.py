@@ -17,7 +17,7 @@ from graphprune.sparsity.counting import Sparsity, sparsity_of
 from graphprune.sparsity.ranking import Ranking, WeightMasks
 from graphprune.sparsity.selection import LayerKey, LayerKeys, chosen_weights, several_keys
 from graphprune.utils.checks import check_count, check_known, check_type
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
 from graphprune.utils.prune_masks import MASK, ORIGINAL, apply_masks, parameters_in_order

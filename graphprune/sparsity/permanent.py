@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from graphprune.sparsity.attention import release_attention
-from graphprune.utils.contexts import leaves_torch_alone
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.modules import named_modules
 from graphprune.utils.prune_masks import ORIGINAL, parameters_in_order, prune_masks

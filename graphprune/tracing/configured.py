@@ -19,7 +19,7 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.tracing.size_places import SizePlace
-from graphprune.utils.contexts import changing_globals
+from graphprune.utils.global_state import changing_globals
 from graphprune.utils.modules import named_modules, tables
 from graphprune.utils.random_state import random_numbers_kept
 

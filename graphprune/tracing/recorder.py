@@ -26,7 +26,7 @@ from graphprune.tracing.size_tracking.caches import bypassed_caches
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.size_tracking.whole_numbers import whole_numbers
 from graphprune.tracing.sizes import Line, SizeLog
-from graphprune.utils.contexts import changing_globals, patched
+from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name, written_arguments
 from graphprune.utils.tree import map_tensors, tensors_of

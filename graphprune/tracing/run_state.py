@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from graphprune.tracing.containers import contained, container_base
 from graphprune.tracing.may_write import may_keep
 from graphprune.tracing.side_effects import Restore, restores_of
-from graphprune.utils.contexts import evaluating_eagerly
+from graphprune.utils.evaluation import evaluating_eagerly
 from graphprune.utils.held import attribute_table, slot_values
 from graphprune.utils.modules import Modules, is_parameter, named_modules
 from graphprune.utils.random_state import random_numbers_kept

@@ -18,7 +18,7 @@ from graphprune.tracing.recorder import Recorder, recording
 from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.held import held_functions
 from graphprune.utils.modules import set_training, tables
 from graphprune.utils.tree import tensors_of

@@ -27,7 +27,7 @@ from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import set_training
 from graphprune.utils.random_state import random_state
 

@@ -32,8 +32,8 @@ from graphprune.utils.checks import (
     shown,
     with_article,
 )
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.random_state import random_numbers_kept
 

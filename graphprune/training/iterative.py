@@ -29,9 +29,9 @@ from graphprune.training.rounds import IterativeResult, Round
 from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
 from graphprune.utils.checks import check_callable, check_flag, check_known, found_value, is_number, shown, with_article
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.files import check_path
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
 

@@ -24,7 +24,7 @@ from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective
 from graphprune.utils.checks import with_article
-from graphprune.utils.contexts import clear_gradients, preserve_modes
+from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.prune_masks import apply_masks
 from graphprune.utils.random_state import seed_all

@@ -20,7 +20,7 @@ from graphprune.tracing.run_state import runs_forgotten
 from graphprune.training.data import training_call
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
-from graphprune.utils.contexts import evaluating
+from graphprune.utils.evaluation import evaluating
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import map_tensors, tensors_of
 

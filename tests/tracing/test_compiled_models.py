@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import graphprune
-from graphprune.utils.contexts import eagerly
+from graphprune.utils.evaluation import eagerly
 from tests.training_net import equal, examples, net, weights
 
 INPUTS, LABELS = examples()

@@ -18,8 +18,8 @@ from graphprune.export.gguf.layout import Entry, Layout, lay_out
 from graphprune.export.gguf.reference import check_layout
 from graphprune.export.gguf.vocabulary import Vocabulary, read_vocabulary
 from graphprune.utils.checks import check_known, check_type
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_file_path, make_folder, replace_file
+from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.tables import Printed
 
 DTYPES = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}

@@ -33,9 +33,9 @@ from graphprune.export.huggingface.reading_back import same_outputs
 from graphprune.export.huggingface.weight_files import MAX_SHARD_SIZE
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import check_count, check_known, shown, with_article
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
+from graphprune.utils.global_state import leaves_torch_alone
 
 MODULE = "modeling_decilm"
 """The name of the Python file without its ending."""

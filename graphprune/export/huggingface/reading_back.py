@@ -16,7 +16,7 @@ from graphprune.pruning.comparison import difference
 from graphprune.tracing.example_inputs.guess import first_that_runs
 from graphprune.tracing.inputs import Inputs, normalize
 from graphprune.tracing.run_state import runs_forgotten
-from graphprune.utils.contexts import evaluating
+from graphprune.utils.evaluation import evaluating
 
 SAVE_INSTEAD = "save it with graphprune.save instead"
 

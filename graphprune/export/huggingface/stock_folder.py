@@ -26,9 +26,9 @@ from graphprune.tracing.configured import (
     config_of,
 )
 from graphprune.utils.checks import check_flag, with_article
-from graphprune.utils.contexts import leaves_torch_alone
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
+from graphprune.utils.global_state import leaves_torch_alone
 
 
 @leaves_torch_alone

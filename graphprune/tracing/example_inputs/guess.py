@@ -16,7 +16,7 @@ from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
 from graphprune.tracing.inputs import Inputs, describe, normalize
 from graphprune.tracing.places import raised_at
-from graphprune.utils.contexts import eagerly, preserve_modes
+from graphprune.utils.evaluation import eagerly, preserve_modes
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from graphprune.tracing.size_tracking.parts import note_equal, note_positions
 from graphprune.tracing.size_tracking.reading import dim_of, numel, shape
 from graphprune.tracing.size_tracking.watcher import Handler, SizeWatcher, named
 from graphprune.tracing.sizes import Const, Ratio, Size, SizeUse, plain
-from graphprune.utils.contexts import without_onednn
+from graphprune.utils.evaluation import without_onednn
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 

@@ -19,7 +19,7 @@ from graphprune.tracing.size_tracking.numbers import of_numbers, product_of_size
 from graphprune.tracing.size_tracking.table import handler_of
 from graphprune.tracing.size_tracking.watcher import Lookup, SizeWatcher
 from graphprune.tracing.sizes import SizeLog
-from graphprune.utils.contexts import changing_globals, patched
+from graphprune.utils.global_state import changing_globals, patched
 
 _FUNCTIONS = ("log", "log2", "log10", "sqrt", "exp", "pow", "isclose")
 """Those of ``math`` that look at an integer, or at a floating-point number, past its methods."""

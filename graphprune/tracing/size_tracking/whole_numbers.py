@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 from graphprune.tracing.may_write import function_of, is_own
 from graphprune.tracing.rebuilt_tensors import methods_from
 from graphprune.tracing.sizes import Ratio, Size
-from graphprune.utils.contexts import patched
+from graphprune.utils.global_state import patched
 
 
 class _AnyInteger(type):

@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import graphprune
 from graphprune.tracing.opaque import ReadTensors
-from graphprune.utils import contexts
-from graphprune.utils.contexts import changing_globals, leaves_torch_alone, patched
+from graphprune.utils.collector import pauses
+from graphprune.utils.global_state import changing_globals, leaves_torch_alone, patched
 from graphprune.utils.mode_flags import mode_flags
 from graphprune.utils.operators import FunctionMode
 
@@ -134,7 +134,7 @@ def test_contexts_that_end_late_take_no_other_mode_off_the_stack() -> None:
 def test_a_signal_within_a_pause_lets_the_collector_go_on() -> None:
     @leaves_torch_alone
     def interrupted() -> None:
-        contexts._pauses.begin()
+        pauses.begin()
         raise KeyboardInterrupt
 
     assert gc.isenabled()

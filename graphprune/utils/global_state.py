@@ -1,14 +1,11 @@
-"""Contexts that restore what they change: the garbage collector, compilation, modes and gradients of a model."""
+"""What is global in torch and Python is as it was after a call, whatever ends it."""
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from threading import get_ident
@@ -19,8 +16,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from graphprune.utils.collector import pauses
 from graphprune.utils.mode_flags import Flags
-from graphprune.utils.modules import named_modules
 from graphprune.utils.operators import DispatchMode
 from graphprune.utils.random_state import random_state, set_random_state
 
@@ -106,7 +103,7 @@ def leaves_torch_alone(function: Callable[P, Returned]) -> Callable[P, Returned]
                 _end_contexts(error, handled)
             thread.put_back()
             _remove_hooks_of(get_ident())
-            _pauses.end_all_of(get_ident())
+            pauses.end_all_of(get_ident())
             set_random_state(random)
             raise
         finally:
@@ -193,163 +190,3 @@ class _ProcessState:
         torch.backends.mha.set_fastpath_enabled(self.fast_attention)
         torch._C._set_mkldnn_enabled(self.onednn)
         torch._C._set_cudnn_enabled(self.cudnn)
-
-
-@contextmanager
-def gc_paused() -> Iterator[None]:
-    """Pause the garbage collector, which would look at all objects, for nothing, while many are made that stay.
-
-    It goes on when the last thread that paused it is done.
-    """
-    _pauses.begin()
-    try:
-        yield
-    finally:
-        _pauses.end()
-
-
-class _Pauses:
-    """Which threads paused the collector, and how often."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: Counter[int] = Counter()
-        self._enabled = False
-
-    def begin(self) -> None:
-        with self._lock:
-            if not self._running:
-                self._enabled = gc.isenabled()
-                gc.disable()
-            self._running[get_ident()] += 1
-
-    def end(self) -> None:
-        with self._lock:
-            self._end(get_ident(), 1)
-
-    def end_all_of(self, thread: int) -> None:
-        """A signal came before a pause of this thread could end."""
-        with self._lock:
-            if thread in self._running:
-                self._end(thread, self._running[thread])
-
-    def _end(self, thread: int, times: int) -> None:
-        self._running[thread] -= times
-        if self._running[thread] <= 0:
-            del self._running[thread]
-        if not self._running and self._enabled:
-            gc.enable()
-
-
-_pauses = _Pauses()
-
-
-@contextmanager
-def eagerly() -> Iterator[None]:
-    """Run models eagerly and outside inference mode.
-
-    Compiled code hides its operations from hooks and dispatch modes. In inference mode operations are not decomposed
-    before a dispatch mode sees them, and tensors that are made can never be trained.
-    """
-    with changing_globals(), ExitStack() as stack:
-        if torch.is_inference_mode_enabled():
-            gradients = torch.is_grad_enabled()
-            stack.enter_context(torch.inference_mode(False))  # which would turn gradients on
-            stack.enter_context(torch.set_grad_enabled(gradients))
-        if "torch._dynamo" in sys.modules:  # nothing was compiled before it is loaded, which takes seconds
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-            stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
-        yield
-
-
-def clear_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Set ``.grad`` to None."""
-    for parameter in parameters:
-        parameter.grad = None
-
-
-@contextmanager
-def preserve_modes(*models: nn.Module) -> Iterator[None]:
-    """Restore the training or evaluation mode of every submodule at the end."""
-    modes = [(module, module.training) for model in models for _, module in named_modules(model)]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models in evaluation mode, without gradients, hooks of these and fused attention; restore that at the end."""
-    with changing_globals(), ExitStack() as stack:
-        for model in models:
-            stack.enter_context(_evaluating_one(model))
-        yield
-
-
-@contextmanager
-def evaluating_eagerly(*models: nn.Module) -> Iterator[None]:
-    """The same, uncompiled and in the precision of the weights, so that dispatch modes see every operation on them."""
-    with eagerly(), _without_autocast(), evaluating(*models), ExitStack() as stack:
-        modules = [module for model in models for _, module in named_modules(model)]
-        if any(isinstance(module, nn.RNNBase) for module in modules):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))  # it runs whole recurrent layers at once
-        if any(isinstance(module, nn.LSTM) for module in modules):
-            stack.enter_context(without_onednn())
-        yield
-
-
-@contextmanager
-def without_onednn() -> Iterator[None]:
-    """Run recurrent layers step by step, where oneDNN would run a layer as one operation."""
-    switch: Any = torch.backends.mkldnn
-    enabled, switch.enabled = switch.enabled, False
-    try:
-        yield
-    finally:
-        switch.enabled = enabled
-
-
-@contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Leave the caller's autocast: it would compute with copies of the weights."""
-    with ExitStack() as stack:
-        for kind in ("cpu", "cuda", "mps", "xpu"):
-            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
-@contextmanager
-def _evaluating_one(model: nn.Module) -> Iterator[None]:
-    parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    hooks = [taken for p, _, _ in parameters for taken in _take_gradient_hooks(p)]
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    try:
-        with preserve_modes(model):
-            torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
-            clear_gradients(p for p, _, _ in parameters)
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for parameter, flag, gradient in parameters:
-            if parameter.requires_grad != flag:  # it cannot be set in a tensor of inference mode
-                parameter.requires_grad_(flag)
-            parameter.grad = gradient
-        for table, taken in hooks:
-            table.update(taken)
-
-
-def _take_gradient_hooks(parameter: nn.Parameter) -> list[tuple[dict[int, Any], dict[int, Any]]]:
-    """Tables of the hooks that a parameter's gradient calls, which are emptied, and what was in them.
-
-    One may step an optimizer. torch keeps the table of those that come after the gradient, whatever the attribute is.
-    """
-    tables = [t for t in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks) if t]
-    taken = [(table, dict(table)) for table in tables]
-    for table in tables:
-        table.clear()
-    return taken
