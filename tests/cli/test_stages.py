@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import load_command
+from graphprune.cli.models import load_spec
 from graphprune.cli.program import FAILED, OK, WRONG_USAGE
 from graphprune.planning.options import PruningOptions
 
@@ -147,6 +149,32 @@ def test_overrides_budgets_and_functions_of_the_user(capsys: Capture) -> None:
     assert found["requested"]["macs"] == 0.5  # type: ignore[index]
 
 
+def test_a_limit_of_zero_is_a_limit(capsys: Capture) -> None:
+    found = result(f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 --max-ratio 0", capsys)
+    assert found["after"] == found["before"]
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("--ratio 0.5", {"ratio": 0.5}),
+        ("--macs 50% --multiple 2 --max-ratio 0.6", {"macs": 0.5, "multiple": 2, "max_ratio": 0.6}),
+        ("--mlp 0.5 --seed 3 --importance random", {"mlp": 0.5, "seed": 3, "importance": "random"}),
+        (
+            "--params 300 --allocation isomorphic --reduce max",
+            {"params": "300", "allocation": "isomorphic", "reduce": "max"},
+        ),
+        ("--ratio 0.5 --overrides stem:ratio=0.25", {"ratio": 0.5, "overrides": {"stem": graphprune.Override(0.25)}}),
+        ("--bytes 2kB --protect-ends --layers equal", {"bytes": "2kB", "protect_ends": True, "layers": "equal"}),
+    ],
+)
+def test_the_command_line_makes_the_plan_of_the_function(line: str, asked: dict[str, Any], capsys: Capture) -> None:
+    result(f"plan {SPEC} --input 1,3,8,8 {line} -o plan.json", capsys)
+    model = load_spec(SPEC).eval()
+    made = graphprune.trace(model, torch.randn(1, 3, 8, 8)).plan(**asked)
+    assert json.loads(Path("plan.json").read_text()) == json.loads(made.to_json())
+
+
 def test_overrides_in_a_preset(capsys: Capture) -> None:
     Path("my.toml").write_text('ratio = 0.5\ninput = "1x3x8x8"\n[overrides]\n"stem*" = { frozen = true }\n')
     assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
@@ -164,6 +192,19 @@ def test_overrides_in_a_preset(capsys: Capture) -> None:
         ("--ratio 0.5 --importance wanda", "--importance: wanda reads data; give --calibration DIR"),
         ("--ratio 0.5 --macs 0.5", "--ratio: given together with macs"),
         ("-o net.py --ratio 0.5", "-o net.py: exists; give another path"),
+        ("--ratio 0.5 --multiple 0", "--multiple: must be a whole number of units, at least 1, but is 0"),
+        ("--ratio 0.5 --tensor-parallel 0", "--tensor-parallel: must be a whole number of devices, at least 1"),
+        ("--macs 0", "--macs: must be a fraction of what the model costs now"),
+        ("--macs 0.5 --budgets macs=0.4", "--budgets: macs is given twice"),
+        ("--budgets macs=0.5 --budgets macs=0.4", "--budgets: 'macs' is given twice; give it once"),
+        ("--budgets macs=3", "--budgets: 'macs=3': 3 is neither a fraction nor an amount"),
+        ("--overrides stem:ratio=7", "--overrides: 'stem:ratio=7': ratio: must be a fraction, but is 7"),
+        ("--overrides stem:frozen=maybe", "--overrides: 'stem:frozen=maybe': frozen: 'maybe' is neither true nor"),
+        ("--overrides stem:ratio=0.1,ratio=0.2", "ratio is given twice"),
+        ("--overrides stem:frozen --overrides stem:ratio=0.2", "--overrides: 'stem' is given twice"),
+        ("--ratio 0.5 --run-with data.py:loss", "--run-with: is for models that are timed; give --latency"),
+        ("--ratio 0.5 --loss-fn data.py:loss", "--loss-fn: is of batches; give --calibration DIR"),
+        ("--ratio 0.5 --candidates 5", "--allocation searched too, or leave out --candidates"),
     ],
 )
 def test_wrong_options_of_a_plan(line: str, said: str, capsys: Capture) -> None:
