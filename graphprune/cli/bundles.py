@@ -12,9 +12,10 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.model_options import MODEL_PANEL
-from graphprune.cli.models import FILE_MODULE, load_spec
+from graphprune.cli.models import load_spec
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.user_files import FILE_MODULE
 from graphprune.errors import InputError
 from graphprune.export.architecture import IMPORT
 from graphprune.export.bundle import bundle_versions
@@ -60,7 +61,7 @@ class BundleOptions(OptionGroup):
         architecture = None if version is None else read_manifest(version / MANIFEST).architecture
         if version is None:
             return
-        if architecture is None or architecture.name.startswith(FILE_MODULE):
+        if architecture is None or FILE_MODULE in architecture.name:
             raise usage_error(f"--model: {folder} does not say how its model is built; give --model SPEC, the dense")
         if architecture.source == IMPORT and not self.trust_factory:
             raise usage_error(

@@ -14,6 +14,7 @@ from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.option_values import read_whole_number
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
+from graphprune.utils.checks import found_value, with_article
 
 DATA_PANEL = "Data"
 DATA_FORMS = (
@@ -106,9 +107,9 @@ class CalibrationOptions(OptionGroup):
         batches: Any = _called(option, place, found) if callable(found) else found
         if not isinstance(batches, Iterable):
             raise InputError(
-                f"{option}: {place} gave a {type(batches).__name__}",
+                f"{option}: {place} gave {with_article(type(batches).__name__)}",
                 where=place,
-                found=f"a {type(batches).__name__}",
+                found=found_value(batches),
                 needed="an iterable of batches",
                 do="return a list or a DataLoader",
             )
@@ -120,7 +121,7 @@ def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
     """What a function of the user returns."""
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{option}: {place}() failed with {type(error).__name__}",
             where=place,

@@ -67,7 +67,7 @@ def inspect_command(
         graph.to_model_explorer(explorer)
         out.note(f"folder for Model Explorer written to {explorer}")
     write_page(out, html, graph)
-    out.result(lambda: _tables(model, graph, all), lambda: graph_data(given.spec, model, graph), html or to or explorer)
+    out.result(lambda: _tables(model, graph, all), lambda: graph_data(given.spec, model, graph), to, explorer, html)
     return 0
 
 

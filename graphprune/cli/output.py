@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -47,12 +47,13 @@ class Output(OptionGroup):
     def __post_init__(self) -> None:
         if self.json and self.quiet:
             raise usage_error("--json: given together with --quiet; give one of them")
+        self._results: TextIO = sys.stdout
 
     def result(
         self,
         parts: Callable[[], Iterable[Any]],
         data: Callable[[], Mapping[str, Any] | str],
-        written: Path | None = None,
+        *written: Path | None,
     ) -> None:
         """Print the result in the form that is asked for, which is the only one that is made.
 
@@ -61,14 +62,15 @@ class Output(OptionGroup):
             data: for programs: JSON data, or JSON.
             written: what is left on disk.
         """
-        if self.json:
-            found = data()
-            print(found if isinstance(found, str) else json.dumps(found, indent=2))
-        elif self.quiet:
-            if written is not None:
-                print(written)
-        else:
-            _print_parts(parts())
+        with redirect_stdout(self._results):
+            if self.json:
+                found = data()
+                print(found if isinstance(found, str) else json.dumps(found, indent=2))
+            elif self.quiet:
+                for path in filter(None, written):
+                    print(path)
+            else:
+                _print_parts(parts())
 
     def note(self, text: str) -> None:
         """Say something that helps, but is no part of the result."""
@@ -101,10 +103,14 @@ class Output(OptionGroup):
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """Warnings of graphprune as lines on standard error while a command runs."""
+        """Warnings of graphprune as lines on standard error while a command runs, and what code of the user prints.
+
+        Folders that are found in the meantime leave the import path.
+        """
         import warnings
 
-        with warnings.catch_warnings(), redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext():
+        plain = redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext()
+        with warnings.catch_warnings(), _same_path(), plain, redirect_stdout(sys.stderr):
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)  # news to those who write libraries
@@ -114,6 +120,16 @@ class Output(OptionGroup):
     def _show_warning(self, message: Warning | str, category: type[Warning]) -> None:
         own = category.__module__ == GraphpruneError.__module__
         self.warn(str(message)) if own else self.note(f"{category.__name__}: {message}")
+
+
+@contextmanager
+def _same_path() -> Iterator[None]:
+    """Leave the import path as it was."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 class _Plain(io.TextIOBase):
@@ -180,10 +196,23 @@ def _print_parts(parts: Iterable[Any]) -> None:
             print(part)
 
 
-def complain(error: Exception) -> None:
+def complain(error: BaseException) -> None:
     """Print an error that no command expects to handle."""
+    print(f"graphprune: error: {_said(error)}", file=sys.stderr)
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, GraphpruneError | OSError):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
-    print(f"graphprune: error: {message}", file=sys.stderr)
+        return str(error)
+    if isinstance(error, SystemExit):
+        return f"{_code_of(error)} ended the program (sys.exit({error.code!r})); let it return or raise instead"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+        return f"there is not enough memory: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
+
+
+def _code_of(error: BaseException) -> str:
+    """The line of the user's that an error is from, in words."""
+    from graphprune.tracing.places import raised_at
+
+    return raised_at(error) or "code that was run"

@@ -66,7 +66,7 @@ def prune_command(
     pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
     shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
     write_page(out, options.html, pruned.planned.graph, **shown)
-    out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved)
+    out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved, options.html)
     return 0 if pruned.saved is not None else _not_saved(out, pruned.check)
 
 

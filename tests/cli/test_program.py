@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,7 +17,7 @@ import pytest
 import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import COMMANDS, load_command
-from graphprune.cli.program import INTERRUPTED, OK, WRONG_USAGE, make_program
+from graphprune.cli.program import FAILED, INTERRUPTED, OK, WRONG_USAGE, make_program
 from tests.cli.option_tables import examples_of
 
 NETWORK = """
@@ -99,6 +100,50 @@ def test_quiet_prints_paths_alone(spec: str, tmp_path: Path, capsys: Capture) ->
     assert capsys.readouterr().out == ""
 
 
+def test_quiet_prints_every_path_that_was_written(
+    spec: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", spec, *INPUT, "-q", "--to", "a.json", "--explorer", "ex", "--html", "a.html"]) == OK
+    assert capsys.readouterr().out == "a.json\nex\na.html\n"
+
+
+TALKING = """
+print("on import")
+from torch import nn
+
+class Talking(nn.Sequential):
+    def forward(self, x):
+        print("in forward")
+        return super().forward(x)
+
+def make():
+    print("in make")
+    return Talking(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+"""
+
+
+def test_what_the_users_code_prints_is_no_result(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "talking.py").write_text(TALKING)
+    spec, slim = f"{tmp_path / 'talking.py'}:make", str(tmp_path / "slim")
+    assert main(["prune", spec, *INPUT, "--ratio", "0.5", "-o", slim, "--json"]) == OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["saved"] == slim
+    assert all(said in captured.err for said in ("on import", "in make", "in forward"))
+
+
+@pytest.mark.parametrize("place", ["on import", "in make", "in forward"])
+@pytest.mark.parametrize("call", ["sys.exit()", "sys.exit(0)", "sys.exit('enough')"])
+def test_code_of_the_user_that_ends_the_program_has_failed(
+    place: str, call: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\n" + TALKING.replace(f'print("{place}")', call))
+    assert main(["inspect", f"{tmp_path / 'leaving.py'}:make", *INPUT]) == FAILED
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("graphprune: error: ") == 1
+    assert ("SystemExit" if place != "in forward" else "ended the program (sys.exit(") in captured.err
+
+
 def test_json_and_quiet_exclude_each_other(capsys: Capture) -> None:
     assert main(["inspect", "nothing.py:there", "--json", "--quiet"]) == WRONG_USAGE
     assert "--json: given together with --quiet" in capsys.readouterr().err
@@ -140,7 +185,10 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
         ("prune x -o slim --ratio 0.5", "SPEC: 'x' names no model; did you mean torchvision:x, timm:x or hf:x?"),
         ("prune torch:x -o slim --ratio 0.5", "'torch' is no source of models; did you mean torchvision?"),
         ("inspect torchvision.models.resnet18", "did you mean torchvision:resnet18?"),
-        ("prune x --macs 50 -o out", "50 is neither a fraction nor an amount; give 0.5, 50% or 2G"),
+        (
+            "prune x --macs 50 -o out",
+            "50 is neither a fraction nor an amount; give 0.5, 50%, or an amount with its unit",
+        ),
         (
             "plan hf:x --meta --ratio 0.5",
             "--meta: there are no weights that channels could be chosen by; give --weights DIR",
@@ -256,7 +304,7 @@ def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> N
     (tmp_path / "slow.py").write_text(SLOW)
     arguments = program("prune", f"{tmp_path / 'slow.py'}:make", "--ratio", "0.5", "-o", str(tmp_path / "slim"))
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert running.stdout is not None and running.stdout.readline() == "building\n"
+    assert running.stderr is not None and running.stderr.readline() == "building\n"
     time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=20)
@@ -269,6 +317,26 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{shlex.join(program('--help'))} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--version >/dev/full", FAILED, "graphprune: error: standard output: No space left on device"),
+        ("plan --help >/dev/full", FAILED, "graphprune: error: standard output: No space left on device"),
+        ("--version >&-", OK, ""),
+        ("inspect network.py:mkae 2>&-", FAILED, ""),
+    ],
+)
+def test_output_that_goes_nowhere(command: str, code: int, said: str, spec: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(program())} {command}"],
+        capture_output=True,
+        text=True,
+        cwd=Path(spec).parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "", said)
 
 
 def test_the_program_can_be_made_again() -> None:
