@@ -12,6 +12,7 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleFolder, BundleOptions, check_bundle, traced_inputs
+from graphprune.cli.calibration_options import check_tokenizer
 from graphprune.cli.model_options import InputShape
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.output import Output
@@ -126,6 +127,7 @@ def export_command(
         graphprune export slim_llama --to gguf --tokenizer llama -o slim.gguf
     """
     target = _target(to, options)
+    check_tokenizer(options.tokenizer)
     _check_paths(bundle, output, target)
     target.write(bundles.load(bundle), output, options)
     out.result(lambda: [f"written to {output}"], lambda: {"kind": to, "written": str(output)}, output)
@@ -154,4 +156,9 @@ def _check_paths(bundle: Path, output: Path, target: FileKind) -> None:
     check_bundle(bundle)
     if output.resolve() == bundle.resolve():
         raise usage_error(f"-o {output}: is the bundle itself; give another path")
-    check_new_file("-o", output) if target.file else check_writable("-o", output)
+    if target.file:
+        check_new_file("-o", output)
+        return
+    if output.exists() and not output.is_dir():
+        raise usage_error(f"-o {output}: is a file; give a folder")
+    check_writable("-o", output)

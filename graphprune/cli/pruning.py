@@ -15,10 +15,10 @@ from graphprune.cli.json_data import prune_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import OptionGroup, flag
 from graphprune.cli.output import Output
-from graphprune.cli.output_paths import Force, OutputFolder, check_folder
+from graphprune.cli.output_paths import Force, OutputFolder, check_apart, check_folder
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
+from graphprune.cli.planned import PlanFile, Planned, check_repair, check_request, requested_plan
 from graphprune.cli.tables import before_after_table, reason_table
 
 
@@ -61,8 +61,10 @@ def prune_command(
         graphprune prune torchvision:resnet50 --pretrained --plan plan.json -o slim
     """
     check_request(given, asked, data, options.plan)
+    check_repair(options.no_repair, data)
     check_folder(options.output, given.spec, given.weights, options.force)
     check_page("--html", options.html)
+    check_apart({"-o": options.output, "--html": options.html})
     pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
     shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
     write_page(out, options.html, pruned.planned.graph, **shown)

@@ -41,6 +41,9 @@ def report_command(
         graphprune report torchvision:resnet50 --plan plan.json -o report.html
     """
     wanted = plan is not None or bool(asked.given)
+    if data.calibration is not None and not asked.given:
+        raise usage_error("--calibration: is for criteria of a plan, and none is asked for; leave it out")
+    given.check_meta(meta, planned=bool(asked.given))
     if wanted:
         check_request(given, asked, data, plan, meta)
     if timed or verified:

@@ -191,9 +191,42 @@ def test_error_of_inputs_that_do_not_fit(spec, capsys):
     assert capsys.readouterr().err.startswith("graphprune: error: ")
 
 
-def test_error_when_no_inputs_can_be_guessed(spec, capsys):
-    assert main(["inspect", spec.replace(":make", ":Pair")]) == FAILED
-    assert "no guessed example inputs fit Pair" in capsys.readouterr().err
+@pytest.mark.parametrize("options", [(), ("--input", "1,3")])
+def test_error_of_a_model_of_several_inputs(spec, capsys, options):
+    assert main(["inspect", spec.replace(":make", ":Pair"), *options]) == FAILED
+    said = capsys.readouterr().err
+    assert ("does not take it as its only input" if options else "no guessed example inputs fit Pair") in said
+    assert "for a model of several inputs write a module whose forward takes one" in said
+
+
+@pytest.mark.parametrize("dtype", ["half", "bfloat16"])
+def test_a_shape_is_that_of_an_input_in_the_precision_of_the_model(spec, tmp_path, capsys, dtype):
+    with (tmp_path / "network.py").open("a") as file:
+        file.write(f"\n\ndef small():\n    return make().{dtype}()\n")
+    small = f"{tmp_path / 'network.py'}:small"
+    assert main(["prune", small, "--ratio", "0.5", "-o", str(tmp_path / "slim"), *INPUT]) == OK
+    assert main(["verify", small, str(tmp_path / "slim"), "--input", "2,3,9,9"]) == OK
+    assert "equal to the masked original" in capsys.readouterr().out
+
+
+WORDS = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 7))
+"""
+
+
+@pytest.mark.parametrize("shape", ["2,5", "1,40"])
+def test_a_shape_is_that_of_tokens_where_the_model_reads_tokens(tmp_path, capsys, shape):
+    (tmp_path / "words.py").write_text(WORDS)
+    assert main(["measure", f"{tmp_path / 'words.py'}:make", "--input", shape, "--untimed"]) == OK
+    assert f"i64[{shape.replace(',', ', ')}]" in capsys.readouterr().out
+
+
+def test_an_input_that_is_larger_than_the_memory(spec, capsys):
+    assert main(["inspect", spec, "--input", "1,3,99999999,9999999"]) == FAILED
+    assert "graphprune: error: there is not enough memory: " in capsys.readouterr().err
 
 
 def test_output_that_is_a_file_is_refused_before_work(spec, tmp_path, capsys):

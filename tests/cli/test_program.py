@@ -194,11 +194,39 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
             "--meta: there are no weights that channels could be chosen by; give --weights DIR",
         ),
         ("inspect net.py:make --pretrained", "--pretrained: 'net.py:make' names no model with published weights"),
-        ("inspect here", "did you mean hf:here?"),
+        ("inspect here", "it is a folder without a config.json"),
         ("inspect net.py", "say which function of it makes the model: net.py:make or net.py:Net"),
         ("inspect nte.py:make", "the file 'nte.py' does not exist; did you mean net.py?"),
         ("export gone --to onnx -o out", "DIR: gone is no folder"),
         ("measure x --layers --json", "--layers: given together with --json"),
+        ("inspect folder.py:make", "SPEC: 'folder.py:make': folder.py is a folder"),
+        ("inspect net:make", "did you mean net.py:make?"),
+        ("inspect net.make", "did you mean net.py:make?"),
+        ("inspect file:make", "'file' is a file that does not end with .py"),
+        ("inspect dense.pt", "it is a file of weights; give the SPEC of their model, and --weights dense.pt"),
+        ("inspect x --meta --pretrained", "--pretrained: given together with --meta, which loads no weights"),
+        ("inspect x --meta --weights dense.pt", "--weights: given together with --meta, which loads no weights"),
+        ("report x --meta --weights here -o page.html", "--weights: given together with --meta"),
+        ("plan x --meta --weights dense.pt --ratio 0.5", "--weights: dense.pt is a file; with --meta give a folder"),
+        ("inspect x --to dense.json", "--to dense.json: exists; give another path"),
+        ("inspect x --to gone/a.json", "--to gone/a.json: gone is no folder; make it, or give a path in another"),
+        ("inspect x --explorer full", "--explorer: full holds what graphprune did not write"),
+        ("inspect x --explorer dense.pt", "--explorer: dense.pt holds what graphprune did not write"),
+        ("inspect x --to a.json --explorer a.json", "--explorer a.json: is where --to goes, too"),
+        ("prune x --ratio 0.5 -o out --html out", "--html out: is where -o goes, too; give another path"),
+        ("prune x --ratio 0.5 -o -", "-o -: nothing is written to standard output but the result"),
+        ("plan x --ratio 0.5 -o gone/plan.json", "-o gone/plan.json: gone is no folder; make it"),
+        ("sparsify x --amount 0.5 -o gone/a.sparse", "-o gone/a.sparse: gone is no folder"),
+        ("sparsify x --amount 0.5 --seed 3 -o a.sparse", "--seed: is of --method random, not of --method l1"),
+        ("compact x --relative -o out", "--relative: is about --threshold, which is not given"),
+        ("compact x --threshold -1 -o out", "--threshold: must be 0 or more, but is -1"),
+        ("advise x --seconds 0", "--seconds: must be above 0, but is 0"),
+        ("verify x here --tolerance nan", "--tolerance: 'nan' is no number"),
+        ("verify x here --tolerance 0", "--tolerance: must be above 0, but is 0"),
+        ("prune x --ratio 0.5 --no-repair -o out", "--no-repair: is about --calibration"),
+        ("prune x --ratio 0.5 --samples 3 -o out", "--samples: is for a folder or a file, and --calibration is not"),
+        ("prune x --plan dense.json --seed 0 -o out", "--plan: given together with --seed"),
+        ("report x --calibration net.py:make -o a.html", "--calibration: is for criteria of a plan"),
     ],
 )
 def test_wrong_usage_is_told_before_any_work(
@@ -208,6 +236,11 @@ def test_wrong_usage_is_told_before_any_work(
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     Path("file").touch()
+    Path("full").mkdir()
+    for name in ("folder.py", "full/folder"):
+        Path(name).mkdir()
+    for name in ("dense.pt", "dense.json"):
+        Path(name).touch()
     Path("net.py").write_text("def make(): ...\nclass Net: ...\n")
     assert main(line.split()) == WRONG_USAGE
     captured = capsys.readouterr()

@@ -258,6 +258,37 @@ def test_prune_with_calibration_repairs(capsys: Capture) -> None:
     assert result(f"{line} other --no-repair", capsys)["repaired"] is None
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("arrays --tokenizer arrays", "--tokenizer: is for a file of texts, and arrays is a folder; leave it out"),
+        ("ids.jsonl --batch-size 3", "--batch-size: is for a folder of images or of arrays, and ids.jsonl is a file"),
+        ("ids.jsonl --tokenizer gone", "--tokenizer: gone is no folder; give the one that holds"),
+        ("data.py:batches --length 3", "--length: is for a file of texts, and data.py:batches is a function"),
+    ],
+)
+def test_options_that_data_does_not_take(options: str, said: str, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    np.save("arrays/0.npy", np.zeros((3, 8, 8), np.float32))
+    Path("ids.jsonl").write_text('{"input_ids": [1, 2]}')
+    assert said in refused(f"prune {SPEC} --ratio 0.5 -o out --calibration {options}", capsys)
+
+
+def test_samples_of_several_shapes(slim: str, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    for size in (8, 9):
+        np.save(f"arrays/{size}.npy", np.zeros((3, size, 8), np.float32))
+    said = refused(f"repair {SPEC} {slim} --calibration arrays -o out", capsys, FAILED)
+    assert "arrays/9.npy has another shape than arrays/8.npy" in said
+
+
+def test_a_folder_without_a_tokenizer(slim: str, capsys: Capture) -> None:
+    Path("texts.jsonl").write_text('"a text"')
+    Path("empty").mkdir()
+    line = f"repair {SPEC} {slim} --calibration texts.jsonl --tokenizer empty -o out"
+    assert "empty is not the folder of a tokenizer" in refused(line, capsys, FAILED)
+
+
 def test_calibration_in_pairs_for_gradients(capsys: Capture) -> None:
     line = f"prune {SPEC} --input 1,3,8,8 --ratio 0.5 --importance taylor --loss-fn data.py:loss"
     assert result(f"{line} --calibration data.py:pairs -o slim", capsys)["repaired"]["fitted"]  # type: ignore[index]
@@ -300,7 +331,7 @@ def test_lines_that_are_no_data(text: str, said: str, slim: str, capsys: Capture
         ("data.py:bathces", "data.py has no 'bathces'; did you mean batches?"),
         ("no_such_module:batches", "no_such_module cannot be imported"),
         ("data.py:loss", "data.py:loss() failed with TypeError"),
-        ("data.py:number", "data.py:number gave a int"),
+        ("data.py:number", "data.py:number gave an int"),
     ],
 )
 def test_functions_that_are_not_there(place: str, said: str, slim: str, capsys: Capture) -> None:
@@ -361,6 +392,20 @@ def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
         ("--lr 0.1 --epochs 1 --device gpu -o out.pt", "--device: 'gpu' is none"),
         ("--lr 0.1 --epochs 0 -o out.pt", "--epochs: must be 1 or more"),
         ("--lr 0.1 --epochs 1 -o out", "-o out: must end with .safetensors or .pt"),
+        ("--lr nan --epochs 1 -o out.pt", "--lr: 'nan' is no number"),
+        ("--lr 0 --epochs 1 -o out.pt", "--lr: must be above 0, but is 0"),
+        ("--lr 0.1 --epochs 1 --clip 0 -o out.pt", "--clip: must be above 0, but is 0"),
+        ("--lr 0.1 --epochs 1 --warmup -1 -o out.pt", "--warmup: must be 0 or more, but is -1"),
+        ("--lr 0.1 --epochs 1 --weight-decay -1 -o out.pt", "--weight-decay: must be 0 or more, but is -1"),
+        ("--lr 0.1 --epochs 1 --device meta -o out.pt", "--device: meta holds no values"),
+        ("--lr 0.1 --epochs 1 --every 3 -o out.pt", "--every: is about --checkpoint, which is not given"),
+        ("--lr 0.1 --epochs 1 --alpha 0 -o out.pt", "--alpha: is about --teacher, which is not given"),
+        ("--lr 0.1 --epochs 1 --teacher net.py:make --alpha 2 -o out.pt", "--alpha: must be a fraction, but is 2"),
+        ("--lr 0.1 --epochs 1 --teacher gone.py:make -o out.pt", "--teacher: 'gone.py:make': the file 'gone.py' does"),
+        ("--lr 0.1 --epochs 1 --checkpoint net.py -o out.pt", "--checkpoint: net.py is a file; give a folder"),
+        ("--lr 0.1 --epochs 1 --samples 3 -o out.pt", "--samples: is for a folder or a file, and data.py:pairs is a"),
+        ("--lr 0.1 --epochs 1 --model net.py:make -o out.pt", "--model: is for the folder of a slim model"),
+        ("--lr 0.1 --epochs 1 -o gone/out.pt", "-o gone/out.pt: gone is no folder"),
     ],
 )
 def test_wrong_usage_of_finetune(line: str, said: str, capsys: Capture) -> None:
