@@ -15,7 +15,7 @@ import typer
 import graphprune
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
-from graphprune.cli.output import Output
+from graphprune.cli.output import Output, bars_for_people
 from graphprune.cli.output_paths import check_writable
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import check_repair
@@ -81,7 +81,7 @@ def prune_checkpoint_command(
     """
     asked.check(data.calibration is not None)
     _check(source, target, asked, data, options)
-    with _progress(out) as show:
+    with _progress(out) as show, bars_for_people():
         plan = graphprune.prune_checkpoint(
             source,
             target,

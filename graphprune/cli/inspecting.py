@@ -15,13 +15,11 @@ from graphprune.cli.json_data import graph_data
 from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import OUTPUT_PANEL, Output
-from graphprune.cli.output_paths import check_apart, check_new_file, check_writable
+from graphprune.cli.output_paths import check_apart, check_new_file, check_own
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.tables import reason_table, size_table
-from graphprune.errors import InputError
 from graphprune.graph.listing import group_table
 from graphprune.inspection.coupling_files import COUPLING_SUFFIXES
-from graphprune.utils.folders import check_own_folder
 from graphprune.utils.tables import Table
 
 _SUFFIXES = ", ".join(COUPLING_SUFFIXES)
@@ -62,7 +60,8 @@ def inspect_command(
     given.check_meta(meta)
     check_page("--html", html)
     _check_couplings(to)
-    _check_explorer(explorer)
+    if explorer is not None:
+        check_own("--explorer", explorer)
     check_apart({"--to": to, "--explorer": explorer, "--html": html})
     model, graph = traced(out, given.spec, given, meta)
     if to is not None:
@@ -82,17 +81,6 @@ def _check_couplings(path: Path | None) -> None:
     if path.suffix.lower() not in COUPLING_SUFFIXES:
         raise usage_error(f"--to: {path} must end with one of {_SUFFIXES}")
     check_new_file("--to", path)
-
-
-def _check_explorer(folder: Path | None) -> None:
-    """Usage is wrong if a folder holds what graphprune did not write."""
-    if folder is None:
-        return
-    check_writable("--explorer", folder)
-    try:
-        check_own_folder(folder)
-    except InputError as error:
-        raise usage_error(f"--explorer: {error.what.removeprefix('directory: ')}; {error.do}") from error
 
 
 def _tables(model: nn.Module, graph: Any, all: bool) -> Iterator[Table]:

@@ -7,7 +7,6 @@ Only ``hf:`` with a hub id can download anything, and leaves that to Transformer
 from __future__ import annotations
 
 import importlib
-import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.cli.output import bars_for_people
 from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
 from graphprune.cli.user_files import beside, import_file, in_a_line
 from graphprune.errors import SpecError
@@ -186,6 +186,11 @@ residual stream, whose width then cannot be pruned."""
 
 def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
     transformers = _library("transformers")
+    with bars_for_people():
+        return _of_transformers(spec, name, transformers)
+
+
+def _of_transformers(spec: str, name: str, transformers: ModuleType) -> Any:
     if Path(name).exists() or "/" in name:
         return _checkpoint(spec, name, transformers)
     known = transformers.CONFIG_MAPPING
@@ -206,7 +211,7 @@ def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:
     cls = cls or _class_for(config, transformers)
     if Path(name).is_dir() and not _has_weights(Path(name)):
         return _built(spec, lambda: cls(config))
-    return _built(spec, lambda: _loaded(cls, name, transformers), _CHECKPOINT_ADVICE)
+    return _built(spec, lambda: cls.from_pretrained(name), _CHECKPOINT_ADVICE)
 
 
 def _config(spec: str, name: str, transformers: ModuleType) -> Any:
@@ -224,19 +229,6 @@ def _config(spec: str, name: str, transformers: ModuleType) -> Any:
             do="if you trust that code, give FILE.py:FUNCTION, a function that loads the model with "
             "from_pretrained(..., trust_remote_code=True)",
         ) from error
-
-
-def _loaded(cls: Any, name: str, transformers: ModuleType) -> Any:
-    """A model with its weights, with a bar meanwhile if somebody looks."""
-    logging = transformers.utils.logging
-    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hidden:
-        logging.disable_progress_bar()
-    try:
-        return cls.from_pretrained(name)
-    finally:
-        if hidden:
-            logging.enable_progress_bar()
 
 
 def _has_weights(directory: Path) -> bool:

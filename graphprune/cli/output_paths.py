@@ -12,6 +12,7 @@ import typer
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.errors import InputError
 from graphprune.utils.files import replace_file
+from graphprune.utils.folders import check_own_folder
 
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="where to save it", show_default=False)
@@ -65,6 +66,15 @@ def check_new_file(name: str, path: Path, force: bool = False) -> None:
     if path.exists() and not force:
         raise usage_error(f"{name} {path}: exists; give another path, or delete it first")
     check_writable(name, path)
+
+
+def check_own(name: str, folder: Path) -> None:
+    """Usage is wrong if a folder cannot be written, or holds what graphprune did not write."""
+    check_writable(name, folder)
+    try:
+        check_own_folder(folder)
+    except InputError as error:
+        raise usage_error(f"{name}: {error.what.removeprefix('directory: ')}; {error.do}") from error
 
 
 def write_text(path: Path, text: str) -> None:

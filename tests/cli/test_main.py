@@ -392,11 +392,17 @@ def test_export_onnx_with_the_inputs_of_the_trace(bundle, spec, tmp_path):
         (("--to", "source", "-o", "SAME"), "is the bundle itself"),
         (("--to", "onnx", "-o", "FILE"), "exists; give another path"),
         (("--to", "hf", "--serve", "vllm"), "--serve: is not for --to hf"),
+        (("--to", "hf", "--tokenizer", "gone"), "--tokenizer: gone is no folder"),
+        (("--to", "source", "-o", "FILE"), "holds what graphprune did not write"),
+        (("--to", "source", "-o", "FULL"), "model.py exists; give another folder, or delete it first"),
+        (("--to", "hf", "-o", "FULL"), "holds what graphprune did not write"),
     ],
 )
 def test_export_with_wrong_usage(bundle, tmp_path, capsys, arguments, said):
     (tmp_path / "file").write_text("kept")
-    places = {"SAME": str(bundle), "FILE": str(tmp_path / "file")}
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.py").write_text("kept")
+    places = {"SAME": str(bundle), "FILE": str(tmp_path / "file"), "FULL": str(tmp_path / "full")}
     given = [places.get(argument, argument) for argument in ("-o", "out", *arguments)]
     assert main(["export", str(bundle), *given]) == WRONG_USAGE
     assert said in capsys.readouterr().err
