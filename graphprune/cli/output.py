@@ -223,14 +223,16 @@ def _said(error: BaseException) -> str:
     if isinstance(error, GraphpruneError | OSError):
         return str(error)
     if isinstance(error, SystemExit):
-        return f"{_code_of(error)} ended the program (sys.exit({error.code!r})); let it return or raise instead"
+        code = _line_of(error) or "code that was run"
+        return f"{code} ended the program (sys.exit({error.code!r})); let it return or raise instead"
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
         return f"there is not enough memory: {str(error).partition(chr(10))[0]}"
-    return f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
+    at = f", at {line}" if (line := _line_of(error)) else ""
+    return f"{type(error).__name__}: {error}{at} (unexpected: run with --debug for the traceback)"
 
 
-def _code_of(error: BaseException) -> str:
-    """The line of the user's that an error is from, in words."""
+def _line_of(error: BaseException) -> str:
+    """The line of the user's that an error is from; empty: it is from none."""
     from graphprune.tracing.places import raised_at
 
-    return raised_at(error) or "code that was run"
+    return raised_at(error)

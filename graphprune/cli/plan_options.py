@@ -18,6 +18,7 @@ from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.importance.criteria import Criterion, find_criterion
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.options import AUTO, OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
 from graphprune.utils.checks import did_you_mean
@@ -111,6 +112,12 @@ class PlanOptions(OptionGroup):
             return find_criterion(name)
         check_reference("--importance", name)
         return None
+
+    def reads_data(self) -> bool:
+        """Does a plan depend on calibration batches?"""
+        criterion = self._criterion()
+        searched = self.given.get("allocation") == SEARCHED
+        return criterion is None or criterion.data or searched or "depth" in self.given
 
     def reads_weights(self) -> bool:
         """Does the criterion read weights?"""

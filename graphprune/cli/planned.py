@@ -70,6 +70,13 @@ def check_repair(left_out: bool, data: CalibrationOptions) -> None:
         raise usage_error("--no-repair: is about --calibration, without which nothing is repaired; leave it out")
 
 
+def warn_of_unread(out: Output, asked: PlanOptions, data: CalibrationOptions) -> None:
+    """Say that data makes no difference, where nothing is repaired and no criterion reads it."""
+    if data.calibration is not None and not asked.reads_data():
+        name = asked.given.get("importance", "l2")
+        out.warn(f"--calibration: makes no difference to this plan, as --importance {name} reads no data")
+
+
 def requested_plan(
     out: Output,
     given: ModelOptions,

@@ -15,7 +15,7 @@ from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.page import check_page
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
+from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan, warn_of_unread
 
 
 def report_command(
@@ -50,6 +50,7 @@ def report_command(
         _check_measurable("--timed" if timed else "--verify", wanted, meta)
     check_page("-o", output)
     if wanted:
+        warn_of_unread(out, asked, data)
         planned = requested_plan(out, given, asked, data, plan, meta)
         graphprune.write_report(output, planned.graph, planned.plan, **_measured(out, planned, timed, verified))
     else:

@@ -274,6 +274,27 @@ def test_options_that_data_does_not_take(options: str, said: str, capsys: Captur
     assert said in refused(f"prune {SPEC} --ratio 0.5 -o out --calibration {options}", capsys)
 
 
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("plan --ratio 0.5", True),
+        ("plan --ratio 0.5 --importance wanda", False),
+        ("prune --ratio 0.5 -o out", False),
+        ("prune --ratio 0.5 -o out --no-repair", True),
+    ],
+)
+def test_data_that_makes_no_difference_is_said(line: str, warned: bool, capsys: Capture) -> None:
+    command, _, options = line.partition(" ")
+    assert main(f"{command} {SPEC} --input 1,3,8,8 {options} --calibration data.py:batches".split()) == OK
+    assert ("--calibration: makes no difference to this plan" in capsys.readouterr().err) is warned
+
+
+def test_an_error_of_the_users_code_says_where(capsys: Capture) -> None:
+    Path("bad.py").write_text("def scores(group, context):\n    return group.no_such_thing\n")
+    said = refused(f"plan {SPEC} --ratio 0.5 --importance bad.py:scores", capsys, FAILED)
+    assert "AttributeError" in said and "bad.py:2: return group.no_such_thing" in said
+
+
 def test_samples_of_several_shapes(slim: str, capsys: Capture) -> None:
     Path("arrays").mkdir()
     for size in (8, 9):
