@@ -21,14 +21,14 @@ DATA_FORMS = (
     "a folder of images or of arrays (.npy, .pt, .safetensors), a file of JSON lines (texts, or records of arguments), "
     "or module:function, which returns batches"
 )
-MOST_SAMPLES, IMAGES_IN_A_BATCH, MOST_TOKENS = 128, 16, 512
+MOST_READ, IMAGES_IN_A_BATCH, MOST_TOKENS = 128, 16, 512
 
 
 def _count(name: str, help: str) -> Any:
     return typer.Option(name, metavar="N", parser=at_least(1), help=help, rich_help_panel=DATA_PANEL)
 
 
-Samples = Annotated[Any, _count("--samples", f"so many of a folder or file; without, {MOST_SAMPLES}")]
+Samples = Annotated[Any, _count("--samples", f"so many of a folder or file; without, {MOST_READ}")]
 BatchSize = Annotated[
     Any, _count("--batch-size", f"images, or arrays of single samples, in a batch; without, {IMAGES_IN_A_BATCH}")
 ]
@@ -89,7 +89,7 @@ class DataReader:
             examples: the calls that it was traced with, whose tensors say what size images have.
             labels: texts get their tokens as labels, too.
         """
-        path, most = Path(str(self.place)), self.samples or MOST_SAMPLES
+        path, most = Path(str(self.place)), self.samples or MOST_READ
         if path.is_dir():
             folder = DataFolder(self.option, path, most, self.batch_size or self.usual_size, _folder_of(spec))
             return folder.batches(model, examples)

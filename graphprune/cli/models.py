@@ -18,7 +18,7 @@ from torch import nn
 
 from graphprune.cli.output import bars_for_people
 from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
-from graphprune.cli.user_files import beside, import_file, in_a_line
+from graphprune.cli.user_files import import_file, imports_of, in_a_line
 from graphprune.errors import SpecError
 from graphprune.tracing.configured import needs_code
 from graphprune.tracing.places import raised_at
@@ -262,7 +262,7 @@ def _from_file(spec: str, path: Path, name: str) -> Any:
             needed="a Python file",
             do="give the path of the file that makes the model",
         )
-    with beside(path):
+    with imports_of(path):
         factory = _defined(spec, import_file(spec, path), path, name)
         return factory if isinstance(factory, nn.Module) else _built(spec, factory, _FACTORY_ADVICE)
 

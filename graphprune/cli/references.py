@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graphprune.cli.option_groups import usage_error
-from graphprune.cli.user_files import beside, import_file
+from graphprune.cli.user_files import import_file, imports_of
 from graphprune.errors import SpecError
 from graphprune.utils.checks import did_you_mean
 
@@ -45,7 +45,7 @@ def load_reference(option: str, text: str) -> Any:
 
 def _import(option: str, text: str, module: str) -> Any:
     try:
-        with beside(Path(module)):  # that is, in this folder
+        with imports_of(Path(module)):  # that is, in this folder
             return importlib.import_module(module)
     except (Exception, SystemExit) as error:
         raise SpecError(

@@ -22,7 +22,7 @@ def in_a_line(error: BaseException) -> str:
 
 
 @contextmanager
-def beside(path: Path) -> Iterator[None]:
+def imports_of(path: Path) -> Iterator[None]:
     """Let what stands beside a file, and above its package, be imported; afterwards, after all that is installed.
 
     What a function of the file imports when it runs later is found, too. A command takes it from the path in the end.
@@ -65,7 +65,7 @@ def import_file(spec: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module  # dataclasses and pickling look a class's module up here
     try:
-        with beside(path):
+        with imports_of(path):
             found.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
