@@ -10,7 +10,7 @@ import graphprune
 from graphprune.advice.targets import RUNTIMES
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import Meta, ModelOptions
-from graphprune.cli.option_values import read_number
+from graphprune.cli.option_values import read_positive
 from graphprune.cli.output import Output
 
 _RUNTIMES = ", ".join(RUNTIMES)
@@ -33,7 +33,7 @@ def advise_command(
         typer.Option("--device", metavar="NAME", help="where it is to run, such as cuda; without, as the target says"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", parser=read_number, metavar="N", help="how long measurements may take")
+        float, typer.Option("--seconds", parser=read_positive, metavar="N", help="how long measurements may take")
     ] = 60.0,
 ) -> int:
     """Say how to prune a model, and why, from what is measured on it.
@@ -43,7 +43,8 @@ def advise_command(
         graphprune advise hf:llama --meta --target vllm
         graphprune advise net.py:make --target latency=5ms --seconds 20
     """
+    given.check_meta(meta)
     model = built(out, given.spec, given, meta)
-    advice = graphprune.advise(model, given.inputs(), target=target, device=device, seconds=seconds)
+    advice = graphprune.advise(model, given.inputs(model), target=target, device=device, seconds=seconds)
     out.result(lambda: [advice], advice.to_json)
     return 0

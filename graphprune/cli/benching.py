@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 import graphprune
-from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
+from graphprune.cli.bundles import BundleOptions, is_bundle
 from graphprune.cli.found_model import built
-from graphprune.cli.measuring import Batch, Compiled, Repeats, Threads, check_names
+from graphprune.cli.measuring import Batch, Compiled, Threads, check_names, inputs_of, repeats_option
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.output import Output
 from graphprune.cli.spec_forms import SPEC_FORMS, complete_spec
@@ -27,6 +27,9 @@ Models = Annotated[
 ]
 
 
+_REPEATS = 30
+
+
 def bench_command(
     out: Output,
     models: Models,
@@ -35,7 +38,7 @@ def bench_command(
     batch: Batch = None,
     compiled: Compiled = False,
     threads: Threads = None,
-    repeats: Repeats = 30,
+    repeats: Annotated[Any, repeats_option(_REPEATS)] = None,
 ) -> int:
     """Time models in turns, A B A B, in one process, so that a slower while of the machine meets all alike.
 
@@ -46,12 +49,12 @@ def bench_command(
         graphprune bench torchvision:resnet50 slim --batch 1,8 --compiled --json
     """
     check_names(models, given, least=2)
+    bundles.check_used(models)
     loaded = {name: bundles.load(name) if is_bundle(name) else built(out, name, given) for name in models}
-    bundle = next((model for name, model in loaded.items() if is_bundle(name)), None)
-    inputs = given.inputs() if given.input is not None or bundle is None else traced_inputs(bundle, None)
+    inputs = inputs_of(loaded, given)
     with out.stage("timing"):
         found = graphprune.measure(
-            loaded, inputs, batch_sizes=batch or (), compiled=compiled, threads=threads, repeats=repeats
+            loaded, inputs, batch_sizes=batch or (), compiled=compiled, threads=threads, repeats=repeats or _REPEATS
         )
     out.result(lambda: _parts(found), lambda: {"models": _data(found)})
     return 0

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from torch import nn
 
 import graphprune
 from graphprune.cli.model_options import MODEL_PANEL
-from graphprune.cli.models import FILE_MODULE, load_spec
+from graphprune.cli.models import load_spec
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
+from graphprune.cli.shaped_inputs import inputs_of_shape
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
+from graphprune.cli.user_files import FILE_MODULE
 from graphprune.errors import InputError
 from graphprune.export.architecture import IMPORT
 from graphprune.export.bundle import bundle_versions
@@ -51,16 +53,22 @@ class BundleOptions(OptionGroup):
     model: Dense = None
     trust_factory: Trust = False
 
+    def check_used(self, names: Iterable[str]) -> None:
+        """Usage is wrong if an option for folders of slim models is given, and none of these is one."""
+        name = "--model" if self.model is not None else "--trust-factory" if self.trust_factory else ""
+        if name and not any(map(is_bundle, names)):
+            raise usage_error(f"{name}: is for the folder of a slim model, and there is none; leave it out")
+
     def _check(self, folder: Path) -> None:
         """Usage is wrong if the folder needs another option."""
         if self.model is not None:
-            check_spec(self.model)
+            check_spec(self.model, "--model")
             return
         version = bundle_versions(folder).latest()
         architecture = None if version is None else read_manifest(version / MANIFEST).architecture
         if version is None:
             return
-        if architecture is None or architecture.name.startswith(FILE_MODULE):
+        if architecture is None or FILE_MODULE in architecture.name:
             raise usage_error(f"--model: {folder} does not say how its model is built; give --model SPEC, the dense")
         if architecture.source == IMPORT and not self.trust_factory:
             raise usage_error(
@@ -93,7 +101,7 @@ def is_bundle(name: str | Path) -> bool:
 def traced_inputs(slim: nn.Module, shape: Any) -> Inputs:
     """Example inputs of the shape that was given, or like those that the dense model was traced with."""
     if shape is not None:
-        return (torch.randn(shape, generator=torch.Generator().manual_seed(0), device="cpu"),)
+        return inputs_of_shape(slim, shape)
     specs = plans_of(slim)[0].inputs
     forward = next((spec for spec in specs if spec["method"] == "forward"), None)
     if forward is None:

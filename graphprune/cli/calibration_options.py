@@ -11,30 +11,26 @@ import typer
 
 from graphprune.cli.data_files import ARRAYS, IMAGES, DataFolder, read_records
 from graphprune.cli.option_groups import OptionGroup, usage_error
-from graphprune.cli.option_values import read_whole_number
+from graphprune.cli.option_values import at_least
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
+from graphprune.utils.checks import found_value, with_article
 
 DATA_PANEL = "Data"
 DATA_FORMS = (
     "a folder of images or of arrays (.npy, .pt, .safetensors), a file of JSON lines (texts, or records of arguments), "
     "or module:function, which returns batches"
 )
-Samples = Annotated[
-    int,
-    typer.Option(
-        "--samples",
-        metavar="N",
-        parser=read_whole_number,
-        help="so many of a folder or file",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
+MOST_READ, IMAGES_IN_A_BATCH, MOST_TOKENS = 128, 16, 512
+
+
+def _count(name: str, help: str) -> Any:
+    return typer.Option(name, metavar="N", parser=at_least(1), help=help, rich_help_panel=DATA_PANEL)
+
+
+Samples = Annotated[Any, _count("--samples", f"so many of a folder or file; without, {MOST_READ}")]
 BatchSize = Annotated[
-    int,
-    typer.Option(
-        "--batch-size", metavar="N", parser=read_whole_number, help="images in a batch", rich_help_panel=DATA_PANEL
-    ),
+    Any, _count("--batch-size", f"images, or arrays of single samples, in a batch; without, {IMAGES_IN_A_BATCH}")
 ]
 Tokenizer = Annotated[
     Path | None,
@@ -45,16 +41,7 @@ Tokenizer = Annotated[
         rich_help_panel=DATA_PANEL,
     ),
 ]
-Length = Annotated[
-    int,
-    typer.Option(
-        "--length",
-        metavar="N",
-        parser=read_whole_number,
-        help="tokens of a text, at most",
-        rich_help_panel=DATA_PANEL,
-    ),
-]
+Length = Annotated[Any, _count("--length", f"tokens of a text, at most; without, {MOST_TOKENS}")]
 
 
 def data_option(name: str, what: str) -> Any:
@@ -64,63 +51,93 @@ def data_option(name: str, what: str) -> Any:
     )
 
 
-@dataclass
-class CalibrationOptions(OptionGroup):
-    """Data without labels, for criteria that read data and for repair."""
+@dataclass(frozen=True)
+class DataReader:
+    """Reads the data that an option names.
 
-    calibration: Annotated[str | None, data_option("--calibration", "data without labels")] = None
-    samples: Samples = 128
-    batch_size: BatchSize = 16
-    tokenizer: Tokenizer = None
-    length: Length = 512
+    Attributes:
+        option: which option it is.
+        place: what it names; None: there is no data.
+        samples, batch_size, tokenizer, length: the options of the same names; None: not given.
+        usual_size: how many images, or arrays of single samples, make a batch where nothing else is given.
+    """
 
-    def __post_init__(self) -> None:
-        for name, value in (("samples", self.samples), ("batch-size", self.batch_size), ("length", self.length)):
-            if value < 1:
-                raise usage_error(f"--{name}: must be 1 or more, but is {value}")
-        if self.calibration is not None:
-            check_data("--calibration", self.calibration)
+    option: str
+    place: str | None
+    samples: int | None = None
+    batch_size: int | None = None
+    tokenizer: Path | None = None
+    length: int | None = None
+    usual_size: int = IMAGES_IN_A_BATCH
 
-    def batches(self, model: Any, spec: str, examples: Sequence[Any]) -> tuple[Any, str]:
+    def check(self) -> None:
+        """Usage is wrong if there is no such data, or an option is given that it does not take."""
+        if self.place is not None:
+            check_data(self.option, self.place)
+        for name, use in _FOR.items():
+            if getattr(self, name) is not None and name not in _taken_by(self.place):
+                why = f"{self.option} is not given" if self.place is None else f"{self.place} is {_kind_of(self.place)}"
+                raise usage_error(f"--{name.replace('_', '-')}: is for {use}, and {why}; leave it out")
+        check_tokenizer(self.tokenizer)
+
+    def read(self, model: Any, spec: str, examples: Sequence[Any], labels: bool = False) -> tuple[Any, str]:
         """The batches, and what was found, in words.
 
         Args:
             model: what the data is for.
             spec: how it is named; a tokenizer may be where it is.
             examples: the calls that it was traced with, whose tensors say what size images have.
+            labels: texts get their tokens as labels, too.
         """
-        return self.read("--calibration", str(self.calibration), model, spec, examples)
-
-    def read(
-        self, option: str, place: str, model: Any, spec: str, examples: Sequence[Any], labels: bool = False
-    ) -> tuple[Any, str]:
-        """The same for the data that another option names; with labels, those of texts are their tokens."""
-        path = Path(place)
+        path, most = Path(str(self.place)), self.samples or MOST_READ
         if path.is_dir():
-            folder = DataFolder(option, path, self.samples, self.batch_size, _folder_of(spec))
+            folder = DataFolder(self.option, path, most, self.batch_size or self.usual_size, _folder_of(spec))
             return folder.batches(model, examples)
         if path.is_file() and path.suffix == ".jsonl":
             tokenizer = self.tokenizer or _folder_of(spec)
-            return read_records(option, path, self.samples, tokenizer, self.length, labels)
-        found = load_reference(option, place)
-        batches: Any = _called(option, place, found) if callable(found) else found
-        if not isinstance(batches, Iterable):
-            raise InputError(
-                f"{option}: {place} gave a {type(batches).__name__}",
-                where=place,
-                found=f"a {type(batches).__name__}",
-                needed="an iterable of batches",
-                do="return a list or a DataLoader",
-            )
-        kept: Any = batches if hasattr(batches, "__len__") else list(batches)
-        return kept, f"{len(kept)} batches from {place}"
+            return read_records(self.option, path, most, tokenizer, self.length or MOST_TOKENS, labels)
+        return _batches_of(self.option, str(self.place))
+
+
+@dataclass
+class CalibrationOptions(OptionGroup):
+    """Data without labels, for criteria that read data and for repair."""
+
+    calibration: Annotated[str | None, data_option("--calibration", "data without labels")] = None
+    samples: Samples = None
+    batch_size: BatchSize = None
+    tokenizer: Tokenizer = None
+    length: Length = None
+
+    def __post_init__(self) -> None:
+        self.reader().check()
+
+    def reader(self) -> DataReader:
+        """What reads the data."""
+        return DataReader("--calibration", self.calibration, self.samples, self.batch_size, self.tokenizer, self.length)
+
+
+def _batches_of(option: str, place: str) -> tuple[Any, str]:
+    """The batches that a function returns."""
+    found = load_reference(option, place)
+    batches: Any = _called(option, place, found) if callable(found) else found
+    if not isinstance(batches, Iterable):
+        raise InputError(
+            f"{option}: {place} gave {with_article(type(batches).__name__)}",
+            where=place,
+            found=found_value(batches),
+            needed="an iterable of batches",
+            do="return a list or a DataLoader",
+        )
+    kept: Any = batches if hasattr(batches, "__len__") else list(batches)
+    return kept, f"{len(kept)} batches from {place}"
 
 
 def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
     """What a function of the user returns."""
     try:
         return function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"{option}: {place}() failed with {type(error).__name__}",
             where=place,
@@ -128,6 +145,32 @@ def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
             needed="a function without arguments that returns batches",
             do="give another function, or mend this one",
         ) from error
+
+
+_FOR = {
+    "samples": "a folder or a file",
+    "batch_size": "a folder of images or of arrays",
+    "tokenizer": "a file of texts",
+    "length": "a file of texts",
+}
+"""Which data an option is for."""
+
+
+def _kind_of(place: str) -> str:
+    """Which form of data it is, in words."""
+    return "a folder" if Path(place).is_dir() else "a file" if Path(place).is_file() else "a function"
+
+
+def _taken_by(place: str | None) -> tuple[str, ...]:
+    """The options that the reader of this data takes."""
+    forms = {"a folder": ("samples", "batch_size"), "a file": ("samples", "tokenizer", "length")}
+    return () if place is None else forms.get(_kind_of(place), ())
+
+
+def check_tokenizer(folder: Path | None) -> None:
+    """Usage is wrong if a tokenizer is not in a folder."""
+    if folder is not None and not folder.is_dir():
+        raise usage_error(f"--tokenizer: {folder} is no folder; give the one that holds the tokenizer's files")
 
 
 def check_data(option: str, place: str) -> None:

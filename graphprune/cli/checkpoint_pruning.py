@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,8 +15,30 @@ import typer
 import graphprune
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
-from graphprune.cli.output import Output
+from graphprune.cli.output import Output, bars_for_people
+from graphprune.cli.output_paths import check_writable
 from graphprune.cli.plan_options import PlanOptions
+from graphprune.cli.planned import check_repair
+from graphprune.errors import InputError
+from graphprune.export.shards import read_size
+from graphprune.reconstruction.memory_bound import parse_memory
+
+
+def _size(name: str, help: str, check: Callable[[str], object]) -> Any:
+    """An option that takes a number of bytes with its unit, which a function of the library reads."""
+
+    def read(given: Any) -> str:
+        text = str(given)
+        try:
+            check(text)
+        except InputError:
+            raise typer.BadParameter(f"{text!r} is no number of bytes with its unit; give one such as 2GB") from None
+        return text
+
+    return typer.Option(name, metavar="SIZE", parser=read, help=help)
+
+
+_file_size = partial(read_size, "size")
 
 
 @dataclass(kw_only=True)
@@ -23,15 +46,13 @@ class StreamingOptions(OptionGroup):
     """How a checkpoint is written."""
 
     max_shard_size: Annotated[
-        str, typer.Option("--max-shard-size", metavar="SIZE", help="bytes of a file of weights at most, such as 2GB")
+        str, _size("--max-shard-size", "bytes of a file of weights at most, such as 2GB", _file_size)
     ] = "5GB"
-    mapped: Annotated[
-        str,
-        typer.Option("--mapped", metavar="SIZE", help="how much of the files stays in memory at most (Linux)"),
-    ] = "1GB"
+    mapped: Annotated[str, _size("--mapped", "how much of the files stays in memory at most (Linux)", _file_size)] = (
+        "1GB"
+    )
     memory: Annotated[
-        str | None,
-        typer.Option("--memory", metavar="SIZE", help="what repair holds beside the weights at most, such as 4GB"),
+        Any, _size("--memory", "what repair holds beside the weights at most, such as 4GB", parse_memory)
     ] = None
     no_repair: Annotated[
         bool, flag("--no-repair", help="with --calibration: do not let what is left make up for what is removed")
@@ -59,7 +80,8 @@ def prune_checkpoint_command(
         graphprune prune-checkpoint llama-70b slim --mlp 0.3 --calibration texts.jsonl
     """
     asked.check(data.calibration is not None)
-    with _progress(out) as show:
+    _check(source, target, asked, data, options)
+    with _progress(out) as show, bars_for_people():
         plan = graphprune.prune_checkpoint(
             source,
             target,
@@ -76,13 +98,27 @@ def prune_checkpoint_command(
     return 0
 
 
+def _check(source: Path, target: Path, asked: PlanOptions, data: CalibrationOptions, options: StreamingOptions) -> None:
+    """Usage is wrong if a folder is none, or an option is about what is not asked for."""
+    if not (source / "config.json").is_file():
+        raise usage_error(f"IN: {source} holds no config.json; give a folder that Transformers saved a model in")
+    if target.is_file() or (target.is_dir() and any(target.iterdir())):
+        raise usage_error(f"OUT: {target} exists; give a new folder, or delete it first")
+    check_writable("OUT", target)
+    if "latency" in asked.given:
+        raise usage_error("--latency: needs the model in memory; give --macs, --params or --bytes, or graphprune prune")
+    check_repair(options.no_repair, data)
+    if options.memory is not None and (data.calibration is None or options.no_repair):
+        raise usage_error("--memory: is of repair, and nothing is repaired; give --calibration, too, or leave it out")
+
+
 def _batches(out: Output, data: CalibrationOptions, source: Path) -> dict[str, Any]:
     """The calibration data, if there is any."""
     if data.calibration is None:
         return {}
     if Path(data.calibration).is_dir():
         raise usage_error("--calibration: is a folder; give a file of JSON lines, or module:function")
-    batches, found = data.read("--calibration", data.calibration, None, f"hf:{source}", ())
+    batches, found = data.reader().read(None, f"hf:{source}", ())
     out.note(f"calibration: {found}")
     return {"calibration": batches}
 

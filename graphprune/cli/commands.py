@@ -80,8 +80,8 @@ def _answering(function: Function) -> Function:
                 return function(out, **given)
         except (typer.BadParameter, BrokenPipeError):
             raise
-        except Exception as error:
-            if out.debug:
+        except (Exception, SystemExit) as error:
+            if out.debug and not isinstance(error, SystemExit):
                 raise
             complain(error)
             return 1

@@ -13,7 +13,7 @@ from graphprune.cli.found_model import built
 from graphprune.cli.json_data import zeros_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
-from graphprune.cli.option_values import read_number
+from graphprune.cli.option_values import at_least, read_number
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_folder
 from graphprune.cli.weights import read_state_dict
@@ -22,7 +22,8 @@ _Masks = Annotated[
     Path | None, typer.Option("--masks", metavar="PATH", help="masks by the names of parameters, as --weights")
 ]
 _Threshold = Annotated[
-    float, typer.Option("--threshold", parser=read_number, metavar="X", help="weights up to X count as zero")
+    float,
+    typer.Option("--threshold", parser=at_least(0, read_number), metavar="X", help="weights up to X count as zero"),
 ]
 _Relative = Annotated[bool, flag("--relative", help="X is a fraction of a parameter's largest weight")]
 
@@ -46,11 +47,13 @@ def compact_command(
         graphprune compact net.py:make --weights sparse.pt --threshold 1e-4 --relative -o slim
     """
     check_folder(output, given.spec, given.weights, force)
+    if relative and not threshold:
+        raise usage_error("--relative: is about --threshold, which is not given; give it, too, or leave this out")
     if masks is not None and not masks.exists():
         raise usage_error(f"--masks: {masks} does not exist; give a file of masks, or a folder with one")
     model = built(out, given.spec, given)
     read = None if masks is None else read_state_dict(masks)
-    found = graphprune.zero_channels(model, given.inputs(), masks=read, threshold=threshold, relative=relative)
+    found = graphprune.zero_channels(model, given.inputs(model), masks=read, threshold=threshold, relative=relative)
     saved = output if found.removed else None
     if saved is not None:
         graphprune.save(found.slim, saved, beside_others=force)

@@ -73,9 +73,24 @@ class DataFolder:
         found = [read_array(self.option, path) for path in chosen]
         tensors = [tensor for call in examples for tensor in call.tensors]
         single = all(isinstance(one, Tensor) for one in found) and found[0].ndim == tensors[0].ndim - 1
+        if single:
+            self._check_shapes(dict(zip(chosen, found, strict=True)))
         batches = stacked(found, self.batch_size) if single else found
         said = f"{len(chosen)} of {len(files)} arrays in {self.path}, {'samples' if single else 'batches'}"
         return list(batches), f"{said}, {len(batches)} batches of {describe(batches[0])}"
+
+    def _check_shapes(self, samples: dict[Path, Tensor]) -> None:
+        """Raise an InputError if samples have different shapes, so that they make no batch."""
+        first, *others = samples
+        other = next((path for path in others if samples[path].shape != samples[first].shape), None)
+        if other is not None:
+            raise InputError(
+                f"{self.option}: {other} has another shape than {first}",
+                where=str(other),
+                found=f"shape {tuple(samples[other].shape)} and shape {tuple(samples[first].shape)}",
+                needed="samples of one shape, or batches",
+                do="give them the same shape, or save each with its batch dimension, as a batch of its own",
+            )
 
 
 def spread(files: list[Path], most: int) -> list[Path]:
@@ -248,7 +263,11 @@ def _tokens(
             needed="transformers",
             do="install it with: pip install 'graphprune[transformers]'",
         ) from error
-    make = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+    try:
+        make = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+    except Exception as error:  # of any kind: it depends on the files that are there
+        advice = "give --tokenizer DIR, a folder that tokenizer.save_pretrained(...) wrote"
+        raise _unreadable(option, str(tokenizer), "the folder of a tokenizer", error, advice) from error
     found = [make(text, truncation=True, max_length=length, return_tensors="pt")["input_ids"] for text in texts]
     batches = [{"input_ids": ids} for ids in found if ids.numel()]
     return [{**batch, "labels": batch["input_ids"]} for batch in batches] if labels else batches

@@ -31,6 +31,7 @@ def explain_command(
         graphprune explain torchvision:resnet50 fc --why-frozen
         graphprune explain hf:llama model.layers.0.mlp.up_proj --meta
     """
+    given.check_meta(meta)
     _, graph = traced(out, given.spec, given, meta)
     explanation = (graph.why_frozen if why_frozen else graph.explain)(name)
     out.result(lambda: [explanation], lambda: _data(explanation))

@@ -12,10 +12,11 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleFolder, BundleOptions, check_bundle, traced_inputs
+from graphprune.cli.calibration_options import check_tokenizer
 from graphprune.cli.model_options import InputShape
 from graphprune.cli.option_groups import OptionGroup, usage_error
-from graphprune.cli.output import Output
-from graphprune.cli.output_paths import check_new_file, check_writable
+from graphprune.cli.output import Output, bars_for_people
+from graphprune.cli.output_paths import check_new_file, check_own, check_writable
 from graphprune.planning.serving import SERVERS
 from graphprune.utils.checks import did_you_mean
 
@@ -53,12 +54,14 @@ class FileKind:
         write: writes it.
         takes: the options that it reads; others that are given are an error.
         file: is it one file, and no folder?
+        files: what it writes into a folder that may hold other files; empty: the folder is all its own.
     """
 
     help: str
     write: _Writer
     takes: tuple[str, ...] = ()
     file: bool = False
+    files: tuple[str, ...] = ()
 
 
 def _source(slim: nn.Module, output: Path, options: ExportOptions) -> None:
@@ -70,7 +73,8 @@ def _loader(slim: nn.Module, output: Path, options: ExportOptions) -> None:
 
 
 def _huggingface(slim: nn.Module, output: Path, options: ExportOptions) -> None:
-    graphprune.save_pretrained(slim, output, processing=options.tokenizer)
+    with bars_for_people():
+        graphprune.save_pretrained(slim, output, processing=options.tokenizer)
 
 
 def _onnx(slim: nn.Module, output: Path, options: ExportOptions) -> None:
@@ -78,7 +82,8 @@ def _onnx(slim: nn.Module, output: Path, options: ExportOptions) -> None:
 
 
 def _deci(slim: nn.Module, output: Path, options: ExportOptions) -> None:
-    graphprune.export_deci(slim, output, serve=options.serve or "vllm", processing=options.tokenizer)
+    with bars_for_people():
+        graphprune.export_deci(slim, output, serve=options.serve or "vllm", processing=options.tokenizer)
 
 
 def _gguf(slim: nn.Module, output: Path, options: ExportOptions) -> None:
@@ -86,8 +91,18 @@ def _gguf(slim: nn.Module, output: Path, options: ExportOptions) -> None:
 
 
 FILE_KINDS = {
-    "source": FileKind("a Python file that needs torch alone, and safetensors", _source, ("input",)),
-    "loader": FileKind("a Python file that needs the original library, and safetensors", _loader, ("input",)),
+    "source": FileKind(
+        "a Python file that needs torch alone, and safetensors",
+        _source,
+        ("input",),
+        files=("model.py", "model.safetensors"),
+    ),
+    "loader": FileKind(
+        "a Python file that needs the original library, and safetensors",
+        _loader,
+        ("input",),
+        files=("slim_model.py", "slim_model.safetensors"),
+    ),
     "hf": FileKind("a folder that stock Transformers loads", _huggingface, ("tokenizer",)),
     "deci": FileKind("a folder that vLLM, SGLang or TensorRT-LLM runs", _deci, ("tokenizer", "serve")),
     "gguf": FileKind("a file that stock llama.cpp runs", _gguf, ("tokenizer", "dtype"), file=True),
@@ -126,6 +141,7 @@ def export_command(
         graphprune export slim_llama --to gguf --tokenizer llama -o slim.gguf
     """
     target = _target(to, options)
+    check_tokenizer(options.tokenizer)
     _check_paths(bundle, output, target)
     target.write(bundles.load(bundle), output, options)
     out.result(lambda: [f"written to {output}"], lambda: {"kind": to, "written": str(output)}, output)
@@ -154,4 +170,11 @@ def _check_paths(bundle: Path, output: Path, target: FileKind) -> None:
     check_bundle(bundle)
     if output.resolve() == bundle.resolve():
         raise usage_error(f"-o {output}: is the bundle itself; give another path")
-    check_new_file("-o", output) if target.file else check_writable("-o", output)
+    if target.file:
+        check_new_file("-o", output)
+    elif not target.files or output.is_file():
+        check_own("-o", output)
+    for name in target.files:
+        check_writable("-o", output / name)
+        if (output / name).exists():
+            raise usage_error(f"-o {output}: {output / name} exists; give another folder, or delete it first")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,20 +14,13 @@ from torch import nn
 
 import graphprune
 from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
-from graphprune.cli.calibration_options import (
-    CalibrationOptions,
-    Length,
-    Samples,
-    Tokenizer,
-    check_data,
-    data_option,
-)
+from graphprune.cli.calibration_options import DataReader, Length, Samples, Tokenizer, data_option
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.option_groups import OptionGroup, usage_error
-from graphprune.cli.option_values import read_number, read_whole_number
+from graphprune.cli.option_values import at_least, read_fraction, read_number, read_positive
 from graphprune.cli.output import Output
-from graphprune.cli.output_paths import Force, check_folder, check_new_file
+from graphprune.cli.output_paths import Force, check_folder, check_new_file, check_writable
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
 from graphprune.tracing.inputs import calls_of
@@ -40,12 +33,23 @@ from graphprune.utils.files import replace_file
 TRAINING, TEACHER = "Training", "Distillation"
 
 
-def _count(name: str, help: str) -> Any:
-    return typer.Option(name, metavar="N", parser=read_whole_number, help=help, rich_help_panel=TRAINING)
+_TEMPERATURE, _ALPHA = 4.0, 0.9
 
 
-def _number(name: str, help: str, panel: str = TRAINING) -> Any:
-    return typer.Option(name, metavar="X", parser=read_number, help=help, rich_help_panel=panel)
+def _count(name: str, help: str, least: int = 1) -> Any:
+    return typer.Option(name, metavar="N", parser=at_least(least), help=help, rich_help_panel=TRAINING)
+
+
+def _number(name: str, help: str, read: Callable[[Any], float] = read_positive, panel: str = TRAINING) -> Any:
+    return typer.Option(name, metavar="X", parser=read, help=help, rich_help_panel=panel)
+
+
+def _read_share(given: Any) -> float:
+    """A number from 0 to 1."""
+    value = read_fraction(given)
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"must be between 0 and 1, but is {given}")
+    return value
 
 
 def _named(name: str, help: str) -> Any:
@@ -64,19 +68,21 @@ class TrainingOptions(OptionGroup):
         str,
         data_option("--data", "pairs (inputs, target), or arguments with which the model computes its own loss"),
     ]
-    samples: Samples = 128
+    samples: Samples = None
     tokenizer: Tokenizer = None
-    length: Length = 512
+    length: Length = None
     epochs: Annotated[Any, _count("--epochs", "the number of passes over the data")] = None
     steps: Annotated[Any, _count("--steps", "how many batches, in place of --epochs")] = None
     lr: Annotated[float, _number("--lr", "the highest learning rate")]
     optimizer: Annotated[str, _named("--optimizer", ", ".join(OPTIMIZERS))] = "sgd"
     schedule: Annotated[str, _named("--schedule", f"of the learning rate: {', '.join(CURVES)}")] = "cosine"
-    warmup: Annotated[int, _count("--warmup", "the number of steps in which the rate rises at first")] = 0
-    weight_decay: Annotated[float, _number("--weight-decay", "of weights, not of biases")] = 0.0
+    warmup: Annotated[int, _count("--warmup", "the number of steps in which the rate rises at first", 0)] = 0
+    weight_decay: Annotated[float, _number("--weight-decay", "of weights, not of biases", at_least(0, read_number))] = (
+        0.0
+    )
     clip: Annotated[Any, _number("--clip", "the gradient's norm is at most this")] = None
     precision: Annotated[str, _named("--precision", ", ".join(PRECISIONS))] = "fp32"
-    seed: Annotated[int, _count("--seed", "of the order of batches, and of all random numbers")] = 0
+    seed: Annotated[int, _count("--seed", "of the order of batches, and of all random numbers", 0)] = 0
     loss_fn: Annotated[
         str | None, _function("--loss-fn", "(output, target) -> loss; without, cross-entropy or the model's own loss")
     ] = None
@@ -102,11 +108,17 @@ class TrainingOptions(OptionGroup):
             rich_help_panel=TEACHER,
         ),
     ] = None
-    temperature: Annotated[float, _number("--temperature", "by which logits are divided", TEACHER)] = 4.0
-    alpha: Annotated[float, _number("--alpha", "share of the teacher in the loss, from 0 to 1", TEACHER)] = 0.9
+    temperature: Annotated[
+        Any, _number("--temperature", f"by which logits are divided; without, {_TEMPERATURE}", panel=TEACHER)
+    ] = None
+    alpha: Annotated[
+        Any,
+        _number("--alpha", f"share of the teacher in the loss, from 0 to 1; without, {_ALPHA}", _read_share, TEACHER),
+    ] = None
 
     def __post_init__(self) -> None:
-        check_data("--data", self.data)
+        self.reader().check()
+        self._check_together()
         if (self.epochs is None) == (self.steps is None):
             both = "given together with --steps; give one of them" if self.epochs is not None else "is missing"
             raise usage_error(f"--epochs: {both}{'' if self.epochs is not None else '; give --epochs N or --steps N'}")
@@ -118,15 +130,21 @@ class TrainingOptions(OptionGroup):
         for name in ("loss_fn", "evaluate"):
             if getattr(self, name) is not None:
                 check_reference(f"--{name.replace('_', '-')}", getattr(self, name))
-        for name in ("epochs", "steps", "every"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise usage_error(f"--{name}: must be 1 or more, but is {getattr(self, name)}")
-        if self.lr <= 0:
-            raise usage_error(f"--lr: must be more than 0, but is {self.lr}")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise usage_error(f"--device: {self.device!r} is none; give cpu, cuda or another of torch's") from None
+        check_device(self.device)
+
+    def reader(self) -> DataReader:
+        """What reads the data."""
+        return DataReader("--data", self.data, self.samples, None, self.tokenizer, self.length, usual_size=1)
+
+    def _check_together(self) -> None:
+        """Usage is wrong if an option is about another one that is not given, or the teacher is none."""
+        for name, about in (("every", "checkpoint"), ("temperature", "teacher"), ("alpha", "teacher")):
+            if getattr(self, name) is not None and getattr(self, about) is None:
+                raise usage_error(f"--{name}: is about --{about}, which is not given; give it, too, or leave this out")
+        if self.teacher is not None:
+            check_spec(self.teacher, "--teacher")
+        if self.checkpoint is not None:
+            check_checkpoint(self.checkpoint)
 
     def arguments(self, weights: WeightOptions) -> dict[str, Any]:
         """The keyword arguments of :func:`graphprune.finetune`."""
@@ -137,8 +155,30 @@ class TrainingOptions(OptionGroup):
                 found[name] = load_reference(f"--{name.replace('_', '-')}", getattr(self, name))
         if self.teacher is not None:
             found["teacher"] = weights.model_of(self.teacher).to(self.device)
-            found["distill"] = graphprune.Distillation(temperature=self.temperature, alpha=self.alpha)
+            alpha = _ALPHA if self.alpha is None else self.alpha
+            found["distill"] = graphprune.Distillation(temperature=self.temperature or _TEMPERATURE, alpha=alpha)
         return found
+
+
+def check_device(name: str) -> None:
+    """Usage is wrong if torch has no such device here."""
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise usage_error(f"--device: {name!r} is none; give cpu, cuda or another of torch's") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise usage_error(f"--device: {name} is not there: torch finds no GPU; give cpu")
+    if kind == "meta":
+        raise usage_error("--device: meta holds no values; give cpu, cuda or another of torch's")
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Usage is wrong if checkpoints of a training cannot be in a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise usage_error(f"--checkpoint: {folder} is a file; give a folder")
+    if is_bundle(folder):
+        raise usage_error(f"--checkpoint: {folder} is the folder of a slim model; give another one")
+    check_writable("--checkpoint", folder)
 
 
 def finetune_command(
@@ -181,12 +221,12 @@ def finetune_command(
     if slim and training.teacher is None and (given.weights is not None or given.pretrained):
         name = "weights" if given.weights is not None else "pretrained"
         raise usage_error(f"--{name}: is for a SPEC, or with --teacher; the folder of a slim model has its own weights")
+    bundles.check_used([start])
     network = bundles.load(start) if slim else built(out, start, given)
     network.requires_grad_(True).to(training.device)
-    reader = CalibrationOptions(None, training.samples, 1, training.tokenizer, training.length)
-    inputs = traced_inputs(network, given.input) if slim else given.inputs()
+    inputs = traced_inputs(network, given.input) if slim else given.inputs(network)
     calls = () if inputs is None else calls_of(inputs)
-    batches, found = reader.read("--data", training.data, network, start, calls, labels=True)
+    batches, found = training.reader().read(network, start, calls, labels=True)
     out.note(f"data: {found}")
     history = graphprune.finetune(network, batches, **training.arguments(given), progress=not out.quiet)
     _save(network.to("cpu"), output, slim, force)

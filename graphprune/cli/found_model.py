@@ -12,7 +12,8 @@ import graphprune
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import Output
-from graphprune.errors import TraceError
+from graphprune.cli.shaped_inputs import SEVERAL
+from graphprune.errors import InputError, TraceError
 from graphprune.tracing.example_inputs.from_configs import from_timm, from_transformers
 from graphprune.tracing.example_inputs.from_layers import from_layers
 from graphprune.tracing.example_inputs.maker import TensorMaker, floating_dtype
@@ -64,19 +65,33 @@ def built(out: Output, spec: str, given: WeightOptions, meta: bool = False) -> n
 
 
 def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall]) -> graphprune.ChannelGraph:
-    if given.input is None:
-        return graphprune.trace(model, planned or None)
     try:
-        return graphprune.trace(model, given.inputs())
+        return graphprune.trace(model, given.inputs(model) if given.input is not None else planned or None)
     except TraceError as error:
-        shape = ",".join(map(str, given.input))
-        raise TraceError(
-            f"--input {shape}: {type(model).__name__} does not take it as its only input",
-            where=error.where,
-            found="\n".join(filter(None, (error.what, error.found))),
-            needed="the shape of what the model reads, with its batch dimension",
-            do="give another shape, such as --input 1,3,224,224, or leave it out",
+        if given.input is None:
+            raise
+        raise _unfit_shape(model, given.input, error) from error
+    except InputError as error:
+        if planned or given.input is not None:
+            raise
+        raise InputError(
+            error.what.removeprefix("example_inputs: "),
+            where=error.place,
+            found=error.found,
+            needed=error.needed,
+            do=f"give the shape of its input, such as --input 1,3,224,224; {SEVERAL}",
         ) from error
+
+
+def _unfit_shape(model: nn.Module, sizes: Sequence[int], error: TraceError) -> TraceError:
+    shape = ",".join(map(str, sizes))
+    return TraceError(
+        f"--input {shape}: {type(model).__name__} does not take it as its only input",
+        where=error.place,
+        found="\n".join(filter(None, (error.what, error.found))),
+        needed="the shape of what the model reads, with its batch dimension",
+        do=f"give another shape, such as --input 1,3,224,224, or leave it out; {SEVERAL}",
+    )
 
 
 def model_in_words(spec: str, model: nn.Module) -> str:

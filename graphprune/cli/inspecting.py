@@ -15,7 +15,7 @@ from graphprune.cli.json_data import graph_data
 from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import OUTPUT_PANEL, Output
-from graphprune.cli.output_paths import check_writable
+from graphprune.cli.output_paths import check_apart, check_new_file, check_own
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.tables import reason_table, size_table
 from graphprune.graph.listing import group_table
@@ -57,8 +57,12 @@ def inspect_command(
         graphprune inspect hf:llama --meta --json
         graphprune inspect net.py:make --input 1,3,32,32 --html report.html
     """
+    given.check_meta(meta)
     check_page("--html", html)
     _check_couplings(to)
+    if explorer is not None:
+        check_own("--explorer", explorer)
+    check_apart({"--to": to, "--explorer": explorer, "--html": html})
     model, graph = traced(out, given.spec, given, meta)
     if to is not None:
         graph.export(to)
@@ -67,7 +71,7 @@ def inspect_command(
         graph.to_model_explorer(explorer)
         out.note(f"folder for Model Explorer written to {explorer}")
     write_page(out, html, graph)
-    out.result(lambda: _tables(model, graph, all), lambda: graph_data(given.spec, model, graph), html or to or explorer)
+    out.result(lambda: _tables(model, graph, all), lambda: graph_data(given.spec, model, graph), to, explorer, html)
     return 0
 
 
@@ -76,9 +80,7 @@ def _check_couplings(path: Path | None) -> None:
         return
     if path.suffix.lower() not in COUPLING_SUFFIXES:
         raise usage_error(f"--to: {path} must end with one of {_SUFFIXES}")
-    if not path.parent.is_dir():
-        raise usage_error(f"--to: {path.parent} is no folder")
-    check_writable("--to", path)
+    check_new_file("--to", path)
 
 
 def _tables(model: nn.Module, graph: Any, all: bool) -> Iterator[Table]:

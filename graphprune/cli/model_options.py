@@ -57,6 +57,21 @@ class WeightOptions(OptionGroup):
         if self.weights is not None and not self.weights.exists():
             raise usage_error(f"--weights: {self.weights} does not exist; give a file of weights, or a folder with one")
 
+    def check_meta(self, meta: bool, planned: bool = False) -> None:
+        """Usage is wrong if there are weights for a model that is built without memory.
+
+        Args:
+            planned: a plan is made, for which a criterion reads a folder of weights tensor by tensor.
+        """
+        if not meta:
+            return
+        if self.pretrained:
+            raise usage_error("--pretrained: given together with --meta, which loads no weights; leave out one of them")
+        if self.weights is not None and not planned:
+            raise usage_error("--weights: given together with --meta, which loads no weights; leave out one of them")
+        if self.weights is not None and not self.weights.is_dir():
+            raise usage_error(f"--weights: {self.weights} is a file; with --meta give a folder of safetensors")
+
     def model_of(self, spec: str, meta: bool = False) -> Any:
         """The model that a SPEC names with the weights that are asked for, in evaluation mode."""
         check_spec(spec)
@@ -73,13 +88,13 @@ class WeightOptions(OptionGroup):
             load_weights(model, self.weights)
         return model.eval()
 
-    def inputs(self) -> Any:
-        """Noise of the shape that is asked for; None: inputs are found from the model."""
+    def inputs(self, model: Any) -> Any:
+        """An input of the shape that is asked for; None: inputs are found from the model."""
         if self.input is None:
             return None
-        import torch
+        from graphprune.cli.shaped_inputs import inputs_of_shape
 
-        return (torch.randn(self.input, generator=torch.Generator().manual_seed(0), device="cpu"),)
+        return inputs_of_shape(model, self.input)
 
 
 @dataclass(kw_only=True)

@@ -6,8 +6,7 @@ Only ``hf:`` with a hub id can download anything, and leaves that to Transformer
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,11 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from graphprune.cli.output import bars_for_people
 from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS
+from graphprune.cli.user_files import import_file, imports_of, in_a_line
 from graphprune.errors import SpecError
 from graphprune.tracing.configured import needs_code
 from graphprune.tracing.places import raised_at
-from graphprune.utils.checks import close_matches, did_you_mean, found_value
+from graphprune.utils.checks import close_matches, did_you_mean, found_value, with_article
 
 
 def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained: bool = False) -> nn.Module:
@@ -48,7 +49,7 @@ def load_spec(spec: str, *, device: str | torch.device | None = None, pretrained
         model = _BUILDERS[kind](spec, name, pretrained) if kind in _BUILDERS else _from_file(spec, Path(kind), name)
     if not isinstance(model, nn.Module):
         raise SpecError(
-            f"{spec!r} gave a {type(model).__name__}; needed is a torch.nn.Module",
+            f"{spec!r} gave {with_article(type(model).__name__)}; needed is a torch.nn.Module",
             where=repr(spec),
             found=found_value(model),
             needed="a torch.nn.Module",
@@ -101,16 +102,33 @@ def _library(name: str) -> ModuleType:
 
 
 def _unknown(spec: str, name: str, what: str, known: Iterable[str]) -> SpecError:
+    source, close = spec.partition(":")[0], close_matches(name, known)
     return SpecError(
         f"{spec!r}: {name!r} is not {what}{did_you_mean(name, known)}",
         where=repr(spec),
         found=f"the name {name!r}",
-        needed=what,
-        do=f"write {close[0]}" if (close := close_matches(name, known)) else f"write the name of {what}",
+        needed=what.replace(", nor ", ", or "),
+        do=f"write {source}:{close[0]}" if close else f"write the name of {what.replace(', nor ', ', or ')}",
     )
 
 
-def _built(spec: str, build: Callable[[], Any]) -> Any:
+_LIBRARY_ADVICE = ("what the library can build here", "do what the library says")
+_CHECKPOINT_ADVICE = (
+    "a folder that save_pretrained of Transformers wrote, or the hub id (owner/name) of such files",
+    "give such a folder; a hub id is downloaded where there is a connection, and HF_HUB_OFFLINE is not set",
+)
+_FACTORY_ADVICE = (
+    "a function or class that makes a model without arguments",
+    "run it once in Python, and mend what it says; if it takes arguments, write a function without any that calls it",
+)
+
+
+def _built(spec: str, build: Callable[[], Any], advice: tuple[str, str] = _LIBRARY_ADVICE) -> Any:
+    """What a function of a library or of the user makes.
+
+    Args:
+        advice: what is needed where it fails, and what to do.
+    """
     try:
         with warnings.catch_warnings():
             # GoogLeNet and Inception announce a change of their initialization: no news to a pruner.
@@ -118,13 +136,13 @@ def _built(spec: str, build: Callable[[], Any]) -> Any:
             return build()
     except SpecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SpecError(
-            f"building {spec!r} failed with {type(error).__name__}: {error}",
+            f"building {spec!r} failed with {in_a_line(error)}",
             where="\n".join(filter(None, (repr(spec), raised_at(error)))),
             found=f"{type(error).__name__}: {error}",
-            needed="a function or class that makes a model without arguments",
-            do="run it once in Python, and mend what it says",
+            needed=advice[0],
+            do=advice[1],
         ) from error
 
 
@@ -168,6 +186,11 @@ residual stream, whose width then cannot be pruned."""
 
 def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
     transformers = _library("transformers")
+    with bars_for_people():
+        return _of_transformers(spec, name, transformers)
+
+
+def _of_transformers(spec: str, name: str, transformers: ModuleType) -> Any:
     if Path(name).exists() or "/" in name:
         return _checkpoint(spec, name, transformers)
     known = transformers.CONFIG_MAPPING
@@ -182,13 +205,13 @@ def _from_transformers(spec: str, name: str, pretrained: bool) -> Any:
 
 
 def _checkpoint(spec: str, name: str, transformers: ModuleType) -> Any:
-    config = _built(spec, lambda: _config(spec, name, transformers))
+    config = _built(spec, lambda: _config(spec, name, transformers), _CHECKPOINT_ADVICE)
     names = getattr(config, "architectures", None) or ()
     cls = next((getattr(transformers, n) for n in names if hasattr(transformers, n)), None)
     cls = cls or _class_for(config, transformers)
     if Path(name).is_dir() and not _has_weights(Path(name)):
         return _built(spec, lambda: cls(config))
-    return _built(spec, lambda: _loaded(cls, name, transformers))
+    return _built(spec, lambda: cls.from_pretrained(name), _CHECKPOINT_ADVICE)
 
 
 def _config(spec: str, name: str, transformers: ModuleType) -> Any:
@@ -206,19 +229,6 @@ def _config(spec: str, name: str, transformers: ModuleType) -> Any:
             do="if you trust that code, give FILE.py:FUNCTION, a function that loads the model with "
             "from_pretrained(..., trust_remote_code=True)",
         ) from error
-
-
-def _loaded(cls: Any, name: str, transformers: ModuleType) -> Any:
-    """A model with its weights, with a bar meanwhile if somebody looks."""
-    logging = transformers.utils.logging
-    hidden = logging.is_progress_bar_enabled() and not sys.stderr.isatty()
-    if hidden:
-        logging.disable_progress_bar()
-    try:
-        return cls.from_pretrained(name)
-    finally:
-        if hidden:
-            logging.enable_progress_bar()
 
 
 def _has_weights(directory: Path) -> bool:
@@ -252,56 +262,30 @@ def _from_file(spec: str, path: Path, name: str) -> Any:
             needed="a Python file",
             do="give the path of the file that makes the model",
         )
-    module = import_file(spec, path)
-    if not hasattr(module, name):
-        defined = [
-            n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__
-        ]
-        there = ", ".join(defined) or "no function or class"
-        raise SpecError(
-            f"{spec!r}: {path.name} has no {name!r}; it defines {there}",
-            where=str(path),
-            found=f"the name {name!r}",
-            needed=f"one of {there}",
-            do=f"name a function or class of {path.name}",
-        )
-    factory = getattr(module, name)
-    return factory if isinstance(factory, nn.Module) else _built(spec, factory)
+    with imports_of(path):
+        factory = _defined(spec, import_file(spec, path), path, name)
+        return factory if isinstance(factory, nn.Module) else _built(spec, factory, _FACTORY_ADVICE)
 
 
-FILE_MODULE = "graphprune_spec_"
-"""What modules that are made from files are called, before the name of the file."""
+def _defined(spec: str, module: ModuleType, path: Path, name: str) -> Any:
+    """What a file defines under a name.
 
-
-def import_file(spec: str, path: Path) -> ModuleType:
-    """Import a file as a script sees itself: with its own directory on the import path."""
-    name = f"{FILE_MODULE}{path.stem}"
-    found = importlib.util.spec_from_file_location(name, path)
-    if found is None or found.loader is None:
-        raise SpecError(
-            f"{spec!r}: {str(path)!r} cannot be imported as Python",
-            where=str(path),
-            found=f"the suffix {path.suffix!r}",
-            needed="a Python file",
-            do="give a file that ends with .py",
-        )
-    module = importlib.util.module_from_spec(found)
-    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
-    sys.path.insert(0, str(path.resolve().parent))
-    try:
-        found.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise SpecError(
-            f"{spec!r}: importing {path.name} failed with {type(error).__name__}: {error}",
-            where=raised_at(error) or str(path),
-            found=f"{type(error).__name__}: {error}",
-            needed="a file that Python can import",
-            do=f"run python {path}, and mend what it says",
-        ) from error
-    finally:
-        sys.path.remove(str(path.resolve().parent))
-    return module
+    Raises:
+        SpecError: nothing that makes a model.
+    """
+    found = getattr(module, name, None)
+    if callable(found):
+        return found
+    own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+    there = ", ".join(own) or "no function or class"
+    is_there = f"{name!r} of {path.name} makes no model" if hasattr(module, name) else f"{path.name} has no {name!r}"
+    raise SpecError(
+        f"{spec!r}: {is_there}{did_you_mean(name, own)}; it defines {there}",
+        where=str(path),
+        found=f"the name {name!r}" if found is None else found_value(found),
+        needed=f"one of {there}" if own else "a function or class that makes a model",
+        do=f"name a function or class of {path.name}",
+    )
 
 
 _BUILDERS: dict[str, Callable[[str, str, bool], Any]] = {

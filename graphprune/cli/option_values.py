@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -41,27 +43,60 @@ def read_budget(given: Any) -> float | str:
     except ValueError:
         return text
     if 1 < value <= 100:
-        raise typer.BadParameter(f"{text} is neither a fraction nor an amount; give {value / 100:g}, {value:g}% or 2G")
+        raise typer.BadParameter(
+            f"{text} is neither a fraction nor an amount; give {value / 100:g}, {value:g}%, or an amount with its unit"
+        )
     return value if value <= 1 else text
 
 
 def read_whole_number(given: Any) -> int:
-    """A whole number."""
+    """A whole number.
+
+    >>> read_whole_number("12345678901234567891"), read_whole_number("1e3")
+    (12345678901234567891, 1000)
+    """
     try:
-        value = float(str(given))
-        if value.is_integer():
-            return int(value)
-        raise ValueError
-    except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{str(given)!r} is no whole number") from None
+        return int(str(given))
+    except ValueError:
+        value = read_number(given)
+    if not value.is_integer():
+        raise typer.BadParameter(f"{str(given)!r} is no whole number")
+    return int(value)
 
 
 def read_number(given: Any) -> float:
-    """Any number."""
+    """Any finite number."""
     try:
-        return float(str(given))
+        value = float(str(given))
     except ValueError:
-        raise typer.BadParameter(f"{str(given)!r} is no number") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{str(given)!r} is no number")
+    return value
+
+
+def at_least(least: float, read: Callable[[Any], Any] = read_whole_number) -> Callable[[Any], Any]:
+    """What reads a number that may not be smaller.
+
+    >>> at_least(1)("8")
+    8
+    """
+
+    def number(given: Any) -> Any:
+        value = read(given)
+        if value < least:
+            raise typer.BadParameter(f"must be {least} or more, but is {value}")
+        return value
+
+    return number
+
+
+def read_positive(given: Any) -> float:
+    """A number above 0."""
+    value = read_number(given)
+    if value <= 0:
+        raise typer.BadParameter(f"must be above 0, but is {value:g}")
+    return value
 
 
 def read_shape(given: Any) -> tuple[int, ...]:

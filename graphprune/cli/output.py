@@ -7,8 +7,10 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -47,12 +49,13 @@ class Output(OptionGroup):
     def __post_init__(self) -> None:
         if self.json and self.quiet:
             raise usage_error("--json: given together with --quiet; give one of them")
+        self._results: TextIO = sys.stdout
 
     def result(
         self,
         parts: Callable[[], Iterable[Any]],
         data: Callable[[], Mapping[str, Any] | str],
-        written: Path | None = None,
+        *written: Path | None,
     ) -> None:
         """Print the result in the form that is asked for, which is the only one that is made.
 
@@ -61,14 +64,15 @@ class Output(OptionGroup):
             data: for programs: JSON data, or JSON.
             written: what is left on disk.
         """
-        if self.json:
-            found = data()
-            print(found if isinstance(found, str) else json.dumps(found, indent=2))
-        elif self.quiet:
-            if written is not None:
-                print(written)
-        else:
-            _print_parts(parts())
+        with redirect_stdout(self._results):
+            if self.json:
+                found = data()
+                print(found if isinstance(found, str) else json.dumps(found, indent=2))
+            elif self.quiet:
+                for path in filter(None, written):
+                    print(path)
+            else:
+                _print_parts(parts())
 
     def note(self, text: str) -> None:
         """Say something that helps, but is no part of the result."""
@@ -101,10 +105,14 @@ class Output(OptionGroup):
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """Warnings of graphprune as lines on standard error while a command runs."""
+        """Warnings of graphprune as lines on standard error while a command runs, and what code of the user prints.
+
+        Folders that are found in the meantime leave the import path.
+        """
         import warnings
 
-        with warnings.catch_warnings(), redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext():
+        plain = redirect_stderr(_Plain(sys.stderr)) if self.quiet else nullcontext()
+        with warnings.catch_warnings(), _same_path(), plain, redirect_stdout(sys.stderr):
             warnings.simplefilter("default")
             for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
                 warnings.simplefilter("ignore", category)  # news to those who write libraries
@@ -114,6 +122,32 @@ class Output(OptionGroup):
     def _show_warning(self, message: Warning | str, category: type[Warning]) -> None:
         own = category.__module__ == GraphpruneError.__module__
         self.warn(str(message)) if own else self.note(f"{category.__name__}: {message}")
+
+
+@contextmanager
+def _same_path() -> Iterator[None]:
+    """Leave the import path as it was."""
+    before = list(sys.path)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+@contextmanager
+def bars_for_people() -> Iterator[None]:
+    """Let Transformers show bars only where somebody looks at standard error."""
+    if sys.stderr.isatty() or find_spec("transformers") is None:
+        yield
+        return
+    logging: Any = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 class _Plain(io.TextIOBase):
@@ -180,10 +214,25 @@ def _print_parts(parts: Iterable[Any]) -> None:
             print(part)
 
 
-def complain(error: Exception) -> None:
+def complain(error: BaseException) -> None:
     """Print an error that no command expects to handle."""
+    print(f"graphprune: error: {_said(error)}", file=sys.stderr)
+
+
+def _said(error: BaseException) -> str:
     if isinstance(error, GraphpruneError | OSError):
-        message = str(error)
-    else:
-        message = f"{type(error).__name__}: {error} (unexpected: run with --debug for the traceback)"
-    print(f"graphprune: error: {message}", file=sys.stderr)
+        return str(error)
+    if isinstance(error, SystemExit):
+        code = _line_of(error) or "code that was run"
+        return f"{code} ended the program (sys.exit({error.code!r})); let it return or raise instead"
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "allocate" in str(error)):
+        return f"there is not enough memory: {str(error).partition(chr(10))[0]}"
+    at = f", at {line}" if (line := _line_of(error)) else ""
+    return f"{type(error).__name__}: {error}{at} (unexpected: run with --debug for the traceback)"
+
+
+def _line_of(error: BaseException) -> str:
+    """The line of the user's that an error is from; empty: it is from none."""
+    from graphprune.tracing.places import raised_at
+
+    return raised_at(error)

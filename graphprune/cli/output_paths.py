@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 from graphprune.cli.option_groups import flag, usage_error
 from graphprune.errors import InputError
 from graphprune.utils.files import replace_file
+from graphprune.utils.folders import check_own_folder
 
 OutputFolder = Annotated[
     Path, typer.Option("-o", "--output", metavar="DIR", help="where to save it", show_default=False)
@@ -43,13 +45,36 @@ def check_folder(output: Path, spec: str, weights: Path | None, force: bool) -> 
         raise usage_error(f"-o {output}: {error.what.removeprefix('directory: ')}; {error.do}, or --force") from error
 
 
+def check_apart(outputs: Mapping[str, Path | None]) -> None:
+    """Usage is wrong if two outputs go to one place.
+
+    Args:
+        outputs: by the options that name them.
+    """
+    places: dict[Path, str] = {}
+    for name, path in outputs.items():
+        if path is not None and (other := places.setdefault(path.resolve(), name)) != name:
+            raise usage_error(f"{name} {path}: is where {other} goes, too; give another path")
+
+
 def check_new_file(name: str, path: Path, force: bool = False) -> None:
     """Usage is wrong if a file cannot be written, or would replace one that is there."""
     if path.is_dir():
         raise usage_error(f"{name} {path}: is a folder; give the path of a file")
+    if not path.parent.is_dir():
+        raise usage_error(f"{name} {path}: {path.parent} is no folder; make it, or give a path in another")
     if path.exists() and not force:
         raise usage_error(f"{name} {path}: exists; give another path, or delete it first")
     check_writable(name, path)
+
+
+def check_own(name: str, folder: Path) -> None:
+    """Usage is wrong if a folder cannot be written, or holds what graphprune did not write."""
+    check_writable(name, folder)
+    try:
+        check_own_folder(folder)
+    except InputError as error:
+        raise usage_error(f"{name}: {error.what.removeprefix('directory: ')}; {error.do}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -59,6 +84,8 @@ def write_text(path: Path, text: str) -> None:
 
 def check_writable(name: str, path: Path) -> None:
     """Usage is wrong if there is no right to write at a path, or to make what is missing of it."""
+    if str(path) == "-":
+        raise usage_error(f"{name} -: nothing is written to standard output but the result; give a path, or ./-")
     there = next(one for one in (path, *path.absolute().parents) if one.exists())
     if there.is_file() and there != path:
         raise usage_error(f"{name} {path}: {there} is a file, and no folder; give another path")

@@ -18,6 +18,7 @@ from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.importance.criteria import Criterion, find_criterion
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.options import AUTO, OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
 from graphprune.utils.checks import did_you_mean
@@ -63,13 +64,11 @@ class PlanOptions(OptionGroup):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> PlanOptions:
         """The options that were given."""
-        given = {name: value for name, value in values.items() if value not in (None, False, (), [])}
+        given = {name: value for name, value in values.items() if _is_given(value)}
         for name in REFERENCES & given.keys():
             check_reference(_flag(name), given[name])
-        if "overrides" in given:
-            given["overrides"] = dict(read_override(text) for text in given["overrides"])
-        if "budgets" in given:
-            given["budgets"] = dict(read_named_budget(text) for text in given["budgets"])
+        for name in _REPEATED_READERS.keys() & given.keys():
+            given[name] = _read_all(name, given[name])
         return cls(given)
 
     def check(self, calibration: bool = False) -> None:
@@ -79,6 +78,7 @@ class PlanOptions(OptionGroup):
             calibration: there is data.
         """
         arguments = self.given | dict.fromkeys(REFERENCES & self.given.keys(), _stand_in)
+        self._check_references(calibration)
         if not arguments.keys() & {"ratio", *BUDGET_KINDS, "budgets", *ROLE_OPTIONS, "depth", "overrides"}:
             raise usage_error(
                 "--ratio: nothing is asked for; give --ratio 0.5, a budget such as --macs 0.5, or a ratio by role such "
@@ -96,6 +96,13 @@ class PlanOptions(OptionGroup):
         except InputError as error:
             raise usage_error(_as_options(f"{error.what}; {error.do}")) from error
 
+    def _check_references(self, calibration: bool) -> None:
+        """Usage is wrong if a function of the user is for something that is not asked for."""
+        if "run_with" in self.given and not ("latency" in self.given or "latency" in self.given.get("budgets", ())):
+            raise usage_error("--run-with: is for models that are timed; give --latency, too, or leave it out")
+        if "loss_fn" in self.given and not calibration:
+            raise usage_error("--loss-fn: is of batches; give --calibration DIR, too, or leave it out")
+
     def _criterion(self) -> Criterion | None:
         """The criterion by name; None: it is a function of the user, or several are tried."""
         name = self.given.get("importance", "l2")
@@ -105,6 +112,12 @@ class PlanOptions(OptionGroup):
             return find_criterion(name)
         check_reference("--importance", name)
         return None
+
+    def reads_data(self) -> bool:
+        """Does a plan depend on calibration batches?"""
+        criterion = self._criterion()
+        searched = self.given.get("allocation") == SEARCHED
+        return criterion is None or criterion.data or searched or "depth" in self.given
 
     def reads_weights(self) -> bool:
         """Does the criterion read weights?"""
@@ -120,8 +133,24 @@ class PlanOptions(OptionGroup):
         return found
 
 
+def _is_given(value: Any) -> bool:
+    """Is it no default? Zero is none: it is equal to False."""
+    return value is not None and value is not False and value != () and value != []
+
+
 def _stand_in(*_: Any) -> None:
     """Stands in for a function that is not imported yet."""
+
+
+def _read_all(name: str, texts: list[str]) -> dict[str, Any]:
+    """The values of an option that may be given several times, by what each is about."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        about, value = _REPEATED_READERS[name](text)
+        if about in found:
+            raise usage_error(f"{_flag(name)}: {about!r} is given twice; give it once")
+        found[about] = value
+    return found
 
 
 def read_override(text: str) -> tuple[str, Override]:
@@ -139,11 +168,29 @@ def read_override(text: str) -> tuple[str, Override]:
         if name not in _OVERRIDE_READERS:
             known = ", ".join(_OVERRIDE_READERS)
             raise usage_error(f"--overrides: {name!r} is none of {known}{did_you_mean(name, _OVERRIDE_READERS)}")
-        given[name] = _OVERRIDE_READERS[name](value)
+        if name in given:
+            raise usage_error(f"--overrides: {text!r}: {name} is given twice; give it once")
+        given[name] = _override_value(text, name, value)
     try:
         return pattern, Override(**given)
     except InputError as error:
-        raise usage_error(f"--overrides: {text!r}: {error}") from error
+        raise usage_error(f"--overrides: {text!r}: {error.what}; {error.do}") from error
+
+
+def _override_value(text: str, name: str, value: str) -> Any:
+    try:
+        return _OVERRIDE_READERS[name](value)
+    except typer.BadParameter as error:
+        raise usage_error(f"--overrides: {text!r}: {name}: {error.message}") from error
+
+
+def _read_truth(text: str) -> bool:
+    """Yes or no; a name without a value is yes."""
+    if text in ("", "true", "yes", "1"):
+        return True
+    if text in ("false", "no", "0"):
+        return False
+    raise typer.BadParameter(f"{text!r} is neither true nor false")
 
 
 _OVERRIDE_READERS: dict[str, Callable[[str], Any]] = {
@@ -151,7 +198,7 @@ _OVERRIDE_READERS: dict[str, Callable[[str], Any]] = {
     "min_units": read_whole_number,
     "max_ratio": read_fraction,
     "multiple": read_whole_number,
-    "frozen": lambda text: text in ("", "true", "yes", "1"),
+    "frozen": _read_truth,
 }
 """How the fields of an override are read."""
 
@@ -166,14 +213,32 @@ def read_named_budget(text: str) -> tuple[str, Any]:
     if not sign or name not in BUDGET_KINDS:
         known = ", ".join(BUDGET_KINDS)
         raise usage_error(f"--budgets: {text!r} is none; needed is NAME=AMOUNT, where a name is one of {known}")
-    return name, read_budget(amount)
+    try:
+        return name, read_budget(amount)
+    except typer.BadParameter as error:
+        raise usage_error(f"--budgets: {text!r}: {error.message}") from error
+
+
+_REPEATED_READERS: dict[str, Callable[[str], tuple[str, Any]]] = {
+    "overrides": read_override,
+    "budgets": read_named_budget,
+}
+"""How options that may be given several times are read: what one is about, and its value."""
 
 
 def _as_options(message: str) -> str:
-    """A message about arguments as one about options."""
-    name, colon, rest = message.partition(":")
-    known = name in OPTION_NAMES or name == "ratio" or name in BUDGET_KINDS
-    return f"{_flag(name)}{colon}{rest}" if known else message
+    """A message about arguments as one about options.
+
+    >>> _as_options("ratio: given together with macs=0.5; pass allocation='searched' too, or leave out ratio=")
+    '--ratio: given together with --macs 0.5; pass --allocation searched too, or leave out --ratio'
+    """
+    names = "|".join({"ratio", *OPTION_NAMES, *BUDGET_KINDS})
+    named = re.sub(rf"^({names}):", lambda found: f"{_flag(found[1])}:", message)
+    return re.sub(rf"(?<![\w-])({names})=('?)([^\s',;)]*)\2", _as_option, named)
+
+
+def _as_option(argument: re.Match[str]) -> str:
+    return " ".join(filter(None, (_flag(argument[1]), argument[3])))
 
 
 def registered_kinds() -> list[str]:
@@ -215,7 +280,7 @@ def _option_help(one: Field[Any]) -> str:
     """The help of a field, with the names that options have on the command line.
 
     >>> _option_help(next(one for one in OPTION_FIELDS if one.name == "seed"))
-    'seed of --importance random'
+    'seed of --importance random, of answers drawn where there is no loss, and of --allocation searched'
     """
     text = re.sub(r"\b(\w+)='(\w+)'", lambda found: f"{_flag(found[1])} {found[2]}", one.metadata["help"])
     text = re.sub(r"\b(\w+)=(?=[,; ])", lambda found: _flag(found[1]), text)

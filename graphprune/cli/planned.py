@@ -48,6 +48,7 @@ def check_request(
     given: ModelOptions, asked: PlanOptions, data: CalibrationOptions, file: Path | None, meta: bool = False
 ) -> None:
     """Usage is wrong if a plan is neither given nor asked for, or both, or cannot be asked for."""
+    given.check_meta(meta, planned=True)
     if file is None:
         asked.check(calibration=data.calibration is not None)
         if meta and given.weights is None and asked.reads_weights():
@@ -61,6 +62,19 @@ def check_request(
         raise usage_error(f"--plan: given together with --{name}; a plan says all of what is removed")
     if not file.is_file():
         raise usage_error(f"--plan: the file {file} does not exist; give what graphprune plan -o wrote")
+
+
+def check_repair(left_out: bool, data: CalibrationOptions) -> None:
+    """Usage is wrong if repair is left out where there is none."""
+    if left_out and data.calibration is None:
+        raise usage_error("--no-repair: is about --calibration, without which nothing is repaired; leave it out")
+
+
+def warn_of_unread(out: Output, asked: PlanOptions, data: CalibrationOptions) -> None:
+    """Say that data makes no difference, where nothing is repaired and no criterion reads it."""
+    if data.calibration is not None and not asked.reads_data():
+        name = asked.given.get("importance", "l2")
+        out.warn(f"--calibration: makes no difference to this plan, as --importance {name} reads no data")
 
 
 def requested_plan(
@@ -80,7 +94,7 @@ def requested_plan(
     model, graph = traced(out, given.spec, given, meta, calls, pruned=True)
     batches = None
     if data.calibration is not None:
-        batches, found = data.batches(model, given.spec, graph.examples)
+        batches, found = data.reader().read(model, given.spec, graph.examples)
         out.note(f"calibration: {found}")
         arguments["calibration"] = batches
     if read is not None:

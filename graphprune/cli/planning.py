@@ -14,7 +14,7 @@ from graphprune.cli.model_options import Meta, ModelOptions
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import check_new_file, write_text
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import Planned, check_request, requested_plan
+from graphprune.cli.planned import Planned, check_request, requested_plan, warn_of_unread
 from graphprune.cli.tables import before_after_table
 
 
@@ -40,6 +40,7 @@ def plan_command(
     check_request(given, asked, data, None, meta)
     if output is not None:
         check_new_file("-o", output)
+    warn_of_unread(out, asked, data)
     planned = requested_plan(out, given, asked, data, meta=meta)
     if output is not None:
         write_text(output, planned.plan.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -34,6 +35,7 @@ class CommandGroup(TyperGroup):
 
 def run_program(argv: Sequence[str] | None = None) -> int:
     """What :func:`graphprune.cli.main` does, once it is imported."""
+    _open_streams()
     try:
         with _interruptible():
             arguments = None if argv is None else list(argv)
@@ -45,6 +47,16 @@ def run_program(argv: Sequence[str] | None = None) -> int:
         return WRONG_USAGE
     except BrokenPipeError:  # whoever reads the output has seen enough
         return _without_output()
+    except OSError as error:  # the disk that the output goes to is full
+        print(f"graphprune: error: standard output: {error.strerror}", file=sys.stderr)
+        return _without_output()
+
+
+def _open_streams() -> None:
+    """Let output that somebody closed go nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8"))
 
 
 def make_program() -> Any:
@@ -153,7 +165,5 @@ def _interrupt() -> Callable[..., None]:
 
 def _without_output() -> int:
     """Leave nothing that Python would try to write at its end."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED

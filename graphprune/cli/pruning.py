@@ -15,10 +15,10 @@ from graphprune.cli.json_data import prune_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import OptionGroup, flag
 from graphprune.cli.output import Output
-from graphprune.cli.output_paths import Force, OutputFolder, check_folder
+from graphprune.cli.output_paths import Force, OutputFolder, check_apart, check_folder
 from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
+from graphprune.cli.planned import PlanFile, Planned, check_repair, check_request, requested_plan, warn_of_unread
 from graphprune.cli.tables import before_after_table, reason_table
 
 
@@ -61,12 +61,16 @@ def prune_command(
         graphprune prune torchvision:resnet50 --pretrained --plan plan.json -o slim
     """
     check_request(given, asked, data, options.plan)
+    check_repair(options.no_repair, data)
     check_folder(options.output, given.spec, given.weights, options.force)
     check_page("--html", options.html)
+    check_apart({"-o": options.output, "--html": options.html})
+    if options.no_repair:
+        warn_of_unread(out, asked, data)
     pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
     shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
     write_page(out, options.html, pruned.planned.graph, **shown)
-    out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved)
+    out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved, options.html)
     return 0 if pruned.saved is not None else _not_saved(out, pruned.check)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any
 
-from graphprune.cli.models import import_file
 from graphprune.cli.option_groups import usage_error
+from graphprune.cli.user_files import import_file, imports_of
 from graphprune.errors import SpecError
 from graphprune.utils.checks import did_you_mean
 
@@ -45,11 +44,10 @@ def load_reference(option: str, text: str) -> Any:
 
 
 def _import(option: str, text: str, module: str) -> Any:
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
+        with imports_of(Path(module)):  # that is, in this folder
+            return importlib.import_module(module)
+    except (Exception, SystemExit) as error:
         raise SpecError(
             f"{option}: {module} cannot be imported",
             where=text,
@@ -57,5 +55,3 @@ def _import(option: str, text: str, module: str) -> Any:
             needed="a module that is installed, or is in this folder",
             do="give another module, or path/to/file.py:function",
         ) from error
-    finally:
-        sys.path.remove(here)

@@ -15,7 +15,7 @@ from graphprune.cli.found_model import built
 from graphprune.cli.json_data import repair_data
 from graphprune.cli.model_options import ModelOptions
 from graphprune.cli.option_groups import flag, usage_error
-from graphprune.cli.option_values import read_number
+from graphprune.cli.option_values import read_positive
 from graphprune.cli.output import Output
 from graphprune.cli.output_paths import Force, OutputFolder, check_folder
 from graphprune.cli.verifying import only_plan
@@ -26,7 +26,7 @@ Ridge = Annotated[
     typer.Option(
         "--ridge",
         metavar="X",
-        parser=read_number,
+        parser=read_positive,
         help="penalty on changes of weights, as a fraction of the inputs' mean square; without, by the amount of data",
     ),
 ]
@@ -60,7 +60,7 @@ def repair_command(
     model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     plan = only_plan(slim, bundle)
-    batches, found = data.batches(model, given.spec, calls_of(traced_inputs(slim, given.input)))
+    batches, found = data.reader().read(model, given.spec, calls_of(traced_inputs(slim, given.input)))
     out.note(f"calibration: {found}")
     repaired = graphprune.repair(slim, model, plan, batches, ridge=ridge, reestimate=not keep_statistics)
     graphprune.save(slim, output, beside_others=force)

@@ -15,7 +15,7 @@ from graphprune.cli.option_groups import flag, usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.page import check_page
 from graphprune.cli.plan_options import PlanOptions
-from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan
+from graphprune.cli.planned import PlanFile, Planned, check_request, requested_plan, warn_of_unread
 
 
 def report_command(
@@ -41,12 +41,16 @@ def report_command(
         graphprune report torchvision:resnet50 --plan plan.json -o report.html
     """
     wanted = plan is not None or bool(asked.given)
+    if data.calibration is not None and not asked.given:
+        raise usage_error("--calibration: is for criteria of a plan, and none is asked for; leave it out")
+    given.check_meta(meta, planned=bool(asked.given))
     if wanted:
         check_request(given, asked, data, plan, meta)
     if timed or verified:
         _check_measurable("--timed" if timed else "--verify", wanted, meta)
     check_page("-o", output)
     if wanted:
+        warn_of_unread(out, asked, data)
         planned = requested_plan(out, given, asked, data, plan, meta)
         graphprune.write_report(output, planned.graph, planned.plan, **_measured(out, planned, timed, verified))
     else:

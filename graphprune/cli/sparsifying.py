@@ -67,6 +67,8 @@ class SparsifyOptions(OptionGroup):
         for name, value, known in (("method", self.method, METHODS), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise usage_error(f"--{name}: {value!r} is none; needed is one of {', '.join(known)}")
+        if self.seed is not None and self.method != "random":
+            raise usage_error(f"--seed: is of --method random, not of --method {self.method}; leave it out")
 
 
 def sparsify_command(

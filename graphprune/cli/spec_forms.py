@@ -39,41 +39,67 @@ def _known_names(source: str) -> list[str]:
 
 
 SOURCES = ("torchvision", "timm", "hf")
+WEIGHTS = (".pt", ".pth", ".bin", ".safetensors")
 PUBLISHED = ("torchvision", "timm")
 """Libraries whose names come with published weights."""
 
 
-def check_spec(spec: str) -> None:
-    """Usage is wrong if a SPEC has another form, or the file that it names is not there."""
+def check_spec(spec: str, name: str = "SPEC") -> None:
+    """Usage is wrong if a SPEC has another form, or the file that it names is not there.
+
+    Args:
+        name: what the SPEC is on the command line.
+    """
     if ".py:" in spec and not spec.startswith(":") and not spec.endswith(":"):
-        _check_file(Path(spec.rpartition(":")[0]), spec)
+        _check_file(Path(spec.rpartition(":")[0]), spec, name)
         return
-    source, _, name = spec.partition(":")
-    if source not in SOURCES or not name:
-        raise usage_error(f"SPEC: {spec!r} names no model{_meant(spec, source, name)}; needed is {SPEC_FORMS}")
+    source, _, model = spec.partition(":")
+    if source not in SOURCES or not model:
+        raise usage_error(f"{name}: {spec!r} names no model{_meant(spec, source, model)}; needed is {SPEC_FORMS}")
 
 
-def _check_file(path: Path, spec: str) -> None:
+def _check_file(path: Path, spec: str, name: str) -> None:
+    if path.is_dir():
+        raise usage_error(f"{name}: {spec!r}: {path} is a folder; give a Python file in it")
     if not path.is_file():
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else [])
-        raise usage_error(f"SPEC: {spec!r}: the file {str(path)!r} does not exist{near}")
+        raise usage_error(f"{name}: {spec!r}: the file {str(path)!r} does not exist{near}")
 
 
 def _meant(spec: str, source: str, name: str) -> str:
     """What may be meant by a SPEC of another form."""
     if name:
-        return f": {source!r} is no source of models{did_you_mean(source, SOURCES)}"
+        return _meant_source(source, name)
     first, _, last = spec.replace("/", ".").partition(".")
     if first in SOURCES and last:
         return f"; did you mean {first}:{last.rpartition('.')[2]}?"
     path = Path(spec)
-    if path.is_dir() and any(path.glob("version-*")):
-        return ": it is the folder of a slim model, which graphprune measure, verify, repair, finetune and export take"
-    if path.is_dir():
-        return f"; did you mean hf:{spec}?"
+    if spec and path.is_dir():
+        return _meant_folder(path)
     if path.suffix == ".py" and path.is_file():
         return f"; say which function of it makes the model: {_factories(path)}"
+    if path.suffix in WEIGHTS and path.is_file():
+        return f": it is a file of weights; give the SPEC of their model, and --weights {spec}"
+    if Path(f"{first}.py").is_file() and last.isidentifier():
+        return f"; did you mean {first}.py:{last}?"
     return f"; did you mean torchvision:{spec}, timm:{spec} or hf:{spec}?" if spec.isidentifier() else ""
+
+
+def _meant_source(source: str, name: str) -> str:
+    """What may be meant by a source that is none."""
+    if Path(f"{source}.py").is_file():
+        return f"; did you mean {source}.py:{name}?"
+    if Path(source).is_file():
+        return f": {source!r} is a file that does not end with .py"
+    return f": {source!r} is no source of models{did_you_mean(source, SOURCES)}"
+
+
+def _meant_folder(path: Path) -> str:
+    if any(path.glob("version-*")):
+        return ": it is the folder of a slim model, which graphprune measure, verify, repair, finetune and export take"
+    if (path / "config.json").is_file():
+        return f"; did you mean hf:{path}?"
+    return ": it is a folder without a config.json"
 
 
 def _factories(path: Path) -> str:

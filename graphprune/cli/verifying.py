@@ -13,15 +13,14 @@ from graphprune.cli.bundles import BundleFolder, check_bundle, traced_inputs
 from graphprune.cli.found_model import built
 from graphprune.cli.json_data import check_data_of
 from graphprune.cli.model_options import ModelOptions
-from graphprune.cli.option_groups import usage_error
-from graphprune.cli.option_values import read_number
+from graphprune.cli.option_values import read_positive
 from graphprune.cli.output import Output
 from graphprune.errors import PlanError
 from graphprune.pruning.plan import plans_of
 
 Tolerance = Annotated[
     float,
-    typer.Option("--tolerance", metavar="X", parser=read_number, help="the largest relative difference that passes"),
+    typer.Option("--tolerance", metavar="X", parser=read_positive, help="the largest relative difference that passes"),
 ]
 
 
@@ -36,8 +35,6 @@ def verify_command(out: Output, given: ModelOptions, bundle: BundleFolder, toler
         graphprune verify net.py:make slim --weights dense.pt --json
     """
     check_bundle(bundle, given.spec)
-    if tolerance < 0:
-        raise usage_error(f"--tolerance: must be 0 or more, but is {tolerance}")
     model = built(out, given.spec, given)
     slim = graphprune.load(bundle, model=model).eval()
     with out.stage("comparing the slim model with the masked original"):

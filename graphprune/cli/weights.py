@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from graphprune.cli.user_files import in_a_line
 from graphprune.errors import SpecError
 from graphprune.utils.checks import found_value, with_article
 from graphprune.utils.prune_masks import without_masks
@@ -37,18 +39,12 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         SpecError: the file is missing, holds no state dict, or one of other names or shapes than the model's.
     """
-    path = Path(path)
-    names = model.state_dict().keys()
-    try:
-        state = _without_wrappers(without_masks(read_state_dict(path), names), names)
-    except SpecError:
-        raise
-    except Exception as error:
-        raise _not_fitting(path, model, f"{type(error).__name__}: {error}") from error
+    path, own = Path(path), model.state_dict()
+    state = _without_wrappers(without_masks(read_state_dict(path), own.keys()), own.keys())
     try:
         model.load_state_dict(state)
     except Exception as error:
-        raise _not_fitting(path, model, _difference(state.keys(), names) or str(error)) from error
+        raise _not_fitting(path, model, _difference(state, own) or in_a_line(error)) from error
 
 
 def _not_fitting(path: Path, model: nn.Module, found: str) -> SpecError:
@@ -62,16 +58,21 @@ def _not_fitting(path: Path, model: nn.Module, found: str) -> SpecError:
     )
 
 
-def _difference(found: Iterable[str], needed: Iterable[str]) -> str:
-    """Which names are missing and which are too many; empty: none."""
-    missing, more = sorted(set(needed) - set(found)), sorted(set(found) - set(needed))
+def _difference(found: Mapping[str, Tensor], needed: Mapping[str, Tensor]) -> str:
+    """Which names are missing, which are too many, and which tensors have another shape; empty: none."""
+    missing, more = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
+    others = [
+        f"{name} {list(found[name].shape)}, needed is {list(value.shape)}"
+        for name, value in needed.items()
+        if name in found and found[name].shape != value.shape
+    ]
     said = [f"it lacks {_some(missing)}"] * bool(missing) + [f"it has {_some(more)} besides"] * bool(more)
-    return ", and ".join(said)
+    return ", and ".join(said + [f"it has {_some(others, '; ')}"] * bool(others))
 
 
-def _some(names: list[str]) -> str:
+def _some(names: list[str], between: str = ", ") -> str:
     others = f" and {len(names) - 3} others" if len(names) > 3 else ""
-    return f"{', '.join(names[:3])}{others}"
+    return f"{between.join(names[:3])}{others}"
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -151,11 +152,34 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
 
-        return dict(load_file(path))
-    return _state_dict(torch.load(path, map_location="cpu", weights_only=True), path)
+            return dict(load_file(path))
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of any kind: a damaged pickle raises whatever its bytes lead to
+        raise _unreadable(path, error) from error
+    return _state_dict(found, path)
+
+
+def _unreadable(path: Path, error: Exception) -> SpecError:
+    objects = re.search(r"Unsupported (?:global|class).*?([\w.]+) was not an allowed", str(error))
+    if objects:
+        return SpecError(
+            f"{str(path)!r} holds objects ({objects[1]}) besides tensors, whose code is not run",
+            where=str(path),
+            found=f"a pickled {objects[1]}",
+            needed="a state dict: tensors by name",
+            do="load it in Python, if you trust where it is from, and save model.state_dict() with torch.save",
+        )
+    return SpecError(
+        f"{str(path)!r} cannot be read as weights",
+        where=str(path),
+        found="an empty file" if path.is_file() and not path.stat().st_size else in_a_line(error),
+        needed="a file that torch.save or safetensors wrote",
+        do="give such a file, or copy it again if it is damaged",
+    )
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
@@ -175,7 +199,7 @@ def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:
             return _state_dict(found[name], path)
     tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
     if not tensors:
-        names = ", ".join(map(repr, list(found)[:6]))
+        names = ", ".join(map(repr, list(found)[:6])) or "nothing"
         raise SpecError(
             f"{str(path)!r} holds no state dict: it has {names}",
             where=str(path),

@@ -254,6 +254,18 @@ class PruningOptions:
             )
         for kind in self.budgets:
             check_known("budgets", kind, BUDGET_KINDS)
+            self._check_given_once(kind)
+
+    def _check_given_once(self, kind: str) -> None:
+        """Raise an InputError if a budget is given under its own name, and among the budgets, too."""
+        own = getattr(self, kind) if kind in OPTION_NAMES else None
+        if own is not None:
+            raise InputError(
+                f"budgets: {kind} is given twice, as {own!r} and as {self.budgets[kind]!r}",
+                found=f"{kind}={own!r} and budgets={{{kind!r}: {self.budgets[kind]!r}}}",
+                needed="one budget of a kind",
+                do=f"leave one of them out, such as {kind}=",
+            )
 
     def _check_together(self) -> None:
         """Raise an InputError if fields exclude each other, or nothing is asked for."""

@@ -236,7 +236,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         InputError: there is something that this function did not write.
         SaveError: the disk is full, or nothing may be written there.
     """
-    _check_own(folder)
+    check_own_folder(folder)
     make_folder("directory", folder.parent)
     temporary = folder.parent / f".{folder.name}{_WRITING}{uuid.uuid4().hex}"
     old = temporary.with_name(f"{temporary.name}.old")
@@ -255,7 +255,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
                     shutil.rmtree(path)
 
 
-def _check_own(folder: Path) -> None:
+def check_own_folder(folder: Path) -> None:
     """Raise an InputError unless a folder is missing, empty, or as :func:`replace_folder` left it."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

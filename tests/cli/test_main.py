@@ -191,9 +191,42 @@ def test_error_of_inputs_that_do_not_fit(spec, capsys):
     assert capsys.readouterr().err.startswith("graphprune: error: ")
 
 
-def test_error_when_no_inputs_can_be_guessed(spec, capsys):
-    assert main(["inspect", spec.replace(":make", ":Pair")]) == FAILED
-    assert "no guessed example inputs fit Pair" in capsys.readouterr().err
+@pytest.mark.parametrize("options", [(), ("--input", "1,3")])
+def test_error_of_a_model_of_several_inputs(spec, capsys, options):
+    assert main(["inspect", spec.replace(":make", ":Pair"), *options]) == FAILED
+    said = capsys.readouterr().err
+    assert ("does not take it as its only input" if options else "no guessed example inputs fit Pair") in said
+    assert "for a model of several inputs write a module whose forward takes one" in said
+
+
+@pytest.mark.parametrize("dtype", ["half", "bfloat16"])
+def test_a_shape_is_that_of_an_input_in_the_precision_of_the_model(spec, tmp_path, capsys, dtype):
+    with (tmp_path / "network.py").open("a") as file:
+        file.write(f"\n\ndef small():\n    return make().{dtype}()\n")
+    small = f"{tmp_path / 'network.py'}:small"
+    assert main(["prune", small, "--ratio", "0.5", "-o", str(tmp_path / "slim"), *INPUT]) == OK
+    assert main(["verify", small, str(tmp_path / "slim"), "--input", "2,3,9,9"]) == OK
+    assert "equal to the masked original" in capsys.readouterr().out
+
+
+WORDS = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 7))
+"""
+
+
+@pytest.mark.parametrize("shape", ["2,5", "1,40"])
+def test_a_shape_is_that_of_tokens_where_the_model_reads_tokens(tmp_path, capsys, shape):
+    (tmp_path / "words.py").write_text(WORDS)
+    assert main(["measure", f"{tmp_path / 'words.py'}:make", "--input", shape, "--untimed"]) == OK
+    assert f"i64[{shape.replace(',', ', ')}]" in capsys.readouterr().out
+
+
+def test_an_input_that_is_larger_than_the_memory(spec, capsys):
+    assert main(["inspect", spec, "--input", "1,3,99999999,9999999"]) == FAILED
+    assert "graphprune: error: there is not enough memory: " in capsys.readouterr().err
 
 
 def test_output_that_is_a_file_is_refused_before_work(spec, tmp_path, capsys):
@@ -254,7 +287,8 @@ def test_unexpected_error_is_named_and_debug_raises_it(spec, capsys, monkeypatch
 
     monkeypatch.setattr(graphprune, "trace", fail)
     assert main(["inspect", spec]) == FAILED
-    assert "KeyError: 'bug' (unexpected: run with --debug" in capsys.readouterr().err
+    said = r"KeyError: 'bug', at .*test_main.py:\d+: raise KeyError\(\"bug\"\) \(unexpected: run with --debug"
+    assert re.search(said, capsys.readouterr().err)
     with pytest.raises(KeyError):
         main(["inspect", spec, "--debug"])
 
@@ -359,11 +393,17 @@ def test_export_onnx_with_the_inputs_of_the_trace(bundle, spec, tmp_path):
         (("--to", "source", "-o", "SAME"), "is the bundle itself"),
         (("--to", "onnx", "-o", "FILE"), "exists; give another path"),
         (("--to", "hf", "--serve", "vllm"), "--serve: is not for --to hf"),
+        (("--to", "hf", "--tokenizer", "gone"), "--tokenizer: gone is no folder"),
+        (("--to", "source", "-o", "FILE"), "holds what graphprune did not write"),
+        (("--to", "source", "-o", "FULL"), "model.py exists; give another folder, or delete it first"),
+        (("--to", "hf", "-o", "FULL"), "holds what graphprune did not write"),
     ],
 )
 def test_export_with_wrong_usage(bundle, tmp_path, capsys, arguments, said):
     (tmp_path / "file").write_text("kept")
-    places = {"SAME": str(bundle), "FILE": str(tmp_path / "file")}
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.py").write_text("kept")
+    places = {"SAME": str(bundle), "FILE": str(tmp_path / "file"), "FULL": str(tmp_path / "full")}
     given = [places.get(argument, argument) for argument in ("-o", "out", *arguments)]
     assert main(["export", str(bundle), *given]) == WRONG_USAGE
     assert said in capsys.readouterr().err

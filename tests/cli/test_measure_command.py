@@ -61,7 +61,16 @@ def test_a_slim_model_beside_its_dense_one(spec: str, tmp_path: Path, capsys: py
 def test_wrong_usage(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["measure", spec, spec]) == WRONG_USAGE
     assert "SPEC: the same model is named twice" in capsys.readouterr().err
-    assert main(["measure", spec, *INPUT, "--repeats", "0"]) == FAILED
-    assert "repeats: must be a number of calls" in capsys.readouterr().err
+    for line, said in (
+        ("--repeats 0", "--repeats: must be 1 or more, but is 0"),
+        ("--threads 0", "--threads: must be 1 or more, but is 0"),
+        ("--untimed --repeats 3", "--repeats: given together with --untimed"),
+        ("--untimed --compiled", "--compiled: given together with --untimed"),
+        ("--model net.py:make", "--model: is for the folder of a slim model, and there is none"),
+        ("--trust-factory", "--trust-factory: is for the folder of a slim model"),
+        ("--meta --weights .", "--weights: given together with --meta"),
+    ):
+        assert main(["measure", spec, *line.split()]) == WRONG_USAGE
+        assert said in capsys.readouterr().err
     assert main(["measure", "torchvision:no_such"]) == FAILED
     assert "is not a torchvision model" in capsys.readouterr().err

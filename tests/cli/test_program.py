@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -16,7 +17,7 @@ import pytest
 import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import COMMANDS, load_command
-from graphprune.cli.program import INTERRUPTED, OK, WRONG_USAGE, make_program
+from graphprune.cli.program import FAILED, INTERRUPTED, OK, WRONG_USAGE, make_program
 from tests.cli.option_tables import examples_of
 
 NETWORK = """
@@ -99,6 +100,50 @@ def test_quiet_prints_paths_alone(spec: str, tmp_path: Path, capsys: Capture) ->
     assert capsys.readouterr().out == ""
 
 
+def test_quiet_prints_every_path_that_was_written(
+    spec: str, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["inspect", spec, *INPUT, "-q", "--to", "a.json", "--explorer", "ex", "--html", "a.html"]) == OK
+    assert capsys.readouterr().out == "a.json\nex\na.html\n"
+
+
+TALKING = """
+print("on import")
+from torch import nn
+
+class Talking(nn.Sequential):
+    def forward(self, x):
+        print("in forward")
+        return super().forward(x)
+
+def make():
+    print("in make")
+    return Talking(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+"""
+
+
+def test_what_the_users_code_prints_is_no_result(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "talking.py").write_text(TALKING)
+    spec, slim = f"{tmp_path / 'talking.py'}:make", str(tmp_path / "slim")
+    assert main(["prune", spec, *INPUT, "--ratio", "0.5", "-o", slim, "--json"]) == OK
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["saved"] == slim
+    assert all(said in captured.err for said in ("on import", "in make", "in forward"))
+
+
+@pytest.mark.parametrize("place", ["on import", "in make", "in forward"])
+@pytest.mark.parametrize("call", ["sys.exit()", "sys.exit(0)", "sys.exit('enough')"])
+def test_code_of_the_user_that_ends_the_program_has_failed(
+    place: str, call: str, tmp_path: Path, capsys: Capture
+) -> None:
+    (tmp_path / "leaving.py").write_text("import sys\n" + TALKING.replace(f'print("{place}")', call))
+    assert main(["inspect", f"{tmp_path / 'leaving.py'}:make", *INPUT]) == FAILED
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("graphprune: error: ") == 1
+    assert ("SystemExit" if place != "in forward" else "ended the program (sys.exit(") in captured.err
+
+
 def test_json_and_quiet_exclude_each_other(capsys: Capture) -> None:
     assert main(["inspect", "nothing.py:there", "--json", "--quiet"]) == WRONG_USAGE
     assert "--json: given together with --quiet" in capsys.readouterr().err
@@ -140,17 +185,48 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
         ("prune x -o slim --ratio 0.5", "SPEC: 'x' names no model; did you mean torchvision:x, timm:x or hf:x?"),
         ("prune torch:x -o slim --ratio 0.5", "'torch' is no source of models; did you mean torchvision?"),
         ("inspect torchvision.models.resnet18", "did you mean torchvision:resnet18?"),
-        ("prune x --macs 50 -o out", "50 is neither a fraction nor an amount; give 0.5, 50% or 2G"),
+        (
+            "prune x --macs 50 -o out",
+            "50 is neither a fraction nor an amount; give 0.5, 50%, or an amount with its unit",
+        ),
         (
             "plan hf:x --meta --ratio 0.5",
             "--meta: there are no weights that channels could be chosen by; give --weights DIR",
         ),
         ("inspect net.py:make --pretrained", "--pretrained: 'net.py:make' names no model with published weights"),
-        ("inspect here", "did you mean hf:here?"),
+        ("inspect here", "it is a folder without a config.json"),
         ("inspect net.py", "say which function of it makes the model: net.py:make or net.py:Net"),
         ("inspect nte.py:make", "the file 'nte.py' does not exist; did you mean net.py?"),
         ("export gone --to onnx -o out", "DIR: gone is no folder"),
         ("measure x --layers --json", "--layers: given together with --json"),
+        ("inspect folder.py:make", "SPEC: 'folder.py:make': folder.py is a folder"),
+        ("inspect net:make", "did you mean net.py:make?"),
+        ("inspect net.make", "did you mean net.py:make?"),
+        ("inspect file:make", "'file' is a file that does not end with .py"),
+        ("inspect dense.pt", "it is a file of weights; give the SPEC of their model, and --weights dense.pt"),
+        ("inspect x --meta --pretrained", "--pretrained: given together with --meta, which loads no weights"),
+        ("inspect x --meta --weights dense.pt", "--weights: given together with --meta, which loads no weights"),
+        ("report x --meta --weights here -o page.html", "--weights: given together with --meta"),
+        ("plan x --meta --weights dense.pt --ratio 0.5", "--weights: dense.pt is a file; with --meta give a folder"),
+        ("inspect x --to dense.json", "--to dense.json: exists; give another path"),
+        ("inspect x --to gone/a.json", "--to gone/a.json: gone is no folder; make it, or give a path in another"),
+        ("inspect x --explorer full", "--explorer: full holds what graphprune did not write"),
+        ("inspect x --explorer dense.pt", "--explorer: dense.pt holds what graphprune did not write"),
+        ("inspect x --to a.json --explorer a.json", "--explorer a.json: is where --to goes, too"),
+        ("prune x --ratio 0.5 -o out --html out", "--html out: is where -o goes, too; give another path"),
+        ("prune x --ratio 0.5 -o -", "-o -: nothing is written to standard output but the result"),
+        ("plan x --ratio 0.5 -o gone/plan.json", "-o gone/plan.json: gone is no folder; make it"),
+        ("sparsify x --amount 0.5 -o gone/a.sparse", "-o gone/a.sparse: gone is no folder"),
+        ("sparsify x --amount 0.5 --seed 3 -o a.sparse", "--seed: is of --method random, not of --method l1"),
+        ("compact x --relative -o out", "--relative: is about --threshold, which is not given"),
+        ("compact x --threshold -1 -o out", "--threshold: must be 0 or more, but is -1"),
+        ("advise x --seconds 0", "--seconds: must be above 0, but is 0"),
+        ("verify x here --tolerance nan", "--tolerance: 'nan' is no number"),
+        ("verify x here --tolerance 0", "--tolerance: must be above 0, but is 0"),
+        ("prune x --ratio 0.5 --no-repair -o out", "--no-repair: is about --calibration"),
+        ("prune x --ratio 0.5 --samples 3 -o out", "--samples: is for a folder or a file, and --calibration is not"),
+        ("prune x --plan dense.json --seed 0 -o out", "--plan: given together with --seed"),
+        ("report x --calibration net.py:make -o a.html", "--calibration: is for criteria of a plan"),
     ],
 )
 def test_wrong_usage_is_told_before_any_work(
@@ -160,6 +236,11 @@ def test_wrong_usage_is_told_before_any_work(
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     Path("file").touch()
+    Path("full").mkdir()
+    for name in ("folder.py", "full/folder"):
+        Path(name).mkdir()
+    for name in ("dense.pt", "dense.json"):
+        Path(name).touch()
     Path("net.py").write_text("def make(): ...\nclass Net: ...\n")
     assert main(line.split()) == WRONG_USAGE
     captured = capsys.readouterr()
@@ -256,7 +337,7 @@ def test_an_interruption_leaves_neither_traceback_nor_files(tmp_path: Path) -> N
     (tmp_path / "slow.py").write_text(SLOW)
     arguments = program("prune", f"{tmp_path / 'slow.py'}:make", "--ratio", "0.5", "-o", str(tmp_path / "slim"))
     running = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    assert running.stdout is not None and running.stdout.readline() == "building\n"
+    assert running.stderr is not None and running.stderr.readline() == "building\n"
     time.sleep(0.05)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=20)
@@ -269,6 +350,26 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     command = f"{shlex.join(program('--help'))} | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("--version >/dev/full", FAILED, "graphprune: error: standard output: No space left on device"),
+        ("plan --help >/dev/full", FAILED, "graphprune: error: standard output: No space left on device"),
+        ("--version >&-", OK, ""),
+        ("inspect network.py:mkae 2>&-", FAILED, ""),
+    ],
+)
+def test_output_that_goes_nowhere(command: str, code: int, said: str, spec: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(program())} {command}"],
+        capture_output=True,
+        text=True,
+        cwd=Path(spec).parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "", said)
 
 
 def test_the_program_can_be_made_again() -> None:

@@ -24,11 +24,12 @@ def source(tmp_path: Path) -> Path:
 def test_it_writes_a_checkpoint(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "slim"
     assert main(["prune-checkpoint", str(source), str(target), "--mlp", "0.5", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["written"] == str(target)
+    captured = capsys.readouterr()
+    assert captured.err == ""  # the bars of Transformers are for a terminal
+    assert json.loads(captured.out)["written"] == str(target)
     slim = transformers.AutoModelForCausalLM.from_pretrained(target)
     assert slim.config.intermediate_size == 32
-    assert main(["prune-checkpoint", str(source), str(target), "--mlp", "0.5"]) == 1
+    assert main(["prune-checkpoint", str(source), str(target), "--mlp", "0.5"]) == 2
     assert "slim exists" in capsys.readouterr().err
 
 
@@ -54,3 +55,27 @@ def test_wrong_usage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     asked = ["--mlp", "0.5", "--calibration", str(tmp_path / "images")]
     assert main(["prune-checkpoint", str(source), str(tmp_path / "slim"), *asked]) == 2
     assert "--calibration: is a folder; give a file of JSON lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--mapped x", "--mapped: 'x' is no number of bytes with its unit; give one such as 2GB"),
+        ("--max-shard-size 0", "--max-shard-size: '0' is no number of bytes"),
+        ("--memory 1 --mlp 0.5", "--memory: is of repair, and nothing is repaired"),
+        ("--no-repair", "--no-repair: is about --calibration"),
+        ("--samples 3", "--samples: is for a folder or a file, and --calibration is not given"),
+        ("--latency 0.5", "--latency: needs the model in memory"),
+    ],
+)
+def test_what_is_wrong_is_said_before_any_work(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, said: str
+) -> None:
+    assert main(["prune-checkpoint", str(source), str(tmp_path / "slim"), "--mlp", "0.5", *options.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["dense"]
+
+
+def test_a_source_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune-checkpoint", str(tmp_path / "gone"), str(tmp_path / "slim"), "--mlp", "0.5"]) == 2
+    assert "gone holds no config.json" in capsys.readouterr().err

@@ -7,7 +7,9 @@ import sys
 import pytest
 import torch
 
+from graphprune.cli import main
 from graphprune.cli.models import load_spec
+from graphprune.cli.program import OK, WRONG_USAGE
 from graphprune.errors import GraphpruneError, SpecError
 
 NETWORK = """
@@ -67,10 +69,57 @@ def test_class_and_instance_of_a_file(network):
     assert load_spec(f"{network}:ready").in_features == 4
 
 
-def test_importing_a_file_leaves_the_path_as_it_was(network):
+@pytest.fixture
+def path_kept():
     before = list(sys.path)
+    yield before
+    sys.path[:] = before
+
+
+def test_a_file_puts_nothing_before_what_is_installed(network, path_kept):
     load_spec(f"{network}:make")
-    assert sys.path == before
+    assert sys.path == [*path_kept, str(network.parent)]
+
+
+def test_a_command_leaves_the_import_path_as_it_was(network, path_kept):
+    assert main(["measure", f"{network}:make", "--untimed"]) == OK
+    assert sys.path == path_kept
+
+
+def test_what_a_function_imports_is_found_beside_its_file(network, path_kept):
+    (network.parent / "sibling_of_late.py").write_text("WIDTH = 7\n")
+    network.write_text(
+        "from torch import nn\ndef make():\n    import sibling_of_late as s\n    return nn.Linear(s.WIDTH, 2)\n"
+    )
+    assert load_spec(f"{network}:make").in_features == 7
+
+
+def test_a_file_of_a_package_has_relative_imports(tmp_path, path_kept, capsys):
+    (tmp_path / "parcel" / "inner").mkdir(parents=True)
+    for folder in (tmp_path / "parcel", tmp_path / "parcel" / "inner"):
+        (folder / "__init__.py").touch()
+    (tmp_path / "parcel" / "widths.py").write_text("WIDTH = 6\n")
+    text = "from torch import nn\nfrom ..widths import WIDTH\nclass Net(nn.Sequential):\n    def __init__(self):\n"
+    text += "        super().__init__(nn.Linear(4, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 2))\n"
+    (tmp_path / "parcel" / "inner" / "net.py").write_text(text)
+    spec, slim = f"{tmp_path}/parcel/inner/net.py:Net", str(tmp_path / "slim")
+    assert main(["prune", spec, "--ratio", "0.5", "-o", slim]) == OK
+    assert main(["measure", slim, "--untimed"]) == WRONG_USAGE
+    assert "give --model SPEC, the dense" in capsys.readouterr().err
+    assert main(["measure", slim, "--untimed", "--model", spec]) == OK
+
+
+def test_relative_imports_without_a_package(tmp_path):
+    (tmp_path / "net.py").write_text("from .widths import WIDTH\n")
+    with pytest.raises(SpecError, match=r"do: +put an empty __init__.py into"):
+        load_spec(f"{tmp_path}/net.py:make")
+
+
+def test_a_name_that_is_nearly_right(network):
+    with pytest.raises(SpecError, match=r"has no 'mkae'; did you mean make\?; it defines Options, Net, make"):
+        load_spec(f"{network}:mkae")
+    with pytest.raises(SpecError, match=r"'WIDTH' of network.py makes no model"):
+        load_spec(f"{network}:WIDTH")
 
 
 def test_meta_device_takes_no_memory(network):
@@ -81,7 +130,7 @@ def test_meta_device_takes_no_memory(network):
     ("name", "said"),
     [
         ("missing", "network.py has no 'missing'; it defines Options, Net, make"),
-        ("not_a_model", "gave a int; needed is a torch.nn.Module"),
+        ("not_a_model", "gave an int; needed is a torch.nn.Module"),
         ("needs_an_argument", "failed with TypeError"),
     ],
 )

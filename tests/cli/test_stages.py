@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import graphprune
 from graphprune.cli import main
 from graphprune.cli.commands import load_command
+from graphprune.cli.models import load_spec
 from graphprune.cli.program import FAILED, OK, WRONG_USAGE
 from graphprune.planning.options import PruningOptions
 
@@ -147,6 +149,32 @@ def test_overrides_budgets_and_functions_of_the_user(capsys: Capture) -> None:
     assert found["requested"]["macs"] == 0.5  # type: ignore[index]
 
 
+def test_a_limit_of_zero_is_a_limit(capsys: Capture) -> None:
+    found = result(f"plan {SPEC} --input 1,3,8,8 --ratio 0.5 --max-ratio 0", capsys)
+    assert found["after"] == found["before"]
+
+
+@pytest.mark.parametrize(
+    ("line", "asked"),
+    [
+        ("--ratio 0.5", {"ratio": 0.5}),
+        ("--macs 50% --multiple 2 --max-ratio 0.6", {"macs": 0.5, "multiple": 2, "max_ratio": 0.6}),
+        ("--mlp 0.5 --seed 3 --importance random", {"mlp": 0.5, "seed": 3, "importance": "random"}),
+        (
+            "--params 300 --allocation isomorphic --reduce max",
+            {"params": "300", "allocation": "isomorphic", "reduce": "max"},
+        ),
+        ("--ratio 0.5 --overrides stem:ratio=0.25", {"ratio": 0.5, "overrides": {"stem": graphprune.Override(0.25)}}),
+        ("--bytes 2kB --protect-ends --layers equal", {"bytes": "2kB", "protect_ends": True, "layers": "equal"}),
+    ],
+)
+def test_the_command_line_makes_the_plan_of_the_function(line: str, asked: dict[str, Any], capsys: Capture) -> None:
+    result(f"plan {SPEC} --input 1,3,8,8 {line} -o plan.json", capsys)
+    model = load_spec(SPEC).eval()
+    made = graphprune.trace(model, torch.randn(1, 3, 8, 8)).plan(**asked)
+    assert json.loads(Path("plan.json").read_text()) == json.loads(made.to_json())
+
+
 def test_overrides_in_a_preset(capsys: Capture) -> None:
     Path("my.toml").write_text('ratio = 0.5\ninput = "1x3x8x8"\n[overrides]\n"stem*" = { frozen = true }\n')
     assert [group["kept"] for group in result(f"plan {SPEC} --preset my.toml", capsys)["groups"]] == [8, 4]  # type: ignore[attr-defined]
@@ -164,6 +192,19 @@ def test_overrides_in_a_preset(capsys: Capture) -> None:
         ("--ratio 0.5 --importance wanda", "--importance: wanda reads data; give --calibration DIR"),
         ("--ratio 0.5 --macs 0.5", "--ratio: given together with macs"),
         ("-o net.py --ratio 0.5", "-o net.py: exists; give another path"),
+        ("--ratio 0.5 --multiple 0", "--multiple: must be a whole number of units, at least 1, but is 0"),
+        ("--ratio 0.5 --tensor-parallel 0", "--tensor-parallel: must be a whole number of devices, at least 1"),
+        ("--macs 0", "--macs: must be a fraction of what the model costs now"),
+        ("--macs 0.5 --budgets macs=0.4", "--budgets: macs is given twice"),
+        ("--budgets macs=0.5 --budgets macs=0.4", "--budgets: 'macs' is given twice; give it once"),
+        ("--budgets macs=3", "--budgets: 'macs=3': 3 is neither a fraction nor an amount"),
+        ("--overrides stem:ratio=7", "--overrides: 'stem:ratio=7': ratio: must be a fraction, but is 7"),
+        ("--overrides stem:frozen=maybe", "--overrides: 'stem:frozen=maybe': frozen: 'maybe' is neither true nor"),
+        ("--overrides stem:ratio=0.1,ratio=0.2", "ratio is given twice"),
+        ("--overrides stem:frozen --overrides stem:ratio=0.2", "--overrides: 'stem' is given twice"),
+        ("--ratio 0.5 --run-with data.py:loss", "--run-with: is for models that are timed; give --latency"),
+        ("--ratio 0.5 --loss-fn data.py:loss", "--loss-fn: is of batches; give --calibration DIR"),
+        ("--ratio 0.5 --candidates 5", "--allocation searched too, or leave out --candidates"),
     ],
 )
 def test_wrong_options_of_a_plan(line: str, said: str, capsys: Capture) -> None:
@@ -217,6 +258,58 @@ def test_prune_with_calibration_repairs(capsys: Capture) -> None:
     assert result(f"{line} other --no-repair", capsys)["repaired"] is None
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("arrays --tokenizer arrays", "--tokenizer: is for a file of texts, and arrays is a folder; leave it out"),
+        ("ids.jsonl --batch-size 3", "--batch-size: is for a folder of images or of arrays, and ids.jsonl is a file"),
+        ("ids.jsonl --tokenizer gone", "--tokenizer: gone is no folder; give the one that holds"),
+        ("data.py:batches --length 3", "--length: is for a file of texts, and data.py:batches is a function"),
+    ],
+)
+def test_options_that_data_does_not_take(options: str, said: str, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    np.save("arrays/0.npy", np.zeros((3, 8, 8), np.float32))
+    Path("ids.jsonl").write_text('{"input_ids": [1, 2]}')
+    assert said in refused(f"prune {SPEC} --ratio 0.5 -o out --calibration {options}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "warned"),
+    [
+        ("plan --ratio 0.5", True),
+        ("plan --ratio 0.5 --importance wanda", False),
+        ("prune --ratio 0.5 -o out", False),
+        ("prune --ratio 0.5 -o out --no-repair", True),
+    ],
+)
+def test_data_that_makes_no_difference_is_said(line: str, warned: bool, capsys: Capture) -> None:
+    command, _, options = line.partition(" ")
+    assert main(f"{command} {SPEC} --input 1,3,8,8 {options} --calibration data.py:batches".split()) == OK
+    assert ("--calibration: makes no difference to this plan" in capsys.readouterr().err) is warned
+
+
+def test_an_error_of_the_users_code_says_where(capsys: Capture) -> None:
+    Path("bad.py").write_text("def scores(group, context):\n    return group.no_such_thing\n")
+    said = refused(f"plan {SPEC} --ratio 0.5 --importance bad.py:scores", capsys, FAILED)
+    assert "AttributeError" in said and "bad.py:2: return group.no_such_thing" in said
+
+
+def test_samples_of_several_shapes(slim: str, capsys: Capture) -> None:
+    Path("arrays").mkdir()
+    for size in (8, 9):
+        np.save(f"arrays/{size}.npy", np.zeros((3, size, 8), np.float32))
+    said = refused(f"repair {SPEC} {slim} --calibration arrays -o out", capsys, FAILED)
+    assert "arrays/9.npy has another shape than arrays/8.npy" in said
+
+
+def test_a_folder_without_a_tokenizer(slim: str, capsys: Capture) -> None:
+    Path("texts.jsonl").write_text('"a text"')
+    Path("empty").mkdir()
+    line = f"repair {SPEC} {slim} --calibration texts.jsonl --tokenizer empty -o out"
+    assert "empty is not the folder of a tokenizer" in refused(line, capsys, FAILED)
+
+
 def test_calibration_in_pairs_for_gradients(capsys: Capture) -> None:
     line = f"prune {SPEC} --input 1,3,8,8 --ratio 0.5 --importance taylor --loss-fn data.py:loss"
     assert result(f"{line} --calibration data.py:pairs -o slim", capsys)["repaired"]["fitted"]  # type: ignore[index]
@@ -259,7 +352,7 @@ def test_lines_that_are_no_data(text: str, said: str, slim: str, capsys: Capture
         ("data.py:bathces", "data.py has no 'bathces'; did you mean batches?"),
         ("no_such_module:batches", "no_such_module cannot be imported"),
         ("data.py:loss", "data.py:loss() failed with TypeError"),
-        ("data.py:number", "data.py:number gave a int"),
+        ("data.py:number", "data.py:number gave an int"),
     ],
 )
 def test_functions_that_are_not_there(place: str, said: str, slim: str, capsys: Capture) -> None:
@@ -320,6 +413,20 @@ def test_finetune_of_a_spec_writes_weights(capsys: Capture) -> None:
         ("--lr 0.1 --epochs 1 --device gpu -o out.pt", "--device: 'gpu' is none"),
         ("--lr 0.1 --epochs 0 -o out.pt", "--epochs: must be 1 or more"),
         ("--lr 0.1 --epochs 1 -o out", "-o out: must end with .safetensors or .pt"),
+        ("--lr nan --epochs 1 -o out.pt", "--lr: 'nan' is no number"),
+        ("--lr 0 --epochs 1 -o out.pt", "--lr: must be above 0, but is 0"),
+        ("--lr 0.1 --epochs 1 --clip 0 -o out.pt", "--clip: must be above 0, but is 0"),
+        ("--lr 0.1 --epochs 1 --warmup -1 -o out.pt", "--warmup: must be 0 or more, but is -1"),
+        ("--lr 0.1 --epochs 1 --weight-decay -1 -o out.pt", "--weight-decay: must be 0 or more, but is -1"),
+        ("--lr 0.1 --epochs 1 --device meta -o out.pt", "--device: meta holds no values"),
+        ("--lr 0.1 --epochs 1 --every 3 -o out.pt", "--every: is about --checkpoint, which is not given"),
+        ("--lr 0.1 --epochs 1 --alpha 0 -o out.pt", "--alpha: is about --teacher, which is not given"),
+        ("--lr 0.1 --epochs 1 --teacher net.py:make --alpha 2 -o out.pt", "--alpha: must be a fraction, but is 2"),
+        ("--lr 0.1 --epochs 1 --teacher gone.py:make -o out.pt", "--teacher: 'gone.py:make': the file 'gone.py' does"),
+        ("--lr 0.1 --epochs 1 --checkpoint net.py -o out.pt", "--checkpoint: net.py is a file; give a folder"),
+        ("--lr 0.1 --epochs 1 --samples 3 -o out.pt", "--samples: is for a folder or a file, and data.py:pairs is a"),
+        ("--lr 0.1 --epochs 1 --model net.py:make -o out.pt", "--model: is for the folder of a slim model"),
+        ("--lr 0.1 --epochs 1 -o gone/out.pt", "-o gone/out.pt: gone is no folder"),
     ],
 )
 def test_wrong_usage_of_finetune(line: str, said: str, capsys: Capture) -> None:

@@ -31,7 +31,9 @@ def test_weights_of_another_model(tmp_path):
 def test_weights_that_are_a_pickled_model_are_refused(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(nn.Linear(3, 2), path)
-    with pytest.raises(SpecError, match="does not fit Linear"):
+    with pytest.raises(
+        SpecError, match=r"holds objects \(torch.nn.modules.linear.Linear\) besides tensors, whose code"
+    ):
         load_weights(nn.Linear(3, 2), path)
 
 
@@ -99,4 +101,26 @@ def test_names_of_another_model_are_told_in_a_line(tmp_path):
     torch.save(nn.Sequential(nn.Linear(3, 2)).state_dict(), tmp_path / "weights.pt")
     said = r"does not fit Linear: it lacks bias, weight, and it has 0.bias, 0.weight besides"
     with pytest.raises(SpecError, match=said):
+        load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")
+
+
+def test_shapes_of_another_model_are_told_in_a_line(tmp_path):
+    torch.save(nn.Linear(4, 2).state_dict(), tmp_path / "weights.pt")
+    said = r"does not fit Linear: it has weight \[2, 4\], needed is \[2, 3\]\n"
+    with pytest.raises(SpecError, match=said):
+        load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"junk" * 100, "[A-Z][A-Za-z]+Error")])
+def test_files_that_cannot_be_read(tmp_path, suffix, content, found):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=rf"cannot be read as weights\n[\s\S]*found: +{found}"):
+        load_weights(nn.Linear(3, 2), path)
+
+
+def test_an_empty_state_dict(tmp_path):
+    torch.save({}, tmp_path / "weights.pt")
+    with pytest.raises(SpecError, match="holds no state dict: it has nothing"):
         load_weights(nn.Linear(3, 2), tmp_path / "weights.pt")

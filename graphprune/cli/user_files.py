@@ -1,0 +1,90 @@
+"""Python files of the user: imported as a script sees itself, or as a part of their package."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from graphprune.errors import SpecError
+from graphprune.tracing.places import raised_at
+
+FILE_MODULE = "graphprune_spec_"
+"""What modules that are made from files are called, behind their package and before the name of the file."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """What went wrong, without what stands in further lines."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")
+
+
+@contextmanager
+def imports_of(path: Path) -> Iterator[None]:
+    """Let what stands beside a file, and above its package, be imported; afterwards, after all that is installed.
+
+    What a function of the file imports when it runs later is found, too. A command takes it from the path in the end.
+    """
+    folders = [str(path.resolve().parent), str(_package_of(path)[0])]
+    before = list(sys.path)
+    sys.path[:0] = folders
+    try:
+        yield
+    finally:
+        sys.path[:] = [*before, *(folder for folder in dict.fromkeys(folders) if folder not in before)]
+
+
+def _package_of(path: Path) -> tuple[Path, str]:
+    """The folder that holds the package of a file, and the package's name; its own folder and nothing: it has none."""
+    folder, names = path.resolve().parent, list[str]()
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
+
+
+def import_file(spec: str, path: Path) -> ModuleType:
+    """Import a file: with its own folder on the import path, and with relative imports if it is in a package.
+
+    Raises:
+        SpecError: it cannot be imported.
+    """
+    package = _package_of(path)[1]
+    name = ".".join(filter(None, (package, f"{FILE_MODULE}{path.stem}")))
+    found = importlib.util.spec_from_file_location(name, path)
+    if found is None or found.loader is None:
+        raise SpecError(
+            f"{spec!r}: {str(path)!r} cannot be imported as Python",
+            where=str(path),
+            found=f"the suffix {path.suffix!r}",
+            needed="a Python file",
+            do="give a file that ends with .py",
+        )
+    module = importlib.util.module_from_spec(found)
+    sys.modules[name] = module  # dataclasses and pickling look a class's module up here
+    try:
+        with imports_of(path):
+            found.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise SpecError(
+            f"{spec!r}: importing {path.name} failed with {in_a_line(error)}",
+            where=raised_at(error) or str(path),
+            found=f"{type(error).__name__}: {error}",
+            needed="a file that Python can import",
+            do=_advice(error, path),
+        ) from error
+    return module
+
+
+def _advice(error: BaseException, path: Path) -> str:
+    """What to do about a file that cannot be imported."""
+    if isinstance(error, SystemExit):
+        return "put what only a program does behind: if __name__ == '__main__':"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        return (
+            f"put an empty __init__.py into {path.resolve().parent}, which makes it a package, or import by full names"
+        )
+    return f"run python {path}, and mend what it says"
