@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -19,14 +19,26 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
-from graphprune.utils.held import held_functions
+from graphprune.utils.held import held_functions, tensors_in_objects
 from graphprune.utils.modules import set_training, tables
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import output_tensors
 
 Outputs = Callable[[Any], Any]
 
 
-def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> list[Any]:
+class Found(NamedTuple):
+    """The calls that made what a model returned.
+
+    Attributes:
+        results: its tensors.
+        in_objects: those that objects of other classes hold: they keep their shape, and are not compared.
+    """
+
+    results: list[Any]
+    in_objects: list[Any]
+
+
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Found:
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
@@ -40,7 +52,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
     kept = outputs(result) if outputs else result
-    found = [recorder.node_for(t) for t in tensors_of(kept)]
+    found = [recorder.node_for(t) for t in output_tensors(kept)]
     if not found:
         raise TraceError(
             f"model: its output is {with_article(type(kept).__name__)}, in which no tensor was found",
@@ -50,7 +62,13 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
             do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
             "out.logits",
         )
-    return found
+    return Found(found, _made_in_objects(recorder, kept))
+
+
+def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
+    """The calls that made the tensors in objects of other classes; what modules were handed are caches, not results."""
+    found = (recorder.made_by_call(t) for t in tensors_in_objects(result, recorder.handed))
+    return [node for node in found if node is not None]
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ class _Replayer(Recorder):
 def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:
     """Run a copy in the mode that it is in, and note no sizes."""
     recorder = _Replayer(model_copy)
-    results = [result for call in calls for result in run_recorded(recorder, call, outputs)]
+    results = [result for call in calls for result in run_recorded(recorder, call, outputs).results]
     return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
 
 

@@ -129,14 +129,15 @@ def record(
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     trained = record_training(recorder, runs, outputs)
+    kept = [*results, *trained.results, *(node for run in runs for node in run.in_objects)]
     _note_declared(recorder)
     log.close()
-    recorder.graph.output((*results, *trained.results))
+    recorder.graph.output(tuple(kept))
     return Trace(
         recorder.graph,
         recorder.shapes,
         recorder.inputs,
-        [*results, *trained.results],
+        kept,
         recorder.constants,
         log,
         dict(recorder.model_copy.kinds),
