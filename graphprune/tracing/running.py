@@ -26,7 +26,7 @@ from graphprune.utils.tree import output_tensors
 Outputs = Callable[[Any], Any]
 
 
-class Found(NamedTuple):
+class Returned(NamedTuple):
     """The calls that made what a model returned.
 
     Attributes:
@@ -38,7 +38,7 @@ class Found(NamedTuple):
     in_objects: list[Any]
 
 
-def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Found:
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Returned:
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
@@ -62,7 +62,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
             do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
             "out.logits",
         )
-    return Found(found, _made_in_objects(recorder, kept))
+    return Returned(found, _made_in_objects(recorder, kept))
 
 
 def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
