@@ -21,12 +21,12 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.contexts import eagerly
 from graphprune.utils.held import held_functions, tensors_in_objects
 from graphprune.utils.modules import set_training, tables
-from graphprune.utils.tree import output_tensors
+from graphprune.utils.tree import PLAIN, output_tensors
 
 Outputs = Callable[[Any], Any]
 
 
-class Returned(NamedTuple):
+class RunResults(NamedTuple):
     """The calls that made what a model returned.
 
     Attributes:
@@ -38,11 +38,11 @@ class Returned(NamedTuple):
     in_objects: list[Any]
 
 
-def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Returned:
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> RunResults:
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
-        TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
+        TraceError: the result is an object in which there is no tensor. Whatever ``forward`` raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
     own = recorder.model_copy
@@ -53,16 +53,31 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
         result = seen.run(own.module)
     kept = outputs(result) if outputs else result
     found = [recorder.node_for(t) for t in output_tensors(kept)]
-    if not found:
-        raise TraceError(
-            f"model: its output is {with_article(type(kept).__name__)}, in which no tensor was found",
-            where=f"the output of {type(recorder.model_copy.module).__name__}",
-            found=f"{with_article(type(kept).__name__)}",
-            needed="tensors, in tuples, lists, dicts and dataclasses",
-            do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
-            "out.logits",
-        )
-    return Returned(found, _made_in_objects(recorder, kept))
+    if not found and type(kept) not in PLAIN:
+        kind = with_article(type(kept).__name__)
+        raise _no_tensors(recorder, f"its output is {kind}, in which no tensor was found", kind)
+    return RunResults(found, _made_in_objects(recorder, kept))
+
+
+def check_results(recorder: Recorder, results: Sequence[Any]) -> None:
+    """What several calls returned; some of them, such as an update of averages, may return nothing.
+
+    Raises:
+        TraceError: none of them returned a tensor.
+    """
+    if not results:
+        raise _no_tensors(recorder, "it returned no tensor", "no output in which a tensor was found")
+
+
+def _no_tensors(recorder: Recorder, what: str, found: str) -> TraceError:
+    return TraceError(
+        f"model: {what}",
+        where=f"the output of {type(recorder.model_copy.module).__name__}",
+        found=found,
+        needed="tensors, in tuples, lists, dicts and dataclasses",
+        do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
+        "out.logits",
+    )
 
 
 def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
@@ -124,8 +139,8 @@ def replay_on_shapes(model: nn.Module, calls: Iterable[MethodCall], outputs: Out
         outputs: picks from a result what is returned; None: all tensors.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on, and so is what torch raises
-            where it looks at values.
+        TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on, and so is what
+            torch raises where it looks at values.
     """
     model_copy = make_meta_copy(model, SizeLog())
     set_training(model_copy.modules, training=False)
@@ -146,7 +161,7 @@ def replay_program(
         training: in training mode. It may draw random numbers and go another way each time.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
+        TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on.
     """
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}

@@ -22,7 +22,7 @@ from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.rebuilt_tensors import is_rebuilt, rebuild_any
 from graphprune.tracing.recorder import ModuleCall, Recorder
-from graphprune.tracing.running import Outputs, Replay
+from graphprune.tracing.running import Outputs, Replay, check_results
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
@@ -119,7 +119,7 @@ def record(
     """Trace calls of a model in eval mode, and in train mode too where that reaches something else.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
+        TraceError: there is no tensor in the results. Whatever ``forward`` raises is passed on.
     """
     log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
@@ -128,6 +128,7 @@ def record(
     runs = [record_run(recorder, call, outputs) for call in calls]
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
+    check_results(recorder, results)
     trained = record_training(recorder, runs, outputs)
     kept = [*results, *trained.results, *(node for run in runs for node in run.in_objects)]
     _note_declared(recorder)
