@@ -218,7 +218,9 @@ class Recorder(DispatchMode):
     def _constant(self, tensor: Tensor) -> fx.Node:
         name = f"constant_{len(self.constants)}"
         self.constants[name] = self.model_copy.originals.get(id(tensor), tensor)
-        return self._get_attr(name, tensor)
+        node = self._get_attr(name, tensor)
+        node.meta["unregistered"] = isinstance(tensor, nn.Parameter)
+        return node
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node

@@ -7,7 +7,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -125,7 +125,9 @@ def record(
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
+    built = _parameters(recorder)
     runs = [record_run(recorder, call, outputs) for call in calls]
+    _check_built(recorder, _parameters(recorder) - built)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     check_results(recorder, results)
@@ -153,6 +155,26 @@ def record(
         trained.calls,
         tuple(recorder.elsewhere),
         replaced,
+    )
+
+
+def _parameters(recorder: Recorder) -> frozenset[str]:
+    return frozenset(name for name, _ in recorder.model_copy.module.named_parameters(remove_duplicate=False))
+
+
+def _check_built(recorder: Recorder, made: Collection[str]) -> None:
+    """Raise an InputError where a run made parameters that the user's model does not have yet: layers built late."""
+    if not made:
+        return
+    first, *more = sorted(made)
+    others = f" and {len(more)} more" if more else ""
+    kind = type(recorder.model_copy.module).__name__
+    raise InputError(
+        f"model: forward makes parameters at its first call, {first}{others}",
+        where=first,
+        found=f"{with_article(kind)} without {first}",
+        needed="a model with all of its parameters",
+        do="run the model once on an input before it is pruned, model(example)",
     )
 
 

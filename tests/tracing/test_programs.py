@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 
 import graphprune
-from graphprune.errors import TraceError
+from graphprune.errors import InputError, TraceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
 
@@ -190,6 +190,29 @@ class Cached(nn.Module):
 def test_caches_that_layers_are_given_are_no_outputs() -> None:
     slim = graphprune.trace(Cached().eval(), torch.randn(2, 4)).plan(0.5).apply(Cached())
     assert slim.layer.keys.out_features == 8
+
+
+class BuiltLate(nn.Module):
+    """Makes its last layer when it first sees an input. [n, 4] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 16), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.enter(x).relu()
+        if self.leave is None:
+            self.leave = nn.Linear(hidden.shape[1], 3)
+        return self.leave(hidden)
+
+
+def test_layers_that_are_built_at_the_first_call_are_asked_for() -> None:
+    model, inputs = BuiltLate(), torch.randn(2, 4)
+    with pytest.raises(InputError, match=r"makes parameters at its first call, leave.bias and 1 more[\s\S]*run the mo"):
+        graphprune.trace(model, inputs)
+    assert model.leave is None
+    model(inputs)
+    assert graphprune.prune_model(model, 0.5, inputs, verify=True).leave.in_features == 8
 
 
 class Biased(nn.Module):
