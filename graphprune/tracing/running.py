@@ -81,8 +81,12 @@ def _no_tensors(recorder: Recorder, what: str, found: str) -> TraceError:
 
 
 def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
-    """The calls that made the tensors in objects of other classes; what modules were handed are caches, not results."""
-    found = (recorder.made_by_call(t) for t in tensors_in_objects(result, recorder.handed))
+    """The calls that made the tensors in objects of other classes, closures too.
+
+    The model's own modules are none, and neither is what they were handed: these are caches.
+    """
+    passed_over = recorder.handed.keys() | recorder.model_copy.paths.keys()
+    found = (recorder.made_by_call(t) for t in tensors_in_objects(result, passed_over))
     return [node for node in found if node is not None]
 
 

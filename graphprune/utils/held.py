@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -22,7 +22,6 @@ _HOLD_NONE = frozenset((bool, int, float, str, tuple, list, type(None), set, Ten
 """What most attributes of modules are, but for dictionaries."""
 _DICTS = frozenset((dict, OrderedDict))
 _PLAIN = _HOLD_NONE | _DICTS
-_NO_RESULTS = (nn.Module, FunctionType, MethodType, functools.partial, weakref.ref)
 _LEAVES = (str, bytes, int, float, complex, type, ModuleType, Tensor, type(None))
 
 
@@ -112,12 +111,12 @@ def _is_leaf(value: Any) -> bool:
     return type(value) in weakref.ProxyTypes or (isinstance(value, _LEAVES) and not isinstance(value, Tensor))
 
 
-def tensors_in_objects(value: Any, passed_over: Mapping[int, Any]) -> Iterator[Tensor]:
-    """All tensors that a value and the objects in it hold, but for those of modules, functions and ``passed_over``.
+def tensors_in_objects(value: Any, passed_over: Container[int]) -> Iterator[Tensor]:
+    """All tensors that a value and the objects and functions in it hold, but for those of ``passed_over``.
 
     Args:
         value: any object.
-        passed_over: objects that are not looked into, by their identity.
+        passed_over: the identities of objects that are not looked into.
     """
     seen: dict[int, Any] = {}
     stack = [value]
@@ -125,7 +124,7 @@ def tensors_in_objects(value: Any, passed_over: Mapping[int, Any]) -> Iterator[T
         found = stack.pop()
         if isinstance(found, Tensor):
             yield found
-        elif id(found) not in seen and id(found) not in passed_over and not isinstance(found, _NO_RESULTS):
+        elif id(found) not in seen and id(found) not in passed_over and not isinstance(found, weakref.ref):
             seen[id(found)] = found
             stack += [*held_by(found), *slot_values(found).values()]
 

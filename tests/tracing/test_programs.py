@@ -156,7 +156,7 @@ def test_the_parameters_of_a_distribution_are_outputs() -> None:
     assert check.passed and check.outputs == 3
 
 
-@pytest.mark.parametrize("wrap", [Box, lambda mean: [Box({"mean": mean})]])
+@pytest.mark.parametrize("wrap", [Box, lambda mean: [Box({"mean": mean})], lambda mean: lambda: mean])
 def test_tensors_in_objects_beside_tensors_keep_their_shape(wrap: Callable[[Tensor], Any]) -> None:
     model, inputs = Actor(wrap).eval(), torch.randn(2, 4)
     slim = graphprune.trace(model, inputs).plan(0.5).apply(model)
