@@ -56,7 +56,7 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     if not found and type(kept) not in PLAIN:
         kind = with_article(type(kept).__name__)
         raise _no_tensors(recorder, f"its output is {kind}, in which no tensor was found", kind)
-    return RunResults(found, _made_in_objects(recorder, kept))
+    return RunResults(found, [node for node in _made_in_objects(recorder, kept) if node not in found])
 
 
 def check_results(recorder: Recorder, results: Sequence[Any]) -> None:
@@ -87,7 +87,7 @@ def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
     """
     passed_over = recorder.handed.keys() | recorder.model_copy.paths.keys()
     found = (recorder.made_by_call(t) for t in tensors_in_objects(result, passed_over))
-    return [node for node in found if node is not None]
+    return list(dict.fromkeys(node for node in found if node is not None))
 
 
 @dataclass(frozen=True)
