@@ -125,9 +125,9 @@ def record(
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
-    built = _parameters(recorder)
+    begun = frozenset(_parameters(recorder))
     runs = [record_run(recorder, call, outputs) for call in calls]
-    _check_built(recorder, _parameters(recorder) - built)
+    _check_built(recorder, begun)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
     check_results(recorder, results)
@@ -158,15 +158,17 @@ def record(
     )
 
 
-def _parameters(recorder: Recorder) -> frozenset[str]:
-    return frozenset(name for name, _ in recorder.model_copy.module.named_parameters(remove_duplicate=False))
+def _parameters(recorder: Recorder) -> dict[str, Tensor]:
+    return dict(recorder.model_copy.module.named_parameters(remove_duplicate=False))
 
 
-def _check_built(recorder: Recorder, made: Collection[str]) -> None:
-    """Raise an InputError where a run made parameters that the user's model does not have yet: layers built late."""
-    if not made:
+def _check_built(recorder: Recorder, begun: Collection[str]) -> None:
+    """Raise an InputError where a run used parameters that it made, beside those that the model had at first."""
+    made = {name: recorder.lookup(tensor) for name, tensor in _parameters(recorder).items() if name not in begun}
+    used = [name for name, node in made.items() if node is not None and node.users]
+    if not used:
         return
-    first, *more = sorted(made)
+    first, *more = sorted(used)
     others = f" and {len(more)} more" if more else ""
     kind = type(recorder.model_copy.module).__name__
     raise InputError(
