@@ -31,6 +31,8 @@ def module_limit(structure: Structure) -> int:
 def find_architecture(slim: nn.Module, structure: Structure) -> tuple[Architecture | None, str]:
     """What builds the dense model, or why nothing is known that does."""
     why = f"{class_name(type(slim))} is not a model of torchvision, timm or Transformers, nor made without arguments"
+    if factory_name(type(slim)) is None:
+        why = f"{class_name(type(slim))} is not at the top of a module that other programs can import"
     for record in _candidates(slim):
         problem = _problem(record, slim, structure)
         if problem is None:

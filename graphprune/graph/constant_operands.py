@@ -17,6 +17,8 @@ from graphprune.rules.labels import LabelledTensor
 from graphprune.utils.arrays import Dims
 from graphprune.utils.operators import short_name
 
+_REGISTERED = "in an nn.ModuleList or nn.ParameterList instead of a plain list or dictionary, it would follow"
+
 
 def constant_operand(labelling: Labelling, node: fx.Node) -> str:
     """What the operand of a call is that has no channels, in words; empty where it depends on inputs or parameters."""
@@ -119,6 +121,8 @@ def _made(operand: fx.Node, source: fx.Node) -> str:
 
 def _kept(operand: fx.Node, source: fx.Node) -> str:
     name = source.meta.get("tensor")
+    if source.meta.get("unregistered"):
+        return f"a parameter of no module in the model; {_REGISTERED}"
     if name is None:
         return f"a constant tensor that is neither a parameter nor a buffer; {_advice(operand)}"
     return f"the buffer {name} of {source.meta['dtype']}; {_needed(operand, source)}"

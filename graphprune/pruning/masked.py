@@ -47,7 +47,7 @@ from graphprune.utils.arrays import Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs, returns_view, short_name
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import output_tensors
 
 
 @dataclass(frozen=True)
@@ -406,4 +406,4 @@ def _run_and_record(
     with nothing_kept(wide), in_float64(), narrow_finfo(model), Widen():
         trace = record(wide, calls, keep, on_meta=False, make_recorder=recorder)
     same = not recorders[0].diverged and _did_the_same(masks.channels.trace, trace)
-    return list(tensors_of(results[: len(examples)])), analysis_of(model, trace), same
+    return list(output_tensors(results[: len(examples)])), analysis_of(model, trace), same

@@ -35,7 +35,7 @@ from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors, tables
 from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tables import Printed
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import output_tensors
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +128,7 @@ def run_slim(
         stack.enter_context(DrawsReplayed(draws))
         stack.enter_context(emptied_tables(tables(module).holders))
         results = [call.mapped(widened_tensor).run(module) for call in calls]
-    return [t for result in results for t in tensors_of(result if outputs is None else outputs(result))]
+    return [t for result in results for t in output_tensors(result if outputs is None else outputs(result))]
 
 
 @leaves_torch_alone

@@ -162,13 +162,22 @@ def _meeting(labels: Labels, x: LabelledTensor, shared: Dims) -> tuple[list[Labe
 
 
 def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dims) -> None:
-    """Fix arrays that vary only over dimensions which the other operand has, but does not label."""
+    """Fix arrays that vary only over dimensions which the other operand has, but does not label.
+
+    So are rows of which the other operand has only the cells: its own were fixed before.
+    """
     for mine, other in ((a, b), (b, a)):
         covered = shared & _NO_DIMS.union(*[array.dims for array in other])
-        lost = [array for array in mine if array.dims.isdisjoint(covered)]
+        alone = [array for array in other if array.cell and not any(rows.dims < array.dims for rows in other)]
+        lost = [array for array in mine if array.dims.isdisjoint(covered) or _are_rows_of(array, alone)]
         if lost:
             labels.fix(lost, MEETS_NO_CHANNELS)
-            mine[:] = [array for array in mine if not array.dims.isdisjoint(covered)]
+            mine[:] = [array for array in mine if array not in lost]
+
+
+def _are_rows_of(rows: LabelArray, cells: Sequence[LabelArray]) -> bool:
+    """Are these the rows of one of the cell arrays?"""
+    return any(rows.dims < array.dims and outer_first(array)[0] in rows.dims for array in cells)
 
 
 def _separate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> tuple[list[LabelArray], list[LabelArray]]:
@@ -202,10 +211,16 @@ def _match(labels: Labels, a: list[LabelArray], b: list[LabelArray], shared: Dim
             rest_a.extend(mine)
             rest_b.extend(other)
     if len(rest_a) == len(rest_b) == 1:
-        kept.extend(_equate(labels, rest_a, rest_b))
+        found = _equate(labels, rest_a, rest_b)
+        kept.extend(_columns(rest_a[0], rest_b[0]) or _columns(rest_b[0], rest_a[0]) or found)
     else:
         labels.fix((*rest_a, *rest_b), "channels are arranged differently in the two operands")
     return kept
+
+
+def _columns(cells: LabelArray, columns: LabelArray) -> list[LabelArray]:
+    """The columns of a grid with which its cells were equated: they are the same in every row."""
+    return [columns] if cells.cell and columns.dims < cells.dims else []
 
 
 def _equate(labels: Labels, a: list[LabelArray], b: list[LabelArray]) -> list[LabelArray]:

@@ -29,7 +29,7 @@ from graphprune.tracing.sizes import Line, SizeLog
 from graphprune.utils.global_state import changing_globals, patched
 from graphprune.utils.modules import is_parameter
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable, short_name, written_arguments
-from graphprune.utils.tree import map_tensors, tensors_of
+from graphprune.utils.tree import LEAVES, map_tensors, tensors_of
 
 aten = torch.ops.aten
 _EMPTY, _SET_STRIDES = aten.empty.memory_format, aten.as_strided_.default
@@ -60,6 +60,10 @@ class ModuleCall:
         return not self.results and not self.by_name
 
 
+_NO_CACHES = LEAVES | {Tensor, nn.Parameter, tuple, list, dict}
+"""What most arguments of modules are that are no caches."""
+
+
 class Recorder(DispatchMode):
     """Turn every ATen call into a graph node while it happens."""
 
@@ -82,6 +86,7 @@ class Recorder(DispatchMode):
         self.scripts = 0
         self.calls: list[ModuleCall] = []
         self.elsewhere: list[tuple[str, tuple[fx.Node, ...]]] = []  # modules that other threads ran, and on what
+        self.handed: dict[int, Any] = {}  # what modules were given that is no tensor, by identity
         self._entered: list[tuple[fx.Node | None, int]] = []
         self._nodes: dict[int, fx.Node | tuple[fx.Node, int]] = {}
         self._seen = Aliases()
@@ -131,6 +136,7 @@ class Recorder(DispatchMode):
         if get_ident() != self.thread:
             return
         kwargs, output = given
+        self.handed.update((id(v), v) for v in (*args, *kwargs.values()) if type(v) not in _NO_CACHES)
         path = self.stack.pop()
         source, start = self._entered.pop()
         by_name = not args and bool(kwargs)
@@ -147,6 +153,11 @@ class Recorder(DispatchMode):
             return None
         with torch._C.DisableTorchFunction():  # sizes that are read in here are not read by the program
             return self.lookup(value)
+
+    def made_by_call(self, tensor: Tensor) -> fx.Node | None:
+        """The call that made a tensor; None for those of the model and its inputs, and where the origin is unknown."""
+        node = self._made(tensor)
+        return node if node is not None and node.op == "call_function" else None
 
     def add_input(self, tensor: Tensor) -> Tensor:
         """A placeholder for an example input; returns what the program should see."""
@@ -207,7 +218,9 @@ class Recorder(DispatchMode):
     def _constant(self, tensor: Tensor) -> fx.Node:
         name = f"constant_{len(self.constants)}"
         self.constants[name] = self.model_copy.originals.get(id(tensor), tensor)
-        return self._get_attr(name, tensor)
+        node = self._get_attr(name, tensor)
+        node.meta["unregistered"] = isinstance(tensor, nn.Parameter)
+        return node
 
     def _bind(self, tensor: Tensor, node: fx.Node) -> None:
         self._nodes[id(tensor)] = node

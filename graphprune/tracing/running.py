@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, fx, nn
 
@@ -19,18 +19,30 @@ from graphprune.tracing.side_effects import restored_globals
 from graphprune.tracing.sizes import SizeLog
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
-from graphprune.utils.held import held_functions
+from graphprune.utils.held import held_functions, tensors_in_objects
 from graphprune.utils.modules import set_training, tables
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import PLAIN, output_tensors
 
 Outputs = Callable[[Any], Any]
 
 
-def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> list[Any]:
+class RunResults(NamedTuple):
+    """The calls that made what a model returned.
+
+    Attributes:
+        results: its tensors.
+        in_objects: those that objects of other classes hold: they keep their shape, and are not compared.
+    """
+
+    results: list[Any]
+    in_objects: list[Any]
+
+
+def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> RunResults:
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
-        TraceError: there is no tensor among the results. Whatever ``forward`` raises is passed on.
+        TraceError: the result is an object in which there is no tensor. Whatever ``forward`` raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
     own = recorder.model_copy
@@ -40,17 +52,42 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
     kept = outputs(result) if outputs else result
-    found = [recorder.node_for(t) for t in tensors_of(kept)]
-    if not found:
-        raise TraceError(
-            f"model: its output is {with_article(type(kept).__name__)}, in which no tensor was found",
-            where=f"the output of {type(recorder.model_copy.module).__name__}",
-            found=f"{with_article(type(kept).__name__)}",
-            needed="tensors, in tuples, lists, dicts and dataclasses",
-            do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
-            "out.logits",
-        )
-    return found
+    found = [recorder.node_for(t) for t in output_tensors(kept)]
+    if not found and type(kept) not in PLAIN:
+        kind = with_article(type(kept).__name__)
+        raise _no_tensors(recorder, f"its output is {kind}, in which no tensor was found", kind)
+    return RunResults(found, [node for node in _made_in_objects(recorder, kept) if node not in found])
+
+
+def check_results(recorder: Recorder, results: Sequence[Any]) -> None:
+    """What several calls returned; some of them, such as an update of averages, may return nothing.
+
+    Raises:
+        TraceError: none of them returned a tensor.
+    """
+    if not results:
+        raise _no_tensors(recorder, "it returned no tensor", "no output in which a tensor was found")
+
+
+def _no_tensors(recorder: Recorder, what: str, found: str) -> TraceError:
+    return TraceError(
+        f"model: {what}",
+        where=f"the output of {type(recorder.model_copy.module).__name__}",
+        found=found,
+        needed="tensors, in tuples, lists, dicts and dataclasses",
+        do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
+        "out.logits",
+    )
+
+
+def _made_in_objects(recorder: Recorder, result: Any) -> list[fx.Node]:
+    """The calls that made the tensors in objects of other classes, closures too.
+
+    The model's own modules are none, and neither is what they were handed: these are caches.
+    """
+    passed_over = recorder.handed.keys() | recorder.model_copy.paths.keys()
+    found = (recorder.made_by_call(t) for t in tensors_in_objects(result, passed_over))
+    return list(dict.fromkeys(node for node in found if node is not None))
 
 
 @dataclass(frozen=True)
@@ -91,7 +128,7 @@ class _Replayer(Recorder):
 def replay_copy(model_copy: MetaCopy, calls: Iterable[MethodCall], outputs: Outputs | None) -> Replay:
     """Run a copy in the mode that it is in, and note no sizes."""
     recorder = _Replayer(model_copy)
-    results = [result for call in calls for result in run_recorded(recorder, call, outputs)]
+    results = [result for call in calls for result in run_recorded(recorder, call, outputs).results]
     return Replay(recorder.graph.nodes, results, recorder.constants, frozenset(recorder.used))
 
 
@@ -106,8 +143,8 @@ def replay_on_shapes(model: nn.Module, calls: Iterable[MethodCall], outputs: Out
         outputs: picks from a result what is returned; None: all tensors.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on, and so is what torch raises
-            where it looks at values.
+        TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on, and so is what
+            torch raises where it looks at values.
     """
     model_copy = make_meta_copy(model, SizeLog())
     set_training(model_copy.modules, training=False)
@@ -128,7 +165,7 @@ def replay_program(
         training: in training mode. It may draw random numbers and go another way each time.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
+        TraceError: a result is an object without tensors. Whatever ``forward`` raises is passed on.
     """
     own = tables(model)
     paths = {id(submodule): path for path, submodule in own.modules}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from graphprune.tracing.size_places import attributes_held, is_integer, same_pairs, steps_into, write
+from graphprune.tracing.size_places import attributes_held, class_integers, is_integer, same_pairs, steps_into, write
 from graphprune.tracing.sizes import Attr, Size, SizeLog
 
 
@@ -37,9 +37,10 @@ class SizeMarker:
         self.known = known
 
     def mark_attributes(self, module: nn.Module, prefix: str) -> None:
-        """Mark what a module holds."""
+        """Mark what a module holds; integers of its class become its own."""
         repeated = list(same_pairs(module))
-        for name, value in attributes_held(module).items():
+        of_class = class_integers(type(module))  # type: ignore[arg-type]  # classes hash by identity
+        for name, value in {**of_class, **attributes_held(module)}.items():
             vars(module)[name] = self.marked(value, prefix + name)
         for name, table in repeated:
             vars(module)[name] = type(vars(module)[name])(vars(module)[table].items())

@@ -6,7 +6,7 @@ A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -56,6 +56,15 @@ def attributes_held(holder: Any) -> dict[str, Any]:
         if hasattr(holder, name):
             found[name] = getattr(holder, name)
     return {name: value for name, value in found.items() if name.isidentifier()}
+
+
+@lru_cache(maxsize=1024)
+def class_integers(kind: type[nn.Module]) -> Mapping[str, int]:
+    """The integers that a user's class of modules and its bases hold for all instances: ``hidden = 64``."""
+    bases = [base for base in reversed(kind.__mro__) if base.__module__.partition(".")[0] not in _OWN]
+    held = {name: value for base in bases for name, value in vars(base).items()}
+    names = [name for name in held if not name.startswith("__") and name not in _MODULES_NAMES]
+    return {name: held[name] for name in names if type(held[name]) is int}
 
 
 def is_plain_object(value: Any) -> bool:
@@ -119,10 +128,10 @@ def _write_entry(holder: dict[Any, Any], key: str | int, item: Any) -> None:
 
 
 def _write_attribute(holder: Any, name: str, item: Any) -> None:
-    if isinstance(holder, nn.Module):
-        setattr(holder, name, item)
-    elif name in getattr(holder, "__dict__", {}):
+    if name in getattr(holder, "__dict__", {}):
         vars(holder)[name] = item
+    elif isinstance(holder, nn.Module):
+        setattr(holder, name, item)
     else:
         object.__setattr__(holder, name, item)
 

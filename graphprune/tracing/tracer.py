@@ -7,7 +7,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.rebuilt_tensors import is_rebuilt, rebuild_any
 from graphprune.tracing.recorder import ModuleCall, Recorder
-from graphprune.tracing.running import Outputs, Replay
+from graphprune.tracing.running import Outputs, Replay, check_results
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
@@ -119,24 +119,28 @@ def record(
     """Trace calls of a model in eval mode, and in train mode too where that reaches something else.
 
     Raises:
-        TraceError: a result has no tensor. Whatever ``forward`` raises is passed on.
+        TraceError: there is no tensor in the results. Whatever ``forward`` raises is passed on.
     """
     log = SizeLog(on_meta=on_meta)
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
+    begun = frozenset(_parameters(recorder))
     runs = [record_run(recorder, call, outputs) for call in calls]
+    _check_built(recorder, begun)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
+    check_results(recorder, results)
     trained = record_training(recorder, runs, outputs)
+    kept = [*results, *trained.results, *(node for run in runs for node in run.in_objects)]
     _note_declared(recorder)
     log.close()
-    recorder.graph.output((*results, *trained.results))
+    recorder.graph.output(tuple(kept))
     return Trace(
         recorder.graph,
         recorder.shapes,
         recorder.inputs,
-        [*results, *trained.results],
+        kept,
         recorder.constants,
         log,
         dict(recorder.model_copy.kinds),
@@ -151,6 +155,28 @@ def record(
         trained.calls,
         tuple(recorder.elsewhere),
         replaced,
+    )
+
+
+def _parameters(recorder: Recorder) -> dict[str, Tensor]:
+    return dict(recorder.model_copy.module.named_parameters(remove_duplicate=False))
+
+
+def _check_built(recorder: Recorder, begun: Collection[str]) -> None:
+    """Raise an InputError where a run used parameters that it made, beside those that the model had at first."""
+    made = {name: recorder.lookup(tensor) for name, tensor in _parameters(recorder).items() if name not in begun}
+    used = [name for name, node in made.items() if node is not None and node.users]
+    if not used:
+        return
+    first, *more = sorted(used)
+    others = f" and {len(more)} more" if more else ""
+    kind = type(recorder.model_copy.module).__name__
+    raise InputError(
+        f"model: forward makes parameters at its first call, {first}{others}",
+        where=first,
+        found=f"{with_article(kind)} without {first}",
+        needed="a model with all of its parameters",
+        do="run the model once on an input before it is pruned, model(example)",
     )
 
 

@@ -29,11 +29,12 @@ from graphprune.utils.modules import named_modules
 
 @dataclass(frozen=True)
 class Run:
-    """One recorded call: what it did, and its results."""
+    """One recorded call: what it did, and its results, also those in objects."""
 
     call: MethodCall
     done: Replay
     results: list[fx.Node]
+    in_objects: list[fx.Node]
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,9 @@ class Trained:
 def record_run(recorder: Recorder, call: MethodCall, outputs: Outputs | None) -> Run:
     """Run a call under a recorder."""
     start = len(recorder.graph.nodes)
-    results = run_recorded(recorder, call, outputs)
+    results, in_objects = run_recorded(recorder, call, outputs)
     done = Replay(list(recorder.graph.nodes)[start:], results, {}, frozenset(recorder.used))
-    return Run(call, done, results)
+    return Run(call, done, results, in_objects)
 
 
 def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None) -> Trained:
@@ -88,7 +89,7 @@ def _record_trained(recorder: Recorder, run: Run, outputs: Outputs | None) -> Tr
                 return Trained()
             trained = record_run(recorder, call, outputs)
             if recorder.on_meta or _differs(recorder, run.done, trained.done, times):
-                return Trained((call,), tuple(trained.results))
+                return Trained((call,), (*trained.results, *trained.in_objects))
             _forget(recorder, before, inputs, used)
             return Trained()
         except Exception as error:

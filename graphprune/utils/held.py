@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
@@ -109,6 +109,24 @@ def reachable(roots: Iterable[Any], through_functions: bool = True) -> Iterator[
 
 def _is_leaf(value: Any) -> bool:
     return type(value) in weakref.ProxyTypes or (isinstance(value, _LEAVES) and not isinstance(value, Tensor))
+
+
+def tensors_in_objects(value: Any, passed_over: Container[int]) -> Iterator[Tensor]:
+    """All tensors that a value and the objects and functions in it hold, but for those of ``passed_over``.
+
+    Args:
+        value: any object.
+        passed_over: the identities of objects that are not looked into.
+    """
+    seen: dict[int, Any] = {}
+    stack = [value]
+    while stack:
+        found = stack.pop()
+        if isinstance(found, Tensor):
+            yield found
+        elif id(found) not in seen and id(found) not in passed_over and not isinstance(found, weakref.ref):
+            seen[id(found)] = found
+            stack += [*held_by(found), *slot_values(found).values()]
 
 
 def parts_of(model: nn.Module) -> set[int]:

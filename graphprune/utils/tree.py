@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.distributions import Distribution, Transform
 
 PLAIN = frozenset((type(None), bool, int, float, str, torch.dtype, torch.device, torch.layout))
 """What most arguments are that are no tensors, and no nodes that stand for such."""
@@ -32,6 +35,26 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     elif _holds_fields(value):
         for entry in fields(value):
             yield from tensors_of(getattr(value, entry.name))
+
+
+def output_tensors(value: Any) -> Iterator[Tensor]:
+    """All tensors in what a model returns, in order: those of :func:`tensors_of`, and parameters of distributions."""
+    if isinstance(value, Tensor):
+        yield value
+    else:
+        for item in _items(value):
+            yield from output_tensors(item)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    """What a result holds directly."""
+    if isinstance(value, tuple | list | deque):
+        return value
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, Distribution | Transform | SimpleNamespace):
+        return vars(value).values()
+    return [getattr(value, entry.name) for entry in fields(value)] if _holds_fields(value) else ()
 
 
 def _holds_fields(value: Any) -> bool:

@@ -265,6 +265,16 @@ def test_a_dense_model_on_meta_is_enough(tmp_path: Path) -> None:
             graphprune.load(tmp_path, dense, device=device)
 
 
+def test_a_class_that_others_cannot_import_is_named_as_such(tmp_path: Path) -> None:
+    class Local(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Linear(4, 8), nn.Linear(8, 2))
+
+    graphprune.save(graphprune.prune_model(Local(), 0.5, torch.randn(2, 4)), tmp_path / "slim")
+    with pytest.raises(LoadError, match="Local is not at the top of a module that other programs can import"):
+        graphprune.load(tmp_path / "slim")
+
+
 def test_tied_weights_flags_types_and_formats(tmp_path: Path) -> None:
     slim = graphprune.prune_model(gpt.gpt(tied=True), 0.5, IDS)
     next(slim.parameters()).requires_grad_(False)

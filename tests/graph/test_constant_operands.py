@@ -13,6 +13,7 @@ import graphprune
 X = torch.randn(2, 3, 8)
 ORDER = torch.arange(15, -1, -1)
 TABLE = torch.linspace(0, 1, 16)
+SCALE = nn.Parameter(torch.rand(16))
 
 
 class Net(nn.Module):
@@ -47,6 +48,7 @@ REASONS: dict[str, tuple[Callable[[Net, Tensor], Tensor], str]] = {
         lambda net, x: x + x[..., net.mask].mean(-1, keepdim=True),
         "looked up by number: the buffer mask of torch.bool; nothing of it can be removed",
     ),
+    "parameter": (lambda net, x: x * SCALE, "a parameter of no module in the model; in an nn.ModuleList or nn.Param"),
     "global": (lambda net, x: x * TABLE, "neither a parameter nor a buffer; registered as a buffer, it would follow"),
     "numbers": (lambda net, x: x[..., torch.arange(15, -1, -1)], "looked up by number: a constant that the program"),
     "written": (

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Independent, Normal
 
 import graphprune
-from graphprune.errors import TraceError
+from graphprune.errors import InputError, TraceError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
 
@@ -127,6 +128,91 @@ def test_an_output_without_tensors_is_refused() -> None:
         graphprune.trace(model, inputs)
     graph = graphprune.trace(model, inputs, outputs=lambda box: box.content)
     assert graph.plan(0.5).apply(model)(inputs).content.shape == (2, 16)
+
+
+class Actor(nn.Module):
+    """Actions and a value: of normal distributions, [n, 4] -> [n, 16], or what ``wrap`` makes of the means."""
+
+    def __init__(self, wrap: Callable[[Tensor], Any] | None = None) -> None:
+        super().__init__()
+        self.wrap = wrap
+        self.trunk, self.mean, self.value = nn.Linear(4, 32), nn.Linear(32, 16), nn.Linear(32, 1)
+        self.log_std = nn.Parameter(torch.randn(16))
+
+    def forward(self, x: Tensor) -> tuple[Any, Tensor]:
+        hidden = self.trunk(x).tanh()
+        mean = self.mean(hidden)
+        wrapped = self.wrap(mean) if self.wrap else Independent(Normal(mean, self.log_std.exp()), 1)
+        return wrapped, self.value(hidden)
+
+
+def test_the_parameters_of_a_distribution_are_outputs() -> None:
+    model, inputs = Actor().eval(), torch.randn(2, 4)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert slim(inputs)[0].mean.shape == (2, 16)
+    assert slim.trunk.out_features == 16
+    check = graphprune.verify(model, slim, plan, inputs)
+    assert check.passed and check.outputs == 3
+
+
+@pytest.mark.parametrize("wrap", [Box, lambda mean: [Box({"mean": mean})], lambda mean: lambda: mean])
+def test_tensors_in_objects_beside_tensors_keep_their_shape(wrap: Callable[[Tensor], Any]) -> None:
+    model, inputs = Actor(wrap).eval(), torch.randn(2, 4)
+    slim = graphprune.trace(model, inputs).plan(0.5).apply(model)
+    assert (slim.mean.out_features, slim.trunk.out_features) == (16, 16)
+
+
+class Keeping(nn.Module):
+    """A layer that puts its keys into the cache that it is given. [n, 4] -> [n, 8]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys, self.leave = nn.Linear(4, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor, cache: Box) -> Tensor:
+        cache.content = self.keys(x)
+        return self.leave(cache.content)
+
+
+class Cached(nn.Module):
+    """A network that returns its cache too. [n, 4] -> [n, 8]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Keeping()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Box]:
+        cache = Box(x)
+        return self.layer(x, cache), cache
+
+
+def test_caches_that_layers_are_given_are_no_outputs() -> None:
+    slim = graphprune.trace(Cached().eval(), torch.randn(2, 4)).plan(0.5).apply(Cached())
+    assert slim.layer.keys.out_features == 8
+
+
+class BuiltLate(nn.Module):
+    """Makes its last layer when it first sees an input. [n, 4] -> [n, 3]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(4, 16), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.enter(x).relu()
+        if self.leave is None:
+            self.leave = nn.Linear(hidden.shape[1], 3)
+        return self.leave(hidden)
+
+
+def test_layers_that_are_built_at_the_first_call_are_asked_for() -> None:
+    model, inputs = BuiltLate(), torch.randn(2, 4)
+    with pytest.raises(InputError, match=r"makes parameters at its first call, leave.bias and 1 more[\s\S]*run the mo"):
+        graphprune.trace(model, inputs)
+    assert model.leave is None
+    model(inputs)
+    assert graphprune.prune_model(model, 0.5, inputs, verify=True).leave.in_features == 8
 
 
 class Biased(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -130,3 +131,36 @@ def test_what_fails_is_named() -> None:
 
 def test_a_call_prints_itself() -> None:
     assert repr(MethodCall("decode", Z, task="b")) == "MethodCall('decode', f32[2, 3], task='b')"
+
+
+class MeanTeacher(nn.Module):
+    """A student, and a teacher that a method of its own makes its moving average. [n, 4] -> two of [n, 8]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = (nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 8)) for _ in range(2))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        for own, other in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            own.lerp_(other, 0.1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.student(x), self.teacher(x)
+
+
+def test_a_call_that_returns_nothing_may_tie_channels() -> None:
+    model, inputs = MeanTeacher().double().eval(), torch.randn(2, 4, dtype=torch.float64)
+    examples = [MethodCall("forward", inputs), MethodCall("update")]
+    before = copy.deepcopy(model.state_dict())
+    plan = graphprune.trace(model, examples).plan(0.5)
+    assert [kept.tolist() for kept in plan.kept["teacher.0.weight"].values()] == [
+        kept.tolist() for kept in plan.kept["student.0.weight"].values()
+    ]
+    assert graphprune.verify(model, plan.apply(model), plan, examples).passed
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_no_call_returns_a_tensor() -> None:
+    with pytest.raises(TraceError, match="model: it returned no tensor"):
+        graphprune.trace(MeanTeacher(), MethodCall("update"))

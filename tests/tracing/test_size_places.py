@@ -132,6 +132,46 @@ def test_heads_are_found_in_what_a_layer_holds(name: str) -> None:
     assert type(net.layers[0].held) is type(slim.layers[0].held)
 
 
+class OfClass(nn.Module):
+    """Its class holds the number of heads."""
+
+    heads = 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_a_number_that_the_class_holds_becomes_the_slim_layers_own() -> None:
+    net = Net(OfClass())
+    slim = halved(net)
+    assert (slim.layers[0].heads, net.layers[0].heads, OfClass.heads) == (2, 4, 4)
+
+
+class Fixed(nn.Module):
+    """A width that cannot be set again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = 16
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "width" and name in vars(self):
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(-1, 6, self.width)
+
+
+def test_a_layer_that_refuses_other_values_is_changed_past_that() -> None:
+    assert halved(Net(Fixed())).layers[0].width == 8
+
+
 def test_layers_that_share_an_object_keep_the_same_number() -> None:
     shared, read = {"heads": 4}, HOLDERS["dictionary"][1]
     slim = halved(Net(Attention(shared, read), Attention(shared, read)))
