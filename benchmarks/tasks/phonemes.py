@@ -25,6 +25,8 @@ LONGEST = 20
 """Phonemes of a word."""
 LENGTHS = range(3, 13)
 """Letters of the words that are asked for."""
+FINELY = 4000
+"""So many words tell apart networks that are nearly equal: one in a hundred is a standard error of 800."""
 
 Words = tuple[Tensor, Tensor]
 """Words of one length: letters [b, t] and the phonemes before each that is asked for [b, s]."""
@@ -146,9 +148,19 @@ class Phonemes(Pretrained):
     def loss(output: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
+    @property
+    def fine_metric(self) -> str:
+        return f"words right, of {FINELY:,}"
+
+    def evaluate_finely(self, model: nn.Module) -> float:
+        return self._right(model, "test", FINELY)
+
     def judge(self, model: nn.Module, split: str) -> float:
+        return self._right(model, split, 800)
+
+    def _right(self, model: nn.Module, split: str, most: int) -> float:
         known, right, count = phoneme_numbers(), 0, 0
-        for same in by_length(drawn(words(split), 24 if self.quick else 800, 0)):
+        for same in by_length(drawn(words(split), 24 if self.quick else most, 0)):
             for word, found in zip(same, spelled(model, numbers(same)), strict=True):
                 right += any([known[p] for p in said] == found for said in pronunciations()[word])
                 count += 1
