@@ -1,11 +1,11 @@
 """Who prunes better? graphprune, Torch-Pruning and torch-kirigami with the same MACs, samples and training.
 
-graphprune enters as it is by default: ``prune_model`` with 128 training samples without labels. The others may use their
-criteria and rankings, and these samples with labels where a criterion asks for them. Which ones they enter with is
-decided without the test split: a network of a seed of its own is trained without some of the training data, by which
-all methods are judged at once, and the four best criteria of each library after training too. The method that is best
-at once and the one that is best after training then run on the other seeds, which are judged by the test split; the
-table has the medians.
+graphprune enters as it is by default: ``prune_model`` with 128 training samples without labels. The others may use
+their criteria and rankings, and these samples with labels where a criterion asks for them. Which ones they enter with
+is decided without the test split: a network of a seed of its own is trained without some of the training data, by
+which all methods are judged at once, and the four best criteria of each library after training too. The method that is
+best at once and the one that is best after training then run on the other seeds, which are judged by the test split;
+the table has the medians.
 
 Batch norms of the other libraries' networks are re-estimated with the same samples, as any user would do. Their
 *structure with our repair* is the same channels, taken out of the dense network and repaired by graphprune.

@@ -21,7 +21,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.held import held_functions, tensors_in_objects
 from graphprune.utils.modules import set_training, tables
-from graphprune.utils.tree import PLAIN, output_tensors
+from graphprune.utils.tree import PLAIN, iterators_in, output_tensors
 
 Outputs = Callable[[Any], Any]
 
@@ -42,7 +42,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     """Run the recorder's copy of the model; the nodes of its results.
 
     Raises:
-        TraceError: the result is an object in which there is no tensor. Whatever ``forward`` raises is passed on.
+        TraceError: the result is an object in which there is no tensor, or holds an iterator. Whatever ``forward``
+            raises is passed on.
     """
     seen = call.mapped(recorder.add_input)
     own = recorder.model_copy
@@ -52,6 +53,8 @@ def run_recorded(recorder: Recorder, call: MethodCall, outputs: Outputs | None) 
     with recording(recorder), restored_globals(own.modules, functions), emptied_tables(holders):
         result = seen.run(own.module)
     kept = outputs(result) if outputs else result
+    if (unread := next(iterators_in(kept), None)) is not None:
+        raise _not_read(recorder, with_article(type(unread).__name__))
     found = [recorder.node_for(t) for t in output_tensors(kept)]
     if not found and type(kept) not in PLAIN:
         kind = with_article(type(kept).__name__)
@@ -77,6 +80,16 @@ def _no_tensors(recorder: Recorder, what: str, found: str) -> TraceError:
         needed="tensors, in tuples, lists, dicts and dataclasses",
         do="pass outputs=, a function that picks the tensors that must keep their shape: outputs=lambda out: "
         "out.logits",
+    )
+
+
+def _not_read(recorder: Recorder, iterator: str) -> TraceError:
+    return TraceError(
+        f"model: its output holds {iterator}, whose items are made only when it is read",
+        where=f"the output of {type(recorder.model_copy.module).__name__}",
+        found=iterator,
+        needed="tensors that are there when forward returns",
+        do="return a list of the items, or pass outputs=, a function that picks the other tensors",
     )
 
 

@@ -46,6 +46,15 @@ def output_tensors(value: Any) -> Iterator[Tensor]:
             yield from output_tensors(item)
 
 
+def iterators_in(value: Any) -> Iterator[Iterator[Any]]:
+    """Generators and the like in what a model returns: what they hold cannot be seen without reading them."""
+    if isinstance(value, Iterator):
+        yield value
+    elif not isinstance(value, Tensor):
+        for item in _items(value):
+            yield from iterators_in(item)
+
+
 def _items(value: Any) -> Iterable[Any]:
     """What a result holds directly."""
     if isinstance(value, tuple | list | deque):

@@ -146,6 +146,23 @@ class Actor(nn.Module):
         return wrapped, self.value(hidden)
 
 
+class LazyItems(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = self.first(x).relu()
+        return self.second(hidden), zip([self.third(hidden)], ["a"], strict=True)
+
+
+def test_iterators_beside_tensors_are_refused_since_their_items_are_not_seen() -> None:
+    with pytest.raises(TraceError, match=r"its output holds a zip[\s\S]*return a list"):
+        graphprune.trace(LazyItems(), torch.randn(2, 4))
+    graph = graphprune.trace(LazyItems(), torch.randn(2, 4), outputs=lambda out: out[0])
+    assert graph.groups
+
+
 def test_the_parameters_of_a_distribution_are_outputs() -> None:
     model, inputs = Actor().eval(), torch.randn(2, 4)
     plan = graphprune.trace(model, inputs).plan(0.5)
