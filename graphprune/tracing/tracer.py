@@ -28,7 +28,7 @@ from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
 from graphprune.tracing.training_mode import record_run, record_training
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
-from graphprune.utils.modules import set_training
+from graphprune.utils.modules import Modules, named_modules, set_training
 from graphprune.utils.random_state import random_state
 
 
@@ -125,7 +125,7 @@ def record(
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
-    begun = frozenset(_parameters(recorder))
+    begun = _parameters(recorder.model_copy.modules).keys()
     runs = [record_run(recorder, call, outputs) for call in calls]
     _check_built(recorder, begun)
     replaced = tuple(_replaced(recorder))
@@ -158,13 +158,20 @@ def record(
     )
 
 
-def _parameters(recorder: Recorder) -> dict[str, Tensor]:
-    return dict(recorder.model_copy.module.named_parameters(remove_duplicate=False))
+def _parameters(modules: Modules) -> dict[str, nn.Parameter]:
+    """By the first path of their module."""
+    return {
+        f"{path}.{name}" if path else name: parameter
+        for path, module in modules
+        for name, parameter in module._parameters.items()
+        if parameter is not None
+    }
 
 
 def _check_built(recorder: Recorder, begun: Collection[str]) -> None:
     """Raise an InputError where a run used parameters that it made, beside those that the model had at first."""
-    made = {name: recorder.lookup(tensor) for name, tensor in _parameters(recorder).items() if name not in begun}
+    found = _parameters(named_modules(recorder.model_copy.module))
+    made = {name: recorder.lookup(found[name]) for name in found.keys() - begun}
     used = [name for name, node in made.items() if node is not None and node.users]
     if not used:
         return

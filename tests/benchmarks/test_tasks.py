@@ -215,7 +215,7 @@ def test_macs_are_multiply_adds() -> None:
     assert macs(nn.Conv2d(3, 4, 3), torch.zeros(1, 3, 6, 6)) == 4 * 3 * 9 * 16
 
 
-@pytest.mark.parametrize("method", ["l2", "taylor", "magnitude local", "hessian global", "group magnitude, each layer"])
+@pytest.mark.parametrize("method", ["auto", "magnitude local", "hessian global", "group magnitude, each layer"])
 def test_every_library_keeps_to_the_macs_and_leaves_the_dense_network(method: str) -> None:
     given = case()
     if method.startswith("group"):
