@@ -96,7 +96,7 @@ def test_the_work_grows_with_the_depth_as_it_should() -> None:
     calls = [sum(work(lambda layers=layers: prune(layers)).values()) for layers in sizes]  # type: ignore[misc]
     per_layer = [(b - a) / (n - m) for a, b, m, n in zip(calls, calls[1:], sizes, sizes[1:], strict=False)]
     assert per_layer[1] < 1.05 * per_layer[0]
-    assert per_layer[1] < 2100
+    assert per_layer[1] < 2120
 
 
 def runs(layers: int, width: int) -> int:

@@ -169,7 +169,7 @@ def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], sha
     for mine, other in ((a, b), (b, a)):
         covered = shared & _NO_DIMS.union(*[array.dims for array in other])
         alone = [array for array in other if array.cell and not any(rows.dims < array.dims for rows in other)]
-        lost = [array for array in mine if array.dims.isdisjoint(covered) or _are_rows_of(array, alone)]
+        lost = [array for array in mine if array.dims.isdisjoint(covered) or (alone and _are_rows_of(array, alone))]
         if lost:
             labels.fix(lost, MEETS_NO_CHANNELS)
             mine[:] = [array for array in mine if array not in lost]

@@ -136,7 +136,8 @@ class Recorder(DispatchMode):
         if get_ident() != self.thread:
             return
         kwargs, output = given
-        self.handed.update((id(v), v) for v in (*args, *kwargs.values()) if type(v) not in _NO_CACHES)
+        if not _NO_CACHES.issuperset(map(type, (*args, *kwargs.values()))):
+            self.handed.update((id(v), v) for v in (*args, *kwargs.values()) if type(v) not in _NO_CACHES)
         path = self.stack.pop()
         source, start = self._entered.pop()
         by_name = not args and bool(kwargs)
