@@ -39,8 +39,7 @@ class SizeMarker:
     def mark_attributes(self, module: nn.Module, prefix: str) -> None:
         """Mark what a module holds; integers of its class become its own."""
         repeated = list(same_pairs(module))
-        of_class = class_integers(type(module))  # type: ignore[arg-type]  # classes hash by identity
-        for name, value in {**of_class, **attributes_held(module)}.items():
+        for name, value in {**class_integers(type(module)), **attributes_held(module)}.items():
             vars(module)[name] = self.marked(value, prefix + name)
         for name, table in repeated:
             vars(module)[name] = type(vars(module)[name])(vars(module)[table].items())

@@ -6,7 +6,7 @@ A place is written as Python would: ``"blocks.0.heads"``, ``"norm.shape[0]"``, `
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,13 +58,17 @@ def attributes_held(holder: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name.isidentifier()}
 
 
-@lru_cache(maxsize=1024)
-def class_integers(kind: type[nn.Module]) -> Mapping[str, int]:
-    """The integers that a user's class of modules and its bases hold for all instances: ``hidden = 64``."""
-    bases = [base for base in reversed(kind.__mro__) if base.__module__.partition(".")[0] not in _OWN]
-    held = {name: value for base in bases for name, value in vars(base).items()}
-    names = [name for name in held if not name.startswith("__") and name not in _MODULES_NAMES]
-    return {name: held[name] for name in names if type(held[name]) is int}
+def class_integers(kind: type[nn.Module]) -> dict[str, int]:
+    """The integers that a user's class of modules and its bases hold for all instances now: ``hidden = 64``."""
+    held: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if base.__module__.partition(".")[0] not in _OWN:
+            held.update(vars(base))
+    return {
+        name: value
+        for name, value in held.items()
+        if type(value) is int and not name.startswith("__") and name not in _MODULES_NAMES
+    }
 
 
 def is_plain_object(value: Any) -> bool:

@@ -152,6 +152,12 @@ def test_a_number_that_the_class_holds_becomes_the_slim_layers_own() -> None:
     assert (slim.layers[0].heads, net.layers[0].heads, OfClass.heads) == (2, 4, 4)
 
 
+def test_what_the_class_holds_is_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert halved(Net(OfClass())).layers[0].heads == 2
+    monkeypatch.setattr(OfClass, "heads", 8)
+    assert halved(Net(OfClass())).layers[0].heads == 4
+
+
 class Fixed(nn.Module):
     """A width that cannot be set again."""
 
