@@ -11,9 +11,10 @@ from collections import OrderedDict, deque
 from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
-from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 _CONTAINERS = (list, tuple, set, frozenset, deque)
@@ -126,7 +127,20 @@ def tensors_in_objects(value: Any, passed_over: Container[int]) -> Iterator[Tens
             yield found
         elif id(found) not in seen and id(found) not in passed_over and not isinstance(found, weakref.ref):
             seen[id(found)] = found
-            stack += [*held_by(found), *slot_values(found).values()]
+            stack += [*held_by(found), *slot_values(found).values(), *_held_within(found)]
+
+
+def _held_within(value: Any) -> Iterable[Any]:
+    """What a value of Python's or numpy's own classes holds, though it is neither a container nor an attribute."""
+    if isinstance(value, BaseException):
+        return value.args
+    if isinstance(value, slice):
+        return value.start, value.stop, value.step
+    if isinstance(value, BuiltinMethodType):
+        return (value.__self__,)
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return value.flat
+    return ()
 
 
 def parts_of(model: nn.Module) -> set[int]:

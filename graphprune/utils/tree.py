@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from types import SimpleNamespace
@@ -57,7 +57,7 @@ def iterators_in(value: Any) -> Iterator[Iterator[Any]]:
 
 def _items(value: Any) -> Iterable[Any]:
     """What a result holds directly."""
-    if isinstance(value, tuple | list | deque):
+    if isinstance(value, tuple | list | deque | ValuesView | ItemsView):
         return value
     if isinstance(value, Mapping):
         return value.values()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -173,7 +174,27 @@ def test_the_parameters_of_a_distribution_are_outputs() -> None:
     assert check.passed and check.outputs == 3
 
 
-@pytest.mark.parametrize("wrap", [Box, lambda mean: [Box({"mean": mean})], lambda mean: lambda: mean])
+HOLDERS: list[Callable[[Tensor], Any]] = [
+    Box,
+    lambda mean: [Box({"mean": mean})],
+    lambda mean: lambda: mean,
+    lambda mean: mean.sum,
+    lambda mean: slice(mean, None),
+    lambda mean: ValueError(mean),
+    lambda mean: np.array([mean, None], dtype=object),
+]
+
+
+@pytest.mark.parametrize("view", [dict.values, dict.items])
+def test_tensors_in_views_of_dictionaries_are_outputs(view: Callable[[dict[str, Tensor]], Any]) -> None:
+    model, inputs = Actor(lambda mean: view({"mean": mean})).eval(), torch.randn(2, 4)
+    plan = graphprune.trace(model, inputs).plan(0.5)
+    slim = plan.apply(model)
+    assert (slim.mean.out_features, slim.trunk.out_features) == (16, 16)
+    assert graphprune.verify(model, slim, plan, inputs).outputs == 2
+
+
+@pytest.mark.parametrize("wrap", HOLDERS)
 def test_tensors_in_objects_beside_tensors_keep_their_shape(wrap: Callable[[Tensor], Any]) -> None:
     model, inputs = Actor(wrap).eval(), torch.randn(2, 4)
     slim = graphprune.trace(model, inputs).plan(0.5).apply(model)
