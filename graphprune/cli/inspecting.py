@@ -58,11 +58,7 @@ def inspect_command(
         graphprune inspect net.py:make --input 1,3,32,32 --html report.html
     """
     given.check_meta(meta)
-    check_page("--html", html)
-    _check_couplings(to)
-    if explorer is not None:
-        check_own("--explorer", explorer)
-    check_apart({"--to": to, "--explorer": explorer, "--html": html})
+    _check_outputs(to, explorer, html)
     model, graph = traced(out, given.spec, given, meta)
     if to is not None:
         graph.export(to)
@@ -75,9 +71,17 @@ def inspect_command(
     return 0
 
 
-def _check_couplings(path: Path | None) -> None:
-    if path is None:
-        return
+def _check_outputs(to: Path | None, explorer: Path | None, html: Path | None) -> None:
+    """Usage is wrong if something cannot be written where it is to go."""
+    check_page("--html", html)
+    if to is not None:
+        _check_couplings(to)
+    if explorer is not None:
+        check_own("--explorer", explorer)
+    check_apart({"--to": to, "--explorer": explorer, "--html": html})
+
+
+def _check_couplings(path: Path) -> None:
     if path.suffix.lower() not in COUPLING_SUFFIXES:
         raise usage_error(f"--to: {path} must end with one of {_SUFFIXES}")
     check_new_file("--to", path)

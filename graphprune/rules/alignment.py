@@ -168,7 +168,10 @@ def _fix_unmatched(labels: Labels, a: list[LabelArray], b: list[LabelArray], sha
     """
     for mine, other in ((a, b), (b, a)):
         covered = shared & _NO_DIMS.union(*[array.dims for array in other])
-        alone = [array for array in other if array.cell and not any(rows.dims < array.dims for rows in other)]
+        alone = []
+        for array in other:  # a loop: hardly any operand has cells
+            if array.cell and not any(rows.dims < array.dims for rows in other):
+                alone.append(array)
         lost = [array for array in mine if array.dims.isdisjoint(covered) or (alone and _are_rows_of(array, alone))]
         if lost:
             labels.fix(lost, MEETS_NO_CHANNELS)

@@ -7,7 +7,7 @@ values of floats (a detector choosing boxes) is run once more with everything re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from graphprune.errors import InputError, TraceError
 from graphprune.tracing.inputs import MethodCall, advice_on, describe
 from graphprune.tracing.kept_tables import from_empty_tables
+from graphprune.tracing.made_parameters import check_none_made, parameters_by_path
 from graphprune.tracing.model_copy import MetaCopy, make_meta_copy
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.places import raised_at
@@ -25,7 +26,7 @@ from graphprune.tracing.recorder import ModuleCall, Recorder
 from graphprune.tracing.running import Outputs, Replay, check_results
 from graphprune.tracing.size_tracking.watching import watching
 from graphprune.tracing.sizes import Attr, Size, SizeLog, attributes_of, plain
-from graphprune.tracing.training_mode import record_run, record_training
+from graphprune.tracing.training_mode import Run, record_run, record_training
 from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import Modules, named_modules, set_training
@@ -125,13 +126,10 @@ def record(
     recorder = make_recorder(make_meta_copy(model, log, on_meta), log, on_meta)
     random = random_state()
     set_training(recorder.model_copy.modules, training=False)
-    begun = _parameters(recorder.model_copy.modules).keys()
-    runs = [record_run(recorder, call, outputs) for call in calls]
-    _check_built(recorder, begun)
+    runs, modules = _run_all(recorder, calls, outputs)
     replaced = tuple(_replaced(recorder))
     evaluated, results = len(recorder.graph.nodes), [node for run in runs for node in run.results]
-    check_results(recorder, results)
-    trained = record_training(recorder, runs, outputs)
+    trained = record_training(recorder, runs, outputs, modules)
     kept = [*results, *trained.results, *(node for run in runs for node in run.in_objects)]
     _note_declared(recorder)
     log.close()
@@ -158,33 +156,14 @@ def record(
     )
 
 
-def _parameters(modules: Modules) -> dict[str, nn.Parameter]:
-    """By the first path of their module."""
-    return {
-        f"{path}.{name}" if path else name: parameter
-        for path, module in modules
-        for name, parameter in module._parameters.items()
-        if parameter is not None
-    }
-
-
-def _check_built(recorder: Recorder, begun: Collection[str]) -> None:
-    """Raise an InputError where a run used parameters that it made, beside those that the model had at first."""
-    found = _parameters(named_modules(recorder.model_copy.module))
-    made = {name: recorder.lookup(found[name]) for name in found.keys() - begun}
-    used = [name for name, node in made.items() if node is not None and node.users]
-    if not used:
-        return
-    first, *more = sorted(used)
-    others = f" and {len(more)} more" if more else ""
-    kind = type(recorder.model_copy.module).__name__
-    raise InputError(
-        f"model: forward makes parameters at its first call, {first}{others}",
-        where=first,
-        found=f"{with_article(kind)} without {first}",
-        needed="a model with all of its parameters",
-        do="run the model once on an input before it is pruned, model(example)",
-    )
+def _run_all(recorder: Recorder, calls: Iterable[MethodCall], outputs: Outputs | None) -> tuple[list[Run], Modules]:
+    """Run the copy in eval mode; what each call did, and the copy's modules afterwards."""
+    before = parameters_by_path(recorder.model_copy.modules).keys()
+    runs = [record_run(recorder, call, outputs) for call in calls]
+    modules = named_modules(recorder.model_copy.module)
+    check_none_made(recorder, modules, before)
+    check_results(recorder, [node for run in runs for node in run.results])
+    return runs, modules
 
 
 def _replaced(recorder: Recorder) -> Iterator[tuple[str, fx.Node]]:

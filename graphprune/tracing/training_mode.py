@@ -24,7 +24,7 @@ from graphprune.tracing.reach import Reach
 from graphprune.tracing.recorder import Recorder
 from graphprune.tracing.running import Outputs, Replay, replay_copy, run_recorded
 from graphprune.tracing.training_reads import reads_training
-from graphprune.utils.modules import named_modules
+from graphprune.utils.modules import Modules, named_modules
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,17 @@ def record_run(recorder: Recorder, call: MethodCall, outputs: Outputs | None) ->
     return Run(call, done, results, in_objects)
 
 
-def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None) -> Trained:
-    """Trace the calls in training mode too that reach something there that evaluation does not."""
+def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | None, modules: Modules) -> Trained:
+    """Trace the calls in training mode too that reach something there that evaluation does not.
+
+    Args:
+        recorder: recorded the runs.
+        runs: the calls in evaluation mode.
+        outputs: picks what counts of a result; None: all tensors.
+        modules: those of the recorder's copy after the runs.
+    """
     model = recorder.model_copy.module
-    if not reads_training(model, recorder.model_copy.holders) and recorder.parameters <= recorder.used:
+    if not reads_training(modules, recorder.model_copy.holders) and recorder.parameters <= recorder.used:
         return Trained()
     model.train()
     found = [_record_trained(recorder, run, outputs) for run in runs]

@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from types import CodeType, FunctionType
 from weakref import WeakKeyDictionary
 
-from torch import nn
-
 from graphprune.utils.held import held_by_function, held_functions
-from graphprune.utils.modules import Modules, named_modules
+from graphprune.utils.modules import Modules
 
 _known: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
@@ -21,17 +19,16 @@ _NOISE = re.compile(r"drop|stochastic_depth|batch_norm|rrelu")
 """Names of functions that add noise in training, or take other statistics, and do nothing else."""
 
 
-def reads_training(model: nn.Module, holders: Modules | None = None) -> bool:
-    """Does a class of the model, or a function that it holds, read ``training`` for more than dropout and the like?
+def reads_training(modules: Modules, holders: Modules | None = None) -> bool:
+    """Does a class of these modules, or a function that it holds, read ``training`` for more than dropout and the like?
 
     Those of torch are passed over. Where there is no source code, every read counts.
 
     Args:
-        model: any module.
-        holders: those of its submodules that may hold functions; None: all. What a run leaves in others was made by
+        modules: all of a model, by path.
+        holders: those of them that may hold functions; None: all. What a run leaves in others was made by
             functions of the model's classes, which are looked through with the functions in them.
     """
-    modules = named_modules(model)
     kinds = {type(module) for _, module in modules}
     return any(map(_class_reads, kinds)) or any(
         _reads(function) for _, function in held_functions(modules if holders is None else holders)

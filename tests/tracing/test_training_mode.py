@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune.tracing.training_reads import reads_training
+from graphprune.utils.modules import named_modules
 
 pytestmark = pytest.mark.filterwarnings("ignore::graphprune.UnreachedWarning")
 """Of what a kind of network does not use."""
@@ -176,7 +177,7 @@ def test_training_that_needs_targets_is_left_out() -> None:
 
 
 def test_dropout_and_batch_norm_make_no_second_trace() -> None:
-    assert reads_training(Dropped())
+    assert reads_training(named_modules(Dropped()))
     assert not graphprune.trace(Dropped(), X).trace.trained
 
 
@@ -215,16 +216,16 @@ class Branching(nn.Module):
 
 @pytest.mark.parametrize("method", ["dropout", "probability", "checkpointing"])
 def test_dropout_is_no_question(method: str) -> None:
-    assert not reads_training(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})())
+    assert not reads_training(named_modules(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})()))
 
 
 @pytest.mark.parametrize("method", ["head", "chosen", "added", "stored", "got", "both"])
 def test_anything_else_may_be(method: str) -> None:
-    assert reads_training(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})())
+    assert reads_training(named_modules(type("Net", (nn.Module,), {"forward": vars(Branching)[method]})()))
 
 
 def test_models_that_do_not_ask_are_not_run_in_training() -> None:
-    assert not reads_training(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout()))
+    assert not reads_training(named_modules(nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout())))
 
 
 @pytest.mark.parametrize("kind", [InPlace, Rebound, ThroughData, Stacked])
