@@ -26,7 +26,7 @@ LONGEST = 20
 LENGTHS = range(3, 13)
 """Letters of the words that are asked for."""
 FINELY = 4000
-"""So many words tell apart networks that are nearly equal: one in a hundred is a standard error of 800."""
+"""So many words tell apart networks that are nearly equal: of 800 the standard error is nearly two in a hundred."""
 
 Words = tuple[Tensor, Tensor]
 """Words of one length: letters [b, t] and the phonemes before each that is asked for [b, s]."""
