@@ -11,10 +11,10 @@ import typer
 from torch import nn
 
 import graphprune
+from graphprune.cli.given_inputs import given_inputs
 from graphprune.cli.model_options import MODEL_PANEL
 from graphprune.cli.models import load_spec
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
-from graphprune.cli.shaped_inputs import inputs_of_shape
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
 from graphprune.cli.user_files import FILE_MODULE
 from graphprune.errors import InputError
@@ -23,7 +23,6 @@ from graphprune.export.bundle import bundle_versions
 from graphprune.export.manifest import MANIFEST, read_manifest
 from graphprune.pruning.plan import plans_of
 from graphprune.tracing.input_specs import inputs_of_spec
-from graphprune.tracing.inputs import Inputs
 
 Dense = Annotated[
     str | None,
@@ -98,18 +97,18 @@ def is_bundle(name: str | Path) -> bool:
     return Path(name).is_dir() and bundle_versions(Path(name)).latest() is not None
 
 
-def traced_inputs(slim: nn.Module, shape: Any) -> Inputs:
-    """Example inputs of the shape that was given, or like those that the dense model was traced with."""
-    if shape is not None:
-        return inputs_of_shape(slim, shape)
+def traced_inputs(slim: nn.Module, given: Any) -> Any:
+    """The inputs that ``--input`` asks for, or such as the dense model was traced with."""
+    if given is not None:
+        return given_inputs(slim, given)
     specs = plans_of(slim)[0].inputs
     forward = next((spec for spec in specs if spec["method"] == "forward"), None)
     if forward is None:
         raise InputError(
             "--input: the bundle does not say what the model was traced with",
             found="a plan without inputs",
-            needed="the shape of the input",
-            do="give the shape of its input, such as --input 1,3,224,224",
+            needed="the shape of the input, or a function that returns all inputs",
+            do="give the shape of its input, such as --input 1,3,224,224, or --input module:function",
         )
     call = inputs_of_spec(forward)
     if call.args and call.kwargs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ import typer
 from graphprune.cli.data_files import ARRAYS, IMAGES, DataFolder, read_records
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.option_values import at_least
-from graphprune.cli.references import check_reference, load_reference
+from graphprune.cli.references import check_reference, value_of
 from graphprune.errors import InputError
 from graphprune.utils.checks import found_value, with_article
 
@@ -119,8 +119,7 @@ class CalibrationOptions(OptionGroup):
 
 def _batches_of(option: str, place: str) -> tuple[Any, str]:
     """The batches that a function returns."""
-    found = load_reference(option, place)
-    batches: Any = _called(option, place, found) if callable(found) else found
+    batches: Any = value_of(option, place, "batches")
     if not isinstance(batches, Iterable):
         raise InputError(
             f"{option}: {place} gave {with_article(type(batches).__name__)}",
@@ -131,20 +130,6 @@ def _batches_of(option: str, place: str) -> tuple[Any, str]:
         )
     kept: Any = batches if hasattr(batches, "__len__") else list(batches)
     return kept, f"{len(kept)} batches from {place}"
-
-
-def _called(option: str, place: str, function: Callable[[], Any]) -> Any:
-    """What a function of the user returns."""
-    try:
-        return function()
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{option}: {place}() failed with {type(error).__name__}",
-            where=place,
-            found=f"{type(error).__name__}: {error}",
-            needed="a function without arguments that returns batches",
-            do="give another function, or mend this one",
-        ) from error
 
 
 _FOR = {

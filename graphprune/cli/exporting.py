@@ -13,7 +13,7 @@ from torch import nn
 import graphprune
 from graphprune.cli.bundles import BundleFolder, BundleOptions, check_bundle, traced_inputs
 from graphprune.cli.calibration_options import check_tokenizer
-from graphprune.cli.model_options import InputShape
+from graphprune.cli.model_options import GivenInput
 from graphprune.cli.option_groups import OptionGroup, usage_error
 from graphprune.cli.output import Output, bars_for_people
 from graphprune.cli.output_paths import check_new_file, check_own, check_writable
@@ -25,7 +25,7 @@ from graphprune.utils.checks import did_you_mean
 class ExportOptions(OptionGroup):
     """What some kinds of files take."""
 
-    input: InputShape = None
+    input: GivenInput = None
     tokenizer: Annotated[
         Path | None,
         typer.Option("--tokenizer", metavar="DIR", help="the folder of the model's tokenizer (hf, deci, gguf)"),

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 import graphprune
+from graphprune.cli.given_inputs import SEVERAL
 from graphprune.cli.model_options import WeightOptions
 from graphprune.cli.models import has_random_weights
 from graphprune.cli.output import Output
-from graphprune.cli.shaped_inputs import SEVERAL
 from graphprune.errors import InputError, TraceError
 from graphprune.tracing.example_inputs.from_configs import from_timm, from_transformers
 from graphprune.tracing.example_inputs.from_layers import from_layers
@@ -70,7 +70,7 @@ def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall])
     except TraceError as error:
         if given.input is None:
             raise
-        raise _unfit_shape(model, given.input, error) from error
+        raise _unfit(model, given.input, error) from error
     except InputError as error:
         if planned or given.input is not None:
             raise
@@ -83,8 +83,16 @@ def _graph_of(model: nn.Module, given: WeightOptions, planned: list[MethodCall])
         ) from error
 
 
-def _unfit_shape(model: nn.Module, sizes: Sequence[int], error: TraceError) -> TraceError:
-    shape = ",".join(map(str, sizes))
+def _unfit(model: nn.Module, given: Sequence[int] | str, error: TraceError) -> TraceError:
+    if isinstance(given, str):
+        return TraceError(
+            f"--input {given}: {type(model).__name__} does not run with what it gives",
+            where=error.place,
+            found="\n".join(filter(None, (error.what, error.found))),
+            needed="the arguments of its forward",
+            do="let the function return a tuple of the positional arguments, or a dict by the names of arguments",
+        )
+    shape = ",".join(map(str, given))
     return TraceError(
         f"--input {shape}: {type(model).__name__} does not take it as its only input",
         where=error.place,

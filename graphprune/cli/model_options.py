@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
-from graphprune.cli.option_values import read_shape
+from graphprune.cli.option_values import read_input
 from graphprune.cli.spec_forms import PUBLISHED, SPEC_FORMS, check_spec, complete_spec
 
 MODEL_PANEL = "The model"
@@ -27,13 +27,14 @@ Pretrained = Annotated[
     bool,
     flag("--pretrained", help="with the weights that torchvision or timm publish", panel=MODEL_PANEL),
 ]
-InputShape = Annotated[
+GivenInput = Annotated[
     Any,
     typer.Option(
         "--input",
-        metavar="SHAPE",
-        parser=read_shape,
-        help="shape of the input, such as 1,3,224,224; without, it is found from the model",
+        metavar="SHAPE|module:function",
+        parser=read_input,
+        help="shape of the input, such as 1,3,224,224, or a function that returns all inputs; without, they are found "
+        "from the model",
         rich_help_panel=MODEL_PANEL,
     ),
 ]
@@ -49,7 +50,7 @@ class WeightOptions(OptionGroup):
 
     weights: WeightsPath = None
     pretrained: Pretrained = False
-    input: InputShape = None
+    input: GivenInput = None
 
     def __post_init__(self) -> None:
         if self.weights is not None and self.pretrained:
@@ -89,16 +90,16 @@ class WeightOptions(OptionGroup):
         return model.eval()
 
     def inputs(self, model: Any) -> Any:
-        """An input of the shape that is asked for; None: inputs are found from the model."""
+        """The inputs that are asked for; None: they are found from the model."""
         if self.input is None:
             return None
-        from graphprune.cli.shaped_inputs import inputs_of_shape
+        from graphprune.cli.given_inputs import given_inputs
 
-        return inputs_of_shape(model, self.input)
+        return given_inputs(model, self.input)
 
 
 @dataclass(kw_only=True)
 class ModelOptions(WeightOptions):
-    """A model that is named, with its weights and the shape of its input."""
+    """A model that is named, with its weights and its inputs."""
 
     spec: Spec

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from graphprune.cli.references import check_reference
+
 
 def read_fraction(given: Any) -> float:
     """A fraction: ``0.5`` or ``50%``.
@@ -97,6 +99,19 @@ def read_positive(given: Any) -> float:
     if value <= 0:
         raise typer.BadParameter(f"must be above 0, but is {value:g}")
     return value
+
+
+def read_input(given: Any) -> tuple[int, ...] | str:
+    """A shape, or ``module:function``.
+
+    >>> read_input("1,3,224,224")
+    (1, 3, 224, 224)
+    """
+    text = str(given)
+    if ":" not in text:
+        return read_shape(given)
+    check_reference("--input", text)
+    return text
 
 
 def read_shape(given: Any) -> tuple[int, ...]:

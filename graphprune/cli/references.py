@@ -8,7 +8,7 @@ from typing import Any
 
 from graphprune.cli.option_groups import usage_error
 from graphprune.cli.user_files import import_file, imports_of
-from graphprune.errors import SpecError
+from graphprune.errors import InputError, SpecError
 from graphprune.utils.checks import did_you_mean
 
 
@@ -41,6 +41,31 @@ def load_reference(option: str, text: str) -> Any:
             )
         found = getattr(found, part)
     return found
+
+
+def value_of(option: str, text: str, what: str) -> Any:
+    """What a reference names, or returns if it can be called.
+
+    Args:
+        what: what a function of this option returns, in words.
+
+    Raises:
+        SpecError: it cannot be imported, or has nothing of this name.
+        InputError: the function fails.
+    """
+    found = load_reference(option, text)
+    if not callable(found):
+        return found
+    try:
+        return found()
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{option}: {text}() failed with {type(error).__name__}",
+            where=text,
+            found=f"{type(error).__name__}: {error}",
+            needed=f"a function without arguments that returns {what}",
+            do="give another function, or mend this one",
+        ) from error
 
 
 def _import(option: str, text: str, module: str) -> Any:

@@ -196,7 +196,7 @@ def test_error_of_a_model_of_several_inputs(spec, capsys, options):
     assert main(["inspect", spec.replace(":make", ":Pair"), *options]) == FAILED
     said = capsys.readouterr().err
     assert ("does not take it as its only input" if options else "no guessed example inputs fit Pair") in said
-    assert "for a model of several inputs write a module whose forward takes one" in said
+    assert "for a model of several inputs give --input module:function" in said
 
 
 @pytest.mark.parametrize("dtype", ["half", "bfloat16"])
