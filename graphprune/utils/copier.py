@@ -60,6 +60,7 @@ class Copier:
         parts: what the model holds (see :func:`graphprune.utils.held.parts_of`). A function is copied if it holds any.
         substitute: gives what stands for a value that cannot be copied.
         everything: copy whatever functions hold, also what is no part of the model.
+        assigned: the cells of variables that functions of the model assign (see :func:`assigned_cells`).
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Copier:
         parts: Callable[[], set[int]],
         substitute: Substitute = refuse,
         everything: bool = False,
+        assigned: Callable[[], set[int]] = set,
     ) -> None:
         self.memo = memo
         self._parts = parts
+        self._assigned = assigned
         self._substitute = substitute
         self._everything = everything
         self._path: list[str] = ["model"]
@@ -284,7 +287,12 @@ class Copier:
             setattr(made, name, getattr(function, name))
         same = made.__defaults__ is function.__defaults__ and not any(changed) and not others
         same = same and not self._changed(function.__kwdefaults__ or {}) and not self._changed(vars(function))
-        return made, same and not (self._everything and _assigns(function.__code__))
+        return made, same and not (self._everything and self._may_change(function))
+
+    def _may_change(self, function: FunctionType) -> bool:
+        """Does this function or another one of the model assign to a variable around it?"""
+        cells = function.__closure__ or ()
+        return _assigns(function.__code__) or any(id(cell) in self._assigned() for cell in cells)
 
     def _changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The copies of those that are not their own copies."""
@@ -401,6 +409,12 @@ def _is_importable(function: FunctionType) -> bool:
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is function
+
+
+def assigned_cells(model: nn.Module) -> set[int]:
+    """The identities of the cells of functions that a model holds and that assign to variables around them."""
+    functions = (f for f in reachable([model]) if isinstance(f, FunctionType))
+    return {id(cell) for f in functions if _assigns(f.__code__) for cell in f.__closure__ or ()}
 
 
 @functools.lru_cache(maxsize=4096)

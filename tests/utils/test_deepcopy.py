@@ -220,6 +220,32 @@ def test_tracing_leaves_what_closures_write_to_alone() -> None:
     assert count == 1
 
 
+class Told(Net):
+    """Reads what its hook assigned to a variable around both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        out: Tensor = self.b(self.latest())
+        return out
+
+
+@pytest.mark.parametrize("reader_first", [False, True])
+def test_functions_that_share_a_variable_share_it_in_copies(reader_first: bool) -> None:
+    latest: Any = None
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal latest
+        latest = output
+
+    model = Told(**{"latest": lambda: latest} if reader_first else {})
+    model.a.register_forward_hook(hook)
+    if not reader_first:
+        vars(model)["latest"] = lambda: latest
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert latest is None
+    assert slim(X).shape == (2, 3)
+
+
 CALLED: list[int] = []
 
 
