@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import dis
 import functools
+import gc
 import queue
 import sys
 import threading
@@ -12,7 +13,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from contextvars import ContextVar
+from types import BuiltinMethodType, CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from weakref import getweakrefcount
 
@@ -24,7 +26,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.held import contents, global_names, globals_read, reachable
 
 ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device, range))
-_SHARED = (type, ModuleType, CodeType, property, type(Ellipsis), type(NotImplemented))
+_SHARED = (type, ModuleType, CodeType, ContextVar, property, type(Ellipsis), type(NotImplemented))
 _NEW: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,
@@ -167,6 +169,10 @@ class Copier:
             finally:
                 self._path.pop()
         return made
+
+    def _read_only(self, value: MappingProxyType[Any, Any]) -> MappingProxyType[Any, Any]:
+        (mapping,) = gc.get_referents(value)
+        return MappingProxyType(self.copied(mapping))
 
     def _list(self, value: list[Any]) -> list[Any]:
         made = self.memo[id(value)] = []
@@ -375,6 +381,7 @@ class Copier:
 _KINDS: dict[type, Callable[[Copier, Any], Any]] = {
     dict: Copier._dict,
     OrderedDict: Copier._dict,
+    MappingProxyType: Copier._read_only,
     list: Copier._list,
     tuple: Copier._tuple,
     FunctionType: Copier._function,
