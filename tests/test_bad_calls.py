@@ -50,6 +50,10 @@ CALLS: dict[str, tuple[Callable[[], object], str]] = {
     "allocation": (lambda: GRAPH.plan(0.5, allocation=ANY), "allocation: 3 is not known; use one of 'uniform'"),
     "overrides": (lambda: GRAPH.plan(0.5, overrides=ANY), "overrides: must be a dict, but is 3"),
     "key": (lambda: GRAPH.plan(0.5, overrides={3: Override()}), "overrides: 3 is no key"),
+    "key a tensor": (
+        lambda: GRAPH.plan(0.5, overrides={NET.a.weight: Override()}),
+        "overrides: a Parameter of shape (16, 3, 3, 3) is no key",
+    ),
     "frozen": (lambda: Override(frozen="no"), "frozen: must be True or False, but is 'no'"),  # type: ignore[arg-type]
     "budgets": (lambda: GRAPH.plan(budgets=ANY), "budgets: must be a dict"),
     "budget kind": (lambda: GRAPH.plan(budgets={"flops": 0.5}), "budgets: 'flops' is not known; use one of 'macs'"),

@@ -14,7 +14,15 @@ from torch import nn
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
 from graphprune.utils.arrays import Ids
-from graphprune.utils.checks import check_count, check_flag, check_fraction, did_you_mean, found_value, with_article
+from graphprune.utils.checks import (
+    check_count,
+    check_flag,
+    check_fraction,
+    did_you_mean,
+    found_value,
+    shown,
+    with_article,
+)
 from graphprune.utils.modules import named_modules, output_dim
 
 
@@ -103,8 +111,8 @@ def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Modu
     for match, override in overrides.items():
         if not isinstance(match, str | nn.Module) and not callable(match):
             raise InputError(
-                f"overrides: {match!r} is no key",
-                where=f"overrides[{match!r:.60}]",
+                f"overrides: {shown(match)} is no key",
+                where=f"overrides[{shown(match)}]",
                 found=found_value(match),
                 needed="a pattern for names, a module of the model, a module class, or a function (group) -> bool",
                 do="give a pattern for names, such as 'layer1.*'",

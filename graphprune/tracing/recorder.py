@@ -397,7 +397,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
+            stack.enter_context(torch.set_grad_enabled(recorder.model_copy.module.training))  # as it is in training
             stack.enter_context(torch.random.fork_rng(devices=[]))
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
             stack.enter_context(_module_stack(recorder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import dis
 import functools
+import gc
 import queue
 import sys
 import threading
@@ -12,7 +13,8 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import BuiltinMethodType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from contextvars import ContextVar
+from types import BuiltinMethodType, CellType, CodeType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from weakref import getweakrefcount
 
@@ -24,7 +26,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.held import contents, global_names, globals_read, reachable
 
 ATOMIC = frozenset((int, float, bool, str, bytes, type(None), type, complex, torch.dtype, torch.device, range))
-_SHARED = (type, ModuleType, CodeType, property, type(Ellipsis), type(NotImplemented))
+_SHARED = (type, ModuleType, CodeType, ContextVar, property, type(Ellipsis), type(NotImplemented))
 _NEW: dict[type, Callable[[], Any]] = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,
@@ -60,6 +62,7 @@ class Copier:
         parts: what the model holds (see :func:`graphprune.utils.held.parts_of`). A function is copied if it holds any.
         substitute: gives what stands for a value that cannot be copied.
         everything: copy whatever functions hold, also what is no part of the model.
+        assigned: the cells of variables that functions of the model assign (see :func:`assigned_cells`).
     """
 
     def __init__(
@@ -68,9 +71,11 @@ class Copier:
         parts: Callable[[], set[int]],
         substitute: Substitute = refuse,
         everything: bool = False,
+        assigned: Callable[[], set[int]] = set,
     ) -> None:
         self.memo = memo
         self._parts = parts
+        self._assigned = assigned
         self._substitute = substitute
         self._everything = everything
         self._path: list[str] = ["model"]
@@ -164,6 +169,10 @@ class Copier:
             finally:
                 self._path.pop()
         return made
+
+    def _read_only(self, value: MappingProxyType[Any, Any]) -> MappingProxyType[Any, Any]:
+        (mapping,) = gc.get_referents(value)
+        return MappingProxyType(self.copied(mapping))
 
     def _list(self, value: list[Any]) -> list[Any]:
         made = self.memo[id(value)] = []
@@ -284,7 +293,12 @@ class Copier:
             setattr(made, name, getattr(function, name))
         same = made.__defaults__ is function.__defaults__ and not any(changed) and not others
         same = same and not self._changed(function.__kwdefaults__ or {}) and not self._changed(vars(function))
-        return made, same and not (self._everything and _assigns(function.__code__))
+        return made, same and not (self._everything and self._may_change(function))
+
+    def _may_change(self, function: FunctionType) -> bool:
+        """Does this function or another one of the model assign to a variable around it?"""
+        cells = function.__closure__ or ()
+        return _assigns(function.__code__) or any(id(cell) in self._assigned() for cell in cells)
 
     def _changed(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The copies of those that are not their own copies."""
@@ -367,6 +381,7 @@ class Copier:
 _KINDS: dict[type, Callable[[Copier, Any], Any]] = {
     dict: Copier._dict,
     OrderedDict: Copier._dict,
+    MappingProxyType: Copier._read_only,
     list: Copier._list,
     tuple: Copier._tuple,
     FunctionType: Copier._function,
@@ -401,6 +416,12 @@ def _is_importable(function: FunctionType) -> bool:
     for name in function.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is function
+
+
+def assigned_cells(model: nn.Module) -> set[int]:
+    """The identities of the cells of functions that a model holds and that assign to variables around them."""
+    functions = (f for f in reachable([model]) if isinstance(f, FunctionType))
+    return {id(cell) for f in functions if _assigns(f.__code__) for cell in f.__closure__ or ()}
 
 
 @functools.lru_cache(maxsize=4096)

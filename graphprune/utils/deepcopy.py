@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graphprune.utils.copier import Copier, Substitute, refuse
+from graphprune.utils.copier import Copier, Substitute, assigned_cells, refuse
 from graphprune.utils.held import globals_read, parts_of
 from graphprune.utils.modules import Modules, Tables, named_modules, tables, within
 
@@ -66,7 +66,7 @@ def copy_with_tables(
         memo[id(module)] = object.__new__(type(module))
     parts = cache(lambda: parts_of(model))
     memo.update(_global_containers(own, parts))
-    copier = Copier(memo, parts, substitute, everything)
+    copier = Copier(memo, parts, substitute, everything, cache(lambda: assigned_cells(model)))
     for path, module in reversed(plain):  # what a module of another kind holds is there when it is copied
         state = module.__getstate__()  # without what was compiled of this very module
         object.__setattr__(memo[id(module)], "__dict__", copier.attributes(state, f".{path}" if path else "", _TABLES))

@@ -107,6 +107,11 @@ class Masked(Net):
         return self.head(h * self.masks if self.training else h)
 
 
+class WithGradients(Net):
+    def top(self, h: Tensor) -> Any:
+        return self.head(h) + self.aux(h) if torch.is_grad_enabled() else self.head(h)
+
+
 class Permuted(Net):
     """The same tensors in both modes, in another order."""
 
@@ -144,6 +149,7 @@ class Dropped(Net):
         (GivenData, "ema", (8,)),
         (NewParameter, "aux.weight", (4, 8)),
         (Masked, "masks", (8,)),
+        (WithGradients, "aux.weight", (4, 8)),
     ],
 )
 def test_what_only_training_reaches_follows(kind: type[Net], tensor: str, shape: tuple[int, ...]) -> None:

@@ -8,6 +8,8 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -218,6 +220,48 @@ def test_tracing_leaves_what_closures_write_to_alone() -> None:
     plan.apply(model)(X)
     assert found["a"].shape == (2, 16)  # no part of the model: one for all copies, as copy.deepcopy has it
     assert count == 1
+
+
+class Configured(Net):
+    """Reads a size from a view of a dictionary, and keeps an activation in a context variable."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.variable.set(torch.relu(self.a(x)).view(-1, self.read_only["width"]))
+        out: Tensor = self.b(self.variable.get())
+        return out
+
+
+def test_views_of_dictionaries_and_context_variables_are_copied() -> None:
+    sizes = {"width": 32}
+    model = Configured(sizes=sizes, read_only=MappingProxyType(sizes), variable=ContextVar("activation"))
+    slim = slim_of(model)
+    assert (slim.read_only["width"], slim.sizes["width"], model.read_only["width"]) == (16, 16, 32)
+
+
+class Told(Net):
+    """Reads what its hook assigned to a variable around both."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        super().forward(x)
+        out: Tensor = self.b(self.latest())
+        return out
+
+
+@pytest.mark.parametrize("reader_first", [False, True])
+def test_functions_that_share_a_variable_share_it_in_copies(reader_first: bool) -> None:
+    latest: Any = None
+
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        nonlocal latest
+        latest = output
+
+    model = Told(**{"latest": lambda: latest} if reader_first else {})
+    model.a.register_forward_hook(hook)
+    if not reader_first:
+        vars(model)["latest"] = lambda: latest
+    slim = graphprune.prune_model(model, 0.5, X)
+    assert latest is None
+    assert slim(X).shape == (2, 3)
 
 
 CALLED: list[int] = []
