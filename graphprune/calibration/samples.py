@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,11 @@ class SampleAxes:
         return map_tensors(narrowed, call)
 
 
+def sample_count(batches: Iterable[Any]) -> int:
+    """How many samples batches have, in the first dimension; one without a tensor counts as one."""
+    return sum(1 if (axes := SampleAxes.of(batch, 0)) is None else axes.count for batch in batches)
+
+
 def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: int = sys.maxsize) -> list[int]:
     """The numbers of batches at even distances that have about so many samples together.
 
@@ -71,8 +76,7 @@ def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: in
         wanted: how many samples; all batches if they have no more.
         least, most: how many batches at least, if there are so many, and at most.
     """
-    samples = sum(1 if (axes := SampleAxes.of(batch, 0)) is None else axes.count for batch in batches)
-    share = min(wanted / max(samples, 1), 1.0)
+    share = min(wanted / max(sample_count(batches), 1), 1.0)
     count = min(max(round(len(batches) * share), least), most, len(batches))
     return [i * len(batches) // count for i in range(count)]
 
@@ -156,14 +160,15 @@ def _place(axes: SampleAxes) -> str:
 def _is_part(own: Any, whole: Any, index: int, count: int) -> bool:
     """Whether the output of a sample alone is that of the sample in its batch; scalars are not compared."""
     pairs = list(zip(tensors_of(own), tensors_of(whole), strict=False))
-    return all(_is_part_of_one(a, b, index, count) for a, b in pairs if a.ndim and b.ndim and a.is_floating_point())
+    return all(is_part(a, b, index, 1, count) for a, b in pairs if a.ndim and b.ndim and a.is_floating_point())
 
 
-def _is_part_of_one(own: Tensor, whole: Tensor, index: int, count: int) -> bool:
+def is_part(own: Tensor, whole: Tensor, start: int, taken: int, count: int) -> bool:
+    """Whether one output of ``taken`` samples alone is theirs in a batch of ``count``, in which they begin at one."""
     if own.shape == whole.shape and _close(own, whole):
         return True  # the same for every sample, or the only one
-    places = [d for d in range(own.ndim) if own.ndim == whole.ndim and whole.shape[d] == count * own.shape[d]]
-    parts = (whole.narrow(d, index * own.shape[d], own.shape[d]) for d in places)
+    places = [d for d in range(own.ndim) if own.ndim == whole.ndim and whole.shape[d] * taken == own.shape[d] * count]
+    parts = (whole.narrow(d, start * own.shape[d] // taken, own.shape[d]) for d in places)
     return any(part.shape == own.shape and _close(own, part) for part in parts)
 
 
