@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,11 +63,6 @@ class SampleAxes:
         return map_tensors(narrowed, call)
 
 
-def sample_count(batches: Iterable[Any]) -> int:
-    """How many samples batches have, in the first dimension; one without a tensor counts as one."""
-    return sum(1 if (axes := SampleAxes.of(batch, 0)) is None else axes.count for batch in batches)
-
-
 def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: int = sys.maxsize) -> list[int]:
     """The numbers of batches at even distances that have about so many samples together.
 
@@ -76,7 +71,8 @@ def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: in
         wanted: how many samples; all batches if they have no more.
         least, most: how many batches at least, if there are so many, and at most.
     """
-    share = min(wanted / max(sample_count(batches), 1), 1.0)
+    samples = sum(1 if (axes := SampleAxes.of(batch, 0)) is None else axes.count for batch in batches)
+    share = min(wanted / max(samples, 1), 1.0)
     count = min(max(round(len(batches) * share), least), most, len(batches))
     return [i * len(batches) // count for i in range(count)]
 

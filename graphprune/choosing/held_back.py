@@ -12,7 +12,8 @@ from graphprune.calibration.batch_parts import batch_parts
 from graphprune.calibration.batches import InputsOnly, check_calibration, communicator_of
 from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.process_batches import ProcessBatches
-from graphprune.calibration.samples import sample_count, spread_numbers
+from graphprune.calibration.samples import spread_numbers
+from graphprune.utils.tree import tensors_of
 
 JUDGING = 4
 """One batch in so many judges; one sample of a batch, where there is a single one or whole batches are no fair part."""
@@ -82,9 +83,17 @@ def _whole(batches: list[Any]) -> tuple[list[Any], list[Any]]:
 
 
 def _fair(judging: list[Any], batches: list[Any]) -> bool:
-    """Have they about as large a part of the samples as of the batches? Batches of one length each are uneven."""
-    part, whole = sample_count(judging), sample_count(batches)
+    """Have they about as large a part of the data as of the batches? Batches of one length each are uneven.
+
+    Entries are counted, not samples: which dimension has the samples only the model can show.
+    """
+    part, whole = sum(map(_entries, judging)), sum(map(_entries, batches))
     return whole <= 2 * JUDGING * part and 2 * part <= whole
+
+
+def _entries(batch: Any) -> int:
+    """How many entries the tensors of a batch have; one without a tensor counts as one."""
+    return sum(tensor.numel() for tensor in tensors_of(batch)) or 1
 
 
 def _sizes(count: int) -> tuple[int, int]:

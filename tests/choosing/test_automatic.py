@@ -200,6 +200,9 @@ def test_of_batches_of_uneven_sizes_a_fair_part_of_the_samples_judges() -> None:
     assert [len(batch) for batch in held.judging] == [15, 3, 12, 1]
     assert [len(batch) for batch in held.repairing] == [46, 10, 39, 1, 1]
 
+    held = HeldBack.of(nn.GRU(3, 4), [torch.randn(4 + i, size, 3) for i, size in enumerate(sizes)], False)  # time first
+    assert [batch.shape[1] for batch in held.judging] == [15, 3, 12, 1]
+
 
 class Stated(nn.Module):
     """Sequences read from a state on, which has the samples in its second dimension."""
