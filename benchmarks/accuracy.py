@@ -31,13 +31,17 @@ from benchmarks.tasks import TASKS, Task
 from graphprune.importance.criteria import CRITERIA as KNOWN
 
 NETWORKS = (
+    "readings-g2pm",
     "phonemes-g2p",
     "voice-silero",
+    "phonemes-g2p-fa",
     "files-magika",
     "text-gpt",
     "digits-resnet20",
     "pitch-crepe-tiny",
     "sentences-minilm",
+    "codes-ddddocr",
+    "marks-arabic",
     "lines-ppocr",
 )
 """The cheap ones first."""

@@ -44,6 +44,10 @@ NETWORKS = {
     "files-magika": "Magika, types right",
     "pitch-crepe-tiny": "CREPE tiny, same pitch",
     "lines-ppocr": "PP-OCR recognizer, characters right",
+    "readings-g2pm": "g2pM (BiLSTM), readings right",
+    "phonemes-g2p-fa": "g2p_fa (LSTMs), same words",
+    "codes-ddddocr": "ddddocr (convolutions, BiLSTM), characters right",
+    "marks-arabic": "arabic-diacritizer (BiLSTMs, attention), marks right",
 }
 LIBRARIES = ("graphprune", "Torch-Pruning", "torch-kirigami")
 REPAIRED = "its structure, our repair"

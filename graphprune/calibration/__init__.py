@@ -5,7 +5,8 @@ sample), ``moments`` (means, variances and second moments, streamed), ``observer
 ``expert_outputs``, ``output_kinds`` (what the numbers of an output are), ``own_answers`` (a loss without labels),
 ``other_gradients`` (of a loss's own parameters, which stay), ``statistics`` (the interface for criteria);
 ``divergence`` (how far one tensor is from another) and ``output_error`` (how far outputs are from those of the dense
-model); ``process_batches`` and ``communicator`` (batches that several processes share).
+model); ``batch_parts`` (a batch in two); ``process_batches`` and ``communicator`` (batches that several processes
+share).
 
 Input: a model, its :class:`~graphprune.graph.groups.Units`, and an iterable of batches. Output:
 :class:`~graphprune.calibration.statistics.Statistics`, computed on first access.

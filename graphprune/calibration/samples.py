@@ -156,14 +156,15 @@ def _place(axes: SampleAxes) -> str:
 def _is_part(own: Any, whole: Any, index: int, count: int) -> bool:
     """Whether the output of a sample alone is that of the sample in its batch; scalars are not compared."""
     pairs = list(zip(tensors_of(own), tensors_of(whole), strict=False))
-    return all(_is_part_of_one(a, b, index, count) for a, b in pairs if a.ndim and b.ndim and a.is_floating_point())
+    return all(is_part(a, b, index, 1, count) for a, b in pairs if a.ndim and b.ndim and a.is_floating_point())
 
 
-def _is_part_of_one(own: Tensor, whole: Tensor, index: int, count: int) -> bool:
+def is_part(own: Tensor, whole: Tensor, start: int, taken: int, count: int) -> bool:
+    """Whether one output of ``taken`` samples alone is theirs in a batch of ``count``, in which they begin at one."""
     if own.shape == whole.shape and _close(own, whole):
         return True  # the same for every sample, or the only one
-    places = [d for d in range(own.ndim) if own.ndim == whole.ndim and whole.shape[d] == count * own.shape[d]]
-    parts = (whole.narrow(d, index * own.shape[d], own.shape[d]) for d in places)
+    places = [d for d in range(own.ndim) if own.ndim == whole.ndim and whole.shape[d] * taken == own.shape[d] * count]
+    parts = (whole.narrow(d, start * own.shape[d] // taken, own.shape[d]) for d in places)
     return any(part.shape == own.shape and _close(own, part) for part in parts)
 
 

@@ -85,7 +85,7 @@ def _compared(
     do = f"{NEEDS_DATA}; or {NAME_ONE}"
     calibration = require_batches(options.calibration, _ASKED, "compares slim models", do)
     require_weights(graph.model, _ASKED, "run", f"load the weights first, or {NAME_ONE}")
-    held = HeldBack.of(calibration, options.loss_fn is not None)
+    held = HeldBack.of(graph.model, calibration, options.loss_fn is not None)
     model = with_float64(graph.model, tables(graph.model))
     statistics = Statistics(model, graph.units, held.everything, options.loss_fn, seed=options.seed)
     options = replace(options, calibration=held.everything)

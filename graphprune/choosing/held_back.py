@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
+from graphprune.calibration.batch_parts import batch_parts
 from graphprune.calibration.batches import InputsOnly, check_calibration, communicator_of
 from graphprune.calibration.communicator import Communicator
 from graphprune.calibration.process_batches import ProcessBatches
-from graphprune.calibration.samples import SampleAxes, spread_numbers
+from graphprune.calibration.samples import spread_numbers
+from graphprune.utils.tree import tensors_of
 
 JUDGING = 4
-"""One batch, or one sample of a single batch, in so many judges."""
+"""One batch in so many judges; one sample of a batch, where there is a single one or whole batches are no fair part."""
 MOST_SAMPLES = 256
 """Of more samples, batches with about so many are compared by, at even distances: every trial costs a repair with
 them."""
@@ -27,7 +31,8 @@ class HeldBack:
         in_part: are plans compared by fewer than these, in any process?
         everything: those that plans are compared by, with targets where these were given.
         repairing: the inputs of those that repair.
-        judging: the inputs of those that judge. A single batch of fewer than four samples does both.
+        judging: the inputs of those that judge. A single batch does both where it has fewer than four samples, or they
+            cannot be told apart.
     """
 
     given: Iterable[Any]
@@ -37,10 +42,11 @@ class HeldBack:
     judging: Iterable[Any]
 
     @staticmethod
-    def of(calibration: Iterable[Any], paired: bool) -> HeldBack:
+    def of(model: nn.Module, calibration: Iterable[Any], paired: bool) -> HeldBack:
         """Take batches with about :data:`MOST_SAMPLES` samples, and hold back the last of every four.
 
         Args:
+            model: what they are for.
             calibration: the batches, which are kept in memory.
             paired: they are pairs (inputs, target).
 
@@ -51,28 +57,49 @@ class HeldBack:
         given, communicator = list(calibration), communicator_of(calibration)
         batches = [given[number] for number in spread_numbers(given, MOST_SAMPLES, least=2)]
         inputs = list(InputsOnly(batches)) if paired else batches
-        repairing, judging = _parted(inputs)
+        repairing, judging = _parted(model, inputs)
         in_part = any(communicator.gather(len(batches) < len(given)))
         whole, *parts = (_shared(part, communicator) for part in (given, batches, repairing, judging))
         return HeldBack(whole, in_part, *parts)
 
 
-def _parted(batches: list[Any]) -> tuple[list[Any], list[Any]]:
-    """The batches that repair, and those that judge."""
-    if len(batches) == 1:
-        return _parted_samples(batches[0])
+def _parted(model: nn.Module, batches: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The batches that repair, and those that judge; a single batch that cannot be parted does both."""
+    repairing, judging = _whole(batches) if len(batches) > 1 else (batches, batches)
+    if len(batches) > 1 and _fair(judging, batches):
+        return repairing, judging
+    pairs = [batch_parts(model, batch, _sizes) for batch in batches]
+    parts = [pair for pair in pairs if pair is not None]
+    if not parts:
+        return repairing, judging
+    more = _whole([batch for batch, pair in zip(batches, pairs, strict=True) if pair is None])
+    return [first for first, _ in parts] + more[0], [second for _, second in parts] + more[1]
+
+
+def _whole(batches: list[Any]) -> tuple[list[Any], list[Any]]:
+    """The last of every four batches judges; of fewer, the last of several."""
     judging = set(range(JUDGING - 1, len(batches), JUDGING)) or {len(batches) - 1}
     return [b for i, b in enumerate(batches) if i not in judging], [b for i, b in enumerate(batches) if i in judging]
 
 
-def _parted_samples(batch: Any) -> tuple[list[Any], list[Any]]:
-    """A single batch in two, along its first dimension; of a large one, its first samples."""
-    axes = SampleAxes.of(batch, 0)
-    if axes is None or axes.count < JUDGING:
-        return [batch], [batch]
-    taken = min(axes.count, MOST_SAMPLES)
-    repairing = taken - taken // JUDGING
-    return [axes.samples(batch, 0, repairing)], [axes.samples(batch, repairing, taken - repairing)]
+def _fair(judging: list[Any], batches: list[Any]) -> bool:
+    """Have they about as large a part of the data as of the batches? Batches of one length each are uneven.
+
+    Entries are counted, not samples: which dimension has the samples only the model can show.
+    """
+    part, whole = sum(map(_entries, judging)), sum(map(_entries, batches))
+    return whole <= 2 * JUDGING * part and 2 * part <= whole
+
+
+def _entries(batch: Any) -> int:
+    """How many entries the tensors of a batch have; one without a tensor counts as one."""
+    return sum(tensor.numel() for tensor in tensors_of(batch)) or 1
+
+
+def _sizes(count: int) -> tuple[int, int]:
+    """How many samples of a batch repair, and how many judge; of a large one, its first are taken."""
+    taken = min(count, MOST_SAMPLES)
+    return taken - taken // JUDGING, taken // JUDGING
 
 
 def _shared(batches: list[Any], communicator: Communicator) -> Iterable[Any]:

@@ -134,7 +134,7 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     if space is None:
         return _by_influence(setup, one_shot[0])
     candidates = Candidates(space, Depth.of(setup))
-    trials = _trials(setup, candidates, list(folds(calibration)))
+    trials = _trials(setup, candidates, list(folds(graph.model, calibration, options.loss_fn is not None)))
     trials.measure_depth(_until(began, options, ASSEMBLED))
     assembled = Evolution(trials.loss_of, candidates.exchanged, options.seed)
     assembled.begin([*first, *candidates.shallow()])

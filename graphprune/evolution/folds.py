@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from graphprune.calibration.samples import SampleAxes
+from torch import nn
+
+from graphprune.calibration.batch_parts import batch_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,20 +22,17 @@ class Fold:
     judging: Sequence[Any]
 
 
-def folds(batches: Sequence[Any]) -> Iterator[Fold]:
+def folds(model: nn.Module, batches: Sequence[Any], paired: bool = False) -> Iterator[Fold]:
     """Both ways around; once, with the same batch for both, where a single batch cannot be halved."""
-    first, second = _halves(batches)
+    first, second = _halves(model, batches, paired)
     yield Fold(first, second)
     if first is not second:
         yield Fold(second, first)
 
 
-def _halves(batches: Sequence[Any]) -> tuple[Sequence[Any], Sequence[Any]]:
-    """Every other batch; of a single batch, its samples in two along the first dimension."""
+def _halves(model: nn.Module, batches: Sequence[Any], paired: bool) -> tuple[Sequence[Any], Sequence[Any]]:
+    """Every other batch; of a single batch, its samples in two."""
     if len(batches) > 1:
         return batches[::2], batches[1::2]
-    axes = SampleAxes.of(batches[0], 0)
-    if axes is None or axes.count < 2:
-        return batches, batches
-    middle = axes.count // 2
-    return [axes.samples(batches[0], 0, middle)], [axes.samples(batches[0], middle, axes.count - middle)]
+    parts = batch_parts(model, batches[0], lambda count: (count // 2, count - count // 2), paired)
+    return (batches, batches) if parts is None else ([parts[0]], [parts[1]])

@@ -12,7 +12,7 @@ from torch import nn
 pytest.importorskip("sklearn")
 
 from benchmarks.common import call
-from benchmarks.tasks import PRETRAINED, packages, phonemes
+from benchmarks.tasks import PRETRAINED, codes, marks, packages, phonemes, readings
 from benchmarks.tasks.converted import GlobalMaxPool
 from benchmarks.tasks.files import NOTHING, features
 from benchmarks.tasks.lines import distance, fonts, picture, texts
@@ -122,6 +122,30 @@ def test_features_are_the_ends_without_blanks() -> None:
 
 def test_the_greatest_value_of_each_channel() -> None:
     assert torch.equal(GlobalMaxPool()(torch.arange(12.0).reshape(1, 2, 6)), torch.tensor([[[5.0], [11.0]]]))
+
+
+def test_readings_have_their_tones_as_digits() -> None:
+    assert [readings.numbered(said) for said in ("yī", "lǜ", "zhōng", "de", "hǎo", "nǚ")] == [
+        "yi1",
+        "lu:4",
+        "zhong1",
+        "de5",
+        "hao3",
+        "nu:3",
+    ]
+
+
+def test_marks_are_of_the_letter_before_them() -> None:
+    shadda, fatha, sukun = marks.SHADDA, marks.FATHA, marks.SUKUN
+    assert marks.parted(f"ر{fatha}ب{fatha}{shadda} ل{sukun}") == ("رب ل", (fatha, shadda + fatha, "", sukun))
+    assert marks.parted(fatha) == ("", ())
+
+
+def test_pictures_of_codes_follow_from_the_seed() -> None:
+    found = codes.pictures(["a7Kq", "mmmmmm"], 3)
+    assert found.shape == (2, 1, 64, 160) and found.min() >= 0 and found.max() <= 1
+    assert torch.equal(found, codes.pictures(["a7Kq", "mmmmmm"], 3))
+    assert not torch.equal(found, codes.pictures(["a7Kq", "mmmmmm"], 4))
 
 
 # ---------------------------------------------------------------- with them

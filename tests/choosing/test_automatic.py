@@ -156,19 +156,20 @@ def test_the_model_runs_on_each_batch_once_for_moments_of_all_criteria(monkeypat
 
 
 def test_of_many_samples_some_are_taken() -> None:
-    held = HeldBack.of([torch.full((100, 2), float(i)) for i in range(40)], False)
+    held = HeldBack.of(nn.Identity(), [torch.full((100, 2), float(i)) for i in range(40)], False)
     taken = [int(batch[0, 0]) for batch in held.everything]
     assert len(taken) == 3
     assert taken[0] < 10 < taken[1] < 20 < taken[2]
     assert held.in_part and len(list(held.given)) == 40
-    held = HeldBack.of([torch.randn(1000, 2)], False)
+    held = HeldBack.of(nn.Identity(), [torch.randn(1000, 2)], False)
     assert [len(batch) for part in (held.repairing, held.judging) for batch in part] == [192, 64]
 
 
 def test_the_best_criterion_plans_with_every_sample() -> None:
     graph = graphprune.trace(network(), batches()[0])
     taken = {
-        int(batch[0, 0]) for batch in HeldBack.of([torch.full((32, 8), float(i)) for i in range(40)], False).everything
+        int(batch[0, 0])
+        for batch in HeldBack.of(nn.Identity(), [torch.full((32, 8), float(i)) for i in range(40)], False).everything
     }
     seen, other = batches()[0], batches()[1] * torch.tensor([0.0] * 4 + [1.0] * 4)
     many = [seen if i in taken else other for i in range(40)]
@@ -181,16 +182,75 @@ def test_the_best_criterion_plans_with_every_sample() -> None:
 
 @pytest.mark.parametrize(("count", "judging"), [(1, 0), (2, 1), (4, 1), (8, 2)])
 def test_the_last_of_every_four_batches_judges(count: int, judging: int) -> None:
-    held = HeldBack.of([torch.full((3, 2), float(i)) for i in range(count)], False)
+    held = HeldBack.of(nn.Identity(), [torch.full((3, 2), float(i)) for i in range(count)], False)
     assert len(list(held.judging)) == max(judging, 1)
     shared = {float(b[0, 0]) for b in held.judging} & {float(b[0, 0]) for b in held.repairing}
     assert (not shared) == (count > 1)
 
 
 def test_a_single_batch_is_parted_by_samples() -> None:
-    held = HeldBack.of([torch.arange(8.0).view(8, 1)], False)
+    held = HeldBack.of(nn.Identity(), [torch.arange(8.0).view(8, 1)], False)
     assert [b.flatten().tolist() for b in held.judging] == [[6.0, 7.0]]
     assert [b.flatten().tolist() for b in held.repairing] == [[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]]
+
+
+def test_of_batches_of_uneven_sizes_a_fair_part_of_the_samples_judges() -> None:
+    sizes = [61, 13, 51, 1, 1, 1]  # sentences of one length each: the fourth batch alone would judge
+    held = HeldBack.of(nn.Softmax(-1), [torch.randn(size, 4 + i) for i, size in enumerate(sizes)], False)
+    assert [len(batch) for batch in held.judging] == [15, 3, 12, 1]
+    assert [len(batch) for batch in held.repairing] == [46, 10, 39, 1, 1]
+
+    held = HeldBack.of(nn.GRU(3, 4), [torch.randn(4 + i, size, 3) for i, size in enumerate(sizes)], False)  # time first
+    assert [batch.shape[1] for batch in held.judging] == [15, 3, 12, 1]
+
+
+class Stated(nn.Module):
+    """Sequences read from a state on, which has the samples in its second dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 16)
+        self.recurrent = nn.GRU(16, 16, batch_first=True)
+        self.last = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        outputs: Tensor = self.last(self.recurrent(self.inner(x), state)[0])
+        return outputs
+
+
+class Edges(nn.Module):
+    """Rows that are added up along edges, which number them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.last = nn.Linear(6, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        h = self.inner(x).relu()
+        outputs: Tensor = self.last(torch.zeros_like(h).index_add(0, edges[1], h[edges[0]]))
+        return outputs
+
+
+@pytest.mark.parametrize(
+    ("model", "batch"),
+    [
+        (Stated(), (torch.randn(32, 5, 6), torch.randn(1, 32, 16))),
+        (Edges(), (torch.randn(20, 6), torch.randint(20, (2, 50)))),
+    ],
+    ids=["state", "edges"],
+)
+def test_a_single_batch_that_cannot_be_parted_repairs_and_judges(model: nn.Module, batch: tuple[Tensor, ...]) -> None:
+    held = HeldBack.of(model.eval(), [batch], False)
+    for part in (held.repairing, held.judging):
+        ((first, second),) = part
+        assert torch.equal(first, batch[0]) and torch.equal(second, batch[1])
+    slim = graphprune.prune_model(model, 0.5, batch, calibration=[batch])
+    assert slim.inner.out_features < 16
+
+
+def test_a_batch_with_time_first_is_parted_by_its_second_dimension() -> None:
+    held = HeldBack.of(nn.GRU(6, 4), [torch.randn(10, 8, 6)], False)
+    assert [batch.shape for part in (held.repairing, held.judging) for batch in part] == [(10, 6, 6), (10, 2, 6)]
 
 
 def importances(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[Any]:
