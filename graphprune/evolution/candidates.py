@@ -100,6 +100,11 @@ class Space:
             return None
         return record_choice(self.setup, selection, [""] * len(self.setup.groups))
 
+    def lost(self, candidate: Allotment) -> float:
+        """What the scores say that is lost by the widths of a candidate."""
+        counts = candidate.passed.tolist()
+        return sum(float(path.lost[:count].sum()) for path, count in zip(self.problem.state.paths, counts, strict=True))
+
     def plan(self, candidate: Allotment) -> Plan | None:
         """The candidate as a plan that was checked like any other; None: there is none."""
 

@@ -15,6 +15,7 @@ from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.statistics import Statistics
 from graphprune.evolution.candidates import Allotment, starts
 from graphprune.evolution.depth import Candidates, Depth
+from graphprune.evolution.estimates import Estimate, JudgedLoss
 from graphprune.evolution.evolve import Evolution, Limits
 from graphprune.evolution.fitted_layers import FittedLayers
 from graphprune.evolution.folds import Fold, folds
@@ -90,6 +91,11 @@ class _Trials:
     thorough: CandidateJudge
     slowest: float = 0.0
 
+    @property
+    def dense(self) -> float:
+        """The loss of the dense model; the mean of both halves."""
+        return sum(half.judge.dense for half in self.halves) / len(self.halves)
+
     def measure_depth(self, deadline: float | None) -> None:
         """Note the loss without each branch or block alone; of those that there is no time for, that it is infinite."""
         depth = self.space.depth
@@ -136,20 +142,22 @@ def _searched(graph: Analysis, options: PruningOptions, statistics: Statistics |
     candidates = Candidates(space, Depth.of(setup))
     trials = _trials(setup, candidates, list(folds(graph.model, calibration, options.loss_fn is not None)))
     trials.measure_depth(_until(began, options, ASSEMBLED))
-    assembled = Evolution(trials.loss_of, candidates.exchanged, options.seed)
+    estimate = Estimate.of(candidates, first[0], trials.loss_of, trials.dense)
+    loss_of = JudgedLoss(trials.loss_of, trials.dense, estimate)
+    assembled = Evolution(loss_of, candidates.exchanged, options.seed)
     assembled.begin([*first, *candidates.shallow()])
     ranked = [candidate for _, candidate in assembled.survivors]
     assembled.run(Limits(options.candidates, _until(began, options, ASSEMBLED)))
-    repaired = Evolution(trials.loss_repaired, candidates.exchanged, options.seed, REPAIRED_STEP)
+    loss_repaired = JudgedLoss(trials.loss_repaired, trials.thorough.dense, estimate)
+    repaired = Evolution(loss_repaired, candidates.exchanged, options.seed, REPAIRED_STEP)
     repaired.begin(ranked[:1])
-    start = repaired.survivors[0][0]
     best, *others = [candidate for _, candidate in assembled.survivors]
     repaired.begin([best])
     if not assembled.interrupted:
         deadline = _until(began - trials.slowest, options)
         repaired.run(Limits(max(options.candidates // REPAIRED, 1), deadline), [*others, *ranked[1:]])
     unlike = one_shot if len(first) < len(one_shot) else []
-    return _best(trials, [(trials.loss_of_plan(plan), plan) for plan in unlike], start, assembled, repaired)
+    return _best(trials, [(trials.loss_of_plan(plan), plan) for plan in unlike], loss_repaired, assembled, repaired)
 
 
 def _by_influence(setup: PlanSetup, plan: Plan) -> Plan:
@@ -181,10 +189,11 @@ def _half(setup: PlanSetup, fold: Fold) -> _Half:
 
 
 def _best(
-    trials: _Trials, unlike: list[tuple[float, Plan]], start: float, assembled: Evolution, repaired: Evolution
+    trials: _Trials, unlike: list[tuple[float, Plan]], judged: JudgedLoss, assembled: Evolution, repaired: Evolution
 ) -> Plan:
     """The plan of the least loss after repair, and what was tried."""
-    plans = ((loss, trials.space.plan(candidate)) for loss, candidate in repaired.survivors)
+    start = next(iter(judged.measured.values()))
+    plans = ((judged.measured[one.key], trials.space.plan(one)) for _, one in repaired.survivors)
     first = next(((loss, plan) for loss, plan in plans if plan is not None), None)
     loss, plan = min([first, *unlike] if first is not None else unlike, key=lambda pair: pair[0])
     said: dict[str, Any] = {"candidates tried": assembled.tried, "candidates repaired": repaired.tried}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from math import floor
+from math import floor, inf
 
 import numpy as np
 
@@ -106,6 +106,11 @@ class Candidates:
         """As :meth:`graphprune.evolution.candidates.Space.choice`."""
         space = self.at(candidate.gone)
         return None if space is None else space.choice(candidate)
+
+    def lost(self, candidate: Allotment) -> float:
+        """As :meth:`graphprune.evolution.candidates.Space.lost`; infinite: the rest does not run."""
+        space = self.at(candidate.gone)
+        return inf if space is None else space.lost(candidate)
 
     def plan(self, candidate: Allotment) -> Plan | None:
         """As :meth:`graphprune.evolution.candidates.Space.plan`."""

@@ -29,7 +29,7 @@ FUTILE = 50
 """So many exchanges in a row that lead to known candidates end a search."""
 
 ShowTried = Callable[[int, float, float], None]
-"""Is told how many candidates were tried, the loss of the start and the least so far."""
+"""Is told how many candidates were tried, what the start is judged to lose and the least so far."""
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Evolution:
     """What was tried.
 
     Attributes:
-        loss_of: the loss of a candidate; infinite: sizes in the program forbid it.
+        loss_of: what a candidate is judged to lose; infinite: sizes in the program forbid it.
         exchanged: another candidate near one, given the size of the step.
         seed: of the choices.
         first_step: how much of a group is exchanged at most in the beginning.
@@ -141,7 +141,7 @@ def _shown(limits: Limits) -> Iterator[ShowTried]:
         task = bar.add_task("searching", total=1.0)
 
         def show(tried: int, start: float, least: float) -> None:
-            text = f"{tried} candidates, loss {least:.4g} (start {start:.4g}); Ctrl-C takes the best"
+            text = f"{tried} candidates, the best at {least:.4g}, the start at {start:.4g}; Ctrl-C takes the best"
             bar.update(task, completed=limits.progress(tried), description=text)
 
         yield show

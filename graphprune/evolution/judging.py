@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class CandidateJudge:
     def __init__(
         self, model: nn.Module, batches: Sequence[Any], loss_fn: LossFunction | None, samples: int = QUICK_SAMPLES
     ) -> None:
-        self._loss_fn = loss_fn
+        self._model, self._loss_fn = model, loss_fn
         numbers = spread_numbers(batches, samples, most=samples // LEAST_A_BATCH)
         self._batches = [(number, batches[number]) for number in numbers]
         wanted = outputs_of(model, self._batches) if self._loss_fn is None else []
@@ -52,6 +53,11 @@ class CandidateJudge:
         """So many samples, or as many as have outputs that can be held; no fewer than these."""
         held = sum(t.numel() * t.element_size() for tensors in self._dense.tensors for t in tensors)
         return samples if not held else max(QUICK_SAMPLES, min(samples, QUICK_SAMPLES * HELD // held))
+
+    @cached_property
+    def dense(self) -> float:
+        """The loss of the dense model."""
+        return 0.0 if self._loss_fn is None else self.loss(self._model)
 
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""
