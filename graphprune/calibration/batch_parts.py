@@ -39,7 +39,9 @@ def batch_parts(model: nn.Module, batch: Any, sizes: Sizes, paired: bool = False
             own = _outputs(model, part, paired)
         except InputError:  # of a model that takes the whole batch: these are no samples
             continue
-        if all(is_part(*pair, first, second, axes.count) for pair in zip(own, whole, strict=True)):
+        if len(own) == len(whole) and all(
+            is_part(*pair, first, second, axes.count) for pair in zip(own, whole, strict=True)
+        ):
             return axes.samples(batch, 0, first), part
     return None
 
