@@ -248,6 +248,18 @@ def test_a_single_batch_that_cannot_be_parted_repairs_and_judges(model: nn.Modul
     assert slim.inner.out_features < 16
 
 
+class PerSample(nn.Module):
+    """As detectors: a tensor for each sample."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return list(x)
+
+
+def test_outputs_whose_number_follows_the_samples_are_not_parted() -> None:
+    held = HeldBack.of(PerSample(), [torch.randn(8, 3)], False)
+    assert [batch.shape for part in (held.repairing, held.judging) for batch in part] == [(8, 3), (8, 3)]
+
+
 def test_a_batch_with_time_first_is_parted_by_its_second_dimension() -> None:
     held = HeldBack.of(nn.GRU(6, 4), [torch.randn(10, 8, 6)], False)
     assert [batch.shape for part in (held.repairing, held.judging) for batch in part] == [(10, 6, 6), (10, 2, 6)]
