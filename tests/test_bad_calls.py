@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import graphprune
 from graphprune import Override, Plan, PruningOptions
@@ -31,6 +32,13 @@ class Net(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(self.norm(self.a(x)).relu().mean((2, 3)))
+
+
+class Stream(IterableDataset[Any]):
+    """Has no length, and a loader of it has one that raises."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(X[0], 0), (X[1], 1)])
 
 
 class Unfinished(nn.Module):
@@ -315,6 +323,38 @@ WRONG: dict[str, Callable[[], object]] = {
     "a picture of a number": lambda: graphprune.plot_weights(NET, 3),  # type: ignore[arg-type]
     "series by number": lambda: graphprune.plot_accuracy(graphprune.measure(NET, X, timed=False), ANY),
     "options by number": lambda: GRAPH.plan_of(ANY),
+    "a loss's class": lambda: GRAPH.plan(
+        0.5,
+        importance="taylor",
+        calibration=BATCHES,
+        loss_fn=nn.CrossEntropyLoss,  # type: ignore[arg-type]
+    ),
+    "a loss's class in training": lambda: graphprune.finetune(
+        Net(),
+        BATCHES,
+        loss_fn=nn.CrossEntropyLoss,
+        **FAST,  # type: ignore[arg-type]
+    ),
+    "a stream by epochs": lambda: graphprune.finetune(Net(), DataLoader(Stream(), 2), epochs=1, lr=0.1),
+    "classes in no dimension": lambda: graphprune.finetune(
+        Net(), BATCHES, teacher=copy.deepcopy(NET), distill=graphprune.Distillation(dim=9), **FAST
+    ),
+    "rates below zero": lambda: graphprune.Rewind([0.1, -0.1]),
+    "rates that are no numbers": lambda: graphprune.Rewind([float("nan")]),
+    "a curve below zero": lambda: graphprune.finetune(Net(), BATCHES, schedule=lambda done: -1.0, **FAST),
+    "a quality in words": lambda: graphprune.finetune(Net(), BATCHES, evaluate=lambda m: "0.5", **FAST),  # type: ignore[arg-type,return-value]
+    "a quality of NaN": lambda: graphprune.prune_iteratively(
+        Net(), X, rounds=1, ratio=0.5, tune=print, evaluate=lambda m: float("nan"), max_drop=0.1
+    ),
+    "tuning of a copy": lambda: graphprune.prune_iteratively(Net(), X, rounds=1, ratio=0.5, tune=copy.deepcopy),
+    "shapes of another model": lambda: PLAN.shapes_only(nn.Linear(3, 3)),
+    "an optimizer of another model": lambda: graphprune.save_checkpoint(
+        "new", SLIM, optimizer=torch.optim.SGD(NET.parameters(), 0.1)
+    ),
+    "a loader that cannot be imported": lambda: graphprune.export_loader(SLIM, "new", factory=Net, name="class"),
+    "a long name": lambda: graphprune.save(SLIM, "a" * 300),
+    "a long name to read": lambda: graphprune.load("a" * 300),
+    "a long name of a file": lambda: graphprune.save_sparse(SLIM, "a" * 250),
     "a comparison of nothing": lambda: graphprune.measure({"dense": NET}, X, timed=False)["slim"],  # type: ignore[index]
 }
 
@@ -331,6 +371,17 @@ def test_a_wrong_call_is_explained(name: str, tmp_path: Path, monkeypatch: pytes
     after = dict((*NET.state_dict().items(), *SLIM.state_dict().items()))
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert list(tmp_path.iterdir()) == [] and not NET.training
+
+
+def test_couplings_do_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "couplings.json").mkdir()
+    with pytest.raises(GraphpruneError, match=r"couplings\.json is a folder"):
+        GRAPH.export(tmp_path / "couplings.json")
+
+
+def test_a_stream_is_trained_on_by_steps() -> None:
+    history = graphprune.finetune(Net(), DataLoader(Stream(), 2), steps=2, lr=0.1, progress=False)
+    assert len(history.loss) == 2
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])

@@ -73,4 +73,4 @@ class CandidateJudge:
         inputs, target = pair_of(number, batch)
         args, kwargs = call_arguments(number, inputs)
         args, kwargs, target = moved_to(model, (args, kwargs, target))
-        return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target))
+        return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target), "loss_fn")

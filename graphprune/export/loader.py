@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def export_loader(
     """
     check_model(slim)
     folder = check_path("directory", directory)
-    if not (isinstance(name, str) and name.isidentifier()):
+    if not (isinstance(name, str) and name.isidentifier()) or iskeyword(name):
         raise InputError(
             f"name: must be the name of a Python module, but is {shown(name)}",
             found=found_value(name),

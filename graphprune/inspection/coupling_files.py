@@ -21,7 +21,7 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.frozen import frozen_axes
 from graphprune.rules.labels import ParameterAxis
 from graphprune.tracing.sizes import Line
-from graphprune.utils.files import check_path, make_folder, replace_file
+from graphprune.utils.files import check_file_path, make_folder, replace_file
 
 _Attributes = dict[str, str | int]
 
@@ -57,9 +57,9 @@ def write_couplings(graph: Analysis, path: object) -> None:
     """Write the coupling graph in the format that the suffix of a path names.
 
     Raises:
-        InputError: the path has another suffix.
+        InputError: the path has another suffix, or is that of a folder.
     """
-    file = check_path("path", path)
+    file = check_file_path("path", path, "couplings.json")
     write = _WRITERS.get(file.suffix.lower())
     if write is None:
         raise InputError(

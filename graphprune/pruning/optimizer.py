@@ -59,7 +59,7 @@ def prune_in_place(
     )
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
-    _check_own(optimizers, model)
+    check_trains(optimizers, model)
     modules = [model, *(_averaged(average, model) for average in averages)]
     for number, module in enumerate(modules):
         _check(module, plan, f"averages[{number - 1}]: " if number else "")
@@ -101,7 +101,7 @@ def several(optimizer: Optimizers) -> tuple[Optimizer, ...]:
 # ---------------------------------------------------------------- models
 
 
-def _check_own(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
+def check_trains(optimizers: Sequence[Optimizer], model: nn.Module) -> None:
     """Raise an InputError if an optimizer has no parameter of the model: it is another one's."""
     own = {id(parameter) for parameter in model.parameters()}
     for optimizer in optimizers:

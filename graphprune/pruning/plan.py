@@ -159,8 +159,12 @@ class Plan(Printed):
         )
 
     def shapes_only(self, model: nn.Module) -> nn.Module:
-        """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read."""
-        check_model(model)
+        """What :meth:`apply` makes, with floating-point tensors on ``meta``: no weight is read.
+
+        Raises:
+            PlanError: the model does not have what the plan was made for.
+        """
+        self.check(model)
         return slim_on_meta(self, model)
 
     def all_sizes(self, model: nn.Module) -> dict[str, int]:

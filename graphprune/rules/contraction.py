@@ -11,7 +11,7 @@ import torch
 from graphprune.rules.alignment import align, reduce_dims, tie
 from graphprune.rules.indexing import looked_up
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels
-from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs
+from graphprune.rules.macs import elementwise_macs, linear_macs, product_macs, trilinear_macs
 from graphprune.rules.matmul_view import left_factor, linear_rows, matrix_of_vector, right_factor, vector_of_matrix
 from graphprune.rules.registry import Call, Sums, rule
 from graphprune.rules.samples import ints, sample, t
@@ -109,6 +109,7 @@ def baddbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTens
     aten.addbmm.default,
     samples=[sample(t(3, 5), t(2, 3, 4), t(2, 4, 5)), sample(t(3, 5), t(2, 3, 4), t(2, 4, 5), beta=0.5, alpha=2)],
     sums=lambda *_, **__: [(1, [0, 2]), (2, [0, 1])],
+    macs=product_macs(1, 2),
 )
 def addbmm(call: Call, bias: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **_: Any) -> LabelledTensor:
     """The products of a batch, added up."""
@@ -146,7 +147,7 @@ def addr(call: Call, x: LabelledTensor, a: LabelledTensor, b: LabelledTensor, **
 
 
 @rule(aten.dot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0), sums=lambda *_: [(0, [0]), (1, [0])])
-@rule(aten.vdot.default, samples=[sample(t(4), t(4))], sums=lambda *_: [(0, [0]), (1, [0])])
+@rule(aten.vdot.default, samples=[sample(t(4), t(4))], macs=elementwise_macs(0), sums=lambda *_: [(0, [0]), (1, [0])])
 def dot(call: Call, a: LabelledTensor, b: LabelledTensor) -> LabelledTensor:
     return contract(call.labels, a, b, [0])
 
@@ -224,6 +225,7 @@ def embedding_bag(
         sample(t(3, 4), t(6, 4, 5), t(3, 5), [1, 3], [0], [1, 2], [2, 3]),
         sample(t(3, 4), t(3, 4), t(3, 4), [], [], [], [1]),
     ],
+    macs=trilinear_macs,
 )
 def trilinear(
     call: Call,

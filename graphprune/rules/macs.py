@@ -41,6 +41,18 @@ def linear_macs(node: fx.Node) -> list[SizeFactor]:
     return [*size_factors(node.args[0]), size_factors(node.args[1])[0]]
 
 
+def trilinear_macs(node: fx.Node) -> list[SizeFactor]:
+    """Every entry of the space of all three operands, such as batch, outputs and both inputs of ``nn.Bilinear``."""
+    operands: Any = node.args[:3]
+    expanded: Any = node.args[3:6]
+    rank = len(size_factors(operands[0])) + len(expanded[0])
+    found: dict[int, SizeFactor] = {}
+    for operand, new in zip(operands, expanded, strict=True):
+        own = [d for d in range(rank) if d not in new]
+        found |= zip(own, size_factors(operand), strict=True)
+    return [found[d] for d in sorted(found)]
+
+
 def convolution_macs(node: fx.Node) -> list[SizeFactor]:
     """Every output element (input element, if transposed) meets one kernel."""
     transposed = node.args[6]

@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from typing_extensions import TypedDict
 
 from graphprune.errors import LoadError
-from graphprune.pruning.optimizer import AVERAGES, Optimizers, prune_in_place, several
+from graphprune.pruning.optimizer import AVERAGES, Optimizers, check_trains, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
 from graphprune.training.packing import Packer, unpack_data
@@ -65,12 +65,14 @@ def save_checkpoint(
         averages: modules that hold averages of the model's weights, such as ``torch.optim.swa_utils.AveragedModel``.
 
     Raises:
-        InputError: ``state`` or an optimizer's state holds something that is not data.
+        InputError: ``state`` or an optimizer's state holds something that is not data, or an optimizer trains another
+            model.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
     check_optional("state", state, Mapping, "a dict of what else is needed to go on")
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers, folder = several(optimizer), check_path("directory", directory)
+    check_trains(optimizers, model)
     packer = Packer()
     parts = {
         "model": own_tensors(model),
@@ -117,12 +119,14 @@ def load_checkpoint(
 
     Raises:
         LoadError: there is no checkpoint, it is damaged, or it is of something else. Nothing was changed.
+        InputError: an optimizer trains another model.
     """
     check_type("model", model, nn.Module, "a torch.nn.Module")
     if check is not None:
         check_callable("check", check, "a function (state)", takes="state")
     check_sequence("averages", averages, nn.Module, AVERAGES)
     optimizers = several(optimizer)
+    check_trains(optimizers, model)
     saved = _read(check_path("directory", directory))
     if check is not None:
         check(saved.parts.state)

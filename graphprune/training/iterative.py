@@ -128,6 +128,28 @@ def _check_tune(tune: Any) -> None:
         check_known("tune", name, inspect.signature(finetune).parameters)
 
 
+def _check_in_place(returned: object, model: nn.Module) -> None:
+    """Raise an InputError if what ``tune`` returned is another model: its training would be lost."""
+    if isinstance(returned, nn.Module) and returned is not model:
+        raise InputError(
+            f"tune: returned another {type(returned).__name__} than the one that it was given",
+            found="a module that is not the argument",
+            needed="a function that trains the model that it is given, in place",
+            do="train the argument itself, or load the result: model.load_state_dict(trained.state_dict())",
+        )
+
+
+def _check_comparable(dense: float | None, max_drop: float | None) -> None:
+    """Raise an InputError if the dense model's quality is NaN and others are to be compared with it."""
+    if max_drop is not None and dense is not None and math.isnan(dense):
+        raise InputError(
+            "evaluate: the dense model's quality is nan, with which max_drop= cannot compare",
+            found="a quality of nan",
+            needed="a number, with which the quality of slim models can be compared",
+            do="look for NaN in the weights and the data, and for a division by zero in evaluate",
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """What is asked of all rounds together."""
@@ -179,7 +201,9 @@ class _Run:
         resumed = self._resumed("good")
         self.model, self.done = resumed or (copy_module(self.dense, {}), [])
         if not self.done:
-            self.done = [self._counted(0, self.graph, self._quality(self.dense))]
+            quality = self._quality(self.dense)
+            _check_comparable(quality, self.max_drop)
+            self.done = [self._counted(0, self.graph, quality)]
         while self.done[-1].good and len(self.done) <= self.asked.schedule.rounds:
             self._round(len(self.done))
         return IterativeResult(self.model, self.done[0], tuple(self.done[1:]))
@@ -218,7 +242,7 @@ class _Run:
 
     def _tuned(self, model: nn.Module, number: int) -> History | None:
         if callable(self.tune):
-            self.tune(model)
+            _check_in_place(self.tune(model), model)
             return None
         given = dict(self.tune)
         if given.get("distill") is not None:

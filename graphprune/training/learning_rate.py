@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from graphprune.errors import InputError
 from graphprune.utils.checks import (
@@ -40,6 +41,10 @@ def _linear(done: float) -> float:
     return 1 - done
 
 
+def _is_rate(value: object) -> TypeGuard[float]:
+    return is_number(value) and 0 <= value < math.inf
+
+
 @dataclass(frozen=True)
 class Rewind:
     """The learning rates of the last steps of an earlier training, once more.
@@ -54,11 +59,11 @@ class Rewind:
     rates: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rates, Sequence) or not all(map(is_number, self.rates)):
+        if not isinstance(self.rates, Sequence) or not all(map(_is_rate, self.rates)):
             raise InputError(
                 f"rates: must be learning rates, but is {shown(self.rates)}",
                 found=found_value(self.rates),
-                needed="a sequence of numbers, the learning rate of every step",
+                needed="a sequence of finite numbers, 0 or more, the learning rate of every step",
                 do="pass History.lr of the earlier training",
             )
 
@@ -128,12 +133,12 @@ def _scaled(schedule: str | RateCurve, lr: float, total: int) -> Rates:
 
     def rate(step: int) -> float:
         factor = curve(step / total)
-        if not is_number(factor):
+        if not _is_rate(factor):
             raise InputError(
                 f"schedule: must give a factor of lr, but gave {shown(factor)}",
                 where=f"step {step}",
                 found=found_value(factor),
-                needed="a function of the part of the training that is done, 0 to 1, which returns a number",
+                needed="a function of the part of the training that is done, 0 to 1, which returns a number, 0 or more",
                 do="return a number, such as schedule=lambda done: 1 - done",
             )
         return lr * factor

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
 from graphprune.training.losses import Objective
-from graphprune.utils.checks import with_article
+from graphprune.utils.checks import found_value, is_number, shown, with_article
 from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
 from graphprune.utils.prune_masks import apply_masks
@@ -119,21 +120,22 @@ class Training:
     def _total(self, dealt: Iterable[Any]) -> int:
         if self.asked["steps"] is not None:
             return int(self.asked["steps"])
-        if not isinstance(dealt, Sized):
+        length = _length(dealt)
+        if length is None:
             raise InputError(
                 f"epochs: {with_article(type(dealt).__name__)} does not say how many batches it has",
                 found=f"{with_article(type(dealt).__name__)} without len()",
                 needed="steps=, or batches with a length",
                 do="pass steps= instead of epochs=",
             )
-        if not len(dealt):
+        if not length:
             raise InputError(
                 "batches: there are none",
                 found=f"{with_article(type(dealt).__name__)} of length 0",
                 needed=NEEDED,
                 do="pass one batch at least",
             )
-        return int(self.asked["epochs"]) * len(dealt)
+        return int(self.asked["epochs"]) * length
 
     def _train(self, dealt: Iterable[Any], total: int) -> None:
         rates = self.rates_of(total)
@@ -243,6 +245,14 @@ class Training:
         return saved
 
 
+def _length(batches: Iterable[Any]) -> int | None:
+    """How many batches there are, if they say so: a loader of a stream has ``__len__``, which raises."""
+    try:
+        return len(batches) if isinstance(batches, Sized) else None
+    except TypeError:
+        return None
+
+
 def quality_of(evaluate: Quality, model: nn.Module) -> float:
     """The result of ``evaluate`` for a model in evaluation mode without gradients; modes are restored.
 
@@ -251,8 +261,7 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
     """
     try:
         with preserve_modes(model), torch.no_grad():
-            found = evaluate(model.eval())
-        return float(found)
+            found: object = evaluate(model.eval())
     except (TypeError, ValueError) as error:
         raise InputError(
             f"evaluate: must give a number, higher for a better model, but failed: {error}",
@@ -261,6 +270,15 @@ def quality_of(evaluate: Quality, model: nn.Module) -> float:
             needed="a function (model) -> number",
             do="run evaluate(model) once by itself, and let it return a number",
         ) from error
+    number = found.item() if isinstance(found, Tensor | np.ndarray) and math.prod(found.shape) == 1 else found
+    if not is_number(number):
+        raise InputError(
+            f"evaluate: must give a number, higher for a better model, but returned {shown(found)}",
+            found=found_value(found),
+            needed="a function (model) -> number",
+            do="return one number from evaluate(model), such as the accuracy",
+        )
+    return float(number)
 
 
 @contextmanager

@@ -231,7 +231,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
     The factor T² keeps the gradient's size the same at every temperature (Hinton et al., 2015, section 2).
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or the logits have no such dimension.
     """
     if student.shape != teacher.shape:
         raise InputError(
@@ -240,6 +240,14 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0
             found=f"{list(teacher.shape)} and {list(student.shape)}",
             needed="logits of one shape",
             do="distil from a network with the same classes",
+        )
+    if not -student.ndim <= dim < student.ndim:
+        raise InputError(
+            f"dim: logits {list(student.shape)} have no dimension {dim}",
+            where="the outputs of teacher and student",
+            found=f"dim={dim} and logits {list(student.shape)}",
+            needed="the dimension of the logits that holds the classes",
+            do=f"pass Distillation(dim={min(1, student.ndim - 1)}), or -1 for the last",
         )
     teacher_output = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
     student_log = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)

@@ -25,8 +25,8 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def loss_number(loss: object) -> float:
-    """The number that a user's ``evaluate`` returned.
+def loss_number(loss: object, name: str = "evaluate") -> float:
+    """The loss, one number, that a user's function returned; ``name``: of the argument.
 
     Raises:
         InputError: it is none.
@@ -34,10 +34,10 @@ def loss_number(loss: object) -> float:
     number = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
     if not is_number(number):
         raise InputError(
-            f"evaluate: must return a loss, one number, but returned {shown(loss)}",
+            f"{name}: must return a loss, one number, but returned {shown(loss)}",
             found=found_value(loss),
             needed="a number, or a tensor with one entry",
-            do="return the loss from evaluate(model)",
+            do="return the loss from evaluate(model)" if name == "evaluate" else "return the mean of the loss",
         )
     return float(number)
 
@@ -126,6 +126,13 @@ def check_callable(name: str, value: object, what: str = "a function", *, takes:
 
 def _check_takes(name: str, function: Callable[..., Any], what: str, takes: str) -> None:
     """Raise an InputError if a function, or the ``forward`` of a module, does not take so many arguments."""
+    if takes and isinstance(function, type) and issubclass(function, nn.Module):
+        raise InputError(
+            f"{name}: must be {what}, but is the class {function.__name__}",
+            found=f"the class {function.__name__}, which is called to make a module",
+            needed=what,
+            do=f"pass an instance: {name}={function.__name__}(...)",
+        )
     is_module = isinstance(function, nn.Module) and type(function).__call__ is nn.Module.__call__
     try:
         parameters = inspect.signature(function.forward if is_module else function)  # type: ignore[attr-defined]

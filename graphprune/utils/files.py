@@ -30,7 +30,24 @@ def check_path(name: str, value: object) -> Path:
             needed=needed,
             do=f"pass {name}='folder/name'",
         )
-    return Path(os.fsdecode(value))
+    path = Path(os.fsdecode(value))
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise _too_long(name, path) from error
+    return path
+
+
+def _too_long(name: str, path: Path) -> InputError:
+    length = max(map(len, path.parts))
+    return InputError(
+        f"{name}: the file system takes no name of {length} characters: {shown(str(path))}",
+        where=shown(str(path)),
+        found=f"a name of {length} characters",
+        needed=_NEEDED[errno.ENAMETOOLONG],
+        do=_SHORTER,
+    )
 
 
 def check_file_path(name: str, value: object, example: str) -> Path:
@@ -84,6 +101,7 @@ def check_no_file(name: str, folder: Path) -> None:
 
 
 _SPACE, _RIGHTS = "free some space, and call again", "let this process write there, or pass another path"
+_SHORTER = "pass a shorter name"
 
 _REFUSALS = {
     errno.ENOSPC: _SPACE,
@@ -92,8 +110,13 @@ _REFUSALS = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
     errno.EROFS: _RIGHTS,
+    errno.ENAMETOOLONG: _SHORTER,
 }
 """What to do where the system does not let a file be written."""
+
+_ALLOWED = "space, and the right to write there"
+
+_NEEDED = {errno.ENAMETOOLONG: "a name that the file system takes"}
 
 
 @contextmanager
@@ -118,7 +141,7 @@ def writing(name: str, path: Path, note: str = "", size: int = 0) -> Iterator[No
             f"{name}: {path} could not be written: {error.strerror}",
             where=str(path),
             found=str(error),
-            needed=f"{size:,} bytes of space for this file" if size else "space, and the right to write there",
+            needed=f"{size:,} bytes of space for this file" if size else _NEEDED.get(error.errno, _ALLOWED),
             do=f"{_REFUSALS[error.errno]}{note}",
         )
         refused.errno = error.errno
