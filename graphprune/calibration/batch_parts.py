@@ -34,10 +34,10 @@ def batch_parts(model: nn.Module, batch: Any, sizes: Sizes, paired: bool = False
         if axes is None or not first or not second:
             continue
         part = axes.samples(batch, first, second)
-        whole = _outputs(model, batch, paired) if whole is None else whole
         try:
+            whole = _outputs(model, batch, paired) if whole is None else whole
             own = _outputs(model, part, paired)
-        except InputError:  # of a model that takes the whole batch: these are no samples
+        except InputError:  # these are no samples; where the whole batch fails, whoever runs it says so
             continue
         if len(own) == len(whole) and all(
             is_part(*pair, first, second, axes.count) for pair in zip(own, whole, strict=True)
