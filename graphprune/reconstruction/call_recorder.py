@@ -1,8 +1,8 @@
-"""Record the consumers of a model in forward passes: dependences, numbers of calls, biases, residual sums."""
+"""Record the consumers of a model in forward passes: dependences, numbers of calls, biases, sums and softmaxes."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +21,8 @@ from graphprune.reconstruction.linear_calls import (
     linear_call,
 )
 from graphprune.reconstruction.parameter_copies import ParameterCopies
-from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
+from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths, Softmax
+from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.tensor_group import TensorGroup
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
@@ -49,7 +50,8 @@ class Consumer:
         adds: a call adds a bias to the product itself.
         bare: a call does not.
         sums: the number of results that are added to a tensor that does not depend on them (a residual sum).
-        used_otherwise: a result has a use other than a residual sum.
+        used_otherwise: a result has a use other than a residual sum or a softmax.
+        scores: for each batch and call of which the result goes into a softmax, the rows of that.
         beside: the consumers that the other operands of these sums depend on, as a bit set.
         factor: the factor of each output before the sum. [blocks, outputs]
     """
@@ -72,11 +74,18 @@ class Consumer:
     used_otherwise: bool = False
     beside: int = 0
     factor: Tensor | None = None
+    scores: list[list[SoftmaxRows]] = field(default_factory=list)
 
     @property
     def summed(self) -> bool:
         """Whether all its results are used in residual sums only."""
         return not self.used_otherwise and self.sums == self.recorded
+
+    @property
+    def scoring(self) -> bool:
+        """Whether all its results go into softmaxes only, each along rows of data."""
+        every = [len(batch) for batch in self.scores] == self.calls
+        return not self.used_otherwise and not self.sums and any(self.calls) and every
 
     def measure(self, met: LinearCall, result: Tensor) -> None:
         """Record the sizes of a call."""
@@ -89,7 +98,7 @@ class Consumer:
     def structure(self) -> tuple[Any, ...]:
         """What is the same in all batches, except how often it is called."""
         targets = sorted(map(repr, self.bias_targets))
-        kind = self.scaled, self.adds, self.bare, self.summed, self.used_otherwise, self.factor is None
+        kind = self.scaled, self.adds, self.bare, self.summed, self.scoring, self.used_otherwise, self.factor is None
         return self.number, self.key, self.outputs, sorted(set(self.calls)), self.after, self.beside, targets, kind
 
 
@@ -124,9 +133,10 @@ class CallRecorder(DispatchMode):
         self._living = TensorGroup() if measures else None
         self._parameters = ParameterCopies(self.memory)
         self._dependence = Dependence(self.memory)
-        self._paths = SumPaths(self.memory)
+        self._paths = ResultPaths(self.memory)
         self._results: dict[int, tuple[Consumer, tuple[int, ...]]] = {}
         self._count: Counter[CallKey] = Counter()
+        self._scores: defaultdict[CallKey, list[SoftmaxRows]] = defaultdict(list)
         self._batches = 0
 
     @contextmanager
@@ -139,8 +149,11 @@ class CallRecorder(DispatchMode):
         self._paths.clear()
         self._results.clear()
         for key, consumer in self.consumers.items():
-            consumer.calls += [0] * (self._batches - len(consumer.calls)) + [self._count[key]]
+            skipped = self._batches - len(consumer.calls)
+            consumer.calls += [0] * skipped + [self._count[key]]
+            consumer.scores += [[] for _ in range(skipped)] + [self._scores[key]]
         self._count.clear()
+        self._scores.clear()
         self._batches += 1
 
     def stand_for(self, representatives: Sequence[int]) -> None:
@@ -151,6 +164,7 @@ class CallRecorder(DispatchMode):
         """
         for consumer in self.consumers.values():
             consumer.calls = [consumer.calls[number] for number in representatives]
+            consumer.scores = [consumer.scores[number] for number in representatives]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
@@ -248,12 +262,25 @@ class CallRecorder(DispatchMode):
         for place in places:
             self._results.pop(place, None)
 
-    def _end(self, end: ResidualSum | OtherUse) -> None:
-        """Record a residual sum; another use, if the other operand depends on the result or on later consumers."""
+    def _end(self, end: ResidualSum | Softmax | OtherUse) -> None:
+        """Record what becomes of a consumer's result."""
         if isinstance(end, OtherUse):
             end.token.used_otherwise = True
-            return
-        consumer: Consumer = end.path.token
+        elif isinstance(end, Softmax):
+            self._end_in_softmax(end.path.token, end)
+        else:
+            self._end_in_sum(end.path.token, end)
+
+    def _end_in_softmax(self, consumer: Consumer, end: Softmax) -> None:
+        """Record a softmax; another use, if it runs over outputs."""
+        rows = SoftmaxRows.of(consumer.first, end)
+        if rows is None:
+            consumer.used_otherwise = True
+        else:
+            self._scores[consumer.key].append(rows)
+
+    def _end_in_sum(self, consumer: Consumer, end: ResidualSum) -> None:
+        """Record a residual sum; another use, if the other operand depends on the result or on later consumers."""
         reach = self._dependence.reach([end.other])
         factors = consumer.first.result(end.path.factor(end.total))
         factor = factors[0, :, :, 0]

@@ -16,7 +16,7 @@ from graphprune.reconstruction.memory_bound import WaitingTensors
 from graphprune.reconstruction.parameter_copies import ParameterCopies
 from graphprune.reconstruction.passes import OtherCalls, StopForward
 from graphprune.reconstruction.paused_forward import PausedForward
-from graphprune.reconstruction.residual_sums import ResidualSum, SumPaths
+from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
 
 
@@ -74,7 +74,7 @@ class CallWatch(DispatchMode):
         self._summed = summed
         self._forward = forward
         self._waiting = waiting
-        self._paths = SumPaths(memory)
+        self._paths = ResultPaths(memory)
         self._count: Counter[CallKey] = Counter()
         self._seen: Counter[CallKey] = Counter()
 
@@ -117,7 +117,7 @@ class CallWatch(DispatchMode):
     def _follow(self, call: ExecutedCall, before: Tensor | None) -> Any:
         out = call.out
         for end in self._paths.follow(call):
-            self._paths.drop(end.path.token if isinstance(end, ResidualSum) else end.token)
+            self._paths.drop(end.token if isinstance(end, OtherUse) else end.path.token)
             if isinstance(end, ResidualSum):
                 met, number = end.path.token
                 if self._see(met, number, end.path.laid_out(end.total)):

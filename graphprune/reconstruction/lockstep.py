@@ -25,10 +25,11 @@ from graphprune.reconstruction.fit_memory import regression_for
 from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall
 from graphprune.reconstruction.matching import Match
-from graphprune.reconstruction.memory_bound import MemoryBound, WaitingTensors
-from graphprune.reconstruction.passes import run_batch
+from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, WaitingTensors
+from graphprune.reconstruction.passes import OtherCalls, run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
+from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.window_moments import window_moments
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import named_tensors
@@ -77,11 +78,15 @@ class Gathered:
     met: int = 0
     passed: bool = False
 
-    def add(self, met: WatchedCall, wanted: Target | None) -> None:
+    def add(self, batch: int, met: WatchedCall, wanted: Target | None) -> None:
         """Add the residuals of a call of the slim model.
 
         Args:
+            batch: its number.
             wanted: what it is fitted to; None: the dense model has no such call.
+
+        Raises:
+            OtherCalls: its softmax has other rows than one that was recorded with another batch.
         """
         self.met += 1
         whole, result = met.call, met.call.result(met.out, self.match.bare)
@@ -95,6 +100,9 @@ class Gathered:
         residual = target - result
         if isinstance(self.regression, IterativeRegression):
             self.regression.add(whole, residual, target)
+            return
+        if self.match.scores is not None and self._whole_at_once(whole):
+            self._add_scores(self.regression, self.match.scores[batch][met.number], whole, residual, target)
             return
         for some, call in self._parts(whole):
             self._add_part(self.regression, call, residual[some], target[some])
@@ -125,6 +133,22 @@ class Gathered:
                 regression.add_rows(x, residual[place], target[place])
             else:
                 regression.add(BatchMoments.of(x, residual[place], regression.spare), target[place])
+
+    def _whole_at_once(self, call: LinearCall) -> bool:
+        """Is the input as it is the rows of data, and is there room for all rows of the largest call together?"""
+        piece = self.memory.piece
+        return call.taps == 1 and (piece is None or self.match.consumer.largest <= piece * BYTES_OF_ENTRY)
+
+    @staticmethod
+    def _add_scores(
+        regression: Regression, rows: SoftmaxRows, call: LinearCall, residual: Tensor, target: Tensor
+    ) -> None:
+        """Add how the rows of data differ within each row of a softmax."""
+        ((_, x),) = call.inputs()
+        if x.shape[0] * x.shape[3] != rows.count:
+            raise OtherCalls
+        x, residual, target = (rows.centered(t) for t in (x, residual, target))
+        regression.add(BatchMoments.of(x, residual, regression.spare), target)
 
     def close(self) -> None:
         """Give the memory back."""
@@ -191,6 +215,7 @@ class PairOfPasses:
     def __init__(
         self, number: int, batch: Any, dense: Side, slim: Side, matches: Sequence[Match], memory: MemoryBound
     ) -> None:
+        self.number = number
         self._matches = matches
         self._memory = memory
         self._waiting = WaitingTensors(memory, memory.group())
@@ -313,7 +338,7 @@ class Sweep:
         while (met := pair.advance()) is not None:
             target, one = pair.target(met), self._gathering(met.key)
             if one is not None:
-                one.add(met, target)
+                one.add(pair.number, met, target)
                 if _is_met_once(one.match.consumer):
                     return
 

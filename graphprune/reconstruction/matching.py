@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.head_products import output_rows
 from graphprune.reconstruction.linear_calls import CallKey, LinearCall, dense_places
+from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.view_axes import DimensionRun, rows_between, runs_of
 from graphprune.utils.operators import is_mutable
 
@@ -32,6 +33,8 @@ class Match:
         bare: results are compared without bias, since one of the two models adds it in a call of its own.
         mixing: the targets as linear combinations of dense outputs, instead of ``rows``. [outputs, dense outputs]
         summed: the residual sums that the results are added to are compared, instead of the results.
+        scores: for each batch and call, the rows of the softmax that the results go into: differences within these are
+            compared. None: the results themselves are.
         columns: for a recurrent layer, the channels of the dense input that the slim input has; the weight is fitted on
             these, not on the slim model's own states, which depend on it. None: it is fitted on the slim input.
     """
@@ -43,6 +46,7 @@ class Match:
     bare: bool
     mixing: Tensor | None
     summed: bool
+    scores: Sequence[Sequence[SoftmaxRows]] | None
     columns: Tensor | None
 
     @property
@@ -53,7 +57,7 @@ class Match:
     @property
     def kind(self) -> str:
         """What is compared, without weights or numbers of calls."""
-        plain = self.mixing is None, self.summed, self.columns is None
+        plain = self.mixing is None, self.summed, self.scores is None, self.columns is None
         return repr((self.dense.key, self.rows.tolist(), self.bias_target, self.bare, plain))
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -123,8 +127,9 @@ class Matcher:
             bias_target is None or bias_target.sign < 0 for bias_target in (*consumer.bias_targets, *other.bias_targets)
         ):
             return "what is added to its product is not the same parameter in both models"
+        scores = consumer.scores if consumer.scoring and other.scores == consumer.scores and other.scoring else None
         columns = self._columns(consumer, other) if self._recurrent(consumer) else None
-        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed, columns)
+        return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed, scores, columns)
 
     def _recurrent(self, consumer: Consumer) -> bool:
         """Whether a consumer's input depends on its earlier results through no other consumer: a recurrent state."""

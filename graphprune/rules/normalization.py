@@ -234,6 +234,7 @@ def _softmax_rule(call: Call, x: LabelledTensor, dim: int, *_: Any, **__: Any) -
     aten._softmax.default,
     samples=[sample(t(3, 4), 1, False), sample(t(2, 3, 4), -2, False)],
     masked=masked_softmax,
+    traits=[Trait.SOFTMAX],
 )
 def softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
@@ -243,12 +244,18 @@ def softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> Lab
     aten._safe_softmax.default,
     samples=[sample(t(3, 4), 1)],
     masked=lambda alive, x, dim, dtype=None: masked_softmax(alive, x, dim),
+    traits=[Trait.SOFTMAX],
 )
 def safe_softmax(call: Call, x: LabelledTensor, dim: int, dtype: Any = None) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
 
 
-@rule(aten._log_softmax.default, samples=[sample(t(3, 4), 1, False)], masked=masked_log_softmax)
+@rule(
+    aten._log_softmax.default,
+    samples=[sample(t(3, 4), 1, False)],
+    masked=masked_log_softmax,
+    traits=[Trait.SOFTMAX],
+)
 def log_softmax(call: Call, x: LabelledTensor, dim: int, half_to_float: bool) -> LabelledTensor:
     return _softmax_rule(call, x, dim)
 

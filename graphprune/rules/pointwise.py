@@ -14,6 +14,8 @@ from graphprune.rules.traits import Trait
 
 aten = torch.ops.aten
 
+_MASK = torch.tensor([[True], [False]], device="cpu")
+
 
 @rule(
     aten.add.Tensor,
@@ -33,6 +35,12 @@ aten = torch.ops.aten
 @rule(aten.floor_divide.default, samples=[sample(t(2, 6), positive(6))])
 @rule(aten.floor_divide.Scalar, samples=[sample(t(2, 6), 2.0)])
 @rule(aten.div.Scalar, samples=[sample(t(2, 6), 2.0)], traits=[Trait.DIVIDES])
+@rule(aten.masked_fill_.Scalar, samples=[sample(t(2, 6), _MASK, 3.0)], traits=[Trait.ENTRYWISE, Trait.MASKS])
+@rule(aten.masked_fill.Scalar, samples=[sample(t(2, 6), _MASK, 3.0)], traits=[Trait.MASKS])
+@rule(aten.masked_fill.Tensor, samples=[sample(t(2, 6), _MASK, t())], traits=[Trait.MASKS])
+@rule(aten.where.self, samples=[sample(bools(4, 3), t(4, 3), t(1, 3))], traits=[Trait.MASKS])
+@rule(aten.where.ScalarOther, samples=[sample(bools(4, 3), t(4, 3), 3.0)], traits=[Trait.MASKS])
+@rule(aten.where.ScalarSelf, samples=[sample(bools(4, 3), 3.0, t(4, 3))], traits=[Trait.MASKS])
 def elementwise(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor:
     """The rule of every operation tagged ``torch.Tag.pointwise``; those above are known for more than that."""
     operands = [a for a in (*args, *kwargs.values()) if isinstance(a, LabelledTensor)]
@@ -50,7 +58,6 @@ def elementwise_results(call: Call, *args: Any, **kwargs: Any) -> LabelledTensor
 POINTWISE_SAMPLES = (
     (aten.maximum.default, sample(t(2, 6, 5), t(6, 1))),
     (aten.sigmoid.default, sample(t(3, 4))),
-    (aten.where.self, sample(bools(4, 3), t(4, 3), t(1, 3))),
 )
 """Calls that prove the rule for operations that have no record of their own."""
 
@@ -108,15 +115,6 @@ def prelu(call: Call, x: LabelledTensor, weight: LabelledTensor) -> LabelledTens
 def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     """Elementwise, though torch does not say so."""
     return LabelledTensor(x.shape, x.arrays)
-
-
-@rule(
-    aten.masked_fill_.Scalar,
-    samples=[sample(t(2, 6), torch.tensor([[True], [False]], device="cpu"), 3.0)],
-    traits=[Trait.ENTRYWISE],
-)
-def masked_fill_(call: Call, x: LabelledTensor, mask: LabelledTensor, value: float) -> LabelledTensor:
-    return elementwise(call, x, mask)
 
 
 @rule(aten.zero_.default, samples=[sample(t(2, 6))], traits=[Trait.ENTRYWISE])

@@ -30,6 +30,11 @@ class Trait(Enum):
     """Adds up how far ``x`` and the second argument are apart, entry by entry."""
     ENTRYWISE = auto()
     """Every entry of the result is a function of the entries at its place, though torch does not say so."""
+    MASKS = auto()
+    """Takes the entries of one tensor where a mask, another argument, says so, and other numbers elsewhere."""
+    SOFTMAX = auto()
+    """A softmax, or its logarithm, along the dimension that is the second argument: it is the same whatever is added
+    to all entries of a row."""
     STATISTIC = auto()
     """Makes one number of the entries of ``x`` along some dimensions: their sum, norm, mean or deviation."""
 

@@ -16,7 +16,7 @@ from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import CallRecorder
 from graphprune.reconstruction.executed_call import ExecutedCall
 from graphprune.reconstruction.linear_calls import ParameterMemory
-from graphprune.reconstruction.residual_sums import OtherUse, ResidualSum, SumPaths
+from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths
 from tests.networks import randomize
 
 aten = torch.ops.aten
@@ -313,7 +313,7 @@ def test_survey_waits_for_what_is_added() -> None:
 
 
 def test_memory_that_is_used_again_is_no_use_of_the_result() -> None:
-    paths = SumPaths(ParameterMemory(nn.Linear(1, 1)))
+    paths = ResultPaths(ParameterMemory(nn.Linear(1, 1)))
     token, result = object(), torch.randn(3, 2)
     paths.start(token, result)
     (end,) = paths.follow(ExecutedCall(aten.add.Tensor, (result, torch.ones(3, 2)), {}, result + 1))

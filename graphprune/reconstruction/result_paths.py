@@ -1,11 +1,13 @@
-"""Follow the result of a consumer to the residual sum that it is added to: a residual stream, a shortcut.
+"""Follow the result of a consumer to where it ends: in a residual sum (a residual stream, a shortcut), or in a softmax.
 
 On the way it may be rearranged, and multiplied by factors that do not depend on the input, such as a batch norm's
-scale. The consumer can then be fitted to the residual of the sum, which includes the errors of the other operand.
+scale. The consumer can then be fitted to the residual of the sum, which includes the errors of the other operand; or to
+the differences within each row of the softmax, which is the same whatever is added to a row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,11 +25,12 @@ from graphprune.utils.tree import tensors_of
 
 @dataclass(frozen=True, eq=False)
 class PathStep:
-    """A call that rearranges a followed tensor, multiplies it, or adds a constant to it.
+    """A call that rearranges a followed tensor, multiplies it, adds a constant to it, or overwrites some entries.
 
     Attributes:
         position: the number of the operand that is the followed tensor; it is left out of ``args``.
         moves: the call rearranges.
+        masks: it overwrites some entries.
         factor: what it multiplies with; None: nothing.
     """
 
@@ -37,6 +40,7 @@ class PathStep:
     position: int
     moves: bool
     factor: Tensor | float | None = None
+    masks: bool = False
 
     @staticmethod
     def of(
@@ -46,10 +50,11 @@ class PathStep:
         operand: Tensor,
         moves: bool = False,
         factor: Tensor | float | None = None,
+        masks: bool = False,
     ) -> PathStep:
         """The call without the tensor that is followed, which need not stay in memory."""
         position = position_of(operand, args)
-        return PathStep(func, (*args[:position], None, *args[position + 1 :]), kwargs, position, moves, factor)
+        return PathStep(func, (*args[:position], None, *args[position + 1 :]), kwargs, position, moves, factor, masks)
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """The result of the call with a tensor in its place."""
@@ -69,7 +74,7 @@ class PathStep:
 
 
 @dataclass(frozen=True, eq=False)
-class SumPath:
+class ResultPath:
     """The rearrangement and scaling of a followed result so far.
 
     Attributes:
@@ -82,17 +87,27 @@ class SumPath:
     shape: tuple[int, ...]
     steps: tuple[PathStep, ...] = ()
 
-    def then(self, step: PathStep) -> SumPath:
+    def then(self, step: PathStep) -> ResultPath:
         """The path after another call."""
         return replace(self, steps=(*self.steps, step))
+
+    @property
+    def masked(self) -> bool:
+        """Were some entries overwritten?"""
+        return any(step.masks for step in self.steps)
+
+    def places(self, device: torch.device) -> Tensor:
+        """The place in the result of each entry, in the current order and shape."""
+        places = torch.arange(math.prod(self.shape), device=device).view(self.shape)
+        for step in self.steps:
+            places = step.moved(places)
+        return places
 
     def laid_out(self, tensor: Tensor) -> Tensor:
         """A tensor of the current shape, rearranged to the order and shape of the result."""
         if all(step.reshapes for step in self.steps):
             return tensor.reshape(self.shape)
-        places = torch.arange(tensor.numel(), device=tensor.device).view(self.shape)
-        for step in self.steps:
-            places = step.moved(places)
+        places = self.places(tensor.device)
         out = torch.empty(tensor.numel(), dtype=tensor.dtype, device=tensor.device)
         out[places.flatten()] = tensor.flatten()
         return out.view(self.shape)
@@ -115,20 +130,28 @@ class SumPath:
 class ResidualSum:
     """The sum ``total`` of a followed result, operand number ``position`` of the call, and ``other``."""
 
-    path: SumPath
+    path: ResultPath
     position: int
     other: Tensor
     total: Tensor
 
 
 @dataclass(frozen=True, eq=False)
+class Softmax:
+    """A softmax, or its logarithm, of a followed result along the dimension ``dim`` of what was made of it."""
+
+    path: ResultPath
+    dim: int
+
+
+@dataclass(frozen=True, eq=False)
 class OtherUse:
-    """The result of ``token`` has a use other than a residual sum."""
+    """The result of ``token`` has a use other than a residual sum or a softmax."""
 
     token: Any
 
 
-class SumPaths:
+class ResultPaths:
     """Follows results, call by call.
 
     Tensors are tracked by identity and by storage, so that uses through other views are noticed.
@@ -136,7 +159,7 @@ class SumPaths:
 
     def __init__(self, memory: ParameterMemory) -> None:
         self._memory = memory
-        self._known: dict[int, tuple[Tensor, SumPath]] = {}
+        self._known: dict[int, tuple[Tensor, ResultPath]] = {}
         self._at: dict[int, Any] = {}
 
     def clear(self) -> None:
@@ -145,9 +168,9 @@ class SumPaths:
 
     def start(self, token: Any, result: Tensor) -> None:
         """Follow a new result."""
-        self._set(result, SumPath(token, tuple(result.shape)))
+        self._set(result, ResultPath(token, tuple(result.shape)))
 
-    def follow(self, call: ExecutedCall) -> list[ResidualSum | OtherUse]:
+    def follow(self, call: ExecutedCall) -> list[ResidualSum | Softmax | OtherUse]:
         """Process a call, and return the ends of paths in it."""
         if not self._at:
             return []
@@ -157,7 +180,7 @@ class SumPaths:
         met = {id(self._at[place]): self._at[place] for place in call.read if place in self._at}.values()
         if not met:
             return []
-        ends = self._ends(call)
+        ends: list[ResidualSum] | list[Softmax] = self._softmaxes(call) or self._ends(call)
         if ends:
             return [*ends, *(OtherUse(token) for token in met if all(token is not end.path.token for end in ends))]
         path = self._next(call.func, call.args, call.kwargs, call.results)
@@ -169,7 +192,7 @@ class SumPaths:
             return [OtherUse(token) for token in met]
         return []
 
-    def _set(self, tensor: Tensor, path: SumPath) -> None:
+    def _set(self, tensor: Tensor, path: ResultPath) -> None:
         if place := address(tensor):
             self._at[place] = path.token
             self._known[id(tensor)] = tensor, path
@@ -191,16 +214,23 @@ class SumPaths:
         """Whether a tensor is a followed result."""
         return self._path(tensor) is not None
 
-    def _path(self, tensor: Any) -> SumPath | None:
+    def _path(self, tensor: Any) -> ResultPath | None:
         return self._known[id(tensor)][1] if id(tensor) in self._known else None
 
-    # ------------------------------------------------------------ sums
+    # ------------------------------------------------------------ softmaxes and sums
+
+    def _softmaxes(self, call: ExecutedCall) -> list[Softmax]:
+        path = self._path(call.args[0]) if has_trait(call.func, Trait.SOFTMAX) else None
+        if path is None:
+            return []
+        self._forget(path.token)
+        return [Softmax(path, call.args[1])]
 
     def _ends(self, call: ExecutedCall) -> list[ResidualSum]:
         found, total = [], call.results[0] if call.results else None
         for one, other in _pairs(call.func, call.args, call.kwargs) if has_trait(call.func, Trait.ADDS) else ():
             path = self._path(one)
-            if path is None or total is None or self._constant(other):
+            if path is None or path.masked or total is None or self._constant(other):
                 continue
             if one.shape == other.shape == total.shape:
                 found.append(ResidualSum(path, position_of(one, call.args), other, total))
@@ -215,7 +245,7 @@ class SumPaths:
 
     # ------------------------------------------------------------ rearrangements and factors
 
-    def _next(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> SumPath | None:
+    def _next(self, func: Any, args: Args, kwargs: Kwargs, results: Sequence[Tensor]) -> ResultPath | None:
         """The path of a call's first result, if the call only rearranges or multiplies a followed tensor."""
         path = self._path(args[0]) if args else None
         if path is not None and has_trait(func, Trait.MOVES, Trait.SHIFTS):
@@ -225,14 +255,24 @@ class SumPaths:
                 return None
             step = PathStep.of(func, args, kwargs, args[0], factor=call.scale())
             return self._scaled(path, step, args[0], results[0])
+        if has_trait(func, Trait.MASKS):
+            return self._masked(func, args, kwargs, results[0])
         for one, other in _pairs(func, args, kwargs):
             path = self._path(one)
             if path is not None and self._constant(other):
-                factor = None if has_trait(func, Trait.ADDS) else other
-                return self._scaled(path, PathStep.of(func, args, kwargs, one, factor=factor), one, results[0])
+                step = PathStep.of(func, args, kwargs, one, factor=_factor(func, other))
+                return self._scaled(path, step, one, results[0])
         return None
 
-    def _scaled(self, path: SumPath, step: PathStep, before: Tensor, result: Tensor) -> SumPath | None:
+    def _masked(self, func: Any, args: Args, kwargs: Kwargs, result: Tensor) -> ResultPath | None:
+        """The path of a call's result, if the call overwrites some entries of one followed tensor."""
+        followed = [a for a in args if self.follows(a)]
+        path = self._path(followed[0]) if len(followed) == 1 else None
+        if path is None:
+            return None
+        return self._scaled(path, PathStep.of(func, args, kwargs, followed[0], masks=True), followed[0], result)
+
+    def _scaled(self, path: ResultPath, step: PathStep, before: Tensor, result: Tensor) -> ResultPath | None:
         self._known = {key: known for key, known in self._known.items() if address(known[0]) != address(result)}
         return path.then(step) if result.shape == before.shape else None
 
@@ -242,8 +282,17 @@ def position_of(operand: Any, args: Args) -> int:
     return next(i for i, a in enumerate(args) if a is operand)
 
 
+def _factor(func: Any, other: Any) -> Any:
+    """What a call multiplies with; None: it adds."""
+    if has_trait(func, Trait.ADDS):
+        return None
+    return 1 / other if has_trait(func, Trait.DIVIDES) else other
+
+
 def _pairs(func: Any, args: Args, kwargs: Kwargs) -> tuple[tuple[Any, ...], ...]:
-    """The operands of a sum or a product, either way round."""
+    """The operands of a sum or a product, either way round; of a quotient, the dividend first."""
+    if has_trait(func, Trait.DIVIDES):
+        return (args[:2],)
     if (has_trait(func, Trait.ADDS) and kwargs.get("alpha", 1) == 1) or has_trait(func, Trait.SCALES):
         return args[:2], args[1::-1]
     return ()
