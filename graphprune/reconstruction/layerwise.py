@@ -20,12 +20,13 @@ from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder
 from graphprune.reconstruction.fit_memory import bounded
 from graphprune.reconstruction.iterative_regression import IterativeRegression
 from graphprune.reconstruction.linear_calls import address, flat
-from graphprune.reconstruction.lockstep import Gathered, Side, Sweep
+from graphprune.reconstruction.lockstep import Fit, Gathered, Side, Sweep
 from graphprune.reconstruction.matching import Match, Matcher, computed_reason
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.parametrized import plain_pair
 from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
+from graphprune.reconstruction.recurrent_fit import Entries, Fitted, settled
 from graphprune.reconstruction.regression import Regression
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -185,6 +186,7 @@ class _Reconstruction:
         self.rollback = rollback
         self.repaired: list[Repaired] = []
         self.left: list[LeftAlone] = []
+        self.unsettled: list[Fitted] = []
         self.seen, self.target = (self._recorded(model, data.alike, limit is not None) for model in (slim, dense))
         matcher = Matcher(self.seen, self.target, plan, targets)
         self.matches = {consumer.key: matcher.match(consumer) for consumer in self.seen.consumers.values()}
@@ -214,8 +216,14 @@ class _Reconstruction:
             Side.of(model, recorded, len(self.batches), self.all_recorded)
             for model, recorded in ((self.dense, self.target), (self.slim, self.seen))
         )
+
+        def sweep(matches: Sequence[Match], fit: Fit) -> list[Match]:
+            return Sweep(self.batches, dense, slim, matches, fit, self.memory, self.communicator).run()
+
         while pending:
-            pending = Sweep(self.batches, dense, slim, pending, self._fit, self.memory, self.communicator).run()
+            pending = sweep(pending, self._fit)
+            while self.unsettled:
+                self._note(settled(self.unsettled.pop(0), lambda m, fit: sweep([m], fit), self._fitted, self._undo))
         unmatched = (LeftAlone(key.view.name, m) for key, m in self.matches.items() if isinstance(m, str))
         return Repair(tuple(self.repaired), tuple(dict.fromkeys((*unmatched, *self.left, *self._not_met()))))
 
@@ -223,12 +231,23 @@ class _Reconstruction:
 
     def _fit(self, one: Gathered) -> bool:
         if why := one.unfit:
-            self.left.append(LeftAlone(one.match.consumer.key.name, why))
+            self._note(LeftAlone(one.match.consumer.key.name, why))
             return False
-        self.repaired.append(done := self._fitted(one))
-        return done.after < done.before
+        fitted = self._fitted(one)
+        if one.match.columns is not None and fitted.before:
+            self.unsettled.append(fitted)
+        else:
+            self._note(fitted.record)
+        return bool(fitted.before)
 
-    def _fitted(self, one: Gathered) -> Repaired:
+    def _note(self, record: Repaired | LeftAlone) -> None:
+        if isinstance(record, LeftAlone):
+            self.left.append(record)
+        else:
+            self.repaired.append(record)
+
+    def _fitted(self, one: Gathered) -> Fitted:
+        """Fit a consumer, and write to its weight and bias if that is better."""
         consumer, regression, bias_target = one.match.consumer, one.regression, one.match.bias_target
         places = consumer.first.places()
         old = self._entries(consumer.key.name)[places]
@@ -239,29 +258,38 @@ class _Reconstruction:
         intercept = None if bias_target is None else regression.intercept(change) * inverse
         before = regression.error()
         after = regression.error(change, None if intercept is None else intercept * factor)
+        written: list[Entries] = []
         if after < before:
-            self._write(consumer.key.name, places, new)
+            written.append(self._write(consumer.key.name, places, new))
             if bias_target is not None and intercept is not None:
-                self._add_to_bias(bias_target, intercept)
+                written.append(self._add_to_bias(bias_target, intercept))
         name = bias_target.view.name if bias_target else None
-        return Repaired(consumer.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
+        record = Repaired(consumer.key.name, before**0.5, min(before, after) ** 0.5, name, one.match.summed)
+        return Fitted(one.match, record, one.own_error, tuple(written))
+
+    def _undo(self, fitted: Fitted) -> None:
+        for name, places, values in fitted.before:
+            self._write(name, places, values)
 
     def _ridge(self, regression: Regression | IterativeRegression) -> float:
         return RIDGE + UNCERTAIN * regression.channels / regression.count if self.ridge is None else self.ridge
 
-    def _add_to_bias(self, bias_target: BiasTarget, intercept: Tensor) -> None:
+    def _add_to_bias(self, bias_target: BiasTarget, intercept: Tensor) -> Entries:
         """Add an intercept [blocks, outputs] to a bias, or subtract it from a running mean."""
         places = bias_target.view.places()
         old = self._entries(bias_target.view.name)[places]
         new = old.double() + bias_target.sign * intercept.reshape(old.shape)
-        self._write(bias_target.view.name, places, new.to(old.dtype))
+        return self._write(bias_target.view.name, places, new.to(old.dtype))
 
     def _entries(self, name: str) -> Tensor:
         return flat(self.seen.memory.tensors[name])
 
-    def _write(self, name: str, places: Tensor, values: Tensor) -> None:
+    def _write(self, name: str, places: Tensor, values: Tensor) -> Entries:
+        """Overwrite some entries; what they had before."""
         self.rollback.note(self.seen.memory.tensors[name])
+        before = self._entries(name)[places].clone()
         self._entries(name)[places] = values
+        return name, places, before
 
     def _not_met(self) -> list[LeftAlone]:
         """Matrices and kernels of which no part is a consumer's weight, and how they are used."""

@@ -66,6 +66,7 @@ class Gathered:
         regression: of the residuals on the inputs.
         reserved: the bytes that it takes.
         rows_differ: in some batch the two calls had different numbers of rows.
+        own_error: the sum of squares of the residuals on the slim model's own states, where dense ones are fitted on.
         met: how many calls were seen.
         passed: a batch went on before all batches had reached it.
     """
@@ -75,6 +76,7 @@ class Gathered:
     regression: Regression | IterativeRegression
     reserved: int
     rows_differ: bool = False
+    own_error: float = 0.0
     met: int = 0
     passed: bool = False
 
@@ -96,13 +98,20 @@ class Gathered:
             self.rows_differ = True
             return
         if state is not None:
+            self.own_error += float((target - result).double().square().sum())
+            if self.match.on_own:
+                self._add(batch, met.number, whole, result, target)
             whole, result = self._on_state(whole, result, state)
+        self._add(batch, met.number, whole, result, target)
+
+    def _add(self, batch: int, number: int, whole: LinearCall, result: Tensor, target: Tensor) -> None:
+        """Add the residuals of a call of this number in a batch."""
         residual = target - result
         if isinstance(self.regression, IterativeRegression):
             self.regression.add(whole, residual, target)
             return
         if self.match.scores is not None and self._whole_at_once(whole):
-            self._add_scores(self.regression, self.match.scores[batch][met.number], whole, residual, target)
+            self._add_scores(self.regression, self.match.scores[batch][number], whole, residual, target)
             return
         for some, call in self._parts(whole):
             self._add_part(self.regression, call, residual[some], target[some])
@@ -159,6 +168,7 @@ class Gathered:
     def pool(self, communicator: Communicator) -> None:
         """Pool the data of all processes."""
         self.rows_differ = any(communicator.gather(self.rows_differ))
+        self.own_error = sum(communicator.gather(self.own_error))
         self.regression.pool(communicator)
 
     @property

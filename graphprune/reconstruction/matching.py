@@ -37,6 +37,7 @@ class Match:
             compared. None: the results themselves are.
         columns: for a recurrent layer, the channels of the dense input that the slim input has; the weight is fitted on
             these, not on the slim model's own states, which depend on it. None: it is fitted on the slim input.
+        on_own: it is fitted on these and on its own states, both with the dense results.
     """
 
     consumer: Consumer
@@ -48,6 +49,7 @@ class Match:
     summed: bool
     scores: Sequence[Sequence[SoftmaxRows]] | None
     columns: Tensor | None
+    on_own: bool = False
 
     @property
     def after(self) -> int:
