@@ -201,8 +201,10 @@ def _embedded(model: nn.Module, inputs: Tokens) -> Tensor:
 
 
 def agreement(found: Tensor, wanted: Tensor) -> float:
-    """Spearman's rank correlation over the pairs of two matrices of similarities [n, n]."""
+    """Spearman's rank correlation over the pairs of two matrices of similarities [n, n]; 0 if all found are equal."""
     upper = torch.ones_like(found, dtype=torch.bool).triu(1)
+    if len(found[upper].unique()) < 2:
+        return 0.0
     return float(spearmanr(found[upper].numpy(), wanted[upper].numpy()).statistic)
 
 
