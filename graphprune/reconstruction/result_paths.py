@@ -22,6 +22,10 @@ from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.tree import tensors_of
 
+LEFT_OUT = -1e3
+"""An entry of at most so much has no part in a softmax. With others in their place, such as 0, it matters what is added
+to the rest."""
+
 
 @dataclass(frozen=True, eq=False)
 class PathStep:
@@ -265,10 +269,11 @@ class ResultPaths:
         return None
 
     def _masked(self, func: Any, args: Args, kwargs: Kwargs, result: Tensor) -> ResultPath | None:
-        """The path of a call's result, if the call overwrites some entries of one followed tensor."""
+        """The path of a call's result, if the call leaves some entries of one followed tensor out of a softmax."""
         followed = [a for a in args if self.follows(a)]
         path = self._path(followed[0]) if len(followed) == 1 else None
-        if path is None:
+        others = [a for a in args if not self.follows(a) and not (isinstance(a, Tensor) and a.dtype == torch.bool)]
+        if path is None or not all(bool((torch.as_tensor(a) <= LEFT_OUT).all()) for a in others):
             return None
         return self._scaled(path, PathStep.of(func, args, kwargs, followed[0], masks=True), followed[0], result)
 

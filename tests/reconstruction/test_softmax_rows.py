@@ -172,7 +172,17 @@ def bent(model: Scored, x: Tensor) -> Tensor:
     return model.score(model.hidden(x).tanh()).tanh().softmax(1).mT @ x
 
 
-@pytest.mark.parametrize("weigh", [over_outputs, also_read, bent])
+def beside_zeros(model: Scored, x: Tensor) -> Tensor:
+    scores = model.score(model.hidden(x).tanh())
+    return scores.masked_fill(x[..., :1] > 0, 0.0).softmax(1).mT @ x
+
+
+def beside_others(model: Scored, x: Tensor) -> Tensor:
+    scores = model.score(model.hidden(x).tanh())
+    return torch.where(x[..., :1] > 0, x[..., :3], scores).softmax(1).mT @ x
+
+
+@pytest.mark.parametrize("weigh", [over_outputs, also_read, bent, beside_zeros, beside_others])
 def test_other_results_are_fitted_to_their_own_output(weigh: Callable[[Scored, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     model = randomize(Scored(weigh, outputs=3)).double().eval()
