@@ -273,7 +273,7 @@ class ResultPaths:
         followed = [a for a in args if self.follows(a)]
         path = self._path(followed[0]) if len(followed) == 1 else None
         others = [a for a in args if not self.follows(a) and not (isinstance(a, Tensor) and a.dtype == torch.bool)]
-        if path is None or not all(bool((torch.as_tensor(a) <= LEFT_OUT).all()) for a in others):
+        if path is None or not all(_is_left_out(a) for a in others):
             return None
         return self._scaled(path, PathStep.of(func, args, kwargs, followed[0], masks=True), followed[0], result)
 
@@ -285,6 +285,10 @@ class ResultPaths:
 def position_of(operand: Any, args: Args) -> int:
     """The position of an operand among the arguments of a call."""
     return next(i for i, a in enumerate(args) if a is operand)
+
+
+def _is_left_out(filling: Any) -> bool:
+    return bool((filling <= LEFT_OUT).all()) if isinstance(filling, Tensor) else filling <= LEFT_OUT
 
 
 def _factor(func: Any, other: Any) -> Any:
