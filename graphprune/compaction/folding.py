@@ -19,7 +19,7 @@ from graphprune.calibration.moments import Moments
 from graphprune.pruning.plan import Plan
 from graphprune.reconstruction.call_recorder import BiasTarget, CallRecorder, Consumer
 from graphprune.reconstruction.linear_calls import CallKey, ParameterView, flat, linear_call
-from graphprune.reconstruction.passes import run_batch
+from graphprune.reconstruction.passes import run_alone
 from graphprune.rules.labels import ParameterAxis
 from graphprune.rules.registry import matmul_views
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -85,10 +85,10 @@ class ConstantFolding:
         with evaluating_unchanged(model), torch.no_grad():
             self._recorder = CallRecorder(model)
             for number, batch in enumerate(batches):
-                run_batch(model, number, batch, self._recorder.batch())
+                self._recorder.record(model, number, batch)
             means = _InputMeans(self._recorder)
             for number, batch in enumerate(batches):
-                run_batch(model, number, batch, means)
+                run_alone(model, number, batch, means)
         found = (self._weight(consumer, means) for consumer in self._recorder.consumers.values())
         self.weights = [weight for weight in found if weight is not None]
 

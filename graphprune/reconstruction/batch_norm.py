@@ -12,7 +12,7 @@ from graphprune.calibration.batches import Batches
 from graphprune.calibration.moments import Moments
 from graphprune.errors import InputError
 from graphprune.reconstruction.linear_calls import ParameterMemory
-from graphprune.reconstruction.passes import run_batch
+from graphprune.reconstruction.passes import run_alone
 from graphprune.rules.norm import NormCall
 from graphprune.rules.registry import norm_call
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -91,7 +91,7 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
     batches = Batches(calibration)
     with batches.communicator.together(), evaluating_unchanged(model) as state, torch.no_grad():
         for number, batch in batches:
-            run_batch(model, number, batch, watch)
+            run_alone(model, number, batch, watch)
         for names in batches.communicator.union(watch.moments):
             watch.moments.setdefault(names, Moments(False)).pool(batches.communicator)
         for (mean, _), moments in watch.moments.items():

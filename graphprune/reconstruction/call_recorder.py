@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +20,15 @@ from graphprune.reconstruction.linear_calls import (
     linear_call,
 )
 from graphprune.reconstruction.parameter_copies import ParameterCopies
+from graphprune.reconstruction.passes import run_batch
 from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths, Softmax
+from graphprune.reconstruction.shared_draws import Drawn, RandomStream, drawn_by
 from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.tensor_group import TensorGroup
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
-from graphprune.utils.tree import tensors_of
+from graphprune.utils.tree import output_tensors, tensors_of
 
 
 @dataclass(eq=False)
@@ -103,7 +104,7 @@ class Consumer:
 
 
 class CallRecorder(DispatchMode):
-    """Records a model's calls; see :meth:`batch`.
+    """Records a model's calls; see :meth:`record`.
 
     Args:
         model: the model.
@@ -118,6 +119,8 @@ class CallRecorder(DispatchMode):
         computed: parameters from which the weight of a product is computed.
         running_means: those that normalizations use.
         peak: the most bytes of activations at a time.
+        draws: some pass drew random numbers.
+        drawn: for each batch, what torch's operations drew.
     """
 
     def __init__(self, model: nn.Module, measures: bool = False) -> None:
@@ -138,12 +141,24 @@ class CallRecorder(DispatchMode):
         self._count: Counter[CallKey] = Counter()
         self._scores: defaultdict[CallKey, list[SoftmaxRows]] = defaultdict(list)
         self._batches = 0
+        self.draws = False
+        self.drawn: list[list[Drawn]] = [[]]
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        """Record one forward pass."""
-        with self:
-            yield
+    def record(self, model: nn.Module, number: int, batch: Any) -> None:
+        """Record a forward pass on a batch, given with its number.
+
+        Raises:
+            InputError: as for :func:`graphprune.reconstruction.passes.run_batch`.
+        """
+        stream = RandomStream(number)
+        with stream.going_on():
+            output = run_batch(model, number, batch, self)
+        self.draws = self.draws or stream.moved
+        for consumer in self._paths.followed_in(output_tensors(output)):
+            consumer.used_otherwise = True
+        self._end_batch()
+
+    def _end_batch(self) -> None:
         self._parameters.clear()
         self._dependence.clear()
         self._paths.clear()
@@ -154,6 +169,7 @@ class CallRecorder(DispatchMode):
             consumer.scores += [[] for _ in range(skipped)] + [self._scores[key]]
         self._count.clear()
         self._scores.clear()
+        self.drawn.append([])
         self._batches += 1
 
     def stand_for(self, representatives: Sequence[int]) -> None:
@@ -165,12 +181,15 @@ class CallRecorder(DispatchMode):
         for consumer in self.consumers.values():
             consumer.calls = [consumer.calls[number] for number in representatives]
             consumer.scores = [consumer.scores[number] for number in representatives]
+        self.drawn = [self.drawn[number] for number in representatives]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
         kwargs = kwargs or {}
         met = linear_call(func, args, kwargs, self._parameters, self.names)
         consumer = self._record_call(met) if met else None
         call = ExecutedCall(func, args, kwargs, func(*args, **kwargs))
+        if (drawn := drawn_by(call)) is not None:
+            self.drawn[-1].append(drawn)
         self._use(call, met)
         self._parameters.follow(call)
         for end in self._paths.follow(call):

@@ -17,6 +17,7 @@ from graphprune.reconstruction.parameter_copies import ParameterCopies
 from graphprune.reconstruction.passes import OtherCalls, StopForward
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths
+from graphprune.reconstruction.shared_draws import AveragedDraws
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_mutable
 
 
@@ -52,6 +53,7 @@ class CallWatch(DispatchMode):
         forward: the pass.
         expected: how often the pass calls each of all consumers of the model, if that was recorded with another batch.
         waiting: gets to know the pass's tensors.
+        draws: those that are replaced by their means.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class CallWatch(DispatchMode):
         forward: PausedForward,
         expected: Mapping[CallKey, int] | None,
         waiting: WaitingTensors,
+        draws: AveragedDraws,
     ) -> None:
         super().__init__()
         self.met: WatchedCall | None = None
@@ -74,6 +77,7 @@ class CallWatch(DispatchMode):
         self._summed = summed
         self._forward = forward
         self._waiting = waiting
+        self._draws = draws
         self._paths = ResultPaths(memory)
         self._count: Counter[CallKey] = Counter()
         self._seen: Counter[CallKey] = Counter()
@@ -86,7 +90,7 @@ class CallWatch(DispatchMode):
         if met is not None:
             self._count_call(met.key)
         before = self._before(func, args)
-        out = func(*args, **kwargs)
+        out = self._draws.call(func, args, kwargs)
         call = ExecutedCall(func, args, kwargs, out)
         self._waiting.add_results(call)
         self._parameters.follow(call)

@@ -26,7 +26,7 @@ from graphprune.pruning.rewrite import slim_tensor
 from graphprune.reconstruction.head_products import HeadFactor, HeadMoments, HeadProducts
 from graphprune.reconstruction.layerwise import RIDGE, check_pair
 from graphprune.reconstruction.linear_calls import ParameterMemory
-from graphprune.reconstruction.passes import Rollback, run_batch
+from graphprune.reconstruction.passes import Rollback, run_alone
 from graphprune.reconstruction.records import Compensated, Compensation, LeftAlone
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.arrays import Ids, Mask
@@ -94,7 +94,7 @@ def compensate(
     products = HeadProducts(ParameterMemory(dense), names)
     with batches.communicator.together(), evaluating_unchanged(dense), torch.no_grad():
         for number, batch in batches:
-            run_batch(dense, number, batch, products)
+            run_alone(dense, number, batch, products)
         products.pool(batches.communicator)
         return _Compensator(plan, tensors, dict(named_tensors(slim)), products, ridge).apply(rollback)
 

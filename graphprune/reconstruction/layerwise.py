@@ -24,7 +24,7 @@ from graphprune.reconstruction.lockstep import Fit, Gathered, Side, Sweep
 from graphprune.reconstruction.matching import Match, Matcher, computed_reason
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.parametrized import plain_pair
-from graphprune.reconstruction.passes import OtherCalls, Rollback, run_batch
+from graphprune.reconstruction.passes import OtherCalls, Rollback
 from graphprune.reconstruction.records import LeftAlone, Repair, Repaired
 from graphprune.reconstruction.recurrent_fit import Entries, Fitted, settled
 from graphprune.reconstruction.regression import Regression
@@ -205,7 +205,7 @@ class _Reconstruction:
         """The calls of a model, recorded with the first of the batches that are alike."""
         recorder, chosen = CallRecorder(model, measures), sorted(set(alike))
         for number in chosen:
-            run_batch(model, *self.batches[number], recorder.batch())
+            recorder.record(model, *self.batches[number])
         recorder.stand_for([chosen.index(number) for number in alike])
         return recorder
 

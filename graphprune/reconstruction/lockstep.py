@@ -29,6 +29,7 @@ from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, 
 from graphprune.reconstruction.passes import OtherCalls, run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
+from graphprune.reconstruction.shared_draws import AveragedDraws, RandomStream, unlike
 from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.window_moments import window_moments
 from graphprune.utils.deepcopy import copy_module
@@ -201,7 +202,13 @@ class Side:
         return Side([model, *copies], recorded, all_recorded)
 
     def forward(
-        self, number: int, batch: Any, consumers: Iterable[Consumer], summed: set[CallKey], waiting: WaitingTensors
+        self,
+        number: int,
+        batch: Any,
+        consumers: Iterable[Consumer],
+        summed: set[CallKey],
+        waiting: WaitingTensors,
+        averaged: frozenset[int],
     ) -> tuple[PausedForward, list[CallWatch]]:
         """The pass of a batch, and its watch once it has begun.
 
@@ -211,12 +218,13 @@ class Side:
         expected = None if self.all_recorded else {k: c.calls[number] for k, c in self.recorded.consumers.items()}
 
         def run(forward: PausedForward) -> None:
-            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected, waiting))
+            draws = AveragedDraws(averaged)
+            watches.append(CallWatch(self.recorded.memory, consumers, summed, forward, expected, waiting, draws))
             run_batch(self.models[number], number, batch, watches[0])
             forward.check()
             watches[0].check_end()
 
-        return PausedForward(run), watches
+        return PausedForward(run, RandomStream(number) if self.recorded.draws else None), watches
 
 
 class PairOfPasses:
@@ -232,11 +240,12 @@ class PairOfPasses:
         if self._waiting.group is not None:
             self._waiting.group.on_return = self._move
         summed = [m for m in matches if m.summed]
+        averaged = unlike(dense.recorded.drawn[number], slim.recorded.drawn[number])
         self._dense, self._dense_watch = dense.forward(
-            number, batch, [m.dense for m in matches], {m.dense.key for m in summed}, self._waiting
+            number, batch, [m.dense for m in matches], {m.dense.key for m in summed}, self._waiting, averaged
         )
         self._slim, self._slim_watch = slim.forward(
-            number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}, self._waiting
+            number, batch, [m.consumer for m in matches], {m.consumer.key for m in summed}, self._waiting, averaged
         )
         self._targets: dict[tuple[CallKey, int], Target] = {}
         self.met: WatchedCall | None = None

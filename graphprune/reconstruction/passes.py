@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
+from graphprune.reconstruction.shared_draws import RandomStream
 from graphprune.reconstruction.tensor_group import TensorGroup
 
 
@@ -17,15 +18,25 @@ class StopForward(BaseException):
     """Ends a forward pass early. Not an ``Exception``, so that no handler in a model catches it."""
 
 
-def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> None:
+def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> Any:
     """Run a model on a batch in the context ``watch``, which can end the run by raising :class:`StopForward`.
+
+    Returns:
+        What the model returns; None if it was ended early.
 
     Raises:
         InputError: the model failed, or the batch is neither a tensor, a tuple, a list nor a dict.
     """
     args, kwargs = moved_to(model, call_arguments(number, batch))
     with suppress(StopForward), watch:
-        call_model(model, number, args, kwargs, "pass batches of inputs alone, without targets")
+        return call_model(model, number, args, kwargs, "pass batches of inputs alone, without targets")
+    return None
+
+
+def run_alone(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> Any:
+    """:func:`run_batch` with the random numbers that belong to the batch, if the model draws any."""
+    with RandomStream(number).going_on():
+        return run_batch(model, number, batch, watch)
 
 
 class OtherCalls(BaseException):

@@ -6,7 +6,7 @@ import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from queue import SimpleQueue
 
 import torch
@@ -14,6 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from graphprune.reconstruction.passes import StopForward
+from graphprune.reconstruction.shared_draws import RandomStream
 
 START = 1.0
 """Seconds that the system may take to begin a thread."""
@@ -26,10 +27,12 @@ class PausedForward:
 
     Args:
         run: the pass; it is given this object, to call :meth:`wait`.
+        stream: the random numbers that it draws; None: those of the global generators.
     """
 
-    def __init__(self, run: Callable[[PausedForward], None]) -> None:
+    def __init__(self, run: Callable[[PausedForward], None], stream: RandomStream | None = None) -> None:
         self._run = run
+        self._stream = stream
         self._go: SimpleQueue[None] = SimpleQueue()  # a Semaphore may lose a wake-up when a signal arrives amid it
         self._back: SimpleQueue[None] = SimpleQueue()
         self._state = _thread_state()
@@ -50,8 +53,9 @@ class PausedForward:
             context = contextvars.copy_context()
             self._thread = threading.Thread(target=context.run, args=(self._body,), daemon=True)
             self._thread.start()
-        self._go.put(None)
-        self._back.get()
+        with nullcontext() if self._stream is None else self._stream.going_on():
+            self._go.put(None)
+            self._back.get()
         if self._error is not None:
             error, self._error = self._error, None
             raise error

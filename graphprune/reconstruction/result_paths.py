@@ -8,7 +8,7 @@ the differences within each row of the softmax, which is the same whatever is ad
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -195,6 +195,11 @@ class ResultPaths:
                 self._forget(token)
             return [OtherUse(token) for token in met]
         return []
+
+    def followed_in(self, tensors: Iterable[Tensor]) -> list[Any]:
+        """The tokens of the results that share memory with some tensors."""
+        places = {address(tensor) for tensor in tensors}
+        return [token for place, token in self._at.items() if place in places]
 
     def _set(self, tensor: Tensor, path: ResultPath) -> None:
         if place := address(tensor):

@@ -298,16 +298,16 @@ def test_a_constant_on_the_way_is_no_end() -> None:
     one = next(r for r in record.repaired if r.name == "weight")
     assert one.summed and one.intercept == "bias"
     survey = CallRecorder(slim)
-    with torch.no_grad(), survey.batch():
-        slim(x)
+    with torch.no_grad():
+        survey.record(slim, 0, x)
     assert [consumer.beside for consumer in survey.consumers.values()] == [0, 1, 0]  # the stream, not the table
 
 
 def test_survey_waits_for_what_is_added() -> None:
     model = made(JOINS["plain"])
     survey = CallRecorder(model)
-    with torch.no_grad(), survey.batch():
-        model(torch.randn(5, 4, dtype=torch.float64))
+    with torch.no_grad():
+        survey.record(model, 0, torch.randn(5, 4, dtype=torch.float64))
     enter, _, outer, _ = survey.consumers.values()
     assert outer.summed and outer.beside == 1 << enter.number
 

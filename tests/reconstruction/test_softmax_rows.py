@@ -25,6 +25,7 @@ class Scored(nn.Module):
         self.score = nn.Linear(12, outputs, bias=bias)
         self.leave = nn.Linear(6, 3)
         self.weigh = weigh
+        self.scores = torch.zeros(0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.enter(x).tanh()
@@ -150,8 +151,8 @@ def test_a_loop_scores_the_places_at_every_step() -> None:
     assert one.after < one.before
     survey = CallRecorder(slim)
     for batch in batches:
-        with torch.no_grad(), survey.batch():
-            slim(batch)
+        with torch.no_grad():
+            survey.record(slim, 0, batch)
     (score,) = (c for c in survey.consumers.values() if c.key.name == "score.weight")
     assert score.scoring and [[rows.length for rows in batch] for batch in score.scores] == [[5] * 3, [5] * 3, [7] * 3]
 
@@ -182,12 +183,24 @@ def beside_others(model: Scored, x: Tensor) -> Tensor:
     return torch.where(x[..., :1] > 0, x[..., :3], scores).softmax(1).mT @ x
 
 
-@pytest.mark.parametrize("weigh", [over_outputs, also_read, bent, beside_zeros, beside_others])
+def returned(model: Scored, x: Tensor) -> Tensor:
+    model.scores = model.score(model.hidden(x).tanh())
+    return model.scores.softmax(1).mT @ x
+
+
+class Telling(Scored):
+    """Returns its scores too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return super().forward(x), {"scores": self.scores.flatten(1)}
+
+
+@pytest.mark.parametrize("weigh", [over_outputs, also_read, bent, beside_zeros, beside_others, returned])
 def test_other_results_are_fitted_to_their_own_output(weigh: Callable[[Scored, Tensor], Tensor]) -> None:
     torch.manual_seed(0)
-    model = randomize(Scored(weigh, outputs=3)).double().eval()
+    model = randomize((Telling if weigh is returned else Scored)(weigh, outputs=3)).double().eval()
     survey = CallRecorder(model)
-    with torch.no_grad(), survey.batch():
-        model(torch.randn(5, PLACES, 4, dtype=torch.float64))
+    with torch.no_grad():
+        survey.record(model, 0, torch.randn(5, PLACES, 4, dtype=torch.float64))
     (score,) = (c for c in survey.consumers.values() if c.key.name == "score.weight")
     assert not score.scoring and score.used_otherwise
