@@ -22,6 +22,7 @@ from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
 from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.evaluation import evaluating
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.random_state import random_numbers_kept, random_state, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
 _LABELS = (
@@ -71,15 +72,17 @@ class Objective:
             InputError: the batch has no target and the model no loss, or the loss is not one number.
         """
         args, kwargs, target = training_call(batch, device)
-        if self.teacher is not None:  # the student may write to its inputs
+        if self.teacher is not None:  # the student may write to its inputs, and draw random numbers
             taught_args, taught_kwargs = map_tensors(torch.clone, (args, kwargs))
+            drawn_from = random_state()
         output = _output_of(run, args, kwargs, "batches")
         losses = []
         if self.teacher is None or self.distill.alpha < 1:
             share = 1.0 if self.teacher is None else 1 - self.distill.alpha
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
-            with torch.no_grad():
+            with torch.no_grad(), random_numbers_kept():
+                set_random_state(drawn_from)
                 teacher_output = _output_of(self.teacher, taught_args, taught_kwargs, "teacher")
             losses += self._soft(output, teacher_output)
         return torch.stack(losses).sum()

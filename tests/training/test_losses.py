@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from graphprune import Distillation, finetune
@@ -16,7 +17,7 @@ from graphprune.training.losses import distillation_loss, logits_of
 from tests.training_net import examples, loader, net, slim_net, weights
 
 
-def itself(tensor: torch.Tensor) -> torch.Tensor:
+def itself(tensor: Tensor) -> Tensor:
     return tensor
 
 
@@ -139,17 +140,33 @@ def test_the_teacher_is_only_lent() -> None:
     assert teacher.enter.weight.requires_grad and torch.equal(teacher.enter.weight.grad, x.expand(16, 6))
 
 
+def test_both_draw_the_same_random_numbers() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.enter(x + torch.randn_like(x))
+            return out
+
+    student, x = Noisy(), torch.randn(8, 6)
+    distill = Distillation(alpha=1.0)
+    history = finetune(student, [(x, None)], epochs=2, lr=1e-9, teacher=copy.deepcopy(student), distill=distill)
+    assert max(history.loss) < 1e-6
+
+
 def test_a_student_that_writes_to_its_inputs_leaves_the_teachers_alone() -> None:
     class Scaling(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             return super().forward(x.mul_(2))
 
     class Watching(nn.Linear):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def forward(self, x: Tensor) -> Tensor:
             seen.append(x.clone())
             return super().forward(x)
 
-    seen: list[torch.Tensor] = []
+    seen: list[Tensor] = []
     batches = [torch.ones(4, 6)]
     finetune(Scaling(6, 3), batches, epochs=1, lr=0.1, teacher=Watching(6, 3), distill=Distillation(alpha=1.0))
     assert seen and all(torch.equal(x, torch.ones(4, 6)) for x in seen)
