@@ -20,6 +20,7 @@ from graphprune.planning.sensitivity_probe import Evaluate
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import loss_number, with_article
+from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import tensors_of
 
 ENOUGH_SAMPLES = 256
@@ -143,7 +144,8 @@ def _try(model: nn.Module, batch: Any, loss_fn: LossFunction | None) -> None:
 
 def _run(model: nn.Module, number: int, inputs: Any, advice: str = "") -> Any:
     args, kwargs = moved_to(model, call_arguments(number, inputs))
-    return call_model(model, number, args, kwargs, advice)
+    with random_numbers_of(number):
+        return call_model(model, number, args, kwargs, advice)
 
 
 def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:

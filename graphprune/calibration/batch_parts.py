@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graphprune.calibration.constant_draws import ConstantDraws
 from graphprune.calibration.output_error import outputs_of
 from graphprune.calibration.samples import SampleAxes, is_part
 from graphprune.errors import InputError
@@ -47,4 +48,5 @@ def batch_parts(model: nn.Module, batch: Any, sizes: Sizes, paired: bool = False
 
 
 def _outputs(model: nn.Module, batch: Any, paired: bool) -> list[Tensor]:
-    return outputs_of(model, [(0, batch[0] if paired else batch)])[0]
+    with ConstantDraws():
+        return outputs_of(model, [(0, batch[0] if paired else batch)])[0]

@@ -15,6 +15,7 @@ from graphprune.calibration.divergence import DivergenceSums, relative_error, su
 from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
+from graphprune.utils.random_state import random_numbers_of
 from graphprune.utils.tree import output_tensors
 
 OutputTensors = list[list[Tensor]]
@@ -38,6 +39,8 @@ def _numbers_of(output: Any) -> list[Tensor]:
 def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputTensors:
     """The outputs of a model in evaluation mode, for batches of inputs with their numbers.
 
+    Where models draw random numbers, they get the same for a batch of the same number.
+
     Raises:
         InputError: the model fails on a batch.
     """
@@ -45,7 +48,9 @@ def outputs_of(model: nn.Module, numbered: Iterable[tuple[int, Any]]) -> OutputT
     with evaluating_unchanged(model):
         for number, inputs in numbered:
             args, kwargs = moved_to(model, call_arguments(number, inputs))
-            found.append([t.detach() for t in _numbers_of(call_model(model, number, args, kwargs))])
+            with random_numbers_of(number):
+                output = call_model(model, number, args, kwargs)
+            found.append([t.detach() for t in _numbers_of(output)])
     return found
 
 

@@ -141,7 +141,7 @@ class SampleSplitter:
             try:
                 own, value = self._run(number, axes.sample(call, index))
             except Exception as error:  # of a model that was run on the whole batch: these are no samples
-                return f"{_place(axes)}, one sample alone fails: {type(error).__name__}: {error}"
+                return f"{_place(axes)}, one sample alone fails: {type(error).__name__}: {error}".partition("\n")[0]
             if not _is_part(own, output, index, axes.count):
                 return f"{_place(axes)}, the output of one sample depends on others"
             losses.append(float(value))

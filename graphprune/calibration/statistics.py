@@ -24,6 +24,7 @@ from graphprune.calibration.batches import (
     numbered,
     pair_of,
 )
+from graphprune.calibration.constant_draws import ConstantDraws
 from graphprune.calibration.moments import ConsumerStatistics
 from graphprune.calibration.observer import Observer
 from graphprune.calibration.other_gradients import OtherGradients, other_gradients_kept
@@ -40,6 +41,7 @@ from graphprune.utils.checks import with_article
 from graphprune.utils.evaluation import clear_gradients
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.random_state import RandomStream
 from graphprune.utils.tree import map_tensors
 
 LossFunction = Callable[[Any, Any], Tensor]
@@ -62,7 +64,7 @@ class Statistics:
             its loss with answers that are drawn from its outputs (:mod:`graphprune.calibration.own_answers`).
         kernel_positions: keep second moments of every kernel position instead of every channel: exact for one- and
             two-dimensional convolutions; k positions need k² times the memory.
-        seed: of the answers that are drawn.
+        seed: of the answers that are drawn, and of what the model draws.
 
     Attributes:
         gathered: what criteria have summed up over the gradients of all samples, by a key of theirs.
@@ -89,6 +91,7 @@ class Statistics:
         self.communicator = communicator_of(calibration)
         self._calibration = calibration
         self._read = False
+        self._stream = RandomStream(seed)
         self.gathered: dict[Hashable, Any] = {}
         self._consumers: dict[bool, tuple[ConsumerStatistics, ...]] = {}
 
@@ -120,6 +123,7 @@ class Statistics:
         """A pass over the batches, in all processes that share them."""
         with self.communicator.together(), evaluating_unchanged(self.model):
             self.communicator.check_same_model(self.model)
+            self._stream = RandomStream(self.seed)
             yield
 
     def each_forward(self, watching: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -163,7 +167,7 @@ class Statistics:
         parameters = {n: t for n, t in named_tensors(self.model) if isinstance(t, nn.Parameter)}
         learned = {n: p for n, p in parameters.items() if p.is_floating_point() or p.is_complex()}
         _check_learnable(learned)
-        splitter, count = SampleSplitter(self._evaluate), 0
+        splitter, count = SampleSplitter(self._evaluate_alike), 0
         generator = torch.Generator().manual_seed(self.seed)
         with self._pass(), torch.enable_grad(), ExitStack() as stack:
             for parameter in learned.values():
@@ -244,6 +248,19 @@ class Statistics:
             raise _no_loss(number, found)
         return output, loss
 
+    def _evaluate_alike(self, number: int, call: Any) -> tuple[Any, Tensor]:
+        """:meth:`_evaluate`; of a model that draws random numbers, as if they were the same for all samples."""
+        if not self._stream.moved:
+            found = self._evaluate(number, call)
+            if not self._stream.moved:
+                return found
+        stream, self._stream = self._stream, RandomStream(self.seed)
+        try:
+            with ConstantDraws():
+                return self._evaluate(number, call)
+        finally:
+            self._stream = stream
+
     # ------------------------------------------------------------ batches
 
     def _batches(self) -> Iterator[tuple[int, Any]]:
@@ -267,7 +284,8 @@ class Statistics:
 
     def _forward(self, number: int, args: Args, kwargs: Kwargs) -> Any:
         advice = "" if self.loss_fn else "for pairs (inputs, target) pass loss_fn=, or pass batches of inputs alone"
-        return call_model(self.model, number, args, kwargs, advice)
+        with self._stream.going_on():
+            return call_model(self.model, number, args, kwargs, advice)
 
 
 def _learnable(tensor: Tensor) -> Tensor:

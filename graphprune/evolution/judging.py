@@ -15,7 +15,7 @@ from graphprune.calibration.samples import spread_numbers
 from graphprune.calibration.statistics import LossFunction
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import loss_number
-from graphprune.utils.random_state import random_numbers_kept
+from graphprune.utils.random_state import random_numbers_of
 
 QUICK_SAMPLES, THOROUGH_SAMPLES = 64, 512
 """About so many samples judge, if there are more: quickly, or where a repair takes longer anyway."""
@@ -63,7 +63,7 @@ class CandidateJudge:
         """The mean over the judged batches; infinite if it is no number."""
         if self._loss_fn is None:
             return self._dense.error(outputs_of(model, self._batches))
-        with random_numbers_kept(), torch.no_grad(), evaluating_unchanged(model):
+        with torch.no_grad(), evaluating_unchanged(model):
             found = [self._loss_on(model, *batch) for batch in self._batches]
         mean = sum(found) / len(found)
         return mean if mean == mean else float("inf")
@@ -73,4 +73,5 @@ class CandidateJudge:
         inputs, target = pair_of(number, batch)
         args, kwargs = call_arguments(number, inputs)
         args, kwargs, target = moved_to(model, (args, kwargs, target))
-        return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target), "loss_fn")
+        with random_numbers_of(number):
+            return loss_number(self._loss_fn(call_model(model, number, args, kwargs), target), "loss_fn")

@@ -31,7 +31,7 @@ from graphprune.pruning.float64 import (
     widened_tensor,
 )
 from graphprune.pruning.plan import Plan
-from graphprune.pruning.random_draws import Draw, draw_of, is_random, values_read
+from graphprune.pruning.random_draws import Draw, draw_of, values_read
 from graphprune.pruning.slim_factors import slim_factors
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait, in_any_type, rule_of
@@ -46,7 +46,7 @@ from graphprune.tracing.tracer import Trace, record
 from graphprune.utils.arrays import Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.modules import named_tensors
-from graphprune.utils.operators import Args, Kwargs, returns_view, short_name
+from graphprune.utils.operators import Args, Kwargs, is_random, returns_view, short_name
 from graphprune.utils.tree import output_tensors
 
 

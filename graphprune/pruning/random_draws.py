@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graphprune.pruning.float64 import Widen
 from graphprune.tracing.meta import is_float
-from graphprune.utils.operators import Args, Kwargs
+from graphprune.utils.operators import Args, Kwargs, is_random
 from graphprune.utils.tree import tensors_of
 
 SAME_VALUES = 1e-9
@@ -50,12 +50,6 @@ def _equal(expected: Tensor, found: Tensor) -> bool:
     if not is_float(expected):
         return torch.equal(expected, found)
     return torch.allclose(expected, found.to(expected.dtype), rtol=SAME_VALUES, atol=SAME_VALUES, equal_nan=True)
-
-
-def is_random(func: Any) -> bool:
-    """Does an operation draw random numbers? Fused attention is tagged as if it always did."""
-    tagged = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
-    return tagged and not any(word in func.name() for word in ("attention", "sdp_choice"))
 
 
 def values_read(func: Any, args: Args, kwargs: Kwargs) -> list[Any]:

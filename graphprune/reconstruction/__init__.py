@@ -5,9 +5,9 @@ In reading order:
 - ``pipeline`` (:func:`graphprune.repair`: everything in one call);
 - ``layerwise`` (ridge regression of each consumer), with ``call_recorder`` (the consumers of a model), ``matching``
   (those of two models), ``lockstep`` (both models on all batches side by side), ``call_watch`` and ``paused_forward``
-  (a pass that waits at consumers), ``recurrent_fit`` (recurrent layers on their own states), ``result_paths``
-  (consumers whose results are added to a residual stream, or go into a softmax) and ``softmax_rows`` (which of them
-  are in one row of it);
+  (a pass that waits at consumers), ``shared_draws`` (the same random numbers in both), ``recurrent_fit`` (recurrent
+  layers on their own states), ``result_paths`` (consumers whose results are added to a residual stream, or go into a
+  softmax) and ``softmax_rows`` (which of them are in one row of it);
 - the fit: ``regression``, ``kept_rows`` (fewer rows than channels), ``iterative_regression`` (consumers too wide for
   their second moments), ``window_moments`` (convolutions), ``positive_systems``;
 - ``memory_bound``, ``tensor_group`` and ``fit_memory`` (what is held, and where it goes beyond a bound);

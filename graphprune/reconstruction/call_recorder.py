@@ -22,12 +22,13 @@ from graphprune.reconstruction.linear_calls import (
 from graphprune.reconstruction.parameter_copies import ParameterCopies
 from graphprune.reconstruction.passes import run_batch
 from graphprune.reconstruction.result_paths import OtherUse, ResidualSum, ResultPaths, Softmax
-from graphprune.reconstruction.shared_draws import Drawn, RandomStream, drawn_by
+from graphprune.reconstruction.shared_draws import Drawn, drawn_by
 from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.tensor_group import TensorGroup
 from graphprune.rules.registry import has_trait, matmul_views, norm_call
 from graphprune.rules.traits import Trait
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, short_name
+from graphprune.utils.random_state import RandomStream
 from graphprune.utils.tree import output_tensors, tensors_of
 
 

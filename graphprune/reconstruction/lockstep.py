@@ -29,12 +29,13 @@ from graphprune.reconstruction.memory_bound import BYTES_OF_ENTRY, MemoryBound, 
 from graphprune.reconstruction.passes import OtherCalls, run_batch
 from graphprune.reconstruction.paused_forward import PausedForward
 from graphprune.reconstruction.regression import BatchMoments, Regression
-from graphprune.reconstruction.shared_draws import AveragedDraws, RandomStream, unlike
+from graphprune.reconstruction.shared_draws import AveragedDraws, unlike
 from graphprune.reconstruction.softmax_rows import SoftmaxRows
 from graphprune.reconstruction.window_moments import window_moments
 from graphprune.utils.deepcopy import copy_module
 from graphprune.utils.modules import named_tensors
 from graphprune.utils.operators import is_mutable
+from graphprune.utils.random_state import RandomStream
 
 WIDE_WEIGHT = 1024
 """Rows are kept for weights of so many channels; for others, their matrix of second moments is soon made."""

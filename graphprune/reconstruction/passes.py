@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
-from graphprune.reconstruction.shared_draws import RandomStream
 from graphprune.reconstruction.tensor_group import TensorGroup
+from graphprune.utils.random_state import random_numbers_of
 
 
 class StopForward(BaseException):
@@ -35,7 +35,7 @@ def run_batch(model: nn.Module, number: int, batch: Any, watch: AbstractContextM
 
 def run_alone(model: nn.Module, number: int, batch: Any, watch: AbstractContextManager[Any]) -> Any:
     """:func:`run_batch` with the random numbers that belong to the batch, if the model draws any."""
-    with RandomStream(number).going_on():
+    with random_numbers_of(number):
         return run_batch(model, number, batch, watch)
 
 

@@ -14,7 +14,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
 from graphprune.reconstruction.passes import StopForward
-from graphprune.reconstruction.shared_draws import RandomStream
+from graphprune.utils.random_state import RandomStream
 
 START = 1.0
 """Seconds that the system may take to begin a thread."""

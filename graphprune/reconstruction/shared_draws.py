@@ -13,49 +13,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from graphprune.pruning.random_draws import is_random
 from graphprune.reconstruction.executed_call import ExecutedCall
-from graphprune.utils.operators import Args, Kwargs
-from graphprune.utils.random_state import random_numbers_kept, random_state, seed_all, set_random_state
+from graphprune.utils.operators import Args, Kwargs, is_random
+from graphprune.utils.random_state import random_numbers_kept
 from graphprune.utils.tree import tensors_of
 
 aten = torch.ops.aten
 
 Drawn = tuple[str, tuple[int, ...]]
 """The operation that drew, and the shape of what it drew."""
-
-
-class RandomStream:
-    """The random numbers of one pass, between which other passes draw theirs.
-
-    Args:
-        seed: passes with the same seed begin with the same numbers.
-    """
-
-    def __init__(self, seed: int) -> None:
-        with random_numbers_kept():
-            seed_all(seed)
-            self._state = self._beginning = random_state()
-
-    @contextmanager
-    def going_on(self) -> Iterator[None]:
-        """A context in which numbers of this stream are drawn."""
-        with random_numbers_kept():
-            set_random_state(self._state)
-            yield
-            self._state = random_state()
-
-    @property
-    def moved(self) -> bool:
-        """Were numbers drawn?"""
-        tensors = [(one["torch"], *one["cuda"]) for one in (self._beginning, self._state)]
-        if not all(map(torch.equal, *tensors)) or self._beginning["python"] != self._state["python"]:
-            return True
-        return not all(map(np.array_equal, self._beginning["numpy"], self._state["numpy"]))
 
 
 def drawn_by(call: ExecutedCall) -> Drawn | None:

@@ -44,6 +44,13 @@ def written_arguments(op: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -
     return [one for value in given for one in (value if isinstance(value, list | tuple) else [value])]
 
 
+@lru_cache(maxsize=4096)
+def is_random(func: Any) -> bool:
+    """Does an operation draw random numbers? Fused attention is tagged as if it always did."""
+    tagged = torch.Tag.nondeterministic_seeded in getattr(func, "tags", ())
+    return tagged and not any(word in func.name() for word in ("attention", "sdp_choice"))
+
+
 def returns_view(op: Any) -> bool:
     """Is the first result of an operator a view of an argument, which it does not write to?"""
     schema = getattr(op, "_schema", None)

@@ -62,3 +62,40 @@ def random_numbers_kept() -> Iterator[None]:
         yield
     finally:
         set_random_state(state)
+
+
+@contextmanager
+def random_numbers_of(*entropy: int) -> Iterator[None]:
+    """The global generators are seeded with a mixture of numbers within, and go on afterwards as before."""
+    with random_numbers_kept():
+        seed_all(*entropy)
+        yield
+
+
+class RandomStream:
+    """Random numbers of one's own, between which others draw theirs.
+
+    Args:
+        entropy: not negative; streams with the same begin with the same numbers.
+    """
+
+    def __init__(self, *entropy: int) -> None:
+        with random_numbers_kept():
+            seed_all(*entropy)
+            self._state = self._beginning = random_state()
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """A context in which numbers of this stream are drawn."""
+        with random_numbers_kept():
+            set_random_state(self._state)
+            yield
+            self._state = random_state()
+
+    @property
+    def moved(self) -> bool:
+        """Were numbers drawn?"""
+        tensors = [(one["torch"], *one["cuda"]) for one in (self._beginning, self._state)]
+        if not all(map(torch.equal, *tensors)) or self._beginning["python"] != self._state["python"]:
+            return True
+        return not all(map(np.array_equal, self._beginning["numpy"], self._state["numpy"]))

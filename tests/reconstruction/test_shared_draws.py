@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import graphprune
-from graphprune.reconstruction.shared_draws import _MEANS, AveragedDraws, RandomStream
-from graphprune.utils.random_state import random_state
+from graphprune.reconstruction.shared_draws import _MEANS, AveragedDraws
+from graphprune.utils.random_state import RandomStream, random_state
 
 aten = torch.ops.aten
 
