@@ -7,7 +7,7 @@ from typing import Any
 from graphprune.utils.operators import Args, DispatchMode, Kwargs, is_random
 from graphprune.utils.tree import tensors_of
 
-CONSTANT = 0.5
+DRAWN = 0.5
 """What floating-point numbers are instead; integers are 0."""
 
 
@@ -21,5 +21,5 @@ class ConstantDraws(DispatchMode):
         out = func(*args, **(kwargs or {}))
         if is_random(func):
             for tensor in tensors_of(out):
-                tensor.fill_(CONSTANT if tensor.is_floating_point() else 0)
+                tensor.fill_(DRAWN if tensor.is_floating_point() else 0)
         return out
