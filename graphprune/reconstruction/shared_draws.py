@@ -24,12 +24,14 @@ from graphprune.utils.tree import tensors_of
 aten = torch.ops.aten
 
 Drawn = tuple[str, tuple[int, ...]]
-"""The operation that drew, and the shape of what it drew."""
+"""The operation that drew, and the shape of what it returned; an operation of the user's own may return nothing."""
 
 
 def drawn_by(call: ExecutedCall) -> Drawn | None:
     """What a call draws at random; None: nothing."""
-    return (call.func.name(), tuple(call.results[0].shape)) if is_random(call.func) else None
+    if not is_random(call.func):
+        return None
+    return call.func.name(), tuple(call.results[0].shape) if call.results else ()
 
 
 def unlike(dense: Sequence[Drawn], slim: Sequence[Drawn]) -> frozenset[int]:

@@ -185,6 +185,28 @@ def test_only_the_draws_that_are_named_are_averaged() -> None:
     assert all(map(torch.equal, found, wanted))
 
 
+def test_an_operation_of_the_users_own_may_return_nothing() -> None:
+    tags = (torch.Tag.nondeterministic_seeded,)
+
+    @torch.library.custom_op("tests_shared_draws::jitter", mutates_args=("x",), tags=tags)
+    def jitter(x: Tensor) -> None:
+        x.add_(torch.randn_like(x))
+
+    @jitter.register_fake
+    def _(x: Tensor) -> None:
+        return None
+
+    def jittered(h: Tensor) -> Tensor:
+        h = h.clone()
+        jitter(h)
+        return h
+
+    torch.manual_seed(0)
+    model, samples = Noisy("dropout"), torch.randn(64, 4, dtype=torch.float64)
+    model.second = jittered
+    assert all(one.before < 1e-12 for one in repaired(model, samples)[1].repaired)
+
+
 def test_a_stream_goes_on_where_it_stopped() -> None:
     torch.manual_seed(0)
     stream, other = RandomStream(1), RandomStream(1)
