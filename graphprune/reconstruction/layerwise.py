@@ -61,9 +61,10 @@ def reconstruct(
     are fitted in order of execution by ridge regression. The input is that of the slim model, after the fit of all
     consumers before; the target is the result of the same call of the dense model, restricted to the kept outputs. If
     all results of a consumer are added to a residual stream, the target is the dense sum; if they go into a softmax
-    along rows of data, differences within each row of it are fitted. The regression is on the
-    residual, so the ridge penalizes changes of the weights: where nothing was removed, nothing changes, and no
-    consumer's error rises. Biases, or the running means of batch norms, absorb the difference of means.
+    along rows of data, differences within each row of it are fitted. Both models get the same random numbers, where
+    they draw some. The regression is on the residual, so the ridge penalizes changes of the weights: where nothing was
+    removed, nothing changes, and no consumer's error rises. Biases, or the running means of batch norms, absorb the
+    difference of means.
 
     One pass of each model records which consumers there are. In a second one, all batches run side by side and wait at
     each consumer until it is fitted (see :mod:`graphprune.reconstruction.lockstep`), so the cost is linear in depth. A
