@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -54,14 +55,41 @@ def seed_all(*entropy: int) -> None:
     random.seed(int(seeds[2]))
 
 
+class _Kept:
+    """What the generators go back to: contexts of several threads may overlap, and the last to end is not the first."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._open = 0
+        self._outside: dict[str, Any] = {}
+
+    def begin(self) -> dict[str, Any]:
+        """The state of now."""
+        with self._lock:
+            state = random_state()
+            if not self._open:
+                self._outside = state
+            self._open += 1
+            return state
+
+    def end(self, state: dict[str, Any]) -> None:
+        """Go back to it; where no other context is open, to what was before all that overlapped."""
+        with self._lock:
+            self._open -= 1
+            set_random_state(state if self._open else self._outside)
+
+
+_KEPT = _Kept()
+
+
 @contextmanager
 def random_numbers_kept() -> Iterator[None]:
     """Whatever is drawn within, the global generators go on afterwards as if it had not been."""
-    state = random_state()
+    state = _KEPT.begin()
     try:
         yield
     finally:
-        set_random_state(state)
+        _KEPT.end(state)
 
 
 @contextmanager
