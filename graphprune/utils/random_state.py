@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+WORD = 2**64
+"""Seeds are taken modulo this, as torch takes negative ones."""
+
 
 def random_state() -> dict[str, Any]:
     """What the global generators are at now, as tensors, numbers and strings."""
@@ -43,11 +46,11 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 
 
 def seed_all(*entropy: int) -> None:
-    """Seed the global generators with a mixture of non-negative numbers, such as a seed, a step and a rank.
+    """Seed the global generators with a mixture of numbers, such as a seed, a step and a rank.
 
     Source: ``numpy.random.SeedSequence``, after O'Neill, "Developing a seed_seq alternative", 2015.
     """
-    seeds = np.random.SeedSequence(entropy).generate_state(3)
+    seeds = np.random.SeedSequence([number % WORD for number in entropy]).generate_state(3)
     torch.default_generator.manual_seed(int(seeds[0]))  # torch.manual_seed formats a stack trace where CUDA is idle
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(int(seeds[0]))
@@ -104,7 +107,7 @@ class RandomStream:
     """Random numbers of one's own, between which others draw theirs.
 
     Args:
-        entropy: not negative; streams with the same begin with the same numbers.
+        entropy: streams with the same begin with the same numbers.
     """
 
     def __init__(self, *entropy: int) -> None:

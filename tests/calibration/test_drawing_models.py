@@ -38,6 +38,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "flap": {"importance": "flap"},
     "taylor": {"importance": "taylor"},
     "auto": {"importance": "auto"},
+    "a negative seed": {"importance": "taylor", "seed": -1},
     "searched": {"importance": "obs", "allocation": "searched", "candidates": 8},
     "searched by a loss": {"importance": "taylor", "allocation": "searched", "candidates": 8, "loss_fn": squared},
 }
