@@ -7,9 +7,7 @@ it is fitted (:mod:`graphprune.reconstruction.lockstep`), so every weight is nee
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from graphprune.export.shards import write_tensors
 from graphprune.planning.weights_given import with_weights
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.pipeline import repair_within
+from graphprune.utils.files import temporary_folder
 from graphprune.utils.folders import file_sum
 from graphprune.utils.tensor_files import stored_tensors
 
@@ -76,8 +75,8 @@ class _FileCopies:
 
     def __call__(self, tensor: Tensor) -> Tensor:
         work = self._journal.folder.parent
-        with self._journal.writing(work, tensor.nbytes), tempfile.TemporaryDirectory(dir=work) as folder:
-            path = Path(folder) / "copy.safetensors"
+        with self._journal.writing(work, tensor.nbytes), temporary_folder(work) as folder:
+            path = folder / "copy.safetensors"
             write_tensors(path, {"copy": tensor})
             copied = self._mapped.map(stored_tensors(path)["copy"])
         self._stage.advance(tensor.nbytes)

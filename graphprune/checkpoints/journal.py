@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from msgspec import Struct, structs, to_builtins
 
 from graphprune.errors import InputError, LoadError
 from graphprune.pruning.plan import Plan
-from graphprune.utils.files import make_folder, replace_file, to_disk, writing
+from graphprune.utils.files import delete_folder, make_folder, replace_file, to_disk, writing
 from graphprune.utils.folders import FileSum, file_sum, finish_folder
 from graphprune.utils.typed_json import convert_data, read_json
 
@@ -83,7 +82,7 @@ class Journal:
 
     def _begin(self) -> None:
         if not self._resume and self._work.exists():
-            shutil.rmtree(self._work)
+            delete_folder(self._work)
         if not (self._work / _JOURNAL).is_file():
             self._check_target()
         self._work.mkdir(exist_ok=True)
@@ -236,7 +235,7 @@ class Journal:
         """Delete what is in the work folder, but for one file."""
         for path in self._work.iterdir():
             if path.is_dir():
-                shutil.rmtree(path)
+                delete_folder(path)
             elif path.name != keep:
                 path.unlink()
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from keyword import iskeyword
@@ -29,7 +27,7 @@ from graphprune.tracing.run_state import runs_forgotten
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, found_value, shown, with_article
 from graphprune.utils.evaluation import evaluating
-from graphprune.utils.files import check_path, make_folder, writing
+from graphprune.utils.files import check_path, make_folder, temporary_folder, writing
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.held import reachable
 from graphprune.utils.model_checks import check_model
@@ -84,13 +82,12 @@ def export_loader(
     created = not folder.exists()
     make_folder("directory", folder)
     with writing("directory", folder):
-        temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}."))
         try:
-            _write_proven(slim, temporary, name, factory, example_inputs)
-            for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
-                os.replace(path, folder / path.name)
+            with temporary_folder(folder, f".{name}.") as temporary:
+                _write_proven(slim, temporary, name, factory, example_inputs)
+                for path in (temporary / WEIGHTS_FILE.format(name=name), temporary / f"{name}.py"):
+                    os.replace(path, folder / path.name)
         finally:
-            shutil.rmtree(temporary)
             if created and not any(folder.iterdir()):
                 folder.rmdir()
     return folder / f"{name}.py"

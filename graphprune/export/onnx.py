@@ -6,8 +6,6 @@ import importlib.util
 import inspect
 import os
 import re
-import shutil
-import tempfile
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -26,7 +24,7 @@ from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.tracing.tracer import call_failure
 from graphprune.utils.checks import check_callable, check_count, check_flag, check_type
-from graphprune.utils.files import check_file_path, make_folder, writing
+from graphprune.utils.files import check_file_path, make_folder, temporary_folder, writing
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_tensors import require_values
 from graphprune.utils.modules import named_tensors
@@ -329,18 +327,14 @@ def _write(
 
     make_folder("path", path.parent)
     data = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.data") if external else None
-    with writing("path", path):
-        folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
-            onnx_ir.save(model, folder / path.name, external_data=data.name if data else None)
-            note = _why_not_compared(program, check)
-            apart = None if note else _difference(folder / path.name, program, example)
-            size = sum(file.stat().st_size for file in folder.iterdir())
-            if data:
-                os.replace(folder / data.name, data)
-            os.replace(folder / path.name, path)
-        finally:
-            shutil.rmtree(folder)
+    with writing("path", path), temporary_folder(path.parent, f".{path.name}.") as folder:
+        onnx_ir.save(model, folder / path.name, external_data=data.name if data else None)
+        note = _why_not_compared(program, check)
+        apart = None if note else _difference(folder / path.name, program, example)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        if data:
+            os.replace(folder / data.name, data)
+        os.replace(folder / path.name, path)
     for old in path.parent.iterdir():
         if re.fullmatch(re.escape(path.name) + r"\.[0-9a-f]{8}\.data", old.name) and old != data:
             old.unlink()

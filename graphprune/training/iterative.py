@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -30,7 +29,7 @@ from graphprune.training.schedules import Iterative, remaining_at
 from graphprune.training.targets import PruningTargets
 from graphprune.utils.checks import check_callable, check_flag, check_known, found_value, is_number, shown, with_article
 from graphprune.utils.deepcopy import copy_module
-from graphprune.utils.files import check_path
+from graphprune.utils.files import check_path, delete_folder
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.random_state import random_numbers_kept, seed_all
 from graphprune.utils.typed_json import convert_data
@@ -337,4 +336,4 @@ class _Run:
             return
         for name in (f"pruned-{number}", f"tuning-{number}"):
             if (self.folder / name).exists():
-                shutil.rmtree(self.folder / name)
+                delete_folder(self.folder / name)

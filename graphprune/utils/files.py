@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -86,6 +88,36 @@ def make_folder(name: str, folder: Path) -> None:
             needed="a folder that can be made, and written to",
             do="give a path in a folder of your own",
         ) from error
+
+
+def delete_folder(folder: Path) -> None:
+    """Delete a folder with all that is in it.
+
+    Where a signal arrives between the closing of a file descriptor and the noting of it, :func:`shutil.rmtree` closes
+    it again, and its failure hides the interrupt: the interrupt is raised here.
+
+    Raises:
+        OSError: something cannot be deleted.
+    """
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        hidden = error.__context__
+        while isinstance(hidden, Exception):
+            hidden = hidden.__context__
+        if error.errno == errno.EBADF and hidden is not None:
+            raise hidden from None
+        raise
+
+
+@contextmanager
+def temporary_folder(parent: Path, prefix: str = "") -> Iterator[Path]:
+    """A new folder, for this user alone, that is deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    try:
+        yield folder
+    finally:
+        delete_folder(folder)
 
 
 def check_no_file(name: str, folder: Path) -> None:

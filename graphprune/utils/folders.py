@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
 import stat
 import uuid
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from graphprune.errors import InputError, LoadError
-from graphprune.utils.files import make_folder, to_disk, writing
+from graphprune.utils.files import delete_folder, make_folder, to_disk, writing
 from graphprune.utils.typed_json import Count, convert_data, read_json
 
 CHECKSUMS = "checksums.json"
@@ -116,7 +115,7 @@ class Versions:
 
     def _remove_once(self) -> None:
         for path in self.folder.glob(f"{_WRITING}*"):
-            shutil.rmtree(path)
+            delete_folder(path)
 
     def latest(self) -> Path | None:
         """The last version that was written whole, if there is one."""
@@ -252,7 +251,7 @@ def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
         finally:
             for path in (temporary, old):
                 if path.exists():
-                    shutil.rmtree(path)
+                    delete_folder(path)
 
 
 def check_own_folder(folder: Path) -> None:
