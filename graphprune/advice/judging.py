@@ -60,7 +60,7 @@ class Judge:
             if self.loss_fn is not None:
                 return self._mean_loss(self.loss_fn, slim)
             found, wanted = (outputs_of(model, enumerate(self.held_out)) for model in (slim, self.model))
-            return DenseOutputs(wanted).error(found)
+            return DenseOutputs(wanted).error(found).value
 
     def _mean_loss(self, loss_fn: LossFunction, slim: nn.Module) -> float:
         losses = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ class DivergenceSums:
     """Sums over rows of one tensor of an output.
 
     Attributes:
-        error: the squared error, or the divergence in nats.
+        errors: the squared error, or the divergence in nats, of each slice of the tensor's first dimension. [slices]
         own: of what was wanted, the squares, or the negative entropy in nats.
         rows: how many rows each channel has. [channels]
         total: the sums of what was wanted, values or probabilities. [channels]
     """
 
-    error: float
+    errors: Tensor
     own: float
     rows: Tensor
     total: Tensor
@@ -34,7 +34,7 @@ class DivergenceSums:
     def plus(self, other: DivergenceSums) -> DivergenceSums:
         """The sums over the rows of both."""
         rows, total = self.rows + other.rows, self.total + other.total
-        return DivergenceSums(self.error + other.error, self.own + other.own, rows, total)
+        return DivergenceSums(torch.cat((self.errors, other.errors)), self.own + other.own, rows, total)
 
     def spread(self, kind: OutputKind) -> float:
         """What the error is of a model that gives the mean of each channel; of a single row, equal chances or zero."""
@@ -49,37 +49,39 @@ class DivergenceSums:
         return self.own if single else self.own - float(self.total.square().div(rows).sum())
 
 
-def relative_error(kind: OutputKind, sums: Collection[DivergenceSums]) -> float:
-    """The error as a fraction of the spread, of tensors that have several widths."""
-    return sum(one.error for one in sums) / max(sum(one.spread(kind) for one in sums), 1e-30)
+def relative_errors(kind: OutputKind, sums: Collection[DivergenceSums]) -> Tensor:
+    """The errors of slices as fractions of the spread of all, of tensors that have several widths: [slices]."""
+    return torch.cat([one.errors for one in sums]) / max(sum(one.spread(kind) for one in sums), 1e-30)
 
 
 def sums_of(kind: OutputKind, found: Tensor, wanted: Tensor) -> DivergenceSums:
     """The sums of two tensors of the same shape."""
     if kind.of_classes:
-        return _of_classes(kind.log_probabilities(found), kind.log_probabilities(wanted))
-    rows, other = kind.rows(wanted), kind.rows(found)
-    return _of_chances(other, rows) if kind.name == YES_OR_NO else _of_values(other, rows)
+        sums = _of_classes(kind.log_probabilities(found), kind.log_probabilities(wanted))
+    else:
+        rows, other = kind.rows(wanted), kind.rows(found)
+        sums = _of_chances(other, rows) if kind.name == YES_OR_NO else _of_values(other, rows)
+    slices = len(wanted) if wanted.ndim else 1
+    return replace(sums, errors=sums.errors.reshape(slices, -1).sum(1).cpu())
 
 
 def _of_classes(found: Tensor, wanted: Tensor) -> DivergenceSums:
     """Of logarithms of probabilities: [rows, classes]; rows that have none, as all is masked, do not count."""
     known = ~wanted.isnan().any(-1)
-    found, wanted = found[known], wanted[known]
-    chances = wanted.exp()
-    own = -torch.special.entr(chances).sum()
-    error = own - chances.mul(found).where(chances > 0, 0.0).sum()
-    rows = torch.full((chances.shape[-1],), len(chances), device="cpu")
-    return DivergenceSums(float(error), float(own), rows, chances.sum(0).cpu())
+    chances = wanted.exp().where(known[:, None], 0.0)
+    own = -torch.special.entr(chances).sum(-1)
+    errors = own - chances.mul(found).where(chances > 0, 0.0).sum(-1)
+    rows = torch.full((chances.shape[-1],), int(known.sum()), device="cpu")
+    return DivergenceSums(errors, float(own.sum()), rows, chances.sum(0).cpu())
 
 
 def _of_chances(found: Tensor, wanted: Tensor) -> DivergenceSums:
     """Of probabilities, each by itself: [rows, channels]."""
     chances = found.clamp(_LEAST, 1 - _LEAST)
-    own = -_entropy(wanted).sum()
-    error = own - (wanted * chances.log() + (1 - wanted) * (1 - chances).log()).sum()
+    own = -_entropy(wanted).sum(-1)
+    errors = own - (wanted * chances.log() + (1 - wanted) * (1 - chances).log()).sum(-1)
     rows = torch.full((wanted.shape[-1],), len(wanted), device="cpu")
-    return DivergenceSums(float(error), float(own), rows, wanted.sum(0).cpu())
+    return DivergenceSums(errors, float(own.sum()), rows, wanted.sum(0).cpu())
 
 
 def _entropy(chances: Tensor) -> Tensor:
@@ -91,6 +93,4 @@ def _of_values(found: Tensor, wanted: Tensor) -> DivergenceSums:
     """Of values: [rows, channels]; those that are wanted to be infinite do not count."""
     known = wanted.isfinite()
     rows, error = wanted.where(known, 0.0), (found - wanted).where(known, 0.0)
-    return DivergenceSums(
-        float(error.square().sum()), float(rows.square().sum()), known.sum(0).cpu(), rows.sum(0).cpu()
-    )
+    return DivergenceSums(error.square().sum(-1), float(rows.square().sum()), known.sum(0).cpu(), rows.sum(0).cpu())

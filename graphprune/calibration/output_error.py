@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from graphprune.calibration.batches import call_arguments, call_model, moved_to
 from graphprune.calibration.communicator import ALONE, Communicator
-from graphprune.calibration.divergence import DivergenceSums, relative_error, sums_of
+from graphprune.calibration.divergence import DivergenceSums, relative_errors, sums_of
 from graphprune.calibration.output_kinds import kinds_of, pieces
 from graphprune.errors import InputError
 from graphprune.tracing.run_state import evaluating_unchanged
@@ -74,6 +75,30 @@ def check_comparable(outputs: OutputTensors, option: str, do: str, communicator:
     )
 
 
+@dataclass(frozen=True)
+class OutputError:
+    """How far the outputs of a slim model are from the dense ones.
+
+    Attributes:
+        value: the error; infinite if it is no number, or if there is nothing to compare.
+        parts: by the place of a tensor in the output, what each slice of its first dimension, mostly a sample, adds to
+            it. [slices]
+    """
+
+    value: float
+    parts: Mapping[int, Tensor]
+
+    def noise(self, other: OutputError) -> float:
+        """The standard error of the difference to another slim model's error, by how it varies between slices.
+
+        Slices are taken to be independent. It is zero where nothing is known of it: of tensors with a single slice, and
+        of those that one of the models has in another shape.
+        """
+        pairs = [(part, other.parts[place]) for place, part in self.parts.items() if place in other.parts]
+        differences = [own - its for own, its in pairs if len(own) == len(its) > 1]
+        return math.sqrt(sum(len(one) * float(one.var()) for one in differences))
+
+
 class DenseOutputs:
     """The dense model's outputs, from which those of slim models are so far.
 
@@ -103,20 +128,17 @@ class DenseOutputs:
         self._communicator = communicator
         self._kinds = kinds_of(tensors, communicator)
 
-    def error(self, found: OutputTensors) -> float:
-        """The error of a slim model's outputs for the same batches.
-
-        It is infinite if it is no number, or if there is nothing to compare.
-        """
+    def error(self, found: OutputTensors) -> OutputError:
+        """The error of a slim model's outputs for the same batches."""
         sums: dict[int, dict[int, DivergenceSums]] = {}
         own = [self._sums(*pair) for pair in zip(found, self.tensors, strict=True)]
         for batch in (batch for share in self._communicator.gather(own) for batch in share):
             for place, one in batch:
                 widths, width = sums.setdefault(place, {}), len(one.total)
                 widths[width] = widths[width].plus(one) if width in widths else one
-        errors = [relative_error(self._kinds[place], widths.values()) for place, widths in sums.items()]
-        mean = sum(errors) / len(errors) if errors else math.inf
-        return mean if math.isfinite(mean) else math.inf
+        parts = {p: relative_errors(self._kinds[p], widths.values()) / len(sums) for p, widths in sums.items()}
+        value = sum(float(part.sum()) for part in parts.values()) if parts else math.inf
+        return OutputError(value if math.isfinite(value) else math.inf, parts)
 
     def _sums(self, found: list[Tensor], wanted: list[Tensor]) -> list[tuple[int, DivergenceSums]]:
         """The sums of one batch, by the place of a tensor in the output."""

@@ -1,4 +1,9 @@
-"""``importance="auto"``: plan by several criteria, repair each slim model, keep the one with the nearest outputs."""
+"""``importance="auto"``: plan by several criteria, repair each slim model, keep the one with the nearest outputs.
+
+A few dozen samples judge, and their noise is often more than what criteria differ by; the nearest of several is often
+so by luck. One of them is therefore preferred, :data:`PREFERRED`, unless another is nearer by more than this noise, as
+Breiman, Friedman, Olshen and Stone (*Classification and Regression Trees*, 1984) choose among trees.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from graphprune.calibration.batches import communicator_of
-from graphprune.calibration.output_error import DenseOutputs, OutputTensors, check_comparable, outputs_of
+from graphprune.calibration.output_error import DenseOutputs, OutputError, OutputTensors, check_comparable, outputs_of
 from graphprune.calibration.statistics import Statistics
 from graphprune.choosing.held_back import HeldBack
 from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
@@ -41,7 +46,12 @@ CANDIDATES: Mapping[str, Mapping[str, Any]] = {
 """What is tried, the cheapest first; none is best for every network. All share one pass for moments and one for
 gradients: without labels, those of answers that are drawn from the outputs (see
 :mod:`graphprune.calibration.own_answers`)."""
-
+PREFERRED = "surgeon"
+"""What is chosen where samples do not tell it from the nearest: of networks that were really trained, it is the best or
+within 1 % of it on all but one (docs/benchmarks.md)."""
+CERTAIN = 2.5
+"""Standard errors by which another must be nearer: of two dozen samples, luck alone makes one of five others so much
+nearer once in twenty times."""
 
 COMPARED = "global"
 """The allocation with which criteria are compared where the allocation is searched: one search, not one for each."""
@@ -134,15 +144,10 @@ class _Trials:
     failures: dict[str, str] = field(default_factory=dict)
 
     def best(self) -> Plan:
-        """The plan whose outputs are nearest to those of the dense model; of equals the first."""
+        """The plan whose outputs are nearest to those of the dense model, or the preferred one."""
         plans = self._plans()
-        if self._alike(plans):
-            errors: Mapping[str, float] = {}
-            chosen = next(iter(plans))
-        else:
-            errors = self._errors(plans)
-            chosen = min(plans, key=lambda name: errors.get(name, float("inf")))
-        plan = plans[chosen]
+        errors = {} if self._alike(plans) else self._errors(plans)
+        plan = plans[_chosen(errors) if errors else next(iter(plans))]
         return replace(plan, requested={**plan.requested, TRIED: self._tried(plans, errors)})
 
     def _plans(self) -> dict[str, Plan]:
@@ -178,7 +183,7 @@ class _Trials:
         first, *others = plans.values()
         return all(_same(first, other) for other in others)
 
-    def _errors(self, plans: Mapping[str, Plan]) -> dict[str, float]:
+    def _errors(self, plans: Mapping[str, Plan]) -> dict[str, OutputError]:
         """By candidate the error of the outputs; plans that remove the same are tried once.
 
         Raises:
@@ -188,7 +193,7 @@ class _Trials:
         wanted = self._outputs(self.graph.model)
         check_comparable(wanted, "importance", NAME_ONE, communicator)
         dense = DenseOutputs(wanted, communicator)
-        found: dict[str, float] = {}
+        found: dict[str, OutputError] = {}
         first: GraphpruneError | None = None
         for name, plan in plans.items():
             same = next((other for other in found if _same(plans[other], plan)), None)
@@ -201,11 +206,11 @@ class _Trials:
                 first = first or error
         if not found and first is not None:
             raise first
-        if not any(map(math.isfinite, found.values())):
+        if not any(math.isfinite(error.value) for error in found.values()):
             raise self._none_compared()
         return found
 
-    def _error(self, plan: Plan, dense: DenseOutputs) -> float:
+    def _error(self, plan: Plan, dense: DenseOutputs) -> OutputError:
         slim: nn.Module = plan.apply(self.graph.model)
         if self.repaired:
             repair(slim, self.graph.model, plan, self.held.repairing, memory=self.memory)
@@ -224,10 +229,21 @@ class _Trials:
             do=NAME_ONE,
         )
 
-    def _tried(self, plans: Mapping[str, Plan], errors: Mapping[str, float]) -> dict[str, Any]:
+    def _tried(self, plans: Mapping[str, Plan], errors: Mapping[str, OutputError]) -> dict[str, Any]:
         """By candidate the error, or why there is none."""
         same = {name: "the same is removed" for name in plans if name not in errors}
-        return {name: {**same, **errors, **self.failures}[name] for name in self._candidates()}
+        numbers = {name: error.value for name, error in errors.items()}
+        return {name: {**same, **numbers, **self.failures}[name] for name in self._candidates()}
+
+
+def _chosen(errors: Mapping[str, OutputError]) -> str:
+    """The candidate that is preferred, unless another is nearer by more than noise; of equals the first."""
+    nearest = min(errors, key=lambda name: errors[name].value)
+    if PREFERRED in errors:
+        least, own = errors[nearest], errors[PREFERRED]
+        if own.value - least.value <= CERTAIN * own.noise(least):
+            return PREFERRED
+    return nearest
 
 
 def _same(plan: Plan, other: Plan) -> bool:

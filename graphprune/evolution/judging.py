@@ -62,7 +62,7 @@ class CandidateJudge:
     def loss(self, model: nn.Module) -> float:
         """The mean over the judged batches; infinite if it is no number."""
         if self._loss_fn is None:
-            return self._dense.error(outputs_of(model, self._batches))
+            return self._dense.error(outputs_of(model, self._batches)).value
         with torch.no_grad(), evaluating_unchanged(model):
             found = [self._loss_on(model, *batch) for batch in self._batches]
         mean = sum(found) / len(found)

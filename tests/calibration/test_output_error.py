@@ -9,18 +9,59 @@ import pytest
 import torch
 from torch import Tensor
 
-from graphprune.calibration.output_error import DenseOutputs, OutputTensors, check_comparable, compared_outputs
+from graphprune.calibration.output_error import (
+    DenseOutputs,
+    OutputError,
+    OutputTensors,
+    check_comparable,
+    compared_outputs,
+)
 from graphprune.errors import InputError
 
 
 def output_error(found: OutputTensors, wanted: OutputTensors) -> float:
-    return DenseOutputs(wanted).error(found)
+    return DenseOutputs(wanted).error(found).value
 
 
 def test_what_has_another_shape_does_not_count() -> None:
     wanted = [torch.tensor([[1.0], [3.0]]), torch.ones(1, 4)]
     found = [torch.tensor([[1.0], [4.0]]), torch.ones(1, 1)]
     assert output_error([found], [wanted]) == pytest.approx(1 / 2)
+
+
+def by_sample(numbers: list[float]) -> OutputError:
+    return OutputError(sum(numbers), {0: torch.tensor(numbers, dtype=torch.float64)})
+
+
+def test_noise_is_the_standard_error_of_a_difference_of_two_errors() -> None:
+    first, second = by_sample([1.0, 2.0, 4.0, 9.0]), by_sample([1.0, 1.0, 1.0, 1.0])
+    differences = [0.0, 1.0, 3.0, 8.0]
+    variance = sum((one - 3.0) ** 2 for one in differences) / 3
+    assert first.noise(second) == second.noise(first) == pytest.approx(math.sqrt(4 * variance))
+    assert first.noise(by_sample([2.0, 3.0, 5.0, 10.0])) == 0  # the same more for every sample
+
+
+def test_of_one_sample_or_other_shapes_no_noise_is_known() -> None:
+    assert by_sample([3.0]).noise(by_sample([1.0])) == 0
+    assert by_sample([3.0, 1.0]).noise(by_sample([1.0])) == 0
+    assert by_sample([3.0, 1.0]).noise(OutputError(math.inf, {})) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_samples_add_does_not_depend_on_batches(count: int) -> None:
+    """Of values, of probabilities one by one, and of classes with rows that are masked altogether."""
+    torch.manual_seed(0)
+    values, chances, classes = torch.randn(10, 3, 4), torch.rand(10, 6), torch.randn(10, 4, 5) * 8
+    for wanted in (values, chances, classes):
+        found = wanted + torch.randn_like(wanted) * 0.1
+        found = found.clamp(0, 1) if wanted is chances else found
+        if wanted is classes:
+            wanted[3, 2:] = found[3, 2:] = -math.inf
+        whole = DenseOutputs([[wanted]]).error([[found]])
+        parts = DenseOutputs([[one] for one in wanted.chunk(count)]).error([[one] for one in found.chunk(count)])
+        assert len(whole.parts[0]) == 10 and bool((whole.parts[0] > 0).all())
+        assert torch.allclose(parts.parts[0], whole.parts[0], rtol=1e-10)
+        assert whole.value == pytest.approx(float(whole.parts[0].sum()))
 
 
 def test_the_mean_of_each_channel_has_the_error_one() -> None:

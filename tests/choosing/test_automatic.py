@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import graphprune
 from graphprune import api
+from graphprune.calibration.output_error import OutputError
 from graphprune.calibration.statistics import Statistics
 from graphprune.choosing import automatic
 from graphprune.choosing.automatic import CANDIDATES
@@ -32,19 +33,41 @@ def batches() -> list[Tensor]:
     return list(torch.randn(8, 32, 8, generator=torch.Generator().manual_seed(1)))
 
 
-def test_the_nearest_of_all_criteria_is_kept() -> None:
+@pytest.mark.parametrize("certain", [0.0, math.inf])
+def test_the_nearest_of_all_criteria_is_kept_or_the_preferred_one(
+    certain: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(automatic, "CERTAIN", certain)
     model, samples = network(), batches()
     plan = graphprune.trace(model, samples[0]).plan(0.5, importance="auto", calibration=samples)
     tried = plan.requested["tried"]
     assert tuple(tried) == tuple(CANDIDATES)
     assert all(isinstance(error, float) and 0 < error < 1 for error in tried.values())
-    best = min(tried, key=tried.__getitem__)
+    best = min(tried, key=tried.__getitem__) if certain == 0 else "surgeon"
     fields = CANDIDATES[best]
     assert {name: plan.requested[name] for name in fields} == fields
     by_name = graphprune.trace(model, samples[0]).plan(0.5, calibration=samples, **fields)
     assert plan.removed == by_name.removed
     assert len(set(tried.values())) > 1
     assert "Tried, by the relative error" in str(plan)
+
+
+def chosen(**errors: list[float]) -> str:
+    """The choice between candidates with these errors of samples."""
+    found = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in errors.items()}
+    return automatic._chosen({name: OutputError(float(one.sum()), {0: one}) for name, one in found.items()})
+
+
+def test_where_samples_do_not_tell_them_apart_one_criterion_is_preferred() -> None:
+    assert chosen(wanda=[1.0, 1.0, 1.0, 1.2], surgeon=[0.5, 1.5, 0.8, 1.5]) == "surgeon"
+    assert chosen(wanda=[0.5, 1.5, 0.8, 1.5], surgeon=[1.0, 1.0, 1.0, 1.2]) == "surgeon"
+    assert chosen(wanda=[1.0, 1.0, 1.0, 1.2], schur=[0.5, 1.5, 0.8, 1.3]) == "schur"
+
+
+def test_another_is_chosen_that_is_nearer_by_more_than_noise() -> None:
+    assert chosen(wanda=[1.0, 1.1, 0.9, 1.0], surgeon=[1.5, 1.4, 1.6, 1.5]) == "wanda"
+    assert chosen(wanda=[1.0], surgeon=[1.1]) == "wanda"  # of one sample no noise is known
+    assert chosen(wanda=[math.inf], surgeon=[math.nan]) == "wanda"
 
 
 def test_errors_are_those_of_samples_that_repair_has_not_seen() -> None:

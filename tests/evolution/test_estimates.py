@@ -70,4 +70,4 @@ def test_a_search_by_scores_that_are_losses_says_what_was_measured() -> None:
     slim = plan.apply(model)
     graphprune.repair(slim, model, plan, batches[:1])
     wanted, found = (outputs_of(one, [(0, batches[1])]) for one in (model, slim))
-    assert plan.requested["loss"] == f"{DenseOutputs(wanted).error(found):.4g}"
+    assert plan.requested["loss"] == f"{DenseOutputs(wanted).error(found).value:.4g}"

@@ -60,7 +60,7 @@ def repaired_loss(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> floa
     graphprune.repair(slim, graph.model, plan, BATCHES)
     x = torch.randn(256, 8, generator=torch.Generator().manual_seed(9))
     found, wanted = (outputs_of(model, [(0, x)]) for model in (slim, graph.model))
-    return DenseOutputs(wanted).error(found)
+    return DenseOutputs(wanted).error(found).value
 
 
 def test_the_better_allocation_is_found(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> None:
@@ -100,7 +100,7 @@ def test_what_is_repaired_is_judged_by_all_that_was_held_back(graph: graphprune.
     slim, judging = plan.apply(graph.model), list(enumerate(batches[1::2]))
     graphprune.repair(slim, graph.model, plan, batches[::2])
     found, wanted = (outputs_of(model, judging) for model in (slim, graph.model))
-    assert plan.requested["loss"] == f"{DenseOutputs(wanted).error(found):.4g}"
+    assert plan.requested["loss"] == f"{DenseOutputs(wanted).error(found).value:.4g}"
 
 
 def test_the_same_seed_gives_the_same_plan(graph: graphprune.ChannelGraph, plan: graphprune.Plan) -> None:
