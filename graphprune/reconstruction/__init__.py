@@ -11,7 +11,8 @@ In reading order:
 - the fit: ``regression``, ``kept_rows`` (fewer rows than channels), ``iterative_regression`` (consumers too wide for
   their second moments), ``window_moments`` (convolutions), ``positive_systems``;
 - ``memory_bound``, ``tensor_group`` and ``fit_memory`` (what is held, and where it goes beyond a bound);
-- ``heads`` (subspaces of narrower heads), with ``head_products``; ``batch_norm`` (running statistics);
+- ``heads`` (subspaces of narrower heads), with ``head_products``; ``matched_norms`` (running statistics like
+  the dense ones), ``batch_norm`` (those of batches);
 - without data: ``folding``, with ``similarity``; ``synthetic_inputs`` (batches from running statistics).
 
 All of them use ``linear_calls`` (calls of a weight on an input), with ``view_axes``, ``parameter_copies`` and

@@ -39,8 +39,7 @@ class _Normed(DispatchMode):
         found = self._statistics(call) if call is not None else None
         if call is None or found is None:
             return func(*args, **kwargs)
-        x = call.x.movedim(call.channels, 1)
-        self.moments.setdefault(found, Moments(False)).add(x.reshape(*x.shape[:2], -1).unsqueeze(1))
+        self.moments.setdefault(found, Moments(False)).add(channel_rows(call))
         args, kwargs = call.with_batch_statistics()
         return func(*args, **kwargs)
 
@@ -95,7 +94,7 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
         for names in batches.communicator.union(watch.moments):
             watch.moments.setdefault(names, Moments(False)).pool(batches.communicator)
         for (mean, _), moments in watch.moments.items():
-            _require_finite(mean, moments)
+            require_finite(mean, moments)
         for (mean, variance), moments in watch.moments.items():
             _set(memory.tensors[mean], moments.mean)
             _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))
@@ -103,7 +102,13 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
     return tuple(mean for mean, _ in watch.moments)
 
 
-def _require_finite(name: str, moments: Moments) -> None:
+def channel_rows(call: NormCall) -> Tensor:
+    """What a batch norm gets, as :class:`Moments` are taken of: [samples, 1, channels, places]."""
+    x: Tensor = call.x.movedim(call.channels, 1)
+    return x.reshape(*x.shape[:2], -1).unsqueeze(1)
+
+
+def require_finite(name: str, moments: Moments) -> None:
     """Raise an InputError unless the moments of a batch norm's inputs are numbers."""
     if not bool(moments.mean.isfinite().all() and moments.variance.isfinite().all()):
         raise InputError(

@@ -10,9 +10,9 @@ from torch import nn
 
 from graphprune.calibration.batches import communicator_of
 from graphprune.pruning.plan import Plan
-from graphprune.reconstruction.batch_norm import reestimate_batch_norm
 from graphprune.reconstruction.heads import compensate
 from graphprune.reconstruction.layerwise import RIDGE, check_pair, fit
+from graphprune.reconstruction.matched_norms import match_batch_norms
 from graphprune.reconstruction.memory_bound import MemorySpec, parse_memory
 from graphprune.reconstruction.passes import Rollback
 from graphprune.reconstruction.records import Repair
@@ -36,9 +36,9 @@ def repair(
     """Compensate for removed channels in place, without labels and in closed form.
 
     First :func:`graphprune.compensate_heads`, if heads became narrower, and :func:`graphprune.reconstruct`. Then the
-    running statistics of batch norms are re-estimated, except for batch norms whose running mean stands in for the bias
-    of a fitted weight: their inputs are close to those in the dense model, and their statistics come from more data
-    than a few batches.
+    running statistics of batch norms are re-estimated so that each does to what it gets now what the dense one does,
+    also where the statistics are of other data than the batches. Batch norms whose running mean stands in for the bias
+    of a fitted weight stay: their inputs are close to those in the dense model.
     A plan that removes nothing changes nothing.
 
     Args:
@@ -91,4 +91,4 @@ def repair_within(
         fitted = {one.intercept for one in record.repaired if one.intercept}
         if not (reestimate and means - fitted):
             return record
-        return replace(record, norms=reestimate_batch_norm(slim, calibration, leave=fitted))
+        return replace(record, norms=match_batch_norms(slim, dense, plan, calibration, fitted, rollback))

@@ -107,14 +107,18 @@ class NormCall:
 
     def with_batch_statistics(self) -> tuple[Args, Kwargs]:
         """The arguments of a call that normalizes with the statistics of its input, and leaves the running ones."""
-        mean, variance = self.mean.clone(), self.variance.clone()
-        new: dict[int | None, Any] = {self.norm.mean: mean, self.norm.variance: variance}
         if self.norm.training is not None:
-            new[self.norm.training] = True
-        else:
-            found = torch.var_mean(self.x, self.other_dims, correction=0)
-            variance.copy_(found[0])
-            mean.copy_(found[1])
+            return self._with({self.norm.training: True}, self.mean.clone(), self.variance.clone())
+        variance, mean = torch.var_mean(self.x, self.other_dims, correction=0)
+        return self.with_statistics(mean, variance)
+
+    def with_statistics(self, mean: Tensor, variance: Tensor) -> tuple[Args, Kwargs]:
+        """The arguments of a call that normalizes with these vectors in place of the running statistics."""
+        return self._with({}, mean.to(self.mean), variance.to(self.variance))
+
+    def _with(self, others: Mapping[int | None, Any], mean: Tensor, variance: Tensor) -> tuple[Args, Kwargs]:
+        """The arguments of a call with other statistics, and other arguments at their positions."""
+        new: dict[int | None, Any] = {**others, self.norm.mean: mean, self.norm.variance: variance}
         args = tuple(new.pop(i, value) for i, value in enumerate(self.args))
         names = {self.op._schema.arguments[i].name: value for i, value in new.items()}
         return args, {**self.kwargs, **names}

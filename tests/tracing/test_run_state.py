@@ -133,6 +133,7 @@ def test_nothing_is_left_in_the_slim_model_but_what_was_fitted() -> None:
     means, before = slim.norm.running_mean, kept_by(slim)
     first = None if means is None else means.clone()
     assert graphprune.repair(slim, model, plan, [X]).repaired
+    assert graphprune.reestimate_batch_norm(slim, [X])
     assert kept_by(slim) == before
     assert means is not None and first is not None and not torch.equal(means, first)
 
