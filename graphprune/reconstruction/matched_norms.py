@@ -21,10 +21,10 @@ from graphprune.rules.registry import norm_call
 from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.operators import Args, DispatchMode, Kwargs
 
-Names = tuple[str, str]
+StatisticNames = tuple[str, str]
 """Those of a running mean and of its variance."""
 
-MOST = 1e3
+MOST_CHANGE = 1e3
 """A variance changes by no more than this factor: what hardly varies in the batches may vary in others."""
 
 
@@ -90,11 +90,11 @@ class _Norms:
     slim: ParameterMemory
     dense: ParameterMemory
     leave: frozenset[str]
-    eps: dict[Names, float] = field(default_factory=dict)
-    wanted: dict[Names, Moments] = field(default_factory=dict)
-    found: dict[Names, Moments] = field(default_factory=dict)
+    eps: dict[StatisticNames, float] = field(default_factory=dict)
+    wanted: dict[StatisticNames, Moments] = field(default_factory=dict)
+    found: dict[StatisticNames, Moments] = field(default_factory=dict)
 
-    def names(self, call: NormCall | None, memory: ParameterMemory) -> Names | None:
+    def names(self, call: NormCall | None, memory: ParameterMemory) -> StatisticNames | None:
         """The statistics of a call, if they are to be set."""
         if call is None or not call.uses_running_statistics:
             return None
@@ -104,7 +104,7 @@ class _Norms:
         self.eps[mean, variance] = call.eps
         return mean, variance
 
-    def statistics(self, communicator: Communicator) -> dict[Names, tuple[Tensor, Tensor]]:
+    def statistics(self, communicator: Communicator) -> dict[StatisticNames, tuple[Tensor, Tensor]]:
         """The new running means and variances."""
         for eps in communicator.gather(self.eps):
             self.eps.update(eps)
@@ -119,7 +119,7 @@ class _Norms:
                 values[names] = self.matching(names, wanted, found)
         return values
 
-    def matching(self, names: Names, wanted: Moments, found: Moments) -> tuple[Tensor, Tensor]:
+    def matching(self, names: StatisticNames, wanted: Moments, found: Moments) -> tuple[Tensor, Tensor]:
         """The running mean and variance with which inputs give results like those of the dense norm.
 
         Args:
@@ -135,7 +135,11 @@ class _Norms:
             moment.flatten().to(own_mean) for one in (found, wanted) for moment in (one.mean, one.variance)
         )
         dense_mean, dense_variance = self._kept(names[0], dense_mean), self._kept(names[1], dense_variance)
-        ratio = (variance / dense_variance).where((variance > 0) & (dense_variance > 0), 1.0).clamp(1 / MOST, MOST)
+        ratio = (
+            (variance / dense_variance)
+            .where((variance > 0) & (dense_variance > 0), 1.0)
+            .clamp(1 / MOST_CHANGE, MOST_CHANGE)
+        )
         shift = (dense_mean - own_mean) * (1 - ratio.sqrt())  # nothing is added where nothing has changed
         grown = (own_variance + self.eps[names]) * (ratio - 1)
         return own_mean + (mean - dense_mean) + shift, (own_variance + grown).clamp(min=0)
@@ -156,7 +160,7 @@ class _Dense(DispatchMode):
 
     def __init__(self, norms: _Norms) -> None:
         super().__init__()
-        self.calls: dict[Names, list[Moments]] = {}
+        self.calls: dict[StatisticNames, list[Moments]] = {}
         self._norms = norms
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Args = (), kwargs: Kwargs | None = None) -> Any:
