@@ -20,7 +20,7 @@ from torch import Tensor
 from graphprune.calibration.output_error import compared_outputs
 from graphprune.calibration.output_kinds import CLASSES, SCORES, VALUES, YES_OR_NO, OutputKind
 
-SMOOTHING = 0.5
+SMOOTHING = 0.1
 """So much of the probabilities of scores is spread evenly over the classes: samples of which a model is sure would say
 nothing, and a hundred samples have few others."""
 
