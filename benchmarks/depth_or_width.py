@@ -153,7 +153,7 @@ class _Trial:
         return slim
 
     def _error(self, plan: graphprune.Plan) -> float:
-        return self._dense.error(outputs_of(self._repaired(plan), self.held_back))
+        return self._dense.error(outputs_of(self._repaired(plan), self.held_back)).value
 
 
 @torch.no_grad()
