@@ -152,7 +152,7 @@ def test_a_failing_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: 
 def test_a_kill_between_two_steps_of_writing_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever call of the file system is the last one, there is a whole checkpoint, of before or after."""
     save_checkpoint(tmp_path, net(), {"step": 0})
-    calls = (("mkdir", Path), ("rename", Path), ("rmtree", folders.shutil), ("fsync", files.os))
+    calls = (("mkdir", Path), ("rename", Path), ("rmtree", files.shutil), ("fsync", files.os))
     for step, (name, owner) in enumerate(calls, 1):
 
         def killed(*_: Any, **__: Any) -> None:
