@@ -94,7 +94,7 @@ def _reestimate(model: nn.Module, calibration: Iterable[Any], leave: Collection[
         for names in batches.communicator.union(watch.moments):
             watch.moments.setdefault(names, Moments(False)).pool(batches.communicator)
         for (mean, _), moments in watch.moments.items():
-            require_finite(mean, moments)
+            require_finite(mean, moments.mean, moments.variance)
         for (mean, variance), moments in watch.moments.items():
             _set(memory.tensors[mean], moments.mean)
             _set(memory.tensors[variance], moments.variance * (moments.count / max(moments.count - 1, 1)))
@@ -108,9 +108,9 @@ def channel_rows(call: NormCall) -> Tensor:
     return x.reshape(*x.shape[:2], -1).unsqueeze(1)
 
 
-def require_finite(name: str, moments: Moments) -> None:
-    """Raise an InputError unless the moments of a batch norm's inputs are numbers."""
-    if not bool(moments.mean.isfinite().all() and moments.variance.isfinite().all()):
+def require_finite(name: str, *statistics: Tensor) -> None:
+    """Raise an InputError unless what follows from a batch norm's inputs are numbers; ``name``: of its mean."""
+    if not all(bool(one.isfinite().all()) for one in statistics):
         raise InputError(
             f"calibration: what the batches give to the batch norm of {name} is not finite",
             where=name,

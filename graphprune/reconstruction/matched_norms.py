@@ -101,8 +101,15 @@ class _Norms:
         mean, variance = memory.owner(call.mean), memory.owner(call.variance)
         if not (mean and variance) or mean in self.leave:
             return None
-        self.eps[mean, variance] = call.eps
         return mean, variance
+
+    def note(self, call: NormCall, names: StatisticNames, together: dict[StatisticNames, Moments]) -> Moments:
+        """The moments of what a call gets, which are added to those of all calls."""
+        self.eps[names] = call.eps
+        rows, own = channel_rows(call), Moments(False)
+        own.add(rows)
+        together.setdefault(names, Moments(False)).add(rows)
+        return own
 
     def statistics(self, communicator: Communicator) -> dict[StatisticNames, tuple[Tensor, Tensor]]:
         """The new running means and variances."""
@@ -114,9 +121,8 @@ class _Norms:
             for moments in (wanted, found):
                 moments.pool(communicator)
             if wanted.count == found.count > 0:
-                require_finite(names[0], wanted)
-                require_finite(names[0], found)
                 values[names] = self.matching(names, wanted, found)
+                require_finite(names[0], *values[names])
         return values
 
     def matching(self, names: StatisticNames, wanted: Moments, found: Moments) -> tuple[Tensor, Tensor]:
@@ -167,7 +173,7 @@ class _Dense(DispatchMode):
         call = norm_call(func, args, kwargs or {})
         names = self._norms.names(call, self._norms.dense)
         if call is not None and names is not None:
-            self.calls.setdefault(names, []).append(_noted(call, self._norms.wanted.setdefault(names, Moments(False))))
+            self.calls.setdefault(names, []).append(self._norms.note(call, names, self._norms.wanted))
         return func(*args, **(kwargs or {}))
 
 
@@ -185,16 +191,8 @@ class _Slim(DispatchMode):
         names = self._norms.names(call, self._norms.slim)
         if call is None or names is None:
             return func(*args, **kwargs)
-        found = _noted(call, self._norms.found.setdefault(names, Moments(False)))
+        found = self._norms.note(call, names, self._norms.found)
         wanted = next(self._wanted.get(names, iter(())), None)
         if wanted is not None:
             args, kwargs = call.with_statistics(*self._norms.matching(names, wanted, found))
         return func(*args, **kwargs)
-
-
-def _noted(call: NormCall, together: Moments) -> Moments:
-    """The moments of what a call gets, which are added to those of all calls."""
-    rows, own = channel_rows(call), Moments(False)
-    own.add(rows)
-    together.add(rows)
-    return own

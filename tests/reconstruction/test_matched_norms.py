@@ -157,6 +157,29 @@ def test_a_norm_that_the_models_call_differently_often_keeps_its_statistics() ->
     assert bool((slim.get_buffer("after.running_var") == 1).all())
 
 
+class Found(Net):
+    """Its second norm gets those samples alone that have a place with a sum above a threshold."""
+
+    least = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.first(x)).relu()
+        there = x.sum(1).amax((1, 2)) > self.least
+        return self.last(self.after(self.second(x)[there]).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("which", ["dense", "slim"])
+def test_a_norm_that_gets_nothing_in_one_of_the_models_is_left_as_it_is(which: str) -> None:
+    torch.manual_seed(0)
+    model = Found().double().eval()
+    plan, slim = slim_of(model)
+    assert isinstance(slim, Found)
+    (model if which == "dense" else slim).least = torch.inf
+    record = graphprune.repair(slim, model, plan, BATCHES)
+    assert record.norms == ("norm.running_mean",)
+    assert bool((slim.get_buffer("after.running_var") == 1).all())
+
+
 def test_what_is_not_finite_is_refused_and_nothing_is_changed() -> None:
     model = made(True)
     plan, slim = slim_of(model)

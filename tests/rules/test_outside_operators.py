@@ -244,6 +244,7 @@ def test_repair_is_that_of_a_batch_norm() -> None:
     )
     assert_twins(slim, twin)
     assert {"norm2.running_mean", "outer.weight"} <= changed(slim, raw)
+    torch.testing.assert_close(slim.get_buffer("norm0.running_mean"), raw.get_buffer("norm0.running_mean"))
 
 
 def test_folding_reads_and_corrects_its_statistics() -> None:
