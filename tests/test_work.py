@@ -19,6 +19,7 @@ from graphprune.pruning.rewrite import slim_meta_tensor, slim_tensor
 from graphprune.rules.labels import LabelledTensor
 from graphprune.tracing.meta import _maker, _remembered
 from graphprune.tracing.recorder import Recorder
+from graphprune.tracing.running import run_recorded
 from graphprune.utils.copier import Copier
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.held import held_functions
@@ -97,6 +98,23 @@ def test_the_work_grows_with_the_depth_as_it_should() -> None:
     per_layer = [(b - a) / (n - m) for a, b, m, n in zip(calls, calls[1:], sizes, sizes[1:], strict=False)]
     assert per_layer[1] < 1.05 * per_layer[0]
     assert per_layer[1] < 2100
+
+
+def test_what_a_model_starts_its_caches_with_takes_no_further_run() -> None:
+    """Of an empty tensor on ``meta`` all is known."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key, self.query = nn.Linear(8, 12), nn.Linear(8, 12)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            key = self.key(x)
+            keys = torch.cat([torch.tensor([], dtype=key.dtype, device=key.device), key])
+            return self.query(x) @ keys.mT
+
+    done = work(lambda: graphprune.prune_model(Cached().eval(), 0.5, torch.randn(3, 8)))
+    assert done[code_of(run_recorded)] == RUNS
 
 
 def runs(layers: int, width: int) -> int:

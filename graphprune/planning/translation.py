@@ -283,7 +283,7 @@ def _where(step: Step) -> str:
 def _constant_difference(old: Tensor, new: Tensor, unknown_differ: bool) -> ProgramDifference | None:
     if old.shape != new.shape or old.dtype != new.dtype:
         return ProgramDifference(f"a constant of shape {list(old.shape)} becomes {list(new.shape)}", "its forward")
-    if old.is_meta and new.is_meta:
+    if (old.is_meta and new.is_meta) or not old.numel():
         return None
     same = not unknown_differ if old.is_meta or new.is_meta else torch.equal(old, new)
     return None if same else ProgramDifference("the values of a constant change", "its forward")
