@@ -60,7 +60,8 @@ class PlanArguments(TypedDict, total=False):
     branches (graph.branches: attention or MLP of a layer alone) without which the loss rises least."""
     importance: str | Importance
     """Criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by several,
-    repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's."""
+    repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the dense model's,
+    that of 'surgeon' where these do not tell."""
     calibration: Iterable[Any] | None
     """Batches (a tensor, a tuple, a dict of keyword arguments, or (inputs, target) with loss_fn) for criteria that read
     data; prune_model repairs with them too, and iterates them several times: pass a list or a DataLoader, not an

@@ -130,7 +130,7 @@ class PruningOptions:
         "l2",
         "criterion that scores units, by name, or a callable (group, context) -> scores [units]; 'auto' plans by "
         "several, repairs each and keeps the plan whose outputs on held-back calibration batches are nearest to the "
-        "dense model's",
+        "dense model's, that of 'surgeon' where these do not tell",
         kind="name",
         choices=lambda: (AUTO, *CRITERIA),
     )

@@ -50,6 +50,7 @@ def test_the_nearest_of_all_criteria_is_kept_or_the_preferred_one(
     assert plan.removed == by_name.removed
     assert len(set(tried.values())) > 1
     assert "Tried, by the relative error" in str(plan)
+    assert ("surgeon is taken, since none is nearer" in str(plan)) == (tried[best] > min(tried.values()))
 
 
 def chosen(**errors: list[float]) -> str:
