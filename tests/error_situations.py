@@ -325,6 +325,7 @@ add(PLAN, "A ratio above one", "graph.plan(1.5)", InputError, "1.5, a float", "r
 add(PLAN, "A ratio in percent", 'graph.plan("50%")', InputError, "50%", "ratio=0.5")
 add(PLAN, "A truth value as ratio", "graph.plan(True)", InputError, "True, a bool", "ratio=0.5")
 add(PLAN, "A tensor as ratio", "graph.plan(x)", InputError, "a Tensor of shape (2, 3, 8, 8)", "ratio=0.5")
+add(PLAN, "A ratio for each layer", 'graph.plan({"1": 0.25})', InputError, "a dict", "Override(ratio=0.25)")
 add(PLAN, "A ratio and a budget", "graph.plan(0.5, macs=0.5)", InputError, "ratio=0.5 and macs", "leave out")
 add(PLAN, "A misspelled argument", 'graph.plan(0.5, importence="l1")', InputError, "importence=", "importance=")
 add(PLAN, "An unknown criterion", 'graph.plan(0.5, importance="l3")', InputError, "'l3'", "importance='l1'")
@@ -382,6 +383,7 @@ add(
 add(PLAN, "An unknown budget", 'graph.plan(budgets={"mac": 0.5})', InputError, "'mac'", "'macs'")
 add(PLAN, "A budget with an unknown unit", 'graph.plan(macs="3 parsecs")', InputError, "3 parsecs", "macs=0.5")
 add(PLAN, "A negative budget", "graph.plan(params=-1)", InputError, "-1, an int", "params=0.5")
+add(PLAN, "A budget that is text", 'graph.plan(macs="0.5")', InputError, "'0.5', a str", "macs=0.5")
 add(PLAN, "A budget that cannot be met", "graph.plan(macs=0.001)", PlanError, "macs=0.001", "max_ratio")
 add(
     PLAN,

@@ -81,7 +81,8 @@ def _limit(kind: str, spec: BudgetSpec, dense: Callable[[str], float]) -> float:
 def _with_unit(kind: str, spec: str) -> float:
     units = BUDGET_KINDS[kind].units
     found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?\d+)?)\s*([A-Za-zµ]*)\s*", spec)
-    if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= 0:
+    least = 0 if found and found[2] else 1  # without a unit "0.5" would be half of a multiply-add
+    if found is None or found[2] not in units or found[1].count(".") > 1 or float(found[1]) <= least:
         raise InputError(
             f"{kind}: must be {_needed(kind)}, but is {shown(spec)}",
             found=found_value(spec),

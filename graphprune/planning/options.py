@@ -36,6 +36,7 @@ from graphprune.utils.checks import (
     did_you_mean,
     found_value,
     is_number,
+    shown,
 )
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
@@ -462,4 +463,12 @@ def _plain(value: Any) -> Any:
 
 
 def _fraction(name: str, ratio: Any) -> float | None:
+    if isinstance(ratio, Mapping):
+        key, own = next(iter(ratio.items()), ("layer1.*", 0.5))
+        raise InputError(
+            f"{name}: must be one fraction of channels to remove, but is {shown(ratio)}",
+            found=found_value(ratio),
+            needed=f"a fraction, 0 <= {name} < 1; layers have fractions of their own by overrides=",
+            do=f"pass overrides={{{key!r}: graphprune.Override(ratio={own!r})}}",
+        )
     return None if ratio is None else check_fraction(name, ratio, "a fraction of channels to remove")
