@@ -31,7 +31,7 @@ from graphprune.export.restoring import restore
 from graphprune.export.shards import ShardReader, check_types, read_size, write_shards
 from graphprune.export.structure import LAYOUTS, Structure, TensorData, describe_structure
 from graphprune.export.unsaved import unsaved_values
-from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, record_history
+from graphprune.pruning.plan import Plan, PruningHistory, history_of, plans_of, pruned_module, record_history
 from graphprune.pruning.plan_json import read_plan_data
 from graphprune.pruning.resuming import replayed_without_data
 from graphprune.utils.callers import frames_of_this_package
@@ -69,8 +69,8 @@ def save(
     Otherwise, ``load`` needs the dense model.
 
     Args:
-        slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not. Heads, layers and settings may
-            have been changed since, as long as what is new consists of modules of ``torch.nn``.
+        slim: a model made by ``prune_model`` or ``Plan.apply``, trained further or not, compiled or not. Heads, layers
+            and settings may have been changed since, as long as what is new consists of modules of ``torch.nn``.
         directory: created where missing; holds nothing but versions of this bundle.
         factory: a function or class that can be imported and makes the dense model. Whoever loads the bundle must
             trust it.
@@ -86,6 +86,7 @@ def save(
         SaveError: the model could not be loaded again; the message says what is in the way.
     """
     plans = _plans_to_save(slim)
+    slim = pruned_module(slim)
     folder, most = check_path("directory", directory), read_size("max_shard_size", max_shard_size)
     versions = bundle_versions(folder)
     check_flag("beside_others", beside_others)

@@ -25,7 +25,7 @@ from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
 from graphprune.utils.model_tensors import check_tensors
-from graphprune.utils.modules import Tables, module_kind, named_modules, tables, within
+from graphprune.utils.modules import Tables, module_kind, named_modules, tables, uncompiled, within
 from graphprune.utils.tables import Printed, Table
 from graphprune.utils.typed_json import convert_data, parse_json
 
@@ -405,6 +405,11 @@ def history_of(model: nn.Module) -> PruningHistory:
         found = _read_history(found, f"model: the plans of this {type(model).__name__}")
         record_history(model, found)
     return found if found is not None else PruningHistory(config=_configuration(model))
+
+
+def pruned_module(model: nn.Module) -> nn.Module:
+    """The module that was pruned, also of what ``torch.compile`` has made of it since."""
+    return model if _HISTORY in vars(model) else uncompiled(model)
 
 
 def record_history(model: nn.Module, history: PruningHistory) -> None:

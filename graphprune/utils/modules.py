@@ -273,6 +273,12 @@ def module_kind(module: nn.Module) -> str:
     return " with ".join((class_name(type(module)), *torchs))
 
 
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` was given; any other as it is."""
+    found: nn.Module = getattr(model, "_orig_mod", model)
+    return found
+
+
 def within(name: str, paths: Sequence[str]) -> bool:
     """Is a parameter or module inside one of these modules?"""
     return any(name.startswith(f"{path}.") for path in paths)

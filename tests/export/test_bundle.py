@@ -87,6 +87,14 @@ def test_round_trip(tmp_path: Path, rounds: int) -> None:
     assert {p.name for p in version_of(folder).iterdir()} == {"bundle.json", "checksums.json", shards.SINGLE, *plans}
 
 
+def test_what_was_compiled_since_is_saved_as_the_model_within(tmp_path: Path) -> None:
+    slim = slim_resnet()
+    compiled = torch.compile(slim, backend="eager")
+    compiled(IMAGE)
+    graphprune.save(compiled, tmp_path)
+    assert_same(graphprune.load(tmp_path, model=resnet_cifar.resnet20()), slim)
+
+
 def llama() -> tuple[nn.Module, Any]:
     config = LlamaConfig(
         vocab_size=50,

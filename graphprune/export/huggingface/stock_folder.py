@@ -29,6 +29,7 @@ from graphprune.utils.checks import check_flag, with_article
 from graphprune.utils.files import check_path
 from graphprune.utils.folders import replace_folder
 from graphprune.utils.global_state import leaves_torch_alone
+from graphprune.utils.modules import uncompiled
 
 
 @leaves_torch_alone
@@ -48,7 +49,7 @@ def save_pretrained(
     :func:`graphprune.export.huggingface.auto_map.write_auto_map`).
 
     Args:
-        slim: a model of Transformers that was pruned, trained further or not.
+        slim: a model of Transformers that was pruned, trained further or not, compiled or not.
         directory: created where missing; if it exists, it must be empty or hold what graphprune wrote. It is replaced
             whole.
         processing: the tokenizer or processor that belongs to the model, or a folder with their files; None: those of
@@ -65,6 +66,7 @@ def save_pretrained(
     """
     for name, flag in (("remote_code", remote_code), ("read_back", read_back)):
         check_flag(name, flag)
+    slim = uncompiled(slim)
     if config_of(slim) is None or not hasattr(slim, "save_pretrained"):
         raise InputError(
             f"slim: {with_article(type(slim).__name__)} is no model of Transformers, which its class builds from "

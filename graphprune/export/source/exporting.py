@@ -20,6 +20,7 @@ from graphprune.utils.evaluation import eagerly
 from graphprune.utils.files import check_no_file, check_path, make_folder, temporary_folder, writing, writing_tensors
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
+from graphprune.utils.modules import uncompiled
 from graphprune.utils.random_state import random_numbers_kept
 
 SOURCE = "model.py"
@@ -50,7 +51,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     check_model(slim, "slim")
     folder = check_path("directory", directory)
     check_no_file("directory", folder)
-    slim = getattr(slim, "_orig_mod", slim)
+    slim = uncompiled(slim)
     _check_weights(slim)
     with eagerly(), random_numbers_kept():
         calls = calls_of(example_inputs_for(slim) if example_inputs is None else example_inputs)

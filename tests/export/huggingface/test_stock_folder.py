@@ -48,6 +48,13 @@ def test_half_of_every_layer_is_uniform_without_asking(tmp_path: Path) -> None:
     assert torch.equal(_logits(loaded, "bert"), _logits(slim, "bert"))
 
 
+def test_a_compiled_model_is_written_as_the_one_within(tmp_path: Path) -> None:
+    slim = _slim("bert", ratio=0.5)
+    graphprune.save_pretrained(torch.compile(slim), tmp_path)
+    loaded = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert torch.equal(_logits(loaded, "bert"), _logits(slim, "bert"))
+
+
 def test_layers_that_differ_need_remote_code(tmp_path: Path) -> None:
     slim = _slim("llama", macs=0.5)
     with pytest.raises(ExportError, match=r"^slim: .* dimension \d of model.*[\s\S]*plan with layers='equal'"):
