@@ -940,6 +940,15 @@ add(
 )
 add(
     FILES,
+    "A report as PDF",
+    'graphprune.write_report("report.pdf", graph)',
+    InputError,
+    "ends in .pdf",
+    "'report.html'",
+    "report.pdf",
+)
+add(
+    FILES,
     "Couplings in an unknown format",
     'graph.export("couplings.png")',
     InputError,

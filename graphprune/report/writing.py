@@ -28,6 +28,8 @@ from graphprune.utils.global_state import leaves_torch_alone
 
 _GENERATOR = '<meta name="generator" content="graphprune'
 """What the beginning of every page holds."""
+_OTHERS = frozenset((".pdf", ".png", ".jpg", ".jpeg", ".svg", ".json", ".md", ".txt", ".csv"))
+"""Endings of what programs do not open as a page."""
 
 
 @leaves_torch_alone
@@ -80,7 +82,8 @@ def check_report_path(name: str, value: object) -> Path:
     """The file that a report is written to.
 
     Raises:
-        InputError: ``value`` is no path, its folder does not exist, or there is something else in its place.
+        InputError: ``value`` is no path or that of another kind of file, its folder does not exist, or there is
+            something else in its place.
     """
     path = check_path(name, value)
     if not path.parent.is_dir():
@@ -98,6 +101,14 @@ def check_report_path(name: str, value: object) -> Path:
             found="a folder" if path.is_dir() else "a file of something else",
             needed="a path at which there is nothing, or an older report",
             do="give another path",
+        )
+    if path.suffix.lower() in _OTHERS:
+        raise InputError(
+            f"{name}: a report is a page of HTML, and {path.name} would be opened as something else",
+            where=str(path),
+            found=f"a name that ends in {path.suffix}",
+            needed="a name that ends in .html",
+            do=f"give {str(path.with_suffix('.html'))!r}; a browser prints it to PDF",
         )
     return path
 

@@ -52,6 +52,8 @@ def test_a_report_takes_the_place_of_a_report_alone(graph: graphprune.ChannelGra
         graphprune.write_report(tmp_path, graph)
     with pytest.raises(InputError, match=r"the folder .* does not exist[\s\S]*create it"):
         graphprune.write_report(tmp_path / "no" / "report.html", graph)
+    with pytest.raises(InputError, match=r"report.pdf would be opened as something else[\s\S]*report.html"):
+        graphprune.write_report(tmp_path / "report.pdf", graph)
 
 
 @pytest.mark.parametrize(
