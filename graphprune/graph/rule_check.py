@@ -121,10 +121,11 @@ def sample_labels(placeholder: Any, labels: Labels, seed: int) -> LabelledTensor
 
 
 def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
+    """The results of a call; in the place of one that it does not compute stands a zero."""
     with changing_globals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says of some operations that they may change
         result = op(*args, **kwargs)
-    return (result,) if isinstance(result, Tensor) else tuple(result)
+    return (result,) if isinstance(result, Tensor) else tuple([torch.zeros(()) if r is None else r for r in result])
 
 
 def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], seed: int) -> SampleLabels:

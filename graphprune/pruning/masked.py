@@ -117,8 +117,11 @@ class Masks:
         return None if found is None or found.all() else torch.from_numpy(np.ascontiguousarray(found))
 
     def apply(self, out: Any, node: fx.Node) -> Any:
-        """Zero the dead elements of what a node made, in place. Those of a view are zeroed in its base."""
-        mask = self.of(node) if isinstance(out, Tensor) and not _is_view(node) else None
+        """Zero the dead elements of what a node made, in place. Those of a view are zeroed in its base.
+
+        The statistics that batch norms leave for gradients are empty on some devices.
+        """
+        mask = self.of(node) if isinstance(out, Tensor) and out.numel() and not _is_view(node) else None
         return out if mask is None else out.masked_fill_(~mask, 0)
 
     def expanded(self, out: Any, node: fx.Node) -> Any:

@@ -17,6 +17,7 @@ share ``alignment`` (operands are aligned, dimensions are reduced), ``ending`` (
 ``normalization``   parameters follow the channel; statistics over channels are inexact
 ``reduction``       channels end
 ``pooling``         channels pass
+``gradients``       channels go the way back that they came
 ``losses``          elementwise, then averaged over everything
 ``factories``       tensors made from sizes
 ``scattering``      entries are read and written by their numbers
@@ -40,6 +41,7 @@ from graphprune.rules import (  # noqa: F401  (importing a module registers its 
     detection,
     draws,
     factories,
+    gradients,
     grouped,
     indexing,
     losses,

@@ -64,7 +64,7 @@ def _groups(slim: Slim, args: Args) -> Args:
     return *args[:8], slim.counts.get("groups", 1)
 
 
-_SPACE = "space that a kernel slides over"
+SPACE = "space that a kernel slides over"
 
 
 def masked_convolution(alive: Tensor, x: Tensor, *rest: Any) -> Tensor:
@@ -145,15 +145,21 @@ def convolution(
 ) -> LabelledTensor:
     passed = [] if transposed else _along_space(call, x, weight, stride, padding, dilation)
     held = tuple([array for array in x.arrays if array not in passed])
-    x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), _SPACE)
+    x = maps_over_space(call, LabelledTensor(x.shape, held), range(2, x.ndim), SPACE)
     x = rows_apart(call.labels, x)
-    vector = channels(call, x, 1, _SPACE)
-    kernel = _kernel(call, weight)
-    out = _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
+    out = through_kernel(call, x, weight, transposed, groups)
     if bias is not None:
         out = LabelledTensor(out.shape, tuple(align(call.labels, (out, bias), out.shape)))
     batch = [array for array in x.arrays if array.dims == {0}]
     return LabelledTensor(call.out, (*beside(out, 1, len(call.out)), *batch, *passed))
+
+
+def through_kernel(
+    call: Call, x: LabelledTensor, weight: LabelledTensor, transposed: bool, groups: int
+) -> LabelledTensor:
+    """The channels that a kernel makes of those of ``x``, as a vector."""
+    vector, kernel = channels(call, x, 1, SPACE), _kernel(call, weight)
+    return _transposed(call, vector, kernel, groups) if transposed else _forward(call, vector, kernel, groups)
 
 
 def rows_apart(labels: Labels, x: LabelledTensor) -> LabelledTensor:

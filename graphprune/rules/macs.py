@@ -57,3 +57,9 @@ def convolution_macs(node: fx.Node) -> list[SizeFactor]:
     """Every output element (input element, if transposed) meets one kernel."""
     transposed = node.args[6]
     return [*size_factors(node.args[0] if transposed else node), *size_factors(node.args[1], first=1)]
+
+
+def convolution_gradient_macs(node: fx.Node) -> list[SizeFactor]:
+    """Every element of the output's gradient (of the input's, if transposed) meets one kernel."""
+    transposed = node.args[7]
+    return [*size_factors(node.args[1 if transposed else 0]), *size_factors(node.args[2], first=1)]

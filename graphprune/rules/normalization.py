@@ -73,7 +73,7 @@ def batch_norm(
 ) -> tuple[LabelledTensor, ...]:
     out = per_channel(call, x, 1, weight, bias, mean, variance)
     if training:
-        _mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
+        mark_mixing(call, out, [d for d in range(x.ndim) if d != 1])
     for array in out.arrays if any({1} < array.dims for array in x.arrays) else ():
         if array.dims == {1}:
             call.labels.whole_maps(array.ids)
@@ -126,12 +126,13 @@ def layer_norm(
     operands = [v for v in (x, weight, bias) if v is not None]
     out = LabelledTensor(x.shape, tuple(align(call.labels, operands, x.shape)))
     mixed = range(x.ndim - len(shape), x.ndim)
-    _mark_mixing(call, out, mixed)
+    mark_mixing(call, out, mixed)
     outer = tuple(array for array in out.arrays if array.dims.isdisjoint(mixed))
     return out, LabelledTensor(call.outs[1], outer), LabelledTensor(call.outs[2], outer)
 
 
-def _mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
+def mark_mixing(call: Call, x: LabelledTensor, dims: Sequence[int]) -> None:
+    """Statistics are taken over these dimensions."""
     tie(call.labels, x, dims)
     if met := x.touching(dims):
         call.labels.mixes_channels(f"{call.op} takes its statistics over channels", met)
@@ -197,7 +198,7 @@ def group_norm(
     if groups > 1:
         out, rows = _in_groups(call, out, groups)
     if c > groups:
-        _mark_mixing(call, out, [1])
+        mark_mixing(call, out, [1])
     statistics = LabelledTensor(call.outs[1], (*beside(rows, 1, 2), *beside(only(x, [0]), 0, 2)))
     return out, statistics, statistics
 
@@ -226,7 +227,7 @@ def masked_log_softmax(alive: Tensor, x: Tensor, dim: int, half_to_float: bool =
 
 
 def _softmax_rule(call: Call, x: LabelledTensor, dim: int, *_: Any, **__: Any) -> LabelledTensor:
-    _mark_mixing(call, x, [dim % x.ndim])
+    mark_mixing(call, x, [dim % x.ndim])
     return x
 
 

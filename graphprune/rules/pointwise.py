@@ -117,45 +117,6 @@ def untagged(call: Call, x: LabelledTensor) -> LabelledTensor:
     return LabelledTensor(x.shape, x.arrays)
 
 
-@rule(
-    aten.hardsigmoid_backward.default,
-    aten.hardswish_backward.default,
-    samples=[sample(t(2, 6), t(2, 6))],
-    traits=[Trait.ENTRYWISE],
-)
-@rule(
-    aten.hardtanh_backward.default,
-    samples=[sample(t(2, 6), t(2, 6), -0.5, 0.5)],
-    traits=[Trait.ENTRYWISE],
-)
-@rule(
-    aten.elu_backward.default,
-    samples=[sample(t(2, 6), 1.0, 1.0, 1.0, False, t(2, 6))],
-    traits=[Trait.ENTRYWISE],
-)
-@rule(
-    aten.leaky_relu_backward.default,
-    samples=[sample(t(2, 6), t(2, 6), 0.1, False)],
-    traits=[Trait.ENTRYWISE],
-)
-@rule(
-    aten.softplus_backward.default,
-    samples=[sample(t(2, 6), t(2, 6), 1.0, 20.0)],
-    traits=[Trait.ENTRYWISE],
-)
-@rule(
-    aten.log_sigmoid_backward.default,
-    samples=[sample(t(2, 6), t(2, 6), t(2, 6))],
-    traits=[Trait.ENTRYWISE],
-)
-def untagged_gradient(call: Call, *args: Any) -> LabelledTensor:
-    """The gradient of an elementwise operation, as models have it that return one (a force, a Hamiltonian's flow).
-
-    What has another shape is empty: on some devices ``log_sigmoid`` leaves nothing for its gradient.
-    """
-    return elementwise(call, *(a for a in args if isinstance(a, LabelledTensor) and a.shape == call.out))
-
-
 @rule(aten.zero_.default, samples=[sample(t(2, 6))], traits=[Trait.ENTRYWISE])
 def zero_(call: Call, x: LabelledTensor) -> LabelledTensor:
     return x
