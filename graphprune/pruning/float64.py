@@ -61,7 +61,7 @@ def wide_module(model: nn.Module) -> nn.Module:
 
 def _wide_like(tensor: Tensor) -> Tensor:
     copy = widened_tensor(tensor)
-    return nn.Parameter(copy, requires_grad=False) if isinstance(tensor, nn.Parameter) else copy
+    return nn.Parameter(copy, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else copy
 
 
 def reads_default_type(graph: fx.Graph) -> bool:

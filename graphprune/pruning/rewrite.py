@@ -121,7 +121,7 @@ def slim_meta_tensor(tensor: Tensor, kept: KeptEntries, merged: MergedEntries | 
         return slim_tensor(tensor, kept, merged)
     shape = [len(kept[d]) if d in kept else n for d, n in enumerate(tensor.shape)]
     small = torch.empty(shape, dtype=tensor.dtype, device="meta")
-    return nn.Parameter(small, requires_grad=False) if is_parameter(tensor) else small
+    return nn.Parameter(small, requires_grad=tensor.requires_grad) if is_parameter(tensor) else small
 
 
 @gc_paused()

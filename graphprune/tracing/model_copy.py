@@ -95,7 +95,7 @@ def _copied_tensor(tensor: torch.Tensor, on_meta: bool) -> torch.Tensor:
         copied = tensor.detach().clone()
     if type(tensor) is torch.Tensor or not is_parameter(tensor):
         return copied
-    return nn.Parameter(copied, requires_grad=False)
+    return nn.Parameter(copied, requires_grad=tensor.requires_grad)
 
 
 def _mark_sizes(module: nn.Module, prefix: str, log: SizeLog) -> None:

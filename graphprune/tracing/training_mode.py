@@ -73,6 +73,8 @@ def record_training(recorder: Recorder, runs: Sequence[Run], outputs: Outputs | 
     if not reads_training(modules, recorder.model_copy.holders) and recorder.parameters <= recorder.used:
         return Trained()
     model.train()
+    for _, tensor in recorder.model_copy.tensors:
+        tensor.requires_grad_(False)  # or torch would run dropout and others in another way
     found = [_record_trained(recorder, run, outputs) for run in runs]
     calls = tuple(call for trained in found for call in trained.calls)
     results = tuple(node for trained in found for node in trained.results)

@@ -81,6 +81,33 @@ def test_channels_go_the_way_back_that_they_came(name: str) -> None:
     assert plan.entries[1] < 0.7 * plan.entries[0]
 
 
+class Learner(nn.Module):
+    """Takes a step of gradient descent with its own weight before it answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.own, self.out = nn.Linear(12, 32), nn.Linear(32, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            error = (self.own(self.inner(x).tanh()) - x).square().mean()
+            (gradient,) = torch.autograd.grad(error, self.own.weight, create_graph=self.training)
+        better = self.own.weight - 0.1 * gradient
+        answer: Tensor = self.out(F.linear(self.inner(x).tanh(), better, self.own.bias))
+        return answer
+
+
+def test_a_model_that_learns_while_it_runs_loses_what_it_learns_with() -> None:
+    torch.manual_seed(0)
+    model, x = Learner().eval(), torch.randn(VECTOR)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert slim.inner.out_features == slim.own.in_features == 16
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed, str(check)
+    slim.train()(x).sum().backward()
+
+
 class OfKernel(nn.Module):
     """The gradient of an energy with respect to a kernel."""
 
