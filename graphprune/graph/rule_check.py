@@ -125,7 +125,8 @@ def run_operation(op: Any, args: Any, kwargs: Any) -> tuple[Tensor, ...]:
     with changing_globals(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says of some operations that they may change
         result = op(*args, **kwargs)
-    return (result,) if isinstance(result, Tensor) else tuple([torch.zeros(()) if r is None else r for r in result])
+    zero = torch.zeros((), device="cpu")
+    return (result,) if isinstance(result, Tensor) else tuple([zero if one is None else one for one in result])
 
 
 def label_sample(op: Any, entry: Rule, one: Sample, dense: tuple[Tensor, ...], seed: int) -> SampleLabels:
