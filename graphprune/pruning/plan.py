@@ -56,19 +56,19 @@ class Choice:
         return self.units - len(self.removed)
 
 
-def tried_table(tried: Mapping[str, float | str], taken: str) -> Table:
+def tried_table(tried: Mapping[str, float | str], taken: str | None) -> Table:
     """What several criteria came to, the best first; where there is no number, why.
 
     Args:
         tried: by criterion its error, or why there is none.
-        taken: the criterion that plans.
+        taken: the criterion that planned; None: a file does not say.
     """
     numbers = sorted((value, name) for name, value in tried.items() if isinstance(value, int | float))
     rows = [(name, f"{value:.4g}") for value, name in numbers]
     rows += [(name, str(value)) for name, value in tried.items() if isinstance(value, str)]
     own = min((value for value, name in numbers if name.partition(",")[0] == taken), default=None)
     preferred = own is not None and numbers[0][0] < own
-    why = f"; {taken} is taken, since none is nearer by more than their noise" if preferred else ""
+    why = f"; {taken} is taken, since these samples do not tell it from the nearest" if preferred else ""
     title = f"Tried, by the relative error of outputs on samples held back{why}:"
     return Table(title, ("criterion", "error"), tuple(rows))
 
@@ -239,7 +239,7 @@ class Plan(Printed):
         yield self._summary()
         yield from (f"without {path}" for path in self.skipped)
         if TRIED in self.requested:
-            yield tried_table(self.requested[TRIED], self.requested["importance"])
+            yield tried_table(self.requested[TRIED], self.requested.get("importance"))
         if self.merged:
             yield self._merged_table()
             return

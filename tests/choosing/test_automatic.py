@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -50,7 +51,14 @@ def test_the_nearest_of_all_criteria_is_kept_or_the_preferred_one(
     assert plan.removed == by_name.removed
     assert len(set(tried.values())) > 1
     assert "Tried, by the relative error" in str(plan)
-    assert ("surgeon is taken, since none is nearer" in str(plan)) == (tried[best] > min(tried.values()))
+    assert ("surgeon is taken, since these samples do not tell" in str(plan)) == (tried[best] > min(tried.values()))
+
+
+def test_a_plan_whose_file_does_not_say_the_criterion_is_shown() -> None:
+    samples = batches()
+    plan = graphprune.trace(network(), samples[0]).plan(0.5)
+    shown = str(replace(plan, requested={"ratio": 0.5, "tried": {"l2": 0.25, "obs": "it failed"}}))
+    assert "0.25" in shown and "it failed" in shown and "is taken" not in shown
 
 
 def chosen(**errors: list[float]) -> str:

@@ -95,6 +95,16 @@ def test_what_was_compiled_since_is_saved_as_the_model_within(tmp_path: Path) ->
     assert_same(graphprune.load(tmp_path, model=resnet_cifar.resnet20()), slim)
 
 
+def test_what_was_pruned_compiled_is_loaded_into_what_is_compiled(tmp_path: Path) -> None:
+    def compiled() -> nn.Module:
+        found: nn.Module = torch.compile(resnet_cifar.resnet20().eval(), backend="eager")  # type: ignore[assignment]
+        return found
+
+    slim = graphprune.prune_model(compiled(), 0.5, IMAGE)
+    graphprune.save(slim, tmp_path)
+    assert_same(graphprune.load(tmp_path, model=compiled()), slim)
+
+
 def llama() -> tuple[nn.Module, Any]:
     config = LlamaConfig(
         vocab_size=50,
