@@ -62,6 +62,16 @@ class SampleAxes:
 
         return map_tensors(narrowed, call)
 
+    def twice(self, call: Any) -> Any:
+        """A batch that has its samples twice."""
+        dims = iter(self.dims)
+
+        def doubled(tensor: Tensor) -> Tensor:
+            dim = next(dims)
+            return tensor if dim is None else torch.cat([tensor, tensor], dim)
+
+        return map_tensors(doubled, call)
+
 
 def spread_numbers(batches: Sequence[Any], wanted: int, least: int = 1, most: int = sys.maxsize) -> list[int]:
     """The numbers of batches at even distances that have about so many samples together.
@@ -82,7 +92,8 @@ class SampleSplitter:
 
     Samples lie along the first dimension, or the second (recurrent networks with time first). Which one is checked on
     the first batch of each shape: every sample alone must give its part of the batch's output, and the batch's loss
-    must be the sum or a weighted mean of theirs. Where neither holds (outputs or losses compare samples with each
+    must be the sum or a weighted mean of theirs; a single one in the second dimension (it may as well be the channel of
+    gray images) must give the same with another beside it. Where neither holds (outputs or losses compare samples with each
     other), a batch is one sample, with a warning.
 
     Args:
@@ -112,9 +123,12 @@ class SampleSplitter:
 
     @torch.no_grad()
     def _found(self, number: int, call: Any) -> SampleAxes | None:
+        first = SampleAxes.of(call, 0)
+        if first is not None and first.count == 1:
+            return first
         whole = self._run(number, call)
         reasons = []
-        for axes in (SampleAxes.of(call, 0), SampleAxes.of(call, 1)):
+        for axes in (first, SampleAxes.of(call, 1)):
             if axes is not None:
                 why = self._objection(axes, number, call, *whole)
                 if why is None:
@@ -136,6 +150,8 @@ class SampleSplitter:
 
     def _objection(self, axes: SampleAxes, number: int, call: Any, output: Any, loss: Tensor) -> str | None:
         """Why these are not the axes of samples; None if they are."""
+        if axes.count == 1:
+            return self._objection_to_one(axes, number, call, output)
         losses = []
         for index in range(axes.count):
             try:
@@ -147,6 +163,15 @@ class SampleSplitter:
             losses.append(float(value))
         combined = _is_combination(float(loss), losses, _tolerance(loss))
         return None if combined else f"{_place(axes)}, the loss is no sum or mean over samples"
+
+    def _objection_to_one(self, axes: SampleAxes, number: int, call: Any, output: Any) -> str | None:
+        """Why the only entry in a dimension is no sample; None if a second one beside it changes nothing."""
+        place = f"{_place(axes)}, with another beside it"
+        try:
+            both, _ = self._run(number, axes.twice(call))
+        except Exception as error:  # of a model that was run on the batch: this is no dimension of samples
+            return f"{place} the model fails: {type(error).__name__}: {error}".partition("\n")[0]
+        return None if _is_part(output, both, 0, 2) else f"{place} the output is another"
 
 
 def _place(axes: SampleAxes) -> str:

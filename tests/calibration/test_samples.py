@@ -218,6 +218,38 @@ def test_batches_whose_samples_depend_on_each_other_are_one_sample(model: nn.Mod
         assert count_of(model, batches, loss_fn) == 2
 
 
+def test_the_channel_of_gray_images_is_no_sample() -> None:
+    class Centered(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            scores = super().forward(x).mean((2, 3))
+            return scores - scores.mean(0)
+
+    with pytest.warns(graphprune.BatchedSamplesWarning, match="split into 1 along dimension 1, .* the model fails"):
+        assert count_of(Centered(1, 2, 3), [(torch.randn(5, 1, 6, 6), torch.arange(5) % 2)], F.cross_entropy) == 1
+
+
+def test_one_sample_beside_time() -> None:
+    def last(output: Any, target: Tensor) -> Tensor:
+        return F.cross_entropy(output[0][-1], target)
+
+    assert count_of(nn.GRU(3, 2), [(torch.randn(5, 1, 3), torch.tensor([1]))], last) == 1
+
+
+def test_one_sample_of_a_model_that_goes_on_where_it_was() -> None:
+    class Continued(nn.GRU):
+        def __init__(self) -> None:
+            super().__init__(3, 2, batch_first=True)
+            self.state = torch.zeros(1, 1, 2)
+
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            y, state = super().forward(x, self.state)
+            self.state = state.detach()
+            return y
+
+    batches = [(torch.randn(1, 5, 3), torch.tensor([1])) for _ in range(3)]
+    assert count_of(Continued(), batches, lambda output, target: F.cross_entropy(output[:, -1], target)) == 3
+
+
 def test_a_sample_that_fails_alone() -> None:
     def at_least_two(output: Tensor, target: Tensor) -> Tensor:
         if len(output) < 2:
