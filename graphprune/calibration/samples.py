@@ -93,8 +93,8 @@ class SampleSplitter:
     Samples lie along the first dimension, or the second (recurrent networks with time first). Which one is checked on
     the first batch of each shape: every sample alone must give its part of the batch's output, and the batch's loss
     must be the sum or a weighted mean of theirs; a single one in the second dimension (it may as well be the channel of
-    gray images) must give the same with another beside it. Where neither holds (outputs or losses compare samples with each
-    other), a batch is one sample, with a warning.
+    gray images) must give the same with another beside it. Where neither holds (outputs or losses compare samples with
+    each other), a batch is one sample, with a warning.
 
     Args:
         run: the model's output and loss for a batch.
