@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import fx, nn
+from torch import fx
 
 from graphprune.graph.linear_expressions import LinearExpression, NotLinear, constant_expression
 from graphprune.graph.literals import NOT_USED, UsedSize, literal_reason, used_size
@@ -121,7 +121,7 @@ class ConstraintBuilder:
 
     def _rebuilt(self, module: str) -> bool:
         """torch.nn.MultiheadAttention works its sizes out itself; the rewriter rebuilds it."""
-        return issubclass(self.trace.modules.get(module, nn.Module), nn.MultiheadAttention)
+        return module in self.trace.replaceable
 
     def _define_attributes(self, uses: list[SizeUse]) -> None:
         """An attribute's value is the size of the first labelled dimension it was given for."""

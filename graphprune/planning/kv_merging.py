@@ -18,7 +18,7 @@ from graphprune.graph.analysis import Analysis, analysis_of
 from graphprune.graph.solve import KINDS
 from graphprune.planning.kv_attention import Attention, HeadRows, attentions_of, entries
 from graphprune.planning.kv_candidates import MergeCandidate, by_configuration, by_numbers, is_as_built
-from graphprune.planning.program_steps import StepReader, opaque_modules
+from graphprune.planning.program_steps import StepReader
 from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.pruning.rewrite import is_computed
 from graphprune.rules.labels import ParameterAxis
@@ -219,7 +219,7 @@ def _difference(graph: Analysis, merged: Analysis) -> str:
     """How the program differs but for sizes; empty: it is the same."""
     pairs = []
     for one in (graph, merged):
-        reader = StepReader(one.trace.replayed(), opaque_modules(one.trace))
+        reader = StepReader(one.trace.replayed(), one.trace.replaceable)
         steps = [(step.operation, step.module, step.numbers, step.sources) for step in reader.read()]
         shapes = [tuple(node.meta.get("shape", ())) for node in one.trace.outputs]
         pairs.append((steps, reader.sources(one.trace.outputs), shapes))

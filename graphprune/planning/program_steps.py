@@ -9,14 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from graphprune.rules.registry import has_trait, rule_of
 from graphprune.rules.traits import Trait
 from graphprune.tracing.call_list import NODES, Node, operands
 from graphprune.tracing.running import Replay
 from graphprune.tracing.sizes import Line
-from graphprune.tracing.tracer import Trace
 from graphprune.utils.operators import short_name
 
 aten = torch.ops.aten
@@ -184,8 +183,3 @@ def _sizes(node: Node, signature: _Signature) -> tuple[tuple[int, int], ...]:
 
 def _takes_number(kind: Any) -> bool:
     return str(kind).removeprefix("Optional[").removesuffix("]") in _NUMBERS
-
-
-def opaque_modules(trace: Trace) -> tuple[str, ...]:
-    """The modules that pruning may put one of another class in the place of."""
-    return tuple(path for path, kind in trace.modules.items() if issubclass(kind, nn.MultiheadAttention))

@@ -22,7 +22,7 @@ from graphprune.graph.couplings import describe_line
 from graphprune.graph.dimensions import is_grid
 from graphprune.graph.slim_arguments import slim_arguments, slim_shapes
 from graphprune.graph.statistic_scales import entries_key, living_entries
-from graphprune.planning.program_steps import Step, StepReader, opaque_modules
+from graphprune.planning.program_steps import Step, StepReader
 from graphprune.pruning.plan import Plan, slim_on_meta
 from graphprune.rules.labels import LabelledTensor
 from graphprune.rules.registry import has_trait
@@ -83,7 +83,7 @@ class Translation:
 
     def __init__(self, graph: Analysis, skipped: Sequence[str], zeroed: Collection[str] = ()) -> None:
         self.graph = graph
-        self._opaque = (*opaque_modules(graph.trace), *zeroed)
+        self._opaque = (*graph.trace.replaceable, *zeroed)
         self._zeroed = frozenset(zeroed)
         self._sizes = graph.size_model()
         self._dimensions = graph.dimensions

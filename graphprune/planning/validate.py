@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.channel_order import Disorder, Orders, orders_of, ragged
@@ -155,8 +154,7 @@ def _units_behind(sizes: SizeModel, constraints: SizeConstraints, *exprs: Expr) 
 
 def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
     for use in graph.trace.sizes.uses:
-        kind = graph.trace.modules.get(use.module, nn.Module)
-        if not issubclass(kind, nn.MultiheadAttention) and sizes.labelled(use.node, use.dim):
+        if use.module not in graph.trace.replaceable and sizes.labelled(use.node, use.dim):
             yield use
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,9 +10,10 @@ from torch import Tensor, nn
 class PrunedMultiheadAttention(nn.Module):
     """Multi-head attention whose heads need not add up to the width of the tensors it attends to.
 
-    Called like ``nn.MultiheadAttention``, with the same ``state_dict`` keys. The tensors are taken over from a
-    ``source`` that has been sliced already: ``in_proj_weight`` [2 * heads * head_dim + heads * value_dim, width]
-    (or three separate projections), ``out_proj.weight`` [width, heads * value_dim].
+    Called like ``nn.MultiheadAttention``, with the same ``state_dict`` keys. Everything is taken over from a ``source``
+    that has been sliced already, hooks and attributes too: ``in_proj_weight``
+    [2 * heads * head_dim + heads * value_dim, width] (or three separate projections), ``out_proj.weight``
+    [width, heads * value_dim].
 
     Args:
         source: the sliced module.
@@ -22,6 +21,10 @@ class PrunedMultiheadAttention(nn.Module):
         scale: the factor on the scores, ``1 / sqrt(d)`` of the dense head width.
     """
 
+    dropout: float
+    batch_first: bool
+    add_zero_attn: bool
+    out_proj: nn.Linear
     in_proj_weight: Tensor | None
     q_proj_weight: Tensor
     k_proj_weight: Tensor
@@ -32,21 +35,13 @@ class PrunedMultiheadAttention(nn.Module):
 
     def __init__(self, source: nn.MultiheadAttention, num_heads: int, scale: float) -> None:
         super().__init__()
+        vars(self).update(vars(source))
         self.num_heads = num_heads
         self.scale = scale
-        self.embed_dim = source.out_proj.weight.shape[0]
-        self.dropout = source.dropout
-        self.batch_first = source.batch_first
-        self.add_zero_attn = source.add_zero_attn
+        self.embed_dim, inner = source.out_proj.weight.shape
         self._qkv_same_embed_dim = False  # or torch's encoder layers would call their fused kernels in inference
-        parameters: dict[str, Any] = {**source._parameters, "bias_k": source.bias_k, "bias_v": source.bias_v}
-        for name, parameter in parameters.items():
-            self.register_parameter(name, parameter)
-        self.out_proj = source.out_proj
-        inner = source.out_proj.weight.shape[1]
         self.value_dim = inner // num_heads
         self.head_dim = self._query_rows(inner) // num_heads
-        self.train(source.training)
 
     def _query_rows(self, inner: int) -> int:
         if self.in_proj_weight is not None:
@@ -68,6 +63,8 @@ class PrunedMultiheadAttention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """See ``nn.MultiheadAttention.forward``; batched inputs are [batch, time, width] if ``batch_first``."""
+        if query.is_nested:
+            return self._on_nested(query, key, value), None
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -87,6 +84,14 @@ class PrunedMultiheadAttention(nn.Module):
         if not batched:
             return out.squeeze(1), None if weights is None else weights.squeeze(0)
         return (out.transpose(0, 1) if self.batch_first else out), weights
+
+    def _on_nested(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Without masks, as torch's encoders call it in inference: sequences of several lengths in nested tensors."""
+        keys = torch.tensor([len(row) for row in key.unbind()], device=key.device)
+        q, k, v = (x.to_padded_tensor(0.0) for x in (query, key, value))
+        padding = torch.arange(k.shape[1], device=k.device) >= keys[:, None]
+        out, _ = self(q, k, v, padding, need_weights=False)
+        return torch.nested.as_nested_tensor([row[: len(own)] for row, own in zip(out, query.unbind(), strict=True)])
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[time, batch, width] to [time, batch, heads * width]: in the order in which torch multiplies rows."""

@@ -15,6 +15,7 @@ from graphprune.pruning.attention import PrunedMultiheadAttention
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.size_places import SizePlace
+from graphprune.tracing.torch_attention import is_torchs_attention
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.arrays import Ids
 from graphprune.utils.collector import gc_paused
@@ -198,7 +199,7 @@ def _owner(name: str) -> str:
 
 def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes: Mapping[str, int]) -> None:
     for path, module in modules:
-        if isinstance(module, nn.MultiheadAttention):
+        if is_torchs_attention(module):
             _resize_attention(model, path, module, sizes)
         elif path in changed:
             _renew_weights(module)

@@ -12,6 +12,7 @@ In reading order:
   source), ``call_list``, ``aliases`` (tensors around the dispatcher), ``opaque`` (operators that run functions) and
   ``meta`` (calls on shapes);
 - sizes: ``sizes`` (integers that remember where they come from), ``size_places``, ``size_marks``, ``module_sizes``,
+  ``torch_attention``,
   ``configured`` (models built from a configuration) and ``size_tracking`` (the functions of torch that read and take
   sizes).
 

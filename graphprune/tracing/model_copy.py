@@ -18,6 +18,7 @@ from graphprune.tracing.meta import META
 from graphprune.tracing.size_marks import SizeMarker, holders_within
 from graphprune.tracing.size_places import attributes_held
 from graphprune.tracing.sizes import SizeLog
+from graphprune.tracing.torch_attention import is_torchs_attention
 from graphprune.tracing.uncopied import stand_in
 from graphprune.utils.deepcopy import copy_with_tables
 from graphprune.utils.modules import Modules, is_parameter, tables
@@ -42,6 +43,7 @@ class MetaCopy:
         originals: the user's tensors, by the identity of their copies.
         holders: those of its submodules that may hold functions, or dictionaries of their own, before it is run.
         kinds: the classes of the user's modules, by path.
+        replaceable: the paths of those that are attention of torch, which pruning may put others in the place of.
     """
 
     module: nn.Module
@@ -51,6 +53,7 @@ class MetaCopy:
     originals: dict[int, torch.Tensor]
     holders: Modules
     kinds: Mapping[str, type] = field(default_factory=dict)
+    replaceable: tuple[str, ...] = ()
 
 
 def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> MetaCopy:
@@ -69,7 +72,8 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     kinds = {path: type(submodule) for path, submodule in own.modules}
-    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds)
+    replaceable = tuple(path for path, submodule in own.modules if is_torchs_attention(submodule))
+    return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds, replaceable)
 
 
 def _holders_in(modules: Modules) -> set[int]:

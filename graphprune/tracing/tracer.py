@@ -56,6 +56,7 @@ class Trace:
         pick: chose ``outputs`` from the model's result; None: all of it.
         random: the state of random numbers at its beginning.
         trained: the calls that were traced in training mode too.
+        replaceable: the paths of the attention modules of torch that pruning may put others in the place of.
         replaced: what evaluation mode put in the place of tensors that the model held, by the names of these.
     """
 
@@ -66,6 +67,7 @@ class Trace:
     constants: dict[str, Tensor]
     sizes: SizeLog
     modules: dict[str, type]
+    replaceable: tuple[str, ...] = ()
     unreached: tuple[str, ...] = ()
     note: str = ""
     evaluated: int = 0
@@ -142,6 +144,7 @@ def record(
         recorder.constants,
         log,
         dict(recorder.model_copy.kinds),
+        recorder.model_copy.replaceable,
         tuple(n for n in recorder.shapes if n not in recorder.used),
         _threads_note(recorder) or trained.note,
         evaluated,

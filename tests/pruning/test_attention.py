@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import graphprune
 from graphprune.pruning.attention import PrunedMultiheadAttention
@@ -185,3 +188,131 @@ def test_heads_go_whatever_the_batch_and_the_order_of_dimensions(batch_first: bo
     check = graphprune.verify(model, slim, plan, x)
     assert check.passed
     assert not check.inexact  # the mean of the weights over heads, which nobody reads, is none
+
+
+class Padded(nn.Module):
+    """An encoder as torch makes it, which turns padded sequences into nested tensors in inference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
+
+    def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+        result: Tensor = self.leave(self.encoder(self.enter(x), src_key_padding_mask=padding))
+        return result
+
+
+@pytest.mark.parametrize("options", [{"heads": 0.5}, {"head_width": 0.5}, {"width": 0.5}, {"ratio": 0.5}], ids=str)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")  # torch's, of its own encoder
+def test_encoders_with_padding_in_inference(options: dict[str, Any]) -> None:
+    model = randomize(Padded()).eval()
+    x = torch.randn(3, 7, 6)
+    padding = torch.arange(7) >= torch.tensor([[7], [3], [5]])
+    slim = graphprune.prune_model(model, **{"ratio": None, **options}, example_inputs=(x, padding))
+    wanted = slim(x, padding)
+    with torch.no_grad():
+        got = slim(x, padding)
+    torch.testing.assert_close(got[~padding], wanted[~padding])
+    alone = slim(x[1:2, :3], padding[1:2, :3])
+    torch.testing.assert_close(got[1:2, :3], alone)
+    with torch.no_grad():  # torch's own: what is padded comes out as zeros
+        assert torch.equal(got[padding], model(x, padding)[padding])
+
+
+def test_what_stands_in_the_place_of_attention_has_all_that_its_owner_put_there() -> None:
+    model = Mixer()
+    seen: list[Tensor] = []
+    model.attention.layer_index = 7  # type: ignore[assignment]
+    model.attention.register_buffer("steps", torch.ones(1))
+    model.attention.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    slim = graphprune.prune_model(randomize(model), None, torch.randn(2, 5, 6), heads=0.5)
+    assert isinstance(slim.attention, PrunedMultiheadAttention)
+    seen.clear()
+    slim(torch.randn(2, 5, 6))
+    assert len(seen) == 1
+    assert slim.attention.layer_index == 7
+    assert list(slim.state_dict()) == list(model.state_dict())
+
+
+class Scaled(nn.MultiheadAttention):
+    """Computes attention of its own, with another scale."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:  # type: ignore[override]
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        given = zip((query, key, value), weights, biases, strict=True)
+        q, k, v = (F.linear(x, w, b).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x, w, b in given)
+        mixed = (q @ k.mT * 0.4).softmax(-1) @ v
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
+
+
+class Residual(nn.MultiheadAttention):
+    def forward(self, query: Tensor, *args: Any, **options: Any) -> Any:
+        mixed, weights = super().forward(query, *args, **options)
+        return query + mixed, weights
+
+
+class Labeled(nn.MultiheadAttention):
+    """As torch's, with a method that others call."""
+
+    def label(self) -> str:
+        return f"{self.num_heads} heads"
+
+
+class Heads(IntEnum):
+    FEW = 3
+
+
+def wrapped(module: nn.MultiheadAttention) -> nn.MultiheadAttention:
+    """With another forward on the instance."""
+    own = module.forward
+
+    def forward(query: Tensor, *args: Any, **options: Any) -> Any:
+        mixed, weights = own(query, *args, **options)
+        return mixed * 2 + query, weights
+
+    module.forward = forward  # type: ignore[method-assign]
+    return module
+
+
+def masked(module: nn.MultiheadAttention) -> nn.MultiheadAttention:
+    prune.random_unstructured(module, "in_proj_weight", 0.2)
+    return module
+
+
+def torchs(heads: int = HEADS) -> nn.MultiheadAttention:
+    return nn.MultiheadAttention(WIDTH, heads, batch_first=True)
+
+
+UNLIKE_TORCHS = {
+    "other forward": lambda: Scaled(WIDTH, HEADS, batch_first=True),
+    "forward around torch's": lambda: Residual(WIDTH, HEADS, batch_first=True),
+    "other method": lambda: Labeled(WIDTH, HEADS, batch_first=True),
+    "forward of the instance": lambda: wrapped(torchs()),
+    "number of a class of its own": lambda: torchs(Heads.FEW),
+    "parametrized": lambda: parametrizations.weight_norm(torchs(), "in_proj_weight"),
+    "masked": lambda: masked(torchs()),
+}
+
+
+@pytest.mark.parametrize("options", [{"ratio": 0.5}, {"heads": 0.5}, {"head_width": 0.5}], ids=str)
+@pytest.mark.parametrize("kind", UNLIKE_TORCHS)
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+def test_attention_that_is_not_quite_torchs_is_read_as_it_is_written(kind: str, options: dict[str, Any]) -> None:
+    model = Mixer()
+    model.attention = UNLIKE_TORCHS[kind]()
+    x = torch.randn(2, 5, 6)
+    graph = graphprune.trace(randomize(model), x)
+    plan = graph.plan(**options)
+    slim = plan.apply(model)
+    assert type(slim.attention) is type(model.attention)
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed, str(check)
+
+
+def test_attention_of_its_own_loses_heads() -> None:
+    model = Mixer()
+    model.attention = Scaled(WIDTH, HEADS, batch_first=True)
+    slim: Any = graphprune.prune_model(randomize(model), None, torch.randn(2, 5, 6), heads=0.34)
+    assert slim.attention.num_heads == 2
+    assert slim.attention.in_proj_weight.shape == (3 * 8, WIDTH)
