@@ -100,7 +100,7 @@ class Gathered:
             self.rows_differ = True
             return
         if state is not None:
-            self.own_error += float((target - result).double().square().sum())
+            self._note_own(batch, met.number, whole, target - result)
             if self.match.on_own:
                 self._add(batch, met.number, whole, result, target)
             whole, result = self._on_state(whole, result, state)
@@ -112,11 +112,34 @@ class Gathered:
         if isinstance(self.regression, IterativeRegression):
             self.regression.add(whole, residual, target)
             return
-        if self.match.scores is not None and self._whole_at_once(whole):
-            self._add_scores(self.regression, self.match.scores[batch][number], whole, residual, target)
+        rows = self._score_rows(batch, number, whole)
+        if rows is not None:
+            self._add_scores(self.regression, rows, whole, residual, target)
             return
         for some, call in self._parts(whole):
             self._add_part(self.regression, call, residual[some], target[some])
+
+    def _note_own(self, batch: int, number: int, whole: LinearCall, residual: Tensor) -> None:
+        """Add the residuals of a call on the slim model's own states; of scores, those within each row of a softmax."""
+        rows = self._score_rows(batch, number, whole)
+        if rows is not None:
+            residual = rows.centered(residual)
+        self.own_error += float(residual.double().square().sum())
+
+    def _score_rows(self, batch: int, number: int, call: LinearCall) -> SoftmaxRows | None:
+        """The rows of a softmax within which results are compared; None: the results themselves are.
+
+        Raises:
+            OtherCalls: they are others than those of the call.
+        """
+        iterative = isinstance(self.regression, IterativeRegression)
+        if self.match.scores is None or iterative or not self._whole_at_once(call):
+            return None
+        rows = self.match.scores[batch][number]
+        ((_, x),) = call.inputs()
+        if x.shape[0] * x.shape[3] != rows.count:
+            raise OtherCalls
+        return rows
 
     def _on_state(self, call: LinearCall, result: Tensor, state: Tensor) -> tuple[LinearCall, Tensor]:
         """The call on another input, and its result then, or the sum that it is added to."""
@@ -156,8 +179,6 @@ class Gathered:
     ) -> None:
         """Add how the rows of data differ within each row of a softmax."""
         ((_, x),) = call.inputs()
-        if x.shape[0] * x.shape[3] != rows.count:
-            raise OtherCalls
         x, residual, target = (rows.centered(t) for t in (x, residual, target))
         regression.add(BatchMoments.of(x, residual, regression.spare), target)
 

@@ -133,14 +133,10 @@ class Matcher:
         columns = self._columns(consumer, other) if self._recurrent(consumer) else None
         return Match(consumer, other, rows, self.slim.bias_target(consumer), bare, mixing, summed, scores, columns)
 
-    def _recurrent(self, consumer: Consumer) -> bool:
-        """Whether a consumer's input depends on its earlier results through no other consumer: a recurrent state."""
-
-        def follows(later: Consumer, earlier: Consumer) -> bool:
-            return bool(later.after >> earlier.number & 1)
-
-        others = (one for one in self.slim.consumers.values() if one is not consumer)
-        return follows(consumer, consumer) and not any(follows(consumer, o) and follows(o, consumer) for o in others)
+    @staticmethod
+    def _recurrent(consumer: Consumer) -> bool:
+        """Whether a consumer's input depends on its earlier results: a recurrent state, perhaps through others."""
+        return bool(consumer.after >> consumer.number & 1)
 
     def _unfit(self, consumer: Consumer) -> str | None:
         name = consumer.key.name

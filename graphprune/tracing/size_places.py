@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -72,8 +73,8 @@ def class_integers(kind: type[nn.Module]) -> dict[str, int]:
 
 
 def is_plain_object(value: Any) -> bool:
-    """An instance of a user's class that keeps attributes, such as a configuration."""
-    if isinstance(value, nn.Module | Tensor | type | tuple) or callable(value):
+    """An instance of a user's class that keeps attributes, such as a configuration; of an enumeration all share it."""
+    if isinstance(value, nn.Module | Tensor | type | tuple | Enum) or callable(value):
         return False
     slotted = bool(slots_of(value))
     return (hasattr(value, "__dict__") or slotted) and type(value).__module__.partition(".")[0] not in _OWN

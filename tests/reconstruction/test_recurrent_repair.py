@@ -6,12 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import graphprune
 from tests.networks import randomize
 from tests.reconstruction.test_layerwise import ridge_by_hand
 
+WIDTH = 30
 CLOSE = {"rtol": 1e-8, "atol": 1e-10}
 
 
@@ -43,6 +46,61 @@ class CellTagger(nn.Module):
             state = self.layer(step, state)
             outs.append(self.head(state[0]))
         return torch.stack(outs, 1)
+
+
+class Reader(nn.Module):
+    """Reads the rows of images of digits, one after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), self.head.in_features)
+        for row in x.unbind(1):
+            state = self.step(row, state)
+        out: Tensor = self.head(state)
+        return out
+
+    def step(self, row: Tensor, state: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class TwoLayers(Reader):
+    """Its transition has two layers: each depends on earlier results of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.first, self.second = (nn.Linear(size, WIDTH) for size in (8, WIDTH, WIDTH))
+
+    def step(self, row: Tensor, state: Tensor) -> Tensor:
+        inner: Tensor = self.second((self.first(state) + self.enter(row)).relu())
+        return inner.tanh()
+
+
+class TwoWeights(Reader):
+    """A GRU by hand, whose gates and candidates have a weight each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.candidate = nn.Linear(8 + WIDTH, 2 * WIDTH), nn.Linear(8 + WIDTH, WIDTH)
+
+    def step(self, row: Tensor, state: Tensor) -> Tensor:
+        keep, reset = self.gates(torch.cat([row, state], 1)).sigmoid().chunk(2, 1)
+        new = self.candidate(torch.cat([row, reset * state], 1)).tanh()
+        return keep * state + (1 - keep) * new
+
+
+class Projected(nn.Module):
+    """An LSTM whose states are projected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.LSTM(8, 2 * WIDTH, batch_first=True, proj_size=WIDTH), nn.Linear(WIDTH, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.layer(x)[0].mean(1))
+        return out
 
 
 class Converted(nn.Module):
@@ -106,6 +164,38 @@ def test_a_cell_in_a_loop_is_fitted_like_a_layer() -> None:
     assert {"layer.weight_hh", "head.weight"} <= {one.name for one in record.repaired}
     fresh = sequences(40)
     assert error(slim, model, fresh) < 0.9 * error(raw, model, fresh)
+
+
+def read_digits(model: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+    """Train a model on images of digits; some for calibration, others, and what these show."""
+    digits = load_digits()
+    images, labels = torch.tensor(digits.images).float() / 16, torch.tensor(digits.target)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(120):
+        some = slice(step % 12 * 100, step % 12 * 100 + 100)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images[some]), labels[some]).backward()
+        optimizer.step()
+    return images[:128], images[1200:], labels[1200:]
+
+
+@pytest.mark.parametrize("kind", [TwoLayers, TwoWeights, Projected])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
+def test_several_weights_in_one_loop_are_fitted_on_dense_states(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = kind()
+    calibration, images, labels = read_digits(model)
+
+    @torch.no_grad()
+    def loss(net: nn.Module) -> float:
+        return float(F.cross_entropy(net(images), labels))
+
+    plan = graphprune.trace(model.eval(), images[:2]).plan(0.3)
+    slim = plan.apply(model)
+    dense, cut = loss(model), loss(slim)
+    assert cut > dense + 0.3
+    graphprune.reconstruct(slim, model, plan, calibration.split(32))
+    assert loss(slim) < dense + 0.2 * (cut - dense)
 
 
 @pytest.mark.parametrize("layer", [nn.GRU, nn.LSTM])
