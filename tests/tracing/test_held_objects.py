@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -106,4 +108,30 @@ def test_a_plain_tensor_is_sliced_with_what_it_is_added_to() -> None:
     slim = plan.apply(model)
     assert slim.table.shape == (6, 4)
     assert model.table.shape == (6, 8)
+    assert graphprune.verify(model, slim, plan, x).passed
+
+
+class Width(IntEnum):
+    INPUT = 8
+    HIDDEN = 24
+
+
+class Enumerated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = Width.HIDDEN
+        self.enter, self.leave = nn.Linear(Width.INPUT, Width.HIDDEN), nn.Linear(Width.HIDDEN, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.leave(self.enter(x).relu().view(len(x), self.width.value))
+        return out
+
+
+def test_a_member_of_an_enumeration_is_everybodys() -> None:
+    model, x = Enumerated(), torch.randn(2, Width.INPUT)
+    with pytest.warns(graphprune.NothingRemovedWarning, match="the size 24 is a plain number"):
+        plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    assert (Width.HIDDEN.value, model.enter.out_features) == (24, 24)
+    assert plan.sizes == {}
     assert graphprune.verify(model, slim, plan, x).passed
