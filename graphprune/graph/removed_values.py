@@ -87,7 +87,16 @@ class RemovedValues:
             return own
         read = NO_GROUP.union(*map(self._labels, node.all_input_nodes))
         filled = read.difference(*(self._labels(x) - self._zeros[x] for x in node.all_input_nodes))
-        return own & filled
+        return own & filled - self._spread(node)
+
+    def _spread(self, node: fx.Node) -> Groups:
+        """The groups along a dimension that a call has added, as expanding does: there all entries are repeated."""
+        before = [self._times(x) for x in node.all_input_nodes]
+        return frozenset(g for g, times in self._times(node).items() if times > max(count[g] for count in before))
+
+    def _times(self, node: fx.Node) -> Counter[int]:
+        """By group, how many dimensions, or products of them, it is along."""
+        return Counter(group for array in self._labelling.tensor(node).arrays for group in self._of_array(array))
 
     def _zero_at(self, node: fx.Node, group: int) -> bool:
         operands: list[fx.Node] = []
@@ -123,8 +132,7 @@ class RemovedValues:
 
     def _filled_crosswise(self, node: fx.Node, factors: Sequence[tuple[Any, Iterable[int]]]) -> Groups:
         """The groups along two dimensions of products, whose units may be removed along one and not the other."""
-        times = Counter(group for array in self._labelling.tensor(node).arrays for group in self._of_array(array))
-        twice = frozenset(group for group, count in times.items() if count > 1)
+        twice = frozenset(group for group, count in self._times(node).items() if count > 1)
         if not twice or has_trait(node.target, Trait.COMPARES):
             return twice
         filled = (self._labels_beside(x, dims) - self._zeros[x] for x, dims in factors)

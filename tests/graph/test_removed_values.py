@@ -34,6 +34,16 @@ def total(x: Tensor) -> Tensor:
     return x.sum(1, keepdim=True)
 
 
+def across(y: Tensor) -> tuple[Tensor, Tensor]:
+    """Channels along one dimension and along the next, in the shape of all pairs. [n, channels, channels] each"""
+    first, second = torch.broadcast_tensors(y[:, :, None], y[:, None])
+    return first, second
+
+
+def repeated(y: Tensor) -> Tensor:
+    return y[:, :, None].repeat(1, 1, y.shape[1]) + y[:, None].repeat(1, y.shape[1], 1)
+
+
 def half_filled(y: Tensor) -> Tensor:
     found = torch.zeros_like(y)
     found[:2].fill_(1.0)
@@ -57,6 +67,8 @@ COUNTS: dict[str, Callable[[Tensor], Tensor]] = {
     "a difference": lambda y: y * torch.dist(y.sigmoid(), y),
     "filled later": lambda y: y * total(torch.empty_like(y).fill_(1.0)),
     "filled in part": lambda y: y * total(half_filled(y)),
+    "differences between expanded channels": lambda y: y * torch.sub(*across(y)).abs().sum(2),
+    "sums of repeated channels": lambda y: y * repeated(y).sum(2),
     "differences between channels": lambda y: y * (y[:, :, None] - y[:, None]).abs().sum(2),
     "greater channels": lambda y: y * (y[:, :, None] > y[:, None]).sum(2),
     "distances between channels": lambda y: y * torch.cdist(y[:, :, None], y[:, :, None]).sum(2),
