@@ -65,18 +65,23 @@ class _Opening:
     @staticmethod
     def of(consumer: ConsumerStatistics, tensors: Mapping[str, Tensor]) -> _Opening | None:
         """None: the consumer's weight is no whole parameter, but a part of one, or computed from several."""
+        names = {axis.parameter for axis in consumer.axes}
+        weight = tensors.get(*names) if len(names) == 1 else None
+        if weight is None or not weight.is_floating_point():
+            return None
+        # a batch of matrices has units along its blocks too, which are summed over one after another
+        openings = (_Opening(axis.parameter, axis.dim, consumer.squares.shape[0]) for axis in consumer.axes)
+        return next((opening for opening in openings if opening.gives(consumer, weight)), None)
+
+    def gives(self, consumer: ConsumerStatistics, weight: Tensor) -> bool:
+        """Is this how the parameter becomes the consumer's weight?"""
         blocks, channels = consumer.squares.shape
-        if len(consumer.axes) != 1:
-            return None
-        (axis,) = consumer.axes
-        weight = tensors.get(axis.parameter)
-        if weight is None or not weight.is_floating_point() or weight.shape[axis.dim] != channels:
-            return None
-        if weight.numel() % (blocks * channels) or (blocks > 1 and weight.shape[0] % blocks):
-            return None
-        found = _Opening(axis.parameter, axis.dim, blocks)
-        squares = found.open(weight.detach().double()).square().sum(-1)
-        return found if torch.allclose(squares, consumer.squares.to(squares.device), rtol=1e-4, atol=0) else None
+        if weight.shape[self.dim] != channels or weight.numel() % (blocks * channels):
+            return False
+        if blocks > 1 and (self.dim == 0 or weight.shape[0] % blocks):
+            return False
+        squares = self.open(weight.detach().double()).square().sum(-1)
+        return torch.allclose(squares, consumer.squares.to(squares.device), rtol=1e-4, atol=0)
 
     def open(self, tensor: Tensor) -> Tensor:
         """The parameter, or its gradient, as [blocks, channels, outputs]."""

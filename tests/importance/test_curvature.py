@@ -120,6 +120,42 @@ def test_channels_of_grouped_convolutions_are_read_group_by_group() -> None:
     torch.testing.assert_close(*curvatures, rtol=1e-4, atol=1e-6)
 
 
+def products_of(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """W G Wᵀ by the parameters that are the weights."""
+    graph = graphprune.trace(model, x)
+    context = Context(model, dict(model.named_parameters()), graph.units, 0, Statistics(model, graph.units, [x]))
+    found = gathered(context, "kfac").products
+    return {consumer.axes[0].parameter: products for consumer, products in found.items()}
+
+
+class Experts(nn.Module):
+    """The sum of experts of two layers, whose second ones are one parameter or layers of their own."""
+
+    def __init__(self, together: bool) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(3, 4, 10))
+        self.second = nn.Parameter(torch.randn(3, 10, 2)) if together else None
+        self.parts = nn.ModuleList([] if together else [nn.Linear(10, 2, bias=False) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.einsum("nd,edh->neh", x, self.first).relu()
+        if self.second is not None:
+            return torch.einsum("neh,eho->neo", hidden, self.second).sum(1)
+        return torch.stack([part(hidden[:, e]) for e, part in enumerate(self.parts)]).sum(0)
+
+
+def test_experts_in_one_parameter_are_read_one_by_one() -> None:
+    torch.manual_seed(0)
+    x, together, apart = torch.randn(16, 4), Experts(True).eval(), Experts(False).eval()
+    with torch.no_grad():
+        apart.first.copy_(together.first)
+        for part, weight in zip(apart.parts, together.second, strict=True):  # type: ignore[arg-type]
+            part.weight.copy_(weight.T)  # type: ignore[operator, union-attr]
+    one, several = products_of(together, x), products_of(apart, x)
+    wanted = torch.cat([several[f"parts.{e}.weight"] for e in range(3)])
+    torch.testing.assert_close(one["second"], wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_are_taken_once_for_several_criteria() -> None:
     model, x = chain(), torch.randn(8, 4, dtype=torch.float64)
     graph = graphprune.trace(model, x)
