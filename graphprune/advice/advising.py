@@ -61,8 +61,8 @@ def advise(
         data: calibration batches: tensors, tuples or dicts; with ``loss_fn`` pairs (inputs, target). Some 256 samples
             are read.
         loss_fn: ``(output, target) -> loss``.
-        evaluate: ``(model) -> loss``, a number that is higher for a worse model, by which plans are compared; None: by
-            the loss on held-out data, or without labels by the error of the outputs.
+        evaluate: ``(model) -> loss``, a number that is higher for a worse model, by which plans are compared. It gets
+            models in evaluation mode. None: by the loss on held-out data, or without labels by the outputs' error.
         target: budgets (``{"macs": 0.5}``, ``"latency=5ms"``), what runs the slim model (``"vllm"``, ``"cuda"``,
             ``"size on disk"``, ...), or both (``"llama.cpp, bytes=0.5"``); None: half of the MACs is assumed.
         device: where it is to run; times are measured there if this machine has it. None: where the model is.

@@ -150,7 +150,8 @@ def _run(model: nn.Module, number: int, inputs: Any, advice: str = "") -> Any:
 
 def _evaluated(evaluate: Callable[[nn.Module], Any], model: nn.Module) -> float:
     try:
-        loss = evaluate(model)
+        with evaluating_unchanged(model):
+            loss = evaluate(model)
     except Exception as error:
         raise InputError(
             f"evaluate: failed on {with_article(type(model).__name__)}: {type(error).__name__}: {error}",

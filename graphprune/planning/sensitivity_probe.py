@@ -15,8 +15,8 @@ from graphprune.planning.limits import Override
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import make_plan
 from graphprune.planning.sensitivity import Sensitivity
+from graphprune.tracing.run_state import evaluating_unchanged
 from graphprune.utils.checks import check_callable, check_type, is_number, loss_number, shown
-from graphprune.utils.evaluation import preserve_modes
 
 Evaluate = Callable[[nn.Module], float]
 
@@ -54,7 +54,8 @@ def measure_sensitivity(
 
 
 def _loss(evaluate: Evaluate, model: nn.Module) -> float:
-    with preserve_modes(model):
+    """The loss in evaluation mode; what running changes is put back."""
+    with evaluating_unchanged(model):
         return loss_number(evaluate(model))
 
 

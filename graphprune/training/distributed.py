@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from graphprune.calibration.batches import communicator_of
+from graphprune.calibration.communicator import ALONE, TIMEOUT, Communicator
 from graphprune.errors import InputError
 from graphprune.utils.checks import check_known, found_value, with_article
 
@@ -30,6 +31,7 @@ class Processes(Protocol):
         device: where batches go.
         run: calls the model; ready after :meth:`prepare`.
         scaler: scales losses so that gradients in float16 do not vanish, if there are such.
+        communicator: exchanges what is no tensor.
     """
 
     count: int
@@ -37,6 +39,7 @@ class Processes(Protocol):
     device: torch.device
     run: Callable[..., Any]
     scaler: Any
+    communicator: Communicator
 
     def prepare(self, model: nn.Module, optimizer: Optimizer, batches: Iterable[Any]) -> Iterable[Any]:
         """Get ready to train ``model``; returns the batches of this process."""
@@ -67,6 +70,7 @@ class Alone:
 
     count = 1
     rank = 0
+    communicator = ALONE
 
     def __init__(self, model: nn.Module, precision: str) -> None:
         check_known("precision", precision, PRECISIONS)
@@ -135,6 +139,7 @@ class Accelerated:
         self.rank: int = accelerator.process_index
         self.device: torch.device = accelerator.device
         self.scaler = accelerator.scaler
+        self.communicator = Communicator.of(None, TIMEOUT) if self.count > 1 else ALONE
         self.run: Callable[..., Any] = model
         model.to(self.device)
 

@@ -84,10 +84,11 @@ def finetune(
             ``factory(parameters, lr=, weight_decay=)``, such as ``torch.optim.RMSprop``.
         weight_decay: for weights; biases and other parameters of one dimension do not decay.
         clip: the largest norm of the gradient; None: it is not clipped.
-        loss_fn: ``(output, target) -> loss``; of a dict, the target is the dict. None: cross-entropy, and the model's
-            own ``loss`` for batches without a target.
+        loss_fn: ``(output, target) -> loss``; of a dict, the target is the dict. None: cross-entropy, of targets that
+            are numbers of classes or probabilities, and the model's own ``loss`` for batches without a target.
         teacher: the dense network, for distillation; it runs in evaluation mode.
-        distill: how the teacher is followed; None with a teacher: ``Distillation(temperature=4, alpha=0.9)``.
+        distill: how the teacher is followed; None with a teacher: ``Distillation(temperature=4, alpha=0.9)``. With
+            ``Distillation(alpha=1)`` no targets are needed.
         schedule: of the learning rate, see :func:`graphprune.training.learning_rate.learning_rates`.
         warmup: the number of steps at the beginning in which the learning rate rises linearly.
         precision: ``"fp32"``, or ``"bf16"`` or ``"fp16"`` for mixed precision.
@@ -121,11 +122,13 @@ def finetune(
         asked: dict[str, Any] = {"epochs": epochs, "steps": steps, "lr": lr, "weight_decay": weight_decay, "clip": clip}
         asked |= {"warmup": warmup, "precision": precision, "seed": seed, "processes": processes.count}
         asked |= {"optimizer": optimizer, "schedule": schedule, "distill": distill}
+        asked["loss_fn"] = None if loss_fn is None else "a function"  # whether it is the same one cannot be told
+        asked["teacher"] = None if teacher is None else "a model"
         return Training(
             model=model,
             batches=batches,
             optimizer=_optimizer(model, optimizer, lr, float(weight_decay)),
-            objective=Objective(loss_fn, teacher, distill or Distillation(), processes.mean),
+            objective=Objective(loss_fn, teacher, distill or Distillation(), processes.mean, processes.communicator),
             processes=processes,
             rates_of=partial(learning_rates, schedule, lr, warmup),
             asked={name: _described(value) for name, value in asked.items()},

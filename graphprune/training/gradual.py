@@ -12,8 +12,13 @@ from typing_extensions import Unpack
 
 from graphprune.api import ChannelGraph, trace
 from graphprune.evolution.choosing import choose_plan
+from graphprune.importance.criteria import find_criterion
+from graphprune.importance.experts import reap
+from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.options import PruningOptions
+from graphprune.planning.requirements import require_batches
+from graphprune.planning.unit_scores import UnitScores
 from graphprune.pruning.optimizer import AVERAGES, Optimizers, prune_in_place, several
 from graphprune.pruning.plan import Plan, plans_of
 from graphprune.pruning.resuming import remaining_plans, replayed_without_data
@@ -76,6 +81,9 @@ class GradualPruner(Printed):
     Attributes:
         steps: how many were counted.
         history: what was done so far.
+
+    Raises:
+        InputError, PlanError: there is no such plan, or no such pruning amid training: ``importance="auto"``.
     """
 
     @takes_options
@@ -106,7 +114,9 @@ class GradualPruner(Printed):
         self._looked: int | None = None  # the last step at which something was due
         self._cut: int | None = None  # the last one at which there was a whole channel to remove
         self._earlier = len(plans_of(model))
-        self._targets = PruningTargets.of(self._trace(), ratio, options)
+        graph = self._trace()
+        self._targets = PruningTargets.of(graph, ratio, options)
+        _check_scored(graph, PruningOptions.of(ratio, options))
 
     def step(self) -> Plan | None:
         """Count one step of training, and prune if it is time to.
@@ -186,3 +196,13 @@ class GradualPruner(Printed):
         rows = ((str(cut.step), f"{cut.params:,}", f"{cut.macs:,}") for cut in self.history)
         if self.history:
             yield Table("", columns, tuple(rows), numbers=columns)
+
+
+def _check_scored(graph: ChannelGraph, asked: PruningOptions) -> None:
+    """Raise what the first plan would raise of its criterion or its search, when training has gone on for long."""
+    scores = UnitScores(graph, asked)
+    if find_criterion(asked.criterion).score is reap and not any(g.role == "experts" for g in graph.groups):
+        scores.of_group(0)
+    if asked.allocation == SEARCHED:
+        do = "pass calibration=, a list of batches as the model takes them, or another allocation="
+        require_batches(asked.calibration, f"allocation={SEARCHED!r}", "judges candidates", do)

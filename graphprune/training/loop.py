@@ -23,7 +23,7 @@ from graphprune.training.data import NEEDED, in_order
 from graphprune.training.distributed import Processes
 from graphprune.training.history import History
 from graphprune.training.learning_rate import Rates
-from graphprune.training.losses import Objective
+from graphprune.training.losses import Objective, ObjectiveState
 from graphprune.utils.checks import found_value, is_number, shown, with_article
 from graphprune.utils.evaluation import clear_gradients, preserve_modes
 from graphprune.utils.modules import all_tensors
@@ -65,11 +65,11 @@ class Position:
 
 
 class _SavedTraining(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a checkpoint says of a training; ``objective`` is :meth:`Objective.state`."""
+    """What a checkpoint says of a training."""
 
     asked: dict[str, Any]
     position: Position
-    objective: dict[str, list[Tensor]]
+    objective: ObjectiveState
     scaler: dict[str, Any] | None
 
     def __post_init__(self) -> None:
@@ -189,14 +189,27 @@ class Training:
         self.pending.clear()
         wrong = next((i for i, loss in enumerate(found) if not math.isfinite(loss)), None)
         if wrong is not None:
-            raise InputError(
-                f"lr: training diverged: the loss of step {len(self.position.loss) + wrong} is {found[wrong]}",
-                where=f"step {len(self.position.loss) + wrong}",
-                found=f"a loss of {found[wrong]}",
-                needed="finite losses",
-                do="use a lower learning rate, warmup= or clip=",
-            )
+            raise self._not_finite(len(self.position.loss) + wrong, found[wrong])
         self.position.loss += found
+
+    def _not_finite(self, step: int, loss: float) -> InputError:
+        """The error of a loss; at the first one no learning rate is at fault, as nothing was learned."""
+        learned = InputError(
+            f"lr: training diverged: the loss of step {step} is {loss}",
+            where=f"step {step}",
+            found=f"a loss of {loss}",
+            needed="finite losses",
+            do="use a lower learning rate, warmup= or clip=",
+        )
+        half = ", or pass precision='bf16', which reaches as far" if self.asked["precision"] == "fp16" else ""
+        begun = InputError(
+            f"batches: the loss of step 0, before anything was learned, is {loss}",
+            where="step 0",
+            found=f"a loss of {loss}",
+            needed="a finite loss of the model as it is given",
+            do=f"look for NaN in the weights and the data, and for a division by zero in the loss{half}",
+        )
+        return learned if step else begun
 
     def _measure(self) -> None:
         self._settle()

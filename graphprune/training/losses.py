@@ -4,31 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from graphprune.calibration.communicator import Communicator
+from graphprune.calibration.output_kinds import SCORES, OutputKind
 from graphprune.calibration.statistics import LossFunction, own_loss
 from graphprune.errors import InputError
 from graphprune.tracing.inputs import describe
 from graphprune.tracing.places import raised_at
 from graphprune.tracing.run_state import runs_forgotten
+from graphprune.training.cross_entropy import cross_entropy
 from graphprune.training.data import training_call
+from graphprune.training.distances import Yardstick, said_by
 from graphprune.training.features import FeatureHooks, FeatureLoss, Mean
-from graphprune.utils.checks import check_positive, check_type, found_value, is_number, with_article
+from graphprune.utils.checks import check_optional, check_positive, check_type, found_value, is_number, with_article
 from graphprune.utils.evaluation import evaluating
 from graphprune.utils.operators import Args, Kwargs
 from graphprune.utils.random_state import random_numbers_kept, random_state, set_random_state
 from graphprune.utils.tree import map_tensors, tensors_of
 
-_LABELS = (
-    "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
-    "teacher= to learn from another model's outputs"
-)
+_LABELS = "pass loss_fn= or batches of pairs (inputs, target); batches with which the model computes its own loss; or "
+_TAUGHT = "teacher= to learn from another model's outputs"
+_TAUGHT_ALONE = "distill=graphprune.Distillation(alpha=1) to learn from the teacher's outputs alone"
+
+
+class ObjectiveState(Struct, frozen=True, forbid_unknown_fields=True):
+    """What an :class:`Objective` has found so far.
+
+    Attributes:
+        features: by name, the moments of each feature.
+        yardstick: by what outputs are compared; None: none were, yet.
+    """
+
+    features: dict[str, list[Tensor]]
+    yardstick: Yardstick | None
 
 
 class Objective:
@@ -39,14 +54,22 @@ class Objective:
             target.
         teacher: None: there is no distillation.
         mean: takes the mean of a tensor over all processes.
+        communicator: these processes.
     """
 
     def __init__(
-        self, loss_fn: LossFunction | None, teacher: nn.Module | None, distill: Distillation, mean: Mean
+        self,
+        loss_fn: LossFunction | None,
+        teacher: nn.Module | None,
+        distill: Distillation,
+        mean: Mean,
+        communicator: Communicator,
     ) -> None:
         self.loss_fn = loss_fn
         self.teacher = teacher
         self.distill = distill
+        self._yardstick = None if distill.dim is None else Yardstick(OutputKind(SCORES, int(distill.dim)))
+        self._communicator = communicator
         self.features = {name: FeatureLoss(name, mean) for name in distill.features} if teacher is not None else {}
         self._taps: tuple[FeatureHooks, ...] = ()
 
@@ -77,15 +100,19 @@ class Objective:
             drawn_from = random_state()
         output = _output_of(run, args, kwargs, "batches")
         losses = []
-        if self.teacher is None or self.distill.alpha < 1:
+        if self._reads_targets:
             share = 1.0 if self.teacher is None else 1 - self.distill.alpha
             losses.append(share * self._hard(output, target, kwargs))
         if self.teacher is not None:
             with torch.no_grad(), random_numbers_kept():
                 set_random_state(drawn_from)
                 teacher_output = _output_of(self.teacher, taught_args, taught_kwargs, "teacher")
-            losses += self._soft(output, teacher_output)
+            losses += self._soft(output, teacher_output, target)
         return torch.stack(losses).sum()
+
+    @property
+    def _reads_targets(self) -> bool:
+        return self.teacher is None or self.distill.alpha < 1
 
     def _hard(self, output: Any, target: Any, kwargs: Kwargs) -> Tensor:
         if self.loss_fn is not None:
@@ -98,9 +125,9 @@ class Objective:
                 )
             loss = self.loss_fn(output, kwargs if target is None else target)
         elif target is None:
-            loss = own_loss(output, "training", _LABELS)
+            loss = own_loss(output, "training", _LABELS + (_TAUGHT if self.teacher is None else _TAUGHT_ALONE))
         else:
-            loss = _cross_entropy(logits_of(output), target)
+            loss = cross_entropy(logits_of(output), target)
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise InputError(
                 f"loss_fn: must give one number that depends on the weights, but gave {loss!r:.80}",
@@ -110,23 +137,32 @@ class Objective:
             )
         return loss.reshape(())
 
-    def _soft(self, output: Any, teacher_output: Any) -> Iterator[Tensor]:
+    def _soft(self, output: Any, teacher_output: Any, target: Any) -> Iterator[Tensor]:
         distill = self.distill
         if distill.alpha:
-            soft = distillation_loss(logits_of(output), logits_of(teacher_output), distill.temperature, distill.dim)
-            yield distill.alpha * soft
+            said, told = logits_of(output), logits_of(teacher_output)
+            if self._yardstick is None:
+                self._yardstick = Yardstick.of(said, told, self._said_by(target, told), self._communicator)
+            yield distill.alpha * self._yardstick.distance(said, told, distill.temperature)
         if self.features:
             student, teacher = self._taps
             for name, loss in self.features.items():
                 yield distill.feature_weight * loss(student.outputs[name], teacher.outputs[name])
 
-    def state(self) -> dict[str, list[Tensor]]:
-        """What has to be kept to go on: the moments of the features."""
-        return {name: loss.moments for name, loss in self.features.items()}
+    def _said_by(self, target: Any, output: Tensor) -> OutputKind | None:
+        """What the target says of the outputs: those of which the cross-entropy is taken are scores of classes."""
+        crossed = self._reads_targets and self.loss_fn is None and target is not None
+        return OutputKind(SCORES, 1) if crossed else said_by(target, output)
 
-    def restore(self, state: dict[str, list[Tensor]], device: torch.device) -> None:
+    def state(self) -> dict[str, Any]:
+        """What has to be kept to go on, the data of an :class:`ObjectiveState`."""
+        yardstick = None if self._yardstick is None else asdict(self._yardstick)
+        return {"features": {name: loss.moments for name, loss in self.features.items()}, "yardstick": yardstick}
+
+    def restore(self, state: ObjectiveState, device: torch.device) -> None:
         """Go on from a :meth:`state`."""
-        for name, moments in state.items():
+        self._yardstick = state.yardstick
+        for name, moments in state.features.items():
             self.features[name].moments = [moment.to(device) for moment in moments]
 
 
@@ -138,19 +174,26 @@ class Distillation:
     at temperature T: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015. To it the loss of
     every feature is added (see :class:`graphprune.training.features.FeatureLoss`).
 
+    What is compared are the ``logits`` of an output, or its first tensor. Where these are no scores of classes, another
+    distance takes the place of T² * KL (see :class:`graphprune.training.distances.Yardstick`): of probabilities and
+    logits of yes or no their own divergence, and of values, such as those of a regression, the mean squared error.
+
     Args:
         temperature: T > 0.
         alpha: 0 (targets only) to 1 (teacher only: no targets are needed).
         features: names of modules whose outputs are compared too.
         feature_weight: the factor of each feature's loss, which is 1 when nothing of the teacher's is explained.
-        dim: the dimension of the logits that holds the classes: -1, or 1 for maps of classes [b, classes, h, w].
+        dim: the dimension of the outputs that holds the scores of classes, such as 1 for maps [b, classes, h, w]. None:
+            it, and what the outputs are, is found from the first batch: by cross-entropy with the targets, where that
+            is the loss; by targets that are numbers of classes, or ones and zeros for each output; or else by the
+            teacher's outputs (:func:`graphprune.calibration.output_kinds.kinds_of`).
     """
 
     temperature: float = 4.0
     alpha: float = 0.9
     features: tuple[str, ...] = ()
     feature_weight: float = 1.0
-    dim: int = -1
+    dim: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("temperature", self.temperature, "positive")
@@ -162,7 +205,7 @@ class Distillation:
                 do="pass alpha=0.5",
             )
         check_type("features", self.features, Sequence, "a tuple of names of modules")
-        check_type("dim", self.dim, Integral, "the number of a dimension")
+        check_optional("dim", self.dim, Integral, "the number of a dimension")
         if isinstance(self.features, str):
             raise InputError(
                 f"features: is the string {self.features!r}",
@@ -196,19 +239,6 @@ def _output_of(run: Callable[..., Any], args: Args, kwargs: Kwargs, argument: st
         ) from error
 
 
-def _cross_entropy(logits: Tensor, target: Any) -> Tensor:
-    try:
-        return F.cross_entropy(logits, target)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise InputError(
-            f"batches: cross entropy of the outputs and the targets of a batch failed: {error}",
-            where="the target of a batch",
-            found=f"outputs {describe(logits)} and target {describe(target)}",
-            needed="logits [batch, classes, ...] and the numbers of classes [batch, ...], or probabilities",
-            do="give targets of this form, or pass loss_fn=, called as loss_fn(output, target)",
-        ) from error
-
-
 def logits_of(output: Any) -> Tensor:
     """The scores in a model's output: the output itself, what it calls ``logits``, or its first tensor.
 
@@ -226,32 +256,3 @@ def logits_of(output: Any) -> Tensor:
             do="pass loss_fn=, called as loss_fn(output, target)",
         )
     return found
-
-
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float = 4.0, dim: int = -1) -> Tensor:
-    """``T² * KL(teacher || student)``, the mean over everything but the classes in ``dim``. Logits of equal shape.
-
-    The factor T² keeps the gradient's size the same at every temperature (Hinton et al., 2015, section 2).
-
-    Raises:
-        InputError: the shapes differ, or the logits have no such dimension.
-    """
-    if student.shape != teacher.shape:
-        raise InputError(
-            f"teacher: gives logits {list(teacher.shape)}, but the student {list(student.shape)}",
-            where="the outputs of teacher and student",
-            found=f"{list(teacher.shape)} and {list(student.shape)}",
-            needed="logits of one shape",
-            do="distil from a network with the same classes",
-        )
-    if not -student.ndim <= dim < student.ndim:
-        raise InputError(
-            f"dim: logits {list(student.shape)} have no dimension {dim}",
-            where="the outputs of teacher and student",
-            found=f"dim={dim} and logits {list(student.shape)}",
-            needed="the dimension of the logits that holds the classes",
-            do=f"pass Distillation(dim={min(1, student.ndim - 1)}), or -1 for the last",
-        )
-    teacher_output = F.log_softmax(teacher.detach().float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
-    student_log = F.log_softmax(student.float() / temperature, dim).movedim(dim, -1).flatten(0, -2)
-    return F.kl_div(student_log, teacher_output, reduction="batchmean", log_target=True) * temperature**2

@@ -170,6 +170,20 @@ def test_nothing_is_changed() -> None:
     assert random.getstate() == states[2]
 
 
+def test_the_loss_of_ones_own_is_that_of_evaluation_and_changes_nothing(inputs: Tensor, data: list[Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 4)).train()
+    before = copy.deepcopy(model.state_dict())
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> float:
+        assert not any(module.training for module in model.modules())
+        return float(model(data[0]).square().mean())
+
+    graphprune.advise(model, inputs, data=data, evaluate=evaluate, target={"macs": 0.5}, seconds=1)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
 def test_a_model_on_meta_gets_sizes_only() -> None:
     with torch.device("meta"):
         model = Perceptron().eval()

@@ -303,6 +303,23 @@ def test_sensitivity_is_measured_printed_and_used(resnet: graphprune.ChannelGrap
     assert sum(n < g.units for n, g in zip(plan.values(), resnet.groups, strict=True)) >= len(plan) - 3
 
 
+def test_sensitivity_is_that_of_evaluation_and_changes_nothing() -> None:
+    """In training mode running statistics moved, dropout drew from the caller's generator, and that loss counted."""
+    model = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.Linear(16, 2)).train()
+    data, before = torch.randn(32, 4), {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def evaluate(model: nn.Module) -> float:
+        assert not any(module.training for module in model.modules())
+        return float(model(data).square().mean() + torch.rand(()))
+
+    drawn_from = torch.get_rng_state()
+    graphprune.trace(model, data[:2]).sensitivity(evaluate, ratios=(0.5,))
+    assert torch.equal(torch.get_rng_state(), drawn_from)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+
+
 def test_ratios_of_sensitivity(resnet: graphprune.ChannelGraph) -> None:
     with pytest.raises(InputError, match="ratios: must be fractions between 0 and 1"):
         resnet.sensitivity(lambda model: 0.0, ratios=(1.5,))

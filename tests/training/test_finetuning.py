@@ -305,6 +305,15 @@ def test_damaged_histories() -> None:
         ({"batches": [(1, 2, 3)]}, "batches: a batch is a tuple of 3"),
         ({"batches": ["no"]}, "batches: the inputs of a batch are a str"),
         ({"batches": [torch.zeros(2, 6)]}, r"output .* has none[\s\S]*pass loss_fn="),
+        (
+            {"batches": [torch.zeros(2, 6)], "teacher": net(3)},
+            r"has none[\s\S]*distill=graphprune.Distillation\(alpha=1\)",
+        ),
+        ({"batches": [(torch.zeros(2, 6), torch.randn(2, 3))]}, "loss_fn: is not given, and cross entropy does not"),
+        (
+            {"batches": [(torch.full((2, 6), math.nan), torch.zeros(2).long())]},
+            "batches: the loss of step 0, before any",
+        ),
         ({"epochs": None}, "epochs: is None and steps is None; say how long"),
         ({"steps": 3}, "epochs: is 2 and steps is 3; say how long"),
         ({"epochs": 0}, "epochs: must be a whole number, at least 1, but is 0"),

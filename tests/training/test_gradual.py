@@ -302,6 +302,30 @@ def test_errors() -> None:
         pruner.restore(state)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"importance": "auto", "calibration": [IMAGES]}, "importance: 'auto' compares repaired models"),
+        ({"importance": "taylor"}, "importance: 'taylor' reads data"),
+        ({"importance": "surgeon"}, "importance: 'surgeon' reads data"),
+        ({"importance": "nope"}, "importance: 'nope' is not known"),
+        ({"importance": "reap", "calibration": [IMAGES]}, "importance: 'reap' scores experts, and the model has none"),
+        ({"allocation": "searched"}, "allocation: 'searched' judges candidates on data, and there are none"),
+    ],
+)
+def test_what_no_plan_could_do_is_refused_before_training(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GradualPruner(net(), IMAGES, Gradual(100, 200, 50), macs=0.5, **options)
+
+
+def test_calibration_is_not_read_before_training() -> None:
+    class Unread(list[Any]):
+        def __iter__(self) -> Any:
+            raise AssertionError("was read")
+
+    GradualPruner(net(), IMAGES, OneShot(), ratio=0.5, importance="taylor", calibration=Unread([IMAGES]))
+
+
 def test_damaged_states() -> None:
     """A state goes on or is refused; then neither the model nor the pruner is another one."""
     model = randomize(net())

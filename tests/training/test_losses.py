@@ -12,8 +12,9 @@ from torch.nn import functional as F
 
 from graphprune import Distillation, finetune
 from graphprune.errors import InputError
+from graphprune.training.distances import distillation_loss
 from graphprune.training.features import FeatureLoss
-from graphprune.training.losses import distillation_loss, logits_of
+from graphprune.training.losses import logits_of
 from tests.training_net import examples, loader, net, slim_net, weights
 
 
@@ -43,8 +44,15 @@ def test_the_gradient_hardly_depends_on_the_temperature() -> None:
 
 
 def test_other_classes() -> None:
-    with pytest.raises(InputError, match=r"teacher: gives logits \[2, 4\], but the student \[2, 3\]"):
+    with pytest.raises(InputError, match=r"teacher: gives outputs \[2, 4\], but the student \[2, 3\]"):
         distillation_loss(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((5,), -1), ((5, 1), -1), ((5, 1, 2), 1)])
+def test_one_class_says_nothing(shape: tuple[int, ...], dim: int) -> None:
+    """Its probability is always 1."""
+    with pytest.raises(InputError, match=r"dim: in dimension [\s\S]*F.mse_loss\(student, teacher\)"):
+        distillation_loss(torch.zeros(shape), torch.ones(shape), dim=dim)
 
 
 def test_where_logits_are() -> None:
