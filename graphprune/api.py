@@ -284,7 +284,8 @@ class ChannelGraph(Printed, Analysis):
         """Prune one group at a time, and measure the loss: one call of ``evaluate`` for each group and ratio.
 
         Args:
-            evaluate: ``(model) -> loss``, a number that is higher for a worse model. It is given slim models.
+            evaluate: ``(model) -> loss``, a number that is higher for a worse model. It is given slim models in
+                evaluation mode.
             ratios: the fractions to take from each group.
             options: ``importance``, ``calibration`` and the like, as for :meth:`plan`.
 
