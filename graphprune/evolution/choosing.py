@@ -33,13 +33,13 @@ from graphprune.reconstruction.pipeline import repair
 from graphprune.utils.random_state import random_numbers_kept
 
 ASSEMBLED = 0.5
-"""So much of the time candidates are assembled; then the best of them, and others near these, are repaired."""
+"""The fraction of the time in which candidates are assembled; in the rest the best and their neighbors are repaired."""
 REPAIRED = 10
-"""One candidate is repaired for so many that are assembled at most."""
+"""How many candidates are assembled, at least, for each that is repaired."""
 REPAIRED_STEP = 0.1
-"""How much of a group is exchanged at most where candidates are repaired, in the beginning."""
+"""The largest fraction of a group's units that one step exchanges, in the beginning, where candidates are repaired."""
 MOMENTS = 2**31
-"""Consumers are fitted if their second moments take at most so many bytes."""
+"""Bytes: consumers whose second moments take more are not fitted."""
 
 
 def choose_plan(graph: Analysis, options: PruningOptions, statistics: Statistics | None = None) -> Plan:

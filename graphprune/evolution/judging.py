@@ -18,11 +18,12 @@ from graphprune.utils.checks import loss_number
 from graphprune.utils.random_state import random_numbers_of
 
 QUICK_SAMPLES, THOROUGH_SAMPLES = 64, 512
-"""About so many samples judge, if there are more: quickly, or where a repair takes longer anyway."""
+"""How many samples judge a candidate, about, if there are more: one that is only assembled, and one that is repaired,
+which takes longer anyway."""
 LEAST_A_BATCH = 4
-"""A batch counts for so many samples at least."""
+"""Samples: a batch with fewer counts as so many."""
 HELD = 2**29
-"""More than the quick ones judge as long as the outputs of the dense model take so many bytes at most."""
+"""Bytes of the dense model's outputs up to which more than :data:`QUICK_SAMPLES` judge."""
 
 
 class CandidateJudge:
