@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
+from graphprune.errors import Code, code_of
+
 
 def frames_of_this_package() -> int:
     """The ``stacklevel`` of the first caller outside this package, for a warning that the calling function gives."""
-    package = __name__.partition(".")[0]
     frame: FrameType | None = sys._getframe(1)
     level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame is not None and code_of(frame) in (Code.OWN, Code.COMMAND_LINE):
         frame, level = frame.f_back, level + 1
     return level
