@@ -372,5 +372,38 @@ def test_output_that_goes_nowhere(command: str, code: int, said: str, spec: str)
     assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "", said)
 
 
+FAILING = """
+from torch import nn
+
+def make():
+    return Net()
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 3)
+
+    def parameters(self, recurse=True):
+        {raising}
+"""
+RAISING = {
+    "missing": ('open("/nowhere/at/all")', "FileNotFoundError"),
+    "pipe": ('raise BrokenPipeError(32, "gone")', "BrokenPipeError"),
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_a_failure_of_files_of_the_user_is_none_of_standard_output(name: str, tmp_path: Path, capsys: Capture) -> None:
+    raising, kind = RAISING[name]
+    file = tmp_path / "failing.py"
+    file.write_text(FAILING.replace("{raising}", raising))
+    command = ["plan", f"{file}:make", "--ratio", "0.5", "--input", "1,3"]
+    assert main(command) == FAILED
+    err = capsys.readouterr().err
+    assert kind in err and "failing.py:" in err and raising in err and "standard output" not in err
+    done = subprocess.run(program(*command, "--debug"), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == FAILED and "standard output" not in done.stderr
+    assert "Traceback" in done.stderr and f"{kind}: [Errno" in done.stderr
+
+
 def test_the_program_can_be_made_again() -> None:
     assert make_program() is not make_program()
