@@ -30,7 +30,7 @@ _PARTS = ("where", "found", "needed", "do")
 _LONGEST_LINE = 100
 
 
-class Code(Enum):
+class Owner(Enum):
     """Whose code it is that runs."""
 
     USER = "the user's"
@@ -40,26 +40,26 @@ class Code(Enum):
     COMMAND_LINE = "that of graphprune's command line: nobody's program called it"
 
 
-def code_of(frame: FrameType) -> Code:
+def owner_of(frame: FrameType) -> Owner:
     """Whose code a frame runs."""
     file = frame.f_code.co_filename
     if file == "<string>" and str(frame.f_globals.get("__name__", "")).startswith("graphprune."):
-        return Code.OWN  # a method that Python wrote for a dataclass
-    return _code_in(file)
+        return Owner.OWN  # a method that Python wrote for a dataclass
+    return _owner_in(file)
 
 
 @cache
-def _code_in(file: str) -> Code:
+def _owner_in(file: str) -> Owner:
     if file.startswith(_PACKAGE):
-        return Code.COMMAND_LINE if file.startswith(_COMMAND_LINE) else Code.OWN
+        return Owner.COMMAND_LINE if file.startswith(_COMMAND_LINE) else Owner.OWN
     if file.startswith("<"):
-        return Code.USER if _TYPED.match(file) else Code.FRAMEWORK
+        return Owner.USER if _TYPED.match(file) else Owner.FRAMEWORK
     torch = getattr(sys.modules.get("torch"), "__file__", None)
     if torch is not None and file.startswith(os.path.dirname(torch) + os.sep):
-        return Code.FRAMEWORK
+        return Owner.FRAMEWORK
     if any(f"{os.sep}{folder}{os.sep}" in file for folder in _INSTALLED):
-        return Code.LIBRARY
-    return Code.FRAMEWORK if file.startswith(_PYTHON) else Code.USER
+        return Owner.LIBRARY
+    return Owner.FRAMEWORK if file.startswith(_PYTHON) else Owner.USER
 
 
 class CallLine(NamedTuple):
@@ -124,12 +124,12 @@ def _user_call(frames: Iterable[tuple[FrameType, int]]) -> CallLine | None:
     """The first line that is of no library; where every one is of a library, the first of another one than torch."""
     other = None
     for frame, line in frames:
-        code, file = code_of(frame), frame.f_code.co_filename
-        if code is Code.COMMAND_LINE:
+        owner, file = owner_of(frame), frame.f_code.co_filename
+        if owner is Owner.COMMAND_LINE:
             return CallLine(file, 0)
-        if code is Code.USER:
+        if owner is Owner.USER:
             return CallLine(file, line)
-        if code is Code.LIBRARY:
+        if owner is Owner.LIBRARY:
             other = other or CallLine(file, line)
     return other
 

@@ -6,13 +6,13 @@ import traceback
 from pathlib import Path
 from types import CodeType, FrameType
 
-from graphprune.errors import CallLine, Code, code_of
+from graphprune.errors import CallLine, Owner, owner_of
 from graphprune.tracing.sizes import Line
 
 _TRACING = str(Path(__file__).parent) + "/"
 
 
-_OF_MODELS = (Code.USER, Code.LIBRARY)
+_OF_MODELS = (Owner.USER, Owner.LIBRARY)
 """Whose code models consist of, beside torch's."""
 
 
@@ -48,7 +48,7 @@ def user_place(frame: FrameType | None) -> Place | None:
         return None
     one: FrameType | None = None if _left_tracing(frame, first) else first
     running: list[tuple[CodeType, int]] = []
-    while one is not None and len(running) < _CALLERS and code_of(one) in _OF_MODELS:
+    while one is not None and len(running) < _CALLERS and owner_of(one) in _OF_MODELS:
         running.append((one.f_code, one.f_lasti))
         one = one.f_back
     return Place((first.f_code.co_filename, first.f_lineno), tuple(running))
@@ -57,15 +57,15 @@ def user_place(frame: FrameType | None) -> Place | None:
 def _left_tracing(frame: FrameType | None, end: FrameType) -> bool:
     """Is a frame of this library that does not trace between ``frame`` and ``end``?"""
     while frame is not None and frame is not end:
-        if code_of(frame) is Code.OWN and not frame.f_code.co_filename.startswith(_TRACING):
+        if owner_of(frame) is Owner.OWN and not frame.f_code.co_filename.startswith(_TRACING):
             return True
         frame = frame.f_back
     return False
 
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
-    while frame is not None and (code := code_of(frame)) is not Code.COMMAND_LINE:
-        if code in _OF_MODELS:
+    while frame is not None and (owner := owner_of(frame)) is not Owner.COMMAND_LINE:
+        if owner in _OF_MODELS:
             return frame
         frame = frame.f_back
     return None
@@ -73,5 +73,5 @@ def _user_frame(frame: FrameType | None) -> FrameType | None:
 
 def raised_at(error: BaseException) -> str:
     """``file:number: source`` of the innermost line of the user's program in a traceback; empty: there is none."""
-    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if code_of(frame) in _OF_MODELS]
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if owner_of(frame) in _OF_MODELS]
     return str(CallLine(frames[-1][0].f_code.co_filename, frames[-1][1])) if frames else ""

@@ -10,7 +10,7 @@ import torch
 
 import graphprune.cli.program
 import graphprune.planning.options
-from graphprune.errors import Code, code_of
+from graphprune.errors import Owner, owner_of
 
 
 def frame_in(file: str, module: str = "__main__") -> FrameType:
@@ -23,23 +23,23 @@ def frame_in(file: str, module: str = "__main__") -> FrameType:
 @pytest.mark.parametrize(
     ("file", "code"),
     [
-        ("/home/me/train.py", Code.USER),
-        ("<stdin>", Code.USER),
-        ("<ipython-input-3-1a2b>", Code.USER),
-        ("<doctest page.md[2]>", Code.USER),
-        ("<eval_with_key>.7", Code.FRAMEWORK),
-        ("<frozen runpy>", Code.FRAMEWORK),
-        (torch.nn.__file__, Code.FRAMEWORK),
-        (pytest.__file__, Code.LIBRARY),
-        (threading.__file__, Code.FRAMEWORK),
-        (graphprune.planning.options.__file__, Code.OWN),
-        (graphprune.cli.program.__file__, Code.COMMAND_LINE),
+        ("/home/me/train.py", Owner.USER),
+        ("<stdin>", Owner.USER),
+        ("<ipython-input-3-1a2b>", Owner.USER),
+        ("<doctest page.md[2]>", Owner.USER),
+        ("<eval_with_key>.7", Owner.FRAMEWORK),
+        ("<frozen runpy>", Owner.FRAMEWORK),
+        (torch.nn.__file__, Owner.FRAMEWORK),
+        (pytest.__file__, Owner.LIBRARY),
+        (threading.__file__, Owner.FRAMEWORK),
+        (graphprune.planning.options.__file__, Owner.OWN),
+        (graphprune.cli.program.__file__, Owner.COMMAND_LINE),
     ],
 )
-def test_whose_code_a_file_holds(file: str, code: Code) -> None:
-    assert code_of(frame_in(file)) is code
+def test_whose_code_a_file_holds(file: str, code: Owner) -> None:
+    assert owner_of(frame_in(file)) is code
 
 
 def test_methods_that_python_wrote_for_dataclasses() -> None:
-    assert code_of(frame_in("<string>", "graphprune.planning.options")) is Code.OWN
-    assert code_of(frame_in("<string>")) is Code.USER
+    assert owner_of(frame_in("<string>", "graphprune.planning.options")) is Owner.OWN
+    assert owner_of(frame_in("<string>")) is Owner.USER
