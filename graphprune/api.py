@@ -91,7 +91,7 @@ class ChannelGraph(Printed, Analysis):
                     return group
         reasons = [str(f) for f in self.frozen if f.axis in axes]
         names = [group.name for group in self.groups]
-        others = f"there are {names[:8]}, ...{did_you_mean(name, names)}"
+        others = f"there are {names[:8]}{', ...' if len(names) > 8 else ''}{did_you_mean(name, names)}"
         why = f"it is frozen: {'; '.join(reasons)}" if reasons else others
         raise InputError(
             f"name: no group {name!r}; {why}",

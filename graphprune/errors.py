@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import linecache
 import os
+import re
 import sys
 import sysconfig
 import traceback
 from collections.abc import Iterable, Iterator
+from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -20,9 +23,43 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 _COMMAND_LINE = os.path.join(_PACKAGE, "cli") + os.sep
 _PYTHON = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
 _INSTALLED = ("site-packages", "dist-packages")
-_TORCH = tuple(f"{os.sep}{folder}{os.sep}torch{os.sep}" for folder in _INSTALLED)
+_TYPED = re.compile(r"<(stdin|string|input|console|[bi]?python-input|doctest|pyshell|timed |magic-|command-)")
+"""Files of programs that are typed at a prompt or into a notebook, or given to ``exec``."""
+
 _PARTS = ("where", "found", "needed", "do")
 _LONGEST_LINE = 100
+
+
+class Owner(Enum):
+    """Whose code it is that runs."""
+
+    USER = "the user's"
+    LIBRARY = "an installed library's"
+    FRAMEWORK = "torch's or Python's, or what a program wrote"
+    OWN = "graphprune's"
+    COMMAND_LINE = "that of graphprune's command line: nobody's program called it"
+
+
+def owner_of(frame: FrameType) -> Owner:
+    """Whose code a frame runs."""
+    file = frame.f_code.co_filename
+    if file == "<string>" and str(frame.f_globals.get("__name__", "")).startswith("graphprune."):
+        return Owner.OWN  # a method that Python wrote for a dataclass
+    return _owner_in(file)
+
+
+@cache
+def _owner_in(file: str) -> Owner:
+    if file.startswith(_PACKAGE):
+        return Owner.COMMAND_LINE if file.startswith(_COMMAND_LINE) else Owner.OWN
+    if file.startswith("<"):
+        return Owner.USER if _TYPED.match(file) else Owner.FRAMEWORK
+    torch = getattr(sys.modules.get("torch"), "__file__", None)
+    if torch is not None and file.startswith(os.path.dirname(torch) + os.sep):
+        return Owner.FRAMEWORK
+    if any(f"{os.sep}{folder}{os.sep}" in file for folder in _INSTALLED):
+        return Owner.LIBRARY
+    return Owner.FRAMEWORK if file.startswith(_PYTHON) else Owner.USER
 
 
 class CallLine(NamedTuple):
@@ -87,22 +124,14 @@ def _user_call(frames: Iterable[tuple[FrameType, int]]) -> CallLine | None:
     """The first line that is of no library; where every one is of a library, the first of another one than torch."""
     other = None
     for frame, line in frames:
-        file = frame.f_code.co_filename
-        if file.startswith(_COMMAND_LINE):
+        owner, file = owner_of(frame), frame.f_code.co_filename
+        if owner is Owner.COMMAND_LINE:
             return CallLine(file, 0)
-        if file.startswith((_PACKAGE, "<frozen")) or any(folder in file for folder in _TORCH) or _is_generated(frame):
-            continue
-        if any(folder in file for folder in _INSTALLED):
-            other = other or CallLine(file, line)
-        elif not file.startswith(_PYTHON):
+        if owner is Owner.USER:
             return CallLine(file, line)
+        if owner is Owner.LIBRARY:
+            other = other or CallLine(file, line)
     return other
-
-
-def _is_generated(frame: FrameType) -> bool:
-    """Is it a method that Python wrote for a dataclass of this library?"""
-    name = frame.f_globals.get("__name__", "")
-    return frame.f_code.co_filename == "<string>" and str(name).startswith("graphprune.")
 
 
 def _short(file: str) -> str:

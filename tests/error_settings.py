@@ -119,6 +119,8 @@ def write_files(folder: Path) -> None:
     graphprune.save_sparse(slim, folder / "slim.sparse")
     (folder / "notes").mkdir()
     (folder / "notes" / "thesis.txt").write_text("years of work")
+    (folder / "project").mkdir()
+    (folder / "project" / "model.py").write_text("import torch")
     (folder / "weights.pt").write_bytes(b"something else")
     graphprune.save_checkpoint(folder / "checkpoint", copy.deepcopy(names["model"]), {"epoch": 3})
 

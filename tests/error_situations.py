@@ -1052,6 +1052,15 @@ add(
     "Net",
 )
 add(
+    FILES,
+    "Writing source over a program of one's own",
+    'graphprune.export_source(slim, "project", x)',
+    InputError,
+    "did not write",
+    "another folder",
+    "project/model.py",
+)
+add(
     EXPORT,
     "Sparse tensor cores without the pattern",
     "graphprune.to_semi_structured(Net())",

@@ -97,8 +97,10 @@ def test_a_plan_applied_twice() -> None:
 
 def test_unknown_names() -> None:
     graph = graphprune.trace(net(), torch.randn(1, 4))
-    with pytest.raises(InputError, match="name: no group 'nowhere'"):
+    with pytest.raises(InputError, match=r"name: no group 'nowhere'; there are \['0'\]\n"):
         graph.group("nowhere")
+    with pytest.raises(InputError, match=r"overrides: 'nowhere' matches no group; there are '0'\n"):
+        graph.plan(0.5, overrides={"nowhere": graphprune.Override(frozen=True)})
     with pytest.raises(InputError, match=r"name: no group '2'; it is frozen: 2.weight\[0\]: output of the model"):
         graph.group("2")
     with pytest.raises(InputError, match=r"importance: 'best' is not known; use one of 'l1', 'l2', 'random'"):

@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 import graphprune
-from graphprune.advice.targets import RUNTIMES
+from graphprune.advice.targets import RUNTIMES, parse_target
+from graphprune.cli.device_option import check_device
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import Meta, ModelOptions
-from graphprune.cli.option_values import read_positive
+from graphprune.cli.option_groups import usage_error
+from graphprune.cli.option_values import read_budget, read_positive
 from graphprune.cli.output import Output
+from graphprune.errors import InputError
 
 _RUNTIMES = ", ".join(RUNTIMES)
 
@@ -44,7 +47,24 @@ def advise_command(
         graphprune advise net.py:make --target latency=5ms --seconds 20
     """
     given.check_meta(meta)
+    _check_target(target)
+    if device is not None:
+        check_device(device)
     model = built(out, given.spec, given, meta)
     advice = graphprune.advise(model, given.inputs(model), target=target, device=device, seconds=seconds)
     out.result(lambda: [advice], advice.to_json)
     return 0
+
+
+def _check_target(target: str | None) -> None:
+    """Usage is wrong if a target is none, or a budget of it is neither a fraction nor an amount."""
+    try:
+        parse_target(target)
+    except InputError as error:
+        raise usage_error(f"--target: {error.what.removeprefix('target: ')}") from error
+    for part in (target or "").split(","):
+        kind, equal, amount = (text.strip() for text in part.partition("="))
+        try:
+            read_budget(amount if equal else "1")
+        except typer.BadParameter as error:
+            raise usage_error(f"--target: {kind}: {error.message}") from error

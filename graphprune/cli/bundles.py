@@ -68,7 +68,9 @@ class BundleOptions(OptionGroup):
         if version is None:
             return
         if architecture is None or FILE_MODULE in architecture.name:
-            raise usage_error(f"--model: {folder} does not say how its model is built; give --model SPEC, the dense")
+            raise usage_error(
+                f"--model: {folder} does not say how its model is built; give --model SPEC, the dense model"
+            )
         if architecture.source == IMPORT and not self.trust_factory:
             raise usage_error(
                 f"--trust-factory: {folder} imports {architecture.name} to build its model, which can run any code; "

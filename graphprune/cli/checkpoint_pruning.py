@@ -74,6 +74,7 @@ def prune_checkpoint_command(
     """Prune a checkpoint of Transformers that need not fit into memory, from folder to folder.
 
     OUT appears when it is complete. A call that was interrupted goes on where it was when it is made again.
+    --calibration takes a file of JSON lines, or module:function, and no folder.
 
     Examples:
         graphprune prune-checkpoint llama-70b slim --params 0.7 --layers equal
@@ -107,6 +108,8 @@ def _check(source: Path, target: Path, asked: PlanOptions, data: CalibrationOpti
     check_writable("OUT", target)
     if "latency" in asked.given:
         raise usage_error("--latency: needs the model in memory; give --macs, --params or --bytes, or graphprune prune")
+    if data.calibration is not None and Path(data.calibration).is_dir():
+        raise usage_error("--calibration: is a folder; give a file of JSON lines, or module:function")
     check_repair(options.no_repair, data)
     if options.memory is not None and (data.calibration is None or options.no_repair):
         raise usage_error("--memory: is of repair, and nothing is repaired; give --calibration, too, or leave it out")
@@ -116,8 +119,6 @@ def _batches(out: Output, data: CalibrationOptions, source: Path) -> dict[str, A
     """The calibration data, if there is any."""
     if data.calibration is None:
         return {}
-    if Path(data.calibration).is_dir():
-        raise usage_error("--calibration: is a folder; give a file of JSON lines, or module:function")
     batches, found = data.reader().read(None, f"hf:{source}", ())
     out.note(f"calibration: {found}")
     return {"calibration": batches}

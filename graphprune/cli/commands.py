@@ -6,8 +6,10 @@ To add a command, write its function in a file of its own, and a line in :data:`
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from inspect import cleandoc
+from traceback import print_exception, walk_tb
 from typing import Any
 
 import typer
@@ -15,6 +17,7 @@ from typer.core import TyperCommand
 
 from graphprune.cli.option_groups import flattened
 from graphprune.cli.output import Output, complain
+from graphprune.cli.output_failure import OutputFailure
 
 LOOK, SMALLER, AFTERWARDS = "Look at a model", "Make it smaller", "With a smaller model"
 
@@ -71,6 +74,11 @@ def listed_commands() -> list[TyperCommand]:
     return [TyperCommand(name, help=summary, rich_help_panel=panel) for name, (_, panel, summary) in COMMANDS.items()]
 
 
+def is_of_command(error: BaseException) -> bool:
+    """Did a command raise it, and not what prints help?"""
+    return any(frame.f_globals is globals() for frame, _ in walk_tb(error.__traceback__))
+
+
 def _answering(function: Function) -> Function:
     """The function with a message and exit code 1 in place of an error."""
 
@@ -78,12 +86,15 @@ def _answering(function: Function) -> Function:
         try:
             with out.settings():
                 return function(out, **given)
-        except (typer.BadParameter, BrokenPipeError):
+        except (typer.BadParameter, OutputFailure):
             raise
         except (Exception, SystemExit) as error:
-            if out.debug and not isinstance(error, SystemExit):
+            if out.debug and not isinstance(error, SystemExit | BrokenPipeError):
                 raise
-            complain(error)
+            with suppress(OSError):  # whoever reads standard error has seen enough, or its disk is full
+                if out.debug and isinstance(error, BrokenPipeError):  # typer would take it for one of its own output
+                    print_exception(error)
+                complain(error)
             return 1
 
     run.__wrapped__ = function  # type: ignore[attr-defined]

@@ -15,12 +15,13 @@ from torch import nn
 import graphprune
 from graphprune.cli.bundles import BundleOptions, is_bundle, traced_inputs
 from graphprune.cli.calibration_options import DataReader, Length, Samples, Tokenizer, data_option
+from graphprune.cli.device_option import check_device
 from graphprune.cli.found_model import built
 from graphprune.cli.model_options import WeightOptions
-from graphprune.cli.option_groups import OptionGroup, usage_error
+from graphprune.cli.option_groups import OptionGroup, flag, usage_error
 from graphprune.cli.option_values import at_least, read_fraction, read_number, read_positive
 from graphprune.cli.output import Output
-from graphprune.cli.output_paths import Force, check_folder, check_new_file, check_writable
+from graphprune.cli.output_paths import check_folder, check_new_file, check_writable
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.cli.spec_forms import SPEC_FORMS, check_spec, complete_spec
 from graphprune.tracing.inputs import calls_of
@@ -131,6 +132,8 @@ class TrainingOptions(OptionGroup):
             if getattr(self, name) is not None:
                 check_reference(f"--{name.replace('_', '-')}", getattr(self, name))
         check_device(self.device)
+        if self.steps is not None and self.warmup > self.steps:
+            raise usage_error(f"--warmup: must be at most the {self.steps} of --steps, but is {self.warmup}")
 
     def reader(self) -> DataReader:
         """What reads the data."""
@@ -158,18 +161,6 @@ class TrainingOptions(OptionGroup):
             alpha = _ALPHA if self.alpha is None else self.alpha
             found["distill"] = graphprune.Distillation(temperature=self.temperature or _TEMPERATURE, alpha=alpha)
         return found
-
-
-def check_device(name: str) -> None:
-    """Usage is wrong if torch has no such device here."""
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise usage_error(f"--device: {name!r} is none; give cpu, cuda or another of torch's") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise usage_error(f"--device: {name} is not there: torch finds no GPU; give cpu")
-    if kind == "meta":
-        raise usage_error("--device: meta holds no values; give cpu, cuda or another of torch's")
 
 
 def check_checkpoint(folder: Path) -> None:
@@ -205,7 +196,10 @@ def finetune_command(
             show_default=False,
         ),
     ],
-    force: Force = False,
+    force: Annotated[
+        bool,
+        flag("--force", help="write to a folder even if it holds other files, which stay; replace a file of weights"),
+    ] = False,
 ) -> int:
     """Train a model again, usually a slim one, and save it.
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from graphprune.cli.option_groups import OptionGroup, flag, usage_error
+from graphprune.cli.output_failure import writing_output
 from graphprune.cli.presets import use_preset
 from graphprune.errors import GraphpruneError
 
@@ -64,15 +65,13 @@ class Output(OptionGroup):
             data: for programs: JSON data, or JSON.
             written: what is left on disk.
         """
-        with redirect_stdout(self._results):
-            if self.json:
-                found = data()
-                print(found if isinstance(found, str) else json.dumps(found, indent=2))
-            elif self.quiet:
-                for path in filter(None, written):
-                    print(path)
-            else:
-                _print_parts(parts())
+        if self.json:
+            found = data()
+            shown: list[Any] = [found if isinstance(found, str) else json.dumps(found, indent=2)]
+        else:
+            shown = list(filter(None, written)) if self.quiet else list(parts())
+        with redirect_stdout(self._results), writing_output():
+            _print_parts(shown)
 
     def note(self, text: str) -> None:
         """Say something that helps, but is no part of the result."""
@@ -201,17 +200,21 @@ class _Delayed:
 
 
 def _print_parts(parts: Iterable[Any]) -> None:
+    from graphprune.utils.tables import Table
+
+    for part in parts:
+        if isinstance(part, Table):
+            _print_table(part)
+        else:
+            print(part)
+
+
+def _print_table(table: Any) -> None:
     from rich.console import Console
 
     from graphprune.cli.tables import terminal_table
-    from graphprune.utils.tables import Table
 
-    console = Console()
-    for part in parts:
-        if isinstance(part, Table):
-            console.print(terminal_table(part))
-        else:
-            print(part)
+    Console().print(terminal_table(table))
 
 
 def complain(error: BaseException) -> None:
@@ -220,7 +223,7 @@ def complain(error: BaseException) -> None:
 
 
 def _said(error: BaseException) -> str:
-    if isinstance(error, GraphpruneError | OSError):
+    if isinstance(error, GraphpruneError) or (isinstance(error, OSError) and not _line_of(error)):
         return str(error)
     if isinstance(error, SystemExit):
         code = _line_of(error) or "code that was run"

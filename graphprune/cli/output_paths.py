@@ -57,14 +57,19 @@ def check_apart(outputs: Mapping[str, Path | None]) -> None:
             raise usage_error(f"{name} {path}: is where {other} goes, too; give another path")
 
 
-def check_new_file(name: str, path: Path, force: bool = False) -> None:
-    """Usage is wrong if a file cannot be written, or would replace one that is there."""
+def check_new_file(name: str, path: Path, force: bool | None = None) -> None:
+    """Usage is wrong if a file cannot be written, or would replace one that is there.
+
+    Args:
+        force: replace it; None: the command has no ``--force``.
+    """
+    other = "delete it first" if force is None else "--force"
     if path.is_dir():
         raise usage_error(f"{name} {path}: is a folder; give the path of a file")
     if not path.parent.is_dir():
         raise usage_error(f"{name} {path}: {path.parent} is no folder; make it, or give a path in another")
     if path.exists() and not force:
-        raise usage_error(f"{name} {path}: exists; give another path, or delete it first")
+        raise usage_error(f"{name} {path}: exists; give another path, or {other}")
     check_writable(name, path)
 
 

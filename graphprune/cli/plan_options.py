@@ -84,6 +84,8 @@ class PlanOptions(OptionGroup):
                 "--ratio: nothing is asked for; give --ratio 0.5, a budget such as --macs 0.5, or a ratio by role such "
                 "as --heads 0.5"
             )
+        if self.given.get("allocation") == SEARCHED and not calibration:
+            raise usage_error(f"--allocation: {SEARCHED} compares plans on data; give --calibration DIR, too")
         try:
             criterion = self._criterion()
             if self.given.get("importance") == AUTO and not calibration:

@@ -16,8 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 import graphprune
-from graphprune.cli.commands import COMMANDS, listed_commands, load_command
+from graphprune.cli.commands import COMMANDS, is_of_command, listed_commands, load_command
 from graphprune.cli.option_groups import flag
+from graphprune.cli.output_failure import OutputFailure
 
 OK, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -45,11 +46,12 @@ def run_program(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(usage_message(error), file=sys.stderr)
         return WRONG_USAGE
-    except BrokenPipeError:  # whoever reads the output has seen enough
-        return _without_output()
-    except OSError as error:  # the disk that the output goes to is full
-        print(f"graphprune: error: standard output: {error.strerror}", file=sys.stderr)
-        return _without_output()
+    except OutputFailure as failure:
+        return _without_output(failure.cause)
+    except OSError as error:
+        if is_of_command(error):
+            raise
+        return _without_output(error)
 
 
 def _open_streams() -> None:
@@ -163,7 +165,9 @@ def _interrupt() -> Callable[..., None]:
     return interrupt
 
 
-def _without_output() -> int:
-    """Leave nothing that Python would try to write at its end."""
+def _without_output(error: OSError) -> int:
+    """Say why there is no output, unless its reader has seen enough, and leave nothing to be written at the end."""
+    if not isinstance(error, BrokenPipeError):
+        print(f"graphprune: error: standard output: {error.strerror}", file=sys.stderr)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED

@@ -67,8 +67,16 @@ class SparsifyOptions(OptionGroup):
         for name, value, known in (("method", self.method, METHODS), ("scope", self.scope, SCOPES)):
             if value not in known:
                 raise usage_error(f"--{name}: {value!r} is none; needed is one of {', '.join(known)}")
+        if self.method in ("l1", "random"):
+            self._check_share()
         if self.seed is not None and self.method != "random":
             raise usage_error(f"--seed: is of --method random, not of --method {self.method}; leave it out")
+
+    def _check_share(self) -> None:
+        """Usage is wrong if the amount is no fraction, number of weights or pattern."""
+        amount = self.amount
+        if not isinstance(amount, str) and (amount < 0 or (isinstance(amount, float) and amount > 1)):
+            raise usage_error(f"--amount: must be a fraction from 0 to 1, or a number of weights, but is {amount:g}")
 
 
 def sparsify_command(

@@ -176,10 +176,24 @@ def _unreadable(path: Path, error: Exception) -> SpecError:
     return SpecError(
         f"{str(path)!r} cannot be read as weights",
         where=str(path),
-        found="an empty file" if path.is_file() and not path.stat().st_size else in_a_line(error),
+        found=_kind_of(path) or in_a_line(error),
         needed="a file that torch.save or safetensors wrote",
         do="give such a file, or copy it again if it is damaged",
     )
+
+
+def _kind_of(path: Path) -> str:
+    """What a file holds that is none of weights; empty: nothing that its first bytes tell."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        head = file.read(6)
+    if not head:
+        return "an empty file"
+    if head == b"\x93NUMPY":
+        return "an array of numpy"
+    by_torch = path.suffix == ".safetensors" or head.startswith((b"PK", b"\x80"))
+    return "" if by_torch else "bytes that torch.save did not write"
 
 
 def _state_dict(found: Any, path: Path) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from graphprune.errors import ExportError, InputError
 from graphprune.export.builders import built_with_storage, find_builder
 from graphprune.export.loader_text import Builder, loader_text
+from graphprune.export.own_modules import check_own_module
 from graphprune.export.shards import check_types, write_tensors
 from graphprune.export.slim_record import SlimRecord, slim_record
 from graphprune.tracing.inputs import MethodCall, calls_of
@@ -53,7 +54,7 @@ def export_loader(
 
     Args:
         slim: a network made smaller by graphprune, trained further or not; its classes must be importable.
-        directory: created where missing; files of the same name are replaced.
+        directory: created where missing. Files of an earlier call are replaced, others are not.
         factory: what makes the architecture: a class or function without arguments, or a ``functools.partial`` with
             plain ones, importable from a module. Its sizes need not be those before pruning, as long as it has the
             same modules. None: found, for models of timm, torchvision, with a ``config``, and of classes whose
@@ -66,6 +67,7 @@ def export_loader(
 
     Raises:
         ExportError: no architecture was found, or what is rebuilt from it is not the slim network; nothing is written.
+        InputError: there is a Python file or one of weights of this name that graphprune did not write.
         SaveError: a tensor is of a type that safetensors does not have.
     """
     check_model(slim)
@@ -79,6 +81,7 @@ def export_loader(
         )
     if factory is not None:
         check_callable("factory", factory, "a function that makes the whole architecture", takes="")
+    check_own_module(folder, f"{name}.py", WEIGHTS_FILE.format(name=name))
     created = not folder.exists()
     make_folder("directory", folder)
     with writing("directory", folder):

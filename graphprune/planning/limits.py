@@ -159,10 +159,10 @@ def _check_used(
 ) -> None:
     for match in overrides:
         if match not in used:
-            names = ", ".join(repr(g.name) for g in groups[:4])
+            names = ", ".join([*(repr(g.name) for g in groups[:4]), *(["..."] if len(groups) > 4 else [])])
             known = [group.name for group in groups]
             raise InputError(
-                f"overrides: {described(match, modules)} matches no group; there are {names}, ..."
+                f"overrides: {described(match, modules)} matches no group; there are {names}"
                 f"{did_you_mean(match, known) if isinstance(match, str) else ''}",
                 where=f"overrides[{described(match, modules)}]",
                 found=f"{described(match, modules)}, which matches none of {len(groups)} groups",

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import traceback
 from pathlib import Path
 from types import CodeType, FrameType
 
-import torch
-
-from graphprune.errors import CallLine
+from graphprune.errors import CallLine, Owner, owner_of
 from graphprune.tracing.sizes import Line
-
-_PACKAGE = str(Path(__file__).parents[1]) + "/"
-
 
 _TRACING = str(Path(__file__).parent) + "/"
 
 
-_LIBRARY = (torch.__path__[0] + "/", _PACKAGE)
-
-
-_PROMPTS = "stdin|string|console|python-input|ipython-input"
-"""Files of programs that are typed at a prompt, or given to ``exec``."""
-
-
-_BETWEEN = re.compile(rf"/unittest/|/contextlib\.py$|^<(?!{_PROMPTS})")
-
-
-_is_library: dict[str, bool] = {}
+_OF_MODELS = (Owner.USER, Owner.LIBRARY)
+"""Whose code models consist of, beside torch's."""
 
 
 _CALLERS = 4
@@ -47,22 +32,23 @@ class Place(tuple[str, int]):
 
 
 def user_line(frame: FrameType | None) -> Line | None:
-    """The innermost line that is neither torch's nor this library's."""
+    """The innermost line that is neither torch's, Python's nor this library's."""
     found = _user_frame(frame)
     return (found.f_code.co_filename, found.f_lineno) if found else None
 
 
 def user_place(frame: FrameType | None) -> Place | None:
-    """The innermost line that is neither torch's nor this library's, with the functions of the user that led to it.
+    """The innermost line that is not torch's, Python's or this library's, and the functions of the user that led to it.
 
-    A program without source (one that ``torch.fx`` wrote) has no line: then it is that of the call of this library.
+    A program without source (one that ``torch.fx`` wrote) has no line: then it is that of the call of this library, and
+    none on the command line.
     """
     first = _user_frame(frame)
     if first is None:
         return None
     one: FrameType | None = None if _left_tracing(frame, first) else first
     running: list[tuple[CodeType, int]] = []
-    while one is not None and len(running) < _CALLERS and not is_library(one.f_code.co_filename):
+    while one is not None and len(running) < _CALLERS and owner_of(one) in _OF_MODELS:
         running.append((one.f_code, one.f_lasti))
         one = one.f_back
     return Place((first.f_code.co_filename, first.f_lineno), tuple(running))
@@ -71,33 +57,21 @@ def user_place(frame: FrameType | None) -> Place | None:
 def _left_tracing(frame: FrameType | None, end: FrameType) -> bool:
     """Is a frame of this library that does not trace between ``frame`` and ``end``?"""
     while frame is not None and frame is not end:
-        file = frame.f_code.co_filename
-        if file.startswith(_PACKAGE) and not file.startswith(_TRACING):
+        if owner_of(frame) is Owner.OWN and not frame.f_code.co_filename.startswith(_TRACING):
             return True
         frame = frame.f_back
     return False
 
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
-    known = _is_library
-    while frame is not None:
-        file = frame.f_code.co_filename
-        if not (known.get(file) or is_library(file)):
+    while frame is not None and (owner := owner_of(frame)) is not Owner.COMMAND_LINE:
+        if owner in _OF_MODELS:
             return frame
         frame = frame.f_back
     return None
 
 
-def is_library(file: str) -> bool:
-    """Is a source file torch's or this library's?"""
-    known = _is_library.get(file)
-    if known is None:
-        known = _is_library[file] = file.startswith(_LIBRARY) or bool(_BETWEEN.search(file))
-    return known
-
-
 def raised_at(error: BaseException) -> str:
     """``file:number: source`` of the innermost line of the user's program in a traceback; empty: there is none."""
-    frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if not is_library(file)]
-    return str(CallLine(*own[-1])) if own else ""
+    frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__) if owner_of(frame) in _OF_MODELS]
+    return str(CallLine(frames[-1][0].f_code.co_filename, frames[-1][1])) if frames else ""

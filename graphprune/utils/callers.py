@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from types import FrameType
 
+from graphprune.errors import Owner, owner_of
+
 
 def frames_of_this_package() -> int:
     """The ``stacklevel`` of the first caller outside this package, for a warning that the calling function gives."""
-    package = __name__.partition(".")[0]
     frame: FrameType | None = sys._getframe(1)
     level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+    while frame is not None and owner_of(frame) in (Owner.OWN, Owner.COMMAND_LINE):
         frame, level = frame.f_back, level + 1
     return level

@@ -40,5 +40,5 @@ def test_advice_as_json(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_target_that_is_none(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["advise", spec, *QUICK, "--target", "mcas=0.5"]) == 1
+    assert main(["advise", spec, *QUICK, "--target", "mcas=0.5"]) == 2
     assert "did you mean macs" in capsys.readouterr().err

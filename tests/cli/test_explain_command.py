@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import networkx as nx
@@ -33,6 +35,15 @@ def test_explain(spec: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert out.startswith("0 (Conv2d) takes part in group 0.\nGroup 0: 8 channels")
     assert "Removing one channel removes an entry of 0 and an entry of the inputs of 2." in out
+
+
+def test_no_line_of_a_library_stands_for_a_model_without_source(spec: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "graphprune"]
+    done = subprocess.run([*command, "explain", spec, "0", *INPUT], capture_output=True, text=True, check=True)
+    subprocess.run([*command, "report", spec, *INPUT, "-o", str(page)], capture_output=True, check=True)
+    assert "main.py" not in done.stdout and "callback" not in done.stdout
+    assert "typer" not in page.read_text(encoding="utf-8")
 
 
 def test_explain_why_frozen_as_json(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -220,6 +220,14 @@ def test_warnings_go_to_standard_error(spec: str, tmp_path: Path, capsys: Captur
         ("sparsify x --amount 0.5 --seed 3 -o a.sparse", "--seed: is of --method random, not of --method l1"),
         ("compact x --relative -o out", "--relative: is about --threshold, which is not given"),
         ("compact x --threshold -1 -o out", "--threshold: must be 0 or more, but is -1"),
+        ("advise net.py:make --target bogus", "--target: 'bogus' is not known; use one of 'cpu'"),
+        ("advise net.py:make --target macs=0", "must be a fraction of what the model costs now"),
+        ("advise net.py:make --target cpu,macs=2", "--target: macs: 2 is neither a fraction nor an amount"),
+        ("advise net.py:make --device banana", "--device: 'banana' is none; give cpu"),
+        ("sparsify x --amount 1.5 -o a.sparse", "--amount: must be a fraction from 0 to 1, or a number of weights"),
+        ("sparsify x --amount -1 -o a.sparse", "--amount: must be a fraction from 0 to 1, or a number of weights"),
+        ("sparsify x --amount 0.5 -o dense.json", "dense.json: exists; give another path, or --force"),
+        ("plan x --ratio 0.5 --allocation searched", "--allocation: searched compares plans on data; give"),
         ("advise x --seconds 0", "--seconds: must be above 0, but is 0"),
         ("verify x here --tolerance nan", "--tolerance: 'nan' is no number"),
         ("verify x here --tolerance 0", "--tolerance: must be above 0, but is 0"),
@@ -370,6 +378,39 @@ def test_output_that_goes_nowhere(command: str, code: int, said: str, spec: str)
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stdout, done.stderr.strip()) == (code, "", said)
+
+
+FAILING = """
+from torch import nn
+
+def make():
+    return Net()
+
+class Net(nn.Linear):
+    def __init__(self):
+        super().__init__(3, 3)
+
+    def parameters(self, recurse=True):
+        {raising}
+"""
+RAISING = {
+    "missing": ('open("/nowhere/at/all")', "FileNotFoundError"),
+    "pipe": ('raise BrokenPipeError(32, "gone")', "BrokenPipeError"),
+}
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_a_failure_of_files_of_the_user_is_none_of_standard_output(name: str, tmp_path: Path, capsys: Capture) -> None:
+    raising, kind = RAISING[name]
+    file = tmp_path / "failing.py"
+    file.write_text(FAILING.replace("{raising}", raising))
+    command = ["plan", f"{file}:make", "--ratio", "0.5", "--input", "1,3"]
+    assert main(command) == FAILED
+    err = capsys.readouterr().err
+    assert kind in err and "failing.py:" in err and raising in err and "standard output" not in err
+    done = subprocess.run(program(*command, "--debug"), capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == FAILED and "standard output" not in done.stderr
+    assert "Traceback" in done.stderr and f"{kind}: [Errno" in done.stderr
 
 
 def test_the_program_can_be_made_again() -> None:

@@ -47,6 +47,11 @@ def test_records_of_token_ids_calibrate(
     assert f"saved in {tmp_path / 'slim'}" in captured.out.replace("\n", "")
 
 
+def test_help_says_which_data_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["prune-checkpoint", "--help"]) == 0
+    assert "--calibration takes a file of JSON lines, or module:function, and no folder." in capsys.readouterr().out
+
+
 def test_wrong_usage(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["prune-checkpoint", str(source), str(tmp_path / "slim")]) == 2
     assert "nothing is asked for" in capsys.readouterr().err

@@ -435,7 +435,7 @@ def test_wrong_usage_of_finetune(line: str, said: str, capsys: Capture) -> None:
 
 def test_the_folder_of_a_slim_model_needs_the_dense_one(slim: str, capsys: Capture) -> None:
     line = f"finetune {slim} --data data.py:pairs --epochs 1 --lr 0.01 -o out"
-    assert "--model: slim does not say how its model is built" in refused(line, capsys)
+    assert "how its model is built; give --model SPEC, the dense model\n" in refused(line, capsys)
 
 
 # ---------------------------------------------------------------- bench, report, sparsify

@@ -112,7 +112,14 @@ def test_shapes_of_another_model_are_told_in_a_line(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize(("content", "found"), [(b"", "an empty file"), (b"junk" * 100, "[A-Z][A-Za-z]+Error")])
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "an empty file"),
+        (b"junk" * 100, "(bytes that torch.save did not write|SafetensorError)"),
+        (b"\x93NUMPY" * 100, "an array of numpy"),
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path, suffix, content, found):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(content)

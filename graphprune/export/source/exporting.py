@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from graphprune.errors import ExportError
+from graphprune.export.own_modules import check_own_module
 from graphprune.export.source.layout import SOURCE_WEIGHTS, file_text, laid_out
 from graphprune.export.source.program import Program
 from graphprune.export.source.proof import check_file
@@ -37,7 +38,7 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
 
     Args:
         slim: a model of modules of torch and of classes whose source is there.
-        directory: created where missing.
+        directory: created where missing. Files of an earlier call are replaced, others are not.
         example_inputs: what to compare on, as for :func:`graphprune.trace`; found by guessing if left out.
 
     Returns:
@@ -46,11 +47,13 @@ def export_source(slim: nn.Module, directory: str | os.PathLike[str], example_in
     Raises:
         ExportError: the model holds what cannot be written with torch alone; the message says what and where. Nothing
             is written.
-        InputError: the model does not run on the example inputs, or none can be guessed.
+        InputError: the model does not run on the example inputs, or none can be guessed; or there is a ``model.py`` or
+            ``model.safetensors`` that graphprune did not write.
     """
     check_model(slim, "slim")
     folder = check_path("directory", directory)
     check_no_file("directory", folder)
+    check_own_module(folder, SOURCE, SOURCE_WEIGHTS)
     slim = uncompiled(slim)
     _check_weights(slim)
     with eagerly(), random_numbers_kept():
