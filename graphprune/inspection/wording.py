@@ -36,7 +36,7 @@ def shorten_paths(text: str) -> str:
 def describe_place(line: Line | None) -> str:
     """``"`x + y` at net.py:12"``: the source of a line, and where it is."""
     if line is None:
-        return "an unknown line"
+        return "torch's own code"
     source = linecache.getline(*line).strip()
     place = shorten_paths(f"{line[0]}:{line[1]}")
     return f"`{source}` at {place}" if source else place
