@@ -94,11 +94,11 @@ class Verification(Printed):
         if self.perturbed:
             yield f"All-zero parameters got random values in copies of both: {_some(self.perturbed)}."
         if self.inexact:
-            yield f"Statistics over the surviving channels in {_places(self.inexact)}."
+            yield f"Statistics over the surviving channels in {_places(self.inexact)}"
 
 
 def _places(names: Sequence[str]) -> str:
-    return f"1 place: {names[0]}" if len(names) == 1 else f"{len(names)} places: {names[0]}, ..."
+    return f"1 place: {names[0]}." if len(names) == 1 else f"{len(names)} places: {names[0]}, ..."
 
 
 def _some(names: Sequence[str], shown: int = 3) -> str:
