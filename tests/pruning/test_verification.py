@@ -164,7 +164,7 @@ def test_a_difference_that_rounding_makes_is_none_unless_it_hides_everything(fac
 
 
 @pytest.mark.parametrize(
-    ("places", "said"), [(("a norm",), "in 1 place: a norm."), (("a norm", "a sum"), "in 2 places: a norm, ....")]
+    ("places", "said"), [(("a norm",), "in 1 place: a norm."), (("a norm", "a sum"), "in 2 places: a norm, ...")]
 )
 def test_as_many_places_are_told_as_there_are(places: tuple[str, ...], said: str) -> None:
     check = graphprune.Verification(relative=0.0, absolute=0.0, outputs=1, tolerance=1e-10, inexact=places)
