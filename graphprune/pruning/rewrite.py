@@ -199,7 +199,7 @@ def _owner(name: str) -> str:
 
 def _resize_modules(model: nn.Module, modules: Modules, changed: set[str], sizes: Mapping[str, int]) -> None:
     for path, module in modules:
-        if is_torchs_attention(module):
+        if isinstance(module, nn.MultiheadAttention) and is_torchs_attention(module):
             _resize_attention(model, path, module, sizes)
         elif path in changed:
             _renew_weights(module)

@@ -72,7 +72,8 @@ def make_meta_copy(model: nn.Module, log: SizeLog, on_meta: bool = True) -> Meta
     paths = {id(submodule): path for path, submodule in copied.modules}
     originals = {id(copied): tensors[key] for key, copied in copies.items()}
     kinds = {path: type(submodule) for path, submodule in own.modules}
-    replaceable = tuple(path for path, submodule in own.modules if is_torchs_attention(submodule))
+    attentions = [(path, submodule) for path, submodule in own.modules if isinstance(submodule, nn.MultiheadAttention)]
+    replaceable = tuple(path for path, attention in attentions if is_torchs_attention(attention))
     return MetaCopy(module, copied.modules, copied.unique(), paths, originals, copied.holders, kinds, replaceable)
 
 

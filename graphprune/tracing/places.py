@@ -14,8 +14,8 @@ _TRACING = str(Path(__file__).parent) + "/"
 _OF_MODELS = (Owner.USER, Owner.LIBRARY)
 """Whose code models consist of, beside torch's."""
 
-_passed_over: set[str] = set()
-"""Files whose frames are neither of models nor of the command line."""
+_owners: dict[str, Owner] = {}
+"""Whose the files are that were met."""
 
 _CALLERS = 4
 """How many functions of the user are looked at, the innermost first."""
@@ -65,15 +65,18 @@ def _left_tracing(frame: FrameType | None, end: FrameType) -> bool:
 
 
 def _user_frame(frame: FrameType | None) -> FrameType | None:
-    passed_over = _passed_over  # every operation of a trace asks
+    owners = _owners  # every operation of a trace asks
     while frame is not None:
         file = frame.f_code.co_filename
-        if file not in passed_over:
+        owner = owners.get(file)
+        if owner is None:
             owner = owner_of(frame)
-            if owner in _OF_MODELS or owner is Owner.COMMAND_LINE:
-                return None if owner is Owner.COMMAND_LINE else frame
             if not file.startswith("<"):  # of those the name does not say whose they are
-                passed_over.add(file)
+                owners[file] = owner
+        if owner in _OF_MODELS:
+            return frame
+        if owner is Owner.COMMAND_LINE:
+            return None
         frame = frame.f_back
     return None
 

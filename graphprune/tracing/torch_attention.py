@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 from torch import nn
 
 from graphprune.tracing.size_places import is_integer
@@ -25,14 +23,14 @@ _OF_CLASSES = frozenset(
 """What Python puts in the namespace of a class, and how its instances are built."""
 
 
-def is_torchs_attention(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:
-    """Is it ``nn.MultiheadAttention`` as torch makes it?
+def is_torchs_attention(module: nn.MultiheadAttention) -> bool:
+    """Is it as torch makes it?
 
     It is not if a subclass adds anything, ``forward`` is wrapped, a weight is worked out before each call, or the
     number of heads is no plain integer: that would be lost with another module in its place, and is read as the code
     that it is.
     """
-    if not isinstance(module, nn.MultiheadAttention) or "forward" in vars(module):
+    if "forward" in vars(module):
         return False
     own_class = all(_adds_nothing(kind) for kind in _below(type(module)))
     return own_class and is_integer(module.num_heads) and _has_its_weights(module)
