@@ -66,7 +66,7 @@ class _Opening:
     def of(consumer: ConsumerStatistics, tensors: Mapping[str, Tensor]) -> _Opening | None:
         """None: the consumer's weight is no whole parameter, but a part of one, or computed from several."""
         names = {axis.parameter for axis in consumer.axes}
-        weight = tensors.get(*names) if len(names) == 1 else None
+        weight = tensors.get(consumer.axes[0].parameter) if len(names) == 1 else None
         if weight is None or not weight.is_floating_point():
             return None
         # a batch of matrices has units along its blocks too, which are summed over one after another

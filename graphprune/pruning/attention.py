@@ -35,7 +35,7 @@ class PrunedMultiheadAttention(nn.Module):
 
     def __init__(self, source: nn.MultiheadAttention, num_heads: int, scale: float) -> None:
         super().__init__()
-        vars(self).update(vars(source))
+        vars(self).update(vars(source))  # hooks, buffers and whatever else its owner has put there
         self.num_heads = num_heads
         self.scale = scale
         self.embed_dim, inner = source.out_proj.weight.shape
@@ -62,9 +62,15 @@ class PrunedMultiheadAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See ``nn.MultiheadAttention.forward``; batched inputs are [batch, time, width] if ``batch_first``."""
+        """See ``nn.MultiheadAttention.forward``; batched inputs are [batch, time, width] if ``batch_first``.
+
+        Raises:
+            ValueError: nested tensors are given with a mask.
+        """
         if query.is_nested:
-            return self._on_nested(query, key, value), None
+            if attn_mask is not None or key_padding_mask is not None:
+                raise ValueError("nested tensors say what is padding by their lengths; call this without masks")
+            return self._on_nested(query, key, value, need_weights, average_attn_weights)
         batched = query.dim() == 3
         if not batched:
             query, key, value = (x.unsqueeze(1) for x in (query, key, value))
@@ -85,13 +91,16 @@ class PrunedMultiheadAttention(nn.Module):
             return out.squeeze(1), None if weights is None else weights.squeeze(0)
         return (out.transpose(0, 1) if self.batch_first else out), weights
 
-    def _on_nested(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Without masks, as torch's encoders call it in inference: sequences of several lengths in nested tensors."""
+    def _on_nested(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool, average: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sequences of several lengths, as torch's encoders give them in inference; weights are padded with zeros."""
         keys = torch.tensor([len(row) for row in key.unbind()], device=key.device)
         q, k, v = (x.to_padded_tensor(0.0) for x in (query, key, value))
         padding = torch.arange(k.shape[1], device=k.device) >= keys[:, None]
-        out, _ = self(q, k, v, padding, need_weights=False)
-        return torch.nested.as_nested_tensor([row[: len(own)] for row, own in zip(out, query.unbind(), strict=True)])
+        out, weights = self.forward(q, k, v, padding, need_weights, average_attn_weights=average)
+        rows = [row[: len(own)] for row, own in zip(out, query.unbind(), strict=True)]
+        return torch.nested.as_nested_tensor(rows), weights
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[time, batch, width] to [time, batch, heads * width]: in the order in which torch multiplies rows."""

@@ -220,6 +220,20 @@ def test_encoders_with_padding_in_inference(options: dict[str, Any]) -> None:
         assert torch.equal(got[padding], model(x, padding)[padding])
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_nested_tensors_have_weights_and_no_masks() -> None:
+    module = replacement(attention(batch_first=True))
+    long, short = (torch.randn(n, WIDTH, dtype=torch.float64) for n in (5, 3))
+    nested = torch.nested.as_nested_tensor([long, short])
+    out, weights = module(nested, nested, nested)
+    wanted = module(short[None], short[None], short[None])
+    assert weights is not None
+    assert_same((wanted[0][0], wanted[1][0]), (out.unbind()[1], weights[1, :3, :3]))
+    assert not weights[1, :, 3:].any()
+    with pytest.raises(ValueError, match="without masks"):
+        module(nested, nested, nested, attn_mask=torch.zeros(5, 5, dtype=torch.bool))
+
+
 def test_what_stands_in_the_place_of_attention_has_all_that_its_owner_put_there() -> None:
     model = Mixer()
     seen: list[Tensor] = []
