@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing_extensions import Unpack
 
 from graphprune.calibration.batches import Batches, InputsOnly
 from graphprune.choosing.automatic import best_plan
+from graphprune.choosing.by_default import with_default_criterion
 from graphprune.errors import InputError, VerificationError
 from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
@@ -34,12 +35,11 @@ from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
-from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
 from graphprune.planning.empty_requests import warn_of_empty_requests
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.kv_merging import plan_of_merged_heads
-from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
@@ -394,19 +394,13 @@ def prune_model(
     runs = verify or inplace or _RUNS & options.keys()
     with nullcontext() if _MEASURES & options.keys() else gc_paused(), nullcontext() if runs else walked_once(model):
         asked = PruningOptions.of(ratio, options)
-        if calibration is not None and "importance" not in options and _is_tried(model, asked):
-            asked = replace(asked, importance=AUTO)
+        if calibration is not None and "importance" not in options:
+            asked = with_default_criterion(model, asked)
         plan = _planned(trace(model, example_inputs, outputs=outputs), asked, outputs, verify, repair, memory)
         if calibration is None:
             return plan.apply(model, inplace=inplace)
     slim = apply_and_repair(model, plan, calibration, options.get("loss_fn"), memory)
     return _take_over(model, plan, slim) if inplace else slim
-
-
-def _is_tried(model: nn.Module, asked: PruningOptions) -> bool:
-    """Is one plan of this kind cheap enough that several are tried?"""
-    once = asked.latency is not None or asked.allocation_name == SEARCHED or asked.weights is not None
-    return not once and resident(model) is model
 
 
 def _planned(

@@ -11,6 +11,7 @@ from torch import nn
 
 import graphprune
 from graphprune.calibration.batches import InputsOnly
+from graphprune.choosing.by_default import with_default_criterion
 from graphprune.cli.calibration_options import CalibrationOptions
 from graphprune.cli.found_model import traced
 from graphprune.cli.model_options import ModelOptions
@@ -18,6 +19,7 @@ from graphprune.cli.option_groups import usage_error
 from graphprune.cli.output import Output
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.errors import LoadError
+from graphprune.planning.options import PruningOptions
 from graphprune.tracing.input_specs import inputs_of_spec
 
 PlanFile = Annotated[
@@ -84,8 +86,14 @@ def requested_plan(
     data: CalibrationOptions,
     file: Path | None = None,
     meta: bool = False,
+    repair: bool | None = None,
 ) -> Planned:
-    """Build and trace the model, read the data, and make the plan or read it."""
+    """Build and trace the model, read the data, and make the plan or read it.
+
+    Args:
+        repair: is the slim model repaired with the data? Several criteria are tried then, unless one is named. None:
+            nothing is known of that.
+    """
     read = None if file is None else read_plan(file)
     arguments = asked.arguments()
     if meta and given.weights is not None:
@@ -101,8 +109,17 @@ def requested_plan(
         read.check(model)
         return Planned(model, graph, read, batches)
     with out.stage("planning"):
-        plan = graph.plan(**arguments)
+        plan = _plan(graph, arguments, repair)
     return Planned(model, graph, plan, InputsOnly(batches) if "loss_fn" in arguments and batches else batches)
+
+
+def _plan(graph: graphprune.ChannelGraph, arguments: dict[str, Any], repair: bool | None) -> graphprune.Plan:
+    """The plan by the criterion that is named; without a name, as ``prune_model`` chooses."""
+    given = dict(arguments)
+    options = PruningOptions.of(given.pop("ratio", None), given)
+    if repair and "calibration" in given and "importance" not in given:
+        options = with_default_criterion(graph.model, options)
+    return graph.plan_of(options, repaired=repair is not False)
 
 
 def read_plan(file: Path) -> graphprune.Plan:

@@ -20,6 +20,7 @@ from graphprune.cli.page import Html, check_page, write_page
 from graphprune.cli.plan_options import PlanOptions
 from graphprune.cli.planned import PlanFile, Planned, check_repair, check_request, requested_plan, warn_of_unread
 from graphprune.cli.tables import before_after_table, reason_table
+from graphprune.pruning.plan import TRIED, tried_table
 
 
 @dataclass(kw_only=True)
@@ -52,7 +53,9 @@ def prune_command(
 ) -> int:
     """Write a smaller model of the same class, and check that it equals the masked original.
 
-    With --calibration it is repaired afterwards: what is left makes up for what was removed, without labels.
+    With --calibration it is repaired afterwards: what is left makes up for what was removed, without labels. Unless
+    --importance names a criterion, several are tried, and the best plan is taken (--importance auto); --importance l2
+    is faster.
 
     Examples:
         graphprune prune torchvision:resnet50 --pretrained --ratio 0.3 -o slim
@@ -67,7 +70,8 @@ def prune_command(
     check_apart({"-o": options.output, "--html": options.html})
     if options.no_repair:
         warn_of_unread(out, asked, data)
-    pruned = _prune(out, requested_plan(out, given, asked, data, options.plan), options)
+    planned = requested_plan(out, given, asked, data, options.plan, repair=not options.no_repair)
+    pruned = _prune(out, planned, options)
     shown = {"plan": pruned.planned.plan, "repair": pruned.repair, "verification": pruned.check}
     write_page(out, options.html, pruned.planned.graph, **shown)
     out.result(lambda: _parts(pruned), lambda: prune_data(given.spec, pruned), pruned.saved, options.html)
@@ -93,6 +97,8 @@ def _prune(out: Output, planned: Planned, options: PruneOptions) -> Pruned:
 def _parts(pruned: Pruned) -> Iterator[Any]:
     graph, plan = pruned.planned.graph, pruned.planned.plan
     yield before_after_table(pruned.planned.model, plan, graph.cost(), graph.cost(plan))
+    if TRIED in plan.requested:
+        yield tried_table(plan.requested[TRIED], plan.requested.get("importance"))
     if graph.frozen:
         yield reason_table(graph)
     yield "not verified" if pruned.check is None else pruned.check

@@ -18,6 +18,7 @@ from graphprune.cli.commands import load_command
 from graphprune.cli.models import load_spec
 from graphprune.cli.program import FAILED, OK, WRONG_USAGE
 from graphprune.planning.options import PruningOptions
+from graphprune.pruning.plan import plans_of
 
 Capture = pytest.CaptureFixture[str]
 
@@ -256,6 +257,17 @@ def test_prune_with_calibration_repairs(capsys: Capture) -> None:
     line = f"prune {SPEC} --input 1,3,8,8 --ratio 0.5 --calibration data.py:batches --importance wanda -o"
     assert result(f"{line} slim", capsys)["repaired"]["fitted"]  # type: ignore[index]
     assert result(f"{line} other --no-repair", capsys)["repaired"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "tried"),
+    [("", True), ("--importance l2", False), ("--importance auto", True), ("--no-repair", False)],
+)
+def test_prune_that_repairs_tries_criteria_unless_one_is_named(options: str, tried: bool) -> None:
+    line = f"prune {SPEC} --input 1,3,8,8 --macs 0.5 --calibration data.py:batches -o slim {options}"
+    assert main(line.split()) == OK
+    (plan,) = plans_of(graphprune.load("slim", load_spec(SPEC)))
+    assert ("tried" in plan.requested) is tried
 
 
 @pytest.mark.parametrize(
