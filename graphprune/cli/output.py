@@ -80,11 +80,12 @@ class Output(OptionGroup):
 
     def warn(self, text: str) -> None:
         """Say something that may be wrong."""
-        from rich.console import Console
         from rich.text import Text
 
+        from graphprune.cli.consoles import PipedConsole
+
         label = Text("graphprune: warning: ", "bold yellow")
-        Console(stderr=True).print(label, Text(text), sep="", soft_wrap=True)
+        PipedConsole(stderr=True).print(label, Text(text), sep="", soft_wrap=True)
 
     @contextmanager
     def stage(self, text: str) -> Iterator[None]:
@@ -210,11 +211,10 @@ def _print_parts(parts: Iterable[Any]) -> None:
 
 
 def _print_table(table: Any) -> None:
-    from rich.console import Console
-
+    from graphprune.cli.consoles import PipedConsole
     from graphprune.cli.tables import terminal_table
 
-    Console().print(terminal_table(table))
+    PipedConsole().print(terminal_table(table))
 
 
 def complain(error: BaseException) -> None:
