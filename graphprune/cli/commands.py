@@ -94,7 +94,7 @@ def _answering(function: Function) -> Function:
             with suppress(OSError):  # whoever reads standard error has seen enough, or its disk is full
                 if out.debug and isinstance(error, BrokenPipeError):  # typer would take it for one of its own output
                     print_exception(error)
-                complain(error)
+                complain(error, function)
             return 1
 
     run.__wrapped__ = function  # type: ignore[attr-defined]

@@ -480,3 +480,11 @@ def test_sparsify(capsys: Capture) -> None:
     assert "-o net.sparse: exists" in refused(f"sparsify {SPEC} --amount 0.5 -o net.sparse", capsys)
     assert "--method: 'l2' is none; needed is one of l1" in refused("sparsify x --amount 1 --method l2 -o o", capsys)
     assert "'half' is no amount; give a fraction" in refused("sparsify x --amount half -o o", capsys)
+
+
+def test_errors_say_which_options_the_arguments_are_that_they_name(capsys: Capture) -> None:
+    said = refused(f"plan {SPEC} --input 1,3,8,8 --macs 0.0001", capsys, FAILED)
+    assert "needed: " in said and "\n  here:   --macs for macs=\n" in said
+    said = refused(f"sparsify {SPEC} --amount 2:4 -o sparse", capsys, FAILED)
+    assert "overrides=" in said and "\n  here:   --skip for skip=\n" in said
+    assert "here:" not in refused(f"plan {SPEC} --ratio 0.5 --importance bad.py:scores", capsys, WRONG_USAGE)
