@@ -19,7 +19,15 @@ from graphprune.utils.operators import is_mutable
 
 aten = torch.ops.aten
 
-_KEEPING = (aten._to_copy.default, aten.sum.default, aten.sum.dim_IntList, aten.any.default, aten.any.dim)
+_KEEPING = (
+    aten._to_copy.default,
+    aten.sum.default,
+    aten.sum.dim_IntList,
+    aten.any.default,
+    aten.any.dim,
+    aten.slice.Tensor,
+    aten.select.int,
+)
 """What may come in between: to these, entries that are zero add nothing."""
 
 

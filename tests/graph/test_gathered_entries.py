@@ -118,7 +118,16 @@ def test_taking_along_a_dimension_is_traced_as_it_runs(
             return self.b(self.a(x).take_along_dim(self.numbers, dim))
 
     net, x = Taken().eval(), torch.randn(*shape, 3)
+    if first < 0 and not _counts_from_the_end():
+        pytest.skip("this version of torch takes no negative numbers here")
     plan = graphprune.trace(net, x).plan(0.5)
     slim = plan.apply(net)
     assert graphprune.verify(net, slim, plan, x).passed
     assert slim.a.out_features == 4
+
+
+def _counts_from_the_end() -> bool:
+    try:
+        return bool(torch.ones(2).take_along_dim(torch.tensor([-1]), 0).all())
+    except RuntimeError:
+        return False
