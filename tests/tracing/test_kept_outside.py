@@ -83,7 +83,7 @@ class Recent(OrderedDict[tuple[int, int], Tensor]):
     def __setitem__(self, sizes: tuple[int, int], found: Tensor) -> None:
         super().__setitem__(sizes, found)
         if len(self) > 2:
-            self.popitem(last=False)
+            del self[next(iter(self))]
 
 
 class Made(dict[tuple[int, int], Tensor]):
