@@ -174,7 +174,7 @@ class Allocator:
         problem = Problem(self.setup.graph.solution, state, budgets.costs, budgets.prices, limits, fixed)
         passed = self.share(self, problem) if self.share else self.by_priority(problem)
         if passed is None:
-            raise out_of_reach(problem, budgets.budgets, self.setup.options.limits.max_ratio)
+            raise out_of_reach(problem, budgets.budgets, self.setup)
         return state.removed(passed)
 
     def by_priority(self, problem: Problem, given: Allocation | None = None) -> Ids | None:

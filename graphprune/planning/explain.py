@@ -46,12 +46,14 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
     """
     found = []
     for number, group in enumerate(setup.groups):
-        kept = int(np.count_nonzero(alive[group.unit_ids]))
+        kept, limit = int(np.count_nonzero(alive[group.unit_ids])), setup.limits[number]
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
             found.append(held[0] if held else _untouched(setup, constraints, number))
-        elif kept == setup.limits[number].least:
+        elif kept == limit.least:
             found.append(f"{why[number]}; at its floor")
+        elif kept == group.units and limit.multiple > 1:
+            found.append(f"{why[number]}; what is left is a multiple of {limit.multiple}, or everything")
         else:
             found.append(why[number])
     return found
@@ -80,8 +82,10 @@ def _line_of_tie(constraints: SizeConstraints, group: Group) -> Line | None:
     return next((equation.line for equation in ties if equation.line), None)
 
 
-def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) -> PlanError:
+def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) -> PlanError:
     """The error of budgets that cannot be met, which says what the smallest reachable value is."""
+    multiple = max((limit.multiple for limit in setup.limits), default=1)
+    finer = f", or let multiples of less than {multiple} units be left" if multiple > 1 else ""
     least = problem.costs(problem.living(problem.state.lengths))
     dense = problem.costs(all_living(problem.solution))
     wrong = [i for i, budget in enumerate(budgets) if least[i] > budget.limit]
@@ -92,5 +96,5 @@ def out_of_reach(problem: Problem, budgets: Sequence[Budget], max_ratio: float) 
         f"still costs {left}, {least[worst] / dense[worst]:.3f} of what it costs now",
         found=budgets[worst].text,
         needed=f"{left} or more, {budgets[worst].kind}={least[worst] / dense[worst]:.3f}",
-        do=f"ask for that or more, or raise max_ratio (now {max_ratio:g})",
+        do=f"ask for that or more, or raise max_ratio (now {setup.options.limits.max_ratio:g}){finer}",
     )

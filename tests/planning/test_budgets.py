@@ -107,6 +107,16 @@ def test_a_budget_out_of_reach_says_what_is_possible(resnet: graphprune.ChannelG
     assert resnet.cost(resnet.plan(macs=int(least) + 1)).macs <= least + 1
 
 
+def test_multiples_that_hold_groups_are_said() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    graph = graphprune.trace(net, torch.randn(2, 8))
+    why = {choice.group: choice.why for choice in graph.plan(0.5, multiple=32).choices}
+    assert why == {"0": "ratio 0.5; what is left is a multiple of 32, or everything", "2": "ratio 0.5"}
+    with pytest.raises(PlanError, match="raise max_ratio") as raised:
+        graph.plan(macs=0.1, multiple=32)
+    assert raised.value.do.endswith("(now 0.9), or let multiples of less than 32 units be left")
+
+
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
