@@ -36,7 +36,7 @@ from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
-from graphprune.planning.empty_requests import warn_of_empty_requests
+from graphprune.planning.empty_requests import warn_of_empty_requests, warn_of_kept_channels
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.kv_merging import plan_of_merged_heads
 from graphprune.planning.options import AUTO, PruningOptions
@@ -232,15 +232,21 @@ class ChannelGraph(Printed, Analysis):
         Args:
             masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked. A channel
                 goes if its rows are masked in all weights that make it, or its columns in all that read it, or if it is
-                masked in a vector (the scale of a normalization). What a masked channel would still pass on (a bias) is
-                not looked at.
+                masked in the scale of a normalization. What a masked channel would still pass on (a bias) is not looked
+                at. A weight that ``torch.nn.utils.prune`` masks in this model may be called ``weight``.
 
         Raises:
             InputError: there is no such parameter, or it has another shape.
             PlanError: these channels cannot go, or not without others: the message says what else.
+
+        Warns:
+            NothingRemovedWarning: the masks leave something of every channel.
+            ChannelsKeptWarning: some channels are masked in some weights, and not in others, and stay.
         """
         check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
-        return self._warned(plan_of_masks(self, masks))
+        plan = plan_of_masks(self, masks)
+        warn_of_kept_channels(self, masks, plan)
+        return self._warned(plan)
 
     def plan_merged_heads(self, kv_heads: int) -> Plan:
         """The plan that merges key/value heads, each the mean of several, and keeps all query heads.
