@@ -29,6 +29,7 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.layer_axes import layer_axis
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
@@ -54,7 +55,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import output_dim, walked_once
+from graphprune.utils.modules import named_modules, output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -103,10 +104,14 @@ class ChannelGraph(Printed, Analysis):
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
         """The parameter axes that a name may stand for."""
-        out = output_dim(self.trace.modules.get(name, nn.Module))
-        named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
-        given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
-        return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
+        layer = name.removesuffix(".weight")
+        out = output_dim(self.trace.modules.get(layer, nn.Module))
+        own = (name, 0 if layer == name else out)
+        named = [ParameterAxis(*one) for one in (own, (f"{name}.weight", out), (f"{name}.in_proj_weight", 0))]
+        axes = [axis.parameter_axis for axis in self.units.axes]
+        modules = dict(named_modules(self.model))
+        known = {str(layer_axis(axis, modules)): axis for axis in axes} | {str(axis): axis for axis in axes}
+        return (*([known[name]] if name in known else []), *(known.get(axis, axis) for axis in named))
 
     def explain(self, name: str | nn.Module | Group) -> Explanation:
         """What goes with a part of the model, through which operations and source lines, and what that saves.
