@@ -32,6 +32,7 @@ from graphprune.graph.groups import Frozen, Group
 from graphprune.graph.layer_axes import layer_axis
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
+from graphprune.importance.criteria import AUTO
 from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
@@ -40,7 +41,7 @@ from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_m
 from graphprune.planning.empty_requests import warn_of_empty_requests, warn_of_kept_channels
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.kv_merging import plan_of_merged_heads
-from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.sensitivity import Sensitivity
 from graphprune.planning.sensitivity_probe import Evaluate, measure_sensitivity
 from graphprune.planning.unreached import warn_of_unreached
