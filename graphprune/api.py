@@ -30,13 +30,14 @@ from graphprune.graph.analysis import Analysis, analyze
 from graphprune.graph.cost import Cost
 from graphprune.graph.frozen import frozen_axes
 from graphprune.graph.groups import Frozen, Group
+from graphprune.graph.layer_axes import layer_axis
 from graphprune.graph.listing import count_roles, frozen_table, group_table
 from graphprune.graph.roles import CHANNELS
 from graphprune.inspection.coupling_files import write_couplings
 from graphprune.inspection.explaining import Explainer, Explanation
 from graphprune.inspection.model_explorer import write_model_explorer
 from graphprune.planning.chosen_channels import indices, plan_of_kept, plan_of_masks
-from graphprune.planning.empty_requests import warn_of_empty_requests
+from graphprune.planning.empty_requests import warn_of_empty_requests, warn_of_kept_channels
 from graphprune.planning.keyword_arguments import PlanArguments, takes_options
 from graphprune.planning.kv_merging import plan_of_merged_heads
 from graphprune.planning.options import PruningOptions
@@ -54,7 +55,7 @@ from graphprune.utils.collector import gc_paused
 from graphprune.utils.dispatched import resident
 from graphprune.utils.global_state import leaves_torch_alone
 from graphprune.utils.model_checks import check_model
-from graphprune.utils.modules import output_dim, walked_once
+from graphprune.utils.modules import named_modules, output_dim, walked_once
 from graphprune.utils.tables import Printed, Table
 
 
@@ -103,10 +104,14 @@ class ChannelGraph(Printed, Analysis):
 
     def _axes_called(self, name: str) -> tuple[ParameterAxis, ...]:
         """The parameter axes that a name may stand for."""
-        out = output_dim(self.trace.modules.get(name, nn.Module))
-        named = [(name, 0), (f"{name}.weight", out), (f"{name}.in_proj_weight", 0)]
-        given = next((axis.parameter_axis for axis in self.units.axes if axis.parameter_axis == name), None)
-        return (*([given] if given else []), *(ParameterAxis(*one) for one in named))
+        layer = name.removesuffix(".weight")
+        out = output_dim(self.trace.modules.get(layer, nn.Module))
+        own = (name, 0 if layer == name else out)
+        named = [ParameterAxis(*one) for one in (own, (f"{name}.weight", out), (f"{name}.in_proj_weight", 0))]
+        axes = [axis.parameter_axis for axis in self.units.axes]
+        modules = dict(named_modules(self.model))
+        known = {str(layer_axis(axis, modules)): axis for axis in axes} | {str(axis): axis for axis in axes}
+        return (*([known[name]] if name in known else []), *(known.get(axis, axis) for axis in named))
 
     def explain(self, name: str | nn.Module | Group) -> Explanation:
         """What goes with a part of the model, through which operations and source lines, and what that saves.
@@ -232,15 +237,21 @@ class ChannelGraph(Printed, Analysis):
         Args:
             masks: by the name of a parameter, a tensor of its shape that is zero where entries are masked. A channel
                 goes if its rows are masked in all weights that make it, or its columns in all that read it, or if it is
-                masked in a vector (the scale of a normalization). What a masked channel would still pass on (a bias) is
-                not looked at.
+                masked in the scale of a normalization. What a masked channel would still pass on (a bias) is not looked
+                at. A weight that ``torch.nn.utils.prune`` masks in this model may be called ``weight``.
 
         Raises:
             InputError: there is no such parameter, or it has another shape.
             PlanError: these channels cannot go, or not without others: the message says what else.
+
+        Warns:
+            NothingRemovedWarning: the masks leave something of every channel.
+            ChannelsKeptWarning: some channels are masked in some weights, and not in others, and stay.
         """
         check_type("masks", masks, Mapping, "a dict of tensors by the names of parameters")
-        return self._warned(plan_of_masks(self, masks))
+        plan = plan_of_masks(self, masks)
+        warn_of_kept_channels(self, masks, plan)
+        return self._warned(plan)
 
     def plan_merged_heads(self, kv_heads: int) -> Plan:
         """The plan that merges key/value heads, each the mean of several, and keeps all query heads.

@@ -194,7 +194,7 @@ class NothingRemovedWarning(UserWarning):
 
 
 class ChannelsKeptWarning(UserWarning):
-    """Channels are zero, and cannot go without a change of the outputs; the message says which and why."""
+    """Channels are zero, or masked in some weights, and stay; the message says which and why."""
 
 
 class DamagedTableWarning(UserWarning):

@@ -26,8 +26,9 @@ from graphprune.errors import BatchedSamplesWarning, GraphpruneError, InputError
 from graphprune.evolution.choosing import choose_plan
 from graphprune.graph.analysis import Analysis
 from graphprune.importance.context import NEEDS_DATA
+from graphprune.importance.criteria import AUTO
 from graphprune.planning.allocations import SEARCHED
-from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.planning.requirements import require_batches, require_weights
 from graphprune.pruning.plan import TRIED, Plan
 from graphprune.reconstruction.memory_bound import MemorySpec

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from torch import nn
 
+from graphprune.importance.criteria import AUTO
 from graphprune.planning.allocations import SEARCHED
-from graphprune.planning.options import AUTO, PruningOptions
+from graphprune.planning.options import PruningOptions
 from graphprune.utils.dispatched import resident
 
 

@@ -17,10 +17,10 @@ from graphprune.cli.option_values import read_budget, read_fraction, read_number
 from graphprune.cli.references import check_reference, load_reference
 from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
-from graphprune.importance.criteria import Criterion, find_criterion
+from graphprune.importance.criteria import AUTO, Criterion, find_criterion
 from graphprune.planning.allocations import SEARCHED
 from graphprune.planning.limits import Override
-from graphprune.planning.options import AUTO, OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
+from graphprune.planning.options import OPTION_FIELDS, OPTION_NAMES, ROLE_OPTIONS, PruningOptions
 from graphprune.utils.checks import did_you_mean
 
 REMOVED, CHOSEN, LIMITS = "What is removed (a ratio, budgets, or ratios by role)", "How it is chosen", "What must hold"

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from graphprune.errors import InputError
+from graphprune.planning.chosen_channels import check_mask
 from graphprune.pruning.rewrite import rewrite
 from graphprune.sparsity.permanent import make_permanent
-from graphprune.utils.checks import check_type, did_you_mean
+from graphprune.utils.checks import did_you_mean
 from graphprune.utils.modules import named_modules, named_tensors
 
 
@@ -34,7 +35,7 @@ def masked_copy(model: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 def _masked(tensors: Mapping[str, Tensor], name: str, mask: Tensor) -> Tensor:
     tensor = tensors.get(name)
-    check_type(f"masks: the mask of {name}", mask, Tensor, "a tensor of the parameter's shape")
+    check_mask(name, mask)
     if tensor is None:
         raise InputError(
             f"masks: there is no parameter {name!r}{did_you_mean(name, tensors)}",

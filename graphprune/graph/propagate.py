@@ -249,7 +249,7 @@ def _check_result(op: Any, result: Any, outs: tuple[Shape, ...]) -> None:
 
     Of a list of results (``unbind``) there are others in a slim model.
     """
-    several = result if isinstance(result, tuple | list) else (result,)
+    several = result if isinstance(result, tuple) else (result,)
     if (len(several) != len(outs) and not _gives_list(op)) or not all(
         isinstance(one, LabelledTensor) for one in several
     ):

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 from graphprune.errors import RuleError
 from graphprune.graph.propagate import call_rule
 from graphprune.graph.size_model import living as living_entries
 from graphprune.graph.solve import Solution, solve
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, ParameterAxis
-from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, rule_of
+from graphprune.rules.registry import Rule, Slim, has_trait, in_any_type, overload_of, rule_of
 from graphprune.rules.samples import Sample, T
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Mask
@@ -352,15 +353,42 @@ def compare(op: Any, expected: Tensor, actual: Tensor) -> None:
         )
 
 
+def _loaded(name: str) -> OpOverload:
+    """The overload of a name (``"library::operator"``).
+
+    Raises:
+        RuleError: torch has none.
+    """
+    library, _, rest = name.partition("::")
+    packet, _, overload = rest.partition(".")
+    try:
+        found: OpOverload = getattr(getattr(getattr(torch.ops, library), packet), overload or "default")
+    except AttributeError:
+        raise RuleError(
+            f"op: torch knows no operator {name!r}",
+            where=name,
+            found=f"the name {name!r}",
+            needed="an operator that is loaded",
+            do="import the library that brings it, or look for a mistake in the name",
+        ) from None
+    return found
+
+
 def check_rule(op: Any) -> int:
     """Take the rule of an operator through the commuting square on its samples.
+
+    Args:
+        op: the operator, as for :func:`graphprune.rules.rule`.
 
     Returns:
         In how many of the random choices something was removed; 0 says that the rule freezes all that its samples show.
 
     Raises:
-        RuleError: the operator has no rule, or pruning does not commute with it.
+        RuleError: the operator has no rule, or no result, or pruning does not commute with it.
     """
+    op = overload_of(op)
+    if isinstance(op, str):
+        op = _loaded(op)
     entry = rule_of(op)
     if entry is None:
         raise RuleError(
@@ -369,5 +397,13 @@ def check_rule(op: Any) -> int:
             found="an operator without a rule",
             needed="an operator that has one",
             do="register a rule with graphprune.rule",
+        )
+    if not op._schema.returns:
+        raise RuleError(
+            f"op: {op} returns nothing, so there is no result to compare",
+            where=str(op),
+            found="an operator that writes to its arguments alone",
+            needed="an operator that returns what it computes",
+            do="call an operator that returns its result in the model; without a rule what goes in stays whole",
         )
     return sum(check_square(op, entry, one, seed) for one in entry.samples for seed in range(SEEDS))

@@ -18,7 +18,7 @@ from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS, reduce_p
 from graphprune.importance.parameter_entries import AxisSums, ParameterEntries, axis_sums, entry_norms
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Scores
-from graphprune.utils.checks import check_known
+from graphprune.utils.checks import check_known, found_value, shown
 
 EntryScores = Callable[[str, Tensor], "Tensor | None"]
 """``(name, parameter) -> scores`` of the parameter's shape; None: not counted."""
@@ -119,7 +119,11 @@ class Context:
 
         def sums(name: str, tensor: Tensor, dims: Sequence[int]) -> list[Scores] | None:
             scores = entry_scores(name, tensor.detach())
-            return None if scores is None else axis_sums(scores, dims)
+            if scores is None:
+                return None
+            if not isinstance(scores, Tensor) or scores.shape != tensor.shape:
+                raise _no_entry_scores(name, scores, tensor)
+            return axis_sums(scores, dims)
 
         return self.once(("entries", entry_scores), lambda: self.over_parameters(sums))[group.unit_ids]
 
@@ -143,8 +147,20 @@ class Context:
 
         Returns:
             [units, entries], float64
+
+        Raises:
+            InputError: the group has no such axis, or it is one of a buffer.
         """
-        return self._parameters.rows(group, axis)
+        if axis not in group.axes or group.axes[group.axes.index(axis)].parameter not in self.tensors:
+            own = [one for one in group.axes if one.parameter in self.tensors]
+            raise InputError(
+                f"axis: {axis} is no axis of a parameter in group {group.name!r}",
+                where=f"group {group.name!r}",
+                found=f"{axis}, an axis of a buffer" if axis in group.axes else found_value(axis),
+                needed=f"one of {', '.join(own)}",
+                do="go through group.axes, and leave out those of which axis.parameter is not in context.tensors",
+            )
+        return self._parameters.rows(group, group.axes[group.axes.index(axis)])
 
     def has_axis(self, group: Group, axes: frozenset[ParameterAxis]) -> bool:
         """Whether one of the group's axes is among ``axes`` and belongs to a parameter."""
@@ -173,10 +189,37 @@ class Context:
         """The scores reduced over consumers, and how many scores each class has. Both [classes]"""
         units, parts, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
         for number, consumer in enumerate(self.data.consumers(products)):
-            unit, scores = scores_of(consumer)
-            units.append(unit)
-            parts.append(np.full(len(unit), number))
-            values.append(scores)
+            found = scores_of(consumer)
+            pair: list[Any] = (
+                [np.asarray(one) for one in found] if isinstance(found, tuple | list) and len(found) == 2 else []
+            )
+            if not pair or pair[0].ndim != 1 or pair[0].shape != pair[1].shape:
+                raise _no_consumer_scores(found, consumer)
+            units.append(pair[0])
+            parts.append(np.full(len(pair[0]), number))
+            values.append(pair[1])
         unit, part, classes = np.concatenate(units), np.concatenate(parts), self._parameters.classes
         total = reduce_parts(self.reduce, unit, part, np.concatenate(values), classes)
         return total, np.bincount(unit, minlength=classes)
+
+
+def _no_entry_scores(name: str, scores: object, tensor: Tensor) -> InputError:
+    """What is wrong with what a function of :meth:`Context.saliency` returned."""
+    return InputError(
+        f"entry_scores: for {name} of shape {list(tensor.shape)} it returned {shown(scores)}",
+        where=name,
+        found=found_value(scores),
+        needed=f"a tensor of shape {list(tensor.shape)}, one score for each entry, or None",
+        do="do not sum the scores of a parameter: context.saliency does that for each unit",
+    )
+
+
+def _no_consumer_scores(found: object, consumer: ConsumerStatistics) -> InputError:
+    """What is wrong with what a function of :meth:`Context.over_consumers` returned."""
+    return InputError(
+        f"scores_of: for the consumer {', '.join(consumer.axes)} it returned {shown(found)}",
+        where=", ".join(consumer.axes),
+        found=found_value(found),
+        needed="a pair (units, scores) of arrays, equally long",
+        do="return consumer.unit, scores[consumer.place]",
+    )

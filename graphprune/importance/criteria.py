@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from graphprune.errors import InputError, PlanError
@@ -57,6 +58,9 @@ class Criterion:
         return f"{self.name}{self.help and ': '}{self.help}{notes and f' ({notes})'}"
 
 
+AUTO = "auto"
+"""The importance that stands for the best of several criteria."""
+
 CRITERIA: dict[str, Criterion] = {}
 """All registered criteria by name."""
 
@@ -92,7 +96,7 @@ def criterion(
         A decorator that returns the function unchanged.
 
     Raises:
-        InputError: ``name`` is not a string, is empty, or is the name of another criterion.
+        InputError: ``name`` is not a string, is empty, is ``"auto"``, or is the name of another criterion.
     """
     if not isinstance(name, str) or not name:
         raise InputError(
@@ -100,6 +104,14 @@ def criterion(
             found=found_value(name),
             needed="a string that is not empty",
             do='write @criterion("mine")',
+        )
+
+    if name == AUTO:
+        raise InputError(
+            f"name: importance={AUTO!r} stands for the best of several criteria, and is no name of one",
+            found=f"the name {name!r}",
+            needed=f"a name other than {AUTO!r}",
+            do="give the criterion another name",
         )
 
     def register(function: F) -> F:
@@ -112,7 +124,7 @@ def criterion(
                 needed=f"a name that is none of {', '.join(CRITERIA)}",
                 do="give the criterion another name",
             )
-        check_callable("function", function, "a function (group, context) -> scores")
+        check_callable("function", function, _SCORES, takes="group, context")
         CRITERIA[name] = Criterion(name, function, data, comparable, weights, help, additive)
         return function
 
@@ -162,6 +174,15 @@ def scored(criterion: Criterion, group: Group, context: Context) -> Scores:
             found=f"shape {list(values.shape)}",
             needed=f"shape [{group.units}]",
             do="reduce the scores to one for each unit, such as scores.sum(1)",
+        )
+    if values.layout is not torch.strided or values.is_meta or values.is_complex():
+        kind = f"{values.dtype}, {values.layout}, on {values.device}"
+        raise PlanError(
+            f"importance: {criterion.name} returned scores that cannot be ranked for group {group.name!r}: {kind}",
+            where=f"group {group.name!r}",
+            found=f"a tensor of {kind}",
+            needed="real numbers in a dense tensor that has values",
+            do="return scores.abs() of complex numbers, scores.to_dense() of sparse ones; on meta there are none",
         )
     scores = values.detach().to(device="cpu").double().numpy()
     wrong = int((~np.isfinite(scores)).sum())

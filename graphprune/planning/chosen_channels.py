@@ -26,7 +26,7 @@ from graphprune.planning.setup import PlanSetup
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
-from graphprune.utils.checks import check_type, did_you_mean, found_value, shown
+from graphprune.utils.checks import did_you_mean, found_value, shown
 
 
 def plan_of_kept(graph: Analysis, kept: Mapping[ParameterAxis | Group, Ids]) -> Plan:
@@ -55,7 +55,7 @@ def masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
     Raises:
         InputError: there is no such parameter, or it has another shape.
     """
-    return _Entries(graph).masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
+    return _Entries(graph).masked(_empty_entries(graph, masks))
 
 
 def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
@@ -63,7 +63,7 @@ def partly_masked_units(graph: Analysis, masks: Mapping[str, Tensor]) -> Mask:
 
     Args, returns and raises: as :func:`masked_units`.
     """
-    return _Entries(graph).partly_masked({name: _empty(graph, name, mask) for name, mask in masks.items()})
+    return _Entries(graph).partly_masked(_empty_entries(graph, masks))
 
 
 def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
@@ -94,6 +94,35 @@ def _others(axis: ParameterAxis | Group, index: Ids, size: int) -> Ids:
     return gone
 
 
+def _empty_entries(graph: Analysis, masks: Mapping[str, Tensor]) -> dict[str, tuple[Ids, ...]]:
+    """By parameter, for every dimension the entries of which masks leave nothing.
+
+    A weight that ``torch.nn.utils.prune`` masks is a product of two tensors: where it is zero, both count as masked.
+    """
+    found: dict[str, tuple[Ids, ...]] = {}
+    for name, mask in masks.items():
+        weight = name.removesuffix("_orig").removesuffix("_mask")
+        factors = [f"{weight}_orig", f"{weight}_mask"]
+        both = all(one in graph.trace.shapes for one in factors)
+        empty = _empty(graph, factors[0] if both else name, mask)
+        for one in factors if both else [name]:
+            before = found.get(one, empty)
+            found[one] = tuple(np.union1d(*dims) for dims in zip(before, empty, strict=True))
+    return found
+
+
+def check_mask(name: str, mask: object) -> None:
+    """Raise an InputError unless the mask of a parameter is a tensor."""
+    if not isinstance(mask, Tensor):
+        raise InputError(
+            f"masks: the mask of {name} must be a tensor of the parameter's shape, but is {shown(mask)}",
+            where=name,
+            found=found_value(mask),
+            needed="a tensor of the parameter's shape",
+            do="pass a tensor; torch.as_tensor makes one of an array or a list",
+        )
+
+
 def _empty(graph: Analysis, name: str, mask: Tensor) -> tuple[Ids, ...]:
     """For every dimension of a parameter, the entries of which a mask leaves nothing.
 
@@ -101,7 +130,7 @@ def _empty(graph: Analysis, name: str, mask: Tensor) -> tuple[Ids, ...]:
         InputError: there is no such parameter, or the mask has another shape.
     """
     shape = graph.trace.shapes.get(name)
-    check_type(f"masks: the mask of {name}", mask, Tensor, "a tensor of the parameter's shape")
+    check_mask(name, mask)
     if shape is None:
         known = list(graph.trace.shapes)
         raise InputError(
@@ -244,7 +273,9 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
         going = dead & free
         going[list(last)] = False
         going = _evened(graph, going)
-        return np.flatnonzero(going), dict.fromkeys(np.flatnonzero(reached).tolist(), chosen_by)
+        return np.flatnonzero(going), {
+            number: chosen_by if some else f"nothing of it goes by {chosen_by}" for number, some in enumerate(reached)
+        }
 
     narrower = ("head_width",) if (graph.solution.kind[dead] == CELL).any() else ()
     plan, held = planned(setup, Chooser(reached, narrower, choose))
@@ -323,7 +354,7 @@ def indices(name: str, value: object) -> Ids:
     """Numbers that somebody gives: a sequence, an array, or a tensor; a mask of truth values too.
 
     Raises:
-        InputError: they are none of these.
+        InputError: they are none of these, or a number is there twice, as in masks of zeros and ones.
     """
     array = _array(value)
     if array.dtype == bool and array.ndim == 1:
@@ -336,7 +367,19 @@ def indices(name: str, value: object) -> Ids:
             needed="whole numbers in one dimension, or a mask of truth values",
             do="give the numbers of the entries that stay, such as [0, 1, 5]",
         )
-    return np.unique(array.astype(np.int64))
+    numbers, times = np.unique(array.astype(np.int64), return_counts=True)
+    if len(numbers) < len(array):
+        first = int(times.argmax())
+        raise InputError(
+            f"kept: {name} maps to {len(array)} numbers, of which {int(numbers[first])} is there {int(times[first])} "
+            "times",
+            where=str(name),
+            found=found_value(value),
+            needed="every number once, or a mask of truth values",
+            do="give the numbers of the entries that stay, such as [0, 1, 5]; make truth values of a mask of zeros and "
+            "ones: mask.bool()",
+        )
+    return numbers
 
 
 def _array(value: object) -> Any:

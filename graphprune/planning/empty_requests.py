@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import floor
 
-from graphprune.errors import NothingRemovedWarning
+from torch import Tensor
+
+from graphprune.errors import ChannelsKeptWarning, NothingRemovedWarning
 from graphprune.graph.analysis import Analysis
+from graphprune.planning.chosen_channels import partly_masked_units
 from graphprune.planning.depth_units import REMOVABLE
 from graphprune.planning.limits import described, matches
 from graphprune.planning.options import PruningOptions
@@ -31,13 +34,29 @@ def warn_of_empty_requests(graph: Analysis, options: PruningOptions, plan: Plan)
         _warn(f"depth={options.depth:g}: no block is left out; {blocks} can be, so ask for {1 / blocks:.2g} or more")
 
 
+def warn_of_kept_channels(graph: Analysis, masks: Mapping[str, Tensor], plan: Plan) -> None:
+    """Warn of channels that masks leave nothing of in some weights, but not in all, and if nothing goes at all."""
+    partly = partly_masked_units(graph, masks) & graph.alive(plan.removed)
+    counts = [(group, int(partly[group.unit_ids].sum())) for group in graph.groups]
+    kept = [
+        f"{group.name} keeps {count} of {group.units} units that are masked in some weights and not in others"
+        for group, count in counts
+        if count
+    ]
+    if not any(choice.removed for choice in plan.choices):
+        kept = kept or ["no mask leaves nothing of a row, a column or a scale"]
+        _warn("\n  ".join(["masks: nothing is removed", *kept]))
+    elif kept:
+        _warn("\n  ".join(["masks: some channels stay", *kept]), ChannelsKeptWarning)
+
+
 def _shown(choices: list[Choice]) -> list[str]:
     lines = [f"{c.group} keeps all of its {c.units} units: {c.why}" for c in choices[:SHOWN]]
     return [*lines, f"and {len(choices) - SHOWN} more groups"] if len(choices) > SHOWN else lines
 
 
-def _warn(message: str) -> None:
-    warnings.warn(message, NothingRemovedWarning, stacklevel=frames_of_this_package())
+def _warn(message: str, category: type[Warning] = NothingRemovedWarning) -> None:
+    warnings.warn(message, category, stacklevel=frames_of_this_package())
 
 
 def _requests(graph: Analysis, options: PruningOptions, plan: Plan) -> Iterator[tuple[str, list[Choice]]]:

@@ -32,6 +32,8 @@ def decided_by(setup: PlanSetup, group: int, ratios: Sequence[float | None], tog
     under = ", ".join(options.budget_specs) or "ratio"
     by = f" ({limit.why})" if limit.why else ""
     tied = f", in step with {together - 1} other groups" if together > 1 else ""
+    if limit.frozen:
+        return f"frozen{by}"
     return (ratio or f"{options.allocation_name or 'global'} under {under}") + by + tied
 
 
@@ -50,6 +52,8 @@ def reasons(setup: PlanSetup, constraints: SizeConstraints, why: Mapping[int, st
         if number not in why:
             held = [constraints.frozen[u] for u in group.unit_ids.tolist() if u in constraints.frozen]
             found.append(held[0] if held else _untouched(setup, constraints, number))
+        elif limit.frozen:
+            found.append(why[number])
         elif kept == limit.least:
             found.append(f"{why[number]}; at its floor")
         elif kept == group.units and limit.multiple > 1:

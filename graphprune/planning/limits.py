@@ -13,8 +13,10 @@ from torch import nn
 
 from graphprune.errors import InputError
 from graphprune.graph.groups import Group
+from graphprune.graph.layer_axes import layer_axis
 from graphprune.utils.arrays import Ids
 from graphprune.utils.checks import (
+    check_callable,
     check_count,
     check_flag,
     check_fraction,
@@ -72,6 +74,7 @@ class Limit:
     least: int = 1
     multiple: int = 1
     why: str = ""
+    frozen: bool = False
 
     def allows(self, kept: Ids, units: int) -> Any:
         """Which numbers of kept units are allowed. Keeping everything always is."""
@@ -117,6 +120,8 @@ def _check_overrides(overrides: Mapping[Any, Any], modules: Mapping[str, nn.Modu
                 needed="a pattern for names, a module of the model, a module class, or a function (group) -> bool",
                 do="give a pattern for names, such as 'layer1.*'",
             )
+        if not isinstance(match, str | nn.Module | type):
+            check_callable("overrides", match, "a function (group) -> bool", takes="group")
         if not isinstance(override, Override):
             raise InputError(
                 f"overrides: {described(match, modules)} maps to {with_article(type(override).__name__)}",
@@ -138,7 +143,7 @@ def _limit(group: Group, default: Override, asked: Sequence[tuple[str, Override]
     if values["frozen"]:
         least = group.units
     why = ", ".join(name for name, _ in asked)
-    return Limit(values["ratio"], min(least, group.units), values["multiple"], why)
+    return Limit(values["ratio"], min(least, group.units), values["multiple"], why, values["frozen"])
 
 
 def described(match: Any, modules: Mapping[str, nn.Module]) -> str:
@@ -205,7 +210,7 @@ def _makers(group: Group, modules: Mapping[str, nn.Module]) -> list[str]:
     """The modules that put these channels out."""
     found: dict[str, None] = {}
     for axis in group.axes:
-        outputs = output_dim(type(modules.get(axis.module))) if axis.tensor == "weight" else 0
-        if axis.dim == outputs:
-            found[axis.module] = None
+        own = layer_axis(axis, modules)
+        if own is not None and own.dim == (output_dim(type(modules.get(own.module))) if own.tensor == "weight" else 0):
+            found[own.module] = None
     return list(found)

@@ -18,7 +18,7 @@ from graphprune.errors import InputError
 from graphprune.graph.budget_kinds import BUDGET_KINDS
 from graphprune.graph.roles import NARROWER, ROLES
 from graphprune.importance.combining import NORMALIZATIONS, REDUCTIONS
-from graphprune.importance.criteria import CRITERIA, Importance, find_criterion
+from graphprune.importance.criteria import AUTO, CRITERIA, Importance, find_criterion
 from graphprune.planning.allocations import ALLOCATIONS, SEARCHED
 from graphprune.planning.limits import Override
 from graphprune.planning.objectives import BudgetSpec, parse_budgets
@@ -40,8 +40,6 @@ from graphprune.utils.checks import (
 )
 
 Runner = Callable[[nn.Module], Callable[..., Any]]
-AUTO = "auto"
-"""The importance that stands for the best of several criteria."""
 UNDER_BUDGETS = 0.9
 """By default, budgets take at most this fraction of a group."""
 F = TypeVar("F", bound=Callable[..., Any])

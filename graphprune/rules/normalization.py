@@ -277,16 +277,25 @@ def norm(
     return vector_norm(call, x, 2 if order is None else order, dims, keepdim)
 
 
+def masked_weight_norm(alive: Tensor, v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
+    """The norm over the living channels is that of zeros in place of the dead."""
+    found: tuple[Tensor, ...] = aten._weight_norm_interface.default(v.masked_fill(~alive, 0), g, dim)
+    return found
+
+
 @rule(
     aten._weight_norm_interface.default,
     samples=[sample(t(4, 3, 2), t(4, 1, 1), 0), sample(t(4, 3), t(1, 3), 1)],
+    masked=masked_weight_norm,
 )
 def weight_norm(
     call: Call, v: LabelledTensor, g: LabelledTensor, dim: int = 0
 ) -> tuple[LabelledTensor, LabelledTensor]:
-    """``v`` times ``g`` over the norm of ``v`` along all dimensions but ``dim``."""
+    """``v`` times ``g`` over the norm of ``v`` along all dimensions but ``dim``: what is left has the norm of all."""
     out = LabelledTensor(v.shape, tuple(align(call.labels, (v, g), v.shape)))
     others = [d for d in range(v.ndim) if d != dim % v.ndim]
+    if met := out.touching(others):
+        call.labels.mixes_channels("weight normalization takes the norm of a weight over channels", met)
     return out, LabelledTensor(call.outs[1], tuple(reduce_dims(call.labels, out, others)))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from torch._ops import OpOverload
+from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 
 from graphprune.errors import RuleError
 from graphprune.rules.labels import LabelledTensor, Labels, all_arrays
@@ -16,6 +18,7 @@ from graphprune.rules.norm import Norm, NormCall
 from graphprune.rules.samples import Sample
 from graphprune.rules.traits import Trait
 from graphprune.utils.arrays import Shape
+from graphprune.utils.checks import found_value, shown
 from graphprune.utils.operators import Args
 
 RuleFunction = Callable[..., Any]
@@ -203,16 +206,17 @@ def rule(
     sums: Sums | None = None,
     traits: Collection[Trait] = (),
 ) -> Callable[[F], F]:
-    """Register what is known of ATen (or custom) operator overloads; by name (``"library::operator"``) where the
-    library that brings them may not be loaded.
+    """Register what is known of operators: ATen overloads, or what ``torch.library.custom_op`` returned; by name
+    (``"library::operator"``) where the library that brings them may not be loaded.
 
     The function is called as ``function(call, *args, **kwargs)`` with every tensor replaced by its
     :class:`~graphprune.rules.LabelledTensor`, and returns the result's labels (a tuple for several results). The other
     arguments are those of :class:`Rule`.
 
     Raises:
-        RuleError: an operator has a rule already, or no samples are given.
+        RuleError: what is given is no operator, it has a rule already, or no samples are given.
     """
+    overloads = [overload_of(op) for op in ops]
     if not samples:
         raise RuleError(
             f"samples: the rule of {ops[0]} has none",
@@ -226,17 +230,55 @@ def rule(
         record = Rule(
             function, tuple(samples), resize, masked, reference, macs, tuple(matmul), norm, sums, frozenset(traits)
         )
-        for op in ops:
+        for op in overloads:
+            _check_new(op)
             table: MutableMapping[Any, Rule] = PENDING if isinstance(op, str) else RULES
-            if op in table:
-                raise RuleError(
-                    f"{op} has a rule already: {table[op].function.__qualname__}",
-                    where=str(op),
-                    found=f"the rule {table[op].function.__module__}.{table[op].function.__qualname__}",
-                    needed="one rule for each operator",
-                    do="leave the second one out",
-                )
             table[op] = record
         return function
 
     return register
+
+
+def _check_new(op: OpOverload | str) -> None:
+    """Raise a RuleError if an operator has a rule, under its name or as it is."""
+    if isinstance(op, str):
+        known = PENDING.get(op) or next((RULES[other] for other in RULES if other.name() == op), None)
+    else:
+        known = RULES.get(op) or PENDING.get(op.name())
+    if known is not None:
+        raise RuleError(
+            f"{op} has a rule already: {known.function.__qualname__}",
+            where=str(op),
+            found=f"the rule {known.function.__module__}.{known.function.__qualname__}",
+            needed="one rule for each operator",
+            do="leave the second one out",
+        )
+
+
+def overload_of(op: Any) -> OpOverload | str:
+    """The overload that somebody means who names an operator, or its name.
+
+    Raises:
+        RuleError: it is no operator, or one of several overloads.
+    """
+    found = op._opoverload if isinstance(op, CustomOpDef) else op
+    if isinstance(found, OpOverloadPacket) and len(found.overloads()) == 1:
+        found = getattr(found, found.overloads()[0])
+    if isinstance(found, OpOverload):
+        return found
+    if isinstance(found, str) and _NAME.fullmatch(found):
+        return found.removesuffix(".default")
+    several = [str(getattr(found, one)) for one in found.overloads()] if isinstance(found, OpOverloadPacket) else []
+    raise RuleError(
+        f"op: {shown(op)} is no operator of torch" + (f", but {len(several)} overloads" if several else ""),
+        where=str(op),
+        found=f"overloads {', '.join(several)}" if several else found_value(op),
+        needed="an overload such as torch.ops.library.operator.default, what torch.library.custom_op returned, or a "
+        "name 'library::operator'",
+        do=f"write torch.ops.{several[0]}"
+        if several
+        else "look up the operator in torch.ops; functions of Python, torch.autograd.Function included, need no rule",
+    )
+
+
+_NAME = re.compile(r"\w+::\w+(\.\w+)?")

@@ -59,6 +59,14 @@ class Ranking:
                     needed=f"shape {needed}",
                     do="pass one score for each entry of the parameter",
                 )
+            if bool(scores.isnan().any()):
+                raise InputError(
+                    f"importance: {int(scores.isnan().sum())} scores of {name} are NaN",
+                    where=name,
+                    found="scores that are NaN",
+                    needed="numbers, which can be ranked",
+                    do="look for divisions of zero by zero in the scores, or give torch.nan_to_num(scores)",
+                )
 
     def mask_of(self, weight: Weight, amount: float | int | Pattern) -> Tensor:
         """The mask of one weight for itself, which holds what was masked before."""

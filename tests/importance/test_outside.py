@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,3 +142,69 @@ def test_a_record_prints_its_line_of_help() -> None:
     told = Criterion("told", rising, data=True, weights=False, help="rises")
     assert str(told) == "told: rises (needs calibration batches, reads no weights)"
     assert all(c.help for c in CRITERIA.values())
+
+
+WRONG_SCORES = {
+    "complex": lambda scores: scores.to(torch.complex64),
+    "sparse": lambda scores: scores.to_sparse(),
+    "meta": lambda scores: scores.to("meta"),
+}
+
+
+@pytest.mark.parametrize("changed", WRONG_SCORES.values(), ids=WRONG_SCORES)
+def test_scores_that_cannot_be_ranked_are_refused(changed: Callable[[Tensor], Tensor]) -> None:
+    graph = graphprune.trace(network(), torch.randn(2, 3))
+    with pytest.raises(PlanError, match=r"cannot be ranked for group '0'[\s\S]*scores.to_dense\(\)"):
+        graph.plan(0.5, importance=lambda group, context: changed(torch.arange(group.units).float()))
+
+
+@pytest.mark.parametrize("scores", [torch.ones(8), torch.ones(3, 8), 1.0, np.ones((8, 3))], ids=type)
+def test_scores_of_entries_have_the_shape_of_their_parameter(scores: Any) -> None:
+    graph = graphprune.trace(network(), torch.randn(2, 3))
+
+    def of_entries(name: str, parameter: Tensor) -> Any:
+        return scores
+
+    with pytest.raises(InputError, match=r"entry_scores: for 0.weight of shape \[8, 3\][\s\S]*do not sum the scores"):
+        graph.plan(0.5, importance=lambda group, context: torch.from_numpy(context.saliency(group, of_entries)))
+
+
+def test_rows_are_those_of_parameters_in_the_group() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)).eval()
+    graph = graphprune.trace(model, torch.randn(2, 3, 4, 4))
+    for axis in ("1.running_mean[0]", "2.weight[0]", "weight"):
+        with pytest.raises(InputError, match=rf"axis: {re.escape(axis)} is no axis[\s\S]*one of 0.weight\[0\], "):
+            graph.plan(0.5, importance=lambda group, context, axis=axis: context.rows(group, axis).sum(1))
+    plan = graph.plan(0.5, importance=lambda group, context: context.rows(group, "0.weight[0]").norm(dim=1))
+    assert removed(plan)["0"] == sorted(model[0].weight.flatten(1).norm(dim=1).argsort()[:4].tolist())
+
+
+NO_PAIRS = {
+    "scores alone": lambda consumer: np.ones(8),
+    "nothing": lambda consumer: None,
+    "not by place": lambda consumer: (consumer.unit, np.ones(len(consumer.unit) + 1)),
+    "by block": lambda consumer: (consumer.unit, np.ones((1, len(consumer.unit)))),
+}
+
+
+@pytest.mark.parametrize("scores_of", NO_PAIRS.values(), ids=NO_PAIRS)
+def test_scores_from_consumers_come_with_their_units(scores_of: Callable[[Any], Any]) -> None:
+    graph = graphprune.trace(network(), torch.randn(2, 3))
+    with pytest.raises(InputError, match=r"scores_of: for the consumer \S+ it returned[\s\S]*scores\[consumer.place\]"):
+        graph.plan(
+            0.5,
+            importance=lambda group, context: torch.from_numpy(context.over_consumers(group, scores_of)),
+            calibration=[torch.randn(4, 3)],
+        )
+
+
+def test_a_class_is_no_criterion_and_auto_no_name() -> None:
+    class Rising:
+        def __call__(self, group: graphprune.Group, context: Context) -> Tensor:
+            return rising(group, context)
+
+    with pytest.raises(InputError, match=r"Rising\(\) is called as Rising\(group, context\)"):
+        graphprune.criterion("rising")(Rising)  # type: ignore[type-var]
+    with pytest.raises(InputError, match="stands for the best of several"):
+        graphprune.criterion("auto")(rising)
+    assert graphprune.criterion("rising")(Rising()) is CRITERIA["rising"].score

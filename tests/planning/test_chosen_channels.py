@@ -1,5 +1,6 @@
 """Plans of channels that somebody else chose."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import graphprune
-from graphprune.errors import InputError, PlanError
+from graphprune.errors import ChannelsKeptWarning, InputError, NothingRemovedWarning, PlanError
 from models import gpt, resnet_cifar, vit
 
 IMAGE = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -129,7 +130,10 @@ def test_channels_of_which_masks_leave_nothing_go(masks_of: Callable[[nn.Module]
 
 def test_masks_of_single_weights_remove_no_channel() -> None:
     mask = (torch.rand(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)) > 0.5).float()
-    plan = graphprune.trace(plain(), IMAGE).plan_from_masks({"first.weight": mask})
+    graph = graphprune.trace(plain(), IMAGE)
+    with pytest.warns(NothingRemovedWarning, match="no mask leaves nothing of a row, a column or a scale"):
+        plan = graph.plan_from_masks({"first.weight": mask})
+    assert {choice.why for choice in plan.choices} == {"nothing of it goes by the masks"}
     assert not any(gone for _, gone in plan.removed.values())
 
 
@@ -140,7 +144,39 @@ def test_a_channel_that_another_weight_still_makes_stays() -> None:
     name = next(axis.parameter for axis in width.axes if axis.dim == 0 and len(graph.trace.shapes[axis.parameter]) == 4)
     mask = torch.ones(graph.trace.shapes[name])
     mask[:4] = 0
-    assert not any(gone for _, gone in graph.plan_from_masks({name: mask}).removed.values())
+    kept = f"{width.name} keeps 4 of {width.units} units that are masked in some weights and not in others"
+    with pytest.warns(NothingRemovedWarning, match=f"masks: nothing is removed\n  {re.escape(kept)}"):
+        plan = graph.plan_from_masks({name: mask})
+    assert not any(gone for _, gone in plan.removed.values())
+    inner = next(group for group in graph.groups if group.role == "mlp")
+    rows = torch.ones(graph.trace.shapes[inner.axes[0].parameter])
+    rows[:2] = 0
+    with pytest.warns(ChannelsKeptWarning, match=f"masks: some channels stay\n  {re.escape(kept)}"):
+        plan = graph.plan_from_masks({name: mask, inner.axes[0].parameter: rows})
+    assert [gone for _, gone in plan.removed.values() if gone] == [(0, 1)]
+
+
+@pytest.mark.parametrize("name", ["first.weight", "first.weight_orig", "first.weight_mask"])
+def test_channels_go_of_a_model_that_torch_has_masked(name: str) -> None:
+    model = plain()
+    prune.ln_structured(model.first, "weight", 0.5, n=2, dim=0)
+    plan = graphprune.trace(model, IMAGE).plan_from_masks({name: model.first.weight_mask})
+    slim = plan.apply(model)
+    living = model.first.weight_mask.flatten(1).any(1)
+    assert torch.equal(slim.first.weight_orig, model.first.weight_orig[living])
+    assert slim.norm.num_features == 4
+    assert graphprune.verify(model, slim, plan, IMAGE).passed
+
+
+@pytest.mark.parametrize("mask", [[1, 0, 1, 0, 0, 1, 0, 0], torch.tensor([1, 1, 0, 0, 0, 0, 0, 1]), [3, 3]])
+def test_numbers_that_are_there_twice_are_refused(mask: object) -> None:
+    with pytest.raises(InputError, match=r"is there \d times[\s\S]*mask.bool\(\)"):
+        graphprune.trace(plain(), IMAGE).plan_from_kept({"first": mask})
+
+
+def test_masks_that_are_no_tensors_are_refused() -> None:
+    with pytest.raises(InputError, match=r"the mask of first.weight must be a tensor[\s\S]*torch.as_tensor"):
+        graphprune.trace(plain(), IMAGE).plan_from_masks({"first.weight": np.ones((8, 3, 3, 3))})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import graphprune
 from graphprune.api import ChannelGraph
@@ -169,3 +170,18 @@ def test_a_difference_that_rounding_makes_is_none_unless_it_hides_everything(fac
 def test_as_many_places_are_told_as_there_are(places: tuple[str, ...], said: str) -> None:
     check = graphprune.Verification(relative=0.0, absolute=0.0, outputs=1, tolerance=1e-10, inexact=places)
     assert said in str(check)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_the_norms_of_weights_over_channels_are_named(reads: bool) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)]
+    normed = weight_norm(layers[2 if reads else 0])
+    model, x = nn.Sequential(*layers).eval(), torch.randn(5, 6)
+    plan = graphprune.trace(model, x).plan(0.5)
+    slim = plan.apply(model)
+    check = graphprune.verify(model, slim, plan, x)
+    assert check.passed
+    assert [("weight normalization" in place) for place in check.inexact] == [True] * reads
+    if reads:
+        torch.testing.assert_close(slim[2].weight.norm(dim=1), normed.weight.norm(dim=1))

@@ -87,7 +87,8 @@ def ridge_by_hand(x: Tensor, w: Tensor, y: Tensor, ridge: float, centered: bool)
     if centered:
         x, r = x - x.mean(0), r - r.mean(0)
     pull = np.sqrt(ridge * (x**2).mean() * len(x)) * np.eye(x.shape[1])
-    change = np.linalg.lstsq(np.concatenate([x, pull]), np.concatenate([r, np.zeros((x.shape[1], r.shape[1]))]))[0]
+    rows, values = np.concatenate([x, pull]), np.concatenate([r, np.zeros((x.shape[1], r.shape[1]))])
+    change = np.linalg.lstsq(rows, values, rcond=None)[0]
     return w + torch.from_numpy(change.T)
 
 

@@ -132,7 +132,8 @@ def test_a_sum_is_fitted_as_by_hand(name: str, bias: bool) -> None:
     if centered:
         a, b = a - a.mean(0), b - b.mean(0)
     pull = np.sqrt(1e-3 * (a**2).mean() * len(a)) * np.eye(a.shape[1])
-    change = np.linalg.lstsq(np.concatenate([a, pull]), np.concatenate([b, np.zeros((len(pull), b.shape[1]))]))[0]
+    rows, values = np.concatenate([a, pull]), np.concatenate([b, np.zeros((len(pull), b.shape[1]))])
+    change = np.linalg.lstsq(rows, values, rcond=None)[0]
     expected = raw + torch.from_numpy(change.T) / factor(slim, name).unsqueeze(1)
     torch.testing.assert_close(fitted, expected, rtol=1e-7, atol=1e-9)
     slim.outer.weight.data.copy_(fitted)

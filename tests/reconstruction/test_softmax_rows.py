@@ -96,7 +96,8 @@ def test_differences_are_fitted_as_by_hand(name: str, bias: bool) -> None:
     inputs, found, wanted = *seen(slim, x), seen(model, x)[1]
     a, b = within(inputs), within(wanted) - within(found)
     pull = np.sqrt(1e-3 * (a**2).mean() * len(a)) * np.eye(a.shape[1])
-    change = np.linalg.lstsq(np.concatenate([a, pull]), np.concatenate([b, np.zeros((len(pull), b.shape[1]))]))[0]
+    rows, values = np.concatenate([a, pull]), np.concatenate([b, np.zeros((len(pull), b.shape[1]))])
+    change = np.linalg.lstsq(rows, values, rcond=None)[0]
     torch.testing.assert_close(fitted, raw + torch.from_numpy(change.T), rtol=1e-7, atol=1e-9)
     left = ((b - a @ change) ** 2).sum() / (within(wanted) ** 2).sum()
     assert one.after == pytest.approx(left**0.5, rel=1e-6)

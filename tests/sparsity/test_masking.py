@@ -422,6 +422,7 @@ MISTAKES: dict[str, tuple[MaskAmount, dict[str, Any], str]] = {
     "override": (0.5, {"overrides": {"0": 2.0}}, "overrides: must be a fraction between"),
     "no overrides": (0.5, {"overrides": 3}, "overrides: must be a dict of amounts by layers"),
     "shape": (0.5, {"importance": {"0.weight": X}}, "the scores of 0.weight have shape"),
+    "nan": (0.5, {"importance": {"0.weight": torch.full((8, 3, 3, 3), torch.nan)}}, "scores of 0.weight are NaN"),
     "name": (0.5, {"importance": {"weight": X}}, "importance: 'weight' is none of the weights to mask"),
     "random scores": (0.5, {"method": "random", "importance": {"0.weight": X}}, "is ranked by method='l1'"),
     "seed": (0.5, {"seed": -1}, "seed: must be a whole number"),
