@@ -174,9 +174,13 @@ class _Restoring:
     # ------------------------------------------------------------ settings
 
     def _set(self, module: nn.Module, name: str, value: Any, path: str) -> None:
-        """Set an attribute that the module has already, if it is a number, a flag or a short name."""
+        """Set an attribute that the module has already, if it is a number, a flag or a short name.
+
+        A missing fraction is one that ``forward`` works out when it runs first, of dense sizes; a missing flag or count
+        may tell of a cache that a bundle does not hold.
+        """
         now = vars(module).get(name, _MISSING)
-        if path in self._new:
+        if path in self._new or (now is _MISSING and type(value) is float):
             vars(module)[name] = value
         elif now is not _MISSING and is_setting(now) and not _equal(now, value):
             if _may_become(now, value):

@@ -12,7 +12,6 @@ from graphprune.graph.analysis import Analysis
 from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.couplings import describe_line
 from graphprune.graph.solve import KINDS, Solution
-from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import Ids, Mask
 
 ROW, REPEAT, CELL = (KINDS.index(kind) for kind in ("row", "repeat", "cell"))
@@ -29,13 +28,14 @@ def reason_of_kind(kind: str, narrower: Collection[str]) -> str:
         kind: one of :data:`graphprune.graph.solve.KINDS`.
         narrower: those of :data:`graphprune.graph.roles.NARROWER` that are asked for.
     """
+    tied = "tied to sizes that cannot change"
     return {
         "cell": "only queries and keys become narrower"
         if narrower
         else "heads and groups keep their width unless head_width is given",
         "repeat": "heads become narrower instead" if narrower else "whole key/value groups go instead",
-        "row": "heads become narrower instead" if narrower else "nothing is asked of it",
-    }.get(kind, "tied to sizes that cannot change")
+        "row": "heads become narrower instead" if narrower else tied,
+    }.get(kind, tied)
 
 
 def held_width(graph: Analysis) -> Mapping[int, str]:
@@ -51,9 +51,7 @@ def held_width(graph: Analysis) -> Mapping[int, str]:
 def _held_cells(graph: Analysis, read: Callable[[Mask], SizeConstraints]) -> dict[int, str]:
     """The channels of heads that these constraints hold though all heads are to become narrower, and why."""
     constraints = candidates(graph, narrower=("head_width",), read=read)[1]
-    tied = {
-        unit: tied_at(e.line) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()
-    }
+    tied = {unit: tied_by(e) for e in constraints.equations if _is_fixed(e) for unit in e.expression.units.tolist()}
     return {unit: why for unit, why in (tied | constraints.frozen).items() if graph.solution.kind[unit] == CELL}
 
 
@@ -63,9 +61,11 @@ def _is_fixed(equation: Equation) -> bool:
     return bool(equation.expression.constant) and (min(weights) > 0 or max(weights) < 0)
 
 
-def tied_at(line: Line | None, remedy: str = "") -> str:
-    """Why channels stay that a size in the code ties to others."""
-    where = f", at {describe_line(line)}" if line else ""
+def tied_by(equation: Equation | None, remedy: str = "") -> str:
+    """Why channels stay that a size in the code ties to others, or to a number."""
+    where = f", at {describe_line(equation.line)}" if equation and equation.line else ""
+    if equation and equation.number:
+        return f"the size {equation.number} is used as a number{remedy}{where}"
     return f"the code has one size for them and for channels that stay{remedy}{where}"
 
 

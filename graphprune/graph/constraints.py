@@ -30,10 +30,16 @@ from graphprune.utils.arrays import Ids
 
 @dataclass(frozen=True)
 class Equation:
-    """``expression == 0`` must hold for the units that are kept; ``line`` is where the code demands it."""
+    """``expression == 0`` must hold for the units that are kept.
+
+    Attributes:
+        line: where the code demands it.
+        number: the size that the code uses as a number there; else it is one of a tensor.
+    """
 
     expression: LinearExpression
     line: Line | None
+    number: str = ""
 
 
 @dataclass
@@ -274,7 +280,9 @@ class ConstraintBuilder:
                     units = error.units
                 self._freeze(units, line, f"the size {size} is compared with {other}, a size of the input")
 
-    def _require(self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED) -> None:
+    def _require(
+        self, size: LinearExpression, expr: Expr, line: Line | None, use: UsedSize = NOT_USED, number: str = ""
+    ) -> None:
         if isinstance(expr, BinOp) and expr.op == "//" and (divisor := self._evaluate(expr.right)).terms:
             if size.terms:
                 raise NotLinear(size, divisor)
@@ -289,7 +297,7 @@ class ConstraintBuilder:
         if isinstance(expr, Const):
             self._freeze_literal(difference.units, expr.value, line, use)
         else:
-            self.constraints.equations.append(Equation(difference, line))
+            self.constraints.equations.append(Equation(difference, line, number))
 
     def _evaluate(self, expr: Expr) -> LinearExpression:
         if isinstance(expr, Const):
@@ -338,7 +346,7 @@ class ConstraintBuilder:
         text = f"the size {expr} is used as a number"
         try:
             if isinstance(expr, BinOp):
-                self._require(constant_expression(expr.value), expr, line)
+                self._require(constant_expression(expr.value), expr, line, number=str(expr))
             else:
                 self._freeze(self._evaluate(expr).units, line, text)
         except NotLinear as error:

@@ -23,6 +23,7 @@ from graphprune.graph.parameter_uses import consumed_axes, scale_axes
 from graphprune.planning.options import PruningOptions
 from graphprune.planning.planner import Chooser, planned
 from graphprune.planning.setup import PlanSetup
+from graphprune.planning.validate import UNEVEN
 from graphprune.pruning.plan import Plan
 from graphprune.rules.labels import ParameterAxis
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
@@ -283,12 +284,11 @@ def plan_of_units(graph: Analysis, dead: Mask, chosen_by: str) -> tuple[Plan, di
     gone = ~graph.alive(plan.removed)
     staying = np.flatnonzero(dead & ~gone).tolist()
     uneven = np.flatnonzero(dead & ~_evened(graph, dead)).tolist()
-    why = held | dict.fromkeys(uneven, _UNEVEN) | last
+    why = held | dict.fromkeys(uneven, UNEVEN) | last
     return plan, {unit: why.get(unit, _NESTED) for unit in staying}
 
 
 _NESTED = "heads either go whole or become narrower: make one plan, then another"
-_UNEVEN = "every head or group has to lose equally many channels"
 
 
 def _evened(graph: Analysis, going: Mask) -> Mask:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from graphprune.errors import PlanError
-from graphprune.graph.candidates import held_width, reason_of_kind, tied_at
-from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.candidates import held_width, reason_of_kind, tied_by
+from graphprune.graph.constraints import Equation, SizeConstraints
 from graphprune.graph.groups import Group
 from graphprune.graph.living import all_living
 from graphprune.planning.objectives import Budget
 from graphprune.planning.search import Problem
 from graphprune.planning.setup import PlanSetup
-from graphprune.tracing.sizes import Line
 from graphprune.utils.arrays import Mask
 
 
@@ -70,20 +69,33 @@ def _untouched(setup: PlanSetup, constraints: SizeConstraints, number: int) -> s
         return "one must stay"
     kind = setup.graph.units.kind_of(group.unit_ids)
     if group.scoring and narrower:  # a size is that of values too
-        return tied_at(_line_of_tie(constraints, group), " (head_width= narrows queries, keys and values)")
+        return tied_by(_tie(constraints, group), " (head_width= narrows queries, keys and values)")
     held = held_width(setup.graph) if kind == "cell" and not narrower else {}
     if known := held.get(int(group.unit_ids[0])):
         return known
-    line = _line_of_tie(constraints, group) if setup.reached[number] and kind not in ("cell", "repeat") else None
-    return tied_at(line) if line else reason_of_kind(kind, narrower)
+    if kind in ("cell", "repeat"):
+        return reason_of_kind(kind, narrower)
+    if not setup.reached[number]:
+        return reason_of_kind(kind, narrower) if kind == "row" and narrower else _unasked(setup, number)
+    tie = _tie(constraints, group)
+    return tied_by(tie) if tie else reason_of_kind(kind, narrower)
 
 
-def _line_of_tie(constraints: SizeConstraints, group: Group) -> Line | None:
-    """Where the program has one size for channels of a group and for some that stay."""
+def _unasked(setup: PlanSetup, number: int) -> str:
+    """Why a group is not to lose anything."""
+    limit, ratio = setup.limits[number], setup.ratio(number)
+    by = f" ({limit.why})" if limit.why else ""
+    if setup.groups[number].units <= limit.least:
+        return f"at its floor{by}"
+    return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"
+
+
+def _tie(constraints: SizeConstraints, group: Group) -> Equation | None:
+    """What has one size for channels of a group and for some that stay, at a line of the program."""
     ties = (
         e for e in constraints.equations if e.expression.constant and np.isin(e.expression.units, group.unit_ids).any()
     )
-    return next((equation.line for equation in ties if equation.line), None)
+    return next((equation for equation in ties if equation.line), None)
 
 
 def out_of_reach(problem: Problem, budgets: Sequence[Budget], setup: PlanSetup) -> PlanError:

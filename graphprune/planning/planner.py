@@ -153,7 +153,7 @@ class _Attempt:
         behind = frozenset(self.setup.graph.units.group_of[broken].tolist())
         if violations.disorder and not behind <= self.same_entries:
             return replace(self, same_entries=self.same_entries | behind)
-        stuck = dict.fromkeys(broken[self.free[broken]].tolist(), "a size or an order in the code would not fit")
+        stuck = violations.reasons(broken[self.free[broken]].tolist())
         return replace(self, held={**self.held, **stuck})
 
     def holding(self, held: Mapping[int, str]) -> _Attempt:

@@ -15,6 +15,8 @@ from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
 from graphprune.utils.arrays import Ids, Mask, distinct_columns
 
+UNEVEN = "every head or group has to lose equally many channels"
+
 
 @dataclass
 class Selection:
@@ -27,19 +29,31 @@ class Selection:
 
 @dataclass(frozen=True)
 class Violations:
-    """The units behind what would break. ``disorder``: only the order of ragged survivors would."""
+    """The units behind what would break. ``disorder``: only the order of ragged survivors would.
+
+    ``causes``: what would break, in words, with the units behind each.
+    """
 
     broken: Ids
     disorder: bool = False
+    causes: tuple[tuple[Ids, str], ...] = ()
+
+    def reasons(self, units: Iterable[int]) -> dict[int, str]:
+        """Why each of these units has to stay."""
+        found = dict.fromkeys(units, "an order in the code would not fit")
+        for ids, why in reversed(self.causes):
+            found.update((unit, why) for unit in ids.tolist() if unit in found)
+        return found
 
 
 def validate(graph: Analysis, constraints: SizeConstraints, alive: Mask) -> tuple[Selection, Violations]:
     """The choice with its attributes and orders, and whether it is sound."""
     sizes = graph.living_sizes(alive)
     selection = Selection(alive, _attribute_values(sizes, constraints))
-    broken = _broken(graph, sizes, constraints, selection)
+    causes = tuple(_broken(graph, sizes, constraints, selection))
+    broken = np.unique(np.concatenate([np.zeros(0, np.int64), *(units for units, _ in causes)]))
     if len(broken):
-        return selection, Violations(broken)
+        return selection, Violations(broken, causes=causes)
     return selection, Violations(_put_in_order(graph, sizes.sizes, selection), disorder=True)
 
 
@@ -84,32 +98,34 @@ def evaluate(expr: Expr, values: dict[str, int], sizes: LivingSizes) -> int:
     return sizes.count(expr.node, expr.dim)
 
 
-def _broken(graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, selection: Selection) -> Ids:
-    """The units behind every size in the user's code that would not be the size of the slim tensor.
+def _broken(
+    graph: Analysis, sizes: LivingSizes, constraints: SizeConstraints, selection: Selection
+) -> Iterable[tuple[Ids, str]]:
+    """The units behind every size in the user's code that would not be the size of the slim tensor, and what it is.
 
     Comparisons count too: a program that went one way because ``heads > 1`` must not go another way. No attribute
     becomes less than nothing, even where that is what equations ask for.
     """
-    found = [np.zeros(0, np.int64)]
     for use in _checked_uses(graph, sizes.sizes):
         wanted = sizes.count(use.node, use.dim, use.position)
         if evaluate(use.expr, selection.sizes, sizes) != wanted:
-            found.append(sizes.sizes.units_behind(use.node, use.dim))
+            where = f" ({use.line[0]}:{use.line[1]})" if use.line else ""
+            yield sizes.sizes.units_behind(use.node, use.dim), f"the size {use.expr} would not fit{where}"
     for path, value in selection.sizes.items():
         if value < 0:
             use = constraints.attributes[path]
-            found.append(sizes.sizes.units_behind(use.node, use.dim))
+            yield sizes.sizes.units_behind(use.node, use.dim), f"the size {path} would be less than nothing"
     for ids, number, _ in graph.labelling.labels.facts.choices:
         if selection.alive[graph.solution.of[ids]].sum() < number:
-            found.append(graph.solution.expand(graph.solution.of[ids.ravel()])[0])
-    found.extend(_uneven(graph, selection.alive))
+            yield graph.solution.expand(graph.solution.of[ids.ravel()])[0], f"{number} of them are chosen by value"
+    yield from ((units, UNEVEN) for units in _uneven(graph, selection.alive))
     for (symbol, left, right), outcome in graph.trace.sizes.comparisons.items():
         if isinstance(left, Attr) and isinstance(right, Const) and left.path not in selection.sizes:
             continue
         values = [evaluate(e, selection.sizes, sizes) for e in (left, right)]
         if COMPARISONS[symbol](*values) != outcome:
-            found.extend(_units_behind(sizes.sizes, constraints, left, right))
-    return np.unique(np.concatenate(found))
+            why = f"{left} {symbol} {right} in the code would be {not outcome}"
+            yield from ((units, why) for units in _units_behind(sizes.sizes, constraints, left, right))
 
 
 def _uneven(graph: Analysis, alive: Mask) -> Iterable[Ids]:

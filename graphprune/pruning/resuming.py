@@ -54,7 +54,7 @@ def replayed_without_data(model: nn.Module, plans: Iterable[Plan], what: str) ->
             where="\n".join(filter(None, (what, error.place))),
             found=error.found,
             needed=error.needed,
-            do="pass the model that was pruned, before pruning",
+            do="pass the model that was pruned, before pruning (run it once if its forward makes what is missing)",
         ) from error
     return copy
 

@@ -11,7 +11,7 @@ import stat
 import warnings
 from collections import OrderedDict, UserDict, defaultdict
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -256,6 +256,55 @@ def test_what_the_first_call_left_in_an_attribute_is_loaded(tmp_path: Path, give
     graphprune.save(slim, tmp_path / "slim")
     loaded = graphprune.load(tmp_path / "slim", **given)
     assert torch.equal(loaded(3 * x), slim(3 * x)) and torch.equal(loaded.scale, model.scale)
+
+
+class Fraction(nn.Module):
+    """Works its scale out of its width when it is asked for first. [n, 12] -> [n, 5]"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = 32
+        self.enter, self.leave = nn.Linear(12, 32), nn.Linear(32, 5)
+
+    @cached_property
+    def scale(self) -> float:
+        return float(self.channels**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.enter(x).relu() * self.scale)
+        return found
+
+
+class Count(Fraction):
+    """Notes its width in the first call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        if not hasattr(self, "width"):
+            self.width = y.shape[1]
+        found: Tensor = self.leave(y.view(-1, self.width).relu())
+        return found
+
+
+@pytest.mark.parametrize("given", [{"trust_factory": True}, {"model": Fraction()}], ids=["factory", "model"])
+def test_a_fraction_that_the_first_call_worked_out_is_loaded(tmp_path: Path, given: dict[str, Any]) -> None:
+    model, x = Fraction().eval(), torch.randn(8, 12)
+    model(x)
+    slim = graphprune.prune_model(model, 0.5, example_inputs=x)
+    assert slim.channels == 16 and slim.scale == model.scale
+    graphprune.save(slim, tmp_path / "slim")
+    assert torch.equal(graphprune.load(tmp_path / "slim", **given)(x), slim(x))
+
+
+def test_a_size_that_the_first_call_notes_needs_a_model_that_ran(tmp_path: Path) -> None:
+    model, x = Count().eval(), torch.randn(8, 12)
+    model(x)
+    slim, fresh = graphprune.prune_model(model, 0.5, example_inputs=x), Count()
+    graphprune.save(slim, tmp_path / "slim")
+    with pytest.raises(LoadError, match=r"has no 'width'[\s\S]*run it once if its forward makes what is missing"):
+        graphprune.load(tmp_path / "slim", model=fresh)
+    fresh(x)
+    assert torch.equal(graphprune.load(tmp_path / "slim", model=fresh)(x), slim(x))
 
 
 def test_a_class_without_arguments_that_meta_cannot_build(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""A plan says why each group keeps what it keeps."""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import graphprune
+
+X = torch.randn(2, 6)
+
+
+class Applied(nn.Module):
+    """Three layers, and a function after the first."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Linear(6, 16), nn.Linear(16, 8), nn.Linear(8, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.leave(self.middle(self.function(self.enter(x))).relu())
+        return found
+
+
+def divided(y: Tensor) -> Tensor:
+    return y / math.sqrt(2 * y.shape[1])
+
+
+def doubled_if_wide(y: Tensor) -> Tensor:
+    return y * 2 if y.shape[1] >= 12 else y
+
+
+@pytest.mark.parametrize(
+    ("function", "why"),
+    [
+        (divided, r"the size \(2 \* \S+\.shape\[1\]\) is used as a number, at .*test_reasons\.py:\d+"),
+        (doubled_if_wide, r"\S+\.shape\[1\] >= 12 in the code would be False"),
+    ],
+)
+def test_what_a_size_decides(function: Callable[[Tensor], Tensor], why: str) -> None:
+    plan = graphprune.trace(Applied(function).eval(), X).plan(0.5)
+    assert [choice.kept for choice in plan.choices] == [16, 4]
+    assert re.match(why, plan.choices[0].why)
+
+
+def test_groups_of_which_no_channel_was_chosen() -> None:
+    plan = graphprune.trace(Applied(torch.relu).eval(), X).plan_from_kept({"enter": [0, 2, 5]})
+    assert [choice.why for choice in plan.choices] == ["the numbers given", "nothing is asked of it"]
+
+
+class Attending(nn.Module):
+    """Attention whose result is as wide as what it reads, in code that says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = 4
+        self.enter, self.mix, self.out = nn.Linear(6, 16), nn.Linear(16, 32), nn.Linear(16, 16)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        batch, count, width = x.shape
+        q, v = self.mix(x).view(batch, count, 2, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        x = x + self.out(((q @ q.mT).softmax(-1) @ v).transpose(1, 2).reshape(batch, count, width))
+        found: Tensor = self.down(self.up(x).relu())
+        return found
+
+
+@pytest.mark.filterwarnings("ignore::graphprune.errors.NothingRemovedWarning")
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (
+            {"ratio": 0.02},
+            {"enter": "ratio 0.02 is less than one unit", "mix:heads": "ratio 0.02 is less than one unit"},
+        ),
+        ({"mlp": 0.5}, {"enter": "nothing is asked of it", "mix:heads": "nothing is asked of it"}),
+        (
+            {"ratio": 0.5, "overrides": {"*:heads": graphprune.Override(frozen=True)}},
+            {"mix:heads": "at its floor ('*:heads')"},
+        ),
+    ],
+    ids=["small", "other role", "frozen"],
+)
+def test_heads_and_the_width_that_is_tied_to_them(asked: dict[str, Any], why: dict[str, str]) -> None:
+    plan = graphprune.trace(Attending().eval(), torch.randn(2, 5, 6)).plan(**asked)
+    found = {choice.group: choice.why for choice in plan.choices}
+    assert why.items() <= found.items()
