@@ -85,6 +85,8 @@ def _unasked(setup: PlanSetup, number: int) -> str:
     """Why a group is not to lose anything."""
     limit, ratio = setup.limits[number], setup.ratio(number)
     by = f" ({limit.why})" if limit.why else ""
+    if limit.frozen:
+        return f"frozen{by}"
     if setup.groups[number].units <= limit.least:
         return f"at its floor{by}"
     return f"ratio {ratio:g} is less than one unit{by}" if ratio else f"nothing is asked of it{by}"

@@ -82,7 +82,7 @@ class Attending(nn.Module):
         ({"mlp": 0.5}, {"enter": "nothing is asked of it", "mix:heads": "nothing is asked of it"}),
         (
             {"ratio": 0.5, "overrides": {"*:heads": graphprune.Override(frozen=True)}},
-            {"mix:heads": "at its floor ('*:heads')"},
+            {"mix:heads": "frozen ('*:heads')"},
         ),
     ],
     ids=["small", "other role", "frozen"],
