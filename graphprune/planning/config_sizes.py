@@ -70,6 +70,7 @@ def config_sizes(graph: Analysis, plan: Plan, unread: Mapping[str, int], stale: 
         scales = fields.scales(wanted, unit_numbers(graph))
         built = _built(graph, fields.values(scales), wanted)
     if built is not None:
+        built = _counting(graph, built, wanted)
         settled, left = _settled(graph, built, others, left)
         return FollowedSizes({**settled, **changed_fields(graph.model, built)}, left, True, scales)
     partly = _rebuilt(graph.model, fields.values(scales)) if fields is not None and scales else None
@@ -128,6 +129,28 @@ def _built(graph: Analysis, values: Mapping[str, int], wanted: Columns) -> nn.Mo
     return built if same and parameters <= found.keys() else None
 
 
+def _counting(graph: Analysis, built: nn.Module, wanted: Columns) -> nn.Module:
+    """The model that the class builds, or one of the same sizes in which no number that is compared becomes 0.
+
+    No size tells how many heads of keys there are where all heads read the same latent keys; a number of query heads
+    for each of them, which the class works out, is 0 if their field does not go where that of the heads goes.
+    """
+    if not _vanished(graph, built):
+        return built
+    old, made = (config_fields(config_of(model)) for model in (graph.model, built))
+    changed = {name: value for name, value in made.items() if value is not None and value != old.get(name)}
+    left = {name: value for name, value in old.items() if value and name not in changed}
+    alike = ((name, new) for one, new in changed.items() for name, value in left.items() if value == old.get(one))
+    others = (_built(graph, {**changed, name: value}, wanted) for name, value in alike)
+    return next((other for other in others if other is not None and not _vanished(graph, other)), built)
+
+
+def _vanished(graph: Analysis, built: nn.Module) -> bool:
+    """Is a number 0 that forward compares, and that is another one in the model?"""
+    paths = compared_attributes(graph.trace, graph.model)
+    return any(_number(built, path) == 0 != _number(graph.model, path) for path in paths)
+
+
 # ---------------------------------------------------------------- integers that follow
 
 
@@ -137,16 +160,23 @@ def _settled(
     """The integers that names suggest or that are only compared, with their values in the model that was built."""
     model, found, left = graph.model, dict(unread), []
     for path in (*unread, *stale, *compared_attributes(graph.trace, graph.model)):
-        try:
-            value = SizePlace.of(built, path).value
-        except (AttributeError, LookupError, TypeError):
+        value = _number(built, path)
+        if value is None:
             left += [path] if path in stale else []
-            continue
-        if value != SizePlace.of(model, path).value:
+        elif value != _number(model, path):
             found[path] = value
         else:
             found.pop(path, None)
     return found, tuple(left)
+
+
+def _number(model: nn.Module, path: str) -> int | None:
+    """What stands at a path; None: a model of its sizes has no such place."""
+    try:
+        value: int = SizePlace.of(model, path).value
+    except (AttributeError, LookupError, TypeError):
+        return None
+    return value
 
 
 def changed_fields(model: nn.Module, built: nn.Module) -> dict[str, int]:

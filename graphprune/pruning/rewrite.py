@@ -12,6 +12,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from graphprune.pruning.attention import PrunedMultiheadAttention
+from graphprune.tracing.kept_tables import forget_tables
 from graphprune.tracing.meta import is_float
 from graphprune.tracing.module_sizes import module_sizes
 from graphprune.tracing.size_places import SizePlace
@@ -158,6 +159,8 @@ def rewrite(
     for path, value in sizes.items():
         SizePlace.of(slim, path).change(value)
     _resize_modules(slim, found.modules, changed, sizes)
+    if not on_meta:
+        forget_tables(found.holders)
     return slim
 
 

@@ -1,9 +1,11 @@
-"""Dictionaries in which a model keeps tensors by size between calls (masks, tables of positions).
+"""Dictionaries in which a model keeps tensors by size or device between calls (masks, tables of positions).
 
 A model that has run before holds entries for the sizes it had then. They would be compared with sizes that are watched,
 which then could not change, and what a slim model works out anew would differ from what the trace takes from there. So
 each traced run begins with empty ones, as if the model had never run. A program that asks for an entry and goes on
 without making it has not merely kept it: then the run is repeated with the dictionaries as they are.
+
+A slim model begins with empty ones too: what the dense model worked out from its weights is nothing of it.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
+from graphprune.tracing.rebuilt_tensors import is_filled
 from graphprune.tracing.sizes import plain
 from graphprune.utils.modules import TORCHS_DICTS
 
@@ -81,14 +85,8 @@ def from_empty_tables(run: Callable[..., Result]) -> Callable[..., Result]:
 def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
     """Within, the tables of modules are empty; afterwards they are what they were."""
     emptied = _emptied.get()
-    attributes_of_all = [vars(m) for _, m in submodules] if emptied is not None else []
-    found = [
-        (attributes, name, value)
-        for attributes in attributes_of_all
-        if tuple(map(type, attributes.values())).count(dict) > TORCHS_DICTS
-        for name, value in attributes.items()
-        if type(value) is dict and value and name not in _TORCHS and _is_table(value)
-    ]
+    held = map(vars, (m for _, m in submodules)) if emptied is not None else ()
+    found = [(attributes, name, value) for attributes in held for name, value in _tables_in(attributes)]
     tables = [KeptTable(value) for _, _, value in found]
     for (attributes, name, _), table in zip(found, tables, strict=True):
         attributes[name] = table
@@ -103,13 +101,41 @@ def emptied_tables(submodules: Iterable[tuple[str, nn.Module]]) -> Iterator[None
         raise _NotRecomputed
 
 
+def forget_tables(submodules: Iterable[tuple[str, nn.Module]]) -> None:
+    """Let the tables that ``forward`` fills be empty, as before the first call."""
+    for _, module in submodules:
+        attributes = vars(module)
+        for name, _ in _tables_in(attributes):
+            if is_filled(type(module), name):
+                attributes[name] = {}
+
+
+def _tables_in(attributes: dict[str, Any]) -> list[tuple[str, dict[Any, Any]]]:
+    """The tables among the attributes of a module, with their names."""
+    if tuple(map(type, attributes.values())).count(dict) <= TORCHS_DICTS:
+        return []
+    held = ((name, value) for name, value in attributes.items() if type(value) is dict and value)
+    return [(name, value) for name, value in held if name not in _TORCHS and _is_table(value)]
+
+
 def _is_table(value: dict[Any, Any]) -> bool:
-    """Is it a dictionary of tensors by integers, or by tuples with integers?"""
-    return all(map(_has_number, value)) and all(isinstance(v, Tensor) for v in value.values())
+    """Is it a dictionary of tensors by integers, by devices, or by tuples with one of these?"""
+    return all(map(_has_size_or_device, value)) and all(isinstance(v, Tensor) for v in value.values())
 
 
-def _has_number(key: Any) -> bool:
-    return isinstance(key, int) or (isinstance(key, tuple) and any(map(_has_number, key)))
+def _has_size_or_device(key: Any) -> bool:
+    if isinstance(key, tuple):
+        return any(map(_has_size_or_device, key))
+    return isinstance(key, int | torch.device) or (isinstance(key, str) and _is_device(key))
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_device(name: str) -> bool:
+    try:
+        torch.device(name)
+    except RuntimeError:
+        return False
+    return True
 
 
 def _plain_key(key: Any) -> Any:

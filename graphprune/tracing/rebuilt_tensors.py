@@ -20,6 +20,7 @@ from graphprune.tracing.may_write import function_of, is_own
 _Known = WeakKeyDictionary[type, frozenset[str]]
 _made: _Known = WeakKeyDictionary()
 _set: _Known = WeakKeyDictionary()
+_filled: _Known = WeakKeyDictionary()
 
 
 def rebuilt_tensors(nodes: Iterable[fx.Node], kinds: Mapping[str, type]) -> Iterator[fx.Node]:
@@ -50,6 +51,15 @@ def is_rebuilt(kinds: Mapping[str, type], name: str) -> bool:
 def rebuild_any(kinds: Iterable[type]) -> bool:
     """Does forward of one of these classes make a tensor in an attribute anew?"""
     return any(map(_made_by, set(kinds)))
+
+
+def is_filled(kind: type, name: str) -> bool:
+    """Does ``forward`` of a class put entries into a dictionary in an attribute, none of which depends on others?"""
+    if kind not in _filled:
+        entries = [entry for function in methods_from("forward", kind) for entry in _entries_in(function)]
+        names = {path for path, _ in entries}
+        _filled[kind] = frozenset(names - {path for path, depends in entries if depends})
+    return name in _filled[kind]
 
 
 def is_set_when_built(kinds: Mapping[str, type], name: str) -> bool:
@@ -109,15 +119,31 @@ def _made_in(function: FunctionType) -> Iterator[str]:
             yield path
 
 
+def _entries_in(function: FunctionType) -> Iterator[tuple[str, bool]]:
+    """The attributes into which one function puts an entry, and whether that depends on what they hold."""
+    tree, owner = _tree(function), _owner(function)
+    if tree is None:
+        return
+    for place, value in _assignments(tree):
+        if isinstance(place, ast.Subscript) and (path := _path(place.value, owner)):
+            yield path, _depends(value, path, tree, owner)
+
+
 def _given_in(function: FunctionType) -> Iterator[tuple[str, ast.expr, ast.AST]]:
     """The attributes that one function sets, to what, and its source; none where there is no source."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-    except (OSError, SyntaxError, TypeError):
+    tree, owner = _tree(function), _owner(function)
+    if tree is None:
         return
-    owner = _owner(function)
     given = [(path, value) for place, value in _assignments(tree) if (path := _path(place, owner))]
     yield from ((path, value, tree) for path, value in (*given, *_registrations(tree, owner)))
+
+
+def _tree(function: FunctionType) -> ast.AST | None:
+    """The source of a function; None: there is none."""
+    try:
+        return ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError, TypeError):
+        return None
 
 
 def _owner(function: FunctionType) -> tuple[str, ...]:

@@ -223,3 +223,20 @@ def test_query_heads_for_each_key_follow_although_only_a_padded_batch_reads_thei
     padded = {"input_ids": torch.arange(14).view(2, 7), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
     padded["attention_mask"][0, :3] = 0
     assert graphprune.verify(model, slim, plan, padded).passed
+
+
+def test_heads_of_latent_keys_follow_those_of_queries_though_no_size_tells_them() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 99}
+    latent = {"q_lora_rank": 16, "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "first_k_dense_replace": 1, "head_dim": 4}
+    torch.manual_seed(0)
+    model = transformers.DeepseekV3ForCausalLM(transformers.DeepseekV3Config(**sizes, **latent, **heads)).eval()
+    slim = graphprune.trace(model).plan(0.5).apply(model)
+    attention, tokens = slim.model.layers[0].self_attn, torch.arange(14).view(2, 7)
+    assert (slim.config.num_attention_heads, slim.config.num_key_value_heads) == (2, 2)
+    assert (attention.num_heads, attention.num_key_value_groups) == (2, 1)
+    with torch.no_grad():
+        fused = slim(tokens).logits
+        slim.set_attn_implementation("eager")
+        torch.testing.assert_close(slim(tokens).logits, fused, rtol=1e-4, atol=1e-5)

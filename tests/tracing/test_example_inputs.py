@@ -194,6 +194,23 @@ def test_error_says_what_was_tried_why_it_failed_and_what_to_pass():
     assert isinstance(caught.value.__cause__, TypeError)
 
 
+class Mistaken(nn.Module):
+    """Fails for what fits, by a mistake of its own, and for all else because it does not fit."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        features = self.first(x)
+        raise ValueError(f"no pyramid of {features.dim()} dimensions")
+
+
+def test_what_the_likeliest_guess_failed_with_is_told():
+    with pytest.raises(InputError, match=r"the first one, f32\[1, 3, 224, 224\], failed .* no pyramid of 4 dimensions"):
+        example_inputs_for(Mistaken())
+
+
 def test_error_for_a_model_without_a_layer_to_read():
     with pytest.raises(
         InputError, match=r"no example inputs for ReLU can be guessed[\s\S]*example_inputs=torch\.randn"

@@ -91,3 +91,55 @@ def test_a_program_that_asks_and_does_not_make_an_entry_is_run_with_what_there_i
     net, x = Net(chosen, dict(TABLES)), torch.randn(2, 5)
     with pytest.raises(graphprune.PlanError, match=r"first.weight\[0\]: meets a constant tensor"):
         graphprune.trace(net, x).plan(0.5)
+
+
+class Scaled(nn.Module):
+    """Factors that are worked out from a weight, kept under a key."""
+
+    def __init__(self, key: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.logs = nn.Parameter(torch.randn(8))
+        self.key = key
+        self.tables: dict[Any, Tensor] = {}
+
+    def factors(self, x: Tensor) -> Tensor:
+        key = self.key(x)
+        if key not in self.tables:
+            self.tables[key] = self.logs.exp()
+        return self.tables[key]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) * self.factors(x))
+
+
+@pytest.mark.parametrize("key", [len, lambda x: str(x.device), lambda x: x.device, lambda x: (x.device, len(x))])
+def test_a_slim_model_does_not_keep_what_the_dense_one_worked_out(key: Callable[[Tensor], Any]) -> None:
+    net, x = Scaled(key).eval(), torch.randn(2, 5)
+    net(x)
+    plan = graphprune.trace(net, x).plan(0.5)
+    slim = plan.apply(net)
+    left = plan.kept["first.weight"][0]
+    inner = nn.functional.linear(x, net.first.weight[left], net.first.bias[left]) * net.logs[left].exp()
+    torch.testing.assert_close(slim(x), nn.functional.linear(inner, net.second.weight[:, left], net.second.bias))
+    assert net.tables[key(x)].shape == (8,)
+
+
+class Averaged(nn.Module):
+    """A table in which every call changes what stood there: no cache."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.tables = {2: torch.zeros(1)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.tables[len(x)]
+        self.tables[len(x)] = before * 0.9 + 0.1
+        return self.second(self.first(x).relu()) + before
+
+
+def test_a_table_whose_entries_depend_on_earlier_ones_stays() -> None:
+    net, x = Averaged().eval(), torch.randn(2, 5)
+    slim: Any = graphprune.trace(net, x).plan(0.5).apply(net)
+    assert slim.tables == {2: torch.zeros(1)}

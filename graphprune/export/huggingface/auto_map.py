@@ -155,8 +155,7 @@ class _Export:
             ExportError: something else differs.
         """
         path = folder / f"{self.module.name}.py"
-        names = sorted({name.rpartition(".")[2] for name in self.kept})
-        path.write_text(replace(self.module, float32=tuple(names)).source)
+        path.write_text(replace(self.module, float32=self._float32()).source)
         with imported_module(self.module.name, path) as generated:
             config = getattr(generated, self.module.config_class).from_dict(self._fields())
             model = self._with_weights(getattr(generated, self.module.model_class), config)
@@ -166,6 +165,11 @@ class _Export:
         except RuntimeError as error:  # the class makes buffers anew, in sizes that it reads in the configuration
             return self.without_true_fields(f"fails to load ({error})")
         return self._compared(loaded)
+
+    def _float32(self) -> tuple[str, ...]:
+        """The names of buffers that keep their precision when they are read; others take that of the model."""
+        names = {n.rpartition(".")[2] for n in self.kept if self.slim.get_buffer(n).dtype == torch.float32}
+        return tuple(sorted(names))
 
     def _compared(self, loaded: Any) -> _Export | None:
         loaded.__class__ = type(self.slim)

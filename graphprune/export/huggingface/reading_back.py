@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graphprune.errors import ExportError
 from graphprune.export.huggingface.generated_module import OWN_FIELDS
-from graphprune.export.huggingface.same_program import equal_tensors, same_program
+from graphprune.export.huggingface.same_program import equal_tensors, equal_values, same_program
 from graphprune.export.slim_record import slim_record
 from graphprune.pruning.comparison import difference
 from graphprune.tracing.example_inputs.guess import first_that_runs
@@ -30,7 +30,8 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
 
     Args:
         loaded: of the same class.
-        kept: buffers that were written with it; they become unsaved ones as they were.
+        kept: buffers that were written with it; they become unsaved ones as they were, and may have another type,
+            as the class makes them in one of its own.
         fields: fields of the configuration that differ on purpose.
 
     Raises:
@@ -41,7 +42,7 @@ def differing_buffers(slim: nn.Module, loaded: nn.Module, kept: Sequence[str], f
         loaded.get_submodule(owner)._non_persistent_buffers_set.add(buffer)
     buffers = dict(slim.named_buffers(remove_duplicate=False))
     own = {f"config.{field}" for field in fields}
-    found = dict.fromkeys(name for name in _differences(slim, loaded) if name not in own)
+    found = dict.fromkeys(name for name in _differences(slim, loaded, kept) if name not in own)
     others = [name for name in found if name not in buffers or name in slim.state_dict()]
     if others:
         raise ExportError(
@@ -88,14 +89,17 @@ def is_size(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _differences(slim: nn.Module, loaded: nn.Module) -> Iterator[str]:
-    """The names of attributes and tensors that differ."""
+def _differences(slim: nn.Module, loaded: nn.Module, kept: Collection[str]) -> Iterator[str]:
+    """The names of attributes and tensors that differ; of ``kept`` buffers only the values count."""
     record = slim_record(slim, loaded)
     for path, values in record.attributes.items():
         places = [place for place, value in values.items() if is_size(value) and not _is_own(place)]
         yield from (f"{path}.{place}" if path else place for place in places)
     mine, other = _tensors(slim, record.unsaved), _tensors(loaded, slim_record(loaded, slim).unsaved)
-    yield from (name for name, tensor in mine.items() if name not in other or not equal_tensors(tensor, other[name]))
+    for name, tensor in mine.items():
+        same = equal_values if name in kept else equal_tensors
+        if name not in other or not same(tensor, other[name]):
+            yield name
     yield from (names[0] for names in _ties(slim) ^ _ties(loaded))
 
 

@@ -72,6 +72,12 @@ def equal_tensors(one: Tensor, other: Tensor) -> bool:
     return _same_memory(one, other) or torch.equal(one, other.to(one.device))
 
 
+def equal_values(one: Tensor, other: Tensor) -> bool:
+    """As :func:`equal_tensors`, of whatever types the tensors are."""
+    both = torch.promote_types(one.dtype, other.dtype)
+    return equal_tensors(one.to(both), other.to(both))
+
+
 def _same_memory(one: Tensor, other: Tensor) -> bool:
     """Are these entries in the same places? They need not be read then."""
     both_there = bool(one.data_ptr()) and one.device == other.device

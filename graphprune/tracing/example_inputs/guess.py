@@ -48,7 +48,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
         The inputs that ran, and what ``run`` returned for them.
 
     Raises:
-        InputError: If every guess failed, or there was nothing to guess from. The last failure is its cause.
+        InputError: If every guess failed, or there was nothing to guess from. The first failure is its cause.
     """
     tried: list[str] = []
     failure: Exception | None = None
@@ -57,7 +57,7 @@ def first_that_runs(model: nn.Module, run: Callable[[Inputs], T]) -> tuple[Input
             return inputs, run(inputs)
         except Exception as error:
             tried.append(describe(inputs))
-            failure = error
+            failure = failure or error  # the first guess is the likeliest
     raise _nothing_ran(model, tried, failure) from failure
 
 
@@ -85,7 +85,7 @@ def _nothing_ran(model: nn.Module, tried: list[str], failure: Exception | None) 
     return InputError(
         f"example_inputs: no guessed example inputs fit {name}; tried {shown}",
         where=raised_at(failure) or takes,
-        found=f"the last one, {tried[-1]}, failed with {type(failure).__name__}: {_one_line(failure)}",
+        found=f"the first one, {tried[0]}, failed with {type(failure).__name__}: {_one_line(failure)}",
         needed=f"what {takes} takes",
         do=advice,
     )

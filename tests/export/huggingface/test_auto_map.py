@@ -55,6 +55,19 @@ def test_a_process_without_graphprune_loads_the_same_models() -> None:
     assert all(map(passed, found)), found
 
 
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_buffers_of_a_model_that_was_cast_keep_their_values(kind: torch.dtype, tmp_path: Path) -> None:
+    """The class makes frequencies of rotations in float32 whatever the type of the model."""
+    dense = family("llama").to(kind)
+    slim: Any = graphprune.trace(dense).plan(macs=0.5).apply(dense)
+    write_auto_map(slim, tmp_path / "slim")
+    loaded = load(tmp_path / "slim", dtype=kind)
+    written, read = (model.model.rotary_emb.inv_freq for model in (slim, loaded))
+    assert written.dtype == kind
+    assert torch.equal(read.double(), written.double())
+    assert_equal(slim, loaded, "llama")
+
+
 def test_the_configuration_has_the_numbers_of_each_layer(tmp_path: Path) -> None:
     slim: Any = slim_family("gpt2", macs=0.5, importance="random", seed=3)
     write_auto_map(slim, tmp_path / "slim")
