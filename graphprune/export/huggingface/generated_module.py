@@ -131,8 +131,12 @@ $build        for path, sizes in config.slim_sizes.items():
 """
 
 _FLOAT32 = """\
-    _keep_in_fp32_modules_strict = [*($model._keep_in_fp32_modules_strict or []), $names]
+    if int(transformers_version.split(".")[0]) > 4:  # earlier versions take names of parameters alone
+        _keep_in_fp32_modules_strict = [*($model._keep_in_fp32_modules_strict or []), $names]
 """
+
+_VERSION = """
+from transformers import __version__ as transformers_version"""
 
 _BUILD = """\
         super().__init__(config)
@@ -217,7 +221,7 @@ class GeneratedModule:
             model=self.model.__name__,
             config=self.config.__name__,
             model_type=self.model_type,
-            imports=_imports(self.config, self.model),
+            imports=_imports(self.config, self.model) + (_VERSION if self.float32 else ""),
             names=names,
         )
 

@@ -85,11 +85,13 @@ def test_narrower_heads_keep_their_frequencies_in_every_precision(tmp_path: Path
     with pytest.warns(UnreachedWarning, match="original_inv_freq"):
         slim: Any = slim_family("llama", head_width=0.5)
     write_auto_map(slim, tmp_path / "slim")
+    assert_equal(slim, load(tmp_path / "slim"), "llama")
+    if int(transformers.__version__.split(".")[0]) < 5:
+        pytest.skip("this version of Transformers casts buffers that a file holds")
     loaded = load(tmp_path / "slim", dtype=torch.bfloat16)
     frequencies = loaded.model.rotary_emb.inv_freq
     assert frequencies.dtype == torch.float32
     assert torch.equal(frequencies, slim.model.rotary_emb.inv_freq)
-    assert_equal(slim, load(tmp_path / "slim"), "llama")
 
 
 def test_nested_configurations(tmp_path: Path) -> None:
