@@ -4,8 +4,8 @@ In reading order: ``plan`` (what is kept), with ``plan_json`` and ``runs`` (as t
 it); ``rewrite`` (tensors and size attributes), ``skip`` (blocks), ``attention``; ``optimizer`` and ``optimizer_state``
 (amid training); ``state_dict`` (weights without their model), ``resuming`` (saved plans); ``token_map`` (which words of
 a vocabulary stay); ``verification``, with ``masked``, ``averaged`` (merged heads), ``float64`` and ``comparison`` (the
-proof), ``perturbation`` (what zeros hide), ``slim_factors``, ``random_draws`` and ``lazy_buffers`` (what differs from
-run to run).
+proof), ``perturbation`` (what zeros hide), ``weight_statistics`` (norms of weights that lose inputs), ``slim_factors``,
+``random_draws`` and ``lazy_buffers`` (what differs from run to run).
 
 Words: docs/glossary.md.
 """

@@ -20,6 +20,7 @@ from graphprune.pruning.masked import MaskedRun, run_masked_graph, run_masked_mo
 from graphprune.pruning.perturbation import noise_on_all, noise_on_zeros, slim_noise, with_noise
 from graphprune.pruning.plan import Plan
 from graphprune.pruning.random_draws import Draw, DrawsReplayed
+from graphprune.pruning.weight_statistics import weight_statistics
 from graphprune.tracing.inputs import MethodCall
 from graphprune.tracing.kept_tables import emptied_tables, from_empty_tables
 from graphprune.tracing.meta import is_float
@@ -306,7 +307,7 @@ class _Check:
             apart.absolute,
             apart.compared,
             self.tolerance,
-            masked.inexact,
+            (*masked.inexact, *weight_statistics(self.graph, self.plan)),
             self.perturbed,
             self._vacuous(masked, found),
         )

@@ -1,0 +1,150 @@
+"""Numbers that a program takes of weights alone, over inputs that are gone: ``weight / weight.norm(dim=1)``.
+
+Removing a channel is the same as setting it to zero, and what reads it has weights for it still. Products with zero
+are zero whatever these weights are; a norm of them is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from graphprune.graph.analysis import Analysis
+from graphprune.graph.parameter_uses import parameters_only
+from graphprune.pruning.float64 import in_float64, reads_default_type
+from graphprune.pruning.masked import MaskedInterpreter, Masks
+from graphprune.pruning.plan import Plan
+from graphprune.rules.labels import all_arrays
+from graphprune.rules.registry import has_trait, matmul_views
+from graphprune.rules.traits import Trait
+from graphprune.tracing.meta import is_float
+from graphprune.utils.arrays import Mask
+from graphprune.utils.evaluation import eagerly
+from graphprune.utils.operators import is_random, short_name
+from graphprune.utils.tree import tensors_of
+
+_SAME = 1e-10
+"""Results may differ by this fraction of their largest entry."""
+_LAYOUT = (Trait.IDENTITY, Trait.DETACHES, Trait.DROPS, Trait.MOVES, Trait.RESHAPES, Trait.TRANSPOSES, Trait.EXPANDS)
+
+
+@eagerly()
+def weight_statistics(graph: Analysis, plan: Plan) -> tuple[str, ...]:
+    """The operations on weights alone whose results depend on weights of channels that a plan removes."""
+    masks = Masks(graph, plan)
+    read = _Read(graph, ~masks.alive)
+    nodes = read.computed()
+    if not nodes:
+        return ()
+    all_weights = _WithWeights(graph, plan, read)
+    with in_float64(reads_default_type(graph.trace.graph)), torch.no_grad():
+        slim, dense = (_values(graph, each, nodes) for each in (masks, all_weights))
+    return tuple(dict.fromkeys(_differing(masks, slim, dense)))
+
+
+class _Read:
+    """Which weights are multiplied with removed channels of activations.
+
+    Args:
+        graph: of the model.
+        dead: of every class of labels, whether it is removed.
+
+    Attributes:
+        classes: of every class of labels, whether it is removed, and weights are multiplied with it.
+        parameters: the names of those weights.
+    """
+
+    def __init__(self, graph: Analysis, dead: Mask) -> None:
+        self._graph = graph
+        self._nodes = list(graph.trace.graph.nodes)[: graph.trace.evaluated]
+        self._alone = parameters_only([node for node in self._nodes if not is_random(node.target)])
+        self._names = self._names_of()
+        self.classes = np.zeros_like(dead)
+        self.parameters: set[str] = set()
+        self._changed = {n for n in self._alone if n.op == "call_function" and not has_trait(n.target, *_LAYOUT)}
+        if not self._changed:
+            return
+        for weight, x in self._products():
+            found = self._classes(weight) & self._classes(x) & dead
+            if found.any():
+                self.classes |= found
+                self.parameters |= self._names[weight]
+
+    def _names_of(self) -> dict[fx.Node, frozenset[str]]:
+        """By node that is computed from weights alone, the names of these."""
+        found: dict[fx.Node, frozenset[str]] = {}
+        for node in self._nodes:
+            if node in self._alone:
+                own = frozenset([node.meta["tensor"]] if node.op == "get_attr" else ())
+                found[node] = own.union(*(found[n] for n in node.all_input_nodes))
+        return found
+
+    def _products(self) -> Iterator[tuple[fx.Node, fx.Node]]:
+        """What is computed from weights alone, and an activation that it is multiplied with."""
+        for node in self._nodes:
+            if matmul_views(node.target) or has_trait(node.target, Trait.SCALES):
+                weights = self._alone.intersection(node.all_input_nodes)
+                yield from product(weights, (x for x in node.all_input_nodes if x not in weights))
+
+    def _classes(self, node: fx.Node) -> Mask:
+        """Of every class of labels, whether a tensor has it."""
+        found = np.zeros_like(self.classes)
+        for array in all_arrays(self._graph.labelling.values[node]):
+            found[self._graph.solution.of[array.ids]] = True
+        return found
+
+    def computed(self) -> set[fx.Node]:
+        """What is computed from weights alone, these among them, and all that it takes for that."""
+        found = {node for node in self._changed if not self.parameters.isdisjoint(self._names[node])}
+        for node in reversed(self._nodes):
+            if node in found:
+                found.update(node.all_input_nodes)
+        return found
+
+
+class _WithWeights(Masks):
+    """Masks that leave the weights of removed channels as they are, and what is computed from them alone."""
+
+    def __init__(self, graph: Analysis, plan: Plan, read: _Read) -> None:
+        super().__init__(graph, plan)
+        self.alive = self.alive | read.classes
+
+
+def _values(graph: Analysis, masks: Masks, nodes: Collection[fx.Node]) -> dict[fx.Node, Any]:
+    """What some nodes of the evaluation give with dead entries zeroed."""
+    interpreter = MaskedInterpreter(masks, {}, ())
+    found = {}
+    for node in interpreter.graph.nodes:
+        original = graph.trace.original(node)
+        if original in nodes:
+            found[original] = interpreter.env[node] = interpreter.run_node(node)
+    return found
+
+
+def _differing(masks: Masks, slim: Mapping[fx.Node, Any], dense: Mapping[fx.Node, Any]) -> Iterator[str]:
+    """The operations whose results differ where their operands are alike; those are left out that are named anyway."""
+    differ: set[fx.Node] = set()
+    named = masks.channels.labelling.labels.facts.mixing
+    for node, value in slim.items():
+        if not _same(masks, node, value, dense[node]):
+            differ.add(node)
+            known = masks.channels.trace.node_index(node) in named or not differ.isdisjoint(node.all_input_nodes)
+            if not known and node.op == "call_function":
+                yield f"{short_name(node.target)} is taken over weights of removed channels ({node.name})"
+
+
+def _same(masks: Masks, node: fx.Node, mine: Any, theirs: Any) -> bool:
+    """Are the entries that survive the same?"""
+    alive = masks.of(node)
+    for a, b in zip(tensors_of(mine), tensors_of(theirs), strict=True):
+        apart = (a - b).abs() if is_float(a) else (a != b).to(torch.float64)
+        if alive is not None:
+            apart = apart.masked_fill(~alive, 0)
+        if a.numel() and not bool(apart.max() <= _SAME * a.abs().max()):
+            return False
+    return True
