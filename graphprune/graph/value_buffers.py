@@ -27,6 +27,9 @@ _KEEPING = (
     aten.any.dim,
     aten.slice.Tensor,
     aten.select.int,
+    aten.split.Tensor,
+    aten.split_with_sizes.default,
+    aten.unbind.int,
 )
 """What may come in between: to these, entries that are zero add nothing."""
 
@@ -45,6 +48,10 @@ def meets_channels(node: fx.Node, values: Mapping[fx.Node, Any]) -> bool:
 
 def _meetings(node: fx.Node, values: Mapping[fx.Node, Any]) -> Iterator[bool | None]:
     """For every use of a tensor, whether it meets channels; None: something else is done with it."""
+    if "dtype" not in node.meta:
+        for part in node.users:
+            yield from _meetings(part, values)
+        return
     if _is_floating(node):
         yield True  # as other buffers of floating-point numbers
         return

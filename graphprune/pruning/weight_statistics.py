@@ -6,13 +6,14 @@ are zero whatever these weights are; a norm of them is not.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Iterator, Mapping
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.parameter_uses import parameters_only
@@ -26,7 +27,6 @@ from graphprune.tracing.meta import is_float
 from graphprune.utils.arrays import Mask
 from graphprune.utils.evaluation import eagerly
 from graphprune.utils.operators import is_random, short_name
-from graphprune.utils.tree import tensors_of
 
 _SAME = 1e-10
 """Results may differ by this fraction of their largest entry."""
@@ -131,20 +131,19 @@ def _differing(masks: Masks, slim: Mapping[fx.Node, Any], dense: Mapping[fx.Node
     differ: set[fx.Node] = set()
     named = masks.channels.labelling.labels.facts.mixing
     for node, value in slim.items():
-        if not _same(masks, node, value, dense[node]):
-            differ.add(node)
-            known = masks.channels.trace.node_index(node) in named or not differ.isdisjoint(node.all_input_nodes)
-            if not known and node.op == "call_function":
-                yield f"{short_name(node.target)} is taken over weights of removed channels ({node.name})"
+        if not isinstance(value, Tensor) or _same(masks.of(node), value, dense[node]):
+            continue
+        differ.add(node)
+        made_by = node.all_input_nodes[0] if node.target is operator.getitem else node
+        known = masks.channels.trace.node_index(made_by) in named or not differ.isdisjoint(made_by.all_input_nodes)
+        if not known and node.op == "call_function":
+            yield f"{short_name(made_by.target)} is taken over weights of removed channels ({made_by.name})"
 
 
-def _same(masks: Masks, node: fx.Node, mine: Any, theirs: Any) -> bool:
+def _same(alive: Tensor | None, mine: Tensor, theirs: Tensor) -> bool:
     """Are the entries that survive the same?"""
-    alive = masks.of(node)
-    for a, b in zip(tensors_of(mine), tensors_of(theirs), strict=True):
-        apart = (a - b).abs() if is_float(a) else (a != b).to(torch.float64)
-        if alive is not None:
-            apart = apart.masked_fill(~alive, 0)
-        if a.numel() and not bool(apart.max() <= _SAME * a.abs().max()):
-            return False
-    return True
+    apart = (mine - theirs).abs() if is_float(mine) else (mine != theirs).to(torch.float64)
+    if alive is not None:
+        apart = apart.masked_fill(~alive, 0)
+    size = mine.abs().max() if is_float(mine) and mine.numel() else 1
+    return not apart.numel() or bool(apart.max() <= _SAME * size)

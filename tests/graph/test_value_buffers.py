@@ -48,6 +48,8 @@ FOLLOW: dict[str, tuple[str, Callable[[Net, Tensor], Tensor]]] = {
     "row of equals": ("alike", lambda net, x: x * net.alike[:, None, None]),
     "one of several": ("stages", lambda net, x: x * net.stages[1].view(1, -1, 1, 1)),
     "the last of several": ("stages", lambda net, x: x * net.stages[1:, :, None, None]),
+    "one part": ("stages", lambda net, x: x * net.stages.unbind()[1][:, None, None]),
+    "halves": ("stages", lambda net, x: x * net.stages.chunk(2)[0].view(1, -1, 1, 1)),
     "where": ("maps", lambda net, x: torch.where(net.maps, x, x * 2)),
     "numbers": ("maps", lambda net, x: torch.where(net.maps, 1.0, 0.5) * x),
     "product": ("maps", lambda net, x: x * net.maps),

@@ -54,6 +54,21 @@ class Queries(nn.Module):
         return found
 
 
+class Masked(nn.Module):
+    """Channels that are divided by how many of them a buffer of truth values names."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(6, 16), nn.Linear(16, 4)
+        self.register_buffer("mask", torch.arange(16) % 2 == 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.out(self.hidden(x) * self.mask / self.mask.sum())
+        return found
+
+
 def inexact(model: nn.Module, *shape: int) -> tuple[str, ...]:
     model, x = model.eval(), torch.randn(*shape)
     plan = graphprune.trace(model, x).plan(0.5)
@@ -70,10 +85,21 @@ def inexact(model: nn.Module, *shape: int) -> tuple[str, ...]:
         Head(F.normalize, looks=True),
         Head(lambda w: w / (w.square().sum(1, keepdim=True) + 1e-8).sqrt()),
         Head(lambda w: w * 0.5 / w.abs().amax(dim=1, keepdim=True)),
+        Head(lambda w: w / torch.std_mean(w, dim=1, keepdim=True)[0]),
         Scaled(),
+        Masked(),
         nn.Sequential(nn.Linear(6, 16), nn.ReLU(), spectral_norm(nn.Linear(16, 4))),
     ],
-    ids=["normalize", "looks at values", "by hand", "largest", "scales", "spectral"],
+    ids=[
+        "normalize",
+        "looks at values",
+        "by hand",
+        "largest",
+        "one of two results",
+        "scales",
+        "truth values",
+        "spectral",
+    ],
 )
 def test_numbers_taken_of_weights_over_removed_inputs_are_named(model: nn.Module) -> None:
     (named,) = inexact(model, 3, 6)
@@ -86,9 +112,10 @@ def test_numbers_taken_of_weights_over_removed_inputs_are_named(model: nn.Module
         Head(lambda w: w * 0.5),
         Head(lambda w: w.tanh().t().contiguous().t()),
         Head(lambda w: w - w.norm(dim=0)),
+        Head(lambda w: torch.cat([w[:2].chunk(2)[0], w[2:], w[1:2]]).abs()),
         nn.Sequential(spectral_norm(nn.Linear(6, 16)), nn.ReLU(), nn.Linear(16, 4)),
     ],
-    ids=["scaled", "entry by entry", "by input", "rows that go"],
+    ids=["scaled", "entry by entry", "by input", "parts", "rows that go"],
 )
 def test_what_depends_on_no_removed_weight_is_not_named(model: nn.Module) -> None:
     assert not inexact(model, 3, 6)
