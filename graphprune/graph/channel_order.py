@@ -26,7 +26,13 @@ Orders = dict[Axis, Ids]
 
 
 class Disorder(Exception):
-    """Two activations meet with their channels in different orders."""
+    """Two activations meet with their channels in different orders.
+
+    Attributes:
+        line: where in the user's code, if that is known.
+    """
+
+    line: tuple[str, int] | None = None
 
 
 def ragged(rectangles: Iterable[Ids], solution: Solution, alive: Mask) -> list[Ids]:
@@ -69,7 +75,7 @@ class ReplayedLabels(Labels):
         (axis,) = self._next(self._fresh)
         sizes = [shape[d] if d in dims else 1 for d in range(len(shape))]
         ids = np.arange(axis.start, axis.start + axis.size)
-        if axis.kind == "filled" and self.living is not None:
+        if axis.kind in ("filled", "repeat") and self.living is not None:
             ids = ids[self.living[ids]]
         if int(np.prod(sizes)) != len(ids):
             raise Disorder(f"{axis.kind} labels are made again in another size")
@@ -201,7 +207,11 @@ class SlimRun:
         values: dict[fx.Node, Any] = {}
         for node_index, node in enumerate(self.labelling.nodes):
             replay.node_index = node_index
-            values[node] = self._value(replay, node, values)
+            try:
+                values[node] = self._value(replay, node, values)
+            except Disorder as error:
+                error.line = node.meta.get("line")
+                raise
         return replay.changed
 
     def _value(self, replay: ReplayedLabels, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

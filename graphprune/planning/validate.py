@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from graphprune.graph.analysis import Analysis
 from graphprune.graph.channel_order import Disorder, Orders, orders_of, ragged
 from graphprune.graph.constraints import SizeConstraints
+from graphprune.graph.couplings import describe_line
 from graphprune.graph.living_sizes import LivingSizes
 from graphprune.graph.size_model import SizeModel
 from graphprune.tracing.sizes import COMPARISONS, OPERATORS, Attr, BinOp, Const, Expr, SizeUse, attributes_of, dims_of
@@ -29,20 +31,22 @@ class Selection:
 
 @dataclass(frozen=True)
 class Violations:
-    """The units behind what would break. ``disorder``: only the order of ragged survivors would.
+    """What would break, in words, with the units behind each. ``disorder``: only the order of ragged survivors would."""
 
-    ``causes``: what would break, in words, with the units behind each.
-    """
-
-    broken: Ids
-    disorder: bool = False
     causes: tuple[tuple[Ids, str], ...] = ()
+    disorder: bool = False
+
+    @cached_property
+    def broken(self) -> Ids:
+        """The units behind what would break."""
+        return np.unique(np.concatenate([np.zeros(0, np.int64), *(units for units, _ in self.causes)]))
 
     def reasons(self, units: Iterable[int]) -> dict[int, str]:
         """Why each of these units has to stay."""
-        found = dict.fromkeys(units, "an order in the code would not fit")
+        wanted = set(units)
+        found: dict[int, str] = {}
         for ids, why in reversed(self.causes):
-            found.update((unit, why) for unit in ids.tolist() if unit in found)
+            found.update((unit, why) for unit in ids.tolist() if unit in wanted)
         return found
 
 
@@ -50,11 +54,10 @@ def validate(graph: Analysis, constraints: SizeConstraints, alive: Mask) -> tupl
     """The choice with its attributes and orders, and whether it is sound."""
     sizes = graph.living_sizes(alive)
     selection = Selection(alive, _attribute_values(sizes, constraints))
-    causes = tuple(_broken(graph, sizes, constraints, selection))
-    broken = np.unique(np.concatenate([np.zeros(0, np.int64), *(units for units, _ in causes)]))
-    if len(broken):
-        return selection, Violations(broken, causes=causes)
-    return selection, Violations(_put_in_order(graph, sizes.sizes, selection), disorder=True)
+    broken = tuple(_broken(graph, sizes, constraints, selection))
+    if broken:
+        return selection, Violations(broken)
+    return selection, _put_in_order(graph, sizes.sizes, selection)
 
 
 def _attribute_values(sizes: LivingSizes, constraints: SizeConstraints) -> dict[str, int]:
@@ -174,13 +177,15 @@ def _checked_uses(graph: Analysis, sizes: SizeModel) -> Iterable[SizeUse]:
             yield use
 
 
-def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Ids:
-    """Find the order of the survivors; where there is none, return the units of the ragged rectangles."""
+def _put_in_order(graph: Analysis, sizes: SizeModel, selection: Selection) -> Violations:
+    """Find the order of the survivors; where there is none, name the units of the ragged rectangles."""
     rectangles = ragged(graph.rectangles.ragged(selection.alive), graph.solution, selection.alive)
-    if rectangles:
-        try:
-            selection.orders = orders_of(graph.labelling, sizes, selection.alive)
-        except Disorder:
-            classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
-            return np.unique(graph.solution.expand(classes)[0])
-    return np.zeros(0, np.int64)
+    try:
+        selection.orders = orders_of(graph.labelling, sizes, selection.alive) if rectangles else {}
+    except Disorder as error:
+        classes = graph.solution.of[np.concatenate([ids.ravel() for ids in rectangles])]
+        units = np.unique(graph.solution.expand(classes)[0])
+        where = f", at {describe_line(error.line)}" if error.line else ""
+        why = f"the channels that are left would stand in an order that does not fit{where}"
+        return Violations(((units, why),), disorder=True)
+    return Violations()

@@ -38,17 +38,16 @@ def weight_statistics(graph: Analysis, plan: Plan) -> tuple[str, ...]:
     """The operations on weights alone whose results depend on weights of channels that a plan removes."""
     masks = Masks(graph, plan)
     read = _Read(graph, ~masks.alive)
-    nodes = read.computed()
-    if not nodes:
+    if not read.computed:
         return ()
     all_weights = _WithWeights(graph, plan, read)
     with in_float64(reads_default_type(graph.trace.graph)), torch.no_grad():
-        slim, dense = (_values(graph, each, nodes) for each in (masks, all_weights))
+        slim, dense = (_values(graph, each, read.computed) for each in (masks, all_weights))
     return tuple(dict.fromkeys(_differing(masks, slim, dense)))
 
 
 class _Read:
-    """Which weights are multiplied with removed channels of activations.
+    """Which weights of layers are multiplied with removed channels of activations.
 
     Args:
         graph: of the model.
@@ -56,38 +55,33 @@ class _Read:
 
     Attributes:
         classes: of every class of labels, whether it is removed, and weights are multiplied with it.
-        parameters: the names of those weights.
+        computed: what such weights are computed from, in steps that do more than arrange entries.
     """
 
     def __init__(self, graph: Analysis, dead: Mask) -> None:
         self._graph = graph
         self._nodes = list(graph.trace.graph.nodes)[: graph.trace.evaluated]
         self._alone = parameters_only([node for node in self._nodes if not is_random(node.target)])
-        self._names = self._names_of()
         self.classes = np.zeros_like(dead)
-        self.parameters: set[str] = set()
-        self._changed = {n for n in self._alone if n.op == "call_function" and not has_trait(n.target, *_LAYOUT)}
-        if not self._changed:
+        self.computed: set[fx.Node] = set()
+        if all(n.op == "get_attr" or has_trait(n.target, *_LAYOUT) for n in self._alone):
             return
         for weight, x in self._products():
             found = self._classes(weight) & self._classes(x) & dead
             if found.any():
                 self.classes |= found
-                self.parameters |= self._names[weight]
-
-    def _names_of(self) -> dict[fx.Node, frozenset[str]]:
-        """By node that is computed from weights alone, the names of these."""
-        found: dict[fx.Node, frozenset[str]] = {}
-        for node in self._nodes:
-            if node in self._alone:
-                own = frozenset([node.meta["tensor"]] if node.op == "get_attr" else ())
-                found[node] = own.union(*(found[n] for n in node.all_input_nodes))
-        return found
+                self.computed.add(weight)
+        for node in reversed(self._nodes):
+            if node in self.computed:
+                self.computed.update(node.all_input_nodes)
 
     def _products(self) -> Iterator[tuple[fx.Node, fx.Node]]:
-        """What is computed from weights alone, and an activation that it is multiplied with."""
+        """What is computed from weights alone, and an activation that it is multiplied with.
+
+        In a product of two stacks of matrices it is no weight, but an activation that depends on no input.
+        """
         for node in self._nodes:
-            if matmul_views(node.target) or has_trait(node.target, Trait.SCALES):
+            if matmul_views(node.target) and not has_trait(node.target, Trait.BATCHED_PRODUCT):
                 weights = self._alone.intersection(node.all_input_nodes)
                 yield from product(weights, (x for x in node.all_input_nodes if x not in weights))
 
@@ -96,14 +90,6 @@ class _Read:
         found = np.zeros_like(self.classes)
         for array in all_arrays(self._graph.labelling.values[node]):
             found[self._graph.solution.of[array.ids]] = True
-        return found
-
-    def computed(self) -> set[fx.Node]:
-        """What is computed from weights alone, these among them, and all that it takes for that."""
-        found = {node for node in self._changed if not self.parameters.isdisjoint(self._names[node])}
-        for node in reversed(self._nodes):
-            if node in found:
-                found.update(node.all_input_nodes)
         return found
 
 

@@ -120,6 +120,24 @@ def test_each_layer_and_direction_keeps_units_of_its_own(model: nn.Module) -> No
     assert len(units_of(plan)) > LAYERS
 
 
+def masked(y: Tensor, last: Tensor) -> Tensor:
+    shown = (torch.arange(y.size(1)) < 1).view(1, -1, 1).expand_as(y)
+    return y.masked_fill(~shown, 0).sum(1)
+
+
+def gathered(y: Tensor, last: Tensor) -> Tensor:
+    steps = torch.arange(len(y)).remainder(y.size(1)).view(-1, 1, 1)
+    return y.gather(1, steps.repeat(1, 1, y.size(2)))[:, 0]
+
+
+@pytest.mark.parametrize("read", [masked, gathered, lambda y, h: y * y.new_full((), 0.5).expand(y.size(-1))])
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+def test_what_is_repeated_for_every_unit_is_so_for_those_that_are_left(layer: Any, read: Any) -> None:
+    plan, slim = slim_of(Net(layer, read))
+    assert slim.layer.hidden_size == WIDTH // 2
+    assert len(units_of(plan)) > LAYERS
+
+
 @pytest.mark.parametrize("options", [{"macs": 0.4, "allocation": "global"}, {"ratio": 0.4, "multiple": 4}])
 def test_as_many_units_stay_in_each_layer_whatever_is_asked_for(options: dict[str, Any]) -> None:
     plan, slim = slim_of(Net(nn.GRU), **options)

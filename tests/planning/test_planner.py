@@ -31,7 +31,7 @@ def test_what_breaks_in_one_plan_is_not_held_in_the_next(
 
     def broken_at_first(graph: Any, constraints: Any, alive: Any) -> Any:
         selection, violations = check(graph, constraints, alive)
-        return selection, Violations(units[:3], disorder) if len(attempts) == 1 else violations
+        return selection, Violations(((units[:3], "broken here"),), disorder) if len(attempts) == 1 else violations
 
     def noted(*arguments: Any) -> Any:
         attempts.append((len(arguments[3]), len(arguments[2].frozen)))
