@@ -31,7 +31,7 @@ class Selection:
 
 @dataclass(frozen=True)
 class Violations:
-    """What would break, in words, with the units behind each. ``disorder``: only the order of ragged survivors would."""
+    """What would break, in words, with the units behind; ``disorder``: only the order of ragged survivors would."""
 
     causes: tuple[tuple[Ids, str], ...] = ()
     disorder: bool = False

@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graphprune.tracing.aliases import Aliases
+from graphprune.tracing.blank_tensors import BlankTensors
 from graphprune.tracing.meta import META, MetaExecution, is_float
 from graphprune.tracing.model_copy import MetaCopy
 from graphprune.tracing.opaque import OnNested, ReadTensors, any_nested, is_opaque, watched_functions
@@ -94,6 +95,7 @@ class Recorder(DispatchMode):
         self.device = MetaExecution()
         self._line: Line | None = None
         self._nested = False  # has there been a nested tensor?
+        self._blank = BlankTensors()
         self.inputs: list[fx.Node] = []
         self.used: set[str] = set()
         self.ran = False  # has the copy been run?
@@ -169,6 +171,8 @@ class Recorder(DispatchMode):
 
     def lookup(self, tensor: Tensor) -> fx.Node | None:
         """The node that made ``tensor``, or None where its origin is unknown."""
+        if self._blank.left:
+            self._forget_if_filled(tensor)
         return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor)
 
     def _made_by(self, tensor: Tensor) -> fx.Node | None:
@@ -182,6 +186,8 @@ class Recorder(DispatchMode):
         other = self._seen.find(tensor)
         if other is None:
             other = self._of_model.find(tensor)
+        if self._blank.left and other is not None:
+            self._forget_if_filled(other)
         return None if other is None else self._made_by(other) or self._parameter(other)
 
     def lookup_sized(self, tensor: Tensor) -> fx.Node | None:
@@ -239,10 +245,17 @@ class Recorder(DispatchMode):
 
     def node_for(self, tensor: Tensor) -> fx.Node:
         """The node that made ``tensor``; a new one where its origin is unknown."""
+        if self._blank.left:
+            self._forget_if_filled(tensor)
         found = self._nodes.get(id(tensor))
         if found is not None and not isinstance(found, tuple) and not self._seen.moved(tensor):  # as of most tensors
             return found
         return self._made_by(tensor) or self._parameter(tensor) or self._alias(tensor) or self._constant(tensor)
+
+    def _forget_if_filled(self, tensor: Tensor) -> None:
+        """What has been filled without an operation is a constant, and not what made room for it."""
+        if self._blank.filled(tensor):
+            del self._nodes[id(tensor)]
 
     def execute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run a call, on shapes or on values."""
@@ -270,6 +283,8 @@ class Recorder(DispatchMode):
         out = self.execute(func, args, kwargs)
         if layout is not None and _layout(out) == layout:
             return out  # a change of memory format
+        if func is _EMPTY:
+            self._blank.add(out)
         if any_nested(out):
             self._nested = True
             self._need_values("makes a nested tensor")
@@ -278,6 +293,8 @@ class Recorder(DispatchMode):
 
     def _note_written(self, written: Any) -> None:
         """A call is about to write to a tensor: one that the program has outside of the model gets its values back."""
+        if self._blank.left and isinstance(written, Tensor):
+            self._blank.written(written)
         whole = written if not isinstance(written, Tensor) or written._base is None else written._base
         outside = any(whole is constant for constant in self.constants.values())
         if outside and not whole.is_meta and all(whole is not tensor for tensor, _ in self.overwritten):
