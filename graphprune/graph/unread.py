@@ -2,25 +2,31 @@
 
 A table of positions, a mask or a table of rotations has as many rows as the longest input, and the example reads the
 first of them. The others belong to inputs that were not traced, so they stay. A queue or a cache of which a run writes
-some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input ends.
+some rows is written elsewhere by the next run, so it keeps its length; so does what is cut where the input ends. What
+only decides on a way is what the other way may return, as an early exit does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import fx
 
 from graphprune.rules.labels import LabelArray, LabelledTensor, Labels, all_arrays, operands_of
+from graphprune.rules.registry import matmul_views
 from graphprune.tracing.outside_tensors import written_bases
 from graphprune.tracing.sizes import Expr, dims_of
 from graphprune.tracing.tracer import Trace
 from graphprune.utils.arrays import Ids, Mask
 
+aten = torch.ops.aten
+
 UNREAD = "another input may read what the traced run cuts away"
 CUT = "other inputs are given other entries of it, since it is cut at"
+DECIDES = "its values decide what forward does, and on another way it may be returned"
 WRITTEN = "forward writes some of its entries, and may write others in another run"
 
 
@@ -47,6 +53,35 @@ def _made_of_weights(trace: Trace) -> set[fx.Node]:
     for node in trace.graph.nodes:
         if node.op == "get_attr" or (node.all_input_nodes and found.issuperset(node.all_input_nodes)):
             found.add(node)
+    return found
+
+
+def fix_deciding_entries(labels: Labels, trace: Trace, values: Mapping[fx.Node, Any]) -> None:
+    """Fix what layers give that is used for nothing but numbers which the program reads: ``if exit.max() > 0.9``."""
+    nodes = list(trace.graph.nodes)
+    lines = {node: node.meta.get("line") for node in nodes if node.target is aten._local_scalar_dense.default}
+    lines.update(trace.sizes.values_read)
+    decides = _only_read(nodes, lines) if lines else set()
+    seen: set[fx.Node] = set()
+    for read in (node for node in lines if node in decides):
+        left = [read]
+        while left:
+            node = left.pop()
+            seen.add(node)
+            if matmul_views(node.target):
+                labels.node_index = trace.node_index(node)
+                labels.fix(all_arrays(values[node]), DECIDES, lines[read])
+            else:
+                left += [n for n in node.all_input_nodes if n in decides and n not in seen]
+
+
+def _only_read(nodes: Sequence[fx.Node], read: Container[fx.Node]) -> set[fx.Node]:
+    """The calls of which nothing is used but numbers that the program reads. (What is not used at all says nothing.)"""
+    found: set[fx.Node] = set()
+    unused: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if node.op == "call_function" and all(user in found or user in unused for user in node.users):
+            (unused if node not in read and found.isdisjoint(node.users) else found).add(node)
     return found
 
 

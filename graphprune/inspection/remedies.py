@@ -14,6 +14,7 @@ _REMEDIES = {
     "not used in the traced run": "Give example inputs that use it as well: trace(model, [inputs, others]).",
     "its entries are read as numbers": "Keep the values in tensors: .item(), .tolist(), float() and conditions of "
     "Python read them.",
+    "its values decide what forward does": "Nothing is to be done: another input may be given them.",
     "is made anew by forward for inputs of another size": "Make the tensor once, for the longest input, in __init__.",
     "its module was compiled by TorchScript": "Trace the model before it is compiled.",
     "runs functions that are not looked into": "Call the function itself, not the operator that runs it.",
