@@ -218,5 +218,10 @@ class UnsavedValuesWarning(UserWarning):
     """A bundle does not hold some values of the model, which are no tensors of its modules; the message names them."""
 
 
+class SharedMemoryWarning(UserWarning):
+    """Parameters are views of one memory without being one parameter, and are separate in the slim model; the message
+    names them."""
+
+
 class UnsharedBatchesWarning(UserWarning):
     """Calibration batches were dealt to processes, and each process uses its own alone."""

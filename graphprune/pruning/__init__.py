@@ -1,11 +1,12 @@
 """From a plan to a smaller module, and the proof that it is right.
 
 In reading order: ``plan`` (what is kept), with ``plan_json`` and ``runs`` (as text) and ``fits`` (which models have
-it); ``rewrite`` (tensors and size attributes), ``skip`` (blocks), ``attention``; ``optimizer`` and ``optimizer_state``
-(amid training); ``state_dict`` (weights without their model), ``resuming`` (saved plans); ``token_map`` (which words of
-a vocabulary stay); ``verification``, with ``masked``, ``averaged`` (merged heads), ``float64`` and ``comparison`` (the
-proof), ``perturbation`` (what zeros hide), ``weight_statistics`` (norms of weights that lose inputs), ``slim_factors``,
-``random_draws`` and ``lazy_buffers`` (what differs from run to run).
+it); ``rewrite`` (tensors and size attributes), ``shared_memory`` (what it separates), ``skip`` (blocks),
+``attention``; ``optimizer`` and ``optimizer_state`` (amid training); ``state_dict`` (weights without their model),
+``resuming`` (saved plans); ``token_map`` (which words of a vocabulary stay); ``verification``, with ``masked``,
+``averaged`` (merged heads), ``float64`` and ``comparison`` (the proof), ``perturbation`` (what zeros hide),
+``weight_statistics`` (norms of weights that lose inputs), ``slim_factors``, ``random_draws`` and ``lazy_buffers``
+(what differs from run to run).
 
 Words: docs/glossary.md.
 """

@@ -18,6 +18,7 @@ from graphprune.pruning.lazy_buffers import empty_later_buffers
 from graphprune.pruning.plan_json import PLAN_FORMAT, ChoiceData, PlanData, read_plan_data, write_plan_data
 from graphprune.pruning.rewrite import Kept, Merged, rewrite
 from graphprune.pruning.runs import Runs
+from graphprune.pruning.shared_memory import warn_of_shared_memory
 from graphprune.pruning.skip import check_blocks, skip_blocks
 from graphprune.pruning.state_dict import Renaming, cut_state_dict
 from graphprune.utils.checks import check_callable, check_flag, check_type, did_you_mean
@@ -128,6 +129,9 @@ class Plan(Printed):
 
         Raises:
             PlanError: the model does not have what the plan was made for. It is unchanged then.
+
+        Warns:
+            SharedMemoryWarning: parameters are views of one memory, and are separate in the slim model.
         """
         modules = check_model(model)
         check_tensors(modules)
@@ -136,6 +140,7 @@ class Plan(Printed):
         own = tables(model)
         sizes = self._checked_sizes(model, own)
         history = history_of(model)
+        warn_of_shared_memory(own, self.kept)
         slim = rewrite(model, self.kept, sizes, inplace, own=own, merged=self.merged)
         if any(module._non_persistent_buffers_set for _, module in modules):
             empty_later_buffers(slim, self.shapes)

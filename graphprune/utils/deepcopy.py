@@ -104,4 +104,4 @@ def _is_plain_class(kind: type[nn.Module]) -> bool:
     hooks = ("__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__")
     same = all(getattr(kind, h, None) is getattr(nn.Module, h, None) for h in hooks)
     reads_old_files = kind.__setstate__.__module__.startswith(("torch.nn", "torch._dynamo"))  # once it has compiled
-    return same and reads_old_files and kind.__new__ is object.__new__
+    return same and reads_old_files and kind.__new__ is object.__new__ and not issubclass(kind, torch.jit.ScriptModule)

@@ -65,6 +65,15 @@ def test_a_scripted_module_keeps_its_shape_and_the_rest_is_pruned() -> None:
     assert "compiled by TorchScript" in reason.reason
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated")
+def test_a_module_recorded_by_torchscript_keeps_its_shape_too() -> None:
+    middle = nn.Sequential(nn.Linear(16, 16), nn.Sequential(nn.BatchNorm1d(16))).eval()
+    slim = pruned(Around(torch.jit.trace(middle, torch.randn(2, 16))))
+    assert slim.enter[2].out_features == slim.leave[0].in_features == 16
+    assert slim.enter[0].out_features == slim.leave[0].out_features == 16
+    assert isinstance(slim.middle, torch.jit.ScriptModule)
+
+
 def test_a_whole_scripted_model_says_why_it_is_not_pruned() -> None:
     model = torch.jit.script(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3)))
     with pytest.raises(graphprune.errors.PlanError, match=r"compiled by TorchScript, at .*test_programs\.py"):
