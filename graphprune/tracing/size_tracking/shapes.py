@@ -191,14 +191,27 @@ def _mark_states(watcher: SizeWatcher, values: Any) -> None:
 def padded(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
     """Packed sequences side by side again: torch makes a tensor for them that is as wide as they are."""
     out = func(*args, **kwargs)
-    node = watcher.node_of(out[0])
+    _note_widths(watcher, out[0], args[0])
+    return out
+
+
+def padded_sequences(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:
+    """Sequences side by side: torch makes a tensor for them that is as wide as the first."""
+    out = func(*args, **kwargs)
+    sequences = list(args[0] if args else kwargs["sequences"])
+    _note_widths(watcher, out, sequences[0])
+    return out
+
+
+def _note_widths(watcher: SizeWatcher, out: Tensor, steps: Tensor) -> None:
+    """The tensor that torch made for the steps of several sequences has their sizes in all dimensions but the first."""
+    node = watcher.node_of(out)
     while node is not None and node.target is not torch.ops.aten.full.default:
         node = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-    for dim in range(1, args[0].ndim):
-        size = dim_of(watcher, args[0], dim)
+    for dim in range(1, steps.ndim):
+        size = dim_of(watcher, steps, dim)
         if node is not None and size is not None:
             watcher.log.uses.append(SizeUse(node, dim + 1, size, *watcher.log.where()))
-    return out
 
 
 def pad(watcher: SizeWatcher, func: Any, args: Args, kwargs: Kwargs) -> Any:

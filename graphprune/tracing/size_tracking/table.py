@@ -67,6 +67,7 @@ HANDLERS: dict[Any, Handler] = {
     F.rms_norm: shapes.normalized_shape,
     F.one_hot: shapes.one_hot,
     torch._C._nn.pad: shapes.pad,
+    torch._C._nn.pad_sequence: shapes.padded_sequences,
     **_either(CONVOLUTIONS, taking_whole_numbers(shapes.with_groups(6, "groups"))),
     **_either("group_norm", taking_whole_numbers(shapes.with_groups(1, "num_groups"))),
     **_either("channel_shuffle native_channel_shuffle", taking_whole_numbers(shapes.with_groups(1, "groups"))),
